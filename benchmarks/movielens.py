@@ -204,10 +204,11 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "test.json"
     if not output.exists():
-        m6rec(
-            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{tested}'", *reranker),
-            f"--gin.evaluate.output='{output}'",
-        )
+        asked = ("--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{tested}'", *reranker)
+        if job.towers:
+            calibrate = ("calibrate", "--gin_file", "gin_configs/runs/calibrate.gin")
+            m6rec(*calibrate, *asked, "--gin.SPLIT='validation'")
+        m6rec("eval", *asked, f"--gin.evaluate.output='{output}'")
     figures = json.loads(output.read_text())
     if lost := set(job.metrics) - set(figures):
         raise DataError(f"{output} lacks {', '.join(sorted(lost))}: {job.eval_gin_file} gives them")

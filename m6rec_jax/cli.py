@@ -304,8 +304,8 @@ def _parser() -> argparse.ArgumentParser:
 
     calibrate = commands.add_parser(
         "calibrate",
-        help="choose where a run trained with losses at every exit leaves its decoder early, and "
-        "write it beside the model",
+        help="on validation rows, learn how to order what a run retrieves, and choose where a run "
+        "trained with losses at every exit leaves its decoder early; write both beside the model",
     )
     calibrate.add_argument(
         "--max_loss",

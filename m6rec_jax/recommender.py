@@ -152,8 +152,8 @@ class Recommender:
 
         Args:
           k: how many.
-          by: 'reranking', retrieved items in the order of co-occurrence and, where the model was
-            trained for it, a scorer; or 'titles', generated titles of the catalogue.
+          by: 'reranking', what towers, co-occurrence and words find, in the order that `m6rec
+            calibrate` has learnt; or 'titles', generated titles of the catalogue.
           **asked: see `Asked`.
         """
         job = {"titles": "title_recommendation"}.get(by, by)

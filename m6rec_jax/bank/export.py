@@ -35,10 +35,10 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import (
     RestoredModel,
+    calibrated,
     read_dataset_specs,
     read_settings,
     restore_model,
-    with_exits,
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.jobs.job import job_of
@@ -158,7 +158,7 @@ def export_prompts(
         raise ConfigError(
             f"{model_dir} lies in a run's folder: name MODEL_DIR itself, and a step by --step"
         )
-    settings = with_exits(read_settings(model_dir), model_dir, location.step)
+    settings = calibrated(read_settings(model_dir), model_dir, location.step)
     wanted = (tasks,) if isinstance(tasks, str) else tasks
     names = list(dict.fromkeys(wanted)) or sorted(settings.tasks)
     if not names:

@@ -167,15 +167,13 @@ class LoadedBank(LoadedModel):
         """
         name = task_name(self.tasks, task)
         manifest, template = self.manifests[name], self.template(name)
-        own = dataclasses.asdict(manifest.settings)
-        del own["prepared"]  # where the data lie changes no result
         width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
         return digest(
             {
                 "config": dataclasses.asdict(self.model.config.replace(prompts=manifest.prompts)),
                 "vocabulary": self.vocabulary.fingerprint,
                 "retrieval_dim": width,
-                "task": own,
+                "task": manifest.settings.fingerprinted(),
                 "template": None if template is None else template.to_spec(),
                 "backbone": self._backbone_checksums,
                 "prompts": manifest.prompts_fingerprint,

@@ -2,8 +2,9 @@
 
 People act in bursts: what others did around the items that a user acted on last says most about
 what this user does next. `CoOccurrence` counts how often two items occur within a window of
-somebody's sequence, in either order; a pair at distance d counts 1/d. A candidate's share is the
-mean of its shares in the counts of the user's recent items. A model reads its rank among all items
+somebody's sequence, in either order; a pair at distance d counts 1/d. How much of that was in the
+order of the two is kept, too. A candidate's share is the mean of its shares in the counts of the
+user's recent items. A model reads its rank among all items
 that the user has not seen ("near 3: "), because a rank means the same however much has been
 counted, as early in a data set as when the model is served. Amounts are whole numbers of so small a
 unit that a sum does not depend on the order in which it was made.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import tempfile
@@ -36,16 +38,20 @@ from m6rec_jax.io.atomic import atomic_file
 
 FILE = "co_occurrence.parquet"
 # Raise it when counts or words change, so that data prepared before are prepared again.
-FORMAT = 2
+FORMAT = 3
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
-# Events whose pairs are looked up together, about 500 bytes each, and pairs that are summed
-# together, at most about 50 bytes each.
+# Events whose pairs are looked up together, about 700 bytes each, and pairs that are summed
+# together, at most about 70 bytes each.
 _EVENTS_AT_ONCE = 50_000
 _PAIRS_AT_ONCE = 20_000_000
-_SUM = np.dtype([("key", np.int64), ("amount", np.int64)])
-_COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.int64(), "total": pa.int64()}
+# Of both orders, and where the other came later.
+_SUM = np.dtype([("key", np.int64), ("amount", np.int64, (2,))])
+_COLUMNS = {
+    **{"item": pa.int32(), "other": pa.int32()},
+    **{"amount": pa.int64(), "later": pa.int64(), "total": pa.int64()},
+}
 # Of amounts. A multiple of it is 1/d for every distance d up to 10.
 ONE = 2520 << 16
 
@@ -87,7 +93,7 @@ class RelatedItems(NamedTuple):
 
 
 class CoOccurrence:
-    """Counts of pairs of items. Memory: 16 bytes for each pair that occurs.
+    """Counts of pairs of items. Memory: 24 bytes for each pair that occurs.
 
     Args:
       num_items: of the items table, by whose indices items are named.
@@ -96,6 +102,7 @@ class CoOccurrence:
         `[pairs]`.
       amounts: of the pairs, int64, `ONE` for 1 `[pairs]`.
       totals: sums of the amounts of each item, likewise `[items]`.
+      later: of the amounts, what was counted where the other came after the item `[pairs]`.
     """
 
     def __init__(
@@ -105,12 +112,14 @@ class CoOccurrence:
         keys: np.ndarray | None = None,
         amounts: np.ndarray | None = None,
         totals: np.ndarray | None = None,
+        later: np.ndarray | None = None,
     ) -> None:
         self.options = options or CoOccurrenceOptions()
         self.num_items = num_items
         self.keys = np.zeros(0, np.int64) if keys is None else keys
         self.amounts = np.zeros(0, np.int64) if amounts is None else amounts
         self.totals = np.zeros(num_items, np.int64) if totals is None else totals
+        self.later = np.zeros(0, np.int64) if later is None else later
         # Of each item's pairs.
         self._starts = np.searchsorted(self.keys, np.arange(num_items + 1) << 32).tolist()
 
@@ -131,8 +140,8 @@ class CoOccurrence:
                 sums.add(keys, amounts)
             keys, amounts = sums.merged()
         totals = np.zeros(num_items, np.int64)
-        np.add.at(totals, keys >> 32, amounts)
-        return cls(num_items, options, keys, amounts, totals)
+        np.add.at(totals, keys >> 32, amounts[:, 0])
+        return cls(num_items, options, keys, *_columns(amounts, totals))
 
     def related(
         self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
@@ -143,15 +152,39 @@ class CoOccurrence:
           recent: a user's items, oldest first; the last `options.recent` of them count.
           out: items to leave out; None: the recent ones.
         """
+        return self._shares(self.amounts, self.totals, self.options.smoothing, recent, out)
+
+    def followers(
+        self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
+    ) -> RelatedItems:
+        """As `related`, by what came after the recent ones alone, with half the smoothing."""
+        smoothing = self.options.smoothing / 2
+        return self._shares(self.later, self._later_totals, smoothing, recent, out)
+
+    @functools.cached_property
+    def _later_totals(self) -> np.ndarray:
+        """Sums of `later` of each item `[items]`; of counts that grow no more."""
+        totals = np.zeros(self.num_items, np.int64)
+        np.add.at(totals, self.keys >> 32, self.later)
+        return totals
+
+    def _shares(
+        self,
+        amounts: np.ndarray,
+        totals: np.ndarray,
+        smoothing: float,
+        recent: Sequence[int] | np.ndarray,
+        out: Sequence[int] | np.ndarray | None,
+    ) -> RelatedItems:
         last = [int(item) for item in recent[-self.options.recent :]]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
         others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
         for position, item in enumerate(reversed(last), 1):
             row = slice(self._starts[item], self._starts[item + 1])
-            total = self.totals[item] + ONE * self.options.smoothing
+            total = totals[item] + ONE * smoothing
             weight = 1.0 / (position * weights * total)
             others.append(self.keys[row] & 0xFFFFFFFF)
-            terms.append(weight * self.amounts[row])
+            terms.append(weight * amounts[row])
         items, scores = _summed(np.concatenate(others), np.concatenate(terms), self.num_items)
         out = np.asarray(recent if out is None else out, np.int64)
         scores[out if len(items) == self.num_items else np.isin(items, out)] = 0.0
@@ -165,7 +198,8 @@ class CoOccurrence:
         """Writes the counts to `co_occurrence.parquet` in a folder, whole or not at all."""
         described = {"num_items": self.num_items, "options": dataclasses.asdict(self.options)}
         items = self.keys >> 32
-        columns = (items, self.keys & 0xFFFFFFFF, self.amounts, self.totals[items])
+        others = self.keys & 0xFFFFFFFF
+        columns = (items, others, self.amounts, self.later, self.totals[items])
         schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
         table = pa.table(
             [pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema
@@ -185,14 +219,14 @@ class CoOccurrence:
         try:
             table = pq.read_table(path)
             described = json.loads((table.schema.metadata or {})[b"counts"])
-            items, others, amounts, totals = (
+            items, others, amounts, later, totals = (
                 table.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS
             )
             keys = items.astype(np.int64) << 32 | others
             of_items = np.zeros(int(described["num_items"]), np.int64)
             of_items[items] = totals
             options = CoOccurrenceOptions(**described["options"])
-            return cls(len(of_items), options, keys, amounts, of_items)
+            return cls(len(of_items), options, keys, amounts, of_items, later)
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
             raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
 
@@ -212,12 +246,13 @@ class GrowingCoOccurrence(CoOccurrence):
     ) -> None:
         self._sequences = _Sequences(users, items, start.options.window)
         with _Sums(items, start.num_items, start.options.window) as sums:
-            sums.add(start.keys, start.amounts)
+            sums.add(start.keys, np.stack([start.amounts, start.later], axis=1))
             for low in range(context, len(users), _EVENTS_AT_ONCE):
                 added, _, _ = self._sequences.pairs(low, low + _EVENTS_AT_ONCE)
-                sums.add(added, np.zeros(len(added), np.int64))
+                sums.add(added, np.zeros((len(added), 2), np.int64))
             keys, amounts = sums.merged()
-        super().__init__(start.num_items, start.options, keys, amounts, start.totals.copy())
+        columns = _columns(amounts, start.totals.copy())
+        super().__init__(start.num_items, start.options, keys, *columns)
         self._number = self._high = context
 
     def advance(self, number: int) -> None:
@@ -229,8 +264,9 @@ class GrowingCoOccurrence(CoOccurrence):
                 self._places, self._of_items = np.searchsorted(self.keys, keys), keys >> 32
             end = min(number, self._high)
             some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
-            np.add.at(self.amounts, self._places[some], self._added[some])
-            np.add.at(self.totals, self._of_items[some], self._added[some])
+            np.add.at(self.amounts, self._places[some], self._added[some, 0])
+            np.add.at(self.later, self._places[some], self._added[some, 1])
+            np.add.at(self.totals, self._of_items[some], self._added[some, 0])
             self._number = end
 
 
@@ -247,9 +283,9 @@ class _Sequences:
         self._first = np.searchsorted(by_user, by_user)[self._rank]
 
     def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What some events add: keys and amounts `[pairs]`, offsets `[events + 1]`.
+        """What some events add: keys `[pairs]`, amounts `[pairs, 2]`, offsets `[events + 1]`.
 
-        In the order of events, each pair in both orders.
+        In the order of events, each pair in both orders; see `_SUM`.
         """
         distances = np.arange(1, self._window + 1)
         before = self._rank[low:high, None] - distances
@@ -260,7 +296,9 @@ class _Sequences:
         one, other = items[known], others[known]
         keys = np.stack([one << 32 | other, other << 32 | one], axis=1).ravel()
         amounts = np.rint(ONE / distances).astype(np.int64)
-        amounts = np.repeat(np.broadcast_to(amounts, known.shape)[known], 2)
+        both = np.repeat(np.broadcast_to(amounts, known.shape)[known], 2)
+        # The event's own item came later than the other.
+        amounts = np.stack([both, both * (np.arange(len(both)) % 2)], axis=1)
         return keys, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
 
 
@@ -286,7 +324,7 @@ class _Sums(contextlib.AbstractContextManager["_Sums"]):
         self._folder.cleanup()
 
     def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds amounts to keys `[n]`, in any order, some perhaps several times."""
+        """Adds amounts `[n, 2]` to keys `[n]`, in any order, some perhaps several times."""
         sums = _sums_by_key(keys, amounts)
         pieces = np.split(sums, np.searchsorted(sums["key"], self._starts))
         for path, piece in zip(self._files, pieces, strict=True):
@@ -295,7 +333,7 @@ class _Sums(contextlib.AbstractContextManager["_Sums"]):
 
     def merged(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct keys, ascending, and their sums."""
-        keys, amounts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        keys, amounts = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
         for path in self._files:
             if path.exists():
                 added = np.fromfile(path, _SUM)
@@ -315,6 +353,11 @@ def _sums_by_key(keys: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     if len(starts):
         found["amount"] = np.add.reduceat(amounts[order], starts)
     return found
+
+
+def _columns(amounts: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Arguments `amounts`, `totals` and `later` of `CoOccurrence`, from amounts `[pairs, 2]`."""
+    return amounts[:, 0].copy(), totals, amounts[:, 1].copy()
 
 
 def _summed(keys: np.ndarray, terms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -228,7 +228,8 @@ class _Update:
         before, size = self._prepared.co_occurrence(), len(self._dataset.item_records)
         totals = np.zeros(size, np.int64)
         totals[: before.num_items] = before.totals
-        start = CoOccurrence(size, before.options, before.keys, before.amounts, totals)
+        counts = (before.keys, before.amounts, totals, before.later)
+        start = CoOccurrence(size, before.options, *counts)
         users = self._past["user"].to_numpy()
         later = np.searchsorted(users, users, side="right") - np.arange(len(users))
         last = self._past.filter(pa.array(later <= before.options.window))

@@ -34,6 +34,8 @@ TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
 # is: few shapes are compiled, and `warm_up` can compile all of them.
 _LEAST_EXCLUDED, _EXCLUDED_GROWTH = 2048, 64
+# Whose items' vectors are gathered together.
+_USERS_PER_GATHER = 128
 
 
 class TopK(NamedTuple):
@@ -172,6 +174,23 @@ class CatalogueIndex:
             return np.asarray(jnp.matmul(own, user, precision=jax.lax.Precision.HIGHEST))
 
         return scores
+
+    def similarities(self, users: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Of each user and the items named for it: float32 `[users, k]`, -inf at `NO_ITEM`.
+
+        Args:
+          users: float32 `[users, retrieval]`.
+          ids: int `[users, k]`, indices into the catalogue, or `NO_ITEM`.
+        """
+        step, found = _USERS_PER_GATHER, []
+        for start in range(0, len(users), step):
+            own, wanted = users[start : start + step], ids[start : start + step]
+            missing = step - len(own)
+            own = np.pad(own.astype(np.float32), ((0, missing), (0, 0)))
+            wanted = np.pad(wanted.astype(np.int32), ((0, missing), (0, 0)))
+            values = _similarities(own, self._items, wanted, mesh=self._mesh)
+            found.append(np.asarray(values)[: step - missing])
+        return np.where(ids == NO_ITEM, -np.inf, np.concatenate(found)).astype(np.float32)
 
     def ranks(
         self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None
@@ -357,6 +376,15 @@ def _top_k(
         best, indices = jax.lax.top_k(best, k)
         ids = jnp.take_along_axis(ids, indices, axis=1)
     return best, jnp.where(jnp.isneginf(best), NO_ITEM, ids)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def _similarities(users: Array, items: Array, ids: Array, *, mesh: Mesh | None) -> Array:
+    highest = jax.lax.Precision.HIGHEST
+    found = jnp.einsum("ur,ukr->uk", users, items[jnp.maximum(ids, 0)], precision=highest)
+    if mesh is None:
+        return found
+    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("num_items",))

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import logging
@@ -123,6 +124,7 @@ class StoredIndex:
       manifest: of its folder.
       ids, index_of: id of each item; index of each id.
       parts: answer with indices, from 0 in each.
+      embeddings: of a part by its number, mapped from disk, float32 `[items, retrieval]`.
       approximate: search does not rank all items.
     """
 
@@ -130,6 +132,7 @@ class StoredIndex:
     ids: Sequence[str]
     index_of: Mapping[str, int]
     parts: OpenPart
+    embeddings: Callable[[int], np.ndarray]
     approximate: bool
 
     @property
@@ -178,6 +181,26 @@ class StoredIndex:
                 ids, scores = _in_batches(search, users, k, own, batch_sizes)
                 found.append(TopK(np.where(ids == NO_ITEM, NO_ITEM, ids + first), scores))
         return best_of(found, k)
+
+    def similarities(self, users: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Of each user and the items named for it: float32 `[users, k]`, -inf at `NO_ITEM`.
+
+        Read from disk, whichever part is on the devices.
+
+        Args:
+          users: float32 `[users, retrieval]`.
+          ids: int `[users, k]`, indices into `ids`, or `NO_ITEM`.
+
+        Raises:
+          CheckpointError: a part is missing or damaged.
+        """
+        found = np.full(ids.shape, -np.inf, np.float32)
+        numbers, places = np.divmod(ids, self.manifest.part_items)
+        for number in np.unique(numbers[ids != NO_ITEM]).tolist():
+            own = np.nonzero((numbers == number) & (ids != NO_ITEM))
+            vectors = self.embeddings(number)[places[own]]
+            found[own] = np.einsum("nr,nr->n", vectors, users[own[0]])
+        return found
 
     def warm_up(self, k: int, batch_sizes: Sequence[int]) -> None:
         """Compiles every program of `top_k`."""
@@ -294,21 +317,21 @@ def open_index(
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
     if len(ids) != manifest.count:
         raise CheckpointError(f"{folder / MANIFEST} describes other files; build the index anew")
-    verified = set[str]()
+
+    @functools.cache
+    def embeddings(number: int) -> np.ndarray:
+        _verify(folder, manifest, manifest.files[number])
+        mapped: np.ndarray = np.load(folder / manifest.files[number], mmap_mode="r")
+        return mapped
 
     def open_part(number: int) -> ItemSearch:
-        name = manifest.files[number]
-        if name not in verified:
-            _verify(folder, manifest, name)
-            verified.add(name)
-        embeddings = np.load(folder / name, mmap_mode="r")
         if approximate:
             _verify(folder, manifest, GRAPH)
-            return GraphIndex(embeddings, folder / GRAPH)
-        return CatalogueIndex(embeddings, mesh)
+            return GraphIndex(embeddings(number), folder / GRAPH)
+        return CatalogueIndex(embeddings(number), mesh)
 
     index_of = {id_: index for index, id_ in enumerate(ids)}
-    index = StoredIndex(manifest, ids, index_of, OpenPart(open_part), approximate)
+    index = StoredIndex(manifest, ids, index_of, OpenPart(open_part), embeddings, approximate)
     if index.num_parts == 1:
         index.parts[0]  # damage is told at once; of several not all need be on this machine
     return index

@@ -6,6 +6,7 @@
         vocabulary.model           the SentencePiece file the model was trained with
         settings.json              lengths, tasks: `InferenceSettings`
         early_exit.json            where tasks leave the decoder, if `m6rec calibrate` was run
+        ranking.json               weights by which found items are ordered, likewise
         datasets/<prepared>.json   columns and template of each data set of users, items and events
                                    that a task was trained on
 
@@ -21,9 +22,9 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from etils import epath
@@ -38,6 +39,7 @@ from m6rec_jax.engine.exported_model import ExportedModel, exported_parts, open_
 from m6rec_jax.engine.exported_programs import MANIFEST
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
 from m6rec_jax.engine.packed_file import Packed, quantized_variables, read_packed
+from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.hashing import sha256
@@ -53,10 +55,11 @@ from m6rec_jax.sharding import (
 from m6rec_jax.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 ASSETS_FOLDER = "inference"
 DATA_FOLDER = "data"
 VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.json", "datasets"
-EXITS_FILE = "early_exit.json"
+EXITS_FILE, RANKING_FILE = "early_exit.json", "ranking.json"
 # What a packed file tells of the data sets that its model was trained on.
 _TOLD = ("description", "licence", "provenance")
 
@@ -84,13 +87,11 @@ class TrainedModel(LoadedModel):
 
     def fingerprint(self, task: str = "") -> str:
         template = self.template(task)
-        own = dataclasses.asdict(task_settings(self.settings.tasks, task))
-        del own["prepared"]  # where the data lie changes no result
         described = {
             "config": dataclasses.asdict(self.model.config),
             "vocabulary": self.vocabulary.fingerprint,
             "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
-            "task": own,
+            "task": task_settings(self.settings.tasks, task).fingerprinted(),
             "template": None if template is None else template.to_spec(),
             "backbone": self._backbone_checksums,
             "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
@@ -217,7 +218,7 @@ def load_model(
         model=restored.model,
         variables=dict(restored.variables),
         vocabulary=vocabulary,
-        settings=with_exits(settings, assets, restored.step),
+        settings=calibrated(settings, assets, restored.step),
         step=restored.step,
         mesh=mesh,
         rules=rules,
@@ -252,7 +253,7 @@ def packed_of(model_dir: str | Path) -> Packed:
         model_dir, vocabulary_fingerprint=read_vocabulary(model_dir).fingerprint
     )
     assets = epath.Path(model_dir) / ASSETS_FOLDER
-    names = [VOCABULARY_FILE, SETTINGS_FILE, EXITS_FILE]
+    names = [VOCABULARY_FILE, SETTINGS_FILE, EXITS_FILE, RANKING_FILE]
     specs = read_dataset_specs(model_dir)
     names += [f"{DATASETS_FOLDER}/{name}.json" for name in specs]
     return Packed(
@@ -324,40 +325,53 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def with_exits(settings: InferenceSettings, model_dir: str | Path, step: int) -> InferenceSettings:
-    """Settings whose tasks leave the decoder where `MODEL_DIR/inference/early_exit.json` says.
+def calibrated(settings: InferenceSettings, model_dir: str | Path, step: int) -> InferenceSettings:
+    """Settings with what `m6rec calibrate` has written to `MODEL_DIR/inference` for this step.
 
-    Those of another step than the one in use are left out, with a warning.
+    What was made for another step is left out, with a warning.
 
     Raises:
-      CheckpointError: the file is damaged.
+      CheckpointError: a file is damaged.
     """
-    path = epath.Path(model_dir) / ASSETS_FOLDER / EXITS_FILE
-    if not path.exists():
-        return settings
-    try:
-        values = json.loads(path.read_text())
-        calibrated = int(values["step"])
-        exits = {
-            name: ExitSettings(float(found["threshold"]), int(found["depth"]))
-            for name, found in values["tasks"].items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if calibrated != step:
-        logger.warning(
-            "%s was made for step %d, not %d: there is no early exit; `m6rec calibrate` makes it "
-            "anew",
-            path,
-            calibrated,
-            step,
-        )
-        return settings
+    exits = _calibrated(
+        model_dir, EXITS_FILE, step, lambda v: ExitSettings(float(v["threshold"]), int(v["depth"]))
+    )
+    ranking = read_ranking(model_dir, step)
     tasks = {
-        name: dataclasses.replace(task, exits=exits.get(name))
+        name: dataclasses.replace(
+            task, exits=exits.get(name, task.exits), ranking=ranking.get(name, task.ranking)
+        )
         for name, task in settings.tasks.items()
     }
     return dataclasses.replace(settings, tasks=tasks)
+
+
+def read_ranking(model_dir: str | Path, step: int) -> dict[str, RankingWeights]:
+    """Weights by task of `MODEL_DIR/inference/ranking.json`; errors, warnings: `calibrated`."""
+    return _calibrated(model_dir, RANKING_FILE, step, RankingWeights.from_json)
+
+
+def _calibrated(
+    model_dir: str | Path, file: str, step: int, read: Callable[[Mapping[str, Any]], T]
+) -> dict[str, T]:
+    path = epath.Path(model_dir) / ASSETS_FOLDER / file
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+        made_for = int(values["step"])
+        found = {name: read(own) for name, own in values["tasks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if made_for != step:
+        logger.warning(
+            "%s was made for step %d, not %d, and is not used; `m6rec calibrate` makes it anew",
+            path,
+            made_for,
+            step,
+        )
+        return {}
+    return found
 
 
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:

@@ -1,64 +1,116 @@
-"""Reranks what a retriever found, by what the two towers cannot know or say in one number.
+"""The hybrid retriever: candidates of three sources, ordered by all that is known of them.
 
-    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, model.scorer())
-    found = index.top_k(retriever.embed_users(histories), 100, seen)
-    best = reranker.rerank(histories, recent, seen, found)          # ids *and* scores, best first
+    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, catalogue.train_counts)
+    users = retriever.embed_users(histories)
+    found = index.top_k(users, 100, seen)
+    best = reranker.rerank(histories, recent, seen, found, similarities)  # ids *and* scores
 
-Three things are weighed: the retriever's similarity, how near a candidate stands to the history's
-last items in what others did (`data.co_occurrence`), and, where there is a model for it, the
-scorer's probability that the candidate comes next; it reads the candidate together with the
-history, and that co-occurrence in words.
+The two towers find items by what is said of users and items; co-occurrence (`data.co_occurrence`)
+knows what others did around the history's last items; words (`item_words`) find what is called
+alike. Each finds what the others miss, so candidates are the best of each. They are ordered by the
+weighted sum of their features (`ranking_weights`), which `m6rec calibrate` learns on validation
+rows. An item that nobody has acted on has weights of its own, of its text alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import gin
 import numpy as np
+from scipy import sparse
 
 from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.item_words import ItemWords
+from m6rec_jax.engine.ranking_weights import (
+    LEAST_MATCH,
+    LEAST_SHARE,
+    SCORER,
+    UNLEARNT,
+    RankingWeights,
+    feature_names,
+)
 from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 
-# What an item that stands near nothing has for its share.
-_LEAST_SHARE = 1e-4
+# Items `[users, k]` to the towers' similarities, float32; anything at `NO_ITEM`.
+Similarities = Callable[[np.ndarray], np.ndarray]
 
 
-@gin.configurable(allowlist=["similarity_weight", "co_occurrence_weight"])
+class Candidates(NamedTuple):
+    """Items that may be recommended, and what is known of them.
+
+    Attributes:
+      ids: int64 `[users, n]`, the towers' in their order, then those of the others; `NO_ITEM` where
+        a user has fewer.
+      features: float32 `[users, n, features]`, in the order of `feature_names`: those of known
+        items, 0 for new ones, then those of new items, 0 for known ones.
+    """
+
+    ids: np.ndarray
+    features: np.ndarray
+
+
 class Reranker:
-    """Orders candidates by the scorer's log probability, their similarity and their co-occurrence.
+    """Finds more candidates than the towers did, and orders all.
 
     Args:
       co_occurrence: of the training events.
       texts: of the catalogue, in the order of the items table; items that are newer than the
         counts may follow.
-      scorer: of a model trained on the view 'reranking'; None: the other two alone.
-      similarity_weight: what the retriever's cosine similarity is multiplied with before it is
-        added to the log probability: the scorer was trained on what stands near, the towers
-        on everything.
-      co_occurrence_weight: what the log of the share of co-occurrence is multiplied with. A scorer
-        has read its rank.
+      counts: training events of each item `[items]`, or of the first ones; items with none are new.
+      scorer: of a model trained on the view 'reranking'; None: none.
+      weights: see `use`.
+      depth: how many items co-occurrence and words add, at most.
+      offered: which items may be recommended, bool `[items]`; None: all.
+
+    Raises:
+      DataError: counts of more items than there are.
+      ConfigError: weights with a scorer, and there is none.
     """
 
     def __init__(
         self,
         co_occurrence: CoOccurrence,
         texts: Sequence[str],
+        counts: np.ndarray,
         scorer: Scorer | None = None,
+        weights: RankingWeights | None = None,
         *,
-        similarity_weight: float = 5.0,
-        co_occurrence_weight: float = 1.0,
+        depth: int = 100,
+        offered: np.ndarray | None = None,
     ) -> None:
-        if co_occurrence.num_items > len(texts):
+        if max(co_occurrence.num_items, len(counts)) > len(texts):
             raise DataError(
                 f"co-occurrence was counted over {co_occurrence.num_items} items, the catalogue "
                 f"has {len(texts)}: they belong to different data"
             )
         self._scorer, self._co_occurrence, self._texts = scorer, co_occurrence, texts
-        self._similarity_weight = similarity_weight
-        self._co_occurrence_weight = co_occurrence_weight
+        self._depth, self._words = depth, ItemWords(texts)
+        counts = np.pad(counts, (0, len(texts) - len(counts)))
+        self.new, self._popularity = counts == 0, np.log1p(counts)
+        self._offered = np.ones(len(texts), bool) if offered is None else offered
+        self.use(weights)
+
+    @property
+    def has_scorer(self) -> bool:
+        """Whether one of the features is a scorer's."""
+        return self._scorer is not None
+
+    def use(self, weights: RankingWeights | None) -> None:
+        """Orders by other weights from now on; None: those of `UNLEARNT`.
+
+        Raises:
+          ConfigError: they were learnt with a scorer, and there is none, or the other way round.
+        """
+        if weights is not None and weights.with_scorer != self.has_scorer:
+            learnt, there = ("with", "none") if weights.with_scorer else ("without", "one")
+            raise ConfigError(
+                f"the ranking's weights were learnt {learnt} a scorer, and there is {there}; learn "
+                "them anew with the same (m6rec calibrate)"
+            )
+        self.weights = weights or UNLEARNT
 
     def rerank(
         self,
@@ -66,20 +118,52 @@ class Reranker:
         recent: Sequence[Sequence[int]],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
+        similarities: Similarities,
         tasks: Sequence[str] | None = None,
     ) -> TopK:
-        """The same items in another order.
+        """All candidates, best first: as many as the towers found, and up to twice the depth more.
+
+        Arguments and errors: `candidates`.
+
+        Returns:
+          Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
+        """
+        ids, features = self.candidates(histories, recent, seen, found, similarities, tasks)
+        weights = self.weights.vector(self.has_scorer).astype(np.float32)
+        scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return TopK(
+            np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        )
+
+    def candidates(
+        self,
+        histories: Sequence[Sequence[str]],
+        recent: Sequence[Sequence[int]],
+        seen: Sequence[Sequence[int] | np.ndarray],
+        found: TopK,
+        similarities: Similarities,
+        tasks: Sequence[str] | None = None,
+        *,
+        masked: np.ndarray | None = None,
+    ) -> Candidates:
+        """The best of the towers, of co-occurrence and of words, and their features.
+
+        `similarity` is the towers'; `co_occurrence` the log of the share; `following_share` that of
+        what came after the recent items, `following` the log of it; `words` the similarity by
+        words, `word_match` the log of it; `popularity` the log of 1 and the training events;
+        `scorer` the log of the scorer's probability; `offset` 1.
 
         Args:
           histories: per user, segments as the retriever read them.
           recent: per user, the last items of the history, oldest first, as catalogue indices.
-          seen: per user, items that are not ranked by co-occurrence, for they cannot come next; the
-            recent ones among them, where they cannot.
-          found: the retriever's; equally good items stay in its order.
+          seen: per user, items that are no candidates; the recent ones among them, where they
+            cannot come next.
+          found: the retriever's.
+          similarities: the retriever's, of any items.
           tasks: of the scorer, per user; None: its default task.
-
-        Returns:
-          Items and their scores: the weighted sums of the three; -inf at `NO_ITEM`.
+          masked: items whose events are not to be known, bool `[items]`: their weights are learnt
+            so.
 
         Raises:
           DataError: lists of unlike length.
@@ -89,42 +173,89 @@ class Reranker:
                 f"{len(histories)} histories, {len(recent)} lists of recent items, {len(seen)} of "
                 f"seen ones and {len(found.ids)} of candidates do not belong together"
             )
-        present = found.ids != NO_ITEM
-        candidates = [ids[kept] for ids, kept in zip(found.ids, present, strict=True)]
-        near = [
-            self._co_occurrence.related(list(last), np.asarray(out).tolist())
-            for last, out in zip(recent, seen, strict=True)
-        ]
-        scores = np.full(found.ids.shape, -np.inf, np.float32)
-        scores[present] = self._similarity_weight * found.scores[present]
-        shares = np.concatenate(
-            [self._shares(*pair) for pair in zip(near, candidates, strict=True)]
+        new = self.new if masked is None else self.new | masked
+        words = self._words.near(recent)
+        words.sort_indices()
+        near, later = (
+            [self._near(share, *pair, new) for pair in zip(recent, seen, strict=True)]
+            for share in (self._co_occurrence.related, self._co_occurrence.followers)
         )
-        scores[present] += self._co_occurrence_weight * np.log(shares)
+        chosen = []
+        for row, out in enumerate(seen):
+            own = found.ids[row][found.ids[row] != NO_ITEM]
+            alike = self._alike(words, row, np.asarray(out, np.int64))
+            further = np.union1d(near[row].items[: self._depth], alike)
+            further = further[self._offered[further]]
+            chosen.append(np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64))
+        ids = np.full((len(chosen), found.ids.shape[1] + 2 * self._depth), NO_ITEM, np.int64)
+        for row, own in enumerate(chosen):
+            ids[row, : len(own)] = own
+        there = ids != NO_ITEM
+        told: dict[str, np.ndarray] = {"similarity": similarities(ids)[there]}
+        shares = [_values(*pair) for pair in zip(near, chosen, strict=True)]
+        told["co_occurrence"] = np.log(np.concatenate(shares) + LEAST_SHARE)
+        shares = [_values(*pair) for pair in zip(later, chosen, strict=True)]
+        told["following_share"] = np.concatenate(shares)
+        told["following"] = np.log(told["following_share"] + LEAST_SHARE)
+        told["words"] = np.concatenate(
+            [_values(_row(words, row), own) for row, own in enumerate(chosen)]
+        )
+        told["word_match"] = np.log(told["words"] + LEAST_MATCH)
+        told["popularity"] = self._popularity[ids[there]]
+        told["offset"] = np.ones(len(told["words"]))
         if self._scorer is not None:
             texts = [
-                ranked_texts(self._texts, around, items.tolist())
-                for around, items in zip(near, candidates, strict=True)
+                ranked_texts(self._texts, around, own.tolist())
+                for around, own in zip(near, chosen, strict=True)
             ]
             probabilities = self._scorer.score_requests(histories, texts, tasks)
             # Float32 probabilities can be 0.
             least = np.finfo(np.float32).tiny
-            scores[present] += np.log(np.maximum(np.concatenate(probabilities), least))
-        order = np.argsort(-scores, axis=1, kind="stable")
-        return TopK(
-            np.take_along_axis(found.ids, order, axis=1),
-            np.take_along_axis(scores, order, axis=1),
-        )
+            told[SCORER] = np.log(np.maximum(np.concatenate(probabilities), least))
+        names = feature_names(self.has_scorer)
+        features = np.zeros((*ids.shape, sum(map(len, names))), np.float32)
+        is_new = new[ids[there]]
+        columns = [np.where(is_new, 0.0, told[name]) for name in names[0]]
+        columns += [np.where(is_new, told[name], 0.0) for name in names[1]]
+        features[there] = np.stack(columns, axis=1)
+        return Candidates(ids, features)
 
-    def describe(self) -> dict[str, float]:
+    def describe(self) -> dict[str, Any]:
         """What the order depends on beside models and data, for JSON."""
-        return {
-            "similarity_weight": self._similarity_weight,
-            "co_occurrence_weight": self._co_occurrence_weight,
-        }
+        return {"known": dict(self.weights.known), "new": dict(self.weights.new)}
 
-    def _shares(self, near: RelatedItems, items: np.ndarray) -> np.ndarray:
-        """Share of co-occurrence of each item, float64 `[items]`."""
-        of_all = np.full(len(self._texts), _LEAST_SHARE)
-        of_all[near.items] += near.shares
-        return of_all[items]
+    def _near(
+        self,
+        shares: Callable[[np.ndarray, np.ndarray], RelatedItems],
+        last: Sequence[int],
+        out: Any,
+        new: np.ndarray,
+    ) -> RelatedItems:
+        """Items that occur with, or after, the last ones, but new ones."""
+        counted = self._co_occurrence.num_items
+        recent, hidden = (np.asarray(own, np.int64) for own in (last, out))
+        found = shares(recent[recent < counted], hidden[hidden < counted])
+        known = ~new[found.items]
+        return RelatedItems(found.items[known], found.shares[known])
+
+    def _alike(self, words: sparse.csr_matrix, row: int, out: np.ndarray) -> np.ndarray:
+        """The items that are called most alike, but some; of equals those of smaller index."""
+        items, values = _row(words, row)
+        left = self._offered[items] & ~np.isin(items, out)
+        items, values = items[left], values[left]
+        return items[np.lexsort((items, -values))[: self._depth]]
+
+
+def _row(matrix: sparse.csr_matrix, row: int) -> RelatedItems:
+    own = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return RelatedItems(matrix.indices[own], matrix.data[own])
+
+
+def _values(known: RelatedItems, items: np.ndarray) -> np.ndarray:
+    """The shares of some items, 0 for others: float64 `[items]`."""
+    if not len(known.items):
+        return np.zeros(len(items))
+    order = np.argsort(known.items)
+    places = np.minimum(np.searchsorted(known.items, items, sorter=order), len(order) - 1)
+    places = order[places]
+    return np.where(known.items[places] == items, known.shares[places], 0.0)

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.errors import ConfigError, DataError
 
 # A threshold that no confidence reaches.
@@ -52,6 +53,8 @@ class TaskSettings:
       view: of the prepared data that the task's rows come from, such as 'groups'; empty where
         nobody said.
       exits: where its rows leave the decoder; None: after the last layer.
+      ranking: of a task of retrieval, what `m6rec calibrate` learnt for `engine.reranking`; None:
+        nothing was learnt.
     """
 
     task_id: int = 0
@@ -69,16 +72,26 @@ class TaskSettings:
     prepared: str = ""
     view: str = ""
     exits: ExitSettings | None = None
+    ranking: RankingWeights | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:
         """Of what `dataclasses.asdict` gave; raises TypeError or KeyError for anything else."""
-        exits = values.get("exits")
+        exits, ranking = values.get("exits"), values.get("ranking")
         read = {
             "positive_classes": tuple(values["positive_classes"]),
             "exits": None if exits is None else ExitSettings(**exits),
+            "ranking": None if ranking is None else RankingWeights.from_json(ranking),
         }
         return cls(**{**values, **read})
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """What embeddings and scores depend on, for JSON: neither where the data lie, nor how what
+        was found is ordered.
+        """
+        values = dataclasses.asdict(self)
+        del values["prepared"], values["ranking"]
+        return values
 
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""

@@ -1,4 +1,7 @@
-"""`m6rec calibrate`: where a task's rows may leave the decoder for a stated loss of quality.
+"""`m6rec calibrate`: what is chosen on validation rows once a model is trained.
+
+Where a task's rows may leave the decoder for a stated loss of quality; and how what retrieval finds
+is ordered (`ranking_calibration`).
 
 Scoring: one pass over the validation rows reads every candidate at every exit; all thresholds and
 depths are then tried on the host. Generation: texts are generated once for each of a few settings,
@@ -20,13 +23,19 @@ from etils import epath
 
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.model_folder import ASSETS_FOLDER, EXITS_FILE, RestoredModel
+from m6rec_jax.engine.model_folder import (
+    ASSETS_FOLDER,
+    EXITS_FILE,
+    RANKING_FILE,
+    RestoredModel,
+)
 from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
+from m6rec_jax.evaluation.ranking_calibration import KIND, LearntWeights, learn_weights
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import labelled
@@ -86,8 +95,9 @@ def calibrate(
     batch_size: int = 32,
     step: int | None = None,
     limit: int | None = None,
-) -> dict[str, Calibrated]:
-    """Chooses early exits of all tasks that may have some; `engine.model_folder` reads them.
+) -> dict[str, Calibrated | LearntWeights]:
+    """Chooses early exits of all tasks that may have some, and learns the weights of `Reranker` for
+    those of retrieval; `engine.model_folder` reads both.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, step, limit: as in `evaluate`.
@@ -96,10 +106,11 @@ def calibrate(
       batch_size: rows that leave together, as many as requests in use share a batch.
 
     Returns:
-      By task. Written to `MODEL_DIR/inference/early_exit.json`.
+      By task. Written to `MODEL_DIR/inference`, to `early_exit.json` and `ranking.json`.
 
     Raises:
-      ConfigError: a model without losses at its exits, or no task of a kind that exits.
+      ConfigError: no task of retrieval, and a model without losses at its exits, or no task of a
+        kind that exits.
       CheckpointError, DataError: as `evaluate`.
     """
     if not 0.0 <= max_loss < 1.0:
@@ -108,33 +119,39 @@ def calibrate(
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    if restored.model.config.exit_losses == "none":
+    retrieval = [task for task in evaluator.tasks if task.kind == KIND]
+    exits_early = restored.model.config.exit_losses != "none"
+    if not exits_early and not retrieval:
         raise ConfigError(
             f"{model_dir} was trained with a loss after its last layer alone, so what is read "
             "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising' "
             "(gin_configs/objectives/early_exit.gin)"
         )
-    tasks = [task for task in evaluator.tasks if task.kind in KINDS]
-    if not tasks:
+    tasks = [task for task in evaluator.tasks if exits_early and task.kind in KINDS]
+    if not tasks and not retrieval:
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
         raise ConfigError(
-            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit early"
+            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit "
+            f"early, and weights are learnt for {KIND}"
         )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")
-    found = {}
+    exits, weights = dict[str, Calibrated](), dict[str, LearntWeights]()
     for task in tasks:
         of_kind = _of_scoring if task.kind == "scoring" else _of_generation
-        found[task.name] = of_kind(evaluator, task, restored, max_loss)
-    values = {
-        "step": restored.step,
-        "max_loss": max_loss,
-        "split": split,
-        "tasks": {name: dataclasses.asdict(one) for name, one in found.items()},
-    }
-    if jax.process_index() == 0:
-        write_atomically(assets / EXITS_FILE, json_text(values, indent=2) + "\n")
-    return found
+        exits[task.name] = of_kind(evaluator, task, restored, max_loss)
+    for task in retrieval:
+        weights[task.name] = learn_weights(evaluator, task, restored)
+    files: list[tuple[str, Mapping[str, Any], dict[str, float]]] = [
+        (EXITS_FILE, exits, {"max_loss": max_loss}),
+        (RANKING_FILE, weights, {}),
+    ]
+    for file, found, told in files:
+        if found and jax.process_index() == 0:
+            by_task = {name: dataclasses.asdict(one) for name, one in found.items()}
+            values = {"step": restored.step, "split": split, **told, "tasks": by_task}
+            write_atomically(assets / file, json_text(values, indent=2) + "\n")
+    return {**exits, **weights}
 
 
 # Scoring.
@@ -368,10 +385,13 @@ def settings_for(texts: Texts, max_loss: float) -> tuple[ExitSettings, float, fl
     return best
 
 
-def report(found: Mapping[str, Calibrated]) -> str:
+def report(found: Mapping[str, Calibrated | LearntWeights]) -> str:
     """A line for each task."""
     lines = []
     for name, one in found.items():
+        if isinstance(one, LearntWeights):
+            lines.append(f"{name}: {one}")
+            continue
         when = "never before" if one.threshold > 1 else f"at a confidence of {one.threshold:g} or"
         cost = (
             f"{one.mean_exits:.2f} of {one.num_exits} layers"

@@ -12,12 +12,13 @@ import jax
 from etils import epath
 
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.engine.model_folder import RestoredModel, restore_model
+from m6rec_jax.engine.model_folder import RestoredModel, read_ranking, restore_model
 from m6rec_jax.evaluation.evaluator import Evaluator, check_task
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.metrics.paired import PairedDifference
+from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
@@ -67,10 +68,10 @@ def evaluate(
     other = None if against is None else _restored(against, mixture_or_task_name, evaluator)
     metrics: dict[str, float] = {}
     for task in evaluator.tasks:
-        predictions = evaluator.predict(task, restored.model, restored.variables)
+        predictions = _predict(evaluator, task, restored, model_dir)
         found = evaluator.metrics(task, predictions)
         if other is not None:
-            others = evaluator.predict(task, other.model, other.variables)
+            others = _predict(evaluator, task, other, str(against))
             theirs = evaluator.metrics(task, others)
             found |= {f"against/{name}": value for name, value in theirs.items()}
             scores = task.job.example_scores(predictions)
@@ -132,7 +133,7 @@ def infer(
     )
     paths = []
     for task in evaluator.tasks:
-        predictions = evaluator.predict(task, restored.model, restored.variables)
+        predictions = _predict(evaluator, task, restored, model_dir)
         columns = evaluator.columns(task, predictions)
         name = _name(task.name, split, restored.step, evaluator.limit)
         path = _folder(model_dir) / "predictions" / f"{name}.parquet"
@@ -143,6 +144,12 @@ def infer(
         if jax.process_index() == 0:
             paths.append(write_predictions(path, columns))
     return paths
+
+
+def _predict(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, model_dir: str) -> Any:
+    """Predictions of a checkpoint, ordered by the weights that lie beside it."""
+    evaluator.ranking = read_ranking(model_dir, restored.step)
+    return evaluator.predict(task, restored.model, restored.variables)
 
 
 def _name(task: str, split: str, step: int, limit: int) -> str:

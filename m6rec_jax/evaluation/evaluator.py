@@ -24,10 +24,11 @@ from jax.sharding import Mesh
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.evaluation.reranking import Reranking
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.past_items import hidden_items
@@ -70,7 +71,8 @@ class Evaluator:
       sample: so many rows of all tasks together, drawn at random once (`EvaluationBatches.sample`);
         0: all. A training run sets the attribute `sample` (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
-      reranking: reorders the best items of retrieval tasks by another model; None: nothing does.
+      reranking: adds to what the model of a retrieval task finds, and orders it; None: nothing
+        does. Whoever restores a checkpoint sets the attribute `ranking`, its weights by task.
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
       progress: show bars. A training run sets the attribute (`Logging.progress`).
@@ -86,7 +88,7 @@ class Evaluator:
         limit: int = 0,
         sample: int = 0,
         ks: Sequence[int] = DEFAULT_KS,
-        reranking: Reranking | None = None,
+        reranking: Reranking | LearntRanking | None = None,
         rules: LogicalRules | None = None,
         mesh: Mesh | None = None,
         progress: bool = True,
@@ -97,6 +99,7 @@ class Evaluator:
         self.lengths = dict(task_feature_lengths)
         self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
         self.reranking, self.progress = reranking, progress
+        self.ranking: Mapping[str, RankingWeights] = {}
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self.reader = batch_reader(mesh)
@@ -211,7 +214,7 @@ class _TaskEvaluation:
         self.model, self.variables = model, variables
         self.data: TaskData = TaskPart(task, evaluator.split)
         self.ks = evaluator.ks
-        self.depth = max(*self.ks, evaluator.reranking.k if evaluator.reranking else 1)
+        self.depth = max(*self.ks, evaluator.reranking.depth if evaluator.reranking else 1)
 
     def rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.once("rows", lambda: list(self.data.rows()))
@@ -284,12 +287,17 @@ class _TaskEvaluation:
             kept[key] = make()
         return kept[key]
 
-    def reranked(self, predictions: RetrievalPredictions) -> RetrievalPredictions:
+    def reranked(
+        self,
+        predictions: RetrievalPredictions,
+        similarities: Callable[[slice, np.ndarray], np.ndarray],
+    ) -> RetrievalPredictions:
         reranking = self._evaluator.reranking
         if reranking is None:
             return predictions
         hidden = hidden_items(self)
-        found = reranking(self.data, predictions, hidden, self._evaluator.runtime)
+        by_towers = Retrieval(self.data, predictions, hidden, similarities, self._evaluator.runtime)
+        found = reranking(by_towers, self._evaluator.ranking.get(self._task.name))
         length = max(self.ks)
         return dataclasses.replace(
             found, top_items=found.top_items[:, :length], scores=found.scores[:, :length]

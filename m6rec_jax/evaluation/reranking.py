@@ -1,43 +1,75 @@
-"""Evaluation of a retriever whose best items a reranker reorders.
+"""Evaluation of the hybrid retriever: what two towers found, reranked with what else was found.
 
 In gin, with MODEL_DIR the retriever's:
 
     Evaluator.reranking = @Reranking()
     Reranking.model_dir = "runs/reranking"        # of the scorer; None: no scorer
+
+Its weights are those that `m6rec calibrate` left in MODEL_DIR; `LearntRanking` learns them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.ranking_weights import RankingWeights, fit_choices
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.errors import DataError
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
 from m6rec_jax.jobs.retrieval import RetrievalPredictions
 
-VIEW = "reranking"
+# Rows that are reranked together.
+_BLOCK = 256
+# Share of the items whose events are masked where the weights of new ones are learnt.
+_MASKED = 0.2
+
+
+class Retrieval(NamedTuple):
+    """What a retriever found for rows of a task.
+
+    Attributes:
+      data: of the task.
+      predictions: of its rows.
+      seen: by user, items that are not recommended.
+      similarities: of some rows, a slice, and items `[rows, k]`.
+      runtime: where to run.
+    """
+
+    data: TaskData
+    predictions: RetrievalPredictions
+    seen: Mapping[int, np.ndarray]
+    similarities: Callable[[slice, np.ndarray], np.ndarray]
+    runtime: Runtime
+
+
+class _Asked(NamedTuple):
+    """Arguments of `Reranker.candidates` for a block of rows."""
+
+    rows: slice
+    arguments: tuple[Any, ...]
 
 
 @gin.configurable
 class Reranking:
-    """Reranks the best of what a retrieval task's model found.
+    """Reranks what a retrieval task's model found, and what co-occurrence and words find beside it.
 
     Co-occurrence is counted after the last training event, as `prepare` leaves it: what a served
     model knows, and what towers and models of ids are trained on. In training it was counted at
     each row's time.
 
     Args:
-      model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer, only
-        similarity and co-occurrence.
-      k: how many items are reranked; all others follow in their order.
+      model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer.
+      depth: how many items each of the towers, co-occurrence and words find, the towers as many as
+        lists are long where that is more; all others follow in the towers' order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
     """
@@ -45,62 +77,78 @@ class Reranking:
     def __init__(
         self,
         model_dir: str | None = None,
-        k: int = 100,
+        depth: int = 100,
         candidate_length: int | None = None,
         step: int | None = None,
     ) -> None:
-        self.k = k
+        self.depth = depth
         self._model_dir, self._candidate_length, self._step = model_dir, candidate_length, step
         self._rerankers: dict[str, Reranker] = {}
 
-    def __call__(
-        self,
-        data: TaskData,
-        predictions: RetrievalPredictions,
-        seen: Mapping[int, np.ndarray],
-        runtime: Runtime,
-    ) -> RetrievalPredictions:
-        """The predictions with the first k items of every list in the reranker's order.
+    def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
+        """The predictions in the reranker's order.
 
         Args:
-          data: of the retriever's task.
-          predictions: lists of at least k items.
-          seen: by user, items that are not recommended.
-          runtime: where to run.
+          found: by the retriever.
+          weights: of `m6rec calibrate`; None: nothing was learnt.
 
         Raises:
-          DataError: the view 'reranking' is not prepared, or has other rows.
-          CheckpointError: no such model, or one that lacks what inference needs.
+          DataError: the data have no co-occurrence.
+          ConfigError: the weights were learnt with a scorer, and there is none, or without one.
+          CheckpointError: no such scorer, or one that lacks what inference needs.
         """
-        rows = _rows(data, predictions)
-        nothing = np.zeros(0, np.int64)
-        hidden = [nothing] * len(rows)
-        if not data.repeats_count:
-            hidden = [
-                np.union1d(seen.get(user, nothing), row["recent_indices"])
-                for user, row in zip(predictions.users.tolist(), rows, strict=True)
-            ]
-        k = min(self.k, predictions.top_items.shape[1])
-        best = self._reranker(data, runtime).rerank(
-            [row["history"] for row in rows],
-            [row["recent_indices"] for row in rows],
-            hidden,
-            TopK(predictions.top_items[:, :k], predictions.scores[:, :k]),
-        )
-        # [n, m, k]: where each wanted item stands among the reranked.
-        same = predictions.targets[:, :, None] == best.ids[:, None, :]
-        same &= predictions.targets[:, :, None] >= 0
-        ranks = np.where(same.any(axis=2), same.argmax(axis=2) + 1, predictions.ranks)
+        reranker, predictions = self.reranker(found), found.predictions
+        reranker.use(weights)
+        ranks, ids, scores = [], [], []
+        for rows, arguments in self.blocks(found):
+            best = reranker.rerank(*arguments)
+            targets, before = predictions.targets[rows], predictions.ranks[rows]
+            there = targets != NO_ITEM
+            same = (targets[:, :, None] == best.ids[:, None]) & there[:, :, None]
+            # One that is no candidate is behind those that the towers would have put behind it.
+            own = found.similarities(rows, targets)[:, :, None]
+            others = found.similarities(rows, best.ids)[:, None]
+            behind = (others < own) | ((others == own) & (best.ids[:, None] > targets[:, :, None]))
+            behind &= (best.ids != NO_ITEM)[:, None]
+            place = np.where(same.any(axis=2), same.argmax(axis=2) + 1, before + behind.sum(axis=2))
+            ranks.append(np.where(there, place, before))
+            length = predictions.top_items.shape[1]
+            ids.append(best.ids[:, :length])
+            scores.append(best.scores[:, :length])
         return dataclasses.replace(
             predictions,
-            ranks=ranks,
-            top_items=np.concatenate([best.ids, predictions.top_items[:, k:]], axis=1),
-            scores=np.concatenate([best.scores, predictions.scores[:, k:]], axis=1),
+            ranks=np.concatenate(ranks),
+            top_items=np.concatenate(ids),
+            scores=np.concatenate(scores),
         )
 
-    def _reranker(self, data: TaskData, runtime: Runtime) -> Reranker:
+    def blocks(self, found: Retrieval) -> Iterator[_Asked]:
+        """What the reranker is asked, block by block."""
+        predictions, nothing = found.predictions, np.zeros(0, np.int64)
+        histories, recent = _histories(found.data, predictions, self._model_dir is not None)
+        starts = range(0, len(predictions.users), _BLOCK)
+        for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
+            rows = slice(start, start + _BLOCK)
+            seen = [found.seen.get(user, nothing) for user in predictions.users[rows].tolist()]
+            if not found.data.repeats_count:
+                seen = list(map(np.union1d, seen, recent[rows]))
+            top = TopK(predictions.top_items[rows], predictions.scores[rows])
+            yield _Asked(
+                rows,
+                (
+                    histories[rows],
+                    recent[rows],
+                    seen,
+                    top,
+                    lambda ids, rows=rows: found.similarities(rows, ids),
+                ),
+            )
+
+    def reranker(self, found: Retrieval) -> Reranker:
+        """Of the task's data; made once."""
+        data, runtime = found.data, found.runtime
         if data.name not in self._rerankers:
-            scorer = None
+            scorer: Scorer | None = None
             if self._model_dir is not None:
                 loaded = load_model(
                     self._model_dir, step=self._step, mesh=runtime.mesh, rules=runtime.rules
@@ -108,26 +156,78 @@ class Reranking:
                 length = self._candidate_length
                 lengths: dict[str, Any] = {"candidate_length": length} if length else {}
                 scorer = loaded.scorer(**lengths)
-            prepared = data.prepared()
+            catalogue = data.prepared().catalogue()
             self._rerankers[data.name] = Reranker(
-                prepared.co_occurrence(), prepared.catalogue().texts, scorer
+                data.prepared().co_occurrence(),
+                catalogue.texts,
+                catalogue.train_counts,
+                scorer,
+                depth=self.depth,
             )
         return self._rerankers[data.name]
 
 
-def _rows(data: TaskData, predictions: RetrievalPredictions) -> list[dict[str, Any]]:
-    """The rows of the view 'reranking' that are about the predictions' users and items."""
-    columns = ("user_index", "item_indices", "history", "recent_indices")
-    known = {
-        (row["user_index"], int(row["item_indices"][0])): row
-        for row in data.rows(columns, view=VIEW)
-    }
-    wanted = list(zip(predictions.users.tolist(), predictions.targets[:, 0].tolist(), strict=True))
-    missing = [key for key in wanted if key not in known]
-    if missing:
-        raise DataError(
-            f"{data.prepared().folder}: the view '{VIEW}' lacks {len(missing)} of the "
-            f"{len(wanted)} rows of 'next_items' ({data.part}): prepare both with one setting of "
-            "PrepareOptions.next_items_size and max_events"
-        )
-    return [known[key] for key in wanted]
+class LearntRanking:
+    """Stands where a `Reranking` stands, learns its weights from what was found, and uses them.
+
+    Each row is read twice: as it is, and with the events of a fifth of the items masked, drawn at
+    random once, from which the weights of items that nobody has acted on are learnt.
+
+    Args:
+      reranking: what is to be used with the weights.
+
+    Attributes:
+      weights: that were learnt.
+      num_rows: rows whose wanted item was among the candidates.
+      ranks_before: the retriever's, as `RetrievalPredictions.ranks`.
+    """
+
+    weights: RankingWeights
+    num_rows: int
+    ranks_before: np.ndarray
+
+    def __init__(self, reranking: Reranking) -> None:
+        self.depth, self._reranking = reranking.depth, reranking
+
+    def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
+        """As `Reranking`; what was learnt before is not looked at."""
+        del weights
+        reranker = self._reranking.reranker(found)
+        masked = np.random.default_rng(0).random(len(reranker.new)) < _MASKED
+        features, rows, wanted, number, self.num_rows = [], [], [], 0, 0
+        self.ranks_before = found.predictions.ranks
+        for block, arguments in self._reranking.blocks(found):
+            targets = found.predictions.targets[block]
+            for mask in (None, masked):
+                own = reranker.candidates(*arguments, masked=mask)
+                there = own.ids != NO_ITEM
+                same = (own.ids[:, None] == targets[:, :, None]).any(axis=1) & there
+                features.append(own.features[there])
+                rows.append(number + np.nonzero(there)[0])
+                wanted.append(same[there])
+                number += len(own.ids)
+                self.num_rows += int(same.any(axis=1).sum()) if mask is None else 0
+        vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
+        self.weights = RankingWeights.of_vector(vector, reranker.has_scorer)
+        return self._reranking(found, self.weights)
+
+
+def _histories(
+    data: TaskData, predictions: RetrievalPredictions, with_text: bool
+) -> tuple[list[list[str]], list[list[int]]]:
+    """History and last items of each row of the predictions.
+
+    Several rows of a user that want the same item first are told apart by their order.
+    """
+    columns = ("user_index", "item_indices", *(("history",) if with_text else ()))
+    known: dict[tuple[int, int], list[tuple[list[str], list[int]]]] = {}
+    for row, recent in zip(data.rows(columns), data.recent_items(), strict=True):
+        key = (row["user_index"], int(row["item_indices"][0]))
+        known.setdefault(key, []).append((row.get("history", []), recent))
+    histories, last = [], []
+    for key in zip(predictions.users.tolist(), predictions.targets[:, 0].tolist(), strict=True):
+        of_key = known[key]
+        history, recent = of_key.pop(0) if len(of_key) > 1 else of_key[0]
+        histories.append(history)
+        last.append(recent)
+    return histories, last

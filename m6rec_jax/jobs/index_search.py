@@ -4,7 +4,7 @@ They answer in three steps, so that the middle one may be done by whoever holds 
 
     query = answerer.query(accepted)                          # vectors of the users
     found = answerer.search("next", query)                    # best items of all parts, or of some
-    results = answerer.results("next", accepted, found)
+    results = answerer.results("next", accepted, query.users, found)
 """
 
 from __future__ import annotations
@@ -129,8 +129,16 @@ class IndexAnswerer(Answerer[TaskState]):
         """Embeds the users of requests, of any tasks."""
 
     @abc.abstractmethod
-    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Any]:
-        """One `Result` per request of a task, of the items found for each."""
+    def results(
+        self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
+    ) -> list[Any]:
+        """One `Result` per request of a task.
+
+        Args:
+          task, accepted: the requests.
+          users: their vectors, of `query`.
+          found: items of each, of `search`.
+        """
 
     def search(self, task: str, query: Query, place: int = 0, of: int = 1) -> TopK:
         """The best items; `place` and `of` as `StoredIndex.top_k`."""
@@ -143,6 +151,6 @@ class IndexAnswerer(Answerer[TaskState]):
         results: dict[int, Any] = {}
         for task, members in by_task(accepted).items():
             found = self.search(task, Query(users[members], k, [excluded[i] for i in members]))
-            own = self.results(task, [accepted[i] for i in members], found)
+            own = self.results(task, [accepted[i] for i in members], users[members], found)
             results.update(zip(members, own, strict=True))
         return [results[i] for i in range(len(accepted))]

@@ -97,6 +97,9 @@ class TaskData(Protocol):
     def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Users and items `[n]` of the events that rows see; with `training` of training rows."""
 
+    def recent_items(self) -> list[list[int]]:
+        """For each row of 'next_items', the user's last items before it, oldest first."""
+
     def interactions(self, part: str) -> Any:
         """Events of a part, `pipeline.prepared_rows.Interactions`."""
 
@@ -135,8 +138,11 @@ class Evaluation(Protocol):
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for the task and kept from one validation to the next."""
 
-    def reranked(self, predictions: Any) -> Any:
-        """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks."""
+    def reranked(self, predictions: Any, similarities: Callable[..., np.ndarray]) -> Any:
+        """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks.
+
+        `similarities(rows, ids)` are those of some rows, a slice, and items `[rows, k]`.
+        """
 
 
 class Job(abc.ABC):

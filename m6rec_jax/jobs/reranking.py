@@ -14,7 +14,7 @@ import numpy as np
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepared import read_catalogue
-from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError
@@ -55,8 +55,10 @@ class _RerankingTask(NamedTuple):
     found: RetrievalTask
     reranker: Reranker
     scorer: str | None
-    # Index of each item of the index among the reranker's texts, and of each id.
+    # Index of each item of the index among the reranker's texts, and the other way, `NO_ITEM` where
+    # the index lacks it; of each id.
     of_found: np.ndarray
+    in_index: np.ndarray
     index_of: Mapping[str, int]
     ids: Sequence[str]
 
@@ -66,13 +68,14 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
     """Items of an index in the order of `Reranker`: the best ranking that there is.
 
     Asked of a task of retrieval; where the model has one task of reranking on the same data, its
-    scores count too. Asked of that task, retrieval is the one beside it.
+    scores count too, unless the weights were learnt without. Asked of that task, retrieval is the
+    one beside it.
 
     Args:
       parts: see `Answerer`.
       k: how many items, for requests that do not say.
       max_k: the most a request may ask for, at most `depth`.
-      depth: how many of the most similar items are ordered anew.
+      depth: how many items each of the towers, co-occurrence and words find.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
         None: where the data set's repeats do not count.
 
@@ -106,6 +109,9 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
                 f"'{task}' scores what retrieval finds, and the model has not one task of "
                 "retrieval on the same data: serve both from a bank (`m6rec prompts add`)"
             )
+        weights = parts.settings(retrieval).ranking
+        if weights is not None and not weights.with_scorer and not is_scorer:
+            scorer = None
         parts.retriever().check_task(retrieval)
         data = parts.data(retrieval)
         found = RetrievalTask(parts.renderer(retrieval), parts.index(retrieval), data.items)
@@ -117,16 +123,20 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         new = [id_ for id_ in found.index.ids if id_ not in known]
         index_of = known | {id_: len(known) + index for index, id_ in enumerate(new)}
         texts = [*catalogue.texts, *(data.template.item(data.items[id_]) for id_ in new)]
+        of_found = np.array([index_of[id_] for id_ in found.index.ids])
+        in_index = np.full(len(texts), NO_ITEM)
+        in_index[of_found] = np.arange(len(of_found))
+        reranker = Reranker(
+            CoOccurrence.load(data.folder),
+            texts,
+            catalogue.train_counts,
+            None if scorer is None else parts.scorer(),
+            weights,
+            depth=self._depth,
+            offered=in_index != NO_ITEM,
+        )
         return _RerankingTask(
-            retrieval,
-            found,
-            Reranker(
-                CoOccurrence.load(data.folder), texts, None if scorer is None else parts.scorer()
-            ),
-            scorer,
-            np.array([index_of[id_] for id_ in found.index.ids]),
-            index_of,
-            list(index_of),
+            retrieval, found, reranker, scorer, of_found, in_index, index_of, list(index_of)
         )
 
     def accept(self, request: Request, task: str) -> RequestText:
@@ -148,7 +158,9 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         ]
         return Query(users, self._depth, excluded)
 
-    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
+    def results(
+        self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
+    ) -> list[Retrieved]:
         own, requests = self.of_task(task), [one.request for one in accepted]
         hides = self.parts.hides_seen(task, self._exclude_seen)
         excluded = [excluded_ids(one, hides) for one in requests]
@@ -157,6 +169,9 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             [self._indices(own, [item.id for _, item in one.behaviours]) for one in requests],
             [self._indices(own, ids) for ids in excluded],
             TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
+            lambda ids: own.found.index.similarities(
+                users, np.where(ids >= 0, own.in_index[ids], ids)
+            ),
             None if own.scorer is None else [own.scorer] * len(accepted),
         )
         results = []

@@ -119,7 +119,9 @@ class RetrievalJob(Job):
             scores=top.scores,
             num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
         )
-        reranked: RetrievalPredictions = evaluation.reranked(predictions)
+        reranked: RetrievalPredictions = evaluation.reranked(
+            predictions, lambda rows, ids: index.similarities(found["user"][rows], ids)
+        )
         return reranked
 
     def metrics(
@@ -322,7 +324,9 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
         ]
         return Query(users, self.max_k, excluded)
 
-    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
+    def results(
+        self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
+    ) -> list[Retrieved]:
         own = self.of_task(task)
         results = []
         for one, items, scores in zip(accepted, found.ids, found.scores, strict=True):

@@ -17,6 +17,7 @@ from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
 PARTS = ("train", "validation", "test")
+_ACTED = ["row", "time", "user", "item"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,6 +110,46 @@ def past_events(
     return np.concatenate(users), np.concatenate(items)
 
 
+def recent_items(prepared: Prepared, part: str) -> list[list[int]]:
+    """The last items before each row of the view 'next_items' of a part, oldest first.
+
+    Training events and those of earlier updates come as they were counted, what follows them in the
+    order of its rows' times.
+    """
+    number = prepared.co_occurrence().options.recent
+    parts = PARTS if part in PARTS else ("train", *prepared.updates)
+    earlier, past = parts[: parts.index(part)], dict[int, list[int]]()
+    for own in earlier:
+        if own == "validation":
+            for _, user, items in _in_time(prepared, own):
+                past[user] = [*past.get(user, []), *items][-number:]
+            continue
+        name = "prepared" if own == "train" else own
+        table = pq.read_table(prepared.folder / EVENTS / f"{name}.parquet", columns=_ACTED)
+        row, time, of_user, item = (table[column].to_numpy() for column in _ACTED)
+        order = np.lexsort((row, time, of_user))
+        users, items = of_user[order], item[order]
+        ends = np.flatnonzero(np.diff(users, append=-1)) + 1
+        for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            last = items[max(start, end - number) : end].tolist()
+            user = int(users[start])
+            past[user] = [*past.get(user, []), *last][-number:]
+    rows = _in_time(prepared, part)
+    found: list[list[int]] = [[]] * len(rows)
+    for row, user, items in rows:
+        found[row] = past.get(user, [])
+        past[user] = [*found[row], *items][-number:]
+    return found
+
+
+def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, list[int]]]:
+    """Number, user and items of the rows of 'next_items', sorted by time."""
+    columns = ("user_index", "time", "item_indices")
+    rows = list(enumerate(read_rows(prepared, "next_items", part, columns)))
+    rows.sort(key=lambda row: row[1]["time"])
+    return [(n, row["user_index"], row["item_indices"].tolist()) for n, row in rows]
+
+
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
     """Ids of the users of a part, by index into the users table."""
     rows = read_rows(prepared, view, part, ("user_index", "user_id"))
@@ -140,6 +181,9 @@ class TaskPart:
 
     def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
         return past_events(self.prepared(), self.part, training=training)
+
+    def recent_items(self) -> list[list[int]]:
+        return recent_items(self.prepared(), self.part)
 
     def interactions(self, part: str) -> Interactions:
         return interactions(self.prepared(), part)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import gin
 import jax
+import numpy as np
 import pyarrow as pa
 from etils import epath
 
@@ -371,7 +372,8 @@ def _answered_by_parts(
     queries = (query for _, query in embedded)
     found = workers.each(functools.partial(_searched, asked), queries)
     best = (
-        (own, best_of(parts, query.k)) for (own, query), parts in zip(begun, found, strict=True)
+        (own, query.users, best_of(parts, query.k))
+        for (own, query), parts in zip(begun, found, strict=True)
     )
     return workers.map(functools.partial(_told, asked), best)
 
@@ -385,10 +387,12 @@ def _searched(asked: _Asked, service: Service, query: Query, place: int, number:
     return _searcher(asked, service).search(asked.task, query, place, number)
 
 
-def _told(asked: _Asked, service: Service, found: tuple[_Answered, TopK]) -> _Answered:
-    own, best = found
-    searcher = _searcher(asked, service)
-    own.answer(asked, searcher.results(asked.task, own.accepted, best) if own.accepted else [])
+def _told(asked: _Asked, service: Service, found: tuple[_Answered, np.ndarray, TopK]) -> _Answered:
+    own, users, best = found
+    results = []
+    if own.accepted:
+        results = _searcher(asked, service).results(asked.task, own.accepted, users, best)
+    own.answer(asked, results)
     return own
 
 

@@ -49,7 +49,7 @@ def encoder_vectors(
     Raises:
       CheckpointError: another kind of model, or damage.
     """
-    encoded = _encoded(folder, [piece.replace("▁", " ").strip() for piece in pieces])
+    encoded = encoded_texts(folder, [piece.replace("▁", " ").strip() for piece in pieces])
     says = encoded.any(axis=1)
     encoded[says] -= encoded[says].mean(axis=0)
     _, axes = np.linalg.eigh(encoded.T @ encoded)
@@ -60,8 +60,8 @@ def encoder_vectors(
     return (found / np.sqrt(np.mean(found[says] ** 2))).astype(np.float32)
 
 
-def _encoded(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Float64 `[texts, hidden]`, zeros for a text without a token."""
+def encoded_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """What an encoder makes of texts: float64 `[texts, hidden]`, zeros for one without a token."""
     config, weights = read_bert(folder)
     encode = sentence_tokenizer(folder, _MAX_TOKENS)
     tokens = [encode(text) for text in texts]

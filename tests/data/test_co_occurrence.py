@@ -33,8 +33,9 @@ def columns(events) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
-def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
+def shares_by_hand(events, recent, options: CoOccurrenceOptions, later: bool) -> np.ndarray:
     """The definition, over a square array."""
+    smoothing = options.smoothing / (2 if later else 1)
     near = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for user in range(4):
         sequence = [item for other, item in events if other == user]
@@ -42,10 +43,10 @@ def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
             for distance, b in enumerate(sequence[first + 1 : first + 1 + options.window], 1):
                 if a != b:
                     near[a, b] += 1 / distance
-                    near[b, a] += 1 / distance
+                    near[b, a] += 0 if later else 1 / distance
     shares, last = np.zeros(NUM_ITEMS), recent[::-1][: options.recent]
     for place, item in enumerate(last, 1):
-        shares += near[item] / (near[item].sum() + options.smoothing) / place
+        shares += near[item] / (near[item].sum() + smoothing) / place
     return shares / sum(1 / place for place in range(1, len(last) + 1)) if last else shares
 
 
@@ -56,11 +57,13 @@ def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
     out=st.none() | st.lists(st.integers(0, NUM_ITEMS - 1), max_size=3),
     window=st.integers(1, 4),
     last=st.integers(1, 3),
+    later=st.booleans(),
 )
-def test_ranking_equals_counting_by_hand(events, recent, out, window, last) -> None:
+def test_ranking_equals_counting_by_hand(events, recent, out, window, last, later) -> None:
     options = CoOccurrenceOptions(window=window, recent=last, smoothing=2.0)
-    found = counted(events, options).related(recent, out)
-    shares = shares_by_hand(events, recent, options)
+    counts = counted(events, options)
+    found = (counts.followers if later else counts.related)(recent, out)
+    shares = shares_by_hand(events, recent, options, later)
     left = [
         i for i in range(NUM_ITEMS) if shares[i] > 0 and i not in (recent if out is None else out)
     ]
@@ -125,6 +128,10 @@ def test_files_give_back_what_was_counted(tmp_path_factory, events) -> None:
     counts.save(folder)
     loaded = CoOccurrence.load(folder)
     assert (loaded.options, loaded.num_items) == (counts.options, NUM_ITEMS)
+    grown = GrowingCoOccurrence(*columns(events), CoOccurrence(NUM_ITEMS, counts.options))
+    grown.advance(len(events))
+    for one in (loaded, grown):
+        np.testing.assert_array_equal(one.later, counts.later)
     for item in range(NUM_ITEMS):
         assert (
             loaded.related([item, 0, 1]).items.tolist()

@@ -41,6 +41,7 @@ class CoOccurrenceByEvent:
         self.options = options or CoOccurrenceOptions()
         self.num_items = num_items
         self._pairs: dict[int, dict[int, int]] = {}
+        self._later: dict[tuple[int, int], int] = {}
         self._totals = np.zeros(num_items, np.int64)
         self._last: dict[str, list[int]] = {}
 
@@ -50,6 +51,8 @@ class CoOccurrenceByEvent:
             if other != item:
                 self._add(item, other, round(ONE / distance))
                 self._add(other, item, round(ONE / distance))
+                later = self._later.get((other, item), 0)
+                self._later[other, item] = later + round(ONE / distance)
         last.append(item)
         del last[: -self.options.window]
 
@@ -81,12 +84,14 @@ class CoOccurrenceByEvent:
             for other, amount in sorted(row.items())
         ]
         keys, amounts = zip(*pairs, strict=True) if pairs else ((), ())
+        later = [self._later.get((key >> 32, key & 0xFFFFFFFF), 0) for key in keys]
         CoOccurrence(
             self.num_items,
             self.options,
             np.asarray(keys, np.int64),
             np.asarray(amounts, np.int64),
             self._totals,
+            np.asarray(later, np.int64),
         ).save(folder)
 
 

@@ -8,7 +8,7 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.catalogue_index import best_of
+from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex, best_of
 from m6rec_jax.engine.index_files import StoredIndex, open_index, write_index
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.sharding import make_mesh
@@ -59,6 +59,20 @@ def test_ids_and_scores_without_what_was_seen(folder: Path, meshed: bool) -> Non
         assert ids == [f"id {n}" for n in order]
         np.testing.assert_allclose(values, scores[user, order], atol=1e-6)
     assert [len(ids) for ids, _ in found] == [4, 4, 4, 2, 0]
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+def test_similarities_of_items_that_are_named(tmp_path: Path, meshed: bool) -> None:
+    """From disk, also of an index in parts, and from the devices."""
+    build(tmp_path / "index", part_items=7)
+    mesh = make_mesh() if meshed else None
+    ids = RNG.integers(-1, 23, (5, 9))
+    assert (ids == NO_ITEM).any()
+    expected = np.where(ids < 0, -np.inf, np.einsum("ur,ukr->uk", USERS, VECTORS[ids]))
+    stored = open_index(tmp_path / "index", "a", mesh=mesh).similarities(USERS, ids)
+    np.testing.assert_allclose(stored, expected, atol=1e-5)
+    here = CatalogueIndex(VECTORS, mesh).similarities(USERS, ids)
+    np.testing.assert_allclose(here, expected, atol=1e-5)
 
 
 def test_only_the_model_that_built_it_may_open_it(folder: Path) -> None:

@@ -1,12 +1,16 @@
-"""Reranking: the order of candidates by a scorer that reads them with their co-occurrence."""
+"""The hybrid retriever: candidates of three sources, in the order of all that is known of them."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.item_words import ItemWords
+from m6rec_jax.engine.ranking_weights import LEAST_SHARE, RankingWeights
 from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
 HISTORIES = [["30 years", "liked Alpha"], ["40 years", "liked Delta"]]
@@ -17,16 +21,118 @@ class FakeScorer:
 
     def __init__(self, probabilities: dict[str, float]) -> None:
         self.probabilities = probabilities
-        self.asked: list = []
+        self.asked: list[Any] = []
 
-    def score_requests(self, histories, candidates, tasks=None):
+    def score_requests(self, histories: Any, candidates: Any, tasks: Any = None) -> Any:
         self.asked += zip(histories, candidates, strict=True)
         return [np.array([self.probabilities[t] for t in own], np.float32) for own in candidates]
 
 
-def by_scorer(co_occurrence, scorer, similarity_weight=0.0) -> Reranker:
-    weights = {"similarity_weight": similarity_weight, "co_occurrence_weight": 0.0}
-    return Reranker(co_occurrence, TEXTS, scorer, **weights)
+class World:
+    """Ten items of two words each, what a hundred events say of eight, and towers."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        self.num_items = 10
+        self.items = rng.integers(0, 8, 100)
+        self.counts = np.bincount(self.items, minlength=8)
+        self.co_occurrence = CoOccurrence.counted(np.arange(100) % 12, self.items, 8)
+        names = np.array(["red", "nail", "polish", "hair", "oil"])
+        self.texts = [" ".join(names[rng.permutation(5)[:2]]) for _ in range(10)]
+        vectors = rng.normal(size=(13, 4))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.of_items, self.users = vectors[:10].astype(np.float32), vectors[10:].astype(np.float32)
+        self.recent = [[1, 2, 3], [4], [9, 5]]
+        self.seen = [[1, 2, 3], [4, 0], [5, 9]]
+        values = rng.normal(size=7), rng.normal(size=4)
+        self.weights = RankingWeights.of_vector(np.concatenate(values), scorer=False)
+
+    def top(self, k: int) -> TopK:
+        scores = self.users @ self.of_items.T
+        for row, out in enumerate(self.seen):
+            scores[row, out] = -np.inf
+        ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(scores, ids, axis=1)
+        return TopK(np.where(np.isinf(best), NO_ITEM, ids), best)
+
+    def similarities(self, ids: np.ndarray) -> np.ndarray:
+        return np.einsum("ur,ukr->uk", self.users, self.of_items[ids])
+
+    def reranker(self, **asked: Any) -> Reranker:
+        return Reranker(self.co_occurrence, self.texts, self.counts, weights=self.weights, **asked)
+
+    def by_hand(self, masked: tuple[int, ...] = ()) -> np.ndarray:
+        """Scores of all items, one by one; -inf for those that are no candidates."""
+        known, new = self.weights.known, self.weights.new
+        scores = np.full((3, 10), -np.inf)
+        words = ItemWords(self.texts).near(self.recent).toarray()
+        for row, (last, out) in enumerate(zip(self.recent, self.seen, strict=True)):
+            near = self.co_occurrence.related([item for item in last if item < 8], [])
+            shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
+            later = self.co_occurrence.followers([item for item in last if item < 8], [])
+            followers = dict(zip(later.items.tolist(), later.shares.tolist(), strict=True))
+            for item in set(range(10)) - set(out):
+                own = {
+                    "similarity": float(self.users[row] @ self.of_items[item]),
+                    "words": words[row, item],
+                    "word_match": np.log(words[row, item] + 0.01),
+                    "offset": 1.0,
+                }
+                if item < 8 and item not in masked:
+                    own["co_occurrence"] = np.log(shares.get(item, 0.0) + LEAST_SHARE)
+                    own["following_share"] = followers.get(item, 0.0)
+                    own["following"] = np.log(own["following_share"] + LEAST_SHARE)
+                    own["popularity"] = np.log(1 + np.sum(self.items == item))
+                    scores[row, item] = sum(known[name] * own[name] for name in known)
+                else:
+                    scores[row, item] = sum(new[name] * own[name] for name in new)
+        return scores
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def test_the_order_of_all_items_is_that_of_their_scores_by_hand(world: World) -> None:
+    arguments = ([[]] * 3, world.recent, world.seen, world.top(10), world.similarities)
+    best = world.reranker(depth=10).rerank(*arguments)
+    expected = world.by_hand()
+    for row in range(3):
+        order = [item for item in np.argsort(-expected[row]) if np.isfinite(expected[row, item])]
+        there = best.ids[row] != NO_ITEM
+        assert best.ids[row][there].tolist() == order
+        np.testing.assert_allclose(best.scores[row][there], expected[row, order], atol=1e-5)
+        assert (best.scores[row][~there] == -np.inf).all()
+        assert 8 in order or 8 in world.seen[row]  # new ones are ranked
+
+
+def test_masked_items_are_scored_as_new_ones(world: World) -> None:
+    masked = np.isin(np.arange(10), [0, 6])
+    arguments = ([[]] * 3, world.recent, world.seen, world.top(10), world.similarities)
+    ids, features = world.reranker(depth=10).candidates(*arguments, masked=masked)
+    scores = features @ world.weights.vector(scorer=False)
+    expected = world.by_hand(masked=(0, 6))
+    for row in range(3):
+        there = ids[row] != NO_ITEM
+        np.testing.assert_allclose(scores[row][there], expected[row, ids[row][there]], atol=1e-5)
+
+
+def test_candidates_are_the_best_of_each_source(world: World) -> None:
+    arguments = ([[]] * 3, world.recent, world.seen, world.top(1), world.similarities)
+    ids, _ = world.reranker(depth=1).candidates(*arguments)
+    words = ItemWords(world.texts).near(world.recent).toarray()
+    for row, out in enumerate(world.seen):
+        words[row, out] = -1
+        counted = [item for item in world.recent[row] if item < 8]
+        near = world.co_occurrence.related(counted, [item for item in out if item < 8])
+        expected = {world.top(1).ids[row, 0], near.items[0], words[row].argmax()}
+        assert ids.shape == (3, 3)
+        assert set(ids[row][ids[row] != NO_ITEM].tolist()) == expected
+    # Of an index that lacks them, none is.
+    offered = np.isin(np.arange(10), world.top(1).ids)
+    ids, _ = world.reranker(depth=10, offered=offered).candidates(*arguments)
+    assert set(ids.ravel().tolist()) <= {*world.top(1).ids.ravel().tolist(), NO_ITEM}
 
 
 @pytest.fixture
@@ -35,15 +141,23 @@ def co_occurrence() -> CoOccurrence:
     return CoOccurrence.counted(users, items, len(TEXTS))
 
 
-@pytest.fixture
-def found() -> TopK:
-    return TopK(
-        np.array([[1, 2, 3], [0, 2, NO_ITEM]], np.int32),
-        np.array([[0.9, 0.8, 0.7], [0.5, 0.4, -np.inf]], np.float32),
-    )
+FOUND = TopK(
+    np.array([[1, 2, 3], [0, 2, NO_ITEM]], np.int32),
+    np.array([[0.9, 0.8, 0.7], [0.5, 0.4, -np.inf]], np.float32),
+)
 
 
-def test_the_scorer_orders_and_reads_co_occurrence(co_occurrence, found):
+def by_scorer(co_occurrence: CoOccurrence, scorer: Any, similarity: float = 0.0) -> Reranker:
+    own = {"scorer": 1.0, "similarity": similarity}
+    return Reranker(co_occurrence, TEXTS, np.ones(4), scorer, RankingWeights(own, own), depth=0)
+
+
+def similarities(ids: np.ndarray) -> np.ndarray:
+    assert (ids == FOUND.ids).all()
+    return FOUND.scores
+
+
+def test_the_scorer_orders_and_reads_co_occurrence(co_occurrence: CoOccurrence) -> None:
     scorer = FakeScorer(
         {
             "near 2: Beta": 0.1,
@@ -53,27 +167,21 @@ def test_the_scorer_orders_and_reads_co_occurrence(co_occurrence, found):
             "not near: Gamma": 0.6,
         }
     )
-    best = by_scorer(co_occurrence, scorer).rerank(HISTORIES, [[0], [3]], [[0], [3]], found)
+    reranker = by_scorer(co_occurrence, scorer)
+    best = reranker.rerank(HISTORIES, [[0], [3]], [[0], [3]], FOUND, similarities)
     assert best.ids.tolist() == [[2, 3, 1], [2, 0, NO_ITEM]]
     np.testing.assert_allclose(np.exp(best.scores), [[0.4, 0.2, 0.1], [0.6, 0.3, 0]], rtol=1e-6)
     assert scorer.asked[0] == (HISTORIES[0], ["near 2: Beta", "near 1: Gamma", "not near: Delta"])
     assert scorer.asked[1] == (HISTORIES[1], ["not near: Alpha", "not near: Gamma"])
 
 
-def test_seen_items_take_no_rank(co_occurrence, found):
-    scorer = FakeScorer(dict.fromkeys(["near 1: Beta", "not near: Gamma", "not near: Delta"], 0.5))
-    scorer.probabilities["not near: Alpha"] = 0.5
-    by_scorer(co_occurrence, scorer).rerank(HISTORIES, [[0], [3]], [[2], []], found)
-    assert scorer.asked[0][1][0] == "near 1: Beta"
-
-
-def test_equal_candidates_stay_in_order_and_similarity_counts(co_occurrence, found):
+def test_equal_candidates_stay_in_order_and_similarity_counts(co_occurrence: CoOccurrence) -> None:
     scorer = FakeScorer({})
     scorer.probabilities = {
         f"{words}: {text}": 0.25 for words in ("near 1", "near 2", "not near") for text in TEXTS
     }
     scorer.probabilities["not near: Delta"] = 0.5
-    arguments = (HISTORIES, [[0], [3]], [[], []], found)
+    arguments = (HISTORIES, [[0], [3]], [[], []], FOUND, similarities)
     best = by_scorer(co_occurrence, scorer).rerank(*arguments)
     assert best.ids[0].tolist() == [3, 1, 2]
     # log 2 is .69: less than 10 times the .2 by which Beta is more similar.
@@ -83,18 +191,13 @@ def test_equal_candidates_stay_in_order_and_similarity_counts(co_occurrence, fou
     assert weighted.scores[1, 2] == -np.inf
 
 
-def test_without_a_scorer_co_occurrence_and_similarity_decide(co_occurrence, found):
-    reranker = Reranker(co_occurrence, TEXTS, similarity_weight=2.0, co_occurrence_weight=3.0)
-    best = reranker.rerank(HISTORIES, [[0], [3]], [[0], [3]], found)
-    # Alpha stood next to Gamma twice, two places from Beta once: 2.5 and the smoothing of 20.
-    near = {1: 0.5 / 22.5, 2: 2.0 / 22.5, 3: 0.0}
-    expected = [2 * s + 3 * np.log(near[i] + 1e-4) for i, s in ((2, 0.8), (1, 0.9), (3, 0.7))]
-    assert best.ids.tolist() == [[2, 1, 3], [0, 2, NO_ITEM]]
-    np.testing.assert_allclose(best.scores[0], expected, rtol=1e-6)
-
-
-def test_what_does_not_belong_together_is_refused(co_occurrence, found):
+def test_what_does_not_belong_together_is_refused(co_occurrence: CoOccurrence) -> None:
     with pytest.raises(DataError, match="4 items, the catalogue has 2"):
-        Reranker(co_occurrence, TEXTS[:2])
+        Reranker(co_occurrence, TEXTS[:2], np.ones(2))
+    reranker = Reranker(co_occurrence, TEXTS, np.ones(4))
     with pytest.raises(DataError, match="1 histories, 2 lists of recent items"):
-        Reranker(co_occurrence, TEXTS).rerank(HISTORIES[:1], [[0], [3]], [[], []], found)
+        reranker.rerank(HISTORIES[:1], [[0], [3]], [[], []], FOUND, similarities)
+    with pytest.raises(ConfigError, match="learnt with a scorer, and there is none"):
+        reranker.use(RankingWeights({"scorer": 1.0}, {}))
+    with pytest.raises(ConfigError, match="learnt without a scorer, and there is one"):
+        by_scorer(co_occurrence, FakeScorer({})).use(RankingWeights({}, {}))

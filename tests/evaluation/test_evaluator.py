@@ -12,22 +12,27 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from m6rec_jax.configuration import bound, parse_config
-from m6rec_jax.data.co_occurrence import ranked_texts
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.reranking import Reranking
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
+from m6rec_jax.jobs.retrieval import RetrievalPredictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model import M6Rec
-from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
+from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, recent_items, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.pipeline.task_rows import sampled_indices
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
@@ -142,58 +147,132 @@ def test_rows_of_a_bank_are_never_guessed(world):
 
 def test_reranked_lists_equal_reranking_by_hand(world):
     prepared, vocabulary, model, variables, model_dir = world
-    by_towers = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3, split="test", ks=(1, 5))
     task = task_info("eval_shop_retrieval")
-    towers = by_towers.predict(task, model, variables)
     save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
-    evaluator = evaluation.Evaluator(
-        "eval_shop_retrieval",
-        LENGTHS,
-        3,
-        split="test",
-        ks=(1, 5),
-        reranking=Reranking(str(model_dir), k=4),
-    )
-    with pytest.raises(DataError, match="view 'reranking' is not prepared"):
-        evaluator.predict(task, model, variables)
+
+    def predictions(reranking=None, ks=(1, 5)):
+        evaluator = evaluation.Evaluator(
+            "eval_shop_retrieval", LENGTHS, 3, split="test", ks=ks, reranking=reranking
+        )
+        return evaluator, evaluator.predict(task, model, variables)
+
+    _, towers = predictions()
+    evaluator, found = predictions(Reranking(str(model_dir), depth=4))
+    # The rows of 'reranking' say, too, what stood before each of them.
     options = PrepareOptions(views=("reranking",), next_items_size=1, reranking_negatives=2)
     folder = prepared.data_dir
-    shop_folder = folder / "tiny-shop"
-    prepared = prepare(shop_folder, folder, "leave_one_out", options=options, progress=False)
-    predictions = evaluator.predict(task, model, variables)
+    again = prepare(folder / "tiny-shop", folder, "leave_one_out", options=options, progress=False)
+    rows = {row["user_index"]: row for row in read_rows(again, "reranking", "test")}
+    for row, recent in zip(
+        read_rows(prepared, "next_items", "test"), recent_items(prepared, "test"), strict=True
+    ):
+        assert rows[row["user_index"]]["recent_indices"].tolist() == recent
 
     scorer = Scorer(model, variables, vocabulary, OPTIONS)
-    rows = {row["user_index"]: row for row in read_rows(prepared, "reranking", "test")}
-    co_occurrence, texts = prepared.co_occurrence(), prepared.catalogue().texts
-    seen = seen_items(prepared, "test")
-    for i, user in enumerate(predictions.users.tolist()):
+    retriever = Retriever(model, variables, vocabulary, OPTIONS)
+    catalogue, seen = prepared.catalogue(), seen_items(prepared, "test")
+    of_items = retriever.embed_items(catalogue.texts)
+    reranker = Reranker(
+        prepared.co_occurrence(), catalogue.texts, catalogue.train_counts, scorer, depth=4
+    )
+    for i, user in enumerate(found.users.tolist()):
         row = rows[user]
-        assert row["item_indices"][0] == predictions.targets[i, 0]
-        assert set(row["recent_indices"].tolist()) == set(seen[user].tolist())
-        near = co_occurrence.related(row["recent_indices"].tolist(), seen[user].tolist())
-        items = [item for item in towers.top_items[i, :4].tolist() if item >= 0]
-        rendered = ranked_texts(texts, near, items)
-        (scores,) = np.log(scorer.score_requests([row["history"]], [rendered]))
-        shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
-        scores += np.log([shares.get(item, 0) + 1e-4 for item in items])
-        scores += 5.0 * towers.scores[i, : len(items)]
-        expected = [items[place] for place in np.argsort(-scores, kind="stable")]
-        left = predictions.top_items[i].tolist()
-        assert left == expected + [-1] * (len(left) - len(expected))
-        assert predictions.ranks[i, 0] == expected.index(predictions.targets[i, 0]) + 1
-    metrics = evaluator.metrics(task, predictions)
-    assert metrics["hit_rate@1"] == (predictions.ranks == 1).mean()
+        assert row["item_indices"][0] == found.targets[i, 0]
+        (vector,) = retriever.embed_users([row["history"]])
+        best = reranker.rerank(
+            [row["history"]],
+            [row["recent_indices"].tolist()],
+            [seen[user]],
+            TopK(towers.top_items[i : i + 1], towers.scores[i : i + 1]),
+            lambda ids, vector=vector: of_items[ids] @ vector,
+        )
+        left = [item for item in best.ids[0].tolist() if item >= 0]
+        own = [item for item in found.top_items[i].tolist() if item >= 0]
+        assert own == left[: len(own)]
+        assert found.ranks[i, 0] == left.index(found.targets[i, 0]) + 1
+    metrics = evaluator.metrics(task, found)
+    assert metrics["hit_rate@1"] == (found.ranks == 1).mean()
     # More are reranked than the lists are long.
-    short = evaluation.Evaluator(
-        "eval_shop_retrieval",
-        LENGTHS,
-        3,
-        split="test",
-        ks=(1,),
-        reranking=Reranking(str(model_dir), k=4),
-    ).predict(task, model, variables)
-    np.testing.assert_array_equal(short.top_items, predictions.top_items[:, :1])
-    np.testing.assert_array_equal(short.ranks, predictions.ranks)
+    _, short = predictions(Reranking(str(model_dir), depth=5), ks=(1,))
+    np.testing.assert_array_equal(short.top_items, found.top_items[:, :1])
+    np.testing.assert_array_equal(short.ranks, found.ranks)
+
+
+def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
+    """Of 40 items 3 are found by towers, and some by the others; all ranks against a whole sort."""
+    rng = np.random.default_rng(5)
+    vectors, users = rng.normal(size=(40, 6)), rng.normal(size=(30, 6))
+    scores = (users @ vectors.T).astype(np.float32)
+    order = np.argsort(-scores, axis=1)
+    targets = rng.integers(0, 40, (30, 2))
+    targets[::3, 1] = -1
+    ranks = np.where(targets < 0, 0, (order[:, :, None] == targets[:, None]).argmax(axis=1) + 1)
+    events = rng.integers(0, 40, 300)
+    counts = np.bincount(events, minlength=40)
+    co_occurrence = CoOccurrence.counted(np.arange(300) % 25, events, 40)
+    texts = [f"word{n % 13}" for n in range(40)]
+    data = FakeData(co_occurrence, Catalogue([], texts, counts > 99, counts), targets[:, 0])
+
+    def similarities(rows, ids):
+        return np.where(ids < 0, -np.inf, np.take_along_axis(scores[rows], ids, axis=1))
+
+    top = order[:, :3]
+    towers = RetrievalPredictions(
+        np.arange(30), targets, ranks, top, np.take_along_axis(scores, top, 1), np.full(30, 40)
+    )
+    reranking = Reranking(depth=2)
+    retrieval = Retrieval(data, towers, {}, similarities, Runtime())
+    found = reranking(retrieval, None)
+    reranker = Reranker(co_occurrence, texts, counts, depth=2)
+    num_found = 0
+    for i in range(30):
+        arguments = ([[]], [data.recent[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
+        best = reranker.rerank(*arguments, lambda ids, i=i: scores[i][ids]).ids[0]
+        best = best[best >= 0].tolist()
+        whole = best + [item for item in order[i].tolist() if item not in best]
+        num_found += bool(set(best) & set(targets[i].tolist()))
+        expected = [whole.index(item) + 1 if item >= 0 else 0 for item in targets[i]]
+        assert found.ranks[i].tolist() == expected
+        assert found.top_items[i].tolist() == best[:3]
+    assert 0 < num_found < 30
+
+    # What is learnt is what a search on the candidates finds, and it orders better.
+    learning = LearntRanking(reranking)
+    learnt = learning(retrieval, None)
+    assert learning.num_rows == num_found
+    np.testing.assert_array_equal(learnt.ranks, reranking(retrieval, learning.weights).ranks)
+    assert ranking.mean_reciprocal_rank(learnt.ranks) > ranking.mean_reciprocal_rank(found.ranks)
+
+
+@dataclasses.dataclass
+class FakeData:
+    """Rows of one user each, with random histories."""
+
+    counts: CoOccurrence
+    items: Catalogue
+    first: np.ndarray
+    name: str = "fake"
+
+    def __post_init__(self):
+        rng = np.random.default_rng(6)
+        self.recent = [rng.integers(0, 40, n % 5).tolist() for n in range(len(self.first))]
+
+    def prepared(self):
+        return self
+
+    def co_occurrence(self):
+        return self.counts
+
+    def catalogue(self):
+        return self.items
+
+    def rows(self, columns):
+        assert "history" not in columns
+        for user, item in enumerate(self.first):
+            yield {"user_index": user, "item_indices": [item]}
+
+    def recent_items(self):
+        return self.recent
 
 
 def test_seen_items_of_the_test_part_are_all_but_the_last(world):

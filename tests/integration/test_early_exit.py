@@ -41,7 +41,7 @@ COMMANDS = {
     "not trained for it": ["calibrate", "--gin_file", "calibrate.gin", "--gin.MODEL_DIR=run"],
     "no exits": [
         *("calibrate", "--gin_file", "calibrate.gin", "--gin.MODEL_DIR=exits"),
-        "--gin.MIXTURE_OR_TASK_NAME=corner_shop_retrieval",
+        "--gin.MIXTURE_OR_TASK_NAME=corner_shop_embeddings",
     ],
 }
 
@@ -102,7 +102,7 @@ def test_a_calibrated_model_serves_with_early_exit(
     ("command", "words"),
     [
         ("not trained for it", ("run was trained", "ModelConfig.exit_losses = 'rising'")),
-        ("no exits", ("corner_shop_retrieval", "scoring and generation exit early")),
+        ("no exits", ("corner_shop_embeddings", "scoring and generation exit early")),
     ],
 )
 def test_what_cannot_exit_early(

@@ -100,7 +100,7 @@ def write_data(
         statistics.update(Event(f"u{n % 5}", item.id, 1000.0 * n, float(1 + n % 5)), item)
     statistics.save(folder / STATISTICS)
     rows = [dict(item.attributes) for item in items]
-    held_out, counts = np.zeros(len(items), bool), np.zeros(len(items), np.int64)
+    held_out, counts = np.zeros(len(items), bool), np.arange(len(items)) % 4
     template = DatasetTemplate.parse(spec["template"])
     texts = [template.item(item) for item in items]
     write_catalogue(folder / CATALOGUE, items, pa.Table.from_pylist(rows), texts, held_out, counts)

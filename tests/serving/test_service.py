@@ -1,6 +1,7 @@
 """The service: batches of unlike tasks, threads, warm-up, reranking, nearest names."""
 
 import concurrent.futures
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine import catalogue_index
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError
@@ -144,9 +146,14 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
         data = service.parts.data("next")
         index = retriever.index(list(data.item_texts().values()))
         users = retriever.embed_users([accepted.text.history])
-        reranker = Reranker(CoOccurrence.load(folder / "data"), list(data.item_texts().values()))
+        counts = read_catalogue(folder / "data").train_counts
+        assert (counts == 0).any()  # of these the text alone is known
+        reranker = Reranker(
+            CoOccurrence.load(folder / "data"), list(data.item_texts().values()), counts
+        )
         top = index.top_k(users, len(ITEMS), [np.unique(seen).astype(int)])
-        best = reranker.rerank([accepted.text.history], [seen], [seen], top)
+        similarities = functools.partial(index.similarities, users)
+        best = reranker.rerank([accepted.text.history], [seen], [seen], top, similarities)
         expected = [ITEMS[n].id for n in best.ids[0][:10] if n >= 0]
         assert list(found.item_ids) == expected
         np.testing.assert_allclose(found.scores, best.scores[0][: len(expected)], atol=1e-4)

@@ -1,0 +1,71 @@
+"""`m6rec calibrate` of a retrieval task: what the features of found items are worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from m6rec_jax.engine.model_folder import RestoredModel
+from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
+from m6rec_jax.metrics import ranking
+from m6rec_jax.pipeline.registration import TaskInfo
+
+KIND = "retrieval"
+# Drawn at random of all tasks' rows; a few weights need no more.
+ROWS = 5_000
+_K = 10
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LearntWeights:
+    """What was learnt for a task, and what it does on the rows that it was learnt on.
+
+    Attributes:
+      known, new: see `RankingWeights`.
+      metric: of `quality` and `towers_quality`.
+      quality, towers_quality: of the order by these weights, and of the two towers alone.
+      num_rows, num_found: rows that were read, and those whose wanted item was a candidate.
+    """
+
+    known: Mapping[str, float]
+    new: Mapping[str, float]
+    metric: str
+    quality: float
+    towers_quality: float
+    num_rows: int
+    num_found: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metric} {self.quality:.4f}, by the two towers alone {self.towers_quality:.4f}, "
+            f"on {self.num_rows:,} rows, of which {self.num_found:,} have their item among the "
+            f"candidates; {_told(self.known)}; of items that nobody has acted on {_told(self.new)}"
+        )
+
+
+def _told(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+
+
+def learn_weights(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> LearntWeights:
+    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of retrieval.
+
+    Raises:
+      DataError: no rows, or no co-occurrence; or none of the wanted items was found.
+    """
+    reranking = evaluator.reranking or Reranking()
+    assert isinstance(reranking, Reranking)
+    evaluator.sample = evaluator.sample or ROWS
+    evaluator.reranking = learnt = LearntRanking(reranking)
+    predictions = evaluator.predict(task, restored.model, restored.variables)
+    evaluator.reranking = reranking
+    return LearntWeights(
+        learnt.weights.known,
+        learnt.weights.new,
+        f"ndcg@{_K}",
+        ranking.ndcg(predictions.ranks, _K),
+        ranking.ndcg(learnt.ranks_before, _K),
+        len(predictions.users),
+        learnt.num_rows,
+    )

@@ -1,0 +1,57 @@
+"""Baselines and the hybrid on a folder of sequences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import amazon, results_file
+from benchmarks.baselines import retrieval
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Thirty items in three kinds; users stay with one."""
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "bath"
+    folder.mkdir()
+    kinds = ["soap", "comb", "towel"]
+    items = "".join(f"i{n}\tA{n}\tbrand{n % 5} {kinds[n % 3]}\n" for n in range(30))
+    (folder / "items.tsv").write_text("item_id\tasin\ttext\n" + items)
+    lines = []
+    for user in range(90):
+        own = user % 3 + 3 * rng.permutation(10)[: 4 + user % 4]
+        lines.append(" ".join([f"u{user}", *(f"i{item}" for item in own)]))
+    (folder / "sequences.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_ease_is_the_regression_that_the_other_table_has(folder: Path) -> None:
+    task = amazon.Task.read(folder, cold=False)
+    seen = np.zeros((90, 30), np.float32)
+    for user, items in enumerate(task.training):
+        seen[user, items] = 1.0
+    past = [own[:-1] for own in task.sequences]
+    history = np.zeros_like(seen)
+    for user, items in enumerate(past):
+        history[user, list(items)] = 1.0
+    expected = retrieval.ease(seen, history, penalty=250.0)
+    np.testing.assert_allclose(amazon.ease(task)(past), expected, atol=1e-5)
+
+
+def test_all_models_are_measured_and_new_items_are_found_by_text(folder: Path) -> None:
+    amazon.main([str(folder)])
+    amazon.main([str(folder), "--cold"])
+    rows = json.loads((folder.parent / "results" / "amazon.json").read_text())["rows"]
+    found = {(row["model"], row["split"], row["metric"]): row["value"] for row in rows}
+    whole, cold = "leave_one_out", "leave_one_out-cold5%"
+    models = [*amazon.BASELINES, "hybrid, no towers"]
+    assert {model for model, *_ in found} == set(models)
+    # Kinds are told apart by words and by what goes together, not by popularity.
+    for model in models[1:]:
+        assert found[model, whole, "hit_rate@10"] > found["popularity", whole, "hit_rate@10"]
+    assert found["hybrid, no towers", cold, "held_out/num_examples"] > 0
+    of_new = "held_out/hit_rate@5"
+    assert found["hybrid, no towers", cold, of_new] > found["co-occurrence", cold, of_new] + 0.1

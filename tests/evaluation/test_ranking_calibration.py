@@ -1,0 +1,98 @@
+"""`m6rec calibrate` of retrieval: what it leaves is what evaluation and requests order by."""
+
+import json
+from pathlib import Path
+
+import gin
+import numpy as np
+import pytest
+
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.model_folder import load_model, read_ranking
+from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.calibration import calibrate, report
+from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.evaluation.ranking_calibration import LearntWeights
+from m6rec_jax.evaluation.reranking import Reranking
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.evaluation.small_model import small_model
+from tests.tasks import shop
+
+LENGTHS = {"inputs": 64, "targets": 24}
+TASK = "ranked_shop_retrieval"
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run on the shop, whose tasks are registered."""
+    (prepared,) = shop.prepare_shop(tmp_path / "data")
+    vocabulary = shop.shop_vocabulary(prepared.folder / "vocabulary.model")
+    small_model(vocabulary, tmp_path / "run", 1, num_prompts=3, retrieval_dim=8)
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path / "data"))
+    names = register_recommendation_tasks("ranked_shop", "tiny-shop", split="leave_one_out")
+    save_task_assets(tmp_path / "run", TASK, LENGTHS)
+    yield tmp_path / "run"
+    unregister(names)
+    gin.clear_config()
+
+
+def request(number: int, behaviours: int) -> dict:
+    """What user `number` of the shop did at first, and when the next event was."""
+    user, age = shop.USERS[number]
+    events = [
+        {
+            "item": shop.FILMS[(number + k) % 6][0],
+            "time": shop.START + k * shop.DAY + number * 60,
+            "value": shop.RATINGS[(number + k) % 6],
+        }
+        for k in range(behaviours + 1)
+    ]
+    then = events.pop()["time"]
+    return {"user": {"id": user, "age": age}, "time": then, "behaviours": events}
+
+
+def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_model(model_dir)
+    assert before.settings.tasks[TASK].ranking is None
+    found = calibrate(str(model_dir), TASK, LENGTHS, batch_size=3)
+    one = found[TASK]
+    assert isinstance(one, LearntWeights)
+    assert (one.num_rows, one.num_found) == (4, 4)
+    assert f"{TASK}: ndcg@10 {one.quality:.4f}, by the two towers alone" in report(found)
+
+    model = load_model(model_dir)
+    weights = read_ranking(model_dir, 3)[TASK]
+    assert model.settings.tasks[TASK].ranking == weights
+    assert (weights.known, weights.new) == (one.known, one.new)
+    assert weights.known["similarity"] != 0
+    # An index that was built before stays good.
+    assert model.fingerprint(TASK) == before.fingerprint(TASK)
+
+    evaluator = Evaluator(TASK, LENGTHS, 3, ks=(1, 5), reranking=Reranking())
+    unlearnt = evaluator.predict(task_info(TASK), model.model, model.variables)
+    evaluator.ranking = {TASK: weights}
+    evaluated = evaluator.predict(task_info(TASK), model.model, model.variables)
+    assert np.abs(unlearnt.scores[:, 0] - evaluated.scores[:, 0]).max() > 1e-3
+
+    build_index(tmp_path / "index", model_dir, task=TASK, progress=False)
+    service = Service.open(model_dir, options=ServiceOptions(index=str(tmp_path / "index")))
+    for user, items, scores in zip(
+        evaluated.users, evaluated.top_items, evaluated.scores, strict=True
+    ):
+        accepted = service.accept(request(int(user), 4), task=TASK, job="reranking")
+        assert isinstance(accepted, Accepted)
+        (served,) = service.answer([accepted])
+        assert list(served.item_ids) == [shop.FILMS[item][0] for item in items if item >= 0]
+        np.testing.assert_allclose(served.scores, scores[items >= 0], atol=1e-4)
+    assert service.describe(TASK, "reranking")["reranker"]["known"] == weights.known
+
+    # Of another step they are of no use.
+    path = model_dir / "inference" / "ranking.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))
+    assert load_model(model_dir).settings.tasks[TASK].ranking is None
+    assert "was made for step 1, not 3" in caplog.text
