@@ -251,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
                         figures,
                         model=name,
                         gin_file=command.gin_file or None,
+                        config=None if command.gin_file else f"m6rec {' '.join(command.arguments)}",
                         dataset=f"{events:,} ratings{command.suffix}",
                         split=f"{cores} core{'s' * (cores > 1)}",
                         seed=None,
