@@ -57,7 +57,8 @@ class ItemAttributes:
         """Which items have at least one of these values, bool `[items]`."""
         found = np.zeros(self.num_items, bool)
         for value in values:
-            found[self._places.get(value, [])] = True
+            if value in self._places:
+                found[self._places[value]] = True
         return found
 
     def count(self, value: ColumnValue) -> int:

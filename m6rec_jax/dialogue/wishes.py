@@ -83,9 +83,10 @@ def updated(wishes: Sequence[Wish], turn: Sequence[Wish], adds: bool) -> tuple[W
     """
     kept: list[Wish] = []
     wanted = [new for new in turn if isinstance(new, Wanted)]
-    columns = frozenset().union(*(new.columns for new in wanted))
-    liked = frozenset().union(*(new.values for new in wanted))
-    disliked = frozenset().union(*(new.values for new in turn if isinstance(new, Unwanted)))
+    columns = frozenset[str]().union(*(new.columns for new in wanted))
+    liked = frozenset[ColumnValue]().union(*(new.values for new in wanted))
+    refused = [new.values for new in turn if isinstance(new, Unwanted)]
+    disliked = frozenset[ColumnValue]().union(*refused)
     for old in wishes:
         if isinstance(old, Wanted):
             if old.columns & columns and not adds:
@@ -178,7 +179,7 @@ class WishFilter:
 
     def shared_values(self, like: Like) -> frozenset[ColumnValue]:
         """Values by which items are like others: those that most items have say nothing."""
-        every = frozenset().union(*map(self._attributes.values_of, like.places))
+        every = frozenset[ColumnValue]().union(*map(self._attributes.values_of, like.places))
         most = self._attributes.num_items / 2
         return frozenset(value for value in every if self._attributes.count(value) <= most)
 

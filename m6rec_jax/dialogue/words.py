@@ -101,10 +101,10 @@ class DialogueWords:
         for column, given in self.attributes.items():
             where = f"DialogueWords.attributes['{column}']"
             own = _fields(given, _ATTRIBUTE, where)
-            says = _template(own.pop("says", None), ("item", "value"), where)
-            lists = {name: _texts(own.pop(name, ()), where) for name in ("cues", "asked")}
+            says = _template(own.get("says"), ("item", "value"), where)
+            cues, asked = (_texts(own.get(name, ()), where) for name in ("cues", "asked"))
             found[column] = AttributeWords(
-                says, **lists, ask=str(own.pop("ask", "")), names=bool(own.pop("names", False))
+                says, cues, asked, str(own.get("ask", "")), bool(own.get("names", False))
             )
         return found
 

@@ -25,7 +25,7 @@ from m6rec_jax.dialogue.replies import Act, ReplyGrammar
 from m6rec_jax.dialogue.wishes import Obeying, Wish, WishFilter, updated
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.engine.text_choices import TextChoices
@@ -198,6 +198,8 @@ class Conversation:
                 other.hear("a")
                 other.named.update(seen)
                 self.recommend([other] * size)
+            if self._chooses:
+                self._generated([other] * size, [TextChoices(())] * size)
             if self._index is not None:
                 self._index.warm_up(size, self._num_items)
 
@@ -216,14 +218,7 @@ class Conversation:
         self.hear(text)
         (answer,) = self.recommend([self])
         if not self.is_grounded and self._replies is not None:
-            (said,) = self._decoding.generate(
-                self._replies,
-                [self.reply_source()],
-                [REPLY_PREFIX],
-                self._asked("replies", 1),
-                # Every turn draws anew, and the same dialogue gives the same replies.
-                keys=[(len(self.turns),)],
-            )
+            (said,) = self._generated([self])
             answer = answer._replace(reply=said.continuation)
         offered = [place for found in _found(answer) for place in found.places]
         self._latest = offered or self._latest
@@ -318,8 +313,7 @@ class Conversation:
     ) -> list[str]:
         """Of all that may be said in each dialogue, what the model chooses."""
         said = [own[0] for own in texts]
-        # The programs of an export write freely.
-        if self._replies is None or self._replies.options.programs is not None:
+        if self._replies is None or not self._chooses:
             return said
         vocabulary = self._replies.vocabulary
         room = self._replies.max_tokens - len(vocabulary.encode(REPLY_PREFIX))
@@ -329,19 +323,38 @@ class Conversation:
         open_ = [number for number, own in enumerate(choices) if len(own) > 1]
         if not open_:
             return said
-        chosen = self._decoding.generate(
-            self._replies,
-            [dialogues[number].reply_source() for number in open_],
-            [REPLY_PREFIX] * len(open_),
-            self._asked("replies", len(open_)),
-            keys=[(len(dialogues[number].turns),) for number in open_],
-            choices=[TextChoices([choices[number]]) for number in open_],
+        chosen = self._generated(
+            [dialogues[number] for number in open_],
+            [TextChoices([choices[number]]) for number in open_],
         )
         for number, text in zip(open_, chosen, strict=True):
             # As they were put together: a vocabulary may write some signs in another way.
             written = {vocabulary.decode(vocabulary.encode(own)): own for own in texts[number]}
             said[number] = written.get(text.continuation, said[number])
         return said
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the model chooses among replies; the programs of an export write freely."""
+        replies = self._replies if self.is_grounded else None
+        return replies is not None and replies.options.programs is None
+
+    def _generated(
+        self,
+        dialogues: Sequence[Conversation],
+        choices: Sequence[TextChoices] | None = None,
+    ) -> list[GeneratedText]:
+        """Replies of the model, among choices or free."""
+        assert self._replies is not None
+        return self._decoding.generate(
+            self._replies,
+            [one.reply_source() for one in dialogues],
+            [REPLY_PREFIX] * len(dialogues),
+            self._asked("replies", len(dialogues)),
+            # Every turn draws anew, and the same dialogue gives the same replies.
+            keys=[(len(one.turns),) for one in dialogues],
+            choices=choices,
+        )
 
     def _hear(self, speaker: str, text: str) -> None:
         text = " ".join(text.split())
@@ -383,7 +396,7 @@ class Conversation:
             num_beams=self._num_beams,
             item_scores=known,
             tasks=self._asked("titles", len(sources)),
-            seen=excluded,
+            seen=[own.tolist() for own in excluded],
         )
         rows = [[(i, title.score) for title in own for i in title.indices] for own in found]
         return [self._recommended(pairs[: self._num_items]) for pairs in rows]

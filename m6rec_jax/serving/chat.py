@@ -130,9 +130,7 @@ def open_conversation(
     of_dialogues = [model.settings.tasks[name] for name in tasks.values()]
     of_dialogues = [settings for settings in of_dialogues if dialogue_part(settings)]
     turns = [settings.max_events for settings in of_dialogues]
-    read_liked = None
-    if not of_dialogues:
-        read_liked = _LikedItems(user or {}, folder)
+    read_liked = None if of_dialogues else _LikedItems(user or {}, folder)
     return Conversation(
         read_conversation_catalogue(folder, titles),
         **engines,
