@@ -454,7 +454,10 @@ class _TurnReader:
         }[kind]
         if negative:  # "not older than 1990"
             self._refused = True
-            since, until = (None, since - 1) if until is None else (until + 1, None)
+            if since is not None:
+                since, until = None, since - 1
+            elif until is not None:
+                since, until = until + 1, None
         self._wishes.append(Years(since, until))
 
     def _end_comparison(self) -> None:
