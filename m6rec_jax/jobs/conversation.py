@@ -329,7 +329,7 @@ class Conversation:
         )
         for number, text in zip(open_, chosen, strict=True):
             # As they were put together: a vocabulary may write some signs in another way.
-            written = {vocabulary.decode(vocabulary.encode(own)): own for own in texts[number]}
+            written = {vocabulary.decode(vocabulary.encode(t)).strip(): t for t in texts[number]}
             said[number] = written.get(text.continuation, said[number])
         return said
 
