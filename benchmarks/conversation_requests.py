@@ -267,7 +267,7 @@ class Truth:
         self._dictionary = AttributeDictionary(values, neutral=titles)
 
     def holds(self, reply: str) -> bool:
-        """Of replies that recommend; others say nothing of an item."""
+        """Of replies that recommend; False for others, which say nothing of an item."""
         found = self._OFFER.fullmatch(reply)
         if found is None:
             return False
@@ -336,7 +336,7 @@ EXAMPLES_HEAD = """\
 <!-- Written by `python -m benchmarks.conversation_requests`. Change that, not this file. -->
 # Two dialogues
 
-Eight turns each with {model}, drawn by the seeds below from the wordings of
+Eight turns each ({model}), drawn by the seeds below from the wordings of
 `benchmarks/conversation_requests.py`. In italics all that was recommended.
 """
 

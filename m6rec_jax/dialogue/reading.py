@@ -452,13 +452,12 @@ class _TurnReader:
             "older_than": (None, min(years) - 1),
             "until": (None, max(years)),
         }[kind]
+        wish = Years(since, until)
         if negative:  # "not older than 1990"
             self._refused = True
-            if since is not None:
-                since, until = None, since - 1
-            elif until is not None:
-                since, until = until + 1, None
-        self._wishes.append(Years(since, until))
+            after = Years(None if until is None else until + 1, None)
+            wish = after if since is None else Years(None, since - 1)
+        self._wishes.append(wish)
 
     def _end_comparison(self) -> None:
         pending, self._pending = self._pending, None
