@@ -242,12 +242,12 @@ class Generator(Engine):
         results = []
         for request, texts in enumerate(found):
             scores = None if item_scores is None else item_scores[request]
-            excluded = frozenset(() if seen is None else map(int, seen[request]))
+            excluded = np.asarray(() if seen is None else seen[request], np.int64)
             titles = []
             for text in texts[:k]:
                 if text.entry is not None:
                     indices = trie.indices(text.entry, scores)
-                    left = [index for index in indices if index not in excluded]
+                    left = [index for index in indices if not (excluded == index).any()]
                     titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
             results.append(titles)
         return results

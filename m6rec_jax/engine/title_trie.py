@@ -62,6 +62,7 @@ class TitleTrie:
         self._entry_of_item = np.zeros(len(titles), np.int64)
         for entry, items in enumerate(self._items):
             self._entry_of_item[items] = entry
+        self._num_items_of = np.bincount(self._entry_of_item)
         ending, first_rank = np.asarray(self.arrays.entry), np.asarray(self.arrays.first_rank)
         leaves = np.flatnonzero(ending >= 0)
         self.ranks = np.zeros(len(sequences), np.int64)
@@ -117,8 +118,7 @@ class TitleTrie:
                 f"{items[-1]}"
             )
         entries, counts = np.unique(self._entry_of_item[items], return_counts=True)
-        whole = [len(self._items[entry]) == n for entry, n in zip(entries, counts, strict=True)]
-        return np.sort(self.ranks[entries[np.asarray(whole, bool)]])
+        return np.sort(self.ranks[entries[self._num_items_of[entries] == counts]])
 
     def warm_up_seen(self) -> list[list[int]]:
         """Seen items for each of the shapes that `excluded_ranks` may have."""

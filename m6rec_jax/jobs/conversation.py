@@ -1,35 +1,41 @@
 """One dialogue with one user: replies, and items recommended by their titles and by the two towers.
 
     conversation = Conversation(catalogue, replies=..., titles=..., retrieval=...)
-    answer = conversation.answer("I liked Fargo. What else?")
+    answer = conversation.answer("I liked Fargo. Something newer?")
 
-What was named in the dialogue is not recommended again. A name of several words is found in any
-case, a name of one word only with its own capitals: "it" is no film. "It" at the start of a
-sentence counts as one, since no rule can decide.
+What is wished for (`dialogue.reading`) is a filter that everything recommended obeys, and what was
+named is not recommended again. Replies are put together by a grammar (`dialogue.replies`) whose
+every sentence is true, as the model chooses; `Conversation.mode = 'free'` has a model that is large
+enough write them freely.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import gin
 import numpy as np
 
+from m6rec_jax.dialogue.attributes import ItemAttributes
+from m6rec_jax.dialogue.reading import DialogueReader, Reading
+from m6rec_jax.dialogue.replies import Act, ReplyGrammar
+from m6rec_jax.dialogue.wishes import Obeying, Wish, WishFilter, updated
+from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import smallest_that_fits
+from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.metrics.faithfulness import AttributeDictionary
-from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER, reply_source
+from m6rec_jax.text.records import Item
 
-_WORD, _PHRASE = "word", "phrase"
+MODES = ("grounded", "free")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +46,15 @@ class ConversationCatalogue:
       titles: as the model writes them.
       texts: as the item tower reads them.
       names: by which items are named in a dialogue, such as titles without a year.
+      items: with their attributes; none: nothing is known of them.
+      popularity: how often each occurs; none: nobody knows.
     """
 
     titles: Sequence[str]
     texts: Sequence[str]
     names: Sequence[str]
+    items: Sequence[Item] = ()
+    popularity: Sequence[int] = ()
 
 
 class Recommended(NamedTuple):
@@ -65,23 +75,26 @@ class Answer(NamedTuple):
     """What the system says and recommends.
 
     Attributes:
-      reply: its text; empty where the model was not trained to reply.
+      reply: its text; empty where it is to be free and the model was not trained to reply.
       written: by titles; None where the model was not trained to write them.
       retrieved: by the two towers; None likewise.
+      understood: the wishes that the recommendations obey; empty: none.
     """
 
     reply: str
     written: Recommended | None
     retrieved: Recommended | None
+    understood: str = ""
 
 
-@gin.configurable(allowlist=["num_items", "num_beams", "max_turns"])
+@gin.configurable(allowlist=["mode", "num_items", "num_beams", "max_turns"])
 class Conversation:
     """A dialogue with one user.
 
     Args:
       catalogue: what may be recommended.
-      replies: generator of replies; None: nothing is said.
+      replies: generator of replies, or what chooses among them; None: none is written freely, and
+        of those that are grounded the first is said.
       titles: generator of titles; None: none are generated.
       retrieval: retriever that embeds dialogues and items; None: nothing is searched.
       index: the items as the retriever embeds them; None: they are embedded now.
@@ -89,6 +102,9 @@ class Conversation:
         are asked for their engine's default.
       batch_sizes: numbers of dialogues that are searched for together, ascending.
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
+      read_liked: what a retriever of users reads, given the places of the items that were liked in
+        the dialogue; None: the retriever reads dialogues.
+      mode: 'grounded': what is said holds, see `ReplyGrammar`; 'free': the model writes.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
       trained_turns: most turns of a dialogue in training; None: all.
@@ -109,6 +125,8 @@ class Conversation:
         tasks: Mapping[str, str] | None = None,
         batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
+        read_liked: Callable[[Sequence[int]], list[str]] | None = None,
+        mode: str = "grounded",
         num_items: int = 3,
         num_beams: int = 10,
         trained_turns: int | None = None,
@@ -119,9 +137,13 @@ class Conversation:
                 f"a conversation needs max_turns = {max_turns} and num_items = {num_items} of at "
                 f"least 1, and num_beams = {num_beams} of at least num_items"
             )
+        if mode not in MODES:
+            raise ConfigError(f"Conversation.mode = {mode!r} is none of {', '.join(MODES)}")
         if replies is None and titles is None and retrieval is None:
             raise ConfigError("there is nothing to converse with: no replies, titles or retrieval")
-        self._catalogue, self._history = catalogue, tuple(history)
+        self._read_liked = read_liked
+        self.is_grounded = mode == "grounded"
+        self.catalogue, self._history = catalogue, tuple(history)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
         self._tasks, self._batch_sizes = dict(tasks or {}), batch_sizes
         self._num_items = min(num_items, len(catalogue.titles))
@@ -136,13 +158,12 @@ class Conversation:
         if retrieval is not None:
             task = self._tasks.get("retrieval")
             self._index = index or retrieval.index(catalogue.texts, task)
-        self._places: dict[tuple[str, ...], list[int]] = {}
-        names: dict[str, list[str]] = {_WORD: [], _PHRASE: []}
-        for place, name in enumerate(catalogue.names):
-            key = phrase_key(name)
-            self._places.setdefault(key, []).append(place)
-            names[_PHRASE if len(key) > 1 else _WORD].append(name)
-        self._finder = AttributeDictionary(names, cased=(_WORD,))
+        words = DialogueWords()
+        items = catalogue.items or [Item("")] * len(catalogue.titles)
+        attributes = ItemAttributes(items, words.attributes, words.year)
+        self._reader = DialogueReader(catalogue.names, attributes, words)
+        self._filter = WishFilter(attributes, words.of_groups())
+        self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
         self.restart()
 
     def resumed(
@@ -177,6 +198,8 @@ class Conversation:
                 other.hear("a")
                 other.named.update(seen)
                 self.recommend([other] * size)
+            if self._chooses:
+                self._generated([other] * size, [TextChoices(())] * size)
             if self._index is not None:
                 self._index.warm_up(size, self._num_items)
 
@@ -184,27 +207,25 @@ class Conversation:
         """Forgets what was said."""
         self.turns: list[str] = []
         self.named: set[int] = set()
+        self.liked: list[int] = []
+        # The items that were named or offered last, as they came.
+        self._latest: Sequence[int] = ()
+        self._wishes: tuple[Wish, ...] = ()
+        self._reading = Reading()
 
     def answer(self, text: str) -> Answer:
         """The system's next turn after the user's `text`."""
         self.hear(text)
-        reply = ""
-        if self._replies is not None:
-            (said,) = self._decoding.generate(
-                self._replies,
-                [self.reply_source()],
-                [REPLY_PREFIX],
-                self._asked("replies", 1),
-                # Every turn draws anew, and the same dialogue gives the same replies.
-                keys=[(len(self.turns),)],
-            )
-            reply = said.continuation
         (answer,) = self.recommend([self])
-        if reply:
-            self._hear(SYSTEM, reply)
-        for found in (answer.written, answer.retrieved):
-            self.named.update(() if found is None else found.places)
-        return answer._replace(reply=reply)
+        if not self.is_grounded and self._replies is not None:
+            (said,) = self._generated([self])
+            answer = answer._replace(reply=said.continuation)
+        offered = [place for found in _found(answer) for place in found.places]
+        self._latest = offered or self._latest
+        if answer.reply:
+            self._hear(SYSTEM, answer.reply)
+        self.named.update(offered)
+        return answer
 
     def hear(self, text: str) -> None:
         """The user's next turn."""
@@ -212,25 +233,144 @@ class Conversation:
 
     def reply_source(self) -> list[str]:
         """What a reply is generated from."""
-        return reply_source(self._latest(), self._history)
+        return reply_source(self._latest_turns(), self._history)
 
     def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
-        """What is recommended in dialogues that were `resumed` from this one, without replies."""
+        """What is recommended in dialogues that were `resumed` from this one.
+
+        Replies are among the answers where they are grounded, and empty where they are free.
+        """
         sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
-        named = [sorted(one.named) for one in dialogues]
+        obeying = [one.obeying() for one in dialogues]
+        excluded = [np.flatnonzero(~own.allowed) for own in obeying]
         users = None
         if self._retrieval is not None:
-            users = self._retrieval.embed_users(sources, self._asked("retrieval", len(sources)))
-        written, retrieved = self._by_title(sources, named, users), self._by_retrieval(named, users)
-        return [Answer("", *both) for both in zip(written, retrieved, strict=True)]
+            read = sources
+            if self._read_liked is not None:
+                read = [self._read_liked(one.liked) for one in dialogues]
+            users = self._retrieval.embed_users(read, self._asked("retrieval", len(sources)))
+        written = self._by_title(sources, excluded, users)
+        retrieved = self._by_retrieval(excluded, users)
+        understood = [self._grammar.understood(own.kept) for own in obeying]
+        answers = [Answer("", *found) for found in zip(written, retrieved, understood, strict=True)]
+        if not self.is_grounded:
+            return answers
+        acts = [one.act() for one in dialogues]
+        answers = [
+            own if act in (Act.ASK, Act.RECOMMEND) else Answer("", None, None, own.understood)
+            for act, own in zip(acts, answers, strict=True)
+        ]
+        may_be_said = list(map(self._may_be_said, dialogues, acts, obeying, answers))
+        said = self._chosen(dialogues, may_be_said)
+        return [own._replace(reply=text) for own, text in zip(answers, said, strict=True)]
+
+    def act(self) -> Act:
+        """What the user's latest turn is replied to with."""
+        reading = self._reading
+        if self._latest and reading.why:
+            return Act.EXPLAIN
+        if self._latest and reading.asked is not None and (reading.named or not reading.wishes):
+            return Act.ANSWER
+        if reading.thanks and not reading.wishes:
+            return Act.ACKNOWLEDGE
+        nothing = not (self._wishes or self.named or reading.clears)
+        return Act.ASK if nothing else Act.RECOMMEND
+
+    def obeying(self) -> Obeying:
+        """Which items may be recommended now, and why."""
+        seen = {place for line in self._history for place in self._reader.read(line).named}
+        return self._filter.obeying(self._wishes, self.named, seen)
+
+    def _may_be_said(
+        self, dialogue: Conversation, act: Act, obeying: Obeying, answer: Answer
+    ) -> list[str]:
+        """An act in all its words."""
+        grammar, latest = self._grammar, dialogue._latest
+        match act:
+            case Act.EXPLAIN:
+                return grammar.explain(latest[-1], dialogue._wishes)
+            case Act.ANSWER:
+                return grammar.answer(latest[-1], dialogue._reading.asked or "")
+            case Act.ACKNOWLEDGE:
+                return grammar.acknowledge()
+            case Act.ASK:
+                return grammar.ask()
+            case Act.RECOMMEND:
+                found = _found(answer)
+                offered = dict.fromkeys(place for own in found for place in own.places)
+                places = list(offered)[: self._num_items] if found else self._popular(obeying)
+                return grammar.recommend(places, obeying)
+
+    def _popular(self, obeying: Obeying) -> list[int]:
+        """Items that may be recommended, those that occur most often first."""
+        popularity = np.asarray(self.catalogue.popularity or np.zeros(len(obeying.allowed)))
+        allowed = np.flatnonzero(obeying.allowed)
+        best = np.argsort(-popularity[allowed], kind="stable")[: self._num_items]
+        return [int(place) for place in allowed[best]]
+
+    def _chosen(
+        self, dialogues: Sequence[Conversation], texts: Sequence[Sequence[str]]
+    ) -> list[str]:
+        """Of all that may be said in each dialogue, what the model chooses."""
+        said = [own[0] for own in texts]
+        if self._replies is None or not self._chooses:
+            return said
+        vocabulary = self._replies.vocabulary
+        room = self._replies.max_tokens - len(vocabulary.encode(REPLY_PREFIX))
+        choices = [
+            [tokens for t in own if len(tokens := vocabulary.encode(t)) < room] for own in texts
+        ]
+        open_ = [number for number, own in enumerate(choices) if len(own) > 1]
+        if not open_:
+            return said
+        chosen = self._generated(
+            [dialogues[number] for number in open_],
+            [TextChoices([choices[number]]) for number in open_],
+        )
+        for number, text in zip(open_, chosen, strict=True):
+            # As they were put together: a vocabulary may write some signs in another way.
+            written = {vocabulary.decode(vocabulary.encode(t)).strip(): t for t in texts[number]}
+            said[number] = written.get(text.continuation, said[number])
+        return said
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the model chooses among replies; the programs of an export write freely."""
+        replies = self._replies if self.is_grounded else None
+        return replies is not None and replies.options.programs is None
+
+    def _generated(
+        self,
+        dialogues: Sequence[Conversation],
+        choices: Sequence[TextChoices] | None = None,
+    ) -> list[GeneratedText]:
+        """Replies of the model, among choices or free."""
+        assert self._replies is not None
+        return self._decoding.generate(
+            self._replies,
+            [one.reply_source() for one in dialogues],
+            [REPLY_PREFIX] * len(dialogues),
+            self._asked("replies", len(dialogues)),
+            # Every turn draws anew, and the same dialogue gives the same replies.
+            keys=[(len(one.turns),) for one in dialogues],
+            choices=choices,
+        )
 
     def _hear(self, speaker: str, text: str) -> None:
         text = " ".join(text.split())
         self.turns.append(f"{speaker}: {text}")
-        for mention in self._finder.mentions(text):
-            self.named.update(self._places[mention.key])
+        reading = self._reader.read(text, self._latest)
+        if speaker == USER:
+            before = () if reading.clears else self._wishes
+            self._wishes = updated(before, reading.wishes, reading.adds)
+            self._reading = reading
+            self.liked += [place for place in reading.liked if place not in self.liked]
+        # A reply may name what was spoken of beside what it offers: "like Fargo".
+        new = [place for place in reading.named if speaker == USER or place not in self.named]
+        self.named.update(reading.named)
+        self._latest = new or self._latest
 
-    def _latest(self) -> list[str]:
+    def _latest_turns(self) -> list[str]:
         return self.turns if self._max_turns is None else self.turns[-self._max_turns :]
 
     def _asked(self, part: str, number: int) -> list[str] | None:
@@ -240,7 +380,7 @@ class Conversation:
     def _by_title(
         self,
         sources: Sequence[Sequence[str]],
-        named: Sequence[Sequence[int]],
+        excluded: Sequence[np.ndarray],
         users: np.ndarray | None,
     ) -> Sequence[Recommended | None]:
         if self._titles is None or self._trie is None:
@@ -256,19 +396,19 @@ class Conversation:
             num_beams=self._num_beams,
             item_scores=known,
             tasks=self._asked("titles", len(sources)),
-            seen=named,
+            seen=[own.tolist() for own in excluded],
         )
         rows = [[(i, title.score) for title in own for i in title.indices] for own in found]
         return [self._recommended(pairs[: self._num_items]) for pairs in rows]
 
     def _by_retrieval(
-        self, named: Sequence[Sequence[int]], users: np.ndarray | None
+        self, excluded: Sequence[np.ndarray], users: np.ndarray | None
     ) -> Sequence[Recommended | None]:
         if users is None or self._index is None:
-            return [None] * len(named)
+            return [None] * len(excluded)
         number = smallest_that_fits(len(users), self._batch_sizes)
         padded = np.pad(users, ((0, max(0, number - len(users))), (0, 0)))
-        seen = [np.array(own, np.int64) for own in named]
+        seen = [*excluded]
         seen += [np.zeros(0, np.int64)] * (len(padded) - len(users))
         top = self._index.top_k(padded, self._num_items, seen)
         rows = zip(top.ids[: len(users)].tolist(), top.scores.tolist(), strict=False)
@@ -280,6 +420,10 @@ class Conversation:
     def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
         return Recommended(
             [place for place, _ in pairs],
-            [self._catalogue.titles[place] for place, _ in pairs],
+            [self.catalogue.titles[place] for place, _ in pairs],
             [float(score) for _, score in pairs],
         )
+
+
+def _found(answer: Answer) -> list[Recommended]:
+    return [found for found in (answer.written, answer.retrieved) if found is not None]

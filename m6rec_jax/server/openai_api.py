@@ -86,7 +86,9 @@ def routes(server: Server) -> APIRouter:
             found = asked.call_together(conversation.recommend, dialogue)
             reply = asked.snapshot.accept_dialogue(dialogue)
             said: Any = await asked.answer(*([] if reply is None else [reply]))
-            answer: Answer = (await found)._replace(reply="".join(one.texts[0] for one in said))
+            answer: Answer = await found
+            for free in said:
+                answer = answer._replace(reply=free.texts[0])
             return _chat_answer(asked.snapshot, body, answer)
 
     return router
@@ -276,7 +278,9 @@ def _dialogue(conversation: Conversation, body: schemas.Chat) -> Conversation:
 
 
 def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
-    """The reply, or where there is none what is recommended; and the latter in any case."""
+    """The reply, or where there is none what is recommended; and the latter in any case, with
+    the wishes that were understood.
+    """
     found = {
         name: [
             {"title": title, "score": score}
@@ -286,7 +290,8 @@ def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
         if recommended is not None
     }
     titles = [str(item["title"]) for items in found.values() for item in items]
-    return answer.reply or " · ".join(dict.fromkeys(titles)), {"recommended": found}
+    understood = {"recommended": found, "understood": answer.understood}
+    return answer.reply or " · ".join(dict.fromkeys(titles)), understood
 
 
 def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict[str, Any]:
@@ -318,7 +323,8 @@ async def _chat_events(
             if piece:
                 said += piece
                 yield event({"content": piece})
-    content, recommended = _said((await found)._replace(reply=said))
+    answer: Answer = await found
+    content, recommended = _said(answer._replace(reply=said) if said else answer)
     if not said:
         yield event({"content": content})
     yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})

@@ -190,8 +190,8 @@ class Snapshot:
         return Accepted(job, task, request, text, number, wanted or TextOptions())
 
     def accept_dialogue(self, dialogue: Conversation) -> Accepted | None:
-        """What a reply is asked for with; None: the model was not trained to reply."""
-        if self._replies is None:
+        """What a free reply is asked for with; None: it is not free, or the model has none."""
+        if self._replies is None or dialogue.is_grounded:
             return None
         request = Request(User(""), time.time(), ())
         text = RequestText(dialogue.reply_source(), [])

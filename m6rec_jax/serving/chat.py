@@ -1,7 +1,7 @@
 """`m6rec chat`: a dialogue with a model in a terminal, or line by line from a file.
 
-Replies are printed as in the training dialogues; below them stand the items that are recommended,
-by generating their titles and by the two towers.
+Replies are printed as in the training dialogues; below them stand what was understood and the items
+that are recommended, by generating their titles and by the two towers.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def open_conversation(
     """A dialogue with a model.
 
     The model's tasks say what it can do: a task of replies, one of titles, one of retrieval; at
-    least one of them (`pipeline.registration`).
+    least one of them (`pipeline.registration`). Without any, its one task of kind 'retrieval'
+    recommends: it reads the items that are liked in the dialogue as a user's history.
 
     Args:
       model: of a run or a bank.
@@ -126,14 +127,18 @@ def open_conversation(
     index = None
     if parts is not None and "retrieval" in tasks:
         index = _built_index(parts, tasks["retrieval"], folder)
-    turns = [model.settings.tasks[name].max_events for name in tasks.values()]
+    of_dialogues = [model.settings.tasks[name] for name in tasks.values()]
+    of_dialogues = [settings for settings in of_dialogues if dialogue_part(settings)]
+    turns = [settings.max_events for settings in of_dialogues]
+    read_liked = None if of_dialogues else _LikedItems(user or {}, folder)
     return Conversation(
         read_conversation_catalogue(folder, titles),
         **engines,
         index=index,
         tasks=tasks,
         batch_sizes=(1,) if parts is None else parts.batch_sizes,
-        history=[] if user is None else _history(user, folder),
+        history=[] if user is None else _LikedItems(user, folder)([]),
+        read_liked=read_liked,
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
 
@@ -164,7 +169,9 @@ def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationC
         str(item.attributes.get("title") or text)
         for item, text in zip(catalogue.items, written, strict=True)
     ]
-    return ConversationCatalogue(written, catalogue.texts, names)
+    return ConversationCatalogue(
+        written, catalogue.texts, names, catalogue.items, catalogue.train_counts.tolist()
+    )
 
 
 def _read_user(path: Path) -> Mapping[str, Any]:
@@ -177,15 +184,34 @@ def _read_user(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _history(user: Mapping[str, Any], folder: Path) -> list[str]:
-    """What is known of a user as text; errors as `open_conversation`."""
-    data = ServingData.open(prepared_dataset_spec(folder), folder)
-    parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
-    renderer = RequestRenderer(data.template, data.statistics, data.max_events)
-    try:
-        return renderer.render(parser.parse(user)).history
-    except RejectedRow as problem:
-        raise DataError(f"what is known of the user: {problem}") from None
+class _LikedItems:
+    """What is known of a user as text, with the items that a dialogue says are liked.
+
+    Args:
+      user: a request without candidates; no time: right after all that is known.
+      folder: of the prepared data.
+
+    Raises:
+      ConfigError, DataError: as `open_conversation`; when called, too.
+    """
+
+    def __init__(self, user: Mapping[str, Any], folder: Path) -> None:
+        data = ServingData.open(prepared_dataset_spec(folder), folder)
+        self._parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+        self._renderer = RequestRenderer(data.template, data.statistics, data.max_events)
+        self._ids, self._value = list(data.items), data.spec.label.at_least
+        now = 0.0 if data.statistics is None else data.statistics.last_time + 1
+        self._user = {"user": {}, "behaviours": [], "time": now, **user}
+        self([])  # what is wrong is said before anybody talks
+
+    def __call__(self, liked: Sequence[int]) -> list[str]:
+        time = self._user["time"]
+        told = [{"item": self._ids[i], "time": time, "value": self._value} for i in liked]
+        row = {**self._user, "behaviours": [*self._user["behaviours"], *told]}
+        try:
+            return self._renderer.render(self._parser.parse(row)).history
+        except RejectedRow as problem:
+            raise DataError(f"what is known of the user: {problem}") from None
 
 
 def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> Path:
@@ -229,6 +255,9 @@ def _tasks(model: LoadedModel) -> dict[str, str]:
             )
         if part:
             found[part] = name
+    towers = [name for name, own in model.settings.tasks.items() if own.kind == "retrieval"]
+    if not found and len(towers) == 1:
+        return {"retrieval": towers[0]}
     if not found:
         known = ", ".join(model.settings.tasks) or "none"
         raise ConfigError(
@@ -254,6 +283,8 @@ def _typed(out: TextIO) -> Iterable[str]:
 
 def _shown(answer: Answer) -> str:
     lines = [f"{SYSTEM}: {answer.reply}"] if answer.reply else []
+    if answer.understood:
+        lines.append(f"  understood: {answer.understood}")
     for name, found in (("written", answer.written), ("retrieved", answer.retrieved)):
         if found is not None:
             lines.append(f"  {name}: {' · '.join(found.titles) or 'nothing is left'}")

@@ -5,6 +5,7 @@ All commands run in one process of their own, since importing takes most of a co
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -273,6 +274,9 @@ def test_generation_is_calibrated(ran: tuple[Path, dict[str, str]]) -> None:
 
 def test_a_dialogue_in_the_terminal(ran: tuple[Path, dict[str, str]]) -> None:
     lines = ran[1]["chat"].splitlines()
+    # What is said is of the grammar, whatever the model.
+    offer = r"SYSTEM: (How about|You could try|I recommend) (Fargo|Alien|Big) \(\d{4}\)[.?]"
+    assert re.fullmatch(offer, lines[1])
     written = next(line for line in lines if line.startswith("  written: "))
     retrieved = next(line for line in lines if line.startswith("  retrieved: "))
     films = {"Fargo (1996)", "Alien (1979)", "Big (1988)"}

@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 
+import gin
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
 from m6rec_jax.serving import chat as chat_module
+from tests.dialogue import films
 
 TITLES = ["Fargo (1996)", "Heat (1995)", "Heat (1986)", "Alien (1979)", "Big (1988)"]
 CATALOGUE = ConversationCatalogue(TITLES, TITLES, [title[:-7] for title in TITLES])
@@ -21,11 +23,15 @@ class Vocabulary:
     def encode(self, text):
         return [ord(letter) for letter in text]
 
+    def decode(self, tokens):
+        return "".join(map(chr, tokens))
+
 
 class Model:
     """Replies with a fixed text, recommends the first items that were not seen; keeps the calls."""
 
-    vocabulary, max_tokens = Vocabulary(), 40
+    vocabulary, max_tokens = Vocabulary(), 200
+    options = SimpleNamespace(programs=None)
 
     def __init__(self, reply="Try Heat."):
         self.reply, self.sources, self.seen = reply, [], []
@@ -33,7 +39,7 @@ class Model:
     def greedy(self, sources, prefixes, *, tasks, choices):
         self.sources += sources
         assert tasks in (None, ["r"])
-        assert not choices or not any(choices)
+        self.choices = choices and choices[0]
         assert prefixes == ["SYSTEM:"]
         return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
 
@@ -63,9 +69,28 @@ class Model:
         return TopK(np.array([places]), np.zeros((1, k), np.float32))
 
 
+class FilmModel(Model):
+    """The same for the films with attributes."""
+
+    def _left(self, seen):
+        self.seen.append(set(seen))
+        return [place for place in range(len(films.ITEMS)) if place not in seen]
+
+    def recommend(self, sources, trie, k, *, seen, **_):
+        return [
+            [RecommendedTitle(films.TITLES[i], -float(i), [i]) for i in self._left(own)[:k]]
+            for own in seen
+        ]
+
+    def index(self, texts, task):
+        return self
+
+
 def test_replies_read_the_turns_so_far():
     model = Model()
-    conversation = Conversation(CATALOGUE, replies=model, history=["24 years old", "", "liked X"])
+    conversation = Conversation(
+        CATALOGUE, replies=model, history=["24 years old", "", "liked X"], mode="free"
+    )
     assert conversation.answer("Hello  there").reply == "Try Heat."
     conversation.answer("More?")
     assert model.sources[0] == ["24 years old", "liked X", "USER: Hello there"]
@@ -78,11 +103,11 @@ def test_replies_read_the_turns_so_far():
 def test_only_the_latest_turns_are_read():
     model = Model()
     for limits in ({"max_turns": 2}, {"trained_turns": 2}, {"max_turns": 2, "trained_turns": 9}):
-        conversation = Conversation(CATALOGUE, replies=model, **limits)
+        conversation = Conversation(CATALOGUE, replies=model, mode="free", **limits)
         for text in ("a", "b"):
             conversation.answer(text)
         assert model.sources[-1] == ["", "SYSTEM: Try Heat.", "USER: b"]
-    conversation = Conversation(CATALOGUE, replies=model)
+    conversation = Conversation(CATALOGUE, replies=model, mode="free")
     for text in ("a", "b"):
         conversation.answer(text)
     assert model.sources[-1] == ["", "USER: a", "SYSTEM: Try Heat.", "USER: b"]
@@ -91,7 +116,7 @@ def test_only_the_latest_turns_are_read():
 def test_what_was_named_is_not_recommended():
     titles, retrieval = Model(), Model()
     conversation = Conversation(
-        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1
+        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1, mode="free"
     )
     answer = conversation.answer("I liked Fargo (1996), not big ones")
     # The user named Fargo; "big" is no title, for want of its capital.
@@ -126,12 +151,100 @@ def test_what_was_named_is_not_recommended():
 def test_names_are_found_in_a_dialogue(said, named):
     names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
     catalogue = ConversationCatalogue(names, names, names)
-    conversation = Conversation(catalogue, replies=Model(reply="Yes"))
+    conversation = Conversation(catalogue, replies=Model(reply="Yes"), mode="free")
     conversation.answer(said)
     assert conversation.named == named
 
 
+# ---- replies that are grounded, and recommendations that obey
+
+FILMS = ConversationCatalogue(
+    films.TITLES, films.TITLES, films.NAMES, films.ITEMS, [*range(len(films.ITEMS))]
+)
+
+
+@pytest.fixture
+def film_words():
+    gin.parse_config_file("gin_configs/examples/film_dialogue.gin")
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.usefixtures("film_words")
+def test_recommendations_obey():
+    titles, retrieval = FilmModel(), FilmModel()
+    conversation = Conversation(FILMS, titles=titles, retrieval=retrieval)
+    answer = conversation.answer("A comedy, please. Nothing for children.")
+    # Big, The Kid, The Mask, That Thing You Do!
+    assert answer.written.places == answer.retrieved.places == [4, 8, 9]
+    assert answer.understood == "comedy films other than animation or children's films"
+    assert answer.reply == "How about Big (1988)? It is a comedy film."
+    answer = conversation.answer("Something newer?")
+    assert answer.written.places == [10]
+    assert answer.reply == "How about That Thing You Do! (1996)? It is a comedy film from 1996."
+    # All others were offered: the least important wish is dropped, and that is said.
+    answer = conversation.answer("with Tom Hanks")
+    assert answer.understood == "films newer than 1988 other than animation or children's films"
+    assert answer.reply.startswith("I know no more comedy films with Tom Hanks newer than 1988")
+    other = conversation.resumed([("USER", "I liked Fargo."), ("SYSTEM", "Try Heat (1995).")])
+    other.hear("Older, with an alien? A horror film")
+    assert conversation.recommend([other])[0].written.places == [3]
+
+
+@pytest.mark.usefixtures("film_words")
+def test_acts():
+    conversation = Conversation(FILMS, titles=FilmModel(), history=["likes Alien"])
+    assert conversation.answer("Hello").reply == "Which genre would you like?"
+    conversation.answer("I liked Fargo")
+    answer = conversation.answer("Who directed Fargo?")
+    assert answer.reply == "Fargo (1996) is a film by Joel Coen and Ethan Coen."
+    assert answer.written is None
+    conversation.restart()
+    answer = conversation.answer("A horror film that I have not seen")
+    assert answer.written.places == [7]
+    assert conversation.answer("Why?").reply == (
+        "You asked for horror films new to you, and Casper (1995) is a horror film."
+    )
+    assert conversation.answer("Thanks").reply == "You are welcome."
+    # Without titles and towers: what occurs most often.
+    popular = Conversation(FILMS, replies=FilmModel())
+    assert popular.answer("comedies").reply.startswith("How about That Thing You Do! (1996)?")
+
+
+@pytest.mark.usefixtures("film_words")
+def test_the_model_chooses_what_is_said():
+    wanted = "I recommend The Kid (1921). It is a comedy film."
+    model = FilmModel(reply=wanted)
+    conversation = Conversation(FILMS, replies=model, titles=FilmModel())
+    assert conversation.answer("a comedy, not animated").reply == wanted
+    conversation.restart()
+    answer = conversation.answer("a comedy by Charlie Chaplin")
+    wanted = "I recommend The Kid (1921). It is a comedy film by Charlie Chaplin."
+    assert model.choices.walk(0, model.vocabulary.encode(wanted)) > 0
+    assert answer.reply == "How about The Kid (1921)? It is a comedy film by Charlie Chaplin."
+    model.reply = wanted
+    conversation.restart()
+    assert conversation.answer("a comedy by Charlie Chaplin").reply == wanted
+    # What has no room is not among the choices, and an export's programs write freely.
+    model.max_tokens, model.choices = 20, None
+    conversation.restart()
+    assert conversation.answer("a comedy").reply.startswith("How about Big (1988)?")
+    assert model.choices is None
+
+
+@pytest.mark.usefixtures("film_words")
+def test_towers_of_users_read_what_was_liked():
+    model = FilmModel()
+    conversation = Conversation(FILMS, retrieval=model, read_liked=lambda liked: [f"{liked}"])
+    conversation.answer("I liked Fargo and Alien, and I hated Big. Newer than Casper?")
+    assert model.sources == [["[0, 3]"]]
+    conversation.answer("I have not seen Babe")
+    assert model.sources[1:] == [["[0, 3]"]]
+
+
 def test_impossible_conversations_are_told():
+    with pytest.raises(ConfigError, match="mode = 'loud' is none of grounded, free"):
+        Conversation(CATALOGUE, titles=Model(), mode="loud")
     with pytest.raises(ConfigError, match="nothing to converse with"):
         Conversation(CATALOGUE)
     with pytest.raises(ConfigError, match="num_beams = 2"):
@@ -159,9 +272,11 @@ def model_of(**kinds):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Prepared data in name only: the catalogue is given."""
+    gin.parse_config("Conversation.mode = 'free'")
     (tmp_path / "prepare.json").write_text('{"dataset": "talks", "dialogue_spec": {}}')
     monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
-    return tmp_path
+    yield tmp_path
+    gin.clear_config()
 
 
 def said(folder, lines, **kinds):

@@ -203,9 +203,13 @@ def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/completions", "/v1/chat/completions"])
 def test_who_hangs_up_frees_the_slot(
-    small: Callable[..., Any], listen: Callable[[Any], str], path: str
+    small: Callable[..., Any],
+    listen: Callable[[Any], str],
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server, _ = small()
+    monkeypatch.setattr(server.snapshots.current.conversation, "is_grounded", False)
     port = int(listen(make_app(server)).rpartition(":")[2])
     held = Held(server)
     message = {"role": "user", "content": "hello"}
@@ -221,7 +225,7 @@ def test_who_hangs_up_frees_the_slot(
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        # A dialogue's reply and its recommendations are queued apart.
+        # A dialogue's free reply and its recommendations are queued apart.
         waiting = 2 if "chat" in path else 1
         wait_until(lambda: server.scheduler.depth == waiting)
         entries = [entry for _, entry in server.scheduler._queue]

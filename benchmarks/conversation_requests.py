@@ -1,0 +1,408 @@
+"""Do the recommendations of a dialogue obey what is asked for, and is every reply true?
+
+    python -m benchmarks.conversation_requests --model_dir RUN [--prepared FOLDER] [--seed 0]
+        [--titles '{title}[ ({year})]'] [--gin_file gin_configs/examples/film_dialogue.gin]
+
+200 requests are drawn by a seed from the catalogue: of a genre, a person, a decade, newer than a
+year or a film, not seen before, for children. A third of them are worded as the reader of turns
+(`m6rec_jax.dialogue.reading`) was not made for. The first three recommendations count; what obeys
+is judged item by item from the catalogue's columns, by none of the reader's or the filter's code.
+The same requests are answered without the filter, too. Any run that `m6rec chat` takes will do.
+
+Rows go to `benchmarks/results/conversation_requests.json`, and two dialogues of eight turns, drawn
+by the seed, to `docs/conversation_examples.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax import configuration
+from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.text.records import Item
+
+RESULTS = "conversation_requests"
+EXAMPLES = ROOT / "docs" / "conversation_examples.md"
+FIRST = 3
+# A value is asked for where at least so many items have it.
+LEAST_ITEMS = 10
+# Kinds that ask for a value, and whose.
+_COLUMNS = {"genre": "genres", "actor": "cast", "director": "director"}
+# Kind → wordings; the second ones are not among those that the reader was made with.
+PHRASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "genre": (
+        (
+            "I would like a {} film.",
+            "Show me {} films.",
+            "Any good {} movies?",
+            "something with {}",
+        ),
+        (
+            "In the mood for a bit of {} tonight",
+            "My friends and I can't get enough of {} pictures",
+            "What {} would you put on for a Friday evening?",
+        ),
+    ),
+    "actor": (
+        ("A film with {}", "Something starring {}, please.", "movies with {}"),
+        (
+            "I can watch {} in anything",
+            "What has {} been in?",
+            "My favourite actor is {}, what should I watch?",
+        ),
+    ),
+    "director": (
+        ("A film by {}", "Something directed by {}, please."),
+        ("What else has {} directed?", "I am going through the work of {}"),
+    ),
+    "decade": (
+        ("A film from the {}s", "movies made in the {}s", "Something of the {}s, please."),
+        ("I grew up in the {}s and want to go back", "What came out in the {}s?"),
+    ),
+    "newer than a year": (
+        ("Something newer than {}", "films made after {}", "Show me movies since {}."),
+        (
+            "Has anything come out later than {} that is worth it?",
+            "{} is too old for me already, only what came after {}",
+        ),
+    ),
+    "newer than a film": (
+        ("Something newer than {}", "I liked {}. Something newer?"),
+        ("{} was good, but have you got anything more recent?", "{} feels dated. Newer ones?"),
+    ),
+    "not seen": (
+        ("Something that I have not seen", "films I haven't seen yet", "Anything new to me?"),
+        ("I have been through my list. What else is there?", "Only what is unseen so far, please"),
+    ),
+    "for children": (
+        ("Something for children", "a film for my kids", "What can the whole family watch?"),
+        (
+            "My niece of six is visiting, what shall we watch?",
+            "We have children at home tonight",
+            "It must be fit for a child",
+        ),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A turn of a user.
+
+    Attributes:
+      kind: key of `PHRASES`.
+      text: what is said.
+      held_out: whether in words that the reader was not made with.
+      obeys: whether an item, by its place, is what was asked for.
+      history: what is known of the user.
+    """
+
+    kind: str
+    text: str
+    held_out: bool
+    obeys: Callable[[int], bool]
+    history: tuple[str, ...] = ()
+
+
+class RequestMaker:
+    """Draws requests about a catalogue of films.
+
+    Args:
+      items, titles: of the catalogue.
+      children: column → values: what films for children have, and what they lack.
+      rng: what decides.
+
+    Raises:
+      DataError: too few films have a genre, an actor, a director or a year.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        titles: Sequence[str],
+        children: tuple[Mapping[str, Sequence[str]], Mapping[str, Sequence[str]]],
+        rng: np.random.Generator,
+    ) -> None:
+        self._items, self._titles, self._children, self.rng = items, titles, children, rng
+        self._common = {
+            column: self._values_of_many(column) for column in ("genres", "cast", "director")
+        }
+        self.years = [int(str(item.attributes.get("year") or 0)) for item in items]
+        if not all(self._common.values()) or not any(self.years):
+            raise DataError("too few items have a value of 'genres', 'cast', 'director' or 'year'")
+
+    def request(self, kind: str, held_out: bool) -> Request:
+        """A request of a kind."""
+        phrases = PHRASES[kind][held_out]
+        phrase = phrases[self.rng.integers(len(phrases))]
+        if kind in _COLUMNS:
+            column = _COLUMNS[kind]
+            value = self.value(column)
+            text = phrase.format(value)
+            return Request(kind, text, held_out, lambda i: value in self.of(i, column))
+        last = max(self.years)
+        if kind == "decade":
+            decade = int(self.rng.choice(sorted({y // 10 * 10 for y in self.years if y})))
+            return Request(
+                kind,
+                phrase.format(decade),
+                held_out,
+                lambda i: self.years[i] // 10 * 10 == decade,
+            )
+        if kind == "newer than a year":
+            year = int(self.rng.integers(last - 30, last - 1))
+            least = year + ("since" not in phrase)
+            text = phrase.format(*[year] * phrase.count("{}"))
+            return Request(kind, text, held_out, lambda i: self.years[i] >= least)
+        if kind == "newer than a film":
+            place = self.place(lambda i: 0 < self.years[i] < last - 1)
+            newest = self._newest_of_name(place)
+            return Request(
+                kind, phrase.format(self._titles[place]), held_out, lambda i: self.years[i] > newest
+            )
+        if kind == "not seen":
+            seen = {self.place() for _ in range(10)}
+            history = tuple(f"liked {self._titles[place]}" for place in sorted(seen))
+            return Request(kind, phrase, held_out, lambda i: i not in seen, history)
+        wanted, unwanted = self._children
+        return Request(
+            kind,
+            phrase,
+            held_out,
+            lambda i: self._has_any(i, wanted) and not self._has_any(i, unwanted),
+        )
+
+    def value(self, column: str) -> str:
+        """A value that many items have."""
+        return str(self.rng.choice(self._common[column]))
+
+    def place(self, among: Callable[[int], bool] = lambda _: True) -> int:
+        """An item."""
+        while not among(place := int(self.rng.integers(len(self._items)))):
+            pass
+        return place
+
+    def of(self, place: int, column: str) -> tuple[str, ...]:
+        """An item's values."""
+        values: Any = self._items[place].attributes.get(column) or ()
+        return tuple(values)
+
+    def _newest_of_name(self, place: int) -> int:
+        return max(
+            y for y, t in zip(self.years, self._titles, strict=True) if t == self._titles[place]
+        )
+
+    def _has_any(self, place: int, named: Mapping[str, Sequence[str]]) -> bool:
+        return any(set(values) & set(self.of(place, column)) for column, values in named.items())
+
+    def _values_of_many(self, column: str) -> list[str]:
+        counts: dict[str, int] = {}
+        for place in range(len(self._items)):
+            for value in self.of(place, column):
+                counts[value] = counts.get(value, 0) + 1
+        # "Jr." is no name that anybody asks for.
+        return sorted(v for v, n in counts.items() if n >= LEAST_ITEMS and not v.endswith("."))
+
+
+def judge(conversation: Any, requests: Sequence[Request], grammar: Truth) -> list[dict[str, Any]]:
+    """What was recommended for each request, with the filter and without it, and if it obeys."""
+    from m6rec_jax.dialogue.wishes import Obeying
+
+    found = []
+    for request in requests:
+        told: dict[str, Any] = {
+            "kind": request.kind,
+            "held_out": request.held_out,
+            "text": request.text,
+        }
+        for filtered in (True, False):
+            dialogue = conversation.resumed([], request.history)
+            dialogue.hear(request.text)
+            if not filtered:
+                allowed = np.ones(len(conversation.catalogue.titles), bool)
+                allowed[list(dialogue.named)] = False
+                dialogue.obeying = lambda allowed=allowed: Obeying(allowed, (), ())
+            (answer,) = conversation.recommend([dialogue])
+            way = answer.written or answer.retrieved
+            places = [] if way is None else way.places[:FIRST]
+            told["obey" if filtered else "unfiltered"] = [*map(request.obeys, places)]
+            if filtered:
+                told["true"] = grammar.holds(answer.reply)
+        found.append(told)
+    return found
+
+
+class Truth:
+    """Whether a reply is of the grammar, and what it says of an item is the item's own.
+
+    Args:
+      items, titles: of the catalogue.
+      columns: whose values replies may name.
+    """
+
+    _OFFER = re.compile(
+        r"(?:I know no more .+?, only .+?\. )?(?:How about |You could try |I recommend )"
+        r"(?P<rest>.+?)[.?](?: It is (?P<said>an? .+)\.)?"
+    )
+
+    def __init__(
+        self, items: Sequence[Item], titles: Sequence[str], columns: Sequence[str]
+    ) -> None:
+        from m6rec_jax.metrics.faithfulness import AttributeDictionary
+
+        self._items, self._places = items, dict[str, list[int]]()
+        for place, title in enumerate(titles):
+            self._places.setdefault(title, []).append(place)
+        self._columns = columns
+        values = {c: {v for item in items for v in self._of(item, c)} for c in columns}
+        self._dictionary = AttributeDictionary(values, neutral=titles)
+
+    def holds(self, reply: str) -> bool:
+        """Of replies that recommend; False for others, which say nothing of an item."""
+        found = self._OFFER.fullmatch(reply)
+        if found is None:
+            return False
+        said = (found["said"] or "").partition(", like ")[0]
+        return any(
+            self._is_true(self._items[place], said) for place in self._places.get(found["rest"], ())
+        )
+
+    def _is_true(self, item: Item, said: str) -> bool:
+        own = {value for column in self._columns for value in self._of(item, column)}
+        named = [set(m.values.values()) for m in self._dictionary.mentions(said)]
+        years = set(re.findall(r"from (\d{4})", said))
+        return all(values & own for values in named) and years <= {str(item.attributes["year"])}
+
+    def _of(self, item: Item, column: str) -> tuple[str, ...]:
+        values: Any = item.attributes.get(column) or ()
+        return tuple(values)
+
+
+def shares(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Figures over some requests, in percent."""
+
+    def percent(key: str, rows: Sequence[Mapping[str, Any]]) -> float:
+        flags = [flag for row in rows for flag in row[key]]
+        return 100 * sum(flags) / max(1, len(flags))
+
+    held_out = [row for row in told if row["held_out"]]
+    return {
+        "requests": float(len(told)),
+        "obey": percent("obey", told),
+        "obey_held_out": percent("obey", held_out),
+        "obey_without_filter": percent("unfiltered", told),
+        "true_replies": 100 * sum(row["true"] for row in told) / len(told),
+    }
+
+
+def script(maker: RequestMaker, titles: Sequence[str]) -> list[str]:
+    """Eight turns of a user, drawn."""
+    held_out = [bool(maker.rng.integers(2)) for _ in range(4)]
+    return [
+        "Hello!",
+        f"I liked {titles[maker.place(lambda i: maker.years[i] > 0)]}.",
+        maker.request("genre", held_out[0]).text,
+        "Something newer?",
+        "Who directed it?",
+        maker.request("decade", held_out[1]).text,
+        maker.request("for children", held_out[2]).text,
+        "Thank you!",
+    ]
+
+
+def example(conversation: Any, turns: Sequence[str]) -> str:
+    """A dialogue as Markdown."""
+    dialogue = conversation.resumed([])
+    lines = ["| | |", "|---|---|"]
+    for turn in turns:
+        answer = dialogue.answer(turn)
+        way = answer.written or answer.retrieved
+        offered = " · ".join(way.titles) if way else ""
+        lines.append(f"| **user** | {turn} |")
+        lines.append(f"| **system** | {answer.reply}{f'<br>*{offered}*' if offered else ''} |")
+    return "\n".join(lines)
+
+
+EXAMPLES_HEAD = """\
+<!-- Written by `python -m benchmarks.conversation_requests`. Change that, not this file. -->
+# Two dialogues
+
+Eight turns each ({model}), drawn by the seeds below from the wordings of
+`benchmarks/conversation_requests.py`. In italics all that was recommended.
+"""
+
+
+def main() -> int:
+    """Measures; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Do recommendations of a dialogue obey?")
+    parser.add_argument("--model_dir", required=True, help="of a run that `m6rec chat` takes")
+    parser.add_argument("--name", required=True, help="what the run is called in the tables")
+    parser.add_argument("--prepared", help="folder with another catalogue")
+    parser.add_argument("--titles", default="{title}[ ({year})]", help="how items are called")
+    parser.add_argument("--gin_file", default="gin_configs/examples/film_dialogue.gin")
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        measure(options)
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Asks all requests and writes what came of them; raises M6RecError where it cannot."""
+    from m6rec_jax.bank.loading import load_with_bank
+    from m6rec_jax.dialogue.words import DialogueWords
+    from m6rec_jax.serving.chat import open_conversation
+
+    configuration.parse_config([options.gin_file], [])
+    model = load_with_bank(options.model_dir)
+    conversation = open_conversation(model, options.prepared, options.titles)
+    catalogue = conversation.catalogue
+    groups = DialogueWords().of_groups()["children"]
+    rng = np.random.default_rng(options.seed)
+    maker = RequestMaker(catalogue.items, catalogue.titles, (groups.wanted, groups.unwanted), rng)
+    kinds = list(PHRASES)
+    asked = [
+        maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2)
+        for n in range(options.requests)
+    ]
+    truth = Truth(catalogue.items, catalogue.titles, list(DialogueWords().attributes))
+    told = judge(conversation, asked, truth)
+    for row in told:
+        if not all(row["obey"]) or not row["true"]:
+            print(row["kind"], "held out" if row["held_out"] else "", row["text"], sep=" | ")
+    rows = []
+    for kind in ("all", *kinds):
+        own = [row for row in told if kind in ("all", row["kind"])]
+        rows += metric_rows(
+            shares(own),
+            model=kind,
+            dataset=options.name,
+            split="first three",
+            seed=options.seed,
+            gin_file=options.gin_file,
+        )
+        print(kind, shares(own))
+    add_rows(results_path(RESULTS), rows)
+    examples = [EXAMPLES_HEAD.format(model=options.name)]
+    for seed in (options.seed, options.seed + 1):
+        maker.rng = np.random.default_rng([seed, 1])
+        turns = script(maker, catalogue.titles)
+        examples.append(f"## Seed {seed}\n\n{example(conversation, turns)}\n")
+    EXAMPLES.write_text("\n".join(examples), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""What a user wishes for in a dialogue, and which items of the catalogue obey.
+
+The state of a dialogue is a tuple of wishes. A later turn adds to them, or replaces those of the
+same kind (another genre in place of the one before). Every wish is a mask over the catalogue; what
+is recommended obeys all of them. Where nothing would be left, those that matter least are dropped,
+and the reply says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes
+from m6rec_jax.dialogue.words import GroupWords
+from m6rec_jax.metrics.phrases import phrase_key
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Items that have at least one of these values."""
+
+    values: frozenset[ColumnValue]
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Whose values they are."""
+        return frozenset(column for column, _ in self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """Items that have none of these values."""
+
+    values: frozenset[ColumnValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Years:
+    """Items of the years from `since` to `until`, both included; None: without that bound. With
+    `outside` those of other years.
+    """
+
+    since: int | None
+    until: int | None
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForGroup:
+    """Items for somebody, such as children (`GroupWords`)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """Items that share a value with one of these, one that not most items have."""
+
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Items that are not in the user's history."""
+
+
+Wish = Wanted | Unwanted | Years | ForGroup | Like | Unseen
+# What matters most has the least number, and is dropped last; of equals what was said last.
+_IMPORTANCE = {Unseen: 0, ForGroup: 1, Unwanted: 2, Wanted: 3, Years: 3, Like: 4}
+
+
+def updated(wishes: Sequence[Wish], turn: Sequence[Wish], adds: bool) -> tuple[Wish, ...]:
+    """The wishes after another turn, the latest first.
+
+    Args:
+      wishes: before it.
+      turn: those of the turn.
+      adds: whether they come beside those of the same kind, not in their place.
+    """
+    kept: list[Wish] = []
+    wanted = [new for new in turn if isinstance(new, Wanted)]
+    columns = frozenset[str]().union(*(new.columns for new in wanted))
+    liked = frozenset[ColumnValue]().union(*(new.values for new in wanted))
+    refused = [new.values for new in turn if isinstance(new, Unwanted)]
+    disliked = frozenset[ColumnValue]().union(*refused)
+    for old in wishes:
+        if isinstance(old, Wanted):
+            if old.columns & columns and not adds:
+                continue
+            left = old.values - disliked
+            kept += [Wanted(left)] if left else []
+        elif isinstance(old, Unwanted):
+            left = old.values - liked
+            kept += [Unwanted(left)] if left else []
+        elif isinstance(old, ForGroup | Unseen) or not any(type(new) is type(old) for new in turn):
+            kept.append(old)
+    return tuple(dict.fromkeys([*turn, *kept]))
+
+
+class Obeying(NamedTuple):
+    """Which items may be recommended.
+
+    Attributes:
+      allowed: bool `[items]`.
+      kept: the wishes that all of them obey.
+      dropped: those that would have left nothing.
+    """
+
+    allowed: np.ndarray
+    kept: tuple[Wish, ...]
+    dropped: tuple[Wish, ...]
+
+
+class WishFilter:
+    """Finds the items that obey.
+
+    Args:
+      attributes: of the catalogue.
+      groups: by name.
+    """
+
+    def __init__(self, attributes: ItemAttributes, groups: dict[str, GroupWords]) -> None:
+        self._attributes, self._groups = attributes, groups
+
+    def obeying(
+        self, wishes: Sequence[Wish], excluded: Collection[int], seen: Collection[int] = ()
+    ) -> Obeying:
+        """The items that obey as many wishes as leave something, the most important ones first.
+
+        Args:
+          wishes: of the dialogue, the latest first.
+          excluded: places of items that are not recommended in any case.
+          seen: of those in the user's history.
+        """
+        allowed = np.ones(self._attributes.num_items, bool)
+        allowed[list(excluded)] = False
+        kept: list[Wish] = []
+        dropped: list[Wish] = []
+        for wish in sorted(wishes, key=lambda wish: _IMPORTANCE[type(wish)]):
+            left = allowed & self.mask(wish, seen)
+            if left.any():
+                allowed = left
+                kept.append(wish)
+            else:
+                dropped.append(wish)
+        return Obeying(allowed, tuple(kept), tuple(dropped))
+
+    def mask(self, wish: Wish, seen: Collection[int] = ()) -> np.ndarray:
+        """Which items obey a wish, bool `[items]`; `seen` are those of the user's history."""
+        attributes = self._attributes
+        match wish:
+            case Wanted(values):
+                return attributes.has(values)
+            case Unwanted(values):
+                return ~attributes.has(values)
+            case Years(since, until, outside):
+                # What is not known obeys neither.
+                inside = attributes.years >= (-np.inf if since is None else since)
+                inside &= attributes.years <= (np.inf if until is None else until)
+                return (~np.isnan(attributes.years) & ~inside) if outside else inside
+            case ForGroup(name):
+                wanted, unwanted = self.group_values(name)
+                return attributes.has(wanted) & ~attributes.has(unwanted)
+            case Like():
+                return attributes.has(self.shared_values(wish))
+            case Unseen():
+                found = np.ones(attributes.num_items, bool)
+                found[list(seen)] = False
+                return found
+
+    def group_values(self, name: str) -> tuple[frozenset[ColumnValue], frozenset[ColumnValue]]:
+        """What items for a group have, and what they lack."""
+        group = self._groups[name]
+        return column_values(group.wanted), column_values(group.unwanted)
+
+    def shared_values(self, like: Like) -> frozenset[ColumnValue]:
+        """Values by which items are like others: those that most items have say nothing."""
+        every = frozenset[ColumnValue]().union(*map(self._attributes.values_of, like.places))
+        most = self._attributes.num_items / 2
+        return frozenset(value for value in every if self._attributes.count(value) <= most)
+
+
+def column_values(named: Mapping[str, Collection[str]]) -> frozenset[ColumnValue]:
+    """The values of settings that name them by column."""
+    return frozenset((column, phrase_key(v)) for column, values in named.items() for v in values)

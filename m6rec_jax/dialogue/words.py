@@ -1,0 +1,153 @@
+"""How people speak of a catalogue's items: settings of a dialogue, in gin.
+
+    DialogueWords.item = 'film'
+    DialogueWords.items = 'films'
+    DialogueWords.attributes = {
+        'genres': {'says': '{value} {item}', 'asked': ('what genre', 'what kind')},
+        'director': {'says': '{item} by {value}', 'cues': ('by', 'directed by'), 'names': True},
+    }
+
+Nothing here is about one catalogue: columns, their words and groups of values are all named by the
+settings. `gin_configs/examples/film_dialogue.gin` has those of films.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import gin
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.text.format_strings import Template
+
+_ATTRIBUTE = ("says", "cues", "asked", "ask", "names")
+_GROUP = ("says", "cues", "wanted", "unwanted")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttributeWords:
+    """How a column's values are spoken of.
+
+    Attributes:
+      says: an item with a value: '{item} by {value}'.
+      cues: what comes before a value of this column and of no other: 'by'.
+      asked: how users ask for the values of an item: 'who directed'.
+      ask: how users are asked for one: 'Is there a director that you like?'; empty: they are not.
+      names: values are names; those of one word need their own capitals.
+    """
+
+    says: Template
+    cues: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    ask: str = ""
+    names: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupWords:
+    """Items for somebody, told by the values that they have and lack.
+
+    Attributes:
+      says: such an item: '{item} for children'.
+      cues: how users ask for them.
+      wanted: column to values, of which an item has at least one.
+      unwanted: column to values, of which it has none.
+    """
+
+    says: Template
+    cues: tuple[str, ...]
+    wanted: Mapping[str, tuple[str, ...]]
+    unwanted: Mapping[str, tuple[str, ...]]
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class DialogueWords:
+    """How people speak of a catalogue's items; columns that a catalogue lacks are left out.
+
+    Attributes:
+      item, items: what one of them is called, and several.
+      also_called: other words for these.
+      year: the column with the year by which items are newer than others.
+      year_asked: how users ask for it.
+      attributes: column to the fields of `AttributeWords`, in the order in which they are said.
+      synonyms: phrase to the value that it means.
+      groups: name to the fields of `GroupWords`.
+      recent_years: how many of the catalogue's last years are recent.
+
+    Raises:
+      ConfigError: an unknown field, or words that do not say {item} and {value}.
+    """
+
+    item: str = "item"
+    items: str = "items"
+    also_called: Sequence[str] = ()
+    year: str = "year"
+    year_asked: Sequence[str] = ("what year", "which year", "when was", "when did", "how old is")
+    attributes: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
+    synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
+    recent_years: int = 10
+
+    def __post_init__(self) -> None:
+        self.of_attributes()
+        self.of_groups()
+
+    def of_attributes(self) -> dict[str, AttributeWords]:
+        """The words of each column."""
+        found = {}
+        for column, given in self.attributes.items():
+            where = f"DialogueWords.attributes['{column}']"
+            own = _fields(given, _ATTRIBUTE, where)
+            says = _template(own.get("says"), ("item", "value"), where)
+            cues, asked = (_texts(own.get(name, ()), where) for name in ("cues", "asked"))
+            found[column] = AttributeWords(
+                says, cues, asked, str(own.get("ask", "")), bool(own.get("names", False))
+            )
+        return found
+
+    def of_groups(self) -> dict[str, GroupWords]:
+        """The words of each group."""
+        found = {}
+        for name, given in self.groups.items():
+            where = f"DialogueWords.groups['{name}']"
+            own = _fields(given, _GROUP, where)
+            values = []
+            for part in ("wanted", "unwanted"):
+                named = own.get(part, {})
+                if not isinstance(named, Mapping):
+                    raise ConfigError(f"{where}: '{part}' must be columns with values: {named!r}")
+                values.append({str(k): _texts(v, where) for k, v in named.items()})
+            if not values[0]:
+                raise ConfigError(f"{where} needs 'wanted', values that such items have")
+            says = _template(own.get("says"), ("item",), where)
+            found[name] = GroupWords(says, _texts(own.get("cues", ()), where), *values)
+        return found
+
+
+def _fields(given: object, known: Sequence[str], where: str) -> dict[str, object]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where} must be a dictionary, not {given!r}")
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"{where} has no '{name}'{did_you_mean(str(name), known)}; known: "
+                f"{', '.join(known)}"
+            )
+    return dict(given)
+
+
+def _template(source: object, fields: Sequence[str], where: str) -> Template:
+    says = Template.parse(str(source or ""), f"{where}['says']")
+    if set(says.fields) != set(fields):
+        wanted = " and ".join(f"{{{name}}}" for name in fields)
+        raise ConfigError(f"{where}: 'says' must have {wanted}, and has {source!r}")
+    return says
+
+
+def _texts(given: object, where: str) -> tuple[str, ...]:
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"{where}: a list of texts is needed, not {given!r}")
+    return tuple(map(str, given))

@@ -1,0 +1,71 @@
+"""Requests are drawn and judged: on a dozen films all that can be obeyed is."""
+
+import gin
+import numpy as np
+import pytest
+
+from benchmarks import conversation_requests as study
+from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
+from tests.dialogue import films
+
+CHILDREN = tuple(films.WORDS.groups["children"][part] for part in ("wanted", "unwanted"))
+
+
+class Towers:
+    """Finds the first items that are left."""
+
+    def index(self, texts, task):
+        return self
+
+    def embed_users(self, sources, tasks):
+        return np.zeros((len(sources), 2), np.float32)
+
+    def top_k(self, users, k, seen):
+        left = [place for place in range(len(films.ITEMS)) if place not in seen[0]]
+        return TopK(np.array([(left + [-1] * k)[:k]]), np.zeros((1, k), np.float32))
+
+
+@pytest.fixture
+def conversation():
+    gin.parse_config_file("gin_configs/examples/film_dialogue.gin")
+    catalogue = ConversationCatalogue(films.TITLES, films.TITLES, films.NAMES, films.ITEMS)
+    yield Conversation(catalogue, retrieval=Towers())
+    gin.clear_config()
+
+
+@pytest.fixture
+def maker(monkeypatch):
+    monkeypatch.setattr(study, "LEAST_ITEMS", 1)
+    return study.RequestMaker(films.ITEMS, films.TITLES, CHILDREN, np.random.default_rng(0))
+
+
+def test_what_is_asked_in_known_words_is_obeyed(conversation, maker):
+    asked = [maker.request(kind, False) for kind in study.PHRASES for _ in range(8)]
+    truth = study.Truth(films.ITEMS, films.TITLES, ["genres", "director", "cast", "country"])
+    told = study.judge(conversation, asked, truth)
+    for row in told:
+        # Of a kind that few films are of, others may follow the last of them.
+        assert row["obey"][0], row
+        assert row["true"], row
+    found = study.shares(told)
+    assert found["obey"] > found["obey_without_filter"]
+    assert found["true_replies"] == 100
+
+
+def test_untrue_replies_are_told():
+    truth = study.Truth(films.ITEMS, films.TITLES, ["genres", "director", "cast", "country"])
+    assert truth.holds("How about Fargo (1996)? It is a crime film by Joel Coen from 1996.")
+    assert truth.holds("I recommend Fargo (1996).")
+    assert not truth.holds("How about Fargo (1996)? It is a horror film.")
+    assert not truth.holds("How about Fargo (1996)? It is a crime film from 1995.")
+    assert not truth.holds("How about Fargo 2? It is a crime film.")
+    assert not truth.holds("How about Fargo (1996) film crime?")
+
+
+def test_a_dialogue_is_written(conversation, maker):
+    turns = study.script(maker, films.TITLES)
+    assert len(turns) == 8
+    text = study.example(conversation, turns)
+    assert text.count("| **user** |") == text.count("| **system** |") == 8
+    assert "You are welcome" in text

@@ -1,0 +1,167 @@
+"""What turns of a user are read as: every kind of wish, in many words."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years
+from m6rec_jax.metrics.phrases import phrase_key
+from tests.dialogue.films import ATTRIBUTES, NAMES, READER
+
+
+def value(column, text):
+    return frozenset({(column, phrase_key(text))})
+
+
+def wanted(*texts, column="genres"):
+    return Wanted(frozenset().union(*(value(column, text) for text in texts)))
+
+
+def unwanted(text, column="genres"):
+    return Unwanted(value(column, text))
+
+
+COMEDY, HORROR = wanted("comedy"), wanted("horror")
+HANKS = value("cast", "Tom Hanks") | value("director", "Tom Hanks")
+FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
+
+
+@pytest.mark.parametrize(
+    ("said", "wishes"),
+    [
+        ("Hello there", ()),
+        ("I would like a comedy, please.", (COMEDY,)),
+        ("comedies", (COMEDY,)),
+        ("Something funny", (COMEDY,)),
+        ("a science fiction movie", (wanted("sci-fi"),)),
+        ("a crime drama", (wanted("crime"), wanted("drama"))),
+        ("comedy or horror", (wanted("comedy", "horror"),)),
+        ("comedies and dramas", (wanted("comedy", "drama"),)),
+        # Negation, as far as it reaches.
+        ("no horror", (unwanted("horror"),)),
+        ("nothing with horror or war", (unwanted("horror"), unwanted("war"))),
+        ("I don't want to see any horror. A comedy", (unwanted("horror"), COMEDY)),
+        ("I hate horror, I want comedies", (unwanted("horror"), COMEDY)),
+        ("not horror but comedy", (unwanted("horror"), COMEDY)),
+        ("I don’t like horror, give me a comedy", (unwanted("horror"), COMEDY)),
+        ("No, a comedy", (COMEDY,)),
+        ("no give me a comedy", (COMEDY,)),
+        ("anything but horror", (unwanted("horror"),)),
+        ("why not a comedy?", (COMEDY,)),
+        # People: of one column where the words say which.
+        ("with Tom Hanks", (wanted("Tom Hanks", column="cast"),)),
+        ("a film by tom hanks", (wanted("Tom Hanks", column="director"),)),
+        ("Tom Hanks", (Wanted(HANKS),)),
+        (
+            "starring Al Pacino or Tom Hanks",
+            (wanted("Al Pacino", "Tom Hanks", column="cast"),),
+        ),
+        ("without Tom Hanks", (Unwanted(HANKS),)),
+        ("not with Tom Hanks", (unwanted("Tom Hanks", "cast"),)),
+        ("films with Cher", (wanted("Cher", column="cast"),)),
+        ("what is cher", ()),
+        ("from Italy", (wanted("Italy", column="country"),)),
+        # Years.
+        ("films of the 90s", (Years(1990, 1999),)),
+        ("from the 1980's", (Years(1980, 1989),)),
+        ("the nineties", (Years(1990, 1999),)),
+        ("from the 20s", (Years(1920, 1929),)),
+        ("from 1994", (Years(1994, 1994),)),
+        ("between 1980 and 1995", (Years(1980, 1995),)),
+        ("the 70s or 80s", (Years(1970, 1989),)),
+        ("newer than 1995", (Years(1996, None),)),
+        ("newer than the 80s", (Years(1990, None),)),
+        ("made after 1995", (Years(1996, None),)),
+        ("since 1995", (Years(1995, None),)),
+        ("1995 or newer", (Years(1995, None),)),
+        ("before the 1980s", (Years(None, 1979),)),
+        ("not older than 1990", (Years(1990, None),)),
+        ("nothing newer than 1990", (Years(None, 1990),)),
+        ("not from the 90s", (Years(1990, 1999, outside=True),)),
+        ("newer than 1980 and older than 1990", (Years(1981, 1989),)),
+        ("I have never seen it before", (Unseen(),)),
+        ("something new", (Years(1987, None),)),
+        ("newer than Big", (Years(1989, None),)),
+        ("older than Heat (1995)", (Years(None, 1994),)),
+        ("I liked Fargo. Something newer?", (Years(1997, None),)),
+        # For somebody; not seen; like another.
+        ("something for my kids", (ForGroup("children"),)),
+        ("not for children", (Unwanted(FOR_CHILDREN),)),
+        ("what I have not seen", (Unseen(),)),
+        ("something I haven't seen with Tom Hanks", (Unseen(), wanted("Tom Hanks", column="cast"))),
+        ("like Fargo", (Like((0,)),)),
+        ("like Fargo or Alien but funny", (Like((0, 3)), COMEDY)),
+        ("similar to Toy Story but not animated", (Like((5,)), unwanted("animation"))),
+        ("not like Fargo", ()),
+        ("I like Fargo", ()),
+        ("I like horror", (HORROR,)),
+        ("surprise me", ()),
+    ],
+)  # fmt: skip
+def test_wishes(said, wishes):
+    assert READER.read(said).wishes == wishes
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("i loved toy story", {5}),  # several words: in any case
+        ("big is fine, heat too", set()),  # one word: with its own capitals
+        ("Big is fine", {4}),
+        ("I liked Heat", {1, 2}),
+        ("I liked Heat (1986)", {2}),
+        ("1900 is long", {11}),
+        ("films from 1900", set()),
+    ],
+)
+def test_names(said, named):
+    assert set(READER.read(said).named) == named
+
+
+def test_what_is_compared_with_the_last_item():
+    assert READER.read("something newer", [3]).wishes == (Years(1980, None),)
+    assert READER.read("newer than that", [3, 4]).wishes == (Years(1989, None),)
+    assert READER.read("older", [3, 4]).wishes == (Years(None, 1978),)
+    assert READER.read("I saw it before", [3]).wishes == ()
+
+
+def test_questions_and_thanks():
+    assert READER.read("Who directed Fargo?").asked == "director"
+    assert READER.read("when was it made?").asked == "year"
+    assert READER.read("Why?").why
+    assert READER.read("Thanks, bye").thanks
+    assert READER.read("also comedies").adds
+    assert READER.read("never mind, surprise me").clears
+
+
+GENRES = sorted(ATTRIBUTES.spellings[v] for v in ATTRIBUTES.spellings if v[0] == "genres")
+DECADES = [1920, 1970, 1980, 1990]
+
+
+@given(
+    st.sampled_from(GENRES),
+    st.sampled_from([None, *GENRES]),
+    st.sampled_from([None, *DECADES]),
+    st.sampled_from(["Show me {} films{}{}.", "i want a {} movie{}{}", "Any {} film{}{}?"]),
+)
+def test_what_is_said_is_read(genre, refused, decade, phrase):
+    """A wish, told in words, is the wish that is read."""
+    refused = None if refused == genre else refused
+    no = f", but no {refused}" if refused else ""
+    years = f" from the {decade}s" if decade else ""
+    wishes = [wanted(genre)]
+    wishes += [unwanted(refused)] if refused else []
+    wishes += [Years(decade, decade + 9)] if decade else []
+    assert list(READER.read(phrase.format(genre, years, no)).wishes) == wishes
+
+
+WORDS = (
+    *("not", "no", ",", ".", "or", "and", "newer than", "like", "the", "90s", "1995", "(", ")"),
+    *("comedy", "kids", "Fargo", "Tom Hanks", "with", "too", "é"),
+)
+
+
+@given(st.lists(st.sampled_from(WORDS)))
+def test_nothing_breaks_it(words):
+    reading = READER.read(" ".join(words), [0])
+    assert all(0 <= place < len(NAMES) for place in reading.named)

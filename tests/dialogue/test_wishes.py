@@ -1,0 +1,118 @@
+"""The filter against a plain loop, and how wishes of later turns change those before."""
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import given
+
+from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years, updated
+from tests.dialogue.films import ATTRIBUTES, FILTER, ITEMS, WORDS
+
+VALUES = sorted(ATTRIBUTES.spellings)
+PLACES = st.integers(0, len(ITEMS) - 1)
+SOME = st.frozensets(st.sampled_from(VALUES), min_size=1, max_size=3)
+YEARS = st.none() | st.integers(1915, 2000)
+WISHES = st.one_of(
+    st.builds(Wanted, SOME),
+    st.builds(Unwanted, SOME),
+    st.builds(Years, YEARS, YEARS, st.booleans()),
+    st.just(ForGroup("children")),
+    st.builds(lambda place: Like((place,)), PLACES),
+    st.just(Unseen()),
+)
+
+
+def has(item, values):
+    spelled = {(column, ATTRIBUTES.spellings[column, key]) for column, key in values}
+    return any(text in item.attributes[column] for column, text in spelled)
+
+
+def obeys(place, wish, seen):
+    """One item at a time."""
+    item = ITEMS[place]
+    if isinstance(wish, Wanted):
+        return has(item, wish.values)
+    if isinstance(wish, Unwanted):
+        return not has(item, wish.values)
+    if isinstance(wish, Years):
+        year = item.attributes["year"]
+        if year is None:
+            return False
+        inside = (wish.since or 0) <= year <= (9999 if wish.until is None else wish.until)
+        return inside != wish.outside
+    if isinstance(wish, ForGroup):
+        group = WORDS.groups[wish.name]
+        own = set(item.attributes["genres"])
+        return bool(own & {*group["wanted"]["genres"]}) and not own & {*group["unwanted"]["genres"]}
+    if isinstance(wish, Like):
+        for column in ("genres", "director", "cast", "country"):
+            for value in ITEMS[wish.places[0]].attributes[column]:
+                holders = [other for other in ITEMS if value in other.attributes[column]]
+                if item in holders and 2 * len(holders) <= len(ITEMS):
+                    return True
+        return False
+    return place not in seen
+
+
+@given(WISHES, st.sets(PLACES))
+def test_a_mask_is_what_a_loop_finds(wish, seen):
+    found = [obeys(place, wish, seen) for place in range(len(ITEMS))]
+    np.testing.assert_array_equal(FILTER.mask(wish, seen), found)
+
+
+@given(st.lists(WISHES, max_size=5), st.sets(PLACES), st.sets(PLACES))
+def test_what_may_be_recommended_obeys(wishes, excluded, seen):
+    found = FILTER.obeying(wishes, excluded, seen)
+    assert sorted(map(repr, (*found.kept, *found.dropped))) == sorted(map(repr, wishes))
+    allowed = set(np.flatnonzero(found.allowed))
+    for place in range(len(ITEMS)):
+        good = all(obeys(place, wish, seen) for wish in found.kept) and place not in excluded
+        assert (place in allowed) == good
+    if len(excluded) < len(ITEMS):
+        assert allowed
+    # No dropped wish could have been kept with those that matter more.
+    if len(found.dropped) == 1 and allowed:
+        assert not any(obeys(place, found.dropped[0], seen) for place in allowed)
+
+
+def test_the_least_important_wish_goes():
+    comedy = Wanted(frozenset({("genres", ("comedy",))}))
+    war = Wanted(frozenset({("genres", ("war",))}))
+    twenties = Years(1920, 1929)
+    assert FILTER.obeying([war, twenties], ()).dropped == (twenties,)
+    # Of equals what was said last is kept.
+    assert FILTER.obeying([twenties, war], ()).dropped == (war,)
+    assert FILTER.obeying([ForGroup("children"), war], ()).dropped == (war,)
+    assert FILTER.obeying([comedy, twenties], ()).allowed.tolist() == [n == 8 for n in range(12)]
+    assert FILTER.obeying([comedy, twenties], [8]).dropped == (twenties,)
+    assert not FILTER.obeying([comedy], range(12)).allowed.any()
+
+
+def test_later_turns():
+    genre = {n: Wanted(frozenset({("genres", (n,))})) for n in ("comedy", "drama", "war")}
+    person = Wanted(frozenset({("cast", ("tom", "hanks"))}))
+    state = updated((), [genre["comedy"], Years(1990, 1999)], adds=False)
+    assert state == (genre["comedy"], Years(1990, 1999))
+    # Of another column: beside it; of the same one: in its place; "also": beside it.
+    state = updated(state, [person], adds=False)
+    assert state == (person, genre["comedy"], Years(1990, 1999))
+    state = updated(state, [genre["drama"]], adds=False)
+    assert state == (genre["drama"], person, Years(1990, 1999))
+    state = updated(state, [genre["war"]], adds=True)
+    assert state == (genre["war"], genre["drama"], person, Years(1990, 1999))
+    # Years replace years; what is refused is no longer wanted, and the other way round.
+    state = updated(state, [Unwanted(genre["war"].values), Years(1980, None)], adds=False)
+    assert state == (
+        Unwanted(genre["war"].values),
+        *(Years(1980, None), genre["drama"], person),
+    )
+    state = updated(state, [genre["war"]], adds=False)
+    assert state == (genre["war"], Years(1980, None), person)
+    both = updated((ForGroup("children"), Unseen()), [Like((0,))], adds=False)
+    assert both == (Like((0,)), ForGroup("children"), Unseen())
+    assert updated(both, [Like((1,))], adds=False)[:1] == (Like((1,)),)
+    assert Like((0,)) not in updated(both, [Like((1,))], adds=False)
+
+
+def test_refusals_add_up():
+    first, second = (Unwanted(frozenset({("genres", (n,))})) for n in ("war", "horror"))
+    assert set(updated((first,), [second], adds=False)) == {first, second}
