@@ -59,7 +59,8 @@ def world(tmp_path_factory):
     prepare_dialogues(write_inspired_folder(folder / "talks"), folder, progress=False)
     talk = [f"{a} {film}" for a in ("I liked", "Then try", "SYSTEM:", "USER:") for film in FILMS]
     path = folder / "everything" / "vocabulary.model"
-    train_vocabulary([*shop.shop_texts(), *talk * 3, "because", "SYSTEM recommends"], path, 420)
+    texts = [*shop.shop_texts(), *talk * 3, "because", "SYSTEM recommends"]
+    train_vocabulary(texts, path, 420, **shop.WORDS)
     vocabulary = Vocabulary(path)
     model_dir = tmp_path_factory.mktemp("model")
     prompts = {"num_prompts": 4, "num_options": 0, "head": "none", "retrieval_dim": 8}

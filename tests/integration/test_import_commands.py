@@ -56,7 +56,7 @@ def test_sequences_to_retrieval(
     vocabulary = "--gin.train_on_prepared.dataset=bath-room"
     m6rec("vocab", "train", vocabulary, "--gin.train_vocabulary.size=300")
     out, told = capsys.readouterr()
-    assert "rows of 32 + 32 tokens hold nine histories in ten" in out
+    assert re.search(r"rows of 32 \+ \d+ tokens hold nine histories in ten", out)
     assert "reading text: 100%" in told
     files = ("gin_configs/models/tiny.gin", f"{GIN}/retrieval.gin", "small.gin")
     m6rec(
@@ -68,7 +68,7 @@ def test_sequences_to_retrieval(
     assert re.search(
         r"_retrieval: 0\.0% of rows lose .* to 32 tokens, 0\.0% of texts are cut", told
     )
-    assert re.search(r"\nstep 2, validation: .*ndcg@10 0\.\d+.*, the best so far\n", told)
+    assert re.search(r"[\r\n]step 2, validation: .*ndcg@10 0\.\d+.*, the best so far\n", told)
     # The run knows its task, and how long its rows are, whatever is measured now.
     (tmp_path / "cache" / "bath-room.per_user_temporal" / "lengths.json").unlink()
     m6rec("eval", "--gin.MODEL_DIR=my runs/tuned", "--gin.Evaluator.limit=20")
@@ -86,9 +86,10 @@ def test_sequences_to_retrieval(
 
 def test_what_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
-    parse_config([f"{GIN}/retrieval.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/retrieval"])
+    model = "gin_configs/models/tiny.gin"
+    parse_config([model, f"{GIN}/retrieval.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/a"])
     assert macro("MIXTURE_OR_TASK_NAME") == "bath_room_leave_one_out_retrieval"
-    parse_config([f"{GIN}/pretrain.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/foundation"])
+    parse_config([model, f"{GIN}/pretrain.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/b"])
     for name in ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"):
         with pytest.raises(DataError, match="m6rec data prepare bath-room"):
             macro(name)

@@ -67,5 +67,5 @@ def make_vocabulary(folder: Path, size: int = 450) -> Vocabulary:
     views = rows_of("train")
     texts = [text for row in views["groups"] for text in [*row["history"], *row["candidates"]]]
     texts += [row["target"] for row in views["documents"]]
-    train_vocabulary(texts, folder / "shop.model", size=size)
+    train_vocabulary(texts, folder / "shop.model", size=size, split_by_whitespace=True)
     return Vocabulary(folder / "shop.model")

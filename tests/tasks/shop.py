@@ -23,6 +23,8 @@ FILMS = [
     ("f5", "Zeta", "drama"),
 ]
 USERS = [("u0", 20), ("u1", 30), ("u2", 40), ("u3", 50)]
+# A vocabulary of words, so that tests can tell what stands where.
+WORDS = {"split_by_whitespace": True, "separate_punctuation": True, "separate_numbers": True}
 # A user's six ratings, a day apart; user n starts at film n.
 RATINGS = [5, 2, 4, 1, 3, 4]
 
@@ -87,5 +89,5 @@ def shop_texts() -> list[str]:
 
 def shop_vocabulary(path: Path, size: int = 400) -> Vocabulary:
     """A vocabulary trained on the shop's words."""
-    train_vocabulary(shop_texts(), path, size=size)
+    train_vocabulary(shop_texts(), path, size=size, **WORDS)
     return Vocabulary(path)

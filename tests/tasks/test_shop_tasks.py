@@ -78,15 +78,19 @@ def test_names(shop_tasks):
         "zero_shot": "likelihood",
         "embeddings": "embeddings",
     }
-    assert {name: task_info(name).kind for name in shop_tasks[:-2]} == {
+    assert {name: task_info(name).kind for name in shop_tasks[:-3]} == {
         f"tiny_shop_{suffix}": kind for suffix, kind in kinds.items()
     }
-    assert shop_tasks[-2:] == ["tiny_shop_pretrain", "tiny_shop_foundation"]
+    mixtures = ["pretrain", "foundation", "foundation_without_outcomes"]
+    assert shop_tasks[-3:] == [f"tiny_shop_{name}" for name in mixtures]
     pretrain = {"tiny_shop_infilling", "tiny_shop_generation"}
     assert {t.name for t in evaluated_tasks("tiny_shop_pretrain")} == pretrain
     foundation = ["infilling", "generation", "outcomes", "retrieval"]
     assert {t.name for t in evaluated_tasks("tiny_shop_foundation")} == {
         f"tiny_shop_{kind}" for kind in foundation
+    }
+    assert {t.name for t in evaluated_tasks("tiny_shop_foundation_without_outcomes")} == {
+        f"tiny_shop_{kind}" for kind in foundation if kind != "outcomes"
     }
 
 
