@@ -274,8 +274,10 @@ def run_vocab_train(args: argparse.Namespace) -> None:
     split = bound("train_on_prepared.split", locations.DEFAULT_SPLIT)
     if dataset is None or str(locations.vocabulary_file(dataset, split)) != trained.model_file:
         return  # of several data sets, or tasks look elsewhere
-    from m6rec_jax.pipeline.fitted_settings import has_histories, measured_lengths
+    import gin
 
+    with gin.unlock_config():  # tasks are configurable, too
+        from m6rec_jax.pipeline.fitted_settings import has_histories, measured_lengths
     if has_histories(locations.prepared(dataset, split)):
         found = measured_lengths(dataset, split)
         print(

@@ -40,7 +40,7 @@ def test_sequences_to_retrieval(
     folder = tmp_path / "bath-room"
     folder.mkdir()
     (folder / "items.tsv").write_text("".join(f"{i}\t{word}\n" for i, word in enumerate(words)))
-    lines = [" ".join(map(str, [f"u{u}", *draw.sample(range(10), 5)])) for u in range(24)]
+    lines = [" ".join(map(str, [f"u{u}", *draw.sample(range(10), 8)])) for u in range(24)]
     (folder / "sequences.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "small.gin").write_text(SMALL)
 
@@ -51,7 +51,7 @@ def test_sequences_to_retrieval(
     m6rec("data", "import", "sequences", "bath-room", "imported")
     m6rec("data", "check", "imported")
     m6rec("data", "prepare", "imported")
-    assert "the latest 10 behaviours" in capsys.readouterr().err  # of 5 events on average
+    assert "the latest 16 behaviours" in capsys.readouterr().err  # of 8 events on average
     m6rec("data", "prepare", "imported", "--gin.prepare.split=leave_one_out")
     vocabulary = "--gin.train_on_prepared.dataset=bath-room"
     m6rec("vocab", "train", vocabulary, "--gin.train_vocabulary.size=300")
