@@ -362,7 +362,7 @@ def test_an_update_that_is_killed(write_shop, moved: int, monkeypatch) -> None:
         Prepared.open(days.out, "shop", "per_user_temporal")
     prepared = days.update()
     assert prepared.updates == ("update_1",)
-    assert prepared.num_rows("groups")["update_1"] == 3
+    assert prepared.num_rows("groups")["update_1"] == 2
     assert len(prepared.catalogue().items) == 11
     assert prepared.statistics().count == before["statistics"]["events"] + 3
-    assert len(records(prepared.tfds_folder("groups"), "groups", "update_1")) == 3
+    assert len(records(prepared.tfds_folder("groups"), "groups", "update_1")) == 2
