@@ -17,7 +17,9 @@ from tests.tasks import shop
 def test_a_users_own_likes_are_those_of_the_history(split, tmp_path) -> None:
     (prepared,) = shop.prepare_shop(tmp_path, (split,))
     data = SimpleNamespace(
-        prepared=lambda: prepared, interactions=lambda part: interactions(prepared, part)
+        prepared=lambda: prepared,
+        interactions=lambda part: interactions(prepared, part),
+        repeats_count=False,
     )
     evaluation = SimpleNamespace(data=data, once=lambda _, make: make())
     found = mean_baselines(evaluation)  # type: ignore[arg-type]
