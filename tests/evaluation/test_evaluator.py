@@ -252,6 +252,7 @@ class FakeData:
     items: Catalogue
     first: np.ndarray
     name: str = "fake"
+    repeats_count: bool = True
 
     def __post_init__(self):
         rng = np.random.default_rng(6)
