@@ -69,7 +69,9 @@ def test_served_text_is_training_text(
 
     A known user sends what came later; one that is not looked up sends everything.
     """
-    folder = write_shop(log, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled)
+    folder = write_shop(
+        log, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled, repeats="count"
+    )
     dataset = Dataset.open(folder)
     codes = splits.global_temporal(np.array([time for *_, time, _ in log]))
     job = ViewFold(
