@@ -115,5 +115,8 @@ def prefixed(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _rows(predictions: Any, rows: np.ndarray) -> Any:
-    columns = {f.name: getattr(predictions, f.name)[rows] for f in dataclasses.fields(predictions)}
-    return dataclasses.replace(predictions, **columns)
+    columns = {f.name: getattr(predictions, f.name) for f in dataclasses.fields(predictions)}
+    return dataclasses.replace(
+        predictions,
+        **{name: column[rows] for name, column in columns.items() if column is not None},
+    )
