@@ -4,10 +4,10 @@ People act in bursts: what others did around the items that a user acted on last
 what this user does next. `CoOccurrence` counts how often two items occur within a window of
 somebody's sequence, in either order; a pair at distance d counts 1/d. How much of that was in the
 order of the two is kept, too. A candidate's share is the mean of its shares in the counts of the
-user's recent items. A model reads its rank among all items
-that the user has not seen ("near 3: "), because a rank means the same however much has been
-counted, as early in a data set as when the model is served. Amounts are whole numbers of so small a
-unit that a sum does not depend on the order in which it was made.
+user's recent items. A model reads its rank among all items that the user has not seen ("near 3: "),
+because a rank means the same however much has been counted, as early in a data set as when the
+model is served. Amounts are whole numbers of so small a unit that a sum does not depend on the
+order in which it was made.
 
     counts = CoOccurrence.counted(users, items, num_items)
     related = counts.related(recent, seen)           # items and shares, highest first
