@@ -127,6 +127,7 @@ class Rows:
     task: Task
     past: Sequence[Sequence[int]]
     wanted: np.ndarray
+    repeats_count = False
 
     @property
     def name(self) -> str:

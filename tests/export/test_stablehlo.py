@@ -125,7 +125,8 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
     assert found[0] == found[1]
     assert "f3" not in found[0]
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
-        load_model(exported).likelihood_scorer("ctr").score_requests(HISTORIES, CANDIDATES)
+        scorer = load_model(exported).likelihood_scorer("ctr", sentence="{candidate}")
+        scorer.score_requests(HISTORIES, CANDIDATES)
 
 
 def test_a_process_with_jax_alone_runs_it(exported: Path) -> None:

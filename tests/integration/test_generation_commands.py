@@ -254,11 +254,8 @@ def test_every_task_is_served_with_its_own_data(ran: tuple[Path, dict[str, str]]
     # The third row's only candidate is unknown; nobody reads it here.
     found = [json.loads(line) for line in (folder / "wares.jsonl").open()]
     everything = set(wares)
-    assert [set(row["item_ids"]) for row in found] == [
-        everything - {"0002"},
-        everything,
-        everything,
-    ]
+    # People buy the same wares again in this shop: what a user had is found, too.
+    assert [set(row["item_ids"]) for row in found] == [everything] * 3
     for row in found:
         assert row["titles"] == [wares[sku] for sku in row["item_ids"]]
 
