@@ -134,6 +134,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "nonzero_parameters": ("not zero", 0, "none"),
     "largest_difference_ppm": ("largest difference, millionths", 1, "none"),
     "agreement": ("agreement", 3, "none"),
+    "kendalls_tau": ("Kendall's τ", 3, "none"),
     "num_examples": ("examples", 0, "none"),
 }
 
@@ -148,6 +149,7 @@ _FAMILIES: dict[str, tuple[str, int, str]] = {
     "bleu_": ("BLEU-", 2, "higher"),
     "rouge_": ("ROUGE-", 2, "higher"),
     "distinct_": ("distinct-", 3, "none"),
+    "overlap@": ("share of the first kept, of ", 3, "none"),
 }
 
 

@@ -218,8 +218,16 @@ def _parser() -> argparse.ArgumentParser:
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
         "folder",
+        nargs="?",
         type=path_or_address,
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
+    )
+    prepare.add_argument(
+        "--requests",
+        type=path_or_address,
+        metavar="FILE",
+        help="requests with answers, .jsonl or .parquet, in place of tables; columns and template "
+        "are those of the folder's dataset.json, or users and items are plain texts",
     )
     _takes_engine(prepare)
     takes_gin(prepare)

@@ -185,11 +185,17 @@ def run_data_prepare(args: argparse.Namespace) -> None:
     _configure_data(args)
     from m6rec_jax.data.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.requests.answered import prepare_requests
 
+    if args.folder is None and args.requests is None:
+        raise ConfigError("name a folder, or a file of requests with answers: --requests FILE")
     with bucket_copies() as copies:
-        folder = copies.fetch(dataset_folder(args.folder))
-        kind = _data_kind(folder)
-        if kind.summary is None:
+        folder = None if args.folder is None else copies.fetch(dataset_folder(args.folder))
+        if args.requests is not None or folder is None:
+            if args.engine == "ray":
+                raise ConfigError("--engine ray is for users, items and events, not requests")
+            prepared = prepare_requests(copies.fetch(args.requests), data_dir(), folder)
+        elif (kind := _data_kind(folder)).summary is None:
             prepared = kind.prepare(folder, data_dir(), engine=args.engine)
         elif args.engine == "ray":
             raise ConfigError("--engine ray is for users, items and events, not texts")
@@ -213,6 +219,7 @@ def _configure_data(args: argparse.Namespace) -> None:
     _look_first(args, reads=())
     from m6rec_jax.data import update, vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
+    from m6rec_jax.requests import answered  # noqa: F401
 
     _data_kinds()
     _configure(args)

@@ -98,9 +98,9 @@ def drafted_template(
     item = f"{{{texts[0]}}}" + "".join(f"[, {{{name}}}]" for name in texts[1:])
     event, candidate = f"{{{texts[0]}}}", item
     if threshold is not None:
-        event = f"{{outcome}} {event}"
+        event = f"[{{outcome}} ]{event}"
     if has_times:
-        event += ", {ago}"
+        event += "[, {ago}]"
         liked = "[, {item_positive_percent}% of {item_count} liked it]"
         candidate += "[, {item_popularity_top}]" if threshold is None else liked
     if repeats_count:
@@ -111,7 +111,7 @@ def drafted_template(
         clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in about]
         template["profile"] = "user" + "".join(clauses)
     if has_times:
-        template["context"] = "{weekday} {part_of_day}"
+        template["context"] = "[{weekday} {part_of_day}]"
     if threshold is not None:
         template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
     return template

@@ -45,7 +45,7 @@ class Renderer:
         user: User,
         events: Sequence[Event],
         items: Mapping[str, Item],
-        time: float,
+        time: float | None,
         *,
         ahead: bool = False,
         state: UserState | None = None,
@@ -55,7 +55,7 @@ class Renderer:
 
         Args:
           user, events, items: see there.
-          time: the moment, unix seconds.
+          time: the moment, unix seconds; None where it is not known.
           ahead, state: see `Statistics.user_features`.
           given: features of the user and the moment that go before those looked up.
 
@@ -73,7 +73,7 @@ class Renderer:
         self,
         user_id: str,
         items: Sequence[Item],
-        time: float,
+        time: float | None,
         *,
         ahead: bool = False,
         state: UserState | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ class RequestRenderer:
     """Turns requests into the text that a model reads.
 
     Statistics of a user are looked up by the id, and the request's later behaviours are counted on
-    top. A user without an id, or a new one, has the request's behaviours alone. Statistics of items
-    are looked up by their ids.
+    top. A user without an id, or a new one, has the request's behaviours alone. Those that lack a
+    time or a value are read, and not counted. Statistics of items are looked up by their ids.
 
     Args:
       template: of the data set.
@@ -66,7 +67,7 @@ class RequestRenderer:
             )
             candidates = self._candidates(request, state) if self._render_candidates else []
         except DataError as error:
-            raise RejectedRow("no_text", str(error)) from None
+            raise RejectedRow("no_text", f"{error}{_lacking(request)}") from None
         return RequestText(history, candidates)
 
     def candidates(self, request: Request) -> list[str]:
@@ -86,13 +87,19 @@ class RequestRenderer:
     def _state(self, request: Request) -> UserState | None:
         if self._statistics is None:
             return None
-        if request.time <= self._statistics.last_time:
+        if request.time is not None and request.time <= self._statistics.last_time:
             raise RejectedRow(
                 "too_early",
                 f"'time' is {request.time!r}, and the statistics hold events until "
                 f"{self._statistics.last_time!r}: they would leak the future",
             )
-        return self._statistics.fold_in(request.user.id, request.behaviours)
+        counted = [
+            (event, item)
+            for event, item in request.behaviours
+            if not math.isnan(event.time)
+            and (event.value is not None or not self._statistics.has_values)
+        ]
+        return self._statistics.fold_in(request.user.id, counted)
 
     def _candidates(self, request: Request, state: UserState | None) -> list[str]:
         given = [
@@ -102,6 +109,18 @@ class RequestRenderer:
         return self._renderer.candidates(
             request.user.id, request.candidates, request.time, state=state, given=given
         )
+
+
+def _lacking(request: Request) -> str:
+    """What a request leaves out that a template may need, for an error message."""
+    events = [event for event, _ in request.behaviours]
+    lacking = {
+        "'time'": request.time is None,
+        "'time' of a behaviour": any(math.isnan(event.time) for event in events),
+        "'value' of a behaviour": any(event.value is None for event in events),
+    }
+    names = ", ".join(name for name, lacks in lacking.items() if lacks)
+    return f" (the request does not say: {names})" if names else ""
 
 
 def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:

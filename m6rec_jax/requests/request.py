@@ -13,8 +13,11 @@ an object of its own columns (with the id, they go before the catalogue's). A us
 one, statistics are looked up. `statistics` are those that the template may render; they go before
 what is looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`, recommendation of
 titles also `about`, an item that their prefix is rendered from. Behaviours stand in the order of
-time; those with items that nothing is known of are left out, and there may be none. Everything else
+time; those with items that nothing is known of are left out, and there may be none. Times, values
+and columns that are not known are left out, as far as the template can do without. Everything else
 in a row is the caller's own.
+
+Where users or items have no column but `text`, a text stands for them: `"candidates": ["Heat"]`.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from m6rec_jax.text.records import Event, Item, User, Value
 # Names within users and items that are no columns.
 _ID, _STATISTICS = "id", "statistics"
 _BEHAVIOUR = ("item", "time", "value")
+# Of users or items that have no other column.
+TEXT = "text"
 _UNKNOWN = "unknown_item"
 
 
@@ -57,8 +62,9 @@ class Request:
 
     Attributes:
       user: with an empty id where the request has none.
-      time: the moment it is asked at, unix seconds.
-      behaviours: what the user did until then, oldest first, with the items.
+      time: the moment it is asked at, unix seconds; None where it does not say.
+      behaviours: what the user did until then, oldest first, with the items; a time that is not
+        known is NaN.
       candidates: to be scored.
       statistics: of the user and the moment, as far as the request brings them.
       candidate_statistics: likewise, per candidate.
@@ -70,7 +76,7 @@ class Request:
     """
 
     user: User
-    time: float
+    time: float | None
     behaviours: tuple[tuple[Event, Item], ...]
     candidates: tuple[Item, ...] = ()
     statistics: Mapping[str, Value] = field(default_factory=dict)
@@ -121,6 +127,8 @@ class RequestParser:
         self._catalogue = catalogue
         self._statistics = frozenset(statistics)
         self._candidates_field, self._about_field = candidates_field, about_field
+        self._user_texts = set(spec.users.columns) == {TEXT}
+        self._item_texts = set(spec.items.columns) == {TEXT}
 
     def parse(self, row: Mapping[str, Any]) -> Request:
         """Makes a request of a row.
@@ -184,6 +192,8 @@ class RequestParser:
     def _user(self, entry: Any, ignored: set[str]) -> User:
         if entry is None:
             return User("")
+        if isinstance(entry, str) and self._user_texts:
+            entry = {TEXT: entry}
         if not isinstance(entry, Mapping):
             raise _Problem("wrong_type", "user", f"must be an object, not {_shown(entry)}")
         columns = self._spec.users.columns
@@ -194,6 +204,8 @@ class RequestParser:
         self, entry: Any, user_id: str, path: str, ignored: set[str]
     ) -> tuple[Event, Item | None]:
         """A behaviour, and its item if anything is known of it."""
+        if isinstance(entry, str) and self._item_texts:
+            entry = {"item": entry}
         if not isinstance(entry, Mapping):
             raise _Problem("wrong_type", path, f"must be an object, not {_shown(entry)}")
         ignored.update(
@@ -212,13 +224,15 @@ class RequestParser:
         time = _time(entry.get("time"), f"{path}.time")
         value = None
         if self._spec.events.value is not None:
-            value = _required(entry.get("value"), VALUE, f"{path}.value")
+            value = _value(entry.get("value"), VALUE, f"{path}.value")
         elif entry.get("value") is not None:
             ignored.add("behaviours.value")
-        return Event(user_id, item_id, time, value), item
+        return Event(user_id, item_id, math.nan if time is None else time, value), item
 
     def _item(self, entry: Any, path: str, ignored: set[str]) -> Item:
-        """The item that an id or an object means."""
+        """The item that an id, a text or an object means."""
+        if isinstance(entry, str) and self._item_texts and entry not in self._catalogue:
+            entry = {TEXT: entry}
         own: dict[str, Value] = {}
         id_ = entry
         if isinstance(entry, Mapping):
@@ -282,22 +296,24 @@ def _required(value: Any, kind: str, path: str) -> Any:
     return found
 
 
-def _time(value: Any, path: str) -> float:
-    time: float = _required(value, TIME, path)
-    if not FIRST_TIME <= time <= LAST_TIME:
+def _time(value: Any, path: str) -> float | None:
+    time: float | None = _value(value, TIME, path)
+    if time is not None and not FIRST_TIME <= time <= LAST_TIME:
         raise _Problem("bad_time", path, f"does not fit: {out_of_range(time)}")
     return time
 
 
-def _check_order(times: list[float], now: float) -> None:
+def _check_order(times: list[float], now: float | None) -> None:
     previous = -math.inf
     for index, time in enumerate(times):
+        if math.isnan(time):
+            continue
         path = f"behaviours[{index}].time"
         if time < previous:
             raise _Problem(
                 "time_out_of_order", path, f"is {time!r}, earlier than the one before ({previous})"
             )
-        if time > now:
+        if now is not None and time > now:
             raise _Problem(
                 "time_out_of_order", path, f"is {time!r}, later than the request itself ({now})"
             )

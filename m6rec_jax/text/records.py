@@ -32,7 +32,7 @@ class Event:
 
     Attributes:
       user_id, item_id: who, and with what.
-      time: unix seconds (UTC).
+      time: unix seconds (UTC); NaN where a request does not say.
       value: how strongly, such as a rating; None where the event has no degree (a click).
     """
 

@@ -211,7 +211,9 @@ class DatasetTemplate:
         return _render(self.profile_template, values, "user", user.id)
 
     def event(self, event: Event, item: Item, now: float | None) -> str:
-        """Renders one past behaviour at the moment `now`, in unix seconds; None leaves out {ago}.
+        """Renders one past behaviour at the moment `now`, in unix seconds.
+
+        {ago} has no value where `now` is None, or the event's time NaN.
 
         Raises:
           DataError: also for an event after `now`.
@@ -226,12 +228,14 @@ class DatasetTemplate:
                     f"{event.time} lies after the moment {now} it is rendered for; "
                     "history may only hold the past"
                 )
-            if "ago" in self.event_template.fields:
+            if "ago" in self.event_template.fields and not math.isnan(event.time):
                 values["ago"] = verbalize.ago(now - event.time)
         return _render(self.event_template, values, "item", item.id)
 
-    def context(self, now: float, statistics: Mapping[str, Value] | None = None) -> str:
+    def context(self, now: float | None, statistics: Mapping[str, Value] | None = None) -> str:
         """Renders the context segment of the moment `now`, "" for a data set that has none.
+
+        Of a moment that is not known, None, the fields have no value.
 
         `statistics` may hold anything else that the template names, such as {"place": "Lisbon"}.
 
@@ -240,7 +244,8 @@ class DatasetTemplate:
         """
         if not self.context_template.fields:
             return self.context_template.render({})
-        return _render(self.context_template, _moment(now) | dict(statistics or {}), "moment", now)
+        values = ({} if now is None else _moment(now)) | dict(statistics or {})
+        return _render(self.context_template, values, "moment", now)
 
     def candidate(self, item: Item, statistics: Mapping[str, Value] | None = None) -> str:
         """Renders an item to be scored."""
@@ -256,7 +261,7 @@ class DatasetTemplate:
         user: User,
         events: Sequence[Event],
         items: Mapping[str, Item],
-        now: float,
+        now: float | None,
         statistics: Mapping[str, Value] | None = None,
     ) -> list[str]:
         """Renders a user's past as `[profile, behaviour, ..., behaviour, context]`.
@@ -268,7 +273,7 @@ class DatasetTemplate:
           user: whose past.
           events: oldest first, none after `now`.
           items: by id, at least those of the events.
-          now: the moment of the request, unix seconds.
+          now: the moment of the request, unix seconds; None where it is not known.
           statistics: of the user and the moment, for the profile and the context.
 
         Raises:

@@ -57,7 +57,7 @@ _SEED = 0
 TEMPLATE: Mapping[str, Any] = {
     "profile": "reader[ of {age}][ from {country}]"
     "[, loves {user_positive_percent}% of {user_count} books]",
-    "event": "{outcome} {title}[ by {author}]",
+    "event": "[{outcome} ]{title}[ by {author}]",
     "candidate": "{title}[ by {author}][, {year}][, {publisher}]"
     "[, {item_count} readers][, {item_positive_percent}% love it]"
     "[, reader loves {user_positive_percent}%][, loves {user_author_percent}% of this author]"

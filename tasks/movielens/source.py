@@ -61,12 +61,13 @@ ITEM_COLUMNS = {
 }
 
 # Text costs time: a behaviour is its outcome, title and age, and the clauses of a candidate are so
-# formed that each can be one piece of a vocabulary.
+# formed that each can be one piece of a vocabulary. Only titles must be known: requests may lack
+# all else.
 TEMPLATE: Mapping[str, Any] = {
-    "profile": "{age} year old {gender}[ {occupation}]"
+    "profile": "[{age} year old][ {gender}][ {occupation}]"
     "[, liked {user_positive_percent}% of {user_count} films][, rates {user_mean_value}]",
-    "event": "{outcome} {title}[ ({year})], {ago}",
-    "context": "{weekday} {part_of_day}",
+    "event": "[{outcome} ]{title}[ ({year})][, {ago}]",
+    "context": "[{weekday} {part_of_day}]",
     "candidate": "{title}[ ({year})][, {genres}]"
     "[, rated {item_mean_value}][, {item_positive_percent}% like it][, {item_count} views]"
     "[, user rates {user_mean_value}][, user likes {user_positive_percent}%]"
@@ -342,7 +343,7 @@ DATASET = register_dataset(
         name="movielens-100k",
         description="100,000 film ratings with times, users and film attributes",
         build=_build,
-        version=5,
+        version=6,  # all but titles may be missing
         sources=(RATINGS, FILM_TABLE),
     )
 )

@@ -17,6 +17,7 @@ from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.prepare import PrepareOptions
 from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import TEST, Split
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
@@ -25,6 +26,7 @@ from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
+from tasks.book_crossing import source as book_crossing
 from tasks.movielens import source as movielens
 from tests.data.view_fold import ViewFold
 
@@ -242,3 +244,53 @@ def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:
         "Film 181 (1995)",
         "Another (2026)",
     ]
+
+
+# What the public templates say where everything is known; they were trained on nothing else.
+COMPLETE = {
+    movielens: [
+        "24 year old female writer",
+        "loved Fargo (1996), 2 hours ago",
+        "Thursday morning",
+        "Heat (1995), Crime, Drama",
+    ],
+    book_crossing: ["reader of 24 from Peru", "loved Fargo by A", "", "Heat by B, 1995, C"],
+}
+
+
+@given(known=st.sets(st.sampled_from(["user", "time", "event time", "value", "columns"])))
+@pytest.mark.parametrize("source", COMPLETE)
+def test_titles_are_enough_for_the_templates_of_public_data(source: Any, known: set[str]) -> None:
+    spec = {
+        "name": "films",
+        "users": {"id": "user", "columns": source.USER_COLUMNS},
+        "items": {"id": "item", "columns": source.ITEM_COLUMNS},
+        "events": {"user": "user", "item": "item", "time": "time", "value": "value"},
+        "label": {"at_least": 4},
+        "template": source.TEMPLATE,
+    }
+    user = {"age": 24, "gender": "female", "occupation": "writer", "country": "Peru"}
+    row = {
+        "user": user if "user" in known else None,
+        "time": 36_000 if "time" in known else None,
+        "behaviours": [
+            {"item": {"title": "Fargo"}}
+            | ({"time": 28_000} if "event time" in known else {})
+            | ({"value": 9} if "value" in known else {})
+        ],
+        "candidates": [{"title": "Heat"}],
+    }
+    if "columns" in known:
+        row["behaviours"][0]["item"] |= {"year": 1996, "author": "A"}
+        more = {"year": 1995, "genres": ["Crime", "Drama"], "author": "B", "publisher": "C"}
+        row["candidates"][0] |= more
+    request = RequestParser(DatasetSpec.from_dict(spec), {}).parse(row)
+    told = RequestRenderer(DatasetTemplate.parse(source.TEMPLATE), None).render(request)
+    _, event, _, candidate = texts = [*told.history, *told.candidates]
+    assert "Fargo" in event
+    assert "Heat" in candidate
+    for text, complete in zip(texts, COMPLETE[source], strict=True):
+        rest = iter(complete)  # clauses are left out, and nothing is added
+        assert all(letter in rest for letter in text)
+    if len(known) == 5:
+        assert texts == COMPLETE[source]

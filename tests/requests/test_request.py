@@ -1,6 +1,7 @@
 """Requests: what is accepted, what is refused and why; nothing else ever happens."""
 
 import json
+import math
 import string
 from typing import Any
 
@@ -94,7 +95,6 @@ def test_new_users_and_retrieval_need_less() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"time": ...}, "missing_field", "'time' is missing"),
         ({"time": "noon"}, "bad_time", "'noon' is neither"),
         ({"time": True}, "wrong_type", "'time' does not fit"),
         ({"time": float("nan")}, "nan", "'time' does not fit: the value is NaN"),
@@ -109,17 +109,6 @@ def test_new_users_and_retrieval_need_less() -> None:
         ({"behaviours": {}}, "wrong_type", "must be a list"),
         ({"behaviours": ["1"]}, "wrong_type", r"behaviours\[0\]' must be an object"),
         ({"behaviours": [{"time": 1, "value": 1}]}, "missing_field", r"\[0\]\.item' is missing"),
-        (
-            {"behaviours": [{"item": "1", "value": 1}]},
-            "missing_field",
-            r"\[0\]\.time' is missing",
-        ),
-        (
-            {"behaviours": [{"item": "1", "time": 1}]},
-            "missing_field",
-            r"\[0\]\.value' is missing",
-        ),
-        ({"behaviours": [{"item": "9", "value": 1}]}, "missing_field", r"\[0\]\.time' is missing"),
         (
             {"behaviours": [{"item": "1", "time": t, "value": 1} for t in (20, 10)]},
             "time_out_of_order",
@@ -156,6 +145,34 @@ def test_what_is_not_known_is_left_out_and_named() -> None:
         found = parser().parse(request(behaviours=behaviours))
         assert (found.behaviours, found.gaps) == ((), ["no_behaviours"])
     assert parser().parse(request(behaviours=told[1:2])).gaps == []
+
+
+def test_times_and_values_may_be_missing() -> None:
+    told = [{"item": "1", "time": 20}, {"item": "1", "value": 1}, {"item": "2", "time": 30}]
+    found = parser().parse(request(time=..., behaviours=told))
+    events = [event for event, _ in found.behaviours]
+    assert found.time is None
+    assert [event.value for event in events] == [None, 1.0, None]
+    assert [math.isnan(event.time) for event in events] == [False, True, False]
+    # What is known must still fit together.
+    told[2]["time"] = 10
+    with pytest.raises(RejectedRow, match=r"10\.0, earlier than the one before"):
+        parser().parse(request(behaviours=told))
+
+
+def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
+    raw = SPEC.to_dict()
+    for table in ("users", "items"):
+        raw[table]["columns"] = {"text": "string"}
+    texts = RequestParser(DatasetSpec.from_dict(raw), {"1": Item("1", {"text": "Fargo"})})
+    row = request(user="Ana", behaviours=["Heat", {"item": "1"}], candidates=["Up", "1"], time=...)
+    found = texts.parse(row)
+    assert found.user == User("", {"text": "Ana"})
+    assert [item for _, item in found.behaviours] == [
+        Item("", {"text": "Heat"}),
+        Item("1", {"text": "Fargo"}),
+    ]
+    assert found.candidates == (Item("", {"text": "Up"}), Item("1", {"text": "Fargo"}))
 
 
 def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:

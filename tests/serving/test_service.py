@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine import catalogue_index
+from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
@@ -105,6 +107,26 @@ def test_requests_of_one_history_are_encoded_once(
     for found, alone in zip(service.answer(asked), expected, strict=True):
         assert_same(found, alone)
     assert len(histories) == 3
+
+
+def test_scores_do_not_depend_on_the_order_of_candidates(service: Service) -> None:
+    """A candidate sees the history and itself, whichever others stand in its row."""
+    row = request(3) | {"candidates": [item.id for item in ITEMS]}
+    asked = service.accept(row, task="ctr")
+    assert isinstance(asked, Accepted)
+    texts, length = asked.text.candidates, service.model.settings.target_length
+    packed = pack_texts(service.model.vocabulary, texts, length, length)
+    assert 1 < len(packed.rows) < len(texts) / 2  # several rows, several candidates in each
+    expected = service.answer([asked])[0].probabilities
+    # Farther apart than sums in another order: the ranks are the model's.
+    assert np.diff(np.sort(expected)).min() > 2 * SAME["atol"]
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        order = rng.permutation(len(ITEMS))
+        shuffled = row | {"candidates": [ITEMS[index].id for index in order]}
+        found = service.answer([service.accept(shuffled, task="ctr")])[0].probabilities
+        np.testing.assert_allclose(found, expected[order], **SAME)
+        assert kendalltau(found, expected[order]).statistic == pytest.approx(1.0)
 
 
 def test_a_bank_answers_as_the_run_that_it_came_from(service: Service, folder: Path) -> None:

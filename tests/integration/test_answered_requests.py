@@ -1,0 +1,54 @@
+"""A file of requests with answers, from nothing but that file to a model that answers it."""
+
+import json
+from pathlib import Path
+
+from tests.integration.commands import failed, m6rec_each, succeeded
+
+OWN = "gin_configs/own_data"
+TRAIN = [
+    *("train", "--gin_file", "gin_configs/models/tiny.gin", "--gin_file", f"{OWN}/scoring.gin"),
+    *("--gin_file", f"{OWN}/requests.gin", "--gin.DATASET=films", "--gin.MODEL_DIR=run"),
+    *("--gin.TRAINABLE=all", "--gin.TRAIN_STEPS=3", "--gin.WARMUP_STEPS=1", "--gin.BATCH_SIZE=4"),
+    *("--gin.EVAL_PERIOD=3", "--gin.BatchIterator.num_shards=1", "--gin.Logging.tensorboard=False"),
+]
+
+
+def test_from_a_file_to_answers(tmp_path: Path) -> None:
+    lines = [
+        json.dumps(
+            {
+                "user": f"Likes {('cats', 'dogs')[number % 2]}, and the number {number}.",
+                "candidates": ["A film about cats"],
+                "answers": [number % 2 == 0],
+            }
+        )
+        for number in range(120)
+    ]
+    lines[2], lines[4] = '{"user": ', json.dumps({"user": "Ana", "candidates": ["A film"]})
+    (tmp_path / "films.jsonl").write_text("\n".join(lines) + "\n")
+    prepared, none, vocabulary, trained, evaluated, inferred = m6rec_each(
+        tmp_path,
+        ["data", "prepare", "--requests", "films.jsonl"],
+        ["data", "prepare"],
+        [
+            *("vocab", "train", "--gin.train_on_prepared.dataset=films"),
+            *("--gin.train_on_prepared.split=by_user", "--gin.train_vocabulary.size=300"),
+        ],
+        TRAIN,
+        ["eval", "--gin.MODEL_DIR=run"],
+        ["infer", "--gin.MODEL_DIR=run", "--requests", "films.jsonl", "--output", "scores.jsonl"],
+    )
+    assert succeeded(prepared).strip().endswith("cache/films.by_user")
+    assert "2 of 120 requests are left out (" in prepared.stderr
+    assert "line 3: not JSON" in prepared.stderr
+    assert "line 5: 'answers' must be a list" in prepared.stderr
+    assert "--requests FILE" in failed(none)
+    succeeded(vocabulary)
+    succeeded(trained)
+    out = succeeded(evaluated)
+    metrics = json.loads(out[out.index("{") :])
+    assert {"auc", "log_loss", "item_mean/auc", "user_mean/auc"} <= set(metrics)
+    assert succeeded(inferred).startswith("120 requests: 119 answered (scores.jsonl), 1 rejected")
+    answers = [json.loads(line) for line in (tmp_path / "scores.jsonl").open()]
+    assert all(0 < row["probabilities"][0] < 1 for row in answers)
