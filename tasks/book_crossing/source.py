@@ -313,6 +313,7 @@ DATASET = register_dataset(
         name="book-crossing",
         description="who took which book, and some ratings; no times",
         build=_build,
+        version=2,  # outcomes of behaviours may be missing
         sources=(RATINGS,),
     )
 )
