@@ -106,7 +106,10 @@ def _prepare_texts(
         "split": described,
         "options": settings,
         "fingerprint": source,
-        "views": {view: {"rows": writer.num_rows} for view, writer in writers.items()},
+        "views": {
+            view: {"fingerprint": source, "rows": writer.num_rows}
+            for view, writer in writers.items()
+        },
     }
     write_manifest(folder, {**manifest, **own})
     shutil.rmtree(rendered)

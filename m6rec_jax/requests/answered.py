@@ -42,7 +42,7 @@ from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, LabelSpec
 from m6rec_jax.data.splits import PART_NAMES, PARTS, TRAIN, Split
-from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.values import UnfitValue
@@ -138,7 +138,8 @@ class _Reading:
         self, spec: DatasetSpec, kind: str, split: Split, items: Sequence[Item], source: str
     ) -> None:
         self._spec, self._kind, self._split = spec, kind, split
-        self._statistics = Statistics.for_dataset(spec)
+        # No event is counted, so there is no overall share to pull a user's own towards.
+        self._statistics = Statistics.for_dataset(spec, StatisticsOptions(smoothing=1e-6))
         self._template = checked_template(spec, self._statistics, source)
         by_id = {item.id: item for item in items}
         self._parser = RequestParser(spec, by_id, self._statistics.names())
@@ -184,23 +185,31 @@ class _Reading:
             self._index(item, own) for item, own in zip(request.candidates, texts, strict=True)
         ]
         labels = self._spec.label.labels(np.asarray(values)).tolist()
+        user_index = self._users.setdefault(user, len(self._users))
         of_user = {
             "user_id": user,
-            "user_index": self._users.setdefault(user, len(self._users)),
+            "user_index": user_index,
             "time": request.time or 0.0,
             "history": text.history,
         }
         self._codes.append(code)
         if code == TRAIN:
             pairs = zip(indices, values, strict=True)
-            self._events += [(of_user["user_index"], index, value) for index, value in pairs]
-        scored = {"candidates": text.candidates, "labels": labels, "ratings": values}
-        scored |= {"group_id": row.number, "item_indices": indices}
+            self._events += [(user_index, index, value) for index, value in pairs]
+        scored = {
+            "group_id": row.number,
+            "candidates": text.candidates,
+            "item_indices": indices,
+            "labels": labels,
+            "ratings": values,
+        }
         yield ViewRow("groups", part, of_user | scored)
         liked = [place for place, label in enumerate(labels) if label]
         if liked:
-            wanted = {"items": [texts[i] for i in liked]}
-            wanted |= {"item_indices": [indices[i] for i in liked]}
+            wanted = {
+                "items": [texts[place] for place in liked],
+                "item_indices": [indices[place] for place in liked],
+            }
             yield ViewRow("next_items", part, of_user | wanted)
         told = [
             sentence(sentence(candidate) + " " + self._template.outcome(value))

@@ -23,7 +23,7 @@ SPEC: dict[str, Any] = {
     "events": {"user": "user", "item": "film", "time": "time", "value": "stars"},
     "label": {"at_least": 4},
     "template": {
-        "profile": "[{age} years old][, liked {user_positive_percent}% of {user_count}]",
+        "profile": "[{age} years old, ][liked {user_positive_percent}% of {user_count}]",
         "event": "[{outcome} ]{title}[, {ago}]",
         "context": "[{weekday}]",
         "candidate": "{title}[, {genres}]",
@@ -37,14 +37,14 @@ def asked(number: int) -> dict[str, Any]:
     """A request with answers: of a data set with columns, some of which are missing."""
     row: dict[str, Any] = {
         "behaviours": [
-            {"item": {"title": f"Film {n}"}, "value": 1 + n % 5, "time": 1000 * n}
+            {"item": {"title": f"Film {number + n}"}, "value": 1 + n, "time": 1000 * n}
             for n in range(number % 4)
         ],
         "candidates": ["f1", {"title": f"Film {number % 7}", "genres": ["crime"]}],
         "answers": [number % 6, 5],
     }
     if number % 2:
-        row |= {"user": {"id": f"u{number % 9}", "age": 30}, "time": 1e6 + number}
+        row |= {"user": {"id": f"u{number % 29}", "age": 30}, "time": 1e6 + number}
     return row
 
 
@@ -101,12 +101,7 @@ def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
         parts.setdefault(row["user_index"], set()).add(row["part"])
     assert all(len(own) == 1 for own in parts.values())
     assert rows[7]["history"][0] == "30 years old, liked 0% of 3"
-    assert rows[2]["history"] == [
-        "liked 0% of 2",
-        "disliked Film 0",
-        "disliked Film 1",
-        "",
-    ]
+    assert rows[2]["history"] == ["liked 0% of 2", "disliked Film 2", "disliked Film 3", ""]
     assert prepared.num_rows("next_items") == prepared.num_rows("documents")
 
 

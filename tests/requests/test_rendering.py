@@ -230,7 +230,7 @@ def test_a_newer_catalogue(data: ServingData, tmp_path: Path) -> None:
 def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:
     """The example of docs/requests.md is a request of MovieLens, as the examples around it are."""
     page = (Path(__file__).parents[2] / "docs" / "requests.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    example, *_ = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     spec = movielens.dataset_spec("movielens-100k", "", {})
     catalogue = {
         identifier: Item(identifier, {"title": f"Film {identifier}", "year": 1995})
