@@ -51,12 +51,20 @@ PHRASINGS: Mapping[str, Mapping[str, str]] = {
         "{user_positive_percent}% of them liked][, mean rating {user_mean_value}]",
         "context": "on a {weekday} {part_of_day}",
     },
-    "candidates in other words": {
-        "candidate": "{title}[ from {year}][. Genres: {genres}][. Mean rating {item_mean_value}]"
-        "[. Liked by {item_positive_percent}%][. Seen {item_count} times]"
-        "[. User's mean rating {user_mean_value}][. User's likes {user_positive_percent}%]"
-        "[. Of these genres {user_genres_percent}%][. Of similar films "
-        "{user_neighbours_percent}%][. Taste {user_taste_difference}]"
+    "title and genres in other words": {
+        "candidate": "{title}[ from {year}][. Genres: {genres}]"
+        "[, rated {item_mean_value}][, {item_positive_percent}% like it][, {item_count} views]"
+        "[, user rates {user_mean_value}][, user likes {user_positive_percent}%]"
+        "[, likes {user_genres_percent}% of such genres]"
+        "[, likes {user_neighbours_percent}% of similar films][, taste {user_taste_difference}]"
+        "[, expected {user_expected_value}]"
+    },
+    "statistics in other words": {
+        "candidate": "{title}[ ({year})][, {genres}]"
+        "[. Mean rating {item_mean_value}][. Liked by {item_positive_percent}%]"
+        "[. Seen {item_count} times][. User's mean rating {user_mean_value}]"
+        "[. User's likes {user_positive_percent}%][. Of these genres {user_genres_percent}%]"
+        "[. Of similar films {user_neighbours_percent}%][. Taste {user_taste_difference}]"
         "[. Expected rating {user_expected_value}]"
     },
 }

@@ -176,11 +176,11 @@ class _Reading:
             raise row.problem
         request = self._parser.parse(row.values)
         text = self._renderer.render(request)
-        values = self._answers(row.values, request, text)
+        texts = self._item_texts(request, text)
+        values = self._answers(row.values, len(texts))
         user = request.user.id or _digest(text.history)
         code = self._part(row.values, user)
         part = PARTS[code]
-        texts = [self._template.item(item) for item in request.candidates]
         indices = [
             self._index(item, own) for item, own in zip(request.candidates, texts, strict=True)
         ]
@@ -218,19 +218,24 @@ class _Reading:
         document = {"kind": "behaviour", "source": text.history, "target": " ".join(told)}
         yield ViewRow("documents", part, document)
 
-    def _answers(self, row: Mapping[str, Any], request: Request, text: RequestText) -> list[float]:
-        """The value of each answer; raises RejectedRow."""
+    def _item_texts(self, request: Request, text: RequestText) -> list[str]:
+        """What the catalogue says of each candidate; raises RejectedRow where one has no text."""
+        try:
+            found = [self._template.item(item) for item in request.candidates]
+        except DataError as error:
+            raise RejectedRow("no_text", str(error)) from None
+        for place, own in enumerate(zip(text.candidates, found, strict=True)):
+            if not all(told.strip() for told in own):
+                raise RejectedRow("no_text", f"'candidates[{place}]' has no text")
+        return found
+
+    def _answers(self, row: Mapping[str, Any], number: int) -> list[float]:
+        """The value of each of so many answers; raises RejectedRow."""
         answers = row.get(ANSWERS)
         if not isinstance(answers, list) or not answers:
             raise RejectedRow("missing_field", f"{ANSWERS!r} must be a list of one or more")
-        if len(answers) != len(request.candidates):
-            raise RejectedRow(
-                "bad_list",
-                f"{len(answers)} {ANSWERS!r} for {len(request.candidates)} 'candidates'",
-            )
-        for place, candidate in enumerate(text.candidates):
-            if not candidate.strip():
-                raise RejectedRow("no_text", f"'candidates[{place}]' has no text to score")
+        if len(answers) != number:
+            raise RejectedRow("bad_list", f"{len(answers)} {ANSWERS!r} for {number} 'candidates'")
         return [
             _value(answer, self._kind, f"{ANSWERS}[{place}]")
             for place, answer in enumerate(answers)
