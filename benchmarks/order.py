@@ -8,6 +8,7 @@ hold: films that the user has not rated, drawn at random. They are ranked again 
 
   * the candidates shuffled, which must change nothing;
   * the history shuffled: its behaviours keep their words, and those that fit stay the same;
+  * no history at all, beside which the others are to be seen;
   * parts of the template in other words, which the run was not trained on (`PHRASINGS`).
 
 How many of the first ten stay (`overlap@10`), and Kendall's tau of all candidates, averaged over
@@ -125,6 +126,7 @@ def measure(service: Service, task: str, rows: Sequence[Any]) -> dict[str, dict[
     found = {
         "candidates shuffled": stayed(plain, back),
         "history shuffled": stayed(plain, scores(other)),
+        "history left out": stayed(plain, scores([bare(text) for text in texts])),
     }
     data, max_events = service.parts.data(task), service.parts.settings(task).max_events
     for name, entries in PHRASINGS.items():
@@ -133,6 +135,11 @@ def measure(service: Service, task: str, rows: Sequence[Any]) -> dict[str, dict[
         said = [renderer.render(one.request) for one in accepted]
         found[name] = stayed(plain, scores(said))
     return found
+
+
+def bare(text: RequestText) -> RequestText:
+    """Without the behaviours: how much there is to move."""
+    return text._replace(history=[text.history[0], text.history[-1]])
 
 
 def shuffled(
