@@ -48,7 +48,7 @@ from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.values import UnfitValue
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.json_text import json_text
-from m6rec_jax.requests.files import Position, ReadRow, open_requests
+from m6rec_jax.requests.files import Position, ReadRow, RequestFile, open_requests
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import TEXT, RejectedRow, Request, RequestParser
 from m6rec_jax.text.records import Item
@@ -90,9 +90,10 @@ def prepare_requests(
 
     Raises:
       DataError: something is wrong with the file or the folder, or a part is empty.
-      ConfigError: a template that does not fit the columns.
+      ConfigError: another format, or a template that does not fit the columns.
     """
     requests = Path(requests)
+    file = open_requests(requests, {})
     own = _texts_spec(requests.stem) if dataset_dir is None else DatasetSpec.load(dataset_dir)
     spec = _answered(own, name or own.name)
     kind = "bool" if own.label.at_least is None else VALUE
@@ -114,7 +115,7 @@ def prepare_requests(
 
     def render(folder: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
         reading = _Reading(spec, kind, parsed, items, str(dataset_dir or requests))
-        return reading.rows(requests, folder), reading.manifest
+        return reading.rows(file, folder), reading.manifest
 
     # What rows depend on beside the files.
     return prepare_texts(out, spec.name, parsed, VIEWS, files, spec, render, progress)
@@ -152,13 +153,13 @@ class _Reading:
         self._events: list[tuple[int, int, float]] = []
         self.manifest: dict[str, Any] = {"dataset_spec": spec.to_dict()}
 
-    def rows(self, path: Path, folder: Path) -> Iterator[ViewRow]:
+    def rows(self, file: RequestFile, folder: Path) -> Iterator[ViewRow]:
         """All rows of the views; then writes what lies beside them."""
         rejected: Counter[str] = Counter()
         first: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / REJECTED).open("w", encoding="utf-8") as target:
-            for chunk in open_requests(path, {}).chunks(Position(), _CHUNK):
+            for chunk in file.chunks(Position(), _CHUNK):
                 for row in chunk.rows:
                     try:
                         yield from self._views(row)

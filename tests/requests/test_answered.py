@@ -132,6 +132,8 @@ def test_plain_texts_split_by_a_column(tmp_path: Path) -> None:
     assert wanted == [["Up"]] * 3
     with pytest.raises(DataError, match=r"'leave_one_out' needs a table of events"):
         prepare_requests(file, tmp_path / "out", split="leave_one_out")
+    with pytest.raises(DataError, match=r"there is no file .*none\.jsonl"):
+        prepare_requests(tmp_path / "none.jsonl", tmp_path / "out")
     pq.write_table(pa.Table.from_pylist(rows[:1]), file)
     with pytest.raises(DataError, match=r"part 'validation' is empty"):
         prepare_requests(file, tmp_path / "out", split="by_column", progress=False)
