@@ -293,8 +293,9 @@ def _measure(seed: int) -> tuple[float, float]:
     folder = Path("measured")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        # Where embeddings start changes no step.
-        settings = ["Start.embeddings='random'", "Logging.progress=False", *_seeds(seed)]
+        # Where embeddings start changes no step, and what is cut the run itself will say.
+        settings = ["Start.embeddings='random'", "Logging.progress=False", "Logging.cuts=False"]
+        settings += _seeds(seed)
         result = run_phase(f"{FOUNDATION}.gin", folder, settings)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
