@@ -75,8 +75,13 @@ def write_tables(package: Path, folder: Path) -> None:
         )
         database.execute("DELETE FROM bought WHERE product_id NOT IN (FROM kept)")
         queries = (
-            """SELECT household_id, product_id, basket_id, transaction_timestamp AS purchased_at,
-                 quantity, sales_value FROM bought ORDER BY ALL""",
+            # A product may be in several lines of a basket. These are sorted by its number, so that
+            # the last one of a user would mostly be a new product: they are drawn.
+            """SELECT * FROM (
+                 SELECT household_id, product_id, transaction_timestamp AS purchased_at,
+                   sum(quantity) AS quantity, sum(sales_value) AS sales_value
+                 FROM bought GROUP BY ALL)
+               ORDER BY household_id, purchased_at, md5(concat(household_id, product_id))""",
             """SELECT product_id, department, product_category, product_type, brand, package_size
                FROM products SEMI JOIN kept USING (product_id) ORDER BY ALL""",
             """SELECT household_id, age, income, home_ownership, household_size, kids_count

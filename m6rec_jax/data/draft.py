@@ -39,6 +39,25 @@ def drafted_event(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> l
     return [name for name in texts if name in named]
 
 
+def counted_by(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The column by which a user's behaviour is counted: the finest of which items share values.
+
+    Args:
+      texts: of `text_columns`.
+      items: values by column, one for each item.
+
+    Returns:
+      one name, or none where every item has its own value, or most have none.
+    """
+    found: dict[str, int] = {}
+    for name in texts:
+        given = [str(value) for value in items[name] if value is not None]
+        distinct = len({_DIGITS.sub("", value) for value in given})
+        if len(given) > len(items[name]) / 2 and 1 < distinct <= len(given) / 2:
+            found[name] = distinct
+    return [max(found, key=found.__getitem__)] if found else []
+
+
 def text_columns(
     item_columns: Mapping[str, str],
     item_file: Path,
@@ -118,6 +137,7 @@ def drafted_template(
     has_times: bool,
     repeats_count: bool = False,
     event_texts: Sequence[str] = (),
+    by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A draft: every item by its text, times and statistics only where there are times.
 
@@ -128,6 +148,7 @@ def drafted_template(
       has_times: whether events have real times.
       repeats_count: whether rows want items that the user had before.
       event_texts: of `texts`, what a behaviour names; none: the first one.
+      by: columns by which the user's behaviour is counted.
     """
     item, event = map(_listed, (texts, event_texts or texts[:1]))
     candidate = item
@@ -137,8 +158,9 @@ def drafted_template(
         event += ", {ago}"
         liked = "[, {item_positive_percent}% of {item_count} liked it]"
         candidate += "[, top {item_popularity_rank}%]" if threshold is None else liked
+        candidate += "".join(f"[, had {{user_{name}_counts}}]" for name in by)
     if repeats_count:
-        candidate += "[, had {user_item_times} times before, last {user_item_ago}]"
+        candidate += "[, had it {user_item_times} times, last {user_item_ago}]"
     template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
     about = [name for name in user_columns if not _NO_WORDS.search(name)]
     if about:

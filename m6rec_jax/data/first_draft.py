@@ -20,7 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.draft import drafted_event, drafted_template, positives, text_columns
+from m6rec_jax.data.draft import (
+    counted_by,
+    drafted_event,
+    drafted_template,
+    positives,
+    text_columns,
+)
 from m6rec_jax.data.schema import (
     COUNT,
     LIST_SEPARATOR,
@@ -28,6 +34,7 @@ from m6rec_jax.data.schema import (
     DatasetSpec,
     EventsSpec,
     LabelSpec,
+    StatisticsSpec,
     TableSpec,
     protocol_for,
 )
@@ -101,6 +108,7 @@ def draft_dataset(
     pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
     share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
     repeats = protocol_for(share)
+    by = counted_by(texts, of_items) if threshold is None else []
     if users is None:
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
@@ -125,7 +133,9 @@ def draft_dataset(
             True,
             repeats == COUNT,
             drafted_event(texts, of_items),
+            by,
         ),
+        statistics=StatisticsSpec(tuple(by)),
     )
     spec.save(folder)
     return [

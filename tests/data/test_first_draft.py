@@ -37,7 +37,7 @@ def test_the_shop_is_recognised(tmp_path: Path, names: Sequence[str]) -> None:
     assert (events.value, found.label.at_least) == (None, None)
     assert found.template["item"].startswith("{name}[, ")
     assert found.repeats == "count"
-    assert "had {user_item_times} times before" in found.template["candidate"]
+    assert "had it {user_item_times} times" in found.template["candidate"]
     assert any(line.startswith('repeats: "count": ') for line in said)
     assert check_dataset(folder).ok
     assert said[-1].endswith(f"Then: m6rec data check {folder}")
@@ -82,7 +82,9 @@ def test_what_was_paid_is_no_rating_and_items_without_titles_are_told_apart(tmp_
     assert any("every event is a positive" in line for line in said)
     assert found.template["item"] == "{kind}[, {department}][, {size}][, {brand}]"
     assert found.template["event"] == "{kind}[, {size}], {ago}"
-    assert "top {item_popularity_rank}%" in found.template["candidate"]
+    assert found.statistics.by == ("kind",)
+    told = "[, top {item_popularity_rank}%][, had {user_kind_counts}][, had it {user_item_times} times"
+    assert told in found.template["candidate"]
     assert check_dataset(tmp_path).ok
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(DataError, match="which values --at-least divides"):
