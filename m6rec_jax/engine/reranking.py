@@ -272,7 +272,7 @@ class Reranker:
     def _near(
         self,
         shares: Callable[[np.ndarray, np.ndarray], RelatedItems],
-        last: Sequence[int],
+        last: Sequence[int] | np.ndarray,
         out: Any,
         new: np.ndarray,
     ) -> RelatedItems:
