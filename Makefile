@@ -30,6 +30,7 @@ docs: install  ## The site with the API reference, in build/site; a link that le
 
 test: install lint types docs  ## Everything CI runs: style, types, docs, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 slow: install  ## Tests of resuming, and of all rows of the public data sets that were fetched: minutes

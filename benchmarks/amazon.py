@@ -3,6 +3,7 @@
     python -m benchmarks.amazon FOLDER                    # everything that has no rows yet
     python -m benchmarks.amazon FOLDER --cold             # 5% of the items are in no training event
     python -m benchmarks.amazon FOLDER --encoder ENCODER  # also with a public sentence encoder
+    python -m benchmarks.amazon FOLDER --seeds 0 1 2      # of what is trained (default: 0)
 
 FOLDER is called as the data set and holds what `m6rec data import sequences` reads:
 `sequences.txt`, a line `user item item ...` per user, and `items.tsv` with an item's text in its
@@ -10,8 +11,8 @@ last column (Amazon's reviews are not ours to give away). A user's last item tes
 it validates; at test it belongs to the history. All items but those of the history are ranked,
 never without what is wanted.
 
-Popularity, TF-IDF, co-occurrence, both by hand, and EASE score every item. `hybrid` is the code
-that evaluates and serves (`m6rec_jax.evaluation.reranking`), with weights learnt on validation
+Popularity, TF-IDF, co-occurrence, both by hand, EASE and SASRec score every item. `hybrid` is the
+code that evaluates and serves (`m6rec_jax.evaluation.reranking`), with weights learnt on validation
 rows; in place of towers it has none, or a sentence encoder's vectors of the last items. Rows go to
 `benchmarks/results/amazon.json` as each run ends.
 """
@@ -30,6 +31,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
+from benchmarks.sasrec import Score, Trainer
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex
@@ -48,9 +50,6 @@ _BLOCK = 512
 _LEARN = 5_000
 _DEPTH = 100
 _PENALTY = 250.0
-
-# Histories of some users to scores of all items `[users, items]`.
-Score = Callable[[Sequence[Sequence[int]]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,6 +258,21 @@ BASELINES: dict[str, tuple[Callable[[Task], Score], str]] = {
 }
 
 
+# Items drawn for each step; none: cross entropy over all of them.
+SASREC = {"SASRec, cross entropy": 0, "SASRec, sampled softmax": 512}
+
+
+def sasrec(task: Task, num_negatives: int, seed: int, minutes: float) -> tuple[Score, str]:
+    """Trained until NDCG@10 of the validation sample stops rising."""
+    validation = task.part("validation")
+
+    def judge(score: Score) -> float:
+        return retrieval_metrics(validation.ranked(score, 10), len(task.texts), (10,))["ndcg@10"]
+
+    trainer = Trainer(task.training, len(task.texts), judge, num_negatives, minutes)
+    return trainer.fit(seed)
+
+
 class Encoded:
     """Vectors of the items' texts by a public sentence encoder; a user is the last five's mean."""
 
@@ -321,9 +335,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", help="of these alone (default: all)")
     parser.add_argument("--cold", action="store_true", help="hold out a twentieth of the items")
     parser.add_argument("--encoder", type=Path, help="`m6rec data fetch sentence-encoder` wrote it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of what is trained")
+    parser.add_argument("--minutes", type=float, default=40, help="at most, of a training")
     parser.add_argument("--force", action="store_true", help="run again what has rows already")
     options = parser.parse_args(arguments)
-    known = [*BASELINES, "hybrid, no towers"]
+    known = [*BASELINES, *SASREC, "hybrid, no towers"]
     if options.encoder is not None:
         known += ["sentence encoder", "hybrid, sentence encoder"]
     if unknown := sorted(set(options.models or ()) - set(known)):
@@ -331,14 +347,23 @@ def main(arguments: list[str] | None = None) -> None:
     task = Task.read(options.folder, options.cold)
     split = "leave_one_out" + (f"-cold{_COLD:.0%}" if options.cold else "")
     path = results_path("amazon")
-    for model in options.models or known:
-        if not options.force and (model, task.name, split, None) in read_results(path).runs:
+    runs = [
+        (model, seed)
+        for model in options.models or known
+        for seed in (options.seeds if model in SASREC else [None])
+    ]
+    for model, seed in runs:
+        if not options.force and (model, task.name, split, seed) in read_results(path).runs:
             print(f"{model}: has rows already", flush=True)
             continue
-        start = time.monotonic()
+        start, note = time.monotonic(), None
         if model in BASELINES:
             make, config = BASELINES[model]
             predictions = task.part("test").ranked(make(task), max(KS))
+        elif model in SASREC:
+            config = "64 wide, 2 layers" + (f", {SASREC[model]} items a step" * bool(SASREC[model]))
+            score, note = sasrec(task, SASREC[model], seed or 0, options.minutes)
+            predictions = task.part("test").ranked(score, max(KS))
         elif model == "hybrid, no towers":
             config = "weights learnt on validation rows"
             predictions = hybrid(task, nothing(task), 0)
@@ -361,8 +386,9 @@ def main(arguments: list[str] | None = None) -> None:
                 config=config,
                 dataset=task.name,
                 split=split,
-                seed=None,
+                seed=seed,
                 seconds=seconds,
+                note=note,
             ),
         )
         figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -21,10 +21,12 @@ from m6rec_jax.arguments import existing_path, local_path, path_or_address, take
 from m6rec_jax.compress_arguments import add_compress
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.export_arguments import add_edge, add_export
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
+_TRAINING = ("train", "demo", "compress")
 
 # The system's errors about paths and disks.
 _FIXABLE = frozenset(
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    if argv is None and args.command in _TRAINING:
+        start_with_huge_pages()
     _set_up_logging()
     try:
         args.gin_bindings = _gin_bindings(rest, parser)

@@ -36,9 +36,16 @@ LAYERS = [
     "server",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors, configuration (it knows only gin) and the quiet start lie
-# below, the command line and the public face above.
-BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start", "source_parameters"}
+# Modules beside the folders: errors, configuration (it knows only gin) and how processes start
+# lie below, the command line and the public face above.
+BELOW_ALL = {
+    "errors",
+    "configuration",
+    "config_file",
+    "huge_pages",
+    "quiet_start",
+    "source_parameters",
+}
 ABOVE_ALL = {
     "arguments",
     "cli",

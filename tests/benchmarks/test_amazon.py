@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import amazon, results_file
+from benchmarks import amazon, results_file, sasrec
 from benchmarks.baselines import retrieval
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Thirty items in three kinds; users stay with one."""
+    monkeypatch.setattr(sasrec, "_ROWS", 32)
+    monkeypatch.setattr(sasrec, "_PLACES", 64)
     monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
     rng = np.random.default_rng(0)
     folder = tmp_path / "bath"
@@ -47,7 +49,7 @@ def test_all_models_are_measured_and_new_items_are_found_by_text(folder: Path) -
     rows = json.loads((folder.parent / "results" / "amazon.json").read_text())["rows"]
     found = {(row["model"], row["split"], row["metric"]): row["value"] for row in rows}
     whole, cold = "leave_one_out", "leave_one_out-cold5%"
-    models = [*amazon.BASELINES, "hybrid, no towers"]
+    models = [*amazon.BASELINES, *amazon.SASREC, "hybrid, no towers"]
     assert {model for model, *_ in found} == set(models)
     # Kinds are told apart by words and by what goes together, not by popularity.
     for model in models[1:]:

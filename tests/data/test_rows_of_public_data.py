@@ -20,6 +20,7 @@ FILMS, BOOKS = "movielens-100k", "book-crossing-small"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the fold takes minutes
 @pytest.mark.parametrize(
     ("name", "settings", "split", "num_buckets"),
     [

@@ -124,8 +124,8 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
         found.append(own.answer([accepted])[0].item_ids)
     assert found[0] == found[1]
     assert "f3" not in found[0]
+    scorer = load_model(exported).likelihood_scorer("ctr", sentence="{candidate}")
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
-        scorer = load_model(exported).likelihood_scorer("ctr", sentence="{candidate}")
         scorer.score_requests(HISTORIES, CANDIDATES)
 
 

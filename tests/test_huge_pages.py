@@ -1,0 +1,32 @@
+"""Processes that start anew with another malloc."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import os, sys
+from m6rec_jax.huge_pages import start_with_huge_pages
+
+start_with_huge_pages()
+print(sys.argv[1:], os.environ["GLIBC_TUNABLES"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is Linux's")
+@pytest.mark.parametrize("own", [None, "glibc.malloc.arena_max=1"])
+def test_a_process_starts_anew_once(own: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    if own is not None:
+        environment["GLIBC_TUNABLES"] = own
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, "--a=b c", "d"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,  # not again and again
+    )
+    assert done.stdout == f"['--a=b c', 'd'] {own or 'glibc.malloc.hugetlb=1'}\n"
