@@ -1,11 +1,10 @@
-"""Training steps on a CPU where glibc keeps what they free: time, page faults, memory, in turns.
+"""Training steps on a CPU with huge pages and without: time, page faults, memory, in turns.
 
     python -m benchmarks.freed_memory [--model_file FILE] [--batch 64] [--turns 3]
 
 XLA allocates a program's buffers whenever it runs. As glibc comes, large ones go back to the system
-as soon as they are freed, and every page of theirs is mapped and zeroed anew in the next step.
-`KEEP`, in the environment, has glibc keep them: nothing is returned, nothing has a mapping of its
-own, and there is one arena, since those of threads cannot hold large blocks.
+as soon as they are freed, and their pages are mapped and zeroed anew in the next step: 4 KiB at a
+time, or 2 MiB where glibc asks for huge pages (`m6rec_jax.huge_pages`).
 
 The step is that of `m6rec train` on random tokens, 256 + 64 a row, with AdamW. Each turn has a
 process of its own; with and without take turns, so that what else the machine does meets both, on
@@ -30,21 +29,11 @@ from pathlib import Path
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.huge_pages import HUGE_PAGES
 from m6rec_jax.io.progress import progress_bar
 
 MODEL_FILE = "gin_configs/examples/foundation_model.gin"
-KEEP = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
-}
-# A page fault maps 2 MiB, not 4 KiB.
-HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
-    "as glibc comes": {},
-    "huge pages": HUGE,
-    "freed memory is kept": KEEP,
-}
+ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {"as glibc comes": {}, "huge pages": HUGE_PAGES}
 PROCESSORS = ("one", "all")
 WARM_UP, STEPS_PER_TURN = 4, 6
 Turn = dict[str, float]
@@ -96,8 +85,7 @@ def turn_of(name: str, processors: str, options: argparse.Namespace) -> Turn:
     """
     command = [sys.executable, "-m", "benchmarks.freed_memory", f"--turn-on={processors}"]
     command += [f"--model_file={options.model_file}", f"--batch={options.batch}"]
-    own = ("MALLOC_", "GLIBC_TUNABLES")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    inherited = {key: value for key, value in os.environ.items() if key not in HUGE_PAGES}
     environment = {**inherited, "JAX_PLATFORMS": "cpu", **ENVIRONMENTS[name]}
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, env=environment

@@ -14,8 +14,6 @@ may run side by side, each on a processor of its own:
     taskset -c 0 python -m benchmarks.tuning --tasks movielens_ctr film_plots_genre &
     taskset -c 1 python -m benchmarks.tuning --tasks book_crossing_conversion film_reviews_sentiment
 
-(`benchmarks.freed_memory` has variables with which they are faster.)
-
 Every head starts from its job's words (OPTION_WORDS) but those of the two methods without words,
 which are made only where `--methods` names them: they tell what options are worth by themselves.
 

@@ -26,7 +26,8 @@ from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
-_TRAINING = ("train", "demo", "compress")
+# Commands that compute in large batches.
+_COMPUTING = ("train", "eval", "infer", "calibrate", "index", "compress", "quickstart", "demo")
 
 # The system's errors about paths and disks.
 _FIXABLE = frozenset(
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if argv is None and args.command in _TRAINING:
+    if argv is None and args.command in _COMPUTING:
         start_with_huge_pages()
     _set_up_logging()
     try:
