@@ -146,8 +146,8 @@ class Rows:
         for row, item in enumerate(self.wanted.tolist()):
             yield {"user_index": row, "item_indices": [item]}
 
-    def recent_items(self) -> list[list[int]]:
-        return [list(own) for own in self.past]
+    def past_items(self) -> list[np.ndarray]:
+        return [np.asarray(own, np.int64) for own in self.past]
 
     def ranked(self, score: Score, length: int) -> RetrievalPredictions:
         """Ranks of the wanted items, and the best of each row."""

@@ -326,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="of the whole model's quality that may be lost on validation rows (default 0.01)",
     )
-    takes_gin(calibrate, required=True)
+    takes_gin(calibrate)
     calibrate.set_defaults(run=subcommands.run_calibrate)
 
     report = commands.add_parser(

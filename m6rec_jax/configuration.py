@@ -90,12 +90,14 @@ class ParsedConfig:
       files: in the order they were opened.
       macros, values: name -> where set last, and to what.
       macro_uses: name -> where used first.
+      parameters: `configurable.parameter` -> value.
     """
 
     files: list[Path] = field(default_factory=list)
     macros: dict[str, Origin] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     macro_uses: dict[str, Origin] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def shipped_root() -> Path | None:
@@ -158,6 +160,14 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     _check_macros(parsed)
     _check_idle_macros(parsed)
     return parsed
+
+
+def macros_of(files: Sequence[str | Path]) -> set[str]:
+    """Names of the macros that gin files set, with what they include; errors as `check_config`."""
+    parsed = ParsedConfig()
+    for statement, origin in _all_statements(files, (), parsed):
+        _note(statement, origin, parsed)
+    return set(parsed.macros)
 
 
 def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
@@ -321,6 +331,7 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
         known = parameters_of(selector.rsplit(".", 1)[-1]) or [parameter]
         if parameter not in known and difflib.get_close_matches(parameter, known, 1, _NEAR):
             raise _no_parameter(selector, parameter, known, origin)
+        parsed.parameters[f"{selector}.{parameter}"] = value
         return ""
     name = f"{scope}/{selector}" if scope else selector
     parsed.macros[name], parsed.values[name] = origin, value

@@ -171,7 +171,8 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
             notes=[
                 "Scoring: each user's first events train, the last ones test; without labels "
                 "in the data every event is positive, and negatives are sampled.",
-                "Retrieval: each user's last item, among all items the user has not had before.",
+                "Retrieval: each user's last item, among all items"
+                + ("." if scoring.repeats_count else " the user has not had before."),
                 *sample_notes(tested),
             ],
         )
@@ -293,8 +294,9 @@ def _measure(seed: int) -> tuple[float, float]:
     folder = Path("measured")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        # Where embeddings start changes no step.
-        settings = ["Start.embeddings='random'", "Logging.progress=False", *_seeds(seed)]
+        # Where embeddings start changes no step, and what is cut the run itself will say.
+        settings = ["Start.embeddings='random'", "Logging.progress=False", "Logging.cuts=False"]
+        settings += _seeds(seed)
         result = run_phase(f"{FOUNDATION}.gin", folder, settings)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -386,5 +388,7 @@ To go on, from that folder:
   m6rec eval --gin.MODEL_DIR={SCORER}
   m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED=data/{dataset}.per_user_temporal \\
       --requests requests.jsonl --output scores.jsonl
+  m6rec calibrate --gin.MODEL_DIR={RETRIEVER}
+  m6rec eval --gin_file gin_configs/runs/hybrid_retrieval.gin --gin.MODEL_DIR={RETRIEVER}
   m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED=data/{dataset}.leave_one_out \\
       --index items.index --requests requests.jsonl --output found.jsonl"""

@@ -59,6 +59,23 @@ def _look_first(
     return parsed.values
 
 
+def _check_vocabulary(args: argparse.Namespace) -> None:
+    """Says what a run on own data lacks (tasks.own_data) before libraries are imported."""
+    from m6rec_jax import configuration
+    from m6rec_jax.pipeline import locations
+
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    own, dataset = parsed.parameters, parsed.values.get("DATASET")
+    elsewhere = {"data_dir.path", "vocabulary_file.path", "vocabulary_file.shared"}
+    if "own_task.dataset" not in own or not isinstance(dataset, str) or elsewhere & own.keys():
+        return
+    split = own.get("own_task.split", locations.DEFAULT_SPLIT)
+    locations.prepared(dataset, split)
+    run = Path(str(parsed.values.get("MODEL_DIR")), "inference", "vocabulary.model")
+    if not run.is_file():
+        locations.load_vocabulary(dataset, own.get("own_task.vocabulary_split", split))
+
+
 def _check_there(path: Path, what: str) -> None:
     if not path.exists():
         near = [own.name for own in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -295,6 +312,7 @@ def run_vocab_train(args: argparse.Namespace) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     _look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
+    _check_vocabulary(args)
     from m6rec_jax.configuration import macro, settle_measured
     from m6rec_jax.training.loop import train
 
@@ -321,29 +339,34 @@ def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     return locked_folder(Path(model_dir), f"training in {model_dir}")
 
 
-def _look_at_run(args: argparse.Namespace) -> None:
-    """`_look_first` for a task on a run: without gin files, the task that it was trained on."""
-    if args.gin_file:
+def _look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.gin") -> None:
+    """`_look_first` for a task on a run: where no gin file names one, that which it was trained on.
+
+    Args:
+      args: of a command that takes gin.
+      default: what is then read before the run's own configuration and the files that are given.
+    """
+    from m6rec_jax.config_file import CONFIG_FILE
+    from m6rec_jax.configuration import check_config, macros_of
+
+    if "MIXTURE_OR_TASK_NAME" in macros_of(args.gin_file):
         _look_first(args)
         return
-    from m6rec_jax.config_file import CONFIG_FILE
-    from m6rec_jax.configuration import check_config
-
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
     run = check_config((), of_run).values.get("MODEL_DIR")
     if run is None:
         raise ConfigError(
-            f"m6rec {args.command} takes --gin.MODEL_DIR=RUN, whose task it knows, or --gin_file "
-            "FILE, which names another one"
+            f"m6rec {args.command} takes --gin.MODEL_DIR=RUN, whose task it knows; a --gin_file "
+            "FILE may name another one"
         )
     config = Path(run, CONFIG_FILE)
     _check_there(Path(run), f"--gin.MODEL_DIR={run}")
     if not config.is_file():
         raise ConfigError(
             f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
-            "--gin_file FILE (gin_configs/runs/eval.gin says what stands there)"
+            f"--gin_file FILE ({default} says what stands there)"
         )
-    _look_first(args, "gin_configs/runs/eval.gin", str(config), reads=())
+    _look_first(args, default, str(config), reads=())
 
 
 def run_eval(args: argparse.Namespace) -> int | None:
@@ -360,7 +383,7 @@ def run_eval(args: argparse.Namespace) -> int | None:
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    _look_first(args)
+    _look_at_run(args, "gin_configs/runs/calibrate.gin")
     from m6rec_jax.evaluation.calibration import calibrate, report
 
     _configure_together(args)

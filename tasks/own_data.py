@@ -20,7 +20,6 @@ import seqio
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.fitted_settings import has_outcomes
 from m6rec_jax.pipeline.locations import DEFAULT_SPLIT
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
 
@@ -57,6 +56,6 @@ def own_task(
             f"own_task.kind = {kind!r} is no kind of task{did_you_mean(kind, kinds)} (known: "
             f"{', '.join(kinds)})"
         )
-    if kind == "foundation" and not has_outcomes(locations.prepared(dataset, split)):
+    if kind == "foundation" and not locations.prepared(dataset, split).outcome_words():
         kind = "foundation_without_outcomes"
     return f"{prefix}_{kind}"

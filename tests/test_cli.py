@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_other_errors_of_the_system_keep_their_traceback(
         ("eval", "m6rec eval takes --gin.MODEL_DIR=RUN, whose task it knows"),
         ("eval --gin.MODEL_DIR=docs", "docs has no config.gin"),
         ("eval --gin_file evla.gin", "no gin file 'evla.gin'"),
+        ("calibrate", "m6rec calibrate takes --gin.MODEL_DIR=RUN, whose task it knows"),
         (
             "infer --requests none.jsonl --output b.jsonl --gin.MODEL_DIR=.",
             "none.jsonl: nothing is",
@@ -165,6 +167,36 @@ sys.exit(status)
     found = subprocess.run(run, capture_output=True, text=True, timeout=20, cwd=ROOT)
     assert (found.returncode, found.stdout) == (cli.EXIT_USER_ERROR, "[]\n"), found.stderr
     assert message in found.stderr
+
+
+def test_a_missing_vocabulary_is_told_before_tensorflow_is_imported(tmp_path: Path) -> None:
+    code = """
+import sys
+from m6rec_jax import cli
+cli.main(sys.argv[1:])
+print([name for name in ("jax", "tensorflow", "seqio") if name in sys.modules])
+"""
+    files = ("models/mini.gin", "own_data/scoring.gin")
+    command = [word for name in files for word in ("--gin_file", f"gin_configs/{name}")]
+    command += ["--gin.DATASET=shop", f"--gin.MODEL_DIR={tmp_path}/run"]
+
+    def said() -> str:
+        found = subprocess.run(
+            [sys.executable, "-c", code, "train", *command],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            cwd=ROOT,
+            env=os.environ | {"M6REC_DATA_DIR": str(tmp_path)},
+        )
+        assert found.stdout == "[]\n"
+        return found.stderr
+
+    assert "holds no prepared 'shop.per_user_temporal'" in said()
+    folder = tmp_path / "shop.per_user_temporal"
+    folder.mkdir()
+    (folder / "prepare.json").write_text("{}")
+    assert f"no vocabulary at {folder}/vocabulary.model: train one" in said()
 
 
 @pytest.mark.parametrize(("error", "status"), [("ValueError()", 1), ("M6RecError('wrong')", 2)])

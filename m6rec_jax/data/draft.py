@@ -14,16 +14,63 @@ from m6rec_jax.errors import ConfigError, DataError
 # The text of an item, best first. Names of columns that hold no words a model could use.
 _TEXTS = ("title", "name", "text", "headline", "summary", "description")
 _NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
+_DIGITS = re.compile(r"\d")
 # Further columns of an item that a drafted template names.
 _MORE_COLUMNS = 4
 
 
-def text_columns(item_columns: Mapping[str, str], item_file: Path) -> list[str]:
+def drafted_event(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Which columns a behaviour names: the first, and those that tell items apart best.
+
+    Columns are added until nine in ten of the items that all of them tell apart are told apart.
+
+    Args:
+      texts: of `text_columns`.
+      items: values by column, one for each item.
+    """
+
+    def told_apart(names: Sequence[str]) -> int:
+        return len(set(zip(*(map(str, items[name]) for name in names), strict=True)))
+
+    named = [texts[0]]
+    while told_apart(named) < 0.9 * told_apart(texts):
+        left = [name for name in texts if name not in named]
+        named.append(max(left, key=lambda name: told_apart([*named, name])))
+    return [name for name in texts if name in named]
+
+
+def counted_by(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The column by which a user's behaviour is counted: the finest of which items share values.
+
+    Args:
+      texts: of `text_columns`.
+      items: values by column, one for each item.
+
+    Returns:
+      one name, or none where every item has its own value, or most have none.
+    """
+    found: dict[str, int] = {}
+    for name in texts:
+        given = [str(value) for value in items[name] if value is not None]
+        distinct = len({_DIGITS.sub("", value) for value in given})
+        if len(given) > len(items[name]) / 2 and 1 < distinct <= len(given) / 2:
+            found[name] = distinct
+    return [max(found, key=found.__getitem__)] if found else []
+
+
+def text_columns(
+    item_columns: Mapping[str, str],
+    item_file: Path,
+    items: Mapping[str, Sequence[Any]] | None = None,
+) -> list[str]:
     """Columns of items that the template renders; every item must have the first one.
+
+    That is a title, by its name; else the column without gaps that has most different words.
 
     Args:
       item_columns: name -> type, as in `schema.TableSpec`.
       item_file: for the message.
+      items: values by column, one for each item; None: not known.
 
     Raises:
       DataError: there is no text.
@@ -41,6 +88,10 @@ def text_columns(item_columns: Mapping[str, str], item_file: Path) -> list[str]:
             "needs their titles or other words"
         )
     named = [name for word in _TEXTS for name in columns if word in name.lower()]
+    if not named and items is not None:
+        whole = [name for name in columns if None not in items[name]]
+        # Sizes and numbers are no words.
+        named = sorted(whole, key=lambda name: -len({_DIGITS.sub("", str(v)) for v in items[name]}))
     return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]
 
 
@@ -85,6 +136,8 @@ def drafted_template(
     threshold: float | None,
     has_times: bool,
     repeats_count: bool = False,
+    event_texts: Sequence[str] = (),
+    by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A draft: every item by its text, times and statistics only where there are times.
 
@@ -94,17 +147,20 @@ def drafted_template(
       threshold: of `positives`.
       has_times: whether events have real times.
       repeats_count: whether rows want items that the user had before.
+      event_texts: of `texts`, what a behaviour names; none: the first one.
+      by: columns by which the user's behaviour is counted.
     """
-    item = f"{{{texts[0]}}}" + "".join(f"[, {{{name}}}]" for name in texts[1:])
-    event, candidate = f"{{{texts[0]}}}", item
+    item, event = map(_listed, (texts, event_texts or texts[:1]))
+    candidate = item
     if threshold is not None:
         event = f"[{{outcome}} ]{event}"
     if has_times:
         event += "[, {ago}]"
         liked = "[, {item_positive_percent}% of {item_count} liked it]"
-        candidate += "[, {item_popularity_top}]" if threshold is None else liked
+        candidate += "[, top {item_popularity_rank}%]" if threshold is None else liked
+        candidate += "".join(f"[, had {{user_{name}_counts}}]" for name in by)
     if repeats_count:
-        candidate += "[, had {user_item_times} times before, last {user_item_ago}]"
+        candidate += "[, had it {user_item_times} times, last {user_item_ago}]"
     template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
     about = [name for name in user_columns if not _NO_WORDS.search(name)]
     if about:
@@ -115,3 +171,7 @@ def drafted_template(
     if threshold is not None:
         template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
     return template
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return f"{{{columns[0]}}}" + "".join(f"[, {{{name}}}]" for name in columns[1:])

@@ -6,6 +6,7 @@ the number of events; one byte per event, its part, is held in memory.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,6 +32,7 @@ from m6rec_jax.data.splits import (
 )
 from m6rec_jax.errors import DataError
 
+log = logging.getLogger(__name__)
 _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
 _BATCH_ROWS = 250_000
 # Of the file that `save` writes: of few users, whose events are read without the others'.
@@ -111,13 +113,15 @@ class EventTable:
                 f"split {split.name!r} is one of texts (a folder with corpus.json); "
                 f"{self.dataset.directory} holds users, items and events"
             )
-        self._run(
-            f"""CREATE OR REPLACE TABLE parts AS
-            SELECT row, user, item, CAST({self._part_sql(base)} AS TINYINT) AS part FROM (
-              SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
-                count(*) OVER (PARTITION BY user) AS length
-              FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row)) AS event"""
-        )
+        self._give_parts(self._part_sql(base))
+        validated = f"SELECT count(*) FROM parts WHERE part = {VALIDATION}"
+        if base.kind == "per_user_temporal" and not self._number(validated):
+            log.info(
+                "%s: users have so few events that their shares leave none for validation; each "
+                "user's last event tests, the one before validates",
+                base.name,
+            )
+            self._give_parts(_PART_SQL["leave_one_out"])
         codes = np.concatenate(
             [batch["part"].to_numpy() for batch in self._stream("SELECT part FROM parts", "row")]
         )
@@ -207,6 +211,16 @@ class EventTable:
             self._database.unregister("batch")
             num_rows += batch.num_rows
         return num_rows
+
+    def _give_parts(self, part: str) -> None:
+        """Makes the table `parts`, by an expression in SQL for the part of a row."""
+        self._run(
+            f"""CREATE OR REPLACE TABLE parts AS
+            SELECT row, user, item, CAST({part} AS TINYINT) AS part FROM (
+              SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
+                count(*) OVER (PARTITION BY user) AS length
+              FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row)) AS event"""
+        )
 
     def _part_sql(self, split: Split) -> str:
         arguments = split.arguments()

@@ -20,7 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.draft import drafted_template, positives, text_columns
+from m6rec_jax.data.draft import (
+    counted_by,
+    drafted_event,
+    drafted_template,
+    positives,
+    text_columns,
+)
 from m6rec_jax.data.schema import (
     COUNT,
     LIST_SEPARATOR,
@@ -28,6 +34,7 @@ from m6rec_jax.data.schema import (
     DatasetSpec,
     EventsSpec,
     LabelSpec,
+    StatisticsSpec,
     TableSpec,
     protocol_for,
 )
@@ -43,6 +50,10 @@ _EVENTS = re.compile(
 _USERS = re.compile(r"user|customer|member|client|person|visitor|account|reader|household", re.I)
 _TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
 _VALUES = re.compile(r"rating|stars|score|value|seconds|dwell|duration", re.I)
+# What was paid, or how much was bought, says nothing of liking.
+_AMOUNTS = re.compile(
+    r"sale|price|amount|quantit|qty|revenue|paid|cost|disc|total|spen[dt]|order|basket|units", re.I
+)
 _IDS = re.compile(r"id$|sku|key|code|ean", re.I)
 # Unix seconds of 1973: smaller numbers are hardly times.
 _LEAST_SECONDS = 1e8
@@ -76,7 +87,8 @@ def draft_dataset(
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
     events, items, users = _roles([_Table.read(path) for path in tables])
     item_columns = _kinds(items.table, items.id)
-    texts = text_columns(item_columns, items.table.path)
+    of_items = {name: items.table.columns[name].to_pylist() for name in item_columns}
+    texts = text_columns(item_columns, items.table.path, of_items)
     if users is not None:
         user = users.of
     else:
@@ -87,6 +99,8 @@ def draft_dataset(
     time, hint = _time(events, {user, items.of})
     taken = {user, items.of, time}
     value = next((own for own in events.columns if _is_value(events, own, taken)), None)
+    if value is None and at_least is not None:
+        raise events.error("which values --at-least divides", "call their column rating")
     threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
     if value is not None:
         numbers = columns.convert(events.columns[value], columns.VALUE)[0].to_pylist()
@@ -94,6 +108,7 @@ def draft_dataset(
     pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
     share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
     repeats = protocol_for(share)
+    by = counted_by(texts, of_items) if threshold is None else []
     if users is None:
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
@@ -111,7 +126,16 @@ def draft_dataset(
         ),
         label=LabelSpec(threshold),
         repeats=repeats,
-        template=drafted_template(of_users.columns, texts, threshold, True, repeats == COUNT),
+        template=drafted_template(
+            of_users.columns,
+            texts,
+            threshold,
+            True,
+            repeats == COUNT,
+            drafted_event(texts, of_items),
+            by,
+        ),
+        statistics=StatisticsSpec(tuple(by)),
     )
     spec.save(folder)
     return [
@@ -256,7 +280,8 @@ def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
 
 def _is_value(events: _Table, name: str, taken: set[str]) -> bool:
     numbers, bad = columns.convert(events.columns[name], columns.VALUE)
-    return not (name in taken or bad or numbers.null_count) and bool(_VALUES.search(name))
+    of_value = _VALUES.search(name) and not _AMOUNTS.search(name)
+    return not (name in taken or bad or numbers.null_count) and bool(of_value)
 
 
 def _all_ids(path: Path, column: str) -> dict[str, None]:

@@ -18,6 +18,9 @@ from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.errors import ConfigError
 
+# What came of candidates, where the template has no words for it.
+CHOSEN, NOT_CHOSEN = "chosen", "not chosen"
+
 
 def corrected_probability(probability: np.ndarray | float, sampling_rate: float) -> np.ndarray:
     """Probability in the world where all negatives count: p' = p / (p + (1 - p) / w).

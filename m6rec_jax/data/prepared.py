@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import views
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
 from m6rec_jax.data.schema import COUNT
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
@@ -169,6 +170,20 @@ class Prepared:
         """Whether rows want items that the user had before, and nothing is hidden from users."""
         protocol: str | None = self.manifest["dataset_spec"].get("repeats")
         return protocol == COUNT
+
+    def outcome_words(self) -> tuple[str, str] | None:
+        """Words for what came of a negative candidate and of a positive one.
+
+        Where negatives are sampled, those of the template (there is one at most) and of what was
+        not chosen. None where candidates have one label, or labels no words of their own.
+        """
+        template, spec = self.template(), self.manifest["dataset_spec"]
+        if "label" not in spec:
+            sampled = "negatives" in self.manifest["views"].get("groups", {})
+            return (NOT_CHOSEN, template.outcome(None) or CHOSEN) if sampled else None
+        if len(template.outcomes) < 2:
+            return None
+        return template.outcomes[-1].text, template.outcome(float(spec["label"]["at_least"]))
 
     def statistics(self) -> Statistics:
         """The statistics after the last training event."""

@@ -97,6 +97,9 @@ def per_user_temporal(
 ) -> np.ndarray:
     """The first ⌊train·n⌋ of a user's n events train, up to ⌊(train+validation)·n⌋ validation.
 
+    Where that is nothing of any user (a tenth of five events), the events are split as by
+    `leave_one_out`.
+
     Raises:
       DataError: shares that are not positive or leave nothing for test.
     """
@@ -107,7 +110,7 @@ def per_user_temporal(
     validation_end = length * second.numerator // second.denominator
     codes[order[position < validation_end]] = VALIDATION
     codes[order[position < train_end]] = TRAIN
-    return codes
+    return codes if (codes == VALIDATION).any() else leave_one_out(users, times)
 
 
 def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -101,10 +101,16 @@ def train_on_prepared(
     wanted = sources or [(str(dataset), split, views)]
     opened = [(Prepared.open(data_dir, name, part), of) for name, part, of in wanted]
     outcomes: dict[str, None] = {}
-    for prepared, _ in opened:
+    unwritten: list[str] = []
+    for prepared, of in opened:
         # Texts have no template.
         if "dataset_spec" in prepared.manifest:
+            words = prepared.outcome_words() or ()
             outcomes |= dict.fromkeys(outcome.text for outcome in prepared.template().outcomes)
+            outcomes |= dict.fromkeys(words)
+            if "groups" in of and "label" not in prepared.manifest["dataset_spec"]:
+                # What came of sampled negatives stands in no text.
+                unwritten += words * prepared.num_rows("groups")["train"]
     # The data set's own tasks look beside its manifest.
     name = shared or folder_of(data_dir, *wanted[0][:2]).name
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
@@ -117,7 +123,9 @@ def train_on_prepared(
         for prepared, of in opened:
             if ("dataset_spec" in prepared.manifest) == has_template:
                 yield from training_texts(prepared, of, bar.update)
-        if not has_template:  # those are read last
+        if has_template:
+            yield from unwritten
+        else:  # those are read last
             bar.close()
 
     with bucket_copies() as copies, bar:

@@ -48,7 +48,7 @@ class ItemWords:
         self._vectors.eliminate_zeros()  # words of every text
         self._postings = self._vectors.T.tocsr()
 
-    def near(self, recent: Sequence[Sequence[int]]) -> sparse.csr_matrix:
+    def near(self, recent: Sequence[Sequence[int] | np.ndarray]) -> sparse.csr_matrix:
         """Mean cosine of each item and a user's last five, the k-th last weighted 1/k.
 
         Args:

@@ -19,6 +19,7 @@ from m6rec_jax.errors import DataError
 KNOWN = (
     *("similarity", "co_occurrence", "following", "following_share"),
     *("words", "word_match", "popularity"),
+    *("had", "had_times", "had_since", "had_lately"),
 )
 NEW = ("similarity", "words", "word_match", "offset")
 SCORER = "scorer"
@@ -70,7 +71,7 @@ class RankingWeights:
 
 # Where nothing was learnt: a new item is one that stands near nothing.
 UNLEARNT = RankingWeights(
-    {"similarity": 5.0, "co_occurrence": 1.0, "words": 1.0, SCORER: 1.0},
+    {"similarity": 5.0, "co_occurrence": 1.0, "words": 1.0, "had_times": 2.0, SCORER: 1.0},
     {"similarity": 5.0, "offset": float(np.log(LEAST_SHARE)), "words": 1.0, SCORER: 1.0},
 )
 

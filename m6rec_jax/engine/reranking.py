@@ -1,13 +1,14 @@
-"""The hybrid retriever: candidates of three sources, ordered by all that is known of them.
+"""The hybrid retriever: candidates of four sources, ordered by all that is known of them.
 
     reranker = Reranker(prepared.co_occurrence(), catalogue.texts, catalogue.train_counts)
     users = retriever.embed_users(histories)
     found = index.top_k(users, 100, seen)
-    best = reranker.rerank(histories, recent, seen, found, similarities)  # ids *and* scores
+    best = reranker.rerank(histories, past, seen, found, similarities)  # ids *and* scores
 
 The two towers find items by what is said of users and items; co-occurrence (`data.co_occurrence`)
 knows what others did around the history's last items; words (`item_words`) find what is called
-alike. Each finds what the others miss, so candidates are the best of each. They are ordered by the
+alike; and where repeats count, people come back to what they had. Each finds what the others miss,
+so candidates are the best of each. They are ordered by the
 weighted sum of their features (`ranking_weights`), which `m6rec calibrate` learns on validation
 rows. An item that nobody has acted on has weights of its own, of its text alone.
 """
@@ -52,6 +53,37 @@ class Candidates(NamedTuple):
     features: np.ndarray
 
 
+class PastItems(NamedTuple):
+    """What a user had, most often first; of equals what it had last.
+
+    Attributes:
+      items: int64 `[n]`, each once.
+      times: int64 `[n]`, how often.
+      since: int64 `[n]`, how many items ago last: 1 is the last one of all.
+    """
+
+    items: np.ndarray
+    times: np.ndarray
+    since: np.ndarray
+
+    @classmethod
+    def of(cls, past: Sequence[int] | np.ndarray) -> PastItems:
+        """Counts items, oldest first."""
+        latest_first = np.asarray(past, np.int64)[::-1]
+        items, first, times = np.unique(latest_first, return_index=True, return_counts=True)
+        order = np.lexsort((first, -times))
+        return cls(items[order], times[order], first[order] + 1)
+
+    def look_up(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Times and since of some items `[n]`; 0 and 1 of what the user never had."""
+        same = items[:, None] == self.items
+        had = same.any(axis=1)
+        places = same.argmax(axis=1) if len(self.items) else np.zeros(len(items), np.int64)
+        times, since = np.append(self.times, 0), np.append(self.since, 1)
+        places = np.where(had, places, len(self.items))
+        return times[places], since[places]
+
+
 class Reranker:
     """Finds more candidates than the towers did, and orders all.
 
@@ -62,7 +94,7 @@ class Reranker:
       counts: training events of each item `[items]`, or of the first ones; items with none are new.
       scorer: of a model trained on the view 'reranking'; None: none.
       weights: see `use`.
-      depth: how many items co-occurrence and words add, at most.
+      depth: how many items co-occurrence, words and what the user had add, each, at most.
       offered: which items may be recommended, bool `[items]`; None: all.
 
     Raises:
@@ -115,20 +147,20 @@ class Reranker:
     def rerank(
         self,
         histories: Sequence[Sequence[str]],
-        recent: Sequence[Sequence[int]],
+        past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
         similarities: Similarities,
         tasks: Sequence[str] | None = None,
     ) -> TopK:
-        """All candidates, best first: as many as the towers found, and up to twice the depth more.
+        """All candidates, best first: as many as the towers found, and up to thrice the depth more.
 
         Arguments and errors: `candidates`.
 
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
         """
-        ids, features = self.candidates(histories, recent, seen, found, similarities, tasks)
+        ids, features = self.candidates(histories, past, seen, found, similarities, tasks)
         weights = self.weights.vector(self.has_scorer).astype(np.float32)
         scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
         order = np.argsort(-scores, axis=1, kind="stable")
@@ -139,7 +171,7 @@ class Reranker:
     def candidates(
         self,
         histories: Sequence[Sequence[str]],
-        recent: Sequence[Sequence[int]],
+        past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
         similarities: Similarities,
@@ -147,17 +179,20 @@ class Reranker:
         *,
         masked: np.ndarray | None = None,
     ) -> Candidates:
-        """The best of the towers, of co-occurrence and of words, and their features.
+        """The best of the towers, of co-occurrence, of words and of the past, and their features.
 
         `similarity` is the towers'; `co_occurrence` the log of the share; `following_share` that of
         what came after the recent items, `following` the log of it; `words` the similarity by
-        words, `word_match` the log of it; `popularity` the log of 1 and the training events;
-        `scorer` the log of the scorer's probability; `offset` 1.
+        words, `word_match` the log of it; `popularity` the log of 1 and the training events; `had`
+        1 of what the user had before, `had_times` the log of 1 and how often, `had_since` the log
+        of how many items ago, `had_lately` 1 by that number; `scorer` the log of the scorer's
+        probability; `offset` 1.
 
         Args:
           histories: per user, segments as the retriever read them.
-          recent: per user, the last items of the history, oldest first, as catalogue indices.
-          seen: per user, items that are no candidates; the recent ones among them, where they
+          past: per user, the items of the history, oldest first, as catalogue indices. Of the last
+            ones co-occurrence and words tell, of all of them how often the user had an item.
+          seen: per user, items that are no candidates; those of the past among them, where they
             cannot come next.
           found: the retriever's.
           similarities: the retriever's, of any items.
@@ -168,26 +203,28 @@ class Reranker:
         Raises:
           DataError: lists of unlike length.
         """
-        if not len(histories) == len(recent) == len(seen) == len(found.ids):
+        if not len(histories) == len(past) == len(seen) == len(found.ids):
             raise DataError(
-                f"{len(histories)} histories, {len(recent)} lists of recent items, {len(seen)} of "
+                f"{len(histories)} histories, {len(past)} lists of past items, {len(seen)} of "
                 f"seen ones and {len(found.ids)} of candidates do not belong together"
             )
         new = self.new if masked is None else self.new | masked
-        words = self._words.near(recent)
+        words = self._words.near(past)
         words.sort_indices()
         near, later = (
-            [self._near(share, *pair, new) for pair in zip(recent, seen, strict=True)]
+            [self._near(share, *pair, new) for pair in zip(past, seen, strict=True)]
             for share in (self._co_occurrence.related, self._co_occurrence.followers)
         )
+        had = [PastItems.of(own) for own in past]
         chosen = []
         for row, out in enumerate(seen):
-            own = found.ids[row][found.ids[row] != NO_ITEM]
-            alike = self._alike(words, row, np.asarray(out, np.int64))
-            further = np.union1d(near[row].items[: self._depth], alike)
+            own, hidden = found.ids[row][found.ids[row] != NO_ITEM], np.asarray(out, np.int64)
+            again = had[row].items[~(np.isin(had[row].items, hidden) | new[had[row].items])]
+            sources = (near[row].items, self._alike(words, row, hidden), again)
+            further = np.concatenate([items[: self._depth] for items in sources])
             further = further[self._offered[further]]
             chosen.append(np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64))
-        ids = np.full((len(chosen), found.ids.shape[1] + 2 * self._depth), NO_ITEM, np.int64)
+        ids = np.full((len(chosen), found.ids.shape[1] + 3 * self._depth), NO_ITEM, np.int64)
         for row, own in enumerate(chosen):
             ids[row, : len(own)] = own
         there = ids != NO_ITEM
@@ -202,6 +239,14 @@ class Reranker:
         )
         told["word_match"] = np.log(told["words"] + LEAST_MATCH)
         told["popularity"] = self._popularity[ids[there]]
+        times, since = (
+            np.concatenate(numbers)
+            for numbers in zip(*map(PastItems.look_up, had, chosen), strict=True)
+        )
+        told["had"] = (times > 0).astype(np.float64)
+        told["had_times"] = np.log1p(times)
+        told["had_since"] = np.log(since)
+        told["had_lately"] = told["had"] / since
         told["offset"] = np.ones(len(told["words"]))
         if self._scorer is not None:
             texts = [
@@ -227,7 +272,7 @@ class Reranker:
     def _near(
         self,
         shares: Callable[[np.ndarray, np.ndarray], RelatedItems],
-        last: Sequence[int],
+        last: Sequence[int] | np.ndarray,
         out: Any,
         new: np.ndarray,
     ) -> RelatedItems:

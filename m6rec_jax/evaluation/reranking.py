@@ -60,7 +60,7 @@ class _Asked(NamedTuple):
 
 @gin.configurable
 class Reranking:
-    """Reranks what a retrieval task's model found, and what co-occurrence and words find beside it.
+    """Reranks what a retrieval task's model found, and what the other sources find beside it.
 
     Co-occurrence is counted after the last training event, as `prepare` leaves it: what a served
     model knows, and what towers and models of ids are trained on. In training it was counted at
@@ -68,8 +68,8 @@ class Reranking:
 
     Args:
       model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer.
-      depth: how many items each of the towers, co-occurrence and words find, the towers as many as
-        lists are long where that is more; all others follow in the towers' order.
+      depth: how many items each of the towers, co-occurrence, words and the user's past find, the
+        towers as many as lists are long where that is more; all others follow in the towers' order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
     """
@@ -125,19 +125,19 @@ class Reranking:
     def blocks(self, found: Retrieval) -> Iterator[_Asked]:
         """What the reranker is asked, block by block."""
         predictions, nothing = found.predictions, np.zeros(0, np.int64)
-        histories, recent = _histories(found.data, predictions, self._model_dir is not None)
+        histories, past = _histories(found.data, predictions, self._model_dir is not None)
         starts = range(0, len(predictions.users), _BLOCK)
         for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
             rows = slice(start, start + _BLOCK)
             seen = [found.seen.get(user, nothing) for user in predictions.users[rows].tolist()]
             if not found.data.repeats_count:
-                seen = list(map(np.union1d, seen, recent[rows]))
+                seen = list(map(np.union1d, seen, past[rows]))
             top = TopK(predictions.top_items[rows], predictions.scores[rows])
             yield _Asked(
                 rows,
                 (
                     histories[rows],
-                    recent[rows],
+                    past[rows],
                     seen,
                     top,
                     lambda ids, rows=rows: found.similarities(rows, ids),
@@ -214,20 +214,20 @@ class LearntRanking:
 
 def _histories(
     data: TaskData, predictions: RetrievalPredictions, with_text: bool
-) -> tuple[list[list[str]], list[list[int]]]:
-    """History and last items of each row of the predictions.
+) -> tuple[list[list[str]], list[np.ndarray]]:
+    """History and past items of each row of the predictions.
 
     Several rows of a user that want the same item first are told apart by their order.
     """
     columns = ("user_index", "item_indices", *(("history",) if with_text else ()))
-    known: dict[tuple[int, int], list[tuple[list[str], list[int]]]] = {}
-    for row, recent in zip(data.rows(columns), data.recent_items(), strict=True):
+    known: dict[tuple[int, int], list[tuple[list[str], np.ndarray]]] = {}
+    for row, items in zip(data.rows(columns), data.past_items(), strict=True):
         key = (row["user_index"], int(row["item_indices"][0]))
-        known.setdefault(key, []).append((row.get("history", []), recent))
-    histories, last = [], []
+        known.setdefault(key, []).append((row.get("history", []), items))
+    histories, past = [], []
     for key in zip(predictions.users.tolist(), predictions.targets[:, 0].tolist(), strict=True):
         of_key = known[key]
-        history, recent = of_key.pop(0) if len(of_key) > 1 else of_key[0]
+        history, items = of_key.pop(0) if len(of_key) > 1 else of_key[0]
         histories.append(history)
-        last.append(recent)
-    return histories, last
+        past.append(items)
+    return histories, past

@@ -97,8 +97,8 @@ class TaskData(Protocol):
     def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Users and items `[n]` of the events that rows see; with `training` of training rows."""
 
-    def recent_items(self) -> list[list[int]]:
-        """For each row of 'next_items', the user's last items before it, oldest first."""
+    def past_items(self) -> list[np.ndarray]:
+        """For each row of 'next_items', the user's items before it, oldest first."""
 
     def interactions(self, part: str) -> Any:
         """Events of a part, `pipeline.prepared_rows.Interactions`."""

@@ -75,7 +75,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
       parts: see `Answerer`.
       k: how many items, for requests that do not say.
       max_k: the most a request may ask for, at most `depth`.
-      depth: how many items each of the towers, co-occurrence and words find.
+      depth: how many items each of the towers, co-occurrence, words and the past find.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
         None: where the data set's repeats do not count.
 

@@ -104,8 +104,9 @@ def _measure(
                 histories.append(2 + sum(map(tokens, source)))
         share = float(np.percentile(texts, _TEXTS_PERCENTILE))
         if view == "groups":  # read with their outcomes in pretraining
-            words = (tokens(outcome.text) for outcome in prepared.template().outcomes)
-            share += max(words, default=1) - 1
+            words = [outcome.text for outcome in prepared.template().outcomes]
+            words += prepared.outcome_words() or ()
+            share += max(map(tokens, words), default=1) - 1
         # Texts of a row have equal shares of it.
         needed.append(most * math.ceil(share))
     return {
@@ -130,19 +131,14 @@ def vocabulary_rows(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> 
 
 @gin.configurable
 def outcome_words(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> tuple[str, ...]:
-    """Words for negative and positive, where the template has some that begin differently.
+    """Words for negative and positive, where there are some that begin differently.
 
     Options start from them: they are what pretraining has written after a candidate.
 
     Raises:
       DataError: the data are not prepared. ConfigError: there is no vocabulary.
     """
-    prepared = locations.prepared(dataset, split)
-    if not has_outcomes(prepared):
-        return ()
-    template = prepared.template()
-    at_least = float(prepared.manifest["dataset_spec"]["label"]["at_least"])
-    words = (template.outcomes[-1].text, template.outcome(at_least))
+    words = locations.prepared(dataset, split).outcome_words() or ()
     vocabulary = locations.load_vocabulary(dataset, split)
     first = {tuple(vocabulary.encode(word)[:1]) for word in words}
     return words if len(first) == len(words) else ()
@@ -151,8 +147,3 @@ def outcome_words(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> tu
 def has_histories(prepared: Prepared) -> bool:
     """Whether lengths can be measured: users, items and events, not texts."""
     return not {"groups", "next_items"}.isdisjoint(prepared.manifest["views"])
-
-
-def has_outcomes(prepared: Prepared) -> bool:
-    """Whether events have labels, and words that say which: there is something to learn of them."""
-    return "label" in prepared.manifest["dataset_spec"] and len(prepared.template().outcomes) > 1

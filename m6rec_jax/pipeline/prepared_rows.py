@@ -18,6 +18,8 @@ from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
 PARTS = ("train", "validation", "test")
 _ACTED = ["row", "time", "user", "item"]
+# Of a history, for `past_items`.
+_MOST_PAST = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,19 +112,24 @@ def past_events(
     return np.concatenate(users), np.concatenate(items)
 
 
-def recent_items(prepared: Prepared, part: str) -> list[list[int]]:
-    """The last items before each row of the view 'next_items' of a part, oldest first.
+def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
+    """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
 
     Training events and those of earlier updates come as they were counted, what follows them in the
-    order of its rows' times.
+    order of its rows' times. Of very long histories the last thousand are kept.
     """
-    number = prepared.co_occurrence().options.recent
     parts = PARTS if part in PARTS else ("train", *prepared.updates)
-    earlier, past = parts[: parts.index(part)], dict[int, list[int]]()
+    earlier, past = parts[: parts.index(part)], dict[int, np.ndarray]()
+
+    def add(user: int, items: np.ndarray) -> None:
+        known = past.get(user)
+        both = items if known is None else np.concatenate([known, items])
+        past[user] = both[-_MOST_PAST:]
+
     for own in earlier:
         if own == "validation":
             for _, user, items in _in_time(prepared, own):
-                past[user] = [*past.get(user, []), *items][-number:]
+                add(user, items)
             continue
         name = "prepared" if own == "train" else own
         table = pq.read_table(prepared.folder / EVENTS / f"{name}.parquet", columns=_ACTED)
@@ -131,23 +138,21 @@ def recent_items(prepared: Prepared, part: str) -> list[list[int]]:
         users, items = of_user[order], item[order]
         ends = np.flatnonzero(np.diff(users, append=-1)) + 1
         for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            last = items[max(start, end - number) : end].tolist()
-            user = int(users[start])
-            past[user] = [*past.get(user, []), *last][-number:]
+            add(int(users[start]), items[start:end])
     rows = _in_time(prepared, part)
-    found: list[list[int]] = [[]] * len(rows)
+    found = [np.zeros(0, np.int64)] * len(rows)
     for row, user, items in rows:
-        found[row] = past.get(user, [])
-        past[user] = [*found[row], *items][-number:]
+        found[row] = past.get(user, found[row])
+        add(user, items)
     return found
 
 
-def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, list[int]]]:
+def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, np.ndarray]]:
     """Number, user and items of the rows of 'next_items', sorted by time."""
     columns = ("user_index", "time", "item_indices")
     rows = list(enumerate(read_rows(prepared, "next_items", part, columns)))
     rows.sort(key=lambda row: row[1]["time"])
-    return [(n, row["user_index"], row["item_indices"].tolist()) for n, row in rows]
+    return [(n, int(row["user_index"]), row["item_indices"]) for n, row in rows]
 
 
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
@@ -182,8 +187,8 @@ class TaskPart:
     def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
         return past_events(self.prepared(), self.part, training=training)
 
-    def recent_items(self) -> list[list[int]]:
-        return recent_items(self.prepared(), self.part)
+    def past_items(self) -> list[np.ndarray]:
+        return past_items(self.prepared(), self.part)
 
     def interactions(self, part: str) -> Interactions:
         return interactions(self.prepared(), part)

@@ -245,6 +245,7 @@ def outcome_rows(
     vocabulary: SeqioVocabulary,
     task_name: str,
     outcome: Callable[[float], str],
+    sampled: Callable[[], Sequence[str]] = tuple,
     candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
     subword_sampling: bool = False,
@@ -257,20 +258,25 @@ def outcome_rows(
     Args:
       ds: rows with `history`, `candidates`, `ratings`, `labels`.
       outcome: words for an event's value ("liked"), from the data set's template.
+      sampled: returns words by label, 0 or 1, where negatives are sampled; none elsewhere.
       candidate_weight: loss weight of the candidates' own words.
       outcome_weight: loss weight of the outcome words.
     """
 
+    by_label = sampled()
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         sampling = None if rng is None else SubwordSampling(rng)
-        text = vocabulary.text
+        text, labels = vocabulary.text, example["labels"]
         row = rows.source_row(
             text, example["history"], sequence_length["inputs"], sampling=sampling
         )
         row |= with_outcomes(
             text,
             example["candidates"],
-            outcomes_in_words(example["ratings"], example["labels"], outcome),
+            [by_label[label] for label in labels]
+            if by_label
+            else outcomes_in_words(example["ratings"], labels, outcome),
             sequence_length["targets"],
             candidate_weight=candidate_weight,
             outcome_weight=outcome_weight,

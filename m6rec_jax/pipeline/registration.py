@@ -466,6 +466,13 @@ def _outcome(dataset: str, split: str, value: float) -> str:
     return _template_outcome(locations.data_dir(), dataset, split)(value)
 
 
+def _sampled_outcomes(dataset: str, split: str) -> Sequence[str]:
+    """Words by label where negatives are sampled."""
+    prepared = locations.prepared(dataset, split)
+    labelled = "label" in prepared.manifest["dataset_spec"]
+    return () if labelled else prepared.outcome_words() or ()
+
+
 def _outcomes(dataset: str, split: str) -> Sequence[str]:
     return [outcome.text for outcome in locations.prepared(dataset, split).template().outcomes]
 
@@ -481,7 +488,10 @@ def _template_outcome(folder: Any, dataset: str, split: str) -> Callable[[float 
 ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[..., Any]]]] = {
     "infilling_rows": (preprocessors.infilling_rows, {}),
     "generation_rows": (preprocessors.generation_rows, {}),
-    "outcome_rows": (preprocessors.outcome_rows, {"outcome": _outcome}),
+    "outcome_rows": (
+        preprocessors.outcome_rows,
+        {"outcome": _outcome, "sampled": _sampled_outcomes},
+    ),
     "scoring_rows": (preprocessors.scoring_rows, {}),
     "retrieval_rows": (
         preprocessors.retrieval_rows,

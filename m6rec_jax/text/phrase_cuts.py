@@ -9,6 +9,7 @@ with the number of texts.
 from __future__ import annotations
 
 import collections
+import functools
 import re
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ _UNREADABLE = re.compile("[\ud800-\udfff\x00\u2585]")
 # It skips sentences longer than its limit, too.
 MAX_CUT_CHARS = 1000
 _MAX_CUTS = 4_000_000
+_KEPT_TEXTS = 100_000
 
 _NUMBER = r" \d+(?:[.,]\d+)*(?=[%,;:.!?\"\u201d]*(?: |$))"
 # A full stop after fewer than three letters ("Mr.", "L.A.") ends no phrase.
@@ -80,18 +82,16 @@ class PhraseCuts:
         # "(?!)" matches nothing.
         self._alone = re.compile(f"({'|'.join(alone) or '(?!)'})")
         self._before = None if separate_punctuation else re.compile(f"(?={_PUNCTUATION})")
+        # Behaviours stand in the history of many rows.
+        self._cuts = functools.lru_cache(_KEPT_TEXTS)(self._cuts_of)
 
     def add(self, text: str, *, words: bool = False) -> None:
         """Counts the cuts of one text; with `words`, each of its words by itself."""
         self.num_texts += 1
-        text, replaced = _UNREADABLE.subn("\ufffd", text)
-        self.num_sanitised += bool(replaced)
-        text = self._normalizer.normalize(text.replace(SPACE, " "))
-        found = text.split()
-        if not found:
-            self.num_empty += 1
-            return
-        for cut in self.split(" ".join(found)):
+        cuts, replaced = self._cuts(text)
+        self.num_sanitised += replaced
+        self.num_empty += not cuts
+        for cut in cuts:
             if words or self._words:
                 for word in words_of(cut):
                     self._count(word)
@@ -101,6 +101,12 @@ class PhraseCuts:
             before = len(self.counts)
             keep_most_common(self.counts, _MAX_CUTS // 2)
             self.num_forgotten += before - len(self.counts)
+
+    def _cuts_of(self, text: str) -> tuple[list[str], bool]:
+        """The cuts of a text as it comes, none of an empty one; and whether it was sanitised."""
+        text, replaced = _UNREADABLE.subn("\ufffd", text)
+        found = self._normalizer.normalize(text.replace(SPACE, " ")).split()
+        return self.split(" ".join(found)) if found else [], bool(replaced)
 
     def split(self, text: str) -> list[str]:
         """Cuts a normalised text; the cuts joined give " " + text."""

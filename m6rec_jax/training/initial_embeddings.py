@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.text.piece_vectors import (
     Rows,
@@ -145,7 +146,13 @@ def _sources(
         make = BatchIterator
     # One process's view of all data, so that every process counts the same.
     batches = make(name, lengths, batch_size, process_index=0, process_count=1)
-    for _ in range(-(-rows // batch_size)):
+    for _ in progress_bar(
+        range(-(-rows // batch_size)),
+        desc="reading text that embeddings start from",
+        unit=" batches",
+        delay=2.0,
+        disable=jax.process_index() != 0,
+    ):
         batch = next(batches)
         yield (
             batch["encoder_input_tokens"],

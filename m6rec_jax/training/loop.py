@@ -219,7 +219,7 @@ def train(
         if is_main:
             write_config(model_dir, operative=False)
             save_inference_assets(name, lengths, model_dir, source, resumed=resumed)
-            if not resumed:
+            if log.cuts and not resumed:
                 tell_what_is_cut(name, lengths, source)
 
     loop = StepLoop(

@@ -37,7 +37,7 @@ def test_the_shop_is_recognised(tmp_path: Path, names: Sequence[str]) -> None:
     assert (events.value, found.label.at_least) == (None, None)
     assert found.template["item"].startswith("{name}[, ")
     assert found.repeats == "count"
-    assert "had {user_item_times} times before" in found.template["candidate"]
+    assert "had it {user_item_times} times" in found.template["candidate"]
     assert any(line.startswith('repeats: "count": ') for line in said)
     assert check_dataset(folder).ok
     assert said[-1].endswith(f"Then: m6rec data check {folder}")
@@ -61,6 +61,34 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     assert (spec.users.id, spec.users.file) == ("user_id", "users.parquet")
     assert any("positives are ratings of at least 4: 41% of 49 events" in line for line in said)
     assert check_dataset(tmp_path).ok
+
+
+def test_what_was_paid_is_no_rating_and_items_without_titles_are_told_apart(tmp_path: Path) -> None:
+    tables = [
+        write(
+            tmp_path / "purchases.csv",
+            "household_id,product_id,purchased_at,sales_value,quantity",
+            [[n % 7, n % 12, f"2024-05-{1 + n % 28:02}T10:00:00", n / 3, 1] for n in range(80)],
+        ),
+        write(
+            tmp_path / "products.csv",
+            "product_id,department,kind,size,brand",
+            [[n, "DAIRY", f"CHEESE {'abc'[n % 3]}", f"{n % 6} OZ", "Own"] for n in range(12)],
+        ),
+    ]
+    said = draft_dataset(tables)
+    found = DatasetSpec.load(tmp_path)
+    assert (found.events.value, found.label.at_least) == (None, None)
+    assert any("every event is a positive" in line for line in said)
+    assert found.template["item"] == "{kind}[, {department}][, {size}][, {brand}]"
+    assert found.template["event"] == "{kind}[, {size}], {ago}"
+    assert found.statistics.by == ("kind",)
+    told = "[, top {item_popularity_rank}%][, had {user_kind_counts}]"
+    assert told in found.template["candidate"]
+    assert check_dataset(tmp_path).ok
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(DataError, match="which values --at-least divides"):
+        draft_dataset(tables, at_least=3)
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:

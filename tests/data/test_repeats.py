@@ -82,6 +82,7 @@ def test_a_scorer_of_the_statistics_comes_near_the_best_possible(
         r"[45]\d\.\d% of the events are .* such repeats count .*\"count\"", caplog.text
     )
     assert prepared.repeats_count
+    assert prepared.outcome_words() == ("not chosen", "chosen")  # the template has none
     train = candidates(shop, prepared, "train")
     held_out = candidates(shop, prepared, "validation", "test")
     # Negatives repeat as often as positives do, so that having had an item tells nothing; in the

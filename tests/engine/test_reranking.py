@@ -1,4 +1,4 @@
-"""The hybrid retriever: candidates of three sources, in the order of all that is known of them."""
+"""The hybrid retriever: candidates of four sources, in the order of all that is known of them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.item_words import ItemWords
 from m6rec_jax.engine.ranking_weights import LEAST_SHARE, RankingWeights
-from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.engine.reranking import PastItems, Reranker
 from m6rec_jax.errors import ConfigError, DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
@@ -42,9 +42,9 @@ class World:
         vectors = rng.normal(size=(13, 4))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         self.of_items, self.users = vectors[:10].astype(np.float32), vectors[10:].astype(np.float32)
-        self.recent = [[1, 2, 3], [4], [9, 5]]
+        self.past = [[3, 0, 1, 1, 2, 3], [4], [9, 6, 5]]
         self.seen = [[1, 2, 3], [4, 0], [5, 9]]
-        values = rng.normal(size=7), rng.normal(size=4)
+        values = rng.normal(size=11), rng.normal(size=4)
         self.weights = RankingWeights.of_vector(np.concatenate(values), scorer=False)
 
     def top(self, k: int) -> TopK:
@@ -65,8 +65,8 @@ class World:
         """Scores of all items, one by one; -inf for those that are no candidates."""
         known, new = self.weights.known, self.weights.new
         scores = np.full((3, 10), -np.inf)
-        words = ItemWords(self.texts).near(self.recent).toarray()
-        for row, (last, out) in enumerate(zip(self.recent, self.seen, strict=True)):
+        words = ItemWords(self.texts).near(self.past).toarray()
+        for row, (last, out) in enumerate(zip(self.past, self.seen, strict=True)):
             near = self.co_occurrence.related([item for item in last if item < 8], [])
             shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
             later = self.co_occurrence.followers([item for item in last if item < 8], [])
@@ -83,6 +83,11 @@ class World:
                     own["following_share"] = followers.get(item, 0.0)
                     own["following"] = np.log(own["following_share"] + LEAST_SHARE)
                     own["popularity"] = np.log(1 + np.sum(self.items == item))
+                    own["had"] = float(item in last)
+                    own["had_times"] = np.log(1 + last.count(item))
+                    since = last[::-1].index(item) + 1 if item in last else 1
+                    own["had_since"] = np.log(since)
+                    own["had_lately"] = own["had"] / since
                     scores[row, item] = sum(known[name] * own[name] for name in known)
                 else:
                     scores[row, item] = sum(new[name] * own[name] for name in new)
@@ -95,7 +100,7 @@ def world() -> World:
 
 
 def test_the_order_of_all_items_is_that_of_their_scores_by_hand(world: World) -> None:
-    arguments = ([[]] * 3, world.recent, world.seen, world.top(10), world.similarities)
+    arguments = ([[]] * 3, world.past, world.seen, world.top(10), world.similarities)
     best = world.reranker(depth=10).rerank(*arguments)
     expected = world.by_hand()
     for row in range(3):
@@ -109,7 +114,7 @@ def test_the_order_of_all_items_is_that_of_their_scores_by_hand(world: World) ->
 
 def test_masked_items_are_scored_as_new_ones(world: World) -> None:
     masked = np.isin(np.arange(10), [0, 6])
-    arguments = ([[]] * 3, world.recent, world.seen, world.top(10), world.similarities)
+    arguments = ([[]] * 3, world.past, world.seen, world.top(10), world.similarities)
     ids, features = world.reranker(depth=10).candidates(*arguments, masked=masked)
     scores = features @ world.weights.vector(scorer=False)
     expected = world.by_hand(masked=(0, 6))
@@ -119,20 +124,37 @@ def test_masked_items_are_scored_as_new_ones(world: World) -> None:
 
 
 def test_candidates_are_the_best_of_each_source(world: World) -> None:
-    arguments = ([[]] * 3, world.recent, world.seen, world.top(1), world.similarities)
+    arguments = ([[]] * 3, world.past, world.seen, world.top(1), world.similarities)
     ids, _ = world.reranker(depth=1).candidates(*arguments)
-    words = ItemWords(world.texts).near(world.recent).toarray()
+    words = ItemWords(world.texts).near(world.past).toarray()
     for row, out in enumerate(world.seen):
         words[row, out] = -1
-        counted = [item for item in world.recent[row] if item < 8]
+        counted = [item for item in world.past[row] if item < 8]
         near = world.co_occurrence.related(counted, [item for item in out if item < 8])
         expected = {world.top(1).ids[row, 0], near.items[0], words[row].argmax()}
-        assert ids.shape == (3, 3)
+        again = [item for item in world.past[row] if item < 8 and item not in out]
+        expected |= set(again)  # of these rows one at most
+        assert ids.shape == (3, 4)
         assert set(ids[row][ids[row] != NO_ITEM].tolist()) == expected
     # Of an index that lacks them, none is.
     offered = np.isin(np.arange(10), world.top(1).ids)
     ids, _ = world.reranker(depth=10, offered=offered).candidates(*arguments)
     assert set(ids.ravel().tolist()) <= {*world.top(1).ids.ravel().tolist(), NO_ITEM}
+
+
+def test_what_a_user_had_most_comes_first_of_equals_the_latest(world: World) -> None:
+    past = PastItems.of([7, 3, 7, 5, 2, 3, 7, 9])
+    assert past.items.tolist() == [7, 3, 9, 2, 5]
+    assert past.times.tolist() == [3, 2, 1, 1, 1]
+    times, since = past.look_up(np.array([5, 0, 7]))
+    assert (times.tolist(), since.tolist()) == ([1, 0, 3], [5, 1, 2])
+    assert PastItems.of([]).look_up(np.array([4]))[0].tolist() == [0]
+    # It is found where nothing else finds it, unless it is hidden.
+    nothing = TopK(np.full((2, 1), NO_ITEM), np.full((2, 1), -np.inf))
+    alone = Reranker(CoOccurrence(10), [f"word{n}" for n in range(10)], np.ones(10))
+    arguments = ([[]] * 2, [[6, 2, 2], [6, 2]], [[], [2]], nothing)
+    ids, _ = alone.candidates(*arguments, lambda ids: np.zeros(ids.shape))
+    assert [sorted(row[row != NO_ITEM].tolist()) for row in ids] == [[2, 6], [6]]
 
 
 @pytest.fixture
@@ -195,7 +217,7 @@ def test_what_does_not_belong_together_is_refused(co_occurrence: CoOccurrence) -
     with pytest.raises(DataError, match="4 items, the catalogue has 2"):
         Reranker(co_occurrence, TEXTS[:2], np.ones(2))
     reranker = Reranker(co_occurrence, TEXTS, np.ones(4))
-    with pytest.raises(DataError, match="1 histories, 2 lists of recent items"):
+    with pytest.raises(DataError, match="1 histories, 2 lists of past items"):
         reranker.rerank(HISTORIES[:1], [[0], [3]], [[], []], FOUND, similarities)
     with pytest.raises(ConfigError, match="learnt with a scorer, and there is none"):
         reranker.use(RankingWeights({"scorer": 1.0}, {}))

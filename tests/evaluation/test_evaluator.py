@@ -32,7 +32,7 @@ from m6rec_jax.jobs.retrieval import RetrievalPredictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model import M6Rec
-from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, recent_items, seen_items
+from m6rec_jax.pipeline.prepared_rows import interactions, past_items, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.pipeline.task_rows import sampled_indices
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
@@ -163,10 +163,10 @@ def test_reranked_lists_equal_reranking_by_hand(world):
     folder = prepared.data_dir
     again = prepare(folder / "tiny-shop", folder, "leave_one_out", options=options, progress=False)
     rows = {row["user_index"]: row for row in read_rows(again, "reranking", "test")}
-    for row, recent in zip(
-        read_rows(prepared, "next_items", "test"), recent_items(prepared, "test"), strict=True
+    for row, past in zip(
+        read_rows(prepared, "next_items", "test"), past_items(prepared, "test"), strict=True
     ):
-        assert rows[row["user_index"]]["recent_indices"].tolist() == recent
+        assert rows[row["user_index"]]["recent_indices"].tolist() == past.tolist()
 
     scorer = Scorer(model, variables, vocabulary, OPTIONS)
     retriever = Retriever(model, variables, vocabulary, OPTIONS)
@@ -272,7 +272,7 @@ class FakeData:
         for user, item in enumerate(self.first):
             yield {"user_index": user, "item_indices": [item]}
 
-    def recent_items(self):
+    def past_items(self):
         return self.recent
 
 

@@ -199,6 +199,26 @@ def test_outcomes_of_purchases():
     assert found == ["rated nan", "", "rated 4", "rated 1"]
 
 
+def test_sampled_negatives_have_an_outcome_where_there_are_words(
+    shop_views, shop_vocabulary, vocabulary
+):
+    words = ("not chosen", "chosen")
+    found = run(
+        shop_views,
+        "groups",
+        preprocessors.outcome_rows,
+        vocabulary=vocabulary,
+        outcome=str,
+        sampled=lambda: words,
+    )
+    written = [row["decoder_target_tokens"][row["decoder_loss_weights"] > 0] for row in found]
+    told = [
+        [token for label in row["labels"] for token in shop_vocabulary.encode(words[label])]
+        for row in shop_rows.rows_of("test")["groups"]
+    ]
+    assert sorted(own.tolist() for own in written) == sorted(told)
+
+
 def test_outcomes_of_one_token_make_scoring_rows(shop_vocabulary):
     words = ("liked", "disliked", "Film", "comedy", "drama")
     word = next(word for word in words if len(shop_vocabulary.encode(word)) == 1)

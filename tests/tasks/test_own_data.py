@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import seqio
 
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.pipeline import fitted_settings, locations
 from m6rec_jax.pipeline.prepared_rows import read_rows
@@ -60,7 +61,7 @@ def test_outcomes_are_asked_for_where_there_are_some(monkeypatch):
     assert fitted_settings.vocabulary_rows(*DATA) % 128 == 0
     assert fitted_settings.outcome_words(*DATA) == ("disliked", "liked")
     names = {own_task(*DATA[:1], "foundation", split=DATA[1])}
-    monkeypatch.setattr("tasks.own_data.has_outcomes", lambda prepared: False)
+    monkeypatch.setattr(Prepared, "outcome_words", lambda self: None)
     names.add(own_task(*DATA[:1], "foundation", split=DATA[1]))
     prefix = "tiny_shop_leave_one_out_"
     assert names == {f"{prefix}foundation", f"{prefix}foundation_without_outcomes"}
