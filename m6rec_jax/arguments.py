@@ -1,4 +1,4 @@
-"""What parsers of several sub-commands share: types of arguments, and gin files."""
+"""What parsers of several sub-commands share: types of arguments, gin files, engines."""
 
 import argparse
 from pathlib import Path
@@ -43,4 +43,15 @@ def takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
         required=required,
         metavar="FILE",
         help="a gin file; may be given several times, later ones win",
+    )
+
+
+def takes_engine(parser: argparse.ArgumentParser) -> None:
+    """Adds `--engine`."""
+    parser.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="what computes: this machine (default), or workers of Ray, on this machine or the "
+        "cluster that RAY_ADDRESS names (pip install 'm6rec_jax[ray]')",
     )

@@ -51,6 +51,7 @@ ABOVE_ALL = {
     "cli",
     "compress_arguments",
     "convert",
+    "data_arguments",
     "demo",
     "doctor",
     "edge_demo",
