@@ -99,6 +99,13 @@ class ParsedConfig:
     macro_uses: dict[str, Origin] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
 
+    def parameter(self, name: str, default: Any) -> Any:
+        """The value of a parameter, or of the macro that it refers to."""
+        value = self.parameters.get(name, default)
+        while _is_macro_reference(value):
+            value = self.values.get("/".join(value.scopes))
+        return value
+
 
 def shipped_root() -> Path | None:
     """The folder that holds `gin_configs`: in a wheel the package, in a checkout its parent."""

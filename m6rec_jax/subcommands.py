@@ -69,11 +69,11 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
     elsewhere = {"data_dir.path", "vocabulary_file.path", "vocabulary_file.shared"}
     if "own_task.dataset" not in own or not isinstance(dataset, str) or elsewhere & own.keys():
         return
-    split = own.get("own_task.split", locations.DEFAULT_SPLIT)
+    split = parsed.parameter("own_task.split", locations.DEFAULT_SPLIT)
     locations.prepared(dataset, split)
     run = Path(str(parsed.values.get("MODEL_DIR")), "inference", "vocabulary.model")
     if not run.is_file():
-        locations.load_vocabulary(dataset, own.get("own_task.vocabulary_split", split))
+        locations.load_vocabulary(dataset, parsed.parameter("own_task.vocabulary_split", split))
 
 
 def _check_there(path: Path, what: str) -> None:
