@@ -72,7 +72,7 @@ PHRASINGS: Mapping[str, Mapping[str, str]] = {
 
 
 def requests(service: Service, task: str, users: int, candidates: int) -> list[dict[str, Any]]:
-    """Requests of users drawn at random, about films that they have not rated."""
+    """Requests of users drawn at random, about films not rated in the training part."""
     data = service.parts.data(task)
     assert data.folder is not None
     assert data.statistics is not None

@@ -149,8 +149,8 @@ def follow(output: Path, seed: int) -> dict[str, Mapping[str, float]]:
     found: dict[str, Mapping[str, float]] = {}
     for page in documented_commands():
         # The foundation and all before it are made once.
-        tunes = any(word.startswith("--gin.MODEL_DIR=runs/foundation") for word in page)
-        command = with_names(page, "shop", 0 if tunes else seed)
+        shared = any(word.startswith("--gin.MODEL_DIR=runs/foundation") for word in page)
+        command = with_names(page, "shop", 0 if shared else seed)
         if page[1] == "eval":
             name = "hybrid" if "--gin_file" in page else page[-1].rpartition("/")[2]
             figures = output / f"{name}-{seed}.json"

@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from m6rec_jax import __version__, subcommands
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if argv is None and args.command in _COMPUTING:
+    # A script that calls this would begin anew, too.
+    is_started = argv is None and Path(sys.argv[0]).stem in ("m6rec", "cli")
+    if is_started and args.command in _COMPUTING:
         start_with_huge_pages()
     _set_up_logging()
     try:

@@ -65,9 +65,9 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
     from m6rec_jax.pipeline import locations
 
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
-    own, dataset = parsed.parameters, parsed.values.get("DATASET")
-    elsewhere = {"data_dir.path", "vocabulary_file.path", "vocabulary_file.shared"}
-    if "own_task.dataset" not in own or not isinstance(dataset, str) or elsewhere & own.keys():
+    dataset = parsed.parameter("own_task.dataset", None)
+    elsewhere = ("data_dir.path", "vocabulary_file.path", "vocabulary_file.shared")
+    if not isinstance(dataset, str) or any(name.endswith(elsewhere) for name in parsed.parameters):
         return
     split = parsed.parameter("own_task.split", locations.DEFAULT_SPLIT)
     locations.prepared(dataset, split)

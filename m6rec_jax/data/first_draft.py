@@ -49,10 +49,12 @@ _EVENTS = re.compile(
 )
 _USERS = re.compile(r"user|customer|member|client|person|visitor|account|reader|household", re.I)
 _TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
-_VALUES = re.compile(r"rating|stars|score|value|seconds|dwell|duration", re.I)
+_RATINGS = re.compile(r"rating|stars", re.I)
+_VALUES = re.compile(r"score|value|seconds|dwell|duration", re.I)
 # What was paid, or how much was bought, says nothing of liking.
 _AMOUNTS = re.compile(
-    r"sale|price|amount|quantit|qty|revenue|paid|cost|disc|total|spen[dt]|order|basket|units", re.I
+    r"sale|price|amount|quantit|qty|revenue|paid|cost|discount|total|spen[dt]|order|basket|units",
+    re.I,
 )
 _IDS = re.compile(r"id$|sku|key|code|ean", re.I)
 # Unix seconds of 1973: smaller numbers are hardly times.
@@ -87,7 +89,10 @@ def draft_dataset(
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
     events, items, users = _roles([_Table.read(path) for path in tables])
     item_columns = _kinds(items.table, items.id)
-    of_items = {name: items.table.columns[name].to_pylist() for name in item_columns}
+    of_items = {
+        name: columns.convert(items.table.columns[name], kind)[0].to_pylist()
+        for name, kind in item_columns.items()
+    }
     texts = text_columns(item_columns, items.table.path, of_items)
     if users is not None:
         user = users.of
@@ -280,7 +285,7 @@ def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
 
 def _is_value(events: _Table, name: str, taken: set[str]) -> bool:
     numbers, bad = columns.convert(events.columns[name], columns.VALUE)
-    of_value = _VALUES.search(name) and not _AMOUNTS.search(name)
+    of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
     return not (name in taken or bad or numbers.null_count) and bool(of_value)
 
 

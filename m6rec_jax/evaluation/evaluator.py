@@ -218,10 +218,13 @@ class _TaskEvaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.once("rows", lambda: list(self.data.rows()))
+        return [rows[number] for number in self._read(len(rows))]
+
+    def _read(self, number: int) -> np.ndarray:
+        """Which of so many rows are read, ascending."""
         sampled = self._evaluator.batches(self._task).sampled_rows
-        if sampled < len(rows):
-            rows = [rows[index] for index in sampled_indices(len(rows), sampled)]
-        return rows[: self._evaluator.limit or None]
+        read = sampled_indices(number, sampled) if sampled < number else np.arange(number)
+        return read[: self._evaluator.limit or None]
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model
@@ -296,8 +299,9 @@ class _TaskEvaluation:
         if reranking is None:
             return predictions
         hidden = hidden_items(self)
-        by_towers = Retrieval(self.data, predictions, hidden, similarities, self._evaluator.runtime)
-        found = reranking(by_towers, self._evaluator.ranking.get(self._task.name))
+        runtime = self._evaluator.runtime
+        towers = Retrieval(self.data, predictions, hidden, similarities, runtime, self._read)
+        found = reranking(towers, self._evaluator.ranking.get(self._task.name))
         length = max(self.ks)
         return dataclasses.replace(
             found, top_items=found.top_items[:, :length], scores=found.scores[:, :length]

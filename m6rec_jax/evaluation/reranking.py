@@ -42,6 +42,7 @@ class Retrieval(NamedTuple):
       seen: by user, items that are not recommended.
       similarities: of some rows, a slice, and items `[rows, k]`.
       runtime: where to run.
+      read: which of so many rows of the task the predictions are of, in their order.
     """
 
     data: TaskData
@@ -49,6 +50,7 @@ class Retrieval(NamedTuple):
     seen: Mapping[int, np.ndarray]
     similarities: Callable[[slice, np.ndarray], np.ndarray]
     runtime: Runtime
+    read: Callable[[int], np.ndarray] = np.arange
 
 
 class _Asked(NamedTuple):
@@ -125,7 +127,7 @@ class Reranking:
     def blocks(self, found: Retrieval) -> Iterator[_Asked]:
         """What the reranker is asked, block by block."""
         predictions, nothing = found.predictions, np.zeros(0, np.int64)
-        histories, past = _histories(found.data, predictions, self._model_dir is not None)
+        histories, past = _histories(found, self._model_dir is not None)
         starts = range(0, len(predictions.users), _BLOCK)
         for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
             rows = slice(start, start + _BLOCK)
@@ -212,20 +214,20 @@ class LearntRanking:
         return self._reranking(found, self.weights)
 
 
-def _histories(
-    data: TaskData, predictions: RetrievalPredictions, with_text: bool
-) -> tuple[list[list[str]], list[np.ndarray]]:
+def _histories(found: Retrieval, with_text: bool) -> tuple[list[list[str]], list[np.ndarray]]:
     """History and past items of each row of the predictions.
 
     Several rows of a user that want the same item first are told apart by their order.
     """
     columns = ("user_index", "item_indices", *(("history",) if with_text else ()))
     known: dict[tuple[int, int], list[tuple[list[str], np.ndarray]]] = {}
-    for row, items in zip(data.rows(columns), data.past_items(), strict=True):
+    rows = list(zip(found.data.rows(columns), found.data.past_items(), strict=True))
+    for row, items in (rows[number] for number in found.read(len(rows)).tolist()):
         key = (row["user_index"], int(row["item_indices"][0]))
         known.setdefault(key, []).append((row.get("history", []), items))
     histories, past = [], []
-    for key in zip(predictions.users.tolist(), predictions.targets[:, 0].tolist(), strict=True):
+    users, wanted = found.predictions.users.tolist(), found.predictions.targets[:, 0].tolist()
+    for key in zip(users, wanted, strict=True):
         of_key = known[key]
         history, items = of_key.pop(0) if len(of_key) > 1 else of_key[0]
         histories.append(history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,12 +120,12 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     order of its rows' times. Of very long histories the last thousand are kept.
     """
     parts = PARTS if part in PARTS else ("train", *prepared.updates)
-    earlier, past = parts[: parts.index(part)], dict[int, np.ndarray]()
+    earlier, of_users = parts[: parts.index(part)], dict[int, list[np.ndarray]]()
+    lengths: collections.Counter[int] = collections.Counter()
 
     def add(user: int, items: np.ndarray) -> None:
-        known = past.get(user)
-        both = items if known is None else np.concatenate([known, items])
-        past[user] = both[-_MOST_PAST:]
+        of_users.setdefault(user, []).append(items)
+        lengths[user] += len(items)
 
     for own in earlier:
         if own == "validation":
@@ -140,11 +141,13 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
         for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
             add(int(users[start]), items[start:end])
     rows = _in_time(prepared, part)
-    found = [np.zeros(0, np.int64)] * len(rows)
+    ends = [(0, 0)] * len(rows)
     for row, user, items in rows:
-        found[row] = past.get(user, found[row])
+        ends[row] = user, lengths[user]
         add(user, items)
-    return found
+    # Rows of a user share its items: they are parts of one array.
+    whole = {user: np.concatenate(items) for user, items in of_users.items()}
+    return [whole[user][max(end - _MOST_PAST, 0) : end] for user, end in ends]
 
 
 def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, np.ndarray]]:

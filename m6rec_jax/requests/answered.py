@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import splits
 from m6rec_jax.data.columns import ARROW_TYPES, VALUE, parse_value
 from m6rec_jax.data.files import SUFFIXES, table_files
+from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
 from m6rec_jax.data.prepared import (
     CATALOGUE,
     EVENTS,
@@ -40,7 +42,7 @@ from m6rec_jax.data.prepared import (
 )
 from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.render import sentence
-from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, LabelSpec
+from m6rec_jax.data.schema import IGNORE, SPEC_FILE, DatasetSpec
 from m6rec_jax.data.splits import PART_NAMES, PARTS, TRAIN, Split
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template
@@ -95,8 +97,8 @@ def prepare_requests(
     requests = Path(requests)
     file = open_requests(requests, {})
     own = _texts_spec(requests.stem) if dataset_dir is None else DatasetSpec.load(dataset_dir)
-    spec = _answered(own, name or own.name)
-    kind = "bool" if own.label.at_least is None else VALUE
+    # What users had before is not known, so repeats are not told apart.
+    spec = dataclasses.replace(own, name=name or own.name, repeats=IGNORE)
     parsed = Split.parse(split, spec.splits)
     if parsed.kind not in ("by_user", "by_column"):
         raise DataError(
@@ -114,6 +116,7 @@ def prepare_requests(
             items = [item for table in tables for item in read_items(table, spec)]
 
     def render(folder: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
+        kind = "bool" if dataset_dir is None or spec.label.at_least is None else VALUE
         reading = _Reading(spec, kind, parsed, items, str(dataset_dir or requests))
         return reading.rows(file, folder), reading.manifest
 
@@ -125,7 +128,7 @@ class _Reading:
     """One pass over a file of requests: rows of views, and what is known after the last of them.
 
     Args:
-      spec: by which answers are events with values.
+      spec: without a label, yes is a chosen candidate and no is one that was not chosen.
       kind: of the answers, 'bool' or `VALUE`.
       split: 'by_user' or 'by_column'.
       items: that rows may name by id.
@@ -151,7 +154,7 @@ class _Reading:
         self._codes: list[int] = []
         # Of the training part: user, item, value.
         self._events: list[tuple[int, int, float]] = []
-        self.manifest: dict[str, Any] = {"dataset_spec": spec.to_dict()}
+        self.manifest: dict[str, Any] = {"dataset_spec": spec.to_dict(), "answers": kind}
 
     def rows(self, file: RequestFile, folder: Path) -> Iterator[ViewRow]:
         """All rows of the views; then writes what lies beside them."""
@@ -185,7 +188,13 @@ class _Reading:
         indices = [
             self._index(item, own) for item, own in zip(request.candidates, texts, strict=True)
         ]
-        labels = self._spec.label.labels(np.asarray(values)).tolist()
+        if self._spec.label.at_least is not None:
+            labels = self._spec.label.labels(np.asarray(values)).tolist()
+            outcomes = [self._template.outcome(value) for value in values]
+        else:
+            labels, values = list(map(int, values)), [math.nan] * len(values)
+            words = (NOT_CHOSEN, self._template.outcome(None) or CHOSEN)
+            outcomes = [words[label] for label in labels]
         user_index = self._users.setdefault(user, len(self._users))
         of_user = {
             "user_id": user,
@@ -195,8 +204,12 @@ class _Reading:
         }
         self._codes.append(code)
         if code == TRAIN:
-            pairs = zip(indices, values, strict=True)
-            self._events += [(user_index, index, value) for index, value in pairs]
+            # Without a label, what was not chosen is no event.
+            self._events += [
+                (user_index, index, value)
+                for index, value, label in zip(indices, values, labels, strict=True)
+                if label or not math.isnan(value)
+            ]
         scored = {
             "group_id": row.number,
             "candidates": text.candidates,
@@ -213,8 +226,8 @@ class _Reading:
             }
             yield ViewRow("next_items", part, of_user | wanted)
         told = [
-            sentence(sentence(candidate) + " " + self._template.outcome(value))
-            for candidate, value in zip(text.candidates, values, strict=True)
+            sentence(sentence(candidate) + " " + outcome)
+            for candidate, outcome in zip(text.candidates, outcomes, strict=True)
         ]
         document = {"kind": "behaviour", "source": text.history, "target": " ".join(told)}
         yield ViewRow("documents", part, document)
@@ -322,7 +335,8 @@ def _texts_spec(name: str) -> DatasetSpec:
             "name": name,
             "users": {"id": "user_id", "columns": {TEXT: "string"}},
             "items": {"id": "item_id", "columns": {TEXT: "string"}},
-            "events": {"user": "user_id", "item": "item_id", "time": "time"},
+            "events": {"user": "user_id", "item": "item_id", "time": "time", "value": "answer"},
+            "label": {"at_least": 1},
             "template": {
                 "profile": "[{text}]",
                 "event": "{text}",
@@ -332,11 +346,3 @@ def _texts_spec(name: str) -> DatasetSpec:
             },
         }
     )
-
-
-def _answered(spec: DatasetSpec, name: str) -> DatasetSpec:
-    """A spec by which answers are events with values: without a label, yes is 1 and no is 0."""
-    if spec.label.at_least is not None:
-        return dataclasses.replace(spec, name=name)
-    events = dataclasses.replace(spec.events, value=spec.events.value or "answer")
-    return dataclasses.replace(spec, name=name, events=events, label=LabelSpec(1.0))

@@ -17,7 +17,8 @@ time; those with items that nothing is known of are left out, and there may be n
 and columns that are not known are left out, as far as the template can do without. Everything else
 in a row is the caller's own.
 
-Where users or items have no column but `text`, a text stands for them: `"candidates": ["Heat"]`.
+Where users or items have no column but `text`, a text stands for them: `"candidates": ["Heat"]`;
+for items unless a catalogue gives them ids of their own.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ class RequestParser:
         self._statistics = frozenset(statistics)
         self._candidates_field, self._about_field = candidates_field, about_field
         self._user_texts = set(spec.users.columns) == {TEXT}
-        self._item_texts = set(spec.items.columns) == {TEXT}
+        # Else an id that is not known would be read as a text.
+        self._item_texts = set(spec.items.columns) == {TEXT} and all(
+            id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
+        )
 
     def parse(self, row: Mapping[str, Any]) -> Request:
         """Makes a request of a row.

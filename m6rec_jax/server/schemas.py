@@ -23,7 +23,9 @@ class Ask(BaseModel):
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_HISTORY]})
 
     task: str | None = Field(None, description="one of the model's tasks; none: the only one")
-    user: dict[str, Any] | None = Field(None, description="columns of the users table, and `id`")
+    user: dict[str, Any] | str | None = Field(
+        None, description="columns of the users table, and `id`; a text where they have no others"
+    )
     time: Any = Field(None, description="unix seconds or ISO 8601; none: now")
     behaviours: list[Any] | None = Field(None, description="what the user did, oldest first")
     statistics: dict[str, Any] | None = Field(None, description="in place of those looked up")
@@ -51,7 +53,7 @@ class Retrieve(Ask):
 
 
 class Recommend(Retrieve):
-    """Items to be recommended: found, reranked by co-occurrence, scored."""
+    """Items to be recommended: found, reranked (docs/evaluation.md#reranking), scored."""
 
     by: Literal["reranking", "titles"] = Field(
         "reranking", description="`titles`: by generating titles of the catalogue"

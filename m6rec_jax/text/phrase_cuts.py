@@ -88,11 +88,13 @@ class PhraseCuts:
     def add(self, text: str, *, words: bool = False) -> None:
         """Counts the cuts of one text; with `words`, each of its words by itself."""
         self.num_texts += 1
-        cuts, replaced = self._cuts(text)
+        words = words or self._words
+        # Prose does not repeat.
+        cuts, replaced = self._cuts_of(text) if words else self._cuts(text)
         self.num_sanitised += replaced
         self.num_empty += not cuts
         for cut in cuts:
-            if words or self._words:
+            if words:
                 for word in words_of(cut):
                     self._count(word)
             else:

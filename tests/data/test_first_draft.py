@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.check import check_dataset
@@ -81,7 +83,7 @@ def test_what_was_paid_is_no_rating_and_items_without_titles_are_told_apart(tmp_
     assert (found.events.value, found.label.at_least) == (None, None)
     assert any("every event is a positive" in line for line in said)
     assert found.template["item"] == "{kind}[, {department}][, {size}][, {brand}]"
-    assert found.template["event"] == "{kind}[, {size}], {ago}"
+    assert found.template["event"] == "{kind}[, {size}][, {ago}]"
     assert found.statistics.by == ("kind",)
     told = "[, top {item_popularity_rank}%][, had {user_kind_counts}]"
     assert told in found.template["candidate"]
@@ -89,6 +91,25 @@ def test_what_was_paid_is_no_rating_and_items_without_titles_are_told_apart(tmp_
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(DataError, match="which values --at-least divides"):
         draft_dataset(tables, at_least=3)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_words_are_read_as_the_data_are(tmp_path: Path, suffix: str) -> None:
+    """Of any alphabet; and an empty text is none, so its column is no text that all items have."""
+    kinds, colours = ["чай", "кофе", "вода"], ["красный", "синий", "белый", "серый", ""]
+    items = [(f"i{n}", kinds[n % 3], colours[n % 5]) for n in range(30)]
+    events = [(f"u{n}", f"i{n % 30}", 1_600_000_000 + n) for n in range(90)]
+    write(tmp_path / "events.csv", "user_id,item_id,bought_at", events)
+    path = write(tmp_path / "items.csv", "item_id,kind,colour", items)
+    if suffix == "parquet":
+        table = dict(zip(("item_id", "kind", "colour"), zip(*items, strict=True), strict=True))
+        path = tmp_path / "items.parquet"
+        pq.write_table(pa.table({name: list(own) for name, own in table.items()}), path)
+    draft_dataset([tmp_path / "events.csv", path])
+    spec = DatasetSpec.load(tmp_path)
+    assert spec.template["item"] == "{kind}[, {colour}]"
+    assert spec.statistics.by == ("colour",)
+    assert check_dataset(tmp_path).ok
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:

@@ -244,15 +244,34 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     assert ranking.mean_reciprocal_rank(learnt.ranks) > ranking.mean_reciprocal_rank(found.ranks)
 
 
+def test_rows_of_a_sample_have_their_own_past():
+    """A user who wants the same item in every row: the rows that were read tell them apart."""
+    rng = np.random.default_rng(5)
+    targets = np.full((12, 1), 3)
+    events = rng.integers(0, 40, 300)
+    counts = np.bincount(events, minlength=40)
+    counted = CoOccurrence.counted(np.arange(300) % 25, events, 40)
+    data = FakeData(counted, Catalogue([], ["a"] * 40, counts > 99, counts), targets[:, 0], user=7)
+    read = np.array([2, 5, 11])
+    top = np.tile(np.arange(4), (3, 1))
+    towers = RetrievalPredictions(
+        np.full(3, 7), targets[read], np.full((3, 1), 4), top, np.ones((3, 4)), np.full(3, 40)
+    )
+    found = Retrieval(data, towers, {}, lambda rows, ids: ids * 0.0, Runtime(), lambda n: read)
+    ((_, arguments),) = Reranking(depth=2).blocks(found)
+    assert [list(own) for own in arguments[1]] == [data.recent[row] for row in read]
+
+
 @dataclasses.dataclass
 class FakeData:
-    """Rows of one user each, with random histories."""
+    """Rows of one user each, or all of one, with random histories."""
 
     counts: CoOccurrence
     items: Catalogue
     first: np.ndarray
     name: str = "fake"
     repeats_count: bool = True
+    user: int | None = None
 
     def __post_init__(self):
         rng = np.random.default_rng(6)
@@ -270,7 +289,7 @@ class FakeData:
     def rows(self, columns):
         assert "history" not in columns
         for user, item in enumerate(self.first):
-            yield {"user_index": user, "item_indices": [item]}
+            yield {"user_index": user if self.user is None else self.user, "item_indices": [item]}
 
     def past_items(self):
         return self.recent

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -103,6 +104,45 @@ def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
     assert rows[7]["history"][0] == "30 years old, liked 0% of 3"
     assert rows[2]["history"] == ["liked 0% of 2", "disliked Film 2", "disliked Film 3", ""]
     assert prepared.num_rows("next_items") == prepared.num_rows("documents")
+
+
+def test_a_shop_without_labels(tmp_path: Path) -> None:
+    """Answers say what was chosen; what behaviours mean, and count, is the shop's own."""
+    shop = {key: value for key, value in SPEC.items() if key != "label"} | {"repeats": "count"}
+    shop["events"] = {key: value for key, value in SPEC["events"].items() if key != "value"}
+    shop["template"] = SPEC["template"] | {
+        "profile": "[bought {user_count}]",
+        "event": "bought {title}",
+        "outcomes": [{"text": "bought"}],
+    }
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps(shop))
+    rows = [
+        {
+            "user": {"id": f"u{number}"},
+            "time": 1e6,
+            "behaviours": [{"item": {"title": "Tea"}, "time": 1.0}] * (number % 3),
+            "candidates": [{"title": "Tea"}, {"title": "Mug"}],
+            "answers": [True, False],
+        }
+        for number in range(60)
+    ]
+    prepared = prepare_requests(
+        write(tmp_path / "shop.jsonl", rows), tmp_path / "out", folder, progress=False
+    )
+    row = rows_of(prepared)[2]
+    assert row["history"][0] == "bought 2"
+    assert row["labels"].tolist() == [1, 0]
+    assert np.isnan(row["ratings"]).all()
+    documents = {row["target"] for row in read_rows(prepared, "documents", "train")}
+    assert documents == {"Tea. bought. Mug. not chosen."}
+    assert prepared.outcome_words() == ("not chosen", "bought")
+    assert not prepared.repeats_count
+    # What was not chosen is no event.
+    assert set(np.flatnonzero(prepared.catalogue().train_counts)) == {0}
+    with pytest.raises(DataError, match=r"from requests with answers, which say nothing of what"):
+        prepared.co_occurrence()
 
 
 def test_plain_texts_split_by_a_column(tmp_path: Path) -> None:

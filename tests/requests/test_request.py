@@ -164,15 +164,21 @@ def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
     raw = SPEC.to_dict()
     for table in ("users", "items"):
         raw[table]["columns"] = {"text": "string"}
-    texts = RequestParser(DatasetSpec.from_dict(raw), {"1": Item("1", {"text": "Fargo"})})
-    row = request(user="Ana", behaviours=["Heat", {"item": "1"}], candidates=["Up", "1"], time=...)
+    fargo = Item("Fargo", {"text": "Fargo"})
+    texts = RequestParser(DatasetSpec.from_dict(raw), {"Fargo": fargo})
+    behaviours, candidates = ["Heat", {"item": "Fargo"}], ["Up", "Fargo"]
+    row = request(user="Ana", behaviours=behaviours, candidates=candidates, time=...)
     found = texts.parse(row)
     assert found.user == User("", {"text": "Ana"})
     assert [item for _, item in found.behaviours] == [
         Item("", {"text": "Heat"}),
-        Item("1", {"text": "Fargo"}),
+        fargo,
     ]
-    assert found.candidates == (Item("", {"text": "Up"}), Item("1", {"text": "Fargo"}))
+    assert found.candidates == (Item("", {"text": "Up"}), fargo)
+    # An id that is not known is none of a catalogue with ids of its own, and no text.
+    by_id = RequestParser(DatasetSpec.from_dict(raw), {"1": Item("1", {"text": "Fargo"})})
+    with pytest.raises(RejectedRow, match="'candidates\\[0\\]' is '2', which the catalogue"):
+        by_id.parse(request(user="Ana", behaviours=[], candidates=["2", "1"], time=...))
 
 
 def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:
