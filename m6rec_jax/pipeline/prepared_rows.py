@@ -141,13 +141,13 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
         for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
             add(int(users[start]), items[start:end])
     rows = _in_time(prepared, part)
-    ends = [(0, 0)] * len(rows)
+    before = [(0, 0)] * len(rows)
     for row, user, items in rows:
-        ends[row] = user, lengths[user]
+        before[row] = user, lengths[user]
         add(user, items)
     # Rows of a user share its items: they are parts of one array.
     whole = {user: np.concatenate(items) for user, items in of_users.items()}
-    return [whole[user][max(end - _MOST_PAST, 0) : end] for user, end in ends]
+    return [whole[user][max(number - _MOST_PAST, 0) : number] for user, number in before]
 
 
 def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, np.ndarray]]:
