@@ -432,7 +432,7 @@ def test_errors(write_shop, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="its events have labels"):
         run(folder, out, negatives=3)
     with pytest.raises(DataError, match=r"split 'per_user_temporal': part 'validation' is empty"):
-        run(write_shop(log(per_user=4), folder="small"), out)
+        run(write_shop(log(per_user=2), folder="small"), out)
     template = {"event": "{title}", "candidate": "{title} {item_cuont}", "item": "{title}"}
     wrong = write_shop(log(), folder="wrong", template=template)
     with pytest.raises(
