@@ -134,7 +134,7 @@ def malformed(request: dict[str, Any], number: int) -> tuple[str, bytes]:
         ("invalid_utf8", None),
         ("not_an_object", [request]),
         ("wrong_type", request | {"behaviours": "none"}),
-        ("missing_field", {name: v for name, v in request.items() if name != "time"}),
+        ("missing_field", request | {"behaviours": [{"time": NOW - 1, "value": 3}]}),
         ("time_out_of_order", request | {"behaviours": [late, late | {"time": NOW - 2}]}),
         ("nan", request | {"time": float("nan")}),
         ("bad_time", request | {"time": NOW * 1000}),
