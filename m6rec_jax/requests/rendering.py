@@ -67,7 +67,7 @@ class RequestRenderer:
             )
             candidates = self._candidates(request, state) if self._render_candidates else []
         except DataError as error:
-            raise RejectedRow("no_text", f"{error}{_lacking(request)}") from None
+            raise RejectedRow("no_text", f"{error}{_lacking(request, self._statistics)}") from None
         return RequestText(history, candidates)
 
     def candidates(self, request: Request) -> list[str]:
@@ -111,13 +111,14 @@ class RequestRenderer:
         )
 
 
-def _lacking(request: Request) -> str:
+def _lacking(request: Request, statistics: Statistics | None) -> str:
     """What a request leaves out that a template may need, for an error message."""
     events = [event for event, _ in request.behaviours]
     lacking = {
         "'time'": request.time is None,
         "'time' of a behaviour": any(math.isnan(event.time) for event in events),
-        "'value' of a behaviour": any(event.value is None for event in events),
+        "'value' of a behaviour": (statistics is None or statistics.has_values)
+        and any(event.value is None for event in events),
     }
     names = ", ".join(name for name, lacks in lacking.items() if lacks)
     return f" (the request does not say: {names})" if names else ""
