@@ -47,6 +47,7 @@ from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.data.splits import Split
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 
@@ -376,4 +377,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())

@@ -11,7 +11,8 @@ Gin bindings are handed to the training. `--answers` makes its second stage, fro
 tuning starts (gin_configs/examples/foundation_answers.gin), and the first where that is missing.
 `--texts` makes the foundation that has read no behaviour (foundation_texts_pretrain.gin), `--books`
 the one that has read none about films (foundation_books_pretrain.gin). Perplexities go to
-`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else.
+`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else;
+`foundation` is the fingerprint of the backbone, which rows of studies on it name, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.movielens import EXAMPLES, m6rec, train
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
+from benchmarks.tuned_run import backbone_of
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
@@ -194,7 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
         for task, value in sorted(figures.items()):
             print(f"{task}: perplexity {value:.2f}")
         if not bindings and not options.eval_limit:
-            add_rows(results_path(NAME), rows_of(name, pretrain, figures, folder, seconds))
+            known = {"foundation": backbone_of(folder)}
+            rows = rows_of(name, pretrain, figures, folder, seconds)
+            add_rows(results_path(NAME), [row | known for row in rows])
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -53,6 +53,7 @@ from benchmarks.tuned_run import (
     tune,
 )
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning"
@@ -273,4 +274,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())

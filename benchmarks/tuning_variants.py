@@ -32,6 +32,7 @@ from benchmarks.results_file import add_rows, metric_rows, read_results, results
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from benchmarks.tuning import METHODS, STUDY, TASKS, files_of
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning_variants"
@@ -182,4 +183,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())
