@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks import render_results
+from benchmarks.command_line import errors_told
 from benchmarks.locks import locked
 from benchmarks.page_plan import PLAN, Study
 from benchmarks.provenance import ROOT, usable_cores
@@ -388,6 +389,7 @@ def of_other_foundations(results: Path) -> list[str]:
     ]
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a study failed, 2 on an error, 130 when stopped."""
     parser = argparse.ArgumentParser(
@@ -411,11 +413,7 @@ def main(arguments: list[str] | None = None) -> int:
         list_plan(page, studies, options.budget)
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        page.check_out()
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    page.check_out()
     told = run_plan(page, studies, options.budget)
     summarise(page, studies, told)
     if any(text.startswith(("stopped", "left out: stopped")) for text in told.values()):

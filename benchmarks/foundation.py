@@ -24,12 +24,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import EXAMPLES, m6rec, train
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from benchmarks.tuned_run import backbone_of
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
 WRITING_PREPARE = f"{EXAMPLES}/movielens_writing_prepare.gin"
@@ -156,6 +157,7 @@ def rows_of(
     ]
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The foundation, from nothing.")
@@ -171,37 +173,30 @@ def main(arguments: list[str] | None = None) -> int:
         which.add_argument(flag, dest="name", action="store_const", const=name, help=told)
     parser.set_defaults(name=NAME)
     parser.add_argument("--eval-limit", type=int, help="rows of each source, at most")
-    options, bindings = parser.parse_known_args(arguments)
+    options, bindings = with_bindings(parser, arguments)
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
     of_eval: list[str] = []
     if name in (TEXTS_NAME, BOOKS_NAME):
         of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
     start: list[str] = []
-    try:
-        for binding in bindings:
-            if not binding.startswith("--gin."):
-                raise DataError(f"unrecognized argument: {binding}")
-        prepare_data()
-        if name == BOOKS_NAME:
-            prepare_rated_books()
-        if name == ANSWERS_NAME:
-            prepare_questions()
-            first = options.first.resolve()
-            train(pretrain_file(NAME), first)
-            start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
-        seconds = train(pretrain, folder, [*start, *bindings])
-        print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
-        figures = perplexities(folder, of_eval, options.eval_limit)
-        for task, value in sorted(figures.items()):
-            print(f"{task}: perplexity {value:.2f}")
-        if not bindings and not options.eval_limit:
-            known = {"foundation": backbone_of(folder)}
-            rows = rows_of(name, pretrain, figures, folder, seconds)
-            add_rows(results_path(NAME), [row | known for row in rows])
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    prepare_data()
+    if name == BOOKS_NAME:
+        prepare_rated_books()
+    if name == ANSWERS_NAME:
+        prepare_questions()
+        first = options.first.resolve()
+        train(pretrain_file(NAME), first)
+        start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
+    seconds = train(pretrain, folder, [*start, *bindings])
+    print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
+    figures = perplexities(folder, of_eval, options.eval_limit)
+    for task, value in sorted(figures.items()):
+        print(f"{task}: perplexity {value:.2f}")
+    if not bindings and not options.eval_limit:
+        known = {"foundation": backbone_of(folder)}
+        rows = rows_of(name, pretrain, figures, folder, seconds)
+        add_rows(results_path(NAME), [row | known for row in rows])
     return 0
 
 

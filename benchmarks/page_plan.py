@@ -206,8 +206,7 @@ PLAN: Sequence[Study] = (
             f"m6rec data prepare film-viewers {_OF_VIEWERS}",
             f"m6rec vocab train {_OF_VIEWERS}",
             f"m6rec train --gin_file {_EXAMPLES}/film_viewers_box.gin --gin.MODEL_DIR=runs/box",
-            "python -m benchmarks.conversation_requests --model_dir runs/box"
-            " --name 'film-viewers, two towers'",
+            "python -m benchmarks.conversation_requests runs/box --name 'film-viewers, two towers'",
         ),
         0.7,
         fetched=("film-viewers",),
@@ -400,12 +399,12 @@ PLAN: Sequence[Study] = (
             " --gin.MODEL_DIR=runs/exits",
             f"m6rec calibrate --gin_file {_EXAMPLES}/movielens_ctr_calibrate.gin"
             " --gin.MODEL_DIR=runs/exits",
-            "python -m benchmarks.early_exit scoring --run runs/exits",
+            "python -m benchmarks.early_exit scoring runs/exits",
             f"m6rec data prepare movielens-100k {_OF_TITLES}",
             f"m6rec vocab train {_OF_TITLES}",
             f"m6rec train --gin_file {_EXAMPLES}/movielens_titles_early_exit.gin"
             " --gin.MODEL_DIR=runs/titles",
-            "python -m benchmarks.early_exit generation --run runs/titles",
+            "python -m benchmarks.early_exit generation runs/titles",
         ),
         1.5,
         after=("movielens",),

@@ -1,5 +1,6 @@
 """The page of results, made anew by fake studies in a repository of their own."""
 
+import contextlib
 import json
 import os
 import re
@@ -38,9 +39,9 @@ path.write_text(json.dumps(found))
 
 
 def study(name: str, what: str = "row", hours: float = 1.0, **changes: object) -> Study:
-    commands = (f"python -m benchmarks.fake page {name} {what}",)
-    given = {"where": {"model": (name,)}} | changes
-    return Study(name, ("page",), commands, hours, **given)  # type: ignore[arg-type]
+    own = {"commands": (f"python -m benchmarks.fake page {name} {what}",)}
+    own |= {"where": {"model": (name,)}}
+    return Study(name, ("page",), core_hours=hours, **(own | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -198,18 +199,22 @@ def test_a_killed_run_goes_on_where_it_was(root, run):
 def test_two_commands_do_not_make_the_same_study(root, run, monkeypatch):
     plan = [study("first"), study("second")]
     page = page_of.Page(root / "page", {}, 1)
-    waited: list[float] = []
+    other = contextlib.ExitStack()
+    sleep, waited = time.sleep, list[float]()
 
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        other.__exit__(None, None, None)
+    def release(seconds: float) -> None:
+        if seconds == page_of.PERIOD:
+            waited.append(seconds)
+            other.close()
+        else:  # of processes that are waited for
+            sleep(seconds)
 
-    monkeypatch.setattr(page_of.time, "sleep", sleep)
-    other = page.taken(plan[0])
-    assert other.__enter__() is not None
-    assert run(plan) == 0
+    monkeypatch.setattr(page_of.time, "sleep", release)
+    with other:
+        assert other.enter_context(page.taken(plan[0])) is not None
+        assert run(plan) == 0
     assert ran(root) == ["second", "first"]
-    assert waited == [page_of.PERIOD]
+    assert len(waited) == 1
 
 
 def test_rows_of_another_foundation_are_named(tmp_path: Path) -> None:
