@@ -130,7 +130,7 @@ class Page:
         """
         if reason := study.missing(self.folders):
             return f"skipped: {reason}"
-        if study.timed and self.cores < (whole := os.cpu_count() or 1):
+        if study.timed and self.cores < (whole := usable_cores(1)):
             return f"left out: it is timed and wants all {whole} processors"
         by_name = {other.name: other for other in PLAN}
         for name in study.after:

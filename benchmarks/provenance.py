@@ -32,10 +32,10 @@ _LIBRARIES = (
 )
 
 
-def usable_cores() -> int:
-    """Processors that this process may run on."""
+def usable_cores(process: int = 0) -> int:
+    """Processors that a process may run on: this one, or 1, which has the machine or container."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(process))
     return os.cpu_count() or 1
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -68,7 +67,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         subprocess.run([*git, *command], cwd=root, check=True)
     monkeypatch.setattr(page_of, "ROOT", root)
     monkeypatch.setattr(page_plan, "ROOT", root)
-    monkeypatch.setattr(page_of, "usable_cores", lambda: os.cpu_count())
+    monkeypatch.setattr(page_of, "usable_cores", lambda process=0: 2)
     return root
 
 
@@ -163,7 +162,7 @@ def test_what_cannot_be_had_is_skipped_with_its_reason(root, run, capsys):
 
 
 def test_what_is_timed_wants_the_whole_machine(root, run, capsys, monkeypatch):
-    monkeypatch.setattr(page_of, "usable_cores", lambda: 0)
+    monkeypatch.setattr(page_of, "usable_cores", lambda process=0: 1 + process)
     assert run([study("first", timed=True)]) == 0
     assert "left out: it is timed" in capsys.readouterr().out
     assert not ran(root)
