@@ -50,7 +50,7 @@ from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.progress import progress_bar
 
 RESULTS = Path("benchmarks") / "results"
-# Of the issue that bounds all tables together.
+# Core-hours that the plan's tables are bounded to.
 BUDGET = 20.0
 # Seconds between looks at a study of another command.
 PERIOD = 5.0

@@ -28,7 +28,8 @@ class Study:
       results: names of the result files that its rows are in.
       commands: run one after the other in the root of a checkout; `{inspired}` and `{amazon}` are
         folders of the user's. A first word with a `/` is a file of the repository.
-      core_hours: about what all of them take, times processors, on a machine of two.
+      core_hours: about what all of them take: what is timed on two processors, all else on one of
+        them, as rows (`seconds`) and logs of earlier runs say, or their steps.
       after: studies whose runs or rows it reads.
       modules: what must be installed for it.
       fetched: data sets that `m6rec data fetch` must get for it.
