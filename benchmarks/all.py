@@ -18,7 +18,8 @@ train use one processor better than two, so two of these commands may share them
     taskset -c 1 python -m benchmarks.all --budget 8
 
 What is timed waits for a command that has the whole machine. Data go where `M6REC_DATA_DIR` says.
-The exit status is 1 where a study failed, which may be its own verdict on its figures.
+The exit status is 1 where a study failed. One that measured other than is claimed did not fail, and
+says so.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks import render_results
-from benchmarks.command_line import errors_told
+from benchmarks.command_line import UNMET, errors_told
 from benchmarks.locks import locked
 from benchmarks.page_plan import PLAN, Study
 from benchmarks.provenance import ROOT, usable_cores
@@ -68,12 +69,14 @@ class Record:
     Attributes:
       commands: how many of its commands have ended well.
       core_hours: that they took, those included that did not end.
+      is_unmet: whether a command said that what it measured is not what is claimed.
       is_done: whether its rows are on the page.
       foundations: fingerprints of the backbones that its rows are of.
     """
 
     commands: int = 0
     core_hours: float = 0.0
+    is_unmet: bool = False
     is_done: bool = False
     foundations: list[str] = field(default_factory=list)
 
@@ -170,7 +173,9 @@ class Page:
             if self._run(study, record, f"m6rec data fetch {name}", lock):
                 raise CannotBeHad(f"{name} was not fetched; {self._end_of_log(study)}")
         for command in study.commands[record.commands :]:
-            if status := self._run(study, record, command, lock):
+            status = self._run(study, record, command, lock)
+            record.is_unmet |= status == UNMET
+            if status not in (0, UNMET):
                 raise DataError(f"status {status} of `{command}`; {self._end_of_log(study)}")
             record.commands += 1
             self._write(study, record)
@@ -325,7 +330,7 @@ def run_plan(page: Page, studies: Sequence[Study], budget: float) -> dict[str, s
                 if study.name in ended:
                     continue
                 if page.is_done(study):
-                    told.setdefault(study.name, "done before")
+                    told[study.name] = "done before"
                     continue
                 ready = frozenset(other.name for other in PLAN if page.is_done(other))
                 if reason := page.why_not(study, left, ready):
@@ -366,8 +371,9 @@ def summarise(page: Page, studies: Sequence[Study], told: Mapping[str, str]) -> 
     print(f"\n{'study':<28}{'took':>6}{'of':>6}  core-hours")
     for study in studies:
         first, *_ = told[study.name].splitlines()
-        took = (page.record(study) or Record()).core_hours
-        print(f"{study.name:<28}{took:>6.1f}{study.core_hours:>6.1f}  {first}")
+        record = page.record(study) or Record()
+        unmet = f"; not as claimed, see {page.log_path(study)}" * record.is_unmet
+        print(f"{study.name:<28}{record.core_hours:>6.1f}{study.core_hours:>6.1f}  {first}{unmet}")
     made = [study for study in studies if told[study.name] == "done"]
     if files := sorted({f"{name}.md" for study in made for name in study.results}):
         print(f"\nProse to read again beside its new figures ({RESULTS}): {', '.join(files)}")

@@ -34,6 +34,7 @@ found["rows"].append({"model": model, "gin_file": None, "config": "fake", "datas
     "split": "s", "seed": 0, "metric": "auc", "value": 0.75, "commit": "new",
     "command": f"python -m benchmarks.fake {file} {model}"})
 path.write_text(json.dumps(found))
+sys.exit(3 * (what == "unmet"))
 """
 
 
@@ -136,14 +137,16 @@ def test_the_budget_is_spent_in_order_of_worth(root, run, capsys):
 
 
 def test_a_failure_is_told_and_the_rest_goes_on(root, run, capsys):
-    plan = [study("bad", "fail"), study("of_bad", after=("bad",)), study("first")]
+    plan = [study("bad", "fail"), study("of_bad", after=("bad",)), study("first", "unmet")]
     assert run(plan) == 1
     told = capsys.readouterr().out
     assert "status 1" in told
     assert "no such luck" in told
     assert "left out: bad comes first" in told
     assert ran(root) == ["bad", "first"]
-    assert ("other", 0, "old") in models(root)
+    # A study that says no to what it was to show has measured all the same.
+    assert re.search(r"first .* done; not as claimed, see .*/first.log", told)
+    assert models(root) == [("other", 0, "old"), ("first", 0, "new")]
 
 
 def test_what_cannot_be_had_is_skipped_with_its_reason(root, run, capsys):
