@@ -131,7 +131,7 @@ def run_demo(seed: int, output: Path) -> None:
 
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when the lead exceeds the spread, `UNMET` when not, 2 on an error."""
+    """Returns the exit status: 0 when the lead exceeds the spread, 3 when not, 2 on an error."""
     parser = argparse.ArgumentParser(description="The demo over several seeds.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "demo_seeds")
