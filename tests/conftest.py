@@ -1,6 +1,8 @@
 """What holds for every test: fast compiling, gin without what another module bound, order."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,22 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1",
 )
+# Each program is compiled once for all workers, and for all processes that tests start; workers
+# have the folder from the first process, which removes it. A folder that is given is kept.
+PROGRAMS = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="m6rec_programs_")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Imported after this file, so after the flags.
 pytest_plugins = ["tests.serving.fixtures"]
+
+
+def pytest_unconfigure() -> None:
+    if PROGRAMS is not None:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,14 +46,19 @@ def no_bindings_of_other_modules() -> Iterator[None]:
 
 
 # Their files have few tests that take long; at the end of a run one worker would be left with them.
-FIRST = ("integration", "training", "serving", "engine", "compilation", "sharding")
+# The first two need no shop, which one worker makes and the others of `integration` wait for.
+FIRST = (
+    *("integration/test_quickstart", "integration/test_several_processes", "integration"),
+    *("training", "server", "serving", "engine", "export", "compilation", "sharding"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, in the order of `FIRST` (with `--no-loadscope-reorder`), then the rest."""
 
     def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        return FIRST.index(folder) if folder in FIRST else len(FIRST)
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        begun = (index for index, prefix in enumerate(FIRST) if path.startswith(prefix))
+        return next(begun, len(FIRST))
 
     items.sort(key=place)

@@ -44,17 +44,12 @@ def main(bank: str, backbone: str, *place: str) -> None:
     if place:
         index, port = place
         jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
-        # As on slices of TPUs, the devices of process 0 are neither first nor together.
+        # As on slices of TPUs, the devices of process 0 are not first.
         a, b, c, d = jax.devices()
-        by_data = make_mesh(4, 1, 1, devices=[c, a, d, b])
-        sharded = make_mesh(1, 2, 2, devices=[c, d, a, b])
+        mesh, rules = make_mesh(1, 2, 2, devices=[c, d, a, b]), fully_sharded_2d()
     else:
-        by_data, sharded = make_mesh(8, 1, 1), make_mesh(2, 2, 2)
-    found = {
-        "data_parallel": answers(bank, backbone, by_data, data_parallel()),
-        "fully_sharded_2d": answers(bank, backbone, sharded, fully_sharded_2d()),
-    }
-    print(json.dumps(found))
+        mesh, rules = make_mesh(8, 1, 1), data_parallel()
+    print(json.dumps(answers(bank, backbone, mesh, rules)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Programs for phones answer as the model does, by a client of three packages."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.export import command, held_out
 from m6rec_jax.export.device_client import EdgeModel, ExportError, source_row
+from m6rec_jax.export.device_programs import CLIENT
+from m6rec_jax.export.folder import verify
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.text import layout
 from tests.engine.tiny_model import make_model
@@ -74,16 +77,6 @@ def test_the_catalogue_is_searched(exported: Path, model: Any) -> None:
     assert found[0].score == pytest.approx(expected.max(), abs=0.02)
 
 
-def test_bytes_answer_nearly_as_floats(exported: Path, model: Any, tmp_path: Path) -> None:
-    answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
-    folder = tmp_path / "int8"
-    results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
-    assert 1e-5 < results["score"]["largest_difference"] < 0.05
-    # Most of so small a file is the programs themselves.
-    sizes = [(own / "model.tflite").stat().st_size for own in (folder, exported)]
-    assert sizes[0] < sizes[1]
-
-
 def test_bytes_of_shared_layers_and_factorised_embeddings(
     shop_vocabulary: Any, tmp_path: Path
 ) -> None:
@@ -98,13 +91,14 @@ def test_bytes_of_shared_layers_and_factorised_embeddings(
     assert 1e-5 < results["score"]["largest_difference"] < 0.05
 
 
-def test_nan_is_no_answer(model: Any, tmp_path: Path) -> None:
-    answered = [one for one in asked.ask(model, Recorder()) if one.signature == "item"]
-    answered[0] = answered[0]._replace(output=answered[0].output * np.nan)
+def test_nan_is_no_answer(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "phone")
+    rows = json.loads((folder / "held_out.json").read_text())
+    (first, *_) = own = [one for one in rows if one["signature"] == "item"]
+    first["output"] = [float("nan")] * len(first["output"])
+    (folder / "held_out.json").write_text(json.dumps(own))
     with pytest.raises(DataError, match="'item' of the export differs from the model by nan"):
-        command.write_export(
-            tmp_path / "phone", "litert", model, Recorder(), answered, (), None, "float32"
-        )
+        verify(folder, CLIENT)
 
 
 def test_clear_errors(exported: Path) -> None:

@@ -75,12 +75,14 @@ def loss_of(config: ModelConfig = WIDE, **settings: Any) -> DistillationLoss:
     return DistillationLoss(Distillation("", **given), OBJECTIVES, M6Rec(config), CONFIG)
 
 
-def added(loss: Any, variables: Any, features: Features, **options: Any) -> Any:
+@functools.partial(jax.jit, static_argnums=0)
+def added(loss: Any, variables: Any, features: Features, denominators: Any = None) -> Any:
     """What is added to the objectives of the student."""
     own = {name: tree for name, tree in variables.items() if name != TEACHER}
     model = M6Rec(CONFIG)
-    whole, metrics = loss(model, variables, features, **options)
-    return whole - OBJECTIVES(model, own, features, **options)[0], metrics
+    whole, metrics = loss(model, variables, features, denominators=denominators)
+    objectives, _ = OBJECTIVES(model, own, features, denominators=denominators)
+    return whole - objectives, metrics
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -140,8 +142,21 @@ def test_relations(batch: Features) -> None:
     assert float(actual) == pytest.approx(expected, rel=1e-4)
 
 
-def states(config: ModelConfig, variables: Any, features: Features) -> Any:
-    return M6Rec(config).apply(variables, features)
+@functools.partial(jax.jit, static_argnums=0)
+def outputs(config: ModelConfig, variables: Any, features: Features) -> dict[str, Any]:
+    """What each of the model's heads says."""
+    model, task_ids = M6Rec(config), features["task_ids"]
+    states = model.apply(variables, features)
+
+    def of(method: Any, *args: Any) -> Any:
+        return model.apply(variables, *args, method=method)
+
+    return {
+        "tokens": of(model.token_logits, states.hidden),
+        "classes": of(model.option_logits, states.hidden, task_ids),
+        "users": of(model.user_embedding, states.encoded, task_ids),
+        "items": of(model.item_embedding, states.hidden, task_ids),
+    }
 
 
 @pytest.mark.parametrize("chunk_length", [0, 4])
@@ -151,16 +166,8 @@ def test_tokens_and_classes(batch: Features, chunk_length: int) -> None:
         vocabulary_weight=1.5, class_weight=0.5, temperature=3.0, chunk_length=chunk_length
     )
     actual, _ = added(loss, student | {TEACHER: teacher}, batch)
-    logits, classes = [], []
-    for config, variables in ((WIDE, teacher), (CONFIG, student)):
-        hidden = states(config, variables, batch).hidden
-        model = M6Rec(config)
-        logits.append(np.asarray(model.apply(variables, hidden, method=model.token_logits)))
-        classes.append(
-            np.asarray(
-                model.apply(variables, hidden, batch["task_ids"], method=model.option_logits)
-            )
-        )
+    sides = [outputs(WIDE, teacher, batch), outputs(CONFIG, student, batch)]
+    logits, classes = ([np.asarray(side[of]) for side in sides] for of in ("tokens", "classes"))
     weights, labels = batch["decoder_loss_weights"], batch["decoder_labels"]
     total = sum(
         weights[at] * 9.0 * kl(*(x[at][:24].astype(np.float64) / 3.0 for x in logits))
@@ -185,13 +192,10 @@ def test_similarities(batch: Features) -> None:
         (row, at) for row, at in zip(*np.nonzero(batch["decoder_item_ids"] >= 0), strict=True)
     ]
     places = [(row, at) for row, at in places if batch["retrieval"][row, 0]]
-    scores = []
-    for config, variables in ((WIDE, teacher), (CONFIG, student)):
-        outputs, model = states(config, variables, batch), M6Rec(config)
-        task_ids = batch["task_ids"]
-        users = model.apply(variables, outputs.encoded, task_ids, method=model.user_embedding)
-        items = model.apply(variables, outputs.hidden, task_ids, method=model.item_embedding)
-        scores.append((np.asarray(users, np.float64), np.asarray(items, np.float64)))
+    scores = [
+        (np.asarray(side["users"], np.float64), np.asarray(side["items"], np.float64))
+        for side in (outputs(WIDE, teacher, batch), outputs(CONFIG, student, batch))
+    ]
     total = 0.0
     for row, _ in places:  # a row counts once for each of its items
         others = [(r, at) for r, at in places if jobs[r, 0] == jobs[row, 0]]
@@ -208,7 +212,7 @@ def test_a_model_has_nothing_to_learn_from_itself(batch: Features) -> None:
     def of(own: Any) -> Any:
         return added(loss, own | {TEACHER: student}, batch)[0]
 
-    value, gradient = jax.value_and_grad(of)(student)
+    value, gradient = jax.jit(jax.value_and_grad(of))(student)
     assert float(value) == pytest.approx(0.0, abs=1e-5)
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_allclose(leaf, 0.0, atol=2e-5)
@@ -218,7 +222,7 @@ def test_gradients_reach_the_student_alone(batch: Features) -> None:
     variables = made(CONFIG, batch, 1) | {TEACHER: made(WIDE, batch, 2)}
     for term, weight in EVERYTHING.items():
         loss = loss_of(**{term: weight})
-        gradient = jax.grad(lambda v, loss=loss: added(loss, v, batch)[0])(variables)
+        gradient = jax.jit(jax.grad(lambda v, loss=loss: added(loss, v, batch)[0]))(variables)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient.pop(TEACHER))), term
         assert float(jnp.linalg.norm(gradient["params"]["token_embedder"]["embedding"])) > 1e-4
 
@@ -227,13 +231,18 @@ def test_watching_changes_nothing(batch: Features) -> None:
     """Stacks are cut in two at the watched layers, also where every layer's state is wanted."""
     config = WIDE.replace(exit_losses="rising", late_layers_start=1, decoder_late_start=0)
     model, variables = M6Rec(config), made(config, batch, 2)
-    expected = model.apply(variables, batch, exits=True)
+    expected = jax.jit(lambda own: model.apply(own, batch, exits=True).exits)(variables)
     for layers in ((0, 0), (1, 2)):
-        with watch(*layers) as seen:
-            found = model.apply(variables, batch, exits=True)
-        assert found is seen.outputs
-        np.testing.assert_allclose(found.exits, expected.exits, atol=1e-5)
-        assert set(seen.attention) == {"encoder", "decoder"}
+
+        @jax.jit
+        def watched(own: Any, layers: tuple[int, int] = layers) -> Any:
+            with watch(*layers) as seen:
+                found = model.apply(own, batch, exits=True)
+            assert found is seen.outputs
+            assert set(seen.attention) == {"encoder", "decoder"}
+            return found.exits
+
+        np.testing.assert_allclose(watched(variables), expected, atol=1e-5)
 
 
 def test_padding_does_not_count(batch: Features) -> None:

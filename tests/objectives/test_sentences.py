@@ -91,7 +91,7 @@ def reference(weights: Any, tokens: np.ndarray) -> np.ndarray:
 
 def test_the_forward_pass(weights: Any, batch: Features) -> None:
     tokens = batch[SENTENCE_TOKENS].reshape(-1, 5)
-    found = sentence_vectors(BERT, weights, tokens, tokens != 0)
+    found = jax.jit(sentence_vectors, static_argnums=0)(BERT, weights, tokens, tokens != 0)
     assert (tokens[:, 0] != 0).sum() >= 10
     for row, vector in zip(tokens, np.asarray(found), strict=True):
         if row[0]:
@@ -107,8 +107,9 @@ def test_relations_of_blocks(weights: Any, batch: Features, variables: Any) -> N
         own = {name: tree for name, tree in given.items() if name != SENTENCE_ENCODER}
         return loss(model, given, batch)[0] - OBJECTIVES(model, own, batch)[0]
 
-    value, gradient = jax.value_and_grad(added)({**variables, SENTENCE_ENCODER: weights})
-    hidden = np.asarray(model.apply(variables, batch).encoded.hidden, np.float64)[:, 4:]
+    value, gradient = jax.jit(jax.value_and_grad(added))({**variables, SENTENCE_ENCODER: weights})
+    encoded = jax.jit(model.apply)(variables, batch).encoded
+    hidden = np.asarray(encoded.hidden, np.float64)[:, 4:]
     total, count = 0.0, 0
     for row in range(ROWS):
         blocks, documents = batch["encoder_block_ids"][row], batch["encoder_segment_ids"][row]

@@ -1,16 +1,16 @@
 """Servers over the tiny films: in this process, and over a socket for real clients."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
+import filelock
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
-from jax.experimental.compilation_cache import compilation_cache
 
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -20,16 +20,9 @@ from tests.server import served as served_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled once for all workers and all services: they are the same for every folder."""
-    before = jax.config.values["jax_compilation_cache_dir"]
-    folder = tmp_path_factory.getbasetemp().parent / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+def programs() -> None:
+    """Found without tracing by all workers and all services: they are the same for every folder."""
     use_compilation_cache()
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +38,9 @@ def service(folder: Path) -> Service:
 @pytest.fixture(scope="session")
 def server(service: Service, folder: Path) -> Iterator[Server]:
     """Ready, and shared: tests that change it make one of their own."""
-    server = served_folder.make_server(service, folder)
+    # One worker compiles, the others find its programs.
+    with filelock.FileLock(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "server.lock"):
+        server = served_folder.make_server(service, folder)
     yield server
     server.scheduler.close(10)
 

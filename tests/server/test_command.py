@@ -40,10 +40,12 @@ class Running:
     """The command; its lines as they come."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
+        # Programs are kept where a user's are.
+        environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "serve", *arguments],
             cwd=folder,
-            env=os.environ | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
+            env=environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

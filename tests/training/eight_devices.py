@@ -56,7 +56,6 @@ def main() -> None:
     gin.bind_parameter("total_loss.classification_weight", 0.5)
     found = {
         "one": losses(make_mesh(devices=jax.devices()[:1]), data_parallel()),
-        "data 8": losses(make_mesh(), data_parallel()),
         "fsdp 8": losses(make_mesh(fsdp=8), fully_sharded()),
         "tensor 2 x data 4": losses(make_mesh(tensor=2), fully_sharded_2d()),
     }

@@ -1,4 +1,7 @@
-"""The same 20 steps on one device and on 8, split by data, by parameters, by tensors."""
+"""The same 20 steps on one device and on 8, split by parameters, and by tensors.
+
+`tests/integration/test_several_processes.py` splits by data alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 from tests.training import eight_devices
 
 
-def test_losses_do_not_depend_on_the_mesh(compilation_cache: Path, tmp_path: Path) -> None:
+def test_losses_do_not_depend_on_the_mesh(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),

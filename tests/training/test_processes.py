@@ -20,7 +20,7 @@ from tests.training import one_of_many
 from tests.training.toy_run import toy_train
 
 
-def run_processes(count: int, folder: Path, steps: int, cache: Path) -> list[dict[str, Any]]:
+def run_processes(count: int, folder: Path, steps: int) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -28,7 +28,6 @@ def run_processes(count: int, folder: Path, steps: int, cache: Path) -> list[dic
         **os.environ,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
     processes = [
         subprocess.Popen(
@@ -52,10 +51,10 @@ def run_processes(count: int, folder: Path, steps: int, cache: Path) -> list[dic
 
 
 @pytest.mark.slow
-def test_two_processes_then_one(compilation_cache: Path, tmp_path: Path) -> None:
+def test_two_processes_then_one(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"trainable": "prompts", "accumulation_steps": 2}
     whole, batches = toy_train(tmp_path / "whole", 10, **settings)
-    reports = run_processes(2, tmp_path / "many", 6, compilation_cache)
+    reports = run_processes(2, tmp_path / "many", 6)
     assert [report["shards"] for report in reports] == [[0, 1], [2, 3]]
     assert {report["step"] for report in reports} == {6}
     assert reports[0]["loss"] == reports[1]["loss"]

@@ -19,7 +19,7 @@ STEPS = 12
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(compilation_cache: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     shop_run.write_shop(data)
@@ -27,19 +27,12 @@ def test_killed_and_resumed(compilation_cache: Path, tmp_path: Path) -> None:
     assert "validation/loss" in whole.metrics
 
     root = Path(__file__).resolve().parents[2]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
     arguments = [str(data), str(tmp_path / "killed"), str(STEPS), "8"]
     killed = subprocess.run(
         [sys.executable, shop_run.__file__, *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(root)},
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr

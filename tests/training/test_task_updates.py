@@ -151,7 +151,12 @@ def test_tasks_of_unlike_sizes_train_as_each_would_alone(head: str, least: int) 
     for batch in both:
         batch["task_ids"] = np.repeat(np.arange(2, dtype=np.int32), 4)[:, None]
 
-    start, together = trained(bank_config, optimizer, both)
+    model, mesh, rules = M6Rec(bank_config), make_mesh(devices=jax.devices()[:1]), data_parallel()
+    abstract = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
+    state: TrainState = initial_state(
+        model, optimizer, abstract, mesh, rules, trainable="prompts", seed=0
+    )
+    start, together = prompts_of(state), prompts_of(trained(model, optimizer, both, state))
     for task in range(2):
         own = bank_config.prompts.of_task(task)
         config = bank_config.replace(prompts=own)
@@ -160,29 +165,25 @@ def test_tasks_of_unlike_sizes_train_as_each_would_alone(head: str, least: int) 
             name: np.expand_dims(x, leaves[name].task_axis)
             for name, x in take_task(start, bank_config, task, own).items()
         }
-        _, alone = trained(config, optimizer, batches, nested(taken))
+        prompts = nested(taken)
+        own_state = state.replace(prompts=prompts, opt_state=optimizer.init({"prompts": prompts}))
+        alone = prompts_of(trained(M6Rec(config), optimizer, batches, own_state))
         assert alone.keys() == taken.keys()
         for name, values in take_task(together, bank_config, task, own).items():
             expected = np.squeeze(alone[name], leaves[name].task_axis)
             np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def trained(
-    config: ModelConfig, optimizer: Any, batches: list[Any], prompts: Any = None
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Names to prompts before and after a step with each of the batches."""
-    model, mesh, rules = M6Rec(config), make_mesh(devices=jax.devices()[:1]), data_parallel()
-    abstract = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
-    state: TrainState = initial_state(
-        model, optimizer, abstract, mesh, rules, trainable="prompts", seed=0
-    )
-    if prompts is not None:
-        state = state.replace(prompts=prompts, opt_state=optimizer.init({"prompts": prompts}))
-    start = {name: np.asarray(x) for name, x in flatten(state.prompts).items()}
+def prompts_of(state: TrainState) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in flatten(state.prompts).items()}
+
+
+def trained(model: M6Rec, optimizer: Any, batches: list[Any], state: TrainState) -> TrainState:
+    """The state after a step with each of the batches."""
     step = jax.jit(make_train_step(model, optimizer, trainable="prompts", seed=0))
     for batch in batches:
         state, _ = step(state, batch)
-    return start, {name: np.asarray(x) for name, x in flatten(state.prompts).items()}
+    return state
 
 
 def test_a_spike_of_one_task_changes_no_other_task() -> None:

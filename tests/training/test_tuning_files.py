@@ -150,19 +150,20 @@ def test_one_step(file: Path, tmp_path: Path) -> None:
     config, trainable = read(file, "mini", *TINY)
     options = {"model": M6Rec(config), "trainable": trainable, "loss": CLASSIFICATION}
     options["optimizer"] = adamw(1e-2)  # without weight decay, which moves what has no gradient
-    before, _ = toy_train(tmp_path / "before", 0, **options)
-    result, _ = toy_train(tmp_path / "after", 1, **options)
-    moved = {
-        part: {
-            name
-            for name, leaf in flatten(getattr(result.state, part)).items()
-            if not np.array_equal(leaf, flatten(getattr(before.state, part))[name])
-        }
-        for part in ("params", "prompts")
-    }
-    assert bool(moved["params"]) == (trainable == "all")
-    waits = {n for n in flatten(result.state.prompts) if n.split("/")[-1] in WAITS}
-    assert moved["prompts"] == set(flatten(result.state.prompts)) - waits
+    seen: list[dict[str, np.ndarray]] = []
+
+    def note(model: M6Rec, variables: Any, step: int) -> dict[str, float]:
+        seen.append({name: np.array(leaf) for name, leaf in flatten(variables).items()})
+        return {}
+
+    options |= {"evaluate": note, "validate_first": True, "eval_period": 1}
+    toy_train(tmp_path, 1, validation=lambda *_, **__: [], **options)
+    before, after = seen
+    moved = {name for name, leaf in after.items() if not np.array_equal(leaf, before[name])}
+    prompts = {name for name in after if name.startswith("prompts/")}
+    assert bool(moved - prompts) == (trainable == "all")
+    waits = {name for name in prompts if name.split("/")[-1] in WAITS}
+    assert moved & prompts == prompts - waits
 
 
 def test_both_halves_of_lora_learn() -> None:
