@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 
+from m6rec_jax import cli
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.engine.model_folder import load_model
-from tests.integration.commands import failed, m6rec, m6rec_each, succeeded
+from tests.integration.commands import Finished, failed, m6rec_each, succeeded
 
 TRAIN = """
 include 'gin_configs/models/tiny.gin'
@@ -39,34 +41,93 @@ Logging.tensorboard = False
 """
 
 
+TRAINING = ["train", "--gin_file", "train.gin"]
+MODEL = "--gin.MODEL_DIR=run"
+SERVED = "--gin.BANK=served"
+CTR, RETRIEVAL = "--gin.TASK=corner_shop_ctr", "--gin.TASK=corner_shop_retrieval"
+ASKED = ["infer", "--requests", "requests.jsonl", MODEL]
+
+
+def asked_of(name: str, *where: str) -> dict[str, list[str]]:
+    """Scores, an index, and what it finds; of a bank whose scoring task has gone meanwhile."""
+    gone = ["prompts", "remove", "served", "corner_shop_ctr"]
+    return {
+        f"{name} scores": [*ASKED, *where, CTR, "--output", f"{name}.jsonl"],
+        f"{name} index": ["index", "build", MODEL, *where, RETRIEVAL, "--output", f"{name}.index"],
+        **({"remove served": gone} if where else {}),
+        f"{name} items": [
+            *(*ASKED, *where, RETRIEVAL, "--index", f"{name}.index"),
+            *("--output", f"{name}_items.jsonl"),
+        ],
+    }
+
+
+WRONG_IDS = {
+    "row 2 of the prompt bank, but": {"corner_shop_ctr": 2, "corner_shop_retrieval": 1},
+    "no row of the prompt bank for 'corner_shop_retrieval'": {"corner_shop_ctr": 0},
+    "did you mean 'corner_shop_retrieval'": {"corner_shop_ctr": 0, "corner_shop_retreval": 1},
+}
+REMOVE = ["prompts", "remove", "other", "corner_shop_ctr"]
+COMMANDS = {
+    "train": [*TRAINING, MODEL],
+    "add": ["prompts", "add", "bank", "--from", "run"],
+    "list": ["prompts", "list", "bank"],
+    "json": ["prompts", "list", "bank", "--json"],
+    "inspect": ["prompts", "inspect", "bank", "corner_shop_ctr"],
+    "add served": ["prompts", "add", "served", "--from", "run"],
+    **asked_of("run"),
+    **asked_of("bank", SERVED),
+    "gone": [*ASKED, SERVED, CTR, "--output", "gone.jsonl"],
+    "add other": ["prompts", "add", "other", "--from", "run"],
+    "again": ["prompts", "add", "other", "--from", "run"],
+    "remove": REMOVE,
+    "list other": ["prompts", "list", "other"],
+    "missing": REMOVE,
+    "nowhere": ["prompts", "list", "nowhere"],
+    **{
+        said: [*TRAINING, "--gin.MODEL_DIR=bad", f"--gin.prompt_task_ids.ids={ids}"]
+        for said, ids in WRONG_IDS.items()
+    },
+}
+
+
 @pytest.fixture(scope="module")
-def trained(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user") / "shop_run"
     shutil.copytree(shop_run, folder, ignore=shutil.ignore_patterns("run"))
     (folder / "train.gin").write_text(TRAIN)
-    succeeded(m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+    rows = [
+        {
+            "user": {"city": "Faro"},
+            "time": "2024-06-01T10:00:00Z",
+            "behaviours": [{"item": "0002", "time": "2024-05-01"}][:number],
+            "candidates": ["0001", "0003"],
+        }
+        for number in (0, 1)
+    ]
+    (folder / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
-def test_from_a_run_to_a_served_bank(trained: Path) -> None:
-    added, listing, as_json, inspected = map(
-        succeeded,
-        m6rec_each(
-            trained,
-            ["prompts", "add", "bank", "--from", "run"],
-            ["prompts", "list", "bank"],
-            ["prompts", "list", "bank", "--json"],
-            ["prompts", "inspect", "bank", "corner_shop_ctr"],
-        ),
-    )
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> dict[str, Finished]:
+    """What each command printed."""
+    return dict(zip(COMMANDS, m6rec_each(folder, *COMMANDS.values()), strict=True))
+
+
+def test_from_a_run_to_a_served_bank(folder: Path, ran: dict[str, Finished]) -> None:
+    succeeded(ran["train"])
+    added, listing = succeeded(ran["add"]), succeeded(ran["list"])
     assert added.splitlines() == ["bank/corner_shop_ctr", "bank/corner_shop_retrieval"]
     assert "option_adapter" in listing
     assert "prompt_adapter" in listing
-    assert json.loads(as_json)["corner_shop_retrieval"]["settings"]["retrieval_dim"] == 8
+    as_json = json.loads(succeeded(ran["json"]))
+    assert as_json["corner_shop_retrieval"]["settings"]["retrieval_dim"] == 8
+    inspected = succeeded(ran["inspect"])
     assert "validation/log_loss" in inspected
     assert "(intact)" in inspected
 
-    bank, loaded = load_bank(trained / "bank", trained / "run"), load_model(trained / "run")
+    bank, loaded = load_bank(folder / "bank", folder / "run"), load_model(folder / "run")
     template = bank.template("corner_shop_ctr")
     assert template is not None
     history, candidates = [["ann, 30 years old"]] * 2, [["Bread", "Tea, hot"]] * 2
@@ -83,83 +144,43 @@ def test_from_a_run_to_a_served_bank(trained: Path) -> None:
     )
 
 
-def test_commands_answer_from_a_bank(trained: Path) -> None:
+def test_commands_answer_from_a_bank(folder: Path, ran: dict[str, Finished]) -> None:
     """As from the run, whose prompts they are; tasks that are not asked for do not matter."""
-    rows = [
-        {
-            "user": {"city": "Faro"},
-            "time": "2024-06-01T10:00:00Z",
-            "behaviours": [{"item": "0002", "time": "2024-05-01"}][:number],
-            "candidates": ["0001", "0003"],
-        }
-        for number in (0, 1)
-    ]
-    (trained / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ctr, retrieval = "--gin.TASK=corner_shop_ctr", "--gin.TASK=corner_shop_retrieval"
-    asked = ["infer", "--requests", "requests.jsonl", "--gin.MODEL_DIR=run"]
-
-    def commands(name: str, *where: str) -> list[list[str]]:
-        model = ["--gin.MODEL_DIR=run", *where]
-        return [
-            [*asked, *where, ctr, "--output", f"{name}.jsonl"],
-            ["index", "build", *model, retrieval, "--output", f"{name}.index"],
-            *([["prompts", "remove", "served", "corner_shop_ctr"]] if where else []),
-            [
-                *(*asked, *where, retrieval, "--index", f"{name}.index"),
-                *("--output", f"{name}_items.jsonl"),
-            ],
-        ]
-
-    *ran, gone = m6rec_each(
-        trained,
-        ["prompts", "add", "served", "--from", "run"],
-        *commands("run_answers"),
-        *commands("bank_answers", "--gin.BANK=served"),
-        [*asked, "--gin.BANK=served", ctr, "--output", "gone.jsonl"],
-    )
-    out = [succeeded(run) for run in ran]
-    assert "2 requests: 2 answered" in out[1]
-    assert "2 requests: 2 answered" in out[4]
-    assert "has no task 'corner_shop_ctr' (did you mean 'corner_shop_retrieval'?)" in failed(gone)
+    for name in ("add served", *asked_of("run"), *asked_of("bank", SERVED)):
+        out = succeeded(ran[name])
+        assert "2 requests: 2 answered" in out or "scores" not in name
+    message = failed(ran["gone"])
+    assert "has no task 'corner_shop_ctr' (did you mean 'corner_shop_retrieval'?)" in message
 
     def answers(name: str) -> list[dict]:
-        return [json.loads(line) for line in (trained / f"{name}.jsonl").open()]
+        return [json.loads(line) for line in (folder / f"{name}.jsonl").open()]
 
-    for own, expected in zip(answers("bank_answers"), answers("run_answers"), strict=True):
+    for own, expected in zip(answers("bank"), answers("run"), strict=True):
         np.testing.assert_allclose(own["probabilities"], expected["probabilities"], rtol=1e-4)
-    both = zip(answers("bank_answers_items"), answers("run_answers_items"), strict=True)
-    for own, expected in both:
+    for own, expected in zip(answers("bank_items"), answers("run_items"), strict=True):
         assert own["item_ids"] == expected["item_ids"]
         np.testing.assert_allclose(own["scores"], expected["scores"], rtol=1e-4)
 
 
-def test_what_goes_wrong_is_said(trained: Path) -> None:
-    add = ["prompts", "add", "other", "--from", "run"]
-    remove = ["prompts", "remove", "other", "corner_shop_ctr"]
-    first, again, removed, listing, missing = m6rec_each(
-        trained, add, add, remove, ["prompts", "list", "other"], remove
-    )
-    succeeded(first)
-    assert "already" in failed(again)
-    succeeded(removed)
-    assert "corner_shop_ctr" not in succeeded(listing)
-    assert "its tasks: corner_shop_retrieval" in failed(missing)
-    manifest = trained / "other" / "corner_shop_retrieval" / "manifest.json"
+def test_what_goes_wrong_is_said(
+    folder: Path,
+    ran: dict[str, Finished],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    succeeded(ran["add other"])
+    assert "already" in failed(ran["again"])
+    succeeded(ran["remove"])
+    assert "corner_shop_ctr" not in succeeded(ran["list other"])
+    assert "its tasks: corner_shop_retrieval" in failed(ran["missing"])
+    assert "no bank at" in failed(ran["nowhere"])
+    for said in WRONG_IDS:
+        assert said in failed(ran[said])
+    assert not (folder / "bad" / "checkpoints").exists()
+    manifest = folder / "other" / "corner_shop_retrieval" / "manifest.json"
     manifest.write_text(manifest.read_text()[:-200])
-    rows = {
-        "row 2 of the prompt bank, but": {"corner_shop_ctr": 2, "corner_shop_retrieval": 1},
-        "no row of the prompt bank for 'corner_shop_retrieval'": {"corner_shop_ctr": 0},
-        "did you mean 'corner_shop_retrieval'": {"corner_shop_ctr": 0, "corner_shop_retreval": 1},
-    }
-    train = ["train", "--gin_file", "train.gin", "--gin.MODEL_DIR=bad"]
-    broken, nowhere, *trains = m6rec_each(
-        trained,
-        ["prompts", "inspect", "other", "corner_shop_retrieval"],
-        ["prompts", "list", "nowhere"],
-        *([*train, f"--gin.prompt_task_ids.ids={ids}"] for ids in rows.values()),
-    )
-    assert "manifest.json is damaged" in failed(broken)
-    assert "no bank at" in failed(nowhere)
-    for said, run in zip(rows, trains, strict=True):
-        assert said in failed(run)
-    assert not (trained / "bad" / "checkpoints").exists()
+    monkeypatch.chdir(folder)
+    gin.clear_config()
+    inspect = ["prompts", "inspect", "other", "corner_shop_retrieval"]
+    assert cli.main(inspect) == cli.EXIT_USER_ERROR
+    assert "manifest.json is damaged" in capsys.readouterr().err
