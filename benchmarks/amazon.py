@@ -23,9 +23,9 @@ import argparse
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from scipy import linalg, sparse
@@ -40,7 +40,7 @@ from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
-from m6rec_jax.jobs.retrieval import RetrievalPredictions, retrieval_metrics
+from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, retrieval_metrics
 from m6rec_jax.metrics.ranking import ranks_by_score
 
 KS = (5, 10, 50)
@@ -126,7 +126,6 @@ class Rows:
     task: Task
     past: Sequence[Sequence[int]]
     wanted: np.ndarray
-    repeats_count = False
 
     @property
     def name(self) -> str:
@@ -140,14 +139,6 @@ class Rows:
 
     def catalogue(self) -> Catalogue:
         return Catalogue([], self.task.texts, self.task.cold, self.task.counts)
-
-    def rows(self, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        del columns
-        for row, item in enumerate(self.wanted.tolist()):
-            yield {"user_index": row, "item_indices": [item]}
-
-    def past_items(self) -> list[np.ndarray]:
-        return [np.asarray(own, np.int64) for own in self.past]
 
     def ranked(self, score: Score, length: int) -> RetrievalPredictions:
         """Ranks of the wanted items, and the best of each row."""
@@ -179,13 +170,11 @@ class Rows:
             num_ranked,
         )
 
-    @property
-    def seen(self) -> dict[int, np.ndarray]:
-        """By row, what is not recommended: never what is wanted."""
-        return {
-            row: np.setdiff1d(np.array(own, np.int64), self.wanted[row])
-            for row, own in enumerate(self.past)
-        }
+    def read(self) -> ReadRows:
+        """Nothing of the past is recommended, but what is wanted."""
+        past = [np.asarray(own, np.int64) for own in self.past]
+        excluded = list(map(np.setdiff1d, past, self.wanted))
+        return ReadRows([[]] * len(past), past, excluded)
 
 
 def popularity(task: Task) -> Score:
@@ -313,7 +302,7 @@ def retrieval(rows: Rows, score: Score, depth: int) -> Retrieval:
         scores = np.asarray(score(rows.past[places]), np.float32)
         return np.where(ids < 0, -np.inf, np.take_along_axis(scores, np.maximum(ids, 0), axis=1))
 
-    return Retrieval(cast(TaskData, rows), predictions, rows.seen, similarities, Runtime())
+    return Retrieval(cast(TaskData, rows), predictions, rows.read(), similarities, Runtime())
 
 
 def hybrid(task: Task, score: Score, depth: int) -> RetrievalPredictions:

@@ -32,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data import splits
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
 from m6rec_jax.data.schema import Section, load_json
@@ -162,6 +163,7 @@ def prepare_dialogues(
         parts, dialogues = _parts(found, parsed), [dialogue for _, dialogue in found]
         items = _Items(dialogues, parts)
         items.write(prepared / CATALOGUE)
+        items.co_occurrence(dialogues, parts).save(prepared)
         counts = {"dialogues": dict(Counter(parts)), "items": len(items.index)}
         manifest = {"dialogue_spec": dataclasses.asdict(spec), "counts": counts}
         return _rows(dialogues, parts, items, options), manifest
@@ -183,10 +185,21 @@ class _Items:
                 continue
             self.trained |= set(dialogue.titles)
             for turn in dialogue.turns:
-                self.counts.update(turn.items if _recommends(turn) else ())
+                self.counts.update(turn.items)
         if not self.titles:
             raise DataError("no dialogue names an item: there is nothing to recommend")
         self.index = {item: index for index, item in enumerate(self.titles)}
+
+    def co_occurrence(self, dialogues: list[Dialogue], parts: list[str]) -> CoOccurrence:
+        """Which items the training dialogues name together."""
+        pairs = [
+            (number, self.index[item])
+            for number, (dialogue, part) in enumerate(zip(dialogues, parts, strict=True))
+            if part == PARTS[TRAIN]
+            for item in dialogue.titles
+        ]
+        numbers, named = np.array(pairs, np.int64).reshape(-1, 2).T
+        return CoOccurrence.counted(numbers, named, len(self.index))
 
     def write(self, path: Path) -> None:
         columns: dict[str, list[Any]] = {"title": [], "year": []}
@@ -215,7 +228,7 @@ def _rows(
         rendered: list[str] = []
         for number, turn in enumerate(dialogue.turns):
             here = [items.index[item] for item in turn.items]
-            shared = {"user_id": dialogue.id, "seen_indices": sorted(named), "features": []}
+            shared = {"user_id": dialogue.id, "seen_indices": list(named), "features": []}
             before = rendered[-options.max_turns :]
             if turn.speaker == SYSTEM:
                 row = {

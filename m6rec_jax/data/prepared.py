@@ -200,7 +200,7 @@ class Prepared:
         if not set(views.COUNTED) & set(self.manifest["views"]):
             raise DataError(
                 f"{self.folder}: co-occurrences of items are prepared with the views "
-                f"{' and '.join(views.COUNTED)}, of which there is none (PrepareOptions.views)"
+                f"{', '.join(views.COUNTED)}, of which there is none (PrepareOptions.views)"
             )
         if "answers" in self.manifest:
             raise DataError(

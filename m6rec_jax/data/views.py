@@ -36,7 +36,7 @@ VIEWS = ("groups", "next_items", "documents", "catalogue")
 # Of them, too, but only where they are asked for.
 FURTHER_VIEWS = ("reranking",)
 # With which co-occurrences of items are written.
-COUNTED = ("next_items", "reranking")
+COUNTED = ("next_items", "reranking", "recommendations")
 # Of a corpus of texts.
 TEXT_VIEWS = ("documents", "labelled_texts")
 # Of dialogues: what is said next, and what is recommended next.
@@ -100,7 +100,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "queries": "Generation: what a user searches for.",
     "replies": "Generation: what SYSTEM says next in a dialogue (source: the turns before).",
     "recommendations": "What SYSTEM recommends next in a dialogue: one item, its title as target; "
-    "seen_indices are the items named before, turn_index is one number for the items of a turn.",
+    "seen_indices are the items named before, in the order in which they were first named; "
+    "turn_index is one number for the items of a turn.",
 }
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}

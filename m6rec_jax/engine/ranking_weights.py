@@ -1,7 +1,8 @@
 """How much each thing counts that a `Reranker` orders items by, and how that is learnt.
 
-Items that somebody has acted on have all features. Those that nobody has (new ones) have what their
-text tells, with weights of their own, and an offset: how likely a new item is, all else equal.
+Items that somebody has acted on have all features. New ones, of which no event was counted, have
+what their text tells and whether this very user had them, with weights of their own, and an offset:
+how likely a new item is, all else equal.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from scipy.optimize import minimize
 from m6rec_jax.errors import DataError
 
 # `Reranker.candidates` says what they are.
+_HAD = ("had", "had_times", "had_since", "had_lately")
 KNOWN = (
     *("similarity", "co_occurrence", "following", "following_share"),
     *("words", "word_match", "popularity"),
-    *("had", "had_times", "had_since", "had_lately"),
+    *_HAD,
 )
-NEW = ("similarity", "words", "word_match", "offset")
+NEW = ("similarity", "words", "word_match", *_HAD, "offset")
 SCORER = "scorer"
 # What an item that stands near nothing has for its share, and one without a common word.
 LEAST_SHARE, LEAST_MATCH = 1e-3, 1e-2
@@ -72,7 +74,10 @@ class RankingWeights:
 # Where nothing was learnt: a new item is one that stands near nothing.
 UNLEARNT = RankingWeights(
     {"similarity": 5.0, "co_occurrence": 1.0, "words": 1.0, "had_times": 2.0, SCORER: 1.0},
-    {"similarity": 5.0, "offset": float(np.log(LEAST_SHARE)), "words": 1.0, SCORER: 1.0},
+    {
+        **{"similarity": 5.0, "offset": float(np.log(LEAST_SHARE)), "words": 1.0},
+        **{"had_times": 2.0, SCORER: 1.0},
+    },
 )
 
 

@@ -8,9 +8,9 @@
 The two towers find items by what is said of users and items; co-occurrence (`data.co_occurrence`)
 knows what others did around the history's last items; words (`item_words`) find what is called
 alike; and where repeats count, people come back to what they had. Each finds what the others miss,
-so candidates are the best of each. They are ordered by the
-weighted sum of their features (`ranking_weights`), which `m6rec calibrate` learns on validation
-rows. An item that nobody has acted on has weights of its own, of its text alone.
+so candidates are the best of each, and popular items where they find little. They are ordered by
+the weighted sum of their features (`ranking_weights`), which `m6rec calibrate` learns on validation
+rows. An item that nobody has acted on has weights of its own, of its text and of this user alone.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Reranker:
       counts: training events of each item `[items]`, or of the first ones; items with none are new.
       scorer: of a model trained on the view 'reranking'; None: none.
       weights: see `use`.
-      depth: how many items co-occurrence, words and what the user had add, each, at most.
+      depth: how many items co-occurrence, words and what the user had add, each, at most; the most
+        popular ones follow where all together are fewer.
       offered: which items may be recommended, bool `[items]`; None: all.
 
     Raises:
@@ -123,7 +124,14 @@ class Reranker:
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
         self._offered = np.ones(len(texts), bool) if offered is None else offered
+        popular = np.argsort(-counts, kind="stable")
+        self._popular = popular[(self._offered & ~self.new)[popular]]
         self.use(weights)
+
+    @property
+    def depth(self) -> int:
+        """How many items each source adds, at most; the towers should find as many."""
+        return self._depth
 
     @property
     def has_scorer(self) -> bool:
@@ -219,11 +227,12 @@ class Reranker:
         chosen = []
         for row, out in enumerate(seen):
             own, hidden = found.ids[row][found.ids[row] != NO_ITEM], np.asarray(out, np.int64)
-            again = had[row].items[~(np.isin(had[row].items, hidden) | new[had[row].items])]
+            again = had[row].items[~np.isin(had[row].items, hidden)]
             sources = (near[row].items, self._alike(words, row, hidden), again)
             further = np.concatenate([items[: self._depth] for items in sources])
             further = further[self._offered[further]]
-            chosen.append(np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64))
+            ids = np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64)
+            chosen.append(np.concatenate([ids, self._filling(ids, hidden, new)]))
         ids = np.full((len(chosen), found.ids.shape[1] + 3 * self._depth), NO_ITEM, np.int64)
         for row, own in enumerate(chosen):
             ids[row, : len(own)] = own
@@ -282,6 +291,13 @@ class Reranker:
         found = shares(recent[recent < counted], hidden[hidden < counted])
         known = ~new[found.items]
         return RelatedItems(found.items[known], found.shares[known])
+
+    def _filling(self, ids: np.ndarray, out: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """The most popular items that are missing to `depth`, but some and new ones."""
+        missing = max(0, self._depth - len(ids))
+        some = self._popular[: self._depth + len(out)] if new is self.new else self._popular
+        some = some[~new[some]] if missing else some[:0]
+        return some[~np.isin(some, np.concatenate([ids, out]))][:missing]
 
     def _alike(self, words: sparse.csr_matrix, row: int, out: np.ndarray) -> np.ndarray:
         """The items that are called most alike, but some; of equals those of smaller index."""

@@ -35,7 +35,8 @@ from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
-from m6rec_jax.evaluation.ranking_calibration import KIND, LearntWeights, learn_weights
+from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
+from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import labelled
@@ -119,7 +120,7 @@ def calibrate(
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    retrieval = [task for task in evaluator.tasks if task.kind == KIND]
+    retrieval = [task for task in evaluator.tasks if task.kind in RANKED]
     exits_early = restored.model.config.exit_losses != "none"
     if not exits_early and not retrieval:
         raise ConfigError(
@@ -132,7 +133,7 @@ def calibrate(
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
         raise ConfigError(
             f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit "
-            f"early, and weights are learnt for {KIND}"
+            f"early, and weights are learnt for {' and '.join(RANKED)}"
         )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")

@@ -31,8 +31,7 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
-from m6rec_jax.jobs.past_items import hidden_items
-from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
+from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
@@ -216,9 +215,17 @@ class _TaskEvaluation:
         self.ks = evaluator.ks
         self.depth = max(*self.ks, evaluator.reranking.depth if evaluator.reranking else 1)
 
-    def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.once("rows", lambda: list(self.data.rows()))
+    def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = (
+            list(self.data.rows(columns))
+            if columns
+            else self.once("rows", lambda: list(self.data.rows()))
+        )
         return [rows[number] for number in self._read(len(rows))]
+
+    def past_items(self) -> list[np.ndarray]:
+        past = self.data.past_items()
+        return [past[number] for number in self._read(len(past))]
 
     def _read(self, number: int) -> np.ndarray:
         """Which of so many rows are read, ascending."""
@@ -293,14 +300,14 @@ class _TaskEvaluation:
     def reranked(
         self,
         predictions: RetrievalPredictions,
+        read: Callable[[bool], ReadRows],
         similarities: Callable[[slice, np.ndarray], np.ndarray],
     ) -> RetrievalPredictions:
         reranking = self._evaluator.reranking
         if reranking is None:
             return predictions
-        hidden = hidden_items(self)
-        runtime = self._evaluator.runtime
-        towers = Retrieval(self.data, predictions, hidden, similarities, runtime, self._read)
+        asked = read(reranking.reads_text)
+        towers = Retrieval(self.data, predictions, asked, similarities, self._evaluator.runtime)
         found = reranking(towers, self._evaluator.ranking.get(self._task.name))
         length = max(self.ks)
         return dataclasses.replace(

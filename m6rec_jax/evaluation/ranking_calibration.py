@@ -1,4 +1,4 @@
-"""`m6rec calibrate` of a retrieval task: what the features of found items are worth."""
+"""`m6rec calibrate` of retrieval, for users or in dialogues: what features of items are worth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.metrics import ranking
 from m6rec_jax.pipeline.registration import TaskInfo
 
-KIND = "retrieval"
+KINDS = ("retrieval", "item_recommendation")
 # Drawn at random of all tasks' rows; a few weights need no more.
 ROWS = 5_000
 _K = 10
@@ -49,7 +49,7 @@ def _told(weights: Mapping[str, float]) -> str:
 
 
 def learn_weights(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> LearntWeights:
-    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of retrieval.
+    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of `KINDS`.
 
     Raises:
       DataError: no rows, or no co-occurrence; or none of the wanted items was found.
@@ -60,12 +60,13 @@ def learn_weights(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel)
     evaluator.reranking = learnt = LearntRanking(reranking)
     predictions = evaluator.predict(task, restored.model, restored.variables)
     evaluator.reranking = reranking
+    num_rows = len(predictions.ranks)
     return LearntWeights(
         learnt.weights.known,
         learnt.weights.new,
         f"ndcg@{_K}",
         ranking.ndcg(predictions.ranks, _K),
         ranking.ndcg(learnt.ranks_before, _K),
-        len(predictions.users),
+        num_rows,
         learnt.num_rows,
     )

@@ -11,7 +11,7 @@ Its weights are those that `m6rec calibrate` left in MODEL_DIR; `LearntRanking` 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gin
@@ -25,7 +25,7 @@ from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
-from m6rec_jax.jobs.retrieval import RetrievalPredictions
+from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions
 
 # Rows that are reranked together.
 _BLOCK = 256
@@ -39,18 +39,16 @@ class Retrieval(NamedTuple):
     Attributes:
       data: of the task.
       predictions: of its rows.
-      seen: by user, items that are not recommended.
+      read: what stands in these rows, in their order.
       similarities: of some rows, a slice, and items `[rows, k]`.
       runtime: where to run.
-      read: which of so many rows of the task the predictions are of, in their order.
     """
 
     data: TaskData
     predictions: RetrievalPredictions
-    seen: Mapping[int, np.ndarray]
+    read: ReadRows
     similarities: Callable[[slice, np.ndarray], np.ndarray]
     runtime: Runtime
-    read: Callable[[int], np.ndarray] = np.arange
 
 
 class _Asked(NamedTuple):
@@ -83,7 +81,7 @@ class Reranking:
         candidate_length: int | None = None,
         step: int | None = None,
     ) -> None:
-        self.depth = depth
+        self.depth, self.reads_text = depth, model_dir is not None
         self._model_dir, self._candidate_length, self._step = model_dir, candidate_length, step
         self._rerankers: dict[str, Reranker] = {}
 
@@ -126,21 +124,17 @@ class Reranking:
 
     def blocks(self, found: Retrieval) -> Iterator[_Asked]:
         """What the reranker is asked, block by block."""
-        predictions, nothing = found.predictions, np.zeros(0, np.int64)
-        histories, past = _histories(found, self._model_dir is not None)
+        predictions, read = found.predictions, found.read
         starts = range(0, len(predictions.users), _BLOCK)
         for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
             rows = slice(start, start + _BLOCK)
-            seen = [found.seen.get(user, nothing) for user in predictions.users[rows].tolist()]
-            if not found.data.repeats_count:
-                seen = list(map(np.union1d, seen, past[rows]))
             top = TopK(predictions.top_items[rows], predictions.scores[rows])
             yield _Asked(
                 rows,
                 (
-                    histories[rows],
-                    past[rows],
-                    seen,
+                    read.histories[rows],
+                    read.past[rows],
+                    read.excluded[rows],
                     top,
                     lambda ids, rows=rows: found.similarities(rows, ids),
                 ),
@@ -189,7 +183,8 @@ class LearntRanking:
     ranks_before: np.ndarray
 
     def __init__(self, reranking: Reranking) -> None:
-        self.depth, self._reranking = reranking.depth, reranking
+        self.depth, self.reads_text = reranking.depth, reranking.reads_text
+        self._reranking = reranking
 
     def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
         """As `Reranking`; what was learnt before is not looked at."""
@@ -212,24 +207,3 @@ class LearntRanking:
         vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
         self.weights = RankingWeights.of_vector(vector, reranker.has_scorer)
         return self._reranking(found, self.weights)
-
-
-def _histories(found: Retrieval, with_text: bool) -> tuple[list[list[str]], list[np.ndarray]]:
-    """History and past items of each row of the predictions.
-
-    Several rows of a user that want the same item first are told apart by their order.
-    """
-    columns = ("user_index", "item_indices", *(("history",) if with_text else ()))
-    known: dict[tuple[int, int], list[tuple[list[str], np.ndarray]]] = {}
-    rows = list(zip(found.data.rows(columns), found.data.past_items(), strict=True))
-    for row, items in (rows[number] for number in found.read(len(rows)).tolist()):
-        key = (row["user_index"], int(row["item_indices"][0]))
-        known.setdefault(key, []).append((row.get("history", []), items))
-    histories, past = [], []
-    users, wanted = found.predictions.users.tolist(), found.predictions.targets[:, 0].tolist()
-    for key in zip(users, wanted, strict=True):
-        of_key = known[key]
-        history, items = of_key.pop(0) if len(of_key) > 1 else of_key[0]
-        histories.append(history)
-        past.append(items)
-    return histories, past

@@ -24,8 +24,9 @@ from m6rec_jax.dialogue.reading import DialogueReader, Reading
 from m6rec_jax.dialogue.replies import Act, ReplyGrammar
 from m6rec_jax.dialogue.wishes import Obeying, Wish, WishFilter, updated
 from m6rec_jax.dialogue.words import DialogueWords
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.catalogue_index import CatalogueIndex, TopK
 from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.engine.text_choices import TextChoices
@@ -63,12 +64,24 @@ class Recommended(NamedTuple):
     Attributes:
       places: their indices in the catalogue.
       titles: of the items.
-      scores: log probabilities of titles, or cosine similarities.
+      scores: log probabilities of titles, or what the reranker ordered by, or cosine similarities.
     """
 
     places: list[int]
     titles: list[str]
     scores: list[float]
+
+
+class Read(NamedTuple):
+    """What a retriever of users reads.
+
+    Attributes:
+      history: segments.
+      past: places of the items that they tell of, oldest first.
+    """
+
+    history: list[str]
+    past: list[int]
 
 
 class Answer(NamedTuple):
@@ -77,7 +90,7 @@ class Answer(NamedTuple):
     Attributes:
       reply: its text; empty where it is to be free and the model was not trained to reply.
       written: by titles; None where the model was not trained to write them.
-      retrieved: by the two towers; None likewise.
+      retrieved: by the two towers, and by what they are reranked with; None likewise.
       understood: the wishes that the recommendations obey; empty: none.
     """
 
@@ -98,6 +111,7 @@ class Conversation:
       titles: generator of titles; None: none are generated.
       retrieval: retriever that embeds dialogues and items; None: nothing is searched.
       index: the items as the retriever embeds them; None: they are embedded now.
+      reranker: adds to what retrieval finds, and orders it; None: the towers alone recommend.
       tasks: which task each of the three is asked for, by its name here; those that are left out
         are asked for their engine's default.
       batch_sizes: numbers of dialogues that are searched for together, ascending.
@@ -122,10 +136,11 @@ class Conversation:
         titles: Generator | None = None,
         retrieval: Retriever | None = None,
         index: CatalogueIndex | None = None,
+        reranker: Reranker | None = None,
         tasks: Mapping[str, str] | None = None,
         batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
-        read_liked: Callable[[Sequence[int]], list[str]] | None = None,
+        read_liked: Callable[[Sequence[int]], Read] | None = None,
         mode: str = "grounded",
         num_items: int = 3,
         num_beams: int = 10,
@@ -141,13 +156,15 @@ class Conversation:
             raise ConfigError(f"Conversation.mode = {mode!r} is none of {', '.join(MODES)}")
         if replies is None and titles is None and retrieval is None:
             raise ConfigError("there is nothing to converse with: no replies, titles or retrieval")
-        self._read_liked = read_liked
+        self._read_liked, self._reranker = read_liked, reranker
         self.is_grounded = mode == "grounded"
         self.catalogue, self._history = catalogue, tuple(history)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
         self._tasks, self._batch_sizes = dict(tasks or {}), batch_sizes
         self._num_items = min(num_items, len(catalogue.titles))
         self._num_beams = num_beams
+        depth = self._num_items if reranker is None else max(self._num_items, reranker.depth)
+        self._depth = min(depth, len(catalogue.titles))
         self._max_turns = trained_turns if max_turns is None else max_turns
         self._decoding = Decoding()
         self._trie: TitleTrie | None = None
@@ -196,17 +213,18 @@ class Conversation:
             for seen in [[]] if self._trie is None else self._trie.warm_up_seen():
                 other = self.resumed([])
                 other.hear("a")
-                other.named.update(seen)
+                other.named.update(dict.fromkeys(seen))
                 self.recommend([other] * size)
             if self._chooses:
                 self._generated([other] * size, [TextChoices(())] * size)
             if self._index is not None:
-                self._index.warm_up(size, self._num_items)
+                self._index.warm_up(size, self._depth)
 
     def restart(self) -> None:
         """Forgets what was said."""
         self.turns: list[str] = []
-        self.named: set[int] = set()
+        # In the order in which they were first named.
+        self.named: dict[int, None] = {}
         self.liked: list[int] = []
         # The items that were named or offered last, as they came.
         self._latest: Sequence[int] = ()
@@ -224,7 +242,7 @@ class Conversation:
         self._latest = offered or self._latest
         if answer.reply:
             self._hear(SYSTEM, answer.reply)
-        self.named.update(offered)
+        self.named.update(dict.fromkeys(offered))
         return answer
 
     def hear(self, text: str) -> None:
@@ -243,14 +261,14 @@ class Conversation:
         sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
         obeying = [one.obeying() for one in dialogues]
         excluded = [np.flatnonzero(~own.allowed) for own in obeying]
-        users = None
+        users, read = None, list(map(Read, sources, (list(one.named) for one in dialogues)))
         if self._retrieval is not None:
-            read = sources
             if self._read_liked is not None:
                 read = [self._read_liked(one.liked) for one in dialogues]
-            users = self._retrieval.embed_users(read, self._asked("retrieval", len(sources)))
+            histories = [own.history for own in read]
+            users = self._retrieval.embed_users(histories, self._asked("retrieval", len(sources)))
         written = self._by_title(sources, excluded, users)
-        retrieved = self._by_retrieval(excluded, users)
+        retrieved = self._by_retrieval(read, excluded, users)
         understood = [self._grammar.understood(own.kept) for own in obeying]
         answers = [Answer("", *found) for found in zip(written, retrieved, understood, strict=True)]
         if not self.is_grounded:
@@ -367,7 +385,7 @@ class Conversation:
             self.liked += [place for place in reading.liked if place not in self.liked]
         # A reply may name what was spoken of beside what it offers: "like Fargo".
         new = [place for place in reading.named if speaker == USER or place not in self.named]
-        self.named.update(reading.named)
+        self.named.update(dict.fromkeys(reading.named))
         self._latest = new or self._latest
 
     def _latest_turns(self) -> list[str]:
@@ -402,20 +420,30 @@ class Conversation:
         return [self._recommended(pairs[: self._num_items]) for pairs in rows]
 
     def _by_retrieval(
-        self, excluded: Sequence[np.ndarray], users: np.ndarray | None
+        self, read: Sequence[Read], excluded: Sequence[np.ndarray], users: np.ndarray | None
     ) -> Sequence[Recommended | None]:
-        if users is None or self._index is None:
+        index = self._index
+        if users is None or index is None:
             return [None] * len(excluded)
         number = smallest_that_fits(len(users), self._batch_sizes)
         padded = np.pad(users, ((0, max(0, number - len(users))), (0, 0)))
         seen = [*excluded]
         seen += [np.zeros(0, np.int64)] * (len(padded) - len(users))
-        top = self._index.top_k(padded, self._num_items, seen)
-        rows = zip(top.ids[: len(users)].tolist(), top.scores.tolist(), strict=False)
-        return [
-            self._recommended([pair for pair in zip(*row, strict=True) if pair[0] >= 0])
-            for row in rows
-        ]
+        top = index.top_k(padded, self._depth, seen)
+        top = TopK(top.ids[: len(users)], top.scores[: len(users)])
+        if self._reranker is not None:
+            top = self._reranker.rerank(
+                [own.history for own in read],
+                [own.past for own in read],
+                excluded,
+                top,
+                lambda ids: index.similarities(users, ids),
+            )
+        rows = (
+            [pair for pair in zip(ids, scores, strict=True) if pair[0] >= 0]
+            for ids, scores in zip(top.ids.tolist(), top.scores.tolist(), strict=True)
+        )
+        return [self._recommended(row[: self._num_items]) for row in rows]
 
     def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
         return Recommended(

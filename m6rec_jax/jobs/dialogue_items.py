@@ -1,4 +1,5 @@
-"""Items recommended in dialogues, by the similarity of dialogue and item (the two towers).
+"""Items recommended in dialogues, by the similarity of dialogue and item (the two towers), and by
+what else is known of the items that were named (`engine.reranking`).
 
 Every recommended item of the data is one example, as in the literature (Chen et al., 2019). Metrics
 are given twice: `recall@k` over all examples and all items, and `new/recall@k` over those items
@@ -28,7 +29,7 @@ from m6rec_jax.jobs.job import (
     register,
 )
 from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
-from m6rec_jax.jobs.retrieval import pad_targets
+from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, pad_targets
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
 
@@ -104,14 +105,36 @@ class ItemRecommendationJob(RecommendationJob):
         nobody = [np.zeros(0, np.int64)] * len(ordered)
         # A target that was named before is left in here; `new/...` leaves its row out.
         others = [np.setdiff1d(seen, wanted) for seen, wanted in zip(named, targets, strict=True)]
-        index = evaluation.index()
-        top = index.top_k(found["user"], min(max(evaluation.ks), index.num_items), named)
+        index, users = evaluation.index(), found["user"]
+
+        def ranked(
+            listed: Sequence[np.ndarray], excluded: Sequence[np.ndarray]
+        ) -> RetrievalPredictions:
+            """Lists without some items, and ranks without those of `excluded`."""
+            top = index.top_k(users, min(evaluation.depth, index.num_items), listed)
+            by_towers = RetrievalPredictions(
+                users=np.arange(len(ordered)),
+                targets=targets,
+                ranks=index.ranks(users, targets, excluded),
+                top_items=top.ids.astype(np.int64),
+                scores=top.scores,
+                num_ranked=index.num_items - np.array(list(map(len, excluded))),
+            )
+            reranked: RetrievalPredictions = evaluation.reranked(
+                by_towers,
+                lambda _: ReadRows([row["source"] for row in ordered], named, listed),
+                lambda rows, ids: index.similarities(users[rows], ids),
+            )
+            return reranked
+
+        # Weights are learnt on what is ranked last: all items, of which some were named.
+        new, all_ = ranked(named, others), ranked(nobody, nobody)
         return RecommendationPredictions(
             rows=ordered,
-            top_items=top.ids.astype(np.int64),
-            scores=top.scores,
-            ranks=index.ranks(found["user"], targets, nobody)[:, 0],
-            new_ranks=index.ranks(found["user"], targets, others)[:, 0],
+            top_items=new.top_items,
+            scores=new.scores,
+            ranks=all_.ranks[:, 0],
+            new_ranks=new.ranks[:, 0],
         )
 
 

@@ -117,8 +117,11 @@ class Evaluation(Protocol):
     ks: tuple[int, ...]
     depth: int
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The evaluated rows, those of all processes: generated texts are the same everywhere."""
+    def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The evaluated rows, those of all processes: generated texts are the same everywhere.
+
+        Whole ones are kept; of some columns alone they are read anew.
+        """
 
     def outputs(self) -> Found:
         """The job's outputs and identity for all rows of the part, of all processes."""
@@ -138,10 +141,16 @@ class Evaluation(Protocol):
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for the task and kept from one validation to the next."""
 
-    def reranked(self, predictions: Any, similarities: Callable[..., np.ndarray]) -> Any:
+    def past_items(self) -> list[np.ndarray]:
+        """`TaskData.past_items` of the evaluated rows."""
+
+    def reranked(
+        self, predictions: Any, read: Callable[[bool], Any], similarities: Callable[..., np.ndarray]
+    ) -> Any:
         """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks.
 
-        `similarities(rows, ids)` are those of some rows, a slice, and items `[rows, k]`.
+        `read(with_text)` is what stands in their rows (`jobs.retrieval.ReadRows`),
+        `similarities(rows, ids)` those of some rows, a slice, and items `[rows, k]`.
         """
 
 

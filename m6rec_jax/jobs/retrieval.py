@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 import jax.numpy as jnp
@@ -72,6 +72,20 @@ class RetrievalPredictions:
     num_ranked: np.ndarray
 
 
+class ReadRows(NamedTuple):
+    """What stands in rows that items are recommended for.
+
+    Attributes:
+      histories: per row, segments as the retriever reads them; empty where nobody asks for text.
+      past: per row, the items of the history, oldest first.
+      excluded: per row, items that are not recommended.
+    """
+
+    histories: Sequence[Sequence[str]]
+    past: Sequence[np.ndarray]
+    excluded: Sequence[np.ndarray]
+
+
 @register
 class RetrievalJob(Job):
     """Ranks the whole catalogue for each user."""
@@ -120,7 +134,9 @@ class RetrievalJob(Job):
             num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
         )
         reranked: RetrievalPredictions = evaluation.reranked(
-            predictions, lambda rows, ids: index.similarities(found["user"][rows], ids)
+            predictions,
+            lambda with_text: rows_of_predictions(evaluation, predictions, excluded, with_text),
+            lambda rows, ids: index.similarities(found["user"][rows], ids),
         )
         return reranked
 
@@ -177,6 +193,33 @@ class RetrievalJob(Job):
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         return RetrievalAnswers(parts)
+
+
+def rows_of_predictions(
+    evaluation: Evaluation,
+    predictions: RetrievalPredictions,
+    excluded: Sequence[np.ndarray],
+    with_text: bool,
+) -> ReadRows:
+    """The rows of predictions, in their order.
+
+    Several rows of a user that want the same item first are told apart by their order.
+    """
+    columns = ("user_index", "item_indices", *(("history",) if with_text else ()))
+    known: dict[tuple[int, int], list[tuple[list[str], np.ndarray]]] = {}
+    for row, items in zip(evaluation.rows(columns), evaluation.past_items(), strict=True):
+        key = (row["user_index"], int(row["item_indices"][0]))
+        known.setdefault(key, []).append((row.get("history", []), items))
+    histories, past = [], []
+    users, wanted = predictions.users.tolist(), predictions.targets[:, 0].tolist()
+    for key in zip(users, wanted, strict=True):
+        of_key = known[key]
+        history, items = of_key.pop(0) if len(of_key) > 1 else of_key[0]
+        histories.append(history)
+        past.append(items)
+    if not evaluation.data.repeats_count:
+        excluded = list(map(np.union1d, excluded, past))
+    return ReadRows(histories, past, excluded)
 
 
 def baseline_ranks(

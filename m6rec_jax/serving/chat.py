@@ -14,18 +14,23 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import gin
+import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.data.co_occurrence import FILE as CO_OCCURRENCE
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index_files import catalogue_fingerprint, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.ranking_weights import RankingWeights
+from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.jobs.answering import Parts
-from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue
+from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue, Read
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
@@ -131,15 +136,37 @@ def open_conversation(
     of_dialogues = [settings for settings in of_dialogues if dialogue_part(settings)]
     turns = [settings.max_events for settings in of_dialogues]
     read_liked = None if of_dialogues else _LikedItems(user or {}, folder)
+    catalogue, reranker = read_conversation_catalogue(folder, titles), None
+    if "retrieval" in tasks:
+        weights = model.settings.tasks[tasks["retrieval"]].ranking
+        reranker = _reranker(folder, catalogue, weights)
     return Conversation(
-        read_conversation_catalogue(folder, titles),
+        catalogue,
         **engines,
         index=index,
+        reranker=reranker,
         tasks=tasks,
         batch_sizes=(1,) if parts is None else parts.batch_sizes,
-        history=[] if user is None else _LikedItems(user, folder)([]),
+        history=[] if user is None else _LikedItems(user, folder)([]).history,
         read_liked=read_liked,
         trained_turns=min((number for number in turns if number is not None), default=None),
+    )
+
+
+def _reranker(
+    folder: Path, catalogue: ConversationCatalogue, weights: RankingWeights | None
+) -> Reranker | None:
+    """Of the prepared data; None where nothing says which of their items occur together.
+
+    Weights that were learnt with a scorer say nothing of an order without one.
+    """
+    if not (folder / CO_OCCURRENCE).is_file():
+        return None
+    return Reranker(
+        CoOccurrence.load(folder),
+        catalogue.texts,
+        np.asarray(catalogue.popularity),
+        weights=None if weights is None or weights.with_scorer else weights,
     )
 
 
@@ -185,7 +212,7 @@ def _read_user(path: Path) -> Mapping[str, Any]:
 
 
 class _LikedItems:
-    """What is known of a user as text, with the items that a dialogue says are liked.
+    """What is known of a user, with the items that a dialogue says are liked.
 
     Args:
       user: a request without candidates; no time: right after all that is known.
@@ -200,18 +227,21 @@ class _LikedItems:
         self._parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
         self._renderer = RequestRenderer(data.template, data.statistics, data.max_events)
         self._ids, self._value = list(data.items), data.spec.label.at_least
+        self._places = {identifier: place for place, identifier in enumerate(self._ids)}
         now = 0.0 if data.statistics is None else data.statistics.last_time + 1
         self._user = {"user": {}, "behaviours": [], "time": now, **user}
         self([])  # what is wrong is said before anybody talks
 
-    def __call__(self, liked: Sequence[int]) -> list[str]:
+    def __call__(self, liked: Sequence[int]) -> Read:
         time = self._user["time"]
         told = [{"item": self._ids[i], "time": time, "value": self._value} for i in liked]
         row = {**self._user, "behaviours": [*self._user["behaviours"], *told]}
         try:
-            return self._renderer.render(self._parser.parse(row)).history
+            request = self._parser.parse(row)
         except RejectedRow as problem:
             raise DataError(f"what is known of the user: {problem}") from None
+        past = [self._places[item.id] for _, item in request.behaviours if item.id in self._places]
+        return Read(self._renderer.render(request).history, past)
 
 
 def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> Path:

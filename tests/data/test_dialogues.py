@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.dialogues import (
     DialogueOptions,
     dialogue_summary,
     prepare_dialogues,
+    read_inspired,
 )
 from m6rec_jax.data.splits import by_group
 from m6rec_jax.errors import DataError
@@ -74,12 +77,29 @@ def test_a_dialogue_is_in_one_part(prepared):
             assert found == {f"d{n}" for n in range(60) if codes[n] == code}
 
 
-def test_the_catalogue_counts_training_recommendations(prepared):
+def test_what_training_dialogues_name_is_counted(prepared):
     catalogue = prepared.catalogue()
-    expected = dict.fromkeys(catalogue.texts, 0)
-    for row in read_rows(prepared, "recommendations", "train"):
-        expected[row["target"]] += 1
-    assert dict(zip(catalogue.texts, catalogue.train_counts.tolist(), strict=True)) == expected
+    index = {title: place for place, title in enumerate(catalogue.texts)}
+    counts, users, items = dict.fromkeys(catalogue.texts, 0), [], []
+    codes = by_group([f"d{number}" for number in range(60)])
+    for number, dialogue in enumerate(read_inspired(prepared.data_dir / "talks" / "dev.tsv")):
+        if codes[number]:
+            continue
+        named = [title for turn in dialogue.turns for title in turn.items]
+        for title in named:
+            counts[title] += 1
+        for title in dict.fromkeys(named):
+            users.append(number)
+            items.append(index[title])
+    assert dict(zip(catalogue.texts, catalogue.train_counts.tolist(), strict=True)) == counts
+    expected = CoOccurrence.counted(np.array(users), np.array(items), len(index))
+    found = prepared.co_occurrence()
+    for item in index.values():
+        own, by_hand = found.related([item]), expected.related([item])
+        assert (own.items.tolist(), own.shares.tolist()) == (
+            by_hand.items.tolist(),
+            by_hand.shares.tolist(),
+        )
     assert catalogue.items[0].attributes == {"title": "Fargo", "year": 1996}
     assert not catalogue.held_out.any()
 

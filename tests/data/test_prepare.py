@@ -250,7 +250,7 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}
     assert not (prepared.folder / "co_occurrence.parquet").exists()
-    with pytest.raises(DataError, match="prepared with the views next_items and reranking"):
+    with pytest.raises(DataError, match="prepared with the views next_items, reranking"):
         prepared.co_occurrence()
     again = Prepared.open(out, "shop", "per_user_temporal")
     assert again.manifest == prepared.manifest

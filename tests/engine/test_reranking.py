@@ -1,4 +1,4 @@
-"""The hybrid retriever: candidates of four sources, in the order of all that is known of them."""
+"""The hybrid retriever: candidates of many sources, in the order of all that is known of them."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ class World:
         self.of_items, self.users = vectors[:10].astype(np.float32), vectors[10:].astype(np.float32)
         self.past = [[3, 0, 1, 1, 2, 3], [4], [9, 6, 5]]
         self.seen = [[1, 2, 3], [4, 0], [5, 9]]
-        values = rng.normal(size=11), rng.normal(size=4)
+        values = rng.normal(size=11), rng.normal(size=8)
         self.weights = RankingWeights.of_vector(np.concatenate(values), scorer=False)
 
     def top(self, k: int) -> TopK:
@@ -77,17 +77,16 @@ class World:
                     "words": words[row, item],
                     "word_match": np.log(words[row, item] + 0.01),
                     "offset": 1.0,
+                    "had": float(item in last),
+                    "had_times": np.log(1 + last.count(item)),
                 }
+                since = last[::-1].index(item) + 1 if item in last else 1
+                own |= {"had_since": np.log(since), "had_lately": own["had"] / since}
                 if item < 8 and item not in masked:
                     own["co_occurrence"] = np.log(shares.get(item, 0.0) + LEAST_SHARE)
                     own["following_share"] = followers.get(item, 0.0)
                     own["following"] = np.log(own["following_share"] + LEAST_SHARE)
                     own["popularity"] = np.log(1 + np.sum(self.items == item))
-                    own["had"] = float(item in last)
-                    own["had_times"] = np.log(1 + last.count(item))
-                    since = last[::-1].index(item) + 1 if item in last else 1
-                    own["had_since"] = np.log(since)
-                    own["had_lately"] = own["had"] / since
                     scores[row, item] = sum(known[name] * own[name] for name in known)
                 else:
                     scores[row, item] = sum(new[name] * own[name] for name in new)
@@ -132,7 +131,7 @@ def test_candidates_are_the_best_of_each_source(world: World) -> None:
         counted = [item for item in world.past[row] if item < 8]
         near = world.co_occurrence.related(counted, [item for item in out if item < 8])
         expected = {world.top(1).ids[row, 0], near.items[0], words[row].argmax()}
-        again = [item for item in world.past[row] if item < 8 and item not in out]
+        again = [item for item in world.past[row] if item not in out]
         expected |= set(again)  # of these rows one at most
         assert ids.shape == (3, 4)
         assert set(ids[row][ids[row] != NO_ITEM].tolist()) == expected
@@ -151,10 +150,17 @@ def test_what_a_user_had_most_comes_first_of_equals_the_latest(world: World) -> 
     assert PastItems.of([]).look_up(np.array([4]))[0].tolist() == [0]
     # It is found where nothing else finds it, unless it is hidden.
     nothing = TopK(np.full((2, 1), NO_ITEM), np.full((2, 1), -np.inf))
-    alone = Reranker(CoOccurrence(10), [f"word{n}" for n in range(10)], np.ones(10))
+    texts, counts = [f"word{n}" for n in range(10)], np.array([5, 1, 3, 8, 4, 7, 2, 8, 0, 0])
+    alone = Reranker(CoOccurrence(10), texts, counts, depth=2)
     arguments = ([[]] * 2, [[6, 2, 2], [6, 2]], [[], [2]], nothing)
     ids, _ = alone.candidates(*arguments, lambda ids: np.zeros(ids.shape))
-    assert [sorted(row[row != NO_ITEM].tolist()) for row in ids] == [[2, 6], [6]]
+    assert [row[row != NO_ITEM].tolist() for row in ids] == [[2, 6], [6, 3]]  # 3 is popular
+    # The most popular follow, but those that are hidden, found already, or new.
+    filled = Reranker(CoOccurrence(10), texts, counts, depth=9)
+    (ids,), _ = filled.candidates(
+        [[]], [[6, 2]], [[3]], TopK(*(x[:1] for x in nothing)), np.zeros_like
+    )
+    assert ids[ids != NO_ITEM].tolist() == [2, 6, 7, 5, 0, 4, 1]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import shutil
+from types import SimpleNamespace
 
 import gin
 import numpy as np
@@ -28,7 +29,7 @@ from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
-from m6rec_jax.jobs.retrieval import RetrievalPredictions
+from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, rows_of_predictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model import M6Rec
@@ -109,16 +110,18 @@ def test_retrieval_equals_a_ranking_by_hand(world):
 
 def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
     _, _, model, variables, _ = world
-    evaluator = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3)
+    asked = ("eval_shop_retrieval", LENGTHS, 3)
+    evaluator = evaluation.Evaluator(*asked, reranking=Reranking())
     (task,) = evaluator.tasks
     whole = evaluator.predict(task, model, variables)
-    sampling = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3)
+    sampling = evaluation.Evaluator(*asked, reranking=Reranking())
     sampling.sample = 2
     found = sampling.predict(task, model, variables)
     places = sampled_indices(len(whole.users), 2)
     assert len(places) == 2 < len(whole.users)
     np.testing.assert_array_equal(found.users, whole.users[places])
     np.testing.assert_array_equal(found.ranks, whole.ranks[places])
+    np.testing.assert_array_equal(found.scores, whole.scores[places])
 
 
 def test_lengths_of_lists_and_a_limit_come_from_gin(world):
@@ -211,7 +214,7 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     counts = np.bincount(events, minlength=40)
     co_occurrence = CoOccurrence.counted(np.arange(300) % 25, events, 40)
     texts = [f"word{n % 13}" for n in range(40)]
-    data = FakeData(co_occurrence, Catalogue([], texts, counts > 99, counts), targets[:, 0])
+    data = FakeData(co_occurrence, Catalogue([], texts, counts > 99, counts))
 
     def similarities(rows, ids):
         return np.where(ids < 0, -np.inf, np.take_along_axis(scores[rows], ids, axis=1))
@@ -221,12 +224,14 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
         np.arange(30), targets, ranks, top, np.take_along_axis(scores, top, 1), np.full(30, 40)
     )
     reranking = Reranking(depth=2)
-    retrieval = Retrieval(data, towers, {}, similarities, Runtime())
+    past = [rng.integers(0, 40, n % 5) for n in range(30)]
+    read = ReadRows([[]] * 30, past, [np.zeros(0, np.int64)] * 30)
+    retrieval = Retrieval(data, towers, read, similarities, Runtime())
     found = reranking(retrieval, None)
     reranker = Reranker(co_occurrence, texts, counts, depth=2)
     num_found = 0
     for i in range(30):
-        arguments = ([[]], [data.recent[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
+        arguments = ([[]], [past[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
         best = reranker.rerank(*arguments, lambda ids, i=i: scores[i][ids]).ids[0]
         best = best[best >= 0].tolist()
         whole = best + [item for item in order[i].tolist() if item not in best]
@@ -244,38 +249,31 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     assert ranking.mean_reciprocal_rank(learnt.ranks) > ranking.mean_reciprocal_rank(found.ranks)
 
 
-def test_rows_of_a_sample_have_their_own_past():
-    """A user who wants the same item in every row: the rows that were read tell them apart."""
-    rng = np.random.default_rng(5)
-    targets = np.full((12, 1), 3)
-    events = rng.integers(0, 40, 300)
-    counts = np.bincount(events, minlength=40)
-    counted = CoOccurrence.counted(np.arange(300) % 25, events, 40)
-    data = FakeData(counted, Catalogue([], ["a"] * 40, counts > 99, counts), targets[:, 0], user=7)
-    read = np.array([2, 5, 11])
-    top = np.tile(np.arange(4), (3, 1))
-    towers = RetrievalPredictions(
-        np.full(3, 7), targets[read], np.full((3, 1), 4), top, np.ones((3, 4)), np.full(3, 40)
+def test_rows_that_want_the_same_have_their_own_past():
+    """A user who wants the same item in every row: their order tells them apart."""
+    past = [np.arange(number) for number in range(3)]
+    rows = [{"user_index": 7, "item_indices": np.array([3])}] * 3
+    evaluated = SimpleNamespace(
+        data=SimpleNamespace(repeats_count=False),
+        rows=lambda columns: rows,
+        past_items=lambda: past,
     )
-    found = Retrieval(data, towers, {}, lambda rows, ids: ids * 0.0, Runtime(), lambda n: read)
-    ((_, arguments),) = Reranking(depth=2).blocks(found)
-    assert [list(own) for own in arguments[1]] == [data.recent[row] for row in read]
+    nothing = np.zeros((3, 0))
+    towers = RetrievalPredictions(
+        np.full(3, 7), np.full((3, 1), 3), np.ones((3, 1)), nothing, nothing, np.full(3, 40)
+    )
+    read = rows_of_predictions(evaluated, towers, [np.array([9])] * 3, with_text=False)
+    assert read.past == past
+    assert [own.tolist() for own in read.excluded] == [[9], [0, 9], [0, 1, 9]]
 
 
 @dataclasses.dataclass
 class FakeData:
-    """Rows of one user each, or all of one, with random histories."""
+    """What reranking asks of a task's data."""
 
     counts: CoOccurrence
     items: Catalogue
-    first: np.ndarray
     name: str = "fake"
-    repeats_count: bool = True
-    user: int | None = None
-
-    def __post_init__(self):
-        rng = np.random.default_rng(6)
-        self.recent = [rng.integers(0, 40, n % 5).tolist() for n in range(len(self.first))]
 
     def prepared(self):
         return self
@@ -285,14 +283,6 @@ class FakeData:
 
     def catalogue(self):
         return self.items
-
-    def rows(self, columns):
-        assert "history" not in columns
-        for user, item in enumerate(self.first):
-            yield {"user_index": user if self.user is None else self.user, "item_indices": [item]}
-
-    def past_items(self):
-        return self.recent
 
 
 def test_seen_items_of_the_test_part_are_all_but_the_last(world):

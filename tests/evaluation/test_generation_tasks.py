@@ -10,19 +10,22 @@ import seqio
 from m6rec_jax.data.dialogues import prepare_dialogues
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.jobs import titles as titles_job
 from m6rec_jax.jobs.generation import item_facts
 from m6rec_jax.jobs.request_data import open_serving_data
-from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
+from m6rec_jax.metrics import diversity, explanation, faithfulness, generation, ranking
 from m6rec_jax.metrics.text_metrics import (
     GeneratedTexts,
     content_metrics,
@@ -284,6 +287,36 @@ def test_retrieved_items_are_recommendations(world, found):
     }
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["new/num_examples"] < metrics["num_examples"] == len(rows)
+
+
+def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
+    task, rows = task_info("talks_retrieval"), rows_of("talks_retrieval")[:LIMIT]
+    towers, _ = found["talks_retrieval"]
+    prepared = task.prepared()
+    catalogue, size = prepared.catalogue(), len(rows)
+    learnt = LearntRanking(Reranking(depth=3))
+    asked = ("talks_retrieval", LENGTHS, 8)
+    evaluator = evaluation.Evaluator(*asked, split="train", limit=LIMIT, reranking=learnt)
+    reranked = evaluator.predict(task, *world[1:3])
+    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, catalogue.train_counts, depth=3)
+    reranker.use(learnt.weights)
+    retriever = Retriever(*world[1:3], world[0], EngineOptions(64, 24, batch_sizes=(LIMIT,)))
+    vectors = retriever.embed_items(catalogue.texts)
+    users = retriever.embed_users([row["source"] for row in rows])
+    # All of the four are candidates, those that were named, too.
+    top = np.argsort(-(users @ vectors.T), axis=1, kind="stable")
+    best = reranker.rerank(
+        [[]] * size,
+        [row["seen_indices"] for row in rows],
+        [[]] * size,
+        TopK(top, np.take_along_axis(users @ vectors.T, top, axis=1)),
+        lambda ids: np.take_along_axis(users @ vectors.T, np.maximum(ids, 0), axis=1),
+    )
+    wanted = np.array([row["item_indices"] for row in rows])
+    assert reranked.ranks.tolist() == ((best.ids == wanted).argmax(axis=1) + 1).tolist()
+    assert ranking.mean_reciprocal_rank(reranked.ranks) > ranking.mean_reciprocal_rank(towers.ranks)
+    for row, items in zip(rows, reranked.top_items, strict=True):
+        assert not set(row["seen_indices"]) & set(items.tolist())
 
 
 def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):

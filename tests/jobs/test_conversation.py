@@ -7,11 +7,13 @@ import gin
 import numpy as np
 import pytest
 
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.generation import GeneratedText, RecommendedTitle
+from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
+from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue, Read
 from m6rec_jax.serving import chat as chat_module
 from tests.dialogue import films
 
@@ -60,6 +62,9 @@ class Model:
     def embed_users(self, sources, tasks):
         self.sources += sources
         return np.zeros((1, 2), np.float32)
+
+    def similarities(self, users, ids):
+        return np.zeros(ids.shape, np.float32)
 
     def scores_of(self, user):
         return lambda places: -np.asarray(places, np.float32)
@@ -153,7 +158,7 @@ def test_names_are_found_in_a_dialogue(said, named):
     catalogue = ConversationCatalogue(names, names, names)
     conversation = Conversation(catalogue, replies=Model(reply="Yes"), mode="free")
     conversation.answer(said)
-    assert conversation.named == named
+    assert set(conversation.named) == named
 
 
 # ---- replies that are grounded, and recommendations that obey
@@ -235,11 +240,29 @@ def test_the_model_chooses_what_is_said():
 @pytest.mark.usefixtures("film_words")
 def test_towers_of_users_read_what_was_liked():
     model = FilmModel()
-    conversation = Conversation(FILMS, retrieval=model, read_liked=lambda liked: [f"{liked}"])
+    conversation = Conversation(
+        FILMS, retrieval=model, read_liked=lambda liked: Read([f"{liked}"], [*liked])
+    )
     conversation.answer("I liked Fargo and Alien, and I hated Big. Newer than Casper?")
     assert model.sources == [["[0, 3]"]]
     conversation.answer("I have not seen Babe")
     assert model.sources[1:] == [["[0, 3]"]]
+
+
+@pytest.mark.parametrize("read_liked", [None, lambda liked: Read([], [*liked])])
+def test_what_is_named_together_is_recommended(read_liked):
+    """The towers have the catalogue's order; those who named Heat (1995) named Big, then Alien."""
+    counted = CoOccurrence.counted(np.repeat([0, 1, 2], 2), np.array([1, 4, 1, 4, 1, 3]), 5)
+    reranker = Reranker(counted, TITLES, np.array([1, 3, 1, 1, 2]), depth=3)
+    model = Model()
+    conversation = Conversation(
+        CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2
+    )
+    answer = conversation.answer("I liked Heat (1995)")
+    assert answer.retrieved.titles == ["Big (1988)", "Alien (1979)"]
+    # What was named and offered is out; both come to their turn.
+    assert set(conversation.named) == {1, 2, 3, 4}
+    assert conversation.answer("Others?").retrieved.titles == ["Fargo (1996)"]
 
 
 def test_impossible_conversations_are_told():
