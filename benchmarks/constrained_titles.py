@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import errors_told
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.title_trie import TitleTrie
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline import locations, prepared_rows
 
 DATASET = "inspired"
@@ -82,18 +83,15 @@ def _share(texts: Sequence[GeneratedText], exists: set[str], titles: int) -> dic
     return {"titles_in_catalogue": share, "titles": float(len(kept))}
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="How many recommended titles exist?")
-    parser.add_argument("model_dir", type=Path, help="MODEL_DIR of a run on dialogues")
+    parser.add_argument("run", type=Path, help="MODEL_DIR of a run on dialogues")
     parser.add_argument("--dataset", default=DATASET)
     parser.add_argument("--titles", type=int, default=TITLES)
     options = parser.parse_args(arguments)
-    try:
-        print(json.dumps(title_shares(options.model_dir, options.dataset, options.titles)))
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(json.dumps(title_shares(options.run, options.dataset, options.titles)))
     return 0
 
 

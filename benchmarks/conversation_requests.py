@@ -1,6 +1,6 @@
 """Do the recommendations of a dialogue obey what is asked for, and is every reply true?
 
-    python -m benchmarks.conversation_requests --model_dir RUN [--prepared FOLDER] [--seed 0]
+    python -m benchmarks.conversation_requests RUN [--prepared FOLDER] [--seed 0]
         [--titles '{title}[ ({year})]'] [--gin_file gin_configs/examples/film_dialogue.gin]
 
 200 requests are drawn by a seed from the catalogue: of a genre, a person, a decade, newer than a
@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
 
 RESULTS = "conversation_requests"
@@ -341,10 +342,11 @@ Eight turns each ({model}), drawn by the seeds below from the wordings of
 """
 
 
+@errors_told
 def main() -> int:
     """Measures; returns the exit status."""
     parser = argparse.ArgumentParser(description="Do recommendations of a dialogue obey?")
-    parser.add_argument("--model_dir", required=True, help="of a run that `m6rec chat` takes")
+    parser.add_argument("run", help="MODEL_DIR of a run that `m6rec chat` takes")
     parser.add_argument("--name", required=True, help="what the run is called in the tables")
     parser.add_argument("--prepared", help="folder with another catalogue")
     parser.add_argument("--titles", default="{title}[ ({year})]", help="how items are called")
@@ -352,11 +354,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    try:
-        measure(options)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    measure(options)
     return 0
 
 
@@ -367,7 +365,7 @@ def measure(options: argparse.Namespace) -> None:
     from m6rec_jax.serving.chat import open_conversation
 
     configuration.parse_config([options.gin_file], [])
-    model = load_with_bank(options.model_dir)
+    model = load_with_bank(options.run)
     conversation = open_conversation(model, options.prepared, options.titles)
     catalogue = conversation.catalogue
     groups = DialogueWords().of_groups()["children"]

@@ -36,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import M6RecError
@@ -213,6 +214,7 @@ def take_turn(command: Command, code: Path, folder: Path, cores: int) -> Figures
     }
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -241,11 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for name, code in versions.items():
                     if name != "now" and events > options.before_events:
                         continue
-                    try:
-                        figures = take_turn(command, code, folder, cores)
-                    except M6RecError as error:
-                        print(f"error: {error}", file=sys.stderr)
-                        return 2
+                    figures = take_turn(command, code, folder, cores)
                     print(f"{name}, {events:,} events, cores: {cores}: {figures}", flush=True)
                     rows = metric_rows(
                         figures,

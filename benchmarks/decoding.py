@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
 from m6rec_jax.engine.beam_search import beam_search
 from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.decoding import Step, decode, model_step
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
@@ -150,6 +150,7 @@ def study(
     }
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Time generation with and without a cache.")
@@ -158,13 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=48)
     options = parser.parse_args(arguments)
-    try:
-        configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
-        source_length = configuration.macro("TASK_FEATURE_LENGTHS")["inputs"]
-        found = study(ModelConfig(), options.batch, source_length, options.length, options.turns)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
+    source_length = configuration.macro("TASK_FEATURE_LENGTHS")["inputs"]
+    found = study(ModelConfig(), options.batch, source_length, options.length, options.turns)
     measured: list[dict[str, Any]] = []
     for name, figures in found.items():
         measured += metric_rows(

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
@@ -38,7 +39,6 @@ from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.decoding import FREE, decode, model_step
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation_stream import GenerationStream
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
 from m6rec_jax.model.m6rec import initial_features
@@ -209,6 +209,7 @@ def rows_of(
     return rows
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Time generation on a CPU.")
@@ -218,48 +219,40 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=64)
     options = parser.parse_args(arguments)
     measured: list[dict[str, Any]] = []
-    try:
-        configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
-        programs = steps(ModelConfig(), SOURCE_LENGTH, options.length)
-        seconds = fastest(programs, options.turns)
-        for operands in ("float32", "bfloat16"):
-            for batch in BATCHES:
-                figures = {
-                    layout: {
-                        "step_milliseconds": 1000
-                        * seconds[operands, batch, layout]
-                        / options.length,
-                        "times_faster": seconds[operands, batch, "as trained"]
-                        / seconds[operands, batch, layout],
-                    }
-                    for layout in ("as trained", "laid out")
+    configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
+    programs = steps(ModelConfig(), SOURCE_LENGTH, options.length)
+    seconds = fastest(programs, options.turns)
+    for operands in ("float32", "bfloat16"):
+        for batch in BATCHES:
+            figures = {
+                layout: {
+                    "step_milliseconds": 1000 * seconds[operands, batch, layout] / options.length,
+                    "times_faster": seconds[operands, batch, "as trained"]
+                    / seconds[operands, batch, layout],
                 }
-                measured += rows_of(
-                    figures,
-                    "random histories",
-                    f"{operands}, batch {batch}",
-                    Path(options.gin_file).as_posix(),
-                )
-        with tempfile.TemporaryDirectory() as folder:
-            vocabulary = random_words(Path(folder))
-            configuration.parse_config([ARRIVALS_FILE], ["MODEL_DIR='unused'"])
-            model = M6Rec(ModelConfig())
-            generator = without_end(
-                ContinuousGenerator(
-                    model,
-                    random_variables(model),
-                    vocabulary,
-                    EngineOptions(SOURCE_LENGTH, 64, source_buckets=(SOURCE_LENGTH,)),
-                    join_sizes=(1, 4, 16),
-                )
+                for layout in ("as trained", "laid out")
+            }
+            measured += rows_of(
+                figures,
+                "random histories",
+                f"{operands}, batch {batch}",
+                Path(options.gin_file).as_posix(),
             )
-            for split, of_kinds in arrivals_study(
-                generator, options.requests, options.turns
-            ).items():
-                measured += rows_of(of_kinds, "random requests", split, ARRIVALS_FILE)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = random_words(Path(folder))
+        configuration.parse_config([ARRIVALS_FILE], ["MODEL_DIR='unused'"])
+        model = M6Rec(ModelConfig())
+        generator = without_end(
+            ContinuousGenerator(
+                model,
+                random_variables(model),
+                vocabulary,
+                EngineOptions(SOURCE_LENGTH, 64, source_buckets=(SOURCE_LENGTH,)),
+                join_sizes=(1, 4, 16),
+            )
+        )
+        for split, of_kinds in arrivals_study(generator, options.requests, options.turns).items():
+            measured += rows_of(of_kinds, "random requests", split, ARRIVALS_FILE)
     add_rows(results_path("decoding_cpu"), measured)
     return 0
 

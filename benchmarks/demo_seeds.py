@@ -4,7 +4,7 @@
 
 Runs `m6rec demo --seed N --output runs/demo_seeds/N` for each seed (a seed whose
 `metrics.json` is there is not run again), writes the figures to
-`benchmarks/results/demo.json`, and exits with 1 unless the smallest lead of any seed over the best
+`benchmarks/results/demo.json`, and exits with 3 unless the smallest lead of any seed over the best
 baseline is larger than the distance between the best and the worst seed.
 """
 
@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.command_line import UNMET, errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 
 DATASET = "movielens-100k"
 MODEL = "M6-Rec mini"
@@ -128,35 +129,32 @@ def run_demo(seed: int, output: Path) -> None:
         raise DataError(f"m6rec demo --seed {seed} ended with status {done.returncode}")
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when the lead exceeds the spread, 1 when not, 2 on an error."""
+    """Returns the exit status: 0 when the lead exceeds the spread, 3 when not, 2 on an error."""
     parser = argparse.ArgumentParser(description="The demo over several seeds.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "demo_seeds")
     parser.add_argument("--force", action="store_true", help="run seeds again that are there")
     options = parser.parse_args(arguments)
-    try:
-        runs = []
-        for seed in dict.fromkeys(options.seeds):
-            folder = options.output / str(seed)
-            if options.force:  # on finished runs the demo would only test them again
-                shutil.rmtree(folder, ignore_errors=True)
-            if not (folder / "metrics.json").exists():
-                run_demo(seed, folder)
-            metrics = read_metrics(folder / "metrics.json")
-            add_rows(results_path("demo"), demo_rows(seed, metrics))
-            runs.append(metrics)
-            print(f"seed {seed}: AUC {metrics['ctr.auc']:.4f}", flush=True)
-        verdict = judge(runs)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = []
+    for seed in dict.fromkeys(options.seeds):
+        folder = options.output / str(seed)
+        if options.force:  # on finished runs the demo would only test them again
+            shutil.rmtree(folder, ignore_errors=True)
+        if not (folder / "metrics.json").exists():
+            run_demo(seed, folder)
+        metrics = read_metrics(folder / "metrics.json")
+        add_rows(results_path("demo"), demo_rows(seed, metrics))
+        runs.append(metrics)
+        print(f"seed {seed}: AUC {metrics['ctr.auc']:.4f}", flush=True)
+    verdict = judge(runs)
     print(
         f"smallest lead over the best baseline {verdict.smallest_lead:.4f}, spread over "
         f"{len(runs)} seeds {verdict.spread:.4f}: the lead "
         + ("exceeds the spread" if verdict.holds else "does NOT exceed the spread")
     )
-    return 0 if verdict.holds else 1
+    return 0 if verdict.holds else UNMET
 
 
 if __name__ == "__main__":

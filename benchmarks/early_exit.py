@@ -1,7 +1,7 @@
 """Early exit: quality against measured time, of scoring and of generation.
 
-    python -m benchmarks.early_exit scoring --run runs/exits
-    python -m benchmarks.early_exit generation --run runs/titles
+    python -m benchmarks.early_exit scoring runs/exits
+    python -m benchmarks.early_exit generation runs/titles
 
 Needs runs of `movielens_ctr_early_exit.gin` and `movielens_titles_early_exit.gin` in
 `gin_configs/examples/`, whose heads say how they are made. Exits are chosen on validation rows, as
@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax import configuration
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
-from m6rec_jax.errors import M6RecError
 
 SCORING = "gin_configs/examples/movielens_ctr_early_exit.gin"
 SCORING_CALIBRATE = "gin_configs/examples/movielens_ctr_calibrate.gin"
@@ -216,28 +216,25 @@ def rows_of(figures: Mapping[str, Mapping[str, float]], split: str, gin_file: st
     return rows
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Quality and time of early exit.")
     parser.add_argument("job", choices=("scoring", "generation"))
-    parser.add_argument("--run", required=True, help="MODEL_DIR of the run")
+    parser.add_argument("run", help="MODEL_DIR of the run")
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--rows", type=int, default=0, help="of each part, of scoring; 0: all")
     parser.add_argument("--texts", type=int, default=64, help="written, of generation")
     options = parser.parse_args(arguments)
-    try:
-        if options.job == "scoring":
-            found, of_rules = scoring(options.run, options.turns, options.rows)
-            rows = rows_of(found, "scoring", SCORING)
-            rows += rows_of(of_rules, "rules", SCORING)
-        else:
-            rows = []
-            for batch_size in (1, 16):
-                found = generation(options.run, batch_size, options.texts, options.turns)
-                rows += rows_of(found, f"generation, batch {batch_size}", GENERATION)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.job == "scoring":
+        found, of_rules = scoring(options.run, options.turns, options.rows)
+        rows = rows_of(found, "scoring", SCORING)
+        rows += rows_of(of_rules, "rules", SCORING)
+    else:
+        rows = []
+        for batch_size in (1, 16):
+            found = generation(options.run, batch_size, options.texts, options.turns)
+            rows += rows_of(found, f"generation, batch {batch_size}", GENERATION)
     add_rows(results_path("early_exit"), rows)
     return 0
 

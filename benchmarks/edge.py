@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import errors_told
 from benchmarks.movielens import (
     DATASET,
     EXAMPLES,
@@ -34,7 +35,6 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
 from m6rec_jax.engine.packed_file import float_variables, quantized_variables, write_packed
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE
 
@@ -206,6 +206,7 @@ def _add(name: str, seed: int, metrics: dict[str, float], seconds: float | None)
     add_rows(results_path("edge"), rows)
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The paper's table of phone models, over seeds.")
@@ -213,17 +214,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "edge")
     options = parser.parse_args(arguments)
-    try:
-        m6rec("data", "fetch", DATASET)
-        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
-        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_LEAVE_ONE_OUT)
-        m6rec("vocab", "train", "--gin_file", PREPARE)
-        for seed in options.seeds:
-            for name in options.models:
-                run_model(name, seed, options.output.resolve())
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    m6rec("data", "fetch", DATASET)
+    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
+    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_LEAVE_ONE_OUT)
+    m6rec("vocab", "train", "--gin_file", PREPARE)
+    for seed in options.seeds:
+        for name in options.models:
+            run_model(name, seed, options.output.resolve())
     return 0
 
 

@@ -30,9 +30,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from benchmarks.command_line import errors_told
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.text import rows
@@ -206,6 +206,7 @@ def measured(programs: Mapping[str, Step], batch: Batch, turns: int) -> dict[str
     return found
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Time the training step of a gin file.")
@@ -215,24 +216,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES)
     options = parser.parse_args(arguments)
-    try:
-        for study in options.studies:
-            if study == LOGITS:
-                file = options.pretrain_gin_file
-                _record(study, measured_logits(file, options.turns), file, file)
-                continue
-            of_small = [SMALL] if study == "tuning_small" else []
-            # The one parsed last says which rows are read.
-            full = _config([options.full_gin_file, *of_small])
-            models = Models(_config([options.gin_file, *of_small]), full)
-            batch = _batch()
-            if of_small:
-                batch = {name: x[:SMALL_ROWS] for name, x in batch.items()}
-            figures = measured(_PROGRAMS[study](models, batch), batch, options.turns)
-            _record(study, figures, options.gin_file, options.full_gin_file)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for study in options.studies:
+        if study == LOGITS:
+            file = options.pretrain_gin_file
+            _record(study, measured_logits(file, options.turns), file, file)
+            continue
+        of_small = [SMALL] if study == "tuning_small" else []
+        # The one parsed last says which rows are read.
+        full = _config([options.full_gin_file, *of_small])
+        models = Models(_config([options.gin_file, *of_small]), full)
+        batch = _batch()
+        if of_small:
+            batch = {name: x[:SMALL_ROWS] for name, x in batch.items()}
+        figures = measured(_PROGRAMS[study](models, batch), batch, options.turns)
+        _record(study, figures, options.gin_file, options.full_gin_file)
     return 0
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import chromium
+from benchmarks.command_line import errors_told
 from benchmarks.decoding_cpu import random_variables
 from benchmarks.movielens import DATASET, m6rec
 from benchmarks.provenance import ROOT
@@ -38,7 +39,7 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import load_model, packed_of, restore_model
 from m6rec_jax.engine.packed_file import Packed, quantized_variables, write_packed
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.export.edge_bench import bench
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.model import M6Rec, ModelConfig
@@ -283,6 +284,7 @@ PARTS: Mapping[str, Callable[[Study], Iterable[tuple[str, dict[str, float]]]]] =
 }
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -292,24 +294,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     study = Study(options.demo.resolve(), options.output.resolve())
     study.output.mkdir(parents=True, exist_ok=True)
-    try:
-        if missing := [run for run in RUNS if not (study.demo / run).is_dir()]:
-            raise DataError(f"{study.demo} has no {missing[0]}: run m6rec demo")
-        for part in options.parts:
-            for name, figures in PARTS[part](study):
-                print(f"{part}, {name}: {figures}", flush=True)
-                rows = metric_rows(
-                    figures,
-                    model=name,
-                    dataset=DATASET,
-                    split=part,
-                    seed=None,
-                    config="m6rec demo" if part != "sparse" else "random weights",
-                )
-                add_rows(results_path("export_size_speed"), rows)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if missing := [run for run in RUNS if not (study.demo / run).is_dir()]:
+        raise DataError(f"{study.demo} has no {missing[0]}: run m6rec demo")
+    for part in options.parts:
+        for name, figures in PARTS[part](study):
+            print(f"{part}, {name}: {figures}", flush=True)
+            rows = metric_rows(
+                figures,
+                model=name,
+                dataset=DATASET,
+                split=part,
+                seed=None,
+                config="m6rec demo" if part != "sparse" else "random weights",
+            )
+            add_rows(results_path("export_size_speed"), rows)
     return 0
 
 

@@ -39,6 +39,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.baselines.exported_splits import number_of_samples
+from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.locks import locked
 from benchmarks.movielens import DATASET, EXAMPLES, m6rec
 from benchmarks.provenance import ROOT
@@ -46,7 +47,7 @@ from benchmarks.results_file import Row, add_rows, metric_rows, read_results, re
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.data.splits import Split
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 
@@ -336,6 +337,7 @@ def study(
     return list(read_results(path).rows)
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Quality against training samples.")
@@ -352,28 +354,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
     parser.add_argument("--force", action="store_true", help="make rows again that are there")
-    options, bindings = parser.parse_known_args(arguments)
+    options, bindings = with_bindings(parser, arguments)
     # Seeds first: after one of them the curve can be drawn.
     samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
-    try:
-        for binding in bindings:
-            if not binding.startswith("--gin."):
-                raise DataError(f"unrecognized argument: {binding}")
-        study(
-            samples,
-            options.methods,
-            options.foundation.resolve(),
-            options.output.resolve(),
-            bindings,
-            model=options.model,
-            force=options.force,
-            keep=options.keep,
-        )
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    study(
+        samples,
+        options.methods,
+        options.foundation.resolve(),
+        options.output.resolve(),
+        bindings,
+        model=options.model,
+        force=options.force,
+        keep=options.keep,
+    )
     return 0
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())

@@ -11,7 +11,8 @@ Gin bindings are handed to the training. `--answers` makes its second stage, fro
 tuning starts (gin_configs/examples/foundation_answers.gin), and the first where that is missing.
 `--texts` makes the foundation that has read no behaviour (foundation_texts_pretrain.gin), `--books`
 the one that has read none about films (foundation_books_pretrain.gin). Perplexities go to
-`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else.
+`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else;
+`foundation` is the fingerprint of the backbone, which rows of studies on it name, too.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import EXAMPLES, m6rec, train
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
-from m6rec_jax.errors import DataError, M6RecError
+from benchmarks.tuned_run import backbone_of
+from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
 WRITING_PREPARE = f"{EXAMPLES}/movielens_writing_prepare.gin"
@@ -154,6 +157,7 @@ def rows_of(
     ]
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The foundation, from nothing.")
@@ -169,35 +173,30 @@ def main(arguments: list[str] | None = None) -> int:
         which.add_argument(flag, dest="name", action="store_const", const=name, help=told)
     parser.set_defaults(name=NAME)
     parser.add_argument("--eval-limit", type=int, help="rows of each source, at most")
-    options, bindings = parser.parse_known_args(arguments)
+    options, bindings = with_bindings(parser, arguments)
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
     of_eval: list[str] = []
     if name in (TEXTS_NAME, BOOKS_NAME):
         of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
     start: list[str] = []
-    try:
-        for binding in bindings:
-            if not binding.startswith("--gin."):
-                raise DataError(f"unrecognized argument: {binding}")
-        prepare_data()
-        if name == BOOKS_NAME:
-            prepare_rated_books()
-        if name == ANSWERS_NAME:
-            prepare_questions()
-            first = options.first.resolve()
-            train(pretrain_file(NAME), first)
-            start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
-        seconds = train(pretrain, folder, [*start, *bindings])
-        print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
-        figures = perplexities(folder, of_eval, options.eval_limit)
-        for task, value in sorted(figures.items()):
-            print(f"{task}: perplexity {value:.2f}")
-        if not bindings and not options.eval_limit:
-            add_rows(results_path(NAME), rows_of(name, pretrain, figures, folder, seconds))
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    prepare_data()
+    if name == BOOKS_NAME:
+        prepare_rated_books()
+    if name == ANSWERS_NAME:
+        prepare_questions()
+        first = options.first.resolve()
+        train(pretrain_file(NAME), first)
+        start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
+    seconds = train(pretrain, folder, [*start, *bindings])
+    print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
+    figures = perplexities(folder, of_eval, options.eval_limit)
+    for task, value in sorted(figures.items()):
+        print(f"{task}: perplexity {value:.2f}")
+    if not bindings and not options.eval_limit:
+        known = {"foundation": backbone_of(folder)}
+        rows = rows_of(name, pretrain, figures, folder, seconds)
+        add_rows(results_path(NAME), [row | known for row in rows])
     return 0
 
 

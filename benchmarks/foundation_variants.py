@@ -23,11 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.command_line import errors_told
 from benchmarks.foundation import EVALUATE, NAME, VOCABULARY, pretrain_file
 from benchmarks.movielens import m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.pipeline.locations import shared_vocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -182,6 +183,7 @@ class Study:
         return next(int(line.split("=")[1]) for line in lines if line.startswith("BATCH_SIZE ="))
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -190,14 +192,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     options = parser.parse_args(arguments)
     study, path = Study(options.minutes, options.output.resolve()), results_path(RESULTS)
-    try:
-        for name in progress_bar(options.variants, unit="variant", desc="foundation"):
-            made = {row["model"] for row in read_results(path).rows}
-            if VARIANTS[name].model not in made:
-                add_rows(path, study.run(name))
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in progress_bar(options.variants, unit="variant", desc="foundation"):
+        made = {row["model"] for row in read_results(path).rows}
+        if VARIANTS[name].model not in made:
+            add_rows(path, study.run(name))
     return 0
 
 

@@ -26,6 +26,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import M6RecError
@@ -121,6 +122,7 @@ def measure(processors: str, options: argparse.Namespace) -> dict[str, dict[str,
     }
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -134,12 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     model = Path(options.model_file).stem
     for processors in PROCESSORS:
-        try:
-            measured = measure(processors, options)
-        except M6RecError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        for name, figures in measured.items():
+        for name, figures in measure(processors, options).items():
             print(f"{name}, processors: {processors}: {figures}", flush=True)
             rows = metric_rows(
                 figures,

@@ -29,6 +29,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
+from benchmarks.command_line import errors_told
 from benchmarks.piece_bags import piece_bags
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
@@ -36,7 +37,7 @@ from benchmarks.tuned_run import backbone_of
 from benchmarks.tuning import files_of
 from m6rec_jax import configuration
 from m6rec_jax.engine.model_folder import restore_model
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.classification import multiclass_metrics
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
@@ -153,6 +154,7 @@ def measure(task: str, foundations: Sequence[Path]) -> None:
         add(f"{foundation.name}, state at [EOS]", states, **known)
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Linear models of a frozen foundation.")
@@ -165,15 +167,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
     options = parser.parse_args(arguments)
-    try:
-        names = [path.name for path in options.foundations]
-        if len(set(names)) < len(names):
-            raise DataError(f"foundations need names of their own, not {', '.join(names)}")
-        for task in options.tasks:
-            measure(task, [path.resolve() for path in options.foundations])
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    names = [path.name for path in options.foundations]
+    if len(set(names)) < len(names):
+        raise DataError(f"foundations need names of their own, not {', '.join(names)}")
+    for task in options.tasks:
+        measure(task, [path.resolve() for path in options.foundations])
     return 0
 
 

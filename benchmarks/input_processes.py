@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import errors_told
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.flops import train_flops
 from m6rec_jax.pipeline.batches import BatchIterator
@@ -78,6 +78,7 @@ def measure(processes: int, number: int) -> dict[str, float]:
     }
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The speed of reading, by input processes.")
@@ -86,26 +87,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=100, help="that are timed")
     options = parser.parse_args(arguments)
     found: list[dict[str, Any]] = []
-    try:
-        configuration.parse_config([MODEL, options.gin_file], [])
-        wanted = rows_per_second_wanted()
-        for processes in options.processes:
-            metrics = measure(processes, options.batches)
-            own = metrics["rows_per_second"] / max(processes, 1)
-            metrics["processes_for_an_h100"] = wanted / own
-            name = f"{processes} input processes" if processes else "the training process"
-            found += metric_rows(
-                metrics,
-                model=name,
-                dataset=configuration.macro("MIXTURE_OR_TASK_NAME"),
-                split="reading",
-                seed=None,
-                gin_file=options.gin_file,
-            )
-            print(name, {key: round(value, 2) for key, value in metrics.items()}, flush=True)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    configuration.parse_config([MODEL, options.gin_file], [])
+    wanted = rows_per_second_wanted()
+    for processes in options.processes:
+        metrics = measure(processes, options.batches)
+        own = metrics["rows_per_second"] / max(processes, 1)
+        metrics["processes_for_an_h100"] = wanted / own
+        name = f"{processes} input processes" if processes else "the training process"
+        found += metric_rows(
+            metrics,
+            model=name,
+            dataset=configuration.macro("MIXTURE_OR_TASK_NAME"),
+            split="reading",
+            seed=None,
+            gin_file=options.gin_file,
+        )
+        print(name, {key: round(value, 2) for key, value in metrics.items()}, flush=True)
     add_rows(results_path("input_processes"), found)
     return 0
 

@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import foundation as foundation_study
+from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.comparison_table import strongest
 from benchmarks.job_list import (
     ALONE,
@@ -64,7 +65,7 @@ from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others
 from m6rec_jax.data import views
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
@@ -379,6 +380,7 @@ def with_measured(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(
@@ -390,26 +392,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--inspired", type=Path, help="folder of INSPIRED's files")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
-    options, bindings = parser.parse_known_args(arguments)
-    try:
-        for binding in bindings:
-            if not binding.startswith("--gin."):
-                raise DataError(f"unrecognized argument: {binding}")
-        study = Study(options.foundation.resolve(), options.output.resolve(), bindings)
-        with_dialogues = prepare_data(options.inspired and options.inspired.resolve())
-        names = [name for name in options.jobs if with_dialogues or name not in OF_DIALOGUES]
-        # Seeds first: after one of them the table has a line for every job.
-        for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
-            study.run(name, seed)
-        add_rows(results_path(RESULTS), [], derive=with_measured)
-        if len(names) < len(options.jobs):
-            print(
-                f"left out: {', '.join(name for name in options.jobs if name not in names)}: "
-                "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
-            )
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options, bindings = with_bindings(parser, arguments)
+    study = Study(options.foundation.resolve(), options.output.resolve(), bindings)
+    with_dialogues = prepare_data(options.inspired and options.inspired.resolve())
+    names = [name for name in options.jobs if with_dialogues or name not in OF_DIALOGUES]
+    # Seeds first: after one of them the table has a line for every job.
+    for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
+        study.run(name, seed)
+    add_rows(results_path(RESULTS), [], derive=with_measured)
+    if len(names) < len(options.jobs):
+        print(
+            f"left out: {', '.join(name for name in options.jobs if name not in names)}: "
+            "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
+        )
     return 0
 
 

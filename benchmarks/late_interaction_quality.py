@@ -14,10 +14,10 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.command_line import errors_told
 from benchmarks.movielens import DATASET, EXAMPLES, PREPARE, m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.errors import M6RecError
 
 GIN_FILE = f"{EXAMPLES}/movielens_ctr_late_interaction.gin"
 EVAL = f"{EXAMPLES}/movielens_ctr_eval.gin"
@@ -59,6 +59,7 @@ def run(variant: str, seed: int, folder: Path) -> dict[str, float]:
     return metrics
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The quality of late interaction, over seeds.")
@@ -66,19 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "late_interaction")
     options = parser.parse_args(arguments)
-    try:
-        m6rec("data", "fetch", DATASET)
-        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
-        m6rec("vocab", "train", "--gin_file", PREPARE)
-        for seed in options.seeds:
-            for variant in options.variants:
-                name = variant.replace(",", "").replace(" ", "_")
-                metrics = run(variant, seed, options.output.resolve() / f"{name}-{seed}")
-                text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-                print(f"{variant}, seed {seed}: {text}", flush=True)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    m6rec("data", "fetch", DATASET)
+    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
+    m6rec("vocab", "train", "--gin_file", PREPARE)
+    for seed in options.seeds:
+        for variant in options.variants:
+            name = variant.replace(",", "").replace(" ", "_")
+            metrics = run(variant, seed, options.output.resolve() / f"{name}-{seed}")
+            text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            print(f"{variant}, seed {seed}: {text}", flush=True)
     return 0
 
 

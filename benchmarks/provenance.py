@@ -32,6 +32,13 @@ _LIBRARIES = (
 )
 
 
+def usable_cores(process: int = 0) -> int:
+    """Processors that a process may run on: this one, or 1, which has the machine or container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(process))
+    return os.cpu_count() or 1
+
+
 def hardware_description() -> str:
     """Processor, cores, memory, system and library versions; no host name, user or path."""
     model = platform.processor() or platform.machine()
@@ -41,7 +48,7 @@ def hardware_description() -> str:
         model = found.group(1).strip() if found else model
     model = re.sub(r"\((R|TM)\)|\s+CPU\b|\s+Processor\b", "", model)
     model = re.sub(r"\s+", " ", model).strip()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     versions = [f"Python {platform.python_version()}"]
     for library in _LIBRARIES:

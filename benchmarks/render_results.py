@@ -13,11 +13,11 @@ import difflib
 import sys
 from pathlib import Path
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_chart import Picture
 from benchmarks.results_file import RESULTS, read_results
 from benchmarks.results_section import Section
-from m6rec_jax.errors import M6RecError
 
 OUTPUT = ROOT / "docs" / "results.md"
 HEAD = """\
@@ -64,6 +64,7 @@ def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Pa
     return pages, pictures
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 when something is stale, 2 when a result file is wrong."""
     parser = argparse.ArgumentParser(description="Render docs/results.md from benchmarks/results.")
@@ -71,11 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the page to write")
     options = parser.parse_args(arguments)
-    try:
-        pages, pictures = render(options.results, options.output)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    pages, pictures = render(options.results, options.output)
     if options.check:
         return _check(pages, pictures)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.checkpoints.location import list_steps
@@ -101,6 +102,7 @@ def losses(run: Path) -> dict[int, float]:
     return found
 
 
+@errors_told
 def main() -> int:
     """Returns the exit status: 0, or 1 where something did not go as it should."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -126,23 +128,19 @@ def main() -> int:
         }
         return ["--gin_file", GIN_FILE, *(f"--gin.{k}={v}" for k, v in bindings.items())]
 
-    try:
-        print("one process", flush=True)
-        if any(statuses := finish(start(folder, 1, settings("one")))):
-            raise M6RecError(f"one process: statuses {statuses}, see {folder.name}/1_0.log")
-        print("four processes, one of which is killed", flush=True)
-        four = start(folder, 4, settings("several"))
-        saved = kill_at_checkpoint(four, folder / "several")
-        print(f"step {saved} is saved; statuses {finish(four)}", flush=True)
-        print("two processes", flush=True)
-        if any(statuses := finish(start(folder, 2, settings("several")))):
-            raise M6RecError(f"two processes: statuses {statuses}, see the logs in {folder.name}/")
-        one, several = losses(folder / "one"), losses(folder / "several")
-        if list(one) != list(several):
-            raise M6RecError(f"steps of one process {list(one)}, of several {list(several)}")
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print("one process", flush=True)
+    if any(statuses := finish(start(folder, 1, settings("one")))):
+        raise M6RecError(f"one process: statuses {statuses}, see {folder.name}/1_0.log")
+    print("four processes, one of which is killed", flush=True)
+    four = start(folder, 4, settings("several"))
+    saved = kill_at_checkpoint(four, folder / "several")
+    print(f"step {saved} is saved; statuses {finish(four)}", flush=True)
+    print("two processes", flush=True)
+    if any(statuses := finish(start(folder, 2, settings("several")))):
+        raise M6RecError(f"two processes: statuses {statuses}, see the logs in {folder.name}/")
+    one, several = losses(folder / "one"), losses(folder / "several")
+    if list(one) != list(several):
+        raise M6RecError(f"steps of one process {list(one)}, of several {list(several)}")
     for name, steps in (
         ("four processes of two devices", [step for step in one if step <= saved]),
         ("two processes, after one of four was killed", [step for step in one if step > saved]),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.compilation.command import compile_run, gin_files_of
@@ -131,6 +132,7 @@ def rows(configuration: Configuration, report: CompileReport) -> list[dict[str, 
     return found
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Compile the known-good configurations.")
@@ -144,12 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     for configuration in CONFIGURATIONS:
         if options.only and configuration.name not in options.only:
             continue
-        try:
-            report = _report(configuration, options.reports)
-            add_rows(results_path("compile"), rows(configuration, report))
-        except M6RecError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        report = _report(configuration, options.reports)
+        add_rows(results_path("compile"), rows(configuration, report))
         print(report.render() + "\n")
     return 0
 

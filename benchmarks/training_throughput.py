@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
@@ -232,6 +233,7 @@ def seconds_of_turn(name: str, options: argparse.Namespace) -> float:
     return float(done.stdout.split()[-1])
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -241,18 +243,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--turn-of", help="only times one of the compared, and prints seconds")
     options = parser.parse_args(arguments)
     names = [name for group in COMPARED.values() for name in group]
-    try:
-        if options.turn_of:
-            take_turn(options.turn_of, options.model, options.batch)
-            return 0
-        check_installed()
-        turns: dict[str, list[float]] = {name: [] for name in names}
-        for _ in progress_bar(range(options.turns), unit="turn"):
-            for name in names:
-                turns[name].append(seconds_of_turn(name, options))
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.turn_of:
+        take_turn(options.turn_of, options.model, options.batch)
+        return 0
+    check_installed()
+    turns: dict[str, list[float]] = {name: [] for name in names}
+    for _ in progress_bar(range(options.turns), unit="turn"):
+        for name in names:
+            turns[name].append(seconds_of_turn(name, options))
     tokens = options.batch * sum(LENGTHS.values())
     for split, group in COMPARED.items():
         seconds = {name: statistics.median(turns[name]) for name in group}

@@ -39,6 +39,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.command_line import errors_told
 from benchmarks.decoding_cpu import greedy_program, random_variables, random_words, rows_of
 from benchmarks.late_interaction import S, T, texts
 from benchmarks.results_file import add_rows, results_path
@@ -370,25 +371,22 @@ def check_installed() -> None:
         raise M6RecError(f"{', '.join(missing)} cannot be imported: install the extra 'parity'")
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gin_file", default=GIN_FILE)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args(arguments)
-    try:
-        check_installed()
-        configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
-        config = ModelConfig(dtype="float32")
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            random_words(folder)
-            write_model(config, folder / "model")
-            write_ctranslate2(folder, config.vocab_size)
-            found = figures(measure(folder, options.turns))
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_installed()
+    configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
+    config = ModelConfig(dtype="float32")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        random_words(folder)
+        write_model(config, folder / "model")
+        write_ctranslate2(folder, config.vocab_size)
+        found = figures(measure(folder, options.turns))
     measured: list[dict[str, Any]] = []
     gin_file = Path(options.gin_file).as_posix()
     for split, programs in found.items():

@@ -40,6 +40,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
@@ -52,7 +53,7 @@ from benchmarks.tuned_run import (
     refuse_others,
     tune,
 )
-from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning"
@@ -234,6 +235,7 @@ def with_what_follows(rows: Iterable[Row]) -> list[Row]:
     return [*runs, *means_over_tasks(runs)]
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Methods of tuning x tasks x seeds.")
@@ -249,28 +251,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     parser.add_argument("--force", action="store_true", help="make runs again that have rows")
-    options, bindings = parser.parse_known_args(arguments)
+    options, bindings = with_bindings(parser, arguments)
     # Seeds first: after one of them every method can be compared on every task.
     runs = [
         (task, method, seed)
         for seed, task, method in itertools.product(options.seeds, options.tasks, options.methods)
     ]
-    try:
-        for binding in bindings:
-            if not binding.startswith("--gin."):
-                raise DataError(f"unrecognized argument: {binding}")
-        study(
-            options.foundation.resolve(),
-            runs,
-            options.output.resolve(),
-            bindings,
-            force=options.force,
-        )
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    study(
+        options.foundation.resolve(),
+        runs,
+        options.output.resolve(),
+        bindings,
+        force=options.force,
+    )
     return 0
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())

@@ -26,12 +26,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.command_line import errors_told
 from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from benchmarks.tuning import METHODS, STUDY, TASKS, files_of
-from m6rec_jax.errors import M6RecError
+from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning_variants"
@@ -159,6 +160,7 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
             bar.write(f"{task}, {model}: AUC {best:.4f}")
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Methods of tuning under other settings.")
@@ -172,14 +174,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     options = parser.parse_args(arguments)
-    try:
-        foundation, output = options.foundation.resolve(), options.output.resolve()
-        study(foundation, options.tasks, options.variants, output)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    foundation, output = options.foundation.resolve(), options.output.resolve()
+    study(foundation, options.tasks, options.variants, output)
     return 0
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())

@@ -23,9 +23,9 @@ from scipy.sparse.linalg import svds
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import Ridge
 
+from benchmarks.command_line import errors_told
 from benchmarks.movielens import DATASET, JOBS
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.errors import M6RecError
 from m6rec_jax.jobs.retrieval import RetrievalPredictions, retrieval_metrics
 from m6rec_jax.metrics.ranking import ranks_by_score
 from m6rec_jax.pipeline import locations, prepared_rows
@@ -104,15 +104,12 @@ def figures() -> dict[str, float]:
     return retrieval_metrics(predictions, counts["items"], KS, catalogue.held_out)
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
     started = time.monotonic()
-    try:
-        found = figures()
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = figures()
     rows = metric_rows(
         {name: found[name] for name in JOB.metrics},
         model=MODEL,

