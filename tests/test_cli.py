@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax import cli, subcommands
+from m6rec_jax import cli
+from m6rec_jax.commands import answering, training
 
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_GIN = {
@@ -32,9 +33,9 @@ def test_settings_that_a_command_would_ignore_are_refused(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run: list[str] = []
-    monkeypatch.setattr(
-        subcommands, f"run_{command.replace(' ', '_')}", lambda args: run.append(command)
-    )
+    name = f"run_{command.replace(' ', '_')}"
+    subject = next(module for module in cli._SUBJECTS if hasattr(module, name))
+    monkeypatch.setattr(subject, name, lambda args: run.append(command))
     words = [*command.split(), *WITHOUT_GIN[command]]
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--gin.BATCH_SIZE=8"])
@@ -47,7 +48,7 @@ def test_settings_that_a_command_would_ignore_are_refused(
 
 def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[str]] = []
-    monkeypatch.setattr(subcommands, "run_params", lambda args: found.append(args.gin_bindings))
+    monkeypatch.setattr(training, "run_params", lambda args: found.append(args.gin_bindings))
     assert cli.main(["params", "--gin_file", "a.gin", "--gin.BATCH_SIZE=8"]) == 0
     assert found == [["BATCH_SIZE = 8"]]
 
@@ -85,7 +86,7 @@ def test_outputs_may_be_below_home_or_in_a_bucket(
     words: list[str], run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[str] = []
-    monkeypatch.setattr(subcommands, run, lambda args: found.append(args.output))
+    monkeypatch.setattr(answering, run, lambda args: found.append(args.output))
     monkeypatch.setenv("HOME", str(tmp_path))
     for output in ("~/out.jsonl", "gs://bucket/out.jsonl"):
         assert cli.main([*words, f"--output={output}"]) == 0
@@ -97,7 +98,7 @@ def test_paths_that_cannot_be_written_are_named_without_a_traceback(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(
-        subcommands, "run_params", lambda args: (tmp_path / "file" / "report").write_text("")
+        training, "run_params", lambda args: (tmp_path / "file" / "report").write_text("")
     )
     assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_USER_ERROR
     message = capsys.readouterr().err
@@ -112,7 +113,7 @@ def test_other_errors_of_the_system_keep_their_traceback(
     def broken(args: object) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(subcommands, "run_params", broken)
+    monkeypatch.setattr(training, "run_params", broken)
     assert cli.main(["params", "--gin_file", "a.gin"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("Traceback")
@@ -204,7 +205,8 @@ def test_a_command_that_failed_ends_at_once(error: str, status: int) -> None:
     """Though to destroy what its error holds would take forever."""
     code = f"""
 import sys, time
-from m6rec_jax import cli, subcommands
+from m6rec_jax import cli
+from m6rec_jax.commands import starting
 from m6rec_jax.errors import M6RecError
 class Pipeline:
     def __del__(self):
@@ -213,7 +215,7 @@ def fails(args):
     pipeline = Pipeline()
     print("begun")
     raise {error}
-subcommands.run_doctor = fails
+starting.run_doctor = fails
 sys.argv = ["m6rec", "doctor"]
 sys.exit(cli.main())
 """

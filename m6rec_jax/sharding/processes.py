@@ -177,6 +177,12 @@ def are_joined() -> bool:
     return bool(jax.distributed.is_initialized())
 
 
+def print_once(result: object) -> None:
+    """Prints in one of the run's processes."""
+    if jax.process_index() == 0:
+        print(result)
+
+
 def leads_stream(mesh: Mesh) -> bool:
     """Whether no process before this one reads the same rows (see `batch_reader`)."""
     num_parts = mesh.shape["data"] * mesh.shape["fsdp"]

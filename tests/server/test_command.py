@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from m6rec_jax.cli import main
+from m6rec_jax.commands.answering import _indexes
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.launch import _bind, serve
 from m6rec_jax.serving.service import Service, ServiceOptions
-from m6rec_jax.subcommands import _indexes
 from tests.integration.commands import ROOT
 from tests.serving import served_films
 from tests.serving.served_films import request

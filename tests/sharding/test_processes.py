@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax import cli, subcommands
+from m6rec_jax import cli
+from m6rec_jax.commands import training
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.sharding import processes
 from m6rec_jax.sharding.processes import (
@@ -116,7 +117,7 @@ def test_whom_a_later_start_may_reach(
     with pytest.raises(M6RecError, match=f"cluster: {cluster}.*{re.escape(str(error))}") as told:
         join_processes("host:1", 2, 1, cluster=cluster)
     assert isinstance(told.value, kind)
-    monkeypatch.setattr(subcommands, "run_params", lambda args: join_processes("host:1", 2, 1))
+    monkeypatch.setattr(training, "run_params", lambda args: join_processes("host:1", 2, 1))
     monkeypatch.setattr(processes, "find_cluster", lambda *_: cluster)
     status = cli.EXIT_USER_ERROR if kind is ConfigError else cli.EXIT_LOST_PROCESS
     assert cli.main(["params", "--gin_file", "a.gin"]) == status

@@ -1,7 +1,20 @@
-"""What parsers of several sub-commands share: types of arguments, gin files, engines."""
+"""How a sub-command is added; arguments that several have, and types of arguments."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[..., int | None], description: str | None = None
+) -> argparse.ArgumentParser:
+    """Adds a sub-command, without arguments yet; the docstring of what it runs is its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=run.__doc__, description=description
+    )
+    parser.set_defaults(run=run)
+    return parser
 
 
 def local_path(text: str) -> Path:
@@ -32,6 +45,11 @@ def existing_path(text: str) -> Path:
 def path_or_address(text: str) -> str:
     """An address of a bucket as it is, or a path on a local disk."""
     return text if "://" in text else str(Path(text).expanduser())
+
+
+def takes_run(parser: argparse.ArgumentParser) -> None:
+    """Adds RUN, which is `folder` of the parsed arguments."""
+    parser.add_argument("folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run")
 
 
 def takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:

@@ -1,0 +1,135 @@
+"""`m6rec compress`."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from m6rec_jax.commands.arguments import add_command, local_path, takes_gin, takes_run
+from m6rec_jax.io.atomic import check_output
+
+
+def add_commands(commands: Any) -> None:
+    compress = commands.add_parser("compress", help="make a smaller model of a trained one")
+    actions = compress.add_subparsers(dest="action", required=True, metavar="ACTION")
+    structure = add_command(actions, "structure", run_compress_structure)
+    takes_run(structure)
+    structure.add_argument("--output", type=local_path, required=True, metavar="DIR")
+    for name, text in (
+        ("--heads", "of every attention"),
+        ("--mlp-dim", "columns of every feed-forward layer"),
+        ("--encoder-layers", "of the encoder"),
+        ("--decoder-layers", "of the decoder"),
+    ):
+        structure.add_argument(name, type=int, metavar="N", help=f"{text} that stay (default: all)")
+    structure.add_argument(
+        "--batches",
+        type=int,
+        default=32,
+        metavar="N",
+        help="of eight training rows that importance is measured on (default 32); 0: norms of "
+        "weights, without data",
+    )
+    takes_gin(structure)
+    pack = add_command(actions, "pack", run_compress_pack)
+    takes_run(pack)
+    pack.add_argument(
+        "--output", type=local_path, required=True, metavar="FILE", help="such as model.m6rec"
+    )
+    pack.add_argument(
+        "--catalogue",
+        action="store_true",
+        help="with the items and statistics that requests need, and no user: see that their terms "
+        "let you pass them on",
+    )
+    pack.add_argument("--limits", metavar="TEXT", help="what the model cannot do, for its manifest")
+    vocabulary = add_command(actions, "vocabulary", run_compress_vocabulary)
+    takes_run(vocabulary)
+    vocabulary.add_argument("--output", type=local_path, required=True, metavar="DIR")
+    vocabulary.add_argument(
+        "--size",
+        type=int,
+        required=True,
+        metavar="N",
+        help="rows of the embedding, a multiple of 128 (bytes and control tokens take 365)",
+    )
+    vocabulary.add_argument(
+        "--rows",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="of training data that pieces are counted in (default 20000)",
+    )
+    takes_gin(vocabulary)
+
+
+def run_compress_structure(args: argparse.Namespace) -> None:
+    """a run folder with fewer heads, feed-forward columns and layers: those that the loss depends
+    on most"""
+    from m6rec_jax.compression.structure import Sizes, compress_structure
+
+    sizes = Sizes(args.heads, args.mlp_dim, args.encoder_layers, args.decoder_layers)
+    config = compress_structure(
+        args.folder,
+        args.output,
+        sizes,
+        batches=args.batches,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    for name in dataclasses.asdict(sizes):
+        print(f"ModelConfig.{name} = {getattr(config, name)}")
+    print(args.output)
+
+
+def run_compress_pack(args: argparse.Namespace) -> None:
+    """one small file of a run: sparse weights of 8 bits, vocabulary, settings"""
+    from m6rec_jax.checkpoints.trees import flatten
+    from m6rec_jax.engine.model_folder import packed_of
+    from m6rec_jax.engine.packed_file import write_packed
+
+    check_output(args.output)
+    packed = packed_of(args.folder)
+    if args.limits:
+        packed = dataclasses.replace(packed, about={**packed.about, "limits": args.limits})
+    if args.catalogue:
+        packed = dataclasses.replace(packed, files={**packed.files, **_carried_data(packed.files)})
+    write_packed(args.output, packed)
+    leaves = flatten(packed.variables).values()
+    left = sum(int((leaf != 0).sum()) for leaf in leaves)
+    print(
+        f"{args.output}: {args.output.stat().st_size:,} bytes, {left:,} numbers that are not zero "
+        f"of {sum(leaf.size for leaf in leaves):,}"
+    )
+
+
+def _carried_data(files: Iterable[str]) -> dict[str, bytes]:
+    """What requests to a packed model's tasks are rendered with, as files beside its own."""
+    from m6rec_jax.data.sources import default_cache_dir
+    from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER
+    from m6rec_jax.requests.serving_data import files_without_users
+
+    names = [Path(file).stem for file in files if DATASETS_FOLDER in Path(file).parts]
+    return {
+        f"{DATA_FOLDER}/{name}/{file}": data
+        for name in names
+        for file, data in files_without_users(default_cache_dir() / name).items()
+    }
+
+
+def run_compress_vocabulary(args: argparse.Namespace) -> None:
+    """a run folder with fewer pieces: those that its training data have least of go, the others
+    keep their embeddings"""
+    from m6rec_jax.compression.vocabulary import compress_vocabulary
+
+    made = compress_vocabulary(
+        args.folder,
+        args.output,
+        args.size,
+        rows=args.rows,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    print(f"{made.num_pieces} pieces, ModelConfig.vocab_size = {made.size}")
+    print(args.output)

@@ -1,0 +1,116 @@
+"""`m6rec export`, and `m6rec edge`, which measures exports."""
+
+import argparse
+from typing import Any
+
+from m6rec_jax.commands.arguments import (
+    add_command,
+    existing_path,
+    local_path,
+    takes_gin,
+    takes_run,
+)
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.export.formats import FORMATS
+from m6rec_jax.io.json_text import json_text
+
+
+def add_commands(commands: Any) -> None:
+    export = add_command(commands, "export", run_export)
+    takes_run(export)
+    export.add_argument("--format", choices=FORMATS, default="stablehlo")
+    export.add_argument(
+        "--precision",
+        choices=["float32", "float16", "int8"],
+        default="int8",
+        help="of litert and web (default int8)",
+    )
+    export.add_argument("--output", type=local_path, required=True, metavar="DIR")
+    export.add_argument(
+        "--bank",
+        type=existing_path,
+        metavar="DIR",
+        help="of prompts (default: the run's own tasks)",
+    )
+    export.add_argument(
+        "--index",
+        type=existing_path,
+        metavar="DIR",
+        help="of `m6rec index build`: saved_model, litert, onnx and web recommend its items",
+    )
+    export.add_argument(
+        "--runtime",
+        type=local_path,
+        metavar="DIR",
+        help="node_modules with LiteRT.js, for web (default: npm fetches it, once)",
+    )
+    export.add_argument(
+        "--platforms",
+        nargs="+",
+        choices=["cpu", "cuda", "rocm", "tpu"],
+        default=["cpu", "cuda", "tpu"],
+        help="that run it (default cpu cuda tpu)",
+    )
+    export.add_argument(
+        "--split", default="test", help="part of the data that the export is checked on"
+    )
+    export.add_argument("--rows", type=int, default=500, help="of it, at most (default 500)")
+    export.add_argument("--beams", type=int, default=4, help="of beam search (default 4)")
+    takes_gin(export)
+
+    edge = commands.add_parser("edge", help="models for phones: how large and fast they are")
+    edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
+    bench = add_command(edge_commands, "bench", run_edge_bench)
+    bench.add_argument(
+        "path",
+        type=local_path,
+        metavar="PATH",
+        help="folder of m6rec export --format litert, or file of m6rec compress pack",
+    )
+    bench.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
+    )
+    bench.add_argument("--json", type=local_path, metavar="FILE", help="the same for programs")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """write a model's programs for use without m6rec_jax, checked against the model"""
+    from m6rec_jax.export.command import export
+
+    results = export(
+        args.folder,
+        args.output,
+        args.format,
+        bank=args.bank,
+        index=args.index,
+        platforms=args.platforms,
+        split=args.split,
+        rows=args.rows,
+        num_beams=args.beams,
+        precision=args.precision,
+        runtime=args.runtime,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    for name, result in results.items():
+        equal = "" if result["equal"] == 1 else f", {result['equal']:.2%} of its tokens are equal"
+        print(
+            f"{name}: {result['rows']} rows, largest difference "
+            f"{result['largest_difference']:.2g} of the largest number{equal}"
+        )
+    print(args.output)
+
+
+def run_edge_bench(args: argparse.Namespace) -> None:
+    """size, start, latency by threads and memory"""
+    from m6rec_jax.export.edge_bench import bench, table
+
+    try:
+        found = bench(args.path, args.threads)
+    except ImportError as error:
+        raise ConfigError(
+            f"m6rec edge needs the package {error.name}: pip install 'm6rec_jax[litert]'"
+        ) from error
+    print(table(found))
+    if args.json is not None:
+        args.json.write_text(json_text(found, indent=2) + "\n")

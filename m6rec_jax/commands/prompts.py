@@ -1,0 +1,76 @@
+"""`m6rec prompts`."""
+
+import argparse
+from typing import Any
+
+from m6rec_jax.commands.arguments import add_command
+from m6rec_jax.errors import CheckpointError
+
+
+def add_commands(commands: Any) -> None:
+    prompts = commands.add_parser("prompts", help="a bank of tasks' prompts on one backbone")
+    actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = add_command(actions, "list", run_prompts_list)
+    add = add_command(actions, "add", run_prompts_add)
+    remove = add_command(actions, "remove", run_prompts_remove)
+    inspect = add_command(actions, "inspect", run_prompts_inspect)
+    for action in (listing, add, remove, inspect):
+        # No Path: the bank itself says what is wrong with an address.
+        action.add_argument("bank", metavar="BANK", help="folder of the bank, on a local disk")
+    for action in (remove, inspect):
+        action.add_argument("name", metavar="TASK", help="name of the task in the bank")
+    for action in (listing, inspect):
+        action.add_argument("--json", action="store_true", help="print manifests as JSON")
+    add.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FOLDER",
+        help="MODEL_DIR of a run, or a task's folder in another bank",
+    )
+    add.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        help="seqio task of the run; may be given several times (default: all)",
+    )
+    add.add_argument("--name", help="name in the bank, where one task is added (default: its own)")
+    add.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+
+
+def run_prompts_list(args: argparse.Namespace) -> int:
+    """the tasks of a bank"""
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import manifests_json, read_manifests, tasks_table
+
+    found = read_manifests(BankFolder(args.bank))
+    print(manifests_json(found) if args.json else tasks_table(found, args.bank))
+    damaged = any(isinstance(manifest, CheckpointError) for manifest in found.values())
+    return 1 if damaged else 0
+
+
+def run_prompts_add(args: argparse.Namespace) -> None:
+    """take prompts of a run, or of another bank, into a bank"""
+    from m6rec_jax.bank.export import add_prompts
+
+    for folder in add_prompts(
+        args.bank, args.source, tasks=args.task, name=args.name, step=args.step
+    ):
+        print(folder)
+
+
+def run_prompts_remove(args: argparse.Namespace) -> None:
+    """delete a task's prompts"""
+    from m6rec_jax.bank.folder import BankFolder
+
+    BankFolder(args.bank).remove(args.name)
+
+
+def run_prompts_inspect(args: argparse.Namespace) -> None:
+    """what a task's prompts are, and whether intact"""
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import inspect_task, manifests_json
+
+    bank = BankFolder(args.bank)
+    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
+    print(manifests_json({args.name: bank.manifest(args.name)}) if args.json else report)

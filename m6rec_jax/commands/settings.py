@@ -1,0 +1,82 @@
+"""Gin settings of a command: looked at before libraries are imported, then set."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.closest import did_you_mean
+
+# Macros that name what a command reads.
+_READ = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "BANK", "PREPARED", "ITEMS", "INDEX")
+
+
+def look_first(args: argparse.Namespace, *defaults: str, reads: Sequence[str] = _READ) -> None:
+    """Says what is wrong with the settings before libraries are imported, which takes long.
+
+    Args:
+      args: of a command that takes gin.
+      defaults: gin files that are read before the user's.
+      reads: macros that name files or folders, which must be there.
+    """
+    from m6rec_jax import configuration
+
+    args.gin_file = [*defaults, *args.gin_file]
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    for name in reads:
+        value = parsed.values.get(name)
+        if isinstance(value, str) and value and not in_bucket(value):
+            check_there(Path(value).expanduser(), f"{parsed.macros[name]}: {name} = {value!r}")
+
+
+def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.gin") -> None:
+    """`look_first` for a task on a run: where no gin file names one, that which it was trained on.
+
+    Args:
+      args: of a command that takes gin.
+      default: what is then read before the run's own configuration and the files that are given.
+    """
+    from m6rec_jax.config_file import CONFIG_FILE
+    from m6rec_jax.configuration import check_config, macros_of
+
+    if "MIXTURE_OR_TASK_NAME" in macros_of(args.gin_file):
+        look_first(args)
+        return
+    of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
+    run = check_config((), of_run).values.get("MODEL_DIR")
+    if run is None:
+        raise ConfigError(
+            f"m6rec {args.command} takes --gin.MODEL_DIR=RUN, whose task it knows; a --gin_file "
+            "FILE may name another one"
+        )
+    config = Path(run, CONFIG_FILE)
+    check_there(Path(run), f"--gin.MODEL_DIR={run}")
+    if not config.is_file():
+        raise ConfigError(
+            f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
+            f"--gin_file FILE ({default} says what stands there)"
+        )
+    look_first(args, default, str(config), reads=())
+
+
+def check_there(path: Path, what: str) -> None:
+    """Raises ConfigError where nothing is at a path; `what` is the setting that names it."""
+    if not path.exists():
+        near = [own.name for own in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ConfigError(f"{what}: nothing is there{did_you_mean(path.name, near)}")
+
+
+def configure(args: argparse.Namespace) -> None:
+    """Sets what gin files and the command line say."""
+    from m6rec_jax import configuration
+
+    configuration.parse_config(args.gin_file, args.gin_bindings)
+
+
+def configure_together(args: argparse.Namespace, *, heed_preemption: bool = False) -> None:
+    """`configure`, and joins the other processes of the run if there are any."""
+    from m6rec_jax.sharding.processes import join_processes
+
+    configure(args)
+    join_processes(heed_preemption=heed_preemption)

@@ -1,0 +1,185 @@
+"""Runs, from training to a report: `m6rec train`, `eval`, `params`, `calibrate` and `report`."""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from m6rec_jax.commands.arguments import (
+    add_command,
+    local_path,
+    path_or_address,
+    takes_gin,
+    takes_run,
+)
+from m6rec_jax.commands.settings import configure, configure_together, look_at_run, look_first
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.atomic import check_output
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.json_text import json_text
+
+EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def add_commands(commands: Any) -> None:
+    train = add_command(commands, "train", run_train)
+    takes_gin(train, required=True)
+
+    evaluate = add_command(commands, "eval", run_eval)
+    evaluate.add_argument(
+        "--against",
+        type=path_or_address,
+        metavar="RUN",
+        help="compare with this run on the same examples, and say whether it was better by more "
+        "than chance; the exit status is then 1",
+    )
+    takes_gin(evaluate)
+
+    params = add_command(commands, "params", run_params)
+    params.add_argument(
+        "folder",
+        nargs="?",
+        type=local_path,
+        metavar="RUN",
+        help="of a trained model: also how many parameters are not zero (default: of gin files)",
+    )
+    takes_gin(params)
+
+    calibrate = add_command(commands, "calibrate", run_calibrate)
+    calibrate.add_argument(
+        "--max_loss",
+        type=float,
+        metavar="SHARE",
+        help="of the whole model's quality that may be lost on validation rows (default 0.01)",
+    )
+    takes_gin(calibrate)
+
+    report = add_command(commands, "report", run_report)
+    takes_run(report)
+    report.add_argument(
+        "--output", type=local_path, metavar="FILE", help="the page (default RUN/report.html)"
+    )
+    report.add_argument(
+        "--split", default="test", help="part of the data that is evaluated (default test)"
+    )
+    report.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        help="evaluate so many rows of each task, drawn at random (default: all)",
+    )
+    takes_gin(report)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """train or tune a model; run the same command again to resume"""
+    look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
+    _check_vocabulary(args)
+    from m6rec_jax.configuration import macro, settle_measured
+    from m6rec_jax.training.loop import train
+
+    configure_together(args, heed_preemption=True)
+    settle_measured()
+    with alone_in(macro("MODEL_DIR", "")):
+        result = train()
+    # Scripts must not take a run that a signal stopped for finished.
+    return EXIT_OF_SIGNALS.get(result.stopped_by, 0)
+
+
+def alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps a second run out of a folder: it would remove unfinished checkpoints.
+
+    A bucket has no locks; there `tpu_scripts` start one run per host.
+    """
+    import jax
+
+    from m6rec_jax.io.locks import locked_folder
+
+    if not model_dir or in_bucket(model_dir) or jax.process_index() != 0:
+        return contextlib.nullcontext()
+    return locked_folder(Path(model_dir), f"training in {model_dir}")
+
+
+def _check_vocabulary(args: argparse.Namespace) -> None:
+    """Says what a run on own data lacks (tasks.own_data) before libraries are imported."""
+    from m6rec_jax import configuration
+    from m6rec_jax.pipeline import locations
+
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    dataset = parsed.parameter("own_task.dataset", None)
+    elsewhere = ("data_dir.path", "vocabulary_file.path", "vocabulary_file.shared")
+    if not isinstance(dataset, str) or any(name.endswith(elsewhere) for name in parsed.parameters):
+        return
+    split = parsed.parameter("own_task.split", locations.DEFAULT_SPLIT)
+    locations.prepared(dataset, split)
+    run = Path(str(parsed.values.get("MODEL_DIR")), "inference", "vocabulary.model")
+    if not run.is_file():
+        locations.load_vocabulary(dataset, parsed.parameter("own_task.vocabulary_split", split))
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    """evaluate a checkpoint on its task"""
+    look_at_run(args)
+    from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
+    from m6rec_jax.metrics.paired import PairedDifference
+    from m6rec_jax.sharding.processes import print_once
+
+    configure_together(args)
+    metrics = evaluate() if args.against is None else evaluate(against=args.against)
+    print_once(json_text(metrics, indent=2))
+    gains = [name for name in metrics if name.split("/")[-1] == "gain"]
+    lost = any(PairedDifference(metrics[n], metrics[f"{n}_error"]).is_loss for n in gains)
+    return 1 if lost else 0
+
+
+def run_params(args: argparse.Namespace) -> None:
+    """print what a model has and what of it trains"""
+    if args.folder is None:
+        if not args.gin_file:
+            raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
+        look_first(args, reads=())
+    from m6rec_jax.checkpoints.location import locate, read_manifest
+    from m6rec_jax.configuration import bound, macro
+    from m6rec_jax.engine.model_folder import load_model
+    from m6rec_jax.training.parameter_table import count_parameters
+
+    if args.folder is not None:
+        found = load_model(args.folder)
+        trains = read_manifest(locate(args.folder)).trainable if args.folder.is_dir() else None
+        table = count_parameters(found.model.config, trains or "all", values=found.variables)
+    else:
+        configure(args)
+        config = macro("MODEL").config
+        table = count_parameters(config, macro("TRAINABLE", "all"), bound("Step.frozen_dtype"))
+    print(table.render())
+
+
+def run_calibrate(args: argparse.Namespace) -> None:
+    """on validation rows, learn how to order what a run retrieves, and choose where a run trained
+    with losses at every exit leaves its decoder early; write both beside the model"""
+    look_at_run(args, "gin_configs/runs/calibrate.gin")
+    from m6rec_jax.evaluation.calibration import calibrate, report
+    from m6rec_jax.sharding.processes import print_once
+
+    configure_together(args)
+    loss = {} if args.max_loss is None else {"max_loss": args.max_loss}
+    print_once(report(calibrate(**loss)))
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """one page about a run: metrics beside baselines, curves, examples"""
+    from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
+    from m6rec_jax.run_report import report_on_run
+
+    if args.output is not None:
+        check_output(args.output)
+    with own_vocabulary(args.folder):
+        page = report_on_run(
+            args.folder,
+            args.output,
+            gin_files=args.gin_file,
+            bindings=args.gin_bindings,
+            split=args.split,
+            rows=args.rows,
+        )
+    print(page)
