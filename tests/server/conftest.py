@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from m6rec_jax.engine.kept_programs import keep_programs
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.launch import use_compilation_cache
@@ -19,10 +20,15 @@ from m6rec_jax.serving.service import Service
 from tests.server import served as served_folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs() -> None:
-    """Found without tracing by all workers and all services: they are the same for every folder."""
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> Iterator[None]:
+    """Found without tracing by all workers and all services: they are the same for every folder.
+
+    Tests of other folders count what is traced.
+    """
     use_compilation_cache()
+    yield
+    keep_programs(None)
 
 
 @pytest.fixture(scope="session")
