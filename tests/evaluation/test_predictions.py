@@ -30,7 +30,7 @@ def evaluation_of(batch, **parts):
         outputs=lambda: run_program(lambda _, features: features, {}, [batch], Runtime()),
         index=lambda: parts["index"],
         once=lambda _, make: make(),
-        reranked=lambda predictions, similarities: predictions,
+        reranked=lambda predictions, read, similarities: predictions,
     )
 
 
