@@ -14,6 +14,7 @@ import yaml
 from fastapi.testclient import TestClient
 
 from m6rec_jax import cli, configuration
+from m6rec_jax.commands import answering, arguments
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.limits import Limits
@@ -114,7 +115,8 @@ def test_overlays_fit_the_code(
     program, *arguments = [*yaml.safe_load(entry[1]), *container["args"]]
     assert program == "m6rec"
     # The run is in the container.
-    monkeypatch.setattr(cli, "existing_path", Path)
+    for module in (answering, arguments):
+        monkeypatch.setattr(module, "existing_path", Path)
     parser = cli._parser()
     args, rest = parser.parse_known_args(arguments)
     bindings = cli._gin_bindings(rest, parser)
