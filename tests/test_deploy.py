@@ -112,13 +112,13 @@ def test_overlays_fit_the_code(
     # The command line is read as the command reads it, gin settings included.
     entry = re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)
     assert entry is not None
-    program, *arguments = [*yaml.safe_load(entry[1]), *container["args"]]
+    program, *words = [*yaml.safe_load(entry[1]), *container["args"]]
     assert program == "m6rec"
     # The run is in the container.
     for module in (answering, arguments):
         monkeypatch.setattr(module, "existing_path", Path)
     parser = cli._parser()
-    args, rest = parser.parse_known_args(arguments)
+    args, rest = parser.parse_known_args(words)
     bindings = cli._gin_bindings(rest, parser)
     files = ["gin_configs/runs/serve.gin", *(args.gin_file or ())]
     configuration.parse_config(files, bindings)
