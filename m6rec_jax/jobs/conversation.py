@@ -116,6 +116,7 @@ class Conversation:
         are asked for their engine's default.
       batch_sizes: numbers of dialogues that are searched for together, ascending.
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
+      had: places of items that the user had and that do not come again.
       read_liked: what a retriever of users reads, given the places of the items that were liked in
         the dialogue; None: the retriever reads dialogues.
       mode: 'grounded': what is said holds, see `ReplyGrammar`; 'free': the model writes.
@@ -140,6 +141,7 @@ class Conversation:
         tasks: Mapping[str, str] | None = None,
         batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
+        had: Sequence[int] = (),
         read_liked: Callable[[Sequence[int]], Read] | None = None,
         mode: str = "grounded",
         num_items: int = 3,
@@ -158,7 +160,7 @@ class Conversation:
             raise ConfigError("there is nothing to converse with: no replies, titles or retrieval")
         self._read_liked, self._reranker = read_liked, reranker
         self.is_grounded = mode == "grounded"
-        self.catalogue, self._history = catalogue, tuple(history)
+        self.catalogue, self._history, self._had = catalogue, tuple(history), frozenset(had)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
         self._tasks, self._batch_sizes = dict(tasks or {}), batch_sizes
         self._num_items = min(num_items, len(catalogue.titles))
@@ -195,7 +197,7 @@ class Conversation:
         other = copy.copy(self)
         other.restart()
         if history is not None:
-            other._history = tuple(history)
+            other._history, other._had = tuple(history), frozenset()
         for speaker, text in turns:
             other._hear(speaker, text)
         return other
@@ -297,7 +299,7 @@ class Conversation:
     def obeying(self) -> Obeying:
         """Which items may be recommended now, and why."""
         seen = {place for line in self._history for place in self._reader.read(line).named}
-        return self._filter.obeying(self._wishes, self.named, seen)
+        return self._filter.obeying(self._wishes, self._had.union(self.named), seen)
 
     def _may_be_said(
         self, dialogue: Conversation, act: Act, obeying: Obeying, answer: Answer

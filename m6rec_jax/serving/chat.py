@@ -135,7 +135,8 @@ def open_conversation(
     of_dialogues = [model.settings.tasks[name] for name in tasks.values()]
     of_dialogues = [settings for settings in of_dialogues if dialogue_part(settings)]
     turns = [settings.max_events for settings in of_dialogues]
-    read_liked = None if of_dialogues else _LikedItems(user or {}, folder)
+    known = None if user is None else _LikedItems(user, folder)
+    told = Read([], []) if known is None else known([])
     catalogue, reranker = read_conversation_catalogue(folder, titles), None
     if "retrieval" in tasks:
         weights = model.settings.tasks[tasks["retrieval"]].ranking
@@ -147,8 +148,9 @@ def open_conversation(
         reranker=reranker,
         tasks=tasks,
         batch_sizes=(1,) if parts is None else parts.batch_sizes,
-        history=[] if user is None else _LikedItems(user, folder)([]).history,
-        read_liked=read_liked,
+        history=told.history,
+        had=[] if known is None or known.repeats_count else told.past,
+        read_liked=None if of_dialogues else known or _LikedItems({}, folder),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
 
@@ -227,6 +229,7 @@ class _LikedItems:
         self._parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
         self._renderer = RequestRenderer(data.template, data.statistics, data.max_events)
         self._ids, self._value = list(data.items), data.spec.label.at_least
+        self.repeats_count = data.spec.repeats_count
         self._places = {identifier: place for place, identifier in enumerate(self._ids)}
         now = 0.0 if data.statistics is None else data.statistics.last_time + 1
         self._user = {"user": {}, "behaviours": [], "time": now, **user}

@@ -1,6 +1,7 @@
 """Generated texts and items recommended in dialogues: metrics against other ways to them."""
 
 import json
+import shutil
 
 import gin
 import numpy as np
@@ -21,6 +22,7 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.calibration import calibrate
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.jobs import titles as titles_job
 from m6rec_jax.jobs.generation import item_facts
@@ -317,6 +319,18 @@ def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
     assert ranking.mean_reciprocal_rank(reranked.ranks) > ranking.mean_reciprocal_rank(towers.ranks)
     for row, items in zip(rows, reranked.top_items, strict=True):
         assert not set(row["seen_indices"]) & set(items.tolist())
+
+
+def test_weights_of_dialogues_are_learnt_and_found_beside_the_model(world, tmp_path):
+    folder = shutil.copytree(world[3], tmp_path / "run")
+    save_task_assets(folder, "talks_retrieval", LENGTHS)
+    asked = (str(folder), "talks_retrieval", LENGTHS)
+    found = calibrate(*asked, split="train", batch_size=8, limit=LIMIT)["talks_retrieval"]
+    assert found.num_rows == found.num_found == LIMIT
+    assert found.quality > found.towers_quality
+    ranking_of_task = load_model(folder).settings.tasks["talks_retrieval"].ranking
+    assert ranking_of_task.known == found.known
+    assert ranking_of_task.known["had"] != 0
 
 
 def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):

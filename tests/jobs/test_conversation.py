@@ -263,6 +263,12 @@ def test_what_is_named_together_is_recommended(read_liked):
     # What was named and offered is out; both come to their turn.
     assert set(conversation.named) == {1, 2, 3, 4}
     assert conversation.answer("Others?").retrieved.titles == ["Fargo (1996)"]
+    # Nor does what the user had come again, however often it is named beside.
+    had = Conversation(
+        CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2, had=[4]
+    )
+    assert had.answer("I liked Heat (1995)").retrieved.titles[0] == "Alien (1979)"
+    assert 4 not in had.named
 
 
 def test_impossible_conversations_are_told():
