@@ -142,12 +142,8 @@ def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path) -> None
 def test_what_rows_of_a_part_see(write_shop, tmp_path: Path) -> None:
     shop = RepeatShop.made(40, NUM_ITEMS, NUM_DAYS)
     prepared = prepared_shop(shop, write_shop, tmp_path, "count")
-    for part, training, days in (
-        ("validation", False, NUM_DAYS - 2),
-        ("test", False, NUM_DAYS - 1),
-        ("test", True, NUM_DAYS - 2),
-    ):
-        users, items = past_events(prepared, part, training=training)
+    for part, days in (("validation", NUM_DAYS - 2), ("test", NUM_DAYS - 1)):
+        users, items = past_events(prepared, part)
         expected = [(user, item) for user, own in enumerate(shop.items) for item in own[:days]]
         assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(expected)
 
