@@ -266,9 +266,9 @@ class Encoded:
     """Vectors of the items' texts by a public sentence encoder; a user is the last five's mean."""
 
     def __init__(self, task: Task, encoder: Path) -> None:
-        from m6rec_jax.training.encoder_vectors import encoded_texts
+        from m6rec_jax.training.sentences import SentenceEncoder
 
-        vectors = encoded_texts(encoder, task.texts)
+        vectors = SentenceEncoder(encoder, max_tokens=64)(task.texts)
         vectors -= vectors.mean(axis=0)
         self.items = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         self.index = CatalogueIndex(self.items)

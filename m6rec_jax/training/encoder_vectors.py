@@ -12,16 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from m6rec_jax.checkpoints.bert import read_bert
-from m6rec_jax.model.bert import sentence_vectors
 from m6rec_jax.text.piece_vectors import Rows
-from m6rec_jax.training.sentences import sentence_tokenizer
+from m6rec_jax.training.sentences import SentenceEncoder
 
 _MAX_TOKENS = 64
-_BATCH = 256
 # Pieces of this frequency weigh half as much as rare ones.
 _HALF_WEIGHT = 1e-3
 
@@ -49,7 +45,8 @@ def encoder_vectors(
     Raises:
       CheckpointError: another kind of model, or damage.
     """
-    encoded = encoded_texts(folder, [piece.replace("▁", " ").strip() for piece in pieces])
+    texts = [piece.replace("▁", " ").strip() for piece in pieces]
+    encoded = SentenceEncoder(folder, _MAX_TOKENS)(texts).astype(np.float64)
     says = encoded.any(axis=1)
     encoded[says] -= encoded[says].mean(axis=0)
     _, axes = np.linalg.eigh(encoded.T @ encoded)
@@ -58,23 +55,3 @@ def encoder_vectors(
     weights = _HALF_WEIGHT / (_HALF_WEIGHT + counts / max(1.0, counts.sum()))
     found[:, : projected.shape[1]] = projected * weights[:, None]
     return (found / np.sqrt(np.mean(found[says] ** 2))).astype(np.float32)
-
-
-def encoded_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """What an encoder makes of texts: float64 `[texts, hidden]`, zeros for one without a token."""
-    config, weights = read_bert(folder)
-    encode = sentence_tokenizer(folder, _MAX_TOKENS)
-    tokens = [encode(text) for text in texts]
-    found = np.zeros((len(texts), config.hidden_size))
-    run = jax.jit(lambda weights, ids: sentence_vectors(config, weights, ids, ids > 0))
-    # Alike lengths together; few shapes.
-    order = np.argsort([len(ids) for ids in tokens], kind="stable")
-    order = order[[len(tokens[number]) > 0 for number in order]]
-    for start in range(0, len(order), _BATCH):
-        numbers = order[start : start + _BATCH]
-        length = -(-len(tokens[numbers[-1]]) // 8) * 8
-        ids = np.zeros((_BATCH, length), np.int32)
-        for row, number in enumerate(numbers):
-            ids[row, : len(tokens[number])] = tokens[number]
-        found[numbers] = np.asarray(run(weights, ids))[: len(numbers)]
-    return found

@@ -23,6 +23,7 @@ from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives.sentences import SentenceLoss
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.sharding import (
     LogicalRules,
@@ -53,7 +54,12 @@ from m6rec_jax.training.options import (
 )
 from m6rec_jax.training.resumption import resumed_state
 from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
-from m6rec_jax.training.sentences import add_sentences, with_sentence_encoder
+from m6rec_jax.training.sentences import (
+    SentenceEncoder,
+    add_sentences,
+    described_with,
+    encoder_folder,
+)
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
@@ -193,9 +199,10 @@ def train(
             loss, fixed, run = with_teacher(step.loss, step.distillation, run, mesh, rules)
         extended: Callable[[Batch], Batch] = lambda batch: batch  # noqa: E731
         if step.sentences is not None:
-            loss, encoder, run = with_sentence_encoder(loss, step.sentences, run, mesh)
-            fixed |= encoder
-            extended = add_sentences(step.sentences, text_vocabulary(name))
+            folder_of_encoder = encoder_folder(step.sentences.encoder)
+            encoder = SentenceEncoder(folder_of_encoder, step.sentences.max_tokens)
+            loss, run = SentenceLoss(step.sentences, loss), described_with(run, encoder)
+            extended = add_sentences(step.sentences, encoder, text_vocabulary(name))
         if step.weight_bits is not None:
             loss = RoundedWeightsLoss(loss, step.weight_bits)
         best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)

@@ -1,85 +1,119 @@
-"""A sentence encoder beside a run: its weights, and its tokens of every block of a batch."""
+"""A sentence encoder beside a run: what it makes of every block of a batch."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.checkpoints.huggingface import WEIGHTS_FILE
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.hashing import hash_files
+from m6rec_jax.model.bert import sentence_vectors
 from m6rec_jax.objectives.sentences import (
     SENTENCE_ENCODER,
-    SENTENCE_TOKENS,
+    SENTENCE_VECTORS,
     SentenceDistillation,
-    SentenceLoss,
 )
 from m6rec_jax.pipeline.locations import data_dir
-from m6rec_jax.sharding import replicated
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch
-from m6rec_jax.training.train_step import LossFunction
 
 logger = logging.getLogger(__name__)
 _VOCABULARY, _TOKENIZER = "vocab.txt", "tokenizer_config.json"
+# Texts that are encoded together: few shapes, and no large one for a few texts.
+_BATCHES, _LENGTH = (32, 256), 16
+# Sentences whose vectors are kept.
+_KEPT = 100_000
 
 
-def with_sentence_encoder(
-    loss: LossFunction, settings: SentenceDistillation, run: RunDescription, mesh: Mesh
-) -> tuple[LossFunction, dict[str, Any], RunDescription]:
-    """What a run needs to learn from a sentence encoder; `with_teacher` says what that is.
+class SentenceEncoder:
+    """A BERT-like model that makes vectors of texts.
+
+    Args:
+      folder: with config.json, model.safetensors and vocab.txt.
+      max_tokens: of a text; longer ones are cut.
+
+    Attributes:
+      width: of the vectors.
+      fingerprint: of its weights and vocabulary.
 
     Raises:
-      CheckpointError: no such encoder, another kind of model, or damage.
+      CheckpointError: another kind of model, damage, or fewer positions than `max_tokens`.
     """
-    folder = encoder_folder(settings.encoder)
-    config, weights = read_bert(folder)
-    most = weights["embeddings.position_embeddings.weight"].shape[0]
-    if settings.max_tokens > most:
-        raise CheckpointError(
-            f"SentenceDistillation.max_tokens = {settings.max_tokens}: the encoder in {folder} has "
-            f"{most} positions"
-        )
-    fingerprint = hash_files([folder / WEIGHTS_FILE, folder / _VOCABULARY]).hexdigest()
-    logger.info("sentence encoder: %s, fingerprint %s…", folder, fingerprint[:16])
-    placed = jax.device_put(weights, replicated(mesh))
-    described = dataclasses.replace(run, extra={**run.extra, SENTENCE_ENCODER: fingerprint})
-    return SentenceLoss(settings, loss, config), {SENTENCE_ENCODER: placed}, described
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        config, weights = read_bert(folder)
+        most = weights["embeddings.position_embeddings.weight"].shape[0]
+        if max_tokens > most:
+            raise CheckpointError(
+                f"SentenceDistillation.max_tokens = {max_tokens}: the encoder in {folder} has "
+                f"{most} positions"
+            )
+        self.width = config.hidden_size
+        self.fingerprint = hash_files([folder / WEIGHTS_FILE, folder / _VOCABULARY]).hexdigest()
+        self._weights = jax.device_put(weights)
+        self._tokens = sentence_tokenizer(folder, max_tokens)
+        self._run = jax.jit(lambda weights, ids: sentence_vectors(config, weights, ids, ids > 0))
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of unit length, float32 `[texts, width]`; zeros for a text without a token."""
+        tokens = [self._tokens(text) for text in texts]
+        found = np.zeros((len(texts), self.width), np.float32)
+        order = np.argsort([len(ids) for ids in tokens], kind="stable")  # alike lengths together
+        order = order[[len(tokens[number]) > 0 for number in order]]
+        size = _BATCHES[len(order) > _BATCHES[0]]
+        for start in range(0, len(order), size):
+            numbers = order[start : start + size]
+            ids = np.zeros((size, -(-len(tokens[numbers[-1]]) // _LENGTH) * _LENGTH), np.int32)
+            for row, number in enumerate(numbers):
+                ids[row, : len(tokens[number])] = tokens[number]
+            found[numbers] = np.asarray(self._run(self._weights, ids))[: len(numbers)]
+        return found
+
+
+def described_with(run: RunDescription, encoder: SentenceEncoder) -> RunDescription:
+    """What a run says of itself, and which encoder teaches it."""
+    logger.info("sentence encoder: fingerprint %s…", encoder.fingerprint[:16])
+    return dataclasses.replace(run, extra={**run.extra, SENTENCE_ENCODER: encoder.fingerprint})
 
 
 def add_sentences(
-    settings: SentenceDistillation, vocabulary: Vocabulary
+    settings: SentenceDistillation, encoder: SentenceEncoder, vocabulary: Vocabulary
 ) -> Callable[[Batch], Batch]:
-    """A function that adds the feature `SENTENCE_TOKENS` to batches.
+    """A function that adds the feature `SENTENCE_VECTORS` to batches.
 
-    Each block of the source is turned back into text; sentinels and control tokens are left out.
+    Each block of the source is turned back into text. Blocks of which spans are masked say less to
+    the encoder than to the student, and are left out. Texts come again, and are encoded once.
     """
-    encode = sentence_tokenizer(encoder_folder(settings.encoder), settings.max_tokens)
-
-    @functools.lru_cache(maxsize=65_536)  # behaviours repeat
-    def encoded(block: bytes) -> np.ndarray:
-        return encode(vocabulary.decode(np.frombuffer(block, np.int32).tolist()))
+    sentinels = np.asarray(vocabulary.sentinel_ids)
+    known: dict[bytes, np.ndarray] = {}
 
     def add(batch: Batch) -> Batch:
         tokens, blocks = batch["encoder_input_tokens"], batch["encoder_block_ids"]
-        shape = (len(tokens), settings.max_sentences, settings.max_tokens)
-        found = np.zeros(shape, np.int32)
+        places: dict[bytes, list[tuple[int, int]]] = {}
         for row, (ids, numbers) in enumerate(zip(tokens, blocks, strict=True)):
             for place in range(min(int(numbers.max(initial=0)), settings.max_sentences)):
-                own = encoded(ids[numbers == place + 1].astype(np.int32).tobytes())
-                found[row, place, : len(own)] = own
-        return {**batch, SENTENCE_TOKENS: found}
+                block = ids[numbers == place + 1].astype(np.int32)
+                if not np.isin(block, sentinels).any():
+                    places.setdefault(block.tobytes(), []).append((row, place))
+        new = [block for block in places if block not in known]
+        texts = [vocabulary.decode(np.frombuffer(block, np.int32).tolist()) for block in new]
+        known.update(zip(new, encoder(texts), strict=True))
+        found = np.zeros((len(tokens), settings.max_sentences, encoder.width), np.float32)
+        for block, of_block in places.items():
+            rows, columns = zip(*of_block, strict=True)
+            found[rows, columns] = known[block]
+        while len(known) > _KEPT:
+            del known[next(iter(known))]
+        return {**batch, SENTENCE_VECTORS: found}
 
     return add
 

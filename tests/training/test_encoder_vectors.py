@@ -10,7 +10,7 @@ import pytest
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.bert import sentence_vectors
-from m6rec_jax.training import encoder_vectors
+from m6rec_jax.training import encoder_vectors, sentences
 from m6rec_jax.training.encoder_vectors import count_pieces
 from m6rec_jax.training.sentences import encoder_folder
 from tests.training.test_sentences import CONFIG, write_encoder
@@ -38,7 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("width", [3, 8, 10])
 def test_likeness_is_that_of_the_encoder(folder: Path, width: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(encoder_vectors, "_BATCH", 3)
+    monkeypatch.setattr(sentences, "_BATCHES", (3, 3))
+    monkeypatch.setattr(encoder_vectors, "_MAX_TOKENS", 16)
     config, weights = read_bert(folder)
     expected = np.zeros((len(PIECES), CONFIG.hidden_size))
     for row, tokens in enumerate(TOKENS):

@@ -14,11 +14,9 @@ from safetensors.numpy import save_file
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.model.bert import BertConfig, weight_shapes
-from m6rec_jax.objectives import total_loss
-from m6rec_jax.objectives.sentences import SENTENCE_TOKENS, SentenceDistillation
-from m6rec_jax.sharding import make_mesh
-from m6rec_jax.training.sentences import add_sentences, with_sentence_encoder
+from m6rec_jax.model.bert import BertConfig, sentence_vectors, weight_shapes
+from m6rec_jax.objectives.sentences import SENTENCE_VECTORS, SentenceDistillation
+from m6rec_jax.training.sentences import SentenceEncoder, add_sentences, described_with
 
 WORDS = [
     "[PAD]",
@@ -55,30 +53,55 @@ def folder(tmp_path: Path) -> Path:
     return write_encoder(tmp_path, np.ones)
 
 
-def test_blocks_become_sentences(folder: Path, shop_vocabulary: Any) -> None:
+def test_blocks_become_sentences_once(folder: Path, shop_vocabulary: Any) -> None:
     settings = SentenceDistillation(str(folder), max_sentences=3, max_tokens=8)
-    texts = ["Liked Films A, 2 days ago", "zebra", ""]
+    asked: list[list[str]] = []
+
+    class Encoder:
+        width = 2
+
+        def __call__(self, texts: list[str]) -> np.ndarray:
+            asked.append(texts)
+            return np.array([[len(text), 1.0] for text in texts], np.float32).reshape(-1, 2)
+
+    texts = ["Liked Films A, 2 days ago", "zebra", "zebra", "a fourth"]
     ids = [shop_vocabulary.encode(text) for text in texts]
-    ids[2] = [shop_vocabulary.sentinel_ids[0]]
-    blocks = np.repeat(np.arange(1, 4), [len(own) for own in ids])
-    tokens = np.concatenate(ids).astype(np.int32)
-    batch = {"encoder_input_tokens": tokens[None], "encoder_block_ids": blocks[None]}
-    found = add_sentences(settings, shop_vocabulary)(batch)[SENTENCE_TOKENS]
-    np.testing.assert_array_equal(
-        found, [[[2, 4, 5, 6, 7, 9, 10, 3], [2, 1, 3, 0, 0, 0, 0, 0], [0] * 8]]
-    )
+    blocks = np.repeat(np.arange(1, 5), [len(own) for own in ids])
+    masked = np.array([*ids[0], shop_vocabulary.sentinel_ids[0], *ids[1]])
+    tokens = np.zeros((2, len(blocks)), np.int32)
+    numbers = np.zeros((2, len(blocks)), np.int32)
+    tokens[0], numbers[0] = np.concatenate(ids), blocks
+    tokens[1, : len(masked)] = masked
+    numbers[1, : len(masked)] = [1] * (len(ids[0]) + 1) + [2] * len(ids[1])
+    add = add_sentences(settings, Encoder(), shop_vocabulary)  # type: ignore[arg-type]
+    batch = {"encoder_input_tokens": tokens, "encoder_block_ids": numbers}
+    expected = [[[25, 1], [5, 1], [5, 1]], [[0, 0], [5, 1], [0, 0]]]
+    for _ in range(2):
+        np.testing.assert_array_equal(add(batch)[SENTENCE_VECTORS], expected)
+    assert asked == [texts[:2], []]
 
 
-def test_a_folder_is_read_and_named(folder: Path) -> None:
-    settings = SentenceDistillation(str(folder), max_tokens=16)
-    run, mesh = RunDescription(extra={"seed": 0}), make_mesh()
-    _, fixed, described = with_sentence_encoder(total_loss, settings, run, mesh)
-    (weights,) = fixed.values()
-    assert {leaf.dtype for leaf in weights.values()} == {np.dtype(np.float32)}
+def test_texts_are_encoded_by_the_folder(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_encoder(folder, lambda shape: rng.normal(size=shape))
+    config, weights = read_bert(folder)
+    encoder = SentenceEncoder(folder, 16)
+    tokens = {
+        "Liked Films A, 2 days ago": [2, 4, 5, 6, 7, 9, 10, 11, 12, 3],
+        "zebra": [2, 1, 3],
+        "": [],
+    }
+    texts = ["zebra", *tokens] * 12  # more than fit into the smaller shape
+    found = encoder(texts)
+    for text, vector in zip(texts, found, strict=True):
+        ids = np.array([tokens[text]])
+        expected = sentence_vectors(config, weights, ids, ids > 0) if text else np.zeros((1, 8))
+        np.testing.assert_allclose(vector, expected[0], atol=1e-5)
+    np.testing.assert_allclose(encoder(["zebra"])[0], found[0], atol=1e-6)
+    described = described_with(RunDescription(extra={"seed": 0}), encoder)
     assert set(described.extra) == {"seed", "sentence_encoder"}
-    settings = SentenceDistillation(str(folder), max_tokens=17)
     with pytest.raises(CheckpointError, match="has 16 positions"):
-        with_sentence_encoder(total_loss, settings, run, mesh)
+        SentenceEncoder(folder, 17)
 
 
 @pytest.mark.parametrize(
