@@ -23,7 +23,7 @@ import argparse
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -50,6 +50,7 @@ _BLOCK = 512
 _LEARN = 5_000
 _DEPTH = 100
 _PENALTY = 250.0
+_SHARES = (0.2, 0.4, 0.6, 0.8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,12 +203,16 @@ def co_occurrence(task: Task) -> Score:
 
 
 def both(task: Task) -> Score:
-    """Co-occurrence and TF-IDF, each divided by a row's largest, 1 to 0.3."""
-    parts = ((1.0, co_occurrence(task)), (0.3, tf_idf(task)))
+    """Co-occurrence and TF-IDF, 1 to 0.3."""
+    return together(task, {co_occurrence(task): 1.0, tf_idf(task): 0.3})
+
+
+def together(task: Task, parts: Mapping[Score, float]) -> Score:
+    """A weighted sum of scores, each divided by a row's largest."""
 
     def score(past: Sequence[Sequence[int]]) -> np.ndarray:
         total = np.zeros((len(past), len(task.texts)), np.float32)
-        for weight, part in parts:
+        for part, weight in parts.items():
             own = part(past)
             for row, items in enumerate(past):
                 own[row, list(items)] = 0.0
@@ -253,13 +258,19 @@ SASREC = {"SASRec, cross entropy": 0, "SASRec, sampled softmax": 512}
 
 def sasrec(task: Task, num_negatives: int, seed: int, minutes: float) -> tuple[Score, str]:
     """Trained until NDCG@10 of the validation sample stops rising."""
-    validation = task.part("validation")
-
-    def judge(score: Score) -> float:
-        return retrieval_metrics(validation.ranked(score, 10), len(task.texts), (10,))["ndcg@10"]
-
+    judge = functools.partial(on_validation, task)
     trainer = Trainer(task.training, len(task.texts), judge, num_negatives, minutes)
     return trainer.fit(seed)
+
+
+def on_validation(task: Task, score: Score) -> float:
+    """NDCG@10 of the validation sample."""
+    ranked = task.part("validation").ranked(score, 10)
+    return retrieval_metrics(ranked, len(task.texts), (10,))["ndcg@10"]
+
+
+# What needs an encoder.
+_ENCODED = ("sentence encoder", "TF-IDF and sentence encoder", "hybrid, sentence encoder")
 
 
 class Encoded:
@@ -287,6 +298,17 @@ class Encoded:
     def score(self, past: Sequence[Sequence[int]]) -> np.ndarray:
         """Cosines `[rows, items]`."""
         return self.users(past) @ self.items.T
+
+
+def texts_alone(task: Task, encoded: Encoded) -> tuple[Score, str]:
+    """TF-IDF and the encoder's cosines, at the ratio that does best on the validation sample."""
+    words = tf_idf(task)
+
+    def mixed(share: float) -> Score:
+        return together(task, {words: 1.0 - share, encoded.score: share})
+
+    best = max(_SHARES, key=lambda share: on_validation(task, mixed(share)))
+    return mixed(best), f"{1 - best:.1f} : {best:.1f}"
 
 
 def nothing(task: Task) -> Score:
@@ -330,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     known = [*BASELINES, *SASREC, "hybrid, no towers"]
     if options.encoder is not None:
-        known += ["sentence encoder", "hybrid, sentence encoder"]
+        known += [*_ENCODED]
     if unknown := sorted(set(options.models or ()) - set(known)):
         parser.error(f"unknown models {unknown}; known: {known}")
     task = Task.read(options.folder, options.cold)
@@ -361,6 +383,10 @@ def main(arguments: list[str] | None = None) -> None:
             config = "all-MiniLM-L6-v2, the last 5 items weighted 1/k"
             if model == "sentence encoder":
                 predictions = task.part("test").ranked(encoded.score, max(KS))
+            elif model == "TF-IDF and sentence encoder":
+                score, ratio = texts_alone(task, encoded)
+                config = f"each divided by its largest, {ratio} by validation rows"
+                predictions = task.part("test").ranked(score, max(KS))
             else:
                 predictions = hybrid(task, encoded.score, _DEPTH)
         lists = predictions.top_items[:, : max(KS)]

@@ -43,6 +43,22 @@ def test_ease_is_the_regression_that_the_other_table_has(folder: Path) -> None:
     np.testing.assert_allclose(amazon.ease(task)(past), expected, atol=1e-5)
 
 
+def test_texts_alone_take_the_ratio_that_validation_prefers(folder: Path) -> None:
+    task = amazon.Task.read(folder, cold=False)
+
+    class Encoder:
+        """Knows nothing."""
+
+        @staticmethod
+        def score(past):
+            return np.tile(np.linspace(1, 0, len(task.texts), dtype=np.float32), (len(past), 1))
+
+    score, ratio = amazon.texts_alone(task, Encoder())
+    assert ratio == "0.8 : 0.2"
+    words = amazon.on_validation(task, amazon.tf_idf(task))
+    assert words / 2 < amazon.on_validation(task, score) <= words
+
+
 def test_all_models_are_measured_and_new_items_are_found_by_text(folder: Path) -> None:
     amazon.main([str(folder)])
     amazon.main([str(folder), "--cold"])
