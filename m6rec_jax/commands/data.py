@@ -147,14 +147,17 @@ def run_data_check(args: argparse.Namespace) -> None:
             copies.of(args.json).write_text(copies.shown(report.to_json()) + "\n")
         for path in written:
             copies.store(path, last=SPEC_FILE)
-        if not report.ok:
-            in_rows = all(own.rows for own in report.problems if own.severity == "error")
-            if report.clean is not None and in_rows:
-                return  # all that is wrong was set aside
-            mend = "; --quarantine FILE sets the rows aside and writes the rest"
-            raise DataError(
-                f"{folder} has errors{mend if any(report.num_rejected.values()) else ''}"
-            )
+        errors = [own for own in report.problems if own.severity == "error"]
+        if report.clean is not None:  # what is wrong with single rows was set aside
+            errors = [own for own in errors if not own.rows]
+        if errors:
+            told = ""
+            if args.quarantine is not None:
+                titles = "; ".join(own.title for own in errors)
+                told = f" beside those of single rows: {titles}"
+            elif any(report.num_rejected.values()):
+                told = "; --quarantine FILE sets the rows aside and writes the rest"
+            raise DataError(f"{folder} has errors{told}")
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:

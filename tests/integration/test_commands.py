@@ -197,6 +197,16 @@ def test_bad_data(
     assert "configurable" not in message  # whose settings it was about helps nobody
 
 
+def test_what_cannot_be_set_aside_is_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file, old, new in (("events", b"ben,0004", b"ben,9999"), ("users", b",city", b",town")):
+        path = shop / f"{file}.csv"
+        path.write_bytes(path.read_bytes().replace(old, new))
+    message = refused(capsys, "check", "shop", "--quarantine", "rejected.csv")
+    assert "users.csv, column 'city': a declared column is missing" in message
+    assert "9999" not in message
+    assert "--quarantine" not in message
+
+
 def test_truncated_parquet(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = csv.read_csv(shop / "events.csv")
     (shop / "events.csv").unlink()
