@@ -211,12 +211,7 @@ class _Check:
             self._write(rows, good)
         self._note_repeats(paths[0].name)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
-            which = "positive" if labels == {1} else "negative"
-            text = (
-                f"every value is {which} with label.at_least = {self.spec.label.at_least:g}, so a "
-                "scorer learns nothing; set another, or leave `label` out where every event is a "
-                "positive, such as a purchase: negatives are then sampled"
-            )
+            text = self.spec.label.only(*labels)
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
 
     def _note_repeats(self, file: str) -> None:
