@@ -225,14 +225,17 @@ def run_data_show(args: argparse.Namespace) -> None:
         count = lambda text: len(vocabulary.encode_array(text))  # noqa: E731
     else:
         print(f"no vocabulary at {prepared.vocabulary_file}: tokens are not counted")
+    has_items = (prepared.folder / CATALOGUE).is_file()
+    catalogue = prepared.catalogue() if has_items else None
+    items = catalogue.items if catalogue else ()
     for view, rows in counts.items():
         print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
         part = args.part if args.part in rows else next(iter(rows))
         if rows[part]:
             found = read_rows(prepared, view, part)
-            print(*show_rows(view, found, args.rows, count), sep="\n")
-    if (prepared.folder / CATALOGUE).is_file():
-        print(*show_catalogue(prepared.catalogue(), args.rows), sep="\n")
+            print(*show_rows(view, found, args.rows, count, items), sep="\n")
+    if catalogue is not None:
+        print(*show_catalogue(catalogue, args.rows), sep="\n")
 
 
 def run_data_init(args: argparse.Namespace) -> None:
