@@ -1,5 +1,6 @@
 """Whole commands on a user's own shop: from CSV files to predictions, and how they fail."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -14,7 +15,16 @@ from pyarrow import csv
 from m6rec_jax import cli
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.io.locks import locked_folder
-from tests.integration.commands import SHOP, Finished, failed, m6rec, m6rec_each, succeeded
+from tests.integration.commands import (
+    ONE,
+    SHOP,
+    Finished,
+    failed,
+    m6rec,
+    m6rec_each,
+    started,
+    succeeded,
+)
 
 EVAL = """
 include 'gin_configs/runs/eval.gin'
@@ -137,6 +147,37 @@ def test_a_second_run_stays_out_of_a_folder(folder: Path) -> None:
     with locked_folder(folder / "run", "here"):
         message = failed(m6rec(folder, "train", "--gin_file", "train.gin", RUN))
     assert "another process is training in run" in message
+
+
+# Its second batch cannot be read.
+TORN = f"""
+import itertools
+from m6rec_jax.pipeline import task_rows
+read, count = task_rows.next_rows, itertools.count()
+def next_rows(iterator, end=None):
+    if next(count):
+        raise RuntimeError("torn in two")
+    return read(iterator, end)
+task_rows.next_rows = next_rows
+{ONE}
+"""
+
+
+def test_commands_end_soon_after_an_error_while_data_are_read(folder: Path) -> None:
+    """To destroy a tf.data pipeline whose threads wait for Python may take forever."""
+    commands = (
+        ["train", "--gin_file", "train.gin", "--gin.MODEL_DIR=torn_in_training"],
+        ["eval", "--gin_file", "eval.gin", RUN, "--gin.BATCH_SIZE=2"],
+    )
+    with contextlib.ExitStack() as ended:
+        running = [started(folder, TORN, *command) for command in commands]
+        for run in running:
+            ended.enter_context(run)
+            ended.callback(run.kill)
+        for run in running:
+            assert run.stderr is not None
+            assert any("RuntimeError: torn in two" in line for line in run.stderr)
+            assert run.wait(timeout=10) == 1
 
 
 @pytest.mark.parametrize(
