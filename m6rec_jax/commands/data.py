@@ -11,7 +11,7 @@ from m6rec_jax.commands.arguments import (
     takes_engine,
     takes_gin,
 )
-from m6rec_jax.commands.settings import configure, look_first
+from m6rec_jax.commands.settings import check_there, configure, look_first
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
@@ -107,6 +107,7 @@ def run_data_fetch(args: argparse.Namespace) -> None:
 
 def run_data_import(args: argparse.Namespace) -> None:
     """make a data set folder of files in another format (recbole, sequences)"""
+    check_there(args.source, str(args.source))
     from m6rec_jax.data.imports.folder import import_dataset
 
     for line in import_dataset(
