@@ -68,6 +68,8 @@ logger = logging.getLogger(__name__)
 _NEAR = 0.85
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
+# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)".
+_OF_TEXT = re.compile(r"MODEL_DIR|DATASET|\w+_PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,13 @@ class ParsedConfig:
         while _is_macro_reference(value):
             value = self.values.get("/".join(value.scopes))
         return value
+
+    def uses(self, configurable: str) -> bool:
+        """Whether a parameter or macro is `@configurable`."""
+        values = [*self.parameters.values(), *self.values.values()]
+        parts = gin_config._iterate_flattened_values(values)
+        names = (getattr(part, "selector", "") for part in parts)
+        return any(name.rsplit(".", 1)[-1] == configurable for name in names)
 
 
 def shipped_root() -> Path | None:
@@ -184,7 +193,8 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
       files: gin files, later ones override earlier ones.
       bindings: `"MACRO=value"` or `"configurable.parameter=value"`, with or without `--gin.` in
         front; they override the files. Values are gin values; paths and names need no quotes
-        (`--gin.MODEL_DIR=runs/a`).
+        (`--gin.MODEL_DIR=runs/a`), and MODEL_DIR, DATASET and macros that end in _PATH are text
+        unless they are None, or refer to something by % or @.
 
     Raises:
       ConfigError: unknown file, configurable, parameter or macro (with the closest match and
@@ -283,10 +293,17 @@ def _of_binding(binding: str) -> Iterator[tuple[Any, Origin]]:
     name, value = name.strip(), value.strip()
     if not equals or not name or not value:
         raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
-    if _BARE_STRING.fullmatch(value) and not _is_value(value):
+    if _lacks_quotes(name, value):
         # The shell leaves it alone behind an equals sign.
         value = repr(os.path.expanduser(value) if value.startswith("~/") else value)
     return _statements(f"{name} = {value}", f"--gin.{name}", on_line=False)
+
+
+def _lacks_quotes(name: str, value: str) -> bool:
+    """Whether a value of the command line is text."""
+    if _OF_TEXT.fullmatch(name):
+        return value != "None" and value[0] not in "%@" and not _is_value(value, str)
+    return _BARE_STRING.fullmatch(value) is not None and not _is_value(value)
 
 
 def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[Any, Origin]]:
@@ -508,12 +525,11 @@ def _existing_files(asked: Path, folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _is_value(text: str) -> bool:
+def _is_value(text: str, kind: type = object) -> bool:
     try:
-        gin_config.parse_value(text)
+        return isinstance(gin_config.parse_value(text), kind)
     except (SyntaxError, ValueError, TypeError, tokenize.TokenError):
         return False
-    return True
 
 
 def _line_number(error: Exception) -> int:

@@ -14,15 +14,21 @@ brings as `spiece.model`, `engine.model_folder.load_model` loads it, too.
 from __future__ import annotations
 
 import dataclasses
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
+from m6rec_jax.checkpoints.formats import (
+    HUGGING_FACE,
+    OURS,
+    SCALABLE_T5,
+    T5X,
+    T5X_BRIDGE,
+    Location,
+)
 from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
     from_model_config,
@@ -49,15 +55,9 @@ from m6rec_jax.engine.model_folder import (
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import check_new
-from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.text.vocabulary import Vocabulary
-
-OURS, HUGGING_FACE, T5X, SCALABLE_T5 = "m6rec", "huggingface", "t5x", "scalable_t5"
-# Runs of this project's own model under t5x, not of T5's: prompts and all.
-T5X_BRIDGE = "t5x_bridge"
-FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5, T5X_BRIDGE)
 
 # In the manifest of a run that was converted from Hugging Face.
 _MODEL_TYPE = "huggingface_model_type"
@@ -73,35 +73,6 @@ _SIZES = (
 )
 _LATE = ("late_layers_start", "decoder_late_start", "cross_attention_at")
 _ELSEWHERE = ("vocab_size", "dropout_rate", *_LATE, "prompts")
-_PREFIX = re.compile(r"([A-Za-z0-9_]+):(?!//)(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """A folder and the format of what is, or will be, in it."""
-
-    format: str
-    folder: Path | epath.Path
-
-    @staticmethod
-    def parse(text: str) -> Location:
-        """Reads 'FORMAT:FOLDER'; without a format it is this project's own.
-
-        Raises:
-          ConfigError: an unknown format, or a bucket address where only a local folder will do.
-        """
-        match = _PREFIX.fullmatch(text)
-        name, folder = (OURS, text) if match is None else (match[1], match[2])
-        if name not in FORMATS:
-            raise ConfigError(
-                f"{text}: unknown format '{name}'; write FORMAT:FOLDER with one of "
-                + ", ".join(FORMATS)
-            )
-        if name == OURS:
-            return Location(name, epath.Path(folder))
-        if in_bucket(folder):
-            raise ConfigError(f"{text}: only m6rec's own checkpoints may lie in a bucket; copy it")
-        return Location(name, Path(folder))
 
 
 def convert(
@@ -115,7 +86,8 @@ def convert(
     """Converts a backbone and returns a summary.
 
     Args:
-      source: 'FORMAT:FOLDER', see `FORMATS`; a folder alone is a run of ours, or its checkpoint.
+      source: 'FORMAT:FOLDER', see `formats.FORMATS`; a folder alone is a run of ours, or its
+        checkpoint.
       target: likewise; a new folder.
       vocabulary_file: SentencePiece file of the model; None: the one in the source, if any. A
         model of ours gets as many rows as it needs. Formats of t5x hold none, and a run under t5x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -120,54 +121,86 @@ def test_other_errors_of_the_system_keep_their_traceback(
     assert message.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("train --gin_file {eval} --gin.MODEL_DRI=runs/a", "did you mean 'MODEL_DIR'?"),
-        (
-            "train --gin_file {eval} --gin.MODEL_DIR=a --gin.INITIAL_CHECKPOINT_PATH=b",
-            "= 'b': noth",
-        ),
-        ("eval --gin_file {eval} --gin.MODEL_DIR=m6rec_jx", "(did you mean 'm6rec_jax'?)"),
-        ("train --gin_file {eval} --gin.Validation.perod=5", "(did you mean 'period'?)"),
-        ("data prepare a --gin.prepare.splits=b", "'prepare' has no parameter 'splits'"),
-        ("train --gin_file {eval} --gin.MODEL_DIR=my run", "a value with spaces stands in quotes"),
-        ("eval", "m6rec eval takes --gin.MODEL_DIR=RUN, whose task it knows"),
-        ("eval --gin.MODEL_DIR=docs", "docs has no config.gin"),
-        ("eval --gin_file evla.gin", "no gin file 'evla.gin'"),
-        ("calibrate", "m6rec calibrate takes --gin.MODEL_DIR=RUN, whose task it knows"),
-        (
-            "infer --requests none.jsonl --output b.jsonl --gin.MODEL_DIR=.",
-            "none.jsonl: nothing is",
-        ),
-        ("infer --requests {eval} --output b.jsonl", "--gin.MODEL_DIR=VALUE"),
-        (
-            "index build --output i --gin.MODEL_DIR=. --gin.ITEMS=no.csv",
-            "ITEMS = 'no.csv': nothing",
-        ),
-        ("chat --gin.MODEL_DIR=none", "MODEL_DIR = 'none': nothing is there"),
-        ("serve none", "none: nothing is there"),
-        ("export none --output a", "none: nothing is there"),
-        ("report none", "none: nothing is there"),
-    ],
-)
-def test_what_is_not_there_is_told_before_anything_is_imported(words: str, message: str) -> None:
-    """Importing jax or tensorflow takes most of a command's time."""
+# Commands, of which none may import what takes long, and what each of them says.
+TOLD_AT_ONCE = {
+    "train --gin_file {eval} --gin.MODEL_DRI=runs/a": "did you mean 'MODEL_DIR'?",
+    "train --gin_file {eval} --gin.MODEL_DIR=a --gin.INITIAL_CHECKPOINT_PATH=b": "= 'b': nothing",
+    "train --gin_file {eval} --gin.Validation.perod=5": "(did you mean 'period'?)",
+    "train --gin_file {eval} --gin.MODEL_DIR=my run": "a value with spaces stands in quotes",
+    "train --gin_file {train} --gin.INITIAL_CHECKPOINT_PATH=docs --gin.MODEL_DIR=a "
+    "--gin.TRAIN_STEPS=20": "TRAIN_STEPS = 20 must exceed WARMUP_STEPS = 20",
+    "eval": "m6rec eval takes --gin.MODEL_DIR=RUN, whose task it knows",
+    "eval --gin_file {eval} --gin.MODEL_DIR=m6rec_jx": "(did you mean 'm6rec_jax'?)",
+    "eval --gin.MODEL_DIR=docs": "docs has no config.gin",
+    "eval --gin_file evla.gin": "no gin file 'evla.gin'",
+    "eval --gin_file {eval} --against dosc": "dosc: nothing is there (did you mean 'docs'?)",
+    "calibrate": "m6rec calibrate takes --gin.MODEL_DIR=RUN, whose task it knows",
+    "params none": "none: nothing is there",
+    "params docs --gin.BATCH_SIZE=8": "counts what this run has, whatever gin says",
+    "report none": "none: nothing is there",
+    "report docs": "docs has no config.gin",
+    "report {run} --gin.MODEL_DRI=a": "did you mean 'MODEL_DIR'?",
+    "infer --requests none.jsonl --output b.jsonl --gin.MODEL_DIR=.": "none.jsonl: nothing is",
+    "infer --requests {eval} --output b.jsonl": "--gin.MODEL_DIR=VALUE",
+    "index build --output i --gin.MODEL_DIR=. --gin.ITEMS=no.csv": "ITEMS = 'no.csv': nothing",
+    "chat --gin.MODEL_DIR=none": "MODEL_DIR = 'none': nothing is there",
+    "serve none": "none: nothing is there",
+    "serve docs --index dosc": "--index dosc: nothing is there (did you mean 'docs'?)",
+    "serve docs --index a=docs --index b=none": "--index none: nothing is there",
+    "export none --output a": "none: nothing is there",
+    "export docs --output a --gin.MODEL_DRI=a": "did you mean 'MODEL_DIR'?",
+    "edge bench none": "none: nothing is there",
+    "compress structure {run} --output a --gin.BATCH_SIZ=8": "did you mean 'BATCH_SIZE'?",
+    "compress vocabulary docs --size 128 --output a": "docs has no config.gin",
+    "convert --from none --to huggingface:a": "--from none: nothing is there",
+    "convert --from hugging:none --to a": "unknown format 'hugging'",
+    "prompts add bank --from none": "--from none: nothing is there",
+    "data import recbole dcos output": "dcos: nothing is there (did you mean 'docs'?)",
+    "data prepare a --gin.prepare.splits=b": "'prepare' has no parameter 'splits'",
+    "quickstart none": "none is not a folder: a data set is a folder with dataset.json",
+    "quickstart docs": "docs/dataset.json does not exist",
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str], str]]:
+    """Status, long imports and message of each, in one process: to start it takes most of the time.
+
+    Importing jax or tensorflow takes most of a command's.
+    """
     code = """
-import sys
+import contextlib, io, json, sys
 from m6rec_jax import cli
-try:
-    status = cli.main(sys.argv[1:])
-except SystemExit as ended:
-    status = ended.code
-print([name for name in ("jax", "tensorflow", "pyarrow", "flax") if name in sys.modules])
-sys.exit(status)
+found = []
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            status = cli.main(command.split())
+        except SystemExit as ended:
+            status = ended.code
+    long = [name for name in ("jax", "tensorflow", "pyarrow", "flax") if name in sys.modules]
+    found.append((status, long, said.getvalue()))
+print(json.dumps(found))
 """
-    arguments = words.format(eval="gin_configs/examples/movielens_ctr_eval.gin").split()
-    run = [sys.executable, "-c", code, *arguments]
-    found = subprocess.run(run, capture_output=True, text=True, timeout=20, cwd=ROOT)
-    assert (found.returncode, found.stdout) == (cli.EXIT_USER_ERROR, "[]\n"), found.stderr
-    assert message in found.stderr
+    run = tmp_path_factory.mktemp("run")
+    (run / "config.gin").write_text("MODEL_DIR = 'a'\ntrain.model_dir = %MODEL_DIR\n")
+    examples = "gin_configs/examples/movielens"
+    files = {"eval": f"{examples}_ctr_eval.gin", "train": f"{examples}_content.gin", "run": run}
+    commands = json.dumps([words.format(**files) for words in TOLD_AT_ONCE])
+    python = [sys.executable, "-c", code, commands]
+    done = subprocess.run(python, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert not (ROOT / "runs" / "docs").exists()  # the output of a quickstart of docs
+    return dict(zip(TOLD_AT_ONCE, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("words", TOLD_AT_ONCE)
+def test_what_is_not_there_is_told_before_anything_is_imported(
+    words: str, told: dict[str, tuple[int, list[str], str]]
+) -> None:
+    status, imported, said = told[words]
+    assert (status, imported) == (cli.EXIT_USER_ERROR, []), said
+    assert TOLD_AT_ONCE[words] in said
 
 
 def test_a_missing_vocabulary_is_told_before_tensorflow_is_imported(tmp_path: Path) -> None:

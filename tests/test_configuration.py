@@ -117,13 +117,32 @@ def test_later_files_win() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
+        *((name, name) for name in ("3", "True", "2024-05-01/run", "run (2)", "Übung", "a,b")),
         ("runs/a-1", "runs/a-1"),
         ("/tmp/run.1", "/tmp/run.1"),
         ("gs://bucket/run", "gs://bucket/run"),
         ("~/run", str(Path("~/run").expanduser())),
         ("movielens_ctr", "movielens_ctr"),
         ("runs/my run", "runs/my run"),
+        ("it's", "it's"),
         ("'quoted text'", "quoted text"),
+        ('"quoted, too"', "quoted, too"),
+        ("None", None),
+        ("%TRAINABLE", "all"),
+    ],
+)
+def test_texts_on_the_command_line(text: str, value: str | None) -> None:
+    """A path or name may go without the quotes that a shell makes so tedious."""
+    names = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
+    parse_config([], ["TRAINABLE=all", *(f"--gin.{name}={text}" for name in names)])
+    for name in names:
+        assert macro(name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("all", "all"),
         ("None", None),
         ("True", True),
         ("1e-3", 1e-3),
@@ -131,9 +150,8 @@ def test_later_files_win() -> None:
     ],
 )
 def test_values_on_the_command_line(text: str, value: Any) -> None:
-    """A path or name may go without the quotes that a shell makes so tedious."""
-    parse_config([], [f"--gin.MODEL_DIR={text}"])
-    assert macro("MODEL_DIR") == value
+    parse_config([], [f"--gin.TRAINABLE={text}"])
+    assert macro("TRAINABLE") == value
 
 
 def test_macros() -> None:

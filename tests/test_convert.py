@@ -194,7 +194,7 @@ def test_a_given_vocabulary_goes_with_the_weights_or_nothing_is_written(
     target = f"huggingface:{tmp_path / 'out'}"
     arguments = ["convert", "--from", f"t5x:{tmp_path / 'theirs'}", "--to", target, "--vocabulary"]
     assert cli.main([*arguments, str(tmp_path / "missing.model")]) == 2
-    assert "missing.model: there is no such file" in capsys.readouterr().err
+    assert "missing.model: nothing is there" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     # The corrected command.
     assert cli.main([*arguments, vocabulary.model_file]) == 0
@@ -343,10 +343,10 @@ def test_dry_run_prints_the_mapping_and_writes_nothing(
     ("source", "target", "message"),
     [
         ("hf:here", "there", "hf:here: unknown format 'hf'; write FORMAT:FOLDER with one of m6rec"),
-        ("here", "m6rec:there", "both of the format m6rec"),
+        (".", "m6rec:there", "both of the format m6rec"),
         ("t5x:gs://bucket/t5", "there", "only m6rec's own checkpoints may lie in a bucket"),
-        ("t5x:here", "there", "no t5x checkpoint at here: no such folder"),
-        ("here", "t5x:there", "no checkpoint at"),
+        ("t5x:here", "there", "--from t5x:here: nothing is there"),
+        (".", "t5x:there", "no checkpoint at"),
     ],
 )
 def test_errors(source: str, target: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

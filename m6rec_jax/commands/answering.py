@@ -9,7 +9,6 @@ from typing import Any
 from m6rec_jax.commands.arguments import (
     add_command,
     existing_path,
-    local_path,
     path_or_address,
     takes_engine,
     takes_gin,
@@ -23,7 +22,6 @@ from m6rec_jax.commands.settings import (
     look_first,
 )
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.io.buckets import in_bucket
 
 
 def add_commands(commands: Any) -> None:
@@ -113,13 +111,13 @@ def _add_serve(commands: Any) -> None:
     )
     command.add_argument(
         "--read-token-file",
-        type=local_path,
+        type=existing_path,
         metavar="FILE",
         help="holds the token that requests bring (default: none is needed)",
     )
     command.add_argument(
         "--admin-token-file",
-        type=local_path,
+        type=existing_path,
         metavar="FILE",
         help="holds the token for changing what is served (default: nothing can be changed)",
     )
@@ -146,8 +144,8 @@ def _infer_requests(args: argparse.Namespace) -> None:
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
     look_first(args, "gin_configs/runs/infer_requests.gin")
-    if not in_bucket(args.requests) and not any(sign in args.requests for sign in "*?["):
-        check_there(Path(args.requests), f"--requests {args.requests}")
+    if not any(sign in args.requests for sign in "*?["):
+        check_there(args.requests, f"--requests {args.requests}")
     from m6rec_jax.requests.files import Shard
     from m6rec_jax.serving.batch_inference import infer_requests
 
@@ -172,6 +170,9 @@ def run_chat(args: argparse.Namespace) -> None:
 def run_serve(args: argparse.Namespace) -> None:
     """answer over HTTP: score, retrieve, recommend, write, and what other clients speak"""
     look_first(args, "gin_configs/runs/serve.gin")
+    index = _indexes(args.index or ())
+    for folder in [index] if isinstance(index, str) else (index or {}).values():
+        check_there(folder, f"--index {folder}")
     try:
         from m6rec_jax.server.access import Tokens
         from m6rec_jax.server.launch import serve
@@ -184,7 +185,7 @@ def run_serve(args: argparse.Namespace) -> None:
     serve(
         args.folder,
         bank=args.bank,
-        index=_indexes(args.index or ()),
+        index=index,
         host=args.host,
         port=args.port,
         tokens=Tokens.find(args.read_token_file, args.admin_token_file),

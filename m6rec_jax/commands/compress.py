@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax.commands.arguments import add_command, local_path, takes_gin, takes_run
+from m6rec_jax.commands.settings import look_at_own
 from m6rec_jax.io.atomic import check_output
 
 
@@ -67,6 +68,8 @@ def add_commands(commands: Any) -> None:
 def run_compress_structure(args: argparse.Namespace) -> None:
     """a run folder with fewer heads, feed-forward columns and layers: those that the loss depends
     on most"""
+    if args.batches:
+        look_at_own(args)
     from m6rec_jax.compression.structure import Sizes, compress_structure
 
     sizes = Sizes(args.heads, args.mlp_dim, args.encoder_layers, args.decoder_layers)
@@ -121,6 +124,7 @@ def _carried_data(files: Iterable[str]) -> dict[str, bytes]:
 def run_compress_vocabulary(args: argparse.Namespace) -> None:
     """a run folder with fewer pieces: those that its training data have least of go, the others
     keep their embeddings"""
+    look_at_own(args)
     from m6rec_jax.compression.vocabulary import compress_vocabulary
 
     made = compress_vocabulary(

@@ -3,7 +3,9 @@
 import argparse
 from typing import Any
 
+from m6rec_jax.checkpoints.formats import Location
 from m6rec_jax.commands.arguments import add_command, local_path
+from m6rec_jax.commands.settings import check_there
 
 
 def add_commands(commands: Any) -> None:
@@ -26,6 +28,10 @@ def add_commands(commands: Any) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"""
+    Location.parse(args.target)
+    check_there(Location.parse(args.source).folder, f"--from {args.source}")
+    if args.vocabulary is not None:
+        check_there(args.vocabulary, f"--vocabulary {args.vocabulary}")
     from m6rec_jax.convert import convert
 
     report = convert(

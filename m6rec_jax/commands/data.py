@@ -11,7 +11,7 @@ from m6rec_jax.commands.arguments import (
     takes_engine,
     takes_gin,
 )
-from m6rec_jax.commands.settings import configure, look_first
+from m6rec_jax.commands.settings import check_there, configure, look_first
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
@@ -107,6 +107,7 @@ def run_data_fetch(args: argparse.Namespace) -> None:
 
 def run_data_import(args: argparse.Namespace) -> None:
     """make a data set folder of files in another format (recbole, sequences)"""
+    check_there(args.source, str(args.source))
     from m6rec_jax.data.imports.folder import import_dataset
 
     for line in import_dataset(
@@ -147,14 +148,17 @@ def run_data_check(args: argparse.Namespace) -> None:
             copies.of(args.json).write_text(copies.shown(report.to_json()) + "\n")
         for path in written:
             copies.store(path, last=SPEC_FILE)
-        if not report.ok:
-            in_rows = all(own.rows for own in report.problems if own.severity == "error")
-            if report.clean is not None and in_rows:
-                return  # all that is wrong was set aside
-            mend = "; --quarantine FILE sets the rows aside and writes the rest"
-            raise DataError(
-                f"{folder} has errors{mend if any(report.num_rejected.values()) else ''}"
-            )
+        errors = [own for own in report.problems if own.severity == "error"]
+        if report.clean is not None:  # what is wrong with single rows was set aside
+            errors = [own for own in errors if not own.rows]
+        if errors:
+            told = ""
+            if args.quarantine is not None:
+                titles = "; ".join(own.title for own in errors)
+                told = f" beside those of single rows: {titles}"
+            elif any(report.num_rejected.values()):
+                told = "; --quarantine FILE sets the rows aside and writes the rest"
+            raise DataError(f"{folder} has errors{told}")
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:
@@ -222,14 +226,17 @@ def run_data_show(args: argparse.Namespace) -> None:
         count = lambda text: len(vocabulary.encode_array(text))  # noqa: E731
     else:
         print(f"no vocabulary at {prepared.vocabulary_file}: tokens are not counted")
+    has_items = (prepared.folder / CATALOGUE).is_file()
+    catalogue = prepared.catalogue() if has_items else None
+    items = catalogue.items if catalogue else ()
     for view, rows in counts.items():
         print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
         part = args.part if args.part in rows else next(iter(rows))
         if rows[part]:
             found = read_rows(prepared, view, part)
-            print(*show_rows(view, found, args.rows, count), sep="\n")
-    if (prepared.folder / CATALOGUE).is_file():
-        print(*show_catalogue(prepared.catalogue(), args.rows), sep="\n")
+            print(*show_rows(view, found, args.rows, count, items), sep="\n")
+    if catalogue is not None:
+        print(*show_catalogue(catalogue, args.rows), sep="\n")
 
 
 def run_data_init(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from m6rec_jax.commands.arguments import (
     takes_gin,
     takes_run,
 )
+from m6rec_jax.commands.settings import look_first
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export.formats import FORMATS
 from m6rec_jax.io.json_text import json_text
@@ -63,7 +64,7 @@ def add_commands(commands: Any) -> None:
     bench = add_command(edge_commands, "bench", run_edge_bench)
     bench.add_argument(
         "path",
-        type=local_path,
+        type=existing_path,
         metavar="PATH",
         help="folder of m6rec export --format litert, or file of m6rec compress pack",
     )
@@ -75,6 +76,7 @@ def add_commands(commands: Any) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     """write a model's programs for use without m6rec_jax, checked against the model"""
+    look_first(args, reads=())
     from m6rec_jax.export.command import export
 
     results = export(

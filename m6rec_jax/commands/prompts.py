@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from m6rec_jax.commands.arguments import add_command
+from m6rec_jax.commands.settings import check_there
 from m6rec_jax.errors import CheckpointError
 
 
@@ -51,6 +52,7 @@ def run_prompts_list(args: argparse.Namespace) -> int:
 
 def run_prompts_add(args: argparse.Namespace) -> None:
     """take prompts of a run, or of another bank, into a bank"""
+    check_there(args.source, f"--from {args.source}")
     from m6rec_jax.bank.export import add_prompts
 
     for folder in add_prompts(

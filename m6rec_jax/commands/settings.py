@@ -1,18 +1,26 @@
 """Gin settings of a command: looked at before libraries are imported, then set."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.closest import did_you_mean
 
+if TYPE_CHECKING:
+    from m6rec_jax.configuration import ParsedConfig
+
 # Macros that name what a command reads.
 _READ = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "BANK", "PREPARED", "ITEMS", "INDEX")
 
 
-def look_first(args: argparse.Namespace, *defaults: str, reads: Sequence[str] = _READ) -> None:
+def look_first(
+    args: argparse.Namespace, *defaults: str, reads: Sequence[str] = _READ
+) -> ParsedConfig:
     """Says what is wrong with the settings before libraries are imported, which takes long.
 
     Args:
@@ -26,8 +34,9 @@ def look_first(args: argparse.Namespace, *defaults: str, reads: Sequence[str] = 
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     for name in reads:
         value = parsed.values.get(name)
-        if isinstance(value, str) and value and not in_bucket(value):
-            check_there(Path(value).expanduser(), f"{parsed.macros[name]}: {name} = {value!r}")
+        if isinstance(value, str) and value:
+            check_there(value, f"{parsed.macros[name]}: {name} = {value!r}")
+    return parsed
 
 
 def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.gin") -> None:
@@ -51,7 +60,7 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
             "FILE may name another one"
         )
     config = Path(run, CONFIG_FILE)
-    check_there(Path(run), f"--gin.MODEL_DIR={run}")
+    check_there(run, f"--gin.MODEL_DIR={run}")
     if not config.is_file():
         raise ConfigError(
             f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
@@ -60,9 +69,28 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
     look_first(args, default, str(config), reads=())
 
 
-def check_there(path: Path, what: str) -> None:
-    """Raises ConfigError where nothing is at a path; `what` is the setting that names it."""
-    if not path.exists():
+def look_at_own(args: argparse.Namespace) -> None:
+    """`look_first` for a command whose settings change those of the run that is its argument.
+
+    Raises:
+      ConfigError: the run has none.
+    """
+    from m6rec_jax.config_file import CONFIG_FILE
+    from m6rec_jax.configuration import check_config
+
+    config = args.folder / CONFIG_FILE
+    if not config.is_file():
+        raise ConfigError(
+            f"{args.folder} has no {CONFIG_FILE}, which says what a run was trained on: name the "
+            "MODEL_DIR of `m6rec train`"
+        )
+    check_config([config, *args.gin_file], args.gin_bindings)
+
+
+def check_there(given: str | Path, what: str) -> None:
+    """Raises ConfigError where nothing is at a local path; `what` is the setting that names it."""
+    path = Path(given).expanduser()
+    if not in_bucket(given) and not path.exists():
         near = [own.name for own in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ConfigError(f"{what}: nothing is there{did_you_mean(path.name, near)}")
 

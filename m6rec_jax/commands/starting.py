@@ -43,6 +43,9 @@ def add_commands(commands: Any) -> None:
 def run_quickstart(args: argparse.Namespace) -> None:
     """a data set folder to a tuned scorer and retriever and a report about them; run the same
     command again to resume"""
+    from m6rec_jax.data.schema import DatasetSpec
+
+    DatasetSpec.load(args.folder)  # before libraries are imported, and anything is made
     from m6rec_jax import quickstart
 
     output = args.output or Path("runs") / args.folder.resolve().name

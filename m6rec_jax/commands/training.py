@@ -1,22 +1,35 @@
 """Runs, from training to a report: `m6rec train`, `eval`, `params`, `calibrate` and `report`."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m6rec_jax.commands.arguments import (
     add_command,
+    existing_path,
     local_path,
     path_or_address,
     takes_gin,
     takes_run,
 )
-from m6rec_jax.commands.settings import configure, configure_together, look_at_run, look_first
+from m6rec_jax.commands.settings import (
+    check_there,
+    configure,
+    configure_together,
+    look_at_own,
+    look_at_run,
+    look_first,
+)
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.json_text import json_text
+
+if TYPE_CHECKING:
+    from m6rec_jax.configuration import ParsedConfig
 
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -39,7 +52,7 @@ def add_commands(commands: Any) -> None:
     params.add_argument(
         "folder",
         nargs="?",
-        type=local_path,
+        type=existing_path,
         metavar="RUN",
         help="of a trained model: also how many parameters are not zero (default: of gin files)",
     )
@@ -73,8 +86,9 @@ def add_commands(commands: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """train or tune a model; run the same command again to resume"""
-    look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
-    _check_vocabulary(args)
+    parsed = look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
+    _check_warm_up(parsed)
+    _check_vocabulary(parsed)
     from m6rec_jax.configuration import macro, settle_measured
     from m6rec_jax.training.loop import train
 
@@ -100,12 +114,22 @@ def alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     return locked_folder(Path(model_dir), f"training in {model_dir}")
 
 
-def _check_vocabulary(args: argparse.Namespace) -> None:
+def _check_warm_up(parsed: ParsedConfig) -> None:
+    """Says that a run is too short for its warm-up before libraries are imported."""
+    from m6rec_jax.training.warm_up import check_warm_up
+
+    decay, warm_up, steps = (
+        parsed.parameter(f"warmup_schedule.{name}", None)
+        for name in ("decay", "warmup_steps", "total_steps")
+    )
+    if parsed.uses("warmup_schedule") and isinstance(warm_up, int) and isinstance(steps, int):
+        check_warm_up(decay, warm_up, steps)
+
+
+def _check_vocabulary(parsed: ParsedConfig) -> None:
     """Says what a run on own data lacks (tasks.own_data) before libraries are imported."""
-    from m6rec_jax import configuration
     from m6rec_jax.pipeline import locations
 
-    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     dataset = parsed.parameter("own_task.dataset", None)
     elsewhere = ("data_dir.path", "vocabulary_file.path", "vocabulary_file.shared")
     if not isinstance(dataset, str) or any(name.endswith(elsewhere) for name in parsed.parameters):
@@ -119,6 +143,8 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
 
 def run_eval(args: argparse.Namespace) -> int:
     """evaluate a checkpoint on its task"""
+    if args.against is not None:
+        check_there(args.against, f"--against {args.against}")
     look_at_run(args)
     from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
     from m6rec_jax.metrics.paired import PairedDifference
@@ -138,6 +164,11 @@ def run_params(args: argparse.Namespace) -> None:
         if not args.gin_file:
             raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
         look_first(args, reads=())
+    elif args.gin_file or args.gin_bindings:
+        raise ConfigError(
+            f"m6rec params {args.folder} counts what this run has, whatever gin says: leave "
+            "--gin_file and --gin.NAME=VALUE out"
+        )
     from m6rec_jax.checkpoints.location import locate, read_manifest
     from m6rec_jax.configuration import bound, macro
     from m6rec_jax.engine.model_folder import load_model
@@ -168,6 +199,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """one page about a run: metrics beside baselines, curves, examples"""
+    look_at_own(args)
     from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
     from m6rec_jax.run_report import report_on_run
 

@@ -34,7 +34,13 @@ from m6rec_jax.data.schema import (
 )
 from m6rec_jax.data.splits import PART_NAMES, Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
+from m6rec_jax.data.values import (
+    FIRST_TIME,
+    LAST_TIME,
+    MISSING_WORD,
+    out_of_range,
+    unknown_id_hint,
+)
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
@@ -141,6 +147,7 @@ class _Check:
             values = rows.convert(spec.id, columns.ID)
             rows.require(spec.id, "missing_id")
             rows.note_whitespace(spec.id)
+            rows.note_text(spec.id)
             for offset, first in self._faults("duplicate_id", rows):
                 text = f"{values[offset].as_py()!r} stands in row {first} already"
                 rows.reject("duplicate_id", [offset], spec.id, text)
@@ -211,12 +218,7 @@ class _Check:
             self._write(rows, good)
         self._note_repeats(paths[0].name)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
-            which = "positive" if labels == {1} else "negative"
-            text = (
-                f"every value is {which} with label.at_least = {self.spec.label.at_least:g}, so a "
-                "scorer learns nothing; set another, or leave `label` out where every event is a "
-                "positive, such as a purchase: negatives are then sampled"
-            )
+            text = self.spec.label.only(*labels)
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
 
     def _note_repeats(self, file: str) -> None:
@@ -238,10 +240,12 @@ class _Check:
             ids = rows.convert(column, columns.ID)
             rows.require(column, "missing_id")
             rows.note_whitespace(column)
-            for offset, _ in self._faults(kind, rows):
-                identifier = ids[offset].as_py()
-                text = f"{identifier!r} is not in the {kind[8:]}s table, or rejected there"
-                rows.reject(kind, [offset], column, text + unknown_id_hint(identifier))
+            unknown = {offset: ids[offset].as_py() for offset, _ in self._faults(kind, rows)}
+            table = f"{kind.removeprefix('unknown_')}s"
+            as_floats = self.keys.known(table, [f"{id_}.0" for id_ in unknown.values()])
+            for offset, id_ in unknown.items():
+                text = f"{id_!r} is not in the {table} table, or rejected there"
+                rows.reject(kind, [offset], column, text + unknown_id_hint(id_, as_floats))
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
@@ -370,12 +374,10 @@ def _floats(values: pa.Array) -> np.ndarray:
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
 # U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
 _WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
-# How pandas and databases write what is missing, once it has become text.
-_MISSING = r"(?i)^\s*(nan|none|null|<na>|n/a)\s*$"
 _TEXT_NOTES = {
     "control_characters": _CONTROL,
     "wrong_encoding": _WRONG_ENCODING,
-    "missing_as_text": _MISSING,
+    "missing_as_text": MISSING_WORD,
 }
 
 

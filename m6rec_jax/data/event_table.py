@@ -177,6 +177,11 @@ class EventTable:
         query = "SELECT count(*) FROM (SELECT DISTINCT user, item FROM events)"
         return float(1 - self._number(query) / self.num_rows)
 
+    def share_at_least(self, value: float) -> float:
+        """Share of the events whose value is at least this."""
+        query = f"SELECT count(*) FROM events WHERE value >= {value}"
+        return float(self._number(query) / self.num_rows)
+
     def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
         """Events of one part of each item `[items]` int64; `codes` as for `known`."""
         counts = np.zeros(self.dataset.items.num_rows, np.int64)

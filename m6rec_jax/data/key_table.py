@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -68,6 +68,13 @@ class KeyTable:
     def keep_ids(self, table: str, ids: pa.Array) -> None:
         """Takes ids for those of users or items that exist."""
         self._insert(table, {"id": ids})
+
+    def known(self, table: str, ids: Sequence[str]) -> set[str]:
+        """Those of some ids of users or items that exist."""
+        if not ids:
+            return set()
+        query = f"SELECT id FROM {table} WHERE id IN (SELECT unnest(?))"
+        return {id_ for (id_,) in self._database.execute(query, [ids]).fetchall()}
 
     def find_faults(self, table: str) -> None:
         """Finds what good rows repeat, and (events) those whose user or item is not known."""

@@ -149,7 +149,8 @@ def prepare(
 
     Raises:
       DataError: something is wrong with the folder, there is no such split or view, a part is
-        empty, a record lacks what its template needs, or the template says nothing of an item.
+        empty, all events have the same label, a record lacks what its template needs, or the
+        template says nothing of an item.
       ConfigError: the template has an entry or names a field that does not exist (the message
         names those that do), an option has an impossible value, or Ray is missing or has no room.
       M6RecError: processes died that worked on it.
@@ -355,6 +356,12 @@ class _Preparation:
             "held_out_items": int(self.assignment.held_out.sum()),
             "cold_users": self.assignment.num_cold_users,
         }
+        label = self.dataset.spec.label
+        if label.at_least is not None:
+            positive = self.events.share_at_least(label.at_least)
+            if positive in (0.0, 1.0):
+                where = self.dataset.directory / SPEC_FILE
+                raise DataError(f"{where}: {label.only(int(positive))}")
         share, stated = self.events.share_of_repeats(), self.dataset.spec.repeats
         protocol = stated or protocol_for(share)
         if stated is None and share:

@@ -293,8 +293,8 @@ def _lookup(
         identifier = ids[offset].as_py()
         raise DataError(
             f"{raw.path}, row {raw.rows[offset]}, column {name!r}: {identifier!r} is not "
-            f"in the {table} table{unknown_id_hint(identifier)}; add it there, or let `m6rec data "
-            "check --quarantine` set such rows aside"
+            f"in the {table} table{unknown_id_hint(identifier, index)}; add it there, or let "
+            "`m6rec data check --quarantine` set such rows aside"
         )
     return pa.array(found)
 

@@ -72,6 +72,12 @@ class Problem:
         """Errors stop reading and put rows into quarantine; notes do neither."""
         return KINDS[self.kind][0]
 
+    @property
+    def title(self) -> str:
+        """Where it is, and what kind of problem."""
+        place = self.file + (f", column {self.column!r}" if self.column else "")
+        return f"{place}: {KINDS[self.kind][1]}"
+
 
 @dataclass(slots=True)
 class Report:
@@ -128,8 +134,7 @@ class Report:
         counts = ", ".join(f"{count:,} {table}" for table, count in self.num_rows.items())
         lines = [f"{self.name or self.directory}: {counts or 'nothing could be read'}"]
         for problem in self.problems:
-            place = problem.file + (f", column {problem.column!r}" if problem.column else "")
-            head = f"{problem.severity}: {place}: {KINDS[problem.kind][1]}"
+            head = f"{problem.severity}: {problem.title}"
             if problem.rows:
                 more = ", ..." if problem.count > len(problem.rows) else ""
                 word = "row" if problem.count == 1 else "rows"

@@ -98,6 +98,15 @@ class LabelSpec:
             return np.ones(len(values), np.int64)
         return (np.asarray(values, np.float64) >= self.at_least).astype(np.int64)
 
+    def only(self, label: int) -> str:
+        """What to say where all events have this label."""
+        which = "positive" if label else "negative"
+        return (
+            f"every value is {which} with label.at_least = {self.at_least:g}, so a scorer learns "
+            "nothing; set another, or leave `label` out where every event is a positive, such as a "
+            "purchase: negatives are then sampled"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StatisticsSpec:

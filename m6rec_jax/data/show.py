@@ -5,19 +5,22 @@ from __future__ import annotations
 import datetime
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from m6rec_jax.data.prepared import Catalogue
+from m6rec_jax.data.values import MISSING_WORD
 from m6rec_jax.data.views import COLUMNS
+from m6rec_jax.text.records import Item
 
 # How many rows are read for lengths and odd values; how many texts of a list are shown.
 SAMPLE = 1_000
 _MOST_TEXTS = 8
-# How pandas and databases write what is missing, once it has become text.
-_MISSING = re.compile(r"(?<![\w'])(nan|NaN|<NA>|None|null|NULL)(?![\w'])")
+_MISSING = re.compile(MISSING_WORD)
+# The same where a template has put values together; in prose "none" is a word like others.
+_MISSING_PART = re.compile(r"(?<![\w'])(nan|NaN|NaT|<NA>|None|null|NULL)(?![\w'])")
 
 # Columns that no model reads.
 _NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
@@ -26,7 +29,11 @@ Count = Callable[[str], int]
 
 
 def show_rows(
-    view: str, rows: Iterable[Mapping[str, Any]], shown: int, count: Count | None
+    view: str,
+    rows: Iterable[Mapping[str, Any]],
+    shown: int,
+    count: Count | None,
+    items: Iterable[Item] = (),
 ) -> Iterator[str]:
     """The first rows of a view, then lengths of the texts of a sample.
 
@@ -35,7 +42,9 @@ def show_rows(
       rows: of the view; `SAMPLE` of them are read.
       shown: how many are shown.
       count: tokens of a text; None: without a vocabulary.
+      items: of the catalogue: a title such as "And Then There Were None" says nothing of a gap.
     """
+    titles = _values_with_missing_words(items)
     kinds = COLUMNS[view]
     texts = [n for n, (kind, _) in kinds.items() if kind == "str" and n not in _NO_TEXTS]
     lengths: dict[str, list[int]] = {name: [] for name in texts}
@@ -45,7 +54,7 @@ def show_rows(
         tokens = {
             name: [count(text) if count else 0 for text in own] for name, own in found.items()
         }
-        missing += any(_MISSING.search(text) for own in found.values() for text in own)
+        missing += any(_tells_a_gap(text, titles) for own in found.values() for text in own)
         for name in texts:
             lengths[name].append(sum(tokens[name]))
         if number < shown:
@@ -66,6 +75,21 @@ def show_rows(
             f"{view}: {missing:,} of {len(lengths[texts[0]]):,} rows say 'nan', 'None' or 'null': "
             "cells of the tables that hold such a word ought to be empty"
         )
+
+
+def _values_with_missing_words(items: Iterable[Item]) -> set[str]:
+    """Values that have such a word, and more than that."""
+    values = (own for item in items for value in item.attributes.values() for own in _list(value))
+    texts = (own for own in values if isinstance(own, str) and _MISSING_PART.search(own))
+    return {text for text in texts if not _MISSING.match(text)}
+
+
+def _tells_a_gap(text: str, titles: Collection[str]) -> bool:
+    if not _MISSING_PART.search(text):
+        return False
+    for title in titles:
+        text = text.replace(title, "")
+    return _MISSING_PART.search(text) is not None
 
 
 def _show_texts(name: str, texts: Sequence[str], tokens: Sequence[int] | None) -> Iterator[str]:
@@ -96,7 +120,7 @@ def show_catalogue(catalogue: Catalogue, shown: int) -> Iterator[str]:
     odd: dict[str, list[str]] = {}
     for item in catalogue.items:
         for name, value in item.attributes.items():
-            if any(_MISSING.fullmatch(own) for own in _list(value) if isinstance(own, str)):
+            if any(_MISSING.match(own) for own in _list(value) if isinstance(own, str)):
                 odd.setdefault(name, []).append(item.id)
     for name, ids in odd.items():
         yield (

@@ -5,11 +5,15 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+# How pandas and databases write what is missing, once it has become text: a whole value.
+MISSING_WORD = r"^\s*((?i:nan|none|null|<na>|n/a)|NaT)\s*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +224,15 @@ def out_of_range(time: float) -> str:
     return f"{time:g} is before 1970 or after 2100{hint}"
 
 
-def unknown_id_hint(id_: str) -> str:
-    """What to say of an id that no table has: pandas writes whole numbers with a gap as floats."""
+def unknown_id_hint(id_: str, known: Container[str]) -> str:
+    """What to say of an id that no table has: pandas writes whole numbers with a gap as floats.
+
+    Args:
+      id_: of an event.
+      known: ids of the table, at least `<id_>.0`.
+    """
+    if f"{id_}.0" in known:
+        return f" (there it was written as a float, {id_}.0? write {id_} there)"
     whole = id_.removesuffix(".0")
     return f" (a whole number that was written as a float? write {whole})" if whole != id_ else ""
 

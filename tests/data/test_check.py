@@ -305,7 +305,10 @@ def test_notes_about_text_and_ids(tmp_path):
     folder = write(
         tmp_path,
         users=["user,age", "a ,", "b,"],
-        items=["item,title,tags", "x,a\x07b,ok|\x1b", "y,cafÃ© â€™,fine", "z,caf\ufffd,NaN"],
+        items=[
+            *("item,title,tags", "x,a\x07b,ok|\x1b", "y,cafÃ© â€™,fine", "z,caf\ufffd,NaN"),
+            *("nan,Nan bread,NaT", "v,And Then There Were None,"),
+        ],
         events=["user,item,time,rating", "a ,x,10,5", "b,y,20,1"],
     )
     report = check_dataset(folder)
@@ -316,7 +319,8 @@ def test_notes_about_text_and_ids(tmp_path):
         ("control_characters", "items", "title"): (1, [0]),
         ("control_characters", "items", "tags"): (1, [0]),
         ("wrong_encoding", "items", "title"): (2, [1, 2]),
-        ("missing_as_text", "items", "tags"): (1, [2]),
+        ("missing_as_text", "items", "tags"): (2, [2, 3]),
+        ("missing_as_text", "items", "item"): (1, [3]),
         ("outer_whitespace", "events", "user"): (1, [0]),
     }
 
@@ -346,12 +350,21 @@ def test_events_of_one_label_teach_nothing(tmp_path):
     assert "leave `label` out" in problem.example
 
 
-def test_ids_that_became_floats_are_recognised(tmp_path):
-    items = ["item,title,tags", "1,a,", "2,b,"]
-    events = ["user,item,time,rating", "a,1.0,10,5", "b,2,20,1"]
-    (problem,) = check_dataset(write(tmp_path, items=items, events=events)).of_kind("unknown_item")
-    assert "'1.0' is not in the items table" in problem.example
-    assert "written as a float? write 1)" in problem.example
+@pytest.mark.parametrize(
+    ("item", "event", "hint"),
+    [
+        ("1", "1.0", "(a whole number that was written as a float? write 1)"),
+        ("1.0", "1", "(there it was written as a float, 1.0? write 1 there)"),
+    ],
+)
+def test_ids_that_became_floats_are_recognised(tmp_path, item, event, hint):
+    items = ["item,title,tags", f"{item},a,", "2,b,"]
+    events = ["user,item,time,rating", f"a,{event},10,5", "b,2,20,1", "b,3,20,1"]
+    folder = write(tmp_path, items=items, events=events)
+    (problem,) = check_dataset(folder).of_kind("unknown_item")
+    assert problem.example == f"'{event}' is not in the items table, or rejected there {hint}"
+    with pytest.raises(DataError, match=re.escape(f"'{event}' is not in the items table {hint}")):
+        Dataset.open(folder).events()
 
 
 def test_good_text_in_many_languages_is_not_suspected(tmp_path):

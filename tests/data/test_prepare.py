@@ -445,6 +445,9 @@ def test_errors(write_shop, tmp_path: Path) -> None:
         run(gaps, out)
     with pytest.raises(DataError, match=r"dataset\.json: .* says nothing of \d+ items, .*'i\d+'"):
         run(folder, out, template={"item": "[{maker}]"})
+    liked = write_shop([(*event[:3], 5.0) for event in log()], folder="liked")
+    with pytest.raises(DataError, match=r"liked/dataset\.json: every value is positive with label"):
+        run(liked, out)
     assert not list(out.glob("recommender_text/*"))
     with pytest.raises(DataError, match=r"holds no prepared 'shop.leave_one_out'.*there: nothing"):
         Prepared.open(tmp_path / "nothing", "shop", "leave_one_out")

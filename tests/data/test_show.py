@@ -41,6 +41,15 @@ def test_rows_have_their_texts_and_lengths() -> None:
     assert without[1:] == ["  history", "    user", "  items", "    tea"]
 
 
+def test_a_title_that_ends_in_a_word_for_nothing_tells_no_gap() -> None:
+    title = "And Then There Were None"
+    items = [Item("a", {"title": title, "kinds": ("nan",)})]
+    texts = (f"bought {title}, 3 days ago", f"bought {title}, nan")
+    rows = [ROW | {"history": [text], "items": [title]} for text in texts]
+    *_, told = show_rows("next_items", iter(rows), 0, None, items)
+    assert told.startswith("next_items: 1 of 2 rows say 'nan'")
+
+
 def test_items_that_read_the_same_and_words_for_nothing_are_told() -> None:
     items = [
         Item("a", {"title": "Tea", "kinds": ("nan",)}),

@@ -31,12 +31,16 @@ with open("statuses.json", "w") as file:
 """
 
 
-def _python(folder: Path, code: str, *arguments: str, stdin: str = "") -> Finished:
+def _environment(folder: Path) -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+
+
+def _python(folder: Path, code: str, *arguments: str, stdin: str = "") -> Finished:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
-        env=environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
+        env=_environment(folder),
         input=stdin,
         capture_output=True,
         text=True,
@@ -47,6 +51,18 @@ def _python(folder: Path, code: str, *arguments: str, stdin: str = "") -> Finish
 def m6rec(folder: Path, *arguments: object) -> Finished:
     """Runs one command in `folder`."""
     return _python(folder, ONE, *map(str, arguments))
+
+
+def started(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Starts Python code, whose standard error can be read as it comes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=_environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def m6rec_each(folder: Path, *commands: list[str], stdin: str = "") -> list[Finished]:

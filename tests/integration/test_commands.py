@@ -1,5 +1,6 @@
 """Whole commands on a user's own shop: from CSV files to predictions, and how they fail."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -14,7 +15,16 @@ from pyarrow import csv
 from m6rec_jax import cli
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.io.locks import locked_folder
-from tests.integration.commands import SHOP, Finished, failed, m6rec, m6rec_each, succeeded
+from tests.integration.commands import (
+    ONE,
+    SHOP,
+    Finished,
+    failed,
+    m6rec,
+    m6rec_each,
+    started,
+    succeeded,
+)
 
 EVAL = """
 include 'gin_configs/runs/eval.gin'
@@ -139,6 +149,37 @@ def test_a_second_run_stays_out_of_a_folder(folder: Path) -> None:
     assert "another process is training in run" in message
 
 
+# Its second batch cannot be read.
+TORN = f"""
+import itertools
+from m6rec_jax.pipeline import task_rows
+read, count = task_rows.next_rows, itertools.count()
+def next_rows(iterator, end=None):
+    if next(count):
+        raise RuntimeError("torn in two")
+    return read(iterator, end)
+task_rows.next_rows = next_rows
+{ONE}
+"""
+
+
+def test_commands_end_soon_after_an_error_while_data_are_read(folder: Path) -> None:
+    """To destroy a tf.data pipeline whose threads wait for Python may take forever."""
+    commands = (
+        ["train", "--gin_file", "train.gin", "--gin.MODEL_DIR=torn_in_training"],
+        ["eval", "--gin_file", "eval.gin", RUN, "--gin.BATCH_SIZE=2"],
+    )
+    with contextlib.ExitStack() as ended:
+        running = [started(folder, TORN, *command) for command in commands]
+        for run in running:
+            ended.enter_context(run)
+            ended.callback(run.kill)
+        for run in running:
+            assert run.stderr is not None
+            assert any("RuntimeError: torn in two" in line for line in run.stderr)
+            assert run.wait(timeout=10) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -195,6 +236,16 @@ def test_bad_data(
     for word in words:
         assert word in message
     assert "configurable" not in message  # whose settings it was about helps nobody
+
+
+def test_what_cannot_be_set_aside_is_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file, old, new in (("events", b"ben,0004", b"ben,9999"), ("users", b",city", b",town")):
+        path = shop / f"{file}.csv"
+        path.write_bytes(path.read_bytes().replace(old, new))
+    message = refused(capsys, "check", "shop", "--quarantine", "rejected.csv")
+    assert "users.csv, column 'city': a declared column is missing" in message
+    assert "9999" not in message
+    assert "--quarantine" not in message
 
 
 def test_truncated_parquet(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,10 @@ def test_schedule_without_warm_up_starts_at_the_top() -> None:
     [
         ({"decay": "stairs"}, "'stairs' is not one of"),
         ({"decay": "cosine"}, "needs warmup_schedule.total_steps"),
-        ({"decay": "linear", "warmup_steps": 10, "total_steps": 10}, "must exceed warmup_steps"),
+        (
+            {"decay": "linear", "warmup_steps": 10, "total_steps": 10},
+            "must exceed WARMUP_STEPS = 10",
+        ),
         ({"warmup_steps": -1}, "must not be negative"),
     ],
 )
