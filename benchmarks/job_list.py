@@ -100,7 +100,16 @@ JOBS: dict[str, Job] = {
         measured=(
             "movielens_ctr",
             "per_user_temporal",
-            ("popularity", "user mean + item mean", "LR", "FM", "WideDeep", "DeepFM", "DIN"),
+            (
+                "popularity",
+                "user mean",
+                "user mean + item mean",
+                "LR",
+                "FM",
+                "WideDeep",
+                "DeepFM",
+                "DIN",
+            ),
         ),
         own_baselines=False,
     ),

@@ -99,7 +99,7 @@ PLAN: Sequence[Study] = (
         ("movielens_ctr",),
         (
             _EXPORT,
-            f"{_BASELINES}.ctr --models popularity 'item mean' 'user mean + item mean'"
+            f"{_BASELINES}.ctr --models popularity 'item mean' 'user mean' 'user mean + item mean'"
             " LR FM WideDeep DeepFM",
             f"{_BASELINES}.ctr --models DIN --seeds 1 --cap 1000",
         ),
