@@ -5,7 +5,8 @@
 
 Prepares the data, trains every job of `job_list` from the foundation (`python -m
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
-the same rows by the same functions (`job_baselines`). A job whose rows stand in
+the same rows by the same functions (`job_baselines`). Retrieval is tested twice: by the two towers
+alone, and, after `m6rec calibrate`, as the hybrid. A job whose rows stand in
 `benchmarks/results/jobs.json` is left out, but for what `benchmarks.baselines` has measured anew;
 rows of another foundation, of other bindings or of another number of steps, are an error. A
 training run that was interrupted goes on. Several of these commands may run side by side, with
@@ -70,6 +71,7 @@ from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
+HYBRID = "gin_configs/runs/hybrid_retrieval.gin"
 # Jobs that need INSPIRED.
 OF_DIALOGUES = ("conversation", "constrained_titles")
 
@@ -111,10 +113,11 @@ def scratch(output: Path) -> Path:
     return output.with_suffix(f".{os.getpid()}.partial")
 
 
-def tested(job: Job, model_dir: Path, output: Path) -> Figures:
+def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
     """Figures of a checkpoint on the test part, evaluated unless that was done.
 
-    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command.
+    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command, which is given the
+    `arguments` beside the job's own.
     """
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +127,7 @@ def tested(job: Job, model_dir: Path, output: Path) -> Figures:
             *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
             f"--gin.evaluate.output='{partial}'",
             *job.eval_bindings,
+            *arguments,
         )
         found = json.loads(partial.read_text())
         if job.timed:
@@ -132,6 +136,20 @@ def tested(job: Job, model_dir: Path, output: Path) -> Figures:
         partial.replace(output)
     figures: Figures = json.loads(output.read_text())
     return figures
+
+
+def hybrid(job: Job, model_dir: Path) -> Figures:
+    """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done."""
+    output = model_dir / "hybrid.json"
+    if not output.exists():
+        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'")
+    of_task = f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'"
+    return tested(job, model_dir, output, "--gin_file", HYBRID, of_task)
+
+
+def figure_of(figures: Figures, task: str, metric: str) -> float | None:
+    """A task's figure of an evaluation, of this task alone or of several; None: it has none."""
+    return figures.get(f"{task}/{metric}", figures.get(metric))
 
 
 def epoch_seconds(gin_file: str, folder: Path) -> float:
@@ -179,8 +197,11 @@ class Study:
         of_seed = None if job.gin_file is None else seed
         rows = read_results(self.path).rows
         conditions = self._conditions(job, rows)
-        made = {(row["job"], row["dataset"], row["split"], row["seed"]) for row in rows}
-        wanted = {(t.job, t.dataset, task, of_seed) for task, t in job.tests.items()}
+        made = {(row["model"], row["dataset"], row["split"], row["seed"]) for row in rows}
+        wanted = {
+            (f"{SIZE}, {job.model_of(task)}", test.dataset, task, of_seed)
+            for task, test in job.tests.items()
+        }
         if wanted <= made:
             print(f"{name}, seed {of_seed}: has rows already", flush=True)
             return
@@ -190,10 +211,15 @@ class Study:
             seconds, figures = self._figures(name, job, seed)
             known = self._baselines(name, job, seed, figures)
         new = rows_of(job, figures, known, of_seed, seconds, conditions)
+        if job.hybrid:
+            of_hybrid = hybrid(job, self.output / f"{name}-{seed}")
+            hybrids = rows_of(job, of_hybrid, known, seed, seconds, conditions, is_hybrid=True)
+            new = [*hybrids, *new]
         add_rows(self.path, new)
         for row in new:
             if row["metric"] == job.tests[row["split"]].metrics[0]:
-                told = f"{name}, seed {of_seed}, {row['split']}: {row['metric']} {row['ours']:.4f}"
+                told = f"{row['model']}, seed {of_seed}, {row['split']}: "
+                told += f"{row['metric']} {row['ours']:.4f}"
                 beside = "".join(f", {n} {value:.4f}" for n, value in row["baselines"].items())
                 print(told + beside, flush=True)
 
@@ -270,8 +296,8 @@ class Study:
             for task, own in job.compared_with.items():
                 _, of_single = self._figures(f"only-{own}", SINGLES[own], seed)
                 for metric in job.tests[task].metrics:
-                    prefixed = f"{task}/{metric}"
-                    alone[prefixed] = of_single.get(prefixed, of_single.get(metric, float("nan")))
+                    if (value := figure_of(of_single, task, metric)) is not None:
+                        alone[f"{task}/{metric}"] = value
             found[ALONE] = alone
         return found
 
@@ -295,6 +321,8 @@ def rows_of(
     seed: int | None,
     seconds: float | None,
     conditions: Mapping[str, Any],
+    *,
+    is_hybrid: bool = False,
 ) -> list[Row]:
     """Rows of one run, each beside its baselines.
 
@@ -305,23 +333,22 @@ def rows_of(
       seed: None where nothing is drawn.
       seconds: of training.
       conditions: keys that say how it was made.
+      is_hybrid: the figures are of `job.hybrid` as the hybrid; others have no rows then.
 
     Raises:
       DataError: the evaluation lacks all figures of a task.
     """
     rows: list[Row] = []
     for task, test in job.tests.items():
-        keys = {
-            metric: key
-            for metric in test.metrics
-            for key in (metric, f"{task}/{metric}")
-            if key in figures
-        }
-        if not keys:
+        if is_hybrid and task != job.hybrid:
+            continue
+        found = {metric: figure_of(figures, task, metric) for metric in test.metrics}
+        own = {metric: value for metric, value in found.items() if value is not None}
+        if not own:
             raise DataError(f"the evaluation of {job.eval_gin_file} has no figure of {task}")
         made = metric_rows(
-            {metric: figures[key] for metric, key in keys.items()},
-            model=f"{SIZE}, {job.model}",
+            own,
+            model=f"{SIZE}, {job.model_of(task, is_hybrid=is_hybrid)}",
             dataset=test.dataset,
             split=task,
             seed=seed,
@@ -329,11 +356,10 @@ def rows_of(
             seconds=seconds,
         )
         for row in made:
-            key = keys[row["metric"]]
             known = {
-                name: round(of[key], 6)
+                name: round(value, 6)
                 for name, of in baselines.items()
-                if key in of and of[key] == of[key]
+                if (value := figure_of(of, task, row["metric"])) is not None
             }
             best = strongest(row["metric"], known)
             rows.append(

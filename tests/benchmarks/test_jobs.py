@@ -14,6 +14,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
 
@@ -36,9 +37,10 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
         if call[0] == "eval":
             folder = Path(bound["MODEL_DIR"]).name
             value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
+            value += 0.2 * (jobs.HYBRID in call)
             job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
             own = bound.get("MIXTURE_OR_TASK_NAME")
-            tasks = [t for t in job.tests if own in (None, job.compared_with.get(t))]
+            tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
             # As the evaluator names them.
             figures = {
                 f"{task}/{metric}" if len(tasks) > 1 else metric: value
@@ -88,6 +90,11 @@ def test_files_and_tasks_of_every_job_fit_together(name: str) -> None:
             assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
             assert gin.query_parameter("vocabulary_file.shared") == shared
             assert configuration.macro("TRAINABLE") == "prompts"
+        if job.hybrid:
+            of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
+            configuration.parse_config([job.eval_gin_file, jobs.HYBRID], ["MODEL_DIR='x'", of_task])
+            (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+            assert task.kind in RANKED
     finally:
         gin.clear_config()
     assert set(job.tests) <= tested
@@ -172,6 +179,36 @@ def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp
     assert [row["baselines"] for row in rows] == [{"a run of its own": 0.51}] * len(rows)
 
 
+def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: Path) -> None:
+    arguments = ["--jobs", "conversation", "--seeds", "1", "--inspired", str(tmp_path)]
+    assert run(tmp_path, *arguments) == 0
+    made = [call for call in calls if call[0] != "baselines"]
+    assert [call[0] for call in made] == ["train", "eval", "eval", "calibrate", "eval"]
+    folder = bindings_of(made[0])["MODEL_DIR"]
+    assert [bindings_of(call)["MODEL_DIR"] == folder for call in made] == [
+        *(True, True),
+        *(False, True, True),  # the second evaluation is of the foundation, untuned
+    ]
+    # What is not retrieved is not written anew.
+    assert bindings_of(made[-1])["MIXTURE_OR_TASK_NAME"] == "inspired_retrieval"
+    assert [jobs.HYBRID in call for call in made] == [False] * 4 + [True]
+    rows = [row for row in rows_in(tmp_path) if row["metric"] in ("recall@1", "perplexity")]
+    tuned = "M6-Rec mini, option-adapter tuning"
+    assert {(row["model"], row["split"]): row["ours"] for row in rows} == {
+        (f"{tuned}; hybrid", "inspired_retrieval"): pytest.approx(0.71),
+        (f"{tuned}; the two towers alone", "inspired_retrieval"): pytest.approx(0.51),
+        (tuned, "inspired_titles"): pytest.approx(0.51),
+        (tuned, "inspired_replies"): pytest.approx(0.51),
+    }
+    # Both beside the same baselines, though one evaluation had several tasks and one had not.
+    assert [row["baselines"] for row in rows if row["split"] == "inspired_retrieval"] == [
+        {ZERO_SHOT: 0.25}
+    ] * 2
+    done = len(calls)
+    assert run(tmp_path, *arguments) == 0
+    assert len(calls) == done
+
+
 def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(job_baselines, "training_rows", lambda gin_file: 600)
     monkeypatch.setattr(job_baselines, "measured_before", lambda *which: {})
@@ -181,9 +218,10 @@ def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch
     log = folder / "metrics.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run(tmp_path, "--jobs", "movielens_retrieval", "--seeds", "0") == 0
-    (row,) = (row for row in rows_in(tmp_path) if row["metric"] == jobs.EVALUATION_SECONDS)
-    assert row["baselines"] == {"one epoch of training": 100.0}
-    assert 0 <= row["ours"] < 60
+    rows = [row for row in rows_in(tmp_path) if row["metric"] == jobs.EVALUATION_SECONDS]
+    # The hybrid and the towers alone.
+    assert [row["baselines"] for row in rows] == [{"one epoch of training": 100.0}] * 2
+    assert all(0 <= row["ours"] < 60 for row in rows)
     log.write_text('{"step": 5}\n')
     with pytest.raises(DataError, match="no examples_per_second"):
         jobs.epoch_seconds("a.gin", folder)
