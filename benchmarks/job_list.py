@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.foundation import NAME
+from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.movielens import EXAMPLES
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 
@@ -165,6 +165,15 @@ JOBS: dict[str, Job] = {
         model=f"{ZERO_SHOT}, asked for outcomes",
         own_baselines=False,
         in_figures=(*MEAN_BASELINES, "chance"),
+    ),
+    "movielens_zero_shot_books": Job(
+        None,
+        f"{EXAMPLES}/movielens_zero_shot.gin",
+        {"movielens_100k_zero_shot": TaskTest("zero-shot: two outcomes", MOVIELENS, _SCORING)},
+        model="the foundation of books, untuned, asked for outcomes",
+        own_baselines=False,
+        in_figures=(*MEAN_BASELINES, "chance"),
+        foundation=BOOKS_NAME,
     ),
     "movielens_zero_shot_item": Job(
         None,

@@ -1,7 +1,8 @@
 """Every job of a recommender on one foundation, over seeds, beside fair baselines.
 
-    python -m benchmarks.jobs --foundation runs/foundation [--jobs explanation conversation]
-        [--seeds 0 1 2] [--inspired FOLDER] [--gin.TRAIN_STEPS=100]
+    python -m benchmarks.jobs --foundation runs/foundation [--books runs/foundation_books]
+        [--jobs explanation conversation] [--seeds 0 1 2] [--inspired FOLDER]
+        [--gin.TRAIN_STEPS=100]
 
 Prepares the data, trains every job of `job_list` from the foundation (`python -m
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
@@ -19,7 +20,9 @@ Steps in the gin files are meant for about five minutes of training each on one 
 20 for the run of all jobs; a seed for an hour and a half of one core, baselines included.
 
 INSPIRED's dialogues come with no package (docs/data_sets.md): `--inspired` names a folder with them
-and a dialogues.json. Without it conversation is left out, unless they were prepared before.
+and a dialogues.json. Without it conversation is left out, unless they were prepared before. So are
+jobs of the foundation that has read of books alone, where there is none (`python -m
+benchmarks.foundation --books`).
 
 A row is one figure of one run, with
 
@@ -30,6 +33,7 @@ A row is one figure of one run, with
     baseline_name, baseline   the strongest of them; of figures for which neither more nor less is
                    better, such as novelty, the first
     foundation     fingerprint of the backbone
+    foundation_name   which one that is, as `benchmarks.foundation` calls it
     bindings       the --gin.NAME=VALUE that the study was given, where something was trained
     train_steps    TRAIN_STEPS of the run, likewise
 """
@@ -50,6 +54,7 @@ from typing import Any
 from benchmarks import foundation as foundation_study
 from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.comparison_table import strongest
+from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.job_list import (
     ALONE,
     EVALUATION_SECONDS,
@@ -171,14 +176,17 @@ class Study:
     """All runs from one foundation.
 
     Args:
-      foundation: MODEL_DIR of the foundation.
+      name: of the foundation.
+      foundation: its MODEL_DIR.
       output: folder of the runs; those of another foundation, or with other bindings, lie in
         another one below it.
       bindings: gin bindings of every training run.
     """
 
-    def __init__(self, foundation: Path, output: Path, bindings: Sequence[str] = ()) -> None:
-        self.foundation, self.bindings = foundation, bindings
+    def __init__(
+        self, name: str, foundation: Path, output: Path, bindings: Sequence[str] = ()
+    ) -> None:
+        self.name, self.foundation, self.bindings = name, foundation, bindings
         self.fingerprint = backbone_of(foundation)
         # What was trained with other bindings is not taken for what is missing here.
         other = f"-{sha256(repr(list(bindings)))[:8]}"
@@ -225,10 +233,13 @@ class Study:
 
     def _conditions(self, job: Job, rows: Sequence[Row]) -> dict[str, Any]:
         """Keys of a job's rows that say how it is made, once no other row is made otherwise."""
+        named = {"foundation_name": self.name}
         of_all = {"foundation": self.fingerprint}
+        # Older rows are all of the first.
+        rows = [row for row in rows if row.get("foundation_name", NAME) == self.name]
         refuse_others(self.path, rows, self.foundation, of_all)
         if job.gin_file is None:
-            return of_all
+            return of_all | named
         own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
         trained = [row for row in rows if row["seed"] is not None]
         of_trained = {name: own[name] for name in ("foundation", "bindings")}
@@ -237,7 +248,7 @@ class Study:
         tests = {(test.job, task) for task, test in job.tests.items()}
         same = [row for row in trained if (row["job"], row["split"]) in tests]
         refuse_others(self.path, same, self.foundation, own)
-        return own
+        return own | named
 
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
@@ -414,23 +425,35 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="Further --gin.NAME=VALUE bindings are handed to every training run.",
     )
     parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument(
+        "--books", type=Path, default=ROOT / "runs" / BOOKS_NAME, help="the foundation of books"
+    )
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--inspired", type=Path, help="folder of INSPIRED's files")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     options, bindings = with_bindings(parser, arguments)
-    study = Study(options.foundation.resolve(), options.output.resolve(), bindings)
     with_dialogues = prepare_data(options.inspired and options.inspired.resolve())
-    names = [name for name in options.jobs if with_dialogues or name not in OF_DIALOGUES]
+    left_out: dict[str, str] = {}
+    for name in options.jobs:
+        if name in OF_DIALOGUES and not with_dialogues:
+            told = "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
+            left_out[name] = told
+        elif JOBS[name].foundation == BOOKS_NAME and not options.books.exists():
+            made = "python -m benchmarks.foundation --books makes it"
+            left_out[name] = f"there is no {options.books}; {made}"
+    names = [name for name in options.jobs if name not in left_out]
+    folders = {NAME: options.foundation, BOOKS_NAME: options.books}
+    studies = {
+        of: Study(of, folders[of].resolve(), options.output.resolve(), bindings)
+        for of in dict.fromkeys(JOBS[name].foundation for name in names)
+    }
     # Seeds first: after one of them the table has a line for every job.
     for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
-        study.run(name, seed)
+        studies[JOBS[name].foundation].run(name, seed)
     add_rows(results_path(RESULTS), [], derive=with_measured)
-    if len(names) < len(options.jobs):
-        print(
-            f"left out: {', '.join(name for name in options.jobs if name not in names)}: "
-            "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
-        )
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
     return 0
 
 

@@ -169,6 +169,28 @@ def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
     assert row["gin_file"] == JOBS["movielens_zero_shot_item"].eval_gin_file
 
 
+def test_a_job_may_be_asked_of_another_foundation(calls, tmp_path: Path, capsys) -> None:
+    books, name = tmp_path / "books", "movielens_zero_shot_books"
+    asked = ["--jobs", "movielens_zero_shot", name, "--seeds", "0", "--books", str(books)]
+    assert run(tmp_path, *asked) == 0
+    assert f"left out: {name}: there is no {books}" in capsys.readouterr().out
+    books.mkdir()
+    # Neither refuses the rows of the other, whichever was there first.
+    for _ in range(2):
+        assert run(tmp_path, *asked) == 0
+    folders = [Path(bindings_of(call)["MODEL_DIR"]).name for call in calls]
+    assert folders == ["base", "books"]
+    rows = [row for row in rows_in(tmp_path) if row["metric"] == "auc"]
+    assert [(row["foundation_name"], row["foundation"], row["model"]) for row in rows] == [
+        ("foundation", "base", f"M6-Rec mini, {JOBS['movielens_zero_shot'].model}"),
+        ("foundation_books", "books", f"M6-Rec mini, {JOBS[name].model}"),
+    ]
+    (tmp_path / "others").mkdir()
+    other = [*asked[:-1], str(tmp_path / "others")]
+    assert run(tmp_path, *other) == 2
+    assert "has rows of the foundation books" in capsys.readouterr().err
+
+
 def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp_path) -> None:
     assert run(tmp_path, "--jobs", "all_jobs", "--seeds", "1") == 0
     trained = [bindings_of(call).get("MIXTURE_OR_TASK_NAME") for call in calls if "train" in call]
