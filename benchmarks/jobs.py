@@ -16,6 +16,8 @@ other seeds or jobs, each on a processor of its own:
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
 
+Of the run of explanations with seed 0 ten texts go to `docs/explanation_examples.md`.
+
 Steps in the gin files are meant for about five minutes of training each on one core at size mini,
 20 for the run of all jobs; a seed for an hour and a half of one core, baselines included.
 
@@ -54,6 +56,7 @@ from typing import Any
 from benchmarks import foundation as foundation_study
 from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.comparison_table import strongest
+from benchmarks.explanation_examples import write_examples
 from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.job_list import (
     ALONE,
@@ -223,6 +226,8 @@ class Study:
             of_hybrid = hybrid(job, self.output / f"{name}-{seed}")
             hybrids = rows_of(job, of_hybrid, known, seed, seconds, conditions, is_hybrid=True)
             new = [*hybrids, *new]
+        if name == "explanation" and seed == 0:
+            write_examples(job.eval_gin_file, self.output / f"{name}-{seed}")
         add_rows(self.path, new)
         for row in new:
             if row["metric"] == job.tests[row["split"]].metrics[0]:

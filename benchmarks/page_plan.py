@@ -163,6 +163,7 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.jobs --seeds 0",),
         1.5,
         after=("foundation", "click_baselines", "retrieval_baselines"),
+        pages=("docs/explanation_examples.md",),
     ),
     Study(
         "conversation",

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import gin
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import foundation, job_baselines, jobs, movielens
+from benchmarks import explanation_examples, foundation, job_baselines, jobs, movielens
 from benchmarks.comparison_table import comparison_table
 from benchmarks.job_list import JOBS, SINGLES, ZERO_SHOT
 from benchmarks.metric_names import describe_metric
@@ -49,16 +52,23 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
             }
             figures |= {"popularity/auc": 0.4, "chance/auc": 0.3}
             Path(bound["evaluate.output"]).write_text(json.dumps(figures))
+        if call[0] == "infer":
+            rows = [
+                {"source": f"loved A|B\nFilm {n}", "prefix": "because", "written": f"text {n}."}
+                for n in range(99)
+            ]
+            pq.write_table(pa.Table.from_pylist([r | {"reference": "So."} for r in rows]), call[-1])
 
     def baselines_of(gin_file: str, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
         made.append(("baselines", gin_file))
         names = ("auc", "log_loss", "bleu_4", "novelty", "movielens_100k_titles/rouge_1")
         return {"weak": dict.fromkeys(names, 0.1), "strong": dict.fromkeys(names, 0.9)}
 
-    for module in (jobs, movielens, foundation):
+    for module in (jobs, movielens, foundation, explanation_examples):
         monkeypatch.setattr(module, "m6rec", m6rec)
     monkeypatch.setattr(foundation, "prepare_data", lambda: None)
     monkeypatch.setattr(job_baselines, "baselines_of", baselines_of)
+    monkeypatch.setattr(explanation_examples, "EXAMPLES", tmp_path / "examples.md")
     monkeypatch.setattr(jobs, "results_path", lambda name: tmp_path / f"{name}.json")
     monkeypatch.setattr(jobs, "backbone_of", lambda path: path.name)
     monkeypatch.setattr(jobs, "prepare_data", lambda inspired: inspired is not None)
@@ -140,7 +150,8 @@ def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Pat
         assert (bound["train.seed"], bound["BatchIterator.seed"]) == (str(seed), str(seed))
         assert bound["TRAIN_STEPS"] == "5"
     # The baselines and the untuned foundation are measured once for all seeds.
-    assert [call[0] for call in calls] == ["train", "eval", "baselines", "eval", "train", "eval"]
+    expected = ["train", "eval", "baselines", "eval", "infer", "train", "eval"]
+    assert [call[0] for call in calls] == expected
     rows = {(row["metric"], row["seed"]): row for row in rows_in(tmp_path)}
     row = rows["bleu_4", 3]
     assert (row["ours"], row["value"], row["baseline_name"], row["baseline"]) == (
@@ -157,6 +168,19 @@ def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Pat
     done = len(calls)
     assert run(tmp_path, *arguments) == 0
     assert len(calls) == done
+
+
+def test_ten_explanations_are_drawn_by_a_seed(calls, tmp_path: Path) -> None:
+    assert run(tmp_path, "--jobs", "explanation", "--seeds", "0") == 0
+    (asked,) = (call for call in calls if call[0] == "infer")
+    assert bindings_of(asked)["MODEL_DIR"].endswith("explanation-0")
+    page = (tmp_path / "examples.md").read_text()
+    drawn = sorted(np.random.default_rng(0).choice(99, 10, replace=False).tolist())
+    assert [line for line in page.splitlines() if "*written*" in line] == [
+        f"| *written* | **because text {number}.** |" for number in drawn
+    ]
+    assert page.count("| *history* | loved A\\|B |") == 10
+    assert page.count("| *reference* | because So. |") == 10
 
 
 def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
