@@ -52,6 +52,7 @@ class Job:
       compared_with: task to the run of `SINGLES` whose figure, of the same seed, is the baseline.
       hybrid: task of retrieval, of `tests`, that is also evaluated as the hybrid, once its weights
         are learnt; its figures by the two towers alone are a further row.
+      scaled: zero-shot, with probabilities that are learnt on validation rows.
       foundation: which one it begins with, as `benchmarks.foundation` calls it.
     """
 
@@ -68,6 +69,7 @@ class Job:
     timed: bool = False
     compared_with: Mapping[str, str] = field(default_factory=dict)
     hybrid: str = ""
+    scaled: bool = False
     foundation: str = NAME
 
     def model_of(self, task: str, *, is_hybrid: bool = False) -> str:
@@ -157,6 +159,7 @@ JOBS: dict[str, Job] = {
         model=f"{ZERO_SHOT}, asked for outcomes",
         own_baselines=False,
         in_figures=(*MEAN_BASELINES, "chance"),
+        scaled=True,
     ),
     "book_crossing_zero_shot": Job(
         None,
@@ -165,6 +168,7 @@ JOBS: dict[str, Job] = {
         model=f"{ZERO_SHOT}, asked for outcomes",
         own_baselines=False,
         in_figures=(*MEAN_BASELINES, "chance"),
+        scaled=True,
     ),
     "movielens_zero_shot_books": Job(
         None,
@@ -173,6 +177,7 @@ JOBS: dict[str, Job] = {
         model="the foundation of books, untuned, asked for outcomes",
         own_baselines=False,
         in_figures=(*MEAN_BASELINES, "chance"),
+        scaled=True,
         foundation=BOOKS_NAME,
     ),
     "movielens_zero_shot_item": Job(

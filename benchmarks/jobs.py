@@ -80,6 +80,7 @@ from m6rec_jax.io.hashing import sha256
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
 HYBRID = "gin_configs/runs/hybrid_retrieval.gin"
+CALIBRATE = "gin_configs/runs/calibrate.gin"
 # Jobs that need INSPIRED.
 OF_DIALOGUES = ("conversation", "constrained_titles")
 
@@ -153,6 +154,16 @@ def hybrid(job: Job, model_dir: Path) -> Figures:
         m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'")
     of_task = f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'"
     return tested(job, model_dir, output, "--gin_file", HYBRID, of_task)
+
+
+def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
+    """Figures of a foundation, with probabilities that are learnt unless it was evaluated."""
+    (task,) = job.tests
+    if not output.exists():
+        asked = ("--gin_file", CALIBRATE, "--gin_file", job.eval_gin_file)
+        m6rec("calibrate", *asked, f"--gin.MODEL_DIR='{model_dir}'", "--gin.SPLIT='validation'")
+    learnt = model_dir / "inference" / f"{task}_scaling.gin"
+    return tested(job, model_dir, output, "--gin_file", str(learnt))
 
 
 def figure_of(figures: Figures, task: str, metric: str) -> float | None:
@@ -258,7 +269,8 @@ class Study:
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
         if job.gin_file is None:
-            return None, tested(job, self.foundation, self.output / "untuned" / f"{name}.json")
+            test = scaled if job.scaled else tested
+            return None, test(job, self.foundation, self.output / "untuned" / f"{name}.json")
         folder = self.output / f"{name}-{seed}"
         seconds = train(
             job.gin_file,

@@ -202,8 +202,14 @@ def test_a_job_may_be_asked_of_another_foundation(calls, tmp_path: Path, capsys)
     # Neither refuses the rows of the other, whichever was there first.
     for _ in range(2):
         assert run(tmp_path, *asked) == 0
-    folders = [Path(bindings_of(call)["MODEL_DIR"]).name for call in calls]
-    assert folders == ["base", "books"]
+    folders = [(call[0], Path(bindings_of(call)["MODEL_DIR"]).name) for call in calls]
+    asked_each = ("calibrate", "eval")
+    assert folders == [(what, of) for of in ("base", "books") for what in asked_each]
+    for calibrates, evaluates in (calls[:2], calls[2:]):
+        assert bindings_of(calibrates)["SPLIT"] == "validation"
+        learnt = Path(evaluates[-1])
+        assert learnt.name == "movielens_100k_zero_shot_scaling.gin"
+        assert learnt.parent == Path(bindings_of(calibrates)["MODEL_DIR"]) / "inference"
     rows = [row for row in rows_in(tmp_path) if row["metric"] == "auc"]
     assert [(row["foundation_name"], row["foundation"], row["model"]) for row in rows] == [
         ("foundation", "base", f"M6-Rec mini, {JOBS['movielens_zero_shot'].model}"),
