@@ -405,7 +405,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=[s.name for s in PLAN], metavar="STUDY")
     parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--inspired", type=Path, help="folder of INSPIRED's files")
-    parser.add_argument("--amazon", type=Path, help="folder with beauty/, see benchmarks/amazon.py")
+    parser.add_argument(
+        "--amazon", type=Path, help="folder with beauty/ and games/, see benchmarks/amazon.py"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "page")
     options = parser.parse_args(arguments)
     folders = {

@@ -85,9 +85,14 @@ PHRASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("I have been through my list. What else is there?", "Only what is unseen so far, please"),
     ),
     "for children": (
-        ("Something for children", "a film for my kids", "What can the whole family watch?"),
         (
+            "Something for children",
+            "a film for my kids",
+            "What can the whole family watch?",
             "My niece of six is visiting, what shall we watch?",
+        ),
+        (
+            "The twins of my neighbour sleep over, they start school in autumn",
             "We have children at home tonight",
             "It must be fit for a child",
         ),

@@ -1,7 +1,7 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2]
+        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
         [--methods user_mean means regression tuning]
         [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
 
@@ -56,7 +56,7 @@ PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
 TUNING = "gin_configs/studies/few_samples/option_adapter.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
-SAMPLES = ("64", "256", "1024", "4096", "16384", "all")
+SAMPLES = ("16", "64", "256", "1024", "4096", "16384", "all")
 
 USER_MEAN, MEANS, REGRESSION = "user mean", "user mean + item mean", "logistic regression"
 TUNED = "option-adapter tuning"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.movielens import EXAMPLES
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 
@@ -41,7 +42,7 @@ class Job:
       gin_file: of the training; None: the foundation is tested as it is.
       eval_gin_file: of the evaluation.
       tests: task name to what is kept of it.
-      model: what our rows are called.
+      model: what our rows are called, see `model_of`.
       bindings, eval_bindings: gin bindings beside the files.
       measured: (result file, split, models): baselines that stand there already.
       own_baselines: whether `job_baselines` measures some.
@@ -49,6 +50,10 @@ class Job:
       untuned: whether the foundation, untuned, is one of the baselines.
       timed: whether `m6rec eval`, start-up and all, is timed against an epoch of training.
       compared_with: task to the run of `SINGLES` whose figure, of the same seed, is the baseline.
+      hybrid: task of retrieval, of `tests`, that is also evaluated as the hybrid, once its weights
+        are learnt; its figures by the two towers alone are a further row.
+      scaled: zero-shot, with probabilities that are learnt on validation rows.
+      foundation: which one it begins with, as `benchmarks.foundation` calls it.
     """
 
     gin_file: str | None
@@ -63,6 +68,15 @@ class Job:
     untuned: bool = False
     timed: bool = False
     compared_with: Mapping[str, str] = field(default_factory=dict)
+    hybrid: str = ""
+    scaled: bool = False
+    foundation: str = NAME
+
+    def model_of(self, task: str, *, is_hybrid: bool = False) -> str:
+        """What rows of a task are called."""
+        if task != self.hybrid:
+            return self.model
+        return f"{self.model}; {'hybrid' if is_hybrid else 'the two towers alone'}"
 
 
 _SCORING = ("auc", "user_averaged_auc", "log_loss")
@@ -100,7 +114,16 @@ JOBS: dict[str, Job] = {
         measured=(
             "movielens_ctr",
             "per_user_temporal",
-            ("popularity", "user mean + item mean", "LR", "FM", "WideDeep", "DeepFM", "DIN"),
+            (
+                "popularity",
+                "user mean",
+                "user mean + item mean",
+                "LR",
+                "FM",
+                "WideDeep",
+                "DeepFM",
+                "DIN",
+            ),
         ),
         own_baselines=False,
     ),
@@ -120,12 +143,14 @@ JOBS: dict[str, Job] = {
         own_baselines=False,
         untuned=True,
         timed=True,
+        hybrid="movielens_100k_leave_one_out_retrieval",
     ),
     "book_crossing_retrieval": Job(
         *_example("book_crossing_retrieval"),
         {"book_crossing_small_leave_one_out_retrieval": TaskTest("retrieval", BOOKS, _RETRIEVAL)},
         untuned=True,
         timed=True,
+        hybrid="book_crossing_small_leave_one_out_retrieval",
     ),
     "movielens_zero_shot": Job(
         None,
@@ -134,6 +159,7 @@ JOBS: dict[str, Job] = {
         model=f"{ZERO_SHOT}, asked for outcomes",
         own_baselines=False,
         in_figures=(*MEAN_BASELINES, "chance"),
+        scaled=True,
     ),
     "book_crossing_zero_shot": Job(
         None,
@@ -142,6 +168,17 @@ JOBS: dict[str, Job] = {
         model=f"{ZERO_SHOT}, asked for outcomes",
         own_baselines=False,
         in_figures=(*MEAN_BASELINES, "chance"),
+        scaled=True,
+    ),
+    "movielens_zero_shot_books": Job(
+        None,
+        f"{EXAMPLES}/movielens_zero_shot.gin",
+        {"movielens_100k_zero_shot": TaskTest("zero-shot: two outcomes", MOVIELENS, _SCORING)},
+        model="the foundation of books, untuned, asked for outcomes",
+        own_baselines=False,
+        in_figures=(*MEAN_BASELINES, "chance"),
+        scaled=True,
+        foundation=BOOKS_NAME,
     ),
     "movielens_zero_shot_item": Job(
         None,
@@ -192,9 +229,10 @@ JOBS: dict[str, Job] = {
         {
             "inspired_replies": TaskTest("conversation: replies", INSPIRED, _REPLIES),
             "inspired_titles": TaskTest("conversation: written titles", INSPIRED, _RECALL),
-            "inspired_retrieval": TaskTest("conversation: two towers", INSPIRED, _RECALL),
+            "inspired_retrieval": TaskTest("conversation: recommended films", INSPIRED, _RECALL),
         },
         untuned=True,
+        hybrid="inspired_retrieval",
     ),
 }
 

@@ -1,11 +1,13 @@
 """Every job of a recommender on one foundation, over seeds, beside fair baselines.
 
-    python -m benchmarks.jobs --foundation runs/foundation [--jobs explanation conversation]
-        [--seeds 0 1 2] [--inspired FOLDER] [--gin.TRAIN_STEPS=100]
+    python -m benchmarks.jobs --foundation runs/foundation [--books runs/foundation_books]
+        [--jobs explanation conversation] [--seeds 0 1 2] [--inspired FOLDER]
+        [--gin.TRAIN_STEPS=100]
 
 Prepares the data, trains every job of `job_list` from the foundation (`python -m
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
-the same rows by the same functions (`job_baselines`). A job whose rows stand in
+the same rows by the same functions (`job_baselines`). Retrieval is tested twice: by the two towers
+alone, and, after `m6rec calibrate`, as the hybrid. A job whose rows stand in
 `benchmarks/results/jobs.json` is left out, but for what `benchmarks.baselines` has measured anew;
 rows of another foundation, of other bindings or of another number of steps, are an error. A
 training run that was interrupted goes on. Several of these commands may run side by side, with
@@ -14,11 +16,15 @@ other seeds or jobs, each on a processor of its own:
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
 
+Of the run of explanations with seed 0 ten texts go to `docs/explanation_examples.md`.
+
 Steps in the gin files are meant for about five minutes of training each on one core at size mini,
 20 for the run of all jobs; a seed for an hour and a half of one core, baselines included.
 
 INSPIRED's dialogues come with no package (docs/data_sets.md): `--inspired` names a folder with them
-and a dialogues.json. Without it conversation is left out, unless they were prepared before.
+and a dialogues.json. Without it conversation is left out, unless they were prepared before. So are
+jobs of the foundation that has read of books alone, where there is none (`python -m
+benchmarks.foundation --books`).
 
 A row is one figure of one run, with
 
@@ -29,6 +35,7 @@ A row is one figure of one run, with
     baseline_name, baseline   the strongest of them; of figures for which neither more nor less is
                    better, such as novelty, the first
     foundation     fingerprint of the backbone
+    foundation_name   which one that is, as `benchmarks.foundation` calls it
     bindings       the --gin.NAME=VALUE that the study was given, where something was trained
     train_steps    TRAIN_STEPS of the run, likewise
 """
@@ -49,6 +56,8 @@ from typing import Any
 from benchmarks import foundation as foundation_study
 from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.comparison_table import strongest
+from benchmarks.explanation_examples import write_examples
+from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.job_list import (
     ALONE,
     EVALUATION_SECONDS,
@@ -70,6 +79,8 @@ from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
+HYBRID = "gin_configs/runs/hybrid_retrieval.gin"
+CALIBRATE = "gin_configs/runs/calibrate.gin"
 # Jobs that need INSPIRED.
 OF_DIALOGUES = ("conversation", "constrained_titles")
 
@@ -111,10 +122,11 @@ def scratch(output: Path) -> Path:
     return output.with_suffix(f".{os.getpid()}.partial")
 
 
-def tested(job: Job, model_dir: Path, output: Path) -> Figures:
+def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
     """Figures of a checkpoint on the test part, evaluated unless that was done.
 
-    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command.
+    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command, which is given the
+    `arguments` beside the job's own.
     """
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +136,7 @@ def tested(job: Job, model_dir: Path, output: Path) -> Figures:
             *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
             f"--gin.evaluate.output='{partial}'",
             *job.eval_bindings,
+            *arguments,
         )
         found = json.loads(partial.read_text())
         if job.timed:
@@ -132,6 +145,30 @@ def tested(job: Job, model_dir: Path, output: Path) -> Figures:
         partial.replace(output)
     figures: Figures = json.loads(output.read_text())
     return figures
+
+
+def hybrid(job: Job, model_dir: Path) -> Figures:
+    """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done."""
+    output = model_dir / "hybrid.json"
+    if not output.exists():
+        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'")
+    of_task = f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'"
+    return tested(job, model_dir, output, "--gin_file", HYBRID, of_task)
+
+
+def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
+    """Figures of a foundation, with probabilities that are learnt unless it was evaluated."""
+    (task,) = job.tests
+    if not output.exists():
+        asked = ("--gin_file", CALIBRATE, "--gin_file", job.eval_gin_file)
+        m6rec("calibrate", *asked, f"--gin.MODEL_DIR='{model_dir}'", "--gin.SPLIT='validation'")
+    learnt = model_dir / "inference" / f"{task}_scaling.gin"
+    return tested(job, model_dir, output, "--gin_file", str(learnt))
+
+
+def figure_of(figures: Figures, task: str, metric: str) -> float | None:
+    """A task's figure of an evaluation, of this task alone or of several; None: it has none."""
+    return figures.get(f"{task}/{metric}", figures.get(metric))
 
 
 def epoch_seconds(gin_file: str, folder: Path) -> float:
@@ -153,14 +190,17 @@ class Study:
     """All runs from one foundation.
 
     Args:
-      foundation: MODEL_DIR of the foundation.
+      name: of the foundation.
+      foundation: its MODEL_DIR.
       output: folder of the runs; those of another foundation, or with other bindings, lie in
         another one below it.
       bindings: gin bindings of every training run.
     """
 
-    def __init__(self, foundation: Path, output: Path, bindings: Sequence[str] = ()) -> None:
-        self.foundation, self.bindings = foundation, bindings
+    def __init__(
+        self, name: str, foundation: Path, output: Path, bindings: Sequence[str] = ()
+    ) -> None:
+        self.name, self.foundation, self.bindings = name, foundation, bindings
         self.fingerprint = backbone_of(foundation)
         # What was trained with other bindings is not taken for what is missing here.
         other = f"-{sha256(repr(list(bindings)))[:8]}"
@@ -179,8 +219,11 @@ class Study:
         of_seed = None if job.gin_file is None else seed
         rows = read_results(self.path).rows
         conditions = self._conditions(job, rows)
-        made = {(row["job"], row["dataset"], row["split"], row["seed"]) for row in rows}
-        wanted = {(t.job, t.dataset, task, of_seed) for task, t in job.tests.items()}
+        made = {(row["model"], row["dataset"], row["split"], row["seed"]) for row in rows}
+        wanted = {
+            (f"{SIZE}, {job.model_of(task)}", test.dataset, task, of_seed)
+            for task, test in job.tests.items()
+        }
         if wanted <= made:
             print(f"{name}, seed {of_seed}: has rows already", flush=True)
             return
@@ -190,19 +233,29 @@ class Study:
             seconds, figures = self._figures(name, job, seed)
             known = self._baselines(name, job, seed, figures)
         new = rows_of(job, figures, known, of_seed, seconds, conditions)
+        if job.hybrid:
+            of_hybrid = hybrid(job, self.output / f"{name}-{seed}")
+            hybrids = rows_of(job, of_hybrid, known, seed, seconds, conditions, is_hybrid=True)
+            new = [*hybrids, *new]
+        if name == "explanation" and seed == 0:
+            write_examples(job.eval_gin_file, self.output / f"{name}-{seed}")
         add_rows(self.path, new)
         for row in new:
             if row["metric"] == job.tests[row["split"]].metrics[0]:
-                told = f"{name}, seed {of_seed}, {row['split']}: {row['metric']} {row['ours']:.4f}"
+                told = f"{row['model']}, seed {of_seed}, {row['split']}: "
+                told += f"{row['metric']} {row['ours']:.4f}"
                 beside = "".join(f", {n} {value:.4f}" for n, value in row["baselines"].items())
                 print(told + beside, flush=True)
 
     def _conditions(self, job: Job, rows: Sequence[Row]) -> dict[str, Any]:
         """Keys of a job's rows that say how it is made, once no other row is made otherwise."""
+        named = {"foundation_name": self.name}
         of_all = {"foundation": self.fingerprint}
+        # Older rows are all of the first.
+        rows = [row for row in rows if row.get("foundation_name", NAME) == self.name]
         refuse_others(self.path, rows, self.foundation, of_all)
         if job.gin_file is None:
-            return of_all
+            return of_all | named
         own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
         trained = [row for row in rows if row["seed"] is not None]
         of_trained = {name: own[name] for name in ("foundation", "bindings")}
@@ -211,12 +264,13 @@ class Study:
         tests = {(test.job, task) for task, test in job.tests.items()}
         same = [row for row in trained if (row["job"], row["split"]) in tests]
         refuse_others(self.path, same, self.foundation, own)
-        return own
+        return own | named
 
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
         if job.gin_file is None:
-            return None, tested(job, self.foundation, self.output / "untuned" / f"{name}.json")
+            test = scaled if job.scaled else tested
+            return None, test(job, self.foundation, self.output / "untuned" / f"{name}.json")
         folder = self.output / f"{name}-{seed}"
         seconds = train(
             job.gin_file,
@@ -270,8 +324,8 @@ class Study:
             for task, own in job.compared_with.items():
                 _, of_single = self._figures(f"only-{own}", SINGLES[own], seed)
                 for metric in job.tests[task].metrics:
-                    prefixed = f"{task}/{metric}"
-                    alone[prefixed] = of_single.get(prefixed, of_single.get(metric, float("nan")))
+                    if (value := figure_of(of_single, task, metric)) is not None:
+                        alone[f"{task}/{metric}"] = value
             found[ALONE] = alone
         return found
 
@@ -295,6 +349,8 @@ def rows_of(
     seed: int | None,
     seconds: float | None,
     conditions: Mapping[str, Any],
+    *,
+    is_hybrid: bool = False,
 ) -> list[Row]:
     """Rows of one run, each beside its baselines.
 
@@ -305,23 +361,22 @@ def rows_of(
       seed: None where nothing is drawn.
       seconds: of training.
       conditions: keys that say how it was made.
+      is_hybrid: the figures are of `job.hybrid` as the hybrid; others have no rows then.
 
     Raises:
       DataError: the evaluation lacks all figures of a task.
     """
     rows: list[Row] = []
     for task, test in job.tests.items():
-        keys = {
-            metric: key
-            for metric in test.metrics
-            for key in (metric, f"{task}/{metric}")
-            if key in figures
-        }
-        if not keys:
+        if is_hybrid and task != job.hybrid:
+            continue
+        found = {metric: figure_of(figures, task, metric) for metric in test.metrics}
+        own = {metric: value for metric, value in found.items() if value is not None}
+        if not own:
             raise DataError(f"the evaluation of {job.eval_gin_file} has no figure of {task}")
         made = metric_rows(
-            {metric: figures[key] for metric, key in keys.items()},
-            model=f"{SIZE}, {job.model}",
+            own,
+            model=f"{SIZE}, {job.model_of(task, is_hybrid=is_hybrid)}",
             dataset=test.dataset,
             split=task,
             seed=seed,
@@ -329,11 +384,10 @@ def rows_of(
             seconds=seconds,
         )
         for row in made:
-            key = keys[row["metric"]]
             known = {
-                name: round(of[key], 6)
+                name: round(value, 6)
                 for name, of in baselines.items()
-                if key in of and of[key] == of[key]
+                if (value := figure_of(of, task, row["metric"])) is not None
             }
             best = strongest(row["metric"], known)
             rows.append(
@@ -388,23 +442,35 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="Further --gin.NAME=VALUE bindings are handed to every training run.",
     )
     parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument(
+        "--books", type=Path, default=ROOT / "runs" / BOOKS_NAME, help="the foundation of books"
+    )
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--inspired", type=Path, help="folder of INSPIRED's files")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     options, bindings = with_bindings(parser, arguments)
-    study = Study(options.foundation.resolve(), options.output.resolve(), bindings)
     with_dialogues = prepare_data(options.inspired and options.inspired.resolve())
-    names = [name for name in options.jobs if with_dialogues or name not in OF_DIALOGUES]
+    left_out: dict[str, str] = {}
+    for name in options.jobs:
+        if name in OF_DIALOGUES and not with_dialogues:
+            told = "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
+            left_out[name] = told
+        elif JOBS[name].foundation == BOOKS_NAME and not options.books.exists():
+            made = "python -m benchmarks.foundation --books makes it"
+            left_out[name] = f"there is no {options.books}; {made}"
+    names = [name for name in options.jobs if name not in left_out]
+    folders = {NAME: options.foundation, BOOKS_NAME: options.books}
+    studies = {
+        of: Study(of, folders[of].resolve(), options.output.resolve(), bindings)
+        for of in dict.fromkeys(JOBS[name].foundation for name in names)
+    }
     # Seeds first: after one of them the table has a line for every job.
     for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
-        study.run(name, seed)
+        studies[JOBS[name].foundation].run(name, seed)
     add_rows(results_path(RESULTS), [], derive=with_measured)
-    if len(names) < len(options.jobs):
-        print(
-            f"left out: {', '.join(name for name in options.jobs if name not in names)}: "
-            "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
-        )
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
     return 0
 
 

@@ -99,7 +99,7 @@ PLAN: Sequence[Study] = (
         ("movielens_ctr",),
         (
             _EXPORT,
-            f"{_BASELINES}.ctr --models popularity 'item mean' 'user mean + item mean'"
+            f"{_BASELINES}.ctr --models popularity 'item mean' 'user mean' 'user mean + item mean'"
             " LR FM WideDeep DeepFM",
             f"{_BASELINES}.ctr --models DIN --seeds 1 --cap 1000",
         ),
@@ -135,11 +135,12 @@ PLAN: Sequence[Study] = (
         "amazon",
         ("amazon",),
         (
-            "python -m benchmarks.amazon {amazon}/beauty --minutes 8",
+            "python -m benchmarks.amazon {amazon}/beauty --minutes 20",
             "python -m benchmarks.amazon {amazon}/beauty --cold --models popularity TF-IDF"
             " 'co-occurrence and TF-IDF' 'hybrid, no towers'",
+            "python -m benchmarks.amazon {amazon}/games --minutes 20",
         ),
-        0.8,
+        2.4,
     ),
     Study(
         "own_shop",
@@ -158,11 +159,26 @@ PLAN: Sequence[Study] = (
         fetched=("movielens-100k", "book-crossing"),
     ),
     Study(
+        "foundation_of_books",
+        ("foundation",),
+        ("python -m benchmarks.foundation --books",),
+        0.9,
+        where={"dataset": ("foundation_books",)},
+        fetched=("movielens-100k", "book-crossing"),
+    ),
+    Study(
         "jobs",
         ("jobs",),
-        ("python -m benchmarks.jobs --seeds 0",),
-        1.5,
-        after=("foundation", "click_baselines", "retrieval_baselines"),
+        (
+            "python -m benchmarks.jobs --seeds 0",
+            # What trains for minutes; `movielens` has seeds of likes.
+            "python -m benchmarks.jobs --seeds 1 2 --jobs movielens_retrieval"
+            " book_crossing_retrieval movielens_zero_shot_512 book_crossing_zero_shot_512",
+        ),
+        2.2,
+        after=("foundation", "foundation_of_books", "click_baselines", "retrieval_baselines"),
+        where={"dataset": ("movielens-100k", "book-crossing-small", "chitchat")},
+        pages=("docs/explanation_examples.md",),
     ),
     Study(
         "conversation",
@@ -176,18 +192,10 @@ PLAN: Sequence[Study] = (
         where={"dataset": ("inspired",)},
     ),
     Study(
-        "foundation_of_books",
-        ("foundation",),
-        ("python -m benchmarks.foundation --books",),
-        0.9,
-        where={"dataset": ("foundation_books",)},
-        fetched=("movielens-100k", "book-crossing"),
-    ),
-    Study(
         "few_samples",
         ("few_samples",),
-        ("python -m benchmarks.few_samples --samples 256 4096",),
-        0.7,
+        ("python -m benchmarks.few_samples --samples 16 64 256 1024 4096",),
+        1.7,
         after=("foundation_of_books",),
     ),
     Study(
@@ -240,14 +248,6 @@ PLAN: Sequence[Study] = (
     ),
     # How fast, and what it survives.
     Study(
-        "transformers_cpu",
-        ("transformers_cpu",),
-        ("python -m benchmarks.transformers_cpu",),
-        0.5,
-        modules=("torch", "transformers", "ctranslate2"),
-        timed=True,
-    ),
-    Study(
         "serving_load",
         ("serving_load",),
         (
@@ -258,6 +258,30 @@ PLAN: Sequence[Study] = (
             "python -m benchmarks.serving_load swaps",
         ),
         0.7,
+        timed=True,
+    ),
+    Study(
+        "order",
+        ("order",),
+        ("python -m benchmarks.order runs/demo_seeds/0/scoring",),
+        0.2,
+        after=("demo",),
+    ),
+    Study(
+        "box",
+        ("box",),
+        ("python -m benchmarks.box",),
+        0.1,
+        fetched=("film-viewers",),
+        timed=True,
+    ),
+    # What 20 core-hours leave no room for.
+    Study(
+        "transformers_cpu",
+        ("transformers_cpu",),
+        ("python -m benchmarks.transformers_cpu",),
+        0.5,
+        modules=("torch", "transformers", "ctranslate2"),
         timed=True,
     ),
     Study(
@@ -276,21 +300,6 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.batch_inference",),
         0.4,
         where={"split": ("scoring", "retrieval")},
-        timed=True,
-    ),
-    Study(
-        "order",
-        ("order",),
-        ("python -m benchmarks.order runs/demo_seeds/0/scoring",),
-        0.2,
-        after=("demo",),
-    ),
-    Study(
-        "box",
-        ("box",),
-        ("python -m benchmarks.box",),
-        0.1,
-        fetched=("film-viewers",),
         timed=True,
     ),
     Study(
@@ -373,7 +382,6 @@ PLAN: Sequence[Study] = (
         0.1,
         modules=("t5x",),
     ),
-    # What 20 core-hours leave no room for.
     Study(
         "training_throughput",
         ("training_throughput",),

@@ -4,7 +4,7 @@
     python -m benchmarks.baselines.ctr --models FM DIN --seeds 1 2 3 --force
     python -m benchmarks.baselines.ctr --samples 256 4096 all --models FM DIN --seeds 0 1 2
 
-Three models of a few lines (counts and means, turned into probabilities on the validation part) and
+Four models of a few lines (counts and means, turned into probabilities on the validation part) and
 RecBole's logistic regression, FM, DeepFM, Wide&Deep and DIN with RecBole's own settings, on the
 very rows that our models see. Rows go to `benchmarks/results/movielens_ctr.json` as each run ends,
 so the study can be stopped and resumed. With `--samples` RecBole's models learn from that many
@@ -41,7 +41,7 @@ FEW_SAMPLES_MODELS = ("FM", "DIN")
 
 
 def smoothed_means(index: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
-    """Mean stars by user or item, drawn to the overall mean by `SMOOTHING` more rows: [size]."""
+    """Mean value by user or item, drawn to the overall mean by `SMOOTHING` more rows: [size]."""
     total = np.bincount(index, weights=value, minlength=size)
     count = np.bincount(index, minlength=size)
     return (total + SMOOTHING * value.mean()) / (count + SMOOTHING)
@@ -59,6 +59,12 @@ def item_mean(data: ExportedSplits) -> np.ndarray:
     return smoothed_means(data.item[train], data.value[train], data.items.num_rows)[data.item]
 
 
+def user_mean(data: ExportedSplits) -> np.ndarray:
+    """The user's smoothed share of likes in the training part: [events]."""
+    train = data.rows(SPLIT, "train")
+    return smoothed_means(data.user[train], data.label[train], data.users.num_rows)[data.user]
+
+
 def user_and_item_mean(data: ExportedSplits) -> np.ndarray:
     """The sum of the user's and the item's smoothed mean of stars: [events]."""
     train = data.rows(SPLIT, "train")
@@ -69,6 +75,7 @@ def user_and_item_mean(data: ExportedSplits) -> np.ndarray:
 MEANS: dict[str, tuple[Callable[[ExportedSplits], np.ndarray], str]] = {
     "popularity": (popularity, "training ratings of the item"),
     "item mean": (item_mean, f"mean stars, smoothed with {SMOOTHING:g}"),
+    "user mean": (user_mean, f"share of likes, smoothed with {SMOOTHING:g}"),
     "user mean + item mean": (user_and_item_mean, f"mean stars, both smoothed with {SMOOTHING:g}"),
 }
 

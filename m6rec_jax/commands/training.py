@@ -186,8 +186,9 @@ def run_params(args: argparse.Namespace) -> None:
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    """on validation rows, learn how to order what a run retrieves, and choose where a run trained
-    with losses at every exit leaves its decoder early; write both beside the model"""
+    """on validation rows, learn how to order what a run retrieves and what makes probabilities of
+    zero-shot scores, and choose where a run trained with losses at every exit leaves its decoder
+    early; write it beside the model"""
     look_at_run(args, "gin_configs/runs/calibrate.gin")
     from m6rec_jax.evaluation.calibration import calibrate, report
     from m6rec_jax.sharding.processes import print_once

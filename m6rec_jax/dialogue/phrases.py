@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes, Key
+from m6rec_jax.dialogue.people import People
 from m6rec_jax.dialogue.wishes import column_values
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
@@ -120,7 +121,10 @@ class KnownPhrases:
             if key:
                 self._titles.setdefault(key, []).append(place)
                 self._surfaces.setdefault(key, set()).add(tuple(pieces(name)))
-        self._common = _COMMON | {words.item, words.items, *words.also_called}
+        self._items = {words.item, words.items, *words.also_called}
+        self._common = _COMMON | self._items
+        self._groups = words.of_groups()
+        self._people = People(self._groups)
         self._values = self._spoken_values(words)
         self._cues = _spoken_cues(words, attributes.columns)
         keys = [*self._titles, *self._values, *self._cues]
@@ -149,6 +153,7 @@ class KnownPhrases:
                 token = Token("period", tuple(folded[start : start + dated[1]]), dated[0])
             if token is not None and token.kind == "title":
                 token = self._narrowed(token, folded[start + len(token.words) :])
+            token = token or self._somebody(folded, start)
             if token is None:
                 token = Token("word", (folded[start],))
             tokens.append(token)
@@ -194,6 +199,22 @@ class KnownPhrases:
             return Token(kind, key, what)
         # In other capitals than its own a title needs words that say something.
         return title if title and len(key) > 1 and not self._common.issuperset(key) else None
+
+    def _somebody(self, folded: list[str], start: int) -> Token | None:
+        """Somebody for whom something is wanted."""
+        found = self._people.at(folded, start)
+        if found is None:
+            return None
+        end = start + found.length
+        words = tuple(folded[start:end])
+        if found.is_aged and end < len(folded):  # "a ten-year-old film", "ten-year-old comedies"
+            values = any(key in self._values for key in self._finder.at(folded, end))
+            if values or folded[end] in self._items:
+                return None
+        if not found.group:
+            return Token("plain", words)
+        wanted = column_values(self._groups[found.group].wanted)
+        return Token("group", words, (found.group, wanted))
 
     def _narrowed(self, token: Token, after: Sequence[str]) -> Token:
         """A title with the year in brackets behind it, where there is one."""

@@ -23,7 +23,7 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.format_strings import Template
 
 _ATTRIBUTE = ("says", "cues", "asked", "ask", "names")
-_GROUP = ("says", "cues", "wanted", "unwanted")
+_GROUP = ("says", "cues", "people", "under", "wanted", "unwanted")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,12 +54,16 @@ class GroupWords:
       cues: how users ask for them.
       wanted: column to values, of which an item has at least one.
       unwanted: column to values, of which it has none.
+      people: somebody whom they are for, unless an age says otherwise: 'my son', who may be 30.
+      under: whoever is younger than so many years is such a one, too; 0: ages say nothing.
     """
 
     says: Template
     cues: tuple[str, ...]
     wanted: Mapping[str, tuple[str, ...]]
     unwanted: Mapping[str, tuple[str, ...]]
+    people: tuple[str, ...]
+    under: int
 
 
 @gin.configurable
@@ -123,7 +127,11 @@ class DialogueWords:
             if not values[0]:
                 raise ConfigError(f"{where} needs 'wanted', values that such items have")
             says = _template(own.get("says"), ("item",), where)
-            found[name] = GroupWords(says, _texts(own.get("cues", ()), where), *values)
+            cues, people = (_texts(own.get(part, ()), where) for part in ("cues", "people"))
+            under = own.get("under", 0)
+            if not isinstance(under, int):
+                raise ConfigError(f"{where}: 'under' must be a number of years, not {under!r}")
+            found[name] = GroupWords(says, cues, *values, people, under)
         return found
 
 

@@ -1,7 +1,8 @@
 """`m6rec calibrate`: what is chosen on validation rows once a model is trained.
 
-Where a task's rows may leave the decoder for a stated loss of quality; and how what retrieval finds
-is ordered (`ranking_calibration`).
+Where a task's rows may leave the decoder for a stated loss of quality; how what retrieval finds is
+ordered (`ranking_calibration`); and what makes probabilities of zero-shot scores
+(`scaling_calibration`).
 
 Scoring: one pass over the validation rows reads every candidate at every exit; all thresholds and
 depths are then tried on the host. Generation: texts are generated once for each of a few settings,
@@ -37,6 +38,8 @@ from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
 from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
+from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
+from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import labelled
@@ -96,9 +99,10 @@ def calibrate(
     batch_size: int = 32,
     step: int | None = None,
     limit: int | None = None,
-) -> dict[str, Calibrated | LearntWeights]:
+) -> dict[str, Calibrated | LearntWeights | LearntScaling]:
     """Chooses early exits of all tasks that may have some, and learns the weights of `Reranker` for
-    those of retrieval; `engine.model_folder` reads both.
+    those of retrieval; `engine.model_folder` reads both. For zero-shot tasks learns Platt scaling,
+    which is set by a gin file: it is of one question, and one run may be asked many.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, step, limit: as in `evaluate`.
@@ -107,11 +111,12 @@ def calibrate(
       batch_size: rows that leave together, as many as requests in use share a batch.
 
     Returns:
-      By task. Written to `MODEL_DIR/inference`, to `early_exit.json` and `ranking.json`.
+      By task. Written to `MODEL_DIR/inference`, to `early_exit.json`, `ranking.json` and
+      `<task>_scaling.gin`.
 
     Raises:
-      ConfigError: no task of retrieval, and a model without losses at its exits, or no task of a
-        kind that exits.
+      ConfigError: no task of retrieval or zero-shot, and a model without losses at its exits, or no
+        task of a kind that exits; or a zero-shot task that judges a sentence.
       CheckpointError, DataError: as `evaluate`.
     """
     if not 0.0 <= max_loss < 1.0:
@@ -121,19 +126,21 @@ def calibrate(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
     retrieval = [task for task in evaluator.tasks if task.kind in RANKED]
+    zero_shot = [task for task in evaluator.tasks if task.kind in SCALED]
+    learns = bool(retrieval or zero_shot)
     exits_early = restored.model.config.exit_losses != "none"
-    if not exits_early and not retrieval:
+    if not exits_early and not learns:
         raise ConfigError(
             f"{model_dir} was trained with a loss after its last layer alone, so what is read "
             "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising' "
             "(gin_configs/objectives/early_exit.gin)"
         )
     tasks = [task for task in evaluator.tasks if exits_early and task.kind in KINDS]
-    if not tasks and not retrieval:
+    if not tasks and not learns:
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
         raise ConfigError(
             f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit "
-            f"early, and weights are learnt for {' and '.join(RANKED)}"
+            f"early, and weights are learnt for {', '.join((*RANKED, *SCALED))}"
         )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")
@@ -143,6 +150,9 @@ def calibrate(
         exits[task.name] = of_kind(evaluator, task, restored, max_loss)
     for task in retrieval:
         weights[task.name] = learn_weights(evaluator, task, restored)
+    scalings = {task.name: learn_scaling(evaluator, task, restored) for task in zero_shot}
+    for name, scaling in scalings.items() if jax.process_index() == 0 else ():
+        write_atomically(assets / scaling_file(name), scaling.gin_text())
     files: list[tuple[str, Mapping[str, Any], dict[str, float]]] = [
         (EXITS_FILE, exits, {"max_loss": max_loss}),
         (RANKING_FILE, weights, {}),
@@ -152,7 +162,7 @@ def calibrate(
             by_task = {name: dataclasses.asdict(one) for name, one in found.items()}
             values = {"step": restored.step, "split": split, **told, "tasks": by_task}
             write_atomically(assets / file, json_text(values, indent=2) + "\n")
-    return {**exits, **weights}
+    return {**exits, **weights, **scalings}
 
 
 # Scoring.
@@ -386,11 +396,11 @@ def settings_for(texts: Texts, max_loss: float) -> tuple[ExitSettings, float, fl
     return best
 
 
-def report(found: Mapping[str, Calibrated | LearntWeights]) -> str:
+def report(found: Mapping[str, Calibrated | LearntWeights | LearntScaling]) -> str:
     """A line for each task."""
     lines = []
     for name, one in found.items():
-        if isinstance(one, LearntWeights):
+        if isinstance(one, LearntWeights | LearntScaling):
             lines.append(f"{name}: {one}")
             continue
         when = "never before" if one.threshold > 1 else f"at a confidence of {one.threshold:g} or"

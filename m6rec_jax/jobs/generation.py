@@ -235,12 +235,10 @@ def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts 
     template = prepared.template().writing[view]
     items = prepared.catalogue().items
     columns = text_metrics.rendered_columns(template, items)
-    names = [template.liked.render(item.attributes) for item in items]
     return ItemFacts(
         text_metrics.attribute_dictionary(template, items),
         [attribute_values(items[row["item_indices"][0]], columns) for row in rows],
-        names,
-        [[names[index] for index in row["liked_indices"]] for row in rows],
+        text_metrics.citations_of(template, items, [row["liked_indices"] for row in rows]),
     )
 
 

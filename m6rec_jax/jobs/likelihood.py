@@ -8,8 +8,8 @@ outcomes, are named in gin, for rows of prepared data (`likelihood_rows`) and fo
     LikelihoodScorer.contrast = ('liked', 'disliked')
     LikelihoodScorer.sentence = '{item}'
 
-Metrics: `auc` and `user_averaged_auc`, of a contrast also `log_loss`, `calibration_error` and what
-would calibrate it, beside those of baselines that need no model.
+Metrics: `auc` and `user_averaged_auc`, of a contrast also `log_loss` and `calibration_error`,
+beside those of baselines that need no model.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PlattScaling:
     """From log odds to probabilities, σ(scale · log odds + offset) (Platt, 1999).
 
     Attributes:
-      scale, offset: evaluating the validation part says which fit it best.
+      scale, offset: `m6rec calibrate` learns them (`evaluation.scaling_calibration`).
     """
 
     scale: float = 1.0
@@ -159,8 +159,7 @@ def likelihood_metrics(
 
     Returns:
       `auc`, `user_averaged_auc` (where a user has both labels), `num_examples`, `num_users`; of
-      probabilities also `log_loss`, `calibration_error`, and the `platt_scale` and `platt_offset`
-      of `PlattScaling` that would fit these rows best. Of the baselines of
+      probabilities also `log_loss` and `calibration_error`. Of the baselines of
       `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
       `<baseline>/<metric>`; all but popularity and chance know the training part's labels.
 
@@ -172,12 +171,9 @@ def likelihood_metrics(
     metrics |= {"num_examples": float(len(labels)), "num_users": float(num_users)}
     if (probabilities := predictions.probabilities) is not None:
         table = classification.calibration_table(labels, probabilities)
-        scale, offset = classification.platt_scaling(labels, predictions.scores)
         metrics |= {
             "log_loss": classification.log_loss(labels, probabilities),
             "calibration_error": table.expected_calibration_error,
-            "platt_scale": scale,
-            "platt_offset": offset,
         }
     known = baselines.scoring_metrics(users, predictions.items, labels)
     known["chance"], _ = _ordering(users, labels, np.random.default_rng(seed).random(len(labels)))

@@ -32,11 +32,13 @@ Key = tuple[str, ...]
 @dataclass(frozen=True)
 class Mention:
     """A phrase of a text that is an attribute value: its folded words, and attribute -> the value
-    as the catalogue spells it, for every attribute that has it.
+    as the catalogue spells it, for every attribute that has it; `before` is the folded word or sign
+    before it.
     """
 
     key: Key
     values: Mapping[str, str] = field(hash=False)
+    before: str
 
 
 class AttributeDictionary:
@@ -93,7 +95,8 @@ class AttributeDictionary:
                 values = self._at(key, tuple(surface[start : start + len(key)]))
                 if values or key in self._neutral:
                     if values:
-                        found.append(Mention(key, values))
+                        before = folded[start - 1] if start else ""
+                        found.append(Mention(key, values, before))
                     step = len(key)
                     break
             start += step

@@ -14,8 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import gin
 
 from m6rec_jax.metrics import diversity, explanation, generation
-from m6rec_jax.metrics.faithfulness import AttributeDictionary, faithfulness
-from m6rec_jax.metrics.phrases import phrase_key
+from m6rec_jax.metrics.citations import (
+    ITEM,
+    Citations,
+    ItemValues,
+    folded_values,
+    true_citations,
+)
+from m6rec_jax.metrics.faithfulness import AttributeDictionary, Key, faithfulness
+from m6rec_jax.metrics.phrases import fold, phrase_key
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
@@ -49,14 +56,12 @@ class ItemFacts:
     Attributes:
       dictionary: of the whole catalogue.
       of_items: for each text, attribute to the values of its item.
-      names: of all items, as texts cite them.
-      cited: for each text, names of what its user liked.
+      citations: what texts may cite; None where they name no liked items.
     """
 
     dictionary: AttributeDictionary
     of_items: Sequence[Mapping[str, Sequence[str]]]
-    names: Sequence[str]
-    cited: Sequence[Sequence[str]]
+    citations: Citations | None
 
 
 def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> AttributeDictionary:
@@ -67,17 +72,50 @@ def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> At
     Raises:
       DataError: the catalogue has no value in any of these columns.
     """
-    values = {
+    values = _values(items, rendered_columns(template, items))
+    names = {template.liked.render(item.attributes) for item in items}
+    return AttributeDictionary(values, cased=_cased(values), neutral=names)
+
+
+def citations_of(
+    template: WritingTemplate, items: Sequence[Item], liked: Sequence[Sequence[int]]
+) -> Citations | None:
+    """What texts of a kind may cite; None where they name no liked items.
+
+    Args:
+      template, items: as for `attribute_dictionary`.
+      liked: for each text, places of the items that its user liked before.
+    """
+    if not template.cited:
+        return None
+    names = [template.liked.render(item.attributes) for item in items]
+    values = _values(items, template.cited)
+    dictionary = AttributeDictionary({**values, ITEM: names}, cased=[*_cased(values), ITEM])
+    of_items = [folded_values(attribute_values(item, template.cited)) for item in items]
+    by_name: list[dict[Key, list[ItemValues]]] = []
+    for places in liked:
+        by_name.append(own := {})
+        for place in places:
+            own.setdefault(phrase_key(names[place]), []).append(of_items[place])
+    words = frozenset(map(fold, template.citing_words))
+    return Citations(dictionary, by_name, words, template.cites_before_values)
+
+
+def _values(items: Sequence[Item], columns: Sequence[str]) -> dict[str, list[str]]:
+    """All values of columns."""
+    return {
         column: sorted({v for item in items for v in attribute_values(item, [column])[column]})
-        for column in rendered_columns(template, items)
+        for column in columns
     }
-    cased = [
+
+
+def _cased(values: Mapping[str, Sequence[str]]) -> list[str]:
+    """Columns whose values are mostly written with capitals."""
+    return [
         column
         for column, known in values.items()
         if 2 * sum(value != value.lower() for value in known) > len(known)
     ]
-    names = {template.liked.render(item.attributes) for item in items}
-    return AttributeDictionary(values, cased=cased, neutral=names)
 
 
 def rendered_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
@@ -93,8 +131,8 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
 
     `fmr` looks for the first feature of each record. With facts also `true_share` (of the attribute
     values named, how many hold for the item), `all_true_share` (of the texts that name any),
-    `silent_share` (of all texts), and `true_citations` (of the items named, how many the user liked
-    before).
+    `silent_share` (of all texts), and `true_citations` (of the items cited, how many the user liked
+    before and have what they are cited for).
 
     Args:
       found: the texts.
@@ -126,12 +164,10 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
         metrics["silent_share"] = counts.silent_share
         if counts.num_named:
             metrics |= {"true_share": counts.true_share, "all_true_share": counts.all_true_share}
-        if any(found.facts.names):
-            liked = [{"liked": names} for names in found.facts.cited]
-            names = AttributeDictionary({"liked": found.facts.names}, cased=["liked"])
-            cited = faithfulness(texts, liked, names)
-            if cited.num_named:
-                metrics["true_citations"] = cited.true_share
+        if (citations := found.facts.citations) is not None:
+            share = true_citations(texts, citations)
+            if share is not None:
+                metrics["true_citations"] = share
     return metrics
 
 

@@ -19,6 +19,7 @@ Rendering raises DataError where the item lacks what a template needs.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,23 @@ class WritingTemplate:
             template.validate(items)
         shared = [f"{_SHARED}{name}{end}" for name in items for end in ("", _IN)]
         self.text.validate([*items, *shared])
+
+    @property
+    def cited(self) -> tuple[str, ...]:
+        """Columns for whose shared values `text` names a liked item."""
+        return tuple(name for name in self.shared if f"{_SHARED}{name}{_IN}" in self.text.fields)
+
+    @property
+    def citing_words(self) -> tuple[str, ...]:
+        """Words of `text` that stand right before a liked item's name."""
+        named = rf"(\w+)\W*\{{{_SHARED}[^}}]*{_IN}\}}"
+        return tuple(dict.fromkeys(re.findall(named, self.text.source)))
+
+    @property
+    def cites_before_values(self) -> bool:
+        """Whether `text` names the first liked item before what it shares."""
+        asked = [name for name in self.text.fields if name.startswith(_SHARED)]
+        return bool(asked) and asked[0].endswith(_IN)
 
     @property
     def item_templates(self) -> tuple[Template, ...]:

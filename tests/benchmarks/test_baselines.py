@@ -47,6 +47,17 @@ def test_item_mean_uses_training_stars_only() -> None:
     np.testing.assert_array_equal(ctr.item_mean(changed), ctr.item_mean(data))
 
 
+def test_user_mean_is_the_share_of_likes_in_the_users_own_training_rows() -> None:
+    data = small()
+    train = data.rows("per_user_temporal", "train")
+    row = 23
+    mine = [data.label[r] for r in train if data.user[r] == data.user[row]]
+    expected = (sum(mine) + 5 * data.label[train].mean()) / (len(mine) + 5)
+    assert ctr.user_mean(data)[row] == pytest.approx(expected)
+    same = data.user == data.user[row]
+    assert np.unique(ctr.user_mean(data)[same]).size == 1
+
+
 def test_calibration_keeps_the_order_and_does_not_see_the_test_labels() -> None:
     data = small()
     score = data.label + 0.01 * np.arange(len(data.label))

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import gin
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import foundation, job_baselines, jobs, movielens
+from benchmarks import explanation_examples, foundation, job_baselines, jobs, movielens
 from benchmarks.comparison_table import comparison_table
 from benchmarks.job_list import JOBS, SINGLES, ZERO_SHOT
 from benchmarks.metric_names import describe_metric
@@ -14,6 +17,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
 
@@ -36,9 +40,10 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
         if call[0] == "eval":
             folder = Path(bound["MODEL_DIR"]).name
             value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
+            value += 0.2 * (jobs.HYBRID in call)
             job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
             own = bound.get("MIXTURE_OR_TASK_NAME")
-            tasks = [t for t in job.tests if own in (None, job.compared_with.get(t))]
+            tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
             # As the evaluator names them.
             figures = {
                 f"{task}/{metric}" if len(tasks) > 1 else metric: value
@@ -47,16 +52,23 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
             }
             figures |= {"popularity/auc": 0.4, "chance/auc": 0.3}
             Path(bound["evaluate.output"]).write_text(json.dumps(figures))
+        if call[0] == "infer":
+            rows = [
+                {"source": f"loved A|B\nFilm {n}", "prefix": "because", "written": f"text {n}."}
+                for n in range(99)
+            ]
+            pq.write_table(pa.Table.from_pylist([r | {"reference": "So."} for r in rows]), call[-1])
 
     def baselines_of(gin_file: str, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
         made.append(("baselines", gin_file))
         names = ("auc", "log_loss", "bleu_4", "novelty", "movielens_100k_titles/rouge_1")
         return {"weak": dict.fromkeys(names, 0.1), "strong": dict.fromkeys(names, 0.9)}
 
-    for module in (jobs, movielens, foundation):
+    for module in (jobs, movielens, foundation, explanation_examples):
         monkeypatch.setattr(module, "m6rec", m6rec)
     monkeypatch.setattr(foundation, "prepare_data", lambda: None)
     monkeypatch.setattr(job_baselines, "baselines_of", baselines_of)
+    monkeypatch.setattr(explanation_examples, "EXAMPLES", tmp_path / "examples.md")
     monkeypatch.setattr(jobs, "results_path", lambda name: tmp_path / f"{name}.json")
     monkeypatch.setattr(jobs, "backbone_of", lambda path: path.name)
     monkeypatch.setattr(jobs, "prepare_data", lambda inspired: inspired is not None)
@@ -88,6 +100,11 @@ def test_files_and_tasks_of_every_job_fit_together(name: str) -> None:
             assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
             assert gin.query_parameter("vocabulary_file.shared") == shared
             assert configuration.macro("TRAINABLE") == "prompts"
+        if job.hybrid:
+            of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
+            configuration.parse_config([job.eval_gin_file, jobs.HYBRID], ["MODEL_DIR='x'", of_task])
+            (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+            assert task.kind in RANKED
     finally:
         gin.clear_config()
     assert set(job.tests) <= tested
@@ -133,7 +150,8 @@ def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Pat
         assert (bound["train.seed"], bound["BatchIterator.seed"]) == (str(seed), str(seed))
         assert bound["TRAIN_STEPS"] == "5"
     # The baselines and the untuned foundation are measured once for all seeds.
-    assert [call[0] for call in calls] == ["train", "eval", "baselines", "eval", "train", "eval"]
+    expected = ["train", "eval", "baselines", "eval", "infer", "train", "eval"]
+    assert [call[0] for call in calls] == expected
     rows = {(row["metric"], row["seed"]): row for row in rows_in(tmp_path)}
     row = rows["bleu_4", 3]
     assert (row["ours"], row["value"], row["baseline_name"], row["baseline"]) == (
@@ -152,6 +170,19 @@ def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Pat
     assert len(calls) == done
 
 
+def test_ten_explanations_are_drawn_by_a_seed(calls, tmp_path: Path) -> None:
+    assert run(tmp_path, "--jobs", "explanation", "--seeds", "0") == 0
+    (asked,) = (call for call in calls if call[0] == "infer")
+    assert bindings_of(asked)["MODEL_DIR"].endswith("explanation-0")
+    page = (tmp_path / "examples.md").read_text()
+    drawn = sorted(np.random.default_rng(0).choice(99, 10, replace=False).tolist())
+    assert [line for line in page.splitlines() if "*written*" in line] == [
+        f"| *written* | **because text {number}.** |" for number in drawn
+    ]
+    assert page.count("| *history* | loved A\\|B |") == 10
+    assert page.count("| *reference* | because So. |") == 10
+
+
 def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
     assert run(tmp_path, "--jobs", "movielens_zero_shot_item", "--seeds", "0", "1") == 0
     assert [call[0] for call in calls] == ["eval"]
@@ -160,6 +191,34 @@ def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
     assert row["seed"] is None
     assert row["baselines"] == {"popularity": 0.4, "chance": 0.3}
     assert row["gin_file"] == JOBS["movielens_zero_shot_item"].eval_gin_file
+
+
+def test_a_job_may_be_asked_of_another_foundation(calls, tmp_path: Path, capsys) -> None:
+    books, name = tmp_path / "books", "movielens_zero_shot_books"
+    asked = ["--jobs", "movielens_zero_shot", name, "--seeds", "0", "--books", str(books)]
+    assert run(tmp_path, *asked) == 0
+    assert f"left out: {name}: there is no {books}" in capsys.readouterr().out
+    books.mkdir()
+    # Neither refuses the rows of the other, whichever was there first.
+    for _ in range(2):
+        assert run(tmp_path, *asked) == 0
+    folders = [(call[0], Path(bindings_of(call)["MODEL_DIR"]).name) for call in calls]
+    asked_each = ("calibrate", "eval")
+    assert folders == [(what, of) for of in ("base", "books") for what in asked_each]
+    for calibrates, evaluates in (calls[:2], calls[2:]):
+        assert bindings_of(calibrates)["SPLIT"] == "validation"
+        learnt = Path(evaluates[-1])
+        assert learnt.name == "movielens_100k_zero_shot_scaling.gin"
+        assert learnt.parent == Path(bindings_of(calibrates)["MODEL_DIR"]) / "inference"
+    rows = [row for row in rows_in(tmp_path) if row["metric"] == "auc"]
+    assert [(row["foundation_name"], row["foundation"], row["model"]) for row in rows] == [
+        ("foundation", "base", f"M6-Rec mini, {JOBS['movielens_zero_shot'].model}"),
+        ("foundation_books", "books", f"M6-Rec mini, {JOBS[name].model}"),
+    ]
+    (tmp_path / "others").mkdir()
+    other = [*asked[:-1], str(tmp_path / "others")]
+    assert run(tmp_path, *other) == 2
+    assert "has rows of the foundation books" in capsys.readouterr().err
 
 
 def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp_path) -> None:
@@ -172,6 +231,36 @@ def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp
     assert [row["baselines"] for row in rows] == [{"a run of its own": 0.51}] * len(rows)
 
 
+def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: Path) -> None:
+    arguments = ["--jobs", "conversation", "--seeds", "1", "--inspired", str(tmp_path)]
+    assert run(tmp_path, *arguments) == 0
+    made = [call for call in calls if call[0] != "baselines"]
+    assert [call[0] for call in made] == ["train", "eval", "eval", "calibrate", "eval"]
+    folder = bindings_of(made[0])["MODEL_DIR"]
+    assert [bindings_of(call)["MODEL_DIR"] == folder for call in made] == [
+        *(True, True),
+        *(False, True, True),  # the second evaluation is of the foundation, untuned
+    ]
+    # What is not retrieved is not written anew.
+    assert bindings_of(made[-1])["MIXTURE_OR_TASK_NAME"] == "inspired_retrieval"
+    assert [jobs.HYBRID in call for call in made] == [False] * 4 + [True]
+    rows = [row for row in rows_in(tmp_path) if row["metric"] in ("recall@1", "perplexity")]
+    tuned = "M6-Rec mini, option-adapter tuning"
+    assert {(row["model"], row["split"]): row["ours"] for row in rows} == {
+        (f"{tuned}; hybrid", "inspired_retrieval"): pytest.approx(0.71),
+        (f"{tuned}; the two towers alone", "inspired_retrieval"): pytest.approx(0.51),
+        (tuned, "inspired_titles"): pytest.approx(0.51),
+        (tuned, "inspired_replies"): pytest.approx(0.51),
+    }
+    # Both beside the same baselines, though one evaluation had several tasks and one had not.
+    assert [row["baselines"] for row in rows if row["split"] == "inspired_retrieval"] == [
+        {ZERO_SHOT: 0.25}
+    ] * 2
+    done = len(calls)
+    assert run(tmp_path, *arguments) == 0
+    assert len(calls) == done
+
+
 def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(job_baselines, "training_rows", lambda gin_file: 600)
     monkeypatch.setattr(job_baselines, "measured_before", lambda *which: {})
@@ -181,9 +270,10 @@ def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch
     log = folder / "metrics.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run(tmp_path, "--jobs", "movielens_retrieval", "--seeds", "0") == 0
-    (row,) = (row for row in rows_in(tmp_path) if row["metric"] == jobs.EVALUATION_SECONDS)
-    assert row["baselines"] == {"one epoch of training": 100.0}
-    assert 0 <= row["ours"] < 60
+    rows = [row for row in rows_in(tmp_path) if row["metric"] == jobs.EVALUATION_SECONDS]
+    # The hybrid and the towers alone.
+    assert [row["baselines"] for row in rows] == [{"one epoch of training": 100.0}] * 2
+    assert all(0 <= row["ours"] < 60 for row in rows)
     log.write_text('{"step": 5}\n')
     with pytest.raises(DataError, match="no examples_per_second"):
         jobs.epoch_seconds("a.gin", folder)

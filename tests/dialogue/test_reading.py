@@ -102,6 +102,49 @@ def test_wishes(said, wishes):
     assert READER.read(said).wishes == wishes
 
 
+# The first line is of words that the rule was made for; the others were worded once it was there.
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            "for kids",
+            "My niece of six is visiting",
+            "for a six-year-old",
+            "my grandson",
+            "she is 6",
+        ),
+        *("Our nephew, who is five, wants a film", "what do eight year olds like?"),
+        *("My boss's daughter comes, a girl of nine", "My brother is seven and bored"),
+        *("My nine year old nephew", "Something that grandchildren watch", "he's 4"),
+        *("I am watching a film with someone aged three", "a movie for ages 4 to 8"),
+        *("our granddaughter turns eleven", "for an 18 months old", "a film for my 7yo"),
+    ],
+)
+def test_relations_and_ages_are_for_children(said):
+    assert READER.read(said).wishes == (ForGroup("children"),)
+
+
+@pytest.mark.parametrize(
+    ("said", "wishes"),
+    [
+        ("My niece is nineteen", ()),
+        ("a comedy for my 25-year-old son", (COMEDY,)),
+        ("my son is 30", ()),
+        ("for a forty year old", ()),
+        ("a ten-year-old comedy", (COMEDY,)),
+        ("a ten year old film", (Years(None, 1986),)),
+        ("a film that is ten years old", ()),
+        ("my brother likes comedies", (COMEDY,)),
+        ("who is in Fargo?", ()),
+        ("my daughter is one of those who love horror", (ForGroup("children"), HORROR)),
+        ("nothing for my niece of six", (Unwanted(FOR_CHILDREN),)),
+        ("Give me 6 films", ()),
+    ],
+)
+def test_ages_of_others_are_not(said, wishes):
+    assert READER.read(said).wishes == wishes
+
+
 @pytest.mark.parametrize(
     ("said", "named"),
     [

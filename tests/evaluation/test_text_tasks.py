@@ -16,6 +16,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.calibration import calibrate, report
 from m6rec_jax.jobs.classification import ClassificationPredictions
 from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
@@ -310,20 +311,28 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     assert metrics["user_mean/auc"] == classification.auc(labels, shares[users])
     assert 0 <= metrics["chance/auc"] <= 1
     assert metrics["num_examples"] == len(labels)
+    (model_dir / "inference").mkdir(exist_ok=True)
+    calibrated = (str(model_dir), "zero_shop_zero_shot", LENGTHS)
     if "sentence" in asked:  # likelihoods are no probabilities
-        assert not any("log_loss" in name or "platt" in name for name in metrics)
+        assert not any("log_loss" in name for name in metrics)
+        with pytest.raises(ConfigError, match="no odds of two outcomes"):
+            calibrate(*calibrated, split="test")
         return
     odds = scores.astype(np.float64)
     log_loss = classification.log_loss(labels, 1 / (1 + np.exp(-odds)))
     assert metrics["log_loss"] == pytest.approx(log_loss, abs=1e-5)
     assert metrics["chance/auc"] != metrics["user_mean/log_loss"] > 0
-    scale, offset = metrics["platt_scale"], metrics["platt_offset"]
-    bound("PlattScaling.scale", scale)
-    bound("PlattScaling.offset", offset)
+    # Scaled as was learnt, here on the very rows that it is evaluated on.
+    found = calibrate(*calibrated, split="test")
+    learnt = found["zero_shop_zero_shot"]
+    assert learnt.unscaled_log_loss == pytest.approx(metrics["log_loss"], abs=1e-5)
+    assert f"zero_shop_zero_shot: log loss {learnt.log_loss:.4f} instead of" in report(found)
+    with gin.unlock_config():
+        gin.parse_config_file(str(model_dir / "inference" / "zero_shop_zero_shot_scaling.gin"))
     fitted = zero_shot(model_dir)
-    assert fitted["log_loss"] <= metrics["log_loss"]
-    assert fitted["auc"] == (metrics["auc"] if scale > 0 else pytest.approx(metrics["auc"]))
-    assert fitted["platt_scale"] == scale
+    assert fitted["log_loss"] == pytest.approx(learnt.log_loss, abs=1e-5)
+    assert fitted["log_loss"] < metrics["log_loss"]
+    assert fitted["auc"] == pytest.approx(metrics["auc"])
 
 
 def test_which_tokens_count_is_set_in_gin(world, bound):

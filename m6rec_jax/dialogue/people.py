@@ -1,0 +1,102 @@
+"""Whom something is for: people of a group, by what they are called and by their age.
+
+"My grandson", "a niece of six", "for a six-year-old" and "she is 6" speak of children, "my son, who
+is 30" does not. Which people a group has, and up to what age, is set with its words
+(`GroupWords`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from m6rec_jax.dialogue.words import GroupWords
+from m6rec_jax.metrics.phrases import phrase_key
+
+
+def _list_of(words: str) -> list[str]:
+    return words.split()
+
+
+# From twenty on tens are enough: there ages say only that somebody is none of a group.
+_NUMBERS = _list_of(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+)
+_AGE = rf"(?P<age>\d{{1,2}}|{'|'.join(_NUMBERS)})"
+# Between somebody and their age: "who is", "of".
+_LINKS = r"(?P<link>(?:(?: ,)? (?:of|is|s|are|who|turns|turned|turning|just|only|about|aged?))*)"
+# People of whom an age alone says something.
+_ANYBODY = _list_of("he she who someone somebody boy girl brother sister cousin friend")
+# Pieces of a turn that are looked at.
+_REACH = 12
+
+
+class Somebody(NamedTuple):
+    """People who are spoken of.
+
+    Attributes:
+      group: whose they are; empty: they are none's.
+      length: of the phrase, in pieces.
+      is_aged: an age says it.
+    """
+
+    group: str
+    length: int
+    is_aged: bool
+
+
+class People:
+    """Finds people in turns.
+
+    Args:
+      groups: by name.
+    """
+
+    def __init__(self, groups: Mapping[str, GroupWords]) -> None:
+        self._groups = groups
+        self._group_of = dict.fromkeys(_ANYBODY, "") | {
+            " ".join(phrase_key(called)): name
+            for name, group in groups.items()
+            for called in group.people
+        }
+        called = "|".join(map(re.escape, sorted(self._group_of, key=len, reverse=True)))
+        who = rf"(?P<who>{called})(?!\S)"
+        self._patterns = (
+            re.compile(rf"{who}{_LINKS} {_AGE}(?P<unit> (?:year|month)s? old)?(?!\S)(?! of)"),
+            re.compile(rf"{who}"),
+            re.compile(
+                rf"(?P<link>aged?|ages)? ?{_AGE}(?P<unit> year olds?| months? old| ?yo)?(?!\S)"
+                rf"(?: {who})?"
+            ),
+        )
+
+    def at(self, folded: Sequence[str], start: int) -> Somebody | None:
+        """Who is spoken of at a place of a turn's folded pieces, the longest phrase for it."""
+        text = " ".join(folded[start : start + _REACH])
+        for pattern in self._patterns:
+            found = pattern.match(text)
+            if found is None:
+                continue
+            told = found.groupdict()
+            if "age" in told and not told["link"] and not told["unit"]:
+                continue  # a number by itself
+            own = self._group_of[told["who"]] if told["who"] else ""
+            age = self._years(told["age"], told["unit"]) if "age" in told else None
+            if age is None and not own:
+                continue
+            return Somebody(self._group(own, age), found[0].count(" ") + 1, age is not None)
+        return None
+
+    def _group(self, own: str, age: int | None) -> str:
+        """The group of somebody who is called as those of `own` are."""
+        if age is None or (own and not self._groups[own].under):
+            return own
+        return next((name for name, group in self._groups.items() if age < group.under), "")
+
+    @staticmethod
+    def _years(age: str, unit: str | None) -> int:
+        if unit and "month" in unit:
+            return 0
+        return int(age) if age.isdigit() else _NUMBERS.index(age)
