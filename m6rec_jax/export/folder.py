@@ -31,7 +31,7 @@ def write_manifest(
     format_: str,
     model: LoadedModel,
     platforms: Sequence[str],
-    precision: str = "",
+    precision: str | None = None,
     **own: Any,
 ) -> None:
     """Writes `export.json` of a folder that is otherwise complete.
@@ -39,7 +39,7 @@ def write_manifest(
     Args:
       folder, format_: where, and what `own` are the fields of.
       model, platforms: what was exported, and for what.
-      precision: one of `TOLERANCES`; empty: that of the model's products.
+      precision: one of `TOLERANCES`, of what was exported; None: that of the model's products.
     """
     config = model.model.config
     precision = precision or config.matmul_dtype or config.dtype
