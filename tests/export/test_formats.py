@@ -99,6 +99,7 @@ def test_a_model_of_bfloat16_is_exported_in_float32(
     assert results["score"]["largest_difference"] < 1e-5
     manifest = json.loads((folder / "export.json").read_text())
     assert (manifest["precision"], manifest["tolerance"]) == ("float32", 1e-4)
+    assert manifest["sizes"] == {one: (folder / one).stat().st_size for one in manifest["files"]}
     # It is the one that was checked: what bfloat16 rounds off is more.
     model = load_model(half)
     rounded = model.scorer("ctr").score_requests(HISTORIES, CANDIDATES)
