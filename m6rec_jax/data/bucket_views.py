@@ -21,7 +21,7 @@ from m6rec_jax.data import views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.co_occurrence import ranked_text
 from m6rec_jax.data.epochs import epoch_of
-from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.reranking_candidates import DrawnCandidates
 from m6rec_jax.data.schema import LabelSpec
@@ -285,12 +285,11 @@ class BucketViews:
                 count=number,
             )
             before = len(items)
-            for positive, value, negatives in zip(
-                positives, shown.values[own].tolist(), drawn, strict=True
-            ):
-                items += [positive, *negatives]
-                values += [value] + [math.nan] * len(negatives)
-                labels += [1] + [0] * len(negatives)
+            of_group = shown.values[own].tolist()
+            for row in asked(drawn):
+                items += [positives[row], *drawn[row]]
+                values += [of_group[row]] + [math.nan] * len(drawn[row])
+                labels += [1] + [0] * len(drawn[row])
             lengths.append(len(items) - before)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return Candidates(

@@ -31,7 +31,9 @@ class Grouping:
         None for no limit.
       parts: parts whose rows are grouped.
       repeats: whether repeats are rows; otherwise they only are in histories, and separate groups.
-      with_seen: keep all items the user acted on so far (for sampling negatives).
+      with_seen: keep all items the user acted on so far (for sampling negatives). Where `strict`,
+        groups are left out that only repeat what the user had, and nothing else that the user had
+        is left to stand beside.
     """
 
     size: int
@@ -146,6 +148,11 @@ def groups_of_user(
         positions = visible[part]
         last = int(np.searchsorted(positions, cut, "left"))
         history = positions[max(0, last - grouping.max_events) : last]
+        had = [] if of_part is None else of_part.before(cut)
+        own = set(items[start:end].tolist())
+        if grouping.strict and own <= set(had) <= own | set(moment):
+            start = end
+            continue
         yield Group(
             group_id=first_id,
             part=part,
@@ -156,7 +163,7 @@ def groups_of_user(
             history_items=items[history].tolist(),
             history_times=times[history].tolist(),
             history_values=values[history].tolist(),
-            seen=[] if of_part is None else of_part.before(cut),
+            seen=had,
             moment=moment,
         )
         first_id += 1

@@ -70,8 +70,8 @@ class NegativeSampler:
       never: items that are never drawn, as indices in the table (held-out items).
 
     Attributes:
-      drawn: how many new items were drawn and how many could have been; and of items that the user
-        had before `[2, 2]`.
+      drawn: how many new items were drawn, how many could have been, and for how many positives;
+        and of items that the user had before `[2, 3]`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class NegativeSampler:
         self._table_index: list[int] = []
         self._next_refresh = -1
         self._cumulative = np.zeros(0)
-        self.drawn = np.zeros((2, 2), np.int64)
+        self.drawn = np.zeros((2, 3), np.int64)
 
     def sample(
         self,
@@ -99,7 +99,9 @@ class NegativeSampler:
         """Draws `count` distinct items for each positive row of a group.
 
         Beside an item that the user had before stand others of which that is true, beside a new
-        one new ones. What the user acted on in the group or at its moment is no negative.
+        one new ones. What the user acted on in the group or at its moment is no negative. A user
+        who had few others meets them several times: with fewer of them, having had an item would
+        tell its label.
 
         Args:
           statistics: as of the moment of the draw.
@@ -107,7 +109,8 @@ class NegativeSampler:
           positives: items of the group's rows, as indices in the table, as all items.
           seen: items that the user had before.
           moment: items that the user acted on at the moment of the group.
-          count: items per draw; fewer where not enough are left.
+          count: items per draw. Of new items fewer where not enough are left; none where the user
+            had no other item.
 
         Returns:
           `[positives][count]` indices in the items table.
@@ -139,13 +142,13 @@ class NegativeSampler:
         found = []
         for positive in positives:
             repeat = positive in had
-            eligible = len(again) if repeat else new
-            number = min(count, eligible)
-            if not repeat:
-                found.append(self._draw(random, cumulative, acted, number))
+            if repeat:
+                found.append(_draw_some(random, cumulative, again, count))
             else:
-                found.append(_draw_some(random, cumulative, again, number))
-            self.drawn[int(repeat)] += number, eligible
+                found.append(self._draw(random, cumulative, acted, min(count, new)))
+            self.drawn[int(repeat), :2] += len(found[-1]), len(again) if repeat else new
+        for row in asked(found):
+            self.drawn[int(positives[row] in had), 2] += 1
         return found
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
@@ -193,14 +196,20 @@ class NegativeSampler:
 def _draw_some(
     random: np.random.Generator, cumulative: np.ndarray, items: np.ndarray, count: int
 ) -> list[int]:
-    """Some of a few items, by the weights of which there are running sums."""
-    if not count:
+    """Some of a few items, by the weights of which there are running sums; all equally often."""
+    if not len(items):
         return []
-    weights = cumulative[items] - np.where(items > 0, cumulative[items - 1], 0.0)
-    found: list[int] = random.choice(
-        items, count, replace=False, p=weights / weights.sum()
-    ).tolist()
+    every, some = divmod(count, len(items))
+    found: list[int] = items.tolist() * every
+    if some:
+        weights = cumulative[items] - np.where(items > 0, cumulative[items - 1], 0.0)
+        found += random.choice(items, some, replace=False, p=weights / weights.sum()).tolist()
     return found
+
+
+def asked(drawn: Sequence[Sequence[int]]) -> list[int]:
+    """Which positives of a group are asked about: those with negatives; all, if none has any."""
+    return [n for n, own in enumerate(drawn) if own] or list(range(len(drawn)))
 
 
 def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
@@ -215,6 +224,6 @@ def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
     names = ("sampling_rate", "repeat_sampling_rate")
     return {
         name: sampled / eligible
-        for name, (sampled, eligible) in zip(names, drawn.tolist(), strict=True)
+        for name, (sampled, eligible, _) in zip(names, drawn.tolist(), strict=True)
         if eligible
     }

@@ -293,7 +293,18 @@ class _Preparation:
             self.run.save_co_occurrence(self.folder)
         for view, entry in entries.items():
             self.manifest["views"][view] = {"fingerprint": made[view], **entry}
+            if "negatives" in entry and self.dataset.spec.repeats_count:
+                self._tell_of_lone_repeats(entry["negatives"]["positives"])
         write_manifest(self.folder, self.manifest)
+
+    def _tell_of_lone_repeats(self, positives: int) -> None:
+        lone = sum(self.manifest["counts"]["events"][part] for part in PARTS) - positives
+        if lone:
+            log.info(
+                "%d events repeat all that their user had: with nothing to stand beside, they are "
+                "in no row of 'groups'",
+                lone,
+            )
 
     def _scratch(self, name: str) -> Path:
         """A folder for what is on the way, without what a run that was killed left there."""

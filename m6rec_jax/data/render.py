@@ -13,7 +13,7 @@ import numpy as np
 
 from m6rec_jax.data.co_occurrence import ranked_text
 from m6rec_jax.data.grouping import Group
-from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import STATISTICS_PARTS, VISIBLE_PARTS
@@ -283,10 +283,10 @@ class RowRenderer:
         items: list[int] = []
         values: list[float] = []
         labels: list[int] = []
-        for positive, value, negatives in zip(group.items, group.values, drawn, strict=True):
-            items += [positive, *negatives]
-            values += [value] + [math.nan] * len(negatives)
-            labels += [1] + [0] * len(negatives)
+        for row in asked(drawn):
+            items += [group.items[row], *drawn[row]]
+            values += [group.values[row]] + [math.nan] * len(drawn[row])
+            labels += [1] + [0] * len(drawn[row])
         return items, values, labels
 
 

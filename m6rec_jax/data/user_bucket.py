@@ -130,11 +130,28 @@ class UserBucket:
 
     def groups(self, grouping: Grouping) -> Groups:
         """The rows of a view, grouped: see `grouping.groups_of_user`."""
-        # What is seen is found by `seen`, whether or not it is asked for.
-        grouping = dataclasses.replace(grouping, with_seen=False)
         if grouping not in self._groups:
-            self._groups[grouping] = self._grouped(grouping)
+            groups = self._grouped(grouping)
+            if grouping.with_seen and grouping.strict:
+                groups = self._with_others(groups)
+            self._groups[grouping] = groups
         return self._groups[grouping]
+
+    def _with_others(self, groups: Groups) -> Groups:
+        """Without those that only repeat, with nothing else that the user had to stand beside."""
+        items, had = self.seen(groups)
+        first, end = groups.rows.low, groups.rows.high
+        number = had.high - had.low
+        last = np.maximum(end, self.moment_end[first])
+        kept = np.ones(len(groups), bool)
+        for group in np.flatnonzero((number > 0) & (number <= last - self.moment[first])).tolist():
+            of_user = set(items[had.low[group] : had.high[group]].tolist())
+            own = set(self.item[first[group] : end[group]].tolist())
+            start = first[group]
+            moment = set(self.item[self.moment[start] : self.moment_end[start]].tolist())
+            kept[group] = not own <= of_user <= own | moment
+        columns = {f.name: getattr(groups, f.name)[kept] for f in dataclasses.fields(groups)[1:]}
+        return Groups(Ranges(first[kept], end[kept]), **columns)
 
     def _grouped(self, grouping: Grouping) -> Groups:
         wanted = np.isin(self.part, grouping.parts)

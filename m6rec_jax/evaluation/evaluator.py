@@ -70,8 +70,9 @@ class Evaluator:
       sample: so many rows of all tasks together, drawn at random once (`EvaluationBatches.sample`);
         0: all. A training run sets the attribute `sample` (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
-      reranking: adds to what the model of a retrieval task finds, and orders it; None: nothing
-        does. Whoever restores a checkpoint sets the attribute `ranking`, its weights by task.
+      reranking: adds to what the model of a retrieval task finds, and orders it; None: as it
+        stands in `Reranking()` for tasks of which weights were learnt, and nothing does for others.
+        Whoever restores a checkpoint sets the attribute `ranking`, its weights by task.
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
       progress: show bars. A training run sets the attribute (`Logging.progress`).
@@ -99,6 +100,7 @@ class Evaluator:
         self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
         self.reranking, self.progress = reranking, progress
         self.ranking: Mapping[str, RankingWeights] = {}
+        self._learnt_reranking = Reranking()
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self.reader = batch_reader(mesh)
@@ -132,6 +134,10 @@ class Evaluator:
             prefix = f"{task.name}/" if len(self.tasks) > 1 else ""
             metrics |= {f"{prefix}{name}": value for name, value in found.items()}
         return metrics
+
+    def reranking_of(self, task: TaskInfo) -> Reranking | LearntRanking | None:
+        """What orders the items that are found for a task."""
+        return self.reranking or (self._learnt_reranking if task.name in self.ranking else None)
 
     def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Any:
         """Predictions of one of the tasks, example by example, see `Job.predict`.
@@ -213,7 +219,8 @@ class _TaskEvaluation:
         self.model, self.variables = model, variables
         self.data: TaskData = TaskPart(task, evaluator.split)
         self.ks = evaluator.ks
-        self.depth = max(*self.ks, evaluator.reranking.depth if evaluator.reranking else 1)
+        self._reranking = evaluator.reranking_of(task)
+        self.depth = max(*self.ks, self._reranking.depth if self._reranking else 1)
 
     def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = (
@@ -303,15 +310,17 @@ class _TaskEvaluation:
         read: Callable[[bool], ReadRows],
         similarities: Callable[[slice, np.ndarray], np.ndarray],
     ) -> RetrievalPredictions:
-        reranking = self._evaluator.reranking
-        if reranking is None:
+        if self._reranking is None:
             return predictions
-        asked = read(reranking.reads_text)
+        asked = read(self._reranking.reads_text)
         towers = Retrieval(self.data, predictions, asked, similarities, self._evaluator.runtime)
-        found = reranking(towers, self._evaluator.ranking.get(self._task.name))
+        found = self._reranking(towers, self._evaluator.ranking.get(self._task.name))
         length = max(self.ks)
         return dataclasses.replace(
-            found, top_items=found.top_items[:, :length], scores=found.scores[:, :length]
+            found,
+            top_items=found.top_items[:, :length],
+            scores=found.scores[:, :length],
+            towers_ranks=predictions.ranks,
         )
 
     def _options(self, **options: Any) -> EngineOptions:

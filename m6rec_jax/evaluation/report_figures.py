@@ -185,7 +185,8 @@ def roc_curves(
             (line,) = axes.plot(
                 *_thinned(false_positive, true_positive),
                 color=_LINES[number % len(_LINES)],
-                linestyle=_DASHES[number % len(_DASHES)],
+                # A second round of colours has other dashes.
+                linestyle=_DASHES[(number + number // len(_LINES)) % len(_DASHES)],
                 linewidth=1.9 if number == 0 else 1.3,
                 # A label that starts with "_" would be left out of the legend.
                 label=f"\u200b{label}  {area:.3f}",

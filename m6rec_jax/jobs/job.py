@@ -94,8 +94,8 @@ class TaskData(Protocol):
     def seen_items(self) -> Mapping[int, np.ndarray]:
         """By user, items of the parts before this one, which are not recommended again."""
 
-    def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items `[n]` of the events that rows see; with `training` of training rows."""
+    def past_events(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items `[n]` of the events that rows see."""
 
     def past_items(self) -> list[np.ndarray]:
         """For each row of 'next_items', the user's items before it, oldest first."""

@@ -45,11 +45,11 @@ def hidden_items(evaluation: Evaluation) -> Mapping[int, np.ndarray]:
 
 
 def own_counts(evaluation: Evaluation) -> UserItemCounts | None:
-    """How often users had items among the training events; None where repeats do not count."""
+    """How often users had items before the rows; None where repeats do not count."""
     if not evaluation.data.repeats_count:
         return None
     found: UserItemCounts = evaluation.once(
-        "own counts", lambda: UserItemCounts.fit(*evaluation.data.past_events(training=True))
+        "own counts", lambda: UserItemCounts.fit(*evaluation.data.past_events())
     )
     return found
 
@@ -62,10 +62,9 @@ def apart(
     Nothing where repeats do not count, or all are of one kind; nor of the training part, of which
     no row says what came before it.
     """
-    data = evaluation.data
-    if not data.repeats_count or data.part == "train":
+    had = own_counts(evaluation)
+    if had is None or evaluation.data.part == "train":
         return
-    had: UserItemCounts = evaluation.once("had", lambda: UserItemCounts.fit(*data.past_events()))
     repeats = had.of(users, items) > 0
     if repeats.any() and not repeats.all():
         yield REPEATS, repeats

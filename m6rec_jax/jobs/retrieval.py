@@ -62,6 +62,7 @@ class RetrievalPredictions:
       top_items: int64 `[n, k]`, best first; -1 where fewer are left.
       scores: float32 `[n, k]`, cosine similarities, or what a reranker ordered by.
       num_ranked: int64 `[n]`, how many items were ranked, all but the seen ones.
+      towers_ranks: likewise `ranks` by the two towers alone, where these are a reranker's.
     """
 
     users: np.ndarray
@@ -70,6 +71,11 @@ class RetrievalPredictions:
     top_items: np.ndarray
     scores: np.ndarray
     num_ranked: np.ndarray
+    towers_ranks: np.ndarray | None = None
+
+
+# What a reranked list is compared with.
+TWO_TOWERS = "two_towers"
 
 
 class ReadRows(NamedTuple):
@@ -153,7 +159,7 @@ class RetrievalJob(Job):
     def baselines(
         self, evaluation: Evaluation, predictions: RetrievalPredictions
     ) -> dict[str, dict[str, float]]:
-        """Popularity, and where repeats count what the user had most often."""
+        """See `baseline_ranks`."""
         ks = _cut_offs(evaluation)
         return {
             name: ranking.ranking_metrics(ranks, ks) | _of_kinds(evaluation, predictions, ranks)
@@ -225,11 +231,19 @@ def rows_of_predictions(
 def baseline_ranks(
     evaluation: Evaluation, predictions: RetrievalPredictions
 ) -> dict[str, np.ndarray]:
-    """Ranks `[n, m]` of the wanted items by each baseline, as `predictions.ranks`."""
+    """Ranks `[n, m]` of the wanted items by each baseline, as `predictions.ranks`.
+
+    By popularity; where repeats count, by what the user had most often; where the predictions are
+    reranked, by the two towers alone.
+    """
     counts = evaluation.data.prepared().catalogue().train_counts
     asked = (counts, predictions.users, predictions.targets, hidden_items(evaluation))
     found, own = {"popularity": popularity_ranks(*asked)}, own_counts(evaluation)
-    return found if own is None else found | {"user_item_times": popularity_ranks(*asked, own)}
+    if own is not None:
+        found["user_item_times"] = popularity_ranks(*asked, own)
+    if predictions.towers_ranks is not None:
+        found[TWO_TOWERS] = predictions.towers_ranks
+    return found
 
 
 def _of_kinds(

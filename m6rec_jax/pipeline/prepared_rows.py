@@ -81,9 +81,7 @@ def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
     return {user: np.unique(np.concatenate(items)) for user, items in found.items()}
 
 
-def past_events(
-    prepared: Prepared, part: str, *, training: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Users and items of the events that a part's rows see, indices in both tables `[n]`.
 
     Of the training part itself these are all of its events.
@@ -91,7 +89,6 @@ def past_events(
     Args:
       prepared: a split.
       part: of it; before an update come the training part and earlier updates.
-      training: only of the events that training rows see.
     """
     updates = prepared.updates
     earlier = updates[: updates.index(part)] if part in updates else ()
@@ -101,7 +98,7 @@ def past_events(
     seen = prepared.manifest["visible"]["history"].get(part, ())
     views = prepared.manifest["views"]
     view = next((view for view in ("next_items", "groups") if view in views), None)
-    if "validation" in seen and not training and view is not None:
+    if "validation" in seen and view is not None:
         labelled = "label" in prepared.manifest["dataset_spec"]
         columns = ("user_index", "item_indices", *(("labels",) if view == "groups" else ()))
         for row in read_rows(prepared, view, "validation", columns):
@@ -187,8 +184,8 @@ class TaskPart:
     def repeats_count(self) -> bool:
         return self.prepared().repeats_count
 
-    def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        return past_events(self.prepared(), self.part, training=training)
+    def past_events(self) -> tuple[np.ndarray, np.ndarray]:
+        return past_events(self.prepared(), self.part)
 
     def past_items(self) -> list[np.ndarray]:
         return past_items(self.prepared(), self.part)

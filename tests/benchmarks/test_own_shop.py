@@ -22,12 +22,12 @@ def test_the_commands_are_those_of_the_page_with_other_names() -> None:
 
 def test_rows_have_repeats_and_new_items_apart_and_the_baselines() -> None:
     names = ("hit_rate@10", "repeats/hit_rate@10", "new_items/hit_rate@10")
-    models = ("", "popularity/", "user_item_times/")
+    models = ("", "popularity/", "user_item_times/", "two_towers/")
     metrics = {model + name: n / 10 for n, model in enumerate(models) for name in names}
     rows = own_shop.rows_of("retrieval", metrics, 1)
     assert [(row["seed"], row["metric"], row["value"]) for row in rows] == [
         (seed, name, value)
-        for seed, value in ((1, 0.0), (None, 0.1), (None, 0.2))
+        for seed, value in ((1, 0.0), (None, 0.1), (None, 0.2), (1, 0.3))
         for name in names
     ]
-    assert len(own_shop.rows_of("hybrid", metrics, 1)) == 3
+    assert [rows[n]["model"] for n in (0, 9)] == [f"{own_shop.MODEL}; hybrid", own_shop.MODEL]

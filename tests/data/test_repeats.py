@@ -105,8 +105,14 @@ def test_a_scorer_of_the_statistics_comes_near_the_best_possible(
         assert told > known - 0.03
 
 
-def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path) -> None:
+def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO)
     shop = RepeatShop.made(40, NUM_ITEMS, NUM_DAYS)
+    lone = [
+        len(set(own[:day]) | {item}) == 1 and day > 0
+        for own in shop.items.tolist()
+        for day, item in enumerate(own)
+    ]
     for protocol in ("count", "ignore"):
         prepared = prepared_shop(shop, write_shop, tmp_path / protocol, protocol)
         drawn = np.zeros((2, 2), int)
@@ -119,35 +125,42 @@ def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path) -> None
                 positive, *others = row["item_indices"].tolist()
                 assert positive == shop.items[user, day]
                 left = len(past - {positive}) if kinds[0] else NUM_ITEMS - len(past) - 1
-                assert len(set(others) - {positive}) == len(others) == min(NEGATIVES, left)
+                assert left
+                assert len(others) == (NEGATIVES if kinds[0] else min(NEGATIVES, left))
+                assert len(set(others) - {positive}) == min(NEGATIVES, left)
+                times = np.bincount(others)
+                assert np.ptp(times[times > 0]) <= 1
                 drawn[int(kinds[0])] += len(others), left
-            wanted = sum(
-                len(row["item_indices"]) for row in read_rows(prepared, "next_items", part)
-            )
-            assert wanted == prepared.num_rows("groups")[part]
         rates = prepared.manifest["views"]["groups"]["negatives"]
         assert rates["sampling_rate"] == pytest.approx(drawn[0, 0] / drawn[0, 1])
         if protocol == "count":
             assert rates["repeat_sampling_rate"] == pytest.approx(drawn[1, 0] / drawn[1, 1])
             assert rates["repeat_sampling_rate"] > 4 * rates["sampling_rate"]
-            assert sum(prepared.num_rows("groups").values()) == shop.items.size
+            assert sum(prepared.num_rows("groups").values()) == shop.items.size - sum(lone)
+            assert f"{sum(lone)} events repeat all that their user had" in caplog.text
+            assert sum(prepared.num_rows("next_items").values()) == shop.items.size
         else:
             assert "repeat_sampling_rate" not in rates
             new = sum(len(set(own)) for own in shop.items.tolist())
             assert sum(prepared.num_rows("groups").values()) == new
+            assert sum(prepared.num_rows("next_items").values()) == new
         share = 1 - sum(len(set(own)) for own in shop.items.tolist()) / shop.items.size
         assert prepared.manifest["repeats"] == {"protocol": protocol, "share": round(share, 6)}
+
+
+def test_having_had_an_item_tells_nothing_in_short_histories(write_shop, tmp_path: Path) -> None:
+    shop = RepeatShop.made(200, NUM_ITEMS, 4)
+    prepared = prepared_shop(shop, write_shop, tmp_path, "count")
+    told = candidates(shop, prepared, "train", "validation", "test")
+    assert told["had"].mean() > 0.15
+    assert classification.auc(told["label"], told["had"]) == 0.5
 
 
 def test_what_rows_of_a_part_see(write_shop, tmp_path: Path) -> None:
     shop = RepeatShop.made(40, NUM_ITEMS, NUM_DAYS)
     prepared = prepared_shop(shop, write_shop, tmp_path, "count")
-    for part, training, days in (
-        ("validation", False, NUM_DAYS - 2),
-        ("test", False, NUM_DAYS - 1),
-        ("test", True, NUM_DAYS - 2),
-    ):
-        users, items = past_events(prepared, part, training=training)
+    for part, days in (("validation", NUM_DAYS - 2), ("test", NUM_DAYS - 1)):
+        users, items = past_events(prepared, part)
         expected = [(user, item) for user, own in enumerate(shop.items) for item in own[:days]]
         assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(expected)
 

@@ -202,6 +202,7 @@ class ViewFold:
         if sampler is not None and sampler.drawn.any():
             entry["negatives"] = {
                 "per_positive": self.negatives,
+                "positives": int(sampler.drawn[:, 2].sum()),
                 "power": self.options.negative_power,
                 "seed": self.options.seed,
                 **sampling_rates(sampler.drawn),

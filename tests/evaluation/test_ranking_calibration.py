@@ -78,6 +78,16 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     evaluator.ranking = {TASK: weights}
     evaluated = evaluator.predict(task_info(TASK), model.model, model.variables)
     assert np.abs(unlearnt.scores[:, 0] - evaluated.scores[:, 0]).max() > 1e-3
+    # Weights that were learnt are used unasked, and what the towers alone do stands beside it.
+    plain = Evaluator(TASK, LENGTHS, 3, ks=(1, 5))
+    towers = plain.predict(task_info(TASK), model.model, model.variables)
+    assert "two_towers" not in plain.baselines(task_info(TASK), towers)
+    plain.ranking = {TASK: weights}
+    hybrid = plain.predict(task_info(TASK), model.model, model.variables)
+    np.testing.assert_array_equal(hybrid.scores, evaluated.scores)
+    np.testing.assert_array_equal(hybrid.towers_ranks, towers.ranks)
+    beside = plain.baselines(task_info(TASK), hybrid)["two_towers"]
+    assert beside["mrr"] == plain.metrics(task_info(TASK), towers)["mrr"]
 
     build_index(tmp_path / "index", model_dir, task=TASK, progress=False)
     service = Service.open(model_dir, options=ServiceOptions(index=str(tmp_path / "index")))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m6rec_jax import run_report
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import report_figures
 from m6rec_jax.evaluation.report import (
@@ -269,6 +271,29 @@ def test_calibration_error_of_a_known_case() -> None:
     labels = np.array([1, 1, 1, 0])
     _, error = report_figures.calibration(labels, np.full(4, 0.5))
     assert error == pytest.approx(0.25)
+
+
+def test_six_curves_are_told_apart_and_their_legend_covers_none() -> None:
+    labels, rng = np.arange(100) % 2, np.random.default_rng(0)
+    scores = {f"score {number}": rng.normal(size=100) + labels for number in range(6)}
+    svg = report_figures.roc_curves(labels, scores)
+    frame, legend = svg[svg.index('id="axes_1"') :].split("</g>")[0], svg.split("legend_1")[1]
+    pattern = r"fill: none; (?:stroke-dasharray: ([\d.,]+); .*?)?stroke: (var.*?\))"
+    styles = re.findall(pattern, legend)
+    assert len(styles) == len(set(styles)) == 6
+    heights = [
+        [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", part)] for part in (legend, frame)
+    ]
+    assert max(heights[0]) < min(heights[1])
+
+
+def test_losses_of_unlike_scale_have_axes_of_their_own(tmp_path: Path) -> None:
+    for validation, number in ((2.5, 1), (40.0, 2)):
+        lines = [{"step": n, "loss": 2.0, "validation/loss": validation} for n in (1, 2)]
+        (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+        found = list(run_report._curves("run", tmp_path))
+        assert len(found) == number
+        assert sum(len(curve.series) for curve in found) == 2
 
 
 def test_importing_the_report_is_light() -> None:

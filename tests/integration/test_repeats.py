@@ -53,6 +53,7 @@ EVAL = f"include 'gin_configs/runs/eval.gin'\n{TASK}"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a training run, from random weights
 def test_a_scorer_comes_near_the_best_possible(write_shop, tmp_path: Path) -> None:
     shop = RepeatShop.made(1200, 120, 20)
     write_shop(
@@ -75,16 +76,19 @@ def test_a_scorer_comes_near_the_best_possible(write_shop, tmp_path: Path) -> No
     succeeded(m6rec(tmp_path, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
     out = succeeded(m6rec(tmp_path, "eval", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run"))
     metrics = json.loads(out[out.index("{") :])
-    best, labels = [], []
+    columns: dict[str, list[np.ndarray]] = {"best": [], "label": [], "had": []}
     for row in read_rows(
         Prepared.open(tmp_path / "cache", "shop", "leave_one_out"), "groups", "test"
     ):
-        day = int(row["time"] // DAY)
-        best.append(shop.best_scores(row["user_index"], day, row["item_indices"]))
-        labels.append(row["labels"])
-    possible = classification.auc(np.concatenate(labels), np.concatenate(best))
-    assert metrics["auc"] > possible - 0.02, (metrics, possible)
+        user, items, day = row["user_index"], row["item_indices"], int(row["time"] // DAY)
+        columns["best"].append(shop.best_scores(user, day, items))
+        columns["label"].append(row["labels"])
+        columns["had"].append(np.isin(items, shop.items[user, :day]))
+    best, labels, had = (np.concatenate(columns[name]) for name in ("best", "label", "had"))
+    # What is known of one kind alone is less, on fewer rows.
+    kinds = (("", had | ~had, 0.02), ("repeats/", had, 0.03), ("new_items/", ~had, 0.03))
+    for kind, rows, distance in kinds:
+        possible = classification.auc(labels[rows], best[rows])
+        assert metrics[f"{kind}auc"] > possible - distance, (kind, metrics, possible)
+        assert metrics[f"{kind}auc"] > metrics[f"popularity/{kind}auc"]
     assert metrics["auc"] > metrics["user_item_times/auc"]
-    for kind in ("repeats", "new_items"):
-        assert metrics[f"{kind}/auc"] > 0.55
-        assert metrics[f"user_item_times/{kind}/auc"] <= 1.0

@@ -17,7 +17,7 @@ def evaluation(part: str = "test", repeats_count: bool = True) -> SimpleNamespac
     data = SimpleNamespace(
         part=part,
         repeats_count=repeats_count,
-        past_events=lambda training=False: (pairs[:, 0], pairs[:, 1]),
+        past_events=lambda: (pairs[:, 0], pairs[:, 1]),
         seen_items=lambda: {0: np.array([1, 2])},
     )
     return SimpleNamespace(data=data, once=lambda _, make: make())
