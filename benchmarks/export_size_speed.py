@@ -37,7 +37,7 @@ from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import load_model, packed_of, restore_model
+from m6rec_jax.engine.model_folder import load_model, packed_of
 from m6rec_jax.engine.packed_file import Packed, quantized_variables, write_packed
 from m6rec_jax.errors import DataError
 from m6rec_jax.export.edge_bench import bench
@@ -248,11 +248,9 @@ def measure_packed(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
     """Bytes and AUC of the scorer as one file, beside the run's own AUC."""
     run = study.demo / "scoring"
     yield "float32", {"auc": held_out_auc(load_model(run))}
-    packed, variables = packed_of(run), restore_model(run).variables
     for bits in BITS:
         path = study.output / f"scorer-{bits}.m6rec"
-        own = dataclasses.replace(packed, variables=quantized_variables(variables, bits))
-        write_packed(path, own)
+        write_packed(path, packed_of(run, bits))
         found = {"bytes": path.stat().st_size, "auc": held_out_auc(load_model(path))}
         yield f"{bits} bits", found
 
