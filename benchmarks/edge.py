@@ -35,6 +35,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
 from m6rec_jax.engine.packed_file import float_variables, quantized_variables, write_packed
+from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE
 
@@ -105,6 +106,8 @@ def run_model(name: str, seed: int, output: Path) -> None:
     files = [f"--gin_file={file}" for file in model.gin_files]
     common = [f"--gin.{one}" for one in (*model.bindings, f"train.seed={seed}")]
     common.append(f"--gin.BatchIterator.seed={seed}")
+    # A model's file comes after the job's, and says that all trains.
+    frozen = "--gin.TRAINABLE='prompts'"
 
     def taught(part: str, *weights: str) -> list[str]:
         if not model.is_taught:
@@ -132,7 +135,8 @@ def run_model(name: str, seed: int, output: Path) -> None:
         run = folder_of(output, name, seed, job)
         start = f"--gin.INITIAL_CHECKPOINT_PATH='{backbone}'"
         lessons = taught(job, "relation_weight=0.0", f"{lesson}=1.0")
-        train(gin_file, run, [*files, *common, start, *lessons])
+        train(gin_file, run, [*files, *common, frozen, start, *lessons])
+        _check_zeros(run, backbone)
         metrics[metric] = _tested(run, eval_gin_file, metric, rounds=False)
         if name in ROUNDED:
             rounded[metric] = _tested(run, eval_gin_file, metric, rounds=True)
@@ -153,6 +157,21 @@ def restored_params(run: Path) -> Mapping[str, Any]:
         "params"
     ]
     return params
+
+
+def _check_zeros(run: Path, backbone: Path) -> None:
+    """Raises DataError where tuning gave weights back that pruning took."""
+    tuned, before = (_share_of_zeros(restored_params(folder)) for folder in (run, backbone))
+    if tuned < before:
+        raise DataError(
+            f"{run} has {tuned:.1%} zeros, and {backbone}, which it tunes, {before:.1%}: its "
+            "backbone was not frozen"
+        )
+
+
+def _share_of_zeros(params: Mapping[str, Any]) -> float:
+    sizes = _sizes(params)
+    return 1.0 - sizes["nonzero_parameters"] / sizes["parameters"]
 
 
 def _tested(run: Path, eval_gin_file: str, metric: str, *, rounds: bool) -> float:

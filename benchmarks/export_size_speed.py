@@ -37,7 +37,7 @@ from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import load_model, packed_of, restore_model
+from m6rec_jax.engine.model_folder import load_model, packed_of
 from m6rec_jax.engine.packed_file import Packed, quantized_variables, write_packed
 from m6rec_jax.errors import DataError
 from m6rec_jax.export.edge_bench import bench
@@ -79,11 +79,14 @@ class Format(NamedTuple):
         return f"{self.name}{', scorer alone' * self.of_scorer}, {self.precision}"
 
 
+# The demo's models multiply in bfloat16: so do their exports unless they are told otherwise.
+PRODUCTS = ("float32", "bfloat16")
 PRECISIONS = ("float32", "float16", "int8")
 SCORERS = [Format("litert", precision, of_scorer=True) for precision in PRECISIONS]
 PAGE = Format("web", "int8")
 FORMATS = [
-    *(Format("stablehlo"), Format("saved_model"), Format("onnx")),
+    *(Format(name, kind) for name in ("stablehlo", "saved_model") for kind in PRODUCTS),
+    Format("onnx"),
     *(Format("litert", precision) for precision in PRECISIONS),
     *(PAGE, *SCORERS),
 ]
@@ -102,7 +105,7 @@ class Study:
         if folder.exists():
             return folder
         options = ["--output", folder, "--rows", ROWS, "--format", format_.name]
-        if format_.name in ("litert", "web"):
+        if format_.precision != "bfloat16":
             options += ["--precision", format_.precision]
         if format_.of_scorer:
             m6rec("export", self.demo / "scoring", *options)
@@ -139,12 +142,12 @@ def measure_formats(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
             "verified_rows": sum(one["rows"] for one in results.values()),
             "largest_difference_ppm": 1e6
             * max(one["largest_difference"] for one in results.values()),
-            "bytes": sum((folder / name).stat().st_size for name in manifest["files"]),
+            "bytes": sum(manifest["sizes"].values()),
         }
         score = results["score"]
         if "auc" in score:
             found |= {"auc": score["auc"], "model_auc": score["model_auc"]}
-        yield str(format_), found
+        yield str(format_._replace(precision=manifest["precision"])), found
 
 
 def measure_litert(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
@@ -245,11 +248,9 @@ def measure_packed(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
     """Bytes and AUC of the scorer as one file, beside the run's own AUC."""
     run = study.demo / "scoring"
     yield "float32", {"auc": held_out_auc(load_model(run))}
-    packed, variables = packed_of(run), restore_model(run).variables
     for bits in BITS:
         path = study.output / f"scorer-{bits}.m6rec"
-        own = dataclasses.replace(packed, variables=quantized_variables(variables, bits))
-        write_packed(path, own)
+        write_packed(path, packed_of(run, bits))
         found = {"bytes": path.stat().st_size, "auc": held_out_auc(load_model(path))}
         yield f"{bits} bits", found
 

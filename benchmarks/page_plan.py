@@ -362,8 +362,11 @@ PLAN: Sequence[Study] = (
     Study(
         "structured_pruning",
         ("structured_pruning",),
-        ("python -m benchmarks.structured_pruning",),
-        0.1,
+        (
+            "python -m benchmarks.structured_pruning",
+            "python -m benchmarks.structured_pruning --model small",
+        ),
+        0.3,
         timed=True,
     ),
     Study(
@@ -397,8 +400,18 @@ PLAN: Sequence[Study] = (
             "python -m benchmarks.export_size_speed --demo runs/demo_seeds/0"
             " --parts formats packed sparse",
         ),
-        0.6,
+        0.8,
         after=("demo",),
+        where={"split": ("formats", "packed", "sparse")},
+    ),
+    Study(
+        "export_speed",
+        ("export_size_speed",),
+        ("python -m benchmarks.export_size_speed --demo runs/demo_seeds/0 --parts litert browser",),
+        0.3,
+        after=("demo", "export_size_speed"),
+        where={"split": ("litert", "browser")},
+        timed=True,
     ),
     Study(
         "early_exit",

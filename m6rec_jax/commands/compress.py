@@ -39,6 +39,15 @@ def add_commands(commands: Any) -> None:
         "--output", type=local_path, required=True, metavar="FILE", help="such as model.m6rec"
     )
     pack.add_argument(
+        "--bits",
+        type=int,
+        choices=range(2, 9),
+        default=8,
+        metavar="N",
+        help="of each weight, 2 to 8 (default 8); fewer than 8 want a run that was trained with "
+        "Step.weight_bits=N",
+    )
+    pack.add_argument(
         "--catalogue",
         action="store_true",
         help="with the items and statistics that requests need, and no user: see that their terms "
@@ -87,13 +96,13 @@ def run_compress_structure(args: argparse.Namespace) -> None:
 
 
 def run_compress_pack(args: argparse.Namespace) -> None:
-    """one small file of a run: sparse weights of 8 bits, vocabulary, settings"""
+    """one small file of a run: sparse weights of 8 bits or fewer, vocabulary, settings"""
     from m6rec_jax.checkpoints.trees import flatten
     from m6rec_jax.engine.model_folder import packed_of
     from m6rec_jax.engine.packed_file import write_packed
 
     check_output(args.output)
-    packed = packed_of(args.folder)
+    packed = packed_of(args.folder, args.bits)
     if args.limits:
         packed = dataclasses.replace(packed, about={**packed.about, "limits": args.limits})
     if args.catalogue:

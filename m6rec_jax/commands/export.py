@@ -23,8 +23,8 @@ def add_commands(commands: Any) -> None:
     export.add_argument(
         "--precision",
         choices=["float32", "float16", "int8"],
-        default="int8",
-        help="of litert and web (default int8)",
+        help="of litert and web (default int8); float32 also for stablehlo and saved_model, whose "
+        "products are otherwise those of the run",
     )
     export.add_argument("--output", type=local_path, required=True, metavar="DIR")
     export.add_argument(

@@ -45,6 +45,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
+from m6rec_jax.model.quantization import BITS
 from m6rec_jax.sharding import (
     LogicalRules,
     make_mesh,
@@ -241,8 +242,8 @@ def _open_packed(path: str | Path, mesh: Mesh | None) -> tuple[RestoredModel, Pa
     return RestoredModel(M6Rec(packed.config), variables, packed.step), folder
 
 
-def packed_of(model_dir: str | Path) -> Packed:
-    """What `m6rec compress pack` writes of the newest checkpoint of a run.
+def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
+    """What `m6rec compress pack` writes of the newest checkpoint of a run, in bits of each weight.
 
     Raises:
       CheckpointError: as `restore_model`; it is packed already.
@@ -258,7 +259,7 @@ def packed_of(model_dir: str | Path) -> Packed:
     names += [f"{DATASETS_FOLDER}/{name}.json" for name in specs]
     return Packed(
         restored.model.config,
-        quantized_variables(restored.variables),
+        quantized_variables(restored.variables, bits),
         restored.step,
         {
             f"{ASSETS_FOLDER}/{name}": (assets / name).read_bytes()

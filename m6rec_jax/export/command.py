@@ -23,8 +23,9 @@ from m6rec_jax.export.titles import Titles, open_titles
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.locations import data_dir
 
-# Which have no bfloat16.
+# Which have no bfloat16, and of them those whose weights may have fewer bits.
 _ON_DEVICES = ("litert", "web", "onnx")
+_WITH_PRECISIONS = ("litert", "web")
 
 
 def export(
@@ -38,7 +39,7 @@ def export(
     split: str = "test",
     rows: int = 500,
     num_beams: int = 4,
-    precision: str = "int8",
+    precision: str | None = None,
     runtime: Path | None = None,
     gin_files: Sequence[str] = (),
     bindings: Sequence[str] = (),
@@ -54,7 +55,8 @@ def export(
         StableHLO.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
-      precision: of LiteRT's programs, see `litert.write_litert`.
+      precision: of LiteRT's programs, see `litert.write_litert`; None: 'int8'. Of StableHLO and
+        SavedModel 'float32' makes products of float32; None: those of the run.
       runtime: of LiteRT.js, for a page; see `web_page.find_runtime`.
       gin_files, bindings: settings, such as `data_dir.path`.
 
@@ -63,13 +65,18 @@ def export(
 
     Raises:
       CheckpointError: no run, bank or index.
-      ConfigError: none of its tasks can be exported, the format has no place for a catalogue, or
-        something that it needs is missing.
+      ConfigError: none of its tasks can be exported, the format has no place for a catalogue or
+        is not of such a precision, or something that it needs is missing.
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
     if missing := what_is_missing(format_):
         raise ConfigError(f"--format {format_} {missing}")
+    if precision not in (None, "float32") and format_ not in _WITH_PRECISIONS:
+        raise ConfigError(
+            f"--precision {precision} is for {' and '.join(_WITH_PRECISIONS)}; "
+            f"--format {format_} takes float32 alone"
+        )
     if format_ == "web":
         if index is None:
             raise ConfigError("--format web needs --index: the page shows its items")
@@ -94,7 +101,7 @@ def export(
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
     asked = copy.copy(model)
-    if format_ in _ON_DEVICES:
+    if precision == "float32" or format_ in _ON_DEVICES:
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
         asked.model = M6Rec(config)
     titles = open_titles(model) if format_ == "stablehlo" else None
@@ -116,13 +123,13 @@ def write_export(
     answered: Sequence[Answered],
     platforms: Sequence[str],
     catalogue: Catalogue | None = None,
-    precision: str = "int8",
+    precision: str | None = None,
     runtime: Path | None = None,
     titles: Titles | None = None,
 ) -> dict[str, dict[str, float]]:
     """Writes what a model's engines were asked, checks it, and then names the folder `output`.
 
-    Arguments, returns and raises as `export`.
+    Arguments, returns and raises as `export`; engines were of the precision.
     """
     unfinished = output.with_name(f"{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -133,13 +140,13 @@ def write_export(
             if (spec := model.dataset_spec(name)) is not None:
                 specs[settings.prepared] = spec
         save_assets(unfinished, model.vocabulary, model.settings, specs)
-        stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles)
+        stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles, precision)
         results = verify(unfinished, stablehlo.LOADER)
     elif format_ == "litert":
         # Its converter is an extra.
         from m6rec_jax.export import litert
 
-        litert.write_litert(unfinished, model, answered, precision, catalogue)
+        litert.write_litert(unfinished, model, answered, precision or "int8", catalogue)
         results = verify(unfinished, CLIENT)
     elif format_ == "onnx":
         from m6rec_jax.export import onnx_programs
@@ -151,13 +158,15 @@ def write_export(
 
         assert catalogue is not None
         assert runtime is not None
-        web_page.write_web(unfinished, model, answered, precision, catalogue, runtime)
+        web_page.write_web(unfinished, model, answered, precision or "int8", catalogue, runtime)
         results = verify(unfinished, web_page.CHECK, ["node"])
     else:
         # tensorflow takes seconds to import.
         from m6rec_jax.export import saved_model
 
-        saved_model.write_saved_model(unfinished, model, recorder, answered, platforms, catalogue)
+        saved_model.write_saved_model(
+            unfinished, model, recorder, answered, platforms, catalogue, precision
+        )
         results = verify(unfinished, saved_model.CHECK)
     unfinished.rename(output)
     return results

@@ -31,7 +31,7 @@ def write_manifest(
     format_: str,
     model: LoadedModel,
     platforms: Sequence[str],
-    precision: str = "",
+    precision: str | None = None,
     **own: Any,
 ) -> None:
     """Writes `export.json` of a folder that is otherwise complete.
@@ -39,10 +39,16 @@ def write_manifest(
     Args:
       folder, format_: where, and what `own` are the fields of.
       model, platforms: what was exported, and for what.
-      precision: one of `TOLERANCES`; empty: that of the model's products.
+      precision: one of `TOLERANCES`, of what was exported; None: that of the model's products.
     """
     config = model.model.config
     precision = precision or config.matmul_dtype or config.dtype
+    # Held-out rows are histories of users: who ships an export leaves them out.
+    files = {
+        str(path.relative_to(folder)): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.stem != "held_out"
+    }
     manifest = {
         "format": format_,
         "date": datetime.date.today().isoformat(),
@@ -55,12 +61,8 @@ def write_manifest(
         "tolerance": TOLERANCES[precision],
         "equal_texts": EQUAL_TEXTS[precision],
         **own,
-        "files": {
-            str(path.relative_to(folder)): file_sha256(path)
-            for path in sorted(folder.rglob("*"))
-            # Held-out rows are histories of users: who ships an export leaves them out.
-            if path.is_file() and path.stem != "held_out"
-        },
+        "files": {name: file_sha256(path) for name, path in files.items()},
+        "sizes": {name: path.stat().st_size for name, path in files.items()},
     }
     _write(folder, manifest)
 

@@ -304,6 +304,7 @@ def write_saved_model(
     answered: Sequence[Answered],
     platforms: Sequence[str],
     catalogue: Catalogue | None = None,
+    precision: str | None = None,
 ) -> None:
     """Writes the SavedModel, as version 1, with held-out requests and what checks them.
 
@@ -311,6 +312,7 @@ def write_saved_model(
       folder: to write into.
       model, recorder, platforms, catalogue: see `ServedModel`.
       answered: held-out requests.
+      precision: see `write_manifest`.
     """
     served = ServedModel(model, recorder, platforms, catalogue)
     if catalogue is not None:
@@ -322,5 +324,7 @@ def write_saved_model(
     (folder / HELD_OUT).write_text(json.dumps([one.to_json() for one in answered]), "utf-8")
     shutil.copy(check_saved_model.__file__, folder / CHECK)
     write_manifest(
-        folder, FORMAT, model, platforms, version=VERSION, signatures=sorted(served.functions)
+        *(folder, FORMAT, model, platforms, precision),
+        version=VERSION,
+        signatures=sorted(served.functions),
     )

@@ -39,6 +39,7 @@ def write_stablehlo(
     recorder: Recorder,
     platforms: Sequence[str] = PLATFORMS,
     titles: Titles | None = None,
+    precision: str | None = None,
 ) -> None:
     """Writes programs, weights and held-out rows; the folder's `inference` is there already.
 
@@ -47,6 +48,7 @@ def write_stablehlo(
       model, recorder: the model, and what its engines were asked.
       platforms: of 'cpu', 'cuda', 'tpu', 'rocm'.
       titles: that its programs generate; None: they generate any text.
+      precision: see `write_manifest`.
     """
     model_weights = {name: np.asarray(x) for name, x in flatten(model.variables).items()}
     weights: dict[str, Any] = dict(model_weights)
@@ -77,7 +79,7 @@ def write_stablehlo(
     if titles is not None:
         titles.write(folder)
     shutil.copy(exported_programs.__file__, folder / LOADER)
-    write_manifest(folder, FORMAT, model, platforms, programs=described)
+    write_manifest(folder, FORMAT, model, platforms, precision, programs=described)
 
 
 def exported(

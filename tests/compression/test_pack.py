@@ -94,6 +94,20 @@ def test_answers_are_those_of_the_dequantised_model(run: Path, file: Path) -> No
     np.testing.assert_allclose(*vectors, atol=1e-5)
 
 
+def test_fewer_bits_take_fewer_bytes(
+    run: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.m6rec"
+    command = ["compress", "pack", str(run), "--output", str(path), "--bits"]
+    assert main([*command, "3"]) == 0
+    assert path.stat().st_size < file.stat().st_size
+    leaves = flatten(read_packed(path).variables).values()
+    assert {int(np.abs(leaf).max()) for leaf in leaves if leaf.dtype == np.int8} == {3}
+    with pytest.raises(SystemExit):
+        main([*command, "9"])
+    assert "--bits: invalid choice: 9 (choose from 2, 3" in capsys.readouterr().err
+
+
 def broken(file: Path, folder: Path, kind: str) -> Path:
     path = folder / "broken.m6rec"
     data = bytearray(file.read_bytes())

@@ -1,17 +1,23 @@
-"""What a format lacks here is said before an export begins, and by the doctor."""
+"""What a format lacks here is said before an export begins, and by the doctor; precisions."""
 
 import importlib.metadata
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import gin
+import numpy as np
 import pytest
 
 from m6rec_jax import doctor
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import command, held_out
+from m6rec_jax.model import M6Rec
 from m6rec_jax.serving.build_index import build_index
+from tests.engine.tiny_model import make_model
+from tests.export.asked import CANDIDATES, HISTORIES
 from tests.serving import served_films
 
 
@@ -64,3 +70,40 @@ def test_the_catalogue_of_an_index_lies_where_gin_says(
         )
     assert found[0].titles == [item.attributes["title"] for item in served_films.ITEMS]
     assert found[0].vectors.shape[0] == len(served_films.ITEMS)
+
+
+def test_a_model_of_bfloat16_is_exported_in_float32(
+    shop_vocabulary: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = make_model(shop_vocabulary, matmul_dtype="bfloat16")
+    whole = served_films.write_model(tmp_path / "whole", *made, shop_vocabulary)
+    run = served_films.copy_run(whole, tmp_path / "run", ["ctr"])
+    rows = [
+        {"history": history, "candidates": texts}
+        for history, texts in zip(HISTORIES, CANDIDATES, strict=True)
+    ]
+
+    def ask(model: Any, task: str, recorder: Any, **_: Any) -> list[held_out.Answered]:
+        return held_out.answer(model, task, "scoring", rows, recorder)
+
+    monkeypatch.setattr(held_out, "ask", ask)
+    folder = tmp_path / "exported"
+    results = command.export(run, folder, platforms=("cpu",), precision="float32")
+    assert results["score"]["largest_difference"] < 1e-5
+    manifest = json.loads((folder / "export.json").read_text())
+    assert (manifest["precision"], manifest["tolerance"]) == ("float32", 1e-4)
+    assert manifest["sizes"] == {one: (folder / one).stat().st_size for one in manifest["files"]}
+    # It is the one that was checked: what bfloat16 rounds off is more.
+    model = load_model(run)
+    rounded = model.scorer("ctr").score_requests(HISTORIES, CANDIDATES)
+    model.model = M6Rec(model.model.config.replace(matmul_dtype=None))
+    exact = model.scorer("ctr").score_requests(HISTORIES, CANDIDATES)
+    assert max(np.abs(a - b).max() for a, b in zip(rounded, exact, strict=True)) > 1e-4
+    found = load_model(folder).scorer("ctr").score_requests(HISTORIES, CANDIDATES)
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(exact), atol=1e-5)
+
+
+@pytest.mark.parametrize("format_", ["stablehlo", "saved_model", "onnx"])
+def test_bytes_are_for_devices(format_: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"int8 is for litert and web; --format {format_} takes"):
+        command.export(tmp_path, tmp_path / "exported", format_, precision="int8")

@@ -1,5 +1,6 @@
 """The graph reads text as Python does, and answers as the model does, without m6rec_jax."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.export import command, tf_serving
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.text_graph import TextGraph
+from m6rec_jax.model import M6Rec
 from m6rec_jax.text import rows
 from tests.export import asked
 from tests.serving import served_films
@@ -83,7 +85,12 @@ def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, recorder = load_model(run), Recorder()
     answered = asked.ask(model, recorder)
     folder = tmp_path_factory.mktemp("exported") / "films"
-    results = command.write_export(folder, "saved_model", model, recorder, answered, ("cpu",))
+    # What was asked is exported, whatever the run multiplies in.
+    model.model = M6Rec(model.model.config.replace(matmul_dtype="bfloat16"))
+    results = command.write_export(
+        *(folder, "saved_model", model, recorder, answered, ("cpu",)), precision="float32"
+    )
+    assert json.loads((folder / "export.json").read_text())["tolerance"] == 1e-4
     # float32, so every text is the same.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
         ("score", "user", "item", "generate"), 1.0

@@ -10,11 +10,18 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax.checkpoints.huggingface import write_huggingface
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.convert import convert
+from m6rec_jax.engine.packed_file import quantized_variables
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.objectives.distillation import Distillation
+from m6rec_jax.training.metric_log import read_metrics
+from m6rec_jax.training.optimizers import adamw
+from m6rec_jax.training.pruning import gradual_pruning
+from tests.checkpoints.t5_weights import T5_1_1, random_weights
 from tests.training.toy_run import toy_config, toy_train
 
 FINGERPRINT = "a" * 64
@@ -59,3 +66,46 @@ def test_a_teacher_is_found_again(tmp_path: Path) -> None:
             train(tmp_path / "resumed", 6, distillation=changed)
     with pytest.raises(CheckpointError, match="another vocabulary"):
         toy_train(tmp_path / "new", 1, vocabulary_fingerprint="b" * 64, distillation=other)
+
+
+def test_a_converted_t5_teaches(shop_vocabulary: Any, tmp_path: Path) -> None:
+    weights = random_weights(T5_1_1.replace(vocab_size=shop_vocabulary.size))
+    write_huggingface(weights, tmp_path / "t5")
+    teacher, file = tmp_path / "teacher", Path(shop_vocabulary.model_file)
+    convert(f"huggingface:{tmp_path / 't5'}", str(teacher), vocabulary_file=file)
+    found, _ = toy_train(
+        tmp_path / "student",
+        1,
+        model=toy_config(vocab_size=weights.config.vocab_size),
+        distillation=Distillation(str(teacher), vocabulary_weight=0.5),
+        vocabulary_fingerprint=shop_vocabulary.fingerprint,
+        eval_period=1,
+    )
+    terms = ("encoder_relations", "decoder_relations", "vocabulary")
+    assert all(0 < found.metrics[f"distillation/{term}"] < np.inf for term in terms)
+    taught = flatten(found.state.fixed["teacher"]["params"])
+    for name, leaf in weights.leaves.items():
+        if "layers" in name:
+            np.testing.assert_array_equal(taught[name], leaf, err_msg=name)
+
+
+def test_a_teacher_pruning_and_few_bits_go_together(tmp_path: Path) -> None:
+    teacher = train(tmp_path / "teacher", 1, seed=1)
+    student = train(
+        tmp_path / "student",
+        6,
+        distillation=Distillation(str(tmp_path / "teacher"), vocabulary_weight=0.5),
+        weight_bits=4,
+        optimizer=gradual_pruning(adamw(3e-3), end_step=4, period=2),
+    )
+    (*_, last) = (line for line in read_metrics(tmp_path / "student") if "sparsity" in line)
+    assert last["sparsity"] == pytest.approx(0.8, abs=0.02)
+    assert 0 < last["distillation/vocabulary"] < np.inf
+    # What is pruned stays zero in a packed file; the teacher is neither rounded nor pruned.
+    weights = flatten(student.state.variables)
+    for name, leaf in flatten(quantized_variables(student.state.variables, 4)).items():
+        if leaf.dtype == np.int8:
+            assert float(np.mean(weights[name] == 0)) == pytest.approx(0.8, abs=0.02), name
+            assert not np.asarray(leaf)[np.asarray(weights[name]) == 0].any(), name
+    taught = student.state.fixed["teacher"]["params"]
+    jax.tree.map(np.testing.assert_array_equal, taught, teacher.state.params)

@@ -1,0 +1,94 @@
+"""The table of phone models: what its runs train, and that they find the runs they learn from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gin
+import numpy as np
+import pytest
+
+from benchmarks import edge
+from benchmarks.results_file import RESULTS, read_results
+from benchmarks.results_section import Section
+from m6rec_jax import configuration
+from m6rec_jax.errors import DataError
+
+COLUMNS = ("parameters", "nonzero_parameters", "bytes", "auc", "hit_rate@10", "ms_per_candidate")
+
+
+@pytest.fixture(autouse=True)
+def no_gin() -> Iterator[None]:
+    """Leaves no setting behind."""
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[str]]:
+    """Folders of training runs and their arguments. Half of the pruned weights are zero."""
+    runs: dict[Path, list[str]] = {}
+
+    def train(gin_file: str, folder: Path, bindings: list[str]) -> float:
+        folder.mkdir(parents=True)
+        runs[folder] = [f"--gin_file={gin_file}", *bindings]
+        return 1.0
+
+    def restored_params(run: Path) -> dict[str, Any]:
+        return {"kernel": np.array([1.0, 0.0 if "pruned" in run.parent.name else 2.0])}
+
+    def packed_of(run: Path) -> SimpleNamespace:
+        return SimpleNamespace(variables={"params": restored_params(run)})
+
+    monkeypatch.setattr(edge, "train", train)
+    monkeypatch.setattr(edge, "restored_params", restored_params)
+    monkeypatch.setattr(edge, "packed_of", packed_of)
+    monkeypatch.setattr(edge, "write_packed", lambda file, packed: file.write_text("bytes"))
+    monkeypatch.setattr(edge, "_tested", lambda *_, rounds: 0.7 - 0.1 * rounds)
+    monkeypatch.setattr(edge, "_speed", lambda path: 0.5)
+    monkeypatch.setattr(edge, "m6rec", lambda *_: None)
+    monkeypatch.setattr(edge, "results_path", lambda name: tmp_path / f"{name}.json")
+    return runs
+
+
+def test_backbones_train_whole_and_jobs_their_prompts(made, tmp_path: Path) -> None:
+    assert edge.main(["--seeds", "3", "--output", str(tmp_path / "runs")]) == 0
+    assert len(made) == 3 * len(edge.MODELS)
+    for number, (folder, arguments) in enumerate(made.items()):
+        files = [one.split("=", 1)[1] for one in arguments if one.startswith("--gin_file=")]
+        bindings = [one for one in arguments if one.startswith("--gin.")]
+        configuration.parse_config(files, [*bindings, f"MODEL_DIR='{folder}'"])
+        is_job = folder.name != "pretraining"
+        assert configuration.macro("TRAINABLE") == ("prompts" if is_job else "all"), folder
+        config = configuration.macro("MODEL").config
+        assert config.share_layers == folder.parent.name.startswith("shared")
+        assert (config.embed_dim == 128) == folder.parent.name.startswith("teacher")
+        # Runs that it starts or learns from were made before.
+        names = ("INITIAL_CHECKPOINT_PATH", "TEACHER")
+        others = filter(None, (configuration.macro(name, None) for name in names))
+        assert set(map(Path, others)) <= set(list(made)[:number])
+    results = read_results(tmp_path / "edge.json")
+    found = {
+        model: {row["metric"]: row["value"] for row in results.rows if row["model"] == model}
+        for model in (*edge.MODELS, *(f"{name}, int8" for name in edge.ROUNDED))
+    }
+    assert all(set(figures) == set(COLUMNS) for figures in found.values())
+    assert found["shared, pruned 80%"]["nonzero_parameters"] == 1
+    assert found["shared, pruned 80%, int8"]["bytes"] == len("bytes")
+    assert found["shared, pruned 80%, int8"]["auc"] == pytest.approx(0.6)
+    # The page has a line for each, with all columns.
+    prose = (RESULTS / "edge.md").read_text(encoding="utf-8")
+    page = Section(results, prose, tmp_path).render()
+    lines = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(lines) == 1 + len(found)
+    assert not any("–" in line.split(" | ")[: 1 + len(COLUMNS)] for line in lines)
+
+
+def test_zeros_that_tuning_takes_away_are_told(made, tmp_path: Path, monkeypatch: Any) -> None:
+    def restored_params(run: Path) -> dict[str, Any]:
+        return {"kernel": np.array([1.0, 0.0 if run.name == "pretraining" else 1e-9])}
+
+    monkeypatch.setattr(edge, "restored_params", restored_params)
+    with pytest.raises(DataError, match=r"scoring has 0\.0% zeros, and .*, 50\.0%: its backbone"):
+        edge.run_model("shared, pruned 80%", 0, tmp_path)
