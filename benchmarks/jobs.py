@@ -268,8 +268,10 @@ class Study:
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
         if job.gin_file is None:
-            test = scaled if job.scaled else tested
-            return None, test(job, self.foundation, self.output / "untuned" / f"{name}.json")
+            output = self.output / "untuned" / f"{name}.json"
+            if job.scaled:
+                return None, scaled(job, self.foundation, output)
+            return None, tested(job, self.foundation, output)
         folder = self.output / f"{name}-{seed}"
         seconds = train(
             job.gin_file,

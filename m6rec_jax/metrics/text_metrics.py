@@ -94,9 +94,10 @@ def citations_of(
     of_items = [folded_values(attribute_values(item, template.cited)) for item in items]
     by_name: list[dict[Key, list[ItemValues]]] = []
     for places in liked:
-        by_name.append(own := {})
+        own: dict[Key, list[ItemValues]] = {}
         for place in places:
             own.setdefault(phrase_key(names[place]), []).append(of_items[place])
+        by_name.append(own)
     words = frozenset(map(fold, template.citing_words))
     return Citations(dictionary, by_name, words, template.cites_before_values)
 
