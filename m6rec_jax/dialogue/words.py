@@ -131,7 +131,8 @@ class DialogueWords:
             under = own.get("under", 0)
             if not isinstance(under, int):
                 raise ConfigError(f"{where}: 'under' must be a number of years, not {under!r}")
-            found[name] = GroupWords(says, cues, *values, people, under)
+            wanted, unwanted = values
+            found[name] = GroupWords(says, cues, wanted, unwanted, people, under)
         return found
 
 
