@@ -79,7 +79,6 @@ from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
-HYBRID = "gin_configs/runs/hybrid_retrieval.gin"
 CALIBRATE = "gin_configs/runs/calibrate.gin"
 # Jobs that need INSPIRED.
 OF_DIALOGUES = ("conversation", "constrained_titles")
@@ -148,12 +147,14 @@ def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
 
 
 def hybrid(job: Job, model_dir: Path) -> Figures:
-    """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done."""
+    """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done.
+
+    To be called once the two towers were evaluated alone, as they are until there are weights.
+    """
     output = model_dir / "hybrid.json"
     if not output.exists():
         m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'")
-    of_task = f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'"
-    return tested(job, model_dir, output, "--gin_file", HYBRID, of_task)
+    return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'")
 
 
 def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
