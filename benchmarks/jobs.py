@@ -147,12 +147,14 @@ def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
 
 
 def hybrid(job: Job, model_dir: Path) -> Figures:
-    """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done."""
+    """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done.
+
+    To be called once the two towers were evaluated alone, as they are until there are weights.
+    """
     output = model_dir / "hybrid.json"
     if not output.exists():
         m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'")
-    of_task = f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'"
-    return tested(job, model_dir, output, of_task)
+    return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'")
 
 
 def scaled(job: Job, model_dir: Path, output: Path) -> Figures:

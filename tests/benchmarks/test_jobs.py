@@ -40,8 +40,11 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
         if call[0] == "eval":
             folder = Path(bound["MODEL_DIR"]).name
             value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
-            learnt = [bindings_of(c)["MODEL_DIR"] for c in made if c[0] == "calibrate"]
-            value += 0.2 * (bound["MODEL_DIR"] in learnt)
+            # With weights it is of the hybrid.
+            value += 0.2 * any(
+                other[0] == "calibrate" and bindings_of(other)["MODEL_DIR"] == bound["MODEL_DIR"]
+                for other in made
+            )
             job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
             own = bound.get("MIXTURE_OR_TASK_NAME")
             tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
