@@ -142,7 +142,7 @@ def calibrate(
         of_kind = _of_scoring if task.kind == "scoring" else _of_generation
         exits[task.name] = of_kind(evaluator, task, restored, max_loss)
     for task in retrieval:
-        weights[task.name] = learn_weights(evaluator, task, restored)
+        weights |= learn_weights(evaluator, task, restored)
     files: list[tuple[str, Mapping[str, Any], dict[str, float]]] = [
         (EXITS_FILE, exits, {"max_loss": max_loss}),
         (RANKING_FILE, weights, {}),
