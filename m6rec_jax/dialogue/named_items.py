@@ -2,9 +2,8 @@
 
     Fargo: crime, drama, by Joel Coen, Ethan Coen, 1996
 
-Knowledge of what is spoken of, chosen by what is asked for, stands beside the dialogue, as in
-knowledge trees of prompts for conversational recommenders: who asks for a genre or a person reads
-of these columns alone.
+A dialogue, the items that it mentions and their attributes, chosen by what is asked for, are a tree
+(as in PCRS-TKA): where a genre or a person is asked for, these columns alone are told.
 """
 
 from __future__ import annotations

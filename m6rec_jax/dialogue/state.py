@@ -48,7 +48,9 @@ class DialogueState:
           named: places of the items that it names; None: those that are read in it.
         """
         self.turns.append(f"{speaker}: {text}")
-        reading = Reading() if self._reader is None else self._reader.read(text, self.latest)
+        reading = Reading()
+        if self._reader is not None and (speaker == USER or named is None):
+            reading = self._reader.read(text, self.latest)
         named = reading.named if named is None else named
         if speaker == USER:
             before = () if reading.clears else self.wishes
