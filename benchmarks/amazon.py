@@ -332,10 +332,11 @@ def hybrid(task: Task, score: Score, depth: int) -> RetrievalPredictions:
     reranking = Reranking(depth=_DEPTH)
     learnt = LearntRanking(reranking)
     learnt(retrieval(task.part("validation"), score, depth), None)
-    told = ", ".join(f"{name} {value:.2f}" for name, value in learnt.weights.known.items())
-    of_new = ", ".join(f"{name} {value:.2f}" for name, value in learnt.weights.new.items())
+    weights = learnt.learnt[""].weights
+    told = ", ".join(f"{name} {value:.2f}" for name, value in weights.known.items())
+    of_new = ", ".join(f"{name} {value:.2f}" for name, value in weights.new.items())
     print(f"  weights: {told}; of new items {of_new}", flush=True)
-    return reranking(retrieval(task.part("test"), score, depth), learnt.weights)
+    return reranking(retrieval(task.part("test"), score, depth), weights)
 
 
 def main(arguments: list[str] | None = None) -> None:

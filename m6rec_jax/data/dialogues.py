@@ -14,13 +14,17 @@ Two formats are read: `inspired` (Hayati et al., 2020), a tab-separated file wit
 dialogue each. Whoever seeks is USER, whoever recommends SYSTEM; what SYSTEM names is what it
 recommends. Which items a message names is taken from the files' own annotation: in INSPIRED titles
 were found by their words, so that "the future" may be "The Future (2011)". The catalogue holds
-every item that any dialogue names.
+every item that any dialogue names. What is known of items comes from another data set, where gin
+names one:
+
+    DialogueOptions.attributes = 'film-viewers'
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -34,17 +38,26 @@ import pyarrow as pa
 from m6rec_jax.data import splits
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.corpora import repaired
+from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
 from m6rec_jax.data.schema import Section, load_json
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.data.splits import PARTS, TRAIN, VALIDATION, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import DIALOGUE_VIEWS
+from m6rec_jax.dialogue.attributes import ItemAttributes
+from m6rec_jax.dialogue.named_items import NamedItems
+from m6rec_jax.dialogue.reading import DialogueReader
+from m6rec_jax.dialogue.state import DialogueState
+from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import in_bucket, path_of
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER, reply_source
-from m6rec_jax.text.records import Item
+from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER
+from m6rec_jax.text.records import Item, Value
 
 DIALOGUES_FILE = "dialogues.json"
+log = logging.getLogger(__name__)
 _TITLE = re.compile(r"^(.*\S)\s*\((\d{4})\)$")
 
 
@@ -101,13 +114,32 @@ class DialogueOptions:
 
     Attributes:
       max_turns: turns before a reply, at most; the latest ones.
+      attributes: a data set that knows the items (`JoinedAttributes`), its name or folder; empty:
+        nothing is known of them but titles and years.
+      named_items: of how many items that a dialogue has named it is read what is known, at most;
+        the latest ones (`NamedItems`).
+      words: of the columns that are taken, and by which turns are read; None: gin's, where there
+        are attributes.
+
+    Raises:
+      ConfigError: impossible numbers, or words of no column.
     """
 
     max_turns: int = 20
+    attributes: str = ""
+    named_items: int = 3
+    words: DialogueWords | None = None
 
     def __post_init__(self) -> None:
-        if self.max_turns < 1:
-            raise ConfigError(f"DialogueOptions.max_turns = {self.max_turns} must be at least 1")
+        if self.max_turns < 1 or self.named_items < 0:
+            raise ConfigError(
+                f"DialogueOptions.max_turns = {self.max_turns} must be at least 1, and named_items "
+                f"= {self.named_items} at least 0"
+            )
+        if self.attributes:
+            words = self.words or DialogueWords()
+            words.check_attributes()
+            object.__setattr__(self, "words", words)
 
 
 def dialogue_summary(folder: str | Path) -> str:
@@ -147,7 +179,8 @@ def prepare_dialogues(
       what was written: the views 'replies' and 'recommendations', and the catalogue.
 
     Raises:
-      DataError: something is wrong with the folder, or a part is empty.
+      DataError: something is wrong with the folder, or a part is empty; or nothing is known of any
+        item where attributes are asked for.
     """
     folder, options = Path(folder), options or DialogueOptions()
     spec, parsed = DialogueSpec.load(folder), Split.parse(split)
@@ -157,25 +190,38 @@ def prepare_dialogues(
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} does not exist ({DIALOGUES_FILE} names it)")
+    known: JoinedAttributes | None = None
+    if options.words is not None:
+        # Beside what is prepared, where that is on a local disk, as other data sets.
+        tables = default_cache_dir() if in_bucket(out) else path_of(out)
+        where = tables.expanduser() / options.attributes
+        known = JoinedAttributes(where, options.words.attributes)
 
     def render(prepared: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
         found = _read(folder, spec)
         parts, dialogues = _parts(found, parsed), [dialogue for _, dialogue in found]
-        items = _Items(dialogues, parts)
+        items = _Items(dialogues, parts, known)
         items.write(prepared / CATALOGUE)
         items.co_occurrence(dialogues, parts).save(prepared)
         counts = {"dialogues": dict(Counter(parts)), "items": len(items.index)}
+        if known is not None:
+            counts["items_with_attributes"] = items.num_known
+            log.info(
+                "%s knows %d of %d items", options.attributes, items.num_known, len(items.index)
+            )
         manifest = {"dialogue_spec": dataclasses.asdict(spec), "counts": counts}
         return _rows(dialogues, parts, items, options), manifest
 
-    files = [folder / DIALOGUES_FILE, *paths]
+    files = [folder / DIALOGUES_FILE, *paths, *(() if known is None else known.files)]
     return prepare_texts(out, spec.name, parsed, DIALOGUE_VIEWS, files, options, render, progress)
 
 
 class _Items:
     """Every item that any dialogue names, in the order in which they are first named."""
 
-    def __init__(self, dialogues: list[Dialogue], parts: list[str]) -> None:
+    def __init__(
+        self, dialogues: list[Dialogue], parts: list[str], known: JoinedAttributes | None
+    ) -> None:
         self.titles: dict[str, str] = {}
         self.trained: set[str] = set()
         self.counts: Counter[str] = Counter()
@@ -189,6 +235,17 @@ class _Items:
         if not self.titles:
             raise DataError("no dialogue names an item: there is nothing to recommend")
         self.index = {item: index for index, item in enumerate(self.titles)}
+        self.items = [Item(item, _title_and_year(title)) for item, title in self.titles.items()]
+        self._types: dict[str, pa.DataType] = {"title": pa.string(), "year": pa.int64()}
+        self.num_known = 0
+        if known is not None:
+            self._types |= known.types
+            self.items, self.num_known = known.joined(self.items)
+            if not self.num_known:
+                raise DataError(
+                    f"{known.files[0].parent} knows none of the {len(self.items):,} items by title "
+                    "and year; DialogueOptions.attributes names a data set of such items"
+                )
 
     def co_occurrence(self, dialogues: list[Dialogue], parts: list[str]) -> CoOccurrence:
         """Which items the training dialogues name together."""
@@ -202,40 +259,48 @@ class _Items:
         return CoOccurrence.counted(numbers, named, len(self.index))
 
     def write(self, path: Path) -> None:
-        columns: dict[str, list[Any]] = {"title": [], "year": []}
-        for title in self.titles.values():
-            found = _TITLE.match(title)
-            columns["title"].append(found[1] if found else title)
-            columns["year"].append(int(found[2]) if found else None)
-        types = {"title": pa.string(), "year": pa.int64()}
-        attributes = pa.table({name: pa.array(columns[name], types[name]) for name in columns})
+        columns = {
+            name: pa.array([item.attributes[name] for item in self.items], kind)
+            for name, kind in self._types.items()
+        }
         write_catalogue(
             path,
-            [Item(item) for item in self.titles],
-            attributes,
+            self.items,
+            pa.table(columns),
             list(self.titles.values()),
             np.array([item not in self.trained for item in self.titles], bool),
             np.array([self.counts[item] for item in self.titles], np.int64),
         )
 
 
+def _title_and_year(title: str) -> dict[str, Value]:
+    found = _TITLE.match(title)
+    return {"title": found[1], "year": int(found[2])} if found else {"title": title, "year": None}
+
+
 def _rows(
     dialogues: list[Dialogue], parts: list[str], items: _Items, options: DialogueOptions
 ) -> Iterator[ViewRow]:
     counts: Counter[str] = Counter()
+    reader: DialogueReader | None = None
+    told: NamedItems | None = None
+    if (words := options.words) is not None:
+        names = [str(item.attributes["title"]) for item in items.items]
+        attributes = ItemAttributes(items.items, words.attributes, words.year)
+        reader = DialogueReader(names, attributes, words)
+        told = NamedItems(names, attributes, words, options.named_items)
     for dialogue, part in zip(dialogues, parts, strict=True):
-        named: dict[int, None] = {}
-        rendered: list[str] = []
+        state = DialogueState(reader)
         for number, turn in enumerate(dialogue.turns):
             here = [items.index[item] for item in turn.items]
-            shared = {"user_id": dialogue.id, "seen_indices": list(named), "features": []}
-            before = rendered[-options.max_turns :]
+            shared = {"user_id": dialogue.id, "seen_indices": list(state.told), "features": []}
+            source = state.source(options.max_turns, told)
             if turn.speaker == SYSTEM:
                 row = {
                     "text_id": f"{dialogue.id}/{number}",
                     "text_index": counts["replies"],
                     "item_indices": here,
-                    "source": reply_source(before),
+                    "source": source,
                     "prefix": f"{SYSTEM}:",
                     "target": turn.text,
                 }
@@ -247,15 +312,14 @@ def _rows(
                     "text_index": counts["recommendations"],
                     "turn_index": counts["turns"],
                     "item_indices": [index],
-                    "source": [*reply_source(before), RECOMMENDS],
+                    "source": [*source, RECOMMENDS],
                     "prefix": "",
                     "target": items.titles[item],
                 }
                 counts["recommendations"] += 1
                 yield ViewRow("recommendations", part, row | shared)
             counts["turns"] += 1
-            named |= dict.fromkeys(here)
-            rendered.append(turn.render())
+            state.hear(turn.speaker, turn.text, here)
 
 
 def _recommends(turn: Turn) -> bool:
@@ -316,10 +380,6 @@ class Turn:
     speaker: str
     text: str
     items: tuple[str, ...] = ()
-
-    def render(self) -> str:
-        """The turn as a model reads it."""
-        return f"{self.speaker}: {self.text}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -99,6 +99,14 @@ class DialogueWords:
         self.of_attributes()
         self.of_groups()
 
+    def check_attributes(self) -> None:
+        """Raises ConfigError where no column is spoken of."""
+        if not self.attributes:
+            raise ConfigError(
+                "attributes of items are to be read in dialogues, and DialogueWords.attributes "
+                "names none; --gin_file gin_configs/examples/film_dialogue.gin has those of films"
+            )
+
     def of_attributes(self) -> dict[str, AttributeWords]:
         """The words of each column."""
         found = {}

@@ -42,6 +42,8 @@ class TaskSettings:
       kind: of `pipeline.registration`, such as 'scoring' or 'retrieval'; empty where nobody said.
       max_events: behaviours of a history, or turns of a dialogue, at most, when the data were
         prepared; None: all.
+      named_items: of how many items that a dialogue named the task read what is known, at most
+        (`dialogue.named_items`).
       num_options: classes that the task has, 0 if it has none; None: those of the model.
       retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a
@@ -63,6 +65,7 @@ class TaskSettings:
     repeat_sampling_rate: float | None = None
     kind: str = ""
     max_events: int | None = None
+    named_items: int = 0
     num_options: int | None = None
     retrieval_dim: int | None = None
     source_length: int | None = None
@@ -86,11 +89,11 @@ class TaskSettings:
         return cls(**{**values, **read})
 
     def fingerprinted(self) -> dict[str, Any]:
-        """What embeddings and scores depend on, for JSON: neither where the data lie, nor how what
-        was found is ordered.
+        """What embeddings and scores depend on, for JSON: neither where the data lie, nor what
+        dialogues are told beside, nor how what was found is ordered.
         """
         values = dataclasses.asdict(self)
-        del values["prepared"], values["ranking"]
+        del values["prepared"], values["named_items"], values["ranking"]
         return values
 
     def text_length(self, limit: int) -> int:

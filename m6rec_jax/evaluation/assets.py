@@ -47,6 +47,7 @@ def save_task_assets(
                 **_sampling_rates(task),
                 kind=task.kind,
                 max_events=_max_events(task),
+                named_items=_named_items(task),
                 candidate_length=task.candidate_length(),
                 writing=task.view if task.kind == "generation" else "",
                 prepared=prepared[task.name].folder.name,
@@ -69,6 +70,13 @@ def _sampling_rates(task: TaskInfo) -> dict[str, Any]:
     """Shares of the negatives that a scoring task's data hold; none for logged impressions."""
     found = task.prepared().manifest["views"].get(task.view, {}).get("negatives", {})
     return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}
+
+
+def _named_items(task: TaskInfo) -> int:
+    """Of how many named items the dialogues of a task say what is known."""
+    manifest = task.prepared().manifest
+    options = manifest["options"] if "dialogue_spec" in manifest else {}
+    return int(options["named_items"]) if options.get("attributes") else 0
 
 
 def _max_events(task: TaskInfo) -> int | None:

@@ -149,7 +149,7 @@ def calibrate(
         of_kind = _of_scoring if task.kind == "scoring" else _of_generation
         exits[task.name] = of_kind(evaluator, task, restored, max_loss)
     for task in retrieval:
-        weights[task.name] = learn_weights(evaluator, task, restored)
+        weights |= learn_weights(evaluator, task, restored)
     scalings = {task.name: learn_scaling(evaluator, task, restored) for task in zero_shot}
     for name, scaling in scalings.items() if jax.process_index() == 0 else ():
         write_atomically(assets / scaling_file(name), scaling.gin_text())

@@ -28,7 +28,7 @@ from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval, ranking_name
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
@@ -309,12 +309,15 @@ class _TaskEvaluation:
         predictions: RetrievalPredictions,
         read: Callable[[bool], ReadRows],
         similarities: Callable[[slice, np.ndarray], np.ndarray],
+        name: str = "",
     ) -> RetrievalPredictions:
         if self._reranking is None:
             return predictions
         asked = read(self._reranking.reads_text)
-        towers = Retrieval(self.data, predictions, asked, similarities, self._evaluator.runtime)
-        found = self._reranking(towers, self._evaluator.ranking.get(self._task.name))
+        runtime = self._evaluator.runtime
+        towers = Retrieval(self.data, predictions, asked, similarities, runtime, name)
+        weights = self._evaluator.ranking.get(ranking_name(self._task.name, name))
+        found = self._reranking(towers, weights)
         length = max(self.ks)
         return dataclasses.replace(
             found,

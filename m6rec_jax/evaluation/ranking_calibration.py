@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from m6rec_jax.engine.model_folder import RestoredModel
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, ranking_name
 from m6rec_jax.metrics import ranking
 from m6rec_jax.pipeline.registration import TaskInfo
 
@@ -48,8 +48,13 @@ def _told(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
 
 
-def learn_weights(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> LearntWeights:
+def learn_weights(
+    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel
+) -> dict[str, LearntWeights]:
     """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of `KINDS`.
+
+    Returns:
+      by `ranking_name`: a task's own; and of dialogues those for all items, the named ones too.
 
     Raises:
       DataError: no rows, or no co-occurrence; or none of the wanted items was found.
@@ -58,15 +63,19 @@ def learn_weights(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel)
     assert isinstance(reranking, Reranking)
     evaluator.sample = evaluator.sample or ROWS
     evaluator.reranking = learnt = LearntRanking(reranking)
-    predictions = evaluator.predict(task, restored.model, restored.variables)
+    evaluator.predict(task, restored.model, restored.variables)
     evaluator.reranking = reranking
-    num_rows = len(predictions.ranks)
-    return LearntWeights(
-        learnt.weights.known,
-        learnt.weights.new,
-        f"ndcg@{_K}",
-        ranking.ndcg(predictions.ranks, _K),
-        ranking.ndcg(learnt.ranks_before, _K),
-        num_rows,
-        learnt.num_rows,
-    )
+    found = {}
+    for name, own in learnt.learnt.items():
+        # Without rows that want nothing here.
+        wants = (own.ranks_before > 0).any(axis=1)
+        found[ranking_name(task.name, name)] = LearntWeights(
+            own.weights.known,
+            own.weights.new,
+            f"ndcg@{_K}",
+            ranking.ndcg(own.ranks[wants], _K),
+            ranking.ndcg(own.ranks_before[wants], _K),
+            int(wants.sum()),
+            own.num_rows,
+        )
+    return found

@@ -42,6 +42,7 @@ class Retrieval(NamedTuple):
       read: what stands in these rows, in their order.
       similarities: of some rows, a slice, and items `[rows, k]`.
       runtime: where to run.
+      name: of what is wanted, where a task wants several things.
     """
 
     data: TaskData
@@ -49,6 +50,7 @@ class Retrieval(NamedTuple):
     read: ReadRows
     similarities: Callable[[slice, np.ndarray], np.ndarray]
     runtime: Runtime
+    name: str = ""
 
 
 class _Asked(NamedTuple):
@@ -56,6 +58,11 @@ class _Asked(NamedTuple):
 
     rows: slice
     arguments: tuple[Any, ...]
+
+
+def ranking_name(task: str, name: str) -> str:
+    """What the weights for a `Retrieval.name` are called in `ranking.json`."""
+    return f"{task}/{name}" if name else task
 
 
 @gin.configurable
@@ -163,6 +170,22 @@ class Reranking:
         return self._rerankers[data.name]
 
 
+class Learnt(NamedTuple):
+    """What was learnt from what was found.
+
+    Attributes:
+      weights: that were learnt.
+      num_rows: rows whose wanted item was among the candidates.
+      ranks: by these weights, as `RetrievalPredictions.ranks`.
+      ranks_before: the retriever's, likewise.
+    """
+
+    weights: RankingWeights
+    num_rows: int
+    ranks: np.ndarray
+    ranks_before: np.ndarray
+
+
 class LearntRanking:
     """Stands where a `Reranking` stands, learns its weights from what was found, and uses them.
 
@@ -173,26 +196,20 @@ class LearntRanking:
       reranking: what is to be used with the weights.
 
     Attributes:
-      weights: that were learnt.
-      num_rows: rows whose wanted item was among the candidates.
-      ranks_before: the retriever's, as `RetrievalPredictions.ranks`.
+      learnt: by `Retrieval.name`.
     """
-
-    weights: RankingWeights
-    num_rows: int
-    ranks_before: np.ndarray
 
     def __init__(self, reranking: Reranking) -> None:
         self.depth, self.reads_text = reranking.depth, reranking.reads_text
         self._reranking = reranking
+        self.learnt: dict[str, Learnt] = {}
 
     def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
         """As `Reranking`; what was learnt before is not looked at."""
         del weights
         reranker = self._reranking.reranker(found)
         masked = np.random.default_rng(0).random(len(reranker.new)) < _MASKED
-        features, rows, wanted, number, self.num_rows = [], [], [], 0, 0
-        self.ranks_before = found.predictions.ranks
+        features, rows, wanted, number, num_rows = [], [], [], 0, 0
         for block, arguments in self._reranking.blocks(found):
             targets = found.predictions.targets[block]
             for mask in (None, masked):
@@ -203,7 +220,10 @@ class LearntRanking:
                 rows.append(number + np.nonzero(there)[0])
                 wanted.append(same[there])
                 number += len(own.ids)
-                self.num_rows += int(same.any(axis=1).sum()) if mask is None else 0
+                num_rows += int(same.any(axis=1).sum()) if mask is None else 0
         vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
-        self.weights = RankingWeights.of_vector(vector, reranker.has_scorer)
-        return self._reranking(found, self.weights)
+        own = RankingWeights.of_vector(vector, reranker.has_scorer)
+        predictions = self._reranking(found, own)
+        before = found.predictions.ranks
+        self.learnt[found.name] = Learnt(own, num_rows, predictions.ranks, before)
+        return predictions

@@ -20,9 +20,11 @@ import gin
 import numpy as np
 
 from m6rec_jax.dialogue.attributes import ItemAttributes
-from m6rec_jax.dialogue.reading import DialogueReader, Reading
+from m6rec_jax.dialogue.named_items import NamedItems
+from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.replies import Act, ReplyGrammar
-from m6rec_jax.dialogue.wishes import Obeying, Wish, WishFilter, updated
+from m6rec_jax.dialogue.state import DialogueState
+from m6rec_jax.dialogue.wishes import Obeying, WishFilter
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.engine.catalogue_index import CatalogueIndex, TopK
 from m6rec_jax.engine.generation import GeneratedText, Generator
@@ -33,7 +35,7 @@ from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER, reply_source
+from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER
 from m6rec_jax.text.records import Item
 
 MODES = ("grounded", "free")
@@ -123,10 +125,12 @@ class Conversation:
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
       trained_turns: most turns of a dialogue in training; None: all.
+      named_items: of how many named items it is read what is known, at most, as in training.
       max_turns: how many of the latest turns are read; None: as many as in training.
 
     Raises:
-      ConfigError: numbers that are impossible, or none of the three is given.
+      ConfigError: numbers that are impossible, none of the three is given, or what is known of
+        named items is to be read and `DialogueWords` names no attributes.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class Conversation:
         num_items: int = 3,
         num_beams: int = 10,
         trained_turns: int | None = None,
+        named_items: int = 0,
         max_turns: int | None = None,
     ) -> None:
         if not 1 <= num_items <= num_beams or (max_turns is not None and max_turns < 1):
@@ -181,6 +186,9 @@ class Conversation:
         items = catalogue.items or [Item("")] * len(catalogue.titles)
         attributes = ItemAttributes(items, words.attributes, words.year)
         self._reader = DialogueReader(catalogue.names, attributes, words)
+        self._told: NamedItems | None = None
+        if named_items:
+            self._told = NamedItems(catalogue.names, attributes, words, named_items)
         self._filter = WishFilter(attributes, words.of_groups())
         self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
         self.restart()
@@ -224,14 +232,17 @@ class Conversation:
 
     def restart(self) -> None:
         """Forgets what was said."""
-        self.turns: list[str] = []
-        # In the order in which they were first named.
-        self.named: dict[int, None] = {}
-        self.liked: list[int] = []
-        # The items that were named or offered last, as they came.
-        self._latest: Sequence[int] = ()
-        self._wishes: tuple[Wish, ...] = ()
-        self._reading = Reading()
+        self.state = DialogueState(self._reader)
+
+    @property
+    def turns(self) -> list[str]:
+        """What was said."""
+        return self.state.turns
+
+    @property
+    def named(self) -> dict[int, None]:
+        """Places of the items that were named or offered, in the order in which they first were."""
+        return self.state.named
 
     def answer(self, text: str) -> Answer:
         """The system's next turn after the user's `text`."""
@@ -241,7 +252,7 @@ class Conversation:
             (said,) = self._generated([self])
             answer = answer._replace(reply=said.continuation)
         offered = [place for found in _found(answer) for place in found.places]
-        self._latest = offered or self._latest
+        self.state.latest = offered or self.state.latest
         if answer.reply:
             self._hear(SYSTEM, answer.reply)
         self.named.update(dict.fromkeys(offered))
@@ -253,7 +264,7 @@ class Conversation:
 
     def reply_source(self) -> list[str]:
         """What a reply is generated from."""
-        return reply_source(self._latest_turns(), self._history)
+        return self.state.source(self._max_turns, self._told, self._history)
 
     def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
         """What is recommended in dialogues that were `resumed` from this one.
@@ -266,7 +277,7 @@ class Conversation:
         users, read = None, list(map(Read, sources, (list(one.named) for one in dialogues)))
         if self._retrieval is not None:
             if self._read_liked is not None:
-                read = [self._read_liked(one.liked) for one in dialogues]
+                read = [self._read_liked(one.state.liked) for one in dialogues]
             histories = [own.history for own in read]
             users = self._retrieval.embed_users(histories, self._asked("retrieval", len(sources)))
         written = self._by_title(sources, excluded, users)
@@ -286,31 +297,31 @@ class Conversation:
 
     def act(self) -> Act:
         """What the user's latest turn is replied to with."""
-        reading = self._reading
-        if self._latest and reading.why:
+        reading, latest = self.state.reading, self.state.latest
+        if latest and reading.why:
             return Act.EXPLAIN
-        if self._latest and reading.asked is not None and (reading.named or not reading.wishes):
+        if latest and reading.asked is not None and (reading.named or not reading.wishes):
             return Act.ANSWER
         if reading.thanks and not reading.wishes:
             return Act.ACKNOWLEDGE
-        nothing = not (self._wishes or self.named or reading.clears)
+        nothing = not (self.state.wishes or self.named or reading.clears)
         return Act.ASK if nothing else Act.RECOMMEND
 
     def obeying(self) -> Obeying:
         """Which items may be recommended now, and why."""
         seen = {place for line in self._history for place in self._reader.read(line).named}
-        return self._filter.obeying(self._wishes, self._had.union(self.named), seen)
+        return self._filter.obeying(self.state.wishes, self._had.union(self.named), seen)
 
     def _may_be_said(
         self, dialogue: Conversation, act: Act, obeying: Obeying, answer: Answer
     ) -> list[str]:
         """An act in all its words."""
-        grammar, latest = self._grammar, dialogue._latest
+        grammar, state = self._grammar, dialogue.state
         match act:
             case Act.EXPLAIN:
-                return grammar.explain(latest[-1], dialogue._wishes)
+                return grammar.explain(state.latest[-1], state.wishes)
             case Act.ANSWER:
-                return grammar.answer(latest[-1], dialogue._reading.asked or "")
+                return grammar.answer(state.latest[-1], state.reading.asked or "")
             case Act.ACKNOWLEDGE:
                 return grammar.acknowledge()
             case Act.ASK:
@@ -377,21 +388,7 @@ class Conversation:
         )
 
     def _hear(self, speaker: str, text: str) -> None:
-        text = " ".join(text.split())
-        self.turns.append(f"{speaker}: {text}")
-        reading = self._reader.read(text, self._latest)
-        if speaker == USER:
-            before = () if reading.clears else self._wishes
-            self._wishes = updated(before, reading.wishes, reading.adds)
-            self._reading = reading
-            self.liked += [place for place in reading.liked if place not in self.liked]
-        # A reply may name what was spoken of beside what it offers: "like Fargo".
-        new = [place for place in reading.named if speaker == USER or place not in self.named]
-        self.named.update(dict.fromkeys(reading.named))
-        self._latest = new or self._latest
-
-    def _latest_turns(self) -> list[str]:
-        return self.turns if self._max_turns is None else self.turns[-self._max_turns :]
+        self.state.hear(speaker, " ".join(text.split()))
 
     def _asked(self, part: str, number: int) -> list[str] | None:
         name = self._tasks.get(part)

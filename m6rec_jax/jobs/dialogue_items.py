@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import NO_ITEM
 from m6rec_jax.engine.retrieval import user_embeddings
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.generation import row_columns, source_column
@@ -33,6 +34,9 @@ from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, pad_targets
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
 
+# Of weights that were learnt where items come again that were named before.
+ALL_ITEMS = "all"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecommendationPredictions:
@@ -43,7 +47,8 @@ class RecommendationPredictions:
       top_items: int64 `[n, k]`, best first, without items named before; -1 where fewer are left.
       scores: float32 `[n, k]`, log probabilities of titles or cosine similarities.
       ranks: int64 `[n]`, of the item among all items.
-      new_ranks: int64 `[n]`, of the item among those that were not named before.
+      new_ranks: int64 `[n]`, of the item among those that were not named before; `new/...` leaves
+        out the rows of an item that was.
       language: how likely the titles are, where they are generated.
     """
 
@@ -103,32 +108,33 @@ class ItemRecommendationJob(RecommendationJob):
         targets = target_items(ordered)[:, None]
         named = [named_items(row) for row in ordered]
         nobody = [np.zeros(0, np.int64)] * len(ordered)
-        # A target that was named before is left in here; `new/...` leaves its row out.
-        others = [np.setdiff1d(seen, wanted) for seen, wanted in zip(named, targets, strict=True)]
+        is_new = [wanted not in seen for wanted, seen in zip(targets[:, 0], named, strict=True)]
+        others = np.where(np.array(is_new)[:, None], targets, NO_ITEM)
         index, users = evaluation.index(), found["user"]
 
         def ranked(
-            listed: Sequence[np.ndarray], excluded: Sequence[np.ndarray]
+            name: str, listed: Sequence[np.ndarray], targets: np.ndarray
         ) -> RetrievalPredictions:
-            """Lists without some items, and ranks without those of `excluded`."""
+            """Lists and ranks without some items; a target among them, NO_ITEM, has none."""
             top = index.top_k(users, min(evaluation.depth, index.num_items), listed)
             by_towers = RetrievalPredictions(
                 users=np.arange(len(ordered)),
                 targets=targets,
-                ranks=index.ranks(users, targets, excluded),
+                ranks=index.ranks(users, targets, listed),
                 top_items=top.ids.astype(np.int64),
                 scores=top.scores,
-                num_ranked=index.num_items - np.array(list(map(len, excluded))),
+                num_ranked=index.num_items - np.array(list(map(len, listed))),
             )
             reranked: RetrievalPredictions = evaluation.reranked(
                 by_towers,
                 lambda _: ReadRows([row["source"] for row in ordered], named, listed),
                 lambda rows, ids: index.similarities(users[rows], ids),
+                name,
             )
             return reranked
 
-        # Weights are learnt on what is ranked last: all items, of which some were named.
-        new, all_ = ranked(named, others), ranked(nobody, nobody)
+        # In use nothing is recommended that was named: that is what the task is, without a name.
+        new, all_ = ranked("", named, others), ranked(ALL_ITEMS, nobody, targets)
         return RecommendationPredictions(
             rows=ordered,
             top_items=new.top_items,

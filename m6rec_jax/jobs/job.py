@@ -145,9 +145,15 @@ class Evaluation(Protocol):
         """`TaskData.past_items` of the evaluated rows."""
 
     def reranked(
-        self, predictions: Any, read: Callable[[bool], Any], similarities: Callable[..., np.ndarray]
+        self,
+        predictions: Any,
+        read: Callable[[bool], Any],
+        similarities: Callable[..., np.ndarray],
+        name: str = "",
     ) -> Any:
         """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks.
+
+        Of a task that wants several things, each by its `name`, all have weights of their own.
 
         `read(with_text)` is what stands in their rows (`jobs.retrieval.ReadRows`),
         `similarities(rows, ids)` those of some rows, a slice, and items `[rows, k]`.

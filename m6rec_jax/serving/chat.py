@@ -151,6 +151,7 @@ def open_conversation(
         history=told.history,
         had=[] if known is None or known.repeats_count else told.past,
         read_liked=None if of_dialogues else known or _LikedItems({}, folder),
+        named_items=min((settings.named_items for settings in of_dialogues), default=0),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
 

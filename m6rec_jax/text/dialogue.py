@@ -12,12 +12,15 @@ RECOMMENDS = f"{SYSTEM} recommends"
 REPLY_PREFIX = f"{SYSTEM}:"
 
 
-def reply_source(turns: Sequence[str], history: Sequence[str] = ()) -> list[str]:
-    """Source segments: profile, behaviours, then the turns ("USER: ...", "SYSTEM: ..."), oldest
-    first.
+def reply_source(
+    turns: Sequence[str], history: Sequence[str] = (), items: Sequence[str] = ()
+) -> list[str]:
+    """Source segments: profile, behaviours, the turns ("USER: ...", "SYSTEM: ...") oldest first,
+    and what is known of items that they name before the last of them.
 
     `history` is of `DatasetTemplate.history_segments`; its empty segments are left out. The length
-    budget keeps the first segment, the profile, and the last turn.
+    budget keeps the first segment, the profile, and the last turn; the oldest turns go before what
+    is known of items.
     """
     profile, *behaviours = history or ("",)
-    return [profile, *filter(None, behaviours), *turns]
+    return [profile, *filter(None, behaviours), *turns[:-1], *items, *turns[-1:]]

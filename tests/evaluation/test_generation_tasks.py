@@ -14,7 +14,7 @@ from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.text_decoding import Decoding
@@ -301,7 +301,7 @@ def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
     evaluator = evaluation.Evaluator(*asked, split="train", limit=LIMIT, reranking=learnt)
     reranked = evaluator.predict(task, *world[1:3])
     reranker = Reranker(prepared.co_occurrence(), catalogue.texts, catalogue.train_counts, depth=3)
-    reranker.use(learnt.weights)
+    reranker.use(learnt.learnt["all"].weights)
     retriever = Retriever(*world[1:3], world[0], EngineOptions(64, 24, batch_sizes=(LIMIT,)))
     vectors = retriever.embed_items(catalogue.texts)
     users = retriever.embed_users([row["source"] for row in rows])
@@ -325,12 +325,24 @@ def test_weights_of_dialogues_are_learnt_and_found_beside_the_model(world, tmp_p
     folder = shutil.copytree(world[3], tmp_path / "run")
     save_task_assets(folder, "talks_retrieval", LENGTHS)
     asked = (str(folder), "talks_retrieval", LENGTHS)
-    found = calibrate(*asked, split="train", batch_size=8, limit=LIMIT)["talks_retrieval"]
-    assert found.num_rows == found.num_found == LIMIT
-    assert found.quality > found.towers_quality
-    ranking_of_task = load_model(folder).settings.tasks["talks_retrieval"].ranking
-    assert ranking_of_task.known == found.known
-    assert ranking_of_task.known["had"] != 0
+    found = calibrate(*asked, split="train", batch_size=8, limit=LIMIT)
+    new, every = found["talks_retrieval"], found["talks_retrieval/all"]
+    assert every.num_rows == every.num_found == LIMIT
+    assert every.quality > every.towers_quality
+    # Where nothing comes again, that something was named says nothing.
+    assert every.known["had"] != 0 == new.known["had"]
+    rows = rows_of("talks_retrieval")[:LIMIT]
+    repeated = [row["item_indices"][0] in row["seen_indices"] for row in rows]
+    assert new.num_rows == LIMIT - sum(repeated) < LIMIT
+    # In use nothing does; evaluation takes both.
+    loaded = load_model(folder)
+    assert loaded.settings.tasks["talks_retrieval"].ranking.known == new.known
+    evaluator = evaluation.Evaluator("talks_retrieval", LENGTHS, 8, split="train", limit=LIMIT)
+    evaluator.ranking = read_ranking(folder, loaded.step)
+    predictions = evaluator.predict(task_info("talks_retrieval"), *world[1:3])
+    assert ranking.ndcg(predictions.ranks, 10) == pytest.approx(every.quality)
+    new_ranks = predictions.new_ranks[~np.array(repeated)]
+    assert ranking.ndcg(new_ranks, 10) == pytest.approx(new.quality)
 
 
 def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):

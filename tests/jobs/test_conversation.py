@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.dialogues import DialogueOptions, prepare_dialogues
+from m6rec_jax.data.joined_attributes import JoinedAttributes
+from m6rec_jax.data.reading import write_dataset
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.generation import GeneratedText, RecommendedTitle
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue, Read
+from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.serving import chat as chat_module
+from tests.data.dialogue_files import write_inspired_folder
 from tests.dialogue import films
 
 TITLES = ["Fargo (1996)", "Heat (1995)", "Heat (1986)", "Alien (1979)", "Big (1988)"]
@@ -269,6 +275,71 @@ def test_what_is_named_together_is_recommended(read_liked):
     )
     assert had.answer("I liked Heat (1995)").retrieved.titles[0] == "Alien (1979)"
     assert 4 not in had.named
+
+
+def write_films(folder):
+    """The films as a data set, and dialogues about some of them; returns the dialogues' folder."""
+    kinds = {"title": "string", "year": "int", "runtime": "int"}
+    kinds |= dict.fromkeys(("genres", "director", "cast", "country"), "list<string>")
+    spec = DatasetSpec.from_dict(
+        {
+            "name": "films",
+            "users": {"file": "u.parquet", "id": "user", "columns": {}},
+            "items": {"file": "i.parquet", "id": "item", "columns": kinds},
+            "events": {"file": "e.parquet", "user": "user", "item": "item", "time": "time"},
+        }
+    )
+    (folder / "films").mkdir()
+    items = [{"item": item.id, "runtime": 90, **item.attributes} for item in films.ITEMS]
+    write_dataset(folder / "films", spec, [{"user": "u"}], items, [], {"time": "int"})
+    talks = write_inspired_folder(folder / "talks")
+    said = [
+        ("SEEKER", "I liked Fargo (1996)", "Fargo (1996)"),
+        ("RECOMMENDER", "Then try Babe: Pig in the City", "Babe: Pig in the City (1998)"),
+        ("SEEKER", "A comedy by Penny Marshall, please", ""),
+        ("RECOMMENDER", "See Big (1988) or Heat (1986)", "Big (1988); Heat (1986)"),
+        ("SEEKER", "Something newer, no horror", ""),
+        ("RECOMMENDER", "Alien (1979) is older", "Alien (1979)"),
+    ]
+    lines = ["\t".join(("t", str(i), s, "1", text, m, "")) for i, (s, text, m) in enumerate(said)]
+    with (talks / "dev.tsv").open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    return talks, [("USER" if s == "SEEKER" else "SYSTEM", text) for s, text, _ in said]
+
+
+@pytest.mark.usefixtures("film_words")
+def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
+    talks, said = write_films(tmp_path)
+    options = DialogueOptions(max_turns=3, attributes="films", named_items=2)
+    prepared = prepare_dialogues(talks, tmp_path, options=options, progress=False)
+    # Babe of 1998 is another one; of the Heats each has its year.
+    counts = prepared.manifest["counts"]
+    assert (counts["items"], counts["items_with_attributes"]) == (6, 5)
+    catalogue = chat_module.read_conversation_catalogue(prepared.folder)
+    known = {item.id: item.attributes for item in catalogue.items}
+    assert known["Heat (1995)"]["director"] == ("Michael Mann",)
+    assert known["Heat (1986)"]["director"] == ("Dick Richards",)
+    assert not known["Babe: Pig in the City (1998)"]["genres"]
+    rows = {
+        row["text_id"]: row["source"]
+        for part in ("train", "validation", "test")
+        for row in read_rows(prepared, "replies", part)
+    }
+    model = Conversation(catalogue, replies=Model(), trained_turns=3, named_items=2)
+    for number in (1, 3, 5):
+        in_use = model.resumed(said[:number])
+        assert rows[f"t/{number}"] == in_use.reply_source()
+    assert rows["t/5"] == [
+        *("", "USER: A comedy by Penny Marshall, please", "SYSTEM: See Big (1988) or Heat (1986)"),
+        *("Big: comedy, romance, by Penny Marshall, 1988", "Heat: action, by Dick Richards, 1986"),
+        "USER: Something newer, no horror",
+    ]
+    # A data set that knows none of the items, or none of the columns.
+    (talks / "dev.tsv").write_text((talks / "dev.tsv").read_text().replace(" (19", " (18"))
+    with pytest.raises(DataError, match="knows none of the 6 items"):
+        prepare_dialogues(talks, tmp_path, options=options, progress=False)
+    with pytest.raises(DataError, match=r"DialogueWords.attributes \(colour\); these have title"):
+        JoinedAttributes(tmp_path / "films", ["colour"])
 
 
 def test_impossible_conversations_are_told():

@@ -1,0 +1,81 @@
+"""What a dialogue has come to: its turns, what they name and wish for, what a model reads of it.
+
+Rows of training and dialogues in use are kept by the same class, so that both read the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from m6rec_jax.dialogue.named_items import NamedItems
+from m6rec_jax.dialogue.reading import DialogueReader, Reading
+from m6rec_jax.dialogue.wishes import Wish, updated
+from m6rec_jax.text.dialogue import USER, reply_source
+
+
+class DialogueState:
+    """A dialogue so far.
+
+    Args:
+      reader: of its turns; None: they are not read, and whoever tells them says what they name.
+
+    Attributes:
+      turns: as a model reads them, "USER: ...".
+      told: places of the items that turns name, in the order in which they were first named.
+      named: of those, and of items that were offered beside them, likewise.
+      liked: of those that the user likes.
+      latest: of the items that were named or offered last, as they came.
+      wishes: that hold now, the latest first.
+      reading: of the user's latest turn.
+    """
+
+    def __init__(self, reader: DialogueReader | None) -> None:
+        self._reader = reader
+        self.turns: list[str] = []
+        self.told: dict[int, None] = {}
+        self.named: dict[int, None] = {}
+        self.liked: list[int] = []
+        self.latest: Sequence[int] = ()
+        self.wishes: tuple[Wish, ...] = ()
+        self.reading = Reading()
+
+    def hear(self, speaker: str, text: str, named: Sequence[int] | None = None) -> None:
+        """The next turn.
+
+        Args:
+          speaker: `USER` or `SYSTEM`.
+          text: that is said.
+          named: places of the items that it names; None: those that are read in it.
+        """
+        self.turns.append(f"{speaker}: {text}")
+        reading = Reading()
+        if self._reader is not None and (speaker == USER or named is None):
+            reading = self._reader.read(text, self.latest)
+        named = reading.named if named is None else named
+        if speaker == USER:
+            before = () if reading.clears else self.wishes
+            self.wishes = updated(before, reading.wishes, reading.adds)
+            self.reading = reading
+            self.liked += [place for place in reading.liked if place not in self.liked]
+        # A reply may name what was spoken of beside what it offers: "like Fargo".
+        new = [place for place in named if speaker == USER or place not in self.named]
+        self.told.update(dict.fromkeys(named))
+        self.named.update(dict.fromkeys(named))
+        self.latest = new or self.latest
+
+    def source(
+        self,
+        max_turns: int | None = None,
+        items: NamedItems | None = None,
+        history: Sequence[str] = (),
+    ) -> list[str]:
+        """What a reply is generated from, as `reply_source`.
+
+        Args:
+          max_turns: how many of the latest turns are read; None: all.
+          items: tell of those that turns name; None: nothing is told.
+          history: what is known of the user.
+        """
+        turns = self.turns if max_turns is None else self.turns[-max_turns:]
+        told = [] if items is None else items.segments([*self.told], self.wishes)
+        return reply_source(turns, history, told)
