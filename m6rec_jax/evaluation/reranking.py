@@ -222,8 +222,8 @@ class LearntRanking:
                 number += len(own.ids)
                 num_rows += int(same.any(axis=1).sum()) if mask is None else 0
         vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
-        own = RankingWeights.of_vector(vector, reranker.has_scorer)
-        predictions = self._reranking(found, own)
+        weights = RankingWeights.of_vector(vector, reranker.has_scorer)
+        predictions = self._reranking(found, weights)
         before = found.predictions.ranks
-        self.learnt[found.name] = Learnt(own, num_rows, predictions.ranks, before)
+        self.learnt[found.name] = Learnt(weights, num_rows, predictions.ranks, before)
         return predictions
