@@ -46,6 +46,8 @@ CLIENT = "client.py"
 _MULTIPLE = 4
 # Of candidates, that have programs of their own, beside the one for all.
 _PARTS = (0.5, 0.95)
+# A shorter length has a program of its own if it is at most this share of the next one.
+_SHORTER = 0.75
 # Signatures of held-out requests that take programs of other names.
 _PROGRAMS_OF = {"generate": ("start", "step")}
 _INT, _FLOAT = jnp.int32, jnp.float32
@@ -199,7 +201,13 @@ def _lengths(model: LoadedModel, answered: Sequence[Answered], usual: Sequence[s
     asked = list({text for one in answered for text in one.inputs.get("candidates", ())})
     items = [one.inputs["text"] for one in answered if one.signature == "item"]
     found = {length(usual or asked, part) for part in _PARTS} | {length([*asked, *usual], 1.0)}
-    return Lengths(sorted(found), length(items, 1.0))
+    # Each length is a program in the file: one that saves little time is not worth its bytes.
+    lengths = sorted(found, reverse=True)
+    kept = lengths[:1]
+    for own in lengths[1:]:
+        if own <= _SHORTER * kept[-1]:
+            kept.append(own)
+    return Lengths(kept[::-1], length(items, 1.0))
 
 
 def _signatures(
