@@ -160,9 +160,9 @@ def adafactor(
       absolute: regular expressions; the updates of leaves whose name has a match are not relative
         to their size. For what stands for logits, such as biases of relative positions: relative to
         their size these grow by a share of it at each step, until attention is all or nothing.
-      whole: regular expressions; leaves whose name has a match follow the gradient, scaled to root
-        mean square 1 as a whole, in place of element by element. For weights of words learnt from
-        few rows: what many rows say moves further than what one of them does.
+      whole: regular expressions; leaves whose name has a match follow the mean of recent gradients,
+        scaled to root mean square 1 as a whole, in place of element by element. For weights of
+        words learnt from few rows: what many rows say moves further than what one of them does.
     """
     by_element: optax.GradientTransformation = task_updates.scale_by_factored_rms(
         decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
@@ -172,7 +172,8 @@ def adafactor(
         steps = [
             optax.masked(by_element, lambda tree: name_mask(tree, whole)),
             optax.masked(
-                task_updates.scale_to_unit_rms(),
+                # As long a step whatever the gradient: a batch's noise would be as long as the rest.
+                optax.chain(optax.ema(0.9, debias=False), task_updates.scale_to_unit_rms()),
                 lambda tree: jax.tree.map(operator.not_, name_mask(tree, whole)),
             ),
         ]

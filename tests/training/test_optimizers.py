@@ -81,7 +81,7 @@ def test_whole_leaves_follow_the_gradient() -> None:
     moved = {}
     for whole in ((), ("words",)):
         optimizer = adafactor(0.1, least_scale=0.5, whole=whole)
-        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        updates, state = optimizer.update(grads, optimizer.init(params), params)
         moved[whole] = updates["prompts"]["bank"]
     found = moved["words",]
     expected = -0.1 * 0.5 * gradient / np.sqrt((gradient**2).mean())
@@ -89,6 +89,10 @@ def test_whole_leaves_follow_the_gradient() -> None:
     # Element by element the rarest word moves as far as the most frequent one.
     np.testing.assert_allclose(np.abs(moved[()]["words"][0, [0, 2]]), 0.05, rtol=1e-4)
     np.testing.assert_array_equal(found["prompts"], moved[()]["prompts"])
+    # What a batch says by chance does not turn the way of those before it.
+    opposite = jax.tree.map(lambda leaf: -0.5 * leaf, grads)
+    updates, _ = optimizer.update(opposite, state, params)
+    np.testing.assert_allclose(updates["prompts"]["bank"]["words"], expected, rtol=1e-5)
 
 
 def test_groups_have_rates_of_their_own() -> None:
