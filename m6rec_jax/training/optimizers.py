@@ -172,7 +172,7 @@ def adafactor(
         steps = [
             optax.masked(by_element, lambda tree: name_mask(tree, whole)),
             optax.masked(
-                # As long a step whatever the gradient: a batch's noise would be as long as the rest.
+                # All steps are equally long: without a mean, so would be those of a batch's noise.
                 optax.chain(optax.ema(0.9, debias=False), task_updates.scale_to_unit_rms()),
                 lambda tree: jax.tree.map(operator.not_, name_mask(tree, whole)),
             ),
