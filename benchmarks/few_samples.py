@@ -1,20 +1,25 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
-        [--methods user_mean means regression tuning]
+        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--titles]
+        [--methods user_mean means regression tuning averaged]
         [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
 hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The validation part says when to
-stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Four
+stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Five
 things learn from the n ratings:
 
     user_mean     user's smoothed mean, the same for every film
     means         user's and item's smoothed mean
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation, the best of its validations
+    averaged      options and an update of words' vectors, the mean of three such runs
+
+With `--titles` it is another study, of texts without statistics, as public sets of requests have
+them: candidates are titles, histories hold all training ratings (`few_shot:n=N,seed=S`), so that
+the user's mean is of these, and n of them are asked for. Its rows go to `few_samples_titles.json`.
 
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
 --books`, or `--texts`, which has read none of books either. Rows of another one than the default go
@@ -23,12 +28,14 @@ under another `--model` name. RecBole's FM and DIN on the same rows are `benchma
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
 foundation under the same name, of other bindings or of another number of steps, are an error.
 Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bindings` (the
---gin.NAME=VALUE given), `train_steps`, `trainable_share`, `step` (the best one) and `curve`.
+--gin.NAME=VALUE given), `train_steps`, `trainable_share`, `step` (the best one) and `curve`; the
+last three are lists of them, one for each run, where several answer together.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +51,7 @@ from benchmarks.locks import locked
 from benchmarks.movielens import DATASET, EXAMPLES, m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
+from benchmarks.tuned_run import Run, backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.data.splits import Split
 from m6rec_jax.huge_pages import start_with_huge_pages
@@ -52,15 +59,41 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 
 RESULTS = "few_samples"
+STUDY = "gin_configs/studies/few_samples"
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
-TUNING = "gin_configs/studies/few_samples/option_adapter.gin"
+TITLES_PREPARE, TITLES = f"{STUDY}/titles_prepare.gin", f"{STUDY}/titles.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
 SAMPLES = ("16", "64", "256", "1024", "4096", "16384", "all")
 
 USER_MEAN, MEANS, REGRESSION = "user mean", "user mean + item mean", "logistic regression"
-TUNED = "option-adapter tuning"
-METHODS = ("user_mean", "means", "regression", "tuning")
+TUNED, AVERAGED = "option-adapter tuning", "options and embedding update, mean of 3"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A way of tuning.
+
+    Attributes:
+      model: what tables call it.
+      gin_file: of its runs.
+      runs: how many answer together.
+    """
+
+    model: str
+    gin_file: str
+    runs: int = 1
+
+    def files(self, titles: bool) -> list[str]:
+        """Gin files of a run."""
+        return [self.gin_file, TITLES] if titles else [self.gin_file]
+
+
+TUNINGS = {
+    "tuning": Tuning(TUNED, f"{STUDY}/option_adapter.gin"),
+    "averaged": Tuning(AVERAGED, f"{STUDY}/averaged.gin", runs=3),
+}
+METHODS = ("user_mean", "means", "regression", *TUNINGS)
 # Inverse strengths of the penalty that validation chooses from.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -72,10 +105,12 @@ class Sample:
     Attributes:
       count: how many; None: all.
       seed: of the draw.
+      titles: whether candidates are titles alone and histories hold all ratings.
     """
 
     count: int | None
     seed: int
+    titles: bool = False
 
     @property
     def label(self) -> str:
@@ -98,7 +133,8 @@ class Sample:
     def split(self) -> str:
         """As `m6rec data prepare` takes it; `all` is one sample, whatever the seed."""
         seed = 0 if self.count is None else self.seed
-        return f"few_shot:n={self.size()},seed={seed},history=sampled"
+        known = "" if self.titles else ",history=sampled"
+        return f"few_shot:n={self.size()},seed={seed}{known}"
 
 
 @contextmanager
@@ -111,10 +147,11 @@ def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
 
     split = sample.split()
     name = Split.parse(split).name
+    gin_file = TITLES_PREPARE if sample.titles else PREPARE
     folder = folder_of(locations.data_dir(), DATASET, name)
     with locked(folder, f"waiting for another command to be done with {split}"):
         m6rec(
-            *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
+            *("data", "prepare", DATASET, "--gin_file", gin_file, f"--gin.SPLIT='{split}'"),
             "--gin.VIEWS=('groups',)",
         )
         prepared = locations.prepared(DATASET, name)
@@ -150,16 +187,21 @@ def figures_of(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> dic
     }
 
 
-def means(prepared: Prepared, *, of_items: bool) -> dict[str, float]:
-    """Test figures of the user's mean, plus the item's where `of_items`."""
-    from m6rec_jax.metrics.baselines import MeanBaselines
+def means(task: str, prepared: Prepared, *, of_items: bool) -> dict[str, float]:
+    """Test figures of the user's mean, which is of all that histories hold; with the item's, too.
+
+    Args:
+      task: of `scoring_task`.
+      prepared: its split.
+      of_items: whether the item's mean is added.
+    """
+    from m6rec_jax.evaluation.evaluator import Evaluator
+    from m6rec_jax.jobs.scoring import mean_baselines
     from m6rec_jax.pipeline.prepared_rows import interactions
 
-    train, test = (interactions(prepared, part) for part in ("train", "test"))
-    counts = prepared.manifest["counts"]
-    fitted = MeanBaselines.fit(
-        train.users, train.items, train.labels, counts["users"], counts["items"]
-    )
+    test = interactions(prepared, "test")
+    evaluator = Evaluator(task, {"inputs": 1, "targets": 1}, split="test")
+    fitted = mean_baselines(evaluator.evaluation(evaluator.tasks[0]))
     scores = (
         fitted.user_and_item_mean(test.users, test.items)
         if of_items
@@ -224,25 +266,27 @@ def rows_of(
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
     """Makes the rows of 'user_mean', 'means' or 'regression' on a prepared sample.
 
-    The regression reads rows of `TUNING`'s own lengths, also beside a model that is told others.
+    The regression reads rows of the tunings' own lengths, also beside a model that is told others.
     """
     from m6rec_jax import configuration
 
-    if method == "user_mean":
-        figures = means(prepared, of_items=False)
-        return rows_of(figures, USER_MEAN, sample, config="likes, smoothed with 5")
-    if method == "means":
-        told = "likes, both smoothed with 5"
-        return rows_of(means(prepared, of_items=True), MEANS, sample, config=told)
-    configuration.parse_config([TUNING], ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
+    files = TUNINGS["tuning"].files(sample.titles)
+    configuration.parse_config(files, ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
+        if method == "user_mean":
+            figures = means(task, prepared, of_items=False)
+            return rows_of(figures, USER_MEAN, sample, config="likes, smoothed with 5")
+        if method == "means":
+            told = "likes, both smoothed with 5"
+            return rows_of(means(task, prepared, of_items=True), MEANS, sample, config=told)
         figures = regression(task, lengths, int(configuration.macro("VOCAB_SIZE")))
     told = "pieces of history ({inputs} tokens) and candidate ({targets} in a row), L2"
     return rows_of(figures, REGRESSION, sample, config=told.format(**lengths))
 
 
 def of_tuning(
+    tuning: Tuning,
     sample: Sample,
     prepared: Prepared,
     model: str,
@@ -253,15 +297,36 @@ def of_tuning(
 ) -> list[Row]:
     """Tunes the foundation on a prepared sample; `conditions` are of `conditions_of`."""
     with scoring_task(prepared.manifest["split"]["name"]) as task:
-        run = tune(
-            [TUNING],
-            foundation,
-            sample.seed,
-            output / f"{sample.label}-{sample.seed}",
-            [f"MIXTURE_OR_TASK_NAME='{task}'", *bindings],
-        )
-    known: Row = {**conditions, **run.known()}
-    return rows_of(run.figures, model, sample, known=known, gin_file=TUNING, seconds=run.seconds)
+        runs = [
+            tune(
+                tuning.files(sample.titles),
+                foundation,
+                # The first has the seed of the draw, the others some that no draw has.
+                sample.seed + 1000 * number,
+                output / f"{sample.label}-{sample.seed}",
+                [f"MIXTURE_OR_TASK_NAME='{task}'", *bindings],
+            )
+            for number in range(tuning.runs)
+        ]
+    known = runs[0].known()
+    if len(runs) > 1:
+        known = {name: [run.known()[name] for run in runs] for name in known}
+    return rows_of(
+        averaged_figures(runs),
+        model,
+        sample,
+        known={**conditions, **known},
+        gin_file=tuning.gin_file,
+        seconds=sum(run.seconds for run in runs),
+    )
+
+
+def averaged_figures(runs: Sequence[Run]) -> dict[str, float]:
+    """Test figures of the mean of the runs' probabilities."""
+    from m6rec_jax.jobs.scoring import scoring_metrics
+
+    probabilities = np.mean([run.predictions.probabilities for run in runs], axis=0)
+    return scoring_metrics(dataclasses.replace(runs[0].predictions, probabilities=probabilities))
 
 
 def study(
@@ -271,7 +336,7 @@ def study(
     output: Path,
     bindings: Sequence[str] = (),
     *,
-    model: str = TUNED,
+    model: str | None = None,
     force: bool = False,
     keep: bool = False,
 ) -> list[Row]:
@@ -280,10 +345,10 @@ def study(
     Args:
       samples: numbers of ratings and seeds of the draws.
       methods: of `METHODS`.
-      foundation: MODEL_DIR of the foundation; it must exist for 'tuning' alone.
+      foundation: MODEL_DIR of the foundation; it must exist for `TUNINGS` alone.
       output: folder for runs while they train.
       bindings: gin bindings of every tuning run.
-      model: name of the tuned model in the tables.
+      model: name in the tables of what is tuned, where that is one of the methods; None: its own.
       force: make rows again that are there.
       keep: leave the prepared samples where they are.
 
@@ -295,18 +360,22 @@ def study(
         name.
       M6RecError: a run failed.
     """
-    path = results_path(RESULTS)
-    names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION, "tuning": model}
-    conditions: dict[str, object] = {}
-    if "tuning" in methods:
-        conditions = conditions_of(backbone_of(foundation), [TUNING], bindings)
-        again = {(sample.label, sample.seed) for sample in samples} if force else set()
+    titles = samples[0].titles
+    path = results_path(f"{RESULTS}_titles" if titles else RESULTS)
+    names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION}
+    names |= {method: model or tuning.model for method, tuning in TUNINGS.items()}
+    conditions: dict[str, dict[str, object]] = {}
+    again = {(sample.label, sample.seed) for sample in samples} if force else set()
+    tuned = [method for method in methods if method in TUNINGS]
+    backbone = backbone_of(foundation) if tuned else ""
+    for method in tuned:
+        conditions[method] = conditions_of(backbone, TUNINGS[method].files(titles), bindings)
         own = [
             row
             for row in read_results(path).rows
-            if row["model"] == model and (row["split"], row["seed"]) not in again
+            if row["model"] == names[method] and (row["split"], row["seed"]) not in again
         ]
-        refuse_others(path, own, foundation, conditions)
+        refuse_others(path, own, foundation, conditions[method])
     bar = progress_bar(samples, unit="sample", desc="few samples")
     for sample in bar:
         done = set() if force else read_results(path).runs
@@ -315,7 +384,7 @@ def study(
             for method in methods
             if (names[method], DATASET, sample.label, sample.seed) not in done
             # All ratings are one sample: what learns without chance learns the same again.
-            and (method == "tuning" or sample.count is not None or sample.seed == samples[0].seed)
+            and (method in TUNINGS or sample.count is not None or sample.seed == samples[0].seed)
         ]
         if not missing:
             continue
@@ -325,9 +394,16 @@ def study(
                 run = (names[method], DATASET, sample.label, sample.seed)
                 if not force and run in read_results(path).runs:
                     continue
-                if method == "tuning":
+                if method in TUNINGS:
                     rows = of_tuning(
-                        sample, prepared, model, foundation, output, bindings, conditions
+                        TUNINGS[method],
+                        sample,
+                        prepared,
+                        names[method],
+                        foundation,
+                        output,
+                        bindings,
+                        conditions[method],
                     )
                 else:
                     rows = of_references(method, sample, prepared)
@@ -350,13 +426,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    parser.add_argument("--model", default=TUNED, help="name of the tuned model in the tables")
+    parser.add_argument("--titles", action="store_true", help="the study without statistics")
+    parser.add_argument("--model", help="name in the tables of what is tuned")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
     parser.add_argument("--force", action="store_true", help="make rows again that are there")
     options, bindings = with_bindings(parser, arguments)
+    if options.model and len(TUNINGS.keys() & set(options.methods)) > 1:
+        parser.error(f"--model names one way of tuning: give --methods one of {', '.join(TUNINGS)}")
     # Seeds first: after one of them the curve can be drawn.
-    samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
+    samples = [
+        Sample(count, seed, options.titles) for seed in options.seeds for count in options.samples
+    ]
     study(
         samples,
         options.methods,

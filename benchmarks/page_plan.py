@@ -194,8 +194,21 @@ PLAN: Sequence[Study] = (
     Study(
         "few_samples",
         ("few_samples",),
-        ("python -m benchmarks.few_samples --samples 16 64 256 1024 4096",),
-        1.7,
+        (
+            "python -m benchmarks.few_samples --samples 16 64 256 1024 4096"
+            " --methods user_mean means regression averaged",
+        ),
+        3.6,
+        after=("foundation_of_books",),
+    ),
+    Study(
+        "few_samples_of_titles",
+        ("few_samples_titles",),
+        (
+            "python -m benchmarks.few_samples --titles --samples 256"
+            " --methods user_mean regression averaged",
+        ),
+        0.7,
         after=("foundation_of_books",),
     ),
     Study(

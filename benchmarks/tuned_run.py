@@ -30,6 +30,7 @@ class Run:
       trainable_share: of the backbone.
       seconds: of training, validations included.
       step: whose parameters were tested.
+      predictions: of the test part, as the task's job makes them; None where it was not asked.
     """
 
     figures: Mapping[str, float]
@@ -37,6 +38,7 @@ class Run:
     trainable_share: float
     seconds: float
     step: int
+    predictions: Any = None
 
     def known(self) -> dict[str, Any]:
         """What each row of the run says besides its figure."""
@@ -116,6 +118,7 @@ def tune(
         raise KeyboardInterrupt
     step = result.step if result.best_step is None else result.best_step
     figures: Mapping[str, float] = {}
+    predictions = None
     if tested:
         variables = {"params": result.state.params, "prompts": result.state.prompts}
         if result.best_step is not None:
@@ -127,7 +130,9 @@ def tune(
             split=SPLIT,
             limit=0,
         )
-        figures = evaluator(result.model, variables)
+        (task,) = evaluator.tasks
+        predictions = evaluator.predict(task, result.model, variables)
+        figures = evaluator.metrics(task, predictions)
         del variables, evaluator
     share = count_parameters(result.model.config, configuration.macro("TRAINABLE")).trainable_share
     curve = read_curve(folder / "metrics.jsonl")
@@ -136,7 +141,7 @@ def tune(
     # Each run compiles programs of its own.
     jax.clear_caches()
     gc.collect()
-    return Run(figures, curve, share, seconds, step)
+    return Run(figures, curve, share, seconds, step, predictions)
 
 
 def backbone_of(foundation: Path) -> str:

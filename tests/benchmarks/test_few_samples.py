@@ -5,15 +5,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import few_samples
-from benchmarks.few_samples import MEANS, REGRESSION, Sample
-from benchmarks.provenance import ROOT
+from benchmarks.few_samples import AVERAGED, MEANS, REGRESSION, TUNED, TUNINGS, Sample
 from benchmarks.results_file import read_results
 from benchmarks.tuned_run import Run
 from m6rec_jax import configuration
 from m6rec_jax.data.splits import Split
+from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
+from m6rec_jax.model import ModelConfig
+from m6rec_jax.model.layout import prompt_leaves
+
+
+def run_of(seed: int) -> Run:
+    """A run whose probabilities depend on its seed."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(60) % 2
+    probabilities = np.clip(labels + rng.normal(0, 2, 60), 0.01, 0.99)
+    predictions = ScoringPredictions(
+        np.arange(60) // 6, np.arange(60), labels, labels, probabilities
+    )
+    return Run(scoring_metrics(predictions), [(20, 0.6)], 0.01, 3.0, 20, predictions)
 
 
 @pytest.fixture
@@ -32,14 +46,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
 
     def tune(files, foundation, seed, folder, bindings) -> Run:
         assert "MIXTURE_OR_TASK_NAME='task_of_" in bindings[0]
-        runs.append(("tuning", folder.name, seed))
-        return Run(dict.fromkeys(few_samples.METRICS, 0.6), [(20, 0.6)], 0.01, 3.0, 20)
+        runs.append((Path(files[0]).stem, folder.name, seed))
+        return run_of(seed)
 
     figures = dict.fromkeys(few_samples.METRICS, 0.5)
     monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
     monkeypatch.setattr(few_samples, "scoring_task", scoring_task)
     monkeypatch.setattr(few_samples, "tune", tune)
-    monkeypatch.setattr(few_samples, "means", lambda prepared, of_items: figures)
+    monkeypatch.setattr(few_samples, "means", lambda *given, of_items: figures)
     monkeypatch.setattr(few_samples, "regression", lambda *given: figures)
     monkeypatch.setattr(Sample, "size", lambda sample: sample.count or 79_619)
     monkeypatch.setattr(few_samples, "results_path", lambda name: tmp_path / f"{name}.json")
@@ -55,20 +69,57 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert prepared == [
         ("prepare", split, seed) for seed in (0, 1) for split in ("few_shot_64", "few_shot_all")
     ]
-    assert len([run for run in made if run[0] == "tuning"]) == 4
+    assert len([run for run in made if run[0] == "option_adapter"]) == 4
+    assert len([run for run in made if run[0] == "averaged"]) == 12
     rows = read_results(tmp_path / "few_samples.json").rows
     assert {row["samples"] for row in rows if row["split"] == "few_shot_all"} == {79_619}
     found = {(row["model"], row["split"], row["seed"]) for row in rows}
     # All ratings are one sample, from which the references learn the same with every seed.
     assert (REGRESSION, "few_shot_all", 1) not in found
     assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_all", 0)} <= found
-    (row, *_) = (row for row in rows if row["model"] == few_samples.TUNED)
+    (row, *_) = (row for row in rows if row["model"] == TUNED)
     assert (row["foundation"], row["step"], row["curve"]) == ("base", 20, [[20, 0.6]])
     done = len(made)
     assert few_samples.main(arguments) == 0
     assert len(made) == done
     assert few_samples.main([*arguments, "--methods", "means", "--force"]) == 0
-    assert not [run for run in made[done:] if run[0] == "tuning"]
+    assert {run[0] for run in made[done:]} == {"prepare"}
+
+
+def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path: Path) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "2"]
+    assert few_samples.main([*arguments, "--methods", *TUNINGS]) == 0
+    seeds = [seed for file, _, seed in made if file == "averaged"]
+    assert len(set(seeds)) == 3
+    assert [seed for file, _, seed in made if file == "option_adapter"] == [2] == seeds[:1]
+    runs = [run_of(seed) for seed in seeds]
+    mean = sum(run.predictions.probabilities for run in runs) / 3
+    labels = runs[0].predictions.labels
+    pairs = np.subtract.outer(mean[labels == 1], mean[labels == 0])
+    rows = read_results(tmp_path / "few_samples.json").rows
+    found = {row["model"]: row for row in rows if row["metric"] == "auc"}
+    assert found[AVERAGED]["value"] == pytest.approx(
+        ((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-6
+    )
+    assert (found[AVERAGED]["step"], found[AVERAGED]["seconds"]) == ([20] * 3, 9.0)
+    # One run answers by itself.
+    assert found[TUNED]["value"] == pytest.approx(runs[0].figures["auc"], abs=1e-6)
+
+
+def test_titles_alone_are_a_study_of_their_own(made, tmp_path: Path, monkeypatch) -> None:
+    asked: list[list[str]] = []
+
+    def tune(files: list[str], *given: object) -> Run:
+        asked.append(files)
+        return run_of(0)
+
+    monkeypatch.setattr(few_samples, "tune", tune)
+    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "0"]
+    assert few_samples.main([*arguments, "--methods", "user_mean", "tuning", "--titles"]) == 0
+    assert asked == [[TUNINGS["tuning"].gin_file, few_samples.TITLES]]
+    assert not (tmp_path / "few_samples.json").exists()
+    rows = read_results(tmp_path / "few_samples_titles.json").rows
+    assert {row["model"] for row in rows} == {few_samples.USER_MEAN, TUNED}
 
 
 def test_what_another_command_made_meanwhile_is_not_made_again(
@@ -87,7 +138,7 @@ def test_what_another_command_made_meanwhile_is_not_made_again(
 
     monkeypatch.setattr(few_samples, "prepared_sample", after_another)
     assert few_samples.main(arguments) == 0
-    assert len([run for run in made if run[0] == "tuning"]) == 1
+    assert len([run for run in made if run[0] == "option_adapter"]) == 1
 
 
 def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys) -> None:
@@ -95,10 +146,13 @@ def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys)
     assert few_samples.main([*arguments, str(tmp_path / "base")]) == 0
     assert few_samples.main([*arguments, str(tmp_path / "other")]) == 2
     assert "a study is of one foundation" in capsys.readouterr().err
-    assert few_samples.main([*arguments, str(tmp_path / "other"), "--model", "of another"]) == 0
+    named = [*arguments, str(tmp_path / "other"), "--model", "of another"]
+    with pytest.raises(SystemExit):  # one name for two ways of tuning
+        few_samples.main(named)
+    assert few_samples.main([*named, "--methods", "user_mean", "tuning"]) == 0
     rows = read_results(tmp_path / "few_samples.json").rows
     assert {row["model"] for row in rows} == {
-        *(few_samples.USER_MEAN, MEANS, REGRESSION, few_samples.TUNED),
+        *(few_samples.USER_MEAN, MEANS, REGRESSION, TUNED, AVERAGED),
         "of another",
     }
 
@@ -107,20 +161,28 @@ def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
     assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
     assert Sample(None, 2).split() == Sample(None, 0).split()
+    # Without statistics histories tell what the user thought of all films.
+    assert Split.parse(Sample(256, 2, titles=True).split()).options == {"n": 256, "seed": 2}
 
 
-def test_files_of_the_study_fit_together() -> None:
+@pytest.mark.parametrize("titles", [False, True])
+@pytest.mark.parametrize("method", TUNINGS)
+def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
     import gin
 
-    assert (ROOT / few_samples.PREPARE).is_file()
+    files = TUNINGS[method].files(titles)
     try:
-        configuration.parse_config(
-            [few_samples.TUNING], ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
-        )
+        configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
         assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
         assert gin.query_parameter("Validation.best_metric") == "validation/auc"
-        configuration.parse_config([few_samples.PREPARE])
+        # What learns at a rate, or in a way, of its own is called so.
+        config = ModelConfig()
+        names = set(prompt_leaves(config))
+        whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
+        assert all(any(name in leaf for leaf in names) for name in whole)
+        assert (config.prompts.embedding_rank > 0) == (method == "averaged")
+        configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
         candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
     finally:
         gin.clear_config()
-    assert "{awards}" in candidate
+    assert ("{awards}" in candidate) != titles

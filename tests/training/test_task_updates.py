@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,7 +98,9 @@ def runs(tasks: int, spike: float = 1.0, **options: Any) -> dict[str, np.ndarray
     return steps(optimizer, start, gradients)
 
 
-@pytest.mark.parametrize("make", [adamw, adafactor])
+@pytest.mark.parametrize(
+    "make", [adamw, adafactor, functools.partial(adafactor, whole=("soft_prompts", "adapter/wi"))]
+)
 def test_each_task_trains_as_it_would_alone(make: Any) -> None:
     optimizer = make(RATE, clip_norm=1.0)
     starts = [random_leaves(task, SLICES, 0.2 + task) for task in range(3)]
@@ -246,9 +249,10 @@ def test_the_backbone_has_a_norm_of_its_own_beside_several_tasks() -> None:
     assert norm([v for n, v in clipped.items() if n in BACKBONE]) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_no_gradient_is_no_step() -> None:
+@pytest.mark.parametrize("make", [adamw, functools.partial(adafactor, whole=("",))])
+def test_no_gradient_is_no_step(make: Any) -> None:
     values = jax.tree.map(jnp.asarray, bank([random_leaves(t, SLICES, 0.2) for t in range(2)]))
-    optimizer = adamw(1.0, clip_norm=1.0)
+    optimizer = make(1.0, clip_norm=1.0)
     zeros = jax.tree.map(jnp.zeros_like, values)
     updates, _ = optimizer.update(zeros, optimizer.init(values), values)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(updates))
