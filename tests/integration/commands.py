@@ -36,7 +36,9 @@ def _environment(folder: Path) -> dict[str, str]:
     return environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
 
 
-def _python(folder: Path, code: str, *arguments: str, stdin: str = "") -> Finished:
+def _python(
+    folder: Path, code: str, *arguments: str, stdin: str = "", timeout: float = 600
+) -> Finished:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -44,13 +46,13 @@ def _python(folder: Path, code: str, *arguments: str, stdin: str = "") -> Finish
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
     )
 
 
-def m6rec(folder: Path, *arguments: object) -> Finished:
-    """Runs one command in `folder`."""
-    return _python(folder, ONE, *map(str, arguments))
+def m6rec(folder: Path, *arguments: object, timeout: float = 600) -> Finished:
+    """Runs one command in `folder`, for so many seconds at most."""
+    return _python(folder, ONE, *map(str, arguments), timeout=timeout)
 
 
 def started(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
