@@ -237,7 +237,7 @@ def test_an_interrupt_between_two_tasks_leaves_none(
     assert bank.names() == ["shop_stars"]
 
 
-@pytest.mark.parametrize("words", [["list"], ["add", "--from", "nowhere"], ["remove", "ctr"]])
+@pytest.mark.parametrize("words", [["list"], ["add", "--from", "."], ["remove", "ctr"]])
 def test_a_bucket_is_no_bank(
     words: list[str],
     tmp_path: Path,
