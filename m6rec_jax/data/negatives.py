@@ -96,7 +96,7 @@ class NegativeSampler:
         moment: Collection[int],
         count: int,
     ) -> list[list[int]]:
-        """Draws `count` distinct items for each positive row of a group.
+        """Draws `count` items for each positive row of a group; distinct ones, if enough are left.
 
         Beside an item that the user had before stand others of which that is true, beside a new
         one new ones. What the user acted on in the group or at its moment is no negative. A user

@@ -295,10 +295,10 @@ class _Preparation:
         for view, entry in entries.items():
             self.manifest["views"][view] = {"fingerprint": made[view], **entry}
             if "negatives" in entry and self.dataset.spec.repeats_count:
-                self._tell_of_lone_repeats(entry["negatives"]["positives"])
+                self._log_lone_repeats(entry["negatives"]["positives"])
         write_manifest(self.folder, self.manifest)
 
-    def _tell_of_lone_repeats(self, positives: int) -> None:
+    def _log_lone_repeats(self, positives: int) -> None:
         lone = sum(self.manifest["counts"]["events"][part] for part in PARTS) - positives
         if lone:
             log.info(

@@ -54,7 +54,7 @@ def show_rows(
         tokens = {
             name: [count(text) if count else 0 for text in own] for name, own in found.items()
         }
-        missing += any(_tells_a_gap(text, titles) for own in found.values() for text in own)
+        missing += any(_has_gap(text, titles) for own in found.values() for text in own)
         for name in texts:
             lengths[name].append(sum(tokens[name]))
         if number < shown:
@@ -84,7 +84,7 @@ def _values_with_missing_words(items: Iterable[Item]) -> set[str]:
     return {text for text in texts if not _MISSING.match(text)}
 
 
-def _tells_a_gap(text: str, titles: Collection[str]) -> bool:
+def _has_gap(text: str, titles: Collection[str]) -> bool:
     if not _MISSING_PART.search(text):
         return False
     for title in titles:

@@ -1,4 +1,4 @@
-"""Segments that tell a model what is known of the items that a dialogue has named.
+"""Segments with the attributes of items that a dialogue has named, for a model to read.
 
     Fargo: crime, drama, by Joel Coen, Ethan Coen, 1996
 
@@ -16,7 +16,7 @@ from m6rec_jax.dialogue.words import DialogueWords
 
 
 class NamedItems:
-    """Tells of items.
+    """Renders named items.
 
     Args:
       names: by which items are named, such as titles without a year.

@@ -17,7 +17,7 @@ class DialogueState:
     """A dialogue so far.
 
     Args:
-      reader: of its turns; None: they are not read, and whoever tells them says what they name.
+      reader: of its turns; None: they are not read, and `hear` is given what they name.
 
     Attributes:
       turns: as a model reads them, "USER: ...".
@@ -73,7 +73,7 @@ class DialogueState:
 
         Args:
           max_turns: how many of the latest turns are read; None: all.
-          items: tell of those that turns name; None: nothing is told.
+          items: renders those that turns name; None: they have no segments.
           history: what is known of the user.
         """
         turns = self.turns if max_turns is None else self.turns[-max_turns:]

@@ -28,7 +28,7 @@ Array = jax.Array
 # The entry of the encoder's fingerprint in a manifest, the feature with its vectors, float32
 # `[batch, sentences, width]` (zeros: no sentence), and the denominator.
 SENTENCE_ENCODER, SENTENCE_VECTORS, SENTENCES = "sentence_encoder", "sentence_vectors", "sentences"
-# Texts that the encoder tells apart no further are one text.
+# Of texts with a higher cosine neither is an example of something else.
 _SAME = 0.999
 
 
