@@ -33,6 +33,7 @@ from scipy import linalg, sparse
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
 from benchmarks.sasrec import Score, Trainer
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex
 from m6rec_jax.engine.item_words import ItemWords
@@ -99,6 +100,13 @@ class Task:
         return CoOccurrence.counted(users, items, len(self.texts))
 
     @functools.cached_property
+    def linear(self) -> Ease:
+        """What follows from all that a user had."""
+        users = np.repeat(np.arange(len(self.training)), list(map(len, self.training)))
+        items = np.concatenate(self.training).astype(np.int64)
+        return Ease.fitted(users, items, len(self.texts))
+
+    @functools.cached_property
     def words(self) -> ItemWords:
         """Of the texts."""
         return ItemWords(self.texts)
@@ -137,6 +145,9 @@ class Rows:
 
     def co_occurrence(self) -> CoOccurrence:
         return self.task.counted
+
+    def ease(self) -> Ease:
+        return self.task.linear
 
     def catalogue(self) -> Catalogue:
         return Catalogue([], self.task.texts, self.task.cold, self.task.counts)

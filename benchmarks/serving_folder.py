@@ -25,6 +25,7 @@ from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
@@ -110,6 +111,7 @@ def write_data(folder: Path, items: Sequence[Item]) -> Path:
     statistics.save(folder / STATISTICS)
     users, places = np.transpose(counted)
     CoOccurrence.counted(users, places, len(items)).save(folder)
+    Ease.fitted(users, places, len(items)).save(folder)
     rows = pa.Table.from_pylist([dict(item.attributes) for item in items])
     texts = [DatasetTemplate.parse(SPEC["template"]).item(item) for item in items]
     nothing = np.zeros(len(items), bool), np.zeros(len(items), np.int64)

@@ -34,6 +34,7 @@ from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_job import Job, Shard, Summary
 from m6rec_jax.data.bucket_views import Rows
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
+from m6rec_jax.data.ease import Ease, EaseOptions
 from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.negatives import sampling_rates
@@ -188,6 +189,11 @@ class BucketRun:
         users, items = self._counted_events
         options = self._job.co_occurrence
         CoOccurrence.counted(users, items, self._num_items, options).save(folder)
+
+    def save_ease(self, folder: Path, options: EaseOptions) -> None:
+        """Writes what follows from all that a user had, likewise."""
+        users, items = self._counted_events
+        Ease.fitted(users, items, self._num_items, options).save(folder)
 
     # ---- steps
 

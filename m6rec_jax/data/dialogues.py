@@ -38,6 +38,7 @@ import pyarrow as pa
 from m6rec_jax.data import splits
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.corpora import repaired
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
 from m6rec_jax.data.schema import Section, load_json
@@ -202,7 +203,7 @@ def prepare_dialogues(
         parts, dialogues = _parts(found, parsed), [dialogue for _, dialogue in found]
         items = _Items(dialogues, parts, known)
         items.write(prepared / CATALOGUE)
-        items.co_occurrence(dialogues, parts).save(prepared)
+        items.write_pairs(prepared, dialogues, parts)
         counts = {"dialogues": dict(Counter(parts)), "items": len(items.index)}
         if known is not None:
             counts["items_with_attributes"] = items.num_known
@@ -247,8 +248,8 @@ class _Items:
                     "and year; DialogueOptions.attributes names a data set of such items"
                 )
 
-    def co_occurrence(self, dialogues: list[Dialogue], parts: list[str]) -> CoOccurrence:
-        """Which items the training dialogues name together."""
+    def write_pairs(self, folder: Path, dialogues: list[Dialogue], parts: list[str]) -> None:
+        """Writes which items the training dialogues name together."""
         pairs = [
             (number, self.index[item])
             for number, (dialogue, part) in enumerate(zip(dialogues, parts, strict=True))
@@ -256,7 +257,8 @@ class _Items:
             for item in dialogue.titles
         ]
         numbers, named = np.array(pairs, np.int64).reshape(-1, 2).T
-        return CoOccurrence.counted(numbers, named, len(self.index))
+        CoOccurrence.counted(numbers, named, len(self.index)).save(folder)
+        Ease.fitted(numbers, named, len(self.index)).save(folder)
 
     def write(self, path: Path) -> None:
         columns = {

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import gin
 
 from m6rec_jax import __version__
-from m6rec_jax.data import co_occurrence, statistics_files, views
+from m6rec_jax.data import co_occurrence, ease, statistics_files, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
@@ -214,7 +214,7 @@ class _Preparation:
                 log.info("%s is prepared anew, and the parts of its updates go", self.folder)
             # Views of other data must not be read beside it; `finish` writes it anew.
             shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
-            for name in (CATALOGUE, co_occurrence.FILE):
+            for name in (CATALOGUE, co_occurrence.FILE, ease.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         counted = old if same else self._counted()
         self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
@@ -225,6 +225,7 @@ class _Preparation:
             "source": self.source,
             "views": dict(old["views"]) if same else {},
             "statistics": dict(old["statistics"]) if same else {},
+            "ease": old.get("ease", "") if same else "",
         }
 
     @cached_property
@@ -333,6 +334,13 @@ class _Preparation:
         if self.manifest["statistics"].get("fingerprint") != wanted or not there:
             events = self.run.save_statistics(self.folder / STATISTICS)
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
+        if not set(views.COUNTED).isdisjoint(self.manifest["views"]):
+            options = ease.EaseOptions()
+            wanted = fingerprint(self.source, dataclasses.asdict(options))
+            there = (self.folder / ease.FILE).is_file()
+            if self.manifest["ease"] != wanted or not there:
+                self.run.save_ease(self.folder, options)
+                self.manifest["ease"] = wanted
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:
                 self.events.save(self.assignment.codes, folder / PREPARED_EVENTS)

@@ -4,6 +4,7 @@
       <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
       <dataset>.<split>/statistics/        state after the last training event
       <dataset>.<split>/co_occurrence.parquet   with the views 'next_items' and 'reranking'
+      <dataset>.<split>/ease.parquet            likewise
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
       <dataset>.<split>/events/            events that training rows may see, for updates
       recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import views
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
 from m6rec_jax.data.schema import COUNT
 from m6rec_jax.data.statistics import Statistics
@@ -208,6 +210,10 @@ class Prepared:
                 "items occur together: calibrating and reranking of retrieval need events"
             )
         return CoOccurrence.load(self.folder)
+
+    def ease(self) -> Ease:
+        """What follows from all that a user had; raises DataError where it is missing."""
+        return Ease.load(self.folder)
 
     def known_events(self) -> pa.Table:
         """The events that training rows may see: `user`, `item` (indices), `value` (NaN for none).

@@ -19,14 +19,15 @@ from m6rec_jax.errors import DataError
 # `Reranker.candidates` says what they are.
 _HAD = ("had", "had_times", "had_since", "had_lately")
 KNOWN = (
-    *("similarity", "co_occurrence", "following", "following_share"),
+    *("similarity", "co_occurrence", "following", "following_share", "ease", "ease_sum"),
     *("words", "word_match", "popularity"),
     *_HAD,
 )
 NEW = ("similarity", "words", "word_match", *_HAD, "offset")
 SCORER = "scorer"
-# What an item that stands near nothing has for its share, and one without a common word.
-LEAST_SHARE, LEAST_MATCH = 1e-3, 1e-2
+# What an item that stands near nothing has for its share, one that nothing speaks for, and one
+# without a common word.
+LEAST_SHARE, LEAST_EASE, LEAST_MATCH = 1e-3, 1e-2, 1e-2
 # Of the sum of squares of the weights, as large as features are; rows weigh 1 each.
 _PENALTY = 1.0
 

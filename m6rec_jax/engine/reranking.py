@@ -1,12 +1,13 @@
-"""The hybrid retriever: candidates of four sources, ordered by all that is known of them.
+"""The hybrid retriever: candidates of five sources, ordered by all that is known of them.
 
-    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, catalogue.train_counts)
+    reranker = Reranker(co_occurrence, ease, catalogue.texts, catalogue.train_counts)
     users = retriever.embed_users(histories)
     found = index.top_k(users, 100, seen)
     best = reranker.rerank(histories, past, seen, found, similarities)  # ids *and* scores
 
 The two towers find items by what is said of users and items; co-occurrence (`data.co_occurrence`)
-knows what others did around the history's last items; words (`item_words`) find what is called
+knows what others did around the history's last items; EASE (`data.ease`) what goes with all that a
+user had; words (`item_words`) find what is called
 alike; and where repeats count, people come back to what they had. Each finds what the others miss,
 so candidates are the best of each, and popular items where they find little. They are ordered by
 the weighted sum of their features (`ranking_weights`), which `m6rec calibrate` learns on validation
@@ -22,9 +23,11 @@ import numpy as np
 from scipy import sparse
 
 from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.item_words import ItemWords
 from m6rec_jax.engine.ranking_weights import (
+    LEAST_EASE,
     LEAST_MATCH,
     LEAST_SHARE,
     SCORER,
@@ -89,13 +92,14 @@ class Reranker:
 
     Args:
       co_occurrence: of the training events.
+      ease: of the training events.
       texts: of the catalogue, in the order of the items table; items that are newer than the
         counts may follow.
       counts: training events of each item `[items]`, or of the first ones; items with none are new.
       scorer: of a model trained on the view 'reranking'; None: none.
       weights: see `use`.
-      depth: how many items co-occurrence, words and what the user had add, each, at most; the most
-        popular ones follow where all together are fewer.
+      depth: how many items co-occurrence, EASE, words and what the user had add, each, at most;
+        the most popular ones follow where all together are fewer.
       offered: which items may be recommended, bool `[items]`; None: all.
 
     Raises:
@@ -106,6 +110,7 @@ class Reranker:
     def __init__(
         self,
         co_occurrence: CoOccurrence,
+        ease: Ease,
         texts: Sequence[str],
         counts: np.ndarray,
         scorer: Scorer | None = None,
@@ -119,7 +124,8 @@ class Reranker:
                 f"co-occurrence was counted over {co_occurrence.num_items} items, the catalogue "
                 f"has {len(texts)}: they belong to different data"
             )
-        self._scorer, self._co_occurrence, self._texts = scorer, co_occurrence, texts
+        self._scorer, self._texts = scorer, texts
+        self._co_occurrence, self._ease = co_occurrence, ease
         self._depth, self._words = depth, ItemWords(texts)
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
@@ -161,7 +167,7 @@ class Reranker:
         similarities: Similarities,
         tasks: Sequence[str] | None = None,
     ) -> TopK:
-        """All candidates, best first: as many as the towers found, and up to thrice the depth more.
+        """All candidates, best first: as the towers found, and up to four times the depth more.
 
         Arguments and errors: `candidates`.
 
@@ -187,11 +193,12 @@ class Reranker:
         *,
         masked: np.ndarray | None = None,
     ) -> Candidates:
-        """The best of the towers, of co-occurrence, of words and of the past, and their features.
+        """The best of the towers and of every other source, and their features.
 
         `similarity` is the towers'; `co_occurrence` the log of the share; `following_share` that of
-        what came after the recent items, `following` the log of it; `words` the similarity by
-        words, `word_match` the log of it; `popularity` the log of 1 and the training events; `had`
+        what came after the recent items, `following` the log of it; `ease_sum` the sum of the
+        weights of all that the user had, `ease` the log of it; `words` the similarity by words,
+        `word_match` the log of it; `popularity` the log of 1 and the training events; `had`
         1 of what the user had before, `had_times` the log of 1 and how often, `had_since` the log
         of how many items ago, `had_lately` 1 by that number; `scorer` the log of the scorer's
         probability; `offset` 1.
@@ -219,21 +226,26 @@ class Reranker:
         new = self.new if masked is None else self.new | masked
         words = self._words.near(past)
         words.sort_indices()
-        near, later = (
+        near, later, implied = (
             [self._near(share, *pair, new) for pair in zip(past, seen, strict=True)]
-            for share in (self._co_occurrence.related, self._co_occurrence.followers)
+            for share in (
+                self._co_occurrence.related,
+                self._co_occurrence.followers,
+                self._ease.related,
+            )
         )
         had = [PastItems.of(own) for own in past]
         chosen = []
         for row, out in enumerate(seen):
             own, hidden = found.ids[row][found.ids[row] != NO_ITEM], np.asarray(out, np.int64)
             again = had[row].items[~np.isin(had[row].items, hidden)]
-            sources = (near[row].items, self._alike(words, row, hidden), again)
+            alike = self._alike(words, row, hidden)
+            sources = (near[row].items, implied[row].items, alike, again)
             further = np.concatenate([items[: self._depth] for items in sources])
             further = further[self._offered[further]]
             ids = np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64)
             chosen.append(np.concatenate([ids, self._filling(ids, hidden, new)]))
-        ids = np.full((len(chosen), found.ids.shape[1] + 3 * self._depth), NO_ITEM, np.int64)
+        ids = np.full((len(chosen), found.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)
         for row, own in enumerate(chosen):
             ids[row, : len(own)] = own
         there = ids != NO_ITEM
@@ -243,6 +255,9 @@ class Reranker:
         shares = [_values(*pair) for pair in zip(later, chosen, strict=True)]
         told["following_share"] = np.concatenate(shares)
         told["following"] = np.log(told["following_share"] + LEAST_SHARE)
+        sums = [_values(*pair) for pair in zip(implied, chosen, strict=True)]
+        told["ease_sum"] = np.concatenate(sums)
+        told["ease"] = np.log(told["ease_sum"] + LEAST_EASE)
         told["words"] = np.concatenate(
             [_values(_row(words, row), own) for row, own in enumerate(chosen)]
         )
@@ -285,7 +300,7 @@ class Reranker:
         out: Any,
         new: np.ndarray,
     ) -> RelatedItems:
-        """Items that occur with, or after, the last ones, but new ones."""
+        """Items that the past speaks for in one way, but new ones."""
         counted = self._co_occurrence.num_items
         recent, hidden = (np.asarray(own, np.int64) for own in (last, out))
         found = shares(recent[recent < counted], hidden[hidden < counted])

@@ -75,8 +75,9 @@ class Reranking:
 
     Args:
       model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer.
-      depth: how many items each of the towers, co-occurrence, words and the user's past find, the
-        towers as many as lists are long where that is more; all others follow in the towers' order.
+      depth: how many items each of the towers, co-occurrence, EASE, words and the user's past
+        find, the towers as many as lists are long where that is more; all others follow in the
+        towers' order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
     """
@@ -162,6 +163,7 @@ class Reranking:
             catalogue = data.prepared().catalogue()
             self._rerankers[data.name] = Reranker(
                 data.prepared().co_occurrence(),
+                data.prepared().ease(),
                 catalogue.texts,
                 catalogue.train_counts,
                 scorer,

@@ -13,6 +13,7 @@ import gin
 import numpy as np
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index_files import StoredIndex
@@ -128,6 +129,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         in_index[of_found] = np.arange(len(of_found))
         reranker = Reranker(
             CoOccurrence.load(data.folder),
+            Ease.load(data.folder),
             texts,
             catalogue.train_counts,
             None if scorer is None else parts.scorer(),

@@ -19,6 +19,7 @@ import numpy as np
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.co_occurrence import FILE as CO_OCCURRENCE
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
@@ -167,6 +168,7 @@ def _reranker(
         return None
     return Reranker(
         CoOccurrence.load(folder),
+        Ease.load(folder),
         catalogue.texts,
         np.asarray(catalogue.popularity),
         weights=None if weights is None or weights.with_scorer else weights,

@@ -245,11 +245,12 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Other data: nothing that was there before counts.
-    assert (back.folder / "co_occurrence.parquet").exists()  # of the view 'next_items'
+    counted = ("co_occurrence.parquet", "ease.parquet")
+    assert all((back.folder / name).exists() for name in counted)  # of the view 'next_items'
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}
-    assert not (prepared.folder / "co_occurrence.parquet").exists()
+    assert not any((prepared.folder / name).exists() for name in counted)
     with pytest.raises(DataError, match="prepared with the views next_items, reranking"):
         prepared.co_occurrence()
     again = Prepared.open(out, "shop", "per_user_temporal")

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease, EaseOptions
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.item_words import ItemWords
-from m6rec_jax.engine.ranking_weights import LEAST_SHARE, RankingWeights
+from m6rec_jax.engine.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
 from m6rec_jax.engine.reranking import PastItems, Reranker
 from m6rec_jax.errors import ConfigError, DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
+NO_EASE = Ease.fitted(np.zeros(0, int), np.zeros(0, int), 4)
 HISTORIES = [["30 years", "liked Alpha"], ["40 years", "liked Delta"]]
 
 
@@ -36,7 +38,9 @@ class World:
         self.num_items = 10
         self.items = rng.integers(0, 8, 100)
         self.counts = np.bincount(self.items, minlength=8)
-        self.co_occurrence = CoOccurrence.counted(np.arange(100) % 12, self.items, 8)
+        acted = np.arange(100) % 12, self.items, 8
+        self.co_occurrence = CoOccurrence.counted(*acted)
+        self.ease = Ease.fitted(*acted, EaseOptions(penalty=2.0))
         names = np.array(["red", "nail", "polish", "hair", "oil"])
         self.texts = [" ".join(names[rng.permutation(5)[:2]]) for _ in range(10)]
         vectors = rng.normal(size=(13, 4))
@@ -44,7 +48,7 @@ class World:
         self.of_items, self.users = vectors[:10].astype(np.float32), vectors[10:].astype(np.float32)
         self.past = [[3, 0, 1, 1, 2, 3], [4], [9, 6, 5]]
         self.seen = [[1, 2, 3], [4, 0], [5, 9]]
-        values = rng.normal(size=11), rng.normal(size=8)
+        values = rng.normal(size=13), rng.normal(size=8)
         self.weights = RankingWeights.of_vector(np.concatenate(values), scorer=False)
 
     def top(self, k: int) -> TopK:
@@ -59,7 +63,8 @@ class World:
         return np.einsum("ur,ukr->uk", self.users, self.of_items[ids])
 
     def reranker(self, **asked: Any) -> Reranker:
-        return Reranker(self.co_occurrence, self.texts, self.counts, weights=self.weights, **asked)
+        known = self.co_occurrence, self.ease, self.texts, self.counts
+        return Reranker(*known, weights=self.weights, **asked)
 
     def by_hand(self, masked: tuple[int, ...] = ()) -> np.ndarray:
         """Scores of all items, one by one; -inf for those that are no candidates."""
@@ -71,6 +76,8 @@ class World:
             shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
             later = self.co_occurrence.followers([item for item in last if item < 8], [])
             followers = dict(zip(later.items.tolist(), later.shares.tolist(), strict=True))
+            found = self.ease.related(last, [])
+            sums = dict(zip(found.items.tolist(), found.shares.tolist(), strict=True))
             for item in set(range(10)) - set(out):
                 own = {
                     "similarity": float(self.users[row] @ self.of_items[item]),
@@ -86,6 +93,8 @@ class World:
                     own["co_occurrence"] = np.log(shares.get(item, 0.0) + LEAST_SHARE)
                     own["following_share"] = followers.get(item, 0.0)
                     own["following"] = np.log(own["following_share"] + LEAST_SHARE)
+                    own["ease_sum"] = sums.get(item, 0.0)
+                    own["ease"] = np.log(own["ease_sum"] + LEAST_EASE)
                     own["popularity"] = np.log(1 + np.sum(self.items == item))
                     scores[row, item] = sum(known[name] * own[name] for name in known)
                 else:
@@ -130,10 +139,12 @@ def test_candidates_are_the_best_of_each_source(world: World) -> None:
         words[row, out] = -1
         counted = [item for item in world.past[row] if item < 8]
         near = world.co_occurrence.related(counted, [item for item in out if item < 8])
+        implied = world.ease.related(world.past[row], out)
         expected = {world.top(1).ids[row, 0], near.items[0], words[row].argmax()}
+        expected |= set(implied.items[:1].tolist())
         again = [item for item in world.past[row] if item not in out]
         expected |= set(again)  # of these rows one at most
-        assert ids.shape == (3, 4)
+        assert ids.shape == (3, 5)
         assert set(ids[row][ids[row] != NO_ITEM].tolist()) == expected
     # Of an index that lacks them, none is.
     offered = np.isin(np.arange(10), world.top(1).ids)
@@ -151,12 +162,12 @@ def test_what_a_user_had_most_comes_first_of_equals_the_latest(world: World) -> 
     # It is found where nothing else finds it, unless it is hidden.
     nothing = TopK(np.full((2, 1), NO_ITEM), np.full((2, 1), -np.inf))
     texts, counts = [f"word{n}" for n in range(10)], np.array([5, 1, 3, 8, 4, 7, 2, 8, 0, 0])
-    alone = Reranker(CoOccurrence(10), texts, counts, depth=2)
+    alone = Reranker(CoOccurrence(10), NO_EASE, texts, counts, depth=2)
     arguments = ([[]] * 2, [[6, 2, 2], [6, 2]], [[], [2]], nothing)
     ids, _ = alone.candidates(*arguments, lambda ids: np.zeros(ids.shape))
     assert [row[row != NO_ITEM].tolist() for row in ids] == [[2, 6], [6, 3]]  # 3 is popular
     # The most popular follow, but those that are hidden, found already, or new.
-    filled = Reranker(CoOccurrence(10), texts, counts, depth=9)
+    filled = Reranker(CoOccurrence(10), NO_EASE, texts, counts, depth=9)
     (ids,), _ = filled.candidates(
         [[]], [[6, 2]], [[3]], TopK(*(x[:1] for x in nothing)), np.zeros_like
     )
@@ -177,7 +188,8 @@ FOUND = TopK(
 
 def by_scorer(co_occurrence: CoOccurrence, scorer: Any, similarity: float = 0.0) -> Reranker:
     own = {"scorer": 1.0, "similarity": similarity}
-    return Reranker(co_occurrence, TEXTS, np.ones(4), scorer, RankingWeights(own, own), depth=0)
+    known = co_occurrence, NO_EASE, TEXTS, np.ones(4)
+    return Reranker(*known, scorer, RankingWeights(own, own), depth=0)
 
 
 def similarities(ids: np.ndarray) -> np.ndarray:
@@ -221,8 +233,8 @@ def test_equal_candidates_stay_in_order_and_similarity_counts(co_occurrence: CoO
 
 def test_what_does_not_belong_together_is_refused(co_occurrence: CoOccurrence) -> None:
     with pytest.raises(DataError, match="4 items, the catalogue has 2"):
-        Reranker(co_occurrence, TEXTS[:2], np.ones(2))
-    reranker = Reranker(co_occurrence, TEXTS, np.ones(4))
+        Reranker(co_occurrence, NO_EASE, TEXTS[:2], np.ones(2))
+    reranker = Reranker(co_occurrence, NO_EASE, TEXTS, np.ones(4))
     with pytest.raises(DataError, match="1 histories, 2 lists of past items"):
         reranker.rerank(HISTORIES[:1], [[0], [3]], [[], []], FOUND, similarities)
     with pytest.raises(ConfigError, match="learnt with a scorer, and there is none"):

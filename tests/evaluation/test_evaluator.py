@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh
 
 from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
@@ -175,9 +176,8 @@ def test_reranked_lists_equal_reranking_by_hand(world):
     retriever = Retriever(model, variables, vocabulary, OPTIONS)
     catalogue, seen = prepared.catalogue(), seen_items(prepared, "test")
     of_items = retriever.embed_items(catalogue.texts)
-    reranker = Reranker(
-        prepared.co_occurrence(), catalogue.texts, catalogue.train_counts, scorer, depth=4
-    )
+    known = prepared.co_occurrence(), prepared.ease(), catalogue.texts, catalogue.train_counts
+    reranker = Reranker(*known, scorer, depth=4)
     for i, user in enumerate(found.users.tolist()):
         row = rows[user]
         assert row["item_indices"][0] == found.targets[i, 0]
@@ -212,9 +212,10 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     ranks = np.where(targets < 0, 0, (order[:, :, None] == targets[:, None]).argmax(axis=1) + 1)
     events = rng.integers(0, 40, 300)
     counts = np.bincount(events, minlength=40)
-    co_occurrence = CoOccurrence.counted(np.arange(300) % 25, events, 40)
+    acted = np.arange(300) % 25, events, 40
+    known = CoOccurrence.counted(*acted), Ease.fitted(*acted)
     texts = [f"word{n % 13}" for n in range(40)]
-    data = FakeData(co_occurrence, Catalogue([], texts, counts > 99, counts))
+    data = FakeData(*known, Catalogue([], texts, counts > 99, counts))
 
     def similarities(rows, ids):
         return np.where(ids < 0, -np.inf, np.take_along_axis(scores[rows], ids, axis=1))
@@ -228,7 +229,7 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     read = ReadRows([[]] * 30, past, [np.zeros(0, np.int64)] * 30)
     retrieval = Retrieval(data, towers, read, similarities, Runtime())
     found = reranking(retrieval, None)
-    reranker = Reranker(co_occurrence, texts, counts, depth=2)
+    reranker = Reranker(*known, texts, counts, depth=2)
     num_found = 0
     for i in range(30):
         arguments = ([[]], [past[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
@@ -273,6 +274,7 @@ class FakeData:
     """What reranking asks of a task's data."""
 
     counts: CoOccurrence
+    weights: Ease
     items: Catalogue
     name: str = "fake"
 
@@ -281,6 +283,9 @@ class FakeData:
 
     def co_occurrence(self):
         return self.counts
+
+    def ease(self):
+        return self.weights
 
     def catalogue(self):
         return self.items

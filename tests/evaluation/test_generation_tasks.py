@@ -300,7 +300,8 @@ def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
     asked = ("talks_retrieval", LENGTHS, 8)
     evaluator = evaluation.Evaluator(*asked, split="train", limit=LIMIT, reranking=learnt)
     reranked = evaluator.predict(task, *world[1:3])
-    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, catalogue.train_counts, depth=3)
+    known = prepared.co_occurrence(), prepared.ease(), catalogue.texts, catalogue.train_counts
+    reranker = Reranker(*known, depth=3)
     reranker.use(learnt.learnt["all"].weights)
     retriever = Retriever(*world[1:3], world[0], EngineOptions(64, 24, batch_sizes=(LIMIT,)))
     vectors = retriever.embed_items(catalogue.texts)

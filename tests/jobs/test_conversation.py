@@ -9,6 +9,7 @@ import pytest
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.dialogues import DialogueOptions, prepare_dialogues
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import DatasetSpec
@@ -259,7 +260,8 @@ def test_towers_of_users_read_what_was_liked():
 def test_what_is_named_together_is_recommended(read_liked):
     """The towers have the catalogue's order; those who named Heat (1995) named Big, then Alien."""
     counted = CoOccurrence.counted(np.repeat([0, 1, 2], 2), np.array([1, 4, 1, 4, 1, 3]), 5)
-    reranker = Reranker(counted, TITLES, np.array([1, 3, 1, 1, 2]), depth=3)
+    none = Ease.fitted(np.zeros(0, int), np.zeros(0, int), 5)
+    reranker = Reranker(counted, none, TITLES, np.array([1, 3, 1, 1, 2]), depth=3)
     model = Model()
     conversation = Conversation(
         CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2

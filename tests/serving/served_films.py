@@ -15,6 +15,7 @@ import pyarrow as pa
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
@@ -111,9 +112,11 @@ def write_data(
 
 
 def write_co_occurrence(folder: Path) -> None:
-    """Adds co-occurrences of the films to what `write_data` wrote."""
+    """Adds what goes together of the films to what `write_data` wrote."""
     items = np.random.default_rng(0).integers(len(ITEMS), size=200)
-    CoOccurrence.counted(np.arange(200) % 9, items, len(ITEMS)).save(folder)
+    acted = np.arange(200) % 9, items, len(ITEMS)
+    CoOccurrence.counted(*acted).save(folder)
+    Ease.fitted(*acted).save(folder)
 
 
 def copy_run(run: Path, folder: Path, tasks: Sequence[str], spec: Any = SPEC) -> Path:

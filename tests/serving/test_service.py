@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine import catalogue_index
 from m6rec_jax.engine.candidate_rows import pack_texts
@@ -171,7 +172,10 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
         counts = read_catalogue(folder / "data").train_counts
         assert (counts == 0).any()  # of these the text alone is known
         reranker = Reranker(
-            CoOccurrence.load(folder / "data"), list(data.item_texts().values()), counts
+            CoOccurrence.load(folder / "data"),
+            Ease.load(folder / "data"),
+            list(data.item_texts().values()),
+            counts,
         )
         top = index.top_k(users, len(ITEMS), [np.unique(seen).astype(int)])
         similarities = functools.partial(index.similarities, users)
