@@ -1,11 +1,12 @@
 """The paper's table of phone models: a teacher, and what is left of it.
 
-    python -m benchmarks.edge [--seeds 0 1 2] [--output runs/edge]
+    python -m benchmarks.demo_seeds
+    python -m benchmarks.edge [--seeds 0 1 2] [--demos runs/demo_seeds] [--output runs/edge]
 
-For each seed and model a backbone is pretrained on MovieLens-100k and then option-adapter-tuned for
-scoring and for retrieval, as `m6rec demo` does it: the teacher; a small model alone, and distilled;
-one of shared layers, distilled; that one pruned to 80% while it is trained on; and the last two
-with weights of 8 bits. What is finished is not run again. Rows go to
+The teacher of a seed is what `m6rec demo` made with it. As it does, for each seed and model a
+backbone is pretrained on MovieLens-100k and then option-adapter-tuned for scoring and for
+retrieval: a small model alone, and distilled; one of shared layers, distilled; that one pruned to
+80% while it is trained on; and the last two with weights of 8 bits. What is finished is not run again. Rows go to
 `benchmarks/results/edge.json`; `ms_per_candidate` is on one thread, of a history that was encoded.
 """
 
@@ -83,8 +84,9 @@ _SMALL = (
     *("num_encoder_layers=2", "num_decoder_layers=2"),
 )
 _small = tuple(f"ModelConfig.{binding}" for binding in _SMALL)
+TEACHER = "teacher"
 MODELS = {
-    "teacher": Model(),
+    TEACHER: Model(),
     "small, alone": Model((EDGE,), _small),
     "small, distilled": Model((EDGE,), _small, is_taught=True),
     "shared, distilled": Model((EDGE,), is_taught=True),
@@ -94,34 +96,54 @@ MODELS = {
 ROUNDED = ("shared, distilled", "shared, pruned 80%")
 
 
-def folder_of(output: Path, name: str, seed: int, part: str) -> Path:
-    """Of one run."""
-    words = "".join(letter for letter in name if letter.isalnum() or letter == " ")
-    return output / f"{words.replace(' ', '_')}-{seed}" / part
+@dataclass(frozen=True)
+class Folders:
+    """Of runs.
+
+    Attributes:
+      demos: `benchmarks.demo_seeds` made them.
+      output: of all others.
+    """
+
+    demos: Path
+    output: Path
+
+    def of(self, name: str, seed: int, part: str) -> Path:
+        """Of one run."""
+        if name == TEACHER:
+            return self.demos / str(seed) / part
+        words = "".join(letter for letter in name if letter.isalnum() or letter == " ")
+        return self.output / f"{words.replace(' ', '_')}-{seed}" / part
 
 
-def run_model(name: str, seed: int, output: Path) -> None:
+def run_model(name: str, seed: int, folders: Folders) -> None:
     """Trains one model with one seed, tests it and records its rows."""
-    model = MODELS[name]
+    model, demo = MODELS[name], folders.demos / str(seed)
+    if not (demo / "metrics.json").exists():
+        raise DataError(
+            f"{demo} has no finished demo to learn from; run `python -m benchmarks.demo_seeds "
+            f"--seeds {seed}`, or name its --output with --demos"
+        )
     files = [f"--gin_file={file}" for file in model.gin_files]
     common = [f"--gin.{one}" for one in (*model.bindings, f"train.seed={seed}")]
     common.append(f"--gin.BatchIterator.seed={seed}")
+    common.append(f"--gin.vocabulary_file.path='{demo / 'vocabulary.model'}'")
     # A model's file comes after the job's, and says that all trains.
     frozen = "--gin.TRAINABLE='prompts'"
 
     def taught(part: str, *weights: str) -> list[str]:
         if not model.is_taught:
             return []
-        teacher = folder_of(output, "teacher", seed, part)
+        teacher = folders.of(TEACHER, seed, part)
         given = (f"TEACHER='{teacher}'", *(f"Distillation.{weight}" for weight in weights))
         return [f"--gin_file={DISTILLATION}", *(f"--gin.{one}" for one in given)]
 
-    backbone = folder_of(output, name, seed, "pretraining")
+    backbone = folders.of(name, seed, "pretraining")
     of_pretraining = taught(
         "pretraining", "vocabulary_weight=0.5", "similarity_weight=0.3", "chunk_length=4"
     )
     if model.pruned_from:
-        dense = folder_of(output, model.pruned_from, seed, "pretraining")
+        dense = folders.of(model.pruned_from, seed, "pretraining")
         of_pretraining += [
             f"--gin_file={PRUNING}",
             f"--gin.INITIAL_CHECKPOINT_PATH='{dense}'",
@@ -129,18 +151,21 @@ def run_model(name: str, seed: int, output: Path) -> None:
             f"--gin.TRAIN_STEPS={PRUNING_STEPS}",
             f"--gin.PRUNING_END={PRUNING_STEPS * 2 // 3}",
         ]
-    seconds = train(PRETRAIN, backbone, [*files, *common, *of_pretraining])
+    seconds = None
+    if name != TEACHER:
+        seconds = train(PRETRAIN, backbone, [*files, *common, *of_pretraining])
     metrics, rounded = dict[str, float](), dict[str, float]()
     for job, (gin_file, eval_gin_file, metric, lesson) in JOBS.items():
-        run = folder_of(output, name, seed, job)
+        run = folders.of(name, seed, job)
         start = f"--gin.INITIAL_CHECKPOINT_PATH='{backbone}'"
         lessons = taught(job, "relation_weight=0.0", f"{lesson}=1.0")
-        train(gin_file, run, [*files, *common, frozen, start, *lessons])
+        if name != TEACHER:
+            train(gin_file, run, [*files, *common, frozen, start, *lessons])
         _check_zeros(run, backbone)
         metrics[metric] = _tested(run, eval_gin_file, metric, rounds=False)
         if name in ROUNDED:
             rounded[metric] = _tested(run, eval_gin_file, metric, rounds=True)
-    run = folder_of(output, name, seed, "scoring")
+    run = folders.of(name, seed, "scoring")
     sizes = _sizes(restored_params(run)) | {"ms_per_candidate": _speed(run)}
     _add(name, seed, metrics | sizes, seconds)
     if rounded:
@@ -231,15 +256,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The paper's table of phone models, over seeds.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--demos", type=Path, default=ROOT / "runs" / "demo_seeds")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "edge")
     options = parser.parse_args(arguments)
     m6rec("data", "fetch", DATASET)
     m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
     m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_LEAVE_ONE_OUT)
-    m6rec("vocab", "train", "--gin_file", PREPARE)
+    folders = Folders(options.demos.resolve(), options.output.resolve())
     for seed in options.seeds:
         for name in options.models:
-            run_model(name, seed, options.output.resolve())
+            run_model(name, seed, folders)
     return 0
 
 
