@@ -6,8 +6,9 @@
 The teacher of a seed is what `m6rec demo` made with it. As it does, for each seed and model a
 backbone is pretrained on MovieLens-100k and then option-adapter-tuned for scoring and for
 retrieval: a small model alone, and distilled; one of shared layers, distilled; that one pruned to
-80% while it is trained on; and the last two with weights of 8 bits. What is finished is not run again. Rows go to
-`benchmarks/results/edge.json`; `ms_per_candidate` is on one thread, of a history that was encoded.
+80% while it is trained on; and the last two with weights of 8 bits. What is finished is not run
+again. Rows go to `benchmarks/results/edge.json`; `ms_per_candidate` is on one thread, of a history
+that was encoded.
 """
 
 from __future__ import annotations
