@@ -13,8 +13,9 @@ never without what is wanted.
 
 Popularity, TF-IDF, co-occurrence, both by hand, EASE and SASRec score every item. `hybrid` is the
 code that evaluates and serves (`m6rec_jax.evaluation.reranking`), with weights learnt on validation
-rows; in place of towers it has none, or a sentence encoder's vectors of the last items. Rows go to
-`benchmarks/results/amazon.json` as each run ends.
+rows; in place of towers it has none, or a sentence encoder's vectors of the last items. With
+`--cold` it finds candidates as LIGER does (Yang et al., 2024), too: its 20 best known items and all
+held-out ones, ordered by texts. Rows go to `benchmarks/results/amazon.json` as each run ends.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ _BLOCK = 512
 # Rows that weights are learnt on.
 _LEARN = 5_000
 _DEPTH = 100
+# Known items that LIGER generates.
+_GENERATED = 20
 _PENALTY = 250.0
 _SHARES = (0.2, 0.4, 0.6, 0.8)
 
@@ -152,8 +155,16 @@ class Rows:
     def catalogue(self) -> Catalogue:
         return Catalogue([], self.task.texts, self.task.cold, self.task.counts)
 
-    def ranked(self, score: Score, length: int) -> RetrievalPredictions:
-        """Ranks of the wanted items, and the best of each row."""
+    def ranked(
+        self, score: Score, length: int, offered: np.ndarray | None = None
+    ) -> RetrievalPredictions:
+        """Ranks of the wanted items, and the best of each row.
+
+        Args:
+          score: of all items.
+          length: of the lists.
+          offered: known items that alone are ranked beside the cold ones `[rows, k]`; None: all.
+        """
         ranks, ids, scores = [], [], []
         for start in progress_bar(range(0, len(self.past), _BLOCK), desc="ranking", delay=2.0):
             past = self.past[start : start + _BLOCK]
@@ -163,6 +174,10 @@ class Rows:
             for row, own in enumerate(past):
                 hidden[row, list(own)] = True
             hidden[np.arange(len(past)), wanted] = False
+            if offered is not None:
+                others = np.tile(~self.task.cold, (len(past), 1))
+                np.put_along_axis(others, offered[start : start + _BLOCK], False, axis=1)
+                hidden |= others
             ranks.append(ranks_by_score(found, wanted[:, None], hidden))
             left = np.where(hidden, -np.inf, found)
             some = np.argpartition(-left, min(length, left.shape[1]) - 1, axis=1)[:, :length]
@@ -280,6 +295,7 @@ def on_validation(task: Task, score: Score) -> float:
     return retrieval_metrics(ranked, len(task.texts), (10,))["ndcg@10"]
 
 
+_LIGER = "hybrid, candidates as LIGER"
 # What needs an encoder.
 _ENCODED = ("sentence encoder", "TF-IDF and sentence encoder", "hybrid, sentence encoder")
 
@@ -328,8 +344,11 @@ def nothing(task: Task) -> Score:
 
 
 def retrieval(rows: Rows, score: Score, depth: int) -> Retrieval:
-    """What a retriever that scores all items found."""
-    predictions = rows.ranked(score, depth)
+    """What a retriever that scores all items found: that many, or nothing."""
+    predictions = rows.ranked(score, depth or max(KS))
+    if not depth:
+        nothing_found = np.full_like(predictions.top_items, NO_ITEM)
+        predictions = dataclasses.replace(predictions, top_items=nothing_found)
 
     def similarities(places: slice, ids: np.ndarray) -> np.ndarray:
         scores = np.asarray(score(rows.past[places]), np.float32)
@@ -350,6 +369,14 @@ def hybrid(task: Task, score: Score, depth: int) -> RetrievalPredictions:
     return reranking(retrieval(task.part("test"), score, depth), weights)
 
 
+def as_liger(task: Task, found: RetrievalPredictions) -> RetrievalPredictions:
+    """Some known items that the hybrid found best, and all cold ones, by the words of texts."""
+    known_first = np.argsort(task.cold[found.top_items], axis=1, kind="stable")
+    places = known_first[:, :_GENERATED]
+    offered = np.take_along_axis(found.top_items, places, axis=1)
+    return task.part("test").ranked(tf_idf(task), max(KS), offered)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -365,6 +392,8 @@ def main(arguments: list[str] | None = None) -> None:
     known = [*BASELINES, *SASREC, "hybrid, no towers"]
     if options.encoder is not None:
         known += [*_ENCODED]
+    if options.cold:
+        known += [_LIGER]
     if unknown := sorted(set(options.models or ()) - set(known)):
         parser.error(f"unknown models {unknown}; known: {known}")
     task = Task.read(options.folder, options.cold)
@@ -390,6 +419,9 @@ def main(arguments: list[str] | None = None) -> None:
         elif model == "hybrid, no towers":
             config = "weights learnt on validation rows"
             predictions = hybrid(task, nothing(task), 0)
+        elif model == _LIGER:
+            config = f"the {_GENERATED} best known items and all unseen ones, by TF-IDF"
+            predictions = as_liger(task, hybrid(task, nothing(task), 0))
         else:
             encoded = Encoded(task, options.encoder)
             config = "all-MiniLM-L6-v2, the last 5 items weighted 1/k"

@@ -66,10 +66,13 @@ def test_all_models_are_measured_and_new_items_are_found_by_text(folder: Path) -
     found = {(row["model"], row["split"], row["metric"]): row["value"] for row in rows}
     whole, cold = "leave_one_out", "leave_one_out-cold5%"
     models = [*amazon.BASELINES, *amazon.SASREC, "hybrid, no towers"]
-    assert {model for model, *_ in found} == set(models)
+    assert {model for model, *_ in found} == {*models, "hybrid, candidates as LIGER"}
+    assert found["hybrid, no towers", whole, "coverage@30"] == 1.0
     # Kinds are told apart by words and by what goes together, not by popularity.
     for model in models[1:]:
         assert found[model, whole, "hit_rate@10"] > found["popularity", whole, "hit_rate@10"]
     assert found["hybrid, no towers", cold, "held_out/num_examples"] > 0
     of_new = "held_out/hit_rate@5"
+    as_liger = found["hybrid, candidates as LIGER", cold, of_new]
+    assert as_liger >= found["TF-IDF", cold, of_new]  # the same order of fewer
     assert found["hybrid, no towers", cold, of_new] > found["co-occurrence", cold, of_new] + 0.1
