@@ -57,7 +57,7 @@ _PENALTY = 250.0
 _SHARES = (0.2, 0.4, 0.6, 0.8)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """Users' sequences, as item indices, and what may be learnt from them.
 
@@ -369,8 +369,15 @@ def hybrid(task: Task, score: Score, depth: int) -> RetrievalPredictions:
     return reranking(retrieval(task.part("test"), score, depth), weights)
 
 
-def as_liger(task: Task, found: RetrievalPredictions) -> RetrievalPredictions:
+@functools.cache
+def without_towers(task: Task) -> RetrievalPredictions:
+    """Of the hybrid."""
+    return hybrid(task, nothing(task), 0)
+
+
+def as_liger(task: Task) -> RetrievalPredictions:
     """Some known items that the hybrid found best, and all cold ones, by the words of texts."""
+    found = without_towers(task)
     known_first = np.argsort(task.cold[found.top_items], axis=1, kind="stable")
     places = known_first[:, :_GENERATED]
     offered = np.take_along_axis(found.top_items, places, axis=1)
@@ -418,10 +425,10 @@ def main(arguments: list[str] | None = None) -> None:
             predictions = task.part("test").ranked(score, max(KS))
         elif model == "hybrid, no towers":
             config = "weights learnt on validation rows"
-            predictions = hybrid(task, nothing(task), 0)
+            predictions = without_towers(task)
         elif model == _LIGER:
             config = f"the {_GENERATED} best known items and all unseen ones, by TF-IDF"
-            predictions = as_liger(task, hybrid(task, nothing(task), 0))
+            predictions = as_liger(task)
         else:
             encoded = Encoded(task, options.encoder)
             config = "all-MiniLM-L6-v2, the last 5 items weighted 1/k"
