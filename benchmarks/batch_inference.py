@@ -346,7 +346,8 @@ def measure(job: str, folder: Path, prepared: Path, options: argparse.Namespace)
 
 def study(options: argparse.Namespace) -> list[Row]:
     """Result rows of all jobs."""
-    from m6rec_jax.data.prepare import PrepareOptions, prepare
+    from m6rec_jax.data.prepare import prepare
+    from m6rec_jax.data.prepare_options import PrepareOptions
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -4,15 +4,7 @@ A folder with the files and a `reviews.json`:
 
     {"name": "tripadvisor", "file": "reviews.pickle", "index": "1"}
 
-The file holds one record per review:
-
-    {"user": "u1", "item": "i1", "rating": 4,
-     "template": ["pool", "great", "the pool is great", 1]}
-
-`template` is (feature, opinion, sentence, sentiment): the sentence of the review that says
-something of a feature, and whether it is meant well (1) or not (-1). In the wild it is a pickle of
-a list of such dictionaries; JSON lines of the same records (`reviews.jsonl`) are to be preferred. A
-bad row is left out and counted with its reason, never mended.
+The file holds one record per review (`review_files`).
 
 `index` is a folder of `train.index`, `validation.index` and `test.index` with the rows (from 0) of
 each part, as integers with white space between them; without it every review goes to a part by a
@@ -27,20 +19,16 @@ with `ReviewOptions.name_feature = False` it is not, as in PETER.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import pickle
-import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import gin
-import numpy as np
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.review_files import Review, ReviewReport, read_reviews
 from m6rec_jax.data.schema import Section, load_json
 from m6rec_jax.data.splits import PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
@@ -48,8 +36,6 @@ from m6rec_jax.errors import ConfigError, DataError
 
 REVIEWS_FILE = "reviews.json"
 VIEW = "explanations"
-PICKLE_SUFFIXES = (".pickle", ".pkl")
-JSON_SUFFIXES = (".jsonl", ".json")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -228,309 +214,3 @@ def _rows(reviews: list[Review], parts: list[str], options: ReviewOptions) -> It
             "features": [review.feature],
         }
         yield ViewRow(VIEW, part, row)
-
-
-# ---- reading
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Review:
-    """One review.
-
-    Attributes:
-      row: its index in the file, from 0.
-      part: 'train', 'validation' or 'test'; None without index files.
-      user, item: ids, as texts.
-      rating: as the file has it, often 1 to 5.
-      feature: what the sentence speaks of.
-      opinion: the word that says how.
-      sentence: the explanation to be generated.
-      sentiment: 1 for well, -1 for ill.
-    """
-
-    row: int
-    part: str | None
-    user: str
-    item: str
-    rating: float
-    feature: str
-    opinion: str
-    sentence: str
-    sentiment: int
-
-
-@dataclasses.dataclass
-class ReviewReport:
-    """What was left out: how many rows, or entries of index files, by reason, and the first one."""
-
-    num_rejected: Counter[str] = dataclasses.field(default_factory=Counter)
-    examples: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def reject(self, reason: str, example: str, times: int = 1) -> None:
-        """Counts something that was left out."""
-        self.num_rejected[reason] += times
-        self.examples.setdefault(reason, example)
-
-
-class _BadRow(Exception):
-    """Why a row is left out: a reason that is counted, and what stands in the row."""
-
-    def __init__(self, reason: str, found: object = None):
-        super().__init__(reason)
-        self.reason = reason
-        self.found = found
-
-
-def read_reviews(
-    path: str | Path, index_dir: str | Path | None = None
-) -> tuple[list[Review], ReviewReport]:
-    """The reviews of a file, in its order, and what was left out.
-
-    Args:
-      path: `.pickle`, `.pkl`, `.jsonl` or `.json` (JSON lines, UTF-8; blank lines are no rows).
-      index_dir: the folder of the three index files; None gives all rows, with `part=None`.
-
-    Raises:
-      DataError: a file is missing, damaged or of another format; a pickle asks for more than
-        builtin containers and scalars; an index file holds something that is not a row number; a
-        row is in two parts (that would leak); there is no review to give.
-    """
-    path, report = Path(path), ReviewReport()
-    if path.suffix.lower() not in (*PICKLE_SUFFIXES, *JSON_SUFFIXES):
-        raise DataError(
-            f"{path}: the name of a file of reviews must end in "
-            f"{', '.join((*PICKLE_SUFFIXES, *JSON_SUFFIXES))}"
-        )
-    if not path.is_file():
-        raise DataError(f"{path} does not exist")
-    parts = None if index_dir is None else _read_index(Path(index_dir), report)
-    rows = _pickle_rows(path) if path.suffix.lower() in PICKLE_SUFFIXES else _json_rows(path)
-    reviews, num_rows = [], 0
-    for row, record in enumerate(rows):
-        num_rows += 1
-        part = None if parts is None else parts.pop(row, None)
-        try:
-            if parts is not None and part is None:
-                raise _BadRow("in no index file")
-            if isinstance(record, _BadRow):
-                raise record
-            reviews.append(_review(row, part, record))
-        except _BadRow as bad:
-            found = "" if bad.found is None else f": {_shown(bad.found)}"
-            report.reject(bad.reason, f"{path.name}, row {row}{found}")
-    if parts:
-        row = min(parts)
-        example = f"{parts[row]}.index: {row}, but the file has {num_rows} rows"
-        report.reject("no such row", example, len(parts))
-    if not num_rows:
-        raise DataError(f"{path} has no rows")
-    if not reviews:
-        reasons = [
-            f"{reason} ({times}; {report.examples[reason]})"
-            for reason, times in report.num_rejected.most_common()
-        ]
-        raise DataError(
-            f"{path} has {num_rows} rows, but none gives a review: {'; '.join(reasons)}"
-        )
-    return reviews, report
-
-
-def _pickle_rows(path: Path) -> Iterator[Any]:
-    records = load_pickle(path)
-    if not isinstance(records, (list, tuple)):
-        raise DataError(f"{path} must hold a list of reviews, but holds a {_kind(records)}")
-    yield from records
-
-
-def _json_rows(path: Path) -> Iterator[Any]:
-    """The value of each line, or a `_BadRow` for a line that is none."""
-    with path.open("rb") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError:
-                yield _BadRow("not UTF-8", line[:60])
-            except (ValueError, RecursionError):
-                yield _BadRow("not JSON", line[:60].decode("utf-8", "replace").rstrip())
-
-
-def _review(row: int, part: str | None, record: Any) -> Review:
-    if not isinstance(record, dict):
-        raise _BadRow("not a dictionary", _kind(record))
-    template = _value(record, "template")
-    if not isinstance(template, (list, tuple)) or len(template) != 4:
-        raise _BadRow("template is not (feature, opinion, sentence, sentiment)", template)
-    feature, opinion, sentence, sentiment = template
-    return Review(
-        row=row,
-        part=part,
-        user=_identifier(record, "user"),
-        item=_identifier(record, "item"),
-        rating=_number(_value(record, "rating"), "rating"),
-        feature=_text(feature, "feature"),
-        opinion=_text(opinion, "opinion", may_be_empty=True),
-        sentence=_text(sentence, "sentence"),
-        sentiment=_sentiment(sentiment),
-    )
-
-
-def _value(record: Mapping[Any, Any], name: str) -> Any:
-    if record.get(name) is None:
-        raise _BadRow(f"{name} is missing")
-    return record[name]
-
-
-def _identifier(record: Mapping[Any, Any], name: str) -> str:
-    value = _value(record, name)
-    # Within 64 bits: Python refuses to write out integers of thousands of digits.
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return str(value)
-    return _text(value, name)
-
-
-def _text(value: Any, name: str, *, may_be_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise _BadRow(f"{name} is not a text", value)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        # Half of a surrogate pair: every later writer of the text would fail on it.
-        raise _BadRow(f"{name} is not valid Unicode", value) from None
-    if not may_be_empty and not value.strip():
-        raise _BadRow(f"{name} is empty")
-    return value
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _BadRow(f"{name} is not a number", value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _BadRow(f"{name} is not a finite number", value)
-    return number
-
-
-def _sentiment(value: Any) -> int:
-    number = _number(value, "sentiment")
-    if number not in (-1.0, 1.0):
-        raise _BadRow("sentiment is neither 1 nor -1", value)
-    return int(number)
-
-
-def _shown(value: object) -> str:
-    """A value for a message: short, however large, deep or circular it is."""
-    try:
-        return reprlib.repr(value)
-    except (ValueError, RecursionError):
-        return _kind(value)
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
-
-
-def _read_index(directory: Path, report: ReviewReport) -> dict[int, str]:
-    """Row -> part. Counts rows that one file repeats; raises DataError for rows of two files."""
-    found: dict[int, str] = {}
-    twice: dict[int, tuple[str, str]] = {}
-    for part in PARTS:
-        path = directory / f"{part}.index"
-        rows, counts = np.unique(_index_rows(path), return_counts=True)
-        if len(repeated := rows[counts > 1]):
-            times = int((counts - 1).sum())
-            report.reject("repeated in an index file", f"{path.name}: {repeated[0]}", times)
-        if len(negative := rows[rows < 0]):
-            # Python would count them from the end.
-            report.reject("no such row", f"{path.name}: {negative[0]}", len(negative))
-        for row in rows[rows >= 0].tolist():
-            if row in found:
-                twice[row] = (found[row], part)
-            found[row] = part
-    if twice:
-        row = min(twice)
-        raise DataError(
-            f"{directory}: {len(twice)} rows are in two splits, which lets a test be learnt by "
-            f"heart; the first is row {row}, in {twice[row][0]}.index and {twice[row][1]}.index"
-        )
-    if not found:
-        raise DataError(f"{directory}: the index files name no row")
-    return found
-
-
-def _index_rows(path: Path) -> np.ndarray:
-    try:
-        tokens = path.read_text(encoding="ascii").split()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} must hold row numbers with spaces between them") from error
-    rows = []
-    for token in tokens:
-        try:
-            rows.append(np.int64(int(token)))
-        except (ValueError, OverflowError):
-            raise DataError(
-                f"{path} must hold row numbers with spaces between them, but holds {token[:40]!r}"
-            ) from None
-    return np.asarray(rows, np.int64)
-
-
-# ---- pickles of strangers: a pickle is a program, which may import any function and call it. Here
-# it may build Python's own containers and scalars; any other name that it asks for is refused
-# before it is looked up. (Bytes in protocols before 3 are refused, too: they call a function.) A
-# hostile file can still take much memory or time, but it can run nothing.
-
-# What builtin containers need by name: in older protocols sets are called for, and Python 2's name
-# of the module stands in them. All else (dict, list, str, int, ...) has operations of its own.
-_ALLOWED = {
-    (module, name): kind
-    for module in ("builtins", "__builtin__")
-    for name, kind in (("set", set), ("frozenset", frozenset))
-}
-
-
-class _Refused(Exception):
-    pass
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO):
-        # UTF-8 for the byte strings that Python 2 pickled as text.
-        super().__init__(file, encoding="utf-8")
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a persistent object")
-
-
-def load_pickle(path: str | Path) -> Any:
-    """Reads the first object of a pickle file, builtin containers and scalars only.
-
-    Raises:
-      DataError: the file does not exist, asks for anything else (the message names it), or is not a
-        whole pickle.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _Unpickler(file).load()
-    except _Refused as error:
-        raise DataError(
-            f"{path} asks for {error}. A pickle may run any program, so only lists, dictionaries, "
-            "texts and numbers are read; write the rows as JSON lines if you trust this file"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:
-        # Nonsense for bytes makes the unpickler raise nearly anything.
-        raise DataError(f"{path} is not a whole pickle: {error or type(error).__name__}") from error

@@ -30,14 +30,11 @@ from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, Grow
 from m6rec_jax.data.event_table import EventTable, saved_events
 from m6rec_jax.data.grouping import Group, Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler
-from m6rec_jax.data.prepare import (
-    FORMAT,
+from m6rec_jax.data.prepare import FORMAT, dataset_fingerprint, files_of, texts_of_items
+from m6rec_jax.data.prepare_options import (
     PrepareOptions,
-    dataset_fingerprint,
-    files_of,
     num_negatives,
     template_and_options,
-    texts_of_items,
     view_settings,
     with_repeats,
     with_template,

@@ -12,7 +12,8 @@ from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.prepare import PrepareOptions, bucket_job
+from m6rec_jax.data.prepare import bucket_job
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split
 from m6rec_jax.data.statistics import StatisticsOptions

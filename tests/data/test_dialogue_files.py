@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data.dialogues import Dialogue, Turn, read_inspired, read_redial
+from m6rec_jax.data.dialogue_files import Dialogue, Turn, read_inspired, read_redial
 from m6rec_jax.errors import DataError
 from tests.data import dialogue_files as files
 

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.dialogues import (
-    DialogueOptions,
-    dialogue_summary,
-    prepare_dialogues,
-    read_inspired,
-)
+from m6rec_jax.data.dialogue_files import read_inspired
+from m6rec_jax.data.dialogues import DialogueOptions, dialogue_summary, prepare_dialogues
 from m6rec_jax.data.splits import by_group
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows

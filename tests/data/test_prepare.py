@@ -14,7 +14,8 @@ from m6rec_jax.data import prepare as prepare_module
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data import bucket_run
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 
 NUM_USERS, NUM_ITEMS = 60, 30
 

@@ -9,7 +9,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from m6rec_jax.data.negatives import at_another_rate, corrected_probability
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.metrics import classification
 from m6rec_jax.pipeline.prepared_rows import past_events, read_rows

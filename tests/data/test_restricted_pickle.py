@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from m6rec_jax.data import reviews
+from m6rec_jax.data import review_files
 from m6rec_jax.errors import DataError
 
 PLAIN = {
@@ -21,16 +21,16 @@ def test_plain_values_come_through(tmp_path, protocol):
     path = tmp_path / "x.pickle"
     value = {key: value for key, value in PLAIN.items() if key == "b" or protocol > 2}
     path.write_bytes(pickle.dumps(value, protocol))
-    assert reviews.load_pickle(path) == value
+    assert review_files.load_pickle(path) == value
 
 
 def test_text_of_python_2(tmp_path):
     path = tmp_path / "x.pickle"
     # What Python 2 wrote for ['café'] and for set(['a']) in protocol 2.
     path.write_bytes(b"\x80\x02]q\x00U\x05caf\xc3\xa9q\x01a.")
-    assert reviews.load_pickle(path) == ["café"]
+    assert review_files.load_pickle(path) == ["café"]
     path.write_bytes(b"\x80\x02c__builtin__\nset\nq\x00]q\x01U\x01aq\x02a\x85q\x03Rq\x04.")
-    assert reviews.load_pickle(path) == {"a"}
+    assert review_files.load_pickle(path) == {"a"}
 
 
 class Touch:
@@ -52,7 +52,7 @@ def test_a_program_is_refused_and_not_run(tmp_path):
     path = tmp_path / "x.pickle"
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"asks for (_?io|builtins)\.open"):
-        reviews.load_pickle(path)
+        review_files.load_pickle(path)
     assert not mark.exists()
 
 
@@ -73,7 +73,7 @@ def test_the_refused_name_is_told(tmp_path, value, name, protocol):
     path = tmp_path / "x.pickle"
     path.write_bytes(pickle.dumps([value], protocol))
     with pytest.raises(DataError, match=rf"{name}.*JSON lines"):
-        reviews.load_pickle(path)
+        review_files.load_pickle(path)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_damage_is_told(tmp_path, data):
     path = tmp_path / "x.pickle"
     path.write_bytes(data)
     with pytest.raises(DataError, match="is not a whole pickle"):
-        reviews.load_pickle(path)
+        review_files.load_pickle(path)
 
 
 def test_persistent_objects_and_missing_files(tmp_path):
     path = tmp_path / "x.pickle"
     path.write_bytes(b"Pwhatever\n.")
     with pytest.raises(DataError, match="asks for a persistent object"):
-        reviews.load_pickle(path)
+        review_files.load_pickle(path)
     with pytest.raises(DataError, match=r"none\.pickle cannot be read"):
-        reviews.load_pickle(tmp_path / "none.pickle")
+        review_files.load_pickle(tmp_path / "none.pickle")

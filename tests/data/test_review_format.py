@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data.reviews import Review, read_reviews
+from m6rec_jax.data.review_files import Review, read_reviews
 from m6rec_jax.errors import DataError
 
 

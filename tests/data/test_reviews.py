@@ -4,11 +4,7 @@ import json
 
 import pytest
 
-from m6rec_jax.data.reviews import (
-    ReviewOptions,
-    prepare_reviews,
-    review_summary,
-)
+from m6rec_jax.data.reviews import ReviewOptions, prepare_reviews, review_summary
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 

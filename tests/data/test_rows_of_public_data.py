@@ -11,7 +11,7 @@ import gin
 import pytest
 
 from m6rec_jax.configuration import parse_config
-from m6rec_jax.data.prepare import PrepareOptions, with_template
+from m6rec_jax.data.prepare_options import PrepareOptions, with_template
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.sources import default_cache_dir
 from tests.data.test_bucket_run import Both

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import tfrecords, views
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Prepared
 
 DAY = 86_400.0

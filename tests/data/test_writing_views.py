@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.vocabulary_text import training_texts
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows

@@ -15,7 +15,8 @@ from jax.sharding import AbstractMesh
 from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.catalogue_index import TopK

@@ -9,7 +9,8 @@ import pytest
 import seqio
 
 from m6rec_jax.data.dialogues import prepare_dialogues
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.engine import EngineOptions

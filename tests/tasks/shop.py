@@ -5,7 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.views import VIEWS
 from m6rec_jax.text.vocabulary import Vocabulary

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.statistics import Statistics

@@ -1,0 +1,189 @@
+"""What is rendered and how: the options of `m6rec data prepare`, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import gin
+
+from m6rec_jax.data import co_occurrence, statistics_files, views
+from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
+from m6rec_jax.data.grouping import Grouping
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.schema import SPEC_FILE
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
+from m6rec_jax.data.template_needs import checked_template
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.templates import DatasetTemplate
+
+log = logging.getLogger(__name__)
+# Views whose rows a model scores candidate by candidate.
+OF_CANDIDATES = ("groups", "reranking")
+# Views whose rows want items.
+_WANTING = (*OF_CANDIDATES, "next_items")
+DEFAULT_NEGATIVES = 4
+# Behaviours of a history, where nothing else is asked for.
+_HISTORY = (5, 30)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
+
+    Attributes:
+      views: of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that the
+        template has.
+      template: entries in place of those of the data set's own template, such as
+        `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
+      group_size: candidates of a row of 'groups', at most.
+      max_events: behaviours of a history, at most; the latest ones. None: twice as many as users
+        have events on average, from 5 to 30.
+      next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
+        first of as many.
+      document_events: behaviours in the target of a document, at most.
+      document_statistics: whether candidates in documents come with their statistics.
+      max_seconds: a row later than its group's first one by more starts a new group; None: never.
+      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
+      negative_power: 0 samples all items alike, 1 by popularity.
+      reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
+      reranking_depth: they are drawn from so many of the items that occur most with its last ones.
+      seed: of the negatives.
+    """
+
+    views: Sequence[str] = views.VIEWS
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    group_size: int = 4
+    max_events: int | None = None
+    next_items_size: int = 4
+    document_events: int = 4
+    document_statistics: bool = False
+    max_seconds: float | None = None
+    negatives: int | None = None
+    negative_power: float = 0.5
+    reranking_negatives: int = 11
+    reranking_depth: int = 200
+    seed: int = 0
+
+
+def view_settings(
+    view: str,
+    dataset: Dataset,
+    options: PrepareOptions,
+    statistics_options: StatisticsOptions,
+    co_occurrence_options: CoOccurrenceOptions,
+) -> list[Any]:
+    """All that the rows of a view depend on beside the data set and its split (for JSON)."""
+    if view == "catalogue":
+        return [view]
+    negatives = num_negatives(dataset, options)
+    found: list[Any] = [
+        view,
+        statistics_files.FORMAT,
+        dataclasses.asdict(statistics_options),
+        dataclasses.asdict(grouping(view, dataset, options)),
+    ]
+    if view == "groups" and negatives:
+        found.append([negatives, options.negative_power, options.seed])
+    if view == "documents":
+        found.append(options.document_statistics)
+    if view in views.COUNTED:
+        found.append([co_occurrence.FORMAT, dataclasses.asdict(co_occurrence_options)])
+    if view == "reranking":
+        found.append([options.reranking_negatives, options.reranking_depth, options.seed])
+    return found
+
+
+def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> PrepareOptions:
+    """Options that say how many behaviours a history keeps; `counts` of the manifest."""
+    if options.max_events is not None:
+        return options
+    mean = sum(counts["events"].values()) / max(counts["users"], 1)
+    least, most = _HISTORY
+    kept = min(max(round(2 * mean), least), most)
+    log.info(
+        "histories keep the latest %d behaviours: users have %.1f events on average "
+        "(PrepareOptions.max_events)",
+        kept,
+        mean,
+    )
+    return dataclasses.replace(options, max_events=kept)
+
+
+def grouping(view: str, dataset: Dataset, options: PrepareOptions) -> Grouping:
+    """How the rows of a view are grouped."""
+    negatives = num_negatives(dataset, options)
+    assert options.max_events is not None, "with_history_length"
+    size = {
+        "groups": max(1, options.group_size // (1 + negatives)),
+        "next_items": options.next_items_size,
+        "reranking": options.next_items_size,
+        "documents": options.document_events,
+    }.get(view, 1)
+    return Grouping(
+        size=size,
+        max_events=options.max_events,
+        strict=view not in ("next_items", "reranking"),
+        max_seconds=options.max_seconds,
+        repeats=dataset.spec.repeats_count or view not in _WANTING,
+        with_seen=view == "reranking" or (view == "groups" and negatives > 0),
+    )
+
+
+def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
+    """The data set with some entries of its template replaced."""
+    template = {**dataset.spec.template, **entries}
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, template=template))
+
+
+def with_repeats(dataset: Dataset, protocol: str | None) -> Dataset:
+    """The data set with another protocol for repeats: 'count' or 'ignore'."""
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, repeats=protocol))
+
+
+def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
+    """Negatives per positive: as asked for, or 4 where every event is positive, else none.
+
+    Raises:
+      ConfigError: fewer than none, or some where events have labels.
+    """
+    labelled = dataset.spec.label.at_least is not None
+    if options.negatives is None:
+        return 0 if labelled else DEFAULT_NEGATIVES
+    if options.negatives < 0 or (options.negatives and labelled):
+        raise ConfigError(
+            f"negatives={options.negatives} is impossible for {dataset.spec.name!r}: "
+            + ("its events have labels, use those" if labelled else "give 0 or more")
+        )
+    return options.negatives
+
+
+def template_and_options(
+    dataset: Dataset, options: StatisticsOptions | None
+) -> tuple[DatasetTemplate, StatisticsOptions]:
+    """The data set's template, and the options of the statistics that it asks for.
+
+    Pairs of items are not counted, and factors not fitted, for a template that does not ask for
+    them: they are most of the work.
+    """
+    spec = dataset.spec
+    where = str(dataset.directory / SPEC_FILE)
+    statistics = Statistics.for_dataset(spec, options)
+    template = checked_template(spec, statistics, where)
+    wanted = (*template.candidate_template.fields, *template.profile_template.fields)
+    return template, needed_only(statistics.options, wanted)
+
+
+def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
+    """Options without what costs most of the work or memory, unless it is wanted."""
+    of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
+    of_items = {"user_item_times", "user_item_ago"}
+    return dataclasses.replace(
+        options,
+        neighbours=options.neighbours and not of_neighbours.isdisjoint(wanted),
+        factors=options.factors if "user_expected_value" in wanted else 0,
+        user_items=options.user_items and not of_items.isdisjoint(wanted),
+    )
