@@ -5,7 +5,8 @@ items that share a word with a user's last ones are looked at (postings), so a r
 as its words are frequent.
 
     words = ItemWords(catalogue.texts)
-    near = words.near([[3, 17], [5]])       # sparse [users, items]
+    near = words.near([[3, 17], [5]])       # sparse [users, items], by the last items
+    alike = words.alike([[3, 17], [5]])     # likewise, by many
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from scipy import sparse
 
 # Letters with their marks, and digits.
 _NO_WORD = r"[^\p{L}\p{M}\p{N}]+"
-# The k-th last item weighs 1/k; earlier ones say little more.
+# Where the k-th last item weighs 1/k, earlier ones say little more.
 _RECENT = 5
+# Where all weigh the same: what a user likes whenever.
+_MANY = 50
 
 
 class ItemWords:
@@ -48,17 +51,27 @@ class ItemWords:
         self._vectors.eliminate_zeros()  # words of every text
         self._postings = self._vectors.T.tocsr()
 
-    def near(self, recent: Sequence[Sequence[int] | np.ndarray]) -> sparse.csr_matrix:
+    def near(self, past: Sequence[Sequence[int] | np.ndarray]) -> sparse.csr_matrix:
         """Mean cosine of each item and a user's last five, the k-th last weighted 1/k.
 
         Args:
-          recent: per user, indices of items, oldest first; they themselves are among those found.
+          past: per user, indices of items, oldest first; they themselves are among those found.
 
         Returns:
           float32 `[users, items]`, from 0 to 1; only items that share a word have an entry.
         """
-        last = [list(reversed(own[-_RECENT:])) for own in recent]
-        weights = [1.0 / np.arange(1, len(own) + 1) for own in last]
+        last = [own[::-1][:_RECENT] for own in past]
+        return self._cosines(last, [1.0 / np.arange(1, len(own) + 1) for own in last])
+
+    def alike(self, past: Sequence[Sequence[int] | np.ndarray]) -> sparse.csr_matrix:
+        """As `near`, with the last fifty, weighted alike."""
+        last = [own[::-1][:_MANY] for own in past]
+        return self._cosines(last, [np.ones(len(own)) for own in last])
+
+    def _cosines(
+        self, last: Sequence[Sequence[int] | np.ndarray], weights: Sequence[np.ndarray]
+    ) -> sparse.csr_matrix:
+        """Weighted means of the cosines with some items of each user."""
         weights = [own / own.sum() for own in weights]
         offsets = np.cumsum([0, *map(len, last)])
         read = sparse.csr_matrix(

@@ -20,10 +20,10 @@ from m6rec_jax.errors import DataError
 _HAD = ("had", "had_times", "had_since", "had_lately")
 KNOWN = (
     *("similarity", "co_occurrence", "following", "following_share", "ease", "ease_sum"),
-    *("words", "word_match", "popularity"),
+    *("words", "word_match", "past_words", "popularity"),
     *_HAD,
 )
-NEW = ("similarity", "words", "word_match", *_HAD, "offset")
+NEW = ("similarity", "words", "word_match", "past_words", *_HAD, "offset")
 SCORER = "scorer"
 # What an item that stands near nothing has for its share, one that nothing speaks for, and one
 # without a common word.

@@ -197,16 +197,17 @@ class Reranker:
 
         `similarity` is the towers'; `co_occurrence` the log of the share; `following_share` that of
         what came after the recent items, `following` the log of it; `ease_sum` the sum of the
-        weights of all that the user had, `ease` the log of it; `words` the similarity by words,
-        `word_match` the log of it; `popularity` the log of 1 and the training events; `had`
-        1 of what the user had before, `had_times` the log of 1 and how often, `had_since` the log
-        of how many items ago, `had_lately` 1 by that number; `scorer` the log of the scorer's
-        probability; `offset` 1.
+        weights of all that the user had, `ease` the log of it; `words` the similarity by words to
+        the last items, `word_match` the log of it, `past_words` the similarity to many;
+        `popularity` the log of 1 and the training events; `had` 1 of what the user had before,
+        `had_times` the log of 1 and how often, `had_since` the log of how many items ago,
+        `had_lately` 1 by that number; `scorer` the log of the scorer's probability; `offset` 1.
 
         Args:
           histories: per user, segments as the retriever read them.
           past: per user, the items of the history, oldest first, as catalogue indices. Of the last
-            ones co-occurrence and words tell, of all of them how often the user had an item.
+            ones co-occurrence and words tell, of all of them EASE, and how often the user had an
+            item.
           seen: per user, items that are no candidates; those of the past among them, where they
             cannot come next.
           found: the retriever's.
@@ -224,8 +225,7 @@ class Reranker:
                 f"seen ones and {len(found.ids)} of candidates do not belong together"
             )
         new = self.new if masked is None else self.new | masked
-        words = self._words.near(past)
-        words.sort_indices()
+        words, alike = self._words.near(past), self._words.alike(past)
         near, later, implied = (
             [self._near(share, *pair, new) for pair in zip(past, seen, strict=True)]
             for share in (
@@ -239,8 +239,8 @@ class Reranker:
         for row, out in enumerate(seen):
             own, hidden = found.ids[row][found.ids[row] != NO_ITEM], np.asarray(out, np.int64)
             again = had[row].items[~np.isin(had[row].items, hidden)]
-            alike = self._alike(words, row, hidden)
-            sources = (near[row].items, implied[row].items, alike, again)
+            by_words = self._by_words(alike, row, hidden)
+            sources = (near[row].items, implied[row].items, by_words, again)
             further = np.concatenate([items[: self._depth] for items in sources])
             further = further[self._offered[further]]
             ids = np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64)
@@ -258,9 +258,10 @@ class Reranker:
         sums = [_values(*pair) for pair in zip(implied, chosen, strict=True)]
         told["ease_sum"] = np.concatenate(sums)
         told["ease"] = np.log(told["ease_sum"] + LEAST_EASE)
-        told["words"] = np.concatenate(
-            [_values(_row(words, row), own) for row, own in enumerate(chosen)]
-        )
+        for name, found_by in (("words", words), ("past_words", alike)):
+            told[name] = np.concatenate(
+                [_values(_row(found_by, row), own) for row, own in enumerate(chosen)]
+            )
         told["word_match"] = np.log(told["words"] + LEAST_MATCH)
         told["popularity"] = self._popularity[ids[there]]
         times, since = (
@@ -314,9 +315,9 @@ class Reranker:
         some = some[~new[some]] if missing else some[:0]
         return some[~np.isin(some, np.concatenate([ids, out]))][:missing]
 
-    def _alike(self, words: sparse.csr_matrix, row: int, out: np.ndarray) -> np.ndarray:
+    def _by_words(self, alike: sparse.csr_matrix, row: int, out: np.ndarray) -> np.ndarray:
         """The items that are called most alike, but some; of equals those of smaller index."""
-        items, values = _row(words, row)
+        items, values = _row(alike, row)
         left = self._offered[items] & ~np.isin(items, out)
         items, values = items[left], values[left]
         return items[np.lexsort((items, -values))[: self._depth]]

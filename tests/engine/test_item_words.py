@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def words_of(text: str) -> list[str]:
     return "".join(kept).split()
 
 
-def by_hand(texts: Sequence[str], recent: Sequence[int]) -> list[float]:
-    """Weighted mean cosine with the last five items, in plain Python."""
+def by_hand(texts: Sequence[str], last: Mapping[int, float]) -> list[float]:
+    """Weighted mean cosine with items of these weights, in plain Python."""
     counted = [Counter(words_of(text)) for text in texts]
     frequency = Counter(word for words in counted for word in words)
     vectors = []
@@ -41,21 +41,33 @@ def by_hand(texts: Sequence[str], recent: Sequence[int]) -> list[float]:
         }
         length = math.sqrt(sum(value**2 for value in vector.values())) or 1.0
         vectors.append({word: value / length for word, value in vector.items()})
-    last = list(reversed(recent))[:5]
-    whole = sum(1 / k for k in range(1, len(last) + 1)) or 1.0
+    whole = sum(last.values()) or 1.0
     return [
         sum(
-            sum(vectors[item].get(word, 0.0) * value for word, value in vector.items()) / k / whole
-            for k, item in enumerate(last, 1)
+            sum(vectors[item].get(word, 0.0) * value for word, value in vector.items()) * weight
+            for item, weight in last.items()
         )
+        / whole
         for vector in vectors
     ]
 
 
-@pytest.mark.parametrize("recent", [[], [0], [4], [0, 2], [1, 1, 6], [0, 1, 2, 3, 4, 5, 6]])
-def test_similarities_are_those_of_tf_idf_by_hand(recent: list[int]) -> None:
-    (found,) = ItemWords(TEXTS).near([recent]).toarray()
-    np.testing.assert_allclose(found, by_hand(TEXTS, recent), atol=1e-6)
+def by_age(past: Sequence[int]) -> Counter[int]:
+    """Weights of the last five, the k-th last 1/k."""
+    weights = Counter[int]()
+    for place, item in enumerate(past[::-1][:5], 1):
+        weights[item] += 1 / place
+    return weights
+
+
+@pytest.mark.parametrize("past", [[], [0], [4], [0, 2], [1, 1, 6], [0, 1, 2, 3, 4, 5, 6]])
+def test_similarities_are_those_of_tf_idf_by_hand(past: list[int]) -> None:
+    (found,) = ItemWords(TEXTS).near([past]).toarray()
+    np.testing.assert_allclose(found, by_hand(TEXTS, by_age(past)), atol=1e-6)
+    # Of very many the last fifty count.
+    (found,) = ItemWords(TEXTS).alike([[3] * bool(past) + past * 50]).toarray()
+    many = Counter((past * 50)[-50:])
+    np.testing.assert_allclose(found, by_hand(TEXTS, many), atol=1e-6)
 
 
 @given(
@@ -69,7 +81,7 @@ def test_similarities_are_those_of_tf_idf_by_hand(recent: list[int]) -> None:
 def test_any_texts(asked: tuple[list[str], list[list[int]]]) -> None:
     texts, recent = asked
     found = ItemWords(texts).near(recent).toarray()
-    expected = [by_hand(texts, own) for own in recent]
+    expected = [by_hand(texts, by_age(own)) for own in recent]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

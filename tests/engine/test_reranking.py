@@ -48,7 +48,7 @@ class World:
         self.of_items, self.users = vectors[:10].astype(np.float32), vectors[10:].astype(np.float32)
         self.past = [[3, 0, 1, 1, 2, 3], [4], [9, 6, 5]]
         self.seen = [[1, 2, 3], [4, 0], [5, 9]]
-        values = rng.normal(size=13), rng.normal(size=8)
+        values = rng.normal(size=14), rng.normal(size=9)
         self.weights = RankingWeights.of_vector(np.concatenate(values), scorer=False)
 
     def top(self, k: int) -> TopK:
@@ -70,7 +70,10 @@ class World:
         """Scores of all items, one by one; -inf for those that are no candidates."""
         known, new = self.weights.known, self.weights.new
         scores = np.full((3, 10), -np.inf)
-        words = ItemWords(self.texts).near(self.past).toarray()
+        known_words = ItemWords(self.texts)
+        words, alike = (
+            found(self.past).toarray() for found in (known_words.near, known_words.alike)
+        )
         for row, (last, out) in enumerate(zip(self.past, self.seen, strict=True)):
             near = self.co_occurrence.related([item for item in last if item < 8], [])
             shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
@@ -83,6 +86,7 @@ class World:
                     "similarity": float(self.users[row] @ self.of_items[item]),
                     "words": words[row, item],
                     "word_match": np.log(words[row, item] + 0.01),
+                    "past_words": alike[row, item],
                     "offset": 1.0,
                     "had": float(item in last),
                     "had_times": np.log(1 + last.count(item)),
@@ -134,7 +138,7 @@ def test_masked_items_are_scored_as_new_ones(world: World) -> None:
 def test_candidates_are_the_best_of_each_source(world: World) -> None:
     arguments = ([[]] * 3, world.past, world.seen, world.top(1), world.similarities)
     ids, _ = world.reranker(depth=1).candidates(*arguments)
-    words = ItemWords(world.texts).near(world.past).toarray()
+    words = ItemWords(world.texts).alike(world.past).toarray()
     for row, out in enumerate(world.seen):
         words[row, out] = -1
         counted = [item for item in world.past[row] if item < 8]
