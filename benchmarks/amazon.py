@@ -90,24 +90,25 @@ class Task:
         return [[item for item in own[:-2] if not self.cold[item]] for own in self.sequences]
 
     @functools.cached_property
+    def events(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of training events."""
+        users = np.repeat(np.arange(len(self.training)), list(map(len, self.training)))
+        return users, np.concatenate(self.training).astype(np.int64)  # some may be empty
+
+    @functools.cached_property
     def counts(self) -> np.ndarray:
         """Training events of each item `[items]`."""
-        items = np.concatenate(self.training).astype(np.int64)  # some may be empty
-        return np.bincount(items, minlength=len(self.texts))
+        return np.bincount(self.events[1], minlength=len(self.texts))
 
     @functools.cached_property
     def counted(self) -> CoOccurrence:
         """Which items occur together in training."""
-        users = np.repeat(np.arange(len(self.training)), list(map(len, self.training)))
-        items = np.concatenate(self.training).astype(np.int64)
-        return CoOccurrence.counted(users, items, len(self.texts))
+        return CoOccurrence.counted(*self.events, len(self.texts))
 
     @functools.cached_property
     def linear(self) -> Ease:
         """What follows from all that a user had."""
-        users = np.repeat(np.arange(len(self.training)), list(map(len, self.training)))
-        items = np.concatenate(self.training).astype(np.int64)
-        return Ease.fitted(users, items, len(self.texts))
+        return Ease.fitted(*self.events, len(self.texts))
 
     @functools.cached_property
     def words(self) -> ItemWords:
@@ -250,10 +251,9 @@ def together(task: Task, parts: Mapping[Score, float]) -> Score:
 
 def ease(task: Task) -> Score:
     """Steck's item-item regression without a diagonal, in closed form."""
-    rows = np.repeat(np.arange(len(task.training)), list(map(len, task.training)))
-    places = (rows, np.concatenate(task.training).astype(np.int64))
     shape = (len(task.training), len(task.texts))
-    seen = sparse.csr_matrix((np.ones(len(rows), np.float32), places), shape)
+    ones = np.ones(len(task.events[0]), np.float32)
+    seen = sparse.csr_matrix((ones, task.events), shape)
     seen.data[:] = 1.0
     gram = np.asfortranarray((seen.T @ seen).toarray(), np.float32)
     gram[np.diag_indices_from(gram)] += _PENALTY

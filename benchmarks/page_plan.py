@@ -137,7 +137,7 @@ PLAN: Sequence[Study] = (
         (
             "python -m benchmarks.amazon {amazon}/beauty --minutes 20",
             "python -m benchmarks.amazon {amazon}/beauty --cold --models popularity TF-IDF"
-            " 'co-occurrence and TF-IDF' 'hybrid, no towers'",
+            " 'co-occurrence and TF-IDF' 'hybrid, no towers' 'hybrid, candidates as LIGER'",
             "python -m benchmarks.amazon {amazon}/games --minutes 20",
         ),
         2.4,

@@ -39,8 +39,8 @@ class EaseOptions:
     """How weights are fitted.
 
     Attributes:
-      items: how many have weights, the most popular ones. A fit holds a float32 of each pair and
-        takes time as the cube: a quarter of a minute, 0.6 GB in all, for 10,000.
+      items: how many have weights, the most popular ones. A fit holds four
+        bytes of each pair, 0.4 GB for 10,000, and takes time as the cube.
       penalty: of squared weights.
       neighbours: weights that are kept of each item.
     """

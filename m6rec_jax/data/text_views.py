@@ -21,7 +21,7 @@ from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 3
+FORMAT = 4
 
 log = logging.getLogger(__name__)
 
