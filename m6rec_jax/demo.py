@@ -16,7 +16,8 @@ from pathlib import Path
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.data.sources import fetch
 from m6rec_jax.evaluation.report import write_report
-from m6rec_jax.quickstart import evaluate_phase, prepare_both, run_phase
+from m6rec_jax.jobs.retrieval import TWO_TOWERS
+from m6rec_jax.quickstart import HYBRID_NOTE, evaluate_phase, prepare_both, run_phase
 from m6rec_jax.run_report import TaskResult, parameter_groups, report_data
 from m6rec_jax.training.parameter_table import count_parameters
 
@@ -72,9 +73,10 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
         "ctr.baselines.smoothed_mean.log_loss": scoring.baselines["item_mean"]["log_loss"],
         "retrieval.hit_rate@10": retrieval.metrics["hit_rate@10"],
         "retrieval.ndcg@10": retrieval.metrics["ndcg@10"],
-        "retrieval.baselines.popularity.hit_rate@10": retrieval.baselines["popularity"][
-            "hit_rate@10"
-        ],
+        **{
+            f"retrieval.baselines.{name}.hit_rate@10": retrieval.baselines[name]["hit_rate@10"]
+            for name in ("popularity", TWO_TOWERS)
+        },
         "trainable_share": count_parameters(config, "prompts").trainable_share,
     }
     seconds = time.monotonic() - started
@@ -100,7 +102,8 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
             "test; 4 or 5 stars are positive. Statistics in the text come from earlier training "
             "ratings alone; those of the user, in test rows, from that user's validation ratings, "
             "too.",
-            "Retrieval: each user's last film, among all films the user has not rated before.",
+            "Retrieval: each user's last film, among all films the user has not rated before."
+            + HYBRID_NOTE,
             "Item mean: the film's share of likes in training, with five ratings' worth of the "
             "overall share.",
         ],

@@ -1,6 +1,7 @@
 """`m6rec quickstart FOLDER`: from a data set folder to a tuned scorer and retriever, and a report.
 
-    check, prepare, vocabulary, pretrain, tune a scorer, tune a retriever, index, evaluate, report
+    check, prepare, vocabulary, pretrain, tune a scorer, tune a retriever, index,
+    calibrate and evaluate, report
 
 Each step is what a command of `m6rec` does with a gin file that is written to the output folder, on
 top of those in gin_configs/own_data, so that one can go on from there. Run again after an
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,10 @@ from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.vocabulary_text import train_on_prepared
+from m6rec_jax.engine.model_folder import read_ranking
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.evaluation.calibration import calibrate
+from m6rec_jax.evaluation.calibration import report as calibration_report
 from m6rec_jax.evaluation.report import write_report
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.pipeline.fitted_settings import measured_lengths, vocabulary_rows
@@ -47,6 +52,10 @@ SIZES_FILE = "quickstart.json"
 VOCABULARY = "vocabulary.model"
 PREPARE, FOUNDATION, SCORER, RETRIEVER = "prepare", "foundation", "scorer", "retriever"
 OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')")
+HYBRID_NOTE = (
+    " The model is the hybrid that is served: what its two towers, co-occurrence, EASE, words and "
+    "popularity say, weighed by what was learnt on validation rows; two towers are those alone."
+)
 _STEPS = (
     "check",
     "prepare",
@@ -55,7 +64,7 @@ _STEPS = (
     "tune the scorer",
     "tune the retriever",
     "index",
-    "evaluate",
+    "calibrate and evaluate",
     "report",
 )
 # Shares of the time: of pretraining, of tuning the scorer and the retriever.
@@ -172,7 +181,8 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
                 "Scoring: each user's first events train, the last ones test; without labels "
                 "in the data every event is positive, and negatives are sampled.",
                 "Retrieval: each user's last item, among all items"
-                + ("." if scoring.repeats_count else " the user has not had before."),
+                + ("." if scoring.repeats_count else " the user has not had before.")
+                + HYBRID_NOTE,
                 *sample_notes(tested),
             ],
         )
@@ -221,10 +231,22 @@ def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResu
 
 
 def evaluate_phase(result: TrainResult, sample: int = 0) -> TaskResult:
-    """A run's last state on the test part of the task that gin is configured for."""
-    (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+    """A run's last state on the test part of the task that gin is configured for.
+
+    A retriever learns first how the items are ordered that it and others find, which is what is
+    served (docs/evaluation.md#reranking).
+
+    Args:
+      result: of `run_phase`, for which gin is still configured, or again.
+      sample: rows of the validation and of the test part that are read (0: all).
+    """
+    folder, name = configuration.macro("MODEL_DIR"), configuration.macro("MIXTURE_OR_TASK_NAME")
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
-    return evaluate_task(task, lengths, result.model, result.state.variables, sample=sample)
+    (task,) = evaluated_tasks(name)
+    if task.kind == "retrieval":
+        print(calibration_report(calibrate(folder, name, lengths, limit=sample)), flush=True)
+    asked: dict[str, Any] = {"sample": sample, "ranking": read_ranking(folder, result.step)}
+    return evaluate_task(task, lengths, result.model, result.state.variables, **asked)
 
 
 def print_metrics(result: TaskResult) -> None:
@@ -388,7 +410,6 @@ To go on, from that folder:
   m6rec eval --gin.MODEL_DIR={SCORER}
   m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED=data/{dataset}.per_user_temporal \\
       --requests requests.jsonl --output scores.jsonl
-  m6rec calibrate --gin.MODEL_DIR={RETRIEVER}
   m6rec eval --gin.MODEL_DIR={RETRIEVER}
   m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED=data/{dataset}.leave_one_out \\
       --index items.index --requests requests.jsonl --output found.jsonl"""

@@ -171,14 +171,18 @@ class Kept:
         found = programs.find(name)
         if found is None:
             with _from_source():
-                found = self._jitted.lower(*args).compile()
+                # JAX gives equal functions the program that it has in memory, which may have been
+                # read from its cache, too; a partial function is like no other.
+                anew = jax.jit(functools.partial(self._function), donate_argnums=self._donate)
+                found = anew.lower(*args).compile()
             programs.write(name, found)
         return found
 
 
 @contextlib.contextmanager
 def _from_source() -> Iterator[None]:
-    """Without JAX's own cache: what was read from it cannot be written again (jaxlib 0.10.2)."""
+    """Without JAX's own cache: what was read from it, written again lacks functions, and fails when
+    it is run ("Function ... not found", jaxlib 0.10.2)."""
     with _lock:
         used = jax.config.values["jax_enable_compilation_cache"]
         jax.config.update("jax_enable_compilation_cache", False)

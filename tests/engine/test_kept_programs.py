@@ -115,6 +115,26 @@ def test_a_damaged_file_is_made_again(folder: Path, caplog: pytest.LogCaptureFix
     assert TRACED == [2, 2]
 
 
+def test_what_jax_has_read_from_its_own_cache_is_compiled_anew(folder: Path) -> None:
+    """Written again, such a program runs nowhere: "Function ... not found"."""
+
+    def run(x: Array) -> Array:
+        for _ in range(3):
+            x = jnp.tanh(x @ x.T) @ x + jnp.where(x > 0, x, -x)
+        return jnp.sort(x.sum(0))
+
+    x = jnp.eye(32)
+    expected = run(x)
+    keep_programs(None)
+    Kept(run)(x)  # which JAX keeps in its own cache
+    jax.clear_caches()
+    Kept(run)(x)  # which JAX reads there
+    for _ in range(2):  # compiled, then read
+        keep_programs(folder)
+        np.testing.assert_allclose(Kept(run)(x), expected, rtol=1e-5)
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_programs_of_the_last_start_are_read_ahead_and_warm_up_runs_none(folder: Path) -> None:
     def add(x: Array, y: Array) -> Array:
         return x + y

@@ -74,8 +74,10 @@ def test_everything_lies_in_one_folder(made: Path) -> None:
     sizes = json.loads((out / "quickstart.json").read_text())
     assert sizes["steps"] == {"foundation": 4, "scorer": 4, "retriever": 4}
     assert sizes["model"] == "tiny"
+    assert (out / "retriever" / "inference" / "ranking.json").is_file()
     text = (out / "report.html").read_text()
-    for part in ("AUC", "log loss", "hit rate @ 10", "item mean", "popularity", "4 users"):
+    shown = ("AUC", "log loss", "hit rate @ 10", "item mean", "popularity", "two towers", "4 users")
+    for part in shown:
         assert part in text, part
     assert text.count(">chosen<") < 15, "only what the users chose is marked"
 
