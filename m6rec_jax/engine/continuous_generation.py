@@ -29,19 +29,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.constraints import AfterPrefix, any_text
-from m6rec_jax.engine.decoding import FREE, next_tokens
+from m6rec_jax.engine.constraints import any_text
+from m6rec_jax.engine.decoding import FREE
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.generation_program import row_keys
 from m6rec_jax.engine.generation_stream import GenerationStream, GrowingText
 from m6rec_jax.engine.runtime import smallest_that_fits
-from m6rec_jax.engine.sampling import SamplingOptions, sampler
+from m6rec_jax.engine.slot_steps import advance_slots, empty_slots
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
-from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model import M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
-from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
@@ -138,12 +136,15 @@ class ContinuousGenerator(Engine):
         self._join = self._jit(copy.copy(self)._join_sources, donate=1)
         self._advance = {
             width: self._jit(
-                functools.partial(_advance, model, num_steps=steps_per_call, width=width), donate=1
+                functools.partial(advance_slots, model, num_steps=steps_per_call, width=width),
+                donate=1,
             )
             for width in self._widths()
         }
         self._start = self._jit(
-            functools.partial(_empty, model, self.num_slots, self.max_tokens, self._widths()[-1])
+            functools.partial(
+                empty_slots, model, self.num_slots, self.max_tokens, self._widths()[-1]
+            )
         )
         self._free_rows: dict[int, RowChoices] = {}
         self._begin()
@@ -514,105 +515,3 @@ class ContinuousGenerator(Engine):
 
     def _widths(self) -> list[int]:
         return [self._width(bucket) for bucket in self._source_buckets]
-
-
-def _empty(
-    model: M6Rec, num_slots: int, length: int, width: int, variables: Variables
-) -> DecoderCache:
-    """A cache for all slots that holds nothing."""
-    hidden = jnp.zeros((num_slots, width, model.config.embed_dim), model.config.dtype)
-    encoded = Encoded(hidden, jnp.zeros((num_slots, width), bool))
-    task_ids = jnp.zeros((num_slots,), jnp.int32)
-    cache: DecoderCache = model.apply(
-        variables, encoded, task_ids, max_length=length, method=model.start_decoding
-    )
-    return cache
-
-
-def _advance(
-    model: M6Rec,
-    variables: Variables,
-    cache: DecoderCache,
-    batch: Mapping[str, Array],
-    constraint: RowChoices,
-    column: Array,
-    *,
-    num_steps: int,
-    width: int,
-) -> tuple[DecoderCache, Array, Array, Array]:
-    """Takes steps, until all have ended at most.
-
-    Args:
-      cache: of all slots.
-      batch: of each row that takes part, `[rows]`: `rows` (its slot; of all slots, in order),
-        `active`, `last` (token), `position`, `limit`, `task_ids`, `seeds` and the fields of
-        `SamplingOptions`; where rows may leave the decoder early `exit_threshold` and `exit_depth`;
-        `given` `[rows, steps]`, its prefix from here on, and `num_given`, how long that is.
-      constraint: which tokens may come after the prefix.
-      column: where in the cache the first step goes.
-      num_steps: steps to take.
-      width: columns of the sources that are read.
-
-    Returns:
-      The cache, tokens and their log probabilities `[rows, steps]`, and how many steps were taken.
-    """
-    rows, length = batch["rows"], cache.length
-    everybody = rows.shape[0] == cache.num_rows
-
-    def of_rows(array: Array) -> Array:
-        return array if everybody else jnp.take(array, rows, axis=-4)
-
-    def into_slots(old: Array, new: Array) -> Array:
-        if everybody:
-            return new
-        return old.at[rows if old.ndim == 4 else (slice(None), rows)].set(new)
-
-    own = DecoderCache(
-        jax.tree.map(of_rows, cache.past),
-        jax.tree.map(lambda array: of_rows(array)[..., :width, :], cache.source),
-        (cache.source_mask if everybody else cache.source_mask[rows])[:, :width],
-    )
-    sampling = SamplingOptions(batch["temperature"], batch["top_k"], batch["top_p"])
-    choose = sampler(row_keys(batch["seeds"], 1), sampling)
-    after_prefix = AfterPrefix(constraint, batch["num_given"])
-
-    def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, last, ended, own, tokens, gains, state = now
-        position = jnp.minimum(batch["position"] + step, length - 1)
-        exits = None
-        if "exit_depth" in batch:
-            exits = TokenExits(batch["exit_threshold"], batch["exit_depth"], asleep=ended)
-        hidden, own = model.apply(
-            variables,
-            own,
-            last,
-            position,
-            batch["task_ids"],
-            column=(column + step) % length,
-            exits=exits,
-            method=model.decode_step,
-        )
-        logits = model.apply(variables, hidden, method=model.token_logits)
-        log_probs = after_prefix.mask(state, jax.nn.log_softmax(logits, axis=-1))
-        given = batch["given"][:, step]
-        token, gained = next_tokens(log_probs, choose(log_probs, position), given, ended)
-        tokens, gains = tokens.at[:, step].set(token), gains.at[:, step].set(gained)
-        ended |= (token == EOS_ID) | (position + 1 >= batch["limit"])
-        state = after_prefix.advance(state, token)
-        return step + 1, token, ended, own, tokens, gains, state
-
-    shape = (rows.shape[0], num_steps)
-    begin = (
-        jnp.int32(0),
-        batch["last"],
-        ~batch["active"],
-        own,
-        jnp.full(shape, PAD_ID, jnp.int32),
-        jnp.zeros(shape, jnp.float32),
-        after_prefix.start(rows.shape[0]),
-    )
-    step, _, _, own, tokens, gained, _ = jax.lax.while_loop(
-        lambda now: (now[0] < num_steps) & ~jnp.all(now[2]), advance, begin
-    )
-    past = jax.tree.map(into_slots, cache.past, own.past)
-    return cache._replace(past=past), tokens, gained, step

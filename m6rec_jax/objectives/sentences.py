@@ -14,6 +14,7 @@ from typing import Any
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.attention import MASKED
@@ -59,6 +60,20 @@ class SentenceDistillation:
                 )
 
 
+def sentence_numbers(features: Mapping[str, Any]) -> Any:
+    """Which sentence of its row each token of the source is of, int32 `[batch, length]`.
+
+    From 1 on; 0 is padding. Blocks of packed documents, each of which counts its own, follow each
+    other. Of numpy arrays a numpy array.
+    """
+    blocks = features["encoder_block_ids"]
+    documents = features.get("encoder_segment_ids", blocks)
+    xp = np if isinstance(blocks, np.ndarray) else jnp
+    begins = (blocks[:, 1:] != blocks[:, :-1]) | (documents[:, 1:] != documents[:, :-1])
+    numbers = xp.cumsum(xp.pad(begins, ((0, 0), (1, 0)), constant_values=True), axis=1)
+    return xp.where(blocks > 0, numbers, 0).astype(xp.int32)
+
+
 class SentenceLoss:
     """A loss function: another one, and the divergence from the encoder's relations.
 
@@ -101,7 +116,7 @@ class SentenceLoss:
             )
         wanted = features[SENTENCE_VECTORS]
         numbers = 1 + jnp.arange(wanted.shape[1])
-        blocks = features["encoder_block_ids"][:, None, :] == numbers[None, :, None]
+        blocks = sentence_numbers(features)[:, None, :] == numbers[None, :, None]
         hidden = seen.outputs.encoded.hidden[:, model.config.prompts.num_prompts :]
         means = jnp.einsum("bsl,ble->bse", blocks.astype(jnp.float32), hidden.astype(jnp.float32))
 

@@ -18,7 +18,7 @@ from m6rec_jax.text.piece_vectors import (
     count_neighbours,
     neighbour_vectors,
 )
-from m6rec_jax.training.encoder_vectors import count_pieces, encoder_vectors
+from m6rec_jax.training.encoder_vectors import encoder_vectors
 from m6rec_jax.training.sentences import encoder_folder
 from m6rec_jax.training.task_data import MakeBatches, pieces_of
 from m6rec_jax.training.train_state import TrainState
@@ -35,7 +35,7 @@ def check_initial_embeddings(choice: str) -> None:
 
 
 @gin.configurable(
-    allowlist=["rows", "max_distance", "neighbours_share", "encoder", "encoder_share"]
+    allowlist=["rows", "max_distance", "neighbours_share", "encoder", "encoder_share", "sentences"]
 )
 def with_initial_embeddings(
     state: TrainState,
@@ -52,6 +52,7 @@ def with_initial_embeddings(
     neighbours_share: float = 0.5,
     encoder: str = "sentence-encoder",
     encoder_share: float = 0.8,
+    sentences: int = 20_000,
 ) -> TrainState:
     """Starts token embeddings as `Start.embeddings` says.
 
@@ -70,6 +71,7 @@ def with_initial_embeddings(
       neighbours_share: of the vectors' mean square, for 'neighbours'.
       encoder: its folder, or the name of a fetched one.
       encoder_share: of the vectors' mean square, for 'encoder'; the rest is as in 'neighbours'.
+      sentences: blocks of the rows that the encoder reads, at most.
 
     Raises:
       CheckpointError: no such encoder.
@@ -89,10 +91,7 @@ def with_initial_embeddings(
         vectors = _mixed(vectors, near, "neighbours_share", neighbours_share)
     if choice == "encoder":
         meant = encoder_vectors(
-            encoder_folder(encoder),
-            pieces,
-            count_pieces(rows_read, len(pieces)),
-            config.embedding_width,
+            encoder_folder(encoder), pieces, rows_read, config.embedding_width, sentences, seed
         )
         vectors = _mixed(vectors, meant, "encoder_share", encoder_share)
     return with_piece_vectors(state, config, vectors)

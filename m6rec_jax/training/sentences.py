@@ -16,11 +16,13 @@ from m6rec_jax.checkpoints.huggingface import WEIGHTS_FILE
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.hashing import hash_files
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.bert import sentence_vectors
 from m6rec_jax.objectives.sentences import (
     SENTENCE_ENCODER,
     SENTENCE_VECTORS,
     SentenceDistillation,
+    sentence_numbers,
 )
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -70,7 +72,10 @@ class SentenceEncoder:
         order = np.argsort([len(ids) for ids in tokens], kind="stable")  # alike lengths together
         order = order[[len(tokens[number]) > 0 for number in order]]
         size = _BATCHES[len(order) > _BATCHES[0]]
-        for start in range(0, len(order), size):
+        starts = range(0, len(order), size)
+        for start in progress_bar(
+            starts, desc="reading sentences", unit=" batches", delay=5.0, leave=False
+        ):
             numbers = order[start : start + size]
             ids = np.zeros((size, -(-len(tokens[numbers[-1]]) // _LENGTH) * _LENGTH), np.int32)
             for row, number in enumerate(numbers):
@@ -97,9 +102,9 @@ def add_sentences(
     known: dict[bytes, np.ndarray] = {}
 
     def add(batch: Batch) -> Batch:
-        tokens, blocks = batch["encoder_input_tokens"], batch["encoder_block_ids"]
+        tokens, sentences = batch["encoder_input_tokens"], sentence_numbers(batch)
         places: dict[bytes, list[tuple[int, int]]] = {}
-        for row, (ids, numbers) in enumerate(zip(tokens, blocks, strict=True)):
+        for row, (ids, numbers) in enumerate(zip(tokens, sentences, strict=True)):
             for place in range(min(int(numbers.max(initial=0)), settings.max_sentences)):
                 block = ids[numbers == place + 1].astype(np.int32)
                 if not np.isin(block, sentinels).any():

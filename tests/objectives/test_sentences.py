@@ -41,21 +41,23 @@ def batch(features: Features) -> Features:
         [1, 1, 2, 2, 3, 0],
         [1] * 6,
         [1, 1, 2, 0, 0, 0],
-        [1, 2, 3, 3, 4, 4],
+        [1, 2, 3, 3, 1, 1],
         [1, 2, 3, 4, 5, 6],
     ]
+    documents = np.array([[1, 1, 1, 1, 1, 0], *[[1] * 6] * 2, [1, 1, 1, 1, 2, 2], [1] * 6])
     return {
         **features,
         "encoder_block_ids": np.array(blocks, np.int32),
-        SENTENCE_VECTORS: vectors(np.array(blocks)),
+        "encoder_segment_ids": documents.astype(np.int32),
+        SENTENCE_VECTORS: vectors(np.array([3, 1, 2, 4, 6])),
     }
 
 
-def vectors(blocks: np.ndarray) -> np.ndarray:
+def vectors(counts: np.ndarray) -> np.ndarray:
     """The teacher's, of up to four blocks a row; some have none, and two are of one text."""
     rng = np.random.default_rng(4)
     found = rng.normal(size=(ROWS, 4, 6)) * (rng.random((ROWS, 4, 1)) < 0.9)
-    found *= (np.arange(1, 5) <= blocks.max(axis=1, keepdims=True))[..., None]
+    found *= (np.arange(1, 5) <= counts[:, None])[..., None]
     found[3, 2] = found[0, 0]
     return found.astype(np.float32)
 
@@ -117,7 +119,10 @@ def test_relations_of_blocks(batch: Features, variables: Any) -> None:
     hidden = np.asarray(encoded.hidden, np.float64)[:, 4:]
     taught = []
     for row, place in np.argwhere(batch[SENTENCE_VECTORS].any(axis=-1)):
-        mean = hidden[row, batch["encoder_block_ids"][row] == place + 1].mean(0)
+        block, document = (1, 2) if (row, place) == (3, 3) else (place + 1, 1)
+        held = batch["encoder_block_ids"][row] == block
+        held &= batch["encoder_segment_ids"][row] == document
+        mean = hidden[row, held].mean(0)
         own = batch[SENTENCE_VECTORS][row, place].astype(np.float64)
         taught.append([side / np.linalg.norm(side) for side in (own, mean)])
     total = 0.0

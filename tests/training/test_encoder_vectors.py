@@ -10,8 +10,8 @@ import pytest
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.bert import sentence_vectors
-from m6rec_jax.training import encoder_vectors, sentences
-from m6rec_jax.training.encoder_vectors import count_pieces
+from m6rec_jax.training import encoder_vectors
+from m6rec_jax.training import sentences as sentences_module
 from m6rec_jax.training.sentences import encoder_folder
 from tests.training.test_sentences import CONFIG, write_encoder
 
@@ -36,38 +36,60 @@ def folder(tmp_path: Path) -> Path:
     return write_encoder(tmp_path, lambda shape: random.normal(size=shape))
 
 
-@pytest.mark.parametrize("width", [3, 8, 10])
-def test_likeness_is_that_of_the_encoder(folder: Path, width: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sentences, "_BATCHES", (3, 3))
-    monkeypatch.setattr(encoder_vectors, "_MAX_TOKENS", 16)
+# Two documents in the first row; what is short, masked or padding is no sentence.
+ROWS = (
+    np.array([[2, 3, 6, 7, 4, 5, 6, 2, 7, 9, 3], [2, 3, 6, 7, 3, 2, 2, 3, 4, 4, 0]], np.int32),
+    np.array([[1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 0]], np.int32),
+    np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]], np.int32),
+)
+SENTENCES = ([2, 3, 6, 7], [4, 5, 6, 2], [2, 3, 4, 4])
+OF_SENTENCES = (
+    [2, 4, 5, 6, 10, 11, 1, 3],  # the last two are one word
+    [2, 1, 10, 11, 12, 4, 3],
+    [2, 4, 5, 6, 7, 7, 3],
+)
+
+
+def of_encoder(folder: Path, tokens: Any) -> np.ndarray:
+    """What it makes of texts, one by one; zeros for an empty one."""
     config, weights = read_bert(folder)
-    expected = np.zeros((len(PIECES), CONFIG.hidden_size))
-    for row, tokens in enumerate(TOKENS):
-        if tokens:
-            ids = jnp.array([tokens])
-            expected[row] = sentence_vectors(config, weights, ids, ids > 0)[0]
+    found = np.zeros((len(tokens), CONFIG.hidden_size))
+    for row, own in enumerate(tokens):
+        if own:
+            ids = jnp.array([own])
+            found[row] = sentence_vectors(config, weights, ids, ids > 0)[0]
+    says = found.any(axis=1)
+    found[says] -= found[says].mean(axis=0)
+    return found
+
+
+@pytest.mark.parametrize("width", [3, 8, 10])
+@pytest.mark.parametrize("sentences", [0, 9])
+def test_vectors_against_numpy(folder: Path, width: int, sentences: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sentences_module, "_BATCHES", (3, 3))
+    monkeypatch.setattr(encoder_vectors, "_MAX_TOKENS", 16)
+    expected, counts = of_encoder(folder, TOKENS), np.ones(len(PIECES))
     says = np.array([bool(tokens) for tokens in TOKENS])
-    expected[says] -= expected[says].mean(axis=0)
-    # The nearest matrix of so low a rank.
-    left, scale, right = np.linalg.svd(expected)
-    number = min(width, len(scale))
-    low = (left[:, :number] * scale[:number]) @ right[:number]
-    counts = np.array([0, 9, 3, 0, 1, 0, 0, 0.0])
-    low *= (1e-3 / (1e-3 + counts / counts.sum()))[:, None]
-    found = encoder_vectors.encoder_vectors(folder, PIECES, counts, width)
+    if sentences:
+        shares = np.zeros((3, len(PIECES)))
+        for row, sentence in enumerate(SENTENCES):
+            np.add.at(shares[row], sentence, 1 / len(sentence))
+            np.add.at(counts, sentence, 1)
+        rest = of_encoder(folder, OF_SENTENCES) - shares @ expected
+        expected += np.linalg.solve(shares.T @ shares + 0.03 * np.eye(len(PIECES)), shares.T @ rest)
+        assert np.linalg.norm(rest) > 2 * np.linalg.norm(
+            of_encoder(folder, OF_SENTENCES) - shares @ expected
+        )
+    # The axes along which pieces differ most.
+    around = expected - np.average(expected, axis=0, weights=counts)
+    _, _, axes = np.linalg.svd(around * np.sqrt(counts)[:, None])
+    low = expected @ axes[:width].T
+    found = encoder_vectors.encoder_vectors(folder, PIECES, [ROWS], width, sentences, 0)
     assert found.shape == (len(PIECES), width)
     assert not found[1].any()
     assert np.mean(found[says] ** 2) == pytest.approx(1.0, rel=1e-5)
-    low /= np.sqrt(np.sum(low**2) / (says.sum() * width))
+    low /= np.sqrt(np.sum(low[says] ** 2) / (says.sum() * width))
     np.testing.assert_allclose(found @ found.T, low @ low.T, atol=1e-4)
-
-
-def test_pieces_of_rows_are_counted() -> None:
-    tokens = np.array([[3, 3, 7, 9], [1, 0, 0, 0]], np.int32)
-    assert count_pieces([(tokens, tokens, None), (tokens[:1], tokens, None)], 8).tolist() == [
-        *(0, 1, 0, 4),
-        *(0, 0, 0, 2),
-    ]
 
 
 def test_no_encoder_there(tmp_path: Path, monkeypatch: Any) -> None:

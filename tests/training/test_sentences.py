@@ -73,8 +73,12 @@ def test_blocks_become_sentences_once(folder: Path, shop_vocabulary: Any) -> Non
     tokens[0], numbers[0] = np.concatenate(ids), blocks
     tokens[1, : len(masked)] = masked
     numbers[1, : len(masked)] = [1] * (len(ids[0]) + 1) + [2] * len(ids[1])
+    # Packed: the second document of the first row counts its blocks from 1 again.
+    documents = 1 + (numbers > 2)
+    numbers = np.where(documents == 2, numbers - 2, numbers)
     add = add_sentences(settings, Encoder(), shop_vocabulary)  # type: ignore[arg-type]
     batch = {"encoder_input_tokens": tokens, "encoder_block_ids": numbers}
+    batch["encoder_segment_ids"] = documents
     expected = [[[25, 1], [5, 1], [5, 1]], [[0, 0], [5, 1], [0, 0]]]
     for _ in range(2):
         np.testing.assert_array_equal(add(batch)[SENTENCE_VECTORS], expected)
