@@ -364,7 +364,7 @@ class M6Rec(nn.Module):
         mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
         cross = masks.cross_mask(encoded.mask, encoded.segment_ids, segment_ids)
         if self.config.cross_attention_at == "ends":
-            ends = masks.block_ends(decoder_block_ids)
+            ends = masks.block_ends(decoder_block_ids, segment_ids)
             use_source = ends if use_source is None else ends & use_source[:, None]
         return mask, encoded.hidden, mask_bias(cross)[:, None], use_source
 

@@ -96,7 +96,18 @@ def cross_mask(
     return mask & ((source == target_segment_ids[:, :, None]) | (source == 0))
 
 
-def block_ends(block_ids: Array) -> Array:
-    """Where blocks end: bool `[batch, length]`, True at the last position of each one."""
-    following = jnp.pad(block_ids[:, 1:], ((0, 0), (0, 1)))
-    return (block_ids != 0) & (block_ids != following)
+def block_ends(block_ids: Array, segment_ids: Array | None = None) -> Array:
+    """Where blocks end: bool `[batch, length]`, True at the last position of each one.
+
+    Args:
+      block_ids: `[batch, length]` (0: padding).
+      segment_ids: of that shape, where rows are packed: each document counts its own blocks.
+    """
+
+    def changes(ids: Array) -> Array:
+        return ids != jnp.pad(ids[:, 1:], ((0, 0), (0, 1)))
+
+    ends = changes(block_ids)
+    if segment_ids is not None:
+        ends |= changes(segment_ids)
+    return (block_ids != 0) & ends

@@ -330,10 +330,15 @@ def test_a_small_task_in_a_large_bank_equals_itself_alone(
     np.testing.assert_array_equal(gradients["prompts"]["bank"]["soft_prompts"][:, 0], 0.0)
 
 
-def test_packed_documents_do_not_see_one_another(config: ModelConfig, make_variables: Make) -> None:
+@pytest.mark.parametrize("cross_attention_at", ["all", "ends"])
+def test_packed_documents_do_not_see_one_another(
+    config: ModelConfig, make_variables: Make, cross_attention_at: str
+) -> None:
     """Two documents in one row equal the same two in rows of their own (no soft prompts)."""
     prompts = dataclasses.replace(config.prompts, num_prompts=0, head="none")
-    config = config.replace(prompts=prompts, late_layers_start=1)
+    config = config.replace(
+        prompts=prompts, late_layers_start=1, cross_attention_at=cross_attention_at
+    )
     variables, apply = make_variables(config), jitted(M6Rec(config))
     rng = np.random.default_rng(3)
     source, target = rng.integers(2, 32, (1, 9)), rng.integers(2, 32, (1, 7))
