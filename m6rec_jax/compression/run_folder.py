@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,11 +70,15 @@ def training_batches_of(
     Raises:
       CheckpointError: the run has no `config.gin`. DataError: its data are not on this machine.
     """
+    from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
+
     if not (run / CONFIG_FILE).is_file():
         raise CheckpointError(f"{run} has no {CONFIG_FILE}, which says what it was trained on")
     configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
     name = configuration.bound("TrainingData.mixture_or_task_name")
     lengths = configuration.bound("TrainingData.task_feature_lengths")
     mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    source = training_batches(name, lengths, batch_size, None, mesh)
+    source = training_batches(
+        name, lengths, batch_size, functools.partial(BatchIterator, num_shards=1), mesh
+    )
     return (next(source) for _ in itertools.count())

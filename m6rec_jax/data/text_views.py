@@ -91,6 +91,8 @@ def _prepare_texts(
     for view in wanted:
         (rendered / view).mkdir(parents=True)
         writers[view] = RowWriter(rendered / view, view)
+    # What is written from here on is half new until a manifest says so.
+    (folder / MANIFEST).unlink(missing_ok=True)
     rows, manifest = render(folder)
     with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
         for view, part, row in rows:

@@ -44,7 +44,7 @@ class SelfAttention(NamedTuple):
 
 @dataclass
 class Seen:
-    """What a run of the model left: its outputs, and the self-attention by tower."""
+    """What runs of models left: the first one's outputs, and the self-attention by tower."""
 
     attention: dict[str, SelfAttention] = field(default_factory=dict)
     outputs: Outputs = field(init=False)
@@ -64,8 +64,10 @@ def watch(encoder_layer: int | None = None, decoder_layer: int | None = None) ->
         if context.method_name != "__call__" or not isinstance(module, M6Rec | LayerStack):
             return method(*args, **kwargs)
         if isinstance(module, M6Rec):
-            seen.outputs = method(*args, **kwargs)
-            return seen.outputs
+            outputs = method(*args, **kwargs)
+            # A teacher may follow the student.
+            seen.outputs = getattr(seen, "outputs", outputs)
+            return outputs
         layer = layers[module.path[0]]
         if layer is None or not kwargs["start"] <= layer < kwargs["stop"]:
             return method(*args, **kwargs)

@@ -114,9 +114,11 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
 
     Training events and those of earlier updates come as they were counted, what follows them in the
-    order of its rows' times. Of very long histories the last thousand are kept.
+    order of its rows' times. Events of parts that the split hides from these rows are left out. Of
+    very long histories the last thousand are kept.
     """
     parts = PARTS if part in PARTS else ("train", *prepared.updates)
+    visible = prepared.manifest["visible"]["history"].get(part, parts)  # of updates all before
     earlier, of_users = parts[: parts.index(part)], dict[int, list[np.ndarray]]()
     lengths: collections.Counter[int] = collections.Counter()
 
@@ -126,7 +128,7 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
 
     for own in earlier:
         if own == "validation":
-            for _, user, items in _in_time(prepared, own):
+            for _, user, items in _in_time(prepared, own) if own in visible else ():
                 add(user, items)
             continue
         name = "prepared" if own == "train" else own
@@ -141,10 +143,14 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     before = [(0, 0)] * len(rows)
     for row, user, items in rows:
         before[row] = user, lengths[user]
-        add(user, items)
+        if part in visible:
+            add(user, items)
     # Rows of a user share its items: they are parts of one array.
     whole = {user: np.concatenate(items) for user, items in of_users.items()}
-    return [whole[user][max(number - _MOST_PAST, 0) : number] for user, number in before]
+    nothing = np.zeros(0, np.int64)
+    return [
+        whole.get(user, nothing)[max(number - _MOST_PAST, 0) : number] for user, number in before
+    ]
 
 
 def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, np.ndarray]]:

@@ -287,7 +287,8 @@ class _Reading:
         codes = np.asarray(self._codes, np.int8)
         splits.check_parts(codes, self._split.name, "requests")
         items = list(self._items.values())
-        users, indices, values = (np.asarray(column) for column in zip(*self._events, strict=True))
+        columns = zip(*self._events, strict=True) if self._events else ((), (), ())
+        users, indices, values = map(np.asarray, columns, (np.int64, np.int64, np.float64))
         write_catalogue(
             folder / CATALOGUE,
             items,

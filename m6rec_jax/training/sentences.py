@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class SentenceEncoder:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of unit length, float32 `[texts, width]`; zeros for a text without a token."""
-        tokens = [self._tokens(text) for text in texts]
+        tokens = self._tokens(texts)
         found = np.zeros((len(texts), self.width), np.float32)
         order = np.argsort([len(ids) for ids in tokens], kind="stable")  # alike lengths together
         order = order[[len(tokens[number]) > 0 for number in order]]
@@ -96,12 +97,18 @@ def add_sentences(
     """A function that adds the feature `SENTENCE_VECTORS` to batches.
 
     Each block of the source is turned back into text. Blocks of which spans are masked say less to
-    the encoder than to the student, and are left out. Texts come again, and are encoded once.
+    the encoder than to the student, and are left out. Texts come again, and are encoded once. Any
+    thread may call it: training batches are made on another one than those of validations.
     """
     sentinels = np.asarray(vocabulary.sentinel_ids)
     known: dict[bytes, np.ndarray] = {}
+    lock = threading.Lock()
 
     def add(batch: Batch) -> Batch:
+        with lock:
+            return extended(batch)
+
+    def extended(batch: Batch) -> Batch:
         tokens, sentences = batch["encoder_input_tokens"], sentence_numbers(batch)
         places: dict[bytes, list[tuple[int, int]]] = {}
         for row, (ids, numbers) in enumerate(zip(tokens, sentences, strict=True)):
@@ -138,8 +145,10 @@ def encoder_folder(name: str) -> Path:
     return found[0]
 
 
-def sentence_tokenizer(folder: Path, max_tokens: int) -> Callable[[str], np.ndarray]:
-    """A function from a text to the encoder's tokens, int32 `[tokens]`; none for an empty text."""
+def sentence_tokenizer(
+    folder: Path, max_tokens: int
+) -> Callable[[Sequence[str]], list[np.ndarray]]:
+    """A function from texts to the encoder's tokens of each, int32; none of an empty text."""
     import tensorflow_text  # slow to import
 
     pieces = (folder / _VOCABULARY).read_text("utf-8").splitlines()
@@ -150,8 +159,14 @@ def sentence_tokenizer(folder: Path, max_tokens: int) -> Callable[[str], np.ndar
         str(folder / _VOCABULARY), lower_case=read.get("do_lower_case", True)
     )
 
-    def encode(text: str) -> np.ndarray:
-        ids = tokenizer.tokenize([text]).flat_values.numpy()[: max_tokens - 2]
-        return np.array([begin, *ids, end] if len(ids) else [], np.int32)
+    def encode(texts: Sequence[str]) -> list[np.ndarray]:
+        if not texts:
+            return []
+        found = tokenizer.tokenize(list(texts)).merge_dims(1, 2)
+        all_ids, bounds = found.flat_values.numpy(), found.row_splits.numpy()
+        return [
+            np.array([begin, *ids[: max_tokens - 2], end] if len(ids) else [], np.int32)
+            for ids in np.split(all_ids, bounds[1:-1])
+        ]
 
     return encode

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from m6rec_jax.data import text_views
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.dialogue_files import read_inspired
 from m6rec_jax.data.dialogues import DialogueOptions, dialogue_summary, prepare_dialogues
@@ -98,6 +99,23 @@ def test_what_training_dialogues_name_is_counted(prepared):
         )
     assert catalogue.items[0].attributes == {"title": "Fargo", "year": 1996}
     assert not catalogue.held_out.any()
+
+
+def test_what_was_killed_is_prepared_again(tmp_path, monkeypatch):
+    """The old settings, too: what lies there is a mixture of both."""
+    talks = files.write_inspired_folder(tmp_path / "talks")
+    prepare_dialogues(talks, tmp_path, progress=False)
+    built = []
+
+    def killed(*arguments):
+        built.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(text_views, "build_view", killed)
+    for options in (DialogueOptions(max_turns=5), DialogueOptions()):
+        with pytest.raises(KeyboardInterrupt):
+            prepare_dialogues(talks, tmp_path, options=options, progress=False)
+    assert len(built) == 2
 
 
 def test_files_of_parts(tmp_path):

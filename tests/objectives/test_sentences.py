@@ -106,10 +106,18 @@ def test_the_forward_pass(weights: Any, tokens: np.ndarray) -> None:
         np.testing.assert_allclose(vector, reference(weights, row[row != 0]), atol=1e-5)
 
 
-def test_relations_of_blocks(batch: Features, variables: Any) -> None:
+def beside_a_teacher(model: M6Rec, variables: Any, features: Features, **options: Any) -> Any:
+    """`OBJECTIVES`, after which another model reads the batch, as distillation lets it."""
+    found = OBJECTIVES(model, variables, features, **options)
+    model.apply(jax.tree.map(lambda leaf: -leaf, variables), features)
+    return found
+
+
+@pytest.mark.parametrize("objectives", [OBJECTIVES, beside_a_teacher])
+def test_relations_of_blocks(batch: Features, variables: Any, objectives: Any) -> None:
     model = M6Rec(CONFIG)
     settings = SentenceDistillation("", weight=2.0, temperature=TEMPERATURE)
-    loss = SentenceLoss(settings, OBJECTIVES)
+    loss = SentenceLoss(settings, objectives)
 
     def added(given: Any) -> Any:
         return loss(model, given, batch)[0] - OBJECTIVES(model, given, batch)[0]

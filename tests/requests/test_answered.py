@@ -143,6 +143,12 @@ def test_a_shop_without_labels(tmp_path: Path) -> None:
     assert set(np.flatnonzero(prepared.catalogue().train_counts)) == {0}
     with pytest.raises(DataError, match=r"from requests with answers, which say nothing of what"):
         prepared.co_occurrence()
+    for row in rows:
+        row["answers"] = [False, False]
+    nothing = prepare_requests(
+        write(tmp_path / "shop.jsonl", rows), tmp_path / "out", folder, progress=False
+    )
+    assert not nothing.catalogue().train_counts.any()
 
 
 def test_plain_texts_split_by_a_column(tmp_path: Path) -> None:
