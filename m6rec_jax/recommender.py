@@ -166,7 +166,7 @@ class Recommender:
     def write(self, candidates: Records = (), **asked: Unpack[Asked]) -> list[GeneratedText]:
         """What a task of generation writes: about each candidate, or one text about none."""
         accepted, found = self._answer("generation", asked, candidates=candidates)
-        about = accepted.request.candidates or (Item("", {}),)
+        about = accepted.request.candidates or [Item("", {})] * len(found.texts)
         rows = zip(about, found.texts, found.log_probabilities, strict=True)
         return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
 

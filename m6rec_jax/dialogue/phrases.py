@@ -218,7 +218,7 @@ class KnownPhrases:
 
     def _narrowed(self, token: Token, after: Sequence[str]) -> Token:
         """A title with the year in brackets behind it, where there is one."""
-        if len(after) < 3 or after[0] != "(" or after[2] != ")" or not after[1].isdigit():
+        if len(after) < 3 or after[0] != "(" or after[2] != ")" or not after[1].isdecimal():
             return token
         places: tuple[int, ...] = token.what
         own = [place for place in places if self._attributes.year_of(place) == int(after[1])]

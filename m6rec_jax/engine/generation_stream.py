@@ -62,7 +62,8 @@ def shown(
     complete = left.rstrip(_INCOMPLETE)
     sure = len(complete)
     for word in stop:
-        begun = (k for k in range(len(word) - 1, 0, -1) if complete.endswith(word[:k]))
+        longest = min(len(word) - 1, len(complete))
+        begun = (k for k in range(longest, 0, -1) if complete.endswith(word[:k]))
         sure = min(sure, len(complete) - next(begun, 0))
     while sure and (left[sure - 1].isspace() or left[sure - 1] == _INCOMPLETE):
         sure -= 1

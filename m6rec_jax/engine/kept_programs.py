@@ -11,6 +11,7 @@ a wrong program. So everything that a function can reach counts, but for what cl
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -40,6 +41,7 @@ from m6rec_jax.io.hashing import hash_files, sha256
 LOADED_EVENT = "/m6rec/programs/loaded"
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), np.dtype, np.generic)
 _lock = threading.Lock()
+_warming = contextvars.ContextVar("warming", default=False)
 log = logging.getLogger(__name__)
 _programs: _Programs | None = None
 
@@ -51,11 +53,20 @@ def keep_programs(folder: Path | None, start: str = "") -> None:
       folder: local; made where it is missing.
       start: what this process is started for. Programs that the last such process ran are read at
         once, on a thread of their own, while the model is still being restored. They are known to
-        run, so until `all_programs_run` a first call of one computes nothing and returns zeros,
-        which is all that a warm-up needs.
+        run, so a first call of one within `warming_up` computes nothing and returns zeros.
     """
     global _programs
     _programs = None if folder is None else _Programs(folder, start)
+
+
+@contextlib.contextmanager
+def warming_up() -> Iterator[None]:
+    """Within it programs are called for nothing but to have them compiled: nobody keeps results."""
+    token = _warming.set(True)
+    try:
+        yield
+    finally:
+        _warming.reset(token)
 
 
 def all_programs_run() -> None:
@@ -151,7 +162,7 @@ class Kept:
             name = self._name(args)
             self._compiled[shapes] = self._read_or_compile(_programs, name, args)
             # What is donated goes on living in the results, so such programs are always run.
-            if name in _programs.ahead and not self._donate:
+            if name in _programs.ahead and not self._donate and _warming.get():
                 results = self._compiled[shapes].out_info
                 return jax.device_put(
                     jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), results)

@@ -26,7 +26,7 @@ from m6rec_jax.text.vocabulary import EOS_ID
 
 Array = jax.Array
 
-# Of one source; parts with more choices lose their last ones.
+# Of one source; parts with more choices lose their last ones, but not the one to say nothing.
 _NODES, _EDGES = 4_096, 8_192
 # Tokens that may come after one: not more than so many.
 _WIDTH = 256
@@ -53,13 +53,12 @@ class TextChoices:
         if any(EOS_ID in tokens for choices in parts for tokens in choices):
             raise DataError("a choice for a part of a text holds [EOS]")
         kept = [list(dict.fromkeys(map(tuple, choices))) for choices in parts]
-        while sum(len(tokens) for choices in kept for tokens in choices) > _NODES // 2:
-            longest = max(kept, key=len)
-            longest[-max(1, len(longest) // 8) :] = []
+        while sum(map(_num_tokens, kept)) > _NODES // 2:
+            _shorten(max(kept, key=_num_tokens))
         self._parts = kept
         self._edges = self._graph()
         while not _fits(self._edges):
-            del max(kept, key=len)[-1]
+            _shorten(max(kept, key=len))
             self._edges = self._graph()
         self.arrays = _arrays(self._edges)
 
@@ -212,6 +211,20 @@ class RowChoices(NamedTuple):
         edges = first[:, None] + self.slots
         present = edges < end[:, None]
         return jnp.where(present, edges, 0), present
+
+
+def _num_tokens(choices: Sequence[Sequence[int]]) -> int:
+    return sum(map(len, choices))
+
+
+def _shorten(choices: list[tuple[int, ...]]) -> None:
+    """Takes the last eighth of what a part may say; halves the one thing that it must say."""
+    said = [tokens for tokens in choices if tokens]
+    if len(said) == 1 and () not in choices:
+        choices[:] = [said[0][: len(said[0]) // 2]]
+        return
+    for tokens in said[-max(1, len(said) // 8) :]:
+        choices.remove(tokens)
 
 
 def _fits(edges: Sequence[dict[int, int]]) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -22,6 +23,7 @@ from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.engine import Engine
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.index_files import StoredIndex, open_index
+from m6rec_jax.engine.kept_programs import warming_up
 from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.retrieval import Retriever
@@ -197,7 +199,7 @@ class Parts:
         # An export has programs of whole batches alone.
         self.continuous = continuous and model.options().programs is None
         self.approximate = approximate
-        self._prepared, self._items, self._index = prepared, items, index
+        self.prepared, self._items, self._index = prepared, items, index
         self._shapes: dict[str, Any] = {
             "batch_sizes": tuple(batch_sizes),
             "source_buckets": source_buckets or (model.settings.source_length,),
@@ -220,7 +222,7 @@ class Parts:
         if model is not self.model:
             other._index = self.indexes()  # new tasks have indexes of their own
         if data is not None:
-            other._prepared = data.get("prepared", self._prepared)
+            other.prepared = data.get("prepared", self.prepared)
             other._items = data.get("items", self._items)
             other._index = data.get("index", self._index)
         with self._lock:
@@ -266,7 +268,8 @@ class Parts:
     def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:
         """Runs an engine's warm-up, unless it ran here or in what this was made `over` of."""
         if key not in self._warm:
-            warm_up()
+            with warming_up():
+                warm_up()
             self._warm.add(key)
 
     def num_compilations(self) -> int:
@@ -276,11 +279,13 @@ class Parts:
 
     def data(self, task: str, *, any_data_set: bool = False) -> ServingData:
         """What a task's requests are rendered with; errors as `open_serving_data`."""
-        own = self.settings(task).prepared if self._prepared is None else self._prepared
+        own = self.settings(task).prepared if self.prepared is None else self.prepared
+        # Two runs on one folder may know the data set by other templates.
+        described = json.dumps(self.model.dataset_spec(task), sort_keys=True)
         return self.once(
-            ("data", own, task if any_data_set or not own else None, any_data_set),
+            ("data", own, task if any_data_set or not own else described, any_data_set),
             lambda: open_serving_data(
-                self.model, task, self._prepared, self._items, any_data_set=any_data_set
+                self.model, task, self.prepared, self._items, any_data_set=any_data_set
             ),
         )
 

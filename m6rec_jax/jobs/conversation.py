@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import gin
@@ -191,6 +191,7 @@ class Conversation:
             self._told = NamedItems(catalogue.names, attributes, words, named_items)
         self._filter = WishFilter(attributes, words.of_groups())
         self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
+        self._seen = self._named_in(self._history)
         self.restart()
 
     def resumed(
@@ -206,6 +207,7 @@ class Conversation:
         other.restart()
         if history is not None:
             other._history, other._had = tuple(history), frozenset()
+            other._seen = self._named_in(history)
         for speaker, text in turns:
             other._hear(speaker, text)
         return other
@@ -309,8 +311,10 @@ class Conversation:
 
     def obeying(self) -> Obeying:
         """Which items may be recommended now, and why."""
-        seen = {place for line in self._history for place in self._reader.read(line).named}
-        return self._filter.obeying(self.state.wishes, self._had.union(self.named), seen)
+        return self._filter.obeying(self.state.wishes, self._had.union(self.named), self._seen)
+
+    def _named_in(self, lines: Iterable[str]) -> set[int]:
+        return {place for line in lines for place in self._reader.read(line).named}
 
     def _may_be_said(
         self, dialogue: Conversation, act: Act, obeying: Obeying, answer: Answer

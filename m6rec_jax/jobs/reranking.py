@@ -18,7 +18,7 @@ from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
@@ -122,6 +122,11 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         known = {item.id: index for index, item in enumerate(catalogue.items)}
         # Items that are newer than the prepared data co-occur with nothing, and stand at the end.
         new = [id_ for id_ in found.index.ids if id_ not in known]
+        if unknown := [id_ for id_ in new if id_ not in data.items]:
+            raise DataError(
+                f"the index of '{retrieval}' has items that the catalogue lacks, {unknown[0]!r} "
+                "first: give the catalogue that it was built from (ITEMS)"
+            )
         index_of = known | {id_: len(known) + index for index, id_ in enumerate(new)}
         texts = [*catalogue.texts, *(data.template.item(data.items[id_]) for id_ in new)]
         of_found = np.array([index_of[id_] for id_ in found.index.ids])

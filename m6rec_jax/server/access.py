@@ -30,6 +30,7 @@ access_log = logging.getLogger("m6rec_jax.access")
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", *PAGE})
 # Of a body that is too large so much is read, so that the client hears the answer.
 DRAINED_BYTES = 64 << 20
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,9 @@ class Access:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "(no route)")
             metrics = self._server.metrics
-            metrics.requests.labels(scope["method"], route, status).inc()
+            # A client may call its method anything.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.requests.labels(method, route, status).inc()
             metrics.request_seconds.labels(route).observe(seconds)
             # Probes come every second.
             level = logging.DEBUG if route in self._open else logging.INFO

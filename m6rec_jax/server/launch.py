@@ -72,7 +72,7 @@ class Served:
         """A server that waits for `load`; its limits and its scheduler are gin's."""
         metrics = Metrics()
         snapshots = Snapshots(
-            lambda service, version: Snapshot(service, version, self.jobs, self.prepared),
+            lambda service, version: Snapshot(service, version, self.jobs),
             lambda what: metrics.swaps.labels(what).inc(),
         )
         return Server(snapshots, Scheduler(observe=metrics.batch), Limits(), metrics, self.timeout)

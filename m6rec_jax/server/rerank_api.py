@@ -34,6 +34,8 @@ def routes(server: Server) -> APIRouter:
         """Documents, likeliest first, for a user described in text."""
         async with asking(server, request) as asked:
             task, job = _task(asked, body.model)
+            if not isinstance(body.query, str):
+                server.limits.check(body.query, "query.")
             accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]

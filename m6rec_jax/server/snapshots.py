@@ -44,7 +44,6 @@ class Snapshot:
       service: over them; warmed up here, so that no request compiles or reads anything.
       version: of the snapshots of a server, from 1.
       jobs: that may be asked beside what tasks are for, see `launch.serve`.
-      prepared: folder with the catalogue of dialogues; None: what the model was trained on.
 
     Attributes:
       since: unix seconds.
@@ -60,7 +59,6 @@ class Snapshot:
         service: Service,
         version: int,
         jobs: Collection[str] = (),
-        prepared: str | None = None,
     ) -> None:
         self.service, self.version, self.since = service, version, time.time()
         self._described: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -91,8 +89,9 @@ class Snapshot:
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
             try:
-                self.conversation = open_conversation(service.model, prepared, parts=service.parts)
-                service.parts.warm_once(self.conversation.shapes, self.conversation.warm_up)
+                parts = service.parts
+                self.conversation = open_conversation(service.model, parts.prepared, parts=parts)
+                parts.warm_once(self.conversation.shapes, self.conversation.warm_up)
                 replies = [n for n, s in self.tasks.items() if dialogue_part(s) == "replies"]
                 service.answerer("generation").warm_up(replies)
                 self._replies = next(iter(replies), None)

@@ -36,6 +36,8 @@ from m6rec_jax.errors import ConfigError, DataError
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
 _CONTROL_NAMES = ("[BOS']", "[EOS']", "USER:", "SYSTEM:", "___")
+# Characters of a text that is not remembered.
+_LONG = 1_000
 _ROWS_MULTIPLE = 128  # keeps the vocabulary axis divisible over devices and TPU lanes
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
@@ -89,8 +91,8 @@ class Vocabulary:
         Args:
           model_file: a SentencePiece file made by `train_vocabulary`, or T5's spiece.model.
           num_sentinels: how many sentinels to lay out; ids of T5 weights fit with 100.
-          cache_size: how many encoded texts to remember (about 0.3 KiB each). Titles and behaviours
-            repeat, so this saves nearly all encoding.
+          cache_size: how many encoded texts to remember (about 0.3 KiB each; no long ones). Titles
+            and behaviours repeat, so this saves nearly all encoding.
 
         Raises:
           ConfigError: the file is missing or no SentencePiece model, or its ids are not T5's
@@ -180,7 +182,8 @@ class Vocabulary:
           ConfigError: sampling from a model that is not a unigram model.
         """
         if sampling is None:
-            return self._encode_cached(text)
+            # Long texts do not come again, and would fill the memory.
+            return (self._encode_new if len(text) > _LONG else self._encode_cached)(text)
         choices, log_probabilities = self._nbest_cached(text, sampling.nbest_size)
         if len(choices) == 1:
             return choices[0]

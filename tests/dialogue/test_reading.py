@@ -170,6 +170,8 @@ def test_what_is_compared_with_the_last_item():
 
 def test_questions_and_thanks():
     assert READER.read("Who directed Fargo?").asked == "director"
+    # A digit of another script is no year.
+    assert READER.read("Who directed Fargo (፩)?").asked == "director"
     assert READER.read("when was it made?").asked == "year"
     assert READER.read("Why?").why
     assert READER.read("Thanks, bye").thanks

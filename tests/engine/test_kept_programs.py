@@ -15,7 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.kept_programs import Kept, all_programs_run, keep_programs
+from m6rec_jax.engine.kept_programs import (
+    Kept,
+    all_programs_run,
+    keep_programs,
+    warming_up,
+)
 
 Array = jax.Array
 
@@ -142,8 +147,11 @@ def test_programs_of_the_last_start_are_read_ahead_and_warm_up_runs_none(folder:
     def start() -> tuple[Pair, Array, Callable[[], Pair]]:
         keep_programs(folder, "a server")
         owner = Kept(Scaled(2, np.zeros(4, np.float32)).run)
-        warmed = owner(X, FEATURES)
-        kept = Kept(add, donate=0)(jnp.ones(4), X)
+        with warming_up():
+            warmed = owner(X, FEATURES)
+            kept = Kept(add, donate=0)(jnp.ones(4), X)
+        # What else is computed meanwhile somebody may keep.
+        np.testing.assert_array_equal(scaled().scaled, [0, 2, 4, 6])
         all_programs_run()
         return warmed, kept, lambda: owner(X, FEATURES)
 

@@ -90,6 +90,16 @@ def test_too_many_choices_lose_the_last_ones() -> None:
     assert 100 < len(begins) <= 256
 
 
+def test_what_need_not_be_said_still_need_not() -> None:
+    long = tuple(range(2, 3_002))
+    # Of the part that must say something, half of its one choice is left, and half of that.
+    choices = TextChoices([[long, ()], [(3_002,), ()], [long]])
+    first, token, _, _ = choices.arrays
+    assert set(token[first[0] : first[1]].tolist()) == {3_002, 2}
+    assert choices.walk(0, long[:1_500]) == choices.walk(0, (3_002, *long[:1_500]))
+    assert choices.walk(0, (EOS_ID,)) == 0
+
+
 def test_parts_that_cannot_be_said() -> None:
     with pytest.raises(DataError, match="has no choice"):
         TextChoices([[(2,)], []])

@@ -58,7 +58,7 @@ def make_server(
     metrics = Metrics()
 
     def make(own: Service, version: int) -> Snapshot:
-        return Snapshot(own, version, jobs=["title_recommendation"], prepared=str(folder / "data"))
+        return Snapshot(own, version, jobs=["title_recommendation"])
 
     snapshots = Snapshots(make, lambda what: metrics.swaps.labels(what).inc())
     if service is not None:

@@ -103,6 +103,8 @@ def test_limits_name_field_and_limit(small: Callable[..., Any]) -> None:
     instances = {"instances": [{"candidates": ["f1"] * 4}], "parameters": {"task": "ctr"}}
     (prediction,) = post(client, "/predict", instances)["predictions"]
     assert prediction["error"]["param"] == "instances[0].candidates"
+    ranked = {"query": {"behaviours": [event] * 10}, "documents": ["f1"], "model": "ctr"}
+    assert failed(client, "/v1/rerank", ranked) == (422, "too_many", "query.behaviours")
     long = SCORE | {"user": {"taste": "a" * 51}}
     assert failed(client, "/v1/score", long) == (422, "text_too_long", None)
     large = SCORE | {"more": ["a" * 40] * 200}
@@ -197,7 +199,10 @@ def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:
             *(504, "deadline_passed"),
         )
         assert kept.result().status_code == 200
-    for headers in ({"X-Timeout-Ms": "0"}, {"X-Timeout-Ms": "soon"}, {"X-Priority": "now"}):
+    for headers in (
+        *({"X-Timeout-Ms": text} for text in ("0", "soon", "0000000001" + 400 * "9")),
+        {"X-Priority": "now"},
+    ):
         assert failed(client, "/v1/score", SCORE, headers=headers)[:2] == (400, "bad_header")
 
 

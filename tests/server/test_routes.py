@@ -209,7 +209,9 @@ def test_nobody_waits_for_a_model_that_loads(folder: Path) -> None:
 
 def test_metrics_and_documentation(client: TestClient, server: Server) -> None:
     post(client, "/v1/score", request(3) | {"task": "ctr"})
+    assert client.request("INVENTED", "/v1/score").status_code == 405
     text = client.get("/metrics").text
+    assert "INVENTED" not in text
     assert 'm6rec_http_requests_total{method="POST",route="/v1/score",status="200"}' in text
     for name in (
         *("m6rec_queue_depth 0.0", "m6rec_ready 1.0", 'm6rec_batch_size_bucket{job="scoring"'),
