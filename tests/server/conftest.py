@@ -44,6 +44,7 @@ def service(folder: Path) -> Service:
 @pytest.fixture(scope="session")
 def server(service: Service, folder: Path) -> Iterator[Server]:
     """Ready, and shared: tests that change it make one of their own."""
+    use_compilation_cache()  # a session's fixtures come before those of a module
     # One worker compiles, the others find its programs.
     with filelock.FileLock(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "server.lock"):
         server = served_folder.make_server(service, folder)
