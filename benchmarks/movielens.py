@@ -101,8 +101,8 @@ JOBS: Mapping[str, Job] = {
         "leave_one_out",
         _RETRIEVAL,
     ),
-    "co_occurrence": Job(
-        "M6-Rec mini, all parameters; co-occurrence reranks",
+    "hybrid": Job(
+        "M6-Rec mini, all parameters, hybrid",
         f"{EXAMPLES}/movielens_retrieval_full.gin",
         f"{EXAMPLES}/movielens_retrieval_eval.gin",
         "movielens_retrieval",

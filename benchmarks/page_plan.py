@@ -117,8 +117,7 @@ PLAN: Sequence[Study] = (
         "movielens",
         ("movielens_ctr", "movielens_retrieval", "movielens_unseen_items"),
         (
-            "python -m benchmarks.movielens --jobs option_adapter full retrieval_full"
-            " co_occurrence",
+            "python -m benchmarks.movielens --jobs option_adapter full retrieval_full hybrid",
             "python -m benchmarks.movielens --jobs retrieval reranking unseen_items --seeds 0",
         ),
         2.1,

@@ -55,7 +55,7 @@ def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
 
 def test_rerankers_are_tested_with_the_towers_of_their_seed(calls, tmp_path: Path) -> None:
     runs = (tmp_path / "runs").resolve()
-    arguments = ["--jobs", "co_occurrence", "reranking", "--seeds", "3", "--output", str(runs)]
+    arguments = ["--jobs", "hybrid", "reranking", "--seeds", "3", "--output", str(runs)]
     assert movielens.main(arguments) == 0
     # The towers are trained once for both.
     assert [call[2] for call in calls if call[0] == "train"] == [
@@ -71,7 +71,7 @@ def test_rerankers_are_tested_with_the_towers_of_their_seed(calls, tmp_path: Pat
     assert reranker not in near
     rows = read_results(tmp_path / "movielens_retrieval.json").rows
     seconds = {row["model"]: row.get("seconds") for row in rows}
-    assert seconds[movielens.JOBS["co_occurrence"].model] is None
+    assert seconds[movielens.JOBS["hybrid"].model] is None
     assert seconds[movielens.JOBS["reranking"].model] is not None
 
 
