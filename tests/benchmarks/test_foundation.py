@@ -42,7 +42,7 @@ def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_p
     verbs = [call[:2] for call in calls]
     place = verbs.index(("vocab", "train"))
     fetched = {call[2] for call in calls[:place] if call[:2] == ("data", "fetch")}
-    assert fetched == {"movielens-100k", "book-crossing", *foundation.TEXTS}
+    assert fetched == {"sentence-encoder", "movielens-100k", "book-crossing", *foundation.TEXTS}
     assert fetched <= set(sources.available())
     prepared = [call[2] for call in calls[:place] if call[:2] == ("data", "prepare")]
     assert set(prepared) == {"movielens-100k", "book-crossing-small", *foundation.TEXTS}
