@@ -281,7 +281,9 @@ class Parts:
         """What a task's requests are rendered with; errors as `open_serving_data`."""
         own = self.settings(task).prepared if self.prepared is None else self.prepared
         # Two runs on one folder may know the data set by other templates.
-        described = json.dumps(self.model.dataset_spec(task), sort_keys=True)
+        described = self.once(
+            ("described", task), lambda: json.dumps(self.model.dataset_spec(task), sort_keys=True)
+        )
         return self.once(
             ("data", own, task if any_data_set or not own else described, any_data_set),
             lambda: open_serving_data(
