@@ -234,7 +234,7 @@ def evaluate_phase(result: TrainResult, sample: int = 0) -> TaskResult:
     """A run's last state on the test part of the task that gin is configured for.
 
     A retriever learns first how the items are ordered that it and others find, which is what is
-    served (docs/evaluation.md#reranking).
+    served (docs/evaluation.md#the-hybrid-retriever).
 
     Args:
       result: of `run_phase`, for which gin is still configured, or again.

@@ -53,7 +53,7 @@ class Retrieve(Ask):
 
 
 class Recommend(Retrieve):
-    """Items to be recommended: found, reranked (docs/evaluation.md#reranking), scored."""
+    """Items to be recommended: found, reranked (docs/evaluation.md#the-hybrid-retriever), scored."""
 
     by: Literal["reranking", "titles"] = Field(
         "reranking", description="`titles`: by generating titles of the catalogue"
