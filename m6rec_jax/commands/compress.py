@@ -118,15 +118,16 @@ def run_compress_pack(args: argparse.Namespace) -> None:
 
 def _carried_data(files: Iterable[str]) -> dict[str, bytes]:
     """What requests to a packed model's tasks are rendered with, as files beside its own."""
-    from m6rec_jax.data.sources import default_cache_dir
+    from m6rec_jax.data.sources import default_data_dir
     from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER
+    from m6rec_jax.io.buckets import kept_copy
     from m6rec_jax.requests.serving_data import files_without_users
 
     names = [Path(file).stem for file in files if DATASETS_FOLDER in Path(file).parts]
     return {
         f"{DATA_FOLDER}/{name}/{file}": data
         for name in names
-        for file, data in files_without_users(default_cache_dir() / name).items()
+        for file, data in files_without_users(kept_copy(default_data_dir() / name)).items()
     }
 
 

@@ -11,7 +11,6 @@ from m6rec_jax.commands.arguments import (
     takes_run,
 )
 from m6rec_jax.commands.settings import look_first
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.export.formats import FORMATS
 from m6rec_jax.io.json_text import json_text
 
@@ -66,7 +65,7 @@ def add_commands(commands: Any) -> None:
         "path",
         type=existing_path,
         metavar="PATH",
-        help="folder of m6rec export --format litert, or file of m6rec compress pack",
+        help="folder of m6rec export --format litert or onnx, or file of m6rec compress pack",
     )
     bench.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
@@ -95,7 +94,7 @@ def run_export(args: argparse.Namespace) -> None:
         bindings=args.gin_bindings,
     )
     for name, result in results.items():
-        equal = "" if result["equal"] == 1 else f", {result['equal']:.2%} of its tokens are equal"
+        equal = "" if result["equal"] == 1 else f", {result['equal']:.2%} of its answers are equal"
         print(
             f"{name}: {result['rows']} rows, largest difference "
             f"{result['largest_difference']:.2g} of the largest number{equal}"
@@ -107,12 +106,7 @@ def run_edge_bench(args: argparse.Namespace) -> None:
     """size, start, latency by threads and memory"""
     from m6rec_jax.export.edge_bench import bench, table
 
-    try:
-        found = bench(args.path, args.threads)
-    except ImportError as error:
-        raise ConfigError(
-            f"m6rec edge needs the package {error.name}: pip install 'm6rec_jax[litert]'"
-        ) from error
+    found = bench(args.path, args.threads)
     print(table(found))
     if args.json is not None:
         args.json.write_text(json_text(found, indent=2) + "\n")

@@ -59,9 +59,9 @@ class ExportedModel(LoadedModel):
         return super().options(task, **(changes | fixed))
 
     def _program(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        own = next((one for one in self._exported.programs if one.name == name), None)
+        own = self._exported.programs.get(name)
         if own is None:
-            known = ", ".join(one.name for one in self._exported.programs)
+            known = ", ".join(self._exported.programs)
 
             def missing(*_: Any) -> Any:
                 raise ConfigError(

@@ -51,7 +51,7 @@ class Program:
     """One program of an export.
 
     Attributes:
-      name: what it computes; several of one name differ in the lengths of their rows.
+      name: what it computes.
       file: of the folder.
       inputs, outputs: shape and type of each array; sizes are numbers, or 'b' (rows) and 'n'
         (decoder rows of each).
@@ -71,11 +71,11 @@ class Program:
             if name.startswith(own) or not name.startswith(f"{CONSTANTS}/")
         }
 
-    def padded(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        """Inputs with every row as long as the program's; None: they are longer.
+    def padded(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Inputs with every row as long as the program's.
 
         Raises:
-          ExportError: an input is missing or unknown, or of another rank.
+          ExportError: an input is missing or unknown, of another rank, or longer.
         """
         if inputs.keys() != self.inputs.keys():
             raise ExportError(
@@ -92,7 +92,7 @@ class Program:
                 for size, own in zip(shape, value.shape, strict=True)
             ]
             if any(after < 0 for _, after in room):
-                return None
+                raise ExportError(f"{self.name}: {name} has shape {value.shape}, over {shape}")
             found[name] = np.pad(value, room, constant_values=NOTHING.get(name, 0))
         return found
 
@@ -108,7 +108,7 @@ class Exported:
 
     Attributes:
       manifest: what `export.json` holds.
-      programs: in the manifest's order.
+      programs: by name, in the manifest's order.
       weights: arrays by name.
     """
 
@@ -119,30 +119,30 @@ class Exported:
             path = self.folder / name
             if not path.is_file() or _sha256(path) != checksum:
                 raise ExportError(f"{path} is missing or damaged; export the model anew")
-        self.programs = [
-            Program(**{**own, "inputs": _specs(own["inputs"]), "outputs": _specs(own["outputs"])})
+        self.programs = {
+            own["name"]: Program(
+                **{**own, "inputs": _specs(own["inputs"]), "outputs": _specs(own["outputs"])}
+            )
             for own in self.manifest["programs"]
-        ]
+        }
         with np.load(self.folder / WEIGHTS) as file:
             self.weights = {name: jax.device_put(file[name]) for name in file.files}
         self._compiled: dict[str, Any] = {}
 
     def run(self, name: str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Runs the program of that name whose rows are long enough.
+        """Runs a program; rows that are shorter than its own are padded.
 
         Raises:
-          ExportError: no such program, longer rows than any has, or arrays that do not fit.
+          ExportError: no such program, or arrays that do not fit.
         """
-        own = [program for program in self.programs if program.name == name]
-        if not own:
-            names = ", ".join(dict.fromkeys(program.name for program in self.programs))
-            raise ExportError(f"{self.folder} has no program {name!r}, but {names}")
-        for program in own:
-            padded = program.padded(inputs)
-            if padded is not None:
-                found = self.function(program)(program.weights(self.weights), padded)
-                return {key: np.asarray(value) for key, value in found.items()}
-        raise ExportError(f"rows are longer than those of {name}: {own[-1].inputs}")
+        if name not in self.programs:
+            raise ExportError(
+                f"{self.folder} has no program {name!r}, but {', '.join(self.programs)}"
+            )
+        program = self.programs[name]
+        padded = program.padded(inputs)
+        found = self.function(program)(program.weights(self.weights), padded)
+        return {key: np.asarray(value) for key, value in found.items()}
 
     def function(self, program: Program) -> Any:
         """The program as a jitted function of weights and inputs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import shutil
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from m6rec_jax.export.formats import what_is_missing
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles, open_titles
+from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.locations import data_dir
 
@@ -51,8 +52,7 @@ def export(
       output: a new folder.
       format_: one of `formats.FORMATS`.
       bank: of prompts; None: the run's own tasks.
-      index: of `m6rec index build`: SavedModel, LiteRT and the page recommend its items; not for
-        StableHLO.
+      index: of `m6rec index build`: all formats but StableHLO recommend its items.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
       precision: of LiteRT's programs, see `litert.write_litert`; None: 'int8'. Of StableHLO and
@@ -85,7 +85,7 @@ def export(
 
         runtime = web_page.find_runtime(runtime)
     if format_ == "stablehlo" and index is not None:
-        raise ConfigError("--index is for saved_model and litert: stablehlo holds no catalogue")
+        raise ConfigError("--index is for the other formats: stablehlo holds no catalogue")
     if output.exists():
         raise DataError(f"{output} exists: an export needs a new folder")
     # Attention of all platforms, and not of the one that exports.
@@ -104,6 +104,10 @@ def export(
     if precision == "float32" or format_ in _ON_DEVICES:
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
         asked.model = M6Rec(config)
+    if format_ in _ON_DEVICES:
+        # Their programs run all layers.
+        tasks = {name: dataclasses.replace(own, exits=None) for name, own in tasks.items()}
+        asked.settings = dataclasses.replace(model.settings, tasks=tasks)
     titles = open_titles(model) if format_ == "stablehlo" else None
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
@@ -131,42 +135,39 @@ def write_export(
 
     Arguments, returns and raises as `export`; engines were of the precision.
     """
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    if format_ == "stablehlo":
-        specs: dict[str, Any] = {}
-        for name, settings in model.settings.tasks.items():
-            if (spec := model.dataset_spec(name)) is not None:
-                specs[settings.prepared] = spec
-        save_assets(unfinished, model.vocabulary, model.settings, specs)
-        stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles, precision)
-        results = verify(unfinished, stablehlo.LOADER)
-    elif format_ == "litert":
-        # Its converter is an extra.
-        from m6rec_jax.export import litert
+    with new_folder(output) as unfinished:
+        if format_ == "stablehlo":
+            specs: dict[str, Any] = {}
+            for name, settings in model.settings.tasks.items():
+                if (spec := model.dataset_spec(name)) is not None:
+                    specs[settings.prepared] = spec
+            save_assets(unfinished, model.vocabulary, model.settings, specs)
+            stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles, precision)
+            results = verify(unfinished, stablehlo.LOADER)
+        elif format_ == "litert":
+            # Its converter is an extra.
+            from m6rec_jax.export import litert
 
-        litert.write_litert(unfinished, model, answered, precision or "int8", catalogue)
-        results = verify(unfinished, CLIENT)
-    elif format_ == "onnx":
-        from m6rec_jax.export import onnx_programs
+            litert.write_litert(unfinished, model, answered, precision or "int8", catalogue)
+            results = verify(unfinished, CLIENT)
+        elif format_ == "onnx":
+            from m6rec_jax.export import onnx_programs
 
-        onnx_programs.write_onnx(unfinished, model, answered, catalogue)
-        results = verify(unfinished, CLIENT)
-    elif format_ == "web":
-        from m6rec_jax.export import web_page
+            onnx_programs.write_onnx(unfinished, model, answered, catalogue)
+            results = verify(unfinished, CLIENT)
+        elif format_ == "web":
+            from m6rec_jax.export import web_page
 
-        assert catalogue is not None
-        assert runtime is not None
-        web_page.write_web(unfinished, model, answered, precision or "int8", catalogue, runtime)
-        results = verify(unfinished, web_page.CHECK, ["node"])
-    else:
-        # tensorflow takes seconds to import.
-        from m6rec_jax.export import saved_model
+            assert catalogue is not None
+            assert runtime is not None
+            web_page.write_web(unfinished, model, answered, precision or "int8", catalogue, runtime)
+            results = verify(unfinished, web_page.CHECK, ["node"])
+        else:
+            # tensorflow takes seconds to import.
+            from m6rec_jax.export import saved_model
 
-        saved_model.write_saved_model(
-            unfinished, model, recorder, answered, platforms, catalogue, precision
-        )
-        results = verify(unfinished, saved_model.CHECK)
-    unfinished.rename(output)
+            saved_model.write_saved_model(
+                unfinished, model, recorder, answered, platforms, catalogue, precision
+            )
+            results = verify(unfinished, saved_model.CHECK)
     return results

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, ConfigError
 
 # What is measured, and how it is shown.
 COLUMNS = {
@@ -34,36 +34,38 @@ _TURNS = 5
 _LITERT, _PACKED = "m6rec_jax.export.litert_bench", "m6rec_jax.export.packed_bench"
 
 
-def bench(path: Path, threads: Sequence[int], requests: int = 40) -> dict[str, Any]:
+def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
     """Measures a model.
 
     Args:
-      path: folder of `m6rec export --format litert`, or file of `m6rec compress pack`.
+      path: folder of `m6rec export --format litert` or `onnx`, or file of `m6rec compress pack`.
       threads: numbers of them, one after the other.
-      requests: held-out ones of each kind, at most; of a packed file, random ones.
 
     Returns:
       `bytes` of the programs or the file, `shipped_bytes` of all files that a phone needs, and
       `rows`, one for each number of threads, with the keys of `COLUMNS` that its jobs have.
 
     Raises:
-      CheckpointError: no such model, or it is damaged.
+      CheckpointError: no such model, it is damaged, or its held-out requests are gone.
+      ConfigError: what runs it is not installed.
     """
     if path.is_file():
         size = path.stat().st_size
         found = {"precision": "packed int8", "bytes": size, "shipped_bytes": size}
     else:
-        # Needs the extra `litert`.
         from m6rec_jax.export.litert_bench import sizes
 
         found = sizes(path)
     rows = []
     for number in threads:
         program = _PACKED if path.is_file() else _LITERT
-        command = [sys.executable, "-m", program, str(path), str(number), str(requests)]
+        command = [sys.executable, "-m", program, str(path), str(number)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise CheckpointError((done.stderr.strip().splitlines() or ["no message"])[-1])
+            message = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            if message.startswith("ModuleNotFoundError"):
+                raise ConfigError(f"{message}: pip install 'm6rec_jax[litert,onnx]'")
+            raise CheckpointError(message)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return found | {"rows": rows}
 

@@ -34,13 +34,12 @@ class Catalogue(NamedTuple):
     titles: Sequence[str]
 
 
-def open_catalogue(model: LoadedModel, index: str | Path, prepared: str | None = None) -> Catalogue:
+def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
     """The catalogue of a folder of `m6rec index build`.
 
     Args:
       model: the one that built it.
       index: the folder.
-      prepared: see `open_serving_data`.
 
     Raises:
       CheckpointError: none of the model's tasks built it, or it is damaged.
@@ -55,7 +54,7 @@ def open_catalogue(model: LoadedModel, index: str | Path, prepared: str | None =
             f"{', '.join(tasks) or 'any of this one (none retrieves)'}"
         )
     found = open_index(index, model.fingerprint(task))
-    items = open_serving_data(model, task, prepared, with_statistics=False).items
+    items = open_serving_data(model, task, with_statistics=False).items
     if missing := [id_ for id_ in found.ids if id_ not in items]:
         raise DataError(f"{index} has item {missing[0]!r}, which the catalogue has not")
     titles = [title_of(items[id_]) for id_ in found.ids]

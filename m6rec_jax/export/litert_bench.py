@@ -22,6 +22,9 @@ from m6rec_jax.export.device_client import (
 )
 from m6rec_jax.export.edge_bench import milliseconds
 
+# Of each kind, at most.
+_REQUESTS = 40
+
 
 def sizes(folder: Path) -> dict[str, Any]:
     """What `edge_bench.bench` returns, but for the rows; raises CheckpointError as it does."""
@@ -29,6 +32,10 @@ def sizes(folder: Path) -> dict[str, Any]:
         manifest = read_manifest(folder)
     except ExportError as error:
         raise CheckpointError(str(error)) from error
+    if not (folder / HELD_OUT).is_file():
+        raise CheckpointError(
+            f"{folder / HELD_OUT} is missing, whose requests are measured: export the model anew"
+        )
     others = (folder / name for name in (VOCABULARY, CATALOGUE))
     size = manifest["bytes"]
     return {
@@ -38,13 +45,13 @@ def sizes(folder: Path) -> dict[str, Any]:
     }
 
 
-def _measure(folder: Path, threads: int, requests: int) -> dict[str, float]:
+def _measure(folder: Path, threads: int) -> dict[str, float]:
     begin = time.perf_counter()
     model = EdgeModel(folder, threads)
     row = {"threads": threads, "start_milliseconds": 1000 * (time.perf_counter() - begin)}
     asked = json.loads((folder / HELD_OUT).read_text("utf-8"))
     kinds = {
-        kind: [one for one in asked if one["signature"] == kind][:requests]
+        kind: [one for one in asked if one["signature"] == kind][:_REQUESTS]
         for kind in ("score", "user", "generate")
     }
     for one in kinds["score"]:
@@ -67,11 +74,11 @@ def _measure(folder: Path, threads: int, requests: int) -> dict[str, float]:
     if kinds["generate"]:
         row["token_milliseconds"] = statistics.median(
             milliseconds(partial(model.write, **one["inputs"], task=one["task"])) / model.num_steps
-            for one in kinds["generate"][: max(1, requests // 10)]
+            for one in kinds["generate"][: _REQUESTS // 10]
         )
     row["resident_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return row
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]))))

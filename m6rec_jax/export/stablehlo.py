@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
@@ -50,7 +51,11 @@ def write_stablehlo(
       titles: that its programs generate; None: they generate any text.
       precision: see `write_manifest`.
     """
-    model_weights = {name: np.asarray(x) for name, x in flatten(model.variables).items()}
+    # Files of numpy have no bfloat16.
+    model_weights = {
+        name: np.asarray(x, np.float32 if x.dtype == jnp.bfloat16 else None)
+        for name, x in flatten(model.variables).items()
+    }
     weights: dict[str, Any] = dict(model_weights)
     (folder / "programs").mkdir()
     described = []

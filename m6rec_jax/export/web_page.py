@@ -19,7 +19,7 @@ from typing import Any
 from m6rec_jax import pages
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import litert
 from m6rec_jax.export.device_client import HELD_OUT, VOCABULARY
 from m6rec_jax.export.device_programs import packed, write_programs
@@ -92,7 +92,8 @@ def write_web(
       runtime: of `find_runtime`.
 
     Raises:
-      DataError: the data of a task are not on this machine, or an item lacks what its texts need.
+      DataError: the data of a task are not on this machine, or lack an item of the index, or an
+        item lacks what its texts need.
     """
     shown = page_catalogue(model, catalogue)
     texts = [
@@ -153,6 +154,11 @@ def page_catalogue(model: LoadedModel, catalogue: Catalogue) -> dict[str, Any]:
         if known is None or spec is None or spec["name"] != known["name"]:
             continue
         data = open_serving_data(model, name)
+        if missing := [id_ for id_ in catalogue.ids if id_ not in data.items]:
+            raise DataError(
+                f"the data of {name!r}, {own.prepared}, lack the item {missing[0]!r} of the index: "
+                "prepare or update them, too"
+            )
         template, items = data.template, [data.items[id_] for id_ in catalogue.ids]
         just_now: list[Mapping[str, Value]] = [{"ago": verbalize.ago(0)}] * len(items)
         if own.kind == "generation" and own.writing not in template.writing:
@@ -162,7 +168,7 @@ def page_catalogue(model: LoadedModel, catalogue: Catalogue) -> dict[str, Any]:
             "profile": template.profile_template.source,
             "event": template.event_template.source,
             "context": template.context_template.source,
-            "max_events": data.max_events,
+            "max_events": own.max_events,
             "statistics": _constants(data),
             "events": column(_filled(template.event_template, items, just_now, "outcome")),
         }
@@ -185,8 +191,8 @@ def page_catalogue(model: LoadedModel, catalogue: Catalogue) -> dict[str, Any]:
     return {
         "name": data.spec.name,
         "task": catalogue.task,
-        "ids": list(catalogue.ids),
         "titles": list(catalogue.titles),
+        "repeats": data.spec.repeats_count,
         "reactions": _reactions(data.template),
         "profile": [
             {"name": name, "required": name in profile.required}

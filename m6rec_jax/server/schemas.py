@@ -53,7 +53,7 @@ class Retrieve(Ask):
 
 
 class Recommend(Retrieve):
-    """Items to be recommended: found, reranked (docs/evaluation.md#the-hybrid-retriever), scored."""
+    """Items to be recommended: the hybrid's, or titles that are generated."""
 
     by: Literal["reranking", "titles"] = Field(
         "reranking", description="`titles`: by generating titles of the catalogue"

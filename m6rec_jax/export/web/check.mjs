@@ -41,8 +41,7 @@ for (const signature of new Set(asked.map((one) => one.signature))) {
     } else found = await model.user(inputs.history, task);
     output.forEach((value, place) => {
       const difference = Math.abs(value - found[place]);
-      // A comparison with NaN is false.
-      if (!(difference <= apart)) apart = difference;
+      apart = Math.max(apart, difference); // NaN stays
       largest = Math.max(largest, Math.abs(value));
     });
   }
@@ -63,7 +62,7 @@ function auc(labels, scores) {
   const order = [...scores.keys()].sort((a, b) => scores[a] - scores[b]);
   let sum = 0, positive = 0;
   for (let start = 0; start < order.length; ) {
-    let end = start;
+    let end = start + 1; // NaN is not equal to itself
     while (end < order.length && scores[order[end]] === scores[order[start]]) end++;
     const liked = order.slice(start, end).filter((place) => labels[place]).length;
     sum += (liked * (start + end + 1)) / 2;

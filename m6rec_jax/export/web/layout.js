@@ -4,7 +4,6 @@
 /** A format string such as "{title}[ ({year})]"; a clause goes with its fields' values. */
 export class Template {
   constructor(source) {
-    this.source = source;
     let place = 0;
     const read = () => {
       const parts = [];
@@ -31,7 +30,6 @@ export class Template {
       return parts;
     };
     this.parts = read();
-    this.required = this.parts.filter((part) => part.name).map((part) => part.name);
   }
 
   /** The text; null where a field outside of all clauses has no value. */
@@ -124,8 +122,11 @@ function moment(now) {
  * @param {Date} now
  */
 export function renderHistory(task, events, picks, profile, now) {
+  const { statistics } = task;
   const values = picks.map(({ reaction }) => reaction.value);
-  const features = task.statistics ? userFeatures(values, task.statistics) : {};
+  // Where events have values, those without one do not count.
+  const counted = values.filter((value) => value !== null || statistics?.mean === null);
+  const features = statistics ? userFeatures(counted, statistics) : {};
   const person = { ...profile, ...features };
   const latest = task.max_events === null ? picks : picks.slice(-task.max_events);
   const behaviours = latest.map(({ item, title, reaction }) => {

@@ -35,7 +35,8 @@ export function checked(fetchBytes, cache) {
     const kept = await cache?.match(address);
     if (kept) return new Uint8Array(await kept.arrayBuffer());
     const bytes = unlzma(await read(`${name}.lzma`));
-    await cache?.put(address, new Response(bytes));
+    // Where there is no room it is unpacked anew next time.
+    await cache?.put(address, new Response(bytes)).catch(() => {});
     return bytes;
   }
 
@@ -85,7 +86,7 @@ export async function openModel(read, { threads = 1, runtime }) {
 class Model {
   constructor(litert, compiled, manifest, tokenizer, catalogue, vectors) {
     Object.assign(this, { litert, compiled, manifest, tokenizer, catalogue });
-    const items = catalogue.ids.length;
+    const items = catalogue.titles.length;
     this.scales = new Float32Array(vectors.slice(0, 4 * items).buffer);
     this.vectors = new Int8Array(vectors.buffer, vectors.byteOffset + 4 * items);
     this.encoded = { key: null, tensors: {} };

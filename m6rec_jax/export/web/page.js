@@ -142,7 +142,7 @@ async function recommend() {
   if (all) {
     const k = scorers.length ? RETRIEVED : SHOWN;
     const { segments } = history(catalogue.task);
-    const asked = { history: segments, k, without: known };
+    const asked = { history: segments, k, without: catalogue.repeats ? [] : known };
     const { result, milliseconds } = await ask("recommend", asked);
     times.push(`retrieved ${result.length} in ${milliseconds.toFixed(0)} ms`);
     found = result;
@@ -155,7 +155,10 @@ async function recommend() {
     const task = $("ranker").value;
     const { segments, person } = history(task);
     const texts = column(task, "candidates");
-    const candidates = found.map(({ item }) => new Template(texts[item]).render(person) ?? "");
+    const rendered = found.map(({ item }) => new Template(texts[item]).render(person));
+    found = found.filter((_, place) => rendered[place] !== null);
+    if (!found.length) throw new Error("Say more of yourself first: the model's texts need it.");
+    const candidates = rendered.filter((text) => text !== null);
     const { result, milliseconds } = await ask("score", { history: segments, candidates, task });
     times.push(`ranked ${result.length} in ${milliseconds.toFixed(0)} ms`);
     found = found.map(({ item }, place) => ({ item, score: result[place], text: candidates[place] }));
@@ -244,7 +247,8 @@ async function isKept() {
     return true;
   }
   const registration = await registering;
-  const own = registration.installing ?? registration.waiting ?? registration.active;
+  // A newer version waits until every page of the older one is closed, perhaps this one, too.
+  const own = registration.active ?? registration.waiting ?? registration.installing;
   await new Promise((done) => {
     const look = () => ["activated", "redundant"].includes(own.state) && done();
     own.addEventListener("statechange", look);

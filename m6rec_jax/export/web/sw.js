@@ -4,6 +4,8 @@
 
 const PREFIX = `m6rec ${self.registration.scope} `;
 const CACHE = PREFIX + VERSION;
+const inScope = (name) => new URL(name, self.registration.scope).href;
+const OWN = new Set(FILES.map(inScope));
 
 // Pages that are isolated from other origins may have threads.
 function isolated(response) {
@@ -45,14 +47,18 @@ self.addEventListener("activate", (event) => {
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
-  if (request.method !== "GET" || !request.url.startsWith(self.registration.scope)) return;
+  // Whatever else lies below the same address is not the page's.
+  const url = request.url.split(/[?#]/)[0];
+  const isOwn = OWN.has(url) || url.startsWith(inScope("runtime/"));
+  if (request.method !== "GET" || !isOwn) return;
   const answer = async () => {
     const cache = await caches.open(CACHE);
     const kept = await cache.match(request, { ignoreSearch: true });
     if (kept) return isolated(kept);
     // Not what the browser itself keeps: that may be of another version, or damaged.
     const response = await fetch(request.url, { cache: "reload" });
-    if (response.ok) await cache.put(request, response.clone());
+    // Perhaps there is no room.
+    if (response.ok) await cache.put(request, response.clone()).catch(() => {});
     return isolated(response);
   };
   event.respondWith(answer());

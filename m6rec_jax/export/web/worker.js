@@ -17,7 +17,7 @@ const METHODS = {
     const read = checked(async (name) => {
       let response;
       try {
-        response = await fetch(name);
+        response = await fetch(name, { cache: "no-cache" });
       } catch {
         throw new Error(`${name} cannot be fetched: is the network there?`);
       }
@@ -28,8 +28,7 @@ const METHODS = {
       return bytes;
     }, cache);
     model = await openModel(read, { threads, runtime: `${scope}runtime/` });
-    const { catalogue, manifest } = model;
-    return { catalogue, tasks: manifest.tasks, threads: model.threads };
+    return { catalogue: model.catalogue, threads: model.threads };
   },
 
   score: (asked) => model.score(asked.history, asked.candidates, asked.task),
