@@ -23,6 +23,9 @@ from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.locations import DEFAULT_SPLIT
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
 
+# Beginnings of names, and the data set and split that they are of.
+_registered: dict[str, tuple[str, str]] = {}
+
 
 @gin.configurable
 def own_task(
@@ -41,10 +44,15 @@ def own_task(
       vocabulary_split: beside which split the vocabulary lies; None: `split`.
 
     Raises:
-      ConfigError: no such kind.
+      ConfigError: no such kind, or another data set has tasks of these names.
       DataError: 'foundation' of data that are not prepared.
     """
     prefix = re.sub(r"\W", "_", dataset if split == DEFAULT_SPLIT else f"{dataset}_{split}")
+    if _registered.setdefault(prefix, (dataset, split)) != (dataset, split):
+        raise ConfigError(
+            f"the tasks of {dataset!r}, split {split!r}, would be called as those of "
+            f"{' '.join(_registered[prefix])}, {prefix}_...: call one of the data sets otherwise"
+        )
     if f"{prefix}_infilling" not in seqio.TaskRegistry.names():
         register_recommendation_tasks(
             prefix, dataset=dataset, split=split, vocabulary_split=vocabulary_split

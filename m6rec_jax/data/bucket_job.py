@@ -223,6 +223,11 @@ def _open(job: Job, name: str) -> _Opened:
     return _opened[key]
 
 
+def forget() -> None:
+    """Lets go of what the last job kept in this process."""
+    _opened.clear()
+
+
 def summarise(job: Job, bucket: int, wanted: Sequence[str]) -> Summary:
     """Counts what the users of a bucket did, and their groups."""
     opened = _open(job, "counted")

@@ -117,6 +117,7 @@ class BucketRun:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        bucket_job.forget()
         shutil.rmtree(self._job.folder, ignore_errors=True)
 
     def write(self, targets: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

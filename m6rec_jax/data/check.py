@@ -326,6 +326,7 @@ class _Check:
             delay=_BAR_SECONDS,
             disable=not self.progress,
         ) as bar:
+            is_whole = True
             for path in paths:
                 try:
                     ragged = self._ragged(table)
@@ -338,8 +339,8 @@ class _Check:
                         bar.update(raw.batch.num_rows)
                 except DataError as error:
                     self.findings.add("damaged_file", table, path.name, example=str(error))
-                    return
-        if not counts[table]:
+                    is_whole = False
+        if is_whole and not counts[table]:
             self.findings.add("empty_table", table, paths[0].name)
 
     def _faults(self, kind: str, rows: CheckedRows) -> list[tuple[int, int]]:

@@ -89,7 +89,7 @@ def text_columns(
         )
     named = [name for word in _TEXTS for name in columns if word in name.lower()]
     if not named and items is not None:
-        whole = [name for name in columns if None not in items[name]]
+        whole = [name for name in columns if all(items[name])]
         # Sizes and numbers are no words.
         named = sorted(whole, key=lambda name: -len({_DIGITS.sub("", str(v)) for v in items[name]}))
     return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]

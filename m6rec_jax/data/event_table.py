@@ -260,11 +260,11 @@ class EventTable:
     def _check_repeated(self) -> None:
         """Raises DataError where an event is there twice: it would be its own past, or test."""
         found = self._run(
-            """SELECT user, item, list_sort(list(row)) FROM events GROUP BY user, item, time, value
+            """SELECT user, item, min(row), max(row) FROM events GROUP BY user, item, time, value
             HAVING count(*) > 1 ORDER BY user, time, item, value LIMIT 1"""
         )
         if found:
-            user, item, (first, second, *_) = found[0]
+            user, item, first, second = found[0]
             raise DataError(
                 f"{self.dataset.directory}: rows {first} and {second} of the events are the same "
                 f"event (user {self.dataset.user_records[user].id!r}, item "

@@ -112,9 +112,12 @@ def draft_dataset(
         threshold, told = positives(Counter(numbers), at_least)
     pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
     share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
-    repeats = protocol_for(share)
+    # The first events of a long log have fewer repeats than all of them.
+    repeats = None if events.is_cut else protocol_for(share)
     by = counted_by(texts, of_items) if threshold is None else []
     if users is None:
+        if (folder / "users.parquet").exists():
+            raise DataError(f"{folder / 'users.parquet'} is there: name it with the other tables")
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
             pq.write_table(pa.table({user: pa.array(ids, pa.string())}), scratch)
@@ -150,7 +153,9 @@ def draft_dataset(
         + (f", value {value!r}" if value else "")
         + hint,
         told,
-        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before',
+        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before'
+        if repeats
+        else "repeats: left to `m6rec data prepare`, which sees all events",
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",
@@ -159,24 +164,31 @@ def draft_dataset(
 
 @dataclass(frozen=True)
 class _Table:
-    """The first rows of a file."""
+    """The first rows of a file; `is_cut` where it has more."""
 
     path: Path
     columns: Mapping[str, pa.Array]
     num_rows: int
+    is_cut: bool
 
     @classmethod
     def read(cls, path: Path) -> _Table:
         if path.suffix.lower() not in files.SUFFIXES:
             files.table_files(path.parent, path.stem, path.name)  # says what is wrong
-        batches = [raw.batch for raw in itertools.islice(files.raw_batches([path]), 4)]
-        if not batches:
+        batches, rows = list[pa.RecordBatch](), 0
+        for raw in files.raw_batches([path]):
+            batches.append(raw.batch)
+            rows += raw.batch.num_rows
+            if rows > _SAMPLE:
+                break
+        if not rows:
             raise DataError(f"{path} has no rows")
         table = pa.Table.from_batches(batches).slice(0, _SAMPLE).combine_chunks()
         return cls(
             path,
             {name: pa.concat_arrays(table[name].chunks) for name in table.column_names},
             table.num_rows,
+            rows > _SAMPLE,
         )
 
     def error(self, what: str, mend: str) -> DataError:
@@ -236,6 +248,8 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
 def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
     """Columns of events whose values stand among the ids of another table, with how likely so."""
     for key, known in other.keys().items():
+        if other.is_cut:
+            known = pa.array(list(_all_ids(other.path, key)), pa.string())
         for name in events.columns:
             ids = events.ids(name)
             if ids is None:

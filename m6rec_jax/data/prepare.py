@@ -73,6 +73,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import replaced_folder
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.staged import finish_staged
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -128,6 +129,8 @@ def prepare(
         full_disk_errors(data_dir),
         contextlib.ExitStack() as opened,
     ):
+        folder = folder_of(data_dir, dataset.spec.name, parsed.name)
+        opened.enter_context(locked_folder(folder, f"preparing {folder}"))
         preparation = _Preparation(
             dataset, parsed, options, statistics_options, data_dir, engine, progress, opened
         )
@@ -167,11 +170,11 @@ class _Preparation:
             sorted(split.visible_parts.items()),
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
-        self.folder.mkdir(parents=True, exist_ok=True)
         finish_staged(self.folder / UPDATE, out)
         old = _read_json(self.folder / MANIFEST) or {}
         # What an earlier run left is of use only if it came from the same data.
-        same = old.get("source") == self.source
+        # Where files of an update have gone again, so must what it added.
+        same = old.get("source") == self.source and not old.get("updates")
         if not same:
             if old.get("updates"):
                 log.info("%s is prepared anew, and the parts of its updates go", self.folder)

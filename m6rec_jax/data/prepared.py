@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -125,8 +126,10 @@ class Prepared:
         dataset, _, split = name.rpartition(".")
         if dataset and folder_of(data_dir, dataset, split).is_dir():
             return cls.open(data_dir, dataset, split)
-        there = sorted(path.parent.name for path in Path(data_dir).glob(f"{name}.*/{MANIFEST}"))
-        splits = [own.removeprefix(f"{name}.") for own in there]
+        start = views.config_prefix(name, "")
+        found = path_of(data_dir).glob(f"{glob.escape(start)}*/{MANIFEST}")
+        there = sorted(path.parent.name for path in found)
+        splits = [own.removeprefix(start) for own in there]
         split = "per_user_temporal"
         if split not in splits and len(splits) == 1:
             (split,) = splits
@@ -136,9 +139,15 @@ class Prepared:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Where manifest, statistics and catalogue lie; of a bucket, a copy on the local disk."""
+        """Where all but views and events lie; of a bucket, a copy on the local disk."""
         names = (self.manifest["dataset"], self.manifest["split"]["name"])
-        return kept_copy(folder_of(self.data_dir, *names))
+        # Only some jobs read the events, which may be large.
+        return kept_copy(folder_of(self.data_dir, *names), without=[EVENTS])
+
+    def events_file(self, name: str = PREPARED_EVENTS) -> Path:
+        """A file of the events that training rows may see; every update adds `NAME.parquet`."""
+        names = (self.manifest["dataset"], self.manifest["split"]["name"])
+        return kept_copy(folder_of(self.data_dir, *names) / EVENTS / name)
 
     @property
     def vocabulary_file(self) -> Path:
@@ -224,7 +233,7 @@ class Prepared:
         Raises:
           DataError: the file is missing or damaged.
         """
-        path = self.folder / EVENTS / PREPARED_EVENTS
+        path = self.events_file()
         try:
             return pq.read_table(path, columns=["user", "item", "value"])
         except (OSError, pa.ArrowException) as error:

@@ -63,6 +63,8 @@ class Quarantine:
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror})") from error
         self._schemas = _clean_schemas(spec)
+        for table in self._schemas:  # of an earlier check
+            (self.clean / f"{table}.parquet").unlink(missing_ok=True)
 
     def _check_free(self, directory: Path) -> None:
         """Raises DataError where something that no quarantine wrote would be written over."""

@@ -18,6 +18,7 @@ from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import build_view
 from m6rec_jax.data.views import RowWriter
 from m6rec_jax.io.full_disk import full_disk_errors
+from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
@@ -61,7 +62,9 @@ def prepare_texts(
       progress: whether to show bars.
     """
     with local_data_dir(out, dataset, split.name) as data_dir, full_disk_errors(data_dir):
-        _prepare_texts(data_dir, dataset, split, wanted, files, options, render, progress)
+        folder = folder_of(data_dir, dataset, split.name)
+        with locked_folder(folder, f"preparing {folder}"):
+            _prepare_texts(data_dir, dataset, split, wanted, files, options, render, progress)
     return Prepared.open(out, dataset, split.name)
 
 

@@ -57,7 +57,9 @@ from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TRAIN, Split
 from m6rec_jax.data.statistics import StatisticsOptions, as_of
 from m6rec_jax.data.views import RowWriter
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.staged import finish_staged, staged_files
@@ -86,16 +88,23 @@ def update(
       progress: whether to show a bar.
 
     Raises:
+      ConfigError: `out` is in a bucket.
       DataError: the split is not prepared; what was prepared, or `dataset.json`, has changed; an
-        event is not later than those that are prepared, or is there twice; something is wrong with
-        the new files, as for `prepare`.
+        event is not later than those that are prepared, or is there twice, or is not for
+        training; something is wrong with the new files, as for `prepare`.
     """
+    if in_bucket(out):
+        raise ConfigError(f"{out} is in a bucket: updates need prepared data on a local disk")
     dataset, out = Dataset.open(dataset_dir), Path(out)
     name = Split.parse(split, dataset.spec.splits).name
     folder = folder_of(out, dataset.spec.name, name)
     if not folder.is_dir():
         return Prepared.open(out, dataset.spec.name, name)  # raises
-    with locked_folder(folder, f"updating {folder}"), contextlib.ExitStack() as opened:
+    with (
+        locked_folder(folder, f"updating {folder}"),
+        full_disk_errors(folder),
+        contextlib.ExitStack() as opened,
+    ):
         finish_staged(folder / UPDATE, out)
         prepared = Prepared.open(out, dataset.spec.name, name)
         # What the first events decided stays.
@@ -188,11 +197,15 @@ class _Update:
         self._negatives = num_negatives(self._dataset, self._options)
         self._catalogue = prepared.catalogue()
         self._texts = texts_of_items(self._dataset, self._template)
+        given = self._manifest["split"]
+        self._split = Split(given["kind"], given["options"], given["name"])
         self._held_out = self._new_held_out()
         with EventTable(self._dataset, scratch / "table") as events:
             everything = np.full(events.num_rows, TRAIN, np.int8)
-            items = events.known(everything, "row").read_all()["item"].to_numpy()
-            codes = np.where(self._held_out[items], EXCLUDED, TRAIN).astype(np.int8)
+            acted = events.known(everything, "row").read_all()
+            users, items = (acted[name].to_numpy() for name in ("user", "item"))
+            left_out = self._held_out[items] | self._of_other_parts()[users]
+            codes = np.where(left_out, EXCLUDED, TRAIN).astype(np.int8)
             events.save(codes, scratch / _EVENTS_FILE)
             self._events = events.known(codes, "time, row").read_all()
             self._times = events.times()
@@ -211,12 +224,28 @@ class _Update:
 
     def _new_held_out(self) -> np.ndarray:
         """Which items are held out `[items]` bool: the new ones as the split draws them."""
-        split, items = self._manifest["split"], self._dataset.item_records
+        items = self._dataset.item_records
         found = np.zeros(len(items), bool)
-        if split["kind"] == "held_out_items":
-            drawn = Split(split["kind"], split["options"], split["name"]).arguments()
-            found = splits.is_held_out([item.id for item in items], **drawn)
+        if self._split.kind == "held_out_items":
+            found = splits.is_held_out([item.id for item in items], **self._split.arguments())
         return found
+
+    def _of_other_parts(self) -> np.ndarray:
+        """Users that the split keeps from training `[users]` bool.
+
+        Raises:
+          DataError: a new event is of another part than training, by the split's column.
+        """
+        users = self._dataset.users.column(self._dataset.spec.users.id).to_pylist()
+        if self._split.kind == "by_user":
+            return splits.by_user(users, **self._split.arguments()) != TRAIN
+        if self._split.kind == "by_column" and (self._dataset.event_parts() != TRAIN).any():
+            raise DataError(
+                f"{self._dataset.event_files[0].parent}: the column "
+                f"{self._dataset.spec.events.part!r} of the new events names other parts than "
+                "'train', and an update is for training; `m6rec data prepare` makes all parts anew"
+            )
+        return np.zeros(len(users), bool)
 
     def _growing_co_occurrence(self) -> GrowingCoOccurrence | None:
         """Counts of the past, that the new events are added to one by one."""

@@ -101,7 +101,7 @@ def train_on_prepared(
     wanted = sources or [(str(dataset), split, views)]
     opened = [(Prepared.open(data_dir, name, part), of) for name, part, of in wanted]
     outcomes: dict[str, None] = {}
-    unwritten: list[str] = []
+    unwritten: list[tuple[tuple[str, ...], int]] = []
     for prepared, of in opened:
         # Texts have no template.
         if "dataset_spec" in prepared.manifest:
@@ -110,7 +110,7 @@ def train_on_prepared(
             outcomes |= dict.fromkeys(words)
             if "groups" in of and "label" not in prepared.manifest["dataset_spec"]:
                 # What came of sampled negatives stands in no text.
-                unwritten += words * prepared.num_rows("groups")["train"]
+                unwritten.append((words, prepared.num_rows("groups")["train"]))
     # The data set's own tasks look beside its manifest.
     name = shared or folder_of(data_dir, *wanted[0][:2]).name
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
@@ -124,11 +124,14 @@ def train_on_prepared(
             if ("dataset_spec" in prepared.manifest) == has_template:
                 yield from training_texts(prepared, of, bar.update)
         if has_template:
-            yield from unwritten
+            for words, number in unwritten:
+                for _ in range(number):
+                    yield from words
         else:  # those are read last
             bar.close()
 
     with bucket_copies() as copies, bar:
+        copies.fetch(path)  # one that is there is not overwritten
         trained = train_vocabulary(
             texts(True),
             copies.of(path),

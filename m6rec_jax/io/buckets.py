@@ -12,7 +12,7 @@ import importlib.util
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -131,8 +131,10 @@ class BucketCopies:
             text = text.replace(f"{self._folder}/{scheme}/", f"{scheme}://")
         return text
 
-    def fetch(self, path: str | os.PathLike[str]) -> Path:
+    def fetch(self, path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
         """Copies a file or folder here, if it is there; what was copied and has not changed, stays.
+
+        Entries of the folder whose names are in `without` are not copied.
 
         Raises:
           DataError: it cannot be read.
@@ -141,15 +143,16 @@ class BucketCopies:
             from m6rec_jax.io.full_disk import full_disk_errors
 
             with bucket_errors(path, "read"), full_disk_errors(self._folder):
-                self._fetch(path_of(path))
+                self._fetch(path_of(path), without)
         return self.of(path)
 
-    def _fetch(self, source: Path) -> None:
+    def _fetch(self, source: Path, without: Collection[str] = ()) -> None:
         target = self.of(source)
         if source.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             for path in source.iterdir():
-                if path != source:  # some buckets have an object for the folder itself
+                # Some buckets have an object for the folder itself.
+                if path != source and path.name not in without:
                     self._fetch(path)
         elif source.exists():
             found = source.stat()
@@ -208,10 +211,12 @@ def _kept() -> tuple[BucketCopies, tempfile.TemporaryDirectory[str]]:
     return BucketCopies(Path(folder.name)), folder
 
 
-def kept_copy(path: str | os.PathLike[str]) -> Path:
+def kept_copy(path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
     """The newest version of a file or folder, on a local disk until Python ends.
+
+    Entries of the folder whose names are in `without` are not copied.
 
     Raises:
       DataError: it cannot be read.
     """
-    return _kept()[0].fetch(path)
+    return _kept()[0].fetch(path, without)

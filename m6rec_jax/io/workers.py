@@ -99,9 +99,10 @@ class Processes(Generic[Made]):
         return functools.partial(self._result, self._pool.submit(function, self._made, *arguments))
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        under_way = [self._pool.submit(function, self._made, piece) for piece in pieces]
-        for future in under_way:
-            yield self._result(future)
+        started = (self._pool.submit(function, self._made, piece) for piece in pieces)
+        under_way = collections.deque(started)
+        while under_way:  # what has been handed on is let go
+            yield self._result(under_way.popleft())
 
     def _result(self, future: concurrent.futures.Future[R]) -> R:
         try:

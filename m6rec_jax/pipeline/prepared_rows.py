@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from m6rec_jax.data.prepared import EVENTS, Prepared
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
@@ -92,7 +92,7 @@ def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     """
     updates = prepared.updates
     earlier = updates[: updates.index(part)] if part in updates else ()
-    files = [prepared.folder / EVENTS / f"{name}.parquet" for name in ("prepared", *earlier)]
+    files = [prepared.events_file(f"{name}.parquet") for name in ("prepared", *earlier)]
     table = pa.concat_tables(pq.read_table(file, columns=["user", "item"]) for file in files)
     users, items = ([table[name].to_numpy()] for name in ("user", "item"))
     seen = prepared.manifest["visible"]["history"].get(part, ())
@@ -132,7 +132,7 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
                 add(user, items)
             continue
         name = "prepared" if own == "train" else own
-        table = pq.read_table(prepared.folder / EVENTS / f"{name}.parquet", columns=_ACTED)
+        table = pq.read_table(prepared.events_file(f"{name}.parquet"), columns=_ACTED)
         row, time, of_user, item = (table[column].to_numpy() for column in _ACTED)
         order = np.lexsort((row, time, of_user))
         users, items = of_user[order], item[order]

@@ -461,7 +461,8 @@ def test_missing_ambiguous_empty_and_damaged_files(tmp_path):
 
 
 def test_a_parquet_file_damaged_in_the_middle(tmp_path):
-    folder = write(tmp_path, spec={**SPEC, "repeats": "count"})
+    events = {**SPEC["events"], "file": "events*.parquet"}
+    folder = write(tmp_path, spec={**SPEC, "repeats": "count", "events": events})
     (folder / "events.csv").unlink()
     table = pa.table(
         {
@@ -477,9 +478,11 @@ def test_a_parquet_file_damaged_in_the_middle(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[start : start + 30] = b"\xff" * 30
     path.write_bytes(raw)
+    later = table.slice(0, 10).set_column(2, "time", pa.array(np.arange(1e4, 1e4 + 10)))
+    pq.write_table(later, folder / "events_2.parquet")
     report = check_dataset(folder)
     assert set(found(report)) == {("damaged_file", "events", "")}
-    assert report.num_rows["events"] == 3000
+    assert report.num_rows["events"] == 3010
 
 
 def test_values_without_label_threshold_and_no_value_column(tmp_path):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from m6rec_jax.data import first_draft
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.first_draft import draft_dataset
 from m6rec_jax.data.schema import DatasetSpec
@@ -62,6 +63,26 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     assert dict(spec.items.columns) == {"title": "string", "year": "int", "genres": "list<string>"}
     assert (spec.users.id, spec.users.file) == ("user_id", "users.parquet")
     assert any("positives are ratings of at least 4: 41% of 49 events" in line for line in said)
+    assert check_dataset(tmp_path).ok
+
+
+def test_of_large_tables_all_ids_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_draft, "_SAMPLE", 10)
+    films = [(n, f"Film {n}") for n in range(100)]
+    acted = [(f"v{n % 3}", 99 - n, f"2024-01-01 00:00:{n:02d}") for n in range(40)]
+    tables = [
+        write(tmp_path / "films.csv", "film_id,title", films),
+        write(tmp_path / "views.csv", "user_id,film_id,seen_at", acted),
+    ]
+    (tmp_path / "users.parquet").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"users\.parquet is there: name it with the other tables"):
+        draft_dataset(tables)
+    (tmp_path / "users.parquet").unlink()
+    assert "repeats: left to `m6rec data prepare`, which sees all events" in draft_dataset(tables)
+    spec = DatasetSpec.load(tmp_path)
+    assert (spec.events.user, spec.events.item, spec.repeats) == ("user_id", "film_id", None)
     assert check_dataset(tmp_path).ok
 
 

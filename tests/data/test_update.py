@@ -276,6 +276,32 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     assert days.update().manifest == whole.manifest
 
 
+def test_an_update_whose_files_have_gone_leaves_nothing(write_shop) -> None:
+    days = simple(write_shop)
+    counted = days.prepared.statistics().count
+    days.add(1)
+    assert days.update().statistics().count == counted + 3
+    for path in days.folder.glob("*-1.parquet"):
+        path.unlink()
+    anew = prepare(days.folder, days.out, days.split, days.options, progress=False)
+    assert anew.manifest == days.prepared.manifest
+    assert anew.statistics().count == counted
+    assert len(anew.catalogue().items) == 10
+
+
+def test_an_update_has_no_rows_of_users_that_training_does_not_see(write_shop) -> None:
+    users = [f"u{user}" for user in range(8)]
+    seed = next(s for s in range(99) if len(set(splits.by_user(users, seed=s))) == 3)
+    past = [
+        (user, item, 100.0 * item + user, 5.0 - item % 3) for item in range(6) for user in range(8)
+    ]
+    day = [(user, 7, 2000.0 + user, 5.0) for user in range(8)]
+    days = Days(write_shop, [past, day], f"by_user:seed={seed}", views=("next_items",))
+    days.add(1)
+    trained = (splits.by_user(users, seed=seed) == TRAIN).sum()
+    assert days.update().num_rows("next_items")["update_1"] == trained < 8
+
+
 def rewrite(days: Days, name: str, **columns: Any) -> None:
     """Puts other values into a file of events."""
     table = pq.read_table(days.folder / name)

@@ -150,7 +150,7 @@ def test_inputs_that_do_not_fit_are_refused(exported: Path) -> None:
     long = {
         key: np.pad(value, ((0, 0), *[(0, 99)] * (value.ndim - 1))) for key, value in inputs.items()
     }
-    with pytest.raises(ExportError, match="score: .* has shape .*, over"):
+    with pytest.raises(ExportError, match=r"score: .* has shape .*, over"):
         opened.run(name, long)
 
 

@@ -94,8 +94,9 @@ def _write(
     imported: Imported, folder: Path, report: Report, name: str | None, at_least: float | None
 ) -> tuple[dict[str, int], DatasetSpec]:
     """Writes the three tables; their sizes, and what describes them."""
-    texts = text_columns(imported.item_columns, imported.item_file)
     items = imported.items
+    values = {name: items[name].to_pylist() for name in imported.item_columns}
+    texts = text_columns(imported.item_columns, imported.item_file, values)
     silent = np.logical_not(_says(items[texts[0]]))
     report.count(
         f"items without {texts[0]!r}, left out",
