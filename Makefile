@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST_PYTHON ?= python3.13
 NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray results accept newest stats demo clean
+.PHONY: help install test slow lint types docs parity ray results accept newest demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -33,7 +33,7 @@ test: install lint types docs  ## Everything CI runs: style, types, docs, result
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-slow: install  ## Tests of resuming, and of all rows of the public data sets that were fetched: minutes
+slow: install  ## Tests of resuming and of repeats, end to end: minutes
 	$(BIN)/python -m pytest -m slow
 
 # torch is large, so only this target installs it; without it these tests are skipped.
@@ -60,9 +60,6 @@ newest:  ## Which formats of export work with the newest jax, flax and TensorFlo
 	$(NEWEST)/bin/python -m pip install --quiet -e '.[saved-model,litert,onnx]'
 	$(NEWEST)/bin/python -m benchmarks.export_formats
 	$(NEWEST)/bin/m6rec doctor
-
-stats: install  ## Lines and files by folder; SINCE=REV compares with a revision
-	$(BIN)/python -m benchmarks.stats $(if $(SINCE),--since $(SINCE))
 
 demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo

@@ -471,13 +471,6 @@ PLAN: Sequence[Study] = (
         after=("foundation_with_answers",),
     ),
     Study(
-        "foundation_variants",
-        ("foundation_variants",),
-        ("python -m benchmarks.foundation_variants --minutes 4",),
-        1.4,
-        after=("foundation",),
-    ),
-    Study(
         "tpu_compile",
         ("compile",),
         ("python -m benchmarks.tpu_compile",),

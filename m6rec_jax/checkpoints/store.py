@@ -108,16 +108,6 @@ class CheckpointStore:
         steps = self.steps()
         return steps[-1] if steps else None
 
-    def best_step(self) -> int | None:
-        """The step that is best by `best_metric`, or None."""
-        if self._best_metric is None:
-            return None
-        step = self._manager.best_step()
-        # Without any metric Orbax calls the newest step the best.
-        if step is None or self._best_metric not in (self._manager.metrics(step) or ()):
-            return None
-        return step
-
     def save(
         self,
         step: int,

@@ -39,14 +39,6 @@ class CompileReport:
         """All steps do."""
         return all(step.fits for step in self.steps)
 
-    def step(self, name: str) -> StepReport:
-        """The report of one step; raises DataError if it was not compiled."""
-        for one in self.steps:
-            if one.step == name:
-                return one
-        there = ", ".join(one.step for one in self.steps)
-        raise DataError(f"the report has no step {name!r}; it has {there}")
-
     def to_json(self) -> str:
         """Text that `read_report` reads."""
         values = {

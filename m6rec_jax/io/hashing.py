@@ -1,22 +1,15 @@
-"""Hashes in hexadecimal of text, JSON values and files."""
+"""Hashes in hexadecimal of text and files."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 
 def sha256(content: str | bytes) -> str:
     """Of bytes, or of text in UTF-8."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
-
-
-def json_sha256(value: Any) -> str:
-    """Of a value that JSON can hold, whatever the order of its keys."""
-    return sha256(json.dumps(value, sort_keys=True))
 
 
 def file_digest(path: Path, kind: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -56,24 +55,10 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.text.decode([int(i) for i in ids])
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes | np.ndarray) -> np.ndarray:
-            # TensorFlow hands over bytes in graphs, an array of them when run eagerly.
-            content: bytes = text if isinstance(text, bytes) else text.item()
-            return np.asarray(self._encode(content.decode("utf-8")), np.int32)
-
-        ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
-        ids.set_shape([None])
-        return ids
+        raise NotImplementedError  # rows are made by `preprocessors.map_rows`
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        def decode(array: np.ndarray) -> np.ndarray:
-            flat = array.reshape(-1, array.shape[-1])
-            texts = [self._decode(row).encode("utf-8") for row in flat]
-            return np.asarray(texts, object).reshape(array.shape[:-1])
-
-        text = tf.numpy_function(decode, [ids], tf.string, stateful=False)
-        text.set_shape(ids.shape[:-1])
-        return text
+        raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SeqioVocabulary):

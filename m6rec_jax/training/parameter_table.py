@@ -70,16 +70,6 @@ class ParameterTable:
         return sum(group.num_bytes for group in self.groups)
 
     @property
-    def num_trainable(self) -> int:
-        """Parameters that train."""
-        return sum(group.count for group in self.groups if group.trains)
-
-    @property
-    def num_trainable_bytes(self) -> int:
-        """Of the parameters that train."""
-        return sum(group.num_bytes for group in self.groups if group.trains)
-
-    @property
     def trainable_share(self) -> float:
         """Parameters that train for the largest task, as a share of the backbone (paper: about 1%).
 

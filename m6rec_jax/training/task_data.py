@@ -98,45 +98,20 @@ def text_vocabulary(name: str) -> Vocabulary:
 
 
 def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of words, in the vocabulary of a registered task.
-
-    Raises:
-      ConfigError: the task's vocabulary is none of this package's.
-    """
-    from m6rec_jax.pipeline.task_rows import find_provider
-
-    vocabulary = _text_vocabulary(find_provider(name))
-    if vocabulary is None:
-        raise ConfigError(f"the vocabulary of '{name}' cannot encode words, {list(words)}")
+    """Token ids of words, in the vocabulary of a registered task; raises as `text_vocabulary`."""
+    vocabulary = text_vocabulary(name)
     return [vocabulary.encode(word) for word in words]
 
 
 def frequent_tokens_of(name: str, most: int) -> list[int]:
-    """Ids of the most frequent pieces of text of a registered task's vocabulary.
-
-    Raises:
-      ConfigError: the task's vocabulary is none of this package's.
-    """
-    from m6rec_jax.pipeline.task_rows import find_provider
-
-    vocabulary = _text_vocabulary(find_provider(name))
-    if vocabulary is None:
-        raise ConfigError(f"the vocabulary of '{name}' has no pieces to start soft prompts from")
-    ids: list[int] = vocabulary.frequent_ids(most).tolist()
+    """Ids of the most frequent pieces of a task's vocabulary; raises as `text_vocabulary`."""
+    ids: list[int] = text_vocabulary(name).frequent_ids(most).tolist()
     return ids
 
 
 def pieces_of(name: str) -> list[str]:
-    """The pieces of a registered task's vocabulary, in the order of their ids.
-
-    Raises:
-      ConfigError: the task's vocabulary is none of this package's.
-    """
-    from m6rec_jax.pipeline.task_rows import find_provider
-
-    vocabulary = _text_vocabulary(find_provider(name))
-    if vocabulary is None:
-        raise ConfigError(f"the vocabulary of '{name}' has no pieces to start embeddings from")
+    """The pieces of a task's vocabulary, in the order of their ids; raises as `text_vocabulary`."""
+    vocabulary = text_vocabulary(name)
     return list(vocabulary.pieces(range(vocabulary.num_pieces)))
 
 

@@ -9,7 +9,6 @@ from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import rows
-from m6rec_jax.text.outcomes import Contrast
 from tests.pipeline import shop_rows
 
 S, T = 96, 64
@@ -104,15 +103,6 @@ def test_task_ids_pick_their_prompts(tiny):
     scorer = LikelihoodScorer(*tiny, options, sentence="{item}")
     found = scorer.score_requests(HISTORIES[:1], [TEXTS[1][:1]])[0][0]
     assert found == pytest.approx(brute_force(tiny, HISTORIES[0], TEXTS[1][0], task_id=1), abs=3e-5)
-
-
-def test_warm_scorer_compiles_nothing_more(tiny):
-    options = EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,))
-    scorer = LikelihoodScorer(*tiny, options, sentence="{item}")
-    number = scorer.warm_up()
-    scorer.score_requests(HISTORIES, TEXTS)
-    scorer.asking(Contrast("liked", "disliked")).score_requests(HISTORIES, TEXTS)
-    assert scorer.num_compilations == number
 
 
 def test_no_head_is_needed(tiny):

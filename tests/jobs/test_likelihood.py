@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.engine import likelihood
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -172,21 +171,6 @@ def test_a_data_set_that_the_model_never_saw(infer, served, served_model):
     np.testing.assert_allclose(found[0]["mean_log_probabilities"], expected, atol=3e-5)
     with pytest.raises(ConfigError, match="holds the data set 'books'"):
         infer(asked, "ctr", "scored", prepared=books)
-
-
-def test_all_requests_run_the_same_programs(infer, monkeypatch):
-    made = []
-    init = likelihood.LikelihoodScorer.__init__
-
-    def kept(self, *args, **kwargs):
-        made.append(self)
-        init(self, *args, **kwargs)
-
-    monkeypatch.setattr(likelihood.LikelihoodScorer, "__init__", kept)
-    configure("{item}", ("candidate",))  # short texts: one row of each request
-    infer([request(number) for number in range(21)], "plausible", chunk_size=8)
-    (scorer,) = made
-    assert scorer.num_compilations == 1
 
 
 def test_what_cannot_be_scored_is_refused(infer, served, served_model, tmp_path):

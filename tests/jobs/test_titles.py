@@ -5,18 +5,14 @@ import json
 import gin
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.engine import generation
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.jobs.titles import TitlesAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
-from m6rec_jax.serving import batch_inference
 from m6rec_jax.text import rows
 from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.records import Item
@@ -173,28 +169,6 @@ def test_as_many_titles_as_are_asked_for(recommend, configure):
     assert set(everything["item_ids"]) == set(TITLES)
 
 
-def test_parquet_in_and_out(recommend, served, films, tmp_path):
-    asked = [request(number) | {"k": 3, "about": None} for number in (1, 2, 4, 5)]
-    asked[2]["about"] = {"genre": "horror"}
-    for row in asked:
-        del row["candidates"]
-    expected, _ = recommend(asked)
-    pq.write_table(pa.Table.from_pylist(asked), tmp_path / "requests.parquet")
-    batch_inference.infer_requests(
-        *(tmp_path / "requests.parquet", tmp_path / "found.parquet", served / "run"),
-        task="titles",
-        job="title_recommendation",
-        prepared=films,
-        batch_size=4,
-        progress=False,
-    )
-    found = pq.read_table(tmp_path / "found.parquet").to_pylist()
-    for row, other in zip(found, expected, strict=True):
-        assert row["item_ids"] == other["item_ids"]
-        assert row["titles"] == other["titles"]
-        np.testing.assert_allclose(row["log_probabilities"], other["log_probabilities"], rtol=1e-5)
-
-
 def test_a_thousand_titles_all_exist_and_are_new(recommend, configure):
     """With few beams, and requests that have seen almost everything."""
     configure("TitlesAnswers.k = 4\nTitlesAnswers.max_k = 4\n")
@@ -208,22 +182,6 @@ def test_a_thousand_titles_all_exist_and_are_new(recommend, configure):
         assert not set(row["item_ids"]) & seen_by(own)
         titles += len(row["titles"])
     assert titles >= 1000
-
-
-def test_all_requests_run_the_same_programs(recommend, monkeypatch):
-    generate, traced = generation.generate, []
-
-    def kept(model, variables, *args, **kwargs):
-        traced.append(str(jax.tree.map(jax.typeof, (args, kwargs["encoded"]))))
-        return generate(model, variables, *args, **kwargs)
-
-    monkeypatch.setattr(generation, "generate", kept)
-    asked = [request(number) for number in range(21)]
-    for number, row in enumerate(asked):
-        row |= {"k": 1 + number % 4, "about": {"genre": "horror"} if number % 3 else None}
-    recommend(asked, chunk_size=8)
-    # Shapes, not tracings: now and then JAX traces a function of the same shapes once more.
-    assert len(set(traced)) == 1
 
 
 def test_clear_errors(recommend, configure, served, served_model, films, tmp_path):

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import seqio
-import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors
@@ -307,11 +306,8 @@ def test_wrong_view_is_named(shop_views, vocabulary):
 def test_seqio_vocabulary(shop_vocabulary, vocabulary):
     text = "liked Film A, comedy"
     assert vocabulary.encode(text) == shop_vocabulary.encode(text)
-    assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == vocabulary.encode(text)
     ids = vocabulary.encode(text)
     assert vocabulary.decode([*ids, 1]) == text
-    batch = vocabulary.decode_tf(tf.constant([ids, ids])).numpy()
-    assert batch.tolist() == [text.encode()] * 2
     assert vocabulary.vocab_size == shop_vocabulary.size
     assert vocabulary == SeqioVocabulary(vocabulary._load)
     assert vocabulary == SeqioVocabulary(lambda: shop_vocabulary)

@@ -22,7 +22,6 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.workers import ThisProcess
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.jobs.retrieval import RetrievalAnswers
-from m6rec_jax.jobs.scoring import ScoringAnswers
 from m6rec_jax.requests.files import Shard
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
@@ -316,40 +315,6 @@ def test_parquet_in_and_out(folder: Path, scored: Path, tmp_path: Path) -> None:
     for number, found in zip(numbers, table.column("probabilities").to_pylist(), strict=True):
         if number in by_number and number != 8:
             np.testing.assert_allclose(found, by_number[number], atol=2e-6)
-
-
-@pytest.mark.parametrize("dies_at", [1, 4])
-def test_going_on_after_an_interruption(
-    folder: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
-) -> None:
-    asked: list[int] = []
-    answer = ScoringAnswers.answer
-
-    def counted(self: ScoringAnswers, requests: Any) -> Any:
-        if len(asked) == dies_at:
-            asked.append(-1)
-            raise KeyboardInterrupt
-        asked.append(len(requests))
-        return answer(self, requests)
-
-    monkeypatch.setattr(ScoringAnswers, "answer", counted)
-    with pytest.raises(KeyboardInterrupt):
-        infer(folder, tmp_path / "out.jsonl")
-    assert not (tmp_path / "out.jsonl").exists()
-    # Another batch size changes no result, so it may be chosen on the way.
-    report = infer(folder, tmp_path / "out.jsonl", chunk_size=7, batch_size=8)
-    # What another thread had answered meanwhile was not written yet.
-    assert len(GOOD) <= sum(n for n in asked if n > 0) <= len(GOOD) + 10
-    uninterrupted, found = read_rows(scored), read_rows(tmp_path / "out.jsonl")
-    assert [row["number"] for row in found] == GOOD
-    for a, b in zip(uninterrupted, found, strict=True):
-        np.testing.assert_allclose(a["probabilities"], b["probabilities"], atol=2e-6)
-    sides = [path.with_name("out.rejected.jsonl") for path in (scored, tmp_path / "out.jsonl")]
-    assert sides[0].read_text() == sides[1].read_text()
-    assert report.totals.rejected.total() == len(BAD_ROWS)
-    # Once complete, it is only reported.
-    monkeypatch.setattr(ScoringAnswers, "answer", None)
-    assert infer(folder, tmp_path / "out.jsonl") == report
 
 
 def test_ignored_fields_are_told_once(folder: Path, tmp_path: Path) -> None:

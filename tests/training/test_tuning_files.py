@@ -76,10 +76,8 @@ def test_counts_of_mini(name: str) -> None:
     config, trainable = read(Path(f"{name}.gin"))
     table = count_parameters(config, trainable)
     assert table.count("prompts") == COUNTS[name]
-    backbone = table.count("backbone")
-    assert backbone == 1_836_800
-    assert table.num_trainable == COUNTS[name] + (backbone if trainable == "all" else 0)
-    assert table.num_trainable_bytes == 4 * table.num_trainable
+    assert table.count("backbone") == 1_836_800
+    assert (table.trainable_share > 1) == (trainable == "all")
     if name in ("option_adapter", "option_embedding", "lora"):
         assert table.trainable_share == pytest.approx(0.01, abs=0.002)
 
