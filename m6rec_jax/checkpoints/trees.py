@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 PyTree = Any
 
@@ -34,13 +35,7 @@ def unflatten(flat: Mapping[str, Any], like: PyTree) -> PyTree:
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts of the names' parts: what is handed to Orbax."""
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
+    tree: dict[str, Any] = traverse_util.unflatten_dict(flat, sep="/")
     return tree
 
 

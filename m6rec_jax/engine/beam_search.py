@@ -67,8 +67,8 @@ class _Texts(NamedTuple):
     log_probability: Array
     state: Any
 
-    def best(self, k: int, by_argmax: bool | None) -> _Texts:
-        _, indices = top_k(self.scores, k, by_argmax=by_argmax)
+    def best(self, k: int) -> _Texts:
+        _, indices = top_k(self.scores, k)
         return _take_beams(self, indices)
 
 
@@ -87,7 +87,6 @@ def beam_search(
     *,
     num_beams: int,
     length_penalty: ArrayLike = 0.0,
-    by_argmax: bool | None = None,
 ) -> Beams:
     """Searches for the best texts of every source.
 
@@ -98,7 +97,6 @@ def beam_search(
       constraint: which tokens may come.
       num_beams: how many texts live at a time, and how many are returned.
       length_penalty: at least 0.
-      by_argmax: see `top_k`.
     """
     num_sources, length = prefix_ids.shape
     prefix_length = jnp.sum(prefix_ids != FREE, axis=1)[:, None]
@@ -132,11 +130,11 @@ def beam_search(
             ending,
             _grouped(ended_state, shape),
         )
-        finished = _joined(now.finished, ended).best(num_beams, by_argmax)
+        finished = _joined(now.finished, ended).best(num_beams)
 
         vocab = total.shape[-1]
         total = total.at[..., EOS_ID].set(-jnp.inf).reshape(num_sources, -1)
-        log_probability, indices = top_k(total, num_beams, by_argmax=by_argmax)
+        log_probability, indices = top_k(total, num_beams)
         parents, tokens = indices // vocab, (indices % vocab).astype(jnp.int32)
         rows = (source * num_beams + parents).reshape(-1)
         state = jax.tree.map(lambda leaf: leaf[rows], state)

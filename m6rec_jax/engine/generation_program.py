@@ -48,7 +48,6 @@ def generate(
     *,
     verb: str,
     num_texts: int,
-    by_argmax: bool | None = None,
     encoded: Encoded | None = None,
 ) -> GeneratedBatch:
     """Encodes and decodes a batch; for use inside jit.
@@ -62,7 +61,6 @@ def generate(
       options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
       verb: 'greedy', 'sample' or 'beam_search'.
       num_texts: per source.
-      by_argmax: see `beam_search.top_k`.
       encoded: of the sources, where they are encoded already.
     """
     prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
@@ -93,7 +91,6 @@ def generate(
             constraint,
             num_beams=num_texts,
             length_penalty=options,
-            by_argmax=by_argmax,
         )
         result, scores = beams, beams.scores
     else:

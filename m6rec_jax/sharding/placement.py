@@ -187,6 +187,12 @@ def batch_reader(mesh: Mesh) -> tuple[int, int]:
     return streams.index(parts[jax.process_index()]), len(streams)
 
 
+def leads_stream(mesh: Mesh) -> bool:
+    """Whether no process before this one reads the same rows (see `batch_reader`)."""
+    parts, own = _parts_of_processes(mesh), jax.process_index()
+    return own == min(process for process, held in parts.items() if held == parts[own])
+
+
 def _parts_of_processes(mesh: Mesh) -> dict[int, frozenset[int]]:
     """For each process, the parts of the batch (of data · fsdp) that its devices hold."""
     by_part = mesh.devices.reshape(-1, mesh.shape["tensor"])

@@ -29,10 +29,8 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError, causes
-from m6rec_jax.sharding.placement import batch_sharding
 
 logger = logging.getLogger(__name__)
 
@@ -181,17 +179,6 @@ def print_once(result: object) -> None:
     """Prints in one of the run's processes."""
     if jax.process_index() == 0:
         print(result)
-
-
-def leads_stream(mesh: Mesh) -> bool:
-    """Whether no process before this one reads the same rows (see `batch_reader`)."""
-    num_parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    held: dict[int, set[int]] = {}
-    placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((num_parts,))
-    for device, (rows,) in placed.items():
-        held.setdefault(device.process_index, set()).add(rows.start or 0)
-    own = jax.process_index()
-    return own == min(process for process, parts in held.items() if parts == held[own])
 
 
 def sum_over_processes(*numbers: int) -> list[int]:

@@ -19,7 +19,7 @@ from m6rec_jax.errors import M6RecError
 from m6rec_jax.objectives import is_by_job, job_losses
 from m6rec_jax.objectives.sums import Sum
 from m6rec_jax.sharding import LogicalRules
-from m6rec_jax.sharding.processes import leads_stream
+from m6rec_jax.sharding.placement import leads_stream
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.input_feed import InputFeed

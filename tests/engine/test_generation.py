@@ -166,16 +166,16 @@ def test_programs_to_export_have_no_sort(tiny, trie):
         "seeds": np.zeros((2, 1), np.uint32),
     }
 
-    def primitives(verb, by_argmax, options):
+    def primitives(verb, num_texts, options):
         features_on_device = jax.tree.map(jax.numpy.asarray, features)
         program = jax.make_jaxpr(
-            lambda *args: generate(model, *args, verb=verb, num_texts=12, by_argmax=by_argmax)
+            lambda *args: generate(model, *args, verb=verb, num_texts=num_texts)
         )(variables, features_on_device, trie.arrays, options)
         return {name for name in ("top_k", "sort") if f" {name}[" in str(program)}
 
-    assert primitives("beam_search", True, 0.6) == set()
-    assert primitives("sample", None, SamplingOptions(1.0, 3, 0.9)) == set()
-    assert primitives("beam_search", None, 0.6) == {"top_k"}  # 12 beams are not few
+    assert primitives("beam_search", 4, 0.6) == set()
+    assert primitives("sample", 12, SamplingOptions(1.0, 3, 0.9)) == set()
+    assert primitives("beam_search", 12, 0.6) == {"top_k"}  # 12 beams are not few
 
 
 def test_a_thousand_samples_are_all_in_the_catalogue(generator, trie):
