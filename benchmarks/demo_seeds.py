@@ -32,6 +32,7 @@ CLICK_SPLIT, RETRIEVAL_SPLIT = "per_user_temporal", "leave_one_out"
 BASELINES = {
     "popularity": "ctr.baselines.popularity.auc",
     "smoothed mean": "ctr.baselines.smoothed_mean.auc",
+    "user mean + item mean": "ctr.baselines.user_and_item_mean.auc",
 }
 RETRIEVED = {
     "popularity": "retrieval.baselines.popularity.hit_rate@10",
@@ -54,7 +55,7 @@ class Verdict:
     """Lead against spread, in AUC.
 
     Attributes:
-      smallest_lead: over seeds, of the model over the better of the two baselines.
+      smallest_lead: over seeds, of the model over the best baseline.
       spread: largest less smallest AUC over seeds.
     """
 

@@ -8,6 +8,7 @@ popularity, ItemKNN and EASE. What a model of ids reaches on MovieLens stands in
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -128,15 +129,20 @@ def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
 def _means(task: TaskInfo, limit: int) -> dict[str, Figures]:
     del limit
     prepared = task.prepared()
-    train, test = (prepared_rows.interactions(prepared, part) for part in ("train", "test"))
-    counts = prepared.manifest["counts"]
-    fitted = MeanBaselines.fit(
-        train.users,
-        train.items,
-        train.labels,
-        counts["users"],
-        counts["items"],
+    train, validation, test = (
+        prepared_rows.interactions(prepared, part) for part in ("train", "validation", "test")
     )
+    counts = prepared.manifest["counts"]
+    sizes = counts["users"], counts["items"]
+    fitted = MeanBaselines.fit(train.users, train.items, train.labels, *sizes)
+    # Histories of test rows hold validation events.
+    known = MeanBaselines.fit(
+        np.concatenate([train.users, validation.users]),
+        np.concatenate([train.items, validation.items]),
+        np.concatenate([train.labels, validation.labels]),
+        *sizes,
+    )
+    fitted = dataclasses.replace(fitted, user_means=known.user_means)
     figures = fitted.scoring_metrics(test.users, test.items, test.labels)
     return {name.replace("_and_", " + ").replace("_", " "): of for name, of in figures.items()}
 

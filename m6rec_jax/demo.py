@@ -70,6 +70,7 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
         "ctr.log_loss": scoring.metrics["log_loss"],
         "ctr.baselines.popularity.auc": scoring.baselines["popularity"]["auc"],
         "ctr.baselines.smoothed_mean.auc": scoring.baselines["item_mean"]["auc"],
+        "ctr.baselines.user_and_item_mean.auc": scoring.baselines["user_and_item_mean"]["auc"],
         "ctr.baselines.smoothed_mean.log_loss": scoring.baselines["item_mean"]["log_loss"],
         "retrieval.hit_rate@10": retrieval.metrics["hit_rate@10"],
         "retrieval.ndcg@10": retrieval.metrics["ndcg@10"],

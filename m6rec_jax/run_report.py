@@ -77,8 +77,12 @@ _METRICS = {
     "macro_f1": "macro F1",
     "perplexity": "perplexity",
     "token_accuracy": "token accuracy",
-    "bleu-2": "BLEU-2",
-    "rouge-l": "ROUGE-L",
+    "bleu_2": "BLEU-2",
+    "bleu_4": "BLEU-4",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "true_share": "true values",
+    "new/recall@10": "recall @ 10, new items",
 }
 # Views whose rows have users.
 _OF_USERS = ("groups", "next_items", "reranking")

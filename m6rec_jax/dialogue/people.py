@@ -24,7 +24,9 @@ _NUMBERS = _list_of(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
-_AGE = rf"(?P<age>\d{{1,2}}|{'|'.join(_NUMBERS)})"
+_NUMBER = rf"(?:\d{{1,2}}|{'|'.join(_NUMBERS)})"
+# Of several people, too: "14 and 6".
+_AGE = rf"(?P<age>{_NUMBER}(?:(?: ,| and| or| , and| , or) {_NUMBER})*)"
 # Between somebody and their age: "who is", "of".
 _LINKS = r"(?P<link>(?:(?: ,)? (?:of|is|s|are|who|turns|turned|turning|just|only|about|aged?))*)"
 # People of whom an age alone says something.
@@ -64,7 +66,9 @@ class People:
         called = "|".join(map(re.escape, sorted(self._group_of, key=len, reverse=True)))
         who = rf"(?P<who>{called})(?!\S)"
         self._patterns = (
-            re.compile(rf"{who}{_LINKS} {_AGE}(?P<unit> (?:year|month)s? old)?(?!\S)(?! of)"),
+            re.compile(
+                rf"{who}{_LINKS}(?: ,)? {_AGE}(?P<unit> (?:year|month)s? old)?(?!\S)(?! of)"
+            ),
             re.compile(rf"{who}"),
             re.compile(
                 rf"(?P<link>aged?|ages)? ?{_AGE}(?P<unit> year olds?| months? old| ?yo)?(?!\S)"
@@ -97,6 +101,8 @@ class People:
 
     @staticmethod
     def _years(age: str, unit: str | None) -> int:
+        """The age of the youngest."""
         if unit and "month" in unit:
             return 0
-        return int(age) if age.isdigit() else _NUMBERS.index(age)
+        every = re.findall(rf"\b{_NUMBER}\b", age)
+        return min(int(one) if one.isdigit() else _NUMBERS.index(one) for one in every)

@@ -22,7 +22,9 @@ from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
 CUES = {
     "no": "no, not, don't, dont, doesn't, isn't, aren't, nothing, never, without, hate, hates, "
     "hated, dislike, disliked, didn't like, avoid, except, nor, neither, other than, rather than, "
-    "instead of, anything but, tired of, can't stand, cannot stand",
+    "instead of, anything but, tired of, can't stand, cannot stand, can't watch, cannot watch, "
+    "won't watch, wouldn't watch, can't take, can't handle, didn't enjoy, don't care for, "
+    "i don't care for, less",
     "unseen": "not seen, not yet seen, not already seen, haven't seen, have not seen, "
     "haven't yet seen, haven't already seen, never seen, never watched, not watched, "
     "haven't watched, didn't see, unseen, new to me, don't know yet, do not know yet",
@@ -41,7 +43,9 @@ CUES = {
     "also": "also, as well, in addition",
     "or": "or",
     "and": "and",
-    "plain": "why not, as well as",
+    "plain": "why not, as well as, don't you, why don't, isn't there, aren't there, nothing but, "
+    "not only, don't mind, don't know, no thanks, no idea, no problem, doesn't matter, "
+    "can't get enough, older brother, older sister, older kids, older children",
     "why": "why",
     "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great, bye, "
     "goodbye, good bye",
@@ -57,13 +61,14 @@ def _set_of(words: str) -> frozenset[str]:
 # After something that was refused, these begin what is wanted.
 RESUMES = _set_of(
     "but want wants like love loves prefer give show looking something anything someone instead "
-    "rather i we please how what a an"
+    "rather i we please how what a an maybe perhaps"
 )
 # Before "like", these make it a taste in place of a comparison.
 TASTES = _set_of("i we you they would d also really do don t not")
 # These leave open what goes together.
 FILLERS = _set_of("the a an year years my of any other all")
 _BEFORE_YEARS = _set_of("from in of than year since the after before until between")
+_OWNERS = _set_of("my your his her our their")
 SPANS = _set_of("and or to until till through the")
 _COMMON = (
     RESUMES
@@ -88,8 +93,8 @@ _DECADES = {
     "eighties": 80,
     "nineties": 90,
 }
-# A full stop ends a sentence after a word of three small letters: "Dr. No" goes on.
-_SENTENCE_END = re.compile(r"(?<=[^\W_A-Z]{3})\.(?=\s|$)")
+# A full stop ends a sentence after three small letters, a number or a bracket: "Dr. No" goes on.
+_SENTENCE_END = re.compile(r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.(?=\s|$)")
 
 
 class Token(NamedTuple):
@@ -144,6 +149,8 @@ class KnownPhrases:
                 token = self._known(key, tuple(surface[start : start + len(key)]))
                 if token:
                     break
+            if before in _OWNERS:  # "my wife is in her 30s"
+                dated = None
             # "1984" after "from" is a year, also where a title is called so.
             if dated is not None and (
                 before in _BEFORE_YEARS

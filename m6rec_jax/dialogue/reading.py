@@ -113,6 +113,8 @@ class _TurnReader:
         self._flags: dict[str, Any] = {}
         # Whether what follows is refused, and whether something was.
         self._negative = self._refused = False
+        # Whether titles that follow have not been seen.
+        self._unseen = False
         self._column: str | None = None
         # "or", or "and" between plurals: the next value is another way to obey.
         self._joins = ""
@@ -151,18 +153,23 @@ class _TurnReader:
         """Whether a title here is one that the user likes."""
         if self._pending is not None:
             return self._pending.kind == "like" and not self._pending.negative
-        return not self._negative and Unseen() not in self._wishes
+        return not self._negative and not self._unseen
 
     def _read_word(self, word: str) -> None:
-        resumes = word in RESUMES or word == ","
+        # Not in "a horror or a thriller".
+        goes_on = word in ("a", "an") and self._joins == "or"
+        resumes = word == "," or (word in RESUMES and not goes_on)
         if word in STOPS:
             self._end_comparison()
-            self._negative = self._refused = False
-        # "No, a comedy" and "no, give me a comedy" refuse nothing.
-        elif resumes and self._before == "no" and word not in ("a", "an"):
+            self._negative = self._refused = self._unseen = False
+        elif resumes and self._resumes_at_once(word):
             self._negative = False
         elif word != "," and resumes and self._refused:
             self._negative = self._refused = False
+        if word in (",", "i", "but"):
+            self._unseen = False
+        if self._pending is not None and word in ("i", "we") and not self._pending.relative:
+            self._pending = None  # "since I loved Fargo" gives a reason
         if self._pending is not None:
             self._pending = self._pending._replace(reach=self._pending.reach - 1)
             if not self._pending.reach:
@@ -172,12 +179,19 @@ class _TurnReader:
             if word != ",":
                 self._joins, self._plural = "", False
 
+    def _resumes_at_once(self, word: str) -> bool:
+        """Whether nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy"."""
+        if self._before == "no":
+            return word not in ("a", "an")
+        return self._before == "," and not self._refused
+
     def _read_cue(self, token: Token) -> None:
         kind, what = token.kind, token.what
         if kind == "no":
             self._negative, self._refused = True, False
         elif kind == "unseen":
             self._wishes.append(Unseen())
+            self._unseen = True
         elif kind in ("newer_than", "older_than", "since", "until"):
             self._end_comparison()
             relative = token.words[-1] == "than"
@@ -222,6 +236,8 @@ class _TurnReader:
         self._joins, self._plural = "", plural
 
     def _read_group(self, name: str, wanted: frozenset[ColumnValue]) -> None:
+        if self._refused and self._joins != "or":
+            self._negative = False  # "nothing scary, it is for my kids"
         self._refused = self._negative
         if not self._negative:
             self._wishes.append(ForGroup(name))
@@ -232,6 +248,7 @@ class _TurnReader:
         pending, self._pending = self._pending, None
         last = self._wishes[-1] if self._wishes else None
         if pending is None:
+            self._refused |= self._negative
             if self._joins and isinstance(last, Like):
                 self._wishes[-1] = Like((*last.places, *places))
         elif pending.kind != "like":
@@ -263,7 +280,8 @@ class _TurnReader:
         last = self._wishes[-1] if self._wishes else None
         if isinstance(last, Years):
             newer = kind == "or_newer"
-            self._wishes[-1] = Years(last.since, None) if newer else Years(None, last.until)
+            since, until = (last.since, None) if newer else (None, last.until)
+            self._wishes[-1] = Years(since, until, last.outside)
 
     def _read_age(self, kind: str) -> None:
         """Newer or older than what was named last; recent or old where nothing was."""
@@ -304,5 +322,10 @@ class _TurnReader:
         if spans:
             since = max((span.since for span in spans if span.since is not None), default=None)
             until = min((span.until for span in spans if span.until is not None), default=None)
+            if since is not None and until is not None and since > until:
+                # "The 70s, 80s or 90s": no year is of all of them.
+                whole = [span for span in spans if None not in (span.since, span.until)] or spans
+                since = min((span.since for span in whole if span.since is not None), default=None)
+                until = max((span.until for span in whole if span.until is not None), default=None)
             rest.append(Years(since, until))
         return tuple(dict.fromkeys(rest))

@@ -137,7 +137,7 @@ class ReplyGrammar:
         where nothing is known.
         """
         wanted: set[ColumnValue] = set()
-        alike: list[str] = []
+        alike: list[int] = []
         dated = False
         for wish in wishes:
             match wish:
@@ -149,8 +149,7 @@ class ReplyGrammar:
                     shared = self._filter.shared_values(wish) & self._attributes.values_of(place)
                     if shared:
                         wanted |= shared
-                        own = self._attributes.values_of
-                        alike += [self._titles[p] for p in places if shared & own(p)]
+                        alike += places
                 case Years():
                     dated = True
         facts: dict[str, Sequence[str]] = {}
@@ -165,7 +164,15 @@ class ReplyGrammar:
                 return ""
             facts = {c: self._attributes.of(place, c) for c in known[:1]}
         described = self._one(facts, None if year is None else str(year))
-        return f"{described}, like {_joined(alike[:_MOST_VALUES])}" if alike else described
+        said = {(c, phrase_key(v)) for c, own in facts.items() for v in own[:_MOST_VALUES]}
+        # They must have all that is said before their names.
+        same = [
+            self._titles[other]
+            for other in dict.fromkeys(alike)
+            if said <= self._attributes.values_of(other)
+            and (year is None or self._attributes.year_of(other) == year)
+        ]
+        return f"{described}, like {_joined(same[:_MOST_VALUES])}" if same else described
 
     def _one(self, facts: Mapping[str, Sequence[str]], year: str | None) -> str:
         phrase = self._phrase(self._words.item, facts)

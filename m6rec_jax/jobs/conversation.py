@@ -276,7 +276,7 @@ class Conversation:
         sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
         obeying = [one.obeying() for one in dialogues]
         excluded = [np.flatnonzero(~own.allowed) for own in obeying]
-        users, read = None, list(map(Read, sources, (list(one.named) for one in dialogues)))
+        users, read = None, list(map(Read, sources, (list(one.state.told) for one in dialogues)))
         if self._retrieval is not None:
             if self._read_liked is not None:
                 read = [self._read_liked(one.state.liked) for one in dialogues]
@@ -300,11 +300,11 @@ class Conversation:
     def act(self) -> Act:
         """What the user's latest turn is replied to with."""
         reading, latest = self.state.reading, self.state.latest
-        if latest and reading.why:
+        if latest and reading.why and not reading.wishes:
             return Act.EXPLAIN
         if latest and reading.asked is not None and (reading.named or not reading.wishes):
             return Act.ANSWER
-        if reading.thanks and not reading.wishes:
+        if reading.thanks and not (reading.wishes or reading.named):
             return Act.ACKNOWLEDGE
         nothing = not (self.state.wishes or self.named or reading.clears)
         return Act.ASK if nothing else Act.RECOMMEND

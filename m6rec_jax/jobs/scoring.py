@@ -181,8 +181,8 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
 def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
     """Fitted to the training part, popularity without sampled negatives.
 
-    A user's own likes are also those that the history may hold and nothing is trained on, as in
-    few-shot splits: who asks brings them along.
+    A user's own likes are also those that the rows' histories may hold and nothing is trained on,
+    such as validation events: who asks brings them along.
 
     Raises:
       DataError: the view 'groups' is not prepared.
@@ -197,8 +197,14 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
         label = DatasetSpec.from_dict(prepared.manifest["dataset_spec"]).label
         if label.at_least is not None:
             users, items, values = (of.to_numpy() for of in prepared.known_events().columns)
-            known = MeanBaselines.fit(users, items, label.labels(values), *sizes)
-            user_means = known.user_means
+            labels = label.labels(values)
+            visible = prepared.manifest["visible"]["history"].get(evaluation.data.part, ())
+            if "validation" in visible:
+                own = evaluation.data.interactions("validation")
+                users = np.concatenate([users, own.users])
+                items = np.concatenate([items, own.items])
+                labels = np.concatenate([labels, own.labels])
+            user_means = MeanBaselines.fit(users, items, labels, *sizes).user_means
         return dataclasses.replace(
             fitted,
             item_counts=catalogue.train_counts,

@@ -173,7 +173,7 @@ class WritingTemplate:
             own = [v for v in _values(item, column) if v not in common.get(column, ())]
             found: list[str] = []
             for other in liked:
-                theirs = set(_values(other, column)) if other.id != item.id else set()
+                theirs = set(_values(other, column)) if _differ(other, item) else set()
                 shared = [value for value in own if value in theirs][:_MOST_SHARED]
                 if shared and len(shared) >= len(found):
                     found, named = shared, other
@@ -225,7 +225,7 @@ class WritingTemplate:
         own = [value for value in _values(item, column) if value not in common.get(column, ())]
         ways: list[dict[str, Value]] = []
         for other in reversed(liked):
-            theirs = set(_values(other, column)) if other.id != item.id else set()
+            theirs = set(_values(other, column)) if _differ(other, item) else set()
             shared = [value for value in own if value in theirs]
             name = self._render(self.liked, other) if shared else ""
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
@@ -237,6 +237,13 @@ class WritingTemplate:
         if item is None and template.fields:
             raise DataError(f"'{template.name}' needs an item, and none is given")
         return _rendered(template, {} if item is None else item.attributes, item)
+
+
+def _differ(one: Item, other: Item) -> bool:
+    """Whether two items are not the same; those of requests may have no id."""
+    if one.id and other.id:
+        return one.id != other.id
+    return one.attributes != other.attributes
 
 
 def parse_writing(spec: object) -> dict[str, WritingTemplate]:

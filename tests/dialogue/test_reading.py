@@ -48,6 +48,20 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("no give me a comedy", (COMEDY,)),
         ("anything but horror", (unwanted("horror"),)),
         ("why not a comedy?", (COMEDY,)),
+        ("I don't want a horror or a comedy", (unwanted("horror"), unwanted("comedy"))),
+        ("I don't care for horror", (unwanted("horror"),)),
+        ("I can't watch horror", (unwanted("horror"),)),
+        # What is not refused, though a word says no.
+        ("I'm not sure, maybe a comedy", (COMEDY,)),
+        ("I don't know, a comedy?", (COMEDY,)),
+        ("No thanks, a comedy", (COMEDY,)),
+        ("I hated Fargo, give me a comedy", (COMEDY,)),
+        ("I didn't like Fargo but I want a comedy", (COMEDY,)),
+        ("I hated Heat (1995). Comedies!", (COMEDY,)),
+        ("Isn't there a comedy?", (COMEDY,)),
+        ("nothing but comedies", (COMEDY,)),
+        ("nothing with horror, it's for my kids", (unwanted("horror"), ForGroup("children"))),
+        ("No horror for my kids", (unwanted("horror"), ForGroup("children"))),
         # People: of one column where the words say which.
         ("with Tom Hanks", (wanted("Tom Hanks", column="cast"),)),
         ("a film by tom hanks", (wanted("Tom Hanks", column="director"),)),
@@ -69,6 +83,11 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("from 1994", (Years(1994, 1994),)),
         ("between 1980 and 1995", (Years(1980, 1995),)),
         ("the 70s or 80s", (Years(1970, 1989),)),
+        ("the 70s, 80s or 90s", (Years(1970, 1999),)),
+        ("not from the 70s or older", (Years(None, 1979, outside=True),)),
+        ("My wife is in her 30s, a comedy", (COMEDY,)),
+        ("My older brother likes comedies", (COMEDY,)),
+        ("Since I loved Fargo, a comedy", (COMEDY,)),
         ("newer than 1995", (Years(1996, None),)),
         ("newer than the 80s", (Years(1990, None),)),
         ("made after 1995", (Years(1996, None),)),
@@ -117,6 +136,7 @@ def test_wishes(said, wishes):
         *("My boss's daughter comes, a girl of nine", "My brother is seven and bored"),
         *("My nine year old nephew", "Something that grandchildren watch", "he's 4"),
         *("I am watching a film with someone aged three", "a movie for ages 4 to 8"),
+        *("My kids are 14 and 6", "a girl, 6 years old", "My kids are 13, 9 and 5"),
         *("our granddaughter turns eleven", "for an 18 months old", "a film for my 7yo"),
     ],
 )
@@ -177,6 +197,20 @@ def test_questions_and_thanks():
     assert READER.read("Thanks, bye").thanks
     assert READER.read("also comedies").adds
     assert READER.read("never mind, surprise me").clears
+
+
+@pytest.mark.parametrize(
+    ("said", "liked"),
+    [
+        ("I hated Fargo but loved Heat", {1, 2}),
+        ("I hated Fargo and Heat", set()),
+        ("Since I loved Fargo, a comedy", {0}),
+        ("Something I haven't seen. I loved Fargo", {0}),
+        ("I haven't seen Fargo", set()),
+    ],
+)
+def test_what_is_liked(said, liked):
+    assert set(READER.read(said).liked) == liked
 
 
 GENRES = sorted(ATTRIBUTES.spellings[v] for v in ATTRIBUTES.spellings if v[0] == "genres")
