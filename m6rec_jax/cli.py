@@ -107,7 +107,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
     if processes is None or not processes.are_joined():
         if isinstance(error, KeyboardInterrupt):
             print("m6rec: stopped", file=sys.stderr)
-            return training.EXIT_OF_SIGNALS["SIGINT"]
+            return training.EXIT_OF_SIGNALS.get(str(error), training.EXIT_OF_SIGNALS["SIGINT"])
         if not _is_fixable(error):
             traceback.print_exception(error)
             return 1
@@ -115,7 +115,10 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
         return _status(error)
     status = 1
     try:
-        if not isinstance(error, UnreachableError) and processes.speaks_of_a_lost_process(error):
+        if isinstance(error, KeyboardInterrupt):
+            status = training.EXIT_OF_SIGNALS["SIGINT"]
+            print("m6rec: stopped", file=sys.stderr)
+        elif not isinstance(error, UnreachableError) and processes.speaks_of_a_lost_process(error):
             status = EXIT_LOST_PROCESS
             print(
                 "m6rec: another process of this run has gone, so this one ends, too. Its own log "
@@ -134,6 +137,10 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
 
 
 def _is_fixable(error: BaseException) -> bool:
+    # What passes through gin is a copy, without an OSError's number.
+    inner = error.__context__
+    while error.__suppress_context__ and inner is not None and isinstance(error, type(inner)):
+        error, inner = inner, inner.__context__
     return isinstance(error, M6RecError) or (isinstance(error, OSError) and error.errno in _FIXABLE)
 
 

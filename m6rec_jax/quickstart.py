@@ -37,6 +37,7 @@ from m6rec_jax.io.json_text import json_text
 from m6rec_jax.pipeline.fitted_settings import measured_lengths, vocabulary_rows
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 from m6rec_jax.run_report import (
     TaskResult,
     evaluate_task,
@@ -223,10 +224,11 @@ def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResu
     """
     print(f"{folder.name}: {gin_file}", flush=True)
     configuration.parse_config([gin_file], [f"MODEL_DIR='{folder}'", *bindings])
-    configuration.settle_measured()
+    with own_vocabulary(folder):
+        configuration.settle_measured()
     result = train()
     if result.stopped_by not in (None, EARLY_STOPPING):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(result.stopped_by)
     return result
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.config_file import CONFIG_FILE
+from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
 from m6rec_jax.engine.model_folder import read_ranking, restore_model
 from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -179,7 +179,7 @@ def report_on_run(
             f"{run} has no {CONFIG_FILE}, which says what the run was trained on: a report needs "
             "the MODEL_DIR of `m6rec train`"
         )
-    configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
+    configuration.parse_config([run / CONFIG_FILE, ALL_ROWS, *gin_files], bindings)
     name = configuration.bound("TrainingData.mixture_or_task_name")
     lengths = configuration.bound("TrainingData.task_feature_lengths")
     if name is None or lengths is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.buckets import in_bucket, kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
       args: of a command that takes gin.
       default: what is then read before the run's own configuration and the files that are given.
     """
-    from m6rec_jax.config_file import CONFIG_FILE
+    from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
     from m6rec_jax.configuration import check_config, macros_of
 
     if "MIXTURE_OR_TASK_NAME" in macros_of(args.gin_file):
-        look_first(args)
+        look_first(args, default)  # the file may be one of training
         return
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
     run = check_config((), of_run).values.get("MODEL_DIR")
@@ -59,14 +59,14 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
             f"m6rec {args.command} takes --gin.MODEL_DIR=RUN, whose task it knows; a --gin_file "
             "FILE may name another one"
         )
-    config = Path(run, CONFIG_FILE)
+    config = kept_copy(path_of(run) / CONFIG_FILE)
     check_there(run, f"--gin.MODEL_DIR={run}")
     if not config.is_file():
         raise ConfigError(
             f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
             f"--gin_file FILE ({default} says what stands there)"
         )
-    look_first(args, default, str(config), reads=())
+    look_first(args, default, str(config), ALL_ROWS, reads=())
 
 
 def look_at_own(args: argparse.Namespace) -> None:

@@ -86,18 +86,37 @@ def add_commands(commands: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """train or tune a model; run the same command again to resume"""
-    parsed = look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
+    parsed = look_first(args, reads=())
+    if parsed.parameter("train.model", None) is None:
+        raise ConfigError(
+            "no gin file says what is trained: name or include one of gin_configs/runs/ "
+            "(pretrain.gin, finetune_scoring.gin, ...; tasks/README.md)"
+        )
+    start = parsed.values.get("INITIAL_CHECKPOINT_PATH")
+    if start and isinstance(start, str) and not _has_steps(parsed.values.get("MODEL_DIR")):
+        where = parsed.macros["INITIAL_CHECKPOINT_PATH"]
+        check_there(start, f"{where}: INITIAL_CHECKPOINT_PATH = {start!r}")
     _check_warm_up(parsed)
     _check_vocabulary(parsed)
     from m6rec_jax.configuration import macro, settle_measured
+    from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
     from m6rec_jax.training.loop import train
 
     configure_together(args, heed_preemption=True)
-    settle_measured()
+    with own_vocabulary(macro("MODEL_DIR", "")):
+        settle_measured()
     with alone_in(macro("MODEL_DIR", "")):
         result = train()
     # Scripts must not take a run that a signal stopped for finished.
     return EXIT_OF_SIGNALS.get(result.stopped_by, 0)
+
+
+def _has_steps(model_dir: object) -> bool:
+    """Whether a run is resumed, which needs nothing of what it began with."""
+    if not isinstance(model_dir, str) or in_bucket(model_dir):
+        return False
+    folder = Path(model_dir).expanduser() / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:

@@ -20,6 +20,7 @@ import numpy as np
 from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.buckets import bucket_errors
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.pipeline import locations, prepared_rows
 from m6rec_jax.pipeline.locations import DEFAULT_SPLIT
@@ -75,7 +76,8 @@ def measured_lengths(
         if found["of"] == of:
             return dict(found["lengths"])
     lengths = _measure(prepared, vocabulary, list(views), rows)
-    with contextlib.suppress(PermissionError):  # then it is measured every time
+    # Where nothing can be written it is measured every time.
+    with contextlib.suppress(OSError, DataError), bucket_errors(path, "written"):
         write_atomically(path, json_text({"lengths": lengths, "of": of}, indent=2) + "\n")
     return lengths
 

@@ -92,9 +92,11 @@ def _serve(
             try:
                 if reader is None:
                     keep_quiet()
+                    from m6rec_jax.configuration import macro
                     from m6rec_jax.pipeline.shards import LocalShards
 
                     gin.parse_config(configuration)
+                    macro("MIXTURE_OR_TASK_NAME", "")  # `@own_task()` registers when it is called
                     reader = LocalShards(settings, shards, rows)
                 result = getattr(reader, method)(*arguments)
             except Exception as error:

@@ -19,6 +19,7 @@ from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import CONFIG_FILE, write_config
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
@@ -163,6 +164,10 @@ def train(
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
     check_initial_embeddings(start.embeddings)
+    if start.prompts == "all" and not start.checkpoint:
+        raise ConfigError(
+            "Start.prompts = 'all' takes them over from INITIAL_CHECKPOINT_PATH: set it"
+        )
     check_initial_prompts(
         start.soft_prompts, model.config, start.prompts, start.class_labels, start.options
     )

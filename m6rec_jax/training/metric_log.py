@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -90,7 +91,8 @@ class MetricLog:
 def read_metrics(folder: str | epath.Path) -> list[dict[str, float]]:
     """The lines of MODEL_DIR's `metrics.jsonl`, oldest first (for reports and plots)."""
     path = epath.Path(folder) / METRICS_FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if math.isfinite(_step_of(line, path))]
 
 
 def _step_of(line: str, path: epath.Path) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.checkpoints.huggingface import WEIGHTS_FILE
 from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.io.progress import progress_bar
@@ -136,7 +137,8 @@ def encoder_folder(name: str) -> Path:
     Raises:
       CheckpointError: no encoder there.
     """
-    found = [path for path in (Path(name), data_dir() / name) if (path / _VOCABULARY).is_file()]
+    places = (Path(name), *(folder / name for folder in (data_dir(), default_cache_dir())))
+    found = [path for path in places if (path / _VOCABULARY).is_file()]
     if not found:
         raise CheckpointError(
             f"{name!r} is no sentence encoder: neither a folder with {_VOCABULARY} nor one that "

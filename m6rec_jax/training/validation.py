@@ -16,6 +16,7 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import LogicalRules, place_batch
 from m6rec_jax.training.data_state import Batch
+from m6rec_jax.training.task_data import check_labels
 from m6rec_jax.training.train_state import TrainState
 from m6rec_jax.training.train_step import (
     CompiledStep,
@@ -157,6 +158,7 @@ class Validator:
         ):
             if should_stop():
                 return None
+            check_labels(batch, self._model.config.prompts)
             batch = self._extended(batch)
             kept = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
             features = place_batch(kept, self._mesh)
