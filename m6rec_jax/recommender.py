@@ -225,6 +225,8 @@ class Recommender:
         row |= {name: _record(row[name]) for name in ("user", "about") if name in row}
         if "candidates" in row:
             row["candidates"] = _records(row["candidates"])
+        if "exclude" in row:
+            row["exclude"] = list(row["exclude"])
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
@@ -245,6 +247,8 @@ def _record(value: Any) -> Any:
 
 def _records(values: Any) -> list[Any]:
     """Rows of a data frame, or what a sequence holds."""
+    if hasattr(values, "to_list") and not hasattr(values, "columns"):  # a column of ids
+        values = values.to_list()
     for method, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
         if hasattr(values, method) and not isinstance(values, Mapping):
             return [_without_missing(row) for row in getattr(values, method)(*arguments)]
@@ -254,7 +258,11 @@ def _records(values: Any) -> list[Any]:
 
 
 def _without_missing(row: Any) -> Any:
-    """pandas writes NaN where a value is missing."""
+    """pandas writes NaN where a value is missing, and lists as arrays."""
     if not isinstance(row, Mapping):
         return row
-    return {k: v for k, v in row.items() if not (isinstance(v, float) and v != v)}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in row.items()
+        if not (isinstance(value, float) and value != value)
+    }

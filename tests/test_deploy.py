@@ -84,7 +84,7 @@ def add_labels(document: dict[str, Any], pairs: dict[str, str]) -> None:
         spec["selector"] = {"matchLabels": dict(pairs)}
         spec["template"].setdefault("metadata", {})["labels"] = dict(pairs)
     elif document["kind"] == "PodDisruptionBudget":
-        spec["selector"] = {"matchLabels": dict(pairs)}
+        spec["selector"]["matchLabels"] |= pairs  # one that is there, as kustomize does
     elif document["kind"] == "Service":
         spec["selector"] = dict(pairs)
 

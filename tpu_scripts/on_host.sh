@@ -79,7 +79,8 @@ data() {
 
 model() {
   mkdir -p "$MODEL"
-  gcloud storage rsync --recursive "$1" "$MODEL"
+  # What the bucket no longer has would be served: a task that was taken out, a later step.
+  gcloud storage rsync --recursive --delete-unmatched-destination-objects "$1" "$MODEL"
 }
 
 start() {

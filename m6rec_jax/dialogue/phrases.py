@@ -159,7 +159,8 @@ class KnownPhrases:
             ):
                 token = Token("period", tuple(folded[start : start + dated[1]]), dated[0])
             if token is not None and token.kind == "title":
-                token = self._narrowed(token, folded[start + len(token.words) :])
+                end = start + len(token.words)
+                token = self._narrowed(token, folded[end : end + 3])
             token = token or self._somebody(folded, start)
             if token is None:
                 token = Token("word", (folded[start],))

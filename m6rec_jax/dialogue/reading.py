@@ -318,7 +318,7 @@ class _TurnReader:
     def _merged(self) -> tuple[Wish, ...]:
         """The wishes, with one span of years: "newer than 1990 and older than 2000"."""
         spans = [wish for wish in self._wishes if isinstance(wish, Years) and not wish.outside]
-        rest = [wish for wish in self._wishes if wish not in spans]
+        rest = [w for w in self._wishes if not isinstance(w, Years) or w.outside]
         if spans:
             since = max((span.since for span in spans if span.since is not None), default=None)
             until = min((span.until for span in spans if span.until is not None), default=None)

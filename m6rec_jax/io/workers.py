@@ -17,7 +17,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -127,18 +127,19 @@ class WorkerOptions:
     number: int | None = None
     resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
 
-    def fitting(self, available: Mapping[str, float]) -> int:
-        """How many of them a cluster with these resources runs.
+    def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many of them run on nodes with these resources; each needs a node for itself.
 
         Raises:
           ConfigError: not even one.
         """
-        room = min(int(available.get(name, 0) // own) for name, own in self.resources.items())
+        own = self.resources.items()
+        room = sum(min(int(node.get(name, 0) // amount) for name, amount in own) for node in nodes)
         if room < 1:
+            there = [{name: node.get(name, 0.0) for name in self.resources} for node in nodes]
             raise ConfigError(
                 f"no worker fits into the cluster: WorkerOptions.resources = "
-                f"{dict(self.resources)}, and the cluster has "
-                f"{ {name: available.get(name, 0.0) for name in self.resources} }"
+                f"{dict(self.resources)}, and its nodes have {there}"
             )
         return min(room, self.number or room)
 
@@ -228,7 +229,8 @@ class RayWorkers(Generic[Made]):
     ) -> None:
         options = options or WorkerOptions()
         self._ray = start_ray(command, 512 << 20)
-        number = options.fitting(self._ray.cluster_resources())
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        number = options.fitting(nodes)
         resources = dict(options.resources)
         actor = self._ray.remote(
             num_cpus=resources.pop("CPU", 0),

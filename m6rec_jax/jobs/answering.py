@@ -224,7 +224,9 @@ class Parts:
         if data is not None:
             other.prepared = data.get("prepared", self.prepared)
             other._items = data.get("items", self._items)
-            other._index = data.get("index", self._index)
+            index = data.get("index", self._index)
+            # Tasks that are not named keep theirs.
+            other._index = self.indexes() | index if isinstance(index, dict) else index
         with self._lock:
             made = dict(self._made)
         known = [self.model.dataset_spec(task) for task in self.model.settings.tasks]

@@ -98,7 +98,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         if max_k > depth:
             raise ConfigError(f"RerankingAnswers.max_k = {max_k} is more than depth = {depth}")
         super().__init__(parts)
-        self._k, self.max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
+        self.default_k, self.max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
 
     def open_task(self, task: str) -> _RerankingTask:
         parts = self.parts
@@ -184,7 +184,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         results = []
         for request, items, scores in zip(requests, best.ids, best.scores, strict=True):
             names = [own.ids[item] for item in items[items >= 0]]
-            k = request.k or self._k
+            k = request.k or self.default_k
             results.append(self.listed(own.retrieval, names, scores, k, own.found.catalogue))
         return results
 
@@ -196,7 +196,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             "approximate": own.found.index.approximate,
             "scorer": None if own.scorer is None else self.parts.model.fingerprint(own.scorer),
             "reranker": own.reranker.describe(),
-            "k": self._k,
+            "k": self.default_k,
             "max_k": self.max_k,
             "depth": self._depth,
             "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),

@@ -356,12 +356,17 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
     ) -> None:
         check_default_k(k, max_k, "RetrievalAnswers")
         super().__init__(parts)
-        self._k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
+        self.default_k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
 
     def open_task(self, task: str) -> RetrievalTask:
         self.parts.retriever().check_task(task)
-        index = self.parts.index(task)
-        return RetrievalTask(self.parts.renderer(task), index, self.parts.data(task).items)
+        index, items = self.parts.index(task), self.parts.data(task).items
+        if items and (lost := [id_ for id_ in index.ids if id_ not in items]):
+            raise DataError(
+                f"the index of '{task}' has the item {lost[0]!r}, which the catalogue lacks (and "
+                f"{len(lost) - 1} more): build it anew with this catalogue"
+            )
+        return RetrievalTask(self.parts.renderer(task), index, items)
 
     def accept(self, request: Request, task: str) -> RequestText:
         check_k(request, self.max_k, "RetrievalAnswers.max_k")
@@ -388,7 +393,7 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
         results = []
         for one, items, scores in zip(accepted, found.ids, found.scores, strict=True):
             ids = [own.index.ids[item] for item in items[items >= 0]]
-            k = one.request.k or self._k
+            k = one.request.k or self.default_k
             results.append(self.listed(task, ids, scores, k, own.catalogue))
         return results
 
@@ -397,7 +402,7 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
         return {
             "index": [index.manifest.model, index.manifest.catalogue],
             "approximate": index.approximate,
-            "k": self._k,
+            "k": self.default_k,
             "max_k": self.max_k,
             "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
             "lists": dataclasses.asdict(self.lists),

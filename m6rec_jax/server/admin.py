@@ -39,7 +39,7 @@ def routes(server: Server) -> APIRouter:
     @router.put("/data")
     async def put_data(body: schemas.PutData) -> dict[str, Any]:
         """Reads catalogue, statistics and indexes anew, from these folders or the same ones."""
-        data = body.model_dump(exclude_unset=True)
+        data = body.model_dump(exclude_none=True)
         return _shown(await run_in_threadpool(snapshots.put_data, data))
 
     return router

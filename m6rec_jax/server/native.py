@@ -96,8 +96,8 @@ async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any
     task = snapshot.task(body.task, "retrieval")
     job = "reranking" if snapshot.answers(task, "reranking") else "retrieval"
     scorer = _scorer(asked, task, body.scorer)
-    wanted = body.k or 10
     answerer: Any = snapshot.service.answerer(job)
+    wanted = body.k or answerer.default_k
     depth = min(_SCORED, answerer.max_k)
     row = _row(body, k=max(wanted, depth) if scorer else wanted)
     (found,) = await asked.answer(await asked.accept(row, task, job))

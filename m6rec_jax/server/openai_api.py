@@ -77,8 +77,12 @@ def routes(server: Server) -> APIRouter:
     async def chat(body: schemas.Chat, request: Request) -> Any:
         """The next turn of a dialogue, and what is recommended in it."""
         if body.stream:
-            conversation = _conversation(server.snapshots.current, body)
             asked = Asking(server, request)
+            try:
+                conversation = _conversation(asked.snapshot, body)
+            except BaseException:
+                asked.close()
+                raise
             return events(asked, _chat_events(asked, conversation, body))
         async with asking(server, request) as asked:
             conversation = _conversation(asked.snapshot, body)
@@ -89,7 +93,7 @@ def routes(server: Server) -> APIRouter:
             answer: Answer = await found
             for free in said:
                 answer = answer._replace(reply=free.texts[0])
-            return _chat_answer(asked.snapshot, body, answer)
+            return await run_in_threadpool(_chat_answer, asked.snapshot, body, answer)
 
     return router
 
@@ -116,8 +120,9 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     width = snapshot.service.model.model.config.prompts.retrieval_dim
     if body.dimensions not in (None, width):
         raise ApiError(400, "unsupported", f"vectors have {width} numbers", "dimensions")
-    for index, text in enumerate(texts):
-        if not snapshot.num_tokens([text]):
+    counts = await run_in_threadpool(lambda: [snapshot.num_tokens([text]) for text in texts])
+    for index, count in enumerate(counts):
+        if not count:
             raise ApiError(422, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
     if name == body.model:
         accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
@@ -136,7 +141,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
             }
             for index, vector in enumerate(vectors)
         ],
-        "usage": _usage(snapshot.num_tokens(texts)),
+        "usage": _usage(sum(counts)),
     }
 
 
@@ -187,7 +192,8 @@ async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
         text, reason = _cut(asked.snapshot, body, task, result)
         written += asked.snapshot.num_tokens([text])
         choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})
-    read = asked.snapshot.num_tokens([s for one in accepted for s in one.text.history])
+    segments = [segment for one in accepted for segment in one.text.history]
+    read = await run_in_threadpool(asked.snapshot.num_tokens, segments)
     described = asked.snapshot.describe(task, "generation")
     return _head("text_completion", "cmpl", task) | {
         "choices": choices,
@@ -240,7 +246,7 @@ async def _completion_events(
         yield event(whole, None)
     yield event("", reason)
     if body.stream_options is not None and body.stream_options.include_usage:
-        read = asked.snapshot.num_tokens(accepted.text.history)
+        read = await run_in_threadpool(asked.snapshot.num_tokens, accepted.text.history)
         yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
 
 
@@ -329,7 +335,8 @@ async def _chat_events(
         yield event({"content": content})
     yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
     if body.stream_options is not None and body.stream_options.include_usage:
-        read = asked.snapshot.num_tokens([message.text for message in body.messages])
+        texts = [message.text for message in body.messages]
+        read = await run_in_threadpool(asked.snapshot.num_tokens, texts)
         yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([content]))}
 
 

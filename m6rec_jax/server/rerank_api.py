@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import uuid
@@ -48,7 +49,8 @@ def routes(server: Server) -> APIRouter:
                 for index in order[: body.top_n]
             ]
             text = accepted.text
-            tokens = asked.snapshot.num_tokens([*text.history, *text.candidates])
+            texts = [*text.history, *text.candidates]
+            tokens = await run_in_threadpool(asked.snapshot.num_tokens, texts)
             return {
                 "id": str(uuid.uuid4()),
                 "object": "list",
@@ -91,19 +93,16 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
         except RejectedRow as problem:
             said = str(problem).replace("candidates[0]", f"documents[{index}]")
             raise RejectedRow(problem.kind, said) from None
+    number = range(len(body.documents))
+    documents = [texts[index] for index in number]
+    about = [items.get(index, Item("", {})) for index in number]
     if isinstance(body.query, str):
         history = body.query.splitlines() or [""]
-    else:
-        row = {**body.query, "candidates": []}
-        history = snapshot.accept(row, task, job).text.history
-    number = range(len(body.documents))
-    return snapshot.accept_text(
-        history,
-        task,
-        job,
-        [texts[index] for index in number],
-        [items.get(index, Item("", {})) for index in number],
-    )
+        return snapshot.accept_text(history, task, job, documents, about)
+    asked = snapshot.accept({**body.query, "candidates": []}, task, job)
+    accepted = snapshot.accept_text(asked.text.history, task, job, documents, about)
+    # What the user had counts.
+    return accepted._replace(request=dataclasses.replace(asked.request, candidates=tuple(about)))
 
 
 def _text(document: schemas.AnyItem) -> str | None:

@@ -256,7 +256,7 @@ class Message(BaseModel):
     """A turn of a dialogue. What a system message says is read as what is known of the user."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(max_length=64)]
 
     @property
     def text(self) -> str:

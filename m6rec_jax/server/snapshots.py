@@ -126,6 +126,14 @@ class Snapshot:
         """What a task can be asked for."""
         return sorted(job for own, job in self._pairs if own == task)
 
+    def check_answers_as(self, old: Snapshot) -> None:
+        """Raises ConfigError where something that could be asked no longer can."""
+        lost = [f"'{task}' for {job}" for task, job in sorted(old._pairs - self._pairs)]
+        if old.conversation and not self.conversation:
+            lost.append(f"a chat ({self.no_conversation})")
+        if lost:
+            raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
+
     def task(self, name: str | None, job: str) -> str:
         """The task that is meant.
 
@@ -327,6 +335,8 @@ class Snapshots:
         old = self.current
         try:
             new = self._make(change(old.service), old.version + 1)
+            if what == "data":
+                new.check_answers_as(old)
         except M6RecError as error:
             raise ApiError(409, "cannot_be_changed", str(error)) from error
         self._current = new

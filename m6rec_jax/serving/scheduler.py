@@ -430,7 +430,8 @@ class Scheduler:
         seconds = time.monotonic() - began
         self._measure(number / max(seconds, 1e-6))
         job = entry.accepted.job if entry.accepted else "other"
-        self._observe(Batch(job, [began - entry.since], seconds, error is not None))
+        failed = error is not None and not isinstance(error, DeadlinePassed | SchedulerClosed)
+        self._observe(Batch(job, [began - entry.since], seconds, failed))
 
     def _take(self) -> list[_Entry]:
         """The next batch, out of the queue; the caller holds the lock."""

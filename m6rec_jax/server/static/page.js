@@ -236,7 +236,11 @@ const can = (job) => state.models.filter((model) => model.jobs.includes(job));
 async function start() {
   try {
     state.models = (await ask("v1/models")).data;
-    state.catalogue = await ask("v1/items?limit=1");
+    state.catalogue = await ask("v1/items?limit=1").catch((error) => {
+      if (error.status !== 400) throw error;
+      // A model of dialogues alone.
+      return { num_items: 0, user_columns: {}, item_columns: {}, value: null, liked_at_least: null, items: [] };
+    });
   } catch (error) {
     if (error.status === 503) {
       $("about").textContent = "The model is loading.";
