@@ -216,7 +216,9 @@ class CatalogueIndex:
                 f"target {int(targets.max())} is outside the catalogue of {self.num_items} items"
             )
         found = []
-        for start, part, excluded in self._steps(users, seen):
+        # Scores of all items at once: of large catalogues, for fewer users.
+        most = max(1, self._users_per_step * self._block // self._items.shape[0])
+        for start, part, excluded in self._steps(users, seen, most):
             wanted = np.full((len(part), targets.shape[1]), -1, np.int32)
             here = targets[start : start + len(part)]
             wanted[: len(here)] = here
@@ -227,9 +229,9 @@ class CatalogueIndex:
         return np.where(targets >= 0, ranks, 0)
 
     def _steps(
-        self, users: np.ndarray, seen: Sequence[np.ndarray] | None
+        self, users: np.ndarray, seen: Sequence[np.ndarray] | None, most: int | None = None
     ) -> Iterator[tuple[int, Array, Array]]:
-        """(first user, users, excluded items) in steps of one shape, padded."""
+        """(first user, users, excluded items) in steps of one shape, padded; of `most` users."""
         number = len(users)
         if not number:
             raise DataError("there are no users to rank for")
@@ -237,7 +239,7 @@ class CatalogueIndex:
         check_seen(seen, number, self.num_items)
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
         # Powers of two, so that few shapes are compiled.
-        step = min(self._users_per_step, _power_of_two(number))
+        step = min(most or self._users_per_step, _power_of_two(number))
         width = next(width for width in excluded_widths(self.num_items) if width >= longest)
         outside = self._items.shape[0]
         for start in range(0, number, step):

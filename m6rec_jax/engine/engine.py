@@ -154,8 +154,11 @@ class Engine:
     ) -> Callable[..., Any]:
         """`Runtime.jit` of a function whose tracings are counted."""
 
+        # Not `self`: programs outlive the engine that made them, and what it holds.
+        traced = self._traced
+
         def counted(*args: Any) -> Any:
-            self._traced.append(None)
+            traced.append(None)
             return function(*args)
 
         return self._runtime.jit(counted, donate)
@@ -233,8 +236,8 @@ class Engine:
         own = [one.exits or last for one in settings]
         own += [last] * (size - len(own))
         return {
-            "exit_threshold": np.array([[one.threshold] for one in own], np.float32),
-            "exit_depth": np.array([[one.depth] for one in own], np.int32),
+            "exit_threshold": np.array([one.threshold for one in own], np.float32)[:, None],
+            "exit_depth": np.array([one.depth for one in own], np.int32)[:, None],
         }
 
     def _source_row(self, segments: Sequence[str], settings: TaskSettings) -> Row:

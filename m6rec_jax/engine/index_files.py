@@ -180,6 +180,7 @@ class StoredIndex:
                 own = [items[(items >= 0) & (items < search.num_items)] for items in own]
                 ids, scores = _in_batches(search, users, k, own, batch_sizes)
                 found.append(TopK(np.where(ids == NO_ITEM, NO_ITEM, ids + first), scores))
+                del search  # or the next part would be read beside it
         return best_of(found, k)
 
     def similarities(self, users: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -210,6 +211,7 @@ class StoredIndex:
                 search = self.parts[number]
                 for size in batch_sizes:
                     search.warm_up(size, min(k, search.num_items))
+                del search
 
 
 def write_index(
@@ -409,6 +411,10 @@ def _embed_all(
         total=len(wanted), initial=done, desc="embedding", unit=" items", disable=not progress
     ) as bar:
         for found in embed(blocks()):
+            if not np.isfinite(found).all():
+                raise DataError(
+                    f"{folder}: vectors of items hold NaN or infinity; did training diverge?"
+                )
             number, place = divmod(done, part_items)
             shape = min(part_items, len(wanted) - number * part_items), dim
             mode = "r+" if place else "w+"

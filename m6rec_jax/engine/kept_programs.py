@@ -104,8 +104,10 @@ class _Programs:
             return None
         try:
             program, *trees = pickle.loads(path.read_bytes())
+            in_tree, out_tree = map(jax.tree.structure, trees)
+            # Compiled for one device; by default it would be loaded for all of the host.
             return serialize_executable.deserialize_and_load(
-                program, *map(jax.tree.structure, trees)
+                program, in_tree, out_tree, execution_devices=jax.devices()[:1]
             )
         except Exception as error:  # whatever a damaged file may raise
             log.warning("%s cannot be read and is made again: %s", path, error)
@@ -118,7 +120,7 @@ class _Programs:
             # Structures of custom nodes cannot be pickled, such nodes can.
             numbered = (jax.tree.unflatten(tree, range(tree.num_leaves)) for tree in trees)
             self._write(name, pickle.dumps((program, *numbered)))
-        except NotImplementedError as error:
+        except (NotImplementedError, ValueError) as error:
             # JAX cannot write a program that takes closed-over arrays as arguments.
             log.warning("a program is not kept in %s and is compiled anew: %s", self._folder, error)
 

@@ -241,8 +241,9 @@ class Reranker:
             again = had[row].items[~np.isin(had[row].items, hidden)]
             by_words = self._by_words(alike, row, hidden)
             sources = (near[row].items, implied[row].items, by_words, again)
-            further = np.concatenate([items[: self._depth] for items in sources])
-            further = further[self._offered[further]]
+            further = np.concatenate(
+                [items[self._offered[items]][: self._depth] for items in sources]
+            )
             ids = np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64)
             chosen.append(np.concatenate([ids, self._filling(ids, hidden, new)]))
         ids = np.full((len(chosen), found.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)

@@ -125,7 +125,7 @@ class SegmentCache:
             "source",
             width=config.embed_dim,
             capacity=source_slots,
-            row_lengths=_row_lengths(source_length),
+            row_lengths=_row_lengths(max(source_length, prompts.num_prompts)),
             compute=encode,
             runtime=runtime,
             dtype=kept,

@@ -40,8 +40,9 @@ def build_segments(
     Raises:
       CheckpointError: no model. DataError: no catalogue, items without text, or something else in
         the folder.
-      ConfigError: late interaction is off, or candidates are rendered with statistics, which
-        change with users and time.
+      ConfigError: late interaction is off, int8 is asked for of a model that reads its source at
+        the ends alone, or candidates are rendered with statistics, which change with users and
+        time.
     """
     if dtype not in STORED_TYPES:
         raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(STORED_TYPES)}")
@@ -51,6 +52,11 @@ def build_segments(
         raise ConfigError(
             f"{model_dir} was trained without late interaction (ModelConfig.late_layers_start = "
             "0): nothing of an item can be computed ahead"
+        )
+    if dtype == "int8" and model.segments.scores_ends:
+        raise ConfigError(
+            "dtype = 'int8' has one scale for a token, too coarse for its hidden state, keys and "
+            "values together (cross_attention_at = 'ends'): use bfloat16"
         )
     data = open_serving_data(model, task, prepared, items, with_statistics=False)
     used = set(data.template.candidate_template.fields) & set(data.statistics_names())

@@ -171,6 +171,7 @@ def test_continuous_batches_leave_as_each_text_alone(deep: Tiny) -> None:
     own = EngineOptions(S, 12, tasks=tasks, batch_sizes=(1,))
     alone = Generator(*deep, own)
     shared = ContinuousGenerator(*deep, own, num_slots=4, join_sizes=(2,), row_counts=(1, 4))
+    shared.warm_up()  # of no texts at all
     asked = [(history, task) for history in HISTORIES for task in tasks]
     streams = [shared.submit(*one) for one in asked]
     while shared.step():

@@ -74,9 +74,7 @@ def test_processes_that_die_lose_nothing(ray_workers: Any) -> None:
 def test_a_cluster_without_room() -> None:
     options = WorkerOptions(number=3, resources={"GPU": 2})
     assert options.fitting([{"CPU": 8.0, "GPU": 5.0}, {"GPU": 1.0}]) == 2
-    with pytest.raises(
-        ConfigError, match=r"resources = {'GPU': 2}, and its nodes have .*'GPU': 0"
-    ):
+    with pytest.raises(ConfigError, match=r"resources = {'GPU': 2}, and its nodes have .*'GPU': 0"):
         options.fitting([{"CPU": 8.0}])
 
 
