@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,13 +227,14 @@ def report_data(
       others: fields of `ReportData`: title, summary, parameters, facts, notes.
     """
     several = len(results) > 1
+    are_hybrid = any(getattr(r.predictions, "towers_ranks", None) is not None for r in results)
     return ReportData(
         comparisons=[line for result in results for line in _comparisons(result, several)],
         curves=[curve for name, folder in folders.items() for curve in _curves(name, folder)],
         scored=[drawn for result in results for drawn in _scored(result, several)],
         ranked=[drawn for result in results for drawn in _ranked(result, several)],
         users=[panel for result in results for panel in _users(result)],
-        score_name="cosine similarity",
+        score_name="hybrid's weighted sum" if are_hybrid else "cosine similarity",
         texts=[text for result in results for text in _texts(result, several)],
         **others,
     )
@@ -393,15 +395,20 @@ def _users(result: TaskResult) -> Iterator[UserPanel]:
     for row in range(len(rows["user_ids"])):
         history = [piece.text for piece in _source(result, rows, row)]
         wanted = set(found.targets[row][found.targets[row] >= 0].tolist())
-        pairs = zip(found.top_items[row].tolist(), found.scores[row].tolist(), strict=True)
+        there = found.top_items[row] >= 0
+        items, scores = found.top_items[row][there], found.scores[row][there]
+        if found.towers_ranks is None:  # cosines
+            bars = np.clip(scores, 0, 1)
+        else:  # weighted sums: from the last to the first
+            bars = (scores - scores.min(initial=np.inf)) / max(np.ptp(scores), 1e-9)
+        shown = zip(items.tolist(), scores.tolist(), bars.tolist(), strict=True)
         yield UserPanel(
             _row_name(result, rows, row),
             [*history[:1], *history[1:][-SHOWN_TEXTS:]],
             [
-                Recommendation(texts[item], score, item in wanted)
-                for item, score in pairs
-                if item >= 0
-            ][:NUM_RECOMMENDED],
+                Recommendation(texts[item], score, bar, item in wanted)
+                for item, score, bar in itertools.islice(shown, NUM_RECOMMENDED)
+            ],
             [texts[item] for item in sorted(wanted)],
             len(history),
         )

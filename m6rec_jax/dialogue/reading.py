@@ -36,6 +36,7 @@ class Reading(NamedTuple):
       liked: those of them that are not refused, compared, unseen or asked about.
       adds: the wishes come beside earlier ones.
       clears: no earlier wish holds any longer.
+      withdrawn: names of the groups that nothing is wanted for.
       asked: a column whose values are asked for; None: none is.
       why: a reason is asked for.
       thanks: it thanks, or says goodbye.
@@ -46,6 +47,7 @@ class Reading(NamedTuple):
     liked: tuple[int, ...] = ()
     adds: bool = False
     clears: bool = False
+    withdrawn: frozenset[str] = frozenset()
     asked: str | None = None
     why: bool = False
     thanks: bool = False
@@ -119,6 +121,8 @@ class _TurnReader:
         # "or", or "and" between plurals: the next value is another way to obey.
         self._joins = ""
         self._plural = False
+        # How many of the last wishes are one list so far: "a comedy, drama".
+        self._listed = 0
         self._pending: _Pending | None = None
         self._before = ""
 
@@ -130,6 +134,8 @@ class _TurnReader:
         while number < len(self._tokens):
             token = self._tokens[number]
             number += 1
+            if token.kind in ("period", "title"):
+                self._listed = 0
             if token.kind == "period":
                 number = self._read_period(token.what, number)
             elif token.kind == "title":
@@ -177,7 +183,7 @@ class _TurnReader:
         if word not in FILLERS:
             self._column = None
             if word != ",":
-                self._joins, self._plural = "", False
+                self._joins, self._plural, self._listed = "", False, 0
 
     def _resumes_at_once(self, word: str) -> bool:
         """Whether nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy"."""
@@ -187,6 +193,8 @@ class _TurnReader:
 
     def _read_cue(self, token: Token) -> None:
         kind, what = token.kind, token.what
+        if kind not in ("or", "and"):
+            self._listed = 0
         if kind == "no":
             self._negative, self._refused = True, False
         elif kind == "unseen":
@@ -228,10 +236,15 @@ class _TurnReader:
         either = self._joins == "or" or (self._joins == "and" and plural and self._plural)
         if self._negative:
             self._wishes.append(Unwanted(values))
-            self._refused = True
+            self._refused, self._listed = True, 0
         elif either and isinstance(last, Wanted):
-            self._wishes[-1] = Wanted(last.values | values)
+            for _ in range(max(1, self._listed)):
+                wish = self._wishes.pop()
+                values |= wish.values if isinstance(wish, Wanted) else frozenset()
+            self._wishes.append(Wanted(values))
+            self._listed = 1
         else:
+            self._listed = self._listed + 1 if self._before == "," and self._listed else 1
             self._wishes.append(Wanted(values))
         self._joins, self._plural = "", plural
 
@@ -241,7 +254,9 @@ class _TurnReader:
         self._refused = self._negative
         if not self._negative:
             self._wishes.append(ForGroup(name))
-        elif known := frozenset(wanted & self._attributes.spellings.keys()):
+            return
+        self._flags["withdrawn"] = self._flags.get("withdrawn", frozenset()) | {name}
+        if known := frozenset(wanted & self._attributes.spellings.keys()):
             self._wishes.append(Unwanted(known))
 
     def _read_title(self, places: tuple[int, ...]) -> None:

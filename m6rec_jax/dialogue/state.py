@@ -54,7 +54,7 @@ class DialogueState:
         named = reading.named if named is None else named
         if speaker == USER:
             before = () if reading.clears else self.wishes
-            self.wishes = updated(before, reading.wishes, reading.adds)
+            self.wishes = updated(before, reading.wishes, reading.adds, reading.withdrawn)
             self.reading = reading
             self.liked += [place for place in reading.liked if place not in self.liked]
         # A reply may name what was spoken of beside what it offers: "like Fargo".

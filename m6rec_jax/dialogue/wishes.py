@@ -73,13 +73,16 @@ Wish = Wanted | Unwanted | Years | ForGroup | Like | Unseen
 _IMPORTANCE = {Unseen: 0, ForGroup: 1, Unwanted: 2, Wanted: 3, Years: 3, Like: 4}
 
 
-def updated(wishes: Sequence[Wish], turn: Sequence[Wish], adds: bool) -> tuple[Wish, ...]:
+def updated(
+    wishes: Sequence[Wish], turn: Sequence[Wish], adds: bool, withdrawn: Collection[str] = ()
+) -> tuple[Wish, ...]:
     """The wishes after another turn, the latest first.
 
     Args:
       wishes: before it.
       turn: those of the turn.
       adds: whether they come beside those of the same kind, not in their place.
+      withdrawn: names of groups for which nothing is wanted any more.
     """
     kept: list[Wish] = []
     wanted = [new for new in turn if isinstance(new, Wanted)]
@@ -96,6 +99,8 @@ def updated(wishes: Sequence[Wish], turn: Sequence[Wish], adds: bool) -> tuple[W
         elif isinstance(old, Unwanted):
             left = old.values - liked
             kept += [Unwanted(left)] if left else []
+        elif isinstance(old, ForGroup) and old.name in withdrawn:
+            continue
         elif isinstance(old, ForGroup | Unseen) or not any(type(new) is type(old) for new in turn):
             kept.append(old)
     return tuple(dict.fromkeys([*turn, *kept]))

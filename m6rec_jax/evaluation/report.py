@@ -112,10 +112,17 @@ class RankedTargets:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One item of a list, as the model reads it, and whether the user chose it later."""
+    """One item of a list, as the model reads it.
+
+    Attributes:
+      item, score: its text, and the model's score.
+      bar: how much of its bar is filled, from 0 to 1.
+      is_hit: whether the user chose it later.
+    """
 
     item: str
     score: float
+    bar: float = 0.0
     is_hit: bool = False
 
 

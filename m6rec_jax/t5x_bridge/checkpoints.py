@@ -89,6 +89,13 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
     exchanged = Exchanged(config, location.step, _names(shapes), shapes)
     if dry_run:
         return exchanged
+    if (target / DESCRIPTION_FILE).is_file():
+        there = read_description(target)
+        if (there.build_model_config(), there.vocabulary_fingerprint) != (
+            config,
+            manifest.vocabulary_fingerprint,
+        ):
+            raise CheckpointError(f"{target} holds checkpoints of another model: name a new folder")
     restored = restore_model(location.folder)
     leaves = flatten({name: dict(tree) for name, tree in restored.variables.items()})
     write_t5x_files(

@@ -23,7 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -35,6 +35,8 @@ WRITING = ("explanations", "contents", "titles", "queries")
 
 _ENTRIES = ("about", "prefix", "text", "liked")
 _SHARED, _IN = "shared_", "_in"
+# Which liked item shares something, and fields that say so.
+_Way: TypeAlias = tuple[int | None, dict[str, Value]]
 # A text that named all nine actors of two sequels would name nothing else.
 _MOST_SHARED = 2
 # Of one part of a text; items that the user liked latest come first.
@@ -206,11 +208,13 @@ class WritingTemplate:
         for part in self.text.pieces(source_of):
             columns = [column for column in map(source_of, part.fields) if column]
             columns = list(dict.fromkeys(columns))
+            cited = [f"{_SHARED}{column}{_IN}" in part.fields for column in columns]
             ways = [self._shared(item, liked, common, column) for column in columns]
+            every = (way for way in itertools.product(*ways) if _is_cited(way, cited))
             texts: dict[str, None] = {}
-            for way in itertools.islice(itertools.product(*ways), _MOST_CHOICES):
+            for way in itertools.islice(every, _MOST_CHOICES):
                 values = dict(item.attributes)
-                for some in way:
+                for _, some in way:
                     values |= some
                 texts.setdefault(_rendered(part, values, item).strip())
             if part.may_be_empty:
@@ -220,23 +224,34 @@ class WritingTemplate:
 
     def _shared(
         self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]], column: str
-    ) -> list[dict[str, Value]]:
-        """What may truly be said of a shared column: its values and the item that has them."""
+    ) -> list[_Way]:
+        """What may truly be said of a shared column: where it is so, its values and that item."""
         own = [value for value in _values(item, column) if value not in common.get(column, ())]
-        ways: list[dict[str, Value]] = []
-        for other in reversed(liked):
+        ways: list[_Way] = []
+        for place, other in enumerate(reversed(liked)):
             theirs = set(_values(other, column)) if _differ(other, item) else set()
             shared = [value for value in own if value in theirs]
             name = self._render(self.liked, other) if shared else ""
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):
-                    ways.append({f"{_SHARED}{column}": values, f"{_SHARED}{column}{_IN}": name})
-        return ways or [{}]
+                    told: dict[str, Value] = {
+                        f"{_SHARED}{column}": values,
+                        f"{_SHARED}{column}{_IN}": name,
+                    }
+                    ways.append((place, told))
+        return ways or [(None, {})]
 
     def _render(self, template: Template, item: Item | None) -> str:
         if item is None and template.fields:
             raise DataError(f"'{template.name}' needs an item, and none is given")
         return _rendered(template, {} if item is None else item.attributes, item)
+
+
+def _is_cited(way: Sequence[_Way], cited: Sequence[bool]) -> bool:
+    """Whether what a part says is true of the items that it cites, where it cites some."""
+    places = {place for (place, _), own in zip(way, cited, strict=True) if own}
+    others = {place for (place, _), own in zip(way, cited, strict=True) if not own}
+    return not places or others <= places | {None}
 
 
 def _differ(one: Item, other: Item) -> bool:

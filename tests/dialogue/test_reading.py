@@ -37,6 +37,11 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("a crime drama", (wanted("crime"), wanted("drama"))),
         ("comedy or horror", (wanted("comedy", "horror"),)),
         ("comedies and dramas", (wanted("comedy", "drama"),)),
+        ("a comedy, drama or horror", (wanted("comedy", "drama", "horror"),)),
+        (
+            "a comedy, with Tom Hanks or Al Pacino",
+            (COMEDY, wanted("Tom Hanks", "Al Pacino", column="cast")),
+        ),
         # Negation, as far as it reaches.
         ("no horror", (unwanted("horror"),)),
         ("nothing with horror or war", (unwanted("horror"), unwanted("war"))),

@@ -4,8 +4,10 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
+from m6rec_jax.dialogue.state import DialogueState
 from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years, updated
-from tests.dialogue.films import ATTRIBUTES, FILTER, ITEMS, WORDS
+from m6rec_jax.text.dialogue import USER
+from tests.dialogue.films import ATTRIBUTES, FILTER, ITEMS, READER, WORDS
 
 VALUES = sorted(ATTRIBUTES.spellings)
 PLACES = st.integers(0, len(ITEMS) - 1)
@@ -116,3 +118,12 @@ def test_later_turns():
 def test_refusals_add_up():
     first, second = (Unwanted(frozenset({("genres", (n,))})) for n in ("war", "horror"))
     assert set(updated((first,), [second], adds=False)) == {first, second}
+
+
+def test_a_group_is_withdrawn() -> None:
+    state = DialogueState(READER)
+    state.hear(USER, "A comedy for my kids, nothing I have seen")
+    assert ForGroup("children") in state.wishes
+    state.hear(USER, "It is not for children any more")
+    assert ForGroup("children") not in state.wishes
+    assert Wanted(frozenset({("genres", ("comedy",))})) in state.wishes
