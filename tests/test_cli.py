@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import gin
 import pytest
 
 from m6rec_jax import cli
@@ -106,6 +108,19 @@ def test_paths_that_cannot_be_written_are_named_without_a_traceback(
     assert message.startswith("m6rec: ")
     assert "Not a directory" in message
     assert "file/report" in message
+
+
+def test_a_full_disk_is_told_by_what_gin_calls_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @gin.configurable("fills_the_disk")
+    def fills(args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(training, "run_params", fills)
+    assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert message == "m6rec: [Errno 28] No space left on device: 'metrics.jsonl'\n"
 
 
 def test_other_errors_of_the_system_keep_their_traceback(

@@ -87,15 +87,15 @@ def add_commands(commands: Any) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """train or tune a model; run the same command again to resume"""
     parsed = look_first(args, reads=())
+    start = parsed.values.get("INITIAL_CHECKPOINT_PATH")
+    if start and isinstance(start, str) and not _has_steps(parsed.values.get("MODEL_DIR")):
+        where = parsed.macros["INITIAL_CHECKPOINT_PATH"]
+        check_there(start, f"{where}: INITIAL_CHECKPOINT_PATH = {start!r}")
     if parsed.parameter("train.model", None) is None:
         raise ConfigError(
             "no gin file says what is trained: name or include one of gin_configs/runs/ "
             "(pretrain.gin, finetune_scoring.gin, ...; tasks/README.md)"
         )
-    start = parsed.values.get("INITIAL_CHECKPOINT_PATH")
-    if start and isinstance(start, str) and not _has_steps(parsed.values.get("MODEL_DIR")):
-        where = parsed.macros["INITIAL_CHECKPOINT_PATH"]
-        check_there(start, f"{where}: INITIAL_CHECKPOINT_PATH = {start!r}")
     _check_warm_up(parsed)
     _check_vocabulary(parsed)
     from m6rec_jax.configuration import macro, settle_measured

@@ -153,7 +153,12 @@ def test_new_data_and_an_index_of_them(
     asked = request(3) | {"task": "ctr", "candidates": ["f12"]}
     assert failed(client, "/v1/score", asked)[1] == "unknown_item"
     before = post(client, "/v1/score", request(3) | {"task": "ctr"})
-    changed = put(client, "data", {"prepared": str(data), "index": str(index)})
+    body = {"prepared": str(data), "index": str(index)}
+    response = client.put("/v1/admin/data", json=body, headers=ADMIN)
+    assert response.status_code == 409
+    assert "nobody could ask 'next' for reranking" in response.json()["error"]["message"]
+    served_films.write_co_occurrence(data, 13)
+    changed = put(client, "data", body | {"items": None})
     found = post(client, "/v1/score", asked)
     assert found["items"][0]["title"] == "Film M"
     assert found["data"] != before["data"]

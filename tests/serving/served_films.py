@@ -111,10 +111,10 @@ def write_data(
     return folder
 
 
-def write_co_occurrence(folder: Path) -> None:
+def write_co_occurrence(folder: Path, num_items: int = len(ITEMS)) -> None:
     """Adds what goes together of the films to what `write_data` wrote."""
-    items = np.random.default_rng(0).integers(len(ITEMS), size=200)
-    acted = np.arange(200) % 9, items, len(ITEMS)
+    items = np.random.default_rng(0).integers(num_items, size=200)
+    acted = np.arange(200) % 9, items, num_items
     CoOccurrence.counted(*acted).save(folder)
     Ease.fitted(*acted).save(folder)
 
