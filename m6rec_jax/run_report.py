@@ -400,7 +400,8 @@ def _users(result: TaskResult) -> Iterator[UserPanel]:
         if found.towers_ranks is None:  # cosines
             bars = np.clip(scores, 0, 1)
         else:  # weighted sums: from the last to the first
-            bars = (scores - scores.min(initial=np.inf)) / max(np.ptp(scores), 1e-9)
+            least, most = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+            bars = (scores - least) / max(most - least, 1e-9)
         shown = zip(items.tolist(), scores.tolist(), bars.tolist(), strict=True)
         yield UserPanel(
             _row_name(result, rows, row),

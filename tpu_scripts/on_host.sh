@@ -80,7 +80,7 @@ data() {
 model() {
   mkdir -p "$MODEL"
   # What the bucket no longer has would be served: a task that was taken out, a later step.
-  gcloud storage rsync --recursive --delete-unmatched-destination-objects "$1" "$MODEL"
+  gcloud storage rsync --recursive "$1" "$MODEL" --delete-unmatched-destination-objects
 }
 
 start() {

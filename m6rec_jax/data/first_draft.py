@@ -117,7 +117,8 @@ def draft_dataset(
     by = counted_by(texts, of_items) if threshold is None else []
     if users is None:
         if (folder / "users.parquet").exists():
-            raise DataError(f"{folder / 'users.parquet'} is there: name it with the other tables")
+            path = folder / "users.parquet"
+            raise DataError(f"{path} is there: name it with the other tables, or remove it")
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
             pq.write_table(pa.table({user: pa.array(ids, pa.string())}), scratch)
@@ -248,7 +249,8 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
 def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
     """Columns of events whose values stand among the ids of another table, with how likely so."""
     for key, known in other.keys().items():
-        if other.is_cut:
+        # Of a table that is cut all ids count; a log, which is larger, is none of items or users.
+        if other.is_cut and other.path.stat().st_size < events.path.stat().st_size:
             known = pa.array(list(_all_ids(other.path, key)), pa.string())
         for name in events.columns:
             ids = events.ids(name)

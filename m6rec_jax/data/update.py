@@ -197,8 +197,7 @@ class _Update:
         self._negatives = num_negatives(self._dataset, self._options)
         self._catalogue = prepared.catalogue()
         self._texts = texts_of_items(self._dataset, self._template)
-        given = self._manifest["split"]
-        self._split = Split(given["kind"], given["options"], given["name"])
+        self._split = Split.parse(self._manifest["split"]["name"], dataset.spec.splits)
         self._held_out = self._new_held_out()
         with EventTable(self._dataset, scratch / "table") as events:
             everything = np.full(events.num_rows, TRAIN, np.int8)
@@ -237,9 +236,10 @@ class _Update:
           DataError: a new event is of another part than training, by the split's column.
         """
         users = self._dataset.users.column(self._dataset.spec.users.id).to_pylist()
-        if self._split.kind == "by_user":
-            return splits.by_user(users, **self._split.arguments()) != TRAIN
-        if self._split.kind == "by_column" and (self._dataset.event_parts() != TRAIN).any():
+        split = self._split.base or self._split
+        if split.kind == "by_user":
+            return splits.by_user(users, **split.arguments()) != TRAIN
+        if split.kind == "by_column" and (self._dataset.event_parts() != TRAIN).any():
             raise DataError(
                 f"{self._dataset.event_files[0].parent}: the column "
                 f"{self._dataset.spec.events.part!r} of the new events names other parts than "

@@ -43,9 +43,9 @@ CUES = {
     "also": "also, as well, in addition",
     "or": "or",
     "and": "and",
-    "plain": "why not, as well as, don't you, why don't, isn't there, aren't there, nothing but, "
-    "not only, don't mind, don't know, no thanks, no idea, no problem, doesn't matter, "
-    "can't get enough, older brother, older sister, older kids, older children",
+    "plain": "why not, as well as, more or less, don't you, why don't, isn't there, aren't there, "
+    "nothing but, not only, don't mind, don't know, no thanks, no idea, no problem, "
+    "doesn't matter, can't get enough, older brother, older sister, older kids, older children",
     "why": "why",
     "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great, bye, "
     "goodbye, good bye",

@@ -154,11 +154,12 @@ class Engine:
     ) -> Callable[..., Any]:
         """`Runtime.jit` of a function whose tracings are counted."""
 
-        # Not `self`: programs outlive the engine that made them, and what it holds.
-        traced = self._traced
+        # Not `self`: programs outlive the engine that made them, and what it holds. Nor the list,
+        # by whose length `kept_programs` would tell equal programs apart.
+        count = self._traced.append
 
         def counted(*args: Any) -> Any:
-            traced.append(None)
+            count(None)
             return function(*args)
 
         return self._runtime.jit(counted, donate)

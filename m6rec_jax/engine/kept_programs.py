@@ -107,7 +107,7 @@ class _Programs:
             in_tree, out_tree = map(jax.tree.structure, trees)
             # Compiled for one device; by default it would be loaded for all of the host.
             return serialize_executable.deserialize_and_load(
-                program, in_tree, out_tree, execution_devices=jax.devices()[:1]
+                program, in_tree, out_tree, execution_devices=jax.local_devices()[:1]
             )
         except Exception as error:  # whatever a damaged file may raise
             log.warning("%s cannot be read and is made again: %s", path, error)

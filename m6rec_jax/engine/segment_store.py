@@ -16,6 +16,7 @@ the folder has `.unfinished` in its name; a run that was killed goes on from its
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -198,9 +199,10 @@ def write_segments(
     own_keys = np.array(keys, np.uint64).reshape(-1, 2)
     if folder.exists():
         found = read_manifest(folder)
-        there = np.load(folder / KEYS)
-        if (found.model, found.dtype) == (model, dtype) and np.array_equal(there, own_keys):
-            return found
+        with contextlib.suppress(OSError, ValueError):  # damaged keys are something else
+            there = np.load(folder / KEYS)
+            if (found.model, found.dtype) == (model, dtype) and np.array_equal(there, own_keys):
+                return found
         raise DataError(f"{folder} holds states of something else; remove it, or name another")
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     with locked_folder(unfinished, f"writing {folder}"):

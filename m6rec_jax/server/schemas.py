@@ -307,7 +307,7 @@ class PutPrompts(BaseModel):
 
 
 class PutData(BaseModel):
-    """Folders and files on the server to read anew; what is left out stays the same."""
+    """Folders and files on the server to read anew; what is left out, or null, stays the same."""
 
     prepared: str | None = None
     items: str | None = None

@@ -41,6 +41,8 @@ _Way: TypeAlias = tuple[int | None, dict[str, Value]]
 _MOST_SHARED = 2
 # Of one part of a text; items that the user liked latest come first.
 _MOST_CHOICES = 48
+# That are looked through for choices that are true.
+_MOST_WAYS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +212,9 @@ class WritingTemplate:
             columns = list(dict.fromkeys(columns))
             cited = [f"{_SHARED}{column}{_IN}" in part.fields for column in columns]
             ways = [self._shared(item, liked, common, column) for column in columns]
-            every = (way for way in itertools.product(*ways) if _is_cited(way, cited))
+            every = list(itertools.islice(itertools.product(*ways), _MOST_WAYS))
             texts: dict[str, None] = {}
-            for way in itertools.islice(every, _MOST_CHOICES):
+            for way in [way for way in every if _is_cited(way, cited)][:_MOST_CHOICES]:
                 values = dict(item.attributes)
                 for _, some in way:
                     values |= some
@@ -249,9 +251,9 @@ class WritingTemplate:
 
 def _is_cited(way: Sequence[_Way], cited: Sequence[bool]) -> bool:
     """Whether what a part says is true of the items that it cites, where it cites some."""
-    places = {place for (place, _), own in zip(way, cited, strict=True) if own}
-    others = {place for (place, _), own in zip(way, cited, strict=True) if not own}
-    return not places or others <= places | {None}
+    places = {place for (place, _), own in zip(way, cited, strict=True) if own} - {None}
+    others = {place for (place, _), own in zip(way, cited, strict=True) if not own} - {None}
+    return not places or others <= places
 
 
 def _differ(one: Item, other: Item) -> bool:

@@ -164,13 +164,13 @@ def train(
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
     check_initial_embeddings(start.embeddings)
+    check_initial_prompts(
+        start.soft_prompts, model.config, start.prompts, start.class_labels, start.options
+    )
     if start.prompts == "all" and not start.checkpoint:
         raise ConfigError(
             "Start.prompts = 'all' takes them over from INITIAL_CHECKPOINT_PATH: set it"
         )
-    check_initial_prompts(
-        start.soft_prompts, model.config, start.prompts, start.class_labels, start.options
-    )
     for path in filter(None, (model_dir, start.checkpoint)):
         check_bucket(path)  # nothing else may take time, or write, before
     folder = epath.Path(model_dir)

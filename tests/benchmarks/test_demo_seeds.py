@@ -15,6 +15,7 @@ def metrics(auc: float, **changes: float) -> dict[str, float]:
         "ctr.log_loss": 0.56,
         "ctr.baselines.popularity.auc": 0.67,
         "ctr.baselines.smoothed_mean.auc": 0.736,
+        "ctr.baselines.user_and_item_mean.auc": 0.73,
         "retrieval.hit_rate@10": 0.24,
         "retrieval.baselines.two_towers.hit_rate@10": 0.15,
         "retrieval.baselines.popularity.hit_rate@10": 0.06,
@@ -69,6 +70,7 @@ def test_study_writes_rows_and_does_not_run_a_seed_twice(
         ("M6-Rec mini", 1): 0.761,
         ("popularity", None): 0.67,
         ("smoothed mean", None): 0.736,
+        ("user mean + item mean", None): 0.73,
     }
     found = {(r["model"], r["seed"]): r["value"] for r in rows if r["metric"] == "hit_rate@10"}
     assert found[("M6-Rec mini, hybrid", 1)] == 0.24

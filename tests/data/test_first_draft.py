@@ -71,7 +71,7 @@ def test_of_large_tables_all_ids_are_looked_for(
 ) -> None:
     monkeypatch.setattr(first_draft, "_SAMPLE", 10)
     films = [(n, f"Film {n}") for n in range(100)]
-    acted = [(f"v{n % 3}", 99 - n, f"2024-01-01 00:00:{n:02d}") for n in range(40)]
+    acted = [(f"v{n % 3}", 99 - n, f"2024-01-01 00:{n // 60:02d}:{n % 60:02d}") for n in range(95)]
     tables = [
         write(tmp_path / "films.csv", "film_id,title", films),
         write(tmp_path / "views.csv", "user_id,film_id,seen_at", acted),

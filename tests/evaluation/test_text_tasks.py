@@ -305,9 +305,11 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     assert metrics["popularity/auc"] == classification.auc(labels, popularity)
     assert metrics["popularity/auc"] != 0.5 or metrics["item_mean/auc"] != 0.5
     users = np.concatenate([np.full(len(r["labels"]), r["user_index"]) for r in rows])
-    train = interactions(prepared, "train")
-    likes, seen = (np.bincount(train.users, w, 9) for w in (train.labels, None))
-    shares = (likes + 5 * train.labels.mean()) / (seen + 5)
+    # Histories of test rows hold validation events.
+    parts = [interactions(prepared, part) for part in ("train", "validation")]
+    shown, liked = (np.concatenate([getattr(p, n) for p in parts]) for n in ("users", "labels"))
+    likes, seen = (np.bincount(shown, w, 9) for w in (liked, None))
+    shares = (likes + 5 * liked.mean()) / (seen + 5)
     assert metrics["user_mean/auc"] == classification.auc(labels, shares[users])
     assert 0 <= metrics["chance/auc"] <= 1
     assert metrics["num_examples"] == len(labels)

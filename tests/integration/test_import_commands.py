@@ -106,7 +106,9 @@ def test_what_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_kinds_of_tasks_are_named() -> None:
     from tasks.own_data import own_task
 
-    assert own_task("bath.room", "ctr") == "bath_room_ctr"
-    assert own_task("bath.room", "pretrain", split="leave_one_out").endswith("_out_pretrain")
+    assert own_task("bath.tub", "ctr") == "bath_tub_ctr"
+    with pytest.raises(ConfigError, match=r"tasks of 'bath tub', .* as those of bath\.tub"):
+        own_task("bath tub", "ctr")
+    assert own_task("bath.tub", "pretrain", split="leave_one_out").endswith("_out_pretrain")
     with pytest.raises(ConfigError, match=r"'retreival' is no kind .*did you mean 'retrieval'"):
-        own_task("bath.room", "retreival")
+        own_task("bath.tub", "retreival")
