@@ -96,7 +96,8 @@ def update(
     if in_bucket(out):
         raise ConfigError(f"{out} is in a bucket: updates need prepared data on a local disk")
     dataset, out = Dataset.open(dataset_dir), Path(out)
-    name = Split.parse(split, dataset.spec.splits).name
+    parsed = Split.parse(split, dataset.spec.splits)
+    name = parsed.name
     folder = folder_of(out, dataset.spec.name, name)
     if not folder.is_dir():
         return Prepared.open(out, dataset.spec.name, name)  # raises
@@ -118,7 +119,7 @@ def update(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         opened.callback(shutil.rmtree, scratch)
-        made = _Update(dataset, new, prepared, scratch, progress)
+        made = _Update(dataset, new, prepared, parsed, scratch, progress)
         rows = made.render(scratch)
         with staged_files(folder / UPDATE, out) as staged:
             made.write(scratch, staged, rows)
@@ -172,6 +173,7 @@ class _Update:
       dataset: with all files.
       new: its files of new events.
       prepared: the past.
+      split: of it.
       scratch: a folder for what is on the way.
       progress: whether to show a bar.
     """
@@ -181,11 +183,12 @@ class _Update:
         dataset: Dataset,
         new: tuple[Path, ...],
         prepared: Prepared,
+        split: Split,
         scratch: Path,
         progress: bool,
     ) -> None:
         self._prepared, self._manifest, self._progress = prepared, prepared.manifest, progress
-        self._whole = dataset
+        self._whole, self._split = dataset, split
         self.name = f"update_{len(prepared.updates) + 1}"
         self._options = PrepareOptions(**self._manifest["options"])
         self._dataset = dataclasses.replace(
@@ -197,7 +200,6 @@ class _Update:
         self._negatives = num_negatives(self._dataset, self._options)
         self._catalogue = prepared.catalogue()
         self._texts = texts_of_items(self._dataset, self._template)
-        self._split = Split.parse(self._manifest["split"]["name"], dataset.spec.splits)
         self._held_out = self._new_held_out()
         with EventTable(self._dataset, scratch / "table") as events:
             everything = np.full(events.num_rows, TRAIN, np.int8)
