@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,16 @@ def page_of(predictions: Sequence[Mapping[str, Any]]) -> str:
         row = predictions[place]
         *history, about = row["source"].split("\n")
         lines = {
-            "history": " · ".join(history),
-            "film": about,
-            "written": f"**{row['prefix']} {row['written']}**",
-            "reference": f"{row['prefix']} {row['reference']}",
+            "history": _plain(" · ".join(history)),
+            "film": _plain(about),
+            "written": f"**{_plain(row['prefix'])} {_plain(row['written'])}**",
+            "reference": _plain(f"{row['prefix']} {row['reference']}"),
         }
-        table = [
-            f"| *{name}* | {text.replace('|', chr(92) + '|')} |" for name, text in lines.items()
-        ]
+        table = [f"| *{name}* | {text} |" for name, text in lines.items()]
         parts.append("\n".join([f"## {number}", "", "| | |", "|---|---|", *table, ""]))
     return "\n".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Text without meaning for Markdown: "M*A*S*H"."""
+    return re.sub(r"([|*_`])", r"\\\1", text)
