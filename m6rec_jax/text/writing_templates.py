@@ -214,7 +214,12 @@ class WritingTemplate:
             ways = [self._shared(item, liked, common, column) for column in columns]
             every = list(itertools.islice(itertools.product(*ways), _MOST_WAYS))
             texts: dict[str, None] = {}
-            for way in [way for way in every if _is_cited(way, cited)][:_MOST_CHOICES]:
+            true = [way for way in every if _is_cited(way, cited)]
+            if not true:  # only what is cited is said
+                nothing: _Way = (None, {})
+                pairs = [zip(way, cited, strict=True) for way in every]
+                true = [tuple(one if own else nothing for one, own in pair) for pair in pairs]
+            for way in true[:_MOST_CHOICES]:
                 values = dict(item.attributes)
                 for _, some in way:
                     values |= some

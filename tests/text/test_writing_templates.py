@@ -82,6 +82,20 @@ def test_what_is_learnt_is_among_the_choices(liked):
         assert choices == [[""], [""], ["Won 2.", ""]]
 
 
+def test_an_item_is_cited_for_nothing_that_it_has_not():
+    """Director and genres are shared with different films, of which one is cited."""
+    text = "[{shared_genres} again[ by {shared_director}], like {shared_genres_in}.]"
+    template = WritingTemplate.parse("explanations", SPEC | {"text": text})
+    crime = film("Heat", ["crime"], "Mann")
+    comedy = film("Hudsucker", ["comedy"], "Coen")
+    (choices,) = template.choices(film("Fargo", ["crime"], "Coen"), [crime, comedy], {})
+    assert choices == ["crime again, like Heat.", ""]
+    both = film("Blood", ["crime"], "Coen")
+    (choices,) = template.choices(film("Fargo", ["crime"], "Coen"), [crime, both], {})
+    assert "crime again by Coen, like Blood." in choices
+    assert "crime again by Coen, like Heat." not in choices
+
+
 def test_a_column_whose_name_would_mean_the_item_is_refused():
     spec = {"text": "[Made in {shared_made_in}.]", "liked": "{title}"}
     with pytest.raises(ConfigError, match=r"'made_in'.* rename the column"):
