@@ -152,9 +152,14 @@ class _Reading:
         self._item_index = {id_: index for index, id_ in enumerate(by_id)}
         self._users: dict[str, int] = {}
         self._codes: list[int] = []
-        # Of the training part: user, item, value.
-        self._events: list[tuple[int, int, float]] = []
-        self.manifest: dict[str, Any] = {"dataset_spec": spec.to_dict(), "answers": kind}
+        # Of the training part: user, item, value, time.
+        self._events: list[tuple[int, int, float, float]] = []
+        seen = {"train": ["train"], "validation": ["train"], "test": ["train"]}
+        self.manifest: dict[str, Any] = {
+            "dataset_spec": spec.to_dict(),
+            "answers": kind,
+            "visible": {"history": seen},  # as far as known: a history is what its request says
+        }
 
     def rows(self, file: RequestFile, folder: Path) -> Iterator[ViewRow]:
         """All rows of the views; then writes what lies beside them."""
@@ -206,7 +211,7 @@ class _Reading:
         if code == TRAIN:
             # Without a label, what was not chosen is no event.
             self._events += [
-                (user_index, index, value)
+                (user_index, index, value, request.time or 0.0)
                 for index, value, label in zip(indices, values, labels, strict=True)
                 if label or not math.isnan(value)
             ]
@@ -287,8 +292,9 @@ class _Reading:
         codes = np.asarray(self._codes, np.int8)
         splits.check_parts(codes, self._split.name, "requests")
         items = list(self._items.values())
-        columns = zip(*self._events, strict=True) if self._events else ((), (), ())
-        users, indices, values = map(np.asarray, columns, (np.int64, np.int64, np.float64))
+        columns = zip(*self._events, strict=True) if self._events else ((), (), (), ())
+        types = (np.int64, np.int64, np.float64, np.float64)
+        users, indices, values, times = map(np.asarray, columns, types)
         write_catalogue(
             folder / CATALOGUE,
             items,
@@ -303,7 +309,8 @@ class _Reading:
             np.bincount(indices, minlength=len(items)),
         )
         (folder / EVENTS).mkdir(exist_ok=True)
-        events = {"user": users, "item": indices, "value": values}
+        events = {"user": users, "item": indices, "value": values, "time": times}
+        events["row"] = np.arange(len(users))
         pq.write_table(pa.table(events), folder / EVENTS / PREPARED_EVENTS)
         self._statistics.save(folder / STATISTICS)
         counts = {"users": len(self._users), "items": len(items)}

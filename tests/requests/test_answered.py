@@ -11,7 +11,7 @@ import pytest
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import DataError
-from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
+from m6rec_jax.pipeline.prepared_rows import PARTS, past_events, past_items, read_rows
 from m6rec_jax.requests.answered import REJECTED, prepare_requests
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
@@ -154,7 +154,7 @@ def test_a_shop_without_labels(tmp_path: Path) -> None:
 def test_plain_texts_split_by_a_column(tmp_path: Path) -> None:
     rows = [
         {
-            "user": f"Liked Alien, not film {number}.",
+            "user": f"Liked Alien, not film {number // 3}.",
             "candidates": ["Up", "Big"],
             "answers": ["Yes.", "no"],
             "part": ("train", "validation", "test")[number % 3],
@@ -169,13 +169,16 @@ def test_plain_texts_split_by_a_column(tmp_path: Path) -> None:
     assert {n: row["part"] for n, row in found.items()} == {
         n: row["part"] for n, row in enumerate(rows) if n != 5
     }
-    assert found[1]["history"] == ["Liked Alien, not film 1.", ""]
+    assert found[1]["history"] == ["Liked Alien, not film 0.", ""]
     assert found[1]["candidates"] == ["Up", "Big"]
     assert found[1]["labels"].tolist() == [1, 0]
     documents = [row["target"] for row in read_rows(prepared, "documents", "test")]
     assert set(documents) == {"Up. yes. Big. no."}
     wanted = [row["items"] for row in read_rows(prepared, "next_items", "test")]
     assert wanted == [["Up"]] * 3
+    # Who tells the same history is the same user: what training rows said is past.
+    assert [own.tolist() for own in past_items(prepared, "test")] == [[0, 1]] * 3
+    assert sorted(past_events(prepared, "test")[1].tolist()) == [0] * 4 + [1] * 4
     with pytest.raises(DataError, match=r"'leave_one_out' needs a table of events"):
         prepare_requests(file, tmp_path / "out", split="leave_one_out")
     with pytest.raises(DataError, match=r"there is no file .*none\.jsonl"):
