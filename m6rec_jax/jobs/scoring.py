@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -50,6 +51,8 @@ from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.records import Item
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,14 +161,14 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
     """`auc`, `user_averaged_auc`, `log_loss`, `calibration_error`, `num_examples`, `num_users`.
 
     `num_users` is how many users have both labels. Where nobody has (one row per user, as in
-    leave-one-out splits), there is no `user_averaged_auc`.
-
-    Raises:
-      DataError: all labels are the same.
+    leave-one-out splits), there is no `user_averaged_auc`. Where all rows have one label, as a few
+    rows of rare conversions may, there is no `auc`, which is logged.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
-    metrics = {
-        "auc": classification.auc(labels, probabilities),
+    metrics = classification.auc_of_both(labels, probabilities)
+    if not metrics:
+        log.warning("no AUC: all %d labels are %d; validate on more rows", len(labels), labels[0])
+    metrics |= {
         "log_loss": classification.log_loss(labels, probabilities),
         "calibration_error": classification.calibration_table(
             labels, probabilities

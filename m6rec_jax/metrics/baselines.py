@@ -143,10 +143,7 @@ class MeanBaselines:
 
         Returns:
           Of `MEAN_BASELINES` and, where repeats count, `user_item_times`; popularity and that one
-          have no log loss, since they are no probabilities.
-
-        Raises:
-          DataError: all labels are the same.
+          have no log loss, since they are no probabilities. There is no AUC of one label.
         """
         scores = {
             "popularity": self.popularity(items),
@@ -158,7 +155,7 @@ class MeanBaselines:
             scores["user_item_times"] = self.user_item_times(users, items)
         metrics = {}
         for name, score in scores.items():
-            metrics[name] = {"auc": classification.auc(labels, score)}
+            metrics[name] = classification.auc_of_both(labels, score)
             per_user = classification.per_user_auc(users, labels, score).values
             if per_user.size:
                 metrics[name]["user_averaged_auc"] = float(per_user.mean())

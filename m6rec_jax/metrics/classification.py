@@ -73,6 +73,11 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(roc_auc_score(y, s))
 
 
+def auc_of_both(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, float]:
+    """`auc`, or nothing where all labels are the same."""
+    return {"auc": auc(labels, scores)} if np.ptp(np.asarray(labels)) else {}
+
+
 @dataclasses.dataclass(frozen=True)
 class PerUserAuc:
     """AUC of every user that has both labels.

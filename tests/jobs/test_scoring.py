@@ -8,9 +8,21 @@ import pytest
 from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import STATISTICS_PARTS, TEST, TRAIN, Split
-from m6rec_jax.jobs.scoring import mean_baselines
+from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines, scoring_metrics
+from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.pipeline.prepared_rows import interactions
 from tests.tasks import shop
+
+
+def test_one_label_has_no_auc_and_ends_nothing(caplog) -> None:
+    """Of rare conversions the rows of a validation may hold none."""
+    some = np.zeros(4, np.int64)
+    found = scoring_metrics(ScoringPredictions(some, some, some, some, np.full(4, 0.25)))
+    assert found["log_loss"] == pytest.approx(-np.log(0.75))
+    assert "auc" not in found
+    assert "all 4 labels are 0" in caplog.text
+    means = MeanBaselines.fit(some, some, some, 1, 1).scoring_metrics(some, some, some)
+    assert set(means["item_mean"]) == {"log_loss"}
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
