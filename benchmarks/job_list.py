@@ -80,9 +80,6 @@ class Job:
 
 
 _SCORING = ("auc", "user_averaged_auc", "log_loss")
-_LIKELIHOOD = ("auc", "user_averaged_auc")
-# Baselines of zero-shot scoring; the others of the evaluation know the training part's labels.
-_KNOW_NOTHING = ("popularity", "chance")
 _RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr", EVALUATION_SECONDS)
 _EXPLANATION = (
     *("bleu_4", "bleu_1", "rouge_1", "rouge_2", "usr", "fmr", "fcr", "div"),
@@ -180,36 +177,6 @@ JOBS: dict[str, Job] = {
         scaled=True,
         foundation=BOOKS_NAME,
     ),
-    "movielens_zero_shot_item": Job(
-        None,
-        f"{EXAMPLES}/movielens_zero_shot_item.gin",
-        {"movielens_100k_zero_shot": TaskTest("zero-shot: the item", MOVIELENS, _LIKELIHOOD)},
-        model=ZERO_SHOT,
-        own_baselines=False,
-        in_figures=_KNOW_NOTHING,
-    ),
-    "book_crossing_zero_shot_item": Job(
-        None,
-        f"{EXAMPLES}/book_crossing_zero_shot_item.gin",
-        {"book_crossing_small_zero_shot": TaskTest("zero-shot: the item", BOOKS, _LIKELIHOOD)},
-        model=ZERO_SHOT,
-        own_baselines=False,
-        in_figures=_KNOW_NOTHING,
-    ),
-    "movielens_zero_shot_512": Job(
-        *_example("movielens_zero_shot_512"),
-        {"movielens_100k_zero_shot": TaskTest("zero-shot: 512 samples", MOVIELENS, _LIKELIHOOD)},
-        own_baselines=False,
-        in_figures=_KNOW_NOTHING,
-        untuned=True,
-    ),
-    "book_crossing_zero_shot_512": Job(
-        *_example("book_crossing_zero_shot_512"),
-        {"book_crossing_small_zero_shot": TaskTest("zero-shot: 512 samples", BOOKS, _LIKELIHOOD)},
-        own_baselines=False,
-        in_figures=_KNOW_NOTHING,
-        untuned=True,
-    ),
     "explanation": Job(
         *_example("movielens_explanations"),
         {"movielens_100k_explanations": TaskTest("explanation", MOVIELENS, _EXPLANATION)},
@@ -228,7 +195,6 @@ JOBS: dict[str, Job] = {
         *_example("inspired_conversation"),
         {
             "inspired_replies": TaskTest("conversation: replies", INSPIRED, _REPLIES),
-            "inspired_titles": TaskTest("conversation: written titles", INSPIRED, _RECALL),
             "inspired_retrieval": TaskTest("conversation: recommended films", INSPIRED, _RECALL),
         },
         untuned=True,

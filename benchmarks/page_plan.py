@@ -172,7 +172,7 @@ PLAN: Sequence[Study] = (
             "python -m benchmarks.jobs --seeds 0",
             # What trains for minutes; `movielens` has seeds of likes.
             "python -m benchmarks.jobs --seeds 1 2 --jobs movielens_retrieval"
-            " book_crossing_retrieval movielens_zero_shot_512 book_crossing_zero_shot_512",
+            " book_crossing_retrieval",
         ),
         2.2,
         after=("foundation", "foundation_of_books", "click_baselines", "retrieval_baselines"),

@@ -188,13 +188,13 @@ def test_ten_explanations_are_drawn_by_a_seed(calls, tmp_path: Path) -> None:
 
 
 def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
-    assert run(tmp_path, "--jobs", "movielens_zero_shot_item", "--seeds", "0", "1") == 0
-    assert [call[0] for call in calls] == ["eval"]
+    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0", "1") == 0
+    assert [call[0] for call in calls] == ["calibrate", "eval"]
     assert bindings_of(calls[0])["MODEL_DIR"] == str((tmp_path / "base").resolve())
     (row,) = (row for row in rows_in(tmp_path) if row["metric"] == "auc")
     assert row["seed"] is None
     assert row["baselines"] == {"popularity": 0.4, "chance": 0.3}
-    assert row["gin_file"] == JOBS["movielens_zero_shot_item"].eval_gin_file
+    assert row["gin_file"] == JOBS["movielens_zero_shot"].eval_gin_file
 
 
 def test_a_job_may_be_asked_of_another_foundation(calls, tmp_path: Path, capsys) -> None:
@@ -252,7 +252,6 @@ def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: 
     assert {(row["model"], row["split"]): row["ours"] for row in rows} == {
         (f"{tuned}; hybrid", "inspired_retrieval"): pytest.approx(0.71),
         (f"{tuned}; the two towers alone", "inspired_retrieval"): pytest.approx(0.51),
-        (tuned, "inspired_titles"): pytest.approx(0.51),
         (tuned, "inspired_replies"): pytest.approx(0.51),
     }
     # Both beside the same baselines, though one evaluation had several tasks and one had not.
@@ -306,9 +305,7 @@ def test_baselines_that_were_measured_anew_are_read_anew(monkeypatch) -> None:
 def test_one_table_is_of_one_budget(calls, tmp_path: Path, capsys) -> None:
     job = ("--jobs", "explanation", "--seeds")
     assert run(tmp_path, *job, "0", "--gin.TRAIN_STEPS=5") == 0
-    assert (
-        run(tmp_path, "--jobs", "movielens_zero_shot_item", "--seeds", "0") == 0
-    )  # trains nothing
+    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0") == 0  # trains nothing
     rows = {row["split"]: row for row in rows_in(tmp_path)}
     trained = rows["movielens_100k_explanations"]
     assert (trained["bindings"], trained["train_steps"]) == (["TRAIN_STEPS=5"], 5)
