@@ -179,6 +179,7 @@ class Recommender:
           user, prepared, titles: see `serving.chat.open_conversation`.
         """
         known = None if user is None else _record(user)
+        prepared = self.service.parts.prepared if prepared is None else prepared
         return open_conversation(self.service.model, prepared, titles, known)
 
     def embed_items(

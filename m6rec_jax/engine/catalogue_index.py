@@ -34,8 +34,6 @@ TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
 # is: few shapes are compiled, and `warm_up` can compile all of them.
 _LEAST_EXCLUDED, _EXCLUDED_GROWTH = 2048, 64
-# Whose items' vectors are gathered together.
-_USERS_PER_GATHER = 128
 
 
 class TopK(NamedTuple):
@@ -120,6 +118,7 @@ class CatalogueIndex:
         if embeddings.ndim != 2 or not len(embeddings):
             raise DataError(f"a catalogue needs [items, retrieval], got {embeddings.shape}")
         _check_finite("item", embeddings)
+        self._embeddings = embeddings
         self.num_items = len(embeddings)
         self._users_per_step = users_per_step
         self._mesh = mesh
@@ -165,15 +164,10 @@ class CatalogueIndex:
     def scores_of(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """A function from indices to one user's similarities to them; user `[retrieval]`.
 
-        Orders the items that share a generated title (`Generator.recommend`).
+        Orders the items that share a generated title (`Generator.recommend`). On the host, as
+        `similarities`: on devices each number of items would be a program of its own.
         """
-
-        def scores(indices: np.ndarray) -> np.ndarray:
-            own = self._items[jnp.asarray(indices)]
-            # Exact, as in `top_k`.
-            return np.asarray(jnp.matmul(own, user, precision=jax.lax.Precision.HIGHEST))
-
-        return scores
+        return lambda indices: np.einsum("nr,r->n", self._embeddings[indices], user)
 
     def similarities(self, users: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Of each user and the items named for it: float32 `[users, k]`, -inf at `NO_ITEM`.
@@ -182,15 +176,10 @@ class CatalogueIndex:
           users: float32 `[users, retrieval]`.
           ids: int `[users, k]`, indices into the catalogue, or `NO_ITEM`.
         """
-        step, found = _USERS_PER_GATHER, []
-        for start in range(0, len(users), step):
-            own, wanted = users[start : start + step], ids[start : start + step]
-            missing = step - len(own)
-            own = np.pad(own.astype(np.float32), ((0, missing), (0, 0)))
-            wanted = np.pad(wanted.astype(np.int32), ((0, missing), (0, 0)))
-            values = _similarities(own, self._items, wanted, mesh=self._mesh)
-            found.append(np.asarray(values)[: step - missing])
-        return np.where(ids == NO_ITEM, -np.inf, np.concatenate(found)).astype(np.float32)
+        found = np.full(ids.shape, -np.inf, np.float32)
+        own = np.nonzero(ids != NO_ITEM)
+        found[own] = np.einsum("nr,nr->n", self._embeddings[ids[own]], users[own[0]])
+        return found
 
     def ranks(
         self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None
@@ -378,15 +367,6 @@ def _top_k(
         best, indices = jax.lax.top_k(best, k)
         ids = jnp.take_along_axis(ids, indices, axis=1)
     return best, jnp.where(jnp.isneginf(best), NO_ITEM, ids)
-
-
-@functools.partial(jax.jit, static_argnames=("mesh",))
-def _similarities(users: Array, items: Array, ids: Array, *, mesh: Mesh | None) -> Array:
-    highest = jax.lax.Precision.HIGHEST
-    found = jnp.einsum("ur,ukr->uk", users, items[jnp.maximum(ids, 0)], precision=highest)
-    if mesh is None:
-        return found
-    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("num_items",))

@@ -403,6 +403,7 @@ def read_vocabulary(model_dir: str | Path) -> Vocabulary:
     # SentencePiece reads local files only.
     with tempfile.NamedTemporaryFile(suffix=".model", delete=False) as file:
         file.write(path.read_bytes())
+    atexit.register(Path(file.name).unlink, missing_ok=True)  # whoever saves assets copies it
     return Vocabulary(file.name)
 
 

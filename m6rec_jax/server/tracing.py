@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 
@@ -21,13 +20,14 @@ def trace(app: ASGIApp) -> ASGIApp:
     """
     if not os.environ.get(_ENDPOINT):
         return app
-    if importlib.util.find_spec("opentelemetry.exporter") is None:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
         log.warning("%s is set, and traces need the extra m6rec_jax[tracing]", _ENDPOINT)
         return app
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=Resource.create({"service.name": "m6rec"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

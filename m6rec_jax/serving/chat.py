@@ -265,7 +265,7 @@ def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> P
                 "the model folder does not say which prepared data its tasks of dialogues were "
                 "trained on; name the folder with the catalogue with --gin.PREPARED=FOLDER"
             )
-        prepared = str(default_data_dir() / name)
+        prepared = str((model.data_dir or default_data_dir()) / name)
     folder = kept_copy(path_of(prepared).expanduser())
     if not (folder / MANIFEST).is_file():
         raise ConfigError(

@@ -8,7 +8,6 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.engine.likelihood import token_sums
-from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.sampling import SamplingOptions
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
@@ -138,22 +137,6 @@ def test_texts_before_titles_of_the_trie(tiny, generator, trie, seen):
         HISTORIES[:1], trie, 4, [TITLES[5][:6]], before_titles=before_titles[:1]
     )
     assert {one.title[:6] for one in by_prefix[0]} == {TITLES[5][:6]}
-
-
-def test_the_retriever_orders_what_shares_a_title(tiny, generator, trie):
-    # Items of one title, told apart by what the retriever reads of them.
-    texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
-    retriever = Retriever(*tiny, EngineOptions(S, T, batch_sizes=(8,)))
-    index, users = retriever.index(texts), retriever.embed_users(HISTORIES[:2])
-    scores = users @ retriever.embed_items(texts).T
-    found = generator.recommend(
-        HISTORIES[:2], trie, 12, num_beams=16, item_scores=[index.scores_of(u) for u in users]
-    )
-    for row, own in zip(found, scores, strict=True):
-        places = next(one.indices for one in row if one.title == TITLES[4])
-        assert places == sorted([4, 13, 14], key=lambda place: -own[place])
-        by_score = index.scores_of(users[0])(np.array([3, 14]))
-        np.testing.assert_allclose(by_score, scores[0][[3, 14]], rtol=1e-4, atol=1e-6)
 
 
 def test_programs_to_export_have_no_sort(tiny, trie):

@@ -366,7 +366,7 @@ def model_of(**kinds):
         for name, kind in kinds.items()
     }
     settings = SimpleNamespace(tasks=tasks)
-    made = SimpleNamespace(settings=settings)
+    made = SimpleNamespace(settings=settings, data_dir=None)
     made.generator = made.retriever = lambda name, **shapes: Model()
     return made
 
