@@ -16,6 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import splits
@@ -283,13 +284,10 @@ def saved_events(folder: Path, users: np.ndarray) -> pa.Table:
     Returns:
       row, user, item, time, value; by user, then in the user's order.
     """
-    with duckdb.connect(config={"memory_limit": _MEMORY}) as database:
-        database.register("acting", pa.table({"user": pa.array(users, pa.int32())}))
-        return database.sql(
-            f"""SELECT {", ".join(_SAVED.names)} FROM read_parquet($files)
-            SEMI JOIN acting USING (user) ORDER BY user, time, row""",
-            params={"files": str(folder / "*.parquet")},
-        ).to_arrow_table()
+    files = pa.dataset.dataset([*folder.glob("*.parquet")], schema=_SAVED)
+    acting = pc.field("user").isin(pa.array(users, _SAVED.field("user").type))
+    order = [(name, "ascending") for name in ("user", "time", "row")]
+    return files.to_table(filter=acting).sort_by(order)
 
 
 def assign(dataset: Dataset, split: Split) -> Assignment:

@@ -273,8 +273,10 @@ def _kinds(table: _Table, id_: str) -> dict[str, str]:
 
 
 def _kind(values: pa.Array) -> str:
-    if pa.types.is_list(values.type):
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return "list<string>"
+    if pa.types.is_boolean(values.type):
+        return "bool"
     for kind in ("int", "float", "bool"):
         if not columns.convert(values, kind)[1]:
             return kind

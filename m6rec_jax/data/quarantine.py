@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import fnmatch
+import glob
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,9 @@ class Quarantine:
             file = getattr(self.spec, table).file
             path = self.path.resolve()
             names = [file] if file else [f"{table}{suffix}" for suffix in SUFFIXES]
-            patterns = [str(directory.resolve() / name) for name in names]
+            # A `file` may be an absolute path, which `/` then takes alone.
+            inside = Path(glob.escape(str(directory.resolve())))
+            patterns = [str(inside / name) for name in names]
             # As a pattern '*' takes folders in as well, so '**' needs no meaning of its own.
             if any(fnmatch.fnmatchcase(str(path), pattern) for pattern in patterns):
                 raise DataError(

@@ -111,7 +111,7 @@ def update(
         # What the first events decided stays.
         decided = prepared.manifest["dataset_spec"].get("repeats")
         dataset = with_repeats(dataset, dataset.spec.repeats or decided)
-        new = _new_event_files(dataset, prepared)
+        new = _new_event_files(dataset, prepared, parsed)
         if not new:
             log.info("%s: all files of events are prepared", dataset.directory)
             return prepared
@@ -126,7 +126,7 @@ def update(
         return Prepared.open(out, dataset.spec.name, name)
 
 
-def _new_event_files(dataset: Dataset, prepared: Prepared) -> tuple[Path, ...]:
+def _new_event_files(dataset: Dataset, prepared: Prepared, split: Split) -> tuple[Path, ...]:
     """Files of events that are not prepared; raises DataError where something else has changed."""
     manifest, directory = prepared.manifest, dataset.directory
     anew = "or make everything anew with `m6rec data prepare`"
@@ -136,11 +136,12 @@ def _new_event_files(dataset: Dataset, prepared: Prepared) -> tuple[Path, ...]:
         )
     known = with_template(dataset, manifest["options"]["template"]).spec
     before = DatasetSpec.from_dict(manifest["dataset_spec"], str(prepared.folder))
-    if _what_rows_say(known) != _what_rows_say(before):
+    same_split = manifest["split"]["options"] == dict(split.options)
+    if _what_rows_say(known) != _what_rows_say(before) or not same_split:
         raise DataError(
             f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "
             "update can only go on as before: change back what it says of columns, labels, "
-            f"repeats, statistics and templates, {anew}"
+            f"repeats, statistics, templates and this split, {anew}"
         )
     found = files_of(dataset)
     for table, old in manifest["files"].items():

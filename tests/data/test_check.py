@@ -515,7 +515,7 @@ def test_quarantine_never_writes_into_the_data_set(tmp_path):
 @pytest.mark.parametrize("name", ["events.csv", "users.parquet", "more-1.csv"])
 def test_quarantine_is_no_file_of_the_data_set(tmp_path, name):
     spec = {**SPEC, "items": {**SPEC["items"], "file": "more-*.csv"}}
-    folder = write(tmp_path / "own", spec=spec)
+    folder = write(tmp_path / "own[1]", spec=spec)
     (folder / "items.csv").rename(folder / "more-0.csv")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(DataError, match=r"would be read as, a file of the data set's"):

@@ -125,11 +125,17 @@ def test_words_are_read_as_the_data_are(tmp_path: Path, suffix: str) -> None:
     if suffix == "parquet":
         table = dict(zip(("item_id", "kind", "colour"), zip(*items, strict=True), strict=True))
         path = tmp_path / "items.parquet"
-        pq.write_table(pa.table({name: list(own) for name, own in table.items()}), path)
+        columns = {name: pa.array(own) for name, own in table.items()}
+        columns["tags"] = pa.array([["a", "b"]] * 30, pa.large_list(pa.string()))
+        columns["boxed"] = pa.array([True, False] * 15)
+        pq.write_table(pa.table(columns), path)
     draft_dataset([tmp_path / "events.csv", path])
     spec = DatasetSpec.load(tmp_path)
-    assert spec.template["item"] == "{kind}[, {colour}]"
-    assert spec.statistics.by == ("colour",)
+    if suffix == "parquet":
+        typed = {"kind": "string", "colour": "string", "tags": "list<string>", "boxed": "bool"}
+        assert spec.items.columns == typed
+    assert spec.template["item"].startswith("{kind}[, {colour}]")
+    assert spec.statistics.by[0] == "colour"
     assert check_dataset(tmp_path).ok
 
 

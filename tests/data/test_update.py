@@ -338,7 +338,11 @@ def test_what_is_refused(write_shop) -> None:
     refused(r"items-0\.parquet is prepared and has changed since: new items go into files of their")
     pq.write_table(old, days.folder / "items-0.parquet")
     spec = (days.folder / "dataset.json").read_text()
-    for changed in ('"label": {"at_least": 3}', '"label": {"at_least": 4}, "repeats": "count"'):
+    for changed in (
+        '"label": {"at_least": 3}',
+        '"label": {"at_least": 4}, "repeats": "count"',
+        '"label": {"at_least": 4}, "splits": {"per_user_temporal": {"train": 0.5}}',
+    ):
         new_spec = spec.replace('"label": {"at_least": 4}', changed)
         assert new_spec != spec
         (days.folder / "dataset.json").write_text(new_spec)
