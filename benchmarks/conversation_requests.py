@@ -28,6 +28,7 @@ from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
+from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
 
@@ -38,7 +39,8 @@ FIRST = 3
 LEAST_ITEMS = 10
 # Kinds that ask for a value, and whose.
 _COLUMNS = {"genre": "genres", "actor": "cast", "director": "director"}
-# Kind → wordings; the second ones are not among those that the reader was made with.
+# Kind → wordings; the second ones are not among those that the reader was made with, though single
+# words of theirs may be, such as "children".
 PHRASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "genre": (
         (
@@ -49,7 +51,7 @@ PHRASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (
             "In the mood for a bit of {} tonight",
-            "My friends and I can't get enough of {} pictures",
+            "My friends and I live for {} pictures",
             "What {} would you put on for a Friday evening?",
         ),
     ),
@@ -72,7 +74,7 @@ PHRASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "newer than a year": (
         ("Something newer than {}", "films made after {}", "Show me movies since {}."),
         (
-            "Has anything come out later than {} that is worth it?",
+            "My collection ends with {}, what did I miss since then?",
             "{} is too old for me already, only what came after {}",
         ),
     ),
@@ -237,12 +239,14 @@ def judge(conversation: Any, requests: Sequence[Request], grammar: Truth) -> lis
                 allowed = np.ones(len(conversation.catalogue.titles), bool)
                 allowed[list(dialogue.named)] = False
                 dialogue.obeying = lambda allowed=allowed: Obeying(allowed, (), ())
+            unnamed = {*range(len(conversation.catalogue.titles))} - set(dialogue.named)
             (answer,) = conversation.recommend([dialogue])
             way = answer.written or answer.retrieved
             places = [] if way is None else way.places[:FIRST]
             told["obey" if filtered else "unfiltered"] = [*map(request.obeys, places)]
             if filtered:
-                told["true"] = grammar.holds(answer.reply)
+                none_left = not any(map(request.obeys, unnamed))
+                told["true"] = grammar.holds(answer.reply, none_left=none_left)
         found.append(told)
     return found
 
@@ -252,35 +256,65 @@ class Truth:
 
     Args:
       items, titles: of the catalogue.
-      columns: whose values replies may name.
+      words: how people speak of them.
     """
 
-    _OFFER = re.compile(
-        r"(?:I know no more .+?, only .+?\. )?(?:How about |You could try |I recommend )"
-        r"(?P<rest>.+?)[.?](?: It is (?P<said>an? .+)\.)?"
+    # That name an item, and what they say of it.
+    _OF_ITEMS = (
+        re.compile(
+            r"(?P<none>I know no more .+?, only .+?\. )?(?:How about |You could try |I recommend )"
+            r"(?P<item>.+?)[.?](?: It is (?P<said>an? .+)\.)?"
+        ),
+        re.compile(r"You asked for .+?, and (?P<item>.+) is (?P<said>an? .+)\."),
+        re.compile(r"(?P<item>.+) is (?P<said>an? .+?)(?:, and you asked for .+)?\."),
+        re.compile(r"(?:That is not known of|I do not know that of) (?P<item>.+)\."),
+    )
+    _OF_NONE = (
+        *("You are welcome.", "You are welcome. Enjoy it.", "Gladly."),
+        "It goes with what you told me.",
     )
 
-    def __init__(
-        self, items: Sequence[Item], titles: Sequence[str], columns: Sequence[str]
-    ) -> None:
+    def __init__(self, items: Sequence[Item], titles: Sequence[str], words: DialogueWords) -> None:
         from m6rec_jax.metrics.faithfulness import AttributeDictionary
 
         self._items, self._places = items, dict[str, list[int]]()
         for place, title in enumerate(titles):
             self._places.setdefault(title, []).append(place)
-        self._columns = columns
-        values = {c: {v for item in items for v in self._of(item, c)} for c in columns}
+        spoken = words.of_attributes()
+        self._columns = list(spoken)
+        values = {c: {v for item in items for v in self._of(item, c)} for c in self._columns}
         self._dictionary = AttributeDictionary(values, neutral=titles)
+        asked = {own.ask for own in spoken.values()}
+        asked.add(f"What would you like? You may name {words.items} that you liked.")
+        self._of_none = {*self._OF_NONE, *asked}
+        self._all_named = f"I know no more {words.items}, only those that we spoke of."
 
-    def holds(self, reply: str) -> bool:
-        """Of replies that recommend; False for others, which say nothing of an item."""
-        found = self._OFFER.fullmatch(reply)
-        if found is None:
-            return False
-        said = (found["said"] or "").partition(", like ")[0]
-        return any(
-            self._is_true(self._items[place], said) for place in self._places.get(found["rest"], ())
-        )
+    def holds(self, reply: str, *, none_left: bool = True) -> bool:
+        """Of any reply; `none_left`: it may say that no more is known of what was asked for."""
+        if reply == self._all_named:
+            return none_left
+        if reply in self._of_none:
+            return True
+        for form in self._OF_ITEMS:
+            found = form.fullmatch(reply)
+            if found is None or found["item"] not in self._places:
+                continue
+            told = found.groupdict()
+            said, _, alike = (told.get("said") or "").partition(", like ")
+            return (none_left or not told.get("none")) and all(
+                any(self._is_true(self._items[place], said) for place in self._places[title])
+                for title in (found["item"], *self._named(alike))
+            )
+        return False
+
+    def _named(self, text: str) -> list[str]:
+        """The titles of an enumeration; itself where it is none."""
+        found, left = [], text
+        for title in sorted(self._places, key=len, reverse=True):
+            if title in left:
+                found.append(title)
+                left = left.replace(title, "")
+        return found if not left.replace(" and ", "").strip(", ") else [text]
 
     def _is_true(self, item: Item, said: str) -> bool:
         own = {value for column in self._columns for value in self._of(item, column)}
@@ -325,17 +359,18 @@ def script(maker: RequestMaker, titles: Sequence[str]) -> list[str]:
     ]
 
 
-def example(conversation: Any, turns: Sequence[str]) -> str:
-    """A dialogue as Markdown."""
+def example(conversation: Any, turns: Sequence[str], grammar: Truth) -> tuple[str, list[bool]]:
+    """A dialogue as Markdown, and which of its replies are true."""
     dialogue = conversation.resumed([])
-    lines = ["| | |", "|---|---|"]
+    lines, true = ["| | |", "|---|---|"], []
     for turn in turns:
         answer = dialogue.answer(turn)
         way = answer.written or answer.retrieved
         offered = " · ".join(way.titles) if way else ""
         lines.append(f"| **user** | {turn} |")
         lines.append(f"| **system** | {answer.reply}{f'<br>*{offered}*' if offered else ''} |")
-    return "\n".join(lines)
+        true.append(grammar.holds(answer.reply))
+    return "\n".join(lines), true
 
 
 EXAMPLES_HEAD = """\
@@ -366,7 +401,6 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> None:
     """Asks all requests and writes what came of them; raises M6RecError where it cannot."""
     from m6rec_jax.bank.loading import load_with_bank
-    from m6rec_jax.dialogue.words import DialogueWords
     from m6rec_jax.serving.chat import open_conversation
 
     configuration.parse_config([options.gin_file], [])
@@ -381,30 +415,35 @@ def measure(options: argparse.Namespace) -> None:
         maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2)
         for n in range(options.requests)
     ]
-    truth = Truth(catalogue.items, catalogue.titles, list(DialogueWords().attributes))
+    truth = Truth(catalogue.items, catalogue.titles, DialogueWords())
     told = judge(conversation, asked, truth)
     for row in told:
         if not all(row["obey"]) or not row["true"]:
             print(row["kind"], "held out" if row["held_out"] else "", row["text"], sep=" | ")
+    figures = {
+        kind: shares([row for row in told if kind in ("all", row["kind"])])
+        for kind in ("all", *kinds)
+    }
+    examples, true = [EXAMPLES_HEAD.format(model=options.name)], list[bool]()
+    for seed in (options.seed, options.seed + 1):
+        maker.rng = np.random.default_rng([seed, 1])
+        text, own = example(conversation, script(maker, catalogue.titles), truth)
+        examples.append(f"## Seed {seed}\n\n{text}\n")
+        true += own
+    EXAMPLES.write_text("\n".join(examples), encoding="utf-8")
+    figures["two dialogues"] = {"true_replies": 100 * sum(true) / len(true)}
     rows = []
-    for kind in ("all", *kinds):
-        own = [row for row in told if kind in ("all", row["kind"])]
+    for kind, found in figures.items():
+        print(kind, found)
         rows += metric_rows(
-            shares(own),
+            found,
             model=kind,
             dataset=options.name,
             split="first three",
             seed=options.seed,
             gin_file=options.gin_file,
         )
-        print(kind, shares(own))
     add_rows(results_path(RESULTS), rows)
-    examples = [EXAMPLES_HEAD.format(model=options.name)]
-    for seed in (options.seed, options.seed + 1):
-        maker.rng = np.random.default_rng([seed, 1])
-        turns = script(maker, catalogue.titles)
-        examples.append(f"## Seed {seed}\n\n{example(conversation, turns)}\n")
-    EXAMPLES.write_text("\n".join(examples), encoding="utf-8")
 
 
 if __name__ == "__main__":
