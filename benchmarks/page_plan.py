@@ -86,7 +86,6 @@ _BASELINES = "benchmarks/baselines/.venv/bin/python -m benchmarks.baselines"
 _EXPORT = "python -m benchmarks.baselines.export_splits"
 _EXAMPLES = "gin_configs/examples"
 _MOVIELENS = ("movielens-100k",)
-_OF_VIEWERS = f"--gin_file {_EXAMPLES}/film_viewers_prepare.gin"
 _OF_TITLES = f"--gin_file {_EXAMPLES}/movielens_writing_prepare.gin"
 
 PLAN: Sequence[Study] = (
@@ -224,13 +223,10 @@ PLAN: Sequence[Study] = (
         "conversation_requests",
         ("conversation_requests",),
         (
-            f"m6rec data prepare film-viewers {_OF_VIEWERS}",
-            f"m6rec vocab train {_OF_VIEWERS}",
-            f"m6rec train --gin_file {_EXAMPLES}/film_viewers_box.gin --gin.MODEL_DIR=runs/box",
-            "python -m benchmarks.conversation_requests runs/box --name 'film-viewers, two towers'",
+            "python -m benchmarks.conversation_requests m6rec_jax/edge_model/films.m6rec"
+            " --name 'film-viewers, two towers'",
         ),
-        0.7,
-        fetched=("film-viewers",),
+        0.1,
         pages=("docs/conversation_examples.md",),
     ),
     Study(
