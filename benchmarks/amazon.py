@@ -1,8 +1,8 @@
 """Next items in sequences, as the field has them: leave-one-out, the whole catalogue, no times.
 
+    m6rec data fetch sentence-encoder
     python -m benchmarks.amazon FOLDER                    # everything that has no rows yet
     python -m benchmarks.amazon FOLDER --cold             # 5% of the items are in no training event
-    python -m benchmarks.amazon FOLDER --encoder ENCODER  # also with a public sentence encoder
     python -m benchmarks.amazon FOLDER --seeds 0 1 2      # of what is trained (default: 0)
 
 FOLDER is called as the data set and holds what `m6rec data import sequences` reads:
@@ -36,6 +36,7 @@ from benchmarks.sasrec import Score, Trainer
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import Catalogue
+from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex
 from m6rec_jax.engine.item_words import ItemWords
 from m6rec_jax.engine.runtime import Runtime
@@ -391,14 +392,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", help="of these alone (default: all)")
     parser.add_argument("--cold", action="store_true", help="hold out a twentieth of the items")
-    parser.add_argument("--encoder", type=Path, help="`m6rec data fetch sentence-encoder` wrote it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of what is trained")
     parser.add_argument("--minutes", type=float, default=40, help="at most, of a training")
     parser.add_argument("--force", action="store_true", help="run again what has rows already")
     options = parser.parse_args(arguments)
-    known = [*BASELINES, *SASREC, "hybrid, no towers"]
-    if options.encoder is not None:
-        known += [*_ENCODED]
+    known = [*BASELINES, *SASREC, "hybrid, no towers", *_ENCODED]
     if options.cold:
         known += [_LIGER]
     if unknown := sorted(set(options.models or ()) - set(known)):
@@ -430,7 +428,7 @@ def main(arguments: list[str] | None = None) -> None:
             config = f"the {_GENERATED} best known items and all unseen ones, by TF-IDF"
             predictions = as_liger(task)
         else:
-            encoded = Encoded(task, options.encoder)
+            encoded = Encoded(task, default_data_dir() / "sentence-encoder")
             config = "all-MiniLM-L6-v2, the last 5 items weighted 1/k"
             if model == "sentence encoder":
                 predictions = task.part("test").ranked(encoded.score, max(KS))

@@ -135,10 +135,12 @@ PLAN: Sequence[Study] = (
         (
             "python -m benchmarks.amazon {amazon}/beauty --minutes 20",
             "python -m benchmarks.amazon {amazon}/beauty --cold --models popularity TF-IDF"
-            " 'co-occurrence and TF-IDF' 'hybrid, no towers' 'hybrid, candidates as LIGER'",
+            " 'co-occurrence and TF-IDF' 'TF-IDF and sentence encoder' 'hybrid, no towers'"
+            " 'hybrid, candidates as LIGER'",
             "python -m benchmarks.amazon {amazon}/games --minutes 20",
         ),
-        2.4,
+        3.2,
+        fetched=("sentence-encoder",),
     ),
     Study(
         "own_shop",
