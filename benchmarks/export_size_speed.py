@@ -4,7 +4,7 @@
     python -m benchmarks.export_size_speed [--demo runs/demo] [--parts formats litert browser ...]
 
 Exports the demo's scoring and retrieval in every format, each of which verifies itself on 500
-held-out rows of both tasks, 1, 7 and 64 at a time (`formats`). Times LiteRT's programs of the
+held-out rows of both tasks (`formats`). Times LiteRT's programs of the
 scorer on one thread (`litert`), and the browser page in Chromium at a phone's size, as fast as here
 and four times as slow (`browser`): these two want a quiet machine. Packs the scorer with weights of
 8, 4 and 3 bits (`packed`), and a model of random weights of which 80% are zero (`sparse`). Exports

@@ -1,4 +1,4 @@
-"""Programs of a model in files, as `m6rec export --format stablehlo` writes them; needs jax alone.
+"""Programs of a model, as `m6rec export --format stablehlo` writes them; needs jax, flatbuffers.
 
     exported = Exported("exported/films")
     found = exported.run("score", {"encoder_input_tokens": ..., ...})     # arrays in, arrays out

@@ -51,7 +51,7 @@ def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
     """
     if path.is_file():
         size = path.stat().st_size
-        found = {"precision": "packed int8", "bytes": size, "shipped_bytes": size}
+        found = {"precision": "packed", "bytes": size, "shipped_bytes": size}
     else:
         from m6rec_jax.export.litert_bench import sizes
 
