@@ -66,6 +66,7 @@ class DialogueSpec:
       name: of the data set.
       format: one of `FORMATS`.
       files: part to file name; "" for one file of all parts.
+      splits: options of splits by name, such as `{"by_group": {"train": 0.5}}`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class DialogueSpec:
     files: Mapping[str, str]
     description: str = ""
     licence: str = ""
+    splits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: str | Path) -> DialogueSpec:
@@ -99,6 +101,7 @@ class DialogueSpec:
             files,
             top.optional_text("description") or "",
             top.optional_text("licence") or "",
+            top.mapping("splits"),
         )
         top.finish()
         return spec
@@ -180,7 +183,8 @@ def prepare_dialogues(
         item where attributes are asked for.
     """
     folder, options = Path(folder), options or DialogueOptions()
-    spec, parsed = DialogueSpec.load(folder), Split.parse(split)
+    spec = DialogueSpec.load(folder)
+    parsed = Split.parse(split, spec.splits)
     if parsed.kind != "by_group":
         raise DataError(f"split {split!r} needs users and times; dialogues have 'by_group'")
     paths = [folder / file for file in spec.files.values()]

@@ -165,6 +165,18 @@ def test_a_wrong_description_is_told(tmp_path, changes, message):
         prepare_dialogues(folder, tmp_path)
 
 
+def test_the_description_says_what_share_trains(tmp_path):
+    folder = files.write_inspired_folder(tmp_path / "talks", 60)
+    spec = json.loads((folder / "dialogues.json").read_text())
+    shares = {"train": 0.5, "validation": 0.1}
+    (folder / "dialogues.json").write_text(json.dumps(spec | {"splits": {"by_group": shares}}))
+    prepared = prepare_dialogues(folder, tmp_path, progress=False)
+    codes = by_group([f"d{number}" for number in range(60)], **shares)
+    for code, part in enumerate(PARTS):
+        found = {row["user_id"] for row in read_rows(prepared, "replies", part)}
+        assert found == {f"d{n}" for n in range(60) if codes[n] == code}
+
+
 def test_too_few_dialogues_are_told(tmp_path):
     folder = files.write_inspired_folder(tmp_path / "talks", 1)
     with pytest.raises(DataError, match="of the 1 dialogues is empty"):
