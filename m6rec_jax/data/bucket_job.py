@@ -22,6 +22,7 @@ from m6rec_jax.data.epochs import FittedFactors, WindowEntries
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.neighbours import GROUP, WINDOW, Asked, NeighbourFold
+from m6rec_jax.data.prepare_options import PrepareOptions, grouping, num_negatives
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.render import item_document
 from m6rec_jax.data.reranking_candidates import AskedCandidates
@@ -71,33 +72,30 @@ class Job:
       folder: that holds the files on the way.
       dataset: with its final template.
       visible_parts: part of a row -> parts whose events its history may hold.
-      groupings: for each view, how its rows are grouped.
-      max_events: behaviours of a history, at most.
-      document_statistics: whether candidates in documents come with their statistics.
-      negatives: sampled per positive row of 'groups'.
-      negative_power, seed: see `NegativeSampler`.
-      reranking_negatives, reranking_depth: see `RerankingCandidates`.
-      co_occurrence: how items are counted for them.
+      options: of the preparation, which say how long histories are.
+      co_occurrence: how items are counted for candidates of 'reranking'.
       statistics: options of what the template tells.
     """
 
     folder: Path
     dataset: Dataset
     visible_parts: Mapping[int, tuple[int, ...]]
-    groupings: Mapping[str, Grouping]
-    max_events: int
-    document_statistics: bool
-    negatives: int
-    negative_power: float
-    seed: int
-    reranking_negatives: int
-    reranking_depth: int
+    options: PrepareOptions
     co_occurrence: CoOccurrenceOptions
     statistics: StatisticsOptions
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the tables that the data set has read.
         return {**self.__dict__, "dataset": dataclasses.replace(self.dataset)}
+
+    def grouping(self, view: str) -> Grouping:
+        """How the rows of a view are grouped."""
+        return grouping(view, self.dataset, self.options)
+
+    @property
+    def negatives(self) -> int:
+        """Sampled per positive row of 'groups'."""
+        return num_negatives(self.dataset, self.options)
 
     @property
     def template(self) -> DatasetTemplate:
@@ -107,14 +105,14 @@ class Job:
 
     def asks_neighbours(self, view: str) -> bool:
         """Whether the rows of a view tell what pairs of items say."""
-        told = view == "groups" or (view == "documents" and self.document_statistics)
+        told = view == "groups" or (view == "documents" and self.options.document_statistics)
         return told and not set(_OF_NEIGHBOURS).isdisjoint(self.template.candidate_template.fields)
 
     def sampler(self, held_out: np.ndarray) -> NegativeSampler:
         """Draws negatives; never held-out items `[items]`."""
         ids = self.dataset.items.column(self.dataset.spec.items.id).to_pylist()
         never = held_out.nonzero()[0].tolist()
-        return NegativeSampler(ids, self.negative_power, self.seed, never)
+        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
 
     # ---- files on the way
 
@@ -192,7 +190,7 @@ class _Opened:
             self.job.dataset.spec.label,
             self.users,
             self.items,
-            self.job.max_events,
+            self.job.grouping("groups").max_events,
         )
 
     def candidates(self, view: str, rows: BucketViews, groups: Groups) -> Candidates:
@@ -235,7 +233,7 @@ def summarise(job: Job, bucket: int, wanted: Sequence[str]) -> Summary:
     found = {}
     counts = np.zeros(0, np.int64)
     for view in wanted:
-        groups = events.groups(job.groupings[view])
+        groups = events.groups(job.grouping(view))
         if view == "groups" or view in WRITING:
             users = events.user[groups.rows.low]
             found[view] = np.bincount(
@@ -267,7 +265,7 @@ def ask(job: Job, bucket: int, wanted: Sequence[str]) -> list[Asked]:
     number = opened.shared.item_number
     found = []
     for view in wanted:
-        groups = events.groups(job.groupings[view])
+        groups = events.groups(job.grouping(view))
         candidates = opened.candidates(view, opened.rows(events), groups)
         positions, windows = events.windows(groups)
         offsets = candidates.ranges.offsets
@@ -314,9 +312,10 @@ def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
     """Which groups of 'reranking' need candidates."""
     opened = _open(job, "asked")
     events = opened.bucket(bucket)
-    groups = events.groups(job.groupings["reranking"])
+    groups = events.groups(job.grouping("reranking"))
     first = groups.rows.low
-    recent, ranges = events.histories(groups, min(job.max_events, job.co_occurrence.recent))
+    most = min(job.grouping("reranking").max_events, job.co_occurrence.recent)
+    recent, ranges = events.histories(groups, most)
     seen, seen_ranges = events.seen(groups)
     return AskedCandidates(
         opened.timeline.count[groups.place],
@@ -348,7 +347,7 @@ def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], n
 
 def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews) -> Rows:
     job = opened.job
-    groups = events.groups(job.groupings[view])
+    groups = events.groups(job.grouping(view))
     neighbours = None
     if job.asks_neighbours(view):
         first, second = np.load(job.answers_file(), mmap_mode="r")[
@@ -365,7 +364,7 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
         drawn = job.load(f"candidates-{bucket}")
         return rows.reranking(groups, drawn, job.co_occurrence.recent)
     if view == "documents":
-        found = rows.documents(groups, job.document_statistics, neighbours)
+        found = rows.documents(groups, job.options.document_statistics, neighbours)
         return _with_items(opened, bucket, found)
     return rows.writing(view, groups, _numbers(job, view, events, groups))
 

@@ -134,7 +134,7 @@ class BucketRun:
         """
         wanted = tuple(view for view in targets if view != "catalogue")
         found: dict[str, dict[str, Any]] = {
-            view: {"grouping": dataclasses.asdict(self._job.groupings[view])} for view in wanted
+            view: {"grouping": dataclasses.asdict(self._job.grouping(view))} for view in wanted
         }
         for view in targets:
             (self._job.folder / view).mkdir()
@@ -149,8 +149,8 @@ class BucketRun:
             if rates:
                 found["groups"]["negatives"] = {
                     "per_positive": self._job.negatives,
-                    "power": self._job.negative_power,
-                    "seed": self._job.seed,
+                    "power": self._job.options.negative_power,
+                    "seed": self._job.options.seed,
                     "positives": int(all_drawn[:, 2].sum()),
                     **rates,
                 }
@@ -351,9 +351,9 @@ class BucketRun:
         candidates = RerankingCandidates(
             counts,
             job.load("held_out"),
-            negatives=job.reranking_negatives,
-            depth=job.reranking_depth,
-            seed=job.seed,
+            negatives=job.options.reranking_negatives,
+            depth=job.options.reranking_depth,
+            seed=job.options.seed,
             repeats=job.dataset.spec.repeats_count,
         )
         asked = list(self._map("asking", bucket_job.ask_candidates, self._buckets))
@@ -362,7 +362,7 @@ class BucketRun:
             total=sum(len(one.number) for one in asked),
             disable=not self._progress,
         ) as bar:
-            drawn = draw_all(candidates, counts, asked, job.reranking_negatives, bar)
+            drawn = draw_all(candidates, counts, asked, job.options.reranking_negatives, bar)
         for bucket, one in zip(self._buckets, drawn, strict=True):
             job.save(f"candidates-{bucket}", one)
 

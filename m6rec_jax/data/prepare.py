@@ -36,7 +36,6 @@ from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepare_options import (
     OF_CANDIDATES,
     PrepareOptions,
-    grouping,
     num_negatives,
     template_and_options,
     view_settings,
@@ -207,12 +206,13 @@ class _Preparation:
     @cached_property
     def run(self) -> BucketRun:
         """What makes views bucket by bucket."""
-        job = bucket_job(
-            self.dataset,
-            self.split,
-            self.options,
-            self.statistics_options,
+        job = Job(
             self._scratch("buckets"),
+            self.dataset,
+            self.split.visible_parts,
+            self.options,
+            CoOccurrenceOptions(),
+            self.statistics_options,
         )
         return self._opened.enter_context(
             BucketRun(
@@ -384,38 +384,6 @@ class _Preparation:
                 "statistics_until": "strictly before the time of a group's first row",
             },
         }
-
-
-def bucket_job(
-    dataset: Dataset,
-    split: Split,
-    options: PrepareOptions,
-    statistics_options: StatisticsOptions,
-    folder: Path,
-) -> Job:
-    """What makes views bucket by bucket is told.
-
-    Args:
-      dataset, split, options: of the preparation.
-      statistics_options: of what the template tells.
-      folder: for files on the way.
-    """
-    assert options.max_events is not None, "with_history_length"
-    return Job(
-        folder=folder,
-        dataset=dataset,
-        visible_parts=split.visible_parts,
-        groupings={view: grouping(view, dataset, options) for view in views.COLUMNS},
-        max_events=options.max_events,
-        document_statistics=options.document_statistics,
-        negatives=num_negatives(dataset, options),
-        negative_power=options.negative_power,
-        seed=options.seed,
-        reranking_negatives=options.reranking_negatives,
-        reranking_depth=options.reranking_depth,
-        co_occurrence=CoOccurrenceOptions(),
-        statistics=statistics_options,
-    )
 
 
 def texts_of_items(dataset: Dataset, template: DatasetTemplate) -> list[str]:

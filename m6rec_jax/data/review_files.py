@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import pickle
 import reprlib
 from collections import Counter
@@ -38,22 +37,18 @@ class Review:
       row: its index in the file, from 0.
       part: 'train', 'validation' or 'test'; None without index files.
       user, item: ids, as texts.
-      rating: as the file has it, often 1 to 5.
       feature: what the sentence speaks of.
       opinion: the word that says how.
       sentence: the explanation to be generated.
-      sentiment: 1 for well, -1 for ill.
     """
 
     row: int
     part: str | None
     user: str
     item: str
-    rating: float
     feature: str
     opinion: str
     sentence: str
-    sentiment: int
 
 
 @dataclasses.dataclass
@@ -159,17 +154,15 @@ def _review(row: int, part: str | None, record: Any) -> Review:
     template = _value(record, "template")
     if not isinstance(template, (list, tuple)) or len(template) != 4:
         raise _BadRow("template is not (feature, opinion, sentence, sentiment)", template)
-    feature, opinion, sentence, sentiment = template
+    feature, opinion, sentence, _ = template
     return Review(
         row=row,
         part=part,
         user=_identifier(record, "user"),
         item=_identifier(record, "item"),
-        rating=_number(_value(record, "rating"), "rating"),
         feature=_text(feature, "feature"),
         opinion=_text(opinion, "opinion", may_be_empty=True),
         sentence=_text(sentence, "sentence"),
-        sentiment=_sentiment(sentiment),
     )
 
 
@@ -198,25 +191,6 @@ def _text(value: Any, name: str, *, may_be_empty: bool = False) -> str:
     if not may_be_empty and not value.strip():
         raise _BadRow(f"{name} is empty")
     return value
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _BadRow(f"{name} is not a number", value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _BadRow(f"{name} is not a finite number", value)
-    return number
-
-
-def _sentiment(value: Any) -> int:
-    number = _number(value, "sentiment")
-    if number not in (-1.0, 1.0):
-        raise _BadRow("sentiment is neither 1 nor -1", value)
-    return int(number)
 
 
 def _shown(value: object) -> str:

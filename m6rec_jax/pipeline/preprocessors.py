@@ -10,7 +10,6 @@ Arguments that they share:
     sequence_length    `{"inputs": S, "targets": T}`
     vocabulary         of the task
     task_name          its row of the prompt bank is used, see `prompt_rows`
-    subword_sampling   cut words at random in training, see `text.vocabulary.SubwordSampling`
     candidate_length   most tokens of one candidate; None shares T among those of a row
 """
 
@@ -38,7 +37,6 @@ from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
 from m6rec_jax.text.questions import question
 from m6rec_jax.text.rows import Row, drop_words
-from m6rec_jax.text.vocabulary import SubwordSampling
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
@@ -50,7 +48,7 @@ _FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=Fal
 
 @contextlib.contextmanager
 def training_rows() -> Iterator[None]:
-    """Pipelines built inside may vary their rows at random (sub-word sampling, word dropout)."""
+    """Pipelines built inside may vary their rows at random (word dropout)."""
     token = _FOR_TRAINING.set(True)
     try:
         yield
@@ -73,7 +71,6 @@ def scoring_rows(
     rating_values: Sequence[float] = (),
     candidate_length: int | None = None,
     language_weight: float = 1.0,
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """`groups` view: one history, its candidates packed into the decoder, a class for each.
 
@@ -87,12 +84,11 @@ def scoring_rows(
     """
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        sampling = None if rng is None else SubwordSampling(rng)
         text, source_length = vocabulary.text, sequence_length["inputs"]
         labels = example["labels"]
         if rating_values:
             labels = rating_classes(example["ratings"], rating_values)
-        row = rows.source_row(text, example["history"], source_length, sampling=sampling)
+        row = rows.source_row(text, example["history"], source_length)
         row |= rows.packed_candidates(
             text,
             example["candidates"],
@@ -100,7 +96,6 @@ def scoring_rows(
             labels,
             example["item_indices"],
             candidate_length=candidate_length,
-            sampling=sampling,
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
         return with_ids(row, task_name, user=example["user_index"])
@@ -108,7 +103,7 @@ def scoring_rows(
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
     if rating_values:
         columns.append("ratings")
-    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
+    return map_rows(ds, make, columns, random=False)
 
 
 @gin.configurable
@@ -121,7 +116,6 @@ def retrieval_rows(
     item_log_frequency: Callable[[], np.ndarray] | None = None,
     candidate_length: int | None = None,
     language_weight: float = 1.0,
-    subword_sampling: bool = False,
     item_word_dropout: float = 0.0,
 ) -> tf.data.Dataset:
     """`next_items` view: a user and the items that came next, for the two-tower loss.
@@ -144,13 +138,10 @@ def retrieval_rows(
     log_frequency = None if item_log_frequency is None else item_log_frequency()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        sampling = SubwordSampling(rng) if subword_sampling and rng is not None else None
         text, items = vocabulary.text, example["items"]
         if item_word_dropout and rng is not None:
             items = [drop_words(item, item_word_dropout, rng) for item in items]
-        row = rows.source_row(
-            text, example["history"], sequence_length["inputs"], sampling=sampling
-        )
+        row = rows.source_row(text, example["history"], sequence_length["inputs"])
         row |= rows.packed_candidates(
             text,
             items,
@@ -160,14 +151,12 @@ def retrieval_rows(
                 None if log_frequency is None else log_frequency[example["item_indices"]]
             ),
             candidate_length=candidate_length,
-            sampling=sampling,
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
         return with_ids(row, task_name, user=example["user_index"], retrieval=1)
 
     columns = ("history", "items", "item_indices", "user_index")
-    varied = subword_sampling or item_word_dropout > 0
-    return map_rows(ds, make, columns, random=varied and rows_may_vary())
+    return map_rows(ds, make, columns, random=item_word_dropout > 0 and rows_may_vary())
 
 
 @gin.configurable
@@ -177,7 +166,6 @@ def generation_rows(
     *,
     vocabulary: SeqioVocabulary,
     task_name: str,
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """`documents` view: the target is generated from the source (paper section 1, pretraining ii).
 
@@ -191,12 +179,10 @@ def generation_rows(
             example["target"],
             sequence_length["inputs"],
             sequence_length["targets"],
-            sampling=None if rng is None else SubwordSampling(rng),
         )
         return with_ids(row, task_name)
 
-    random = subword_sampling and rows_may_vary()
-    return map_rows(ds, make, ("source", "target"), random=random)
+    return map_rows(ds, make, ("source", "target"), random=False)
 
 
 @gin.configurable
@@ -208,7 +194,6 @@ def infilling_rows(
     task_name: str,
     noise_density: float = 0.15,
     mean_span_length: float = 3.0,
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """`documents` view: short spans of source and target are masked and restored (pretraining i).
 
@@ -217,15 +202,13 @@ def infilling_rows(
       noise_density: share of the tokens that is masked.
       mean_span_length: tokens per span, on average.
     """
-    vary = subword_sampling and rows_may_vary()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         assert rng is not None
-        sampling = SubwordSampling(rng) if vary else None
         segments = [*example["source"], example["target"]]
         row = rows.text_infilling_row(
             vocabulary.text,
-            [vocabulary.text.encode_array(segment, sampling=sampling) for segment in segments],
+            [vocabulary.text.encode_array(segment) for segment in segments],
             sequence_length["inputs"],
             sequence_length["targets"],
             rng,
@@ -248,7 +231,6 @@ def outcome_rows(
     sampled: Callable[[], Sequence[str]] = tuple,
     candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """`groups` view as a document to generate: each candidate is followed by its outcome in words.
 
@@ -266,11 +248,8 @@ def outcome_rows(
     by_label = sampled()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        sampling = None if rng is None else SubwordSampling(rng)
         text, labels = vocabulary.text, example["labels"]
-        row = rows.source_row(
-            text, example["history"], sequence_length["inputs"], sampling=sampling
-        )
+        row = rows.source_row(text, example["history"], sequence_length["inputs"])
         row |= with_outcomes(
             text,
             example["candidates"],
@@ -280,12 +259,11 @@ def outcome_rows(
             sequence_length["targets"],
             candidate_weight=candidate_weight,
             outcome_weight=outcome_weight,
-            sampling=sampling,
         )
         return with_ids(row, task_name)
 
     columns = ("history", "candidates", "ratings", "labels")
-    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
+    return map_rows(ds, make, columns, random=False)
 
 
 @gin.configurable

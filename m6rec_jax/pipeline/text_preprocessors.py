@@ -23,7 +23,6 @@ from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.outcomes import with_outcomes
 from m6rec_jax.text.rows import Row, drop_words
-from m6rec_jax.text.vocabulary import SubwordSampling
 
 
 @gin.configurable
@@ -34,7 +33,6 @@ def classification_rows(
     vocabulary: SeqioVocabulary,
     task_name: str,
     language_weight: float = 0.0,
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """`labelled_texts` view: the text is the source, a question the target, a class at its `[EOS]`.
 
@@ -46,9 +44,8 @@ def classification_rows(
     """
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        sampling = None if rng is None else SubwordSampling(rng)
         text = vocabulary.text
-        row = rows.source_row(text, example["source"], sequence_length["inputs"], sampling=sampling)
+        row = rows.source_row(text, example["source"], sequence_length["inputs"])
         row |= rows.packed_candidates(
             text,
             [example["question"]],
@@ -60,7 +57,7 @@ def classification_rows(
         return with_ids(row, task_name)
 
     columns = ("source", "question", "label", "text_index")
-    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
+    return map_rows(ds, make, columns, random=False)
 
 
 @gin.configurable
@@ -124,11 +121,10 @@ def text_generation_rows(
     vocabulary: SeqioVocabulary,
     task_name: str,
     loss_weight: float = 1.0,
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """A view of texts to write: the target continues its prefix, given the source.
 
-    A text longer than T loses its end. Sub-word sampling is for the source only.
+    A text longer than T loses its end.
 
     Args:
       ds: rows with `source`, `prefix`, `target`, `text_index`.
@@ -149,13 +145,12 @@ def text_generation_rows(
             sequence_length["targets"],
             prefix=example["prefix"],
             text_index=example["text_index"],
-            sampling=None if rng is None else SubwordSampling(rng),
         )
         row["decoder_loss_weights"] *= loss_weight
         return with_ids(row, task_name)
 
     columns = ("source", "prefix", "target", "text_index")
-    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
+    return map_rows(ds, make, columns, random=False)
 
 
 @gin.configurable
@@ -166,7 +161,6 @@ def recommendation_rows(
     vocabulary: SeqioVocabulary,
     task_name: str,
     log_frequency: Callable[[], np.ndarray],
-    subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """`recommendations` view: a dialogue as the user and the item for the two-tower loss.
 
@@ -179,20 +173,18 @@ def recommendation_rows(
     frequency = log_frequency()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        sampling = None if rng is None else SubwordSampling(rng)
         text, items = vocabulary.text, example["item_indices"]
-        row = rows.source_row(text, example["source"], sequence_length["inputs"], sampling=sampling)
+        row = rows.source_row(text, example["source"], sequence_length["inputs"])
         row |= rows.packed_candidates(
             text,
             [example["target"]],
             sequence_length["targets"],
             item_ids=items,
             item_log_frequency=frequency[items],
-            sampling=sampling,
         )
         # The title is learnt as language by the task that writes it, not by this one.
         row["decoder_loss_weights"] *= 0
         return with_ids(row, task_name, user=example["turn_index"], retrieval=1)
 
     columns = ("source", "target", "item_indices", "turn_index")
-    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
+    return map_rows(ds, make, columns, random=False)

@@ -63,7 +63,7 @@ def training_dataset(
     """The batches of `m6rec train`, the very same ones with the same seed and number of shards.
 
     t5x's own `get_dataset` would keep small data sets in memory, and so in every checkpoint of the
-    position in the data, and knows no rows that vary at random (sub-word sampling).
+    position in the data, and knows no rows that vary at random (word dropout).
 
     Args:
       cfg: t5x's `DatasetConfig`; its `seed` must be set, and `shuffle` is taken to be.

@@ -18,7 +18,7 @@ import numpy as np
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
-from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,7 +131,6 @@ def with_outcomes(
     *,
     candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
-    sampling: SubwordSampling | None = None,
 ) -> Row:
     """Lays out `[BOS] candidate [EOS] outcome` for every candidate, one block each.
 
@@ -146,7 +145,6 @@ def with_outcomes(
       target_length: most tokens of the row.
       candidate_weight: loss weight of the candidates' words and of `[EOS]` after them.
       outcome_weight: loss weight of the outcome's words.
-      sampling: cut the candidates' words at random (training only).
 
     Returns:
       The decoder features of `rows.packed_candidates`, without labels.
@@ -167,9 +165,7 @@ def with_outcomes(
             f"length {target_length}; raise it or lower the group size"
         )
     texts = [text for text, _ in pairs]
-    row = rows.packed_candidates(
-        vocab, texts, target_length, candidate_length=share - longest + 1, sampling=sampling
-    )
+    row = rows.packed_candidates(vocab, texts, target_length, candidate_length=share - longest + 1)
     row["decoder_loss_weights"] *= np.float32(candidate_weight)
     # All but the last token of an outcome are read, after the `[EOS]` of their candidate.
     row = _continued(row, [ids[:-1] for ids in endings])

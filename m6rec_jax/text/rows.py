@@ -14,7 +14,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.text import layout
 from m6rec_jax.text.infilling import text_infilling_row
 from m6rec_jax.text.layout import FEATURES, Row, pad_batch
-from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 
 __all__ = [
     "FEATURES",
@@ -32,8 +32,6 @@ def source_row(
     vocab: Vocabulary,
     segments: Sequence[str],
     source_length: int,
-    *,
-    sampling: SubwordSampling | None = None,
 ) -> Row:
     """Tokenises and lays out the encoder's side; see `layout.source_layout`.
 
@@ -41,9 +39,8 @@ def source_row(
       vocab: the vocabulary.
       segments: profile, behaviours (oldest first), context; what `history_segments` returns.
       source_length: as there.
-      sampling: cut words into pieces at random (training only).
     """
-    tokens = [vocab.encode_array(segment, sampling=sampling) for segment in segments]
+    tokens = [vocab.encode_array(segment) for segment in segments]
     return layout.source_layout(vocab.special_ids, tokens, source_length)
 
 
@@ -56,14 +53,13 @@ def packed_candidates(
     item_log_frequency: Sequence[float] | np.ndarray | None = None,
     *,
     candidate_length: int | None = None,
-    sampling: SubwordSampling | None = None,
 ) -> Row:
     """Tokenises and packs candidates into one decoder row; see `layout.candidates_layout`.
 
     Raises:
       DataError: also for a candidate without text.
     """
-    tokens = [vocab.encode_array(text, sampling=sampling) for text in candidates]
+    tokens = [vocab.encode_array(text) for text in candidates]
     for place, ids in enumerate(tokens):
         if len(ids) == 0:
             raise DataError(f"candidate {place} has no text to score: {candidates[place]!r}")
@@ -87,12 +83,10 @@ def generation_row(
     *,
     prefix: str = "",
     text_index: int = -1,
-    sampling: SubwordSampling | None = None,
 ) -> Row:
     """Lays out "continue this": a text generated from the source after a prefix.
 
-    Prefix and text are tokenised each by itself, as `inference.generation` does. Only words of the
-    source are sampled: the target's likeliest pieces are what generation should produce.
+    Prefix and text are tokenised each by itself, as `engine.generation` does.
 
     Args:
       vocab: the vocabulary.
@@ -100,13 +94,12 @@ def generation_row(
       target_text: what to generate after the prefix.
       source_length, target_length: the most tokens of source and target, at least 3.
       prefix, text_index: see `layout.generation_layout`.
-      sampling: as for `source_row`.
 
     Raises:
       DataError: the target has no text.
       ConfigError: a length is too short.
     """
-    source = source_row(vocab, source_segments, source_length, sampling=sampling)
+    source = source_row(vocab, source_segments, source_length)
     given, ids = vocab.encode_array(prefix), vocab.encode_array(target_text)
     return source | layout.generation_layout(
         vocab.special_ids, given, ids, target_length, text_index=text_index

@@ -22,7 +22,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +42,6 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
 
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
-
-
-@gin.configurable
-@dataclass(frozen=True)
-class SubwordSampling:
-    """Sub-word regularisation: training sees a text cut into pieces in several ways.
-
-    One of the `nbest_size` likeliest segmentations is drawn, with probabilities proportional to
-    their own to the power `alpha`. The draw comes from `rng`, so it can be repeated
-    (SentencePiece's own generator cannot be saved). Unigram models only.
-    """
-
-    rng: np.random.Generator
-    alpha: float = 0.2
-    nbest_size: int = 8
 
 
 @gin.configurable
@@ -126,12 +110,10 @@ class Vocabulary:
         self._control_pieces = _neutralise(proto)
         self._names = dict(zip(control_ids, _CONTROL_NAMES, strict=True))
         self._names |= {id_: f"<extra_id_{k}>" for k, id_ in enumerate(self.sentinel_ids)}
-        self._is_unigram = proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(proto.SerializeToString())
         # Per instance, not on the methods: the cache must die with the vocabulary.
         self._encode_cached = functools.lru_cache(maxsize=cache_size)(self._encode_new)
-        self._nbest_cached = functools.lru_cache(maxsize=cache_size)(self._nbest_new)
 
     @functools.cached_property
     def text_ids(self) -> np.ndarray:
@@ -158,12 +140,12 @@ class Vocabulary:
         scores = np.array([self._processor.get_score(i) for i in ids.tolist()])
         return ids[np.argsort(-scores, kind="stable")][:most].astype(np.int32)
 
-    def encode(self, text: str, *, sampling: SubwordSampling | None = None) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Encodes any text; see `encode_array`."""
-        ids: list[int] = self.encode_array(text, sampling=sampling).tolist()
+        ids: list[int] = self.encode_array(text).tolist()
         return ids
 
-    def encode_array(self, text: str, *, sampling: SubwordSampling | None = None) -> np.ndarray:
+    def encode_array(self, text: str) -> np.ndarray:
         """Encodes any text to int32 [num_tokens], without ever giving a control id.
 
         Lone surrogates, which are not valid Unicode, become U+FFFD. Then the normalisation of the
@@ -173,22 +155,12 @@ class Vocabulary:
 
         Args:
           text: any string.
-          sampling: cut the text into pieces at random; None takes the likeliest pieces.
 
         Returns:
           A read-only array (it is shared with the cache).
-
-        Raises:
-          ConfigError: sampling from a model that is not a unigram model.
         """
-        if sampling is None:
-            # Long texts do not come again, and would fill the memory.
-            return (self._encode_new if len(text) > _LONG else self._encode_cached)(text)
-        choices, log_probabilities = self._nbest_cached(text, sampling.nbest_size)
-        if len(choices) == 1:
-            return choices[0]
-        weights = np.exp(sampling.alpha * log_probabilities)
-        return choices[sampling.rng.choice(len(choices), p=weights / weights.sum())]
+        # Long texts do not come again, and would fill the memory.
+        return (self._encode_new if len(text) > _LONG else self._encode_cached)(text)
 
     def encode_with_places(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The ids of `encode_array`, and where in the text each comes from, int32 [num_tokens]
@@ -271,25 +243,6 @@ class Vocabulary:
 
     def _encode_new(self, text: str) -> np.ndarray:
         return self._guarded(self._processor.encode(_LONE_SURROGATE.sub("\ufffd", text)))
-
-    def _nbest_new(self, text: str, nbest_size: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Returns the likeliest segmentations and their log-probabilities up to a constant."""
-        if not self._is_unigram:
-            raise ConfigError(
-                f"{self.model_file} is no unigram model, so it cannot be sampled from"
-            )
-        if nbest_size < 1:
-            raise ConfigError(f"nbest_size must be at least 1, got {nbest_size}")
-        text = _LONE_SURROGATE.sub("\ufffd", text)
-        choices = [
-            self._guarded(ids) for ids in self._processor.nbest_encode(text, nbest_size=nbest_size)
-        ] or [self._encode_cached(text)]
-        # Characters without a piece are the same in every segmentation, so leaving their penalty
-        # out shifts all scores alike.
-        scores = np.array(
-            [sum(map(self._processor.get_score, ids.tolist())) for ids in choices], np.float64
-        )
-        return choices, scores - scores.max()
 
     def _guarded(self, ids: Sequence[int]) -> np.ndarray:
         # SentencePiece 0.2 gives none of these for any type of model. The promise is ours, though,

@@ -10,9 +10,10 @@ import pytest
 
 from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
 from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun
+from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.prepare import bucket_job
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split
@@ -111,8 +112,13 @@ class Both:
         with EventTable(dataset, folder / "table") as events:
             assignment = events.assign(parsed)
             self.fold = ViewFold(dataset, assignment, options, statistics)
-            job = bucket_job(
-                dataset, parsed, options, self.fold.statistics_options, folder / "on the way"
+            job = Job(
+                folder / "on the way",
+                dataset,
+                parsed.visible_parts,
+                options,
+                CoOccurrenceOptions(),
+                self.fold.statistics_options,
             )
             targets = {view: folder / view / "1.0.0" for view in options.views}
             with BucketRun(job, events, assignment, num_buckets, "process", False) as run:

@@ -54,11 +54,9 @@ def test_reviews_of_all_parts(tmp_path, form):
         part="validation",
         user="u6",
         item="i0",
-        rating=2.0,
         feature="feature6",
         opinion="good",
         sentence="the feature6 is good",
-        sentiment=-1,
     )
     for part, rows in INDEX.items():
         assert {review.row for review in reviews if review.part == part} == set(rows)
@@ -76,17 +74,12 @@ BAD = {
     "item is empty": {"item": " "},
     "item is not a text": {"item": 1.5},
     "user is not a text": {"user": True},
-    "rating is missing": {"rating": None},
-    "rating is not a number": {"rating": "5"},
-    "rating is not a finite number": {"rating": float("nan")},
     "template is missing": {"template": None},
     "template is not (feature, opinion, sentence, sentiment)": {"template": ("a", "b", "c")},
     "feature is empty": {"template": ("", "b", "c", 1)},
     "opinion is not a text": {"template": ("a", None, "c", 1)},
     "sentence is not a text": {"template": ("a", "b", ["c"], 1)},
     "sentence is empty": {"template": ("a", "b", "", 1)},
-    "sentiment is neither 1 nor -1": {"template": ("a", "b", "c", 0)},
-    "sentiment is not a number": {"template": ("a", "b", "c", "1")},
 }
 
 
@@ -96,7 +89,7 @@ def test_every_bad_row_is_counted_with_its_reason(tmp_path, form):
     reviews, report = read_reviews(write(tmp_path, records, form))
     assert [review.row for review in reviews] == [len(records) - 1]
     assert report.num_rejected == dict.fromkeys([*BAD, "not a dictionary"], 1)
-    assert report.examples["rating is not a number"] == f"reviews.{form}, row 5: '5'"
+    assert report.examples["item is not a text"] == f"reviews.{form}, row 2: 1.5"
 
 
 def test_bad_lines_are_rows(tmp_path):
@@ -121,7 +114,7 @@ def test_ids_may_be_numbers(tmp_path, form):
 def test_an_opinion_may_be_empty(tmp_path, form):
     path = write(tmp_path, [record(0, template=["a", "", "c", 1.0])], form)
     ((review,), _) = read_reviews(path)
-    assert (review.opinion, review.sentiment) == ("", 1)
+    assert review.opinion == ""
 
 
 def test_values_that_cannot_be_written_out(tmp_path):
@@ -130,12 +123,11 @@ def test_values_that_cannot_be_written_out(tmp_path):
     records = [
         record(0, user=10**5000),
         record(1, user=circle),
-        record(2, rating=10**400),
-        record(3),
+        record(2),
     ]
     reviews, report = read_reviews(write(tmp_path, records, "pickle"))
     assert len(reviews) == 1
-    assert report.num_rejected == {"user is not a text": 2, "rating is not a finite number": 1}
+    assert report.num_rejected == {"user is not a text": 2}
 
 
 def test_faults_of_index_files_are_counted(tmp_path, form):

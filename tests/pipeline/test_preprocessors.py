@@ -244,19 +244,6 @@ def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
         with_outcomes(shop_vocabulary, ["a", "b", "c"], ["liked"] * 3, 8)
 
 
-def test_subword_sampling_is_for_training_only(shop_views, vocabulary):
-    sampled = functools.partial(preprocessors.scoring_rows, subword_sampling=True)
-    plain = run(shop_views, "groups", preprocessors.scoring_rows, vocabulary=vocabulary)
-    outside = run(shop_views, "groups", sampled, vocabulary=vocabulary)
-    with preprocessors.training_rows():
-        inside = run(shop_views, "groups", sampled, vocabulary=vocabulary)
-
-    def tokens(found):
-        return [row["encoder_input_tokens"].tolist() for row in found]
-
-    assert tokens(outside) == tokens(plain) != tokens(inside)
-
-
 def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
     dropped = functools.partial(preprocessors.retrieval_rows, item_word_dropout=0.5)
     plain = run(shop_views, "next_items", preprocessors.retrieval_rows, vocabulary=vocabulary)

@@ -17,7 +17,7 @@ from m6rec_jax.text.rows import (
     source_row,
     text_infilling_row,
 )
-from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 
 PROFILE = "24 year old writer"
 BEHAVIOURS = ["liked Fargo (1996)", "loved Star Wars (1977), sci-fi", "disliked Fargo (1996)"]
@@ -294,14 +294,6 @@ def test_padding_errors(vocab: Vocabulary) -> None:
         pad_batch([row, row], {"encoder_input_tokens": 8}, batch_size=1)
     with pytest.raises(DataError, match="which does not fit"):
         pad_batch([{"encoder_input_tokens": np.zeros((1, 2))}], {"encoder_input_tokens": 4})
-
-
-def test_sampling_reaches_the_rows(vocab: Vocabulary) -> None:
-    sampling = SubwordSampling(np.random.default_rng(0), alpha=0.0)
-    rows = [source_row(vocab, BEHAVIOURS, 200, sampling=sampling) for _ in range(5)]
-    assert len({row["encoder_input_tokens"].tobytes() for row in rows}) > 1
-    plain = generation_row(vocab, [], "liked Fargo (1996)", 16, 40, sampling=sampling)
-    assert plain["decoder_target_tokens"][:-2].tolist() == vocab.encode("liked Fargo (1996)")
 
 
 def test_only_what_follows_the_prefix_counts(vocab: Vocabulary) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 
 T5_SPIECE = os.environ.get("M6REC_T5_SPIECE")
 needs_t5 = pytest.mark.skipif(
@@ -102,8 +102,6 @@ def test_no_text_gives_a_control_id(vocab: Vocabulary, strange: Vocabulary, text
     for vocabulary in (vocab, strange):
         ids = vocabulary.encode(text)
         assert special_ids(vocabulary).isdisjoint(ids)
-        sampling = SubwordSampling(np.random.default_rng(0), nbest_size=3)
-        assert special_ids(vocabulary).isdisjoint(vocabulary.encode(text, sampling=sampling))
         vocabulary.decode(ids)
 
 
@@ -134,8 +132,6 @@ def test_other_model_types_give_no_control_id_either(
     texts += ["".join(chooser.choices([*MARKS, "liked", " ", "Q"], k=9)) for _ in range(200)]
     for text in texts:
         assert special.isdisjoint(vocabulary.encode(text)), text
-    with pytest.raises(ConfigError, match="no unigram model"):
-        vocabulary.encode("liked", sampling=SubwordSampling(np.random.default_rng(0)))
 
 
 def test_the_promise_does_not_hang_on_sentencepiece(
@@ -233,34 +229,6 @@ def test_fingerprint(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None
         model_file, tmp_path / "o", new=sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
     )
     assert Vocabulary(other) != vocab
-
-
-def test_sampling_is_repeatable_and_spells_the_same_text(vocab: Vocabulary) -> None:
-    text = "an unusual Fargo sequel"
-
-    def draw(seed: int) -> list[list[int]]:
-        sampling = SubwordSampling(np.random.default_rng(seed), alpha=0.1, nbest_size=16)
-        return [vocab.encode(text, sampling=sampling) for _ in range(30)]
-
-    assert draw(1) == draw(1) != draw(2)
-    assert len({tuple(ids) for ids in draw(1)}) > 5
-    assert {vocab.decode(ids) for ids in draw(1)} == {text}
-    sharp = SubwordSampling(np.random.default_rng(0), alpha=1000.0)
-    assert vocab.encode(text, sampling=sharp) == vocab.encode(text)
-
-
-def test_sampling_probabilities(vocab: Vocabulary) -> None:
-    """Frequencies against SentencePiece's own scores of the n best segmentations."""
-    text, alpha = "loved Fargo", 0.1
-    processor = sentencepiece.SentencePieceProcessor(model_file=vocab.model_file)
-    nbest = processor.nbest_encode(text, nbest_size=4, return_type="proto").nbests
-    scores = np.array([segmentation.score for segmentation in nbest])
-    expected = np.exp(alpha * scores) / np.exp(alpha * scores).sum()
-    sampling = SubwordSampling(np.random.default_rng(0), alpha=alpha, nbest_size=4)
-    drawn = [tuple(vocab.encode(text, sampling=sampling)) for _ in range(4000)]
-    for segmentation, probability in zip(nbest, expected, strict=True):
-        ids = tuple(piece.id for piece in segmentation.pieces)
-        assert drawn.count(ids) / 4000 == pytest.approx(probability, abs=0.03)
 
 
 def test_unreadable_files(tmp_path: Path, model_file: str, behaviours: list[str]) -> None:
