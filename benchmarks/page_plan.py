@@ -204,9 +204,6 @@ PLAN: Sequence[Study] = (
         2.9,
         after=("foundation_of_books",),
     ),
-        0.2,
-        fetched=_MOVIELENS,
-    ),
     Study(
         "tuning",
         ("tuning",),
@@ -225,6 +222,9 @@ PLAN: Sequence[Study] = (
             f"{_EXPORT} --samples 256 4096",
             f"{_BASELINES}.ctr --samples 256 4096 --cap 300",
         ),
+        0.2,
+        fetched=_MOVIELENS,
+    ),
     Study(
         "few_samples_of_titles",
         ("few_samples_titles",),
