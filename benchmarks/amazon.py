@@ -36,7 +36,6 @@ from benchmarks.sasrec import Score, Trainer
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import Catalogue
-from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex
 from m6rec_jax.engine.item_words import ItemWords
 from m6rec_jax.engine.runtime import Runtime
@@ -45,6 +44,7 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
 from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, retrieval_metrics
 from m6rec_jax.metrics.ranking import ranks_by_score
+from m6rec_jax.training.sentences import encoder_folder
 
 KS = (5, 10, 50)
 _COLD = 0.05
@@ -404,6 +404,8 @@ def main(arguments: list[str] | None = None) -> None:
     task = Task.read(options.folder, options.cold)
     split = "leave_one_out" + (f"-cold{_COLD:.0%}" if options.cold else "")
     path = results_path("amazon")
+    if not set(_ENCODED).isdisjoint(options.models or known):
+        encoder = encoder_folder("sentence-encoder")
     runs = [
         (model, seed)
         for model in options.models or known
@@ -428,7 +430,7 @@ def main(arguments: list[str] | None = None) -> None:
             config = f"the {_GENERATED} best known items and all unseen ones, by TF-IDF"
             predictions = as_liger(task)
         else:
-            encoded = Encoded(task, default_data_dir() / "sentence-encoder")
+            encoded = Encoded(task, encoder)
             config = "all-MiniLM-L6-v2, the last 5 items weighted 1/k"
             if model == "sentence encoder":
                 predictions = task.part("test").ranked(encoded.score, max(KS))

@@ -168,7 +168,7 @@ class RequestMaker:
             )
         if kind == "newer than a year":
             year = int(self.rng.integers(last - 30, last - 1))
-            least = year + ("since" not in phrase)
+            least = year + ("since {}" not in phrase)
             text = phrase.format(*[year] * phrase.count("{}"))
             return Request(kind, text, held_out, lambda i: self.years[i] >= least)
         if kind == "newer than a film":
@@ -284,7 +284,7 @@ class Truth:
         self._columns = list(spoken)
         values = {c: {v for item in items for v in self._of(item, c)} for c in self._columns}
         self._dictionary = AttributeDictionary(values, neutral=titles)
-        asked = {own.ask for own in spoken.values()}
+        asked = {own.ask for own in spoken.values() if own.ask}
         asked.add(f"What would you like? You may name {words.items} that you liked.")
         self._of_none = {*self._OF_NONE, *asked}
         self._all_named = f"I know no more {words.items}, only those that we spoke of."

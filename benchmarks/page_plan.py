@@ -86,6 +86,13 @@ _BASELINES = "benchmarks/baselines/.venv/bin/python -m benchmarks.baselines"
 _EXPORT = "python -m benchmarks.baselines.export_splits"
 _EXAMPLES = "gin_configs/examples"
 _MOVIELENS = ("movielens-100k",)
+_MOVIELENS_FILES = tuple(
+    f"{_EXAMPLES}/movielens_{name}.gin"
+    for name in ("ctr_option_adapter", "ctr_full", "retrieval_full")
+)
+_RERANKING_FILES = tuple(
+    f"{_EXAMPLES}/movielens_{name}.gin" for name in ("retrieval", "reranking", "unseen_items")
+)
 _OF_TITLES = f"--gin_file {_EXAMPLES}/movielens_writing_prepare.gin"
 
 PLAN: Sequence[Study] = (
@@ -118,6 +125,7 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.movielens --jobs option_adapter full retrieval_full hybrid",),
         2.3,
         fetched=_MOVIELENS,
+        where={"gin_file": _MOVIELENS_FILES},
     ),
     Study(
         "amazon",
@@ -248,6 +256,7 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.movielens --jobs retrieval reranking unseen_items --seeds 0",),
         1.0,
         after=("movielens",),
+        where={"gin_file": _RERANKING_FILES},
     ),
     Study(
         "unseen_items_baseline",
@@ -256,7 +265,7 @@ PLAN: Sequence[Study] = (
         0.1,
         after=("movielens_reranking",),
     ),
-    Study("edge", ("edge",), ("python -m benchmarks.edge",), 9.0, after=("demo",)),
+    Study("edge", ("edge",), ("python -m benchmarks.edge",), 9.0, after=("demo",), timed=True),
     # How fast, and what it survives.
     Study(
         "serving_load",

@@ -7,7 +7,7 @@ A folder with the files and a `dialogues.json`:
 
 Without a file for 'validation' it is drawn from the training dialogues; `"files": "dev.tsv"`, one
 file for everything, draws all parts. A dialogue is in one part as a whole, by a hash of its id.
-Optional: `description`, `licence`.
+Optional: `description`, `licence`, and `splits`, the options of these draws.
 
 Two formats are read, `inspired` and `redial` (`dialogue_files`). What SYSTEM names is what it
 recommends. The catalogue holds

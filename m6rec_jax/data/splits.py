@@ -308,12 +308,12 @@ def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
         )
     entry = declared.get(name) or {}
     if not isinstance(entry, Mapping):
-        raise DataError(f"dataset.json: 'splits.{name}' must be an object, not {entry!r}")
+        raise DataError(f"'splits.{name}' must be an object, not {entry!r}")
     options = dict(entry)
     kind = options.pop("kind", name)
     if kind not in KINDS:
         raise DataError(
-            f"dataset.json: 'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
+            f"'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
             f"(known: {', '.join(KINDS)})"
         )
     given: dict[str, Any] = {}

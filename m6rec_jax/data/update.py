@@ -111,7 +111,7 @@ def update(
         # What the first events decided stays.
         decided = prepared.manifest["dataset_spec"].get("repeats")
         dataset = with_repeats(dataset, dataset.spec.repeats or decided)
-        new = _new_event_files(dataset, prepared, parsed)
+        new = _new_event_files(dataset, prepared, split, parsed)
         if not new:
             log.info("%s: all files of events are prepared", dataset.directory)
             return prepared
@@ -126,7 +126,9 @@ def update(
         return Prepared.open(out, dataset.spec.name, name)
 
 
-def _new_event_files(dataset: Dataset, prepared: Prepared, split: Split) -> tuple[Path, ...]:
+def _new_event_files(
+    dataset: Dataset, prepared: Prepared, text: str, split: Split
+) -> tuple[Path, ...]:
     """Files of events that are not prepared; raises DataError where something else has changed."""
     manifest, directory = prepared.manifest, dataset.directory
     anew = "or make everything anew with `m6rec data prepare`"
@@ -136,7 +138,7 @@ def _new_event_files(dataset: Dataset, prepared: Prepared, split: Split) -> tupl
         )
     known = with_template(dataset, manifest["options"]["template"]).spec
     before = DatasetSpec.from_dict(manifest["dataset_spec"], str(prepared.folder))
-    same_split = manifest["split"]["options"] == dict(split.options)
+    same_split = Split.parse(text, before.splits) == split
     if _what_rows_say(known) != _what_rows_say(before) or not same_split:
         raise DataError(
             f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "

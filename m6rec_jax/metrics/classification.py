@@ -75,7 +75,7 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 def auc_of_both(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, float]:
     """`auc`, or nothing where all labels are the same."""
-    return {"auc": auc(labels, scores)} if np.ptp(np.asarray(labels)) else {}
+    return {} if len(np.unique(_labels(labels, "AUC"))) == 1 else {"auc": auc(labels, scores)}
 
 
 @dataclasses.dataclass(frozen=True)

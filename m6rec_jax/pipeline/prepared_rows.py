@@ -137,7 +137,7 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
         order = np.lexsort((row, time, of_user))
         users, items = of_user[order], item[order]
         ends = np.flatnonzero(np.diff(users, append=-1)) + 1
-        for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False):
             add(int(users[start]), items[start:end])
     rows = _in_time(prepared, part)
     before = [(0, 0)] * len(rows)

@@ -244,3 +244,9 @@ def test_every_module_that_writes_rows_is_planned_or_named_as_excluded() -> None
         assert set(one.after) <= set(names[:place]), one.name
         for name in one.results:
             assert (folder / "results" / f"{name}.md").exists()
+        # What publishes the rows of a module and a file leaves those of others alone.
+        for other in PLAN[:place]:
+            if set(one.results) & set(other.results) and one.measured_by & other.measured_by:
+                assert one.where != other.where, (one.name, other.name)
+                assert one.where, one.name
+                assert other.where, other.name
