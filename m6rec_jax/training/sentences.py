@@ -73,7 +73,7 @@ class SentenceEncoder:
         found = np.zeros((len(texts), self.width), np.float32)
         order = np.argsort([len(ids) for ids in tokens], kind="stable")  # alike lengths together
         order = order[[len(tokens[number]) > 0 for number in order]]
-        size = _BATCHES[len(order) > _BATCHES[0]]
+        size = _BATCHES[len(order) >= _BATCHES[1]]
         starts = range(0, len(order), size)
         for start in progress_bar(
             starts, desc="reading sentences", unit=" batches", delay=5.0, leave=False
