@@ -103,7 +103,7 @@ def scoring_rows(
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
     if rating_values:
         columns.append("ratings")
-    return map_rows(ds, make, columns, random=False)
+    return map_rows(ds, make, columns)
 
 
 @gin.configurable
@@ -182,7 +182,7 @@ def generation_rows(
         )
         return with_ids(row, task_name)
 
-    return map_rows(ds, make, ("source", "target"), random=False)
+    return map_rows(ds, make, ("source", "target"))
 
 
 @gin.configurable
@@ -263,7 +263,7 @@ def outcome_rows(
         return with_ids(row, task_name)
 
     columns = ("history", "candidates", "ratings", "labels")
-    return map_rows(ds, make, columns, random=False)
+    return map_rows(ds, make, columns)
 
 
 @gin.configurable
@@ -347,7 +347,7 @@ def likelihood_rows(
         return with_ids(row, task_name, user=example["user_index"])
 
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
-    return map_rows(ds, make, [*columns, "ratings"] if own_outcomes else columns, random=False)
+    return map_rows(ds, make, [*columns, "ratings"] if own_outcomes else columns)
 
 
 def outcomes_in_words(
@@ -371,7 +371,7 @@ def map_rows(
     make: Callable[[Example, np.random.Generator | None], Row],
     columns: Sequence[str],
     *,
-    random: bool,
+    random: bool = False,
 ) -> tf.data.Dataset:
     """Maps `make` over a data set, in parallel and in order.
 

@@ -57,7 +57,7 @@ def classification_rows(
         return with_ids(row, task_name)
 
     columns = ("source", "question", "label", "text_index")
-    return map_rows(ds, make, columns, random=False)
+    return map_rows(ds, make, columns)
 
 
 @gin.configurable
@@ -150,7 +150,7 @@ def text_generation_rows(
         return with_ids(row, task_name)
 
     columns = ("source", "prefix", "target", "text_index")
-    return map_rows(ds, make, columns, random=False)
+    return map_rows(ds, make, columns)
 
 
 @gin.configurable
@@ -187,4 +187,4 @@ def recommendation_rows(
         return with_ids(row, task_name, user=example["turn_index"], retrieval=1)
 
     columns = ("source", "target", "item_indices", "turn_index")
-    return map_rows(ds, make, columns, random=False)
+    return map_rows(ds, make, columns)
