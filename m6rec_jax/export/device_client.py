@@ -331,6 +331,9 @@ def check(model: EdgeModel) -> dict[str, Any]:
                 theirs += expected
             elif signature == "user":
                 answer = model.user(inputs["history"], one["task"])
+            elif signature == "recommend":
+                best = model.recommend(inputs["history"], len(expected), one["task"])
+                answer = np.array([item.score for item in best])
             else:
                 answer = model.item(inputs["text"], one["task"])
             # Unlike `max` this keeps NaN.

@@ -35,7 +35,7 @@ from m6rec_jax.engine.scoring import (
 from m6rec_jax.export import device_client
 from m6rec_jax.export.device_client import CATALOGUE, HELD_OUT, VOCABULARY
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import Answered, Catalogue
+from m6rec_jax.export.held_out import Answered, Catalogue, recommended
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.config import TASK_SIZES
 from m6rec_jax.model.embedding import TokenEmbedding
@@ -99,6 +99,8 @@ def write_device_export(
       format_: of the manifest.
       convert, candidates, without: see `write_programs`.
     """
+    if catalogue is not None:
+        answered = [*answered, *recommended_packed(catalogue, answered)]
     fields = write_programs(
         folder, model, answered, precision, convert, candidates, without=without
     )
@@ -427,8 +429,15 @@ def _tasks(model: LoadedModel, lengths: Lengths) -> dict[str, Any]:
     return found
 
 
+def recommended_packed(catalogue: Catalogue, answered: Sequence[Answered]) -> list[Answered]:
+    """As `recommended`, of vectors that were packed."""
+    vectors, scales = packed(catalogue)
+    return recommended(catalogue._replace(vectors=vectors * scales[:, None]), answered)
+
+
 def packed(catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
     """Its vectors as bytes, int8 `[items, retrieval]`, and a scale for each, float32 `[items]`."""
-    scales = np.abs(catalogue.vectors).max(axis=1) / 127
+    # Of an item without words the vector is zeros.
+    scales = np.maximum(np.abs(catalogue.vectors).max(axis=1), 1e-30) / 127
     vectors = np.rint(catalogue.vectors / scales[:, None]).astype(np.int8)
     return vectors, scales.astype(np.float32)

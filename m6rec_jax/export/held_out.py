@@ -23,6 +23,8 @@ from m6rec_jax.pipeline.prepared_rows import read_rows
 # The sizes of batches that every program is checked with.
 BATCH_SIZES = (1, 7, 64)
 KINDS = ("scoring", "retrieval", "generation")
+# Items that are recommended of a catalogue.
+TOP_K = 20
 
 
 class Catalogue(NamedTuple):
@@ -83,12 +85,12 @@ class Answered(NamedTuple):
         return self._asdict() | {"output": output}
 
 
-def recommended(catalogue: Catalogue, answered: Sequence[Answered], k: int) -> list[Answered]:
+def recommended(catalogue: Catalogue, answered: Sequence[Answered]) -> list[Answered]:
     """Requests of 'recommend': those of 'user', searched for in numpy."""
     found = []
     for one in answered:
         if one.signature == "user" and one.task == catalogue.task:
-            scores = np.sort(catalogue.vectors @ one.output)[::-1][:k]
+            scores = np.sort(catalogue.vectors @ one.output)[::-1][:TOP_K]
             found.append(one._replace(signature="recommend", output=scores))
     return found
 

@@ -36,7 +36,7 @@ from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.export import check_saved_model, tf_serving
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import Answered, Catalogue, recommended
+from m6rec_jax.export.held_out import TOP_K, Answered, Catalogue, recommended
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.stablehlo import exported
 from m6rec_jax.export.tensorflow_op import call_program
@@ -51,8 +51,6 @@ CANDIDATES = (4, 16, 64)
 _STRINGS = tf.TensorSpec([None, None], tf.string)
 _STRING = tf.TensorSpec([None], tf.string)
 _COUNTS = tf.TensorSpec([None], tf.int32)
-# Items that `recommend` gives.
-TOP_K = 20
 # Of candidates that are padding, or have no words.
 NO_SCORE = -1.0
 
@@ -316,7 +314,7 @@ def write_saved_model(
     """
     served = ServedModel(model, recorder, platforms, catalogue)
     if catalogue is not None:
-        answered = [*answered, *recommended(catalogue, answered, TOP_K)]
+        answered = [*answered, *recommended(catalogue, answered)]
     tf.saved_model.save(served, str(folder / VERSION), signatures=served.functions)
     task_of = {one.signature: one.task for one in answered}
     tf_serving.write_warm_up(folder / VERSION, served.functions, task_of, BATCH_SIZES, CANDIDATES)

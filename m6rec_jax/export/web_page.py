@@ -22,7 +22,7 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import litert
 from m6rec_jax.export.device_client import HELD_OUT, VOCABULARY
-from m6rec_jax.export.device_programs import packed, write_programs
+from m6rec_jax.export.device_programs import packed, recommended_packed, write_programs
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.io.hashing import file_sha256
@@ -103,7 +103,8 @@ def write_web(
         for text in shown["columns"][task["candidates"]]
     ]
     fields = write_programs(
-        *(folder, model, answered, precision, litert.convert, _CANDIDATES),
+        *(folder, model, [*answered, *recommended_packed(catalogue, answered)], precision),
+        *(litert.convert, _CANDIDATES),
         usual=texts,
         without=["item"],
     )

@@ -1,5 +1,6 @@
 """Rows of the tiny films, asked of a model's engines."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from m6rec_jax.export import held_out
@@ -11,10 +12,12 @@ HISTORIES = [["user, likes drama", "liked a film"], ["user"], ["user", "hated on
 CANDIDATES = [["Film A"], list(shop_rows.ITEMS), ["B", "C"]]
 
 
-def ask(model: Any, recorder: Recorder) -> list[held_out.Answered]:
+def ask(
+    model: Any, recorder: Recorder, tasks: Mapping[str, str] = TASKS
+) -> list[held_out.Answered]:
     """Three rows of each task, and then six."""
     answered = []
-    for task, kind in TASKS.items():
+    for task, kind in tasks.items():
         rows = [
             {"history": h, "source": h, "prefix": prefix, "candidates": texts, "items": texts}
             for h, prefix, texts in zip(HISTORIES, ("", "film", ""), CANDIDATES, strict=True)

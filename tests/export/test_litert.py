@@ -62,7 +62,7 @@ def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     # The same float32 products, in another order.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
-        ("score", "user", "item", "generate"), 1.0
+        ("score", "user", "item", "generate", "recommend"), 1.0
     )
     return folder
 

@@ -1,5 +1,6 @@
 """The graph reads text as Python does, and answers as the model does, without m6rec_jax."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -83,7 +84,11 @@ def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         served / "run", tmp_path_factory.mktemp("run") / "run", [*asked.TASKS]
     )
     model, recorder = load_model(run), Recorder()
-    answered = asked.ask(model, recorder)
+    tasks = model.settings.tasks
+    # Another task of the same kind, chosen by name, with prompts and options of its own.
+    dislikes = dataclasses.replace(tasks["ctr"], task_id=1, positive_classes=(0,))
+    model.settings = dataclasses.replace(model.settings, tasks={**tasks, "dislikes": dislikes})
+    answered = asked.ask(model, recorder, {**asked.TASKS, "dislikes": "scoring"})
     folder = tmp_path_factory.mktemp("exported") / "films"
     # What was asked is exported, whatever the run multiplies in.
     model.model = M6Rec(model.model.config.replace(matmul_dtype="bfloat16"))
@@ -115,7 +120,7 @@ def test_what_has_no_score(signatures: Any) -> None:
     first, no_words, padding = score(task=tf.constant(["ctr"]), **asked)["scores"].numpy()[0]
     assert 0 < first < 1
     assert (no_words, padding) == (-1.0, -1.0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="known: ctr, next, titles"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="known: ctr, next, titles, dislikes"):
         score(task=tf.constant(["ctrr"]), **asked)
 
 

@@ -38,6 +38,9 @@ for (const signature of new Set(asked.map((one) => one.signature))) {
       labels.push(...inputs.labels);
       ours.push(...found);
       theirs.push(...output);
+    } else if (signature === "recommend") {
+      const best = await model.recommend(inputs.history, { k: output.length, task });
+      found = best.map(({ score }) => score);
     } else found = await model.user(inputs.history, task);
     output.forEach((value, place) => {
       const difference = Math.abs(value - found[place]);
