@@ -144,9 +144,8 @@ def measure_formats(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
             * max(one["largest_difference"] for one in results.values()),
             "bytes": sum(manifest["sizes"].values()),
         }
-        score = results["score"]
-        if "auc" in score:
-            found |= {"auc": score["auc"], "model_auc": score["model_auc"]}
+        for one in results.values():
+            found |= {name: one[name] for name in ("auc", "model_auc") if name in one}
         yield str(format_._replace(precision=manifest["precision"])), found
 
 

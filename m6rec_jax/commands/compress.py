@@ -119,15 +119,19 @@ def run_compress_pack(args: argparse.Namespace) -> None:
 def _carried_data(files: Iterable[str]) -> dict[str, bytes]:
     """What requests to a packed model's tasks are rendered with, as files beside its own."""
     from m6rec_jax.data.sources import default_data_dir
-    from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER
+    from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER, RANKING_FILE
     from m6rec_jax.io.buckets import kept_copy
     from m6rec_jax.requests.serving_data import files_without_users
 
-    names = [Path(file).stem for file in files if DATASETS_FOLDER in Path(file).parts]
+    paths = [Path(file) for file in files]
+    with_counts = any(path.name == RANKING_FILE for path in paths)
+    folders = [
+        kept_copy(default_data_dir() / path.stem) for path in paths if DATASETS_FOLDER in path.parts
+    ]
     return {
-        f"{DATA_FOLDER}/{name}/{file}": data
-        for name in names
-        for file, data in files_without_users(kept_copy(default_data_dir() / name)).items()
+        f"{DATA_FOLDER}/{folder.name}/{file}": data
+        for folder in folders
+        for file, data in files_without_users(folder, with_counts).items()
     }
 
 

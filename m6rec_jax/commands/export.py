@@ -12,6 +12,7 @@ from m6rec_jax.commands.arguments import (
 )
 from m6rec_jax.commands.settings import look_first
 from m6rec_jax.export.formats import FORMATS
+from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.json_text import json_text
 
 
@@ -48,14 +49,13 @@ def add_commands(commands: Any) -> None:
         "--platforms",
         nargs="+",
         choices=["cpu", "cuda", "rocm", "tpu"],
-        default=["cpu", "cuda", "tpu"],
-        help="that run it (default cpu cuda tpu)",
+        help="that run stablehlo and saved_model (default cpu cuda tpu)",
     )
     export.add_argument(
         "--split", default="test", help="part of the data that the export is checked on"
     )
     export.add_argument("--rows", type=int, default=500, help="of it, at most (default 500)")
-    export.add_argument("--beams", type=int, default=4, help="of beam search (default 4)")
+    export.add_argument("--beams", type=int, help="of stablehlo's beam search (default 4)")
     takes_gin(export)
 
     edge = commands.add_parser("edge", help="models for phones: how large and fast they are")
@@ -106,6 +106,8 @@ def run_edge_bench(args: argparse.Namespace) -> None:
     """size, start, latency by threads and memory"""
     from m6rec_jax.export.edge_bench import bench, table
 
+    if args.json is not None:
+        check_output(args.json)
     found = bench(args.path, args.threads)
     print(table(found))
     if args.json is not None:

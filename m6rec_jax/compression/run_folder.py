@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_mani
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import CONFIG_FILE
-from m6rec_jax.engine.model_folder import read_dataset_specs, read_settings, save_assets
+from m6rec_jax.engine.model_folder import (
+    ASSETS_FOLDER,
+    EXITS_FILE,
+    RANKING_FILE,
+    read_dataset_specs,
+    read_settings,
+    save_assets,
+)
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import ModelConfig
@@ -24,6 +32,8 @@ from m6rec_jax.sharding import make_mesh
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.task_data import training_batches
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_run(
@@ -60,6 +70,9 @@ def write_run(
         save_assets(folder, vocabulary, read_settings(run), read_dataset_specs(run))
         if settings is not None:
             (folder / CONFIG_FILE).write_text(settings)
+    for name in (EXITS_FILE, RANKING_FILE):
+        if (run / ASSETS_FOLDER / name).exists():
+            _LOG.warning("%s is of the larger model: `m6rec calibrate` makes it anew", name)
 
 
 def training_batches_of(

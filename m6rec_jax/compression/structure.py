@@ -30,7 +30,7 @@ from m6rec_jax.engine.model_folder import (
     read_vocabulary,
     restore_model,
 )
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
@@ -82,10 +82,13 @@ def compress_structure(
 
     Raises:
       ConfigError: sizes beyond those of the model.
-      CheckpointError: no run, something in `output`, or a run without `config.gin` and batches.
+      CheckpointError: no run, a packed one, something in `output`, or batches of a run without
+        `config.gin`.
       DataError: the run's data are not on this machine.
     """
     check_new(output)
+    if run.is_file():
+        raise CheckpointError(f"{run} is packed: name the run that it was made of")
     restored = restore_model(run)
     config = _smaller(restored.model.config, sizes)
     if batches:

@@ -242,6 +242,11 @@ def _open_packed(path: str | Path, mesh: Mesh | None) -> tuple[RestoredModel, Pa
     return RestoredModel(M6Rec(packed.config), variables, packed.step), folder
 
 
+def assets_of(model_dir: str | Path) -> str | Path:
+    """The folder of which `inference/` is; of a packed file one with what it carries."""
+    return _open_packed(model_dir, None)[1] if Path(model_dir).is_file() else model_dir
+
+
 def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
     """What `m6rec compress pack` writes of the newest checkpoint of a run, in bits of each weight.
 
@@ -349,7 +354,7 @@ def calibrated(settings: InferenceSettings, model_dir: str | Path, step: int) ->
 
 def read_ranking(model_dir: str | Path, step: int) -> dict[str, RankingWeights]:
     """Weights by task of `MODEL_DIR/inference/ranking.json`; errors, warnings: `calibrated`."""
-    return _calibrated(model_dir, RANKING_FILE, step, RankingWeights.from_json)
+    return _calibrated(assets_of(model_dir), RANKING_FILE, step, RankingWeights.from_json)
 
 
 def _calibrated(

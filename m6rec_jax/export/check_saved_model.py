@@ -23,7 +23,7 @@ SIZES = (1, 7, 64)
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """By signature: `rows`, `largest_difference` relative to the largest number, `equal` texts.
+    """By signature and task `rows`, `largest_difference` of the largest number, `equal` texts.
 
     Raises:
       SystemExit: a file is missing or changed; names it.
@@ -36,8 +36,8 @@ def check(folder: Path) -> dict[str, Any]:
     model = tf.saved_model.load(str(folder / manifest["version"]))
     asked = json.loads((folder / "held_out.json").read_text("utf-8"))
     results: dict[str, Any] = {}
-    for signature in dict.fromkeys(one["signature"] for one in asked):
-        own = [one for one in asked if one["signature"] == signature]
+    for signature, task in dict.fromkeys((one["signature"], one["task"]) for one in asked):
+        own = [one for one in asked if (one["signature"], one["task"]) == (signature, task)]
         apart, largest, equal = 0.0, 1e-30, 0
         for part in _parts(own):
             found = model.signatures[signature](**arguments(part))
@@ -51,7 +51,7 @@ def check(folder: Path) -> dict[str, Any]:
                     apart = np.maximum(apart, np.abs(answer[: len(expected)] - expected).max())
                     largest = max(largest, float(np.abs(expected).max()))
         is_text = isinstance(own[0]["output"], str)
-        results[signature] = {
+        results[f"{signature} {task}"] = {
             "rows": len(own),
             "largest_difference": float(apart / largest),
             "equal": equal / len(own) if is_text else 1.0,

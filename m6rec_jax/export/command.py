@@ -27,6 +27,9 @@ from m6rec_jax.pipeline.locations import data_dir
 # Which have no bfloat16, and of them those whose weights may have fewer bits.
 _ON_DEVICES = ("litert", "web", "onnx")
 _WITH_PRECISIONS = ("litert", "web")
+# Formats that take them.
+_OPTIONS = {"platforms": ("stablehlo", "saved_model"), "beams": ("stablehlo",), "runtime": ("web",)}
+NUM_BEAMS = 4
 
 
 def export(
@@ -36,10 +39,10 @@ def export(
     *,
     bank: Path | None = None,
     index: Path | None = None,
-    platforms: Sequence[str] = stablehlo.PLATFORMS,
+    platforms: Sequence[str] | None = None,
     split: str = "test",
     rows: int = 500,
-    num_beams: int = 4,
+    num_beams: int | None = None,
     precision: str | None = None,
     runtime: Path | None = None,
     gin_files: Sequence[str] = (),
@@ -53,8 +56,9 @@ def export(
       format_: one of `formats.FORMATS`.
       bank: of prompts; None: the run's own tasks.
       index: of `m6rec index build`: all formats but StableHLO recommend its items.
-      platforms: see `write_stablehlo`.
-      split, rows, num_beams: see `held_out.ask`.
+      platforms: of StableHLO and SavedModel; None: `stablehlo.PLATFORMS`.
+      split, rows: see `held_out.ask`.
+      num_beams: of StableHLO's beam search; None: `NUM_BEAMS`.
       precision: of LiteRT's programs, see `litert.write_litert`; None: 'int8'. Of StableHLO and
         SavedModel 'float32' makes products of float32; None: those of the run.
       runtime: of LiteRT.js, for a page; see `web_page.find_runtime`.
@@ -65,8 +69,8 @@ def export(
 
     Raises:
       CheckpointError: no run, bank or index.
-      ConfigError: none of its tasks can be exported, the format has no place for a catalogue or
-        is not of such a precision, or something that it needs is missing.
+      ConfigError: none of its tasks can be exported, the format has no place for a catalogue, is
+        not of such a precision or takes no such option, or something that it needs is missing.
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
@@ -77,6 +81,11 @@ def export(
             f"--precision {precision} is for {' and '.join(_WITH_PRECISIONS)}; "
             f"--format {format_} takes float32 alone"
         )
+    for name, given in (("platforms", platforms), ("beams", num_beams), ("runtime", runtime)):
+        if given is not None and format_ not in _OPTIONS[name]:
+            raise ConfigError(f"--{name} is for --format {' and '.join(_OPTIONS[name])}")
+    if rows < 1:
+        raise ConfigError(f"--rows {rows}: an export is checked with one row at least")
     if format_ == "web":
         if index is None:
             raise ConfigError("--format web needs --index: the page shows its items")
@@ -93,11 +102,12 @@ def export(
     configuration.parse_config(gin_files, [*bindings, plain])
     model = load_with_bank(run, bank=bank)
     model.data_dir = model.data_dir or data_dir()
-    tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
+    exported = [kind for kind in held_out.KINDS if (format_, kind) != ("onnx", "generation")]
+    tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in exported}
     if not tasks:
         kinds = ", ".join(sorted({own.kind for own in model.settings.tasks.values()})) or "none"
         raise ConfigError(
-            f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
+            f"{run} has tasks of kind {kinds}; {', '.join(exported)} can be exported as {format_}"
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
     asked = copy.copy(model)
@@ -108,6 +118,8 @@ def export(
         # Their programs run all layers.
         tasks = {name: dataclasses.replace(own, exits=None) for name, own in tasks.items()}
         asked.settings = dataclasses.replace(model.settings, tasks=tasks)
+    platforms = platforms or stablehlo.PLATFORMS
+    num_beams = (num_beams or NUM_BEAMS) if format_ == "stablehlo" else 0
     titles = open_titles(model) if format_ == "stablehlo" else None
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
@@ -139,8 +151,12 @@ def write_export(
         if format_ == "stablehlo":
             specs: dict[str, Any] = {}
             for name, settings in model.settings.tasks.items():
-                if (spec := model.dataset_spec(name)) is not None:
-                    specs[settings.prepared] = spec
+                spec = model.dataset_spec(name)
+                if spec is not None and specs.setdefault(settings.prepared, spec) != spec:
+                    raise ConfigError(
+                        f"{name!r} reads {settings.prepared} by another template than a task "
+                        "before it: export them one by one"
+                    )
             save_assets(unfinished, model.vocabulary, model.settings, specs)
             stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles, precision)
             results = verify(unfinished, stablehlo.LOADER)

@@ -181,12 +181,15 @@ class EdgeModel:
         """The nearest items of the packed catalogue, best first.
 
         Raises:
-          ExportError: the export has no catalogue.
+          ExportError: the export has no catalogue, or it is of another task.
         """
         if self._catalogue is None:
             raise ExportError(f"{self.folder} has no catalogue: export it with --index")
+        own = self.manifest["catalogue_task"]
+        if task not in ("", own):
+            raise ExportError(f"the catalogue of {self.folder} is of {own!r}, not of {task!r}")
         vectors, ids, titles = self._catalogue
-        scores = vectors @ self.user(history, task)
+        scores = vectors @ self.user(history, own)
         best = np.argsort(-scores, kind="stable")[:k]
         return [Recommended(ids[i], titles[i], float(scores[i])) for i in best]
 
@@ -248,6 +251,8 @@ class EdgeModel:
         raise ExportError(f"no task {name!r} for {kind}: {', '.join(fitting) or 'none'}")
 
     def _run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        if signature not in self._programs:
+            raise ExportError(f"{self.folder} has no {signature!r}: {', '.join(self._programs)}")
         program = self._programs[signature]
         # What a program does not read, it does not take; an empty cache is zeros.
         return program(
@@ -305,7 +310,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def check(model: EdgeModel) -> dict[str, Any]:
-    """By method, how its answers to the held-out requests compare with the model's own.
+    """By method and task, how answers to the held-out requests compare with the model's own.
 
     Returns:
       `rows`, `largest_difference` relative to the largest number, `equal` texts, and for scores
@@ -313,39 +318,39 @@ def check(model: EdgeModel) -> dict[str, Any]:
     """
     asked = json.loads((model.folder / HELD_OUT).read_text("utf-8"))
     results: dict[str, Any] = {}
-    for signature in dict.fromkeys(one["signature"] for one in asked):
-        own = [one for one in asked if one["signature"] == signature]
+    for signature, task in dict.fromkeys((one["signature"], one["task"]) for one in asked):
+        own = [one for one in asked if (one["signature"], one["task"]) == (signature, task)]
         apart, largest, equal = 0.0, 1e-30, 0
         labels, ours, theirs = list[int](), list[float](), list[float]()
         for one in own:
             inputs, expected = one["inputs"], one["output"]
             answer: Any
             if signature == "generate":
-                answer = model.write(inputs["history"], inputs["prefix"], one["task"])
+                answer = model.write(inputs["history"], inputs["prefix"], task)
                 equal += answer == expected
                 continue
             if signature == "score":
-                answer = model.score(inputs["history"], inputs["candidates"], one["task"])
+                answer = model.score(inputs["history"], inputs["candidates"], task)
                 labels += inputs.get("labels", ())
                 ours += answer.tolist()
                 theirs += expected
             elif signature == "user":
-                answer = model.user(inputs["history"], one["task"])
+                answer = model.user(inputs["history"], task)
             elif signature == "recommend":
-                best = model.recommend(inputs["history"], len(expected), one["task"])
+                best = model.recommend(inputs["history"], len(expected), task)
                 answer = np.array([item.score for item in best])
             else:
-                answer = model.item(inputs["text"], one["task"])
+                answer = model.item(inputs["text"], task)
             # Unlike `max` this keeps NaN.
             apart = np.maximum(apart, np.abs(answer - np.asarray(expected)).max())
             largest = max(largest, float(np.abs(expected).max()))
-        results[signature] = {
+        results[f"{signature} {task}"] = compared = {
             "rows": len(own),
             "largest_difference": float(apart / largest),
             "equal": equal / len(own) if signature == "generate" else 1.0,
         }
         if len(set(labels)) == 2 and len(labels) == len(ours):
-            results[signature] |= {"auc": _auc(labels, ours), "model_auc": _auc(labels, theirs)}
+            compared |= {"auc": _auc(labels, ours), "model_auc": _auc(labels, theirs)}
     return results
 
 

@@ -99,8 +99,10 @@ def write_device_export(
       format_: of the manifest.
       convert, candidates, without: see `write_programs`.
     """
+    own: dict[str, Any] = {}
     if catalogue is not None:
         answered = [*answered, *recommended_packed(catalogue, answered)]
+        own["catalogue_task"] = catalogue.task
     fields = write_programs(
         folder, model, answered, precision, convert, candidates, without=without
     )
@@ -114,7 +116,7 @@ def write_device_export(
             titles=np.array(catalogue.titles),
         )
     shutil.copy(device_client.__file__, folder / CLIENT)
-    write_manifest(folder, format_, model, [format_.split("-")[1]], precision, **fields)
+    write_manifest(folder, format_, model, [format_.split("-")[1]], precision, **fields, **own)
 
 
 def write_programs(

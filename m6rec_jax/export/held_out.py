@@ -60,7 +60,7 @@ def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
     if missing := [id_ for id_ in found.ids if id_ not in items]:
         raise DataError(f"{index} has item {missing[0]!r}, which the catalogue has not")
     titles = [title_of(items[id_]) for id_ in found.ids]
-    vectors = np.concatenate([np.load(Path(index) / name) for name in found.manifest.files])
+    vectors = np.concatenate([found.embeddings(part) for part in range(found.num_parts)])
     return Catalogue(task, vectors, found.ids, titles)
 
 
@@ -102,7 +102,7 @@ def ask(
     *,
     split: str = "test",
     rows: int = 500,
-    num_beams: int = 4,
+    num_beams: int,
     titles: Titles | None = None,
 ) -> list[Answered]:
     """Answers the first rows of a part of what a task was trained on.
@@ -111,7 +111,7 @@ def ask(
       model, task: name of one of the model's tasks, of `KINDS`.
       recorder: keeps programs and calls.
       split, rows: which rows, at most.
-      num_beams: of beam search.
+      num_beams: of beam search; 0: none is asked for.
       titles: of the catalogue, which the programs of their task are to generate, too.
 
     Raises:
@@ -179,7 +179,8 @@ def answer(
     generator = model.generator(**options)
     asked = [r["source"] for r in rows], [r["prefix"] for r in rows]
     texts = generator.greedy(*asked, tasks=[task] * len(rows))
-    generator.beam_search(*asked, num_beams=num_beams, tasks=[task] * len(rows))
+    if num_beams:
+        generator.beam_search(*asked, num_beams=num_beams, tasks=[task] * len(rows))
     if titles is not None and titles.task == task:
         titles.ask(generator, rows)
     return [

@@ -98,6 +98,7 @@ class ServedModel(tf.Module):
                 self.functions[name] = tf.function(getattr(self, name), input_signature=spec)
         if catalogue is not None:
             self._catalogue = tf.Variable(catalogue.vectors, trainable=False)
+            self._catalogue_task = catalogue.task
             self._ids = tf.constant(list(catalogue.ids))
             self._titles = tf.constant(list(catalogue.titles))
             self._k = min(TOP_K, len(catalogue.ids))
@@ -111,7 +112,7 @@ class ServedModel(tf.Module):
         """Probabilities float32 `[batch, candidates]`; `NO_SCORE` for what is not there."""
         shape = tf.shape(candidates)
         wide = _rounded(shape[1], CANDIDATES)
-        own = self._tasks.of(task)
+        own = self._tasks.of(task, "scoring")
         rows = self._text.candidates(candidates, num_candidates, own["text_length"])
         inputs = self._source(history, history_length, own)
         inputs["decoder_input_tokens"] = _widened(rows.tokens, wide)
@@ -128,12 +129,12 @@ class ServedModel(tf.Module):
 
     def user(self, history: Any, history_length: Any, task: Any) -> dict[str, Any]:
         """Unit vectors float32 `[batch, retrieval]`."""
-        inputs = self._source(history, history_length, self._tasks.of(task))
+        inputs = self._source(history, history_length, self._tasks.of(task, "retrieval"))
         return {"vectors": self._run("user", inputs)["values"][: tf.shape(history)[0]]}
 
     def item(self, text: Any, task: Any) -> dict[str, Any]:
         """Unit vectors float32 `[batch, retrieval]`; zeros for texts without words."""
-        own = self._tasks.of(task)
+        own = self._tasks.of(task, "retrieval")
         number = tf.shape(text)
         rows = self._text.candidates(text[:, None], tf.ones_like(number[0:1]), own["text_length"])
         inputs = {
@@ -147,7 +148,11 @@ class ServedModel(tf.Module):
 
     def recommend(self, history: Any, history_length: Any, task: Any) -> dict[str, Any]:
         """`ids`, `titles` and `scores` `[batch, k]` of the catalogue, best first."""
-        users = self.user(history, history_length, task)["vectors"]
+        own = tf.debugging.assert_equal(
+            task, self._catalogue_task, f"the catalogue is of {self._catalogue_task}"
+        )
+        with tf.control_dependencies([own]):
+            users = self.user(history, history_length, task)["vectors"]
         scores, places = tf.math.top_k(tf.matmul(users, self._catalogue, transpose_b=True), self._k)
         return {
             "ids": tf.gather(self._ids, places),
@@ -157,7 +162,7 @@ class ServedModel(tf.Module):
 
     def generate(self, history: Any, history_length: Any, prefix: Any, task: Any) -> dict[str, Any]:
         """`texts` `[batch]`, the prefix included."""
-        own = self._tasks.of(task)
+        own = self._tasks.of(task, "generation")
         inputs = self._source(history, history_length, own)
         length = self._calls["greedy"].inputs["prefix_ids"][1]
         given, _ = self._text.tokens(prefix[:, None])
@@ -232,9 +237,9 @@ class _Tasks(tf.Module):
     def __init__(self, model: LoadedModel, text_length: int) -> None:
         super().__init__()
         tasks, config = model.settings.tasks, model.model.config
-        self._names = list(tasks)
+        self._kinds = {name: own.kind for name, own in tasks.items()}
         self._table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(self._names, list(range(len(tasks)))), -1
+            tf.lookup.KeyValueTensorInitializer(list(tasks), list(range(len(tasks)))), -1
         )
         classes = config.prompts.num_options
         self._values: dict[str, np.ndarray] = {
@@ -266,11 +271,14 @@ class _Tasks(tf.Module):
                     positive[row, :number] = chosen_classes(own.positive_classes, number)
             self._values["positive_classes"] = positive
 
-    def of(self, task: Any) -> dict[str, Any]:
-        """Values of each request's task, `[batch, ...]`; an unknown name fails the call."""
+    def of(self, task: Any, kind: str) -> dict[str, Any]:
+        """Values of each request's task, `[batch, ...]`; a task of no such kind fails the call."""
         number = self._table.lookup(task)
-        known = tf.debugging.assert_greater_equal(
-            number, 0, f"unknown task; known: {', '.join(self._names)}"
+        fitting = [place for place, own in enumerate(self._kinds.values()) if own == kind]
+        names = [name for name, own in self._kinds.items() if own == kind]
+        known = tf.debugging.Assert(
+            tf.reduce_all(tf.reduce_any(number[:, None] == tf.constant(fitting), axis=1)),
+            [f"unknown task; known for {kind}: {', '.join(names)}"],
         )
         with tf.control_dependencies([known]):
             number = tf.identity(number)

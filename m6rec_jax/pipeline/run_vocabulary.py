@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps
-from m6rec_jax.engine.model_folder import ASSETS_FOLDER, VOCABULARY_FILE
+from m6rec_jax.engine.model_folder import ASSETS_FOLDER, VOCABULARY_FILE, assets_of
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.pipeline.locations import OWN_VOCABULARY_VARIABLE
 
@@ -37,10 +37,14 @@ def with_own_vocabulary(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def own_vocabulary(model_dir: str | Path) -> Iterator[None]:
-    """Within it tasks are read with a run's vocabulary, if it has one, and a checkpoint."""
+    """Within it tasks are read with the vocabulary of a run that has a checkpoint, or of a packed
+    file."""
     folder = Path(model_dir)
-    path = folder / ASSETS_FOLDER / VOCABULARY_FILE
-    if in_bucket(model_dir) or not path.is_file() or not list_steps(folder / CHECKPOINTS_FOLDER):
+    has_model = folder.is_file() or (
+        not in_bucket(model_dir) and list_steps(folder / CHECKPOINTS_FOLDER)
+    )
+    path = Path(assets_of(folder)) / ASSETS_FOLDER / VOCABULARY_FILE
+    if not has_model or not path.is_file():
         yield
         return
     os.environ[OWN_VOCABULARY_VARIABLE] = str(path.absolute())

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from m6rec_jax.data import co_occurrence, ease
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, read_catalogue
 from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.schema import DatasetSpec
@@ -115,10 +116,14 @@ class ServingData:
         return known.names()
 
 
-def files_without_users(folder: Path) -> dict[str, bytes]:
+def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     """Catalogue and statistics of a folder of prepared data, by path within it; no user is left.
 
     Tables are not compressed: an archive as a whole packs them better.
+
+    Args:
+      folder: of prepared data.
+      with_counts: of items together, too, which the hybrid retriever reads.
 
     Raises:
       DataError: something is missing or damaged.
@@ -130,8 +135,10 @@ def files_without_users(folder: Path) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
         statistics.save(copy / STATISTICS)
-        for table in (folder / CATALOGUE, *copy.rglob("*.parquet")):
-            target = copy / (CATALOGUE if table.name == CATALOGUE else table.relative_to(copy))
+        counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
+        of_items = (folder / name for name in (CATALOGUE, *counts))
+        for table in (*filter(Path.is_file, of_items), *copy.rglob("*.parquet")):
+            target = copy / table.relative_to(folder if table.parent == folder else copy)
             pq.write_table(pq.read_table(table), target, compression="none", use_dictionary=False)
         files = {
             str(path.relative_to(copy)): path.read_bytes()

@@ -51,6 +51,7 @@ def gradual_pruning(
     sparsity: float = 0.8,
     period: int = 100,
     names: Sequence[str] = PRUNED,
+    total_steps: int | None = None,
 ) -> Optimizer:
     """Sets ever more of the smallest weights to zero (Zhu & Gupta, 2017).
 
@@ -64,6 +65,7 @@ def gradual_pruning(
       sparsity: share of zeros from `end_step` on.
       period: steps from one such step to the next.
       names: regular expressions; leaves whose name has a match are pruned.
+      total_steps: of the run, which must go on after `end_step` to recover; None: not known.
 
     Raises:
       ConfigError: steps or shares out of range; when it starts, no leaf that trains has a match.
@@ -74,6 +76,11 @@ def gradual_pruning(
         raise ConfigError(
             f"gradual_pruning.begin_step = {begin_step} must lie between 0 and end_step = "
             f"{end_step}"
+        )
+    if total_steps is not None and end_step >= total_steps:
+        raise ConfigError(
+            f"gradual_pruning.end_step = {end_step} must lie before the run's end: it has "
+            f"{total_steps} steps (TRAIN_STEPS)"
         )
     if period < 1:
         raise ConfigError(f"gradual_pruning.period = {period} must be at least 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
-from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.packed_file import (
     float_variables,
     quantized_variables,
@@ -27,6 +28,8 @@ from m6rec_jax.engine.packed_file import (
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.export.edge_bench import COLUMNS
 from m6rec_jax.model.quantization import SCALE
+from m6rec_jax.pipeline.locations import OWN_VOCABULARY_VARIABLE
+from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 from m6rec_jax.recommender import load
 from tests.engine.tiny_model import make_model
 from tests.serving import served_films
@@ -188,6 +191,30 @@ def test_requests_are_answered_by_what_a_file_carries(
     about = read_packed(with_data).about
     assert about["limits"] == "writes no plots"
     assert set(about["trained_on"]) == {"films", "books"}
+
+
+def test_weights_of_the_hybrid_and_what_they_weigh_are_carried(
+    with_data: Path, run: Path, monkeypatch: Any, tmp_path: Path
+) -> None:
+    calibrated = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    weights = {
+        "step": load_model(run).step,
+        "tasks": {"next": {"known": {"similarity": 1.0}, "new": {}}},
+    }
+    (calibrated / "inference" / "ranking.json").write_text(json.dumps(weights))
+    data = shutil.copytree(with_data.parent, tmp_path / "data")
+    served_films.write_co_occurrence(data / served_films.PREPARED)
+    monkeypatch.setenv("M6REC_DATA_DIR", str(data))
+    file = tmp_path / "films.m6rec"
+    assert main(["compress", "pack", str(calibrated), "--output", str(file), "--catalogue"]) == 0
+    counts = f"data/{served_films.PREPARED}/co_occurrence.parquet"
+    assert counts in read_packed(file).files
+    assert counts not in read_packed(with_data).files
+    # Evaluation looks for both beside a checkpoint, and finds what a file carries.
+    assert set(read_ranking(file, weights["step"])) == {"next"}
+    with own_vocabulary(file):
+        found = Path(os.environ[OWN_VOCABULARY_VARIABLE])
+        assert found.read_bytes() == (run / "inference" / "vocabulary.model").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["../evil", "inference/../../evil", "/etc/evil", "data\\..\\evil"])

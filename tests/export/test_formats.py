@@ -103,6 +103,22 @@ def test_a_model_of_bfloat16_is_exported_in_float32(
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(exact), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("format_", "given", "said"),
+    [
+        ("onnx", {"platforms": ("cpu",)}, "--platforms is for --format stablehlo and saved_model"),
+        ("saved_model", {"num_beams": 2}, "--beams is for --format stablehlo"),
+        ("stablehlo", {"runtime": "x"}, "--runtime is for --format web"),
+        ("stablehlo", {"rows": 0}, "--rows 0: an export is checked with one row at least"),
+    ],
+)
+def test_what_a_format_has_no_use_for(
+    format_: str, given: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        command.export(tmp_path, tmp_path / "exported", format_, **given)
+
+
 @pytest.mark.parametrize("format_", ["stablehlo", "saved_model", "onnx"])
 def test_bytes_are_for_devices(format_: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"int8 is for litert and web; --format {format_} takes"):

@@ -62,7 +62,7 @@ def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     # The same float32 products, in another order.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
-        ("score", "user", "item", "generate", "recommend"), 1.0
+        ("score ctr", "user next", "item next", "generate titles", "recommend next"), 1.0
     )
     return folder
 
@@ -88,7 +88,7 @@ def test_bytes_of_shared_layers_and_factorised_embeddings(
     answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
     folder = tmp_path / "int8"
     results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
-    assert 1e-5 < results["score"]["largest_difference"] < 0.05
+    assert 1e-5 < results["score ctr"]["largest_difference"] < 0.05
 
 
 def test_nan_is_no_answer(exported: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_nan_is_no_answer(exported: Path, tmp_path: Path) -> None:
     (first, *_) = own = [one for one in rows if one["signature"] == "item"]
     first["output"] = [float("nan")] * len(first["output"])
     (folder / "held_out.json").write_text(json.dumps(own))
-    with pytest.raises(DataError, match="'item' of the export differs from the model by nan"):
+    with pytest.raises(DataError, match="'item next' of the export differs from the model by nan"):
         verify(folder, CLIENT)
 
 
@@ -108,6 +108,8 @@ def test_clear_errors(exported: Path) -> None:
     kept.rename(held_out_rows)
     with pytest.raises(ExportError, match="no task 'next' for scoring: ctr"):
         opened.score(["user"], ["A"], "next")
+    with pytest.raises(ExportError, match="is of 'next', not of 'ctr'"):
+        opened.recommend(["user"], task="ctr")
     assert opened.score(["user"], ["A", " "])[1] == -1
     path = exported / "model.tflite"
     whole = path.read_bytes()

@@ -98,7 +98,7 @@ def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert json.loads((folder / "export.json").read_text())["tolerance"] == 1e-4
     # float32, so every text is the same.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
-        ("score", "user", "item", "generate"), 1.0
+        ("score ctr", "score dislikes", "user next", "item next", "generate titles"), 1.0
     )
     return folder
 
@@ -120,7 +120,7 @@ def test_what_has_no_score(signatures: Any) -> None:
     first, no_words, padding = score(task=tf.constant(["ctr"]), **asked)["scores"].numpy()[0]
     assert 0 < first < 1
     assert (no_words, padding) == (-1.0, -1.0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="known: ctr, next, titles, dislikes"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="known for scoring: ctr, dislikes"):
         score(task=tf.constant(["ctrr"]), **asked)
 
 

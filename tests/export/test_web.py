@@ -254,7 +254,7 @@ def exported(
     )
     # The same float32 products, in another order.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
-        ("score", "user", "generate", "recommend"), 1.0
+        ("score ctr", "user next", "generate titles", "recommend next"), 1.0
     )
     return folder
 

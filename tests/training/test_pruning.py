@@ -115,6 +115,11 @@ def test_resumed_is_unbroken_and_tuning_keeps_zeros(tmp_path: Path) -> None:
     assert all(jax.tree.leaves(changed)), "what is left trains"
 
 
+def test_it_ends_before_the_run() -> None:
+    with pytest.raises(ConfigError, match="end_step = 10 must lie before the run's end"):
+        gradual_pruning(optax.sgd(RATE), 10, total_steps=10)
+
+
 def test_a_frozen_backbone_has_nothing_to_prune(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keeps its zeros by itself"):
         toy_train(tmp_path, 1, trainable="prompts", optimizer=keep_zeros(adamw(1e-3)))

@@ -21,8 +21,9 @@ const read = checked((name) => new Uint8Array(readFileSync(at(name))));
 const model = await openModel(read, { runtime: new URL("runtime/", import.meta.url).href });
 const asked = JSON.parse(readFileSync(at("held_out.json"), "utf8"));
 const results = {};
-for (const signature of new Set(asked.map((one) => one.signature))) {
-  const own = asked.filter((one) => one.signature === signature);
+const named = ({ signature, task }) => `${signature} ${task}`;
+for (const name of new Set(asked.map(named))) {
+  const own = asked.filter((one) => named(one) === name), { signature } = own[0];
   const labels = [], ours = [], theirs = [];
   let apart = 0, largest = 1e-30, equal = 0;
   for (const { task, inputs, output } of own) {
@@ -48,13 +49,13 @@ for (const signature of new Set(asked.map((one) => one.signature))) {
       largest = Math.max(largest, Math.abs(value));
     });
   }
-  results[signature] = {
+  results[name] = {
     rows: own.length,
     largest_difference: apart / largest,
     equal: signature === "generate" ? equal / own.length : 1,
   };
   if (labels.length === ours.length && new Set(labels).size === 2) {
-    Object.assign(results[signature], { auc: auc(labels, ours), model_auc: auc(labels, theirs) });
+    Object.assign(results[name], { auc: auc(labels, ours), model_auc: auc(labels, theirs) });
   }
 }
 // NaN as Python reads it.

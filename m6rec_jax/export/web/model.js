@@ -130,7 +130,9 @@ class Model {
 
   /** Places in the catalogue and cosines of the nearest items, best first, without some places. */
   async recommend(history, { k = 10, without = [], task } = {}) {
-    const user = await this.user(history, task ?? this.catalogue.task);
+    const own = this.catalogue.task;
+    if ((task ?? own) !== own) throw new Error(`the catalogue is of ${own}, not of ${task}`);
+    const user = await this.user(history, own);
     const left = new Set(without);
     const found = [];
     this.scales.forEach((scale, item) => {
