@@ -320,6 +320,8 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
     found = result.predictions
     if not isinstance(found, ScoringPredictions | LikelihoodPredictions):
         return
+    if len(np.unique(found.labels)) < 2:  # of few rows: no curve has an area
+        return
     baselines: dict[str, np.ndarray] = {}
     if "groups" in result.task.prepared().manifest["views"]:
         fitted = mean_baselines(result.evaluation)

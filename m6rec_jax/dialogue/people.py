@@ -20,11 +20,11 @@ def _list_of(words: str) -> list[str]:
 
 
 # From twenty on tens are enough: there ages say only that somebody is none of a group.
-_NUMBERS = _list_of(
+NUMBERS = _list_of(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
-_NUMBER = rf"(?:\d{{1,2}}|{'|'.join(_NUMBERS)})"
+_NUMBER = rf"(?:\d{{1,2}}|{'|'.join(NUMBERS)})"
 # Of several people, too: "14 and 6".
 _AGE = rf"(?P<age>{_NUMBER}(?:(?: ,| and| or| , and| , or) {_NUMBER})*)"
 # Between somebody and their age: "who is", "of".
@@ -105,4 +105,4 @@ class People:
         if unit and "month" in unit:
             return 0
         every = re.findall(rf"\b{_NUMBER}\b", age)
-        return min(int(one) if one.isdigit() else _NUMBERS.index(one) for one in every)
+        return min(int(one) if one.isdigit() else NUMBERS.index(one) for one in every)

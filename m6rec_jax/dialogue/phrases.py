@@ -22,7 +22,8 @@ from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
 CUES = {
     "no": "no, not, don't, dont, doesn't, isn't, aren't, nothing, never, without, hate, hates, "
     "hated, dislike, disliked, didn't like, avoid, except, nor, neither, other than, rather than, "
-    "instead of, anything but, tired of, can't stand, cannot stand, can't watch, cannot watch, "
+    "instead of, anything but, anyone but, anybody but, everything but, everyone but, all but, "
+    "tired of, can't stand, cannot stand, can't watch, cannot watch, "
     "won't watch, wouldn't watch, can't take, can't handle, didn't enjoy, don't care for, "
     "i don't care for, less",
     "unseen": "not seen, not yet seen, not already seen, haven't seen, have not seen, "
@@ -45,7 +46,10 @@ CUES = {
     "and": "and",
     "plain": "why not, as well as, more or less, don't you, why don't, isn't there, aren't there, "
     "nothing but, not only, don't mind, don't know, no thanks, no idea, no problem, "
-    "doesn't matter, can't get enough, older brother, older sister, older kids, older children",
+    "doesn't matter, can't get enough, never get tired of, older brother, older sister, "
+    "older kids, older children, older son, older sons, older daughter, older daughters, "
+    "i don't care who, i don't care what, i don't care which, i don't care about, i don't care if, "
+    "i don't care how, i don't care when, i don't care where",
     "why": "why",
     "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great, bye, "
     "goodbye, good bye",
@@ -63,12 +67,17 @@ RESUMES = _set_of(
     "but want wants like love loves prefer give show looking something anything someone instead "
     "rather i we please how what a an maybe perhaps"
 )
+# After a comma, too: "no horror, from the 90s".
+AFTER_COMMA = _set_of("from of in between with by for")
 # Before "like", these make it a taste in place of a comparison.
 TASTES = _set_of("i we you they would d also really do don t not")
 # These leave open what goes together.
 FILLERS = _set_of("the a an year years my of any other all")
 _BEFORE_YEARS = _set_of("from in of than year since the after before until between")
+_PARTS_OF_DECADES = _set_of("early mid late")
 _OWNERS = _set_of("my your his her our their")
+# Between "after" and its year or title, beside words that leave it open.
+NEAR_YEARS = _set_of("about around early late mid film films movie movies")
 SPANS = _set_of("and or to until till through the")
 _COMMON = (
     RESUMES
@@ -149,7 +158,10 @@ class KnownPhrases:
                 token = self._known(key, tuple(surface[start : start + len(key)]))
                 if token:
                     break
-            if before in _OWNERS:  # "my wife is in her 30s"
+            owner = before
+            if before in _PARTS_OF_DECADES and len(tokens) > 1:
+                owner = tokens[-2].words[-1]
+            if owner in _OWNERS:  # "my wife is in her late 30s"
                 dated = None
             # "1984" after "from" is a year, also where a title is called so.
             if dated is not None and (

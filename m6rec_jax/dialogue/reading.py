@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes
+from m6rec_jax.dialogue.people import NUMBERS
 from m6rec_jax.dialogue.phrases import (
+    AFTER_COMMA,
     FILLERS,
+    NEAR_YEARS,
     RESUMES,
     SPANS,
     STOPS,
@@ -162,6 +165,11 @@ class _TurnReader:
         return not self._negative and not self._unseen
 
     def _read_word(self, word: str) -> None:
+        if word == ",":
+            # Also where nothing is known of what was refused: "nothing violent, ...".
+            self._refused |= self._negative and self._before != "no"
+        elif word in AFTER_COMMA:
+            self._resume_after_comma()
         # Not in "a horror or a thriller".
         goes_on = word in ("a", "an") and self._joins == "or"
         resumes = word == "," or (word in RESUMES and not goes_on)
@@ -174,8 +182,8 @@ class _TurnReader:
             self._negative = self._refused = False
         if word in (",", "i", "but"):
             self._unseen = False
-        if self._pending is not None and word in ("i", "we") and not self._pending.relative:
-            self._pending = None  # "since I loved Fargo" gives a reason
+        if self._pending is not None and self._is_no_comparison(word):
+            self._pending = None
         if self._pending is not None:
             self._pending = self._pending._replace(reach=self._pending.reach - 1)
             if not self._pending.reach:
@@ -184,6 +192,19 @@ class _TurnReader:
             self._column = None
             if word != ",":
                 self._joins, self._plural, self._listed = "", False, 0
+
+    def _is_no_comparison(self, word: str) -> bool:
+        """Whether a word ends it: "after work, ...", "since I loved ...", "not older than 20"."""
+        if self._pending is None or self._pending.kind == "like":
+            return False
+        if self._pending.relative:
+            return word.isdigit() or word in NUMBERS
+        return word not in FILLERS and word not in NEAR_YEARS
+
+    def _resume_after_comma(self) -> None:
+        """ "No horror, from the 90s": what is refused ends there."""
+        if self._before == "," and self._refused:
+            self._negative = self._refused = False
 
     def _resumes_at_once(self, word: str) -> bool:
         """Whether nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy"."""
@@ -195,6 +216,8 @@ class _TurnReader:
         kind, what = token.kind, token.what
         if kind not in ("or", "and"):
             self._listed = 0
+            if kind != "no":
+                self._resume_after_comma()
         if kind == "no":
             self._negative, self._refused = True, False
         elif kind == "unseen":

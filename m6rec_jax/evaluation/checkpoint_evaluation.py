@@ -17,6 +17,7 @@ from m6rec_jax.evaluation.evaluator import Evaluator, check_task
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.jobs.job import Job
 from m6rec_jax.metrics.paired import PairedDifference
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
@@ -67,6 +68,9 @@ def evaluate(
     _check_output(path)
     other = None if against is None else _restored(against, mixture_or_task_name, evaluator)
     metrics: dict[str, float] = {}
+    for task in evaluator.tasks:
+        if against is not None and type(task.job).example_scores is Job.example_scores:
+            task.job.example_scores(None)  # says why, before anything is evaluated
     for task in evaluator.tasks:
         predictions = _predict(evaluator, task, restored, model_dir)
         found = evaluator.metrics(task, predictions)

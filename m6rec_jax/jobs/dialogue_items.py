@@ -49,6 +49,7 @@ class RecommendationPredictions:
       ranks: int64 `[n]`, of the item among all items.
       new_ranks: int64 `[n]`, of the item among those that were not named before; `new/...` leaves
         out the rows of an item that was.
+      towers_ranks, new_towers_ranks: both by the two towers alone, where the hybrid orders.
       language: how likely the titles are, where they are generated.
     """
 
@@ -57,6 +58,8 @@ class RecommendationPredictions:
     scores: np.ndarray
     ranks: np.ndarray
     new_ranks: np.ndarray
+    towers_ranks: np.ndarray | None = None
+    new_towers_ranks: np.ndarray | None = None
     language: LanguagePredictions | None = None
 
 
@@ -67,7 +70,12 @@ class RecommendationJob(Job):
         self, evaluation: Evaluation, predictions: RecommendationPredictions
     ) -> dict[str, float]:
         """See `recommendation_metrics`."""
-        counts = evaluation.data.prepared().catalogue().train_counts
+
+        def counted() -> np.ndarray:
+            items = target_items(list(evaluation.data.rows(("item_indices",), part="train")))
+            return np.bincount(items, minlength=len(evaluation.data.prepared().catalogue().items))
+
+        counts = evaluation.once("recommended", counted)
         return recommendation_metrics(predictions, counts, evaluation.ks)
 
     def columns(self, data: TaskData, predictions: RecommendationPredictions) -> Columns:
@@ -141,13 +149,16 @@ class ItemRecommendationJob(RecommendationJob):
             scores=new.scores,
             ranks=all_.ranks[:, 0],
             new_ranks=new.ranks[:, 0],
+            towers_ranks=None if all_.towers_ranks is None else all_.towers_ranks[:, 0],
+            new_towers_ranks=None if new.towers_ranks is None else new.towers_ranks[:, 0],
         )
 
 
 def recommendation_metrics(
     predictions: RecommendationPredictions, train_counts: np.ndarray, ks: Sequence[int]
 ) -> dict[str, float]:
-    """`recall@k` and `new/recall@k`, the same of `popularity/...`, and how many examples.
+    """`recall@k` and `new/recall@k`, the same of `popularity/...` and, where the hybrid orders, of
+    `two_towers/...`, and how many examples.
 
     Args:
       predictions: of dialogues.
@@ -165,6 +176,9 @@ def recommendation_metrics(
     ahead = [(rank[named_items(row)] < rank[t]).sum() for t, row in zip(targets, rows, strict=True)]
     ranks = {"": predictions.ranks, "popularity/": popular}
     new = {"new/": predictions.new_ranks, "popularity/new/": popular - np.array(ahead)}
+    if predictions.towers_ranks is not None and predictions.new_towers_ranks is not None:
+        ranks["two_towers/"] = predictions.towers_ranks
+        new["two_towers/new/"] = predictions.new_towers_ranks
     metrics = {"num_examples": float(len(rows)), "new/num_examples": float(is_new.sum())}
     for k in (k for k in ks if k <= len(train_counts)):
         for prefix, found in ranks.items():

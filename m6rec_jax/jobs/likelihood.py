@@ -43,6 +43,7 @@ from m6rec_jax.jobs.job import (
     TaskData,
     TaskRows,
     Variables,
+    jobs,
     labelled,
     register,
 )
@@ -105,6 +106,11 @@ class LikelihoodJob(Job):
     tasks = (TaskRows("zero_shot", "groups", "likelihood_rows"),)
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
+
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        """Any: a question needs nothing that was trained for it."""
+        return tuple(jobs())
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`score` at every decoder position, and what it was compared with, `[rows, target]`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.jobs.answering import Parts
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue, Read
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 from m6rec_jax.sharding import LogicalRules, make_mesh
 from m6rec_jax.text.dialogue import SYSTEM
@@ -235,19 +236,26 @@ class _LikedItems:
         self.repeats_count = data.spec.repeats_count
         self._places = {identifier: place for place, identifier in enumerate(self._ids)}
         now = 0.0 if data.statistics is None else data.statistics.last_time + 1
-        self._user = {"user": {}, "behaviours": [], "time": now, **user}
+        self._user = {"user": {}, "time": now, **user, "behaviours": user.get("behaviours") or []}
+        if "time" not in user:
+            told = self._parse({**self._user, "time": None}).behaviours
+            times = (event.time for event, _ in told if not math.isnan(event.time))
+            self._user["time"] = max([now, *times])
         self([])  # what is wrong is said before anybody talks
 
     def __call__(self, liked: Sequence[int]) -> Read:
         time = self._user["time"]
         told = [{"item": self._ids[i], "time": time, "value": self._value} for i in liked]
         row = {**self._user, "behaviours": [*self._user["behaviours"], *told]}
-        try:
-            request = self._parser.parse(row)
-        except RejectedRow as problem:
-            raise DataError(f"what is known of the user: {problem}") from None
+        request = self._parse(row)
         past = [self._places[item.id] for _, item in request.behaviours if item.id in self._places]
         return Read(self._renderer.render(request).history, past)
+
+    def _parse(self, row: Mapping[str, Any]) -> Request:
+        try:
+            return self._parser.parse(row)
+        except RejectedRow as problem:
+            raise DataError(f"what is known of the user: {problem}") from None
 
 
 def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> Path:

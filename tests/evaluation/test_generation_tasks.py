@@ -282,7 +282,15 @@ def test_retrieved_items_are_recommendations(world, found):
     lists = np.argsort(-scores, axis=1, kind="stable").tolist()
     without = np.argsort(-np.where(named, -9.0, scores), axis=1, kind="stable").tolist()
     expected = expected_recall(rows, lists, without)
-    popular = np.argsort(-catalogue.train_counts, kind="stable").tolist()
+    recommended = read_rows(
+        task_info("talks_retrieval").prepared(), "recommendations", "train", ("item_indices",)
+    )
+    counts = np.bincount(
+        [int(row["item_indices"][0]) for row in recommended], minlength=len(catalogue.items)
+    )
+    # Not how often they are named, by users, too.
+    assert counts.sum() < catalogue.train_counts.sum()
+    popular = np.argsort(-counts, kind="stable").tolist()
     new = [[i for i in popular if i not in row["seen_indices"]] for row in rows]
     expected |= {
         f"popularity/{name}": value
@@ -318,6 +326,8 @@ def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
     )
     wanted = np.array([row["item_indices"] for row in rows])
     assert reranked.ranks.tolist() == ((best.ids == wanted).argmax(axis=1) + 1).tolist()
+    metrics = evaluator.metrics(task, reranked)
+    assert metrics["two_towers/recall@1"] == ranking.hit_rate(towers.ranks, 1)
     assert ranking.mean_reciprocal_rank(reranked.ranks) > ranking.mean_reciprocal_rank(towers.ranks)
     for row, items in zip(rows, reranked.top_items, strict=True):
         assert not set(row["seen_indices"]) & set(items.tolist())

@@ -23,6 +23,7 @@ from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.serving import chat as chat_module
 from tests.data.dialogue_files import write_inspired_folder
 from tests.dialogue import films
+from tests.serving import served_films
 
 TITLES = ["Fargo (1996)", "Heat (1995)", "Heat (1986)", "Alien (1979)", "Big (1988)"]
 CATALOGUE = ConversationCatalogue(TITLES, TITLES, [title[:-7] for title in TITLES])
@@ -429,3 +430,12 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw, "utf-8", errors="strict"))
     told = said(folder, None, r="generation")
     assert sum(line.startswith("SYSTEM: ") for line in told) == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "number"), [([{"item": "f1", "time": 1e9, "value": 5}], 2), (None, 1)]
+)
+def test_what_a_user_did_may_be_newer_than_the_data(behaviours, number, tmp_path):
+    folder = served_films.write_data(tmp_path / "films")
+    liked = chat_module._LikedItems({"user": {"taste": "drama"}, "behaviours": behaviours}, folder)
+    assert len(liked([0]).past) == number
