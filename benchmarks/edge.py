@@ -40,6 +40,7 @@ from m6rec_jax.engine.packed_file import float_variables, quantized_variables, w
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE
+from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 
 PRETRAIN, EDGE = f"{EXAMPLES}/demo_pretrain.gin", "gin_configs/models/edge.gin"
 DISTILLATION = "gin_configs/objectives/distillation.gin"
@@ -207,12 +208,13 @@ def _tested(run: Path, eval_gin_file: str, metric: str, *, rounds: bool) -> floa
         parse_config([eval_gin_file], [f"MODEL_DIR='{run}'"])
         task = macro("MIXTURE_OR_TASK_NAME")
         lengths = macro("TASK_FEATURE_LENGTHS")
-        evaluator, restored = restored_evaluator(str(run), task, lengths, "test", 32, None, 0)
-        variables = restored.variables
-        if rounds:
-            variables = float_variables(quantized_variables(variables))
-        (one,) = evaluator.tasks
-        found = evaluator.metrics(one, evaluator.predict(one, restored.model, variables))
+        with own_vocabulary(run):
+            evaluator, restored = restored_evaluator(str(run), task, lengths, "test", 32, None, 0)
+            variables = restored.variables
+            if rounds:
+                variables = float_variables(quantized_variables(variables))
+            (one,) = evaluator.tasks
+            found = evaluator.metrics(one, evaluator.predict(one, restored.model, variables))
         path.write_text(json.dumps(found, indent=2))
     return float(json.loads(path.read_text())[metric])
 
