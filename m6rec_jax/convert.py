@@ -39,7 +39,7 @@ from m6rec_jax.checkpoints.huggingface import (
 )
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
+from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
 from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
@@ -218,7 +218,7 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
     leaves = {}
     if not dry_run:
         shapes = variable_targets(M6Rec(plain))["params"]
-        params = restore_params(location.folder, shapes, model_config=config)
+        params = restore_item(location, manifest, PARAMS, shapes, config)
         leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     model_type = manifest.extra.get(_MODEL_TYPE)
     return Weights(plain, leaves, tuple(notes), model_type), location.step
