@@ -33,7 +33,6 @@ from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
     from_model_config,
     huggingface_mapping,
-    plan_huggingface,
     read_huggingface,
     write_huggingface,
 )
@@ -42,7 +41,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
-from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
+from m6rec_jax.checkpoints.t5x import read_t5x, t5x_mapping, write_t5x
 from m6rec_jax.checkpoints.t5x_files import checkpoint_of_step
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.config_file import CONFIG_FILE
@@ -113,7 +112,8 @@ def convert(
         return _exchanged(here, there, dry_run)
     vocabulary_file = vocabulary_file or _vocabulary_of(here)
     _check_target(there)
-    weights, step, mapping = _read(here, dry_run)
+    weights, step = _read(here, dry_run)
+    mapping = weights.mapping
     if there.format in (T5X, SCALABLE_T5):
         check_new(checkpoint_of_step(there.folder, step))
     if model_type is not None:
@@ -181,19 +181,13 @@ def gin_lines(config: ModelConfig) -> list[str]:
     return lines
 
 
-def _read(place: Location, dry_run: bool) -> tuple[Weights, int, str]:
-    """A backbone (without values in a dry run), its step, and the mapping in a dry run."""
+def _read(place: Location, dry_run: bool) -> tuple[Weights, int]:
+    """A backbone, without values in a dry run, and its step."""
     if place.format == OURS:
-        return *_read_ours(place.folder, dry_run), ""
-    plan, read = {
-        HUGGING_FACE: (plan_huggingface, read_huggingface),
-        T5X: (plan_t5x, read_t5x),
-        SCALABLE_T5: (plan_t5x, read_t5x),  # they recognise both layouts
-    }[place.format]
-    if dry_run:
-        weights, mapping = plan(place.folder)
-        return weights, 0, mapping
-    return read(place.folder), 0, ""
+        return _read_ours(place.folder, dry_run)
+    # `read_t5x` recognises both layouts.
+    read = read_huggingface if place.format == HUGGING_FACE else read_t5x
+    return read(place.folder, with_values=not dry_run), 0
 
 
 def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
