@@ -164,7 +164,7 @@ def _exchanged(here: Location, there: Location, dry_run: bool) -> str:
         f"{'would write' if dry_run else 'wrote'} {size:,} parameters of step {exchanged.step}, "
         f"prompts included, to {there.folder}"
     )
-    return "\n".join([exchanged.table(), ""] * dry_run + [summary])
+    return "\n".join([exchanged.mapping, ""] * dry_run + [summary])
 
 
 def gin_lines(config: ModelConfig) -> list[str]:
