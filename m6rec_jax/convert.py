@@ -33,16 +33,15 @@ from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
     from_model_config,
     huggingface_mapping,
-    plan_huggingface,
     read_huggingface,
     write_huggingface,
 )
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
+from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
-from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
+from m6rec_jax.checkpoints.t5x import read_t5x, t5x_mapping, write_t5x
 from m6rec_jax.checkpoints.t5x_files import checkpoint_of_step
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.config_file import CONFIG_FILE
@@ -113,7 +112,8 @@ def convert(
         return _exchanged(here, there, dry_run)
     vocabulary_file = vocabulary_file or _vocabulary_of(here)
     _check_target(there)
-    weights, step, mapping = _read(here, dry_run)
+    weights, step = _read(here, dry_run)
+    mapping = weights.mapping
     if there.format in (T5X, SCALABLE_T5):
         check_new(checkpoint_of_step(there.folder, step))
     if model_type is not None:
@@ -164,7 +164,7 @@ def _exchanged(here: Location, there: Location, dry_run: bool) -> str:
         f"{'would write' if dry_run else 'wrote'} {size:,} parameters of step {exchanged.step}, "
         f"prompts included, to {there.folder}"
     )
-    return "\n".join([exchanged.table(), ""] * dry_run + [summary])
+    return "\n".join([exchanged.mapping, ""] * dry_run + [summary])
 
 
 def gin_lines(config: ModelConfig) -> list[str]:
@@ -181,19 +181,13 @@ def gin_lines(config: ModelConfig) -> list[str]:
     return lines
 
 
-def _read(place: Location, dry_run: bool) -> tuple[Weights, int, str]:
-    """A backbone (without values in a dry run), its step, and the mapping in a dry run."""
+def _read(place: Location, dry_run: bool) -> tuple[Weights, int]:
+    """A backbone, without values in a dry run, and its step."""
     if place.format == OURS:
-        return *_read_ours(place.folder, dry_run), ""
-    plan, read = {
-        HUGGING_FACE: (plan_huggingface, read_huggingface),
-        T5X: (plan_t5x, read_t5x),
-        SCALABLE_T5: (plan_t5x, read_t5x),  # they recognise both layouts
-    }[place.format]
-    if dry_run:
-        weights, mapping = plan(place.folder)
-        return weights, 0, mapping
-    return read(place.folder), 0, ""
+        return _read_ours(place.folder, dry_run)
+    # `read_t5x` recognises both layouts.
+    read = read_huggingface if place.format == HUGGING_FACE else read_t5x
+    return read(place.folder, with_values=not dry_run), 0
 
 
 def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
@@ -218,7 +212,7 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
     leaves = {}
     if not dry_run:
         shapes = variable_targets(M6Rec(plain))["params"]
-        params = restore_params(location.folder, shapes, model_config=config)
+        params = restore_item(location, manifest, PARAMS, shapes, config)
         leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     model_type = manifest.extra.get(_MODEL_TYPE)
     return Weights(plain, leaves, tuple(notes), model_type), location.step

@@ -21,7 +21,7 @@ from m6rec_jax import cli, configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, to_model_config, write_huggingface
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import restore_params
+from m6rec_jax.checkpoints.restore import PARAMS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes
 from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
@@ -58,10 +58,11 @@ def model_of(rows: int) -> Weights:
 
 
 def read_ours(folder: Path) -> Weights:
-    manifest = read_manifest(locate(folder))
+    location = locate(folder)
+    manifest = read_manifest(location)
     config = manifest.build_model_config()
     target = variable_targets(M6Rec(config))["params"]
-    params = restore_params(folder, target, model_config=config)
+    params = restore_item(location, manifest, PARAMS, target, config)
     return Weights(config, {name: np.asarray(leaf) for name, leaf in flatten(params).items()})
 
 

@@ -273,20 +273,40 @@ class SafetensorsFolder:
             self._files[name] = file
 
 
-def read_huggingface(folder: Path) -> Weights:
+def read_huggingface(folder: Path, *, with_values: bool = True) -> Weights:
     """A backbone from a folder with `config.json` and `model.safetensors` (or its parts).
+
+    Args:
+      folder: of one model.
+      with_values: False: only what would be read, its mapping included.
 
     Raises:
       CheckpointError: a file is missing or damaged, another kind of model, or a tensor that has no
         place, is missing or has another shape; named.
     """
-    weights, _ = _read(folder, with_values=True)
-    return weights
-
-
-def plan_huggingface(folder: Path) -> tuple[Weights, str]:
-    """What `read_huggingface` would do: the model without its tensors, and the mapping as text."""
-    return _read(folder, with_values=False)
+    values = read_json(folder / CONFIG_FILE)
+    where = str(folder / CONFIG_FILE)
+    with SafetensorsFolder(folder) as files:
+        found, notes = _without_copies(files)
+        if may_be_tied(values) and files.is_embedding(_HEAD):
+            notes.append(f"'{_HEAD}' is a copy of '{_EMBEDDING}'")
+            del found[_HEAD]
+        head = head_kind(values, where, has_head=_HEAD in found)
+        config = to_model_config(values, where, tied=head == TIED)
+        shapes = leaf_shapes(config)
+        entries = huggingface_entries(config, shapes)
+        if head == UNSCALED:
+            entries = [replace(e, name=_EMBEDDING) if e.leaf == HEAD else e for e in entries]
+            notes.append(
+                "the output head is the embedding without T5 1.0's scale: it becomes a matrix of "
+                "its own, with the embedding's values"
+            )
+        check_match(entries, found, str(folder))
+        table = mapping_table(entries, found, shapes)
+        leaves = gather(entries, shapes, files.read) if with_values else {}
+    if head == OWN_HEAD:
+        notes.append("the model has an output head of its own (T5 1.1)")
+    return Weights(config, leaves, tuple(notes), values["model_type"], table)
 
 
 def write_huggingface(
@@ -339,32 +359,6 @@ def write_huggingface(
 def huggingface_mapping(weights: Weights) -> str:
     """The mapping that `write_huggingface` uses, as text."""
     return mapping_table(_entries(weights), {}, leaf_shapes(weights.config))
-
-
-def _read(folder: Path, *, with_values: bool) -> tuple[Weights, str]:
-    values = read_json(folder / CONFIG_FILE)
-    where = str(folder / CONFIG_FILE)
-    with SafetensorsFolder(folder) as files:
-        found, notes = _without_copies(files)
-        if may_be_tied(values) and files.is_embedding(_HEAD):
-            notes.append(f"'{_HEAD}' is a copy of '{_EMBEDDING}'")
-            del found[_HEAD]
-        head = head_kind(values, where, has_head=_HEAD in found)
-        config = to_model_config(values, where, tied=head == TIED)
-        shapes = leaf_shapes(config)
-        entries = huggingface_entries(config, shapes)
-        if head == UNSCALED:
-            entries = [replace(e, name=_EMBEDDING) if e.leaf == HEAD else e for e in entries]
-            notes.append(
-                "the output head is the embedding without T5 1.0's scale: it becomes a matrix of "
-                "its own, with the embedding's values"
-            )
-        check_match(entries, found, str(folder))
-        table = mapping_table(entries, found, shapes)
-        leaves = gather(entries, shapes, files.read) if with_values else {}
-    if head == OWN_HEAD:
-        notes.append("the model has an output head of its own (T5 1.1)")
-    return Weights(config, leaves, tuple(notes), values["model_type"]), table
 
 
 def _without_copies(files: SafetensorsFolder) -> tuple[dict[str, TensorSpec], list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -11,14 +9,8 @@ from etils import epath
 
 from m6rec_jax.checkpoints.failures import read_failure
 from m6rec_jax.checkpoints.fingerprint import checksums
-from m6rec_jax.checkpoints.location import StepLocation, list_steps, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import (
-    Manifest,
-    check_task_sizes,
-    check_tensors,
-    check_vocabulary,
-    tensor_specs,
-)
+from m6rec_jax.checkpoints.location import StepLocation, list_steps
+from m6rec_jax.checkpoints.manifest import Manifest, check_tensors, tensor_specs
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested, unflatten
 from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.model.config import ModelConfig
@@ -26,63 +18,13 @@ from m6rec_jax.model.config import ModelConfig
 PARAMS, PROMPTS, OPTIMIZER, DATA = "params", "prompts", "optimizer", "data"
 
 
-def restore_params(
-    path: str | Path | epath.Path,
-    target: PyTree,
-    *,
-    step: int | None = None,
-    model_config: ModelConfig | None = None,
-    vocabulary_fingerprint: str | None = None,
-) -> PyTree:
-    """The backbone of a checkpoint (INITIAL_CHECKPOINT_PATH).
-
-    Args:
-      path: MODEL_DIR, its `checkpoints` folder, or a step's folder.
-      target: tree of `jax.ShapeDtypeStruct` with shardings (or arrays): what to restore into,
-        whatever mesh the checkpoint was saved from. Values are converted to its types.
-      step: None means the newest.
-      model_config: of the present model; makes errors say which settings differ.
-      vocabulary_fingerprint: of the vocabulary in use, checked against the checkpoint's.
-
-    Raises:
-      CheckpointError: no such checkpoint or item, other shapes, another vocabulary, damage.
-    """
-    location = locate(path, step)
-    manifest = read_manifest(location)
-    check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
-    return restore_item(location, manifest, PARAMS, target, model_config)
-
-
-def restore_prompts(
-    path: str | Path | epath.Path,
-    target: PyTree,
-    *,
-    step: int | None = None,
-    model_config: ModelConfig | None = None,
-    vocabulary_fingerprint: str | None = None,
-) -> PyTree:
-    """The prompts of a checkpoint; arguments and errors as in `restore_params`.
-
-    Tasks of a bank must have the sizes of `model_config`, too.
-    """
-    location = locate(path, step)
-    manifest = read_manifest(location)
-    check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
-    restored = restore_item(location, manifest, PROMPTS, target, model_config)
-    check_task_sizes(manifest, model_config, str(location.folder))
-    return restored
-
-
 def restore_matching(
     location: StepLocation, manifest: Manifest, item: str, target: PyTree
-) -> tuple[dict[str, jax.Array], list[str]]:
-    """Those tensors of an item whose name and shape the target shares.
+) -> dict[str, jax.Array]:
+    """Those tensors of an item whose name and shape the target shares, by name.
 
     For taking over what two task banks have in common, e.g. special-token embeddings from
     pretraining into a bank with more soft prompts.
-
-    Returns:
-      `{name: array}` of the shared tensors, and the names of the target's other tensors.
     """
     wanted = flatten(target)
     saved = manifest.tensors.get(item, {})
@@ -91,8 +33,7 @@ def restore_matching(
         for name, leaf in wanted.items()
         if name in saved and saved[name].shape == tuple(leaf.shape)
     }
-    restored = _read(location, manifest, item, shared) if shared else {}
-    return restored, [name for name in wanted if name not in shared]
+    return _read(location, manifest, item, shared) if shared else {}
 
 
 def restore_item(
@@ -102,7 +43,15 @@ def restore_item(
     target: PyTree,
     model_config: ModelConfig | None = None,
 ) -> PyTree:
-    """One item, in the target's structure, types and shardings, its checksums compared.
+    """One item, its checksums compared.
+
+    Args:
+      location: of the step.
+      manifest: of that step.
+      item: `PARAMS`, `PROMPTS` or `OPTIMIZER`.
+      target: tree of `jax.ShapeDtypeStruct` with shardings (or arrays): what to restore into,
+        whatever mesh the checkpoint was saved from. Values are converted to its types.
+      model_config: of the present model; makes errors say which settings differ.
 
     Raises:
       CheckpointError: the item is missing, has other tensors or shapes, is damaged, or cannot be

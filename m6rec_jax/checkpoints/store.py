@@ -1,10 +1,9 @@
-"""The checkpoints of one run: saved asynchronously, kept by age and by a metric, resumed from."""
+"""The checkpoints of one run: saved asynchronously, kept by age and by a metric."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,35 +12,23 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from m6rec_jax.checkpoints import restore as restoring
-from m6rec_jax.checkpoints.bytes_item import BytesSave, read_bytes_item
+from m6rec_jax.checkpoints.bytes_item import BytesSave
 from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
-from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
+from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute
 from m6rec_jax.checkpoints.manifest import (
-    Manifest,
     RunDescription,
     TensorSpec,
-    check_vocabulary,
     make_manifest,
     tensor_specs,
 )
+from m6rec_jax.checkpoints.restore import DATA
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
 from m6rec_jax.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """A whole checkpoint: `trees` by item, `data` states of all shards, the manifest."""
-
-    step: int
-    trees: Mapping[str, PyTree]
-    data: Mapping[str, bytes]
-    manifest: Manifest
-
-
 class CheckpointStore:
-    """Writes and reads the steps of one `checkpoints` folder.
+    """Writes the steps of one `checkpoints` folder.
 
     Args:
       folder: made when missing; may be a bucket address.
@@ -145,9 +132,9 @@ class CheckpointStore:
                 if flat:  # Orbax refuses empty trees
                     locations[item] = item
                     items[item] = ocp.args.StandardSave(nested(flat))
-            locations[restoring.DATA] = restoring.DATA
+            locations[DATA] = DATA
             manifest = make_manifest(step, run, tensors, locations, fingerprints)
-            items[restoring.DATA] = BytesSave(dict(data))
+            items[DATA] = BytesSave(dict(data))
             items[MANIFEST_ITEM] = ocp.args.JsonSave(manifest.to_json())
             self._manager.save(
                 step,
@@ -158,36 +145,6 @@ class CheckpointStore:
         except (OSError, ValueError, RuntimeError) as error:
             what = f"step {step} could not be saved to {self.folder}"
             raise write_failure(what, error) from error
-
-    def restore(
-        self,
-        targets: Mapping[str, PyTree],
-        *,
-        step: int | None = None,
-        run: RunDescription | None = None,
-    ) -> Restored:
-        """A whole checkpoint of this run, on whatever mesh the targets ask for.
-
-        Args:
-          targets: item → tree of `jax.ShapeDtypeStruct` with shardings.
-          step: None means the newest.
-          run: the present run; its vocabulary is compared, its model config explains errors.
-
-        Raises:
-          CheckpointError: no such step or item, other shapes, another vocabulary, damage.
-        """
-        location = locate(self.folder, step)
-        manifest = read_manifest(location)
-        if run is not None:
-            check_vocabulary(manifest, run.vocabulary_fingerprint, str(location.folder))
-        trees = {
-            item: restoring.restore_item(
-                location, manifest, item, target, run.model_config if run else None
-            )
-            for item, target in targets.items()
-        }
-        data = read_bytes_item(location.item_folder(manifest, restoring.DATA))
-        return Restored(location.step, trees, data, manifest)
 
     def wait(self) -> None:
         """Blocks until all saves are finished; raises as `save` if one failed."""

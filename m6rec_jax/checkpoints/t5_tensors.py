@@ -29,16 +29,19 @@ class Weights:
 
     Attributes:
       config: its sizes and arithmetic; no prompts.
-      leaves: `{name: float32 array}`, names as `trees.flatten` gives them; empty in a plan.
+      leaves: `{name: float32 array}`, names as `trees.flatten` gives them; empty where only the
+        mapping was asked for.
       notes: what the user should know of how they were read.
       model_type: what Hugging Face calls such a model ('mt5'), where it is known. The arithmetic
         does not tell mT5 from T5 1.1.
+      mapping: foreign tensors and our leaves as text, of weights that were read.
     """
 
     config: ModelConfig
     leaves: Mapping[str, np.ndarray]
     notes: tuple[str, ...] = ()
     model_type: str | None = None
+    mapping: str = ""
 
 
 def plain_config(**values: Any) -> ModelConfig:
@@ -114,7 +117,7 @@ def with_rows(weights: Weights, rows: int, num_text: int) -> Weights:
     if rows == old:
         return weights
     leaves = dict(weights.leaves)
-    if EMBEDDING in leaves:  # a plan has no values
+    if EMBEDDING in leaves:  # none where only the mapping was asked for
         leaves[EMBEDDING] = _extended(leaves[EMBEDDING], rows, num_text)
     if HEAD in leaves:
         leaves[HEAD] = _extended(leaves[HEAD].T, rows, num_text).T

@@ -31,20 +31,27 @@ _LAYER = re.compile(r"target\.(encoder|decoder)\.layers_([0-9]+)\.")
 _SCANNED = re.compile(r"target\.(encoder\.encoder|decoder\.decoder)\.")
 
 
-def read_t5x(path: Path) -> Weights:
-    """A backbone from a t5x checkpoint's folder, or a folder of several (then the newest).
+def read_t5x(path: Path, *, with_values: bool = True) -> Weights:
+    """A backbone from a t5x checkpoint.
+
+    Args:
+      path: its folder, or a folder of several (then the newest).
+      with_values: False: only what would be read, its mapping included.
 
     Raises:
       CheckpointError: none there, damaged, another kind of model, or a tensor that has no place, is
         missing or has another shape; named.
     """
-    weights, _ = _read(path, with_values=True)
-    return weights
-
-
-def plan_t5x(path: Path) -> tuple[Weights, str]:
-    """What `read_t5x` would do: the model without its tensors, and the mapping as text."""
-    return _read(path, with_values=False)
+    files = open_t5x(path)
+    where = str(files.folder)
+    config, scanned, joined = _config_of(files.found, where)
+    shapes = leaf_shapes(config)
+    entries = t5x_entries(config, shapes, scanned=scanned, joined=joined)
+    check_match(entries, files.found, where)
+    leaves = gather(entries, shapes, files.read) if with_values else {}
+    note = f"activations are not in the files; taken for {' and '.join(config.mlp_activations)}"
+    mapping = mapping_table(entries, files.found, shapes)
+    return Weights(config, leaves, (note,), mapping=mapping)
 
 
 def write_t5x(weights: Weights, path: Path, *, step: int = 0, scanned: bool = False) -> Path:
@@ -70,18 +77,6 @@ def write_t5x(weights: Weights, path: Path, *, step: int = 0, scanned: bool = Fa
 def t5x_mapping(weights: Weights, *, scanned: bool = False) -> str:
     """The mapping that `write_t5x` uses, as text."""
     return mapping_table(_entries(weights, scanned), {}, leaf_shapes(weights.config))
-
-
-def _read(path: Path, *, with_values: bool) -> tuple[Weights, str]:
-    files = open_t5x(path)
-    where = str(files.folder)
-    config, scanned, joined = _config_of(files.found, where)
-    shapes = leaf_shapes(config)
-    entries = t5x_entries(config, shapes, scanned=scanned, joined=joined)
-    check_match(entries, files.found, where)
-    leaves = gather(entries, shapes, files.read) if with_values else {}
-    note = f"activations are not in the files; taken for {' and '.join(config.mlp_activations)}"
-    return Weights(config, leaves, (note,)), mapping_table(entries, files.found, shapes)
 
 
 def _config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig, bool, bool]:

@@ -228,7 +228,7 @@ class CatalogueIndex:
         check_seen(seen, number, self.num_items)
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
         # Powers of two, so that few shapes are compiled.
-        step = min(most or self._users_per_step, _power_of_two(number))
+        step = min(most or self._users_per_step, 1 << (number - 1).bit_length())
         width = next(width for width in excluded_widths(self.num_items) if width >= longest)
         outside = self._items.shape[0]
         for start in range(0, number, step):
@@ -277,10 +277,6 @@ def excluded_widths(num_items: int) -> list[int]:
     while widths[-1] < num_items:
         widths.append(widths[-1] * _EXCLUDED_GROWTH)
     return widths
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
 
 
 def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items: int) -> Array:

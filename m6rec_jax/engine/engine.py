@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.engine.runtime import Runtime, checked_buckets
-from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source, padded_slots
+from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
@@ -220,13 +220,19 @@ class Engine:
         length: int,
         size: int,
     ) -> dict[str, np.ndarray]:
-        """Features of `_encoded`; computes segments that nobody had."""
-        batch = self._source_batch(sources, [own.task_id for own in settings], length, size)
+        """Features of `_encoded`, `[size, ...]`; computes segments that nobody had."""
+        names = dict.fromkeys(("encoder_input_tokens", "encoder_block_ids"), length)
+        batch = rows.pad_batch(sources, names, size)
+        batch["task_ids"] = np.zeros((size, 1), np.int32)
+        batch["task_ids"][: len(sources), 0] = [own.task_id for own in settings]
         if self._segments:
             del batch["encoder_input_tokens"]
+            # Where there is no token, any slot.
+            slots = np.zeros((size, self.model.config.prompts.num_prompts + length), np.int32)
             found = self._segments.source_slots(variables, sources, settings)
-            width = self.model.config.prompts.num_prompts + length
-            batch["source_slots"] = padded_slots(found, size, width)
+            for place, own_slots in enumerate(found):
+                slots[place, : len(own_slots)] = own_slots
+            batch["source_slots"] = slots
         return batch
 
     def _exit_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
@@ -247,13 +253,3 @@ class Engine:
         return rows.source_row(
             self.vocabulary, segments, min(settings.source_length or limit, limit)
         )
-
-    def _source_batch(
-        self, sources: Sequence[Row], task_ids: Sequence[int], length: int, size: int
-    ) -> dict[str, np.ndarray]:
-        """Encoder features `[size, length]` and `task_ids` `[size, 1]`."""
-        names = dict.fromkeys(("encoder_input_tokens", "encoder_block_ids"), length)
-        batch = rows.pad_batch(sources, names, size)
-        batch["task_ids"] = np.zeros((size, 1), np.int32)
-        batch["task_ids"][: len(sources), 0] = task_ids
-        return batch

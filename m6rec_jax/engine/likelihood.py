@@ -52,29 +52,15 @@ def token_sums(model: M6Rec, variables: Variables, features: Mapping[str, Array]
     """
     outputs = model.apply(variables, features)
     targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
-    log_p, correct = target_log_probabilities(model, variables, outputs.hidden, targets)
+    logits = model.apply(variables, outputs.hidden, method=model.token_logits)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_p = chosen - jax.nn.logsumexp(logits, axis=-1)
+    correct = chosen >= jnp.max(logits, axis=-1)
     return TokenSums(
         -jnp.sum(jnp.where(weights > 0, log_p * weights, 0.0), axis=1),
         jnp.sum(jnp.where(correct, weights, 0.0), axis=1),
         jnp.sum(weights, axis=1),
     )
-
-
-def target_log_probabilities(
-    model: M6Rec, variables: Variables, hidden: Array, targets: Array
-) -> tuple[Array, Array]:
-    """Log probability of each target token; for use inside jit.
-
-    Args:
-      model, variables: the model.
-      hidden, targets: the decoder's final states `[batch, target, embed]`; int32 `[batch, target]`.
-
-    Returns:
-      (log p, whether the target is the likeliest token), `[batch, target]`.
-    """
-    logits = model.apply(variables, hidden, method=model.token_logits)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1), chosen >= jnp.max(logits, axis=-1)
 
 
 def mean_log_probabilities(

@@ -46,13 +46,7 @@ from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.quantization import BITS
-from m6rec_jax.sharding import (
-    LogicalRules,
-    make_mesh,
-    replicated,
-    unboxed_shapes,
-    variable_shardings,
-)
+from m6rec_jax.sharding import LogicalRules, make_mesh, placed_shapes, replicated
 from m6rec_jax.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -306,14 +300,7 @@ def variable_targets(
     boxed = dict(abstract_variables(model.config))
     if mesh is None:
         mesh, rules = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]), ()
-    return {
-        name: jax.tree.map(
-            lambda leaf, sharding: leaf.update(sharding=sharding),
-            unboxed_shapes(tree),
-            variable_shardings(tree, mesh, rules),
-        )
-        for name, tree in boxed.items()
-    }
+    return {name: placed_shapes(tree, mesh, rules) for name, tree in boxed.items()}
 
 
 def read_settings(model_dir: str | Path) -> InferenceSettings:

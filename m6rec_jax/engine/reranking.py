@@ -7,11 +7,11 @@
 
 The two towers find items by what is said of users and items; co-occurrence (`data.co_occurrence`)
 knows what others did around the history's last items; EASE (`data.ease`) what goes with all that a
-user had; words (`item_words`) find what is called
-alike; and where repeats count, people come back to what they had. Each finds what the others miss,
-so candidates are the best of each, and popular items where they find little. They are ordered by
-the weighted sum of their features (`ranking_weights`), which `m6rec calibrate` learns on validation
-rows. An item that nobody has acted on has weights of its own, of its text and of this user alone.
+user had; words (`item_words`) find what is called alike; and where repeats count, people come back
+to what they had. Each finds what the others miss, so candidates are the best of each, and popular
+items where they find little. They are ordered by the weighted sum of their features
+(`ranking_weights`), which `m6rec calibrate` learns on validation rows. An item that nobody has
+acted on has weights of its own, of its text and of this user alone.
 """
 
 from __future__ import annotations

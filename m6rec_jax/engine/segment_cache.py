@@ -239,14 +239,6 @@ class SegmentCache:
         return Segment(tokens, settings.task_id, _Prompts(settings) if of_task else None)
 
 
-def padded_slots(slots: Sequence[np.ndarray], size: int, length: int) -> np.ndarray:
-    """int32 `[size, length]`; where there is no token, any slot."""
-    padded = np.zeros((size, length), np.int32)
-    for place, own in enumerate(slots):
-        padded[place, : len(own)] = own
-    return padded
-
-
 def gathered_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:
     """What the decoder reads of cached segments; for use inside jit.
 

@@ -10,8 +10,8 @@
 What is asked for is read from disk, and no more. It is not mapped into memory: a file that is cut
 off under a map ends the process. What was damaged since the store was opened counts as not there.
 States of another model mean nothing to this one, so a store is opened by its model's fingerprint
-only. While it is written
-the folder has `.unfinished` in its name; a run that was killed goes on from its last block.
+only. While it is written the folder has `.unfinished` in its name; a run that was killed goes on
+from its last block.
 """
 
 from __future__ import annotations

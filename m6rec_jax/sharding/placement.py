@@ -91,6 +91,15 @@ def unboxed_shapes(variables: Any) -> Any:
     return jax.tree.map(shape, variables, is_leaf=_is_named)
 
 
+def placed_shapes(variables: Any, mesh: Mesh, rules: Rules) -> Any:
+    """`unboxed_shapes` with the shardings that `variable_shardings` gives; raises as that."""
+    return jax.tree.map(
+        lambda leaf, sharding: leaf.update(sharding=sharding),
+        unboxed_shapes(variables),
+        variable_shardings(variables, mesh, rules),
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -12,7 +12,7 @@ t5x is not needed here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.t5_names import Entry
+from m6rec_jax.checkpoints.t5_tensors import mapping_table
 from m6rec_jax.checkpoints.t5x_files import (
     TARGET,
     checkpoint_folder,
@@ -51,24 +53,14 @@ class Exchanged:
     """What was, or would be, moved.
 
     Attributes:
-      model_config: of the model.
       step: of the checkpoint.
-      names: t5x's name of every tensor, and ours ('params/…' or 'prompts/…').
-      shapes: by our names.
+      shapes: by our names ('params/…' or 'prompts/…').
+      mapping: t5x's tensors and ours, as text.
     """
 
-    model_config: ModelConfig
     step: int
-    names: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
-
-    def table(self) -> str:
-        """One line per tensor: t5x's name, ours, the shape."""
-        width = max(map(len, self.names))
-        return "\n".join(
-            f"{theirs:<{width}}  {ours}  {list(self.shapes[ours])}"
-            for theirs, ours in self.names.items()
-        )
+    mapping: str
 
 
 def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchanged:
@@ -86,7 +78,8 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
     manifest = read_manifest(location)
     config = manifest.build_model_config()
     shapes = _shapes(config)
-    exchanged = Exchanged(config, location.step, _names(shapes), shapes)
+    entries = _entries(shapes)
+    exchanged = Exchanged(location.step, shapes, mapping_table(entries, {}, shapes))
     if dry_run:
         return exchanged
     if (target / DESCRIPTION_FILE).is_file():
@@ -99,7 +92,7 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
     restored = restore_model(location.folder)
     leaves = flatten({name: dict(tree) for name, tree in restored.variables.items()})
     write_t5x_files(
-        {theirs: np.asarray(leaves[ours], np.float32) for theirs, ours in exchanged.names.items()},
+        {entry.name: np.asarray(leaves[entry.leaf], np.float32) for entry in entries},
         target,
         location.step,
     )
@@ -125,15 +118,15 @@ def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exch
     manifest = read_description(folder)
     config = manifest.build_model_config()
     shapes = _shapes(config)
-    names = _names(shapes)
+    entries = _entries(shapes)
     files = open_t5x(folder)
-    _check(names, shapes, files.found, str(folder))
-    exchanged = Exchanged(config, step_of(folder), names, shapes)
+    _check(entries, files.found, str(folder))
+    exchanged = Exchanged(step_of(folder), shapes, mapping_table(entries, {}, shapes))
     if dry_run:
         return exchanged
     if steps := list_steps(target / CHECKPOINTS_FOLDER):
         raise CheckpointError(f"{target} has a checkpoint already (step {steps[-1]})")
-    trees = nested({ours: files.read(theirs) for theirs, ours in names.items()})
+    trees = nested({entry.leaf: files.read(entry.name) for entry in entries})
     items = {item: jax.tree.map(jnp.asarray, trees.get(item, {})) for item in (PARAMS, PROMPTS)}
     run = RunDescription(
         config,
@@ -178,25 +171,24 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """t5x's name of each of our tensors."""
-    return {TARGET + name.removeprefix("params/").replace("/", "."): name for name in shapes}
+def _entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
+    """t5x's tensor of each of ours."""
+    return [
+        Entry(TARGET + name.removeprefix("params/").replace("/", "."), name, None, shape)
+        for name, shape in shapes.items()
+    ]
 
 
-def _check(
-    names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, TensorSpec],
-    where: str,
-) -> None:
-    problems = [f"no tensor '{name}'" for name in names if name not in found]
+def _check(entries: Sequence[Entry], found: Mapping[str, TensorSpec], where: str) -> None:
+    names = {entry.name for entry in entries}
+    problems = [f"no tensor '{entry.name}'" for entry in entries if entry.name not in found]
     problems += [
         f"tensor '{name}' has no place in the model" for name in found if name not in names
     ]
     problems += [
-        f"tensor '{name}' is {list(found[name].shape)}, wanted {list(shapes[ours])}"
-        for name, ours in names.items()
-        if name in found and found[name].shape != shapes[ours]
+        f"tensor '{entry.name}' is {list(found[entry.name].shape)}, wanted {list(entry.shape)}"
+        for entry in entries
+        if entry.name in found and found[entry.name].shape != entry.shape
     ]
     if problems:
         raise CheckpointError(

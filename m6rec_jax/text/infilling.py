@@ -144,8 +144,7 @@ def draw_spans(
 
     Returns:
       (masked, starts): bool [length] each; `starts` marks the first token of every span. No two
-        spans
-      touch.
+        spans touch.
     """
     span_lengths = _composition(num_masked, num_spans, rng)
     # The text may begin or end with a span, so the outer two gaps may be empty.

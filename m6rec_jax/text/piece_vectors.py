@@ -144,8 +144,7 @@ def neighbour_vectors(counts: sparse.csr_matrix, width: int, seed: int = 0) -> n
 
     Returns:
       float32 `[pieces, width]`; the mean square is one over the pieces that have neighbours. Zero
-        for
-      pieces without neighbours.
+        for pieces without neighbours.
     """
     from sklearn.utils.extmath import randomized_svd
 

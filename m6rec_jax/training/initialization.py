@@ -12,8 +12,14 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, same_task_sizes
-from m6rec_jax.checkpoints.restore import PROMPTS, restore_matching, restore_params, restore_prompts
+from m6rec_jax.checkpoints.manifest import (
+    Manifest,
+    RunDescription,
+    check_task_sizes,
+    check_vocabulary,
+    same_task_sizes,
+)
+from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item, restore_matching
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
@@ -97,35 +103,34 @@ def state_from_checkpoint(
             f"Start.prompts = {initial_prompts!r} is not one of " + ", ".join(INITIAL_PROMPTS)
         )
     location = locate(path)  # once: the other run may still be saving
-    params = restore_params(
-        location.folder,
-        abstract.params,
-        model_config=run.model_config,
-        vocabulary_fingerprint=run.vocabulary_fingerprint,
-    )
-    logger.info("backbone from %s", location.folder)
+    manifest, where = read_manifest(location), str(location.folder)
+    check_vocabulary(manifest, run.vocabulary_fingerprint, where)
+    params = restore_item(location, manifest, PARAMS, abstract.params, run.model_config)
+    logger.info("backbone from %s", where)
     state = initial_state(
         model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed, params=params
     )
     if initial_prompts == "all":
-        if changed := _other_meanings(read_manifest(location), model.config):
+        if changed := _other_meanings(manifest, model.config):
             raise CheckpointError(
-                f"Start.prompts = 'all', but the prompts of {location.folder} would mean "
-                f"something else here (checkpoint -> model): {'; '.join(changed.values())}. Give "
-                "the same settings, or take over those that 'matching' can"
+                f"Start.prompts = 'all', but the prompts of {where} would mean something else here "
+                f"(checkpoint -> model): {'; '.join(changed.values())}. Give the same settings, or "
+                "take over those that 'matching' can"
             )
-        prompts = restore_prompts(location.folder, abstract.prompts, model_config=run.model_config)
+        prompts = restore_item(location, manifest, PROMPTS, abstract.prompts, run.model_config)
+        check_task_sizes(manifest, run.model_config, where)
         return state.replace(prompts=prompts)
     if initial_prompts == "matching":
-        return state.replace(prompts=_with_matching(location, state.prompts, model.config, mesh))
+        prompts = _with_matching(location, manifest, state.prompts, model.config, mesh)
+        return state.replace(prompts=prompts)
     return state
 
 
 def _with_matching(
-    location: StepLocation, prompts: PyTree, config: ModelConfig, mesh: Mesh
+    location: StepLocation, manifest: Manifest, prompts: PyTree, config: ModelConfig, mesh: Mesh
 ) -> PyTree:
     """What a task has in another size than the checkpoint stays as it is in `prompts`."""
-    everything, manifest = flatten(prompts), read_manifest(location)
+    everything = flatten(prompts)
     changed = _other_meanings(manifest, config)
     own = {
         name: leaf for name, leaf in everything.items() if not any(part in name for part in changed)
@@ -144,7 +149,7 @@ def _with_matching(
             for name, leaf in own.items()
             if all(whole[name]) and all(saved.get(name, ()))
         }
-    shared, _ = restore_matching(location, manifest, PROMPTS, wanted)
+    shared = restore_matching(location, manifest, PROMPTS, wanted)
     if config.prompts.num_tasks > 1:
         leaves = prompt_leaves(config)
         of_one_task = {
@@ -159,7 +164,7 @@ def _with_matching(
             for name, leaf in own.items()
             if name not in shared
         }
-        single, _ = restore_matching(location, manifest, PROMPTS, of_one_task)
+        single = restore_matching(location, manifest, PROMPTS, of_one_task)
         for name, leaf in single.items():
             shape = [-1 if axis == TASKS else 1 for axis in leaves[name].axes]
             taking = jnp.asarray(whole[name]).reshape(shape)

@@ -64,8 +64,7 @@ from m6rec_jax.training.sentences import (
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
-    check_prompt_rows,
-    check_vocabulary_rows,
+    check_task,
     jobs_of,
     save_inference_assets,
     tell_what_is_cut,
@@ -189,12 +188,16 @@ def train(
         )
         name, lengths = data.mixture_or_task_name, data.task_feature_lengths
         source = training_batches(name, lengths, data.batch_size, data.batches, mesh)
-        check_vocabulary_rows(name, source, model.config)
-        check_prompt_rows(name, source, model.config)
-        jobs = jobs_of(name, source)
+        text = vocabulary_of(name, source)
+        jobs: dict[str, int] = {}
+        fingerprint = data.vocabulary_fingerprint
+        if text is not None:  # else nothing is known of what the batches come from
+            check_task(name, text, model.config)
+            jobs = jobs_of(name)
+            fingerprint = fingerprint or text.fingerprint
         run = RunDescription(
             model_config=model.config,
-            vocabulary_fingerprint=data.vocabulary_fingerprint or vocabulary_of(name, source),
+            vocabulary_fingerprint=fingerprint,
             trainable=trainable,
             extra={"seed": seed, "batch_size": data.batch_size},
         )
@@ -230,9 +233,10 @@ def train(
         plan = _validation_plan(validation, data, step, train_steps, log.progress)
         if is_main:
             write_config(model_dir, operative=False)
-            save_inference_assets(name, lengths, model_dir, source, resumed=resumed)
-            if log.cuts and not resumed:
-                tell_what_is_cut(name, lengths, source)
+            if text is not None:
+                save_inference_assets(name, lengths, model_dir, resumed=resumed)
+                if log.cuts and not resumed:
+                    tell_what_is_cut(name, lengths)
 
     loop = StepLoop(
         mesh=mesh,

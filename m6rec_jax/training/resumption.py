@@ -8,13 +8,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.checkpoints.bytes_item import read_bytes_item
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
     check_task_sizes,
+    check_vocabulary,
     differences,
 )
+from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import changed_settings
 from m6rec_jax.errors import CheckpointError
@@ -54,7 +57,8 @@ def resumed_state(
     Raises:
       CheckpointError: it does not fit this run.
     """
-    manifest = read_manifest(locate(store.folder))
+    location = locate(store.folder)
+    manifest = read_manifest(location)
     if manifest.trainable != run.trainable:
         raise CheckpointError(
             f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
@@ -68,25 +72,22 @@ def resumed_state(
                 "before (a step's folder, where that run has gone on since), or start a new "
                 "MODEL_DIR"
             )
-    restored = store.restore(
-        {
-            "params": abstract.params,
-            "prompts": abstract.prompts,
-            "optimizer": abstract.opt_state,
-        },
-        run=run,
-    )
+    check_vocabulary(manifest, run.vocabulary_fingerprint, str(location.folder))
+    params = restore_item(location, manifest, PARAMS, abstract.params, run.model_config)
+    prompts = restore_item(location, manifest, PROMPTS, abstract.prompts, run.model_config)
+    opt_state = restore_item(location, manifest, OPTIMIZER, abstract.opt_state, run.model_config)
+    states = read_bytes_item(location.item_folder(manifest, DATA))
     # Last, since tensors that do not fit are a clearer error.
     check_task_sizes(manifest, run.model_config, str(store.folder))
-    _warn_of_changes(restored.manifest, run, store)
-    resume(source, position_from_item(restored.data, restored.manifest.num_data_shards))
-    best.load_state_dict(restored.manifest.extra.get("best", {}))
-    logger.info("resumed %s from step %d", store.folder, restored.step)
+    _warn_of_changes(manifest, run, store)
+    resume(source, position_from_item(states, manifest.num_data_shards))
+    best.load_state_dict(manifest.extra.get("best", {}))
+    logger.info("resumed %s from step %d", store.folder, location.step)
     return TrainState(
-        step=jax.device_put(np.int32(restored.step), replicated(mesh)),
-        params=restored.trees["params"],
-        prompts=restored.trees["prompts"],
-        opt_state=restored.trees["optimizer"],
+        step=jax.device_put(np.int32(location.step), replicated(mesh)),
+        params=params,
+        prompts=prompts,
+        opt_state=opt_state,
     )
 
 

@@ -63,21 +63,20 @@ def validation_batches(
     return make(name, feature_lengths, batch_size, sample=sample, **_stream(mesh))
 
 
-def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
-    """Fingerprint of a task's vocabulary; None for batches that are not the pipeline's."""
+def vocabulary_of(name: str, batches: ResumableBatches) -> Vocabulary | None:
+    """A task's vocabulary; None for batches that are not the pipeline's."""
     pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
     if pipeline is None or not isinstance(batches, pipeline.BatchIterator):
         return None
     from m6rec_jax.pipeline.task_rows import find_provider
 
-    text = _text_vocabulary(find_provider(name))
-    return None if text is None else text.fingerprint
+    return _text_vocabulary(find_provider(name))
 
 
-def _text_vocabulary(provider: Any) -> Any:
+def _text_vocabulary(provider: Any) -> Vocabulary | None:
     """The `text.Vocabulary` of a seqio task or mixture; None where it has another kind."""
     for feature in provider.output_features.values():
-        text = getattr(feature.vocabulary, "text", None)
+        text: Vocabulary | None = getattr(feature.vocabulary, "text", None)
         if text is not None:
             return text
     return None
@@ -91,7 +90,7 @@ def text_vocabulary(name: str) -> Vocabulary:
     """
     from m6rec_jax.pipeline.task_rows import find_provider
 
-    vocabulary: Vocabulary | None = _text_vocabulary(find_provider(name))
+    vocabulary = _text_vocabulary(find_provider(name))
     if vocabulary is None:
         raise ConfigError(f"the vocabulary of '{name}' is not of m6rec_jax.text: it has no text")
     return vocabulary
@@ -115,20 +114,18 @@ def pieces_of(name: str) -> list[str]:
     return list(vocabulary.pieces(range(vocabulary.num_pieces)))
 
 
-def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig) -> None:
-    """Every task of a mixture must have a row of the bank (`pipeline.prompt_rows`).
-
-    Only where batches are the pipeline's: others may not use the rows' numbers at all.
+def check_task(name: str, text: Vocabulary, config: ModelConfig) -> None:
+    """A registered task or mixture must fit the model, in its vocabulary and its prompts' rows.
 
     Raises:
-      ConfigError: a task has no row, or one that the bank has not (indexing would give NaN), or
-        gin names a task that there is not.
+      ConfigError: the vocabulary is larger than the embedding; a task has no row of the bank
+        (`pipeline.prompt_rows`), or one that the bank has not (indexing would give NaN); or gin
+        names a task that there is not.
     """
-    if vocabulary_of(name, batches) is None:
-        return
     from m6rec_jax.pipeline import prompt_rows
     from m6rec_jax.pipeline.task_rows import tasks_of
 
+    refuse_larger_vocabulary(name, text, config)
     prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
 
@@ -158,21 +155,6 @@ def check_labels(batch: Batch, prompts: PromptConfig) -> None:
         )
 
 
-def check_vocabulary_rows(name: str, batches: ResumableBatches, config: ModelConfig) -> None:
-    """Every id of a task's vocabulary must have a row of the model's embedding.
-
-    Only where batches are the pipeline's, like `check_prompt_rows`.
-
-    Raises:
-      ConfigError: the vocabulary is larger.
-    """
-    if vocabulary_of(name, batches) is None:
-        return
-    from m6rec_jax.pipeline.task_rows import find_provider
-
-    refuse_larger_vocabulary(name, _text_vocabulary(find_provider(name)), config)
-
-
 def refuse_larger_vocabulary(name: str, text: Vocabulary, config: ModelConfig) -> None:
     """Refuses a vocabulary with more ids than the embedding has rows.
 
@@ -192,13 +174,11 @@ def refuse_larger_vocabulary(name: str, text: Vocabulary, config: ModelConfig) -
         )
 
 
-def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
+def jobs_of(name: str) -> dict[str, int]:
     """The jobs whose losses a run logs apart: seqio tasks of a mixture and their numbers.
 
-    Empty where there is one task, whose loss is the run's, or batches are not the pipeline's.
+    Empty where there is one task, whose loss is the run's.
     """
-    if vocabulary_of(name, batches) is None:
-        return {}
     from m6rec_jax.pipeline.preprocessors import job_id
     from m6rec_jax.pipeline.task_rows import tasks_of
 
@@ -206,14 +186,11 @@ def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
     return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
 
 
-def tell_what_is_cut(name: str, lengths: Mapping[str, int], batches: ResumableBatches) -> None:
+def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
     """Logs what of a run's rows does not fit its lengths, a line for each of its tasks.
 
-    Only where batches are the pipeline's. Measured on the first training rows, which TFDS has
-    shuffled.
+    Measured on the first training rows, which TFDS has shuffled.
     """
-    if vocabulary_of(name, batches) is None:
-        return
     from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
     from m6rec_jax.pipeline.task_rows import tasks_of
 
@@ -253,20 +230,13 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
 
 
 def save_inference_assets(
-    name: str,
-    feature_lengths: Mapping[str, int],
-    model_dir: str,
-    batches: ResumableBatches,
-    *,
-    resumed: bool,
+    name: str, feature_lengths: Mapping[str, int], model_dir: str, *, resumed: bool
 ) -> None:
     """Writes `MODEL_DIR/inference`, so that the folder can be loaded by itself.
 
-    Only where batches are the pipeline's: others have no vocabulary or template that is known here.
-    Tasks that were registered with seqio directly have none either, which is logged.
+    Tasks that were registered with seqio directly have no template that is known here, which is
+    logged.
     """
-    if vocabulary_of(name, batches) is None:
-        return
     # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
     with gin.unlock_config():
         from m6rec_jax.engine.model_folder import ASSETS_FOLDER, SETTINGS_FILE

@@ -15,7 +15,7 @@ from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, abstract_variables
-from m6rec_jax.sharding import LogicalRules, replicated, unboxed_shapes, variable_shardings
+from m6rec_jax.sharding import LogicalRules, placed_shapes, replicated
 
 TRAINABLE = ("prompts", "all")
 
@@ -93,20 +93,12 @@ def abstract_state(
     groups = trainable_groups(boxed, trainable)
     # Optax walks through the boxes, so moments keep the logical names of their parameters.
     opt_state = jax.eval_shape(optimizer.init, groups)
-    params = _placed(boxed["params"], mesh, rules)
+    params = placed_shapes(boxed["params"], mesh, rules)
     if trainable != "all":
         params = held_in(params, frozen_dtype)
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         params=params,
-        prompts=_placed(boxed["prompts"], mesh, rules),
-        opt_state=_placed(opt_state, mesh, rules),
-    )
-
-
-def _placed(boxed: PyTree, mesh: Mesh, rules: LogicalRules) -> PyTree:
-    return jax.tree.map(
-        lambda leaf, sharding: leaf.update(sharding=sharding),
-        unboxed_shapes(boxed),
-        variable_shardings(boxed, mesh, rules),
+        prompts=placed_shapes(boxed["prompts"], mesh, rules),
+        opt_state=placed_shapes(opt_state, mesh, rules),
     )

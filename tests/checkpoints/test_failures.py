@@ -8,8 +8,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import restore_prompts
+from m6rec_jax.checkpoints.restore import PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError
 
@@ -58,13 +59,15 @@ def test_what_is_not_damaged_is_not_to_be_deleted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     save(tmp_path)
+    location = locate(tmp_path)
+    manifest = read_manifest(location)
 
     def restore(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(ocp.Checkpointer, "restore", restore)
     with pytest.raises(kind, match=told) as caught:
-        restore_prompts(tmp_path, TREE)
+        restore_item(location, manifest, PROMPTS, TREE)
     is_damage = "truncated or damaged" in str(caught.value)
     assert is_damage == ("delete the folder" in str(caught.value))
     assert is_damage == ("DATA_LOSS" in str(error) or "zarr" in str(error))

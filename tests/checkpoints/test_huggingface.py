@@ -15,7 +15,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from m6rec_jax.checkpoints.huggingface import (
-    plan_huggingface,
     read_huggingface,
     write_huggingface,
 )
@@ -185,7 +184,7 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
     ):
         assert part in str(caught.value)
     with pytest.raises(CheckpointError, match=re.escape(LAST_KEY)):
-        plan_huggingface(folder)
+        read_huggingface(folder, with_values=False)
 
 
 @pytest.mark.parametrize("keep", [4, 300, -5], ids=["length", "header", "values"])
@@ -299,11 +298,11 @@ def test_types_that_would_compute_something_else(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_plan_reads_no_values(folder: Path) -> None:
-    weights, table = plan_huggingface(folder)
+def test_without_values_there_is_the_mapping(folder: Path) -> None:
+    weights = read_huggingface(folder, with_values=False)
     assert weights.config == T5_1_1
     assert not weights.leaves
-    lines = table.splitlines()
+    lines = weights.mapping.splitlines()
     assert lines[0].split() == ["tensor", "shape", "leaf", "shape"]
     (line,) = [line for line in lines if line.startswith(LAST_KEY)]
     assert line.split() == [

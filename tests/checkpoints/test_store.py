@@ -13,10 +13,11 @@ import optax
 import pytest
 
 from m6rec_jax import doctor
+from m6rec_jax.checkpoints.bytes_item import read_bytes_item
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import restore_params, restore_prompts
+from m6rec_jax.checkpoints.manifest import RunDescription, check_vocabulary
+from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io import buckets
@@ -28,7 +29,7 @@ CONFIG = ModelConfig(vocab_size=64, embed_dim=16, prompts=PromptConfig(num_promp
 RUN = RunDescription(
     model_config=CONFIG, vocabulary_fingerprint="a" * 64, trainable="prompts", num_data_shards=2
 )
-DATA = {"shard-00000-of-00002": b"\x00state", "shard-00001-of-00002": b"", "settings": b"{}"}
+STATES = {"shard-00000-of-00002": b"\x00state", "shard-00001-of-00002": b"", "settings": b"{}"}
 
 
 def make_trees(step: int = 0) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def make_trees(step: int = 0) -> dict[str, Any]:
 def save(folder: Path, *steps: int, frozen: tuple[str, ...] = (), **settings: Any) -> Path:
     with CheckpointStore(folder / "checkpoints", **settings) as store:
         for step in steps:
-            store.save(step, make_trees(step), data=DATA, run=RUN, frozen=frozen)
+            store.save(step, make_trees(step), data=STATES, run=RUN, frozen=frozen)
     return folder
 
 
@@ -57,9 +58,18 @@ def damaged(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-def restore(folder: Path, step: int | None = None, run: RunDescription = RUN) -> Any:
-    with CheckpointStore(folder / "checkpoints") as store:
-        return store.restore(jax.eval_shape(make_trees), step=step, run=run)
+def restore_one(folder: Path, item: str, target: Any, config: ModelConfig | None = None) -> Any:
+    location = locate(folder)
+    return restore_item(location, read_manifest(location), item, target, config)
+
+
+def restore(folder: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """All that `save` saved: the trees by item, and the states of the data."""
+    location = locate(folder, step)
+    manifest = read_manifest(location)
+    targets = jax.eval_shape(make_trees)
+    trees = {name: restore_item(location, manifest, name, targets[name]) for name in targets}
+    return trees, read_bytes_item(location.item_folder(manifest, DATA))
 
 
 def assert_equal(one: Any, two: Any) -> None:
@@ -72,12 +82,13 @@ def assert_equal(one: Any, two: Any) -> None:
 @pytest.mark.parametrize("frozen", [(), ("params",)], ids=["all", "frozen"])
 def test_round_trip(frozen: tuple[str, ...], tmp_path: Path) -> None:
     save(tmp_path, 7, frozen=frozen)
-    restored = restore(tmp_path)
-    assert restored.step == 7
-    assert_equal(dict(restored.trees), make_trees(7))
-    assert restored.data == DATA
-    assert restored.manifest.build_model_config() == CONFIG
-    assert restored.manifest.tensors["params"]["kernel"].shape == (64, 32)
+    trees, states = restore(tmp_path)
+    assert_equal(trees, make_trees(7))
+    assert states == STATES
+    manifest = read_manifest(locate(tmp_path))
+    assert manifest.step == 7
+    assert manifest.build_model_config() == CONFIG
+    assert manifest.tensors["params"]["kernel"].shape == (64, 32)
 
 
 def test_a_frozen_item_is_written_once_and_outlives_old_steps(tmp_path: Path) -> None:
@@ -90,7 +101,7 @@ def test_a_frozen_item_is_written_once_and_outlives_old_steps(tmp_path: Path) ->
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "checkpoints", moved)
     assert_equal(
-        restore_params(moved, jax.eval_shape(make_trees)["params"]), make_trees()["params"]
+        restore_one(moved, PARAMS, jax.eval_shape(make_trees)["params"]), make_trees()["params"]
     )
 
 
@@ -99,12 +110,12 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path, keep=2, best_metric="auc") as store:
         for step, auc in figures.items():
             metrics = None if auc is None else {"auc": auc, "loss": 1.0}
-            store.save(step, make_trees(step), data=DATA, run=RUN, metrics=metrics)
+            store.save(step, make_trees(step), data=STATES, run=RUN, metrics=metrics)
         store.wait()
         assert store.steps() == [2, 5, 6]
         assert store.latest_step() == 6
     with CheckpointStore(tmp_path, keep=1, best_metric="auc") as store:
-        store.save(7, make_trees(7), data=DATA, run=RUN, metrics={"auc": 0.1})
+        store.save(7, make_trees(7), data=STATES, run=RUN, metrics={"auc": 0.1})
         store.wait()
         assert store.steps() == [2, 7], "figures of earlier launches still count"
 
@@ -118,13 +129,15 @@ def test_saved_values_are_those_of_the_call(tmp_path: Path) -> None:
         for _ in range(20):
             state = add(state)
     target = {"w": jax.ShapeDtypeStruct((500_000,), jnp.float32)}
-    assert_equal(restore_params(tmp_path, target), {"w": jnp.arange(500_000, dtype=jnp.float32)})
+    assert_equal(
+        restore_one(tmp_path, PARAMS, target), {"w": jnp.arange(500_000, dtype=jnp.float32)}
+    )
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/20"])
 def test_paths_that_mean_a_checkpoint(place: str, run: Path) -> None:
     assert locate(run / place).step == 20
-    prompts = restore_prompts(run / place, jax.eval_shape(make_trees)["prompts"])
+    prompts = restore_one(run / place, PROMPTS, jax.eval_shape(make_trees)["prompts"])
     assert_equal(prompts, make_trees(20)["prompts"])
 
 
@@ -162,37 +175,31 @@ def test_a_bucket_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_another_shape_is_named_with_its_cause(run: Path) -> None:
     target = {**make_trees()["params"], "kernel": jnp.zeros((64, 48))}
     with pytest.raises(CheckpointError) as caught:
-        restore_params(run, target, model_config=CONFIG.replace(embed_dim=24))
+        restore_one(run, PARAMS, target, CONFIG.replace(embed_dim=24))
     message = str(caught.value)
     assert "'params/kernel' is float32[64,32] in the checkpoint and float32[64,48]" in message
     assert "embed_dim: 16 -> 24" in message
     with pytest.raises(CheckpointError, match="a checkpoint of another model size"):
-        restore_params(run, target)
+        restore_one(run, PARAMS, target)
 
 
 def test_other_tensors_are_named(run: Path) -> None:
     with pytest.raises(CheckpointError, match="the model has no tensor 'params/scale'"):
-        restore_params(run, {"kernel": make_trees()["params"]["kernel"]})
+        restore_one(run, PARAMS, {"kernel": make_trees()["params"]["kernel"]})
     with pytest.raises(CheckpointError, match="the checkpoint has no tensor 'params/bias'"):
-        restore_params(run, {**make_trees()["params"], "bias": jnp.zeros(3)})
+        restore_one(run, PARAMS, {**make_trees()["params"], "bias": jnp.zeros(3)})
 
 
 def test_another_optimizer_is_explained(run: Path) -> None:
-    targets = jax.eval_shape(make_trees)
-    targets["optimizer"] = jax.eval_shape(optax.sgd(0.1, momentum=0.9).init, {"prompts": {}})
-    with (
-        CheckpointStore(run / "checkpoints") as store,
-        pytest.raises(CheckpointError, match=r"no tensor 'optimizer/.*another optimizer"),
-    ):
-        store.restore(targets)
+    target = jax.eval_shape(optax.sgd(0.1, momentum=0.9).init, {"prompts": {}})
+    with pytest.raises(CheckpointError, match=r"no tensor 'optimizer/.*another optimizer"):
+        restore_one(run, OPTIMIZER, target)
 
 
 def test_another_vocabulary(run: Path) -> None:
-    other = RunDescription(vocabulary_fingerprint="b" * 64)
+    manifest = read_manifest(locate(run))
     with pytest.raises(CheckpointError, match=r"another vocabulary \(fingerprint aaaaaaaaaaaaaaaa"):
-        restore(run, run=other)
-    with pytest.raises(CheckpointError, match="another vocabulary"):
-        restore_params(run, make_trees()["params"], vocabulary_fingerprint="b" * 64)
+        check_vocabulary(manifest, "b" * 64, "here")
 
 
 def largest_file(folder: Path) -> Path:
@@ -274,7 +281,7 @@ def test_any_mesh_to_any_mesh(tmp_path: Path) -> None:
 def test_best_may_be_the_smallest(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path, keep=1, best_metric="loss", best_mode="min") as store:
         for step, loss in {1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.7}.items():
-            store.save(step, make_trees(), data=DATA, run=RUN, metrics={"loss": loss})
+            store.save(step, make_trees(), data=STATES, run=RUN, metrics={"loss": loss})
         store.wait()
         assert store.steps() == [2, 4]
 
@@ -283,5 +290,5 @@ def test_types_are_converted(run: Path) -> None:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), make_trees()["params"]
     )
-    restored = restore_params(run, target)
+    restored = restore_one(run, PARAMS, target)
     assert_equal(restored, jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_trees()["params"]))

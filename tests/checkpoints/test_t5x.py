@@ -14,7 +14,7 @@ import pytest
 import tensorstore
 from flax import serialization
 
-from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, write_t5x
+from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
 from m6rec_jax.checkpoints.t5x_files import checkpoint_folder
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.errors import CheckpointError
@@ -174,7 +174,7 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
     ):
         assert part in str(caught.value)
     with pytest.raises(CheckpointError, match=re.escape(KERNEL)):
-        plan_t5x(folder)
+        read_t5x(folder, with_values=False)
 
 
 def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:

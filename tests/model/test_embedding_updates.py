@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
@@ -59,20 +58,6 @@ def test_vocabulary_logits_keep_the_backbones_table(
     table = variables["params"]["token_embedder"]["embedding"]
     expected = states.astype(np.float64) @ table.T.astype(np.float64) / config.embed_dim**0.5
     np.testing.assert_allclose(logits, expected, **TOLERANCE)
-
-
-def test_a_new_task_starts_from_the_backbone_exactly(
-    config: ModelConfig, features: Features
-) -> None:
-    bare = config.replace(prompts=PromptConfig())
-    tuned = with_updates(bare)
-    variables = nn.meta.unbox(jax.jit(M6Rec(tuned).init)(jax.random.key(0), features))
-    bank = variables["prompts"]["bank"]
-    assert not np.any(bank["embedding_update_a"])
-    assert np.all(bank["embedding_update_b"])
-    np.testing.assert_array_equal(
-        hidden(tuned, variables, features), hidden(bare, {"params": variables["params"]}, features)
-    )
 
 
 def test_not_with_early_layers_that_all_tasks_share() -> None:

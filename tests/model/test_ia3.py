@@ -9,7 +9,6 @@ import gin
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.capacity import BankCapacity
@@ -72,17 +71,6 @@ def test_equals_the_numpy_reference(
         )
         real = features["decoder_block_ids"][row] > 0
         np.testing.assert_allclose(actual[row][real], expected[real], rtol=3e-5, atol=3e-5)
-
-
-def test_a_new_task_starts_from_the_backbone_exactly(
-    config: ModelConfig, features: Features
-) -> None:
-    bare = config.replace(prompts=PromptConfig())
-    tuned = with_ia3(bare)
-    variables = nn.meta.unbox(jax.jit(M6Rec(tuned).init)(jax.random.key(0), features))
-    assert all(np.all(np.asarray(leaf) == 1) for leaf in jax.tree.leaves(variables["prompts"]))
-    plain = hidden(bare, {"params": variables["params"]}, features)
-    np.testing.assert_array_equal(hidden(tuned, variables, features), plain)
 
 
 def test_each_row_has_its_own_tasks_vectors(

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
@@ -70,23 +69,6 @@ def test_equals_merged_weights(
     expected = hidden(plain, merged(tuned, variables), features)
     np.testing.assert_allclose(actual, expected, rtol=3e-5, atol=3e-5)
     assert np.abs(actual - hidden(plain, variables, features)).max() > 1e-2
-
-
-@pytest.mark.parametrize("changes", [{}, {"matmul_dtype": "bfloat16", "share_layers": True}])
-def test_a_new_task_starts_from_the_backbone_exactly(
-    config: ModelConfig, features: Features, changes: dict[str, Any]
-) -> None:
-    bare = config.replace(prompts=PromptConfig(), **changes)
-    tuned = with_lora(bare)
-    variables = nn.meta.unbox(jax.jit(M6Rec(tuned).init)(jax.random.key(0), features))
-    assert all(
-        np.any(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["prompts"])
-        if jax.tree_util.keystr(path).endswith("['a']")
-    )
-    np.testing.assert_array_equal(
-        hidden(tuned, variables, features), hidden(bare, {"params": variables["params"]}, features)
-    )
 
 
 def test_variables(config: ModelConfig, features: Features) -> None:

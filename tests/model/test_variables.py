@@ -14,8 +14,10 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.tuning.lora import TARGETS
 
 Features = dict[str, np.ndarray]
+LORA = {"lora_rank": 3, "lora_scale": 0.7, "lora_targets": TARGETS}
 
 
 def init(config: ModelConfig, features: Features, seed: int = 0) -> dict[str, Any]:
@@ -95,16 +97,41 @@ def test_shared_layers_need_no_prompts(config: ModelConfig, features: Features) 
         assert "/layers/" not in name or leaf.value.shape[0] == 1, name
 
 
-def test_a_new_task_starts_from_the_backbone(config: ModelConfig, features: Features) -> None:
-    """Without soft prompts, fresh prompts change nothing: adapters, deltas, segments are zero."""
-    prompts = PromptConfig(
-        adapter_rank=3, special_token_ids=(0, 1), num_segment_embeddings=2, retrieval_dim=4
-    )
-    variables = init(config.replace(prompts=prompts), features)
-    tuned = hidden(config.replace(prompts=prompts), variables, features)
-    bare = config.replace(prompts=PromptConfig())
+@pytest.mark.parametrize(
+    ("methods", "changes", "not_zero"),
+    [
+        (
+            {
+                "adapter_rank": 3,
+                "special_token_ids": (0, 1),
+                "num_segment_embeddings": 2,
+                "retrieval_dim": 4,
+            },
+            {},
+            ("adapter/scale", "adapter/wi", "_projection"),
+        ),
+        (LORA, {}, ("/a",)),
+        (LORA, {"matmul_dtype": "bfloat16", "share_layers": True}, ("/a",)),
+        ({"embedding_rank": 2}, {}, ("embedding_update_b",)),
+        ({"ia3_targets": ("key", "value", "hidden")}, {}, ("/factors",)),
+    ],
+    ids=["adapters", "lora", "lora of shared layers", "embedding", "ia3"],
+)
+def test_a_new_task_starts_from_the_backbone_exactly(
+    config: ModelConfig,
+    features: Features,
+    methods: dict[str, Any],
+    changes: dict[str, Any],
+    not_zero: tuple[str, ...],
+) -> None:
+    """Without soft prompts: fresh ones change nothing, yet not all are zero, so that they learn."""
+    bare = config.replace(prompts=PromptConfig(), **changes)
+    tuned = bare.replace(prompts=PromptConfig(**methods))
+    variables = nn.meta.unbox(init(tuned, features))
+    for name, leaf in names(variables["prompts"]).items():
+        assert np.any(leaf) == name.endswith(not_zero), name
     plain = hidden(bare, {"params": variables["params"]}, features)
-    np.testing.assert_allclose(tuned, plain, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(hidden(tuned, variables, features), plain)
 
 
 def test_initial_values_are_those_of_t5(features: Features) -> None:

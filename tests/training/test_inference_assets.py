@@ -16,20 +16,13 @@ from m6rec_jax.training import task_data
 def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
     """Lengths of every writing; nothing is written."""
     found: list[dict[str, int]] = []
-    monkeypatch.setattr(task_data, "vocabulary_of", lambda name, batches: "fingerprint")
     monkeypatch.setattr(registration, "is_registered", lambda name: True)
     monkeypatch.setattr(assets, "save_task_assets", lambda model_dir, name, x: found.append(x))
     return found
 
 
 def save(folder: Path, inputs: int, *, resumed: bool) -> None:
-    task_data.save_inference_assets(
-        "task",
-        {"inputs": inputs},
-        str(folder),
-        None,
-        resumed=resumed,  # type: ignore[arg-type]
-    )
+    task_data.save_inference_assets("task", {"inputs": inputs}, str(folder), resumed=resumed)
 
 
 def test_a_launch_without_a_checkpoint_leaves_no_settings_to_the_next(

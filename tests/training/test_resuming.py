@@ -189,10 +189,13 @@ def test_resume_refuses_another_choice_of_what_trains(unbroken: Any) -> None:
     assert (folder / "config.gin").read_text() == config, "of the run that made the checkpoints"
 
 
-def test_resume_refuses_another_vocabulary(tmp_path: Path) -> None:
-    toy_train(tmp_path, 1, vocabulary_fingerprint="a" * 64)
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    run, new, other = tmp_path / "run", tmp_path / "new", "b" * 64
+    toy_train(run, 1, vocabulary_fingerprint="a" * 64)
     with pytest.raises(CheckpointError, match="another vocabulary"):
-        toy_train(tmp_path, 2, vocabulary_fingerprint="b" * 64)
+        toy_train(run, 2, vocabulary_fingerprint=other)
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        toy_train(new, 1, vocabulary_fingerprint=other, initial_checkpoint_path=str(run))
 
 
 def test_manifest_names_the_run(unbroken: Any) -> None:
