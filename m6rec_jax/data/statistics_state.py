@@ -343,9 +343,8 @@ class StatisticsState:
     def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
         if not user.window:
             return
-        others = np.asarray(user.window)
         products = difference * np.asarray(user.window_difference)
-        self.pairs.add_with_all(index, others, np.stack([np.ones_like(products), products], axis=1))
+        self.pairs.add_symmetric(np.full(len(products), index), np.asarray(user.window), products)
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
