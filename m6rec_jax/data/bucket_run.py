@@ -282,7 +282,7 @@ class BucketRun:
                 self._timeline,
                 self._num_items,
                 self._shared.options.smoothing,
-                self._shared.labelled,
+                self._shared.has_labels,
             )
             self._shared = dataclasses.replace(self._shared, standings=standings)
         job.save("asked", self._shared)

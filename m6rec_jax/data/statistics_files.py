@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.statistics_state import (
     ItemStates,
     StatisticsOptions,
+    StatisticsSettings,
     StatisticsState,
     UserState,
 )
@@ -54,17 +55,22 @@ def save(state: StatisticsState, path: str | Path) -> None:
     """
     scalars = {name: getattr(state, name) for name in _SCALARS}
     scalars["factors_mean"] = state.factors.mean
-    settings = {"by": list(state.by), "at_least": state.at_least, "has_values": state.has_values}
-    options = dataclasses.asdict(state.options)
     # No event yet: minus infinity is not JSON.
     last = state.last_counted_time
     scalars["last_time"] = None if math.isinf(last) else last
+    write(path, state, scalars, _tables(state))
+
+
+def write(
+    path: str | Path,
+    counted: StatisticsSettings,
+    scalars: Mapping[str, Any],
+    tables: Mapping[str, pa.Table],
+) -> None:
+    """Writes what is counted, and a state's numbers and tables: what `load` reads."""
+    settings = {name: getattr(counted, name) for name in ("by", "at_least", "has_values")}
+    options = dataclasses.asdict(counted.options)
     raw = {"format": FORMAT, "settings": settings, "options": options, "state": scalars}
-    write(path, raw, _tables(state))
-
-
-def write(path: str | Path, raw: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
-    """Writes the description and the tables of a state: what `load` reads."""
     with replaced_folder(Path(path)) as folder:
         for name, table in tables.items():
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")

@@ -165,7 +165,9 @@ def save_statistics(
     options = shared.options
     end = len(timeline.time)
     count = int(timeline.count[end])
-    standings = Standings.of(timeline, len(item_ids), options.smoothing, shared.labelled, last=True)
+    standings = Standings.of(
+        timeline, len(item_ids), options.smoothing, shared.has_labels, last=True
+    )
     factors = shared.factors.of(-1) if shared.factors is not None else None
     fitted = shared.factors.schedule if shared.factors is not None else np.zeros(0, np.int64)
     refreshed = int(standings.schedule[-1])
@@ -178,13 +180,6 @@ def save_statistics(
         "next_refresh": next_refresh(refreshed),
         "next_fit": next_fit(int(fitted[-1]), options.factor_growth) if len(fitted) else FIRST_FIT,
         "factors_mean": factors.mean if factors is not None else 0.0,
-    }
-    settings = {"by": list(shared.by), "at_least": shared.at_least, "has_values": shared.has_values}
-    raw = {
-        "format": statistics_files.FORMAT,
-        "settings": settings,
-        "options": dataclasses.asdict(options),
-        "state": scalars,
     }
     tables = {
         "items": _items(timeline, shared, entries, item_ids),
@@ -201,7 +196,7 @@ def save_statistics(
             factors.item_factors if factors is not None else np.zeros((0, 0)),
         ),
     }
-    statistics_files.write(path, raw, tables)
+    statistics_files.write(path, shared, scalars, tables)
 
 
 def _items(
