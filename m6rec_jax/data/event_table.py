@@ -6,6 +6,7 @@ the number of events; one byte per event, its part, is held in memory.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import tempfile
@@ -20,7 +21,6 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import (
     CONTEXT,
@@ -56,6 +56,23 @@ _PART_SQL = {
     "global_temporal": f"CASE WHEN time < {{first}} THEN {TRAIN} "
     f"WHEN time < {{second}} THEN {VALIDATION} ELSE {TEST} END",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What a split made of a data set.
+
+    Attributes:
+      split: the split.
+      codes: part code of each row of the events table `[rows]` int8.
+      held_out: which items are held out `[items]` bool; all False but for 'held_out_items'.
+      num_cold_users: users with test events and no training events.
+    """
+
+    split: Split
+    codes: np.ndarray
+    held_out: np.ndarray
+    num_cold_users: int
 
 
 class EventTable:

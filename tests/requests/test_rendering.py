@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
