@@ -25,8 +25,10 @@ from benchmarks.baselines.exported_splits import few_shot_column, number_of_samp
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from m6rec_jax.data import splits
+from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.sources import fetch
+from m6rec_jax.data.splits import Split
 
 NAME = "movielens-100k"
 
@@ -50,8 +52,7 @@ def export(
     """
     order = [(name, "ascending") for name in ("user_index", "time", "row")]
     events = dataset.events().sort_by(order)
-    users = events.column("user_index").to_numpy()
-    times = events.column("time").to_numpy()
+    rows = events.column("row").to_numpy()
     columns = {
         "user": events.column("user_index"),
         "item": events.column("item_index"),
@@ -59,24 +60,19 @@ def export(
         "value": events.column("value"),
     }
     counts = {}
-    for name, assign in (
-        ("per_user_temporal", splits.per_user_temporal),
-        ("leave_one_out", splits.leave_one_out),
-    ):
-        codes = assign(users, times)
-        splits.check_parts(codes, name)
-        counts[name] = splits.part_counts(codes)
-        columns[name] = _names(codes)
-        if name == "per_user_temporal":
-            of_file = np.empty_like(codes)
-            of_file[events.column("row").to_numpy()] = codes
+    # In the order of the file, from whose rows few-shot splits draw.
+    found = {
+        name: assign(dataset, Split.parse(name, dataset.spec.splits)).codes
+        for name in ("per_user_temporal", "leave_one_out")
+    }
     for count, seed in samples:
-        # Drawn from the rows in the order of the file, as `EventTable.assign` does.
-        size = int((of_file == splits.TRAIN).sum()) if count is None else count
-        drawn = splits.few_shot(of_file, n=size, seed=seed, history="sampled")
-        name = few_shot_column(count, seed)
-        counts[name] = splits.part_counts(drawn)
-        columns[name] = _names(drawn[events.column("row").to_numpy()])
+        codes = found["per_user_temporal"]
+        size = int((codes == splits.TRAIN).sum()) if count is None else count
+        drawn = splits.few_shot(codes, n=size, seed=seed, history="sampled")
+        found[few_shot_column(count, seed)] = drawn
+    for name, codes in found.items():
+        counts[name] = splits.part_counts(codes)
+        columns[name] = _names(codes[rows])
     output.mkdir(parents=True, exist_ok=True)
     for table, own_id, name in (
         (dataset.users, dataset.spec.users.id, "user"),

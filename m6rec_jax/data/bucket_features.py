@@ -10,7 +10,7 @@ import numpy as np
 
 from m6rec_jax.data import words
 from m6rec_jax.data.epochs import FittedFactors, Standings, epoch_of
-from m6rec_jax.data.statistics_state import StatisticsOptions, values_of
+from m6rec_jax.data.statistics_state import StatisticsOptions, StatisticsSettings, values_of
 from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source
@@ -102,13 +102,11 @@ class ValueCounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedStatistics:
+class SharedStatistics(StatisticsSettings):
     """What all buckets look things up in, beside the timeline.
 
     Attributes:
-      by: columns by which behaviour is counted.
-      at_least, has_values: see `StatisticsState`.
-      options: of the statistics.
+      by, at_least, has_values, options: see `StatisticsSettings`.
       item_values: for each column of `by`.
       item_number: number of each item, in the order in which items came first `[items]`.
       standings: None where no template asks for them.
@@ -123,27 +121,6 @@ class SharedStatistics:
     item_number: np.ndarray
     standings: Standings | None = None
     factors: FittedFactors | None = None
-
-    @property
-    def labelled(self) -> bool:
-        """Whether some events can be negative."""
-        return self.at_least is not None
-
-    @property
-    def keeps_windows(self) -> bool:
-        """See `StatisticsState.keeps_windows`."""
-        return self.options.neighbours or self.has_factors
-
-    @property
-    def has_factors(self) -> bool:
-        """See `StatisticsState.has_factors`."""
-        return self.has_values and self.options.factors > 0
-
-    def smoothed(self, amount: np.ndarray, count: np.ndarray, towards: np.ndarray) -> np.ndarray:
-        """See `StatisticsState.smoothed`."""
-        smoothing = self.options.smoothing
-        found: np.ndarray = (amount + smoothing * towards) / (count + smoothing)
-        return found
 
 
 class GroupFeatures:
@@ -165,7 +142,8 @@ class GroupFeatures:
     def user_share(self) -> np.ndarray:
         """The user's smoothed share of liked items `[groups]`."""
         counts = self._counts
-        return self._shared.smoothed(counts.positive, counts.count, self._share)
+        found: np.ndarray = self._shared.smoothed(counts.positive, counts.count, self._share)
+        return found
 
     def of_users(self, names: Sequence[str]) -> dict[str, Source]:
         """Features of `Statistics.user_features`, for each group."""
@@ -293,7 +271,7 @@ class GroupFeatures:
             found[name] = words.percents(name, share, met)
         name = f"user_{field}_counts"
         if name in names:
-            labelled = self._shared.at_least is not None
+            labelled = self._shared.has_labels
             texts: list[list[str]] = [[] for _ in range(len(items))]
             for item, number, n, p in zip(
                 *(a.tolist() for a in (asked, numbers, count, positive)), strict=True

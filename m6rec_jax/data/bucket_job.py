@@ -293,12 +293,7 @@ def answer(job: Job, stretch: tuple[int, slice]) -> None:
     shared = job.load("counted")
     timeline = Timeline.open(job.folder / "timeline")
     fold = NeighbourFold(
-        timeline,
-        WindowEntries.open(job.folder / "entries"),
-        shared.item_number,
-        shared.options,
-        shared.has_values,
-        shared.at_least,
+        timeline, WindowEntries.open(job.folder / "entries"), shared.item_number, shared
     )
     order = np.load(job.folder / "asked_order.npy", mmap_mode="r")
     answers = list(fold.answer(Asked.open(job.folder / "asked"), order[numbers]))

@@ -29,14 +29,13 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from m6rec_jax.data import bucket_job, tfrecords, views
-from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_job import Job, Shard, Summary
 from m6rec_jax.data.bucket_views import Rows
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.ease import Ease, EaseOptions
 from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
-from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
@@ -282,7 +281,7 @@ class BucketRun:
                 self._timeline,
                 self._num_items,
                 self._shared.options.smoothing,
-                self._shared.labelled,
+                self._shared.has_labels,
             )
             self._shared = dataclasses.replace(self._shared, standings=standings)
         job.save("asked", self._shared)

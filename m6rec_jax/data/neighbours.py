@@ -16,7 +16,7 @@ import numpy as np
 
 from m6rec_jax.data.epochs import WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.statistics_state import StatisticsOptions
+from m6rec_jax.data.statistics_state import StatisticsSettings
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.io.mapped_arrays import open_arrays
 
@@ -155,9 +155,7 @@ class NeighbourFold:
       timeline: of all users.
       entries: of their windows.
       item_number: number of each item, in the order in which items came first `[items]`.
-      options: of the statistics.
-      has_values: whether events have values.
-      at_least: events with at least this value are positive; None where all are.
+      counted: what the statistics count.
 
     Attributes:
       pairs: the counts, by numbers of items.
@@ -168,14 +166,11 @@ class NeighbourFold:
         timeline: Timeline,
         entries: WindowEntries,
         item_number: np.ndarray,
-        options: StatisticsOptions,
-        has_values: bool,
-        at_least: float | None,
+        counted: StatisticsSettings,
     ) -> None:
-        self._timeline, self._entries, self._options = timeline, entries, options
+        self._timeline, self._entries, self._counted = timeline, entries, counted
         self._item_number = item_number
-        self._has_values, self._at_least = has_values, at_least
-        self.pairs = PairCounts(options.dense_items)
+        self.pairs = PairCounts(counted.options.dense_items)
         num_items = len(item_number)
         self._first = np.sort(timeline.first_place(np.arange(num_items)))
         self._count, self._total = np.zeros(num_items, np.int64), np.zeros(num_items)
@@ -226,16 +221,16 @@ class NeighbourFold:
     def _features(
         self, items: np.ndarray, window: np.ndarray, own: float
     ) -> tuple[np.ndarray, ...]:
-        options, others = self._options, window["item"]
+        counted, options, others = self._counted, self._counted.options, window["item"]
         together, products = self.pairs.get(items, others)
         above = times = np.full(len(items), np.nan)
-        if self._at_least is None:
+        if counted.at_least is None:
             weight = options.neighbour_smoothing
             holders = self._holders
             times = times_likelier(
                 together, holders[items], holders[others], self._num_users, weight
             )
-        if not self._has_values:
+        if not counted.has_values:
             return above, times
         timeline, place = self._timeline, self._place
         mean = timeline.total[place] / timeline.count[place]
@@ -249,9 +244,9 @@ class NeighbourFold:
             window["value"] - means,
             options.similarity_smoothing,
         )
-        if self._at_least is None:
+        if counted.at_least is None:
             return above, times
-        return above, shares(alike, window["value"] >= self._at_least, own)
+        return above, shares(alike, window["value"] >= counted.at_least, own)
 
     def _count_pairs(self, entering: np.ndarray) -> None:
         """Counts entries, by their numbers, with all that the windows of their users hold."""

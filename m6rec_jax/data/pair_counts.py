@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from m6rec_jax.errors import DataError
-
 # Counts are exact up to 2^24.
 _DTYPE = np.float32
 # Up to this many items the two counters are square arrays (4,096² × 2 × 4 bytes = 134 MB).
@@ -32,16 +30,6 @@ class PairCounts:
         self._dense: np.ndarray | None = np.zeros((2, 64, 64), _DTYPE) if dense_items else None
         self._table = _HashTable()
 
-    def add(self, rows: np.ndarray, columns: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds `amounts` `[n, 2]` to the counters of distinct pairs `[n]`, `[n]`."""
-        if not len(rows):
-            return
-        self._make_room(int(max(rows.max(), columns.max())) + 1)
-        if self._dense is not None:
-            self._dense[:, rows, columns] += amounts.T.astype(_DTYPE)
-        else:
-            self._table.add(_keys(rows, columns), amounts.astype(_DTYPE))
-
     def add_symmetric(self, rows: np.ndarray, columns: np.ndarray, products: np.ndarray) -> None:
         """Adds 1 and products to the counters of pairs `[n]`, both ways, one after the other."""
         both = np.empty((2, len(rows), 2), np.int64)
@@ -59,21 +47,6 @@ class PairCounts:
         counts, sums = self._dense.reshape(2, -1)
         np.add.at(counts, firsts, _DTYPE(1))
         np.add.at(sums, firsts, np.repeat(products.astype(_DTYPE), 2))
-
-    def add_with_all(self, item: int, others: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds `amounts` `[n, 2]` to the pairs of an item and others `[n]`, in both directions."""
-        if self._dense is None:
-            this = np.full(len(others), item)
-            self.add(this, others, amounts)
-            self.add(others, this, amounts)
-            return
-        if max(item, int(others.max())) >= self._dense.shape[1]:
-            self._make_room(max(item, int(others.max())) + 1)
-            self.add_with_all(item, others, amounts)
-            return
-        for counter, amount in zip(self._dense, amounts.T.astype(_DTYPE), strict=True):
-            counter[item][others] += amount
-            counter[others, item] += amount
 
     def get(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both counters, each `[r, c]`, for rows `[r]` and columns `[c]`."""
@@ -99,16 +72,15 @@ class PairCounts:
         return _keys(rows, columns), np.ascontiguousarray(self._dense[:, rows, columns].T)
 
     def load(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        """Adds what `to_arrays` returned.
-
-        Raises:
-          DataError: shapes that do not belong together.
-        """
-        if counts.shape != (len(keys), 2):
-            raise DataError(f"pair counts are damaged: {len(keys)} keys, counts {counts.shape}")
+        """Adds what `to_arrays` returned."""
         if not len(keys):
             return
-        self.add(keys >> 32, keys & 0xFFFFFFFF, counts)
+        rows, columns = keys >> 32, keys & 0xFFFFFFFF
+        self._make_room(int(max(rows.max(), columns.max())) + 1)
+        if self._dense is not None:
+            self._dense[:, rows, columns] += counts.T.astype(_DTYPE)
+        else:
+            self._table.add(keys, counts.astype(_DTYPE))
 
     def _make_room(self, num_items: int) -> None:
         if self._dense is None or num_items <= self._dense.shape[1]:

@@ -27,12 +27,11 @@ import gin
 
 from m6rec_jax import __version__
 from m6rec_jax.data import co_occurrence, ease, statistics_files, views
-from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
 from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
-from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.prepare_options import (
     OF_CANDIDATES,
     PrepareOptions,

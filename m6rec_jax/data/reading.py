@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
-from m6rec_jax.data.splits import PART_NAMES, by_column
+from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -166,7 +166,7 @@ class Dataset:
                         f"{raw.path}, row {row}, column {name!r}: {part!r} is none of "
                         f"{', '.join(PART_NAMES)}{did_you_mean(part, PART_NAMES)}{_ADVICE}"
                     )
-            codes.append(by_column(parts))
+            codes.append(np.asarray([PART_NAMES[part] for part in parts], np.int8))
         return np.concatenate(codes)
 
     def _numbers(self, batch_size: int) -> Iterator[pa.RecordBatch]:

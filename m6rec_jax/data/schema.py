@@ -20,6 +20,7 @@ and `file` in each table (a file name, or a pattern such as `events-*.parquet`; 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -336,6 +337,8 @@ def _label(top: Section, events: EventsSpec) -> LabelSpec:
     threshold = section.require("at_least")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise section.error("at_least", f"must be a number, not {_kind(threshold)}")
+    if not abs(threshold) <= sys.float_info.max:  # so that NaN is refused, too
+        raise section.error("at_least", f"must be a finite number, not {threshold!r}")
     if events.value is None:
         raise section.error("at_least", "compares event values, but 'events.value' is not declared")
     section.finish()

@@ -1,13 +1,9 @@
 """Splits: which part (train, validation, test) each row of the events table belongs to.
 
-The functions take columns of the events table in the order of the file (users, unix seconds,
-groups, each `[rows]`) and return one part code per row (`[rows]` int8). `train` and `validation`
-are shares; decimal fractions are taken exactly (0.8 is 4/5). "A user's order" is always by time,
-and among equal times by the row's position in the file: in MovieLens-100k 76% of the rows share
-user and time with another row, so the tie-break is part of the definition.
-
-The per-user splits look at one user at a time. `assign` uses that: it streams a data set of any
-size in user order and keeps one byte per event.
+Splits of events are expressions in SQL (`event_table.EventTable.assign`); here are their names and
+options, and the splits that hash names or start from another one. These functions return one part
+code per row (`[rows]` int8). `train` and `validation` are shares; decimal fractions are taken
+exactly (0.8 is 4/5).
 
 Who may see what:
 
@@ -30,9 +26,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -92,64 +87,6 @@ def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
             )
 
 
-def per_user_temporal(
-    users: np.ndarray, times: np.ndarray, *, train: float = 0.8, validation: float = 0.1
-) -> np.ndarray:
-    """The first ⌊train·n⌋ of a user's n events train, up to ⌊(train+validation)·n⌋ validation.
-
-    Where that is nothing of any user (a tenth of five events), the events are split as by
-    `leave_one_out`.
-
-    Raises:
-      DataError: shares that are not positive or leave nothing for test.
-    """
-    first, second = shares("per_user_temporal", train, validation)
-    order, position, length = _user_order(users, times)
-    codes = np.full(len(users), TEST, np.int8)
-    train_end = length * first.numerator // first.denominator
-    validation_end = length * second.numerator // second.denominator
-    codes[order[position < validation_end]] = VALIDATION
-    codes[order[position < train_end]] = TRAIN
-    return codes if (codes == VALIDATION).any() else leave_one_out(users, times)
-
-
-def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """A user's last event is test, the one before validation, all earlier ones train.
-
-    Users with fewer than three events have no history to predict from: theirs all train.
-    """
-    order, position, length = _user_order(users, times)
-    codes = np.full(len(users), TRAIN, np.int8)
-    enough = length >= 3
-    codes[order[enough & (position == length - 2)]] = VALIDATION
-    codes[order[enough & (position == length - 1)]] = TEST
-    return codes
-
-
-def time_cuts(
-    times_sorted: Sequence[float] | np.ndarray, train: float, validation: float
-) -> tuple[float, float]:
-    """The times at which validation and test begin: those of the ⌊share·n⌋-th events."""
-    first, second = shares("global_temporal", train, validation)
-    n = len(times_sorted)
-    return (
-        float(times_sorted[n * first.numerator // first.denominator]),
-        float(times_sorted[n * second.numerator // second.denominator]),
-    )
-
-
-def global_temporal(
-    times: np.ndarray, *, train: float = 0.8, validation: float = 0.1
-) -> np.ndarray:
-    """Cuts all events at two moments, the time quantiles `train` and `train + validation`.
-
-    Events at a cut belong to the later part, so no two parts share a moment.
-    """
-    if not len(times):
-        return np.zeros(0, np.int8)
-    return _between(times, time_cuts(np.sort(times), train, validation))
-
-
 def by_user(
     users: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> np.ndarray:
@@ -158,11 +95,6 @@ def by_user(
     `users` are ids, where other splits take any numbers; raises as `by_group`.
     """
     return _by_hash("by_user", users, train, validation, seed)
-
-
-def by_column(parts: Sequence[str]) -> np.ndarray:
-    """Takes the parts that a column of the events names, `PART_NAMES`."""
-    return np.asarray([PART_NAMES[part] for part in parts], np.int8)
 
 
 def by_group(
@@ -236,8 +168,8 @@ class Split:
 
     Attributes:
       kind: one of `KINDS`.
-      options: keyword arguments of the split's function; for 'held_out_items' and 'few_shot' also
-        `of`, the split they start from (default 'per_user_temporal').
+      options: of the kind, see `KINDS`; `of` is the split that 'held_out_items' and 'few_shot'
+        start from (default 'per_user_temporal').
       name: what the prepared data set is called after.
       base: the split that a held-out or few-shot split starts from; None for the others.
     """
@@ -281,15 +213,18 @@ class Split:
         return {key: value for key, value in self.options.items() if key != "of"}
 
 
-KINDS: Mapping[str, Callable[..., np.ndarray]] = {
-    "per_user_temporal": per_user_temporal,
-    "global_temporal": global_temporal,
-    "leave_one_out": leave_one_out,
-    "held_out_items": is_held_out,
-    "few_shot": few_shot,
-    "by_user": by_user,
-    "by_column": by_column,
-    "by_group": by_group,
+_SHARES = {"train": float, "validation": float}
+_DRAWN = {"seed": int, "of": object}
+# Options of each kind, and what their values are.
+KINDS: Mapping[str, Mapping[str, type]] = {
+    "per_user_temporal": _SHARES,
+    "global_temporal": _SHARES,
+    "leave_one_out": {},
+    "held_out_items": {"fraction": float, **_DRAWN},
+    "few_shot": {"n": int, "history": str, **_DRAWN},
+    "by_user": {**_SHARES, "seed": int},
+    "by_column": {},
+    "by_group": {**_SHARES, "seed": int},
 }
 _DERIVED = ("held_out_items", "few_shot")
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -330,28 +265,24 @@ def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
     return kind, options, label
 
 
-# By the annotation of a split function's argument: what a value may be, and its name.
-_OPTION_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "str": ((str,), "a word"),
+# What a value of a type may be, and what that is called.
+_VALUES: Mapping[type, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a word"),
+    object: ((object,), "the name of a split"),  # which may look like a number
 }
 
 
 def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
-    parameters = tuple(inspect.signature(KINDS[kind]).parameters.values())
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    if kind in _DERIVED:
-        known.append("of")
-    for name in options:
+    known = KINDS[kind]
+    for name, value in options.items():
         if name not in known:
             raise DataError(
                 f"split {text!r}: {kind} has no option {name!r}{did_you_mean(name, known)} "
                 f"(known: {', '.join(known) or 'none'})"
             )
-    kinds = {p.name: _OPTION_KINDS[str(p.annotation)] for p in parameters if p.name in options}
-    for name, (types, wanted) in kinds.items():
-        value: Any = options[name]
+        types, wanted = _VALUES[known[name]]
         if isinstance(value, bool) or not isinstance(value, types):
             raise DataError(f"split {text!r}: {name} must be {wanted}, not {value!r}")
         if isinstance(value, int) and name in ("seed", "n") and value < 0:
@@ -380,23 +311,6 @@ def shares(split: str, train: float, validation: float) -> tuple[Fraction, Fract
             "leave something for test"
         )
     return first, second
-
-
-def _between(times: np.ndarray, cuts: tuple[float, float]) -> np.ndarray:
-    return np.searchsorted(np.asarray(cuts), times, side="right").astype(np.int8)
-
-
-def _user_order(users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in user order; each one's position among its user's events, and their number."""
-    order = np.lexsort((times, users))  # stable: equal times stay in the order of the file
-    if not len(order):
-        return order, order, order
-    ordered = np.asarray(users)[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    lengths = np.diff(np.r_[starts, len(order)])
-    length = np.repeat(lengths, lengths)
-    position = np.arange(len(order)) - np.repeat(starts, lengths)
-    return order, position, length
 
 
 def _by_hash(

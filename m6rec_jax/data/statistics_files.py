@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.statistics_state import (
     ItemStates,
     StatisticsOptions,
+    StatisticsSettings,
     StatisticsState,
     UserState,
 )
@@ -29,22 +30,50 @@ State = TypeVar("State", bound=StatisticsState)
 
 _SCALARS = ("count", "positive", "value", "square", "last_time", "next_refresh", "next_fit")
 _TABLES = ("items", "users", "by", "pairs", "ranks", "factors")
-_BY_COLUMNS = {
-    "user": pa.int64(),
-    "column": pa.int8(),
-    "name": pa.string(),
-    "count": pa.int64(),
-    "positive": pa.int64(),
-}
-_PAIR_COLUMNS = ("key", "together", "products")
 # With `StatisticsOptions.user_items`: user and item by their places in the tables of both.
 USER_ITEMS = "user_items"
-_USER_ITEM_COLUMNS = {
-    "user": pa.int64(),
-    "item": pa.int64(),
-    "times": pa.int64(),
-    "last_time": pa.float64(),
+_INT, _FLOAT, _FLOATS = pa.int64(), pa.float64(), pa.list_(pa.float64())
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "items": pa.schema(
+        {
+            "item_id": pa.string(),
+            "count": _INT,
+            "positive": _INT,
+            "value": _FLOAT,
+            "holders": _INT,
+            "square": _FLOAT,
+        }
+    ),
+    "users": pa.schema(
+        {
+            "user_id": pa.string(),
+            "count": _INT,
+            "positive": _INT,
+            "value": _FLOAT,
+            "last_time": _FLOAT,
+            "window": pa.list_(pa.int32()),
+            "window_value": _FLOATS,
+            "window_difference": _FLOATS,
+        }
+    ),
+    "by": pa.schema(
+        {"user": _INT, "column": pa.int8(), "name": pa.string(), "count": _INT, "positive": _INT}
+    ),
+    "pairs": pa.schema({"key": _INT, "together": pa.float32(), "products": pa.float32()}),
+    "factors": pa.schema({"bias": _FLOAT, "factors": _FLOATS}),
+    USER_ITEMS: pa.schema({"user": _INT, "item": _INT, "times": _INT, "last_time": _FLOAT}),
 }
+
+
+def table(name: str, *columns: Any) -> pa.Table:
+    """One of `SCHEMAS`, of its columns `[n]`."""
+    schema = SCHEMAS[name]
+    return pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
+
+
+def ranks_table(counts: Sequence[float], shares: Sequence[float]) -> pa.Table:
+    """The one row of 'ranks': sorted counts and shares liked of all items."""
+    return pa.table({"count": pa.array([counts]), "share": pa.array([shares])})
 
 
 def save(state: StatisticsState, path: str | Path) -> None:
@@ -54,17 +83,22 @@ def save(state: StatisticsState, path: str | Path) -> None:
     """
     scalars = {name: getattr(state, name) for name in _SCALARS}
     scalars["factors_mean"] = state.factors.mean
-    settings = {"by": list(state.by), "at_least": state.at_least, "has_values": state.has_values}
-    options = dataclasses.asdict(state.options)
     # No event yet: minus infinity is not JSON.
     last = state.last_counted_time
     scalars["last_time"] = None if math.isinf(last) else last
+    write(path, state, scalars, _tables(state))
+
+
+def write(
+    path: str | Path,
+    counted: StatisticsSettings,
+    scalars: Mapping[str, Any],
+    tables: Mapping[str, pa.Table],
+) -> None:
+    """Writes what is counted, and a state's numbers and tables: what `load` reads."""
+    settings = {name: getattr(counted, name) for name in ("by", "at_least", "has_values")}
+    options = dataclasses.asdict(counted.options)
     raw = {"format": FORMAT, "settings": settings, "options": options, "state": scalars}
-    write(path, raw, _tables(state))
-
-
-def write(path: str | Path, raw: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
-    """Writes the description and the tables of a state: what `load` reads."""
     with replaced_folder(Path(path)) as folder:
         for name, table in tables.items():
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
@@ -108,80 +142,38 @@ def load(kind: type[State], path: str | Path) -> State:
 
 def _tables(state: StatisticsState) -> dict[str, pa.Table]:
     items, users = state.items, list(state.users.values())
-    counted: list[tuple[Any, ...]] = [
+    keys, counts = state.pairs.to_arrays()
+    by: list[tuple[Any, ...]] = [
         (index, column, name, *entry)
         for index, user in enumerate(users)
-        for column, counts in enumerate(user.by)
-        for name, entry in counts.items()
+        for column, values in enumerate(user.by)
+        for name, entry in values.items()
     ]
-    had = {}
+    of_items, of_users = (SCHEMAS[name].names[1:] for name in ("items", "users"))
+    found = {
+        "items": table("items", list(items.index), *(getattr(items, name) for name in of_items)),
+        "users": table(
+            "users",
+            list(state.users),
+            *([getattr(user, name) for user in users] for name in of_users),
+        ),
+        "by": table("by", *_transposed(by, 5)),
+        "pairs": table("pairs", keys, *counts.T),
+        "ranks": ranks_table(state.sorted_counts.tolist(), state.sorted_shares.tolist()),
+        "factors": table("factors", state.factors.item_bias, state.factors.item_factors.tolist()),
+    }
     if state.options.user_items:
-        rows = [
+        had = [
             (number, items.index[item_id], *entry)
             for number, user in enumerate(users)
             for item_id, entry in user.items.items()
         ]
-        had[USER_ITEMS] = user_items_table(*(zip(*rows, strict=True) if rows else [()] * 4))
-    kinds = {name: pa.int64() for name in ("count", "positive")}
-    kinds |= {name: pa.float64() for name in ("value", "last_time")}
-    floats = pa.list_(pa.float64())
-    return {
-        "items": pa.table(
-            {
-                "item_id": pa.array(list(items.index), pa.string()),
-                "count": pa.array(items.count, pa.int64()),
-                "positive": pa.array(items.positive, pa.int64()),
-                "value": pa.array(items.value, pa.float64()),
-                "holders": pa.array(items.holders, pa.int64()),
-                "square": pa.array(items.square, pa.float64()),
-            }
-        ),
-        "users": pa.table(
-            {"user_id": pa.array(list(state.users), pa.string())}
-            | {
-                name: pa.array([getattr(user, name) for user in users], kind)
-                for name, kind in kinds.items()
-            }
-            | {"window": pa.array([user.window for user in users], pa.list_(pa.int32()))}
-            | {
-                name: pa.array([getattr(user, name) for user in users], floats)
-                for name in ("window_value", "window_difference")
-            }
-        ),
-        "by": pa.table(
-            {
-                name: pa.array([row[index] for row in counted], kind)
-                for index, (name, kind) in enumerate(_BY_COLUMNS.items())
-            }
-        ),
-        "pairs": pairs_table(*state.pairs.to_arrays()),
-        "ranks": pa.table(
-            {
-                "count": pa.array([state.sorted_counts.tolist()]),
-                "share": pa.array([state.sorted_shares.tolist()]),
-            }
-        ),
-        "factors": factors_table(state.factors.item_bias, state.factors.item_factors),
-        **had,
-    }
+        found[USER_ITEMS] = table(USER_ITEMS, *_transposed(had, 4))
+    return found
 
 
-def user_items_table(*columns: Any) -> pa.Table:
-    """Of users, items, times and last times `[n]`, by user, then in the order of first times."""
-    return pa.table(
-        {
-            name: pa.array(column, kind)
-            for (name, kind), column in zip(_USER_ITEM_COLUMNS.items(), columns, strict=True)
-        }
-    )
-
-
-def factors_table(bias: np.ndarray, factors: np.ndarray) -> pa.Table:
-    """Of biases `[items]` and factors `[items, rank]` of the last fit."""
-    floats = pa.list_(pa.float64())
-    return pa.table(
-        {"bias": pa.array(bias, pa.float64()), "factors": pa.array(factors.tolist(), floats)}
-    )
+def _transposed(rows: Sequence[tuple[Any, ...]], number: int) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * number
 
 
 def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
@@ -203,16 +195,16 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
         state.users[user_id] = UserState(count, positive, value, last_time, by, {}, *window)
     users = list(state.users.values())
     for index, column, name, count, positive in zip(
-        *(columns["by"][name] for name in _BY_COLUMNS), strict=True
+        *(columns["by"][name] for name in SCHEMAS["by"].names), strict=True
     ):
         users[index].by[column][name] = [count, positive]
     ids = of_items["item_id"]
     if USER_ITEMS in columns:
         for index, item, times, time in zip(
-            *(columns[USER_ITEMS][name] for name in _USER_ITEM_COLUMNS), strict=True
+            *(columns[USER_ITEMS][name] for name in SCHEMAS[USER_ITEMS].names), strict=True
         ):
             users[index].items[ids[item]] = times, time
-    key, *counters = (tables["pairs"].column(c).to_numpy() for c in _PAIR_COLUMNS)
+    key, *counters = (column.to_numpy() for column in tables["pairs"].columns)
     state.pairs.load(key, np.stack(counters, axis=1))
     state.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)
     state.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
@@ -220,8 +212,3 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
     state.factors.item_bias = np.asarray(of_factors["bias"], np.float64)
     shape = (len(state.factors.item_bias), state.factors.item_factors.shape[1])
     state.factors.item_factors = np.asarray(of_factors["factors"], np.float64).reshape(shape)
-
-
-def pairs_table(keys: np.ndarray, counts: np.ndarray) -> pa.Table:
-    """Of what `PairCounts.to_arrays` returns."""
-    return pa.table(dict(zip(_PAIR_COLUMNS, (keys, counts[:, 0], counts[:, 1]), strict=True)))

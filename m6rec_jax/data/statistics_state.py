@@ -156,14 +156,47 @@ class ItemStates:
         return index
 
 
-class StatisticsState:
-    """Counts over the events so far.
+class StatisticsSettings:
+    """What statistics count, for those who count and those who look counts up.
 
-    Args:
+    Attributes:
       by: item columns by which a user's behaviour is counted.
       at_least: events with at least this value are positive; None where all are.
       has_values: whether events have values.
-      options: see `StatisticsOptions`; None for gin's or the defaults.
+      options: of the statistics.
+    """
+
+    by: tuple[str, ...]
+    at_least: float | None
+    has_values: bool
+    options: StatisticsOptions
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether some feature needs the items that a user acted on last."""
+        return self.options.neighbours or self.has_factors
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether values are explained by factors."""
+        return self.has_values and self.options.factors > 0
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether some events can be negative."""
+        return self.at_least is not None
+
+    def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
+        """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
+        return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
+
+
+class StatisticsState(StatisticsSettings):
+    """Counts over the events so far.
+
+    Args:
+      by, at_least, has_values: see `StatisticsSettings`.
+      options: of the statistics; None for gin's or the defaults.
     """
 
     def __init__(
@@ -204,21 +237,6 @@ class StatisticsState:
         """Empty statistics for the data set that `spec` declares."""
         at_least = spec.label.at_least
         return cls(spec.statistics.by, at_least, spec.events.value is not None, options)
-
-    @property
-    def keeps_windows(self) -> bool:
-        """Whether some feature needs the items that a user acted on last."""
-        return self.options.neighbours or self.has_factors
-
-    @property
-    def has_factors(self) -> bool:
-        """Whether values are explained by factors."""
-        return self.has_values and self.options.factors > 0
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether some events can be negative."""
-        return self.at_least is not None
 
     # ---- update
 
@@ -343,9 +361,8 @@ class StatisticsState:
     def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
         if not user.window:
             return
-        others = np.asarray(user.window)
         products = difference * np.asarray(user.window_difference)
-        self.pairs.add_with_all(index, others, np.stack([np.ones_like(products), products], axis=1))
+        self.pairs.add_symmetric(np.full(len(products), index), np.asarray(user.window), products)
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
@@ -376,10 +393,6 @@ class StatisticsState:
     def spread(self) -> float:
         """How far values lie from their mean (root mean square); 1 before two of them differ."""
         return math.sqrt(self.square / self.count) if self.square else 1.0
-
-    def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
-        """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
-        return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
 
 
 def _value_of(event: Event) -> float:

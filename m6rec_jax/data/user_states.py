@@ -118,9 +118,7 @@ def _by(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa
             )
         )
     if not tables:
-        kinds = (pa.int32(), pa.int8(), pa.string(), pa.int64(), pa.int64())
-        names = ("user", "column", "name", "count", "positive")
-        return pa.table({n: pa.array([], k) for n, k in zip(names, kinds, strict=True)})
+        return statistics_files.SCHEMAS["by"].empty_table()
     return pa.concat_tables(tables)
 
 
@@ -165,7 +163,9 @@ def save_statistics(
     options = shared.options
     end = len(timeline.time)
     count = int(timeline.count[end])
-    standings = Standings.of(timeline, len(item_ids), options.smoothing, shared.labelled, last=True)
+    standings = Standings.of(
+        timeline, len(item_ids), options.smoothing, shared.has_labels, last=True
+    )
     factors = shared.factors.of(-1) if shared.factors is not None else None
     fitted = shared.factors.schedule if shared.factors is not None else np.zeros(0, np.int64)
     refreshed = int(standings.schedule[-1])
@@ -179,29 +179,20 @@ def save_statistics(
         "next_fit": next_fit(int(fitted[-1]), options.factor_growth) if len(fitted) else FIRST_FIT,
         "factors_mean": factors.mean if factors is not None else 0.0,
     }
-    settings = {"by": list(shared.by), "at_least": shared.at_least, "has_values": shared.has_values}
-    raw = {
-        "format": statistics_files.FORMAT,
-        "settings": settings,
-        "options": dataclasses.asdict(options),
-        "state": scalars,
-    }
     tables = {
         "items": _items(timeline, shared, entries, item_ids),
         **_users(states, user_ids),
-        "pairs": statistics_files.pairs_table(*pairs),
-        "ranks": pa.table(
-            {
-                "count": pa.array([_sorted(standings.counts[-1:])]),
-                "share": pa.array([_sorted(standings.shares[-1:])]),
-            }
+        "pairs": statistics_files.table("pairs", pairs[0], *pairs[1].T),
+        "ranks": statistics_files.ranks_table(
+            _sorted(standings.counts[-1:]), _sorted(standings.shares[-1:])
         ),
-        "factors": statistics_files.factors_table(
-            factors.item_bias if factors is not None else np.zeros(0),
-            factors.item_factors if factors is not None else np.zeros((0, 0)),
+        "factors": statistics_files.table(
+            "factors",
+            factors.item_bias if factors is not None else (),
+            factors.item_factors.tolist() if factors is not None else (),
         ),
     }
-    statistics_files.write(path, raw, tables)
+    statistics_files.write(path, shared, scalars, tables)
 
 
 def _items(
@@ -220,16 +211,8 @@ def _items(
         holders = np.bincount(entries.item, minlength=len(items))
         starts = np.concatenate([[0], np.cumsum(holders)])
         square = running_sums(above * above, starts)[starts[1:] - 1]
-    return pa.table(
-        {
-            "item_id": pa.array(item_ids, pa.string()).take(pa.array(items)),
-            "count": count,
-            "positive": positive,
-            "value": total,
-            "holders": holders,
-            "square": square,
-        }
-    )
+    ids = pa.array(item_ids, pa.string()).take(pa.array(items))
+    return statistics_files.table("items", ids, count, positive, total, holders, square)
 
 
 def _users(states: Sequence[UserStates], user_ids: Sequence[str]) -> dict[str, pa.Table]:
@@ -250,8 +233,9 @@ def _users(states: Sequence[UserStates], user_ids: Sequence[str]) -> dict[str, p
         of_user = number[pa.concat_tables(some).column("user").to_numpy()]
         items = pa.concat_tables(some).set_column(0, "user", pa.array(of_user))
         order = np.argsort(of_user, kind="stable")
-        had[statistics_files.USER_ITEMS] = statistics_files.user_items_table(
-            *(items[name].to_numpy()[order] for name in items.column_names)
+        had[statistics_files.USER_ITEMS] = statistics_files.table(
+            statistics_files.USER_ITEMS,
+            *(items[name].to_numpy()[order] for name in items.column_names),
         )
     named = users.drop_columns(["user", "first"]).add_column(0, "user_id", ids)
     return {"users": named.combine_chunks(), "by": by.combine_chunks(), **had}

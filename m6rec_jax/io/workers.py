@@ -122,10 +122,24 @@ class WorkerOptions:
     Attributes:
       number: of them; None: as many as the cluster has room for.
       resources: of Ray that each takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`.
+
+    Raises:
+      ConfigError: a number below 1, or resources of which none is taken.
     """
 
     number: int | None = None
     resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
+
+    def __post_init__(self) -> None:
+        if self.number is not None and self.number < 1:
+            raise ConfigError(
+                f"WorkerOptions.number must be 1 or more, not {self.number}; None: as many as fit"
+            )
+        if not self.resources or not all(amount > 0 for amount in self.resources.values()):
+            raise ConfigError(
+                f"WorkerOptions.resources must name what each worker takes, in amounts above 0, as "
+                f"in {{'CPU': 1}}, not {dict(self.resources)}"
+            )
 
     def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many of them run on nodes with these resources; each needs a node for itself.

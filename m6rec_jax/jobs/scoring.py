@@ -202,7 +202,7 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
             users, items, values = (of.to_numpy() for of in prepared.known_events().columns)
             labels = label.labels(values)
             visible = prepared.manifest["visible"]["history"].get(evaluation.data.part, ())
-            if "validation" in visible:
+            if "validation" in visible and evaluation.data.part != "validation":
                 own = evaluation.data.interactions("validation")
                 users = np.concatenate([users, own.users])
                 items = np.concatenate([items, own.items])

@@ -22,7 +22,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import MODEL_FEATURES, SEGMENT_FEATURES, TASK_FEATURES
 from m6rec_jax.pipeline.input_processes import InputProcess
-from m6rec_jax.pipeline.shards import LocalShards, ShardReader, read_settings
+from m6rec_jax.pipeline.shards import LocalShards, read_settings
 from m6rec_jax.pipeline.task_rows import Batch, find_provider, require_multiple, rows_per_task
 
 
@@ -97,7 +97,7 @@ class BatchIterator(Iterator[Batch]):
         self.rows_per_shard = batch_size // num_shards
         per_process = num_shards // process_count
         self.shards = range(process_index * per_process, (process_index + 1) * per_process)
-        self._readers: list[ShardReader]
+        self._readers: list[LocalShards | InputProcess]
         if num_input_processes:
             number = min(num_input_processes, per_process)
             cuts = [per_process * n // number for n in range(number + 1)]
@@ -204,7 +204,7 @@ class BatchIterator(Iterator[Batch]):
         return f"shard-{shard:05d}-of-{self._settings['num_shards']:05d}"
 
 
-def _close(readers: list[ShardReader]) -> None:
+def _close(readers: list[LocalShards | InputProcess]) -> None:
     for reader in readers:
         reader.close()
 

@@ -24,7 +24,7 @@ from m6rec_jax.quiet_start import keep_quiet
 
 
 class InputProcess:
-    """A `ShardReader` of a process of its own.
+    """`LocalShards` in a process of its own.
 
     The process is given the gin configuration, and so imports the modules that register tasks.
 

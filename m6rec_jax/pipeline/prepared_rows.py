@@ -84,7 +84,9 @@ def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Users and items of the events that a part's rows see, indices in both tables `[n]`.
 
-    Of the training part itself these are all of its events.
+    Of the training part itself these are all of its events. Of another part's own events there are
+    none, though where users are split its rows see earlier ones: here they would tell what is
+    wanted.
 
     Args:
       prepared: a split.
@@ -98,7 +100,7 @@ def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     seen = prepared.manifest["visible"]["history"].get(part, ())
     views = prepared.manifest["views"]
     view = next((view for view in ("next_items", "groups") if view in views), None)
-    if "validation" in seen and view is not None:
+    if "validation" in seen and part != "validation" and view is not None:
         labelled = "label" in prepared.manifest["dataset_spec"]
         columns = ("user_index", "item_indices", *(("labels",) if view == "groups" else ()))
         for row in read_rows(prepared, view, "validation", columns):

@@ -337,7 +337,7 @@ def likelihood_rows(
             if not known:
                 raise DataError("none of the candidates of a row has an outcome in words")
             own = [of_outcome(words[i]) for i in known]
-            laid_out = functools.partial(counted_candidates, text, [texts[i] for i in known], own)
+            laid_out = functools.partial(counted_candidates, own, text, [texts[i] for i in known])
             indices, labels = indices[known], labels[known]
         else:
             laid_out = functools.partial(asked.lay_out, text, texts)

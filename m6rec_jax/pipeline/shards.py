@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import seqio
@@ -26,25 +26,6 @@ from m6rec_jax.pipeline.source import steady_options
 from m6rec_jax.pipeline.task_rows import Batch, find_provider, next_rows, task_dataset
 
 
-class ShardReader(Protocol):
-    """Reads some shards, here or in a process of its own.
-
-    Attributes:
-      shards: their numbers.
-    """
-
-    shards: Sequence[int]
-
-    def ask(self, method: str, *arguments: Any) -> None:
-        """Asks for a call of one of `LocalShards`' methods, whose result `answer` returns."""
-
-    def answer(self) -> Any:
-        """What the call returned; raises what it raised."""
-
-    def close(self) -> None:
-        """Ends the threads that read ahead."""
-
-
 class LocalShards:
     """Shards that are read in this process.
 
@@ -52,6 +33,9 @@ class LocalShards:
       settings: as `BatchIterator` keeps them; what states are saved with.
       shards: their numbers.
       rows: of each batch of a shard.
+
+    Attributes:
+      shards: their numbers.
     """
 
     def __init__(self, settings: Mapping[str, Any], shards: Sequence[int], rows: int) -> None:
@@ -74,9 +58,11 @@ class LocalShards:
         self._asked: tuple[str, tuple[Any, ...]] = ("", ())
 
     def ask(self, method: str, *arguments: Any) -> None:
+        """Asks for a call of one of the other methods, whose result `answer` returns."""
         self._asked = method, arguments
 
     def answer(self) -> Any:
+        """What the call returned; raises what it raised."""
         method, arguments = self._asked
         return getattr(self, method)(*arguments)
 
@@ -95,6 +81,7 @@ class LocalShards:
             _restore_iterator(self._iterators[shard], states[shard], names[shard])
 
     def close(self) -> None:
+        """Ends the threads that read ahead."""
         self._iterators.clear()
 
 

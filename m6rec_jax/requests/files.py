@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -112,44 +112,6 @@ class Chunk:
     table: pa.Table | None = None
 
 
-class RequestFile(Protocol):
-    """A file of requests, and how results are written in its format.
-
-    Attributes:
-      path: the file.
-      suffix: of files of results.
-      unit: in which `progress` counts, 'rows' or 'bytes'.
-    """
-
-    path: Path
-    suffix: str
-    unit: str
-
-    def positions(self, shard: Shard) -> tuple[Position, Position]:
-        """Where a part begins and ends; the parts hold every row once."""
-
-    def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
-        """The rows from `start` up to `end` (None: all), at most `size` at a time.
-
-        Raises:
-          DataError: the file is damaged.
-        """
-
-    def progress(self, start: Position, end: Position) -> int:
-        """How much lies between two positions."""
-
-    def write_part(
-        self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
-    ) -> None:
-        """Writes the rows `kept` of a chunk to a new file, with their results.
-
-        `results` hold, by column, one float32 array or list of ids per kept row.
-        """
-
-    def join(self, parts: Iterable[Path], path: Path) -> None:
-        """Writes all parts, in order, to one file; at least one of them."""
-
-
 ResultTypes = Mapping[str, pa.DataType]
 
 
@@ -175,7 +137,13 @@ def open_requests(path: str | Path, result_types: ResultTypes) -> RequestFile:
 
 
 class JsonLines:
-    """A `RequestFile` of one JSON object per line."""
+    """A file of requests of one JSON object per line, and how results are written in its format.
+
+    Attributes:
+      path: the file.
+      suffix: of files of results.
+      unit: in which `progress` counts, 'rows' or 'bytes'.
+    """
 
     suffix, unit = ".jsonl", "bytes"
 
@@ -184,6 +152,7 @@ class JsonLines:
         self._names = tuple(result_types)
 
     def positions(self, shard: Shard) -> tuple[Position, Position]:
+        """Where a part begins and ends; the parts hold every row once."""
         size = self.path.stat().st_size
         offsets = [size * place // shard.count for place in (shard.index, shard.index + 1)]
         with self.path.open("rb") as file:
@@ -191,6 +160,11 @@ class JsonLines:
             return start, _line_after(file, start, offsets[1])
 
     def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
+        """The rows from `start` up to `end` (None: all), at most `size` at a time.
+
+        Raises:
+          DataError: the file is damaged.
+        """
         end = end or self.positions(Shard())[1]
         with self.path.open("rb") as file:
             file.seek(start.offset)
@@ -213,11 +187,16 @@ class JsonLines:
                 yield Chunk(rows, Position(number, file.tell()))
 
     def progress(self, start: Position, end: Position) -> int:
+        """How much lies between two positions."""
         return end.offset - start.offset
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
     ) -> None:
+        """Writes the rows `kept` of a chunk to a new file, with their results.
+
+        `results` hold, by column, one float32 array or list of ids per kept row.
+        """
         with path.open("wb") as file:
             for i, index in enumerate(kept):
                 raw = chunk.rows[index].raw
@@ -229,6 +208,7 @@ class JsonLines:
                 file.write(raw[:-1].rstrip() + comma + text + b"\n")
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
+        """Writes all parts, in order, to one file; at least one of them."""
         with path.open("wb") as target:
             for part in parts:
                 with part.open("rb") as source:
@@ -253,7 +233,7 @@ class JsonLines:
 
 
 class ParquetRows:
-    """A `RequestFile` in Parquet."""
+    """Requests in Parquet: as `JsonLines`."""
 
     suffix, unit = ".parquet", "rows"
 
@@ -322,6 +302,9 @@ class ParquetRows:
             writer.write_table(table)
         assert writer is not None
         writer.close()
+
+
+RequestFile = JsonLines | ParquetRows
 
 
 def _line_after(file: BinaryIO, start: Position, offset: int) -> Position:

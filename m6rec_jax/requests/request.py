@@ -30,7 +30,7 @@ from typing import Any
 
 from m6rec_jax.data.columns import ID, TIME, VALUE, parse_value
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue, out_of_range
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue, out_of_range, short_text
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Event, Item, User, Value
 
@@ -47,11 +47,12 @@ class RejectedRow(DataError):
 
     Attributes:
       kind: one word or a few for reports, such as `unknown_item`.
+      value: the id of an item that is not known, else None.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: str, reason: str, value: Any = None) -> None:
         super().__init__(kind, reason)  # both, so that it can be pickled
-        self.kind = kind
+        self.kind, self.value = kind, value
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -142,17 +143,12 @@ class RequestParser:
         """
         try:
             return self._parse(row, set())
-        except _Problem as problem:
-            raise RejectedRow(problem.kind, problem.text()) from None
         except RecursionError:
             raise RejectedRow("wrong_type", "the row is nested too deeply") from None
 
     def items(self, entries: Iterable[Any]) -> list[Item]:
         """Items that are named by id or described, as in a request; raises as `parse`."""
-        try:
-            return [self._item(entry, f"items[{i}]", set()) for i, entry in enumerate(entries)]
-        except _Problem as problem:
-            raise RejectedRow(problem.kind, problem.text()) from None
+        return [self._item(entry, f"items[{i}]", set()) for i, entry in enumerate(entries)]
 
     def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
         user = self._user(row.get("user"), ignored)
@@ -199,7 +195,7 @@ class RequestParser:
         if isinstance(entry, str) and self._user_texts:
             entry = {TEXT: entry}
         if not isinstance(entry, Mapping):
-            raise _Problem("wrong_type", "user", f"must be an object, not {_shown(entry)}")
+            raise _problem("wrong_type", "user", f"must be an object, not {short_text(entry)}")
         columns = self._spec.users.columns
         attributes = _attributes(entry, columns, "user", (_ID,), ignored)
         return User(_value(entry.get(_ID), ID, "user.id") or "", attributes)
@@ -211,7 +207,7 @@ class RequestParser:
         if isinstance(entry, str) and self._item_texts:
             entry = {"item": entry}
         if not isinstance(entry, Mapping):
-            raise _Problem("wrong_type", path, f"must be an object, not {_shown(entry)}")
+            raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
         ignored.update(
             f"behaviours.{name}"
             for name, value in entry.items()
@@ -221,7 +217,7 @@ class RequestParser:
         try:
             item = self._item(entry.get("item"), f"{path}.item", ignored)
             item_id = item.id
-        except _Problem as problem:
+        except RejectedRow as problem:
             if problem.kind != _UNKNOWN:
                 raise
             item_id = problem.value
@@ -245,13 +241,14 @@ class RequestParser:
             own = _attributes(entry, self._spec.items.columns, path, names, ignored)
         item_id: str | None = _value(id_, ID, path)
         if item_id is None and not own:
-            raise _Problem("missing_field", path, "is missing: give an id or the item's columns")
+            raise _problem("missing_field", path, "is missing: give an id or the item's columns")
         known = None if item_id is None else self._catalogue.get(item_id)
         if known is None and not own:
-            raise _Problem(
+            raise _problem(
                 _UNKNOWN,
                 path,
-                f"is {_shown(item_id)}, which the catalogue does not have; give the item's columns",
+                f"is {short_text(item_id)}, which the catalogue does not have; give the item's "
+                "columns",
                 item_id,
             )
         if known is None:
@@ -262,7 +259,7 @@ class RequestParser:
         if entry is None:
             return {}
         if not isinstance(entry, Mapping):
-            raise _Problem("wrong_type", path, f"must be an object, not {_shown(entry)}")
+            raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
         found: dict[str, Value] = {}
         for name, value in entry.items():
             if name not in self._statistics:
@@ -275,35 +272,29 @@ class RequestParser:
         return found
 
 
-class _Problem(Exception):
-    """Something wrong with a field of a request."""
-
-    def __init__(self, kind: str, path: str, words: str, value: Any = None) -> None:
-        super().__init__(kind, path, words)
-        self.kind, self.path, self.words, self.value = kind, path, words, value
-
-    def text(self) -> str:
-        return f"{self.path!r} {self.words}"
+def _problem(kind: str, path: str, words: str, value: Any = None) -> RejectedRow:
+    """What is wrong with a field of a request."""
+    return RejectedRow(kind, f"{path!r} {words}", value)
 
 
 def _value(value: Any, kind: str, path: str) -> Any:
     try:
         return parse_value(value, kind)
     except UnfitValue as error:
-        raise _Problem(error.kind, path, f"does not fit: {error.reason}") from None
+        raise _problem(error.kind, path, f"does not fit: {error.reason}") from None
 
 
 def _required(value: Any, kind: str, path: str) -> Any:
     found = _value(value, kind, path)
     if found is None:
-        raise _Problem("missing_field", path, "is missing")
+        raise _problem("missing_field", path, "is missing")
     return found
 
 
 def _time(value: Any, path: str) -> float | None:
     time: float | None = _value(value, TIME, path)
     if time is not None and not FIRST_TIME <= time <= LAST_TIME:
-        raise _Problem("bad_time", path, f"does not fit: {out_of_range(time)}")
+        raise _problem("bad_time", path, f"does not fit: {out_of_range(time)}")
     return time
 
 
@@ -314,11 +305,11 @@ def _check_order(times: list[float], now: float | None) -> None:
             continue
         path = f"behaviours[{index}].time"
         if time < previous:
-            raise _Problem(
+            raise _problem(
                 "time_out_of_order", path, f"is {time!r}, earlier than the one before ({previous})"
             )
         if now is not None and time > now:
-            raise _Problem(
+            raise _problem(
                 "time_out_of_order", path, f"is {time!r}, later than the request itself ({now})"
             )
         previous = time
@@ -327,17 +318,17 @@ def _check_order(times: list[float], now: float | None) -> None:
 def _list(value: Any, path: str, required: bool = False) -> list[Any]:
     if value is None:
         if required:
-            raise _Problem("missing_field", path, "is missing (a list, which may be empty)")
+            raise _problem("missing_field", path, "is missing (a list, which may be empty)")
         return []
     if not isinstance(value, list):
-        raise _Problem("wrong_type", path, f"must be a list, not {_shown(value)}")
+        raise _problem("wrong_type", path, f"must be a list, not {short_text(value)}")
     return value
 
 
 def _count(value: Any, path: str) -> int | None:
     number: int | None = _value(value, "int", path)
     if number is not None and number < 1:
-        raise _Problem("wrong_type", path, f"is {number}; it must be at least 1")
+        raise _problem("wrong_type", path, f"is {number}; it must be at least 1")
     return number
 
 
@@ -373,13 +364,9 @@ def _statistic(value: Any, path: str) -> Value:
     if isinstance(value, float):
         found: Value = _value(value, "float", path)
         return found
-    raise _Problem("wrong_type", path, f"must be a text, a number or a list, not {_shown(value)}")
+    words = f"must be a text, a number or a list, not {short_text(value)}"
+    raise _problem("wrong_type", path, words)
 
 
 def _without_indices(path: str) -> str:
     return ".".join(part.partition("[")[0] for part in path.split("."))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

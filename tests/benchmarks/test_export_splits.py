@@ -13,6 +13,7 @@ from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import Split
 from m6rec_jax.errors import DataError
+from tests.data.plain_splits import plain_split
 
 
 def write_shop(folder: Path, num_events: int) -> Dataset:
@@ -58,8 +59,10 @@ def test_export_keeps_order_labels_and_splits(tmp_path: Path) -> None:
 
     # Split in the order of the file, as our own pipeline does, every row falls into the same part.
     table = dataset.events()
-    codes = splits.per_user_temporal(
-        table.column("user_index").to_numpy(), table.column("time").to_numpy()
+    codes = plain_split(
+        "per_user_temporal",
+        table.column("user_index").to_numpy(),
+        table.column("time").to_numpy(),
     )
     ours = {
         (row["user_index"], row["item_index"]): splits.PARTS[code]

@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
-from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
-from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.errors import DataError
+from tests.data.plain_splits import plain_split
 from tests.data.view_fold import ViewFold
 
 NUM_USERS, NUM_ITEMS = 4, 10
@@ -72,13 +72,11 @@ def logs(draw: st.DrawFn, split: str | None = None) -> Log:
         split = draw(st.sampled_from(kinds))
     if split == "any":
         codes = np.asarray(draw(st.permutations([*range(3)] * 12)))[: len(events)]
-    elif split == "global_temporal":
-        codes = splits.global_temporal(moments)
     elif split == "by_user":
         of_users = st.lists(st.integers(0, 2), min_size=NUM_USERS, max_size=NUM_USERS)
         return Log(events, tuple(np.asarray(draw(of_users))[users].tolist()), split)
     else:
-        codes = splits.KINDS[split](users, moments)
+        codes = plain_split(split, users, moments)
     return Log(events, tuple(codes.tolist()))
 
 

@@ -24,7 +24,9 @@ def shop() -> RepeatShop:
     return RepeatShop.made(600, NUM_ITEMS, NUM_DAYS)
 
 
-def prepared_shop(shop: RepeatShop, write_shop, out: Path, repeats: str | None) -> Prepared:
+def prepared_shop(
+    shop: RepeatShop, write_shop, out: Path, repeats: str | None, split: str = "leave_one_out"
+) -> Prepared:
     spec = {} if repeats is None else {"repeats": repeats}
     folder = write_shop(
         shop.events,
@@ -41,7 +43,7 @@ def prepared_shop(shop: RepeatShop, write_shop, out: Path, repeats: str | None) 
         next_items_size=1,
         negative_power=0.0,
     )
-    return prepare(folder, out, "leave_one_out", options, progress=False)
+    return prepare(folder, out, split, options, progress=False)
 
 
 def candidates(shop: RepeatShop, prepared: Prepared, *parts: str) -> dict[str, np.ndarray]:
@@ -163,6 +165,19 @@ def test_what_rows_of_a_part_see(write_shop, tmp_path: Path) -> None:
     for part, days in (("validation", NUM_DAYS - 2), ("test", NUM_DAYS - 1)):
         users, items = past_events(prepared, part)
         expected = [(user, item) for user, own in enumerate(shop.items) for item in own[:days]]
+        assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(expected)
+
+
+def test_what_rows_of_other_users_see(write_shop, tmp_path: Path) -> None:
+    """No event of the own part: it is what another row of it wants."""
+    shop = RepeatShop.made(40, NUM_ITEMS, 6)
+    split = "by_user:train=0.6,validation=0.2"
+    prepared = prepared_shop(shop, write_shop, tmp_path, "count", split)
+    trained = {row["user_index"] for row in read_rows(prepared, "next_items", "train")}
+    expected = [(user, item) for user in trained for item in shop.items[user]]
+    assert 0 < len(trained) < 40
+    for part in ("validation", "test"):
+        users, items = past_events(prepared, part)
         assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(expected)
 
 

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -92,6 +93,8 @@ def test_labels_compare_with_the_threshold():
         ("repeats", "counted", ["'repeats' must be \"count\" or \"ignore\", not 'counted'"]),
         ("label.at_least", "four", ["'label.at_least' must be a number, not a string"]),
         ("label.at_least", True, ["'label.at_least' must be a number, not true or false"]),
+        ("label.at_least", math.nan, ["'label.at_least' must be a finite number, not nan"]),
+        ("label.at_least", -math.inf, ["'label.at_least' must be a finite number, not -inf"]),
         ("events.value", None, ["'label.at_least'", "'events.value' is not declared"]),
         ("statistics.by", ["tag"], ["names 'tag'", "(tags)", "did you mean 'tags'?"]),
         ("statistics.by", "tags", ["'statistics.by' must be a list"]),

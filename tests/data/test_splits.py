@@ -1,14 +1,11 @@
 """Every split against a plain restatement of its definition, on random logs full of ties."""
 
 import json
-import math
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.check import check_dataset
@@ -17,61 +14,7 @@ from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
-
-LOGS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), max_size=60)
-
-
-def columns(log: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    users = np.asarray([user for user, _ in log], np.int64)
-    return users, np.asarray([time for _, time in log], np.float64)
-
-
-def rows_of_users(log: list[tuple[int, int]]) -> dict[int, list[int]]:
-    """Rows of each user in the user's order: by time, then place in the file."""
-    found: dict[int, list[int]] = {}
-    for row in sorted(range(len(log)), key=lambda row: (log[row][1], row)):
-        found.setdefault(log[row][0], []).append(row)
-    return found
-
-
-@given(LOGS)
-def test_per_user_temporal_is_80_10_10_of_each_user(log: list[tuple[int, int]]) -> None:
-    codes = splits.per_user_temporal(*columns(log))
-    assert codes.dtype == np.int8
-    for rows in rows_of_users(log).values():
-        n = len(rows)
-        train, validation = 8 * n // 10, 9 * n // 10
-        expected = [TRAIN] * train + [VALIDATION] * (validation - train) + [TEST] * (n - validation)
-        if max(map(len, rows_of_users(log).values())) > 5:
-            assert codes[rows].tolist() == expected
-        else:  # of which a tenth is none
-            assert (codes == splits.leave_one_out(*columns(log))).all()
-
-
-def test_shares_are_exact_decimals() -> None:
-    # In floats 0.7 + 0.1 is 0.7999999999999999, and 10 rows would give 7, 0 and 3.
-    users, times = np.zeros(10, int), np.arange(10.0)
-    codes = splits.per_user_temporal(users, times, train=0.7, validation=0.1)
-    assert splits.part_counts(codes) == {"train": 7, "validation": 1, "test": 2}
-
-
-@given(LOGS)
-def test_leave_one_out(log: list[tuple[int, int]]) -> None:
-    codes = splits.leave_one_out(*columns(log))
-    for rows in rows_of_users(log).values():
-        n = len(rows)
-        tail = [VALIDATION, TEST] if n >= 3 else []
-        assert codes[rows].tolist() == [TRAIN] * (n - len(tail)) + tail
-
-
-@given(LOGS.filter(lambda log: len(log) > 0))
-def test_global_temporal_cuts_at_quantiles(log: list[tuple[int, int]]) -> None:
-    _, times = columns(log)
-    codes = splits.global_temporal(times)
-    ordered = sorted(times)
-    cuts = (ordered[math.floor(0.8 * len(log))], ordered[math.floor(0.9 * len(log))])
-    for time, code in zip(times, codes, strict=True):
-        assert code == int(time >= cuts[0]) + int(time >= cuts[1])
+from tests.data.plain_splits import plain_split
 
 
 def test_users_stay_together() -> None:
@@ -149,10 +92,10 @@ def test_few_shot_keeps_n_rows() -> None:
         splits.few_shot(codes, n=51, seed=1)
 
 
-def test_empty_part_names_split_and_part() -> None:
-    codes = splits.leave_one_out(np.asarray([0, 0, 1]), np.asarray([1.0, 2.0, 3.0]))
+def test_empty_part_names_split_and_part(write_shop) -> None:
+    dataset = Dataset.open(write_shop([(0, 1, 1.0, 4.0), (0, 2, 2.0, 4.0), (1, 1, 3.0, 4.0)]))
     with pytest.raises(DataError, match=r"'leave_one_out': part 'validation' is empty.*train 3"):
-        splits.check_parts(codes, "leave_one_out")
+        assign(dataset, Split.parse("leave_one_out"))
 
 
 def test_parse() -> None:
@@ -187,6 +130,7 @@ def test_parse() -> None:
         ("held_out_items:fraction=x", {}, "fraction must be a number, not 'x'"),
         ("per_user_temporal:train=1/0", {}, "train must be a number, not '1/0'"),
         ("by_group", {"by_group": {"seed": True}}, "seed must be a whole number, not True"),
+        ("few_shot:of=2024", {}, "no split '2024'"),
         ("a", {"a": {"kind": "few_shot", "n": 1, "of": "a"}}, "'a' cannot start from 'a'"),
         ("by_column:column=x", {}, "by_column has no option 'column'"),
     ],
@@ -203,54 +147,59 @@ def test_some_item_is_held_out() -> None:
         splits.is_held_out(ids, fraction=1e-6, seed=0)
 
 
-@pytest.mark.parametrize("shares", [(0.0, 0.1), (0.9, 0.1), (0.5, -0.1), (1.2, 0.1)])
-def test_impossible_shares(shares: tuple[float, float]) -> None:
-    with pytest.raises(DataError, match="must be positive"):
-        splits.per_user_temporal(
-            np.zeros(3, int), np.zeros(3), train=shares[0], validation=shares[1]
-        )
+@pytest.mark.parametrize(("train", "validation"), [(0.0, 0.1), (0.9, 0.1), (0.5, -0.1), (1.2, 0.1)])
+def test_impossible_shares(train: float, validation: float) -> None:
+    with pytest.raises(DataError, match=r"'per_user_temporal': train=.* must be positive"):
+        splits.shares("per_user_temporal", train, validation)
 
 
-@pytest.mark.parametrize(
-    "split",
-    [
-        *("per_user_temporal", "global_temporal", "leave_one_out", "few_shot:n=5"),
-        *("by_user:train=0.4,validation=0.3,seed=2", "few_shot:n=5,of=by_user"),
-    ],
-)
-def test_assignment_equals_the_functions(split, write_shop) -> None:
-    random = np.random.default_rng(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_assignments_are_those_of_the_definitions(seed: int, write_shop) -> None:
+    random = np.random.default_rng(seed)
     n = 300
     # Every (user, item, time) at most once, many at equal times.
     users, items, times = np.unravel_index(random.choice(6 * 12 * 40, n, False), (6, 12, 40))
     times = times.astype(float)
     events = list(zip(users.tolist(), items.tolist(), times.tolist(), [4.0] * n, strict=True))
-    of_users = {"by_user": {"train": 0.4, "validation": 0.3, "seed": 2}}
-    dataset = Dataset.open(write_shop(events, splits=of_users))
-    parsed = Split.parse(split, of_users)
-    found = assign(dataset, parsed)
-    by_user = splits.by_user([f"u{user}" for user in users], **of_users["by_user"])
-    expected = {
-        "per_user_temporal": lambda: splits.per_user_temporal(users, times),
-        "global_temporal": lambda: splits.global_temporal(times),
-        "leave_one_out": lambda: splits.leave_one_out(users, times),
-        "few_shot": lambda: splits.few_shot(
-            by_user if parsed.base.kind == "by_user" else splits.per_user_temporal(users, times),
-            n=5,
-            seed=0,
+    of_users = {"train": 0.4, "validation": 0.3, "seed": 2}
+    dataset = Dataset.open(write_shop(events, splits={"by_user": of_users}))
+    per_user = plain_split("per_user_temporal", users, times)
+    by_user = splits.by_user([f"u{user}" for user in users], **of_users)
+    for split, expected in (
+        ("per_user_temporal", per_user),
+        (
+            "per_user_temporal:train=0.6,validation=0.3",
+            plain_split("per_user_temporal", users, times, 0.6, 0.3),
         ),
-        "by_user": lambda: by_user,
-    }[parsed.kind]()
-    assert (found.codes == expected).all()
-    known = set(users[(expected == TRAIN) | (expected == CONTEXT)])
-    assert found.num_cold_users == len(set(users[expected == TEST]) - known)
+        ("leave_one_out", plain_split("leave_one_out", users, times)),
+        ("global_temporal", plain_split("global_temporal", users, times)),
+        ("global_temporal:train=0.5", plain_split("global_temporal", users, times, 0.5)),
+        ("by_user", by_user),
+        ("few_shot:n=5", splits.few_shot(per_user, n=5, seed=0)),
+        ("few_shot:n=5,of=by_user", splits.few_shot(by_user, n=5, seed=0)),
+    ):
+        found = assign(dataset, Split.parse(split, dataset.spec.splits))
+        assert found.codes.dtype == np.int8
+        assert found.codes.tolist() == expected.tolist(), split
+        known = set(users[(expected == TRAIN) | (expected == CONTEXT)])
+        assert found.num_cold_users == len(set(users[expected == TEST]) - known)
+
+
+def test_a_users_events_by_hand(write_shop) -> None:
+    """Shares are exact decimals: in floats 0.7 + 0.1 is 0.7999999999999999, of ten events 7."""
+    events = [(0, n, float(n // 3), 4.0) for n in range(10)]
+    dataset = Dataset.open(write_shop(events))
+    for split, expected in (
+        ("per_user_temporal:train=0.7,validation=0.1", [TRAIN] * 7 + [VALIDATION] + [TEST] * 2),
+        ("leave_one_out", [TRAIN] * 8 + [VALIDATION, TEST]),
+        ("global_temporal:train=0.4,validation=0.3", [TRAIN] * 3 + [VALIDATION] * 3 + [TEST] * 4),
+    ):
+        assert assign(dataset, Split.parse(split)).codes.tolist() == expected
 
 
 def test_five_events_of_every_user_have_all_parts(write_shop) -> None:
-    users, times = np.repeat(np.arange(3), 5), np.arange(15.0)
-    events = [(user, n % 5, float(n), 4.0) for n, user in enumerate(users.tolist())]
+    events = [(n // 5, n % 5, float(n), 4.0) for n in range(15)]
     found = assign(Dataset.open(write_shop(events)), Split.parse("per_user_temporal"))
-    assert found.codes.tolist() == splits.per_user_temporal(users, times).tolist()
     assert found.codes.reshape(3, 5).tolist() == [[TRAIN] * 3 + [VALIDATION, TEST]] * 3
 
 

@@ -510,7 +510,7 @@ def test_pair_counts_equal_a_dictionary(batches: list[set[tuple[int, int]]], den
             else (np.zeros(0, np.int64), np.zeros(0, np.int64))
         )
         liked = (rows + columns) % 2
-        counts.add(rows, columns, np.stack([np.ones_like(liked), liked], axis=1))
+        counts.load(rows << 32 | columns, np.stack([np.ones_like(liked), liked], axis=1))
         for pair, like in zip(pairs, liked.tolist(), strict=True):
             entry = expected.setdefault(pair, [0, 0])
             entry[0] += 1

@@ -15,8 +15,7 @@ import pytest
 
 from m6rec_jax.data import co_occurrence, splits
 from m6rec_jax.data import update as update_module
-from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.event_table import assign
+from m6rec_jax.data.event_table import Assignment, assign
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import STATISTICS, Prepared

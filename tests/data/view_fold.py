@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.data import views
-from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, CoOccurrenceOptions, RelatedItems
+from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.grouping import Group, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, sampling_rates
 from m6rec_jax.data.prepare_options import (

@@ -1,5 +1,6 @@
 """What scores stand beside, where few samples are trained on and histories are whole."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import STATISTICS_PARTS, TEST, TRAIN, Split
+from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN, Split
 from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines, scoring_metrics
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.pipeline.prepared_rows import interactions
@@ -25,8 +26,16 @@ def test_one_label_has_no_auc_and_ends_nothing(caplog) -> None:
     assert set(means["item_mean"]) == {"log_loss"}
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-@pytest.mark.parametrize("split", ["leave_one_out", "few_shot:n=4,seed=1,of=leave_one_out"])
+@pytest.mark.parametrize(
+    ("split", "part"),
+    [
+        *itertools.product(
+            ["leave_one_out", "few_shot:n=4,seed=1,of=leave_one_out"], ["train", "test"]
+        ),
+        # Where users are split, rows see the user's events of their own part, as of then.
+        ("by_user:train=0.4,validation=0.3", "validation"),
+    ],
+)
 def test_a_users_own_likes_are_those_of_the_history(split, part, tmp_path) -> None:
     (prepared,) = shop.prepare_shop(tmp_path, (split,))
     data = SimpleNamespace(
@@ -42,10 +51,8 @@ def test_a_users_own_likes_are_those_of_the_history(split, part, tmp_path) -> No
     events = dataset.events().to_pylist()
     train = [e["value"] >= 4 for e, code in zip(events, codes, strict=True) if code == TRAIN]
     assert found.global_mean == pytest.approx(np.mean(train))
-    visible = {
-        *STATISTICS_PARTS,
-        *Split.parse(split).visible_parts[TEST if part == "test" else TRAIN],
-    }
+    code = PARTS.index(part)
+    visible = {*STATISTICS_PARTS, *Split.parse(split).visible_parts[code]} - ({code} - {TRAIN})
     seen = [e for e, code in zip(events, codes, strict=True) if code in visible]
     mean = np.mean([e["value"] >= 4 for e in seen])
     for user in range(len(dataset.users)):

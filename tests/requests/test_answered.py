@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import PARTS, past_events, past_items, read_rows
 from m6rec_jax.requests.answered import REJECTED, prepare_requests
@@ -104,6 +105,12 @@ def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
     assert rows[7]["history"][0] == "30 years old, liked 0% of 3"
     assert rows[2]["history"] == ["liked 0% of 2", "disliked Film 2", "disliked Film 3", ""]
     assert prepared.num_rows("next_items") == prepared.num_rows("documents")
+
+    # Events of the same data set are no new requests.
+    (folder / "users.csv").write_text("user,age\nu1,30\n")
+    (folder / "events.csv").write_text("user,film,time,stars\nu1,f1,5,4\n")
+    with pytest.raises(DataError, match="was prepared from requests with answers, to which no ev"):
+        update(folder, tmp_path / "out", "by_user", progress=False)
 
 
 def test_a_shop_without_labels(tmp_path: Path) -> None:

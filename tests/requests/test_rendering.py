@@ -12,13 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import TEST, Split
+from m6rec_jax.data.splits import TEST, TRAIN, Split
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -28,6 +27,7 @@ from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 from tasks.book_crossing import source as book_crossing
 from tasks.movielens import source as movielens
+from tests.data.plain_splits import plain_split
 from tests.data.view_fold import ViewFold
 
 NUM_USERS, NUM_ITEMS, MAX_EVENTS = 4, 10, 4
@@ -75,7 +75,8 @@ def test_served_text_is_training_text(
         log, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled, repeats="count"
     )
     dataset = Dataset.open(folder)
-    codes = splits.global_temporal(np.array([time for *_, time, _ in log]))
+    users, _, times, _ = zip(*log, strict=True)
+    codes = plain_split("global_temporal", users, times)
     job = ViewFold(
         dataset,
         Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool), 0),
@@ -113,7 +114,7 @@ def test_served_text_is_training_text(
             later = [
                 behaviour(data, event, own_fields)
                 for event, code in before[-MAX_EVENTS:] or before
-                if code != splits.TRAIN
+                if code != TRAIN
             ]
             fewer = renderer.render(parser.parse(request | {"behaviours": later}))
             assert fewer.candidates == row["candidates"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import string
 from typing import Any
 
@@ -217,6 +218,13 @@ def test_columns_that_requests_need_for_themselves() -> None:
     raw["items"]["columns"]["statistics"] = "string"
     with pytest.raises(ConfigError, match="items table of 'films' has a column 'statistics'"):
         RequestParser(DatasetSpec.from_dict(raw), {})
+
+
+def test_rejections_travel_between_processes() -> None:
+    with pytest.raises(RejectedRow) as raised:
+        parser().parse(request(candidates=["7"]))
+    there = pickle.loads(pickle.dumps(raised.value))
+    assert (there.kind, there.value, str(there)) == ("unknown_item", "7", str(raised.value))
 
 
 JSON = st.recursive(

@@ -78,6 +78,19 @@ def test_a_cluster_without_room() -> None:
         options.fitting([{"CPU": 8.0}])
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"resources": {}}, r"WorkerOptions\.resources must name what each worker takes.*not {}"),
+        ({"resources": {"CPU": 1, "GPU": 0}}, r"WorkerOptions\.resources .*, not {.*'GPU': 0}"),
+        ({"number": -2}, r"WorkerOptions\.number must be 1 or more, not -2"),
+    ],
+)
+def test_workers_that_cannot_be(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        WorkerOptions(**settings)
+
+
 def test_an_index_in_parts_is_searched_by_all_workers(served: Path, tmp_path: Path) -> None:
     """The same bytes as by one process from an index of one part, in both jobs that search."""
     pytest.importorskip("ray", reason=NEEDS_RAY)

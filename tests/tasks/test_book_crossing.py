@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
