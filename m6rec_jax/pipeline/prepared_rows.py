@@ -66,19 +66,15 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
 
 
 def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
-    """Items that a user acted on in the parts before this one, by user, each once.
+    """Items of `past_events`, by user, each once: whole-catalogue ranking leaves them out.
 
-    Whole-catalogue ranking leaves them out. They come from the view 'next_items', which holds every
-    event of these parts (but no event that a few-shot split keeps for histories only). Before an
-    update come the training part and earlier updates.
+    None before the training part, whose rows want all of its events.
     """
-    parts = PARTS if part in PARTS else ("train", *prepared.updates)
-    there = prepared.num_rows("next_items")
-    found: dict[int, list[np.ndarray]] = {}
-    for earlier in filter(there.__contains__, parts[: parts.index(part)]):
-        for row in read_rows(prepared, "next_items", earlier, ("user_index", "item_indices")):
-            found.setdefault(int(row["user_index"]), []).append(row["item_indices"])
-    return {user: np.unique(np.concatenate(items)) for user, items in found.items()}
+    if part == "train":
+        return {}
+    users, items = np.unique(np.stack(past_events(prepared, part)), axis=1)
+    own, starts = np.unique(users, return_index=True)
+    return dict(zip(own.tolist(), np.split(items, starts[1:]), strict=True))
 
 
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
