@@ -167,14 +167,21 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
         metrics[metric] = _tested(run, eval_gin_file, metric, rounds=False)
         if name in ROUNDED:
             rounded[metric] = _tested(run, eval_gin_file, metric, rounds=True)
-    run = folders.of(name, seed, "scoring")
-    sizes = _sizes(restored_params(run)) | {"ms_per_candidate": _speed(run)}
-    _add(name, seed, metrics | sizes, seconds)
+    run, teacher = (folders.of(one, seed, "scoring") for one in (name, TEACHER))
+    # As shares of the teacher's.
+    whole = {"auc": _tested(teacher, JOBS["scoring"][1], "auc", rounds=False)}
+    whole["parameters"] = _sizes(restored_params(teacher))["parameters"]
+
+    def add(model: str, found: dict[str, float], path: Path, seconds: float | None) -> None:
+        shares = {f"{key}_share": found[key] / of_teacher for key, of_teacher in whole.items()}
+        _add(model, seed, found | shares | {"ms_per_candidate": _speed(path)}, seconds)
+
+    add(name, metrics | _sizes(restored_params(run)), run, seconds)
     if rounded:
         file, packed = run / "model.m6rec", packed_of(run)
         write_packed(file, packed)
         sizes = _sizes(packed.variables["params"], file.stat().st_size)
-        _add(f"{name}, int8", seed, rounded | sizes | {"ms_per_candidate": _speed(file)}, None)
+        add(f"{name}, int8", rounded | sizes, file, None)
 
 
 def restored_params(run: Path) -> Mapping[str, Any]:

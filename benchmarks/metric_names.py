@@ -5,6 +5,8 @@ from __future__ import annotations
 # Title, decimals, and 'higher', 'lower' or 'none'.
 METRICS: dict[str, tuple[str, int, str]] = {
     "auc": ("AUC", 4, "higher"),
+    "auc_share": ("of the teacher's AUC", 4, "higher"),
+    "parameters_share": ("of its parameters", 4, "none"),
     "user_averaged_auc": ("user-averaged AUC", 4, "higher"),
     "log_loss": ("log loss", 4, "lower"),
     "mrr": ("MRR", 4, "higher"),
