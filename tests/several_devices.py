@@ -33,8 +33,9 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     finally:
         process.kill()
     assert process.returncode == 0, err[-4000:]
-    # Gloo tells of its connections between the lines, and after them.
-    return json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+    # Gloo tells of its connections before it and after it, on lines of its own or on the same.
+    found: dict[str, Any] = json.JSONDecoder().raw_decode(out, out.index("{"))[0]
+    return found
 
 
 def free_port() -> int:
