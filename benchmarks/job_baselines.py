@@ -20,7 +20,11 @@ from benchmarks.baselines import neighbours, retrieval
 from benchmarks.results_file import read_results, results_path
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.dialogue_items import RecommendationPredictions, recommendation_metrics
+from m6rec_jax.jobs.dialogue_items import (
+    RecommendationPredictions,
+    recommendation_metrics,
+    target_items,
+)
 from m6rec_jax.jobs.generation import metrics_of_texts
 from m6rec_jax.jobs.retrieval import DEFAULT_KS
 from m6rec_jax.metrics import ranking
@@ -121,7 +125,9 @@ def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
         ranks=ranking.ranks_by_score(scores, targets),
         new_ranks=ranking.ranks_by_score(scores, targets, named),
     )
-    figures = recommendation_metrics(predictions, catalogue.train_counts, DEFAULT_KS)
+    recommended = target_items(_rows(task, "train"))
+    counts = np.bincount(recommended, minlength=len(catalogue.items))
+    figures = recommendation_metrics(predictions, counts, DEFAULT_KS)
     popular = "popularity/"
     own = {name: value for name, value in figures.items() if not name.startswith(popular)}
     rest = {n.removeprefix(popular): v for n, v in figures.items() if n.startswith(popular)}

@@ -37,7 +37,7 @@ from m6rec_jax.jobs.generation import GenerationPredictions
 from m6rec_jax.jobs.job import Evaluation
 from m6rec_jax.jobs.language import LanguagePredictions
 from m6rec_jax.jobs.likelihood import LikelihoodPredictions
-from m6rec_jax.jobs.retrieval import RetrievalPredictions, baseline_ranks
+from m6rec_jax.jobs.retrieval import TWO_TOWERS, RetrievalPredictions, baseline_ranks
 from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model.config import ModelConfig
@@ -269,7 +269,7 @@ def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
     # Recommendations in dialogues and zero-shot scores come with theirs.
     for name, value in metrics.items():
         baseline, _, metric = name.partition("/")
-        if baseline in (*MEAN_BASELINES, "user_item_times", "chance") and metric:
+        if baseline in (*MEAN_BASELINES, TWO_TOWERS, "user_item_times", "chance") and metric:
             known.setdefault(baseline, {})[metric] = value
     question = _QUESTIONS.get(result.task.kind, "")
     if several:

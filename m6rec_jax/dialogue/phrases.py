@@ -48,13 +48,13 @@ CUES = {
     "nothing but, not only, don't mind, don't know, no thanks, no idea, no problem, "
     "doesn't matter, can't get enough, never get tired of, older brother, older sister, "
     "older kids, older children, older son, older sons, older daughter, older daughters, "
-    "i don't care who, i don't care what, i don't care which, i don't care about, i don't care if, "
-    "i don't care how, i don't care when, i don't care where",
+    "i don't care who, i don't care what, i don't care about, i don't care if, i don't care how, "
+    "i don't care when, i don't care where, for example, for instance, in particular",
     "why": "why",
     "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great, bye, "
     "goodbye, good bye",
     "clear": "surprise me, anything goes, start over, never mind, forget that, forget it, "
-    "anything is fine, i don't care, whatever you like",
+    "anything is fine, i don't care, i don't care which, i don't care what you, whatever you like",
 }
 
 
@@ -77,7 +77,11 @@ _BEFORE_YEARS = _set_of("from in of than year since the after before until betwe
 _PARTS_OF_DECADES = _set_of("early mid late")
 _OWNERS = _set_of("my your his her our their")
 # Between "after" and its year or title, beside words that leave it open.
-NEAR_YEARS = _set_of("about around early late mid film films movie movies")
+NEAR_YEARS = _set_of(
+    "about around early late mid at least roughly approximately start beginning end release "
+    "classic original favourite favorite january february march april may june july august "
+    "september october november december"
+)
 SPANS = _set_of("and or to until till through the")
 _COMMON = (
     RESUMES

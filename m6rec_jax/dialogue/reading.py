@@ -68,6 +68,7 @@ class DialogueReader:
     ) -> None:
         self._phrases = KnownPhrases(names, attributes, words)
         self._attributes, self._recent_years = attributes, words.recent_years
+        self._near_years = NEAR_YEARS | {words.item, words.items, *words.also_called}
 
     def read(self, text: str, latest: Sequence[int] = ()) -> Reading:
         """What a turn says.
@@ -78,7 +79,11 @@ class DialogueReader:
             these.
         """
         return _TurnReader(
-            self._phrases.tokens(text), self._attributes, latest, self._recent_years
+            self._phrases.tokens(text),
+            self._attributes,
+            latest,
+            self._recent_years,
+            self._near_years,
         ).read()
 
 
@@ -111,13 +116,17 @@ class _TurnReader:
         attributes: ItemAttributes,
         latest: Sequence[int],
         recent_years: int,
+        near_years: frozenset[str],
     ) -> None:
         self._tokens, self._attributes = tokens, attributes
         self._latest, self._recent_years = latest, recent_years
+        self._near_years = near_years
         self._wishes: list[Wish] = []
         self._flags: dict[str, Any] = {}
         # Whether what follows is refused, and whether something was.
         self._negative = self._refused = False
+        # The words since "no".
+        self._since_no: set[str] = set()
         # Whether titles that follow have not been seen.
         self._unseen = False
         self._column: str | None = None
@@ -154,6 +163,7 @@ class _TurnReader:
             else:
                 self._read_cue(token)
             self._before = token.words[-1]
+            self._since_no.update(token.words)
         self._end_comparison()
         asks = "asked" in self._flags or "why" in self._flags
         return Reading(self._merged(), tuple(named), () if asks else tuple(liked), **self._flags)
@@ -169,7 +179,7 @@ class _TurnReader:
             # Also where nothing is known of what was refused: "nothing violent, ...".
             self._refused |= self._negative and self._before != "no"
         elif word in AFTER_COMMA:
-            self._resume_after_comma()
+            self._resume_after_comma((word,))
         # Not in "a horror or a thriller".
         goes_on = word in ("a", "an") and self._joins == "or"
         resumes = word == "," or (word in RESUMES and not goes_on)
@@ -195,15 +205,20 @@ class _TurnReader:
 
     def _is_no_comparison(self, word: str) -> bool:
         """Whether a word ends it: "after work, ...", "since I loved ...", "not older than 20"."""
-        if self._pending is None or self._pending.kind == "like":
+        if self._pending is None:
             return False
-        if self._pending.relative:
-            return word.isdigit() or word in NUMBERS
-        return word not in FILLERS and word not in NEAR_YEARS
+        if self._pending.kind == "like":  # "it looks like we watched Fargo"
+            return word in ("i", "we")
+        if self._pending.relative:  # but not "newer than that one"
+            return self._before == "than" and word != "one" and (word.isdigit() or word in NUMBERS)
+        return word not in FILLERS and word not in self._near_years
 
-    def _resume_after_comma(self) -> None:
-        """ "No horror, from the 90s": what is refused ends there."""
-        if self._before == "," and self._refused:
+    def _resume_after_comma(self, words: Sequence[str]) -> None:
+        """ "No horror, from the 90s": what is refused ends there.
+
+        Not in "nothing from the 70s, from the 80s", which has the word twice.
+        """
+        if self._before == "," and self._refused and self._since_no.isdisjoint(words):
             self._negative = self._refused = False
 
     def _resumes_at_once(self, word: str) -> bool:
@@ -216,10 +231,11 @@ class _TurnReader:
         kind, what = token.kind, token.what
         if kind not in ("or", "and"):
             self._listed = 0
-            if kind != "no":
-                self._resume_after_comma()
+            if kind not in ("no", "like", "plain"):
+                self._resume_after_comma(token.words)
         if kind == "no":
             self._negative, self._refused = True, False
+            self._since_no = set()
         elif kind == "unseen":
             self._wishes.append(Unseen())
             self._unseen = True

@@ -72,8 +72,10 @@ class RecommendationJob(Job):
         """See `recommendation_metrics`."""
 
         def counted() -> np.ndarray:
-            items = target_items(list(evaluation.data.rows(("item_indices",), part="train")))
-            return np.bincount(items, minlength=len(evaluation.data.prepared().catalogue().items))
+            data, prepared = evaluation.data, evaluation.data.prepared()
+            trains = "train" in prepared.num_rows(data.view)
+            rows = list(data.rows(("item_indices",), part="train")) if trains else []
+            return np.bincount(target_items(rows), minlength=len(prepared.catalogue().items))
 
         counts = evaluation.once("recommended", counted)
         return recommendation_metrics(predictions, counts, evaluation.ks)

@@ -92,7 +92,7 @@ class TaskData(Protocol):
         """Ids of the part's users, by index in the users table."""
 
     def seen_items(self) -> Mapping[int, np.ndarray]:
-        """By user, items of the parts before this one, which are not recommended again."""
+        """By user, items of `past_events`, which are not recommended again."""
 
     def past_events(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items `[n]` of the events that rows see."""

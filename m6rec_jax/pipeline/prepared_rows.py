@@ -74,7 +74,8 @@ def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
         return {}
     users, items = np.unique(np.stack(past_events(prepared, part)), axis=1)
     own, starts = np.unique(users, return_index=True)
-    return dict(zip(own.tolist(), np.split(items, starts[1:]), strict=True))
+    # Of nothing `split` makes one part.
+    return dict(zip(own.tolist(), np.split(items, starts[1:]), strict=False))
 
 
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:

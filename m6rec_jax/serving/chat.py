@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.co_occurrence import FILE as CO_OCCURRENCE
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.columns import TIME, parse_value
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
@@ -238,9 +238,10 @@ class _LikedItems:
         now = 0.0 if data.statistics is None else data.statistics.last_time + 1
         self._user = {"user": {}, "time": now, **user, "behaviours": user.get("behaviours") or []}
         if "time" not in user:
-            told = self._parse({**self._user, "time": None}).behaviours
-            times = (event.time for event, _ in told if not math.isnan(event.time))
-            self._user["time"] = max([now, *times])
+            self._parse({**self._user, "time": None})  # says what is wrong
+            told = (entry for entry in self._user["behaviours"] if isinstance(entry, Mapping))
+            times = [parse_value(entry.get("time"), TIME) for entry in told]
+            self._user["time"] = max([now, *(time for time in times if time is not None)])
         self([])  # what is wrong is said before anybody talks
 
     def __call__(self, liked: Sequence[int]) -> Read:

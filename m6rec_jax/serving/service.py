@@ -134,6 +134,8 @@ class Service:
             return task_name(tasks, name or "")
         asked = job_of(job).asked_of
         fitting = [task for task, settings in tasks.items() if settings.kind in asked]
+        if len(own := [task for task in fitting if tasks[task].kind == job]) == 1:
+            return own[0]
         if len(fitting) != 1:
             raise ConfigError(
                 f"{len(fitting) or 'none'} of the model's tasks can be asked for '{job}'; name one "

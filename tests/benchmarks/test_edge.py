@@ -15,7 +15,10 @@ from benchmarks.results_section import Section
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
 
-COLUMNS = ("parameters", "nonzero_parameters", "bytes", "auc", "hit_rate@10", "ms_per_candidate")
+COLUMNS = (
+    *("parameters", "parameters_share", "nonzero_parameters", "bytes"),
+    *("auc", "auc_share", "hit_rate@10", "ms_per_candidate"),
+)
 
 
 @pytest.fixture(autouse=True)

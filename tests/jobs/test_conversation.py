@@ -433,7 +433,15 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("behaviours", "number"), [([{"item": "f1", "time": 1e9, "value": 5}], 2), (None, 1)]
+    ("behaviours", "number"),
+    [
+        ([{"item": "f1", "time": 1e9, "value": 5}], 2),
+        (
+            [{"item": "f1", "time": 9.0, "value": 5}, {"item": "unknown", "time": 1e9, "value": 5}],
+            2,
+        ),
+        (None, 1),
+    ],
 )
 def test_what_a_user_did_may_be_newer_than_the_data(behaviours, number, tmp_path):
     folder = served_films.write_data(tmp_path / "films")
