@@ -12,7 +12,7 @@ t5x is not needed here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,13 @@ from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locat
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
-    TensorSpec,
     make_manifest,
     parse_manifest,
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_names import Entry
-from m6rec_jax.checkpoints.t5_tensors import mapping_table
+from m6rec_jax.checkpoints.t5_tensors import check_match, mapping_table
 from m6rec_jax.checkpoints.t5x_files import (
     TARGET,
     checkpoint_folder,
@@ -120,7 +119,7 @@ def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exch
     shapes = _shapes(config)
     entries = _entries(shapes)
     files = open_t5x(folder)
-    _check(entries, files.found, str(folder))
+    check_match(entries, files.found, str(folder))
     exchanged = Exchanged(step_of(folder), shapes, mapping_table(entries, {}, shapes))
     if dry_run:
         return exchanged
@@ -177,24 +176,6 @@ def _entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
         Entry(TARGET + name.removeprefix("params/").replace("/", "."), name, None, shape)
         for name, shape in shapes.items()
     ]
-
-
-def _check(entries: Sequence[Entry], found: Mapping[str, TensorSpec], where: str) -> None:
-    names = {entry.name for entry in entries}
-    problems = [f"no tensor '{entry.name}'" for entry in entries if entry.name not in found]
-    problems += [
-        f"tensor '{name}' has no place in the model" for name in found if name not in names
-    ]
-    problems += [
-        f"tensor '{entry.name}' is {list(found[entry.name].shape)}, wanted {list(entry.shape)}"
-        for entry in entries
-        if entry.name in found and found[entry.name].shape != entry.shape
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{where} does not fit the model of its {len(names)} tensors: {'; '.join(problems[:8])}"
-            + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        )
 
 
 def _copy_assets(source: epath.Path, target: epath.Path) -> None:

@@ -148,7 +148,7 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
         from_t5x(tmp_path, epath.Path(tmp_path / "ours"))
     for part in (
         "no tensor 'target.prompts.bank.soft_prompts'",
-        "'target.encoder.extra' has no place",
+        "'target.encoder.extra' [3] has no place",
         "'target.token_embedder.embedding' is [5, 2], wanted [32, 16]",
     ):
         assert part in str(caught.value)
