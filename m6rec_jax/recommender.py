@@ -161,6 +161,10 @@ class Recommender:
 
     def explain(self, candidates: Records, **asked: Unpack[Asked]) -> list[GeneratedText]:
         """Why the user may like each candidate, in their order."""
+        tasks = self.service.model.settings.tasks
+        own = [name for name, task in tasks.items() if task.writing == "explanations"]
+        if len(own) == 1:
+            asked.setdefault("task", own[0])
         return self.write(candidates, **asked)
 
     def write(self, candidates: Records = (), **asked: Unpack[Asked]) -> list[GeneratedText]:
@@ -227,7 +231,7 @@ class Recommender:
         if "candidates" in row:
             row["candidates"] = _records(row["candidates"])
         if "exclude" in row:
-            row["exclude"] = list(row["exclude"])
+            row["exclude"] = _records(row["exclude"])
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
@@ -259,11 +263,12 @@ def _records(values: Any) -> list[Any]:
 
 
 def _without_missing(row: Any) -> Any:
-    """pandas writes NaN where a value is missing, and lists as arrays."""
+    """pandas writes NaN, NA or NaT where a value is missing, and lists as arrays."""
     if not isinstance(row, Mapping):
         return row
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in row.items()
         if not (isinstance(value, float) and value != value)
+        and type(value).__name__ not in ("NAType", "NaTType")
     }

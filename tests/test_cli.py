@@ -57,6 +57,18 @@ def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--edge", "--count", "0"], "--count 0: at least one film is recommended"),
+        (["--edge", "--seed", "0"], "--seed is for `m6rec demo` without --edge"),
+    ],
+)
+def test_zeros_are_values(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", *words]) == cli.EXIT_USER_ERROR
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["data", "import", "recbole", "shop", "gs://bucket/shop"],

@@ -1,9 +1,11 @@
 """The public face: `m6rec_jax.load`, in a notebook's words."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +50,15 @@ def test_scores_of_candidates(rec: m6.Recommender) -> None:
     np.testing.assert_allclose([i.score for i in again], [i.score for i in found], atol=1e-6)
 
 
+def test_what_pandas_has_no_value_for_is_left_out(rec: m6.Recommender) -> None:
+    na = type("NAType", (), {"__eq__": lambda *_: pytest.fail("it is no truth value")})()
+    frame = SimpleNamespace(
+        columns=["id", "title"], to_dict=lambda _: [{"id": "f4", "title": na, "genre": math.nan}]
+    )
+    found, plain = (rec.score(one, task="ctr", **ASKED) for one in (frame, ["f4"]))
+    assert found == plain
+
+
 def test_what_was_retrieved_is_not_in_the_history(rec: m6.Recommender) -> None:
     found = rec.retrieve(k=4, task="next", **ASKED)
     assert len(found) == 4
@@ -83,6 +94,8 @@ def test_clear_errors(rec: m6.Recommender, served: Path, tmp_path: Path) -> None
         rec.score(["f1"], history=[{"item": "f1", "value": 3}], user={"taste": "x"}, task="ctr")
     with pytest.raises(ConfigError, match=r"'f1' is no list of records or ids"):
         rec.score("f1", task="ctr", **ASKED)
+    with pytest.raises(ConfigError, match=r"'f1' is no list of records or ids"):
+        rec.retrieve(exclude="f1", task="next", **ASKED)
     with pytest.raises(ConfigError, match=r"no field 'histroy' \(did you mean 'history'\?\)"):
         rec.score(["f1"], histroy=HISTORY, task="ctr")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"did you mean 'next'"):

@@ -93,7 +93,8 @@ for argument in "${arguments[@]}"; do
       ;;
   esac
 done
-((has_gin_file)) || fail "${arguments[0]} needs --gin_file FILE after --"
+# What a run is evaluated with, it says itself.
+[[ ${arguments[0]} != train ]] || ((has_gin_file)) || fail "train needs --gin_file FILE after --"
 check_environment "${environment[@]}"
 
 if [[ -n $data ]]; then

@@ -57,14 +57,16 @@ def run_quickstart(args: argparse.Namespace) -> None:
 def run_demo(args: argparse.Namespace) -> None:
     """MovieLens-100k from nothing to an HTML report; --edge: films, at once"""
     of_edge, of_training = ("liked", "disliked", "count"), ("output", "seed")
-    given = {name: value for name in (*of_edge, *of_training) if (value := getattr(args, name))}
-    for name in set(given) & set(of_training if args.edge else of_edge):
+    given = {name for name in (*of_edge, *of_training) if getattr(args, name) is not None}
+    for name in given & set(of_training if args.edge else of_edge):
         raise ConfigError(
             f"--{name} is for `m6rec demo` {'without' if args.edge else 'with'} --edge"
         )
     if args.edge:
         from m6rec_jax.edge_demo import LIKED, run_edge_demo
 
+        if args.count is not None and args.count < 1:
+            raise ConfigError(f"--count {args.count}: at least one film is recommended")
         run_edge_demo(args.liked or LIKED, args.disliked or (), args.count or 10)
     else:
         from m6rec_jax import demo

@@ -36,6 +36,8 @@ class TextOptions:
 
 # Requests with less take the likeliest token: float32 would overflow.
 _LEAST_TEMPERATURE = 1e-3
+# float32 would make smaller ones zero, and keep no token.
+_LEAST_TOP_P = 1e-6
 METHODS = ("greedy", "beam_search", "sample")
 
 
@@ -134,7 +136,7 @@ class Decoding:
         return {
             "temperature": temperature,
             "top_k": self.top_k if samples else 0,
-            "top_p": top_p,
+            "top_p": max(top_p, _LEAST_TOP_P),
             "seed": _mixed(self.seed, *key),
             "stop": wanted.stop,
         }

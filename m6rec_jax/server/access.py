@@ -58,7 +58,8 @@ class Tokens:
         """Raises ApiError (401, 403) where a request brings no token that its route wants."""
         if path in open_routes:
             return
-        given = authorization.removeprefix("Bearer ").strip()
+        scheme, _, rest = authorization.partition(" ")
+        given = (rest if scheme.lower() == "bearer" else authorization).strip()
         is_admin = self.admin is not None and _same(given, self.admin)
         if path.startswith(PREFIX):
             if self.admin is None:

@@ -197,21 +197,28 @@ async def asking(server: Server, request: Request) -> AsyncIterator[Asking]:
         asked.close()
 
 
-def events(asked: Asking, pieces: AsyncIterator[Mapping[str, Any]]) -> StreamingResponse:
+async def events(asked: Asking, pieces: AsyncIterator[Mapping[str, Any]]) -> StreamingResponse:
     """Server-sent events as OpenAI's client reads them: JSON objects, then `[DONE]`.
 
-    An error is an event itself: the status has been sent by then. `asked` is closed at the end.
+    What is wrong before the first of them is raised, and gets a status of its own, such as 429.
+    Later an error is an event itself. `asked` is closed at the end.
     """
+    try:
+        first = await anext(pieces)
+    except BaseException:
+        asked.close()
+        raise
 
     async def lines() -> AsyncIterator[str]:
         try:
+            yield _event(first)
             async for piece in pieces:
-                yield f"data: {json.dumps(piece, ensure_ascii=False)}\n\n"
+                yield _event(piece)
         except Exception as error:
             told = as_api_error(error)
             if told.status_code == CLIENT_HAS_GONE:
                 return
-            yield f"data: {json.dumps(told.body())}\n\n"
+            yield _event(told.body())
         finally:
             asked.close()
         yield "data: [DONE]\n\n"
@@ -219,6 +226,10 @@ def events(asked: Asking, pieces: AsyncIterator[Mapping[str, Any]]) -> Streaming
     return StreamingResponse(
         lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
     )
+
+
+def _event(piece: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(piece, ensure_ascii=False)}\n\n"
 
 
 def _timeout(request: Request, default: float) -> float:

@@ -62,7 +62,6 @@ def routes(server: Server) -> APIRouter:
         if not body.stream:
             async with asking(server, request) as asked:
                 return await _complete(asked, body)
-        # What is wrong is said before the first event, with a status of its own.
         asked = Asking(server, request)
         try:
             task, accepted = await _accept_completion(asked, body)
@@ -71,7 +70,7 @@ def routes(server: Server) -> APIRouter:
         except BaseException:
             asked.close()
             raise
-        return events(asked, _completion_events(asked, body, task, accepted[0]))
+        return await events(asked, _completion_events(asked, body, task, accepted[0]))
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: schemas.Chat, request: Request) -> Any:
@@ -83,7 +82,7 @@ def routes(server: Server) -> APIRouter:
             except BaseException:
                 asked.close()
                 raise
-            return events(asked, _chat_events(asked, conversation, body))
+            return await events(asked, _chat_events(asked, conversation, body))
         async with asking(server, request) as asked:
             conversation = _conversation(asked.snapshot, body)
             dialogue = await run_in_threadpool(_dialogue, conversation, body)
@@ -320,18 +319,21 @@ async def _chat_events(
     def event(delta: Mapping[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
         return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more
 
-    yield event({"role": "assistant", "content": ""})
+    begins = event({"role": "assistant", "content": ""})
     dialogue = await run_in_threadpool(_dialogue, conversation, body)
     found = asked.call_together(conversation.recommend, dialogue)
     said, reply = "", asked.snapshot.accept_dialogue(dialogue)
     if reply is not None:
         async for piece, _ in asked.pieces(reply):
             if piece:
+                if not said:
+                    yield begins
                 said += piece
                 yield event({"content": piece})
     answer: Answer = await found
     content, recommended = _said(answer._replace(reply=said) if said else answer)
     if not said:
+        yield begins
         yield event({"content": content})
     yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
     if body.stream_options is not None and body.stream_options.include_usage:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from m6rec_jax.engine.sampling import SamplingOptions, keep_likeliest, sampler
+from m6rec_jax.engine.text_decoding import Decoding, TextOptions
 from tests.engine.toy_language import keys
 
 VOCAB = 12
@@ -112,3 +113,9 @@ def test_a_draw_depends_on_its_row_and_position_alone() -> None:
     assert alone(log_probs[2:3], jnp.int32(4))[0] == tokens[2]
     assert (np.asarray(draw(log_probs, jnp.int32(5))) != tokens).any()
     assert len(set(np.asarray(draw(jnp.tile(log_probs[:1], (6, 1)), jnp.int32(4))).tolist())) > 1
+
+
+def test_the_least_share_keeps_a_token() -> None:
+    wanted = Decoding("sample").for_one((0,), TextOptions(temperature=1.0, top_p=1e-50))
+    kept = keep_likeliest(np.array([[0.0, 2.0, 1.0]], np.float32), 0, np.float32(wanted["top_p"]))
+    assert np.isfinite(np.asarray(kept)).tolist() == [[False, True, False]]
