@@ -58,7 +58,7 @@ def export(
       index: of `m6rec index build`: all formats but StableHLO recommend its items.
       platforms: of StableHLO and SavedModel; None: `stablehlo.PLATFORMS`.
       split, rows: see `held_out.ask`.
-      num_beams: of StableHLO's beam search; None: `NUM_BEAMS`.
+      num_beams: of StableHLO's beam search; None: `NUM_BEAMS`; 0: no beam search.
       precision: of LiteRT's programs, see `litert.write_litert`; None: 'int8'. Of StableHLO and
         SavedModel 'float32' makes products of float32; None: those of the run.
       runtime: of LiteRT.js, for a page; see `web_page.find_runtime`.
@@ -119,7 +119,8 @@ def export(
         tasks = {name: dataclasses.replace(own, exits=None) for name, own in tasks.items()}
         asked.settings = dataclasses.replace(model.settings, tasks=tasks)
     platforms = platforms or stablehlo.PLATFORMS
-    num_beams = (num_beams or NUM_BEAMS) if format_ == "stablehlo" else 0
+    if num_beams is None:
+        num_beams = NUM_BEAMS if format_ == "stablehlo" else 0
     titles = open_titles(model) if format_ == "stablehlo" else None
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
