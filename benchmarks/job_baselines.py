@@ -1,14 +1,13 @@
 """Baselines of the study of jobs, measured on the rows and by the functions that measure ours.
 
 By the kind of a task: for texts to write what the nearest training text says; for dialogues what
-their nearest neighbours recommend; for scoring popularity and smoothed means; for retrieval
-popularity, ItemKNN and EASE. What a model of ids reaches on MovieLens stands in the result files of
-`benchmarks.baselines` and is read from there.
+their nearest neighbours recommend; for retrieval popularity, ItemKNN and EASE. What a model of ids
+reaches on MovieLens stands in the result files of `benchmarks.baselines` and is read from there.
+Popularity and means beside scoring are those that `m6rec eval` gives.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Mapping
@@ -28,7 +27,6 @@ from m6rec_jax.jobs.dialogue_items import (
 from m6rec_jax.jobs.generation import metrics_of_texts
 from m6rec_jax.jobs.retrieval import DEFAULT_KS
 from m6rec_jax.metrics import ranking
-from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 
@@ -134,27 +132,6 @@ def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
     return {f"{neighbours.NUM_NEIGHBOURS} nearest dialogues": own, "popularity": rest}
 
 
-def _means(task: TaskInfo, limit: int) -> dict[str, Figures]:
-    del limit
-    prepared = task.prepared()
-    train, validation, test = (
-        prepared_rows.interactions(prepared, part) for part in ("train", "validation", "test")
-    )
-    counts = prepared.manifest["counts"]
-    sizes = counts["users"], counts["items"]
-    fitted = MeanBaselines.fit(train.users, train.items, train.labels, *sizes)
-    # Histories of test rows hold validation events.
-    known = MeanBaselines.fit(
-        np.concatenate([train.users, validation.users]),
-        np.concatenate([train.items, validation.items]),
-        np.concatenate([train.labels, validation.labels]),
-        *sizes,
-    )
-    fitted = dataclasses.replace(fitted, user_means=known.user_means)
-    figures = fitted.scoring_metrics(test.users, test.items, test.labels)
-    return {name.replace("_and_", " + ").replace("_", " "): of for name, of in figures.items()}
-
-
 def _closed_forms(task: TaskInfo, limit: int) -> dict[str, Figures]:
     prepared = task.prepared()
     counts = prepared.manifest["counts"]
@@ -191,7 +168,5 @@ _OF_KIND: Mapping[str, Callable[[TaskInfo, int], dict[str, Figures]]] = {
     "generation": _texts,
     "title_recommendation": _recommendations,
     "item_recommendation": _recommendations,
-    "scoring": _means,
-    "reranking": _means,
     "retrieval": _closed_forms,
 }

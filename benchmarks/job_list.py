@@ -111,23 +111,17 @@ JOBS: dict[str, Job] = {
         measured=(
             "movielens_ctr",
             "per_user_temporal",
-            (
-                "popularity",
-                "user mean",
-                "user mean + item mean",
-                "LR",
-                "FM",
-                "WideDeep",
-                "DeepFM",
-                "DIN",
-            ),
+            ("LR", "FM", "WideDeep", "DeepFM", "DIN"),
         ),
         own_baselines=False,
+        in_figures=MEAN_BASELINES,
     ),
     "book_crossing_conversion": Job(
         f"{EXAMPLES}/book_crossing_conversion_option_adapter.gin",
         f"{EXAMPLES}/book_crossing_conversion_eval.gin",
         {"book_crossing_small_ctr": TaskTest("ranking: conversion", BOOKS, _SCORING)},
+        own_baselines=False,
+        in_figures=MEAN_BASELINES,
     ),
     "movielens_retrieval": Job(
         *_example("movielens_retrieval_shared"),

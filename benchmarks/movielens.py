@@ -26,6 +26,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
+from m6rec_jax.metrics.baselines import MEAN_BASELINES
 
 DATASET = "movielens-100k"
 EXAMPLES = "gin_configs/examples"
@@ -190,7 +191,8 @@ def _told(gin_file: str, bindings: Sequence[str]) -> str:
 def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str, float]:
     """Trains one job with one seed, tests it and records the figures.
 
-    Seconds are those of the job's own training, not of its towers'.
+    Seconds are those of the job's own training, not of its towers'. Popularity and means, which the
+    evaluation of clicks gives, have rows of their own.
     """
     bindings = [f"--gin.train.seed={seed}", f"--gin.BatchIterator.seed={seed}"]
     if job.from_foundation:
@@ -226,6 +228,16 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
         gin_file=job.gin_file,
         seconds=seconds,
     )
+    for baseline in MEAN_BASELINES if job.metrics is _CTR else ():
+        of = {name: figures.get(f"{baseline}/{name}") for name in _CTR}
+        rows += metric_rows(
+            {name: value for name, value in of.items() if value is not None},
+            model=baseline.replace("_and_", " mean + ").replace("_", " "),
+            dataset=DATASET,
+            split=job.split,
+            seed=None,
+            config="m6rec eval",
+        )
     add_rows(results_path(job.results), rows)
     return kept
 

@@ -45,7 +45,7 @@ class Study:
     after: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     fetched: tuple[str, ...] = ()
-    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    where: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     timed: bool = False
     pages: tuple[str, ...] = ()
 
@@ -105,8 +105,7 @@ PLAN: Sequence[Study] = (
         ("movielens_ctr",),
         (
             _EXPORT,
-            f"{_BASELINES}.ctr --models popularity 'item mean' 'user mean' 'user mean + item mean'"
-            " LR FM WideDeep DeepFM",
+            f"{_BASELINES}.ctr --models LR FM WideDeep DeepFM",
             f"{_BASELINES}.ctr --models DIN --seeds 1 --cap 1000",
         ),
         0.5,
@@ -125,7 +124,7 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.movielens --jobs option_adapter full retrieval_full hybrid",),
         2.3,
         fetched=_MOVIELENS,
-        where={"gin_file": _MOVIELENS_FILES},
+        where={"gin_file": (*_MOVIELENS_FILES, None)},
     ),
     Study(
         "amazon",

@@ -16,7 +16,7 @@
     {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
     {{ lines_by("samples", "auc") }}           the same as a picture, the key in powers
     {{ provenance() }}                         commands, commits and hardware of the rows
-    {% if has("score") %} ... {% endif %}      only where that split (`dataset`) has rows
+    {% if has("score") %} ... {% endif %}      only where that split (`dataset`, `model`) has rows
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
 from these calls alone: none is typed by hand.
@@ -138,11 +138,16 @@ class Section:
         title = f"## {self.results.name.replace('_', ' ').capitalize()}"
         return f"{title}\n\n{self.tables()}\n{self.provenance()}"
 
-    def has(self, split: str | None = None, *, dataset: str | None = None) -> bool:
-        """Whether there are rows of a split, or data set: studies are rendered before their end."""
+    def has(self, split: str | None = None, **values: str) -> bool:
+        """Whether a row is of a split and has these values: studies are rendered before their end.
+
+        Args:
+          split: of the data; None: any.
+          values: keys of a row, such as `dataset` or `model`, and what stands there.
+        """
+        wanted = values if split is None else values | {"split": split}
         return any(
-            split in (None, row["split"]) and dataset in (None, row["dataset"])
-            for row in self.results.rows
+            all(row.get(key) == value for key, value in wanted.items()) for row in self.results.rows
         )
 
     def _rows(self, dataset: str | None, split: str | None) -> list[Row]:

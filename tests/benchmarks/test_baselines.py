@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.baselines import ctr, retrieval
+from benchmarks.baselines import retrieval
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
 from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions
 from m6rec_jax.errors import DataError
@@ -32,40 +32,6 @@ def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> Export
         per_user_temporal=temporal,
         leave_one_out=last,
     )
-
-
-def test_item_mean_uses_training_stars_only() -> None:
-    data = small()
-    train = data.rows("per_user_temporal", "train")
-    overall = data.value[train].mean()
-    row = 17
-    mine = [data.value[r] for r in train if data.item[r] == data.item[row]]
-    expected = (sum(mine) + 5 * overall) / (len(mine) + 5)
-    assert ctr.item_mean(data)[row] == pytest.approx(expected)
-    changed = small()
-    changed.value[changed.rows("per_user_temporal", "test")] = 1.0
-    np.testing.assert_array_equal(ctr.item_mean(changed), ctr.item_mean(data))
-
-
-def test_user_mean_is_the_share_of_likes_in_the_users_own_training_rows() -> None:
-    data = small()
-    train = data.rows("per_user_temporal", "train")
-    row = 23
-    mine = [data.label[r] for r in train if data.user[r] == data.user[row]]
-    expected = (sum(mine) + 5 * data.label[train].mean()) / (len(mine) + 5)
-    assert ctr.user_mean(data)[row] == pytest.approx(expected)
-    same = data.user == data.user[row]
-    assert np.unique(ctr.user_mean(data)[same]).size == 1
-
-
-def test_calibration_keeps_the_order_and_does_not_see_the_test_labels() -> None:
-    data = small()
-    score = data.label + 0.01 * np.arange(len(data.label))
-    test = data.rows("per_user_temporal", "test")
-    before = ctr.calibrated(data, score)
-    assert (np.argsort(before) == np.argsort(score[test])).all()
-    data.label[test] = 1 - data.label[test]
-    np.testing.assert_array_equal(ctr.calibrated(data, score), before)
 
 
 def test_ease_solves_the_regression_of_each_item() -> None:

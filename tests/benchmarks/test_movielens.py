@@ -25,6 +25,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
         if texts[0] == "eval":
             names = (*movielens._CTR, *movielens._RETRIEVAL, *movielens._UNSEEN, "num_users")
             figures = dict.fromkeys(names, 0.5)
+            figures |= {"popularity/auc": 0.4, "user_and_item_mean/log_loss": 0.6}
             Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(figures))
 
     monkeypatch.setattr(movielens, "m6rec", m6rec)
@@ -43,7 +44,11 @@ def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
     ]
     foundation = f"--gin.INITIAL_CHECKPOINT_PATH='{(tmp_path / 'runs/foundation').resolve()}'"
     assert all(foundation in call for call in training[1:])
-    rows = read_results(tmp_path / "movielens_ctr.json").rows
+    found = read_results(tmp_path / "movielens_ctr.json").rows
+    # What the evaluation says of means stands once, whatever the seed.
+    means = [(row["model"], row["metric"], row["value"]) for row in found if row["seed"] is None]
+    assert means == [("popularity", "auc", 0.4), ("user mean + item mean", "log_loss", 0.6)]
+    rows = [row for row in found if row["seed"] is not None]
     assert {row["seed"] for row in rows} == {3, 4}
     assert {row["metric"] for row in rows} == set(movielens._CTR)
     assert all(row["gin_file"] == movielens.JOBS["option_adapter"].gin_file for row in rows)
