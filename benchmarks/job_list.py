@@ -196,18 +196,6 @@ JOBS: dict[str, Job] = {
     ),
 }
 
-# Tested on the run of conversation (`constrained_titles`).
-JOBS["constrained_titles"] = Job(
-    *_example("inspired_conversation"),
-    {
-        "inspired_titles": TaskTest(
-            "conversation: titles exist", INSPIRED, ("titles_in_catalogue", "titles")
-        )
-    },
-    model=f"{TUNED}, over a trie of titles",
-    own_baselines=False,
-)
-
 # Of the run of all jobs: each task's main figure, and the mixture or task that is its single run.
 # Beside that of written texts stands their perplexity, which depends less on single words.
 _ALL_JOBS = _example("all_jobs")

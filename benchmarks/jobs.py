@@ -80,8 +80,6 @@ from m6rec_jax.io.hashing import sha256
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
 CALIBRATE = "gin_configs/runs/calibrate.gin"
-# Jobs that need INSPIRED.
-OF_DIALOGUES = ("conversation", "constrained_titles")
 
 # What the jobs read: (data set, split) to views.
 VIEWS: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -228,11 +226,8 @@ class Study:
         if wanted <= made:
             print(f"{name}, seed {of_seed}: has rows already", flush=True)
             return
-        if name == "constrained_titles":
-            seconds, figures, known = self._titles(seed)
-        else:
-            seconds, figures = self._figures(name, job, seed)
-            known = self._baselines(name, job, seed, figures)
+        seconds, figures = self._figures(name, job, seed)
+        known = self._baselines(name, job, seed, figures)
         new = rows_of(job, figures, known, of_seed, seconds, conditions)
         if job.hybrid:
             of_hybrid = hybrid(job, self.output / f"{name}-{seed}")
@@ -331,18 +326,6 @@ class Study:
                         alone[f"{task}/{metric}"] = value
             found[ALONE] = alone
         return found
-
-    def _titles(self, seed: int) -> tuple[float | None, Figures, dict[str, Figures]]:
-        from benchmarks.constrained_titles import title_shares
-
-        name = "conversation"
-        seconds, _ = self._figures(name, JOBS[name], seed)
-        output = self.output / f"{name}-{seed}" / "titles.json"
-        if not output.exists():
-            shares = title_shares(self.output / f"{name}-{seed}")
-            output.write_text(json.dumps(shares, indent=2) + "\n")
-        found = json.loads(output.read_text())
-        return seconds, found["constrained"], {"written freely": found["free"]}
 
 
 def rows_of(
@@ -456,7 +439,7 @@ def main(arguments: list[str] | None = None) -> int:
     with_dialogues = prepare_data(options.inspired and options.inspired.resolve())
     left_out: dict[str, str] = {}
     for name in options.jobs:
-        if name in OF_DIALOGUES and not with_dialogues:
+        if name == "conversation" and not with_dialogues:
             told = "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
             left_out[name] = told
         elif JOBS[name].foundation == BOOKS_NAME and not options.books.exists():

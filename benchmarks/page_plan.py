@@ -1,6 +1,6 @@
 """Which commands make the page of results, in order of what they are worth to its reader.
 
-`python -m benchmarks.all` runs them. A study that is new belongs here, or into `EXCLUDED`.
+`python -m benchmarks.all` runs them. A study that is new belongs here.
 """
 
 from __future__ import annotations
@@ -168,10 +168,7 @@ PLAN: Sequence[Study] = (
     Study(
         "conversation",
         ("jobs",),
-        (
-            "python -m benchmarks.jobs --jobs conversation constrained_titles --seeds 0"
-            " --inspired {inspired}",
-        ),
+        ("python -m benchmarks.jobs --jobs conversation --seeds 0 --inspired {inspired}",),
         0.3,
         after=("jobs",),
         where={"dataset": ("inspired",)},
@@ -356,28 +353,6 @@ PLAN: Sequence[Study] = (
         timed=True,
     ),
     Study(
-        "freed_memory",
-        ("freed_memory",),
-        ("python -m benchmarks.freed_memory --turns 2",),
-        0.2,
-        timed=True,
-    ),
-    Study(
-        "several_processes",
-        ("several_processes",),
-        ("python -m benchmarks.several_processes --steps 12 --batch 8",),
-        0.2,
-        after=("movielens",),
-    ),
-    Study(
-        "input_processes",
-        ("input_processes",),
-        ("python -m benchmarks.input_processes",),
-        0.1,
-        after=("movielens",),
-        timed=True,
-    ),
-    Study(
         "structured_pruning",
         ("structured_pruning",),
         (
@@ -395,13 +370,6 @@ PLAN: Sequence[Study] = (
             ".venv-newest/bin/python -m benchmarks.export_formats",
         ),
         0.2,
-    ),
-    Study(
-        "t5x_memory",
-        ("t5x_memory",),
-        ("python -m benchmarks.t5x_memory",),
-        0.1,
-        modules=("t5x",),
     ),
     Study(
         "training_throughput",
@@ -484,8 +452,3 @@ PLAN: Sequence[Study] = (
         modules=("libtpu",),
     ),
 )
-
-# Modules that write rows, of which the page has none, and why.
-EXCLUDED: Mapping[str, str] = {
-    "decoding": "on CPUs decoding_cpu says more; it is for accelerators",
-}

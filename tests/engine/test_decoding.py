@@ -1,19 +1,22 @@
 """The loop against decoding without a cache, in plain Python; early ends; rows on their own."""
 
+from __future__ import annotations
+
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.decoding import Uncached, uncached_step, without_cache
 from m6rec_jax.engine.beam_search import beam_search
 from m6rec_jax.engine.constraints import AllowedTokens, any_text
-from m6rec_jax.engine.decoding import Decoded, decode, greedy, model_step
+from m6rec_jax.engine.decoding import Decoded, Step, decode, greedy, model_step
 from m6rec_jax.engine.sampling import SamplingOptions, sampler
 from m6rec_jax.engine.token_trie import build_trie
+from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.tiny_model import make_model
@@ -165,6 +168,44 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 
 # --- the model ---------------------------------------------------------------------------------
+
+
+class Uncached(NamedTuple):
+    """Nothing but the tokens so far, in place of a cache.
+
+    Attributes:
+      tokens: int32 `[rows, length]`, inputs.
+      encoded: the source of every row.
+    """
+
+    tokens: Any
+    encoded: Encoded
+
+    def take_rows(self, rows: Any) -> Uncached:
+        """See `beam_search.ReorderedCache`."""
+        return self._replace(tokens=self.tokens[rows])
+
+
+def without_cache(encoded: Encoded, length: int, rows_per_source: int = 1) -> Uncached:
+    """In place of `M6Rec.start_decoding`."""
+    many = jax.tree.map(lambda leaf: jnp.repeat(leaf, rows_per_source, axis=0), encoded)
+    return Uncached(jnp.zeros((many.mask.shape[0], length), jnp.int32), many)
+
+
+def uncached_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Any) -> Step:
+    """In place of `model_step`: decodes everything written so far; task_ids `[rows, 1]`."""
+
+    def step(cache: Uncached, tokens: Any, position: Any) -> tuple[Any, Uncached]:
+        inputs = cache.tokens.at[:, position].set(tokens)
+        blocks = jnp.broadcast_to(jnp.arange(inputs.shape[1]) <= position, inputs.shape)
+        hidden: Any = model.apply(
+            *(variables, cache.encoded, inputs, blocks.astype(jnp.int32), task_ids),
+            method=model.decode,
+        )
+        logits = model.apply(variables, hidden[:, position], method=model.token_logits)
+        return logits, cache._replace(tokens=inputs)
+
+    return step
 
 
 def livelier(variables: Any) -> Any:
