@@ -84,13 +84,6 @@ def measured_before(results: str, split: str, models: tuple[str, ...]) -> dict[s
     return found
 
 
-def training_rows(gin_file: str) -> int:
-    """How many rows an epoch of a training run reads, of the task that its gin file names."""
-    configuration.parse_config([gin_file], ["MODEL_DIR='unused'"])
-    (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-    return task.prepared().num_rows(task.view)["train"]
-
-
 def _none(task: TaskInfo, limit: int) -> dict[str, Figures]:
     del task, limit
     return {}
@@ -166,7 +159,6 @@ def _closed_forms(task: TaskInfo, limit: int) -> dict[str, Figures]:
 
 _OF_KIND: Mapping[str, Callable[[TaskInfo, int], dict[str, Figures]]] = {
     "generation": _texts,
-    "title_recommendation": _recommendations,
     "item_recommendation": _recommendations,
     "retrieval": _closed_forms,
 }

@@ -16,7 +16,6 @@ from m6rec_jax.metrics.baselines import MEAN_BASELINES
 ZERO_SHOT = "the foundation, untuned"
 TUNED = "option-adapter tuning"
 ALONE = "a run of its own"
-EVALUATION_SECONDS = "evaluation_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,6 @@ class Job:
       own_baselines: whether `job_baselines` measures some.
       in_figures: baselines that the evaluation itself gives, as `<baseline>/<figure>`.
       untuned: whether the foundation, untuned, is one of the baselines.
-      timed: whether `m6rec eval`, start-up and all, is timed against an epoch of training.
       compared_with: task to the run of `SINGLES` whose figure, of the same seed, is the baseline.
       hybrid: task of retrieval, of `tests`, that is also evaluated as the hybrid, once its weights
         are learnt; its figures by the two towers alone are a further row.
@@ -66,7 +64,6 @@ class Job:
     own_baselines: bool = True
     in_figures: tuple[str, ...] = ()
     untuned: bool = False
-    timed: bool = False
     compared_with: Mapping[str, str] = field(default_factory=dict)
     hybrid: str = ""
     scaled: bool = False
@@ -80,7 +77,7 @@ class Job:
 
 
 _SCORING = ("auc", "user_averaged_auc", "log_loss")
-_RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr", EVALUATION_SECONDS)
+_RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
 _EXPLANATION = (
     *("bleu_4", "bleu_1", "rouge_1", "rouge_2", "usr", "fmr", "fcr", "div"),
     *("true_share", "true_citations", "all_true_share", "silent_share", "perplexity"),
@@ -133,14 +130,12 @@ JOBS: dict[str, Job] = {
         ),
         own_baselines=False,
         untuned=True,
-        timed=True,
         hybrid="movielens_100k_leave_one_out_retrieval",
     ),
     "book_crossing_retrieval": Job(
         *_example("book_crossing_retrieval"),
         {"book_crossing_small_leave_one_out_retrieval": TaskTest("retrieval", BOOKS, _RETRIEVAL)},
         untuned=True,
-        timed=True,
         hybrid="book_crossing_small_leave_one_out_retrieval",
     ),
     "movielens_zero_shot": Job(

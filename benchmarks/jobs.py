@@ -48,7 +48,6 @@ import itertools
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,6 @@ from benchmarks.explanation_examples import write_examples
 from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.job_list import (
     ALONE,
-    EVALUATION_SECONDS,
     INSPIRED,
     JOBS,
     SINGLES,
@@ -122,23 +120,21 @@ def scratch(output: Path) -> Path:
 def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
     """Figures of a checkpoint on the test part, evaluated unless that was done.
 
-    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command, which is given the
-    `arguments` beside the job's own.
+    Args:
+      job: which files and bindings `m6rec eval` is given.
+      model_dir: of the checkpoint.
+      output: where the figures are kept.
+      arguments: of the command, beside the job's own.
     """
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = scratch(output)
-        started = time.monotonic()
         m6rec(
             *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
             f"--gin.evaluate.output='{partial}'",
             *job.eval_bindings,
             *arguments,
         )
-        found = json.loads(partial.read_text())
-        if job.timed:
-            found[EVALUATION_SECONDS] = time.monotonic() - started
-        partial.write_text(json.dumps(found, indent=2) + "\n")
         partial.replace(output)
     figures: Figures = json.loads(output.read_text())
     return figures
@@ -168,21 +164,6 @@ def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
 def figure_of(figures: Figures, task: str, metric: str) -> float | None:
     """A task's figure of an evaluation, of this task alone or of several; None: it has none."""
     return figures.get(f"{task}/{metric}", figures.get(metric))
-
-
-def epoch_seconds(gin_file: str, folder: Path) -> float:
-    """Seconds of an epoch of training at the fastest pace that a run's log has.
-
-    Raises:
-      DataError: the log has no pace, as of a run that is shorter than a period of logging.
-    """
-    from benchmarks.job_baselines import training_rows
-
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    paces = [json.loads(line).get("examples_per_second", 0.0) for line in lines]
-    if not max(paces, default=0.0):
-        raise DataError(f"{folder / 'metrics.jsonl'} holds no examples_per_second")
-    return training_rows(gin_file) / max(paces)
 
 
 class Study:
@@ -311,12 +292,7 @@ class Study:
             }
         if job.untuned:
             output = self.output / "untuned" / f"{name}.json"
-            # How long that took is no figure to compare with.
-            of = tested(job, self.foundation, output)
-            found[ZERO_SHOT] = {k: v for k, v in of.items() if k != EVALUATION_SECONDS}
-        if job.timed and job.gin_file is not None:
-            seconds = epoch_seconds(job.gin_file, self.output / f"{name}-{seed}")
-            found["one epoch of training"] = {EVALUATION_SECONDS: seconds}
+            found[ZERO_SHOT] = tested(job, self.foundation, output)
         if job.compared_with:
             alone: dict[str, float] = {}
             for task, own in job.compared_with.items():

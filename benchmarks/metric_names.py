@@ -98,7 +98,6 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "kgsf_bleu_2": ("BLEU-2 as KGSF has it", 4, "higher"),
     "kgsf_distinct_3": ("distinct-3 as KGSF has it", 3, "none"),
     "kgsf_distinct_4": ("distinct-4 as KGSF has it", 3, "none"),
-    "evaluation_seconds": ("seconds to rank the catalogue for all users", 0, "lower"),
     # Of early exit.
     "quality_kept": ("of the whole model's, %", 2, "none"),
     "mean_exits": ("layers a batch runs", 2, "none"),

@@ -16,7 +16,6 @@ from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
-from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
@@ -261,24 +260,6 @@ def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: 
     done = len(calls)
     assert run(tmp_path, *arguments) == 0
     assert len(calls) == done
-
-
-def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job_baselines, "training_rows", lambda gin_file: 600)
-    monkeypatch.setattr(job_baselines, "measured_before", lambda *which: {})
-    folder = tmp_path / "runs" / "base" / "movielens_retrieval-0"
-    folder.mkdir(parents=True)
-    lines = [{"step": 50, "examples_per_second": 3.0}, {"step": 100, "examples_per_second": 6.0}]
-    log = folder / "metrics.jsonl"
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run(tmp_path, "--jobs", "movielens_retrieval", "--seeds", "0") == 0
-    rows = [row for row in rows_in(tmp_path) if row["metric"] == jobs.EVALUATION_SECONDS]
-    # The hybrid and the towers alone.
-    assert [row["baselines"] for row in rows] == [{"one epoch of training": 100.0}] * 2
-    assert all(0 <= row["ours"] < 60 for row in rows)
-    log.write_text('{"step": 5}\n')
-    with pytest.raises(DataError, match="no examples_per_second"):
-        jobs.epoch_seconds("a.gin", folder)
 
 
 def test_baselines_that_were_measured_anew_are_read_anew(monkeypatch) -> None:
