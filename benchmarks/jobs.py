@@ -8,10 +8,9 @@ Prepares the data, trains every job of `job_list` from the foundation (`python -
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
 the same rows by the same functions (`job_baselines`). Retrieval is tested twice: by the two towers
 alone, and, after `m6rec calibrate`, as the hybrid. A job whose rows stand in
-`benchmarks/results/jobs.json` is left out, but for what `benchmarks.baselines` has measured anew;
-rows of another foundation, of other bindings or of another number of steps, are an error. A
-training run that was interrupted goes on. Several of these commands may run side by side, with
-other seeds or jobs, each on a processor of its own:
+`benchmarks/results/jobs.json` is left out; rows of another foundation, of other bindings or of
+another number of steps, are an error. A training run that was interrupted goes on. Several of these
+commands may run side by side, with other seeds or jobs, each on a processor of its own:
 
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
@@ -32,8 +31,6 @@ A row is one figure of one run, with
     split          the task whose test part it was measured on
     ours           the figure, as `value`
     baselines      name to figure (means over seeds, where they have some)
-    baseline_name, baseline   the strongest of them; of figures for which neither more nor less is
-                   better, such as novelty, the first
     foundation     fingerprint of the backbone
     foundation_name   which one that is, as `benchmarks.foundation` calls it
     bindings       the --gin.NAME=VALUE that the study was given, where something was trained
@@ -43,18 +40,16 @@ A row is one figure of one run, with
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import foundation as foundation_study
 from benchmarks.command_line import errors_told, with_bindings
-from benchmarks.comparison_table import strongest
 from benchmarks.explanation_examples import write_examples
 from benchmarks.foundation import BOOKS_NAME, NAME
 from benchmarks.job_list import (
@@ -351,49 +346,10 @@ def rows_of(
                 for name, of in baselines.items()
                 if (value := figure_of(of, task, row["metric"])) is not None
             }
-            best = strongest(row["metric"], known)
             rows.append(
-                row
-                | {"job": test.job, "ours": row["value"], "baseline_name": best}
-                | {"baseline": None if best is None else known[best], "baselines": known}
-                | dict(conditions)
+                row | {"job": test.job, "ours": row["value"], "baselines": known} | dict(conditions)
             )
     return rows
-
-
-def with_measured(rows: Iterable[Row]) -> list[Row]:
-    """The rows, beside what other result files now say of the baselines that stand there.
-
-    Raises:
-      DataError: see `measured_before`.
-    """
-    from benchmarks.job_baselines import measured_before
-
-    measured = {
-        (task, test.dataset): job.measured
-        for job in JOBS.values()
-        if job.measured is not None
-        for task, test in job.tests.items()
-    }
-    read = functools.cache(measured_before)
-    found: list[Row] = []
-    for row in rows:
-        of = measured.get((row["split"], row["dataset"]))
-        if of is not None and set(of[2]) & set(row["baselines"]):
-            figures = {name: values.get(row["metric"]) for name, values in read(*of).items()}
-            known = row["baselines"] | {
-                name: round(value, 6)
-                for name, value in figures.items()
-                if name in row["baselines"] and value is not None
-            }
-            best = strongest(row["metric"], known)
-            row = row | {
-                "baselines": known,
-                "baseline_name": best,
-                "baseline": None if best is None else known[best],
-            }
-        found.append(row)
-    return found
 
 
 @errors_told
@@ -430,7 +386,6 @@ def main(arguments: list[str] | None = None) -> int:
     # Seeds first: after one of them the table has a line for every job.
     for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
         studies[JOBS[name].foundation].run(name, seed)
-    add_rows(results_path(RESULTS), [], derive=with_measured)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     return 0

@@ -141,7 +141,7 @@ def bound_steps(own: str) -> int:
     return int(steps.split("=")[1])
 
 
-def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Path) -> None:
+def test_rows_stand_beside_baselines_and_are_made_once(calls, tmp_path: Path) -> None:
     arguments = ["--jobs", "explanation", "--seeds", "0", "3", "--gin.TRAIN_STEPS=5"]
     assert run(tmp_path, *arguments) == 0
     job = JOBS["explanation"]
@@ -157,17 +157,14 @@ def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Pat
     assert [call[0] for call in calls] == expected
     rows = {(row["metric"], row["seed"]): row for row in rows_in(tmp_path)}
     row = rows["bleu_4", 3]
-    assert (row["ours"], row["value"], row["baseline_name"], row["baseline"]) == (
-        *(0.53, 0.53),
-        *("strong", 0.9),
-    )
+    assert (row["ours"], row["value"]) == (0.53, 0.53)
     assert row["baselines"] == {"weak": 0.1, "strong": 0.9, ZERO_SHOT: 0.25}
     assert (row["job"], row["dataset"], row["gin_file"]) == (
         *("explanation", "movielens-100k"),
         job.gin_file,
     )
     # Only the foundation has a figure of this.
-    assert rows["usr", 0]["baseline_name"] == ZERO_SHOT
+    assert rows["usr", 0]["baselines"] == {ZERO_SHOT: 0.25}
     done = len(calls)
     assert run(tmp_path, *arguments) == 0
     assert len(calls) == done
@@ -260,27 +257,6 @@ def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: 
     done = len(calls)
     assert run(tmp_path, *arguments) == 0
     assert len(calls) == done
-
-
-def test_baselines_that_were_measured_anew_are_read_anew(monkeypatch) -> None:
-    new = {"SASRec": {"hit_rate@10": 0.3}, "EASE": {"hit_rate@10": 0.2, "mrr": 0.1}}
-    monkeypatch.setattr(job_baselines, "measured_before", lambda *which: new)
-    (split,) = JOBS["movielens_retrieval"].tests
-    row = {
-        "split": split,
-        "dataset": "movielens-100k",
-        "metric": "hit_rate@10",
-        "baselines": {"SASRec": 0.1, "EASE": 0.2, "the foundation": 0.25},
-        "baseline_name": "the foundation",
-        "baseline": 0.25,
-    }
-    other = row | {"split": "another", "baselines": {"SASRec": 0.1}}
-    assert jobs.with_measured([row, other]) == [
-        row
-        | {"baselines": {"SASRec": 0.3, "EASE": 0.2, "the foundation": 0.25}}
-        | {"baseline_name": "SASRec", "baseline": 0.3},
-        other,
-    ]
 
 
 def test_one_table_is_of_one_budget(calls, tmp_path: Path, capsys) -> None:
