@@ -1,8 +1,7 @@
-"""`m6rec data prepare` on synthetic ratings, beside an earlier version: speed, memory, bytes.
+"""`m6rec data prepare` on synthetic ratings: speed, memory, bytes.
 
-    python -m benchmarks.data_prepare [--events 100000 1000000] [--cores 1 2] [--before COMMIT]
-    python -m benchmarks.data_prepare --command reranking --events 100000 --cores 1
-    python -m benchmarks.data_prepare --command check --events 1000000 10000000
+    python -m benchmarks.data_prepare [--events 100000 1000000] [--cores 1 2]
+    python -m benchmarks.data_prepare --views reranking --events 100000 --cores 1
 
 Films, users and ratings are drawn so that they look like MovieLens: popularity with a long tail,
 evenings on which a user rates dozens of films, tastes in genres. Template, views and settings are
@@ -12,9 +11,7 @@ turn is the whole command in a process of its own, on one processor or on more. 
 are those of the command and all its children; the machine may be busy with other things, so that
 they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
 shared pages counted once, and of that what is no page of a mapped file, which the system takes back
-when memory is short. An earlier version is unpacked from this repository.
-
-Rows go to `benchmarks/results/data_prepare.json`. `--command check` measures `m6rec data check` so.
+when memory is short. Rows go to `benchmarks/results/data_prepare.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +27,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,36 +38,13 @@ from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import M6RecError
 from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
 
-GIN_FILE = "gin_configs/examples/movielens_prepare.gin"
-RERANKING = "gin_configs/examples/movielens_reranking_prepare.gin"
-
-
-class Command(NamedTuple):
-    """A command that is measured.
-
-    Attributes:
-      arguments: of `m6rec`; the folder follows.
-      gin_file: empty: none.
-      before: the last version that did it otherwise.
-      how: it did.
-      suffix: of the data set's name in the tables.
-    """
-
-    arguments: tuple[str, ...]
-    gin_file: str
-    before: str
-    how: str
-    suffix: str = ""
-
-
-PREPARE = ("data", "prepare")
-COMMANDS = {
-    "prepare": Command(PREPARE, GIN_FILE, "ba42d301c582", "event by event"),
-    "reranking": Command(
-        PREPARE, RERANKING, "faf2f237a51b", "event by event", suffix=", reranking"
-    ),
-    "check": Command(("data", "check"), "", "faf2f237a51b", "keys in memory", suffix=", check"),
+# By the views that are prepared.
+GIN_FILES = {
+    "four": "gin_configs/examples/movielens_prepare.gin",
+    "reranking": "gin_configs/examples/movielens_reranking_prepare.gin",
 }
+
+
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
 Figures = dict[str, float]
@@ -162,18 +135,18 @@ def _held(process: int) -> Counter[str]:
     return total
 
 
-def take_turn(command: Command, code: Path, folder: Path, cores: int) -> Figures:
-    """Runs a command on a folder, with the code at a path, on so many processors.
+def take_turn(gin_file: str, folder: Path, cores: int) -> Figures:
+    """Prepares a folder on so many processors.
 
     Raises:
       M6RecError: the command failed; what it printed says why.
     """
     processors = sorted(os.sched_getaffinity(0))[:cores]
     with tempfile.TemporaryDirectory(prefix="m6rec-prepared-") as out:
-        line = [sys.executable, "-m", "m6rec_jax.cli", *command.arguments, str(folder)]
-        line += [f"--gin_file={code / command.gin_file}"] if command.gin_file else []
+        line = [sys.executable, "-m", "m6rec_jax.cli", "data", "prepare", str(folder)]
+        line.append(f"--gin_file={ROOT / gin_file}")
         threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "OPENBLAS", "MKL")}
-        environment = {**os.environ, **threads, "PYTHONPATH": str(code), "M6REC_DATA_DIR": out}
+        environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT), "M6REC_DATA_DIR": out}
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         process = subprocess.Popen(
             line,
@@ -197,9 +170,7 @@ def take_turn(command: Command, code: Path, folder: Path, cores: int) -> Figures
         watcher.join()
         seconds = time.perf_counter() - started
         if status:
-            raise M6RecError(
-                f"`m6rec {' '.join(command.arguments)}` with {code} ended with status {status}"
-            )
+            raise M6RecError(f"`m6rec data prepare` with {gin_file} ended with status {status}")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         written = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
     processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -220,41 +191,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--command", choices=COMMANDS, default="prepare")
-    parser.add_argument("--before", help="commit to compare with; '': none")
-    parser.add_argument(
-        "--before_events", type=int, default=100_000, help="the most that it is given"
-    )
+    parser.add_argument("--views", choices=GIN_FILES, default="four")
     options = parser.parse_args(arguments)
-    command = COMMANDS[options.command]
-    with tempfile.TemporaryDirectory(prefix="m6rec-before-") as scratch:
-        versions = {"now": ROOT}
-        if commit := command.before if options.before is None else options.before:
-            unpacked = Path(scratch) / "before"
-            unpacked.mkdir()
-            packed = ["git", "archive", commit]
-            archive = subprocess.run(packed, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-            subprocess.run(["tar", "-x", "-C", str(unpacked)], input=archive, check=True)
-            versions = {command.how: unpacked, **versions}
+    gin_file = GIN_FILES[options.views]
+    with tempfile.TemporaryDirectory(prefix="m6rec-ratings-") as scratch:
         for events in options.events:
             folder = Path(scratch) / str(events) / NAME
             write_ratings(folder, events)
             for cores in options.cores:
-                for name, code in versions.items():
-                    if name != "now" and events > options.before_events:
-                        continue
-                    figures = take_turn(command, code, folder, cores)
-                    print(f"{name}, {events:,} events, cores: {cores}: {figures}", flush=True)
-                    rows = metric_rows(
-                        figures,
-                        model=name,
-                        gin_file=command.gin_file or None,
-                        config=None if command.gin_file else f"m6rec {' '.join(command.arguments)}",
-                        dataset=f"{events:,} ratings{command.suffix}",
-                        split=f"{cores} core{'s' * (cores > 1)}",
-                        seed=None,
-                    )
-                    add_rows(results_path("data_prepare"), rows)
+                figures = take_turn(gin_file, folder, cores)
+                model = f"{events:,} ratings, {cores} core{'s' * (cores > 1)}"
+                print(f"{model}: {figures}", flush=True)
+                rows = metric_rows(
+                    figures,
+                    model=model,
+                    gin_file=gin_file,
+                    dataset=NAME,
+                    split=options.views,
+                    seed=None,
+                )
+                add_rows(results_path("data_prepare"), rows)
     return 0
 
 

@@ -343,11 +343,8 @@ PLAN: Sequence[Study] = (
         "data_prepare",
         ("data_prepare",),
         (
-            "python -m benchmarks.data_prepare --events 100000 1000000 --cores 1 2 --before ''",
-            "python -m benchmarks.data_prepare --command reranking --events 100000 --cores 1"
-            " --before ''",
-            "python -m benchmarks.data_prepare --command check --events 1000000 10000000"
-            " --cores 1 --before ''",
+            "python -m benchmarks.data_prepare --events 100000 1000000 --cores 1 2",
+            "python -m benchmarks.data_prepare --views reranking --events 100000 --cores 1",
         ),
         0.3,
         timed=True,

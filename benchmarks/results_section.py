@@ -178,13 +178,15 @@ class Section:
         dataset: str | None = None,
         split: str | None = None,
         sort: str | None = None,
+        bold: bool = True,
     ) -> str:
-        """A Markdown table; the best mean of each metric is set in bold.
+        """A Markdown table.
 
         Args:
           metrics: columns; `"seconds"` is the time the rows give.
           dataset, split: which rows, where the file has several.
           sort: metric to order by, best last (by default the first of `metrics`).
+          bold: whether the best mean of each metric is; not where lines are of unlike work.
         """
         lines = self._lines(dataset, split)
         order = sort or metrics[0]
@@ -201,7 +203,7 @@ class Section:
             means = [cell.mean for line in lines if (cell := line.cell(metric)) is not None]
             if not means and not any(metric in row for line in lines for row in line.rows):
                 raise DataError(f"{self.results.name}.md: no row has the metric {metric!r}")
-            if better != "none" and len(means) > 1:
+            if bold and better != "none" and len(means) > 1:
                 best[metric] = max(means) if better == "higher" else min(means)
         head = ["model", *(describe_metric(metric)[0] for metric in metrics)]
         head += ["seeds", "made by", "date"]
