@@ -22,8 +22,8 @@ them: candidates are titles, histories hold all training ratings (`few_shot:n=N,
 the user's mean is of these, and n of them are asked for. Its rows go to `few_samples_titles.json`.
 
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
---books`, or `--texts`, which has read none of books either. Rows of another one than the default go
-under another `--model` name. RecBole's FM and DIN on the same rows are `benchmarks/baselines/`'s.
+--books`. Rows of another one than the default go under another `--model` name. RecBole's FM and DIN
+on the same rows are `benchmarks/baselines/`'s.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
 foundation under the same name, of other bindings or of another number of steps, are an error.

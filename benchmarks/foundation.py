@@ -2,15 +2,14 @@
 
     python -m benchmarks.foundation [--output runs/foundation] [--gin.TRAIN_STEPS=4000 ...]
     python -m benchmarks.foundation --answers [--first runs/foundation] [--output FOLDER]
-    python -m benchmarks.foundation --texts [--output runs/foundation_texts]
     python -m benchmarks.foundation --books [--output runs/foundation_books]
 
 Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
 other. What is finished is not done again; a training run that was stopped goes on where it stopped.
 Gin bindings are handed to the training. `--answers` makes its second stage, from which the study of
 tuning starts (gin_configs/examples/foundation_answers.gin), and the first where that is missing.
-`--texts` makes the foundation that has read no behaviour (foundation_texts_pretrain.gin), `--books`
-the one that has read none about films (foundation_books_pretrain.gin). Perplexities go to
+`--books` makes the foundation that has read no behaviour about films
+(foundation_books_pretrain.gin). Perplexities go to
 `benchmarks/results/foundation.json`, unless bindings or a limit make them of something else;
 `foundation` is the fingerprint of the backbone, which rows of studies on it name, too.
 """
@@ -39,8 +38,8 @@ VOCABULARY = f"{EXAMPLES}/foundation_vocabulary.gin"
 RATED_PREPARE = f"{EXAMPLES}/book_crossing_rated_prepare.gin"
 EVALUATE = f"{EXAMPLES}/foundation_eval.gin"
 NAME = "foundation"
-# Those that have not read everything.
-TEXTS_NAME, BOOKS_NAME = "foundation_texts", "foundation_books"
+# What has not read everything.
+BOOKS_NAME = "foundation_books"
 # What goes on from all of it.
 ANSWERS_NAME = "foundation_answers"
 ALL_SOURCES = "all sources"
@@ -167,7 +166,6 @@ def main(arguments: list[str] | None = None) -> int:
     which = parser.add_mutually_exclusive_group()
     for flag, name, told in (
         ("--answers", ANSWERS_NAME, "the foundation's second stage, which answers questions"),
-        ("--texts", TEXTS_NAME, "the foundation that has read no behaviour"),
         ("--books", BOOKS_NAME, "the foundation that has read no behaviour about films"),
     ):
         which.add_argument(flag, dest="name", action="store_const", const=name, help=told)
@@ -177,11 +175,10 @@ def main(arguments: list[str] | None = None) -> int:
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
     of_eval: list[str] = []
-    if name in (TEXTS_NAME, BOOKS_NAME):
-        of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
     start: list[str] = []
     prepare_data()
     if name == BOOKS_NAME:
+        of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
         prepare_rated_books()
     if name == ANSWERS_NAME:
         prepare_questions()

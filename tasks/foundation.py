@@ -11,7 +11,6 @@ nothing; `tasks/foundation_answers.py` is its second stage.
 
     foundation             all of that, mixed at the rates of `mixture_rates`
     foundation_language    its language tasks alone, for the perplexity of each source
-    foundation_texts       the texts alone: no user, no behaviour, no outcome
     foundation_books       the texts, and what readers thought of books; no rating of a film
 """
 
@@ -29,7 +28,6 @@ _RETRIEVAL = [f"{source}_retrieval" for source in _BEHAVIOUR]
 LANGUAGE = register_mixture("foundation_language", [*_OF_BEHAVIOUR, *_OUTCOMES, *_OF_TEXTS])
 ALL = [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *movielens.WRITING, *_OF_TEXTS]
 FOUNDATION = register_mixture("foundation", ALL)
-TEXTS = register_mixture("foundation_texts", _OF_TEXTS)
 BOOKS = register_mixture("foundation_books", [*_OF_TEXTS, "book_crossing_rated_outcomes"])
 
 # Imported for the tasks that they register.

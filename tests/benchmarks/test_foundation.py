@@ -133,24 +133,18 @@ def test_the_vocabulary_reads_what_the_foundation_reads():
     assert {task.kind for task in tasks} == {"language", "retrieval", "generation"}
 
 
-@pytest.mark.parametrize(
-    ("flag", "name", "more"),
-    [
-        ("--texts", foundation.TEXTS_NAME, set()),
-        ("--books", foundation.BOOKS_NAME, {foundation.RATED}),
-    ],
-)
-def test_foundations_that_read_no_behaviour_about_films(flag, name, more, calls, tmp_path):
-    """Neither their tasks nor what they are trained with name a data set of films' ratings."""
+def test_the_foundation_of_books_reads_no_behaviour_about_films(calls, tmp_path):
+    """Neither its tasks nor what it is trained with name a data set of films' ratings."""
     import gin
 
     from m6rec_jax import configuration
     from m6rec_jax.pipeline.registration import evaluated_tasks
 
-    arguments = [flag, "--output", str(tmp_path / "run"), "--eval-limit", "5"]
+    name = foundation.BOOKS_NAME
+    arguments = ["--books", "--output", str(tmp_path / "run"), "--eval-limit", "5"]
     assert foundation.main(arguments) == 0
     prepared = {call[2] for call in calls if call[:2] == ("data", "prepare")}
-    assert (foundation.RATED in prepared) == bool(more)
+    assert foundation.RATED in prepared
     (trained,) = (call for call in calls if call[0] == "train")
     assert trained[2] == foundation.pretrain_file(name)
     (evaluated,) = (call for call in calls if call[0] == "eval")
@@ -161,7 +155,7 @@ def test_foundations_that_read_no_behaviour_about_films(flag, name, more, calls,
         rates = gin.query_parameter("mixture_rates.rates")
     finally:
         gin.clear_config()
-    assert {task.dataset for task in tasks} == {*foundation.TEXTS, *more}
+    assert {task.dataset for task in tasks} == {*foundation.TEXTS, foundation.RATED}
     assert set(rates) <= {task.name for task in tasks}
 
 

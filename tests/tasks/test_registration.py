@@ -44,7 +44,6 @@ def nowhere(tmp_path, monkeypatch):
         ("inspired", ["inspired_replies"], "generation"),
         ("redial", ["redial_titles"], "title_recommendation"),
         ("redial", ["redial_retrieval"], "item_recommendation"),
-        ("all_jobs", ["movielens_100k_titles", "inspired_replies"], "generation"),
     ],
 )
 def test_modules_register_their_tasks(module, names, kind):
