@@ -5,9 +5,10 @@
 
 200 requests are drawn by a seed from the catalogue: of a genre, a person, a decade, newer than a
 year or a film, not seen before, for children. A third of them are worded as the reader of turns
-(`m6rec_jax.dialogue.reading`) was not made for. The first three recommendations count; what obeys
-is judged item by item from the catalogue's columns, by none of the reader's or the filter's code.
-The same requests are answered without the filter, too. Any run that `m6rec chat` takes will do.
+(`m6rec_jax.dialogue.reading`) was not made for. Who asks for what was not seen has seen the ten
+items that the model would recommend first. The first three recommendations count; what obeys is
+judged item by item from the catalogue's columns, by none of the reader's or the filter's code. The
+same requests are answered without the filter, too. Any run that `m6rec chat` takes will do.
 
 Rows go to `benchmarks/results/conversation_requests.json`, and two dialogues of eight turns, drawn
 by the seed, to `docs/conversation_examples.md`.
@@ -35,6 +36,8 @@ from m6rec_jax.text.records import Item
 RESULTS = "conversation_requests"
 EXAMPLES = ROOT / "docs" / "conversation_examples.md"
 FIRST = 3
+# So many of the model's first recommendations have been seen, where it is asked for others.
+SEEN = 10
 # A value is asked for where at least so many items have it.
 LEAST_ITEMS = 10
 # Kinds that ask for a value, and whose.
@@ -110,7 +113,7 @@ class Request:
       kind: key of `PHRASES`.
       text: what is said.
       held_out: whether in words that the reader was not made with.
-      obeys: whether an item, by its place, is what was asked for.
+      obeys: whether an item, by its place, is what was asked for; of "not seen" see `having_seen`.
       history: what is known of the user.
     """
 
@@ -178,9 +181,7 @@ class RequestMaker:
                 kind, phrase.format(self._titles[place]), held_out, lambda i: self.years[i] > newest
             )
         if kind == "not seen":
-            seen = {self.place() for _ in range(10)}
-            history = tuple(f"liked {self._titles[place]}" for place in sorted(seen))
-            return Request(kind, phrase, held_out, lambda i: i not in seen, history)
+            return Request(kind, phrase, held_out, lambda i: True)
         wanted, unwanted = self._children
         return Request(
             kind,
@@ -223,32 +224,55 @@ class RequestMaker:
 
 def judge(conversation: Any, requests: Sequence[Request], grammar: Truth) -> list[dict[str, Any]]:
     """What was recommended for each request, with the filter and without it, and if it obeys."""
-    from m6rec_jax.dialogue.wishes import Obeying
-
     found = []
     for request in requests:
+        if request.kind == "not seen":
+            request = having_seen(conversation, request)
         told: dict[str, Any] = {
             "kind": request.kind,
             "held_out": request.held_out,
             "text": request.text,
         }
-        for filtered in (True, False):
-            dialogue = conversation.resumed([], request.history)
-            dialogue.hear(request.text)
-            if not filtered:
-                allowed = np.ones(len(conversation.catalogue.titles), bool)
-                allowed[list(dialogue.named)] = False
-                dialogue.obeying = lambda allowed=allowed: Obeying(allowed, (), ())
-            unnamed = {*range(len(conversation.catalogue.titles))} - set(dialogue.named)
-            (answer,) = conversation.recommend([dialogue])
-            way = answer.written or answer.retrieved
-            places = [] if way is None else way.places[:FIRST]
-            told["obey" if filtered else "unfiltered"] = [*map(request.obeys, places)]
-            if filtered:
-                none_left = not any(map(request.obeys, unnamed))
-                told["true"] = grammar.holds(answer.reply, none_left=none_left)
+        dialogue = conversation.resumed([], request.history)
+        dialogue.hear(request.text)
+        unnamed = {*range(len(conversation.catalogue.titles))} - set(dialogue.named)
+        (answer,) = conversation.recommend([dialogue])
+        told["obey"] = [*map(request.obeys, _places(answer)[:FIRST])]
+        told["unfiltered"] = [*map(request.obeys, unfiltered(conversation, request, FIRST))]
+        none_left = not any(map(request.obeys, unnamed))
+        told["true"] = grammar.holds(answer.reply, none_left=none_left)
         found.append(told)
     return found
+
+
+def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
+    """Places of what the model recommends first where nothing but what was named is left out."""
+    from m6rec_jax.dialogue.wishes import Obeying
+
+    found: list[int] = []
+    while len(found) < number:
+        dialogue = conversation.resumed([], request.history)
+        dialogue.hear(request.text)
+        allowed = np.ones(len(conversation.catalogue.titles), bool)
+        allowed[[*dialogue.named, *found]] = False
+        dialogue.obeying = lambda allowed=allowed: Obeying(allowed, (), ())
+        (answer,) = conversation.recommend([dialogue])
+        if not (more := _places(answer)):
+            break
+        found += more
+    return found[:number]
+
+
+def having_seen(conversation: Any, request: Request) -> Request:
+    """The request of a user who has seen and liked what the model would recommend first."""
+    seen = unfiltered(conversation, request, SEEN)
+    history = tuple(f"liked {conversation.catalogue.titles[place]}" for place in seen)
+    return dataclasses.replace(request, history=history, obeys=lambda i: i not in seen)
+
+
+def _places(answer: Any) -> list[int]:
+    way = answer.written or answer.retrieved
+    return [] if way is None else list(way.places)
 
 
 class Truth:

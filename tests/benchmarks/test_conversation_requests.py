@@ -48,6 +48,8 @@ def test_what_is_asked_in_known_words_is_obeyed(conversation, maker):
         # Of a kind that few films are of, others may follow the last of them.
         assert row["obey"][0], row
         assert row["true"], row
+        # What was seen is what would be recommended.
+        assert row["kind"] != "not seen" or not any(row["unfiltered"]), row
     found = study.shares(told)
     assert found["obey"] > found["obey_without_filter"]
     assert found["true_replies"] == 100
