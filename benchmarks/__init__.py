@@ -1,1 +1,1 @@
-"""Scripts whose output is `docs/results.md`: nothing in that file is typed by hand."""
+"""Scripts whose output is `docs/results.md`: what they measured is never typed by hand."""

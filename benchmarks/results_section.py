@@ -18,8 +18,8 @@
     {{ provenance() }}                         commands, commits and hardware of the rows
     {% if has("score") %} ... {% endif %}      only where that split (`dataset`, `model`) has rows
 
-A result file without prose gets its name as title and a table for each of its splits. Figures come
-from these calls alone: none is typed by hand.
+A result file without prose gets its name as title and a table for each of its splits. Measured
+figures come from these calls; what prose says of data, settings and other people's papers is typed.
 
 Prose with a line `{# page: NAME.md #}` becomes a page of its own, `docs/NAME.md`.
 """

@@ -242,7 +242,6 @@ def saturation_study(study: Study, model: str, seconds: float) -> None:
         **answers.metrics(),
         "answered": answers.statuses[200],
         "refused_429": answers.statuses[429],
-        "other_errors": 0,
         "compiled_after_ready": compiled,
         "resident_mib_first_third": float(mib[:third].mean()),
         "resident_mib_last_third": float(mib[-third:].mean()),
@@ -374,7 +373,6 @@ def swaps_study(study: Study, model: str, swaps: int) -> None:
     metrics = {
         "swaps": swaps,
         "answered": answers.statuses[200],
-        "failed": 0,
         "mixed": wrong,
         "compared": len(start),
         "compiled_after_ready": compiled,
