@@ -383,10 +383,8 @@ def summarise(page: Page, studies: Sequence[Study], told: Mapping[str, str]) -> 
 
 def of_other_foundations(results: Path) -> list[str]:
     """Result files with rows of a backbone that `foundation.json` does not name."""
-    fingerprints = {
-        path.stem: {row["foundation"] for row in read_results(path).rows if "foundation" in row}
-        for path in sorted(results.glob("*.json"))
-    }
+    paths = sorted(results.glob("*.json"))
+    fingerprints = {path.stem: read_results(path).foundations for path in paths}
     known = fingerprints.pop("foundation", set())
     return [
         f"{name} ({', '.join(sorted(strange))})"

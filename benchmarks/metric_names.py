@@ -125,6 +125,8 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "num_examples": ("examples", 0, "none"),
 }
 
+# Metrics over some of the rows begin so.
+_OF_SOME = {"held_out/": "unseen", "repeats/": "repeats", "new_items/": "new items"}
 # Metrics of these beginnings, the same of each.
 _FAMILIES: dict[str, tuple[str, int, str]] = {
     "status_": ("", 0, "none"),
@@ -144,9 +146,10 @@ def describe_metric(metric: str) -> tuple[str, int, str]:
     """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
     if metric in METRICS:
         return METRICS[metric]
-    if metric.startswith("held_out/"):
-        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
-        return f"{title}, unseen", decimals, better
+    for prefix, some in _OF_SOME.items():
+        if metric.startswith(prefix):
+            title, decimals, better = describe_metric(metric.removeprefix(prefix))
+            return f"{title}, {some}", decimals, better
     for prefix, (title, decimals, better) in _FAMILIES.items():
         if metric.startswith(prefix):
             return title + metric.removeprefix(prefix), decimals, better

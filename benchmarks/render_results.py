@@ -46,10 +46,12 @@ def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Pa
       DataError: a result file or its prose is wrong.
     """
     sections = []
+    foundations = read_results(results_folder / "foundation.json").foundations
     for path in sorted(results_folder.glob("*.json")):
         prose = path.with_suffix(".md")
         text = prose.read_text(encoding="utf-8") if prose.exists() else None
-        sections.append(Section(read_results(path), text, output.parent / "images"))
+        images = output.parent / "images"
+        sections.append(Section(read_results(path), text, images, foundations))
     sections.sort(key=lambda section: (section.order, section.results.name))
     sections = [section for section in sections if section.results.rows]
     rendered = {section: section.render() for section in sections}

@@ -88,6 +88,11 @@ class Results:
         """The `(model, dataset, split, seed)` that have rows: what a resumed study skips."""
         return {run_key(row) for row in self.rows}
 
+    @property
+    def foundations(self) -> set[str]:
+        """Fingerprints of the backbones that its rows name."""
+        return {row["foundation"] for row in self.rows if "foundation" in row}
+
 
 def run_key(row: Mapping[str, Any]) -> RunKey:
     """Returns `(model, dataset, split, seed)` of a row."""

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +74,11 @@ class Line:
     def date(self) -> str:
         return str(max(row["date"] for row in self.rows))
 
+    def said(self, column: str) -> str:
+        """What a column says that is of no metric; nothing of the seeds where nothing is drawn."""
+        told = {"seeds": str(self.seeds or ""), "made by": self.made_by, "date": self.date}
+        return told[column]
+
     @property
     def notes(self) -> list[str]:
         found: dict[str, list[str]] = {}
@@ -87,11 +92,35 @@ class Line:
         ]
 
 
-class Section:
-    """Renders one result file: its prose, or a table per split where it has none."""
+def _of_all(lines: Sequence[Line], columns: Collection[str]) -> str:
+    """What all lines of a table have in common, as a sentence below it."""
+    told = [lines[0].date] if "date" in columns else []
+    if "seeds" in columns and (seeds := max(line.seeds for line in lines)):
+        drawn = "" if all(line.seeds for line in lines) else " where anything is drawn"
+        told.append(f"{'one seed' if seeds == 1 else f'{seeds} seeds'}{drawn}")
+    told += [f"made by {lines[0].made_by}"] if "made by" in columns else []
+    return f"\nEach row: {', '.join(told)}.\n" if told else ""
 
-    def __init__(self, results: Results, prose: str | None, images: Path) -> None:
+
+class Section:
+    """Renders one result file: its prose, or a table per split where it has none.
+
+    Args:
+      results: the file.
+      prose: a template; None: there is none.
+      images: folder of pictures.
+      foundations: fingerprints of today's.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        prose: str | None,
+        images: Path,
+        foundations: Collection[str] = (),
+    ) -> None:
         self.results = results
+        self._foundations = foundations
         self.prose = prose
         self._images = images
         self.pictures: dict[Path, Picture] = {}
@@ -205,9 +234,11 @@ class Section:
                 raise DataError(f"{self.results.name}.md: no row has the metric {metric!r}")
             if bold and better != "none" and len(means) > 1:
                 best[metric] = max(means) if better == "higher" else min(means)
-        head = ["model", *(describe_metric(metric)[0] for metric in metrics)]
-        head += ["seeds", "made by", "date"]
-        table = [head, ["---", *["---:"] * (len(metrics) + 1), "---", "---"]]
+        last = {"seeds": "---:", "made by": "---", "date": "---"}
+        same = {name for name in last if len({line.said(name) for line in lines} - {""}) < 2}
+        columns = [name for name in last if name not in same]
+        head = ["model", *(describe_metric(metric)[0] for metric in metrics), *columns]
+        table = [head, ["---", *["---:"] * len(metrics), *(last[name] for name in columns)]]
         notes: list[str] = []
         for line in lines:
             marks = ""
@@ -220,12 +251,14 @@ class Section:
                 text = "–" if cell is None else cell.text(describe_metric(metric)[1])
                 is_best = cell is not None and best.get(metric) == cell.mean
                 cells.append(f"**{text}**" if is_best else text)
-            cells += [str(line.seeds or "–"), line.made_by, line.date]
+            cells += [line.said(name) or "–" for name in columns]
             table.append(cells)
         text = "".join("| " + " | ".join(cells) + " |\n" for cells in table)
         if notes:
             text += "\n" + "\n".join(f"<sup>{n}</sup> {note}  " for n, note in enumerate(notes, 1))
             text += "\n"
+        if same:
+            text += _of_all(lines, same)
         return text
 
     def tables(self) -> str:
@@ -360,13 +393,23 @@ class Section:
         self.pictures[path] = picture
         return f"![{alt}]({self._images.name}/{path.name})\n"
 
-    def provenance(self) -> str:
-        """Which commands made the rows, at which commit, on what, when."""
+    def provenance(self, foundations: Collection[str] = ()) -> str:
+        """Which commands made the rows, at which commit, on what, when.
+
+        Rows of a foundation that is no more are named first.
+
+        Args:
+          foundations: further fingerprints of today's, which foundation.json does not name.
+        """
         seen = dict.fromkeys(
             (row["command"], row["commit"], row["date"], row["hardware"])
             for row in self.results.rows
         )
-        lines = ["<details><summary>Commands, commits and hardware</summary>\n\n"]
+        lines = [
+            self._of_earlier(fingerprint)
+            for fingerprint in sorted(self.results.foundations - {*self._foundations, *foundations})
+        ]
+        lines.append("<details><summary>Commands, commits and hardware</summary>\n\n")
         hardware = list(dict.fromkeys(entry[3] for entry in seen))
         for text in hardware:
             lines.append(f"On {text}:\n\n")
@@ -377,3 +420,14 @@ class Section:
             ]
             lines.append("\n")
         return "".join(lines) + "</details>\n"
+
+    def _of_earlier(self, fingerprint: str) -> str:
+        """A sentence that says what was made from a foundation that is no more."""
+        rows = [row for row in self.results.rows if "foundation" in row]
+        own = [row for row in rows if row["foundation"] == fingerprint]
+        told = f"made from an earlier foundation (`{fingerprint}`), not one of"
+        told += " [The foundations](results.md#the-foundations).\n\n"
+        if len(own) < len(rows):
+            what = dict.fromkeys(row.get("job", row["dataset"]) for row in own)
+            told = f"{', '.join(what)}: {told}"
+        return told[0].upper() + told[1:]

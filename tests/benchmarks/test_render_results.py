@@ -20,6 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any) -> None:
     """Writes AUC rows: model -> a value per seed."""
+    known = {"foundation": of} if (of := changes.pop("foundation", None)) else {}
     for model, aucs in values.items():
         for seed, value in enumerate(aucs):
             rows = results_file.metric_rows(
@@ -34,6 +35,7 @@ def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any)
                 }
                 | changes,
             )
+            rows = [row | known for row in rows]
             results_file.add_rows(folder / f"{name}.json", rows, **STAMP)
 
 
@@ -70,6 +72,31 @@ def test_mean_and_spread_over_seeds(folder: Path) -> None:
     # One seed has no spread; and the better log loss is the lower one.
     assert line(page(folder), "LR")[1:3] == ["0.6000", "0.4000"]
     assert cells[2].startswith("**0.2800")
+
+
+def test_what_all_lines_have_in_common_stands_below_the_table(folder: Path) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    add(folder, "x", {"mean": [0.6]}, seed=None)
+    text = page(folder)
+    assert "| model | AUC | log loss |\n" in text
+    assert "Each row: 2026-01-02, one seed where anything is drawn, made by defaults." in text
+    add(folder, "x", {"LR": [0.7, 0.8]}, config="others")
+    text = page(folder)
+    assert "| model | AUC | log loss | seeds | made by |\n" in text
+    assert "Each row: 2026-01-02." in text
+    assert line(text, "mean")[-2:] == ["–", "defaults"]
+
+
+def test_rows_of_an_earlier_foundation_are_named(folder: Path) -> None:
+    add(folder, "foundation", {"base": [0.5]}, foundation="new")
+    for name, foundations in (("tuning", ["old"]), ("jobs", ["new", "old"])):
+        for split in foundations:
+            add(folder, name, {"M6": [0.7]}, split=split, dataset=f"of {split}", foundation=split)
+    text = page(folder)
+    told = "made from an earlier foundation (`old`), not one of [The foundations]"
+    assert f"\nM{told[1:]}" in text
+    assert f"\nOf old: {told}" in text
+    assert text.count(told[1:]) == 2
 
 
 def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
