@@ -31,6 +31,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -65,6 +66,12 @@ class Line:
         else:
             values = [row["value"] for row in self.rows if row["metric"] == metric]
         return Cell(tuple(values)) if values else None
+
+    def of_baseline(self, name: str) -> Line:
+        """The line of a baseline that stands beside this one, as far as it has figures."""
+        rows = [row for row in self.rows if name in row["baselines"]]
+        beside = [row | {"value": row["baselines"][name]} for row in rows]
+        return Line(name, self.made_by, beside)
 
     @property
     def seeds(self) -> int:
@@ -102,6 +109,25 @@ def _of_all(lines: Sequence[Line], columns: Collection[str]) -> str:
     return f"\nEach row: {', '.join(told)}.\n" if told else ""
 
 
+def filled_in(template: str, name: str, **calls: Any) -> str:
+    """Prose with its figures, without more than one empty line at a time.
+
+    Args:
+      template: of jinja2.
+      name: of its file.
+      calls: what it may call.
+
+    Raises:
+      DataError: it is not valid, or asks for what is not there.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    try:
+        text = environment.from_string(template).render(**calls)
+    except jinja2.TemplateError as error:
+        raise DataError(f"{name}: {error}") from error
+    return re.sub(r"\n{3,}", "\n\n", text.strip())
+
+
 class Section:
     """Renders one result file: its prose, or a table per split where it has none.
 
@@ -137,25 +163,22 @@ class Section:
         """
         if self.prose is None:
             return self._without_prose()
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-        try:
-            text = environment.from_string(self.prose).render(
-                table=self.table,
-                tables=self.tables,
-                figure=self.figure,
-                chart=self.chart,
-                curves=self.curves,
-                trade_off=self.trade_off,
-                comparison=self.comparison,
-                jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
-                table_by=self.table_by,
-                lines_by=self.lines_by,
-                provenance=self.provenance,
-                has=self.has,
-            )
-        except jinja2.TemplateError as error:
-            raise DataError(f"{self.results.name}.md: {error}") from error
-        text = re.sub(r"\n{3,}", "\n\n", text.strip())
+        text = filled_in(
+            self.prose,
+            f"{self.results.name}.md",
+            table=self.table,
+            tables=self.tables,
+            figure=self.figure,
+            chart=self.chart,
+            curves=self.curves,
+            trade_off=self.trade_off,
+            comparison=self.comparison,
+            jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
+            table_by=self.table_by,
+            lines_by=self.lines_by,
+            provenance=self.provenance,
+            has=self.has,
+        )
         if not text.startswith("# "):
             raise DataError(f"{self.results.name}.md: the first line must be '# Title'")
         if self.page is not None:
@@ -272,10 +295,24 @@ class Section:
         return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
     def figure(
-        self, model: str, metric: str, *, dataset: str | None = None, split: str | None = None
+        self,
+        model: str,
+        metric: str,
+        *,
+        dataset: str | None = None,
+        split: str | None = None,
+        baseline: str | None = None,
     ) -> str:
-        """The mean of one metric of one model, with the metric's decimals."""
+        """The mean of one metric of one model, with the metric's decimals.
+
+        Args:
+          model, metric: whose, and which.
+          dataset, split: which rows, where the file has several.
+          baseline: that stands beside it (rows of `benchmarks.jobs`), in place of the model's own.
+        """
         lines = [line for line in self._lines(dataset, split) if line.model == model]
+        if baseline is not None:
+            lines = [line.of_baseline(baseline) for line in lines]
         cells = [cell for line in lines if (cell := line.cell(metric)) is not None]
         if len(cells) != 1:
             raise DataError(

@@ -163,6 +163,19 @@ def test_prose_orders_sections_and_names_figures(folder: Path) -> None:
     assert "### Detail" in text
 
 
+def test_a_figure_may_be_of_a_baseline(folder: Path) -> None:
+    for seed, other in ((0, 0.5), (1, 0.6)):
+        rows = results_file.metric_rows(
+            {"auc": 0.7}, model="FM", dataset="d", split="s", seed=seed, config="defaults"
+        )
+        rows = [row | {"baselines": {"mean": other}} for row in rows]
+        results_file.add_rows(folder / "x.json", rows, **STAMP)
+    (folder / "x.md").write_text('# X\n{{ figure("FM", "auc", baseline="mean") }}')
+    assert "\n0.5500\n" in page(folder)
+    (folder / "x.md").write_text('# X\n{{ figure("FM", "auc", baseline="other") }}')
+    assert run(folder) == 2
+
+
 @pytest.mark.parametrize(
     ("prose", "message"),
     [
