@@ -3,7 +3,8 @@
     python -m benchmarks.render_results            # write it
     python -m benchmarks.render_results --check    # exit with 1 when the file on disk is stale
 
-`NAME.json` may have prose beside it, `NAME.md`: see `results_section`.
+`NAME.json` may have prose beside it, `NAME.md`: see `results_section`. `summary.md` stands on top,
+with `of("NAME")` for the section of a file.
 """
 
 from __future__ import annotations
@@ -11,24 +12,29 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_chart import Picture
-from benchmarks.results_file import RESULTS, read_results
-from benchmarks.results_section import Section
+from benchmarks.results_file import RESULTS, Results, read_results
+from benchmarks.results_section import Section, filled_in
 
 OUTPUT = ROOT / "docs" / "results.md"
 HEAD = """\
 <!-- Written by `make results` from benchmarks/results/*.json. Change those, not this file. -->
 # Results
 
-Every number below was measured by a command of this repository and stands in
+Every figure of the tables below was measured by a command of this repository and stands in
 [`benchmarks/results/`](../benchmarks/results) with that command, the commit (*uncommitted*: there
 was none yet; *dirty*: with changes on top), the hardware and the date; this page is rendered from
-those files, and a test fails when it is stale. A row names the gin file that made it, or the
-baseline's configuration. `a ± b` is the mean and the sample standard deviation over seeds.
+those files, and a test fails when it is stale. A row, or a line below its table, names the gin file
+that made it, or the baseline's configuration.
+
+`a ± b` is the mean and the sample standard deviation over seeds; it says nothing of other test
+rows. The standard error of a hit rate p over n users is √(p (1 − p) / n), about .014 for MovieLens'
+943 users: smaller differences say nothing.
 """
 
 
@@ -56,7 +62,7 @@ def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Pa
     sections = [section for section in sections if section.results.rows]
     rendered = {section: section.render() for section in sections}
     together = [text for section, text in rendered.items() if section.page is None]
-    pages = {output: "\n".join([HEAD, *together])}
+    pages = {output: "\n".join([HEAD + _summary(results_folder, sections), *together])}
     for section, text in rendered.items():
         if section.page is not None:
             pages[output.parent / section.page] = text
@@ -64,6 +70,19 @@ def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Pa
     for section in sections:
         pictures |= section.pictures
     return pages, pictures
+
+
+def _summary(folder: Path, sections: Sequence[Section]) -> str:
+    """What stands on top of all sections; empty where there is no summary.md."""
+    path = folder / "summary.md"
+    if not path.exists():
+        return ""
+    by_name = {section.results.name: section for section in sections}
+
+    def of(name: str) -> Section:
+        return by_name.get(name) or Section(Results(name, ()), None, folder)
+
+    return f"\n{filled_in(path.read_text(encoding='utf-8'), path.name, of=of)}\n"
 
 
 @errors_told

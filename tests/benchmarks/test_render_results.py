@@ -163,6 +163,18 @@ def test_prose_orders_sections_and_names_figures(folder: Path) -> None:
     assert "### Detail" in text
 
 
+def test_the_summary_stands_on_top_and_leaves_out_what_is_not_there(folder: Path) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    prose = """{% set x, y = of("x"), of("y") -%}
+    {% if x.has(model="FM") %}FM: {{ x.figure("FM", "auc") }}.{% endif %}
+    {% if y.has(model="FM") %}{{ y.figure("FM", "auc") }}{% endif %}"""
+    (folder / "summary.md").write_text(prose)
+    text = page(folder)
+    assert text.index("\nFM: 0.7000.\n") < text.index("## X\n")
+    (folder / "summary.md").write_text('{{ of("x").figure("FM", "mrr") }}')
+    assert run(folder) == 2
+
+
 def test_a_figure_may_be_of_a_baseline(folder: Path) -> None:
     for seed, other in ((0, 0.5), (1, 0.6)):
         rows = results_file.metric_rows(
