@@ -376,8 +376,8 @@ def summarise(page: Page, studies: Sequence[Study], told: Mapping[str, str]) -> 
         print(f"{study.name:<28}{record.core_hours:>6.1f}{study.core_hours:>6.1f}  {first}{unmet}")
     made = [study for study in studies if told[study.name] == "done"]
     if files := sorted({f"{name}.md" for study in made for name in study.results}):
-        told = ", ".join([*files, "summary.md"])
-        print(f"\nProse to read again beside its new figures ({RESULTS}): {told}")
+        prose = ", ".join([*files, "summary.md"])
+        print(f"\nProse to read again beside its new figures ({RESULTS}): {prose}")
     if strangers := of_other_foundations(ROOT / RESULTS):
         print(f"Rows of foundations that foundation.json does not have: {', '.join(strangers)}")
 

@@ -465,6 +465,6 @@ class Section:
         told = f"made from an earlier foundation (`{fingerprint}`), not one of"
         told += " [The foundations](results.md#the-foundations).\n\n"
         if len(own) < len(rows):
-            what = dict.fromkeys(row.get("job", row["dataset"]) for row in own)
+            what = dict.fromkeys(str(row.get("job", row["dataset"])) for row in own)
             told = f"{', '.join(what)}: {told}"
         return told[0].upper() + told[1:]
