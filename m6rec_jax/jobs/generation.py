@@ -26,7 +26,14 @@ from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, by_task
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    RequestFields,
+    by_task,
+    check_finite,
+)
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -371,7 +378,9 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             for (i, *_), text in zip(asked, found, strict=True):
                 of[i].append(text)
             results |= {i: Texts.of(texts) for i, texts in of.items()}
-        return [results[i] for i in range(len(accepted))]
+        answers = [results[i] for i in range(len(accepted))]
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
+        return answers
 
     def one_by_one(self, task: str) -> bool:
         """Whether a task's texts grow one by one where they can, see `texts`.

@@ -26,6 +26,7 @@ from m6rec_jax.jobs.answering import (
     ScoredItem,
     by_task,
     check_default_k,
+    check_finite,
     check_k,
 )
 from m6rec_jax.jobs.dialogue_items import (
@@ -316,7 +317,9 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                     [title.title for _, title in rows],
                     [title.score for _, title in rows],
                 )
-        return [results[i] for i in range(len(accepted))]
+        answers = [results[i] for i in range(len(accepted))]
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
+        return answers
 
     def describe(self, task: str) -> Mapping[str, Any]:
         own = self.of_task(task)
