@@ -12,6 +12,7 @@ and compared with those of the whole model.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -112,7 +113,7 @@ def calibrate(
 
     Returns:
       By task. Written to `MODEL_DIR/inference`, to `early_exit.json`, `ranking.json` and
-      `<task>_scaling.gin`.
+      `<task>_scaling.gin`; what the files say of other tasks at this step stays.
 
     Raises:
       ConfigError: no task of retrieval or zero-shot, and a model without losses at its exits, or no
@@ -153,16 +154,26 @@ def calibrate(
     scalings = {task.name: learn_scaling(evaluator, task, restored) for task in zero_shot}
     for name, scaling in scalings.items() if jax.process_index() == 0 else ():
         write_atomically(assets / scaling_file(name), scaling.gin_text())
-    files: list[tuple[str, Mapping[str, Any], dict[str, float]]] = [
-        (EXITS_FILE, exits, {"max_loss": max_loss}),
-        (RANKING_FILE, weights, {}),
+    files: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = [
+        (EXITS_FILE, exits, {"split": split, "max_loss": max_loss}),
+        (RANKING_FILE, weights, {"split": split}),
     ]
     for file, found, told in files:
         if found and jax.process_index() == 0:
-            by_task = {name: dataclasses.asdict(one) for name, one in found.items()}
-            values = {"step": restored.step, "split": split, **told, "tasks": by_task}
+            by_task = {name: dataclasses.asdict(one) | told for name, one in found.items()}
+            known = _tasks_of_file(assets / file, restored.step)
+            values = {"step": restored.step, "tasks": known | by_task}
             write_atomically(assets / file, json_text(values, indent=2) + "\n")
     return {**exits, **weights, **scalings}
+
+
+def _tasks_of_file(path: epath.Path, step: int) -> dict[str, Any]:
+    """What was found before for tasks, maybe others, of a step; a damaged file has nothing."""
+    try:
+        values = json.loads(path.read_text())
+        return dict(values["tasks"]) if values["step"] == step else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return {}
 
 
 # Scoring.
