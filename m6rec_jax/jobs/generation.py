@@ -108,13 +108,16 @@ class GenerationJob(Job):
         rows = evaluation.rows()
         if not rows:
             raise DataError("there are no texts to write; is the split empty?")
-        decoding = Decoding()
+        decoding, generator = Decoding(), evaluation.generator()
+        choices = None
+        if decoding.true_only:
+            choices = choices_of_rows(evaluation.data, rows, generator.vocabulary)
         texts = decoding.generate(
-            evaluation.generator(),
+            generator,
             [row["source"] for row in rows],
             [row["prefix"] for row in rows],
             [evaluation.data.name] * len(rows),
-            choices=_choices_of_rows(evaluation, rows) if decoding.true_only else None,
+            choices=choices,
         )
         return GenerationPredictions(
             rows=rows,
@@ -176,17 +179,44 @@ class TrueTexts:
         return TextChoices([[encode(text) for text in part] for part in parts])
 
 
-def _choices_of_rows(evaluation: Evaluation, rows: Sequence[Row]) -> list[TextChoices] | None:
-    """Of each text; None where the template tells of nothing shared."""
-    prepared, view = evaluation.data.prepared(), evaluation.data.view
-    if not _tells_shared(prepared, view):
+class LazyChoices(Sequence[TextChoices | None]):
+    """Choices of many texts, each made when it is asked for: all of them may not fit in memory.
+
+    Args:
+      makers: for each text a function that gives its choices; None: it may say anything.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], TextChoices | None]]) -> None:
+        self._makers = makers
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._makers[index]()
+
+
+def choices_of_rows(
+    data: TaskData, rows: Sequence[Row], vocabulary: Vocabulary
+) -> LazyChoices | None:
+    """What each text may truly say; None where the template tells of nothing shared.
+
+    Args:
+      data: of a task of kind 'generation'.
+      rows: of its view.
+      vocabulary: of the model.
+    """
+    prepared = data.prepared()
+    if not _tells_shared(prepared, data.view):
         return None
     items = prepared.catalogue().items
-    true = TrueTexts(prepared.template().writing[view], items, evaluation.generator().vocabulary)
-    return [
-        true.of(items[row["item_indices"][0]], [items[i] for i in row["liked_indices"]])
-        for row in rows
-    ]
+    true = TrueTexts(prepared.template().writing[data.view], items, vocabulary)
+
+    def maker(row: Row) -> Callable[[], TextChoices]:
+        liked = [items[i] for i in row["liked_indices"]]
+        return functools.partial(true.of, items[row["item_indices"][0]], liked)
+
+    return LazyChoices(list(map(maker, rows)))
 
 
 def _tells_shared(prepared: Prepared, view: str) -> bool:
@@ -364,7 +394,6 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 for i in members
                 for index, item in enumerate(own.items(accepted[i].request))
             ]
-            choices = [own.choices(accepted[i].request, item) for i, _, item in asked]
             found = self._decoding.generate(
                 self.parts.generator(task),
                 [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
@@ -372,7 +401,12 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 [task] * len(asked),
                 # A request is drawn the same text whatever shares its batch.
                 keys=[(accepted[i].number, index) for i, index, _ in asked],
-                choices=choices,
+                choices=LazyChoices(
+                    [
+                        functools.partial(own.choices, accepted[i].request, item)
+                        for i, _, item in asked
+                    ]
+                ),
             )
             of: dict[int, list[GeneratedText]] = {i: [] for i in members}
             for (i, *_), text in zip(asked, found, strict=True):
