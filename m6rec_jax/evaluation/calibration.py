@@ -43,6 +43,7 @@ from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
 from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.jobs.generation import choices_of_rows
 from m6rec_jax.jobs.job import labelled
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.metrics.generation import rouge
@@ -305,7 +306,7 @@ def agreement(texts: Sequence[str], whole: Sequence[str]) -> float:
 
 
 class Texts:
-    """Generates a task's texts with any exits.
+    """Generates a task's texts with any exits, under the constraints under which it serves.
 
     Attributes:
       rows: of the evaluated split.
@@ -346,7 +347,10 @@ class Texts:
             )
             for early in (False, True)
         ]
-        self._decoding = Decoding()
+        self._decoding, self._choices = Decoding(), None
+        if self._decoding.true_only:
+            data = evaluator.evaluation(task).data
+            self._choices = choices_of_rows(data, self.rows, task_vocabulary(task.name))
         for exits in (None, ExitSettings(NEVER, self.num_exits)):
             self.generate(exits)  # compiles
         self.whole, self.seconds = self.timed(None)
@@ -368,6 +372,7 @@ class Texts:
             [row["source"] for row in self.rows],
             [row["prefix"] for row in self.rows],
             [self._task] * len(self.rows),
+            choices=self._choices,
         )
         return [text.continuation for text in found]
 
