@@ -11,6 +11,7 @@ In gin, for metrics at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -238,7 +239,10 @@ class _TaskEvaluation:
         """Which of so many rows are read, ascending."""
         sampled = self._evaluator.batches(self._task).sampled_rows
         read = sampled_indices(number, sampled) if sampled < number else np.arange(number)
-        return read[: self._evaluator.limit or None]
+        limit, count = self._evaluator.limit or None, self._evaluator.reader[1]
+        # Of each process at most the limit; sources cut rows for them so, too.
+        cuts = [len(read) * index // count for index in range(count + 1)]
+        return np.concatenate([read[first:end][:limit] for first, end in itertools.pairwise(cuts)])
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model

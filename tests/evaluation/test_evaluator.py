@@ -126,6 +126,24 @@ def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
     np.testing.assert_array_equal(found.scores, whole.scores[places])
 
 
+@pytest.mark.parametrize("sample", [0, 9])
+def test_a_limit_is_of_each_process(world, monkeypatch, sample):
+    read = []
+    for process in range(2):
+        monkeypatch.setattr(evaluation, "batch_reader", lambda mesh, own=process: (own, 2))
+        evaluator = evaluation.Evaluator(
+            "eval_shop_ctr", LENGTHS, 4, split="train", limit=2, sample=sample
+        )
+        (task,) = evaluator.tasks
+        for batch in evaluator.batches(task):
+            real = batch["example_weights"] > 0
+            items = batch["decoder_item_ids"][real].max(axis=1)
+            read += zip(batch["user_ids"][real, 0].tolist(), items.tolist(), strict=True)
+    rows = evaluator.evaluation(task).rows(("user_index", "item_indices"))
+    assert [(row["user_index"], max(row["item_indices"])) for row in rows] == read
+    assert len(read) == 4
+
+
 def test_lengths_of_lists_and_a_limit_come_from_gin(world):
     *_, model_dir = world
     with gin.unlock_config():
