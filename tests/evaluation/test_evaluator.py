@@ -144,18 +144,19 @@ def test_a_limit_is_of_each_process(world, monkeypatch, sample):
     assert len(read) == 4
 
 
-def test_lengths_of_lists_and_a_limit_come_from_gin(world):
+@pytest.mark.parametrize(("setting", "ending"), [("limit", "first3"), ("sample", "sample3")])
+def test_lengths_of_lists_and_numbers_of_rows_come_from_gin(world, setting, ending):
     *_, model_dir = world
     with gin.unlock_config():
         gin.bind_parameter("Evaluator.ks", (2,))
-        gin.bind_parameter("Evaluator.limit", 3)
+        gin.bind_parameter(f"Evaluator.{setting}", 3)
     try:
         metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
     finally:
         gin.clear_config()
     assert [name for name in metrics if name.startswith("hit_rate@")] == ["hit_rate@2"]
     assert metrics["num_examples"] == 3
-    assert (model_dir / "evaluation" / "eval_shop_retrieval-test-3-first3.json").is_file()
+    assert (model_dir / "evaluation" / f"eval_shop_retrieval-test-3-{ending}.json").is_file()
 
 
 def test_rows_of_a_bank_are_never_guessed(world):
