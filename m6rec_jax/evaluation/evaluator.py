@@ -126,7 +126,7 @@ class Evaluator:
 
         Raises:
           ConfigError: as `predict`.
-          DataError: data not prepared, an empty split, or one class only.
+          DataError: data not prepared, or an empty split.
         """
         del step
         metrics: dict[str, float] = {}
