@@ -29,6 +29,7 @@ from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval, ranking_name
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
@@ -77,6 +78,9 @@ class Evaluator:
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
       progress: show bars. A training run sets the attribute (`Logging.progress`).
+
+    Raises:
+      ConfigError: no such task, a cut-off below 1, or an extra is missing that its metrics need.
     """
 
     def __init__(
@@ -99,6 +103,10 @@ class Evaluator:
             require_text_metrics()  # not after an hour of training
         self.lengths = dict(task_feature_lengths)
         self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
+        if min(self.ks, default=0) < 1:
+            raise ConfigError(
+                f"Evaluator.ks = {self.ks} (or infer.k) must be cut-offs of 1 or more"
+            )
         self.reranking, self.progress = reranking, progress
         self.ranking: Mapping[str, RankingWeights] = {}
         self._learnt_reranking = Reranking()
