@@ -34,7 +34,7 @@ from m6rec_jax.engine.model_folder import (
 from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
 from m6rec_jax.engine.text_decoding import Decoding
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
 from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
@@ -312,15 +312,10 @@ class Texts:
       rows: of the evaluated split.
       num_exits: of the model.
       whole, seconds: texts of the whole model, and what they took.
-
-    Raises:
-      DataError: the split is empty.
     """
 
     def __init__(self, evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> None:
         self.rows = evaluator.evaluation(task).rows()
-        if not self.rows:
-            raise DataError(f"{task.name} has no rows in {evaluator.split!r}")
         self._task, self.num_exits = task.name, restored.model.config.num_exits
         # Looked up at every call: other exits compile nothing.
         self._tasks = {

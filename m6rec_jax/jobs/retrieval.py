@@ -104,11 +104,9 @@ class RetrievalJob(Job):
         """Leaves out items already seen where repeats do not count, but never a wanted one.
 
         Raises:
-          DataError: there are no rows, or one wants nothing.
+          DataError: a row wants nothing.
         """
         found = evaluation.outputs()
-        if "user" not in found or not len(found["user"]):
-            raise DataError("there are no rows to retrieve for; is the split empty?")
         seen = hidden_items(evaluation)
         users = found["user_ids"][:, 0].astype(np.int64)
         targets = pad_targets(found["decoder_item_ids"])

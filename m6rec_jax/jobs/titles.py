@@ -32,7 +32,6 @@ from m6rec_jax.jobs.answering import (
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
     RecommendationPredictions,
-    check_rows,
     named_items,
     target_items,
 )
@@ -61,14 +60,12 @@ class TitleRecommendationJob(RecommendationJob):
         return token_sums(model, variables, features)._asdict()
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
-        """Raises DataError where there are no rows."""
         language = LanguagePredictions.of(evaluation.outputs())
         generator, texts = evaluation.generator(), evaluation.data.prepared().catalogue().texts
         trie = evaluation.once(
             "titles", lambda: TitleTrie(generator.vocabulary, texts, generator.max_tokens)
         )
         rows = evaluation.rows()
-        check_rows(rows)
         sources = [row["source"] for row in rows]
         towers = evaluation.beside("item_recommendation")
         scores = None
