@@ -325,14 +325,8 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
     baselines: dict[str, np.ndarray] = {}
     if "groups" in result.task.prepared().manifest["views"]:
         fitted = mean_baselines(result.evaluation)
-        baselines = {
-            "popularity": fitted.popularity(found.items),
-            "item mean": fitted.item_mean(found.items),
-            "user mean": fitted.user_mean(found.users),
-            "user and item mean": fitted.user_and_item_mean(found.users, found.items),
-        }
-        if fitted.own_counts is not None:
-            baselines["user item times"] = fitted.user_item_times(found.users, found.items)
+        scores = fitted.scores(found.users, found.items)
+        baselines = {name.replace("_", " "): values for name, values in scores.items()}
     probable = found.probabilities is not None
     yield ScoredExamples(
         found.labels,

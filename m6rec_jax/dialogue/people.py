@@ -19,11 +19,12 @@ def _list_of(words: str) -> list[str]:
     return words.split()
 
 
-# From twenty on tens are enough: there ages say only that somebody is none of a group.
-NUMBERS = _list_of(
+_NAMES = _list_of(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
+# From twenty on in tens, which are enough for ages.
+NUMBERS = {name: n if n <= 20 else 10 * (n - 18) for n, name in enumerate(_NAMES)}
 _NUMBER = rf"(?:\d{{1,2}}|{'|'.join(NUMBERS)})"
 # Of several people, too: "14 and 6".
 _AGE = rf"(?P<age>{_NUMBER}(?:(?: ,| and| or| , and| , or) {_NUMBER})*)"
@@ -105,4 +106,4 @@ class People:
         if unit and "month" in unit:
             return 0
         every = re.findall(rf"\b{_NUMBER}\b", age)
-        return min(int(one) if one.isdigit() else NUMBERS.index(one) for one in every)
+        return min(int(one) if one.isdigit() else NUMBERS[one] for one in every)

@@ -12,6 +12,7 @@ and compared with those of the whole model.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ from m6rec_jax.engine.model_folder import (
 from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
 from m6rec_jax.engine.text_decoding import Decoding
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
 from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
@@ -42,6 +43,7 @@ from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
 from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.jobs.generation import choices_of_rows
 from m6rec_jax.jobs.job import labelled
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.metrics.generation import rouge
@@ -112,7 +114,7 @@ def calibrate(
 
     Returns:
       By task. Written to `MODEL_DIR/inference`, to `early_exit.json`, `ranking.json` and
-      `<task>_scaling.gin`.
+      `<task>_scaling.gin`; what the files say of other tasks at this step stays.
 
     Raises:
       ConfigError: no task of retrieval or zero-shot, and a model without losses at its exits, or no
@@ -153,16 +155,26 @@ def calibrate(
     scalings = {task.name: learn_scaling(evaluator, task, restored) for task in zero_shot}
     for name, scaling in scalings.items() if jax.process_index() == 0 else ():
         write_atomically(assets / scaling_file(name), scaling.gin_text())
-    files: list[tuple[str, Mapping[str, Any], dict[str, float]]] = [
-        (EXITS_FILE, exits, {"max_loss": max_loss}),
-        (RANKING_FILE, weights, {}),
+    files: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = [
+        (EXITS_FILE, exits, {"split": split, "max_loss": max_loss}),
+        (RANKING_FILE, weights, {"split": split}),
     ]
     for file, found, told in files:
         if found and jax.process_index() == 0:
-            by_task = {name: dataclasses.asdict(one) for name, one in found.items()}
-            values = {"step": restored.step, "split": split, **told, "tasks": by_task}
+            by_task = {name: dataclasses.asdict(one) | told for name, one in found.items()}
+            known = _tasks_of_file(assets / file, restored.step)
+            values = {"step": restored.step, "tasks": known | by_task}
             write_atomically(assets / file, json_text(values, indent=2) + "\n")
     return {**exits, **weights, **scalings}
+
+
+def _tasks_of_file(path: epath.Path, step: int) -> dict[str, Any]:
+    """What was found before for tasks, maybe others, of a step; a damaged file has nothing."""
+    try:
+        values = json.loads(path.read_text())
+        return dict(values["tasks"]) if values["step"] == step else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return {}
 
 
 # Scoring.
@@ -294,21 +306,16 @@ def agreement(texts: Sequence[str], whole: Sequence[str]) -> float:
 
 
 class Texts:
-    """Generates a task's texts with any exits.
+    """Generates a task's texts with any exits, under the constraints under which it serves.
 
     Attributes:
       rows: of the evaluated split.
       num_exits: of the model.
       whole, seconds: texts of the whole model, and what they took.
-
-    Raises:
-      DataError: the split is empty.
     """
 
     def __init__(self, evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> None:
         self.rows = evaluator.evaluation(task).rows()
-        if not self.rows:
-            raise DataError(f"{task.name} has no rows in {evaluator.split!r}")
         self._task, self.num_exits = task.name, restored.model.config.num_exits
         # Looked up at every call: other exits compile nothing.
         self._tasks = {
@@ -335,7 +342,10 @@ class Texts:
             )
             for early in (False, True)
         ]
-        self._decoding = Decoding()
+        self._decoding, self._choices = Decoding(), None
+        if self._decoding.true_only:
+            data = evaluator.evaluation(task).data
+            self._choices = choices_of_rows(data, self.rows, task_vocabulary(task.name))
         for exits in (None, ExitSettings(NEVER, self.num_exits)):
             self.generate(exits)  # compiles
         self.whole, self.seconds = self.timed(None)
@@ -357,6 +367,7 @@ class Texts:
             [row["source"] for row in self.rows],
             [row["prefix"] for row in self.rows],
             [self._task] * len(self.rows),
+            choices=self._choices,
         )
         return [text.continuation for text in found]
 

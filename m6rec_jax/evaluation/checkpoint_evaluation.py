@@ -48,7 +48,8 @@ def evaluate(
       limit: of rows; None: `Evaluator.limit`.
       step: which checkpoint; None: the newest.
       output: JSON file for the metrics; None:
-        `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit).
+        `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit,
+        `...-sample<rows>.json` of a sample).
       against: MODEL_DIR of another run that this one is compared with, example by example: its
         metrics are `against/<metric>`; `gain` is by how much examples are better than the other's,
         `gain_error` its standard error (`PairedDifference`). A sentence about it is logged.
@@ -63,7 +64,7 @@ def evaluate(
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    name = _name(mixture_or_task_name, split, restored.step, evaluator.limit)
+    name = _name(mixture_or_task_name, evaluator, restored.step)
     path = epath.Path(output or _folder(model_dir) / "evaluation" / f"{name}.json")
     _check_output(path)
     other = None if against is None else _restored(against, mixture_or_task_name, evaluator)
@@ -119,7 +120,7 @@ def infer(
       k: length of the lists.
       output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
         ending), may be a bucket address; None:
-        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet` (`...-first<limit>.parquet`).
+        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`, with endings as in `evaluate`.
 
     Returns:
       The files that this process has written: all in process 0, none in others.
@@ -139,7 +140,7 @@ def infer(
     for task in evaluator.tasks:
         predictions = _predict(evaluator, task, restored, model_dir)
         columns = evaluator.columns(task, predictions)
-        name = _name(task.name, split, restored.step, evaluator.limit)
+        name = _name(task.name, evaluator, restored.step)
         path = _folder(model_dir) / "predictions" / f"{name}.parquet"
         if output is not None:
             path = epath.Path(output)
@@ -156,9 +157,11 @@ def _predict(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, mode
     return evaluator.predict(task, restored.model, restored.variables)
 
 
-def _name(task: str, split: str, step: int, limit: int) -> str:
+def _name(task: str, evaluator: Evaluator, step: int) -> str:
     """A file's default name; metrics of some rows do not replace those of all."""
-    return f"{task}-{split}-{step}" + (f"-first{limit}" if limit else "")
+    sample = f"-sample{evaluator.sample}" if evaluator.sample else ""
+    first = f"-first{evaluator.limit}" if evaluator.limit else ""
+    return f"{task}-{evaluator.split}-{step}{sample}{first}"
 
 
 def _check_output(output: str | epath.Path) -> None:

@@ -11,6 +11,7 @@ In gin, for metrics at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval, ranking_name
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
@@ -76,6 +78,9 @@ class Evaluator:
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
       progress: show bars. A training run sets the attribute (`Logging.progress`).
+
+    Raises:
+      ConfigError: no such task, a cut-off below 1, or an extra is missing that its metrics need.
     """
 
     def __init__(
@@ -98,6 +103,10 @@ class Evaluator:
             require_text_metrics()  # not after an hour of training
         self.lengths = dict(task_feature_lengths)
         self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
+        if min(self.ks, default=0) < 1:
+            raise ConfigError(
+                f"Evaluator.ks = {self.ks} (or infer.k) must be cut-offs of 1 or more"
+            )
         self.reranking, self.progress = reranking, progress
         self.ranking: Mapping[str, RankingWeights] = {}
         self._learnt_reranking = Reranking()
@@ -125,7 +134,7 @@ class Evaluator:
 
         Raises:
           ConfigError: as `predict`.
-          DataError: data not prepared, an empty split, or one class only.
+          DataError: data not prepared, or an empty split.
         """
         del step
         metrics: dict[str, float] = {}
@@ -238,7 +247,10 @@ class _TaskEvaluation:
         """Which of so many rows are read, ascending."""
         sampled = self._evaluator.batches(self._task).sampled_rows
         read = sampled_indices(number, sampled) if sampled < number else np.arange(number)
-        return read[: self._evaluator.limit or None]
+        limit, count = self._evaluator.limit or None, self._evaluator.reader[1]
+        # Of each process at most the limit; sources cut rows for them so, too.
+        cuts = [len(read) * index // count for index in range(count + 1)]
+        return np.concatenate([read[first:end][:limit] for first, end in itertools.pairwise(cuts)])
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model

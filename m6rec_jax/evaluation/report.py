@@ -37,7 +37,6 @@ class Comparison:
       baselines: name -> value; None where the baseline has none. The columns of the
         table are the names of all lines, in order.
       higher_is_better: False for losses.
-      decimals: how many are shown.
     """
 
     task: str
@@ -45,7 +44,6 @@ class Comparison:
     model: float
     baselines: Mapping[str, float | None]
     higher_is_better: bool = True
-    decimals: int = 4
 
     @property
     def strongest(self) -> float | None:
@@ -300,27 +298,14 @@ def _check(data: ReportData) -> None:
                 raise DataError(
                     f"report: {line.metric} of {name!r} is {value}; leave it out (None)"
                 )
-    for curve in data.curves:
-        for name, (steps, values_of) in curve.series.items():
-            if len(steps) != len(values_of):
-                raise DataError(
-                    f"report: {name!r} of {curve.title!r} has {len(steps)} steps and "
-                    f"{len(values_of)} values"
-                )
-    for group in data.parameters:
-        if group.count < 0:
-            raise DataError(f"report: {group.name!r} has {group.count} parameters")
 
 
 def _decimals(value: float | None, decimals: int = 4) -> str:
     return "–" if value is None else f"{value:,.{decimals}f}"
 
 
-def _signed(value: float | None, decimals: int = 4) -> str:
-    if value is None:
-        return "–"
-    text = f"{value:+,.{decimals}f}"
-    return text.replace("-", "−")
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+,.4f}".replace("-", "−")
 
 
 def _compact(value: int) -> str:

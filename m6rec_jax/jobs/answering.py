@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.engine import Engine
@@ -421,7 +422,7 @@ def check_default_k(k: int, max_k: int, name: str) -> None:
         raise ConfigError(f"{name}.k = {k} must be between 1 and max_k = {max_k}")
 
 
-def check_finite(accepted: Sequence[Accepted], values: Iterable[np.ndarray]) -> None:
+def check_finite(accepted: Sequence[Accepted], values: Iterable[npt.ArrayLike]) -> None:
     """Raises DataError for numbers that no reader takes; that is no request's fault."""
     for one, numbers in zip(accepted, values, strict=True):
         if not np.isfinite(numbers).all():

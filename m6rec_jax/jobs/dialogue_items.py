@@ -16,7 +16,6 @@ import numpy as np
 
 from m6rec_jax.engine.catalogue_index import NO_ITEM
 from m6rec_jax.engine.retrieval import user_embeddings
-from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.generation import row_columns, source_column
 from m6rec_jax.jobs.job import (
     Array,
@@ -107,9 +106,7 @@ class ItemRecommendationJob(RecommendationJob):
         return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
-        """Raises DataError where there are no rows."""
         rows = evaluation.once("rows", lambda: list(evaluation.data.rows()))
-        check_rows(rows)
         found = evaluation.outputs()
         # A turn has a row for each of its items.
         by_turn = {(row["turn_index"], int(row["item_indices"][0])): row for row in rows}
@@ -191,12 +188,6 @@ def recommendation_metrics(
     if predictions.language is not None:
         metrics |= language_metrics(predictions.language)
     return metrics
-
-
-def check_rows(rows: Sequence[Row]) -> None:
-    """Raises DataError where there are no rows."""
-    if not rows:
-        raise DataError("no item is recommended in these dialogues; is the split empty?")
 
 
 def target_items(rows: Sequence[Row]) -> np.ndarray:

@@ -72,10 +72,7 @@ class EmbeddingsJob(Job):
         return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> EmbeddingPredictions:
-        """Raises DataError where there are no rows."""
         found = evaluation.outputs()
-        if "user" not in found or not len(found["user"]):
-            raise DataError("there are no rows to embed; is the split empty?")
         texts = evaluation.data.prepared().catalogue().texts
         return EmbeddingPredictions(
             found["user_ids"][:, 0].astype(np.int64),

@@ -26,7 +26,14 @@ from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, by_task
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    RequestFields,
+    by_task,
+    check_finite,
+)
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -96,18 +103,18 @@ class GenerationJob(Job):
         return token_sums(model, variables, features)._asdict()
 
     def predict(self, evaluation: Evaluation) -> GenerationPredictions:
-        """Raises DataError where there are no rows."""
         language = LanguagePredictions.of(evaluation.outputs())
         rows = evaluation.rows()
-        if not rows:
-            raise DataError("there are no texts to write; is the split empty?")
-        decoding = Decoding()
+        decoding, generator = Decoding(), evaluation.generator()
+        choices = None
+        if decoding.true_only:
+            choices = choices_of_rows(evaluation.data, rows, generator.vocabulary)
         texts = decoding.generate(
-            evaluation.generator(),
+            generator,
             [row["source"] for row in rows],
             [row["prefix"] for row in rows],
             [evaluation.data.name] * len(rows),
-            choices=_choices_of_rows(evaluation, rows) if decoding.true_only else None,
+            choices=choices,
         )
         return GenerationPredictions(
             rows=rows,
@@ -169,17 +176,44 @@ class TrueTexts:
         return TextChoices([[encode(text) for text in part] for part in parts])
 
 
-def _choices_of_rows(evaluation: Evaluation, rows: Sequence[Row]) -> list[TextChoices] | None:
-    """Of each text; None where the template tells of nothing shared."""
-    prepared, view = evaluation.data.prepared(), evaluation.data.view
-    if not _tells_shared(prepared, view):
+class LazyChoices(Sequence[TextChoices | None]):
+    """Choices of many texts, each made when it is asked for: all of them may not fit in memory.
+
+    Args:
+      makers: for each text a function that gives its choices; None: it may say anything.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], TextChoices | None]]) -> None:
+        self._makers = makers
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._makers[index]()
+
+
+def choices_of_rows(
+    data: TaskData, rows: Sequence[Row], vocabulary: Vocabulary
+) -> LazyChoices | None:
+    """What each text may truly say; None where the template tells of nothing shared.
+
+    Args:
+      data: of a task of kind 'generation'.
+      rows: of its view.
+      vocabulary: of the model.
+    """
+    prepared = data.prepared()
+    if not _tells_shared(prepared, data.view):
         return None
     items = prepared.catalogue().items
-    true = TrueTexts(prepared.template().writing[view], items, evaluation.generator().vocabulary)
-    return [
-        true.of(items[row["item_indices"][0]], [items[i] for i in row["liked_indices"]])
-        for row in rows
-    ]
+    true = TrueTexts(prepared.template().writing[data.view], items, vocabulary)
+
+    def maker(row: Row) -> Callable[[], TextChoices]:
+        liked = [items[i] for i in row["liked_indices"]]
+        return functools.partial(true.of, items[row["item_indices"][0]], liked)
+
+    return LazyChoices(list(map(maker, rows)))
 
 
 def _tells_shared(prepared: Prepared, view: str) -> bool:
@@ -357,7 +391,6 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 for i in members
                 for index, item in enumerate(own.items(accepted[i].request))
             ]
-            choices = [own.choices(accepted[i].request, item) for i, _, item in asked]
             found = self._decoding.generate(
                 self.parts.generator(task),
                 [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
@@ -365,13 +398,20 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 [task] * len(asked),
                 # A request is drawn the same text whatever shares its batch.
                 keys=[(accepted[i].number, index) for i, index, _ in asked],
-                choices=choices,
+                choices=LazyChoices(
+                    [
+                        functools.partial(own.choices, accepted[i].request, item)
+                        for i, _, item in asked
+                    ]
+                ),
             )
             of: dict[int, list[GeneratedText]] = {i: [] for i in members}
             for (i, *_), text in zip(asked, found, strict=True):
                 of[i].append(text)
             results |= {i: Texts.of(texts) for i, texts in of.items()}
-        return [results[i] for i in range(len(accepted))]
+        answers = [results[i] for i in range(len(accepted))]
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
+        return answers
 
     def one_by_one(self, task: str) -> bool:
         """Whether a task's texts grow one by one where they can, see `texts`.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gin
@@ -19,6 +19,7 @@ import numpy as np
 
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.index_files import StoredIndex
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
@@ -26,8 +27,14 @@ from m6rec_jax.jobs.answering import (
     ScoredItem,
     TaskState,
     by_task,
+    check_default_k,
+    check_finite,
+    check_k,
+    excluded_ids,
     title_of,
 )
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import Request
 from m6rec_jax.text.records import Item
 
 
@@ -88,11 +95,48 @@ class ItemLists:
     distinct: bool = False
 
 
-class IndexAnswerer(Answerer[TaskState]):
-    """Answers with items of an index; see the module."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetrievalTask:
+    """What looking for items of one task takes."""
 
-    def __init__(self, parts: Parts) -> None:
+    renderer: RequestRenderer
+    index: StoredIndex
+    catalogue: Mapping[str, Item]
+
+
+class IndexAnswerer(Answerer[TaskState]):
+    """Answers with items of an index; see the module.
+
+    Args:
+      parts: see `Answerer`.
+      k: how many items, for requests that do not say.
+      max_k: the most a request may ask for.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
+        None: where the data set's repeats do not count.
+      depth: so many are searched for in any case, so that all requests run the same program; None:
+        `max_k`.
+
+    Raises:
+      ConfigError: k, max_k and depth do not ascend.
+    """
+
+    result = Retrieved
+
+    def __init__(
+        self,
+        parts: Parts,
+        k: int,
+        max_k: int,
+        exclude_seen: bool | None,
+        depth: int | None = None,
+    ) -> None:
+        self._name = type(self).__name__
+        check_default_k(k, max_k, self._name)
+        self._depth = max_k if depth is None else depth
+        if max_k > self._depth:
+            raise ConfigError(f"{self._name}.max_k = {max_k} is more than depth = {depth}")
         super().__init__(parts)
+        self.default_k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
         self.lists = ItemLists()
 
     @property
@@ -121,12 +165,32 @@ class IndexAnswerer(Answerer[TaskState]):
         return Retrieved([ids[place] for place in places[:k]], scores[places[:k]], items)
 
     @abc.abstractmethod
+    def retrieval(self, task: str) -> tuple[str, RetrievalTask]:
+        """The task of retrieval that finds the items of a task, and what it takes."""
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        check_k(request, self.max_k, f"{self._name}.max_k")
+        return self.retrieval(task)[1].renderer.render(request)
+
     def index(self, task: str) -> StoredIndex:
         """Of a task's catalogue."""
+        return self.retrieval(task)[1].index
 
-    @abc.abstractmethod
+    def excluded(self, accepted: Sequence[Accepted]) -> list[list[str]]:
+        """Of each request, ids of items that must not be found."""
+        return [
+            excluded_ids(one.request, self.parts.hides_seen(one.task, self._exclude_seen))
+            for one in accepted
+        ]
+
     def query(self, accepted: Sequence[Accepted]) -> Query:
         """Embeds the users of requests, of any tasks."""
+        users = self.parts.retriever().embed_users(
+            [one.text.history for one in accepted],
+            [self.retrieval(one.task)[0] for one in accepted],
+        )
+        check_finite(accepted, users)
+        return Query(users, self._depth, self.excluded(accepted))
 
     @abc.abstractmethod
     def results(
@@ -154,3 +218,19 @@ class IndexAnswerer(Answerer[TaskState]):
             own = self.results(task, [accepted[i] for i in members], users[members], found)
             results.update(zip(members, own, strict=True))
         return [results[i] for i in range(len(accepted))]
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        index = self.index(task)
+        return {
+            "index": [index.manifest.model, index.manifest.catalogue],
+            "approximate": index.approximate,
+            "k": self.default_k,
+            "max_k": self.max_k,
+            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
+            "lists": dataclasses.asdict(self.lists),
+        }
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
+        for task in tasks:
+            self.index(task).warm_up(self._depth, self.parts.batch_sizes)

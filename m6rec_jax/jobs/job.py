@@ -244,7 +244,7 @@ class Job(abc.ABC):
         """Metrics of predictions.
 
         Raises:
-          DataError: they are undefined, such as AUC of one class.
+          DataError: they are undefined, such as those of NaN.
         """
 
     def baselines(self, evaluation: Evaluation, predictions: Any) -> dict[str, dict[str, float]]:

@@ -164,39 +164,22 @@ def likelihood_metrics(
       seed: of chance.
 
     Returns:
-      `auc`, `user_averaged_auc` (where a user has both labels), `num_examples`, `num_users`; of
-      probabilities also `log_loss` and `calibration_error`. Of the baselines of
-      `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
+      `auc` (unless all labels are the same), `user_averaged_auc` (where a user has both),
+      `num_examples`, `num_users`; of probabilities also `log_loss` and `calibration_error`. Of the
+      baselines of `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
       `<baseline>/<metric>`; all but popularity and chance know the training part's labels.
-
-    Raises:
-      DataError: all labels are the same.
     """
     users, labels = predictions.users, predictions.labels
-    metrics, num_users = _ordering(users, labels, predictions.scores)
+    metrics, num_users = classification.ordering_metrics(users, labels, predictions.scores)
     metrics |= {"num_examples": float(len(labels)), "num_users": float(num_users)}
-    if (probabilities := predictions.probabilities) is not None:
-        table = classification.calibration_table(labels, probabilities)
-        metrics |= {
-            "log_loss": classification.log_loss(labels, probabilities),
-            "calibration_error": table.expected_calibration_error,
-        }
+    if predictions.probabilities is not None:
+        metrics |= classification.probability_metrics(labels, predictions.probabilities)
     known = baselines.scoring_metrics(users, predictions.items, labels)
-    known["chance"], _ = _ordering(users, labels, np.random.default_rng(seed).random(len(labels)))
+    chance = np.random.default_rng(seed).random(len(labels))
+    known["chance"], _ = classification.ordering_metrics(users, labels, chance)
     for name, found in known.items():
         metrics |= {f"{name}/{k}": v for k, v in found.items() if k in metrics}
     return metrics
-
-
-def _ordering(
-    users: np.ndarray, labels: np.ndarray, scores: np.ndarray
-) -> tuple[dict[str, float], int]:
-    """AUC, that averaged over users, and how many of those have both labels."""
-    metrics = {"auc": classification.auc(labels, scores)}
-    per_user = classification.per_user_auc(users, labels, scores).values
-    if per_user.size:
-        metrics["user_averaged_auc"] = float(per_user.mean())
-    return metrics, int(per_user.size)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Its rows name that co-occurrence in words; `engine.reranking` orders a retriever
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,24 +15,12 @@ from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
-from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answerer,
-    Parts,
-    check_default_k,
-    check_finite,
-    check_k,
-    excluded_ids,
-)
-from m6rec_jax.jobs.index_search import IndexAnswerer, Query, Retrieved
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts
+from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
 from m6rec_jax.jobs.job import TaskRows, register
-from m6rec_jax.jobs.retrieval import RetrievalTask
 from m6rec_jax.jobs.scoring import ScoringJob
-from m6rec_jax.requests.rendering import RequestText
-from m6rec_jax.requests.request import Request
 
 
 @register
@@ -84,8 +71,6 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
       ConfigError: k, max_k and depth do not ascend.
     """
 
-    result = Retrieved
-
     def __init__(
         self,
         parts: Parts,
@@ -94,11 +79,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         depth: int = 100,
         exclude_seen: bool | None = None,
     ) -> None:
-        check_default_k(k, max_k, "RerankingAnswers")
-        if max_k > depth:
-            raise ConfigError(f"RerankingAnswers.max_k = {max_k} is more than depth = {depth}")
-        super().__init__(parts)
-        self.default_k, self.max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
+        super().__init__(parts, k, max_k, exclude_seen, depth)
 
     def open_task(self, task: str) -> _RerankingTask:
         parts = self.parts
@@ -146,35 +127,18 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             retrieval, found, reranker, scorer, of_found, in_index, index_of, list(index_of)
         )
 
-    def accept(self, request: Request, task: str) -> RequestText:
-        check_k(request, self.max_k, "RerankingAnswers.max_k")
-        return self.of_task(task).found.renderer.render(request)
-
-    def index(self, task: str) -> StoredIndex:
-        return self.of_task(task).found.index
-
-    def query(self, accepted: Sequence[Accepted]) -> Query:
-        users = self.parts.retriever().embed_users(
-            [one.text.history for one in accepted],
-            [self.of_task(one.task).retrieval for one in accepted],
-        )
-        check_finite(accepted, users)
-        excluded = [
-            excluded_ids(one.request, self.parts.hides_seen(one.task, self._exclude_seen))
-            for one in accepted
-        ]
-        return Query(users, self._depth, excluded)
+    def retrieval(self, task: str) -> tuple[str, RetrievalTask]:
+        own = self.of_task(task)
+        return own.retrieval, own.found
 
     def results(
         self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
     ) -> list[Retrieved]:
         own, requests = self.of_task(task), [one.request for one in accepted]
-        hides = self.parts.hides_seen(task, self._exclude_seen)
-        excluded = [excluded_ids(one, hides) for one in requests]
         best = own.reranker.rerank(
             [one.text.history for one in accepted],
             [self._indices(own, [item.id for _, item in one.behaviours]) for one in requests],
-            [self._indices(own, ids) for ids in excluded],
+            [self._indices(own, ids) for ids in self.excluded(accepted)],
             TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
             lambda ids: own.found.index.similarities(
                 users, np.where(ids >= 0, own.in_index[ids], ids)
@@ -190,25 +154,18 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
 
     def describe(self, task: str) -> Mapping[str, Any]:
         own = self.of_task(task)
-        manifest = own.found.index.manifest
         return {
-            "index": [manifest.model, manifest.catalogue],
-            "approximate": own.found.index.approximate,
+            **super().describe(task),
             "scorer": None if own.scorer is None else self.parts.model.fingerprint(own.scorer),
             "reranker": own.reranker.describe(),
-            "k": self.default_k,
-            "max_k": self.max_k,
             "depth": self._depth,
-            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
-            "lists": dataclasses.asdict(self.lists),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
-        for own in map(self.of_task, tasks):
-            own.found.index.warm_up(self._depth, self.parts.batch_sizes)
-            if own.scorer is not None:
-                self.parts.warm_once("scorer", self.parts.scorer().warm_up)
+        tasks = list(tasks)
+        super().warm_up(tasks)
+        if any(self.of_task(task).scorer is not None for task in tasks):
+            self.parts.warm_once("scorer", self.parts.scorer().warm_up)
 
     @staticmethod
     def _indices(own: _RerankingTask, ids: Iterable[str]) -> list[int]:

@@ -6,7 +6,7 @@ Metrics: `hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k`; the same over items never 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -14,19 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.catalogue_index import TopK
-from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answerer,
-    Parts,
-    check_default_k,
-    check_finite,
-    check_k,
-    excluded_ids,
-)
-from m6rec_jax.jobs.index_search import IndexAnswerer, Query, Retrieved
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts
+from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -44,9 +35,6 @@ from m6rec_jax.jobs.past_items import hidden_items, own_counts, prefixed, ranks_
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import Request
-from m6rec_jax.text.records import Item
 
 DEFAULT_KS = (1, 5, 10, 50)
 
@@ -116,11 +104,9 @@ class RetrievalJob(Job):
         """Leaves out items already seen where repeats do not count, but never a wanted one.
 
         Raises:
-          DataError: there are no rows, or one wants nothing.
+          DataError: a row wants nothing.
         """
         found = evaluation.outputs()
-        if "user" not in found or not len(found["user"]):
-            raise DataError("there are no rows to retrieve for; is the split empty?")
         seen = hidden_items(evaluation)
         users = found["user_ids"][:, 0].astype(np.int64)
         targets = pad_targets(found["decoder_item_ids"])
@@ -324,15 +310,6 @@ def _in_front(item_ids: np.ndarray) -> np.ndarray:
     return np.take_along_axis(item_ids, order, axis=1).astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RetrievalTask:
-    """What answering one task takes."""
-
-    renderer: RequestRenderer
-    index: StoredIndex
-    catalogue: Mapping[str, Item]
-
-
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
 class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
     """Ids *and* scores of the items that fit best.
@@ -349,14 +326,10 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
       ConfigError: k is not between 1 and max_k.
     """
 
-    result = Retrieved
-
     def __init__(
         self, parts: Parts, k: int = 10, max_k: int = 100, exclude_seen: bool | None = None
     ) -> None:
-        check_default_k(k, max_k, "RetrievalAnswers")
-        super().__init__(parts)
-        self.default_k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
+        super().__init__(parts, k, max_k, exclude_seen)
 
     def open_task(self, task: str) -> RetrievalTask:
         self.parts.retriever().check_task(task)
@@ -368,23 +341,8 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
             )
         return RetrievalTask(self.parts.renderer(task), index, items)
 
-    def accept(self, request: Request, task: str) -> RequestText:
-        check_k(request, self.max_k, "RetrievalAnswers.max_k")
-        return self.of_task(task).renderer.render(request)
-
-    def index(self, task: str) -> StoredIndex:
-        return self.of_task(task).index
-
-    def query(self, accepted: Sequence[Accepted]) -> Query:
-        users = self.parts.retriever().embed_users(
-            [one.text.history for one in accepted], [one.task for one in accepted]
-        )
-        check_finite(accepted, users)
-        excluded = [
-            excluded_ids(one.request, self.parts.hides_seen(one.task, self._exclude_seen))
-            for one in accepted
-        ]
-        return Query(users, self.max_k, excluded)
+    def retrieval(self, task: str) -> tuple[str, RetrievalTask]:
+        return task, self.of_task(task)
 
     def results(
         self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
@@ -396,19 +354,3 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
             k = one.request.k or self.default_k
             results.append(self.listed(task, ids, scores, k, own.catalogue))
         return results
-
-    def describe(self, task: str) -> Mapping[str, Any]:
-        index = self.of_task(task).index
-        return {
-            "index": [index.manifest.model, index.manifest.catalogue],
-            "approximate": index.approximate,
-            "k": self.default_k,
-            "max_k": self.max_k,
-            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
-            "lists": dataclasses.asdict(self.lists),
-        }
-
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
-        for task in tasks:
-            self.of_task(task).index.warm_up(self.max_k, self.parts.batch_sizes)

@@ -165,20 +165,11 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
     rows of rare conversions may, there is no `auc`, which is logged.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
-    metrics = classification.auc_of_both(labels, probabilities)
+    metrics, num_users = classification.ordering_metrics(predictions.users, labels, probabilities)
     if not metrics:
         log.warning("no AUC: all %d labels are %d; validate on more rows", len(labels), labels[0])
-    metrics |= {
-        "log_loss": classification.log_loss(labels, probabilities),
-        "calibration_error": classification.calibration_table(
-            labels, probabilities
-        ).expected_calibration_error,
-        "num_examples": float(len(labels)),
-    }
-    per_user = classification.per_user_auc(predictions.users, labels, probabilities)
-    if per_user.values.size:
-        metrics["user_averaged_auc"] = float(per_user.values.mean())
-    return metrics | {"num_users": float(per_user.values.size)}
+    metrics |= classification.probability_metrics(labels, probabilities)
+    return metrics | {"num_examples": float(len(labels)), "num_users": float(num_users)}
 
 
 def mean_baselines(evaluation: Evaluation) -> MeanBaselines:

@@ -26,12 +26,12 @@ from m6rec_jax.jobs.answering import (
     ScoredItem,
     by_task,
     check_default_k,
+    check_finite,
     check_k,
 )
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
     RecommendationPredictions,
-    check_rows,
     named_items,
     target_items,
 )
@@ -60,14 +60,12 @@ class TitleRecommendationJob(RecommendationJob):
         return token_sums(model, variables, features)._asdict()
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
-        """Raises DataError where there are no rows."""
         language = LanguagePredictions.of(evaluation.outputs())
         generator, texts = evaluation.generator(), evaluation.data.prepared().catalogue().texts
         trie = evaluation.once(
             "titles", lambda: TitleTrie(generator.vocabulary, texts, generator.max_tokens)
         )
         rows = evaluation.rows()
-        check_rows(rows)
         sources = [row["source"] for row in rows]
         towers = evaluation.beside("item_recommendation")
         scores = None
@@ -316,7 +314,9 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                     [title.title for _, title in rows],
                     [title.score for _, title in rows],
                 )
-        return [results[i] for i in range(len(accepted))]
+        answers = [results[i] for i in range(len(accepted))]
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
+        return answers
 
     def describe(self, task: str) -> Mapping[str, Any]:
         own = self.of_task(task)

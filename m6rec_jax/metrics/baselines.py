@@ -113,18 +113,10 @@ class MeanBaselines:
             means(users, num_users),
         )
 
-    def popularity(self, items: np.ndarray) -> np.ndarray:
-        """How many training events each item `[n]` has: a score, no probability."""
-        return self.item_counts[items].astype(np.float64)
-
     def user_item_times(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """How often each user had each item `[n]`, equal ones by popularity: no probability."""
         assert self.own_counts is not None
         return self.own_counts.of(users, items) + _below_one(self.item_counts)[items]
-
-    def item_mean(self, items: np.ndarray) -> np.ndarray:
-        """Smoothed share of likes of each item `[n]`."""
-        return self.item_means[items]
 
     def user_mean(self, users: np.ndarray) -> np.ndarray:
         """Smoothed share of likes among what each user `[n]` was shown: the same of every item."""
@@ -136,29 +128,34 @@ class MeanBaselines:
             self.user_means[users] + self.item_means[items] - self.global_mean, 0.01, 0.99
         )
 
+    def scores(self, users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+        """What each baseline says of users and items, `[n]` each.
+
+        Returns:
+          Of `MEAN_BASELINES` and, where repeats count, `user_item_times`; all are probabilities but
+          this one and popularity, how many training events an item has.
+        """
+        scores = {
+            "popularity": self.item_counts[items].astype(np.float64),
+            "item_mean": self.item_means[items],
+            "user_mean": self.user_mean(users),
+            "user_and_item_mean": self.user_and_item_mean(users, items),
+        }
+        if self.own_counts is not None:
+            scores["user_item_times"] = self.user_item_times(users, items)
+        return scores
+
     def scoring_metrics(
         self, users: np.ndarray, items: np.ndarray, labels: np.ndarray
     ) -> dict[str, dict[str, float]]:
         """Metrics of every baseline on other events, named as those of scoring.
 
         Returns:
-          Of `MEAN_BASELINES` and, where repeats count, `user_item_times`; popularity and that one
-          have no log loss, since they are no probabilities. There is no AUC of one label.
+          Of all of `scores`; what is no probability has no log loss. There is no AUC of one label.
         """
-        scores = {
-            "popularity": self.popularity(items),
-            "item_mean": self.item_mean(items),
-            "user_mean": self.user_mean(users),
-            "user_and_item_mean": self.user_and_item_mean(users, items),
-        }
-        if self.own_counts is not None:
-            scores["user_item_times"] = self.user_item_times(users, items)
         metrics = {}
-        for name, score in scores.items():
-            metrics[name] = classification.auc_of_both(labels, score)
-            per_user = classification.per_user_auc(users, labels, score).values
-            if per_user.size:
-                metrics[name]["user_averaged_auc"] = float(per_user.mean())
+        for name, score in self.scores(users, items).items():
+            metrics[name], _ = classification.ordering_metrics(users, labels, score)
             if name not in ("popularity", "user_item_times"):
                 metrics[name]["log_loss"] = classification.log_loss(labels, score)
         return metrics

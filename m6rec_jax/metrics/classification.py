@@ -8,7 +8,6 @@ shapes that differ: a silent 0.5 or NaN in a results table is worse than no valu
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,32 +72,10 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(roc_auc_score(y, s))
 
 
-def auc_of_both(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, float]:
-    """`auc`, or nothing where all labels are the same."""
-    return {} if len(np.unique(_labels(labels, "AUC"))) == 1 else {"auc": auc(labels, scores)}
-
-
-@dataclasses.dataclass(frozen=True)
-class PerUserAuc:
-    """AUC of every user that has both labels.
-
-    Attributes:
-      users: `[u]`, the user ids, sorted.
-      values: `[u]`, their AUC.
-      counts: `[u]`, their number of examples.
-      num_skipped: users with one class only; they have no AUC.
-    """
-
-    users: npt.NDArray[Any]
-    values: FloatArray
-    counts: npt.NDArray[np.int64]
-    num_skipped: int
-
-
 def per_user_auc(
     user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
-) -> PerUserAuc:
-    """AUC within each user that has both labels, by the rank-sum formula, in one sort."""
+) -> FloatArray:
+    """AUC within each of the u users that have both labels, in the order of their ids, `[u]`."""
     y = _labels(labels, "user-averaged AUC")
     s = _values(scores, y.size, "user-averaged AUC", "scores")
     ids = np.asarray(user_ids)
@@ -106,6 +83,7 @@ def per_user_auc(
         raise DataError(
             f"user-averaged AUC: user_ids has shape {ids.shape}, labels have shape {y.shape}"
         )
+    # By the rank-sum formula, in one sort.
     users, codes = np.unique(ids, return_inverse=True)
     order = np.lexsort((s, codes))
     codes, s, y = codes[order], s[order], y[order]
@@ -123,21 +101,37 @@ def per_user_auc(
     rank_sum = np.bincount(codes, weights=rank * y, minlength=users.size)
     both = (positives > 0) & (negatives > 0)
     p, n = positives[both], negatives[both]
-    values = (rank_sum[both] - p * (p + 1) / 2.0) / (p * n)
-    return PerUserAuc(users[both], values, counts[both], int((~both).sum()))
+    found: FloatArray = (rank_sum[both] - p * (p + 1) / 2.0) / (p * n)
+    return found
 
 
 def user_averaged_auc(
     user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
 ) -> float:
     """GAUC: the plain mean of `per_user_auc`. Raises DataError also if no user has both labels."""
-    result = per_user_auc(user_ids, labels, scores)
-    if not result.values.size:
+    values = per_user_auc(user_ids, labels, scores)
+    if not values.size:
         raise DataError(
-            f"user-averaged AUC is undefined: none of the {result.num_skipped} users has both "
-            "labels"
+            f"user-averaged AUC is undefined: none of the {np.unique(user_ids).size} users has "
+            "both labels"
         )
-    return float(result.values.mean())
+    return float(values.mean())
+
+
+def ordering_metrics(
+    user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[dict[str, float], int]:
+    """How well scores put likes before the rest, and how many users have both labels.
+
+    Returns:
+      `auc`, unless all labels are the same; `user_averaged_auc`, if a user has both. And that
+      number of users.
+    """
+    metrics = {"auc": auc(labels, scores)} if np.unique(labels).size > 1 else {}
+    values = per_user_auc(user_ids, labels, scores)
+    if values.size:
+        metrics["user_averaged_auc"] = float(values.mean())
+    return metrics, values.size
 
 
 def log_likelihoods(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> FloatArray:
@@ -221,6 +215,14 @@ def calibration_table(
     )
 
 
+def probability_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
+    """`log_loss`, and `calibration_error` of `calibration_table`."""
+    return {
+        "log_loss": log_loss(labels, probabilities),
+        "calibration_error": calibration_table(labels, probabilities).expected_calibration_error,
+    }
+
+
 def multiclass_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
     """Metrics of a classifier with C classes.
 
@@ -231,37 +233,27 @@ def multiclass_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> d
     Returns:
       `accuracy`; `macro_f1`, the plain mean of F1 over the classes that occur among labels or
       predictions; `auc`: with two classes that of the second, with more the plain mean over the
-      classes that occur of each against all others; `log_loss`, in nats; and `majority_share`, the
-      accuracy of always saying the commonest class.
+      classes that occur of each against all others, and none where one class alone occurs;
+      `log_loss`, in nats; and `majority_share`, the accuracy of always saying the commonest class.
 
     Raises:
-      DataError: as above, a label outside the classes, or labels of one class only.
+      DataError: as above, or a label outside the classes.
     """
     from sklearn.metrics import f1_score
 
     y, p = _classes_checked(labels, probabilities)
     predicted = p.argmax(axis=1)
-    counts = np.bincount(y, minlength=p.shape[1])
-    return {
+    metrics = {
         "accuracy": float((predicted == y).mean()),
         "macro_f1": float(f1_score(y, predicted, average="macro")),
-        "auc": multiclass_auc(y, p),
         "log_loss": float(-np.log(np.clip(p[np.arange(y.size), y], _EPSILON, 1.0)).mean()),
-        "majority_share": float(counts.max() / y.size),
+        "majority_share": float(np.bincount(y).max() / y.size),
     }
-
-
-def multiclass_auc(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """AUC as `multiclass_metrics` has it."""
-    y, p = _classes_checked(labels, probabilities)
     present = np.unique(y)
-    if present.size < 2:
-        raise DataError(
-            f"AUC is undefined: all {y.size} labels are {int(present[0])}; it needs two classes"
-        )
-    if p.shape[1] == 2:
-        return auc(y, p[:, 1])
-    return float(np.mean([auc(y == k, p[:, k]) for k in present]))
+    if present.size > 1:
+        of_classes = present if p.shape[1] > 2 else (1,)
+        metrics["auc"] = float(np.mean([auc(y == k, p[:, k]) for k in of_classes]))
+    return metrics
 
 
 def _classes_checked(

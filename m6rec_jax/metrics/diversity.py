@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics.checked_texts import checked
 from m6rec_jax.metrics.phrases import fold, words
 
 
 def _ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
     """Number of distinct n-grams of all texts, and of all n-grams."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
@@ -30,10 +27,10 @@ def _ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
 def corpus_distinct(texts: Sequence[str], n: int) -> float:
     """Distinct-n of a corpus (Li et al., 2016): distinct n-grams / all n-grams, 0 to 1.
 
-    It falls as a corpus grows, so compare corpora of one size only. Raises DataError if there are
-    no texts, or none that has n tokens.
+    It falls as a corpus grows, so compare corpora of one size only. Raises DataError if none of the
+    texts has n tokens.
     """
-    distinct, total = _ngrams(checked(texts, f"distinct-{n}"), n)
+    distinct, total = _ngrams(texts, n)
     if not total:
         raise DataError(
             f"distinct-{n} is undefined: none of the {len(texts)} texts has {n} tokens in a row"
@@ -46,9 +43,8 @@ def distinct_per_text(texts: Sequence[str], n: int) -> float:
 
     The n-grams are those of the whole corpus, each counted once, so it has no upper bound of 1.
     M6-Rec sets its Dist-3 and Dist-4 beside KGSF's; whether it counted the same way is not known.
-    Raises DataError if there are no texts.
     """
-    return _ngrams(checked(texts, f"distinct-{n}"), n)[0] / len(texts)
+    return _ngrams(texts, n)[0] / len(texts)
 
 
 def normal_form(text: str) -> str:
@@ -60,9 +56,9 @@ def novelty(generated: Sequence[str], training: Iterable[str]) -> float:
     """Share of the generated texts whose `normal_form` no training text has, 0 to 1.
 
     Repeated texts count each time. `training` may be a stream: only forms of generated texts are
-    held. Raises DataError if there are no generated texts.
+    held.
     """
-    forms = [normal_form(text) for text in checked(generated, "novelty", "generated texts")]
+    forms = list(map(normal_form, generated))
     wanted = set(forms)
     known = {form for form in map(normal_form, training) if form in wanted}
     return sum(form not in known for form in forms) / len(forms)

@@ -23,7 +23,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics.checked_texts import checked, same_length
 from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
 
 Key = tuple[str, ...]
@@ -50,8 +49,7 @@ class AttributeDictionary:
       neutral: phrases that take their words from the text and count for nothing.
 
     Raises:
-      DataError: no value at all, one text where a list of values should be, or an attribute in
-        `cased` that is not among the values.
+      DataError: no value at all.
     """
 
     def __init__(
@@ -61,18 +59,12 @@ class AttributeDictionary:
         cased: Collection[str] = (),
         neutral: Iterable[str] = (),
     ):
-        unknown = sorted(set(cased) - set(values))
-        if unknown:
-            raise DataError(
-                f"faithfulness: cased names {', '.join(unknown)}, but the attributes are "
-                f"{', '.join(sorted(values))}"
-            )
         self.attributes = tuple(values)
         self._cased = frozenset(cased)
         # Folded words -> attribute -> spellings (words in their case -> the catalogue's value).
         self._spellings: dict[Key, dict[str, dict[Key, str]]] = {}
         for attribute, names in values.items():
-            for name in _value_list(names, attribute):
+            for name in names:
                 key = phrase_key(name)
                 if key:
                     spellings = self._spellings.setdefault(key, {}).setdefault(attribute, {})
@@ -112,69 +104,24 @@ class AttributeDictionary:
         return values
 
 
-@dataclass(frozen=True)
-class Faithfulness:
-    """Counts of `faithfulness`; a value that one explanation repeats counts once for it.
-
-    Attributes:
-      num_explanations: all of them.
-      num_silent: those that name no attribute value.
-      num_all_true: those that name some, all of them true.
-      num_named: values named, over all explanations.
-      num_true: those of them that hold for the item.
-    """
-
-    num_explanations: int
-    num_silent: int
-    num_all_true: int
-    num_named: int
-    num_true: int
-
-    @property
-    def true_share(self) -> float:
-        """Share of the named values that hold; raises DataError if nothing is named."""
-        self._must_name()
-        return self.num_true / self.num_named
-
-    @property
-    def all_true_share(self) -> float:
-        """Share of the explanations that name something in which all of it holds; raises as
-        `true_share`.
-        """
-        self._must_name()
-        return self.num_all_true / (self.num_explanations - self.num_silent)
-
-    @property
-    def silent_share(self) -> float:
-        """Share of the explanations that name nothing."""
-        return self.num_silent / self.num_explanations
-
-    def _must_name(self) -> None:
-        if not self.num_named:
-            raise DataError(
-                f"faithfulness is undefined: none of the {self.num_explanations} explanations "
-                "names an attribute value"
-            )
-
-
 def faithfulness(
     explanations: Sequence[str],
     item_values: Sequence[Mapping[str, Iterable[str]]],
     dictionary: AttributeDictionary,
-) -> Faithfulness:
+) -> dict[str, float]:
     """Compares what explanations name with their items.
 
     Args:
-      explanations: the generated texts; empty ones are allowed.
+      explanations: the generated texts, one or more; empty ones are allowed.
       item_values: for each, attribute -> the values of its item. Attributes that the dictionary
         does not know are left out.
       dictionary: the values of the whole catalogue.
 
-    Raises:
-      DataError: no texts, numbers that differ, or one text where a list of values should be.
+    Returns:
+      `silent_share`, how many of the explanations name nothing; of the others, if there are any,
+      `all_true_share`, in how many all holds that they name, and `true_share`, how many of the
+      values that they name hold. A value that one explanation repeats counts once for it.
     """
-    checked(explanations, "faithfulness", "explanations")
-    same_length(explanations, item_values, "faithfulness", "items")
     silent = all_true = named = true = 0
     for text, item in zip(explanations, item_values, strict=True):
         # By folded words, so that a repeated value is one.
@@ -183,7 +130,7 @@ def faithfulness(
             silent += 1
             continue
         own = {
-            attribute: {phrase_key(value) for value in _value_list(item[attribute], attribute)}
+            attribute: {phrase_key(value) for value in item[attribute]}
             for attribute in dictionary.attributes
             if attribute in item
         }
@@ -194,17 +141,8 @@ def faithfulness(
         named += len(mentions)
         true += holding
         all_true += holding == len(mentions)
-    return Faithfulness(
-        num_explanations=len(explanations),
-        num_silent=silent,
-        num_all_true=all_true,
-        num_named=named,
-        num_true=true,
-    )
-
-
-def _value_list(values: Iterable[str], attribute: str) -> Iterable[str]:
-    if isinstance(values, str):
-        # Its letters would be taken for values.
-        raise DataError(f"faithfulness: {attribute} must have a list of values, got {values!r}")
-    return values
+    shares = {"silent_share": silent / len(explanations)}
+    if named:
+        shares["true_share"] = true / named
+        shares["all_true_share"] = all_true / (len(explanations) - silent)
+    return shares

@@ -161,10 +161,7 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
         of_peter = explanation.peter_metrics(texts, found.references, known)
         metrics |= {f"peter/{name}": value for name, value in of_peter.items()}
     if found.facts is not None:
-        counts = faithfulness(texts, found.facts.of_items, found.facts.dictionary)
-        metrics["silent_share"] = counts.silent_share
-        if counts.num_named:
-            metrics |= {"true_share": counts.true_share, "all_true_share": counts.all_true_share}
+        metrics |= faithfulness(texts, found.facts.of_items, found.facts.dictionary)
         if (citations := found.facts.citations) is not None:
             share = true_citations(texts, citations)
             if share is not None:

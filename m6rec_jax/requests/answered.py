@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 from collections import Counter
@@ -183,6 +184,8 @@ class _Reading:
         if row.values is None:
             assert row.problem is not None
             raise row.problem
+        if row.raw is not None:
+            _check_unicode(row.values)
         request = self._parser.parse(row.values)
         text = self._renderer.render(request)
         texts = self._item_texts(request, text)
@@ -316,6 +319,14 @@ class _Reading:
         counts = {"users": len(self._users), "items": len(items)}
         self.manifest["counts"] = counts | {"requests": splits.part_counts(codes)}
         self.manifest["rejected"] = dict(rejected)
+
+
+def _check_unicode(row: Mapping[str, Any]) -> None:
+    """Raises RejectedRow where a JSON row has text that no file of prepared data can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RejectedRow("invalid_utf8", "a text has half of a surrogate pair") from None
 
 
 def _value(answer: Any, kind: str, path: str) -> float:

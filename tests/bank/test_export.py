@@ -82,6 +82,7 @@ def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (f"shop_ctr-test-{STEP}", {"auc": 0.7}),
         (f"shop_mixture-validation-{STEP}", {"shop_ctr/log_loss": 0.4, "shop_stars/auc": 0.1}),
         ("shop_ctr-test-20", {"auc": 0.1}),
+        (f"shop_ctr-test-{STEP}-sample{STEP}", {"auc": 0.1}),
     ):
         (folder / "evaluation" / f"{name}.json").write_text(json.dumps(metrics))
     return folder

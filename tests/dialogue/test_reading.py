@@ -4,8 +4,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from m6rec_jax.dialogue.people import People
 from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years
+from m6rec_jax.dialogue.words import GroupWords
 from m6rec_jax.metrics.phrases import phrase_key
+from m6rec_jax.text.format_strings import Template
 from tests.dialogue.films import ATTRIBUTES, NAMES, READER
 
 
@@ -169,6 +172,13 @@ def test_wishes(said, wishes):
 )
 def test_relations_and_ages_are_for_children(said):
     assert READER.read(said).wishes == (ForGroup("children"),)
+
+
+def test_tens_are_ages():
+    words = GroupWords(Template.parse("{item}", ""), (), {}, {}, ("my niece",), under=25)
+    people = People({"young": words})
+    found = [people.at(f"my niece is {age}".split(), 0) for age in ("twenty", "thirty", "30")]
+    assert [somebody.group for somebody in found] == ["young", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -126,18 +126,43 @@ def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
     np.testing.assert_array_equal(found.scores, whole.scores[places])
 
 
-def test_lengths_of_lists_and_a_limit_come_from_gin(world):
+@pytest.mark.parametrize("sample", [0, 9])
+def test_a_limit_is_of_each_process(world, monkeypatch, sample):
+    read = []
+    for process in range(2):
+        monkeypatch.setattr(evaluation, "batch_reader", lambda mesh, own=process: (own, 2))
+        evaluator = evaluation.Evaluator(
+            "eval_shop_ctr", LENGTHS, 4, split="train", limit=2, sample=sample
+        )
+        (task,) = evaluator.tasks
+        for batch in evaluator.batches(task):
+            real = batch["example_weights"] > 0
+            items = batch["decoder_item_ids"][real].max(axis=1)
+            read += zip(batch["user_ids"][real, 0].tolist(), items.tolist(), strict=True)
+    rows = evaluator.evaluation(task).rows(("user_index", "item_indices"))
+    assert [(row["user_index"], max(row["item_indices"])) for row in rows] == read
+    assert len(read) == 4
+
+
+@pytest.mark.parametrize(("setting", "ending"), [("limit", "first3"), ("sample", "sample3")])
+def test_lengths_of_lists_and_numbers_of_rows_come_from_gin(world, setting, ending):
     *_, model_dir = world
     with gin.unlock_config():
         gin.bind_parameter("Evaluator.ks", (2,))
-        gin.bind_parameter("Evaluator.limit", 3)
+        gin.bind_parameter(f"Evaluator.{setting}", 3)
     try:
         metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
     finally:
         gin.clear_config()
     assert [name for name in metrics if name.startswith("hit_rate@")] == ["hit_rate@2"]
     assert metrics["num_examples"] == 3
-    assert (model_dir / "evaluation" / "eval_shop_retrieval-test-3-first3.json").is_file()
+    assert (model_dir / "evaluation" / f"eval_shop_retrieval-test-3-{ending}.json").is_file()
+
+
+@pytest.mark.parametrize("ks", [(), (0, 5)])
+def test_cut_offs_begin_at_one(world, ks):
+    with pytest.raises(ConfigError, match="must be cut-offs of 1 or more"):
+        evaluation.Evaluator("eval_shop_retrieval", LENGTHS, ks=ks)
 
 
 def test_rows_of_a_bank_are_never_guessed(world):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import gin
 import numpy as np
@@ -23,7 +24,7 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.calibration import calibrate
+from m6rec_jax.evaluation.calibration import Texts, calibrate
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.jobs import titles as titles_job
 from m6rec_jax.jobs.generation import item_facts
@@ -157,20 +158,27 @@ def test_explanations(found, generator):
     genres = {"genres": ["comedy", "drama", "horror"]}
     titles = [item.attributes["title"] for item in items]
     dictionary = faithfulness.AttributeDictionary(genres, neutral=titles)
-    counts = faithfulness.faithfulness(texts, facts, dictionary)
-    assert counts.true_share == metrics["true_share"] == metrics["true_citations"] == 1.0
+    shares = faithfulness.faithfulness(texts, facts, dictionary)
+    assert shares["true_share"] == metrics["true_share"] == metrics["true_citations"] == 1.0
     assert metrics["silent_share"] == 0.0
     json.dumps(metrics)
+
+
+def test_exits_are_chosen_by_the_texts_that_are_served(world, found):
+    evaluator = evaluation.Evaluator("shop_explanations", LENGTHS, 8, split="train", limit=LIMIT)
+    restored = SimpleNamespace(model=world[1], variables=world[2])
+    written = Texts(evaluator, task_info("shop_explanations"), restored).whole
+    assert written == found["shop_explanations"][0].texts
 
 
 def test_references_are_true_of_their_items(world):
     """What explanations are trained on holds for every item."""
     rows = [row for part in PARTS for row in rows_of("shop_explanations", part)]
     facts = item_facts(task_info("shop_explanations").prepared(), "explanations", rows)
-    counts = faithfulness.faithfulness(
+    shares = faithfulness.faithfulness(
         [row["target"] for row in rows], facts.of_items, facts.dictionary
     )
-    assert (counts.true_share, counts.silent_share) == (1, 0)
+    assert shares == {"silent_share": 0, "true_share": 1, "all_true_share": 1}
 
 
 def test_metrics_of_content():

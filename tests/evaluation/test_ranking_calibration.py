@@ -59,6 +59,8 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
 ) -> None:
     before = load_model(model_dir)
     assert before.settings.tasks[TASK].ranking is None
+    path, other = model_dir / "inference" / "ranking.json", {"known": {}, "new": {}}
+    path.write_text(json.dumps({"step": 3, "tasks": {TASK: other, "other": other}}))
     found = calibrate(str(model_dir), TASK, LENGTHS, batch_size=3)
     one = found[TASK]
     assert isinstance(one, LearntWeights)
@@ -67,6 +69,7 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
 
     model = load_model(model_dir)
     weights = read_ranking(model_dir, 3)[TASK]
+    assert json.loads(path.read_text())["tasks"]["other"] == other  # learnt before
     assert model.settings.tasks[TASK].ranking == weights
     assert (weights.known, weights.new) == (one.known, one.new)
     assert weights.known["similarity"] != 0
@@ -102,7 +105,6 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     assert service.describe(TASK, "reranking")["reranker"]["known"] == weights.known
 
     # Of another step they are of no use.
-    path = model_dir / "inference" / "ranking.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))
     assert load_model(model_dir).settings.tasks[TASK].ranking is None
     assert "was made for step 1, not 3" in caplog.text

@@ -233,11 +233,6 @@ def test_each_part_can_be_missing(part: str) -> None:
             {"comparisons": [Comparison("t", "AUC", 0.5, {"p": float("inf")})]},
             "AUC of 'p' is inf",
         ),
-        (
-            {"curves": [Curve("tuning", {"training": ([1, 2], [0.5])})]},
-            "'training' of 'tuning' has 2 steps and 1 values",
-        ),
-        ({"parameters": [ParameterGroup("x", -1, True)]}, "'x' has -1 parameters"),
         ({"scored": [ScoredExamples([1, 1], [0.5, 0.6])]}, "AUC is undefined"),
         ({"scored": [ScoredExamples([0, 1] * 50, [0.5, 1.6] * 50)]}, r"lie in \[0, 1\]"),
     ],
@@ -251,8 +246,9 @@ def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     assert write_report(path, full()) == path
     before = path.read_text()
+    bad = Comparison("t", "AUC", float("nan"), {})
     with pytest.raises(DataError):
-        write_report(path, dataclasses.replace(full(), curves=[Curve("x", {"a": ([1], [])})]))
+        write_report(path, dataclasses.replace(full(), comparisons=[bad]))
     assert path.read_text() == before
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 

@@ -1,12 +1,16 @@
 """Texts for requests: the same row gives the same text, with the probability that it has."""
 
 import collections
+import functools
 
 import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.jobs.generation import GenerationAnswers
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.text_choices import TextChoices
+from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.generation import GenerationAnswers, LazyChoices
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
@@ -107,3 +111,28 @@ def test_log_probabilities_are_no_scores(infer, configured, served_model):
         np.testing.assert_allclose(answer["log_probabilities"], expected, rtol=1e-5)
         scores = [texts[0].score for texts in beams]
         assert all(2 * p < score for p, score in zip(expected, scores, strict=True))
+
+
+def test_choices_are_made_when_they_are_asked_for():
+    made = []
+
+    def make(number):
+        made.append(number)
+        return TextChoices([[(number,)]])
+
+    choices = LazyChoices([functools.partial(make, number) for number in range(3)])
+    assert any(choices)
+    assert len(choices) == 3
+    assert made == [0]
+    choices[2]
+    assert made == [0, 2]
+
+
+@pytest.mark.parametrize("job", [None, "title_recommendation"])
+def test_probabilities_that_are_no_numbers_are_refused(infer, monkeypatch, job):
+    texts, nothing = Generator._texts, {"score": np.nan, "log_probability": np.nan}
+    monkeypatch.setattr(
+        Generator, "_texts", lambda *given: [text._replace(**nothing) for text in texts(*given)]
+    )
+    with pytest.raises(DataError, match=r"request 0: .* not finite"):
+        infer([asking(0)], "titles", job=job)

@@ -28,10 +28,8 @@ def test_smoothed_means_equal_loops(events):
     mean = labels.mean()
     for item in range(8):
         own = labels[items == item]
-        assert fitted.item_mean(np.array([item]))[0] == pytest.approx(
-            (own.sum() + 5 * mean) / (len(own) + 5)
-        )
-        assert fitted.popularity(np.array([item]))[0] == len(own)
+        assert fitted.item_means[item] == pytest.approx((own.sum() + 5 * mean) / (len(own) + 5))
+        assert fitted.item_counts[item] == len(own)
     assert fitted.user_means[9] == fitted.item_means[7] == pytest.approx(mean)  # never seen
     both = fitted.user_and_item_mean(np.array([2]), np.array([3]))[0]
     assert both == pytest.approx(fitted.user_means[2] + fitted.item_means[3] - mean)

@@ -34,18 +34,15 @@ def test_auc_and_user_auc_equal_brute_force(rows):
     users, labels, scores = map(list, zip(*rows, strict=True))
     if len(set(labels)) == 2:
         assert classification.auc(labels, scores) == pytest.approx(brute_auc(labels, scores))
-    expected = {}
+    expected = []
     for user in sorted(set(users)):
         own = [(y, s) for u, y, s in rows if u == user]
         if len({y for y, _ in own}) == 2:
-            expected[user] = brute_auc(*zip(*own, strict=True))
-    result = classification.per_user_auc(users, labels, scores)
-    assert result.users.tolist() == list(expected)
-    np.testing.assert_allclose(result.values, list(expected.values()))
-    assert result.num_skipped == len(set(users)) - len(expected)
+            expected.append(brute_auc(*zip(*own, strict=True)))
+    np.testing.assert_allclose(classification.per_user_auc(users, labels, scores), expected)
     if expected:
         mean = classification.user_averaged_auc(users, labels, scores)
-        assert mean == pytest.approx(np.mean(list(expected.values())))
+        assert mean == pytest.approx(np.mean(expected))
 
 
 def test_user_averaged_auc_is_not_weighted_by_examples():
@@ -148,8 +145,14 @@ def test_multiclass_against_definitions():
 
 def test_two_classes_have_the_plain_auc():
     labels, p = np.array([0, 1, 0, 1, 1]), np.array([0.2, 0.7, 0.5, 0.5, 0.1])
-    found = classification.multiclass_auc(labels, np.stack([1 - p, p], axis=1))
-    assert found == pytest.approx(brute_auc(labels, p))
+    found = classification.multiclass_metrics(labels, np.stack([1 - p, p], axis=1))
+    assert found["auc"] == pytest.approx(brute_auc(labels, p))
+
+
+def test_one_class_has_no_auc():
+    found = classification.multiclass_metrics([1, 1], [[0.2, 0.5, 0.3], [0.4, 0.3, 0.3]])
+    assert "auc" not in found
+    assert (found["accuracy"], found["majority_share"]) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,6 @@ def test_two_classes_have_the_plain_auc():
         ([0], np.zeros((2, 2)), "must be"),
         ([0, 2], np.full((2, 2), 0.5), "label 2 at position 1 is none of the 2 classes"),
         ([0, -1], np.full((2, 2), 0.5), "label -1"),
-        ([1, 1], np.full((2, 2), 0.5), "all 2 labels are 1"),
         ([0, 1], np.full((2, 2), np.nan), "4 probabilities are NaN"),
     ],
 )

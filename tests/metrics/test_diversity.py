@@ -38,12 +38,3 @@ def test_novelty_ignores_case_punctuation_and_spaces():
     assert diversity.novelty(["x", "x", "y"], ["X"]) == pytest.approx(1 / 3)
     # Texts without words keep their signs.
     assert diversity.novelty(["!!!", "???", "👍", ""], ["!!!"]) == pytest.approx(3 / 4)
-
-
-def test_refusals():
-    with pytest.raises(DataError, match="there are no texts"):
-        diversity.corpus_distinct([], 2)
-    with pytest.raises(DataError, match="must be a list of texts, got one text"):
-        diversity.distinct_per_text("a b", 2)
-    with pytest.raises(DataError, match="position 1 is a NoneType"):
-        diversity.novelty(["a", None], [])

@@ -73,6 +73,8 @@ def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
         12: (asked(12) | {"answers": [5, True]}, "wrong_type"),
         20: (asked(20) | {"candidates": ["f1", "f9"]}, "unknown_item"),
         21: (asked(21) | {"answers": None}, "missing_field"),
+        # Half of a surrogate pair, as cutting a text with an emoji leaves it.
+        30: (asked(30) | {"candidates": ["f1", {"title": "Up \ud83d"}]}, "invalid_utf8"),
     }
     file = write(tmp_path / "asked.jsonl", [bad.get(n, (line,))[0] for n, line in enumerate(lines)])
     folder = tmp_path / "films"
