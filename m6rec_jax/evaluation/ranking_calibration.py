@@ -61,21 +61,22 @@ def learn_weights(
     """
     reranking = evaluator.reranking or Reranking()
     assert isinstance(reranking, Reranking)
+    own = evaluator.sample, evaluator.reranking
     evaluator.sample = evaluator.sample or ROWS
     evaluator.reranking = learnt = LearntRanking(reranking)
     evaluator.predict(task, restored.model, restored.variables)
-    evaluator.reranking = reranking
+    evaluator.sample, evaluator.reranking = own
     found = {}
-    for name, own in learnt.learnt.items():
+    for name, of_name in learnt.learnt.items():
         # Without rows that want nothing here.
-        wants = (own.ranks_before > 0).any(axis=1)
+        wants = (of_name.ranks_before > 0).any(axis=1)
         found[ranking_name(task.name, name)] = LearntWeights(
-            own.weights.known,
-            own.weights.new,
+            of_name.weights.known,
+            of_name.weights.new,
             f"ndcg@{_K}",
-            ranking.ndcg(own.ranks[wants], _K),
-            ranking.ndcg(own.ranks_before[wants], _K),
+            ranking.ndcg(of_name.ranks[wants], _K),
+            ranking.ndcg(of_name.ranks_before[wants], _K),
             int(wants.sum()),
-            own.num_rows,
+            of_name.num_rows,
         )
     return found

@@ -80,6 +80,8 @@ class Reranking:
         towers' order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
+      towers: whether the two towers take part. Without them, in `m6rec calibrate` and `m6rec eval`,
+        the rest tells what they add; what is served has them.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Reranking:
         depth: int = 100,
         candidate_length: int | None = None,
         step: int | None = None,
+        towers: bool = True,
     ) -> None:
         self.depth, self.reads_text = depth, model_dir is not None
+        self._towers = towers
         self._model_dir, self._candidate_length, self._step = model_dir, candidate_length, step
         self._rerankers: dict[str, Reranker] = {}
 
@@ -105,8 +109,10 @@ class Reranking:
           ConfigError: the weights were learnt with a scorer, and there is none, or without one.
           CheckpointError: no such scorer, or one that lacks what inference needs.
         """
-        reranker, predictions = self.reranker(found), found.predictions
+        reranker = self.reranker(found)
         reranker.use(weights)
+        found = self._asked(found)
+        predictions = found.predictions
         ranks, ids, scores = [], [], []
         for rows, arguments in self.blocks(found):
             best = reranker.rerank(*arguments)
@@ -119,6 +125,7 @@ class Reranking:
             behind = (others < own) | ((others == own) & (best.ids[:, None] > targets[:, :, None]))
             behind &= (best.ids != NO_ITEM)[:, None]
             place = np.where(same.any(axis=2), same.argmax(axis=2) + 1, before + behind.sum(axis=2))
+            place = np.minimum(place, predictions.num_ranked[rows][:, None])
             ranks.append(np.where(there, place, before))
             length = predictions.top_items.shape[1]
             ids.append(best.ids[:, :length])
@@ -132,6 +139,7 @@ class Reranking:
 
     def blocks(self, found: Retrieval) -> Iterator[_Asked]:
         """What the reranker is asked, block by block."""
+        found = self._asked(found)
         predictions, read = found.predictions, found.read
         starts = range(0, len(predictions.users), _BLOCK)
         for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
@@ -147,6 +155,20 @@ class Reranking:
                     lambda ids, rows=rows: found.similarities(rows, ids),
                 ),
             )
+
+    def _asked(self, found: Retrieval) -> Retrieval:
+        """What takes part of what was found: with or without the towers."""
+        if self._towers:
+            return found
+        own = found.predictions
+        nothing = dataclasses.replace(
+            own,
+            top_items=np.full_like(own.top_items, NO_ITEM),
+            ranks=np.where(own.ranks > 0, own.num_ranked[:, None], 0),  # behind all candidates
+        )
+        return found._replace(
+            predictions=nothing, similarities=lambda rows, ids: np.zeros(ids.shape, np.float32)
+        )
 
     def reranker(self, found: Retrieval) -> Reranker:
         """Of the task's data; made once."""

@@ -9,10 +9,11 @@ import pytest
 
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.model_folder import load_model, read_ranking
+from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.calibration import calibrate, report
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.evaluation.ranking_calibration import LearntWeights
+from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
@@ -103,6 +104,25 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
         assert list(served.item_ids) == [shop.FILMS[item][0] for item in items if item >= 0]
         np.testing.assert_allclose(served.scores, scores[items >= 0], atol=1e-4)
     assert service.describe(TASK, "reranking")["reranker"]["known"] == weights.known
+
+    # Without the towers nothing that they say has a part in the order.
+    alone = Reranking(towers=False)
+    evaluator = Evaluator(TASK, LENGTHS, 3, ks=(1, 5), reranking=alone)
+    learnt = learn_weights(evaluator, task_info(TASK), load_model(model_dir))[TASK]
+    assert learnt.known["similarity"] == learnt.new["similarity"] == 0
+    assert (evaluator.sample, evaluator.reranking) == (0, alone)
+    evaluator.ranking = {TASK: weights}
+    without = evaluator.predict(task_info(TASK), model.model, model.variables)
+    zeroed = {
+        kind: {name: 0.0 if name == "similarity" else value for name, value in own.items()}
+        for kind, own in (("known", weights.known), ("new", weights.new))
+    }
+    evaluator.reranking, evaluator.ranking = Reranking(), {TASK: RankingWeights(**zeroed)}
+    same = evaluator.predict(task_info(TASK), model.model, model.variables)
+    np.testing.assert_allclose(
+        np.sort(without.scores, axis=1), np.sort(same.scores, axis=1), atol=1e-5
+    )
+    assert (without.ranks <= without.num_ranked[:, None]).all()
 
     # Of another step they are of no use.
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))
