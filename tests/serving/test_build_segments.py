@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.serving.build_segments import build_segments
 from m6rec_jax.serving.service import Service, ServiceOptions
@@ -64,5 +64,9 @@ def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match="dtype = 'float8' is not one of"):
         build_segments(tmp_path / "store", folder / "run", dtype="float8")
+    with pytest.raises(ConfigError, match=r"gs://bucket/store: a store of segments lies on a loc"):
+        build_segments("gs://bucket/store", tmp_path / "no model is loaded")
+    with pytest.raises(DataError, match="catalogue of 'films' is empty"):
+        build_segments(tmp_path / "store", folder / "run", prepared="", progress=False)
     with pytest.raises(CheckpointError, match="no store of segments"):
         Service.open(folder / "run", options=ServiceOptions(segments=str(tmp_path)))
