@@ -159,7 +159,7 @@ class LoadedBank(LoadedModel):
         """See `LoadedModel`; every task of a bank has its own data set."""
         return self._specs[task_name(self.tasks, task)]
 
-    def fingerprint(self, task: str = "") -> str:
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """See `LoadedModel`; the other tasks of the bank have no part in it.
 
         Except in the width of vectors, which is that of the widest: an index has to be built anew
@@ -173,7 +173,7 @@ class LoadedBank(LoadedModel):
                 "config": dataclasses.asdict(self.model.config.replace(prompts=manifest.prompts)),
                 "vocabulary": self.vocabulary.fingerprint,
                 "retrieval_dim": width,
-                "task": manifest.settings.fingerprinted(),
+                "task": manifest.settings.fingerprinted(exits),
                 "template": None if template is None else template.to_spec(),
                 "backbone": self._backbone_checksums,
                 "prompts": manifest.prompts_fingerprint,

@@ -80,13 +80,13 @@ class TrainedModel(LoadedModel):
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
-    def fingerprint(self, task: str = "") -> str:
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
         template = self.template(task)
         described = {
             "config": dataclasses.asdict(self.model.config),
             "vocabulary": self.vocabulary.fingerprint,
             "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
-            "task": task_settings(self.settings.tasks, task).fingerprinted(),
+            "task": task_settings(self.settings.tasks, task).fingerprinted(exits),
             "template": None if template is None else template.to_spec(),
             "backbone": self._backbone_checksums,
             "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),

@@ -49,7 +49,7 @@ class StoreManifest:
     """What `manifest.json` holds.
 
     Attributes:
-      model: `LoadedModel.fingerprint` of the task.
+      model: `LoadedModel.fingerprint` of the task, without exits.
       task: whose prompts the states were computed with.
       dtype: one of `STORED_TYPES`.
       count, tokens, width: candidates, all their tokens, numbers of a token's state.

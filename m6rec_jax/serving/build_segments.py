@@ -94,7 +94,7 @@ def build_segments(
         output,
         found,
         compute,
-        model=model.fingerprint(task),
+        model=model.fingerprint(task, exits=False),
         task=task,
         width=cache.candidate_width,
         dtype=dtype,
