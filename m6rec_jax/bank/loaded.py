@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import check_capacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.manifest import Owner, PromptManifest, check_owner
+from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
@@ -167,10 +167,15 @@ class LoadedBank(LoadedModel):
         """
         name = task_name(self.tasks, task)
         manifest, template = self.manifests[name], self.template(name)
-        width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
+        own, here = manifest.model_config, self.model.config
+        width = here.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
         return digest(
             {
-                "config": dataclasses.asdict(self.model.config.replace(prompts=manifest.prompts)),
+                # Of the run that the backbone was read from, precision alone: it may be any that
+                # has the backbone, trained with other dropout, say.
+                "config": {what: getattr(own, what) for what in WHAT},
+                "precision": (here.dtype, here.operand_dtype),
+                "prompt_config": dataclasses.asdict(manifest.prompts),
                 "vocabulary": self.vocabulary.fingerprint,
                 "retrieval_dim": width,
                 "task": manifest.settings.fingerprinted(exits),
