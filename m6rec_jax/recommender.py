@@ -71,7 +71,8 @@ def load(
         neither, requests bring all of it.
       items: Parquet or CSV file of a newer catalogue.
       step: which checkpoint; None: the newest.
-      warm_up: compile every program now, so that no call does later.
+      warm_up: compile every program now, so that no call does later, but for those of dialogues,
+        which the first ones compile.
 
     Raises:
       CheckpointError: no model, or a bank or an index of another one.
@@ -183,8 +184,9 @@ class Recommender:
           user, prepared, titles: see `serving.chat.open_conversation`.
         """
         known = None if user is None else _record(user)
-        prepared = self.service.parts.prepared if prepared is None else prepared
-        return open_conversation(self.service.model, prepared, titles, known)
+        parts = self.service.parts
+        prepared = parts.prepared if prepared is None else prepared
+        return open_conversation(self.service.model, prepared, titles, known, parts)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None

@@ -15,6 +15,7 @@ import m6rec_jax as m6
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.build_index import build_index
+from tests.serving import served_films
 from tests.serving.served_films import ITEMS, NOW, PREPARED
 
 HISTORY = [{"item": f"f{n}", "time": NOW - 10 + n, "value": 5} for n in range(3)]
@@ -76,6 +77,19 @@ def test_texts_and_titles(rec: m6.Recommender) -> None:
     assert text.log_probability < 0
     titles = {item.attributes["title"] for item in ITEMS}
     assert {i.title for i in rec.recommend(by="titles", task="titles", k=3, **ASKED)} <= titles
+
+
+def test_dialogues_ask_what_was_loaded(
+    rec: m6.Recommender, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["next"])
+    parts = rec.service.parts
+    own = m6.load(run, index=parts.indexes()["next"], prepared=parts.prepared)
+    towers = own.service.parts.retriever()
+    monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
+    first, second = own.chat(), own.chat()
+    assert first._retrieval is second._retrieval is towers
+    assert first._index is second._index
 
 
 def test_many_requests_at_once(rec: m6.Recommender) -> None:
