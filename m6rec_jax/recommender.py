@@ -5,7 +5,8 @@
               candidates=["181", {"title": "A new film", "genres": ["drama"]}])
 
 Users, behaviours and items are dictionaries, dataclasses or data frames with the columns of the
-data set's tables; an item is its id, too. Every method may be called from several threads.
+data set's tables; an item is its id, too. Numbers and arrays may be numpy's. Every method may be
+called from several threads.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 Record = Any
 # Records or ids, or a data frame of pandas, polars or pyarrow.
 Records = Any
+# Fields of `Asked` and of methods that are `Records`, or ids alone.
+_LISTS = ("history", "candidates", "exclude")
 
 
 class GeneratedText(NamedTuple):
@@ -183,10 +186,9 @@ class Recommender:
         Args:
           user, prepared, titles: see `serving.chat.open_conversation`.
         """
-        known = None if user is None else _record(user)
         parts = self.service.parts
         prepared = parts.prepared if prepared is None else prepared
-        return open_conversation(self.service.model, prepared, titles, known, parts)
+        return open_conversation(self.service.model, prepared, titles, _plain(user), parts)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None
@@ -215,7 +217,9 @@ class Recommender:
           rows: see `requests.request`.
           asked: `task` and `job`, see `Service.accept`.
         """
-        checked = [self.service.accept(row, number=i, **asked) for i, row in enumerate(rows)]
+        checked = [
+            self.service.accept(_plain(row), number=i, **asked) for i, row in enumerate(rows)
+        ]
         results = iter(self.service.answer([one for one in checked if isinstance(one, Accepted)]))
         return [next(results) if isinstance(one, Accepted) else one for one in checked]
 
@@ -228,12 +232,11 @@ class Recommender:
                 raise ConfigError(f"a request has no field '{name}'{hint}: {', '.join(known)}")
         given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
         task = given.pop("task", None)
-        row = {"behaviours": _records(given.pop("history")), **given}
-        row |= {name: _record(row[name]) for name in ("user", "about") if name in row}
-        if "candidates" in row:
-            row["candidates"] = _records(row["candidates"])
-        if "exclude" in row:
-            row["exclude"] = _records(row["exclude"])
+        row = {
+            name: _records(value) if name in _LISTS else _plain(value)
+            for name, value in given.items()
+        }
+        row["behaviours"] = row.pop("history")
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
@@ -245,10 +248,18 @@ class Recommender:
         return accepted, self.service.answer([accepted])[0]
 
 
-def _record(value: Any) -> Any:
-    """A mapping of what a dataclass holds; anything else as it is."""
+def _plain(value: Any) -> Any:
+    """What JSON has in place of dataclasses, tuples, and numbers and arrays of numpy."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        value = dataclasses.asdict(value)
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]")  # of nanoseconds numpy makes a number
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return value
 
 
@@ -258,18 +269,18 @@ def _records(values: Any) -> list[Any]:
         values = values.to_list()
     for method, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
         if hasattr(values, method) and not isinstance(values, Mapping):
-            return [_without_missing(row) for row in getattr(values, method)(*arguments)]
+            return [_without_missing(_plain(row)) for row in getattr(values, method)(*arguments)]
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{values!r} is no list of records or ids, and no data frame")
-    return [_record(value) for value in values]
+    return [_plain(value) for value in values]
 
 
 def _without_missing(row: Any) -> Any:
-    """pandas writes NaN, NA or NaT where a value is missing, and lists as arrays."""
+    """pandas writes NaN, NA or NaT where a value is missing."""
     if not isinstance(row, Mapping):
         return row
     return {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
+        name: value
         for name, value in row.items()
         if not (isinstance(value, float) and value != value)
         and type(value).__name__ not in ("NAType", "NaTType")

@@ -13,6 +13,7 @@ import pytest
 
 import m6rec_jax as m6
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.recommender import _plain
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.build_index import build_index
 from tests.serving import served_films
@@ -60,6 +61,24 @@ def test_what_pandas_has_no_value_for_is_left_out(rec: m6.Recommender) -> None:
     assert found == plain
 
 
+def test_numbers_and_arrays_of_numpy(rec: m6.Recommender) -> None:
+    moment = np.datetime64(int(NOW * 1e9), "ns")
+    history = [
+        {"item": np.str_(one["item"]), "time": np.int64(one["time"]), "value": np.float32(5)}
+        for one in HISTORY
+    ]
+    asked = {"user": {"taste": "comedy"}, "history": np.array(history), "time": moment}
+    assert rec.score(np.array(["f4"]), task="ctr", **asked) == rec.score(
+        ["f4"], task="ctr", **ASKED
+    )
+    assert len(rec.retrieve(k=np.int64(2), task="next", **asked)) == 2  # type: ignore[arg-type]
+    row = {**asked, "behaviours": history, "candidates": ("f4",), "time": np.float64(NOW)}
+    (answer,) = rec.answer([row], task="ctr")
+    assert answer.items == rec.score(["f4"], task="ctr", **ASKED)
+    lists = {"genres": ("drama",), "item": {"n": np.array(["a"]), "m": np.int8(3)}}
+    assert _plain(lists) == {"genres": ["drama"], "item": {"n": ["a"], "m": 3}}
+
+
 def test_what_was_retrieved_is_not_in_the_history(rec: m6.Recommender) -> None:
     found = rec.retrieve(k=4, task="next", **ASKED)
     assert len(found) == 4
@@ -87,7 +106,7 @@ def test_dialogues_ask_what_was_loaded(
     own = m6.load(run, index=parts.indexes()["next"], prepared=parts.prepared)
     towers = own.service.parts.retriever()
     monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
-    first, second = own.chat(), own.chat()
+    first, second = (own.chat(user={"user": {"taste": "comedy"}}) for _ in range(2))
     assert first._retrieval is second._retrieval is towers
     assert first._index is second._index
 
