@@ -5,8 +5,8 @@
               candidates=["181", {"title": "A new film", "genres": ["drama"]}])
 
 Users, behaviours and items are dictionaries, dataclasses or data frames with the columns of the
-data set's tables; an item is its id, too. Numbers and arrays may be numpy's. Every method may be
-called from several threads.
+data set's tables, or with a request's names for them (`id`; `item`, `time`, `value`); an item is
+its id, too. Numbers and arrays may be numpy's. Every method may be called from several threads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time as clock
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
@@ -95,9 +96,10 @@ class Asked(TypedDict, total=False):
     """Fields of a request, see `requests.request`.
 
     Attributes:
-      user: columns of the users table, and `id` to look statistics up; without it nothing is known.
-      history: what the user did, oldest first: records with `item`, `time` and, where the data
-        set's events have one, `value`.
+      user: columns of the users table, with the id to look statistics up; without it nothing is
+        known.
+      history: what the user did, oldest first: columns of the events table, or records with `item`,
+        `time` and, where the data set's events have one, `value`.
       time: the moment that is asked about, unix seconds or ISO 8601; without it now.
       exclude: ids of items that must not be recommended, beside those of the history.
       about: the item that a generated title's prefix is about.
@@ -206,7 +208,10 @@ class Recommender:
         data = self.service.parts.data(name)
         found = [*data.items.values()]
         if items is not None:
-            found = RequestParser(data.spec, data.items).items(_records(items))
+            entries = _renamed(_records(items), _request_names(data.spec)["candidates"])
+            ignored: set[str] = set()
+            found = RequestParser(data.spec, data.items).items(entries, ignored)
+            _warn(ignored)
         texts = [data.template.item(item) for item in found]
         return [item.id for item in found], self.service.parts.retriever().embed_items(texts, name)
 
@@ -231,12 +236,16 @@ class Recommender:
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"a request has no field '{name}'{hint}: {', '.join(known)}")
         given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
-        task = given.pop("task", None)
-        row = {
-            name: _records(value) if name in _LISTS else _plain(value)
-            for name, value in given.items()
-        }
+        task = self.service.task(given.pop("task", None), job)
+        names = _request_names(self.service.data(task, self.service.job(task, job)).spec)
+        row: dict[str, Any] = {}
+        for name, value in given.items():
+            plain = _records(value) if name in _LISTS else _plain(value)
+            row[name] = _renamed(plain, names.get(name, {}))
         row["behaviours"] = row.pop("history")
+        for behaviour in row["behaviours"]:
+            if isinstance(behaviour, dict) and "item" in behaviour:
+                behaviour["item"] = _renamed(behaviour["item"], names["candidates"])
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
@@ -245,7 +254,42 @@ class Recommender:
                 "left out of the history, since the catalogue does not have them: %s",
                 ", ".join(accepted.request.unknown),
             )
+        _warn(accepted.request.ignored)
         return accepted, self.service.answer([accepted])[0]
+
+
+def _request_names(spec: DatasetSpec) -> dict[str, dict[str, str]]:
+    """By field of a request: a table's columns that it has another name for, '' where it has none.
+
+    An event's user is who asks, and its part of the data set says nothing of it.
+    """
+    items, events = {spec.items.id: "id"}, spec.events
+    names = {events.user: "", events.part: "", events.value: "value"}
+    names |= {events.time: "time", events.item: "item"}
+    history = {own: name for own, name in names.items() if own and own not in names.values()}
+    return {
+        "user": {spec.users.id: "id"},
+        "history": history,
+        "candidates": items,
+        "about": items,
+    }
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Records with a request's names, which go before the tables'; ids as they are."""
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    if not isinstance(value, dict):
+        return value
+    told = {names[own]: of for own, of in value.items() if names.get(own)}
+    return told | {own: of for own, of in value.items() if own not in names}
+
+
+def _warn(ignored: Collection[str]) -> None:
+    if ignored:
+        logger.warning(
+            "left out, since the data set has no such columns: %s", ", ".join(sorted(ignored))
+        )
 
 
 def _plain(value: Any) -> Any:

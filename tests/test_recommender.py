@@ -79,6 +79,40 @@ def test_numbers_and_arrays_of_numpy(rec: m6.Recommender) -> None:
     assert _plain(lists) == {"genres": ["drama"], "item": {"n": ["a"], "m": 3}}
 
 
+def test_columns_of_the_tables(rec: m6.Recommender, caplog: pytest.LogCaptureFixture) -> None:
+    """By the names that they have there, or those of requests; others are told of."""
+    events = pa.table(
+        {
+            "user_id": ["u1"] * 3,
+            "item_id": ["f0", "f1", "f2"],
+            "time": [one["time"] for one in HISTORY],
+            "rating": [5, 5, 5],
+        }
+    )
+    found, plain = (
+        rec.score(candidates, user={name: "u1", "taste": "x"}, history=told, time=NOW, task="ctr")
+        for name, candidates, told in (
+            ("user_id", pa.table({"item_id": ["f4"]}), events),
+            ("id", ["f4"], HISTORY),
+        )
+    )
+    assert found == plain
+    described = [{**HISTORY[0], "item": {"item_id": "f0", "genre": "drama"}}]
+    own = [{**HISTORY[0], "item": {"id": "f0", "genre": "drama"}}]
+    found, plain = (
+        rec.score(["f4"], **{**ASKED, "history": told}, task="ctr") for told in (described, own)
+    )
+    assert found == plain
+    assert rec.embed_items(pa.table({"item_id": ["f3"]}), task="next")[0] == ["f3"]
+    assert not caplog.messages
+    rec.score(["f4"], **{**ASKED, "user": {"taste": "x", "tsate": "y"}}, task="ctr")
+    rec.embed_items([{"id": "f3", "titel": "?"}], task="next")
+    assert caplog.messages == [
+        "left out, since the data set has no such columns: user.tsate",
+        "left out, since the data set has no such columns: items.titel",
+    ]
+
+
 def test_what_was_retrieved_is_not_in_the_history(rec: m6.Recommender) -> None:
     found = rec.retrieve(k=4, task="next", **ASKED)
     assert len(found) == 4
