@@ -42,7 +42,7 @@ from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
 from m6rec_jax.checkpoints.t5x import read_t5x, t5x_mapping, write_t5x
-from m6rec_jax.checkpoints.t5x_files import checkpoint_of_step
+from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, checkpoint_of_step
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import (
@@ -157,6 +157,9 @@ def _exchanged(here: Location, there: Location, dry_run: bool) -> str:
             f"{here.format} to {there.format}: runs under t5x become runs of m6rec and back; "
             "convert to m6rec first"
         )
+    # Converted in its own folder, a run has beside it what it needs.
+    if there.format == OURS and there.folder != checkpoint_folder(here.folder).parent:
+        _check_target(there)
     move = to_t5x if here.format == OURS else from_t5x
     exchanged = move(here.folder, there.folder, dry_run=dry_run)
     size = sum(int(np.prod(shape)) for shape in exchanged.shapes.values())

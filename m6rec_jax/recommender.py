@@ -5,7 +5,8 @@
               candidates=["181", {"title": "A new film", "genres": ["drama"]}])
 
 Users, behaviours and items are dictionaries, dataclasses or data frames with the columns of the
-data set's tables; an item is its id, too. Every method may be called from several threads.
+data set's tables, or with a request's names for them (`id`; `item`, `time`, `value`); an item is
+its id, too. Numbers and arrays may be numpy's. Every method may be called from several threads.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time as clock
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 Record = Any
 # Records or ids, or a data frame of pandas, polars or pyarrow.
 Records = Any
+# Fields of `Asked` and of methods that are `Records`, or ids alone.
+_LISTS = ("history", "candidates", "exclude")
 
 
 class GeneratedText(NamedTuple):
@@ -71,7 +75,8 @@ def load(
         neither, requests bring all of it.
       items: Parquet or CSV file of a newer catalogue.
       step: which checkpoint; None: the newest.
-      warm_up: compile every program now, so that no call does later.
+      warm_up: compile every program now, so that no call does later, but for those of dialogues,
+        which the first ones compile.
 
     Raises:
       CheckpointError: no model, or a bank or an index of another one.
@@ -91,9 +96,10 @@ class Asked(TypedDict, total=False):
     """Fields of a request, see `requests.request`.
 
     Attributes:
-      user: columns of the users table, and `id` to look statistics up; without it nothing is known.
-      history: what the user did, oldest first: records with `item`, `time` and, where the data
-        set's events have one, `value`.
+      user: columns of the users table, with the id to look statistics up; without it nothing is
+        known.
+      history: what the user did, oldest first: columns of the events table, or records with `item`,
+        `time` and, where the data set's events have one, `value`.
       time: the moment that is asked about, unix seconds or ISO 8601; without it now.
       exclude: ids of items that must not be recommended, beside those of the history.
       about: the item that a generated title's prefix is about.
@@ -182,9 +188,9 @@ class Recommender:
         Args:
           user, prepared, titles: see `serving.chat.open_conversation`.
         """
-        known = None if user is None else _record(user)
-        prepared = self.service.parts.prepared if prepared is None else prepared
-        return open_conversation(self.service.model, prepared, titles, known)
+        parts = self.service.parts
+        prepared = parts.prepared if prepared is None else prepared
+        return open_conversation(self.service.model, prepared, titles, _plain(user), parts)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None
@@ -202,7 +208,10 @@ class Recommender:
         data = self.service.parts.data(name)
         found = [*data.items.values()]
         if items is not None:
-            found = RequestParser(data.spec, data.items).items(_records(items))
+            entries = _renamed(_records(items), _request_names(data.spec)["candidates"])
+            ignored: set[str] = set()
+            found = RequestParser(data.spec, data.items).items(entries, ignored)
+            _warn(ignored)
         texts = [data.template.item(item) for item in found]
         return [item.id for item in found], self.service.parts.retriever().embed_items(texts, name)
 
@@ -213,7 +222,9 @@ class Recommender:
           rows: see `requests.request`.
           asked: `task` and `job`, see `Service.accept`.
         """
-        checked = [self.service.accept(row, number=i, **asked) for i, row in enumerate(rows)]
+        checked = [
+            self.service.accept(_plain(row), number=i, **asked) for i, row in enumerate(rows)
+        ]
         results = iter(self.service.answer([one for one in checked if isinstance(one, Accepted)]))
         return [next(results) if isinstance(one, Accepted) else one for one in checked]
 
@@ -225,13 +236,16 @@ class Recommender:
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"a request has no field '{name}'{hint}: {', '.join(known)}")
         given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
-        task = given.pop("task", None)
-        row = {"behaviours": _records(given.pop("history")), **given}
-        row |= {name: _record(row[name]) for name in ("user", "about") if name in row}
-        if "candidates" in row:
-            row["candidates"] = _records(row["candidates"])
-        if "exclude" in row:
-            row["exclude"] = _records(row["exclude"])
+        task = self.service.task(given.pop("task", None), job)
+        names = _request_names(self.service.data(task, self.service.job(task, job)).spec)
+        row: dict[str, Any] = {}
+        for name, value in given.items():
+            plain = _records(value) if name in _LISTS else _plain(value)
+            row[name] = _renamed(plain, names.get(name, {}))
+        row["behaviours"] = row.pop("history")
+        for behaviour in row["behaviours"]:
+            if isinstance(behaviour, dict) and "item" in behaviour:
+                behaviour["item"] = _renamed(behaviour["item"], names["candidates"])
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
@@ -240,13 +254,56 @@ class Recommender:
                 "left out of the history, since the catalogue does not have them: %s",
                 ", ".join(accepted.request.unknown),
             )
+        _warn(accepted.request.ignored)
         return accepted, self.service.answer([accepted])[0]
 
 
-def _record(value: Any) -> Any:
-    """A mapping of what a dataclass holds; anything else as it is."""
+def _request_names(spec: DatasetSpec) -> dict[str, dict[str, str]]:
+    """By field of a request: a table's columns that it has another name for, '' where it has none.
+
+    An event's user is who asks, and its part of the data set says nothing of it.
+    """
+    items, events = {spec.items.id: "id"}, spec.events
+    names = {events.user: "", events.part: "", events.value: "value"}
+    names |= {events.time: "time", events.item: "item"}
+    history = {own: name for own, name in names.items() if own and own not in names.values()}
+    return {
+        "user": {spec.users.id: "id"},
+        "history": history,
+        "candidates": items,
+        "about": items,
+    }
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Records with a request's names, which go before the tables'; ids as they are."""
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    if not isinstance(value, dict):
+        return value
+    told = {names[own]: of for own, of in value.items() if names.get(own)}
+    return told | {own: of for own, of in value.items() if own not in names}
+
+
+def _warn(ignored: Collection[str]) -> None:
+    if ignored:
+        logger.warning(
+            "left out, since the data set has no such columns: %s", ", ".join(sorted(ignored))
+        )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has in place of dataclasses, tuples, and numbers and arrays of numpy."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        value = dataclasses.asdict(value)
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]")  # of nanoseconds numpy makes a number
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return value
 
 
@@ -256,18 +313,18 @@ def _records(values: Any) -> list[Any]:
         values = values.to_list()
     for method, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
         if hasattr(values, method) and not isinstance(values, Mapping):
-            return [_without_missing(row) for row in getattr(values, method)(*arguments)]
+            return [_without_missing(_plain(row)) for row in getattr(values, method)(*arguments)]
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{values!r} is no list of records or ids, and no data frame")
-    return [_record(value) for value in values]
+    return [_plain(value) for value in values]
 
 
 def _without_missing(row: Any) -> Any:
-    """pandas writes NaN, NA or NaT where a value is missing, and lists as arrays."""
+    """pandas writes NaN, NA or NaT where a value is missing."""
     if not isinstance(row, Mapping):
         return row
     return {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
+        name: value
         for name, value in row.items()
         if not (isinstance(value, float) and value != value)
         and type(value).__name__ not in ("NAType", "NaTType")

@@ -13,8 +13,10 @@ import pytest
 
 import m6rec_jax as m6
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.recommender import _plain
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.build_index import build_index
+from tests.serving import served_films
 from tests.serving.served_films import ITEMS, NOW, PREPARED
 
 HISTORY = [{"item": f"f{n}", "time": NOW - 10 + n, "value": 5} for n in range(3)]
@@ -59,6 +61,58 @@ def test_what_pandas_has_no_value_for_is_left_out(rec: m6.Recommender) -> None:
     assert found == plain
 
 
+def test_numbers_and_arrays_of_numpy(rec: m6.Recommender) -> None:
+    moment = np.datetime64(int(NOW * 1e9), "ns")
+    history = [
+        {"item": np.str_(one["item"]), "time": np.int64(one["time"]), "value": np.float32(5)}
+        for one in HISTORY
+    ]
+    asked = {"user": {"taste": "comedy"}, "history": np.array(history), "time": moment}
+    assert rec.score(np.array(["f4"]), task="ctr", **asked) == rec.score(
+        ["f4"], task="ctr", **ASKED
+    )
+    assert len(rec.retrieve(k=np.int64(2), task="next", **asked)) == 2  # type: ignore[arg-type]
+    row = {**asked, "behaviours": history, "candidates": ("f4",), "time": np.float64(NOW)}
+    (answer,) = rec.answer([row], task="ctr")
+    assert answer.items == rec.score(["f4"], task="ctr", **ASKED)
+    lists = {"genres": ("drama",), "item": {"n": np.array(["a"]), "m": np.int8(3)}}
+    assert _plain(lists) == {"genres": ["drama"], "item": {"n": ["a"], "m": 3}}
+
+
+def test_columns_of_the_tables(rec: m6.Recommender, caplog: pytest.LogCaptureFixture) -> None:
+    """By the names that they have there, or those of requests; others are told of."""
+    events = pa.table(
+        {
+            "user_id": ["u1"] * 3,
+            "item_id": ["f0", "f1", "f2"],
+            "time": [one["time"] for one in HISTORY],
+            "rating": [5, 5, 5],
+        }
+    )
+    found, plain = (
+        rec.score(candidates, user={name: "u1", "taste": "x"}, history=told, time=NOW, task="ctr")
+        for name, candidates, told in (
+            ("user_id", pa.table({"item_id": ["f4"]}), events),
+            ("id", ["f4"], HISTORY),
+        )
+    )
+    assert found == plain
+    described = [{**HISTORY[0], "item": {"item_id": "f0", "genre": "drama"}}]
+    own = [{**HISTORY[0], "item": {"id": "f0", "genre": "drama"}}]
+    found, plain = (
+        rec.score(["f4"], **{**ASKED, "history": told}, task="ctr") for told in (described, own)
+    )
+    assert found == plain
+    assert rec.embed_items(pa.table({"item_id": ["f3"]}), task="next")[0] == ["f3"]
+    assert not caplog.messages
+    rec.score(["f4"], **{**ASKED, "user": {"taste": "x", "tsate": "y"}}, task="ctr")
+    rec.embed_items([{"id": "f3", "titel": "?"}], task="next")
+    assert caplog.messages == [
+        "left out, since the data set has no such columns: user.tsate",
+        "left out, since the data set has no such columns: items.titel",
+    ]
+
+
 def test_what_was_retrieved_is_not_in_the_history(rec: m6.Recommender) -> None:
     found = rec.retrieve(k=4, task="next", **ASKED)
     assert len(found) == 4
@@ -76,6 +130,19 @@ def test_texts_and_titles(rec: m6.Recommender) -> None:
     assert text.log_probability < 0
     titles = {item.attributes["title"] for item in ITEMS}
     assert {i.title for i in rec.recommend(by="titles", task="titles", k=3, **ASKED)} <= titles
+
+
+def test_dialogues_ask_what_was_loaded(
+    rec: m6.Recommender, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["next"])
+    parts = rec.service.parts
+    own = m6.load(run, index=parts.indexes()["next"], prepared=parts.prepared)
+    towers = own.service.parts.retriever()
+    monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
+    first, second = (own.chat(user={"user": {"taste": "comedy"}}) for _ in range(2))
+    assert first._retrieval is second._retrieval is towers
+    assert first._index is second._index
 
 
 def test_many_requests_at_once(rec: m6.Recommender) -> None:

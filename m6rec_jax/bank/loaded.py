@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import check_capacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.manifest import Owner, PromptManifest, check_owner
+from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
@@ -93,7 +93,6 @@ class LoadedBank(LoadedModel):
         self._counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
         self._put({name: np.zeros(leaf.shape, np.float32) for name, leaf in self._leaves.items()})
         self._put_counts()
-        self._write = self._compiled_write()
 
     def add(self, task: str | TaskPrompts) -> None:
         """Puts a task into a free row. Others are not touched, and nothing is compiled.
@@ -117,10 +116,7 @@ class LoadedBank(LoadedModel):
         with self._lock:
             rows = self._rows_for([prompts.manifest.task for prompts in read])
             fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
-            if len(read) == 1:
-                self._write_row(rows[0], fitted[0])
-            else:
-                self._put(self._stacked(rows, fitted))
+            self._put(self._stacked(rows, fitted))
             self._publish(rows, read)
 
     def remove(self, name: str) -> None:
@@ -142,7 +138,7 @@ class LoadedBank(LoadedModel):
     def fork(self) -> LoadedBank:
         """A bank with the same tasks. What is added to it or removed leaves this one as it is.
 
-        Arrays are shared until the fork changes them, compiled programs in any case.
+        Arrays are shared until the fork changes them.
         """
         with self._lock:
             other = copy.copy(self)
@@ -159,7 +155,7 @@ class LoadedBank(LoadedModel):
         """See `LoadedModel`; every task of a bank has its own data set."""
         return self._specs[task_name(self.tasks, task)]
 
-    def fingerprint(self, task: str = "") -> str:
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """See `LoadedModel`; the other tasks of the bank have no part in it.
 
         Except in the width of vectors, which is that of the widest: an index has to be built anew
@@ -167,13 +163,18 @@ class LoadedBank(LoadedModel):
         """
         name = task_name(self.tasks, task)
         manifest, template = self.manifests[name], self.template(name)
-        width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
+        own, here = manifest.model_config, self.model.config
+        width = here.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
         return digest(
             {
-                "config": dataclasses.asdict(self.model.config.replace(prompts=manifest.prompts)),
+                # Of the run that the backbone was read from, precision alone: it may be any that
+                # has the backbone, trained with other dropout, say.
+                "config": {what: getattr(own, what) for what in WHAT},
+                "precision": (here.dtype, here.operand_dtype),
+                "prompt_config": dataclasses.asdict(manifest.prompts),
                 "vocabulary": self.vocabulary.fingerprint,
                 "retrieval_dim": width,
-                "task": manifest.settings.fingerprinted(),
+                "task": manifest.settings.fingerprinted(exits),
                 "template": None if template is None else template.to_spec(),
                 "backbone": self._backbone_checksums,
                 "prompts": manifest.prompts_fingerprint,
@@ -271,30 +272,3 @@ class LoadedBank(LoadedModel):
             for name, values in self._counts.items()
         }
         self.variables[SIZES_COLLECTION] = {"bank": counts}
-
-    def _compiled_write(self) -> Any:
-        """A program that puts one task into one row, compiled now and never again."""
-        axes = {name: leaf.task_axis for name, leaf in self._leaves.items()}
-
-        def write(
-            stacked: dict[str, jax.Array], task: dict[str, jax.Array], row: jax.Array
-        ) -> dict[str, jax.Array]:
-            return {
-                name: jax.lax.dynamic_update_index_in_dim(leaf, task[name], row, axes[name])
-                for name, leaf in stacked.items()
-            }
-
-        stacked = flatten(self._targets)
-        task = {
-            name: jax.ShapeDtypeStruct(leaf.of_task().shape, np.float32, sharding=self._everywhere)
-            for name, leaf in self._leaves.items()
-        }
-        row = jax.ShapeDtypeStruct((), np.int32, sharding=self._everywhere)
-        shardings = {name: target.sharding for name, target in stacked.items()}
-        # Not donated: requests that have begun go on with the old arrays.
-        return jax.jit(write, out_shardings=shardings).lower(stacked, task, row).compile()
-
-    def _write_row(self, row: int, task: Mapping[str, np.ndarray]) -> None:
-        placed = jax.device_put((dict(task), np.int32(row)), self._everywhere)
-        written = self._write(flatten(self.variables["prompts"]), *placed)
-        self.variables["prompts"] = unflatten(written, self._targets)

@@ -1,9 +1,10 @@
 """Continuous batching: texts of unlike lengths, asked for at any time, share every step.
 
-    with ContinuousGenerator(model, variables, vocabulary, EngineOptions(256, 64)) as generator:
-        stream = generator.submit(segments, task="explain", max_tokens=40)
-        for piece in stream:
-            print(piece, end="")
+    generator = ContinuousGenerator(model, variables, vocabulary, EngineOptions(256, 64))
+    stream = generator.submit(segments, task="explain", max_tokens=40)
+    while stream.finish_reason is None:
+        generator.step()
+        print(*stream.take(), sep="", end="")
 
 A fixed number of slots lies on the device: the source's keys and values, and the decoder's cache.
 A request is encoded into a free slot, takes part in the next step, and leaves when its text ends.
@@ -21,8 +22,7 @@ import functools
 import logging
 import operator
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -37,7 +37,7 @@ from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.engine.slot_steps import advance_slots, empty_slots
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.engine.text_choices import RowChoices, TextChoices
-from m6rec_jax.errors import ConfigError, DataError, M6RecError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.text.layout import Row
@@ -45,10 +45,6 @@ from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
 Array = jax.Array
 logger = logging.getLogger(__name__)
-
-
-class QueueFullError(M6RecError):
-    """As many requests wait as may; try again later."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,7 +58,6 @@ class _Request:
     given: list[int]
     limit: int  # tokens, the prefix's included
     sampling: tuple[float, int, float, int]  # temperature, top k, top p, seed
-    deadline: float
     stream: GenerationStream
     text: GrowingText
     choices: TextChoices | None
@@ -72,20 +67,12 @@ class _Request:
     position: int = 0
     last: int = PAD_ID  # [BOS]
 
-    def over(self) -> str:
-        """Why nobody waits for it any more; empty where somebody does."""
-        if self.stream.is_cancelled:
-            return "cancelled"
-        return "deadline" if time.monotonic() >= self.deadline else ""
-
 
 class ContinuousGenerator(Engine):
-    """Texts for requests as they come. Any thread may submit.
+    """Texts for requests as they come. Any thread may submit; whoever calls `step` lets them grow,
+    as `serving.scheduler.Scheduler` does.
 
     Where tasks leave the decoder early, a step lasts until the last of its tokens has left.
-
-    Use it as a context manager (or call `start` and `close`), and a thread of its own takes the
-    steps; or call `step` yourself.
 
     Args:
       model, variables, vocabulary, options: see `Engine`. A new prompt bank is taken up as soon as
@@ -96,7 +83,6 @@ class ContinuousGenerator(Engine):
       join_sizes: numbers of requests that are encoded together.
       steps_per_call: steps between two looks at the queue. More save calls; fewer let requests
         start, and stop texts end, sooner.
-      max_pending: requests that may wait for a slot.
 
     Raises:
       ConfigError: no room for a word, or numbers that do not fit.
@@ -115,7 +101,6 @@ class ContinuousGenerator(Engine):
         row_counts: Sequence[int] | None = None,
         join_sizes: Sequence[int] = (1, 4),
         steps_per_call: int = 4,
-        max_pending: int = 256,
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
         if options.target_length < 3 or num_slots < 1 or steps_per_call < 1:
@@ -129,7 +114,7 @@ class ContinuousGenerator(Engine):
         self._row_counts = self._runtime.batch_sizes(counts)
         self._join_sizes = self._runtime.batch_sizes(join_sizes)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
-        self.num_slots, self.max_pending = self._row_counts[-1], max_pending
+        self.num_slots = self._row_counts[-1]
         self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
         # Of a copy: what `over` makes shares the program, and must not keep this one's cache.
@@ -157,10 +142,8 @@ class ContinuousGenerator(Engine):
         self._free = list(range(self.num_slots))
         self._taken: Variables = {}  # the variables of those that run
         self._pending = collections.deque[_Request]()
-        self._work = threading.Condition()
+        self._waiting = threading.Lock()  # over `_pending`
         self._stepping = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closed = False
 
     def over(self, variables: Variables, tasks: Mapping[str, TaskSettings]) -> Self:
         """See `Engine.over`. Slots and queue are its own; this one's texts go on here."""
@@ -191,8 +174,6 @@ class ContinuousGenerator(Engine):
         seed: int = 0,
         stop: Sequence[str] = (),
         choices: TextChoices | None = None,
-        timeout: float | None = None,
-        notify: Callable[[], None] | None = None,
     ) -> GenerationStream:
         """Asks for a text; returns at once.
 
@@ -205,11 +186,8 @@ class ContinuousGenerator(Engine):
           seed: of the request; equal requests with equal seeds give equal texts.
           stop: texts that end it and are no part of it.
           choices: what it may say after the prefix; None: anything.
-          timeout: seconds from now after which nobody waits any more; None: somebody always does.
-          notify: called from the generator's thread when pieces came, and at the end.
 
         Raises:
-          QueueFullError: too many wait already.
           DataError: a prefix that leaves no room. ConfigError: no such task, a number out of range.
         """
         settings = self._tasks.one(task)
@@ -231,7 +209,7 @@ class ContinuousGenerator(Engine):
             )
         room = self.max_tokens - len(given)
         source = self._source_row(segments, settings)
-        stream = GenerationStream(len(source["encoder_input_tokens"]), notify)
+        stream = GenerationStream(len(source["encoder_input_tokens"]))
         request = _Request(
             segments=segments,
             task=task,
@@ -240,44 +218,13 @@ class ContinuousGenerator(Engine):
             given=given,
             limit=len(given) + min(room, max_tokens or room),
             sampling=(temperature, top_k, top_p, seed % 2**32),
-            deadline=float("inf") if timeout is None else time.monotonic() + timeout,
             stream=stream,
             text=GrowingText(self.vocabulary, len(given), stop, stream),
             choices=choices,
         )
-        with self._work:
-            if self._closed:
-                raise QueueFullError("the generator is closed")
-            if len(self._pending) >= self.max_pending:
-                raise QueueFullError(f"{self.max_pending} requests wait already; try again later")
+        with self._waiting:
             self._pending.append(request)
-            self._work.notify_all()
         return stream
-
-    def start(self) -> ContinuousGenerator:
-        """Starts the thread that takes the steps."""
-        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
-        self._thread.start()
-        return self
-
-    def close(self) -> None:
-        """Ends all texts, as if they were cancelled, and the thread."""
-        with self._work:
-            self._closed = True
-            self._work.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-        with self._stepping:
-            for request in [*self._running, *self._pending]:
-                request.text.finish("cancelled")
-            self._running.clear()
-            self._pending.clear()
-
-    def __enter__(self) -> ContinuousGenerator:
-        return self.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def warm_up(self) -> None:
         """Compiles every program that requests may run."""
@@ -309,27 +256,16 @@ class ContinuousGenerator(Engine):
                 self._running, self._free = [], list(range(self.num_slots))
             return bool(self._running or self._pending)
 
-    def _run(self) -> None:
-        while True:
-            with self._work:
-                self._work.wait_for(lambda: self._closed or self._pending or self._running)
-            if self._closed:
-                return
-            self.step()
-
     def _leave(self) -> None:
         """Those that nobody waits for go."""
-        for request in list(self._running):
-            if reason := request.over():
-                request.text.finish(reason)
-                self._release(request)
-        with self._work:
-            waiting = list(self._pending)
-            over = [request for request in waiting if request.over()]
-            for request in over:
-                self._pending.remove(request)
-        for request in over:
-            request.text.finish(request.over())
+        with self._waiting:
+            asked = [*self._running, *self._pending]
+            for request in [one for one in asked if one.stream.is_cancelled]:
+                request.text.finish("cancelled")
+                if request in self._running:
+                    self._release(request)
+                else:
+                    self._pending.remove(request)
 
     def _release(self, request: _Request) -> None:
         self._running.remove(request)
@@ -337,7 +273,7 @@ class ContinuousGenerator(Engine):
 
     def _let_in(self) -> None:
         """Encodes the first that wait into free slots, together."""
-        with self._work:
+        with self._waiting:
             number = min(len(self._free), len(self._pending), self._join_sizes[-1])
             asked = [self._pending.popleft() for _ in range(number)]
         asked = [request for request in asked if self._renewed(request)]
@@ -352,7 +288,7 @@ class ContinuousGenerator(Engine):
             same = False
         if not same:
             # A text under way ends with the prompts it began with; till then nobody is let in.
-            with self._work:
+            with self._waiting:
                 self._pending.extendleft(reversed(asked))
             return
         self._taken = taken

@@ -45,8 +45,9 @@ class ExportedModel(LoadedModel):
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
-    def fingerprint(self, task: str = "") -> str:
-        """That of the model which was exported: its indexes fit."""
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
+        """That of the model which was exported: its indexes fit. It has no other without exits."""
+        del exits
         return str(self._exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
 
     def options(self, task: str = "", **changes: Any) -> EngineOptions:

@@ -1,17 +1,13 @@
-"""A text that comes piece by piece: what may be shown already, and who waits for it."""
+"""A text that comes piece by piece, and what of it may be shown already."""
 
 from __future__ import annotations
 
 import collections
-import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from m6rec_jax.engine.generation import GeneratedText
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
-
-logger = logging.getLogger(__name__)
 
 # What bytes that are no character yet decode to.
 _INCOMPLETE = "\ufffd"
@@ -71,7 +67,7 @@ def shown(
 
 
 class GenerationStream:
-    """Pieces of a text as they come: iterate over it. For one reader; any thread may cancel.
+    """Pieces of a text as they come. For one reader; any thread may cancel.
 
     The pieces together are `result().continuation`, the whole text where there is no prefix. Each
     ends at a character.
@@ -80,56 +76,31 @@ class GenerationStream:
       num_source_tokens: what the encoder read.
       num_tokens: generated so far, after the prefix, `[EOS]` included.
       finish_reason: None while it grows, then 'stop' (`[EOS]` or a stop text), 'length',
-        'cancelled', 'deadline' or 'error'.
+        'cancelled' or 'error'.
     """
 
-    def __init__(self, num_source_tokens: int, notify: Callable[[], None] | None = None) -> None:
+    def __init__(self, num_source_tokens: int) -> None:
         self.num_source_tokens = num_source_tokens
         self.num_tokens = 0
         self.finish_reason: str | None = None
         self.is_cancelled = False
-        self._notify = notify
         self._pieces = collections.deque[str]()
         self._result: GeneratedText | None = None
         self._error: Exception | None = None
-        self._changed = threading.Condition()
-
-    def __iter__(self) -> Iterator[str]:
-        """Waits for each piece.
-
-        Raises:
-          Exception: whatever went wrong.
-        """
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pieces or self.finish_reason)
-                pieces = self.take()
-            yield from pieces
-            if not pieces:
-                if self._error is not None:
-                    raise self._error
-                return
 
     def take(self) -> list[str]:
-        """Pieces that came since, without waiting: for event loops, with `notify` of `submit`."""
-        with self._changed:
-            pieces = list(self._pieces)
-            self._pieces.clear()
-        return pieces
+        """Pieces that came since."""
+        return [self._pieces.popleft() for _ in range(len(self._pieces))]
 
-    def result(self, timeout: float | None = None) -> GeneratedText:
-        """Waits for the end: the text, as far as it came where it was cancelled or out of time.
+    def result(self) -> GeneratedText:
+        """The text once it has ended (`finish_reason`), as far as it came where it was cancelled.
 
         Raises:
-          TimeoutError: no end within `timeout` seconds.
           Exception: whatever went wrong.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.finish_reason, timeout):
-                raise TimeoutError(f"the text has not ended within {timeout} seconds")
         if self._error is not None:
             raise self._error
-        assert self._result is not None
+        assert self._result is not None, "the text has not ended"
         return self._result
 
     def cancel(self) -> None:
@@ -141,27 +112,14 @@ class GenerationStream:
     def put(self, piece: str) -> None:
         """The next piece; an empty one is none."""
         if piece:
-            with self._changed:
-                self._pieces.append(piece)
-                self._changed.notify_all()
-            self._tell()
+            self._pieces.append(piece)
 
     def finish(
         self, reason: str, result: GeneratedText | None = None, error: Exception | None = None
     ) -> None:
         """No more pieces come."""
-        with self._changed:
-            self._result, self._error = result, error
-            self.finish_reason = reason
-            self._changed.notify_all()
-        self._tell()
-
-    def _tell(self) -> None:
-        try:
-            if self._notify:
-                self._notify()
-        except Exception:  # such as an event loop that is gone: no other text may suffer for it
-            logger.exception("nobody could be notified of a piece of text")
+        self._result, self._error = result, error
+        self.finish_reason = reason  # last: it says that the others are there
 
 
 class GrowingText:

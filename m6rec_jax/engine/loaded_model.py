@@ -90,11 +90,15 @@ class LoadedModel(abc.ABC):
         """
 
     @abc.abstractmethod
-    def fingerprint(self, task: str = "") -> str:
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """What a task's results depend on beside the request: SHA-256 (hex).
 
         Two models that give other vectors or scores have other fingerprints, whatever their folders
-        are called; of one model it is the same on any mesh. Arguments and errors: `dataset_spec`.
+        are called; of one model it is the same on any mesh.
+
+        Args:
+          task: see `dataset_spec`; errors, too.
+          exits: whether it depends on where the task leaves the decoder; candidates' states do not.
         """
 
     def template(self, task: str = "") -> DatasetTemplate | None:
@@ -181,7 +185,7 @@ class LoadedModel(abc.ABC):
                 "interaction (ModelConfig.late_layers_start = 0)"
             )
         task = read_manifest(folder).task
-        store = SegmentStore(folder, self.fingerprint(task))
+        store = SegmentStore(folder, self.fingerprint(task, exits=False))
         self.segments.use_store(store, task_settings(self.settings.tasks, task))
 
     @functools.cached_property

@@ -80,13 +80,13 @@ class TrainedModel(LoadedModel):
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
-    def fingerprint(self, task: str = "") -> str:
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
         template = self.template(task)
         described = {
             "config": dataclasses.asdict(self.model.config),
             "vocabulary": self.vocabulary.fingerprint,
             "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
-            "task": task_settings(self.settings.tasks, task).fingerprinted(),
+            "task": task_settings(self.settings.tasks, task).fingerprinted(exits),
             "template": None if template is None else template.to_spec(),
             "backbone": self._backbone_checksums,
             "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
@@ -146,15 +146,16 @@ def restore_model(
       model_dir: MODEL_DIR of a training run, or a checkpoint's folder; may be a bucket address. Or
         a packed file.
       step: which checkpoint; None: the newest (warns where the run says that another is better).
+        A packed file has one.
       vocabulary_fingerprint: of the vocabulary in use, compared with the checkpoint's.
       mesh: devices to spread the variables over; None: the default device.
       rules: logical-axis rules, with a mesh.
 
     Raises:
-      CheckpointError: no checkpoint, damage, or another vocabulary.
+      CheckpointError: no checkpoint, none of that step, damage, or another vocabulary.
     """
     if Path(model_dir).is_file():
-        packed, assets = _open_packed(model_dir, mesh)
+        packed, assets = _open_packed(model_dir, step, mesh)
         if vocabulary_fingerprint not in (None, read_vocabulary(assets).fingerprint):
             raise CheckpointError(f"{model_dir} has another vocabulary than the one in use")
         return packed
@@ -191,11 +192,11 @@ def load_model(
       ConfigError: an export on several devices.
     """
     if (epath.Path(model_dir) / MANIFEST).exists():
-        return _load_export(model_dir, mesh)
+        return _load_export(model_dir, step, mesh)
     packed = None
     assets: str | Path = model_dir
     if Path(model_dir).is_file():
-        packed, assets = _open_packed(model_dir, mesh)
+        packed, assets = _open_packed(model_dir, step, mesh)
     else:
         locate(model_dir, step)  # a missing checkpoint is the first thing to say
     vocabulary, settings = read_vocabulary(assets), read_settings(assets)
@@ -222,9 +223,12 @@ def load_model(
     )
 
 
-def _open_packed(path: str | Path, mesh: Mesh | None) -> tuple[RestoredModel, Path]:
+def _open_packed(
+    path: str | Path, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[RestoredModel, Path]:
     """A packed model, and a folder with what it carries, for as long as this process runs."""
     packed = read_packed(path)
+    _check_step(path, packed.step, step)
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, data in packed.files.items():
@@ -238,7 +242,7 @@ def _open_packed(path: str | Path, mesh: Mesh | None) -> tuple[RestoredModel, Pa
 
 def assets_of(model_dir: str | Path) -> str | Path:
     """The folder of which `inference/` is; of a packed file one with what it carries."""
-    return _open_packed(model_dir, None)[1] if Path(model_dir).is_file() else model_dir
+    return _open_packed(model_dir)[1] if Path(model_dir).is_file() else model_dir
 
 
 def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
@@ -273,10 +277,18 @@ def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
     )
 
 
-def _load_export(folder: str | Path, mesh: Mesh | None) -> ExportedModel:
+def _check_step(path: str | Path, own: int, asked: int | None) -> None:
+    """A file or an export has one step; raises CheckpointError where another is asked for."""
+    if asked not in (None, own):
+        raise CheckpointError(f"{path} is step {own}, not step {asked}")
+
+
+def _load_export(folder: str | Path, step: int | None, mesh: Mesh | None) -> ExportedModel:
     if mesh is not None:
         raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
     exported = open_export(folder)
+    own = int(exported.manifest["step"])
+    _check_step(folder, own, step)
     parts = exported_parts(exported)
     return ExportedModel(
         exported=exported,
@@ -284,7 +296,7 @@ def _load_export(folder: str | Path, mesh: Mesh | None) -> ExportedModel:
         variables=parts["variables"],
         vocabulary=read_vocabulary(folder),
         settings=read_settings(folder),
-        step=int(exported.manifest["step"]),
+        step=own,
         dataset_specs=read_dataset_specs(folder),
     )
 

@@ -49,7 +49,7 @@ class StoreManifest:
     """What `manifest.json` holds.
 
     Attributes:
-      model: `LoadedModel.fingerprint` of the task.
+      model: `LoadedModel.fingerprint` of the task, without exits.
       task: whose prompts the states were computed with.
       dtype: one of `STORED_TYPES`.
       count, tokens, width: candidates, all their tokens, numbers of a token's state.
@@ -178,7 +178,7 @@ def write_segments(
     """Computes a catalogue's states into a new folder; goes on where a killed run stopped.
 
     Args:
-      folder: new; where the same store lies already, nothing is done.
+      folder: new or empty; where the same store lies already, nothing is done.
       candidates: int32 tokens of each, `[BOS]` and `[EOS]` included.
       compute: tokens to states, `[length, width]` each.
       model, task: see `StoreManifest`.
@@ -197,7 +197,11 @@ def write_segments(
     starts = np.stack([np.cumsum(lengths) - lengths, lengths, 0 * lengths], axis=1)
     shape = (int(lengths.sum()), width)
     own_keys = np.array(keys, np.uint64).reshape(-1, 2)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # where it is empty, it is as good as new
     if folder.exists():
+        if not (folder / MANIFEST).is_file():
+            raise DataError(f"{folder} exists and is no store of segments; name a new folder")
         found = read_manifest(folder)
         with contextlib.suppress(OSError, ValueError):  # damaged keys are something else
             there = np.load(folder / KEYS)

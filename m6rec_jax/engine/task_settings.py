@@ -88,11 +88,14 @@ class TaskSettings:
         }
         return cls(**{**values, **read})
 
-    def fingerprinted(self) -> dict[str, Any]:
+    def fingerprinted(self, exits: bool = True) -> dict[str, Any]:
         """What embeddings and scores depend on, for JSON: neither where the data lie, nor what
         dialogues are told beside, nor how what was found is ordered.
+
+        Args:
+          exits: False for what no exit changes, such as states of early layers.
         """
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self if exits else dataclasses.replace(self, exits=None))
         del values["prepared"], values["named_items"], values["ranking"]
         return values
 

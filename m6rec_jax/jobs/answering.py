@@ -330,10 +330,7 @@ class Parts:
         return self.once(("generator", length), lambda: self.model.generator(task, **shapes))
 
     def continuous_generator(self) -> ContinuousGenerator:
-        """For all tasks; as many slots as the largest batch has rows. Whoever submits takes steps.
-
-        It queues no more than fill its slots: requests wait where they have priorities.
-        """
+        """For all tasks; as many slots as the largest batch has rows, see `continuous`."""
         model, shapes = self.model, self._shapes
         return self.once(
             "continuous",
@@ -344,7 +341,6 @@ class Parts:
                 model.options(source_buckets=shapes["source_buckets"]),
                 num_slots=self.batch_sizes[-1],
                 row_counts=self.batch_sizes,
-                max_pending=self.batch_sizes[-1],
             ),
         )
 

@@ -146,9 +146,15 @@ class RequestParser:
         except RecursionError:
             raise RejectedRow("wrong_type", "the row is nested too deeply") from None
 
-    def items(self, entries: Iterable[Any]) -> list[Item]:
-        """Items that are named by id or described, as in a request; raises as `parse`."""
-        return [self._item(entry, f"items[{i}]", set()) for i, entry in enumerate(entries)]
+    def items(self, entries: Iterable[Any], ignored: set[str] | None = None) -> list[Item]:
+        """Items that are named by id or described, as in a request; raises as `parse`.
+
+        Args:
+          entries: ids or objects.
+          ignored: takes up the names of fields that the data set does not have.
+        """
+        left_out = set[str]() if ignored is None else ignored
+        return [self._item(entry, f"items[{i}]", left_out) for i, entry in enumerate(entries)]
 
     def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
         user = self._user(row.get("user"), ignored)

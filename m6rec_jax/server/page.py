@@ -109,7 +109,5 @@ def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
     for name in [task] if task is not None else snapshot.tasks:
         for job in snapshot.jobs(name):
             if job != "embeddings":  # of text, which takes no data
-                answerer = snapshot.service.answerer(job)
-                data = snapshot.service.parts.data(name, any_data_set=answerer.any_data_set)
-                return name, data
+                return name, snapshot.service.data(name, job)
     raise ApiError(400, "cannot_be_answered", "no task has a catalogue", "task")

@@ -208,15 +208,11 @@ class Snapshot:
     def describe(self, task: str, job: str) -> Mapping[str, Any]:
         """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""
         if (task, job) not in self._described:
-            model = self.service.model
-            parts = self.service.parts
-            answerer = self.service.answerer(job)
-            data = parts.data(task, any_data_set=answerer.any_data_set)
             self._described[task, job] = {
                 "task": task,
                 "job": job,
-                "prompts": model.fingerprint(task),
-                "data": data.fingerprint,
+                "prompts": self.service.model.fingerprint(task),
+                "data": self.service.data(task, job).fingerprint,
                 "snapshot": self.version,
             }
         return self._described[task, job]

@@ -13,6 +13,7 @@ from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.segment_store import STORED_TYPES, StoreManifest, write_segments
 from m6rec_jax.engine.task_settings import task_name, task_settings
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.jobs.request_data import open_serving_data
 
 
@@ -32,7 +33,7 @@ def build_segments(
     """Computes what serving would keep of every item of a catalogue as a candidate.
 
     Args:
-      output: a new folder; a run that was killed goes on by the same command.
+      output: a new or empty folder; a run that was killed goes on by the same command.
       model_dir: of a training run with late interaction.
       bank, task, step, prepared, items, progress: see `batch_inference.infer_requests`.
       dtype: 'float32', 'bfloat16' or 'int8'.
@@ -41,9 +42,13 @@ def build_segments(
       CheckpointError: no model. DataError: no catalogue, items without text, or something else in
         the folder.
       ConfigError: late interaction is off, int8 is asked for of a model that reads its source at
-        the ends alone, or candidates are rendered with statistics, which change with users and
-        time.
+        the ends alone, candidates are rendered with statistics, which change with users and time,
+        or the output is in a bucket.
     """
+    if in_bucket(output):
+        raise ConfigError(
+            f"{output}: a store of segments lies on a local disk; copy it to the bucket"
+        )
     if dtype not in STORED_TYPES:
         raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(STORED_TYPES)}")
     model = load_with_bank(model_dir, bank=bank, step=step, mesh=None, rules=())
@@ -59,6 +64,11 @@ def build_segments(
             "values together (cross_attention_at = 'ends'): use bfloat16"
         )
     data = open_serving_data(model, task, prepared, items, with_statistics=False)
+    if not data.items:
+        raise DataError(
+            f"the catalogue of {data.spec.name!r} is empty: name prepared data with "
+            "--gin.PREPARED=FOLDER, or items with --gin.ITEMS=FILE"
+        )
     used = set(data.template.candidate_template.fields) & set(data.statistics_names())
     if used:
         raise ConfigError(
@@ -84,7 +94,7 @@ def build_segments(
         output,
         found,
         compute,
-        model=model.fingerprint(task),
+        model=model.fingerprint(task, exits=False),
         task=task,
         width=cache.candidate_width,
         dtype=dtype,

@@ -29,6 +29,7 @@ from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, R
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.records import Item
 
@@ -246,15 +247,17 @@ class Service:
         """What answers a job's requests; errors as `Job.answerer`."""
         return self.parts.once(("answerer", job), lambda: job_of(job).answerer(self.parts))
 
+    def data(self, task: str, job: str) -> ServingData:
+        """What a task's requests for a job are rendered with; errors as `accept`."""
+        return self.parts.data(task, any_data_set=self.answerer(job).any_data_set)
+
     def describe(self, task: str, job: str) -> dict[str, Any]:
         """What the results of a task depend on, for JSON."""
-        answerer = self.answerer(job)
-        data = self.parts.data(task, any_data_set=answerer.any_data_set)
         return {
             "model": self.model.fingerprint(task),
-            "data": data.fingerprint,
+            "data": self.data(task, job).fingerprint,
             "job": job,
-            **answerer.describe(task),
+            **self.answerer(job).describe(task),
         }
 
     def warm_up(self, asked: Iterable[tuple[str, str]] | None = None) -> int:
@@ -298,7 +301,7 @@ class Service:
     def _parser(self, job: str, task: str) -> RequestParser:
         answerer = self.answerer(job)
         answerer.of_task(task)
-        data = self.parts.data(task, any_data_set=answerer.any_data_set)
+        data = self.data(task, job)
         fields: RequestFields = answerer.fields(task)
         return RequestParser(
             data.spec, data.items, data.statistics_names(), fields.candidates, fields.about

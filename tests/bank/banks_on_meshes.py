@@ -1,7 +1,6 @@
-"""Run by test_meshes.py where there are several devices; prints one JSON object.
+"""Run twice by test_meshes.py: 2 processes with 2 devices each; prints one JSON object.
 
-python tests/bank/banks_on_meshes.py BANK BACKBONE            one process, 8 devices
-python tests/bank/banks_on_meshes.py BANK BACKBONE INDEX PORT  one of two, 2 devices each
+python tests/bank/banks_on_meshes.py BANK BACKBONE INDEX PORT
 """
 
 import json
@@ -13,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.loading import load_bank
-from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
+from m6rec_jax.sharding import LogicalRules, fully_sharded_2d, make_mesh
 from tests.bank.conftest import ROOM
 from tests.pipeline import shop_rows
 
@@ -40,16 +39,12 @@ def answers(bank: str | Path, backbone: str | Path, mesh: Mesh | None, rules: Lo
     }
 
 
-def main(bank: str, backbone: str, *place: str) -> None:
-    if place:
-        index, port = place
-        jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
-        # As on slices of TPUs, the devices of process 0 are not first.
-        a, b, c, d = jax.devices()
-        mesh, rules = make_mesh(1, 2, 2, devices=[c, d, a, b]), fully_sharded_2d()
-    else:
-        mesh, rules = make_mesh(8, 1, 1), data_parallel()
-    print(json.dumps(answers(bank, backbone, mesh, rules)))
+def main(bank: str, backbone: str, index: str, port: str) -> None:
+    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
+    # As on slices of TPUs, the devices of process 0 are not first.
+    a, b, c, d = jax.devices()
+    mesh = make_mesh(1, 2, 2, devices=[c, d, a, b])
+    print(json.dumps(answers(bank, backbone, mesh, fully_sharded_2d())))
 
 
 if __name__ == "__main__":

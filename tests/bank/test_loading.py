@@ -24,7 +24,7 @@ from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.counted_sentences import CountedSentence
-from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
+from tests.bank.conftest import Alone, Backbone, S, T, make_prompts, save_backbone
 
 # The bank pads to other shapes than a task alone has, and adds up in another order.
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -104,6 +104,13 @@ def test_what_a_fingerprint_depends_on(
     assert near != next_
     others = loaded_bank(backbone_dir, bank_path, "ctr", "genres", "next", "titles")
     assert others.fingerprint("next") == next_
+    # Any run that has the backbone will do, however it was trained.
+    other = backbone.config.replace(dropout_rate=0.3, embedding_stddev=0.1, remat="full")
+    tuned = save_backbone(tmp_path / "tuned", backbone._replace(config=other))
+    assert loaded_bank(tuned, bank_path, "next").fingerprint() == next_
+    rounded = backbone.config.replace(matmul_dtype="bfloat16")
+    rounding = save_backbone(tmp_path / "rounding", backbone._replace(config=rounded))
+    assert loaded_bank(rounding, bank_path, "next").fingerprint() != next_
     # Those of 'near' are narrower: its vectors are filled up to the width of those of 'next'.
     assert loaded_bank(backbone_dir, bank_path, "near", "next").fingerprint("near") != near
     gin.bind_parameter("load_bank.frozen_dtype", "bfloat16")

@@ -59,6 +59,7 @@ def test_round_trip(config: ModelConfig, shard_bytes: int, tmp_path: Path) -> No
     again = read_huggingface(tmp_path / "model")
     assert again.config == config
     assert_same_leaves(again, weights)
+    assert not read_huggingface(tmp_path / "model", with_values=False).leaves
     sharded = (tmp_path / "model" / "model.safetensors.index.json").exists()
     assert sharded == (shard_bytes == 3000)
     assert not (tmp_path / "model.unfinished").exists()
@@ -296,18 +297,3 @@ def test_types_that_would_compute_something_else(
     with pytest.raises(ConfigError, match=re.escape(message)):
         write_huggingface(weights, tmp_path / "model")
     assert not list(tmp_path.iterdir())
-
-
-def test_without_values_there_is_the_mapping(folder: Path) -> None:
-    weights = read_huggingface(folder, with_values=False)
-    assert weights.config == T5_1_1
-    assert not weights.leaves
-    lines = weights.mapping.splitlines()
-    assert lines[0].split() == ["tensor", "shape", "leaf", "shape"]
-    (line,) = [line for line in lines if line.startswith(LAST_KEY)]
-    assert line.split() == [
-        LAST_KEY,
-        *("[12,", "8]"),
-        "encoder/layers/self_attention/key/kernel[2]",
-        *("[3,", "8,", "3,", "4]"),
-    ]

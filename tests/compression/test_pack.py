@@ -140,6 +140,9 @@ def test_a_file_serves_without_its_run(file: Path, tmp_path: Path) -> None:
     shutil.copy(file, moved)
     assert load_model(moved).fingerprint("ctr") == load_model(file).fingerprint("ctr")
     assert main(["params", str(moved)]) == 0
+    assert load_model(moved, step=7).step == 7
+    with pytest.raises(CheckpointError, match=r"moved\.m6rec is step 7, not step 6"):
+        load_model(moved, step=6)
 
 
 def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Texts that join and leave at any step, against the same requests alone."""
 
-import threading
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator, QueueFullError
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.generation_stream import GenerationStream, shown
@@ -55,7 +54,7 @@ def alone(lively: Any) -> Generator:
 def shared(lively: Any) -> Any:
     """Three slots, so that requests wait for one another."""
     generator = ContinuousGenerator(
-        *lively, options(), num_slots=3, row_counts=(1, 3), join_sizes=(1, 2), max_pending=20
+        *lively, options(), num_slots=3, row_counts=(1, 3), join_sizes=(1, 2)
     )
     generator.warm_up()
     compiled = generator.num_compilations
@@ -132,8 +131,8 @@ def test_every_text_is_the_one_it_is_alone(alone: Generator, shared: Any, events
             asked[event % len(asked)][1].cancel()
     finish(shared)
     for request, stream in asked:
-        found, wanted = stream.result(0), expected(alone, request)
-        assert "".join(stream) == found.continuation
+        found, wanted = stream.result(), expected(alone, request)
+        assert "".join(stream.take()) == found.continuation
         if stream.finish_reason == "cancelled":
             assert wanted.text.startswith(found.text.rstrip("\ufffd "))
         else:
@@ -154,21 +153,19 @@ def test_texts_differ_and_end_at_different_lengths(alone: Generator) -> None:
     assert {text.ended for text in found} == {True, False}
 
 
-def test_limits_stop_texts_and_deadlines(alone: Generator, shared: Any) -> None:
+def test_limits_and_stop_texts(alone: Generator, shared: Any) -> None:
     request = longest(alone)
     whole = expected(alone, request)
     few = shared.submit(**request, max_tokens=3)
     word = whole.text[6:9]
     ended = shared.submit(**request, stop=["never in there", word])
-    late = shared.submit(**request, timeout=0.0)
     prefixed = shared.submit(**request, prefix="Film B", max_tokens=1)
     finish(shared)
     assert (few.finish_reason, few.num_tokens) == ("length", 3)
     assert whole.text.startswith(few.result().text.rstrip("\ufffd "))
     assert not few.result().ended
     assert (ended.finish_reason, ended.result().ended) == ("stop", True)
-    assert ended.result().text == "".join(ended) == whole.text[: whole.text.index(word)]
-    assert (late.finish_reason, late.result().text) == ("deadline", "")
+    assert ended.result().text == "".join(ended.take()) == whole.text[: whole.text.index(word)]
     assert prefixed.num_tokens == 1
     assert prefixed.result().text.startswith("Film B")
 
@@ -204,13 +201,6 @@ def test_bad_requests(shared: Any) -> None:
         shared.submit(history, "a", max_tokens=0)
     with pytest.raises(ConfigError, match="no task 'c'"):
         shared.submit(history, "c")
-    streams = [shared.submit(history, "a") for _ in range(20)]
-    with pytest.raises(QueueFullError, match="20 requests wait"):
-        shared.submit(history, "a")
-    for stream in streams:
-        stream.cancel()
-    finish(shared)
-    assert {stream.finish_reason for stream in streams} == {"cancelled"}
 
 
 def test_a_text_ends_with_the_prompts_it_began_with(lively: Any, alone: Generator) -> None:
@@ -244,28 +234,20 @@ def test_a_text_ends_with_the_prompts_it_began_with(lively: Any, alone: Generato
         waits[1].result()
 
 
-def test_threads_and_failures(lively: Any, alone: Generator, monkeypatch: Any) -> None:
+def test_a_step_that_fails_ends_the_texts_under_way_alone(
+    alone: Generator, shared: Any, monkeypatch: Any
+) -> None:
     request = {"segments": HISTORIES[1], "task": "b"}
-    wanted = expected(alone, request)
-    came = threading.Event()
-    with ContinuousGenerator(*lively, options(), num_slots=2, steps_per_call=3) as generator:
-        stream = generator.submit(**request, notify=came.set)
-        assert "".join(stream) == wanted.continuation
-        assert came.is_set()
-        gone = generator.submit(**request, notify=lambda: 1 / 0)
-        same(generator.submit(**request).result(60), wanted)
-        same(gone.result(60), wanted)
-        broken = generator._take_steps
-        monkeypatch.setattr(generator, "_take_steps", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            generator.submit(**request).result(60)
-        monkeypatch.setattr(generator, "_take_steps", broken)
-        same(generator.submit(**request).result(60), wanted)
-        left = generator.submit(**request)
-        left.cancel()
-    assert left.result(0) is not None
-    with pytest.raises(QueueFullError, match="closed"):
-        generator.submit(**request)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "_take_steps", lambda *_: 1 / 0)
+        broken = shared.submit(**request)
+        finish(shared)
+    assert broken.finish_reason == "error"
+    with pytest.raises(ZeroDivisionError):
+        broken.result()
+    after = shared.submit(**request)
+    finish(shared)
+    same(after.result(), expected(alone, request))
 
 
 @settings(max_examples=200, deadline=None)

@@ -83,6 +83,10 @@ def test_clear_errors(tmp_path):
     folder = tmp_path / "store"
     with pytest.raises(CheckpointError, match="no store of segments"):
         SegmentStore(folder, "a")
+    (tmp_path / "foreign" / "inside").mkdir(parents=True)
+    with pytest.raises(DataError, match="foreign exists and is no store of segments; name a new"):
+        write(tmp_path / "foreign")
+    folder.mkdir()  # an empty one is as good as a new one
     manifest = write(folder)
     assert write(folder) == manifest
     with pytest.raises(DataError, match="holds states of something else"):

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine import eight_devices
+from tests.engine import on_meshes
 from tests.several_devices import free_port, result, start
 
-HERE = Path(__file__).parent
+SCRIPT = Path(on_meshes.__file__)
 
 
 @pytest.fixture(scope="module")
 def one_device(shop_vocabulary) -> dict[str, Any]:
-    model, variables = eight_devices.make_model(shop_vocabulary)
-    found = eight_devices.answers(model, variables, shop_vocabulary, None, ())
+    model, variables = on_meshes.make_model(shop_vocabulary)
+    found = on_meshes.answers(model, variables, shop_vocabulary, None, ())
     assert len({tuple(row) for row in found["samples"]}) == 3
     items = [sorted(index for one in row for index in one) for row in found["indices"]]
     assert items == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
@@ -38,15 +38,13 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> N
 
 
 def test_eight_devices_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
-    found = result(start(HERE / "eight_devices.py", shop_vocabulary.model_file, devices=8))
+    found = result(start(SCRIPT, shop_vocabulary.model_file, devices=8))
     assert_same(found, one_device, "data_parallel")
 
 
 def test_two_processes_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
     """Every process asks for the same rows, whosever devices hold the first of them."""
-    port, script = str(free_port()), HERE / "two_processes.py"
-    two = [
-        start(script, shop_vocabulary.model_file, str(index), port, devices=2) for index in (0, 1)
-    ]
+    port = str(free_port())
+    two = [start(SCRIPT, shop_vocabulary.model_file, str(i), port, devices=2) for i in (0, 1)]
     for index, process in enumerate(two):
         assert_same(result(process), one_device, f"fully_sharded_2d, process {index}")

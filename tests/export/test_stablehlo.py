@@ -123,9 +123,11 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
         found.append(own.answer([accepted])[0].item_ids)
     assert found[0] == found[1]
     assert "f3" not in found[0]
-    scorer = load_model(exported).likelihood_scorer("ctr", sentence="{candidate}")
+    scorer = load_model(exported, step=7).likelihood_scorer("ctr", sentence="{candidate}")
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
         scorer.score_requests(HISTORIES, CANDIDATES)
+    with pytest.raises(CheckpointError, match="films is step 7, not step 6"):
+        load_model(exported, step=6)
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "programs/score.jax_export", "export.json"])

@@ -1,13 +1,15 @@
 """`m6rec index segments`: a served model reads what was computed ahead, and says what cannot be."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.serving.build_segments import build_segments
 from m6rec_jax.serving.service import Service, ServiceOptions
@@ -30,7 +32,7 @@ def folder(shop_vocabulary: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_a_served_model_reads_what_was_computed_ahead(folder: Path) -> None:
+def test_a_served_model_reads_what_was_computed_ahead(folder: Path, tmp_path: Path) -> None:
     data = str(folder / "data")
     manifest = build_segments(
         folder / "store", folder / "run", prepared=data, dtype="float32", progress=False
@@ -51,6 +53,13 @@ def test_a_served_model_reads_what_was_computed_ahead(folder: Path) -> None:
     counts = service.model.segments.counts()["candidate"]
     assert counts.store_hits == len(scores)
     assert counts.computed == 0
+    # Exits change no candidate's states: what was calibrated since reads them, too.
+    run = served_films.copy_run(folder / "run", tmp_path / "run", ["ctr"], PLAIN)
+    exits = {"step": 7, "tasks": {"ctr": {"threshold": 0.5, "depth": 1}}}
+    (run / "inference" / "early_exit.json").write_text(json.dumps(exits))
+    calibrated = load_model(run)
+    assert calibrated.settings.tasks["ctr"].exits is not None
+    calibrated.use_segments(folder / "store")
 
 
 def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
@@ -64,5 +73,9 @@ def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match="dtype = 'float8' is not one of"):
         build_segments(tmp_path / "store", folder / "run", dtype="float8")
+    with pytest.raises(ConfigError, match=r"gs://bucket/store: a store of segments lies on a loc"):
+        build_segments("gs://bucket/store", tmp_path / "no model is loaded")
+    with pytest.raises(DataError, match="catalogue of 'films' is empty"):
+        build_segments(tmp_path / "store", folder / "run", prepared="", progress=False)
     with pytest.raises(CheckpointError, match="no store of segments"):
         Service.open(folder / "run", options=ServiceOptions(segments=str(tmp_path)))

@@ -113,6 +113,12 @@ def test_there_and_back_is_bit_exact(vocabulary: Vocabulary, tmp_path: Path) -> 
     loaded = load_model(tmp_path / "back")
     assert loaded.model.config == config
     assert loaded.settings.source_length == 16
+    # Those of another run would be taken for its own.
+    save_assets(tmp_path / "stale", vocabulary, InferenceSettings(32, 8))
+    with pytest.raises(CheckpointError, match=r"stale is a run already.*it has inference; name a"):
+        convert(f"t5x_bridge:{tmp_path / 'theirs'}", str(tmp_path / "stale"))
+    convert(f"t5x_bridge:{tmp_path / 'theirs' / 'checkpoint_70'}", str(tmp_path / "theirs"))
+    assert_same(read_ours(tmp_path / "theirs"), leaves)
 
 
 def test_what_t5x_writes_through_orbax(tmp_path: Path) -> None:

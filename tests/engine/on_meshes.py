@@ -1,6 +1,10 @@
-"""Run by test_several_devices.py in a process with 8 virtual CPU devices; prints one JSON object.
+"""Run by test_several_devices.py where there are several devices; prints one JSON object.
 
-Answers to requests, spread over a mesh that has its devices in no order.
+python tests/engine/on_meshes.py VOCABULARY             one process, 8 devices
+python tests/engine/on_meshes.py VOCABULARY INDEX PORT  one of two, 2 devices each
+
+Answers to requests, spread over a mesh that has its devices in no order, or not those of process 0
+first, as those of TPU slices need not be.
 """
 
 import dataclasses
@@ -25,7 +29,7 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.jobs.titles import SharedTitles
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
+from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
 from m6rec_jax.text.vocabulary import Vocabulary
 
 HISTORIES = [["likes comedy", f"liked Film {name}"] for name in "ABC"]
@@ -132,13 +136,19 @@ def answers(
     }
 
 
-def main() -> None:
-    vocabulary = Vocabulary(sys.argv[1])
+def main(vocabulary_file: str, *place: str) -> None:
+    if place:
+        index, port = place
+        jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
+        a, b, c, d = jax.devices()
+        mesh, rules = make_mesh(1, 2, 2, devices=[c, d, a, b]), fully_sharded_2d()
+    else:
+        shuffled = np.random.default_rng(0).permutation(np.array(jax.devices())).tolist()
+        mesh, rules = make_mesh(8, 1, 1, devices=shuffled), data_parallel()
+    vocabulary = Vocabulary(vocabulary_file)
     model, variables = make_model(vocabulary)
-    shuffled = np.random.default_rng(0).permutation(np.array(jax.devices())).tolist()
-    mesh = make_mesh(8, 1, 1, devices=shuffled)
-    print(json.dumps(answers(model, variables, vocabulary, mesh, data_parallel())))
+    print(json.dumps(answers(model, variables, vocabulary, mesh, rules)))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
