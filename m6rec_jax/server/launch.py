@@ -179,7 +179,7 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
         log.warning("everybody who reaches %s may ask: there is no read token", host)
     config = uvicorn.Config(
-        trace(backend.app),
+        backend.app,
         log_config=None,
         log_level="error",
         access_log=False,
@@ -233,7 +233,7 @@ class _ThisProcess:
 
     def __init__(self, served: Served, tokens: Tokens | None) -> None:
         self._served, self._server = served, served.server()
-        self.app: ASGIApp = make_app(self._server, tokens)
+        self.app = trace(make_app(self._server, tokens))
 
     def load(self) -> None:
         self._served.load(self._server)

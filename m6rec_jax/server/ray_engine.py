@@ -41,6 +41,7 @@ from m6rec_jax.server.asking import TIMEOUT
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
 from m6rec_jax.server.launch import Served
 from m6rec_jax.server.limits import Limits
+from m6rec_jax.server.tracing import trace
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Replica:
         set_up_process(settings, folder)
         self._server = served.server()
         served.load(self._server)
-        self._app = make_app(self._server, tokens)
+        self._app = trace(make_app(self._server, tokens))  # it is the app that knows routes
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
         """The app's messages for a request, as they come; cancelled, its client has gone.
