@@ -212,13 +212,16 @@ def test_vertex_ai_names_the_routes(
     found.scheduler.close()
 
 
-def test_nobody_waits_for_a_model_that_loads(folder: Path) -> None:
+def test_nobody_waits_for_a_model_that_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loading = served.make_server(None, folder)
     own = TestClient(make_app(loading))
     assert own.get("/healthz").status_code == 200
     assert own.get("/readyz").status_code == 503
     response = own.post("/v1/score", json=request(1))
     assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+    for route in ("/healthz", "/"):  # as Vertex AI has it, it says whether requests are answered
+        monkeypatch.setenv("AIP_HEALTH_ROUTE", route)
+        assert TestClient(make_app(loading)).get(route).status_code == 503
     loading.scheduler.close()
 
 
