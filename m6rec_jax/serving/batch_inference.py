@@ -120,7 +120,8 @@ def infer_requests(
       chunk_size: requests read, answered and committed at a time.
       rules: logical-axis rules; see `model_folder.all_devices`.
       shard: which part to answer, so that several commands share the work: of one file its rows,
-        and the output's name says which; of several files every `shard.count`-th.
+        which may be none, and the output's name says which; of several files every
+        `shard.count`-th.
       engine: 'process': this one; 'ray': workers of Ray, see `io.workers.WorkerOptions` (gin).
       progress: whether to show a bar.
 
@@ -283,7 +284,11 @@ def answer_file(
                 bar.update(file.progress(parts.start, chunk.end))
                 parts.commit(chunk.end, own.totals, own.rejected)
         if parts.start == start:
-            raise DataError(f"{file.path} has no rows" + (f" in part {shard}" if shard else ""))
+            if shard is None:
+                raise DataError(f"{file.path} has no rows")
+            # Some parts have none where there are more parts than rows.
+            file.write_part(parts.part, file.no_rows(end), [], {name: [] for name in asked.types})
+            parts.commit(end, Totals(), [])
         parts.finish(file.join)
         return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
 
