@@ -187,6 +187,11 @@ def _files(
             path for path in folder.glob(pattern) if path.suffix in (".jsonl", ".parquet")
         )
         if not found:
+            if not folder.is_dir() and any(sign in str(folder) for sign in "*?["):
+                raise ConfigError(
+                    f"{requests}: a pattern may stand in the file's name alone, of files in one "
+                    "folder"
+                )
             raise DataError(f"{requests}: there are no .jsonl or .parquet files")
         if shard is not None:
             found, shard = found[shard.index :: shard.count], None
