@@ -167,6 +167,10 @@ TOLD_AT_ONCE = {
     "report none": "none: nothing is there",
     "report docs": "docs has no config.gin",
     "report {run} --gin.MODEL_DRI=a": "did you mean 'MODEL_DIR'?",
+    "infer": "m6rec infer takes --gin.MODEL_DIR=RUN, whose task it knows",
+    "infer --requests {eval}": "needs --output FILE, too",
+    "infer --requests {eval} --output b.jsonl --gin.MODEL_DIR=. --gin.PREPARED=nowhere": "PREPARED "
+    "= 'nowhere': nothing is there",
     "infer --requests none.jsonl --output b.jsonl --gin.MODEL_DIR=.": "none.jsonl: nothing is",
     "infer --requests {eval} --output b.jsonl": "--gin.MODEL_DIR=VALUE",
     "index build --output i --gin.MODEL_DIR=. --gin.ITEMS=no.csv": "ITEMS = 'no.csv': nothing",

@@ -80,6 +80,8 @@ def training_batches_of(
 ) -> Iterator[Batch]:
     """The batches that a run was trained on, in whatever order; gin is configured as it was.
 
+    They are read lazily: use them within `own_vocabulary` of the run.
+
     Raises:
       CheckpointError: the run has no `config.gin`. DataError: its data are not on this machine.
     """

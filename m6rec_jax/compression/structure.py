@@ -35,6 +35,7 @@ from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.objectives import total_loss
+from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 from m6rec_jax.training.data_state import Batch
 
 SELF, CROSS, MLP = "self_attention", "cross_attention", "mlp"
@@ -92,8 +93,9 @@ def compress_structure(
     restored = restore_model(run)
     config = _smaller(restored.model.config, sizes)
     if batches:
-        source = training_batches_of(run, _ROWS, gin_files, bindings)
-        importance = _importance_of_data(restored, itertools.islice(source, batches))
+        with own_vocabulary(run):  # rows are read as they are asked for
+            source = training_batches_of(run, _ROWS, gin_files, bindings)
+            importance = _importance_of_data(restored, itertools.islice(source, batches))
     else:
         importance = _importance_of_weights(restored.variables)
     config, variables = compressed(restored.model.config, restored.variables, importance, sizes)

@@ -33,6 +33,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
+from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 from m6rec_jax.text.vocabulary import BUILT_IN_SENTINEL, Vocabulary
 
 _Model = sentencepiece_model_pb2.ModelProto
@@ -79,7 +80,9 @@ def compress_vocabulary(
             f"size = {size} must be a multiple of 128 below the {old.size} rows of {run}"
         )
     proto = _Model.FromString(Path(old.model_file).read_bytes())
-    kept = kept_pieces(proto, _counts(run, old, rows, gin_files, bindings), num_pieces)
+    with own_vocabulary(run):
+        counts = _counts(run, old, rows, gin_files, bindings)
+    kept = kept_pieces(proto, counts, num_pieces)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / VOCABULARY_FILE
         file.write_bytes(_with_pieces(proto, kept).SerializeToString())

@@ -46,7 +46,13 @@ from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.quantization import BITS
-from m6rec_jax.sharding import LogicalRules, make_mesh, placed_shapes, replicated
+from m6rec_jax.sharding import (
+    LogicalRules,
+    data_parallel,
+    make_mesh,
+    placed_shapes,
+    replicated,
+)
 from m6rec_jax.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -191,7 +197,7 @@ def load_model(
       CheckpointError: there is no `inference` folder, or the export is damaged.
       ConfigError: an export on several devices.
     """
-    if (epath.Path(model_dir) / MANIFEST).exists():
+    if is_export(model_dir):
         return _load_export(model_dir, step, mesh)
     packed = None
     assets: str | Path = model_dir
@@ -221,6 +227,25 @@ def load_model(
         dataset_specs=dataset_specs,
         data_dir=data_dir if data_dir.is_dir() else None,
     )
+
+
+def is_export(model_dir: str | Path) -> bool:
+    """Whether a folder is an export that `load_model` takes."""
+    return (epath.Path(model_dir) / MANIFEST).exists()
+
+
+def all_devices(
+    model_dir: str | Path, rules: LogicalRules | None
+) -> tuple[Mesh | None, LogicalRules]:
+    """`mesh` and `rules` of `load_model`, so that every device answers.
+
+    Args:
+      model_dir: see `load_model`; an export runs on one device, so it has no mesh without rules.
+      rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+    """
+    if rules is None and is_export(model_dir):
+        return None, ()
+    return make_mesh(), data_parallel() if rules is None else tuple(rules)
 
 
 def _open_packed(

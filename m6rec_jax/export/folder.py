@@ -68,7 +68,7 @@ def write_manifest(
 
 
 def verify(
-    folder: Path, script: str, interpreter: Sequence[str] = (sys.executable, "-I")
+    folder: Path, script: str, interpreter: Sequence[str] = (sys.executable, "-E", "-P")
 ) -> dict[str, dict[str, float]]:
     """Checks an export in a process of its own, and notes the result in its manifest.
 
@@ -76,8 +76,8 @@ def verify(
       folder: with a manifest.
       script: of the folder, which prints JSON: `results` by name, and what it `imported` that it
         must do without.
-      interpreter: that runs it; by default Python, with neither this folder nor the user's own
-        packages.
+      interpreter: that runs it; by default Python, without this folder, and without `PYTHON*` of
+        the environment. Packages of the user's site stay: the formats' own may be there.
 
     Raises:
       DataError: it does not run, does not give what the model gives, or needs more than it should.

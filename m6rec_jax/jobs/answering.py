@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -168,43 +169,51 @@ class Answerer(abc.ABC, Generic[TaskState]):
         """Compiles every program that requests of these tasks may run."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ServiceOptions:
+    """What a service answers with, and in which shapes.
+
+    Attributes:
+      prepared: folder with the catalogue and the statistics; None: what each task was trained on,
+        in the data folder; '': neither, requests bring all of it.
+      items: Parquet or CSV file of a newer catalogue.
+      index: folder of `m6rec index build`, or one for each task by name.
+      approximate: search the index's graph.
+      segments: folder of `m6rec index segments`, for a model with late interaction.
+      batch_sizes: numbers of rows to pad to, over all devices.
+      source_buckets, target_buckets: lengths to pad to; None: the longest alone.
+      continuous: a `Scheduler` answers: texts grow one by one, and others join at any step.
+    """
+
+    prepared: str | None = None
+    items: str | None = None
+    index: str | Mapping[str, str] | None = None
+    approximate: bool = False
+    segments: str | None = None
+    batch_sizes: Sequence[int] = (1, 32)
+    source_buckets: Sequence[int] | None = None
+    target_buckets: Sequence[int] | None = None
+    continuous: bool = False
+
+
 class Parts:
     """What answerers are made of; engines and data are shared among jobs and tasks.
 
     Args:
       model: of a run or a bank.
-      prepared: folder with the catalogue and the statistics; None: what a task was trained on, in
-        the data folder; '': neither, requests bring all of it.
-      items: Parquet or CSV file of a newer catalogue.
-      index: folder of an index of the catalogue, or one for each task by name; None: none.
-      approximate: search the index's graph.
-      batch_sizes: numbers of rows to pad to.
-      source_buckets, target_buckets: lengths to pad to; None: the longest alone.
-      continuous: who answers lets texts grow one by one, see `continuous_generator`.
+      options: what to answer with, and in which shapes.
     """
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        *,
-        prepared: str | None = None,
-        items: str | None = None,
-        index: str | Mapping[str, str] | None = None,
-        approximate: bool = False,
-        batch_sizes: Sequence[int] = (1, 32),
-        source_buckets: Sequence[int] | None = None,
-        target_buckets: Sequence[int] | None = None,
-        continuous: bool = False,
-    ) -> None:
+    def __init__(self, model: LoadedModel, options: ServiceOptions) -> None:
         self.model = model
         # An export has programs of whole batches alone.
-        self.continuous = continuous and model.options().programs is None
-        self.approximate = approximate
-        self.prepared, self._items, self._index = prepared, items, index
+        self.continuous = options.continuous and model.options().programs is None
+        self.approximate = options.approximate
+        self.prepared, self._items, self._index = options.prepared, options.items, options.index
         self._shapes: dict[str, Any] = {
-            "batch_sizes": tuple(batch_sizes),
-            "source_buckets": source_buckets or (model.settings.source_length,),
-            "target_buckets": target_buckets or (model.settings.target_length,),
+            "batch_sizes": tuple(options.batch_sizes),
+            "source_buckets": options.source_buckets or (model.settings.source_length,),
+            "target_buckets": options.target_buckets or (model.settings.target_length,),
         }
         self._made: dict[Any, Any] = {}
         self._warm: set[Any] = set()

@@ -186,6 +186,10 @@ class JsonLines:
             if rows:
                 yield Chunk(rows, Position(number, file.tell()))
 
+    def no_rows(self, at: Position) -> Chunk:
+        """A chunk without rows, of which a part of a file may consist."""
+        return Chunk([], at)
+
     def progress(self, start: Position, end: Position) -> int:
         """How much lies between two positions."""
         return end.offset - start.offset
@@ -279,6 +283,11 @@ class ParquetRows:
                         yield Chunk(_read_batch(rest, number), after, table)
             except (pa.ArrowException, OSError) as error:
                 raise parquet_damage(self.path, error) from error
+
+    def no_rows(self, at: Position) -> Chunk:
+        with open_parquet(self.path) as file:
+            batch = pa.RecordBatch.from_pylist([], file.schema_arrow)
+        return Chunk([], at, pa.Table.from_batches([takeable(batch)]))
 
     def progress(self, start: Position, end: Position) -> int:
         return end.row - start.row

@@ -28,8 +28,6 @@ def make_app(server: Server, tokens: Tokens | None = None) -> Access:
     """
     app = FastAPI(title="m6rec", version=__version__, description=_ABOUT, redoc_url=None)
     add_handlers(app)
-    for part in (page, native, rerank_api, openai_api, vertex, admin):
-        app.include_router(part.routes(server))
 
     async def healthy() -> dict[str, str]:
         """Whether the process is alive."""
@@ -43,10 +41,12 @@ def make_app(server: Server, tokens: Tokens | None = None) -> Access:
         """For Prometheus."""
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    under_vertex = vertex.health_route()
+    if under_vertex is not None:  # first: it may be '/healthz', or the page's
+        app.get(under_vertex, include_in_schema=False)(ready)
+    for part in (page, native, rerank_api, openai_api, vertex, admin):
+        app.include_router(part.routes(server))
     app.get("/healthz", tags=["operation"])(healthy)
     app.get("/readyz", tags=["operation"])(ready)
     app.get("/metrics", tags=["operation"])(metrics)
-    under_vertex = vertex.health_route()
-    if under_vertex is not None:
-        app.get(under_vertex, include_in_schema=False)(ready)
     return Access(app, server, tokens or Tokens(), () if under_vertex is None else (under_vertex,))

@@ -51,22 +51,18 @@ class Served:
     """What a process serves; it can be pickled, and names the run's files.
 
     Attributes:
-      model_dir, bank, step, index, prepared, items, segments, rules, batch_sizes, source_buckets,
-        jobs, timeout: see `serve`.
+      model_dir, bank, step, batch_sizes, rules, jobs, timeout: see `serve`.
+      options: what it answers with; its `batch_sizes` are not read.
     """
 
     model_dir: str
-    bank: str | None = None
-    step: int | None = None
-    index: str | Mapping[str, str] | None = None
-    prepared: str | None = None
-    items: str | None = None
-    segments: str | None = None
-    rules: LogicalRules | None = None
-    batch_sizes: Sequence[int] | None = None
-    source_buckets: Sequence[int] | None = None
-    jobs: Sequence[str] = ()
-    timeout: float = 30.0
+    bank: str | None
+    step: int | None
+    options: ServiceOptions
+    batch_sizes: Sequence[int] | None
+    rules: LogicalRules | None
+    jobs: Sequence[str]
+    timeout: float
 
     def server(self) -> Server:
         """A server that waits for `load`; its limits and its scheduler are gin's."""
@@ -88,20 +84,13 @@ class Served:
         batch_sizes = self.batch_sizes
         if batch_sizes is None:
             batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
-        options = ServiceOptions(
-            *(self.prepared, self.items, self.index),
-            segments=self.segments,
-            batch_sizes=tuple(batch_sizes),
-            source_buckets=self.source_buckets,
-            continuous=True,
-        )
         service = Service.open(
             self.model_dir,
             bank=self.bank,
             step=self.step,
             mesh=None if self.rules is None else make_mesh(),
             rules=tuple(self.rules or ()),
-            options=options,
+            options=dataclasses.replace(self.options, batch_sizes=tuple(batch_sizes)),
         )
         server.snapshots.start(service)
         all_programs_run()
@@ -164,10 +153,11 @@ def serve(
             raise ConfigError(
                 f"serve.jobs has '{job}'{did_you_mean(job, _JOBS)}; known: {', '.join(_JOBS)}"
             )
-    served = Served(
-        *(str(model_dir), None if bank is None else str(bank), step, index, prepared, items),
-        *(segments, rules, batch_sizes, source_buckets, jobs, timeout),
+    options = ServiceOptions(
+        prepared, items, index, segments=segments, source_buckets=source_buckets, continuous=True
     )
+    bank = None if bank is None else str(bank)
+    served = Served(str(model_dir), bank, step, options, batch_sizes, rules, jobs, timeout)
     backend: _Backend
     if engine == "ray":
         from m6rec_jax.server.ray_engine import RayReplicas
@@ -179,7 +169,7 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
         log.warning("everybody who reaches %s may ask: there is no read token", host)
     config = uvicorn.Config(
-        trace(backend.app),
+        backend.app,
         log_config=None,
         log_level="error",
         access_log=False,
@@ -233,7 +223,7 @@ class _ThisProcess:
 
     def __init__(self, served: Served, tokens: Tokens | None) -> None:
         self._served, self._server = served, served.server()
-        self.app: ASGIApp = make_app(self._server, tokens)
+        self.app = trace(make_app(self._server, tokens))
 
     def load(self) -> None:
         self._served.load(self._server)

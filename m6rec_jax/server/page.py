@@ -6,6 +6,7 @@ routes that everybody asks; nothing is fetched from elsewhere.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,10 +49,8 @@ HEADERS = {
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
     router = APIRouter(tags=["recommendation"])
-    folder = Path(__file__).parent / "static"
-    for path, (file, kind) in _FILES.items():
-        own = (pages.FOLDER if file in pages.FILES else folder) / file
-        router.get(path, include_in_schema=False)(_file(own, kind))
+    for path in _FILES:
+        router.get(path, include_in_schema=False)(_route(path))
 
     @router.get("/v1/items", response_model=schemas.Catalogue)
     async def items(
@@ -70,13 +69,23 @@ def routes(server: Server) -> APIRouter:
     return router
 
 
-def _file(path: Path, kind: str) -> Any:
-    content = path.read_bytes()
+def file(path: str) -> Response:
+    """A file of the page, for one of the routes `PAGE`."""
+    name, kind = _FILES[path]
+    return Response(_content(name), media_type=kind, headers=HEADERS)
 
-    async def file() -> Response:
-        return Response(content, media_type=kind, headers=HEADERS)
 
-    return file
+@functools.cache
+def _content(name: str) -> bytes:
+    folder = pages.FOLDER if name in pages.FILES else Path(__file__).parent / "static"
+    return (folder / name).read_bytes()
+
+
+def _route(path: str) -> Any:
+    async def answer() -> Response:
+        return file(path)
+
+    return answer
 
 
 def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:

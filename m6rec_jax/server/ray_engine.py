@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from m6rec_jax.configuration import bound
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.workers import set_up_process, start_ray
-from m6rec_jax.server import vertex
+from m6rec_jax.server import page, vertex
 from m6rec_jax.server.access import DRAINED_BYTES, OPEN, Tokens
 from m6rec_jax.server.admin import PREFIX
 from m6rec_jax.server.app import make_app
@@ -41,6 +41,7 @@ from m6rec_jax.server.asking import TIMEOUT
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
 from m6rec_jax.server.launch import Served
 from m6rec_jax.server.limits import Limits
+from m6rec_jax.server.tracing import trace
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Replica:
         set_up_process(settings, folder)
         self._server = served.server()
         served.load(self._server)
-        self._app = make_app(self._server, tokens)
+        self._app = trace(make_app(self._server, tokens))  # it is the app that knows routes
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
         """The app's messages for a request, as they come; cancelled, its client has gone.
@@ -215,10 +216,13 @@ class Front:
     async def _own_answer(self, scope: Scope) -> Response | None:
         """What no replica is asked for."""
         path, method = scope["path"], scope["method"]
-        if method == "GET" and path == "/healthz":
-            return JSONResponse({"status": "ok"})
+        # First what Vertex AI asks, whose route may have any name.
         if method == "GET" and path in ("/readyz", vertex.health_route()):
             return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
+        if method == "GET" and path == "/healthz":
+            return JSONResponse({"status": "ok"})
+        if method == "GET" and path in page.PAGE:  # it waits until the model is loaded
+            return page.file(path)
         if self.handle is None:
             raise ApiError(503, "not_ready", "the model is loading", headers={"Retry-After": "5"})
         given = Headers(scope=scope).get("authorization", "")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,6 +17,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.likelihood import Likelihoods
 from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.requests.request import Request as UserRequest
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
 from m6rec_jax.server.limits import strict_route
@@ -84,25 +87,41 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
     """Objects are rendered as items, texts are read as they are."""
     texts = {i: text for i, doc in enumerate(body.documents) if (text := _text(doc)) is not None}
     objects = {i: doc for i, doc in enumerate(body.documents) if i not in texts}
-    items: dict[int, Item] = {}
-    for index, entry in objects.items():
-        try:
-            (items[index],), (texts[index],) = snapshot.service.candidates(
-                [entry], task=task, job=job, time=time.time()
-            )
-        except RejectedRow as problem:
-            said = str(problem).replace("candidates[0]", f"documents[{index}]")
-            raise RejectedRow(problem.kind, said) from None
-    number = range(len(body.documents))
-    documents = [texts[index] for index in number]
-    about = [items.get(index, Item("", {})) for index in number]
-    if isinstance(body.query, str):
-        history = body.query.splitlines() or [""]
-        return snapshot.accept_text(history, task, job, documents, about)
-    asked = snapshot.accept({**body.query, "candidates": []}, task, job)
-    accepted = snapshot.accept_text(asked.text.history, task, job, documents, about)
+    entries = [*objects.values()]
+    user: UserRequest | None = None
+    found: Sequence[Item] = ()
+    rendered: Sequence[str] = ()
+    try:
+        if isinstance(body.query, str):
+            history = body.query.splitlines() or [""]
+            if entries:
+                found, rendered = snapshot.service.candidates(
+                    entries, task=task, job=job, time=time.time()
+                )
+        else:
+            # What is known of a user counts for the texts of candidates, too.
+            asked = snapshot.accept({**body.query, "candidates": entries}, task, job)
+            user, (history, rendered) = asked.request, asked.text
+            found = user.candidates
+    except RejectedRow as problem:
+        raise _of_documents(problem, [*objects]) from None
+    items = dict(zip(objects, found, strict=True))
+    texts |= zip(objects, rendered, strict=True)
+    documents = [texts[index] for index in range(len(texts))]
+    about = [items.get(index, Item("", {})) for index in range(len(texts))]
+    accepted = snapshot.accept_text(history, task, job, documents, about)
+    if user is None:
+        return accepted
     # What the user had counts.
-    return accepted._replace(request=dataclasses.replace(asked.request, candidates=tuple(about)))
+    return accepted._replace(request=dataclasses.replace(user, candidates=tuple(about)))
+
+
+def _of_documents(problem: RejectedRow, places: Sequence[int]) -> RejectedRow:
+    """What is wrong with a candidate, said of the document that it stands for."""
+    said = re.sub(
+        r"^'candidates\[(\d+)\]", lambda at: f"'documents[{places[int(at[1])]}]", str(problem)
+    )
+    return RejectedRow(problem.kind, said)
 
 
 def _text(document: schemas.AnyItem) -> str | None:

@@ -26,6 +26,7 @@ import pyarrow as pa
 from etils import epath
 
 from m6rec_jax.engine.catalogue_index import TopK, best_of
+from m6rec_jax.engine.model_folder import all_devices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, in_bucket
 from m6rec_jax.io.hashing import file_sha256
@@ -36,7 +37,7 @@ from m6rec_jax.jobs.index_search import IndexAnswerer, Query
 from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
 from m6rec_jax.serving.service import Service, ServiceOptions
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
+from m6rec_jax.sharding import LogicalRules
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,10 @@ def infer_requests(
         'likelihood' `prepared` may be of a data set that the model was not trained on.
       batch_size: rows of a batch, over all devices.
       chunk_size: requests read, answered and committed at a time.
-      rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+      rules: logical-axis rules; see `model_folder.all_devices`.
       shard: which part to answer, so that several commands share the work: of one file its rows,
-        and the output's name says which; of several files every `shard.count`-th.
+        which may be none, and the output's name says which; of several files every
+        `shard.count`-th.
       engine: 'process': this one; 'ray': workers of Ray, see `io.workers.WorkerOptions` (gin).
       progress: whether to show a bar.
 
@@ -146,7 +148,6 @@ def infer_requests(
         source_buckets=source_buckets,
         target_buckets=target_buckets,
     )
-    rules = data_parallel() if rules is None else tuple(rules)
     make = functools.partial(_open, str(model_dir), bank, step, rules, options)
     with contextlib.ExitStack() as stack:
         workers: Workers[Service]
@@ -158,11 +159,14 @@ def infer_requests(
 
 
 def _open(
-    model_dir: str, bank: str | None, step: int | None, rules: LogicalRules, options: ServiceOptions
+    model_dir: str,
+    bank: str | None,
+    step: int | None,
+    rules: LogicalRules | None,
+    options: ServiceOptions,
 ) -> Service:
-    return Service.open(
-        model_dir, bank=bank, step=step, mesh=make_mesh(), rules=rules, options=options
-    )
+    mesh, rules = all_devices(model_dir, rules)
+    return Service.open(model_dir, bank=bank, step=step, mesh=mesh, rules=rules, options=options)
 
 
 def _files(
@@ -183,6 +187,11 @@ def _files(
             path for path in folder.glob(pattern) if path.suffix in (".jsonl", ".parquet")
         )
         if not found:
+            if not folder.is_dir() and any(sign in str(folder) for sign in "*?["):
+                raise ConfigError(
+                    f"{requests}: a pattern may stand in the file's name alone, of files in one "
+                    "folder"
+                )
             raise DataError(f"{requests}: there are no .jsonl or .parquet files")
         if shard is not None:
             found, shard = found[shard.index :: shard.count], None
@@ -280,7 +289,11 @@ def answer_file(
                 bar.update(file.progress(parts.start, chunk.end))
                 parts.commit(chunk.end, own.totals, own.rejected)
         if parts.start == start:
-            raise DataError(f"{file.path} has no rows" + (f" in part {shard}" if shard else ""))
+            if shard is None:
+                raise DataError(f"{file.path} has no rows")
+            # Some parts have none where there are more parts than rows.
+            file.write_part(parts.part, file.no_rows(end), [], {name: [] for name in asked.types})
+            parts.commit(end, Totals(), [])
         parts.finish(file.join)
         return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
 

@@ -18,14 +18,14 @@ from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_mani
 from m6rec_jax.engine.catalogue_index import ITEMS_PER_STEP
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import read_settings
+from m6rec_jax.engine.model_folder import all_devices, read_settings
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
 from m6rec_jax.jobs.request_data import open_serving_data
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
+from m6rec_jax.sharding import LogicalRules
 
 
 @gin.configurable
@@ -76,7 +76,6 @@ def build_index(
     if part_items is not None:
         step_items = configuration.bound("CatalogueIndex.items_per_step", ITEMS_PER_STEP)
         part_items = -(-part_items // step_items) * step_items
-    rules = data_parallel() if rules is None else tuple(rules)
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
     with contextlib.ExitStack() as stack:
         workers: Workers[_Embedder]
@@ -122,10 +121,11 @@ def _open(
     bank: str | None,
     step: int | None,
     task: str,
-    rules: LogicalRules,
+    rules: LogicalRules | None,
     batch_size: int,
 ) -> _Embedder:
-    model = load_with_bank(model_dir, bank=bank, step=step, mesh=make_mesh(), rules=rules)
+    mesh, rules = all_devices(model_dir, rules)
+    model = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
     task = task_name(model.settings.tasks, task)
     retriever = model.retriever(
         task, batch_sizes=(batch_size,), target_buckets=(model.settings.target_length,)

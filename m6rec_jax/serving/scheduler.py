@@ -305,7 +305,7 @@ class Scheduler:
             if len(self._queue) >= self._max_queue:
                 self._drop_dead()
             if (waiting := len(self._queue)) >= self._max_queue:
-                raise QueueFull(waiting, max(1.0, math.ceil(waiting / max(self._rate, 1e-3))))
+                raise QueueFull(waiting, math.ceil(waiting / self._rate) if self._rate else 1)
             heapq.heappush(self._queue, ((bulk, entry.deadline, next(self._numbers)), entry))
             self._changed.notify_all()
         return entry.future

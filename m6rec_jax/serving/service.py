@@ -12,7 +12,6 @@ share a service; after `warm_up` nothing is compiled.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,40 +24,20 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, Result
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    RequestFields,
+    Result,
+    ServiceOptions,
+)
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.records import Item
-
-
-@dataclasses.dataclass(frozen=True)
-class ServiceOptions:
-    """What a service answers with, and in which shapes.
-
-    Attributes:
-      prepared: folder with the catalogue and the statistics; None: what each task was trained on,
-        in the data folder; '': neither, requests bring all of it.
-      items: Parquet or CSV file of a newer catalogue.
-      index: folder of `m6rec index build`, or one for each task by name.
-      approximate: search the index's graph.
-      segments: folder of `m6rec index segments`, for a model with late interaction.
-      batch_sizes: numbers of rows to pad to, over all devices.
-      source_buckets, target_buckets: lengths to pad to; None: the longest alone.
-      continuous: a `Scheduler` answers: texts grow one by one, and others join at any step.
-    """
-
-    prepared: str | None = None
-    items: str | None = None
-    index: str | Mapping[str, str] | None = None
-    approximate: bool = False
-    segments: str | None = None
-    batch_sizes: Sequence[int] = (1, 32)
-    source_buckets: Sequence[int] | None = None
-    target_buckets: Sequence[int] | None = None
-    continuous: bool = False
 
 
 class Service:
@@ -71,11 +50,10 @@ class Service:
 
     def __init__(self, model: LoadedModel, options: ServiceOptions | None = None) -> None:
         self.model = model
-        given = dataclasses.asdict(options or ServiceOptions())
-        segments = given.pop("segments")
-        if segments is not None:
-            model.use_segments(segments)
-        self.parts = Parts(model, **given)
+        options = options or ServiceOptions()
+        if options.segments is not None:
+            model.use_segments(options.segments)
+        self.parts = Parts(model, options)
 
     def over(
         self, model: LoadedModel | None = None, data: Mapping[str, Any] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
+from m6rec_jax.compression import structure
 from m6rec_jax.compression import vocabulary as compression
 from m6rec_jax.compression.vocabulary import compress_vocabulary, kept_pieces
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import M6Rec
+from m6rec_jax.pipeline.locations import OWN_VOCABULARY_VARIABLE
 from m6rec_jax.text.vocabulary import Vocabulary
 from tests.engine.tiny_model import make_model
 from tests.serving import served_films
@@ -105,6 +109,25 @@ def test_any_text_survives(smaller: tuple[Any, Any, Any], text: str) -> None:
     old, new = (loaded.vocabulary for loaded in smaller[:2])
     assert new.decode(new.encode(text)) == old.decode(old.encode(text))
     assert set(new.encode(text)).isdisjoint({*compression._control_ids(new), new.unk_id})
+
+
+def test_data_are_read_with_the_vocabulary_of_the_run(
+    smaller: tuple[Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one beside the data may have been trained anew since."""
+    file = Path(smaller[0].vocabulary.model_file)
+
+    def batches(*_: Any) -> Iterator[Any]:
+        raise DataError(f"read with {os.environ.get(OWN_VOCABULARY_VARIABLE)}")
+        yield
+
+    for module in (compression, structure):
+        monkeypatch.setattr(module, "training_batches_of", batches)
+    run, output = file.parents[1], tmp_path / "out"
+    with pytest.raises(DataError, match=f"read with {file}"):
+        compress_vocabulary(run, output, SIZE)
+    with pytest.raises(DataError, match=f"read with {file}"):
+        structure.compress_structure(run, output, structure.Sizes(num_heads=1))
 
 
 def test_clear_errors(smaller: tuple[Any, Any, Any], tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ GOOD = {"largest_difference": 0.01, "equal": 1.0, "auc": 0.797, "model_auc": 0.8
 def checked(folder: Path, precision: str, **result: float) -> dict[str, dict[str, float]]:
     """Of an export whose own check says so."""
     found = {"results": {"score": GOOD | result}, "imported": []}
-    (folder / "check.py").write_text(f"print({json.dumps(found)!r})")
+    # Packages may be the user's own; what lies here, or on PYTHONPATH, is not used.
+    flags = "not sys.flags.no_user_site and sys.flags.safe_path and sys.flags.ignore_environment"
+    script = f"import sys\nassert {flags}\nprint({json.dumps(found)!r})"
+    (folder / "check.py").write_text(script)
     manifest = {"tolerance": TOLERANCES[precision], "equal_texts": EQUAL_TEXTS[precision]}
     (folder / "export.json").write_text(json.dumps(manifest))
     return verify(folder, "check.py")

@@ -13,6 +13,8 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import command, stablehlo
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles, open_titles
+from m6rec_jax.serving.batch_inference import infer_requests
+from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.export.asked import CANDIDATES, HISTORIES, TASKS
 from tests.pipeline.shop_rows import ITEMS
@@ -101,8 +103,8 @@ def test_titles_of_another_catalogue(run: Path, exported: Path, names: list[str]
         assert not {0, 2} & {index for title in their for index in title.indices}
 
 
-def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
-    """With titles of the catalogue, too, without those of a history."""
+def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: Path) -> None:
+    """With titles of the catalogue, too, without those of a history; and to files of requests."""
     options = ServiceOptions(
         prepared=str(served / "cache" / served_films.PREPARED), batch_sizes=(1, 4)
     )
@@ -114,6 +116,13 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
     accepted: Any = service.accept(row, task="ctr")
     (result,) = service.answer([accepted])
     assert [item.id for item in result.items] == ["f1", "f2"]
+    files = served_films.write_rows(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl"
+    shared: Any = {"prepared": options.prepared, "progress": False}
+    (report,) = infer_requests(*files, exported, task="ctr", batch_size=4, **shared)
+    (answered,) = served_films.read_rows(Path(report.output))
+    np.testing.assert_allclose(answered["probabilities"], result.probabilities, 1e-5)
+    index = build_index(tmp_path / "index", exported, task="next", batch_size=4, **shared)
+    assert index.count == len(served_films.ITEMS)
     del row["candidates"]
     row |= {"behaviours": [{"item": "f3", "time": 1.0, "value": 5}], "about": {"genre": "drama"}}
     asked = {"task": "titles", "job": "title_recommendation"}

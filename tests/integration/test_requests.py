@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gin
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax import cli
 from tests.integration.commands import ROOT, m6rec, m6rec_each, succeeded
 
 SKUS = [f"000{n}" for n in range(1, 8)]
@@ -65,15 +63,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.open()]
 
 
-@pytest.fixture
-def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder, for commands in the process of the tests."""
-    monkeypatch.chdir(trained)
-    monkeypatch.setenv("M6REC_DATA_DIR", str(trained / "cache"))
-    gin.clear_config()
-    return trained
-
-
 def test_killed_half_way_and_started_again(trained: Path) -> None:
     arguments = infer("--requests", "requests.jsonl", "--output", "scores.jsonl")
     process = subprocess.Popen(
@@ -111,17 +100,6 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
     }
     assert rejected[1]["raw"] == '{"id": 77, "user": {"city": "K\\xf6ln"}}'
     assert not (trained / "scores.jsonl.parts").exists()
-    (trained / "scores.txt").write_text(out)
-
-
-def test_what_is_answered_is_not_answered_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A third time: `test_killed_half_way_and_started_again` was the first two."""
-    before = (here / "scores.jsonl").stat().st_mtime_ns
-    assert cli.main(infer("--requests", "requests.jsonl", "--output", "scores.jsonl")) == 0
-    assert capsys.readouterr().out == (here / "scores.txt").read_text()
-    assert (here / "scores.jsonl").stat().st_mtime_ns == before
 
 
 def test_an_index_and_what_it_finds(trained: Path) -> None:
@@ -169,20 +147,3 @@ def test_no_tensorflow(trained: Path) -> None:
             text=True,
         )
     )
-
-
-def test_how_it_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    requests = ("--requests", "requests.jsonl")
-    output = ("--output", "o.jsonl")
-    shutil.copytree(here / "run", here / "moved", symlinks=True)
-    moved = infer(*requests, *output, "--gin.MODEL_DIR=moved", "--gin.PREPARED=nowhere")
-    commands = {
-        "--gin_file FILE": ("infer",),
-        "needs --output FILE": infer(*requests),
-        "--gin.MODEL_DIR": ("infer", *requests, *output),
-        "PREPARED = 'nowhere': nothing is there": moved,
-    }
-    for said, command in commands.items():
-        gin.clear_config()
-        assert cli.main(command) == cli.EXIT_USER_ERROR
-        assert said in capsys.readouterr().err

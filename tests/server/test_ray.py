@@ -12,18 +12,23 @@ import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.server import ray_engine
+from m6rec_jax.server import page, ray_engine
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.metrics import Metrics
-from m6rec_jax.server.ray_engine import Front, Replicas, _OfReplicas, user_of
+from m6rec_jax.server.ray_engine import Front, Replica, Replicas, _OfReplicas, user_of
+from m6rec_jax.server.tracing import with_spans
 from tests.server.test_command import Running, ask
 from tests.serving.served_films import request
 
@@ -77,6 +82,34 @@ def test_metrics_of_replicas_stand_beside_each_other() -> None:
 def test_impossible_numbers_of_replicas() -> None:
     with pytest.raises(ConfigError, match=r"min_replicas = 3 .*max_replicas = 2"):
         Replicas(min_replicas=3, max_replicas=2)
+
+
+def test_what_is_answered_while_replicas_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page, which waits, and probes, as the plain server."""
+    client = TestClient(Front(1.0, Tokens()))
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/v1/models").json()["error"]["code"] == "not_ready"
+    for path in page.PAGE:
+        assert client.get(path).content == page.file(path).body
+    for route in ("/healthz", "/"):
+        monkeypatch.setenv("AIP_HEALTH_ROUTE", route)
+        assert client.get(route).status_code == 503
+
+
+def test_a_replica_names_traces_by_routes(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(ray_engine, "trace", lambda app: with_spans(app, provider))
+    monkeypatch.setattr(ray_engine, "set_up_process", lambda *_: None)
+    loaded: Any = SimpleNamespace(server=lambda: server, load=lambda _: None)
+    replica = Replica(loaded, "", Tokens(), "")
+
+    async def ask() -> list[Any]:
+        scope = {"type": "http", "method": "GET", "path": "/v1/models/ctr", "headers": []}
+        return [piece async for piece in replica.answer(scope | {"query_string": b""}, b"")]
+
+    asyncio.run(ask())
+    assert [span.name for span in spans.get_finished_spans()] == ["GET /v1/models/{name}"]
 
 
 class Replies:

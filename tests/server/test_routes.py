@@ -76,6 +76,21 @@ def test_zero_shot_reranks_by_probability(client: TestClient) -> None:
     assert all(0 < score < 1 for score in scores)
 
 
+def test_reranks_items_of_a_user_as_it_scores_them(client: TestClient) -> None:
+    """What a request says of its user and the moment stands in candidates' texts, too."""
+    row = request(3) | {"statistics": {"item_positive_percent": 77}}
+    items = [{"id": "f3"}, {"title": "Film X", "genre": "drama"}]
+    scored = post(client, "/v1/score", row | {"task": "ctr", "candidates": items})
+    body = {"model": "ctr", "query": row, "documents": [items[0], "Film A, drama", items[1]]}
+    found = post(client, "/v1/rerank", body)["results"]
+    scores = {one["index"]: one["relevance_score"] for one in found}
+    expected = [item["score"] for item in scored["items"]]
+    np.testing.assert_allclose([scores[0], scores[2]], expected, atol=SAME)
+    for query in (row, "user"):
+        unknown = {"model": "ctr", "query": query, "documents": ["a", items[0], {"id": "f99"}]}
+        assert failed(client, "/v1/rerank", unknown) == (422, "unknown_item", "documents[2]")
+
+
 def test_retrieves(client: TestClient, service: Service) -> None:
     row = request(5) | {"k": 4, "exclude": ["f3"]}
     found = post(client, "/v1/retrieve", row)
@@ -197,13 +212,16 @@ def test_vertex_ai_names_the_routes(
     found.scheduler.close()
 
 
-def test_nobody_waits_for_a_model_that_loads(folder: Path) -> None:
+def test_nobody_waits_for_a_model_that_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loading = served.make_server(None, folder)
     own = TestClient(make_app(loading))
     assert own.get("/healthz").status_code == 200
     assert own.get("/readyz").status_code == 503
     response = own.post("/v1/score", json=request(1))
     assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+    for route in ("/healthz", "/"):  # as Vertex AI has it, it says whether requests are answered
+        monkeypatch.setenv("AIP_HEALTH_ROUTE", route)
+        assert TestClient(make_app(loading)).get(route).status_code == 503
     loading.scheduler.close()
 
 

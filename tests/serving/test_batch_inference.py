@@ -173,6 +173,29 @@ def test_parts_of_a_file_are_the_whole(folder: Path, scored: Path, tmp_path: Pat
         assert "".join(part.read_text() for part in parts) == whole.read_text()
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_part_without_rows_is_an_empty_file(folder: Path, tmp_path: Path, suffix: str) -> None:
+    """Of more parts than rows; the same command again finds it."""
+    rows = [request(number) | {"candidates": [{"id": "f1"}]} for number in (1, 2)]
+    requests, outputs = tmp_path / f"in{suffix}", []
+    if suffix == ".jsonl":
+        served_films.write_rows(requests, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), requests)
+    for index in (0, 0, 1, 2):
+        own = {"requests": requests, "shard": Shard(index, 3)}
+        report = infer(folder, tmp_path / f"out{suffix}", **own)
+        outputs.append((report.totals.answered, Path(report.output)))
+        assert read_rows(Path(report.rejected)) == []
+    assert sorted(number for number, _ in outputs[1:]) == [0, 1, 1]
+    empty = next(path for number, path in outputs if not number)
+    if suffix == ".jsonl":
+        assert empty.read_bytes() == b""
+    else:
+        whole = pq.read_schema(next(path for number, path in outputs if number))
+        assert (pq.read_schema(empty), pq.read_table(empty).num_rows) == (whole, 0)
+
+
 def test_several_files_in_a_bucket(folder: Path, scored: Path, tmp_path: Path, bucket: Any) -> None:
     lines = (folder / "requests.jsonl").read_bytes().splitlines(keepends=True)
     (bucket / "in").mkdir(parents=True)
@@ -382,6 +405,8 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
         infer(folder, out, "ctr", job="retrieval", index=str(folder / "index"))
     with pytest.raises(DataError, match="there is no file"):
         infer(folder, out, requests=tmp_path / "none.jsonl")
+    with pytest.raises(ConfigError, match=r"te\*/in\.jsonl: a pattern may stand in the .* name"):
+        infer(folder, out, requests="te*/in.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"empty\.jsonl has no rows"):
         infer(folder, out, requests=tmp_path / "empty.jsonl")

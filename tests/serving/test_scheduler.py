@@ -183,7 +183,7 @@ def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
     scheduler.submit(service, asked(5))
     with pytest.raises(QueueFull) as full:
         scheduler.submit(service, asked(6))
-    assert full.value.retry_after >= 1
+    assert full.value.retry_after == 1  # nothing has been measured yet
     with pytest.raises(DeadlinePassed):
         late.result(WAIT)
     service.go.set()

@@ -130,6 +130,19 @@ def test_scores_do_not_depend_on_the_order_of_candidates(service: Service) -> No
         assert kendalltau(found, expected[order]).statistic == pytest.approx(1.0)
 
 
+def test_short_histories_have_a_program_of_their_own(service: Service, folder: Path) -> None:
+    """Which costs less, and gives the same scores."""
+    buckets = (32, service.model.settings.source_length)
+    own = Service.open(folder / "run", options=options(folder, source_buckets=buckets))
+    rows = [request(1) | {"candidates": ["f1", "f2"]} for _ in range(2)]
+    rows[0] |= {"behaviours": [], "user": {"taste": "comedy"}}
+    for row, programs in zip(rows, (1, 2), strict=True):
+        asked = [one.accept(row, task="ctr") for one in (own, service)]
+        found, expected = (s.answer([a])[0] for s, a in zip((own, service), asked, strict=True))
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-5)
+        assert own.num_compilations == programs
+
+
 def test_a_bank_answers_as_the_run_that_it_came_from(service: Service, folder: Path) -> None:
     own = Service.open(folder / "run", options=options(folder, index=None))
     for task in ("ctr", "stars"):

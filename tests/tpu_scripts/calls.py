@@ -9,10 +9,7 @@ from pathlib import Path
 
 from tests.tpu_scripts.world import World, program
 
-COMMANDS = (
-    *("compile_check", "create", "install", "stage_data", "launch", "serve", "logs", "watch"),
-    "delete",
-)
+COMMANDS = ("create", "install", "stage_data", "launch", "serve", "logs", "watch", "delete")
 WHERE = ["--project=shop", "--zone=us-east5-a"]
 QUEUED = ["compute", "tpus", "queued-resources"]
 DESCRIBE = [*QUEUED, "describe", "pod", *WHERE, "--format=value(state.state)"]

@@ -1,30 +1,14 @@
-"""compile_check.sh and stage_data.sh: what m6rec and gcloud are given."""
+"""stage_data.sh: what m6rec and gcloud are given."""
 
 from __future__ import annotations
 
 import shlex
 
 from tests.tpu_scripts.calls import (
-    V5E,
     stub_m6rec,
     succeeded,
 )
-from tests.tpu_scripts.world import World, program
-
-
-def test_compile_check_is_m6rec_compile_for_the_slice(world: World) -> None:
-    """Without the cloud: no call of gcloud, and none needed."""
-    (world.bin / "gcloud").unlink()
-    noted = world.folder / "m6rec"
-    program(world.bin / "m6rec", f'#!/bin/bash\nprintf "%s\\n" "$@" >{noted}\nexit 1\n')
-    arguments = (V5E, "--node-count=2", "--", "--model", "xl", "--gin.X='a b'")
-    printed = succeeded(world.run("compile_check", "--dry-run", *arguments))
-    assert not noted.exists()
-    done = world.run("compile_check", *arguments)
-    assert done.returncode == 1, "the status of m6rec compile: does not fit"
-    words = ["compile", "--topology", "v5litepod-16", "--slices", "2", "--model", "xl"]
-    assert noted.read_text().splitlines() == [*words, "--gin.X='a b'"]
-    assert shlex.split(printed) == ["m6rec", *words, "--gin.X='a b'"]
+from tests.tpu_scripts.world import World
 
 
 def test_stage_data(world: World) -> None:
