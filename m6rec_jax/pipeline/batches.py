@@ -21,6 +21,7 @@ import seqio
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES
 from m6rec_jax.pipeline.input_processes import InputProcess
+from m6rec_jax.pipeline.registration import data_fingerprint
 from m6rec_jax.pipeline.shards import LocalShards, read_settings
 from m6rec_jax.pipeline.task_rows import Batch, find_provider, require_multiple, rows_per_task
 
@@ -78,6 +79,7 @@ class BatchIterator(Iterator[Batch]):
         )
         self._provider = find_provider(mixture_or_task_name)
         _check_sharding(self._provider, split, num_shards)
+        rows = rows_per_task(self._provider, split)
         self._settings: dict[str, Any] = {
             "mixture_or_task_name": mixture_or_task_name,
             "feature_lengths": dict(feature_lengths),
@@ -88,7 +90,8 @@ class BatchIterator(Iterator[Batch]):
             "pack": pack,
             # Other versions of the package may have other ones.
             "features": sorted(TASK_FEATURES),
-            "rows": rows_per_task(self._provider, split),
+            "rows": rows,
+            "data": {task: data_fingerprint(task) for task in rows},
         }
         rows_per_shard = batch_size // num_shards
         per_process = num_shards // process_count
@@ -157,8 +160,16 @@ class BatchIterator(Iterator[Batch]):
             raise CheckpointError("the checkpoint holds no data state; was it saved by training?")
         any_key = min(states)
         saved = read_settings(states[any_key], any_key)
+        # States of earlier versions do not say what data they are of.
+        data = self._settings["data"] | saved.get("data", {})
+        if anew := [task for task, made in self._settings["data"].items() if data[task] != made]:
+            raise CheckpointError(
+                f"the data of {', '.join(anew)} were prepared anew since the data state was saved; "
+                "the batches would not continue. Prepare them as they were, or start a new "
+                "MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
+            )
         for name, value in self._settings.items():
-            if saved.get(name) != value:
+            if name != "data" and saved.get(name) != value:
                 raise CheckpointError(
                     f"the data state was saved with {name} = {saved.get(name)!r}, now it is "
                     f"{value!r}; the batches would not continue. Set it back, or start a new "
