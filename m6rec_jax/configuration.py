@@ -68,7 +68,8 @@ logger = logging.getLogger(__name__)
 _NEAR = 0.85
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
-# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)".
+# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
+# begin with ~/.
 _OF_TEXT = re.compile(r"MODEL_DIR|DATASET|\w+_PATH")
 
 
@@ -322,12 +323,21 @@ def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[A
         # Unknown references are let through here and reported, with their line, by `_apply`.
         delegate = gin_config.ParserDelegate(skip_unknown=True)
         for statement in config_parser.ConfigParser(text, delegate):
-            yield statement, origin_of(statement.location.line_num)
+            yield _with_home(statement), origin_of(statement.location.line_num)
     except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
         number = _line_number(error)
         origin = origin_of(number) if number else Origin(shown, 0, "")
         reason = error.msg if isinstance(error, SyntaxError) else str(error.args[0])
         raise ConfigError(f"{origin}: not valid gin: {reason}{_quote(origin)}") from error
+
+
+def _with_home(statement: Any) -> Any:
+    """A statement whose `~/`, in a macro that is text, has become the home folder."""
+    if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+        value, is_text = statement.value, _OF_TEXT.fullmatch(statement.selector)
+        if is_text and isinstance(value, str) and value.startswith("~/"):
+            return statement._replace(value=os.path.expanduser(value))
+    return statement
 
 
 def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
