@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -12,8 +13,9 @@ from pathlib import Path
 import gin
 import pytest
 
-from m6rec_jax import cli
+from m6rec_jax import cli, configuration
 from m6rec_jax.commands import answering, training
+from m6rec_jax.commands.settings import look_at_run
 
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_GIN = {
@@ -146,6 +148,25 @@ def test_other_errors_of_the_system_keep_their_traceback(
     message = capsys.readouterr().err
     assert message.startswith("Traceback")
     assert message.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "bindings", "limit"),
+    [
+        ("movielens_content.gin", [], 0),
+        ("movielens_content.gin", ["Evaluator.limit = 7"], 7),
+        ("movielens_content_eval.gin", [], None),
+    ],
+)
+def test_a_training_file_is_evaluated_on_all_rows(
+    file: str, bindings: list[str], limit: int | None, tmp_path: Path
+) -> None:
+    """It says how many rows validations read."""
+    given = [f"MODEL_DIR = '{tmp_path}'", *bindings]
+    args = argparse.Namespace(gin_file=[f"gin_configs/examples/{file}"], gin_bindings=given)
+    look_at_run(args)
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    assert parsed.parameter("Evaluator.limit", None) == limit
 
 
 # Commands, of which none may import what takes long, and what each of them says.
