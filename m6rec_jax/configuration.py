@@ -93,7 +93,7 @@ class ParsedConfig:
       files: in the order they were opened.
       macros, values: name -> where set last, and to what.
       macro_uses: name -> where used first.
-      parameters: `configurable.parameter` -> value.
+      parameters: `configurable.parameter`, or `scope/configurable.parameter` -> value.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -109,12 +109,10 @@ class ParsedConfig:
             value = self.values.get("/".join(value.scopes))
         return value
 
-    def uses(self, configurable: str) -> bool:
-        """Whether a parameter or macro is `@configurable`."""
-        values = [*self.parameters.values(), *self.values.values()]
-        parts = gin_config._iterate_flattened_values(values)
-        names = (getattr(part, "selector", "") for part in parts)
-        return any(name.rsplit(".", 1)[-1] == configurable for name in names)
+    def reference(self, name: str) -> str:
+        """The configurable that a parameter, or its macro, refers to by `@`; empty: to none."""
+        selector: str = getattr(self.parameter(name, None), "selector", "")
+        return selector.rsplit(".", 1)[-1]
 
 
 def shipped_root() -> Path | None:
@@ -357,6 +355,7 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
     if isinstance(statement, config_parser.BlockDeclaration):
         return ""
     scope, selector, parameter, value, _ = statement
+    name = f"{scope}/{selector}" if scope else selector
     for part in gin_config._iterate_flattened_values(value):
         if _is_macro_reference(part):
             parsed.macro_uses.setdefault("/".join(part.scopes), origin)
@@ -365,9 +364,8 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
         known = parameters_of(selector.rsplit(".", 1)[-1]) or [parameter]
         if parameter not in known and difflib.get_close_matches(parameter, known, 1, _NEAR):
             raise _no_parameter(selector, parameter, known, origin)
-        parsed.parameters[f"{selector}.{parameter}"] = value
+        parsed.parameters[f"{name}.{parameter}"] = value
         return ""
-    name = f"{scope}/{selector}" if scope else selector
     parsed.macros[name], parsed.values[name] = origin, value
     return name
 

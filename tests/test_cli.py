@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from m6rec_jax import cli, configuration
 from m6rec_jax.commands import answering, training
 from m6rec_jax.commands.settings import look_at_run
+from m6rec_jax.errors import ConfigError
 
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_GIN = {
@@ -167,6 +169,32 @@ def test_a_training_file_is_evaluated_on_all_rows(
     look_at_run(args)
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     assert parsed.parameter("Evaluator.limit", None) == limit
+
+
+WITHOUT_WARM_UP = ["OPTIMIZER = @adamw()", "adamw.learning_rate = 1e-3"]
+
+
+@pytest.mark.parametrize(
+    ("bindings", "is_refused"),
+    [
+        ([], True),
+        (["OPTIMIZER = @gradual_pruning()", "gradual_pruning.optimizer = @adafactor()"], True),
+        (WITHOUT_WARM_UP, False),
+        ([*WITHOUT_WARM_UP, "adamw.backbone_learning_rate = @warmup_schedule()"], True),
+        (
+            ["adafactor.learning_rate = @own/warmup_schedule()", "own/warmup_schedule.rate = 1"],
+            False,
+        ),
+    ],
+)
+def test_only_runs_with_a_warm_up_may_be_too_short_for_it(
+    bindings: list[str], is_refused: bool
+) -> None:
+    given = ["TRAIN_STEPS = 20", "MODEL_DIR = a", "INITIAL_CHECKPOINT_PATH = b", *bindings]
+    parsed = configuration.check_config(["gin_configs/examples/movielens_content.gin"], given)
+    refused = pytest.raises(ConfigError, match="20 must exceed WARMUP_STEPS = 20")
+    with refused if is_refused else contextlib.nullcontext():
+        training._check_warm_up(parsed)
 
 
 # Commands, of which none may import what takes long, and what each of them says.

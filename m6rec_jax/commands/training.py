@@ -137,11 +137,18 @@ def _check_warm_up(parsed: ParsedConfig) -> None:
     """Says that a run is too short for its warm-up before libraries are imported."""
     from m6rec_jax.training.warm_up import check_warm_up
 
+    optimizer = parsed.reference("train.optimizer")
+    optimizer = parsed.reference(f"{optimizer}.optimizer") or optimizer  # within one that prunes
+    rates = ("learning_rate", "backbone_learning_rate")
+    if "warmup_schedule" not in [parsed.reference(f"{optimizer}.{rate}") for rate in rates]:
+        return
+    if any("/warmup_schedule." in name for name in parsed.parameters):
+        return  # only gin can tell which of several is meant
     decay, warm_up, steps = (
         parsed.parameter(f"warmup_schedule.{name}", None)
         for name in ("decay", "warmup_steps", "total_steps")
     )
-    if parsed.uses("warmup_schedule") and isinstance(warm_up, int) and isinstance(steps, int):
+    if isinstance(warm_up, int) and isinstance(steps, int):
         check_warm_up(decay, warm_up, steps)
 
 
