@@ -261,7 +261,7 @@ print(json.dumps(found))
     run = tmp_path_factory.mktemp("run")
     (run / "config.gin").write_text("MODEL_DIR = 'a'\ntrain.model_dir = %MODEL_DIR\n")
     examples = "gin_configs/examples/movielens"
-    files = {"eval": f"{examples}_ctr_eval.gin", "train": f"{examples}_content.gin", "run": run}
+    files = {"eval": f"{examples}_content_eval.gin", "train": f"{examples}_content.gin", "run": run}
     commands = json.dumps([words.format(**files) for words in TOLD_AT_ONCE])
     python = [sys.executable, "-c", code, commands]
     done = subprocess.run(python, capture_output=True, text=True, timeout=60, cwd=ROOT)
