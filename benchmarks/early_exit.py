@@ -34,7 +34,6 @@ from m6rec_jax import configuration
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 
 SCORING = "gin_configs/examples/movielens_ctr_early_exit.gin"
-SCORING_CALIBRATE = "gin_configs/examples/movielens_ctr_calibrate.gin"
 GENERATION = "gin_configs/examples/movielens_titles_early_exit.gin"
 GENERATION_CALIBRATE = "gin_configs/examples/movielens_titles_calibrate.gin"
 LOSSES = (0.01, 0.002)
@@ -125,7 +124,7 @@ def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float
 
     scores = {}
     for split in ("validation", "test"):
-        evaluator, restored, task = open_run(run, SCORING_CALIBRATE, split, 32, limit)
+        evaluator, restored, task = open_run(run, SCORING, split, 32, limit)
         scores[split] = exit_scores(evaluator, task, restored.model, restored.variables)
     num_exits = restored.model.config.num_exits
     last = ExitSettings(NEVER, num_exits)

@@ -49,7 +49,7 @@ PRUNING = "gin_configs/compression/pruning.gin"
 JOBS = {
     "scoring": (
         f"{EXAMPLES}/demo_ctr.gin",
-        f"{EXAMPLES}/movielens_ctr_eval.gin",
+        f"{EXAMPLES}/demo_ctr.gin",
         "auc",
         "class_weight",
     ),

@@ -103,7 +103,8 @@ def _example(name: str) -> tuple[str, str]:
 
 JOBS: dict[str, Job] = {
     "movielens_ctr": Job(
-        *_example("movielens_ctr_shared"),
+        f"{EXAMPLES}/movielens_ctr_shared.gin",
+        f"{EXAMPLES}/movielens_ctr_shared.gin",
         {"movielens_100k_ctr_ratings": TaskTest("ranking: likes", MOVIELENS, _SCORING)},
         measured=(
             "movielens_ctr",
@@ -115,13 +116,14 @@ JOBS: dict[str, Job] = {
     ),
     "book_crossing_conversion": Job(
         f"{EXAMPLES}/book_crossing_conversion_option_adapter.gin",
-        f"{EXAMPLES}/book_crossing_conversion_eval.gin",
+        f"{EXAMPLES}/book_crossing_conversion_option_adapter.gin",
         {"book_crossing_small_ctr": TaskTest("ranking: conversion", BOOKS, _SCORING)},
         own_baselines=False,
         in_figures=MEAN_BASELINES,
     ),
     "movielens_retrieval": Job(
-        *_example("movielens_retrieval_shared"),
+        f"{EXAMPLES}/movielens_retrieval_shared.gin",
+        f"{EXAMPLES}/movielens_retrieval_shared.gin",
         {"movielens_100k_leave_one_out_retrieval": TaskTest("retrieval", MOVIELENS, _RETRIEVAL)},
         measured=(
             "movielens_retrieval",
@@ -133,7 +135,8 @@ JOBS: dict[str, Job] = {
         hybrid="movielens_100k_leave_one_out_retrieval",
     ),
     "book_crossing_retrieval": Job(
-        *_example("book_crossing_retrieval"),
+        f"{EXAMPLES}/book_crossing_retrieval.gin",
+        f"{EXAMPLES}/book_crossing_retrieval.gin",
         {"book_crossing_small_leave_one_out_retrieval": TaskTest("retrieval", BOOKS, _RETRIEVAL)},
         untuned=True,
         hybrid="book_crossing_small_leave_one_out_retrieval",

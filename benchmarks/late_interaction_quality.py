@@ -20,7 +20,6 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 
 GIN_FILE = f"{EXAMPLES}/movielens_ctr_late_interaction.gin"
-EVAL = f"{EXAMPLES}/movielens_ctr_eval.gin"
 LAYERS = 8
 METRICS = ("auc", "log_loss")
 _ENDS = "--gin.ModelConfig.cross_attention_at='ends'"
@@ -42,7 +41,7 @@ def run(variant: str, seed: int, folder: Path) -> dict[str, float]:
     output = folder / "test.json"
     if not output.exists():
         m6rec(
-            *("eval", "--gin_file", EVAL, f"--gin.MODEL_DIR='{folder}'"),
+            *("eval", "--gin_file", GIN_FILE, f"--gin.MODEL_DIR='{folder}'"),
             f"--gin.evaluate.output='{output}'",
         )
     metrics = {name: float(json.loads(output.read_text())[name]) for name in METRICS}

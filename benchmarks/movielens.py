@@ -73,7 +73,7 @@ JOBS: Mapping[str, Job] = {
     "option_adapter": Job(
         "M6-Rec mini, option-adapter",
         f"{EXAMPLES}/movielens_ctr_option_adapter.gin",
-        f"{EXAMPLES}/movielens_ctr_eval.gin",
+        f"{EXAMPLES}/movielens_ctr_option_adapter.gin",
         "movielens_ctr",
         "per_user_temporal",
         _CTR,
@@ -81,7 +81,7 @@ JOBS: Mapping[str, Job] = {
     "full": Job(
         "M6-Rec mini, all parameters",
         f"{EXAMPLES}/movielens_ctr_full.gin",
-        f"{EXAMPLES}/movielens_ctr_eval.gin",
+        f"{EXAMPLES}/movielens_ctr_full.gin",
         "movielens_ctr",
         "per_user_temporal",
         _CTR,
@@ -124,7 +124,7 @@ JOBS: Mapping[str, Job] = {
     "unseen_items": Job(
         "M6-Rec mini, all parameters, no foundation",
         f"{EXAMPLES}/movielens_unseen_items.gin",
-        f"{EXAMPLES}/movielens_unseen_items_eval.gin",
+        f"{EXAMPLES}/movielens_unseen_items.gin",
         "movielens_unseen_items",
         "held_out_items-ofleave_one_out-fraction0_1",
         _UNSEEN,

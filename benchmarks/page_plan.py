@@ -402,8 +402,7 @@ PLAN: Sequence[Study] = (
         (
             f"m6rec train --gin_file {_EXAMPLES}/movielens_ctr_early_exit.gin"
             " --gin.MODEL_DIR=runs/exits",
-            f"m6rec calibrate --gin_file {_EXAMPLES}/movielens_ctr_calibrate.gin"
-            " --gin.MODEL_DIR=runs/exits",
+            "m6rec calibrate --gin.MODEL_DIR=runs/exits",
             "python -m benchmarks.early_exit scoring runs/exits",
             f"m6rec data prepare movielens-100k {_OF_TITLES}",
             f"m6rec vocab train {_OF_TITLES}",

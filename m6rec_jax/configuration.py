@@ -68,7 +68,8 @@ logger = logging.getLogger(__name__)
 _NEAR = 0.85
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
-# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)".
+# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
+# begin with ~/.
 _OF_TEXT = re.compile(r"MODEL_DIR|DATASET|\w+_PATH")
 
 
@@ -92,7 +93,7 @@ class ParsedConfig:
       files: in the order they were opened.
       macros, values: name -> where set last, and to what.
       macro_uses: name -> where used first.
-      parameters: `configurable.parameter` -> value.
+      parameters: `configurable.parameter`, or `scope/configurable.parameter` -> value.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -108,12 +109,10 @@ class ParsedConfig:
             value = self.values.get("/".join(value.scopes))
         return value
 
-    def uses(self, configurable: str) -> bool:
-        """Whether a parameter or macro is `@configurable`."""
-        values = [*self.parameters.values(), *self.values.values()]
-        parts = gin_config._iterate_flattened_values(values)
-        names = (getattr(part, "selector", "") for part in parts)
-        return any(name.rsplit(".", 1)[-1] == configurable for name in names)
+    def reference(self, name: str) -> str:
+        """The configurable that a parameter, or its macro, refers to by `@`; empty: to none."""
+        selector: str = getattr(self.parameter(name, None), "selector", "")
+        return selector.rsplit(".", 1)[-1]
 
 
 def shipped_root() -> Path | None:
@@ -322,12 +321,21 @@ def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[A
         # Unknown references are let through here and reported, with their line, by `_apply`.
         delegate = gin_config.ParserDelegate(skip_unknown=True)
         for statement in config_parser.ConfigParser(text, delegate):
-            yield statement, origin_of(statement.location.line_num)
+            yield _with_home(statement), origin_of(statement.location.line_num)
     except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
         number = _line_number(error)
         origin = origin_of(number) if number else Origin(shown, 0, "")
         reason = error.msg if isinstance(error, SyntaxError) else str(error.args[0])
         raise ConfigError(f"{origin}: not valid gin: {reason}{_quote(origin)}") from error
+
+
+def _with_home(statement: Any) -> Any:
+    """A statement whose `~/`, in a macro that is text, has become the home folder."""
+    if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+        value, is_text = statement.value, _OF_TEXT.fullmatch(statement.selector)
+        if is_text and isinstance(value, str) and value.startswith("~/"):
+            return statement._replace(value=os.path.expanduser(value))
+    return statement
 
 
 def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
@@ -347,6 +355,7 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
     if isinstance(statement, config_parser.BlockDeclaration):
         return ""
     scope, selector, parameter, value, _ = statement
+    name = f"{scope}/{selector}" if scope else selector
     for part in gin_config._iterate_flattened_values(value):
         if _is_macro_reference(part):
             parsed.macro_uses.setdefault("/".join(part.scopes), origin)
@@ -355,9 +364,8 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
         known = parameters_of(selector.rsplit(".", 1)[-1]) or [parameter]
         if parameter not in known and difflib.get_close_matches(parameter, known, 1, _NEAR):
             raise _no_parameter(selector, parameter, known, origin)
-        parsed.parameters[f"{selector}.{parameter}"] = value
+        parsed.parameters[f"{name}.{parameter}"] = value
         return ""
-    name = f"{scope}/{selector}" if scope else selector
     parsed.macros[name], parsed.values[name] = origin, value
     return name
 

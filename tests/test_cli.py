@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import errno
 import json
 import os
@@ -12,8 +14,10 @@ from pathlib import Path
 import gin
 import pytest
 
-from m6rec_jax import cli
+from m6rec_jax import cli, configuration
 from m6rec_jax.commands import answering, training
+from m6rec_jax.commands.settings import look_at_run
+from m6rec_jax.errors import ConfigError
 
 ROOT = Path(cli.__file__).parents[1]
 WITHOUT_GIN = {
@@ -148,6 +152,51 @@ def test_other_errors_of_the_system_keep_their_traceback(
     assert message.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
+@pytest.mark.parametrize(
+    ("file", "bindings", "limit"),
+    [
+        ("movielens_content.gin", [], 0),
+        ("movielens_content.gin", ["Evaluator.limit = 7"], 7),
+        ("movielens_content_eval.gin", [], None),
+    ],
+)
+def test_a_training_file_is_evaluated_on_all_rows(
+    file: str, bindings: list[str], limit: int | None, tmp_path: Path
+) -> None:
+    """It says how many rows validations read."""
+    given = [f"MODEL_DIR = '{tmp_path}'", *bindings]
+    args = argparse.Namespace(gin_file=[f"gin_configs/examples/{file}"], gin_bindings=given)
+    look_at_run(args)
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    assert parsed.parameter("Evaluator.limit", None) == limit
+
+
+WITHOUT_WARM_UP = ["OPTIMIZER = @adamw()", "adamw.learning_rate = 1e-3"]
+
+
+@pytest.mark.parametrize(
+    ("bindings", "is_refused"),
+    [
+        ([], True),
+        (["OPTIMIZER = @gradual_pruning()", "gradual_pruning.optimizer = @adafactor()"], True),
+        (WITHOUT_WARM_UP, False),
+        ([*WITHOUT_WARM_UP, "adamw.backbone_learning_rate = @warmup_schedule()"], True),
+        (
+            ["adafactor.learning_rate = @own/warmup_schedule()", "own/warmup_schedule.rate = 1"],
+            False,
+        ),
+    ],
+)
+def test_only_runs_with_a_warm_up_may_be_too_short_for_it(
+    bindings: list[str], is_refused: bool
+) -> None:
+    given = ["TRAIN_STEPS = 20", "MODEL_DIR = a", "INITIAL_CHECKPOINT_PATH = b", *bindings]
+    parsed = configuration.check_config(["gin_configs/examples/movielens_content.gin"], given)
+    refused = pytest.raises(ConfigError, match="20 must exceed WARMUP_STEPS = 20")
+    with refused if is_refused else contextlib.nullcontext():
+        training._check_warm_up(parsed)
+
+
 # Commands, of which none may import what takes long, and what each of them says.
 TOLD_AT_ONCE = {
     "train --gin_file {eval} --gin.MODEL_DRI=runs/a": "did you mean 'MODEL_DIR'?",
@@ -216,7 +265,7 @@ print(json.dumps(found))
     run = tmp_path_factory.mktemp("run")
     (run / "config.gin").write_text("MODEL_DIR = 'a'\ntrain.model_dir = %MODEL_DIR\n")
     examples = "gin_configs/examples/movielens"
-    files = {"eval": f"{examples}_ctr_eval.gin", "train": f"{examples}_content.gin", "run": run}
+    files = {"eval": f"{examples}_content_eval.gin", "train": f"{examples}_content.gin", "run": run}
     commands = json.dumps([words.format(**files) for words in TOLD_AT_ONCE])
     python = [sys.executable, "-c", code, commands]
     done = subprocess.run(python, capture_output=True, text=True, timeout=60, cwd=ROOT)

@@ -122,6 +122,7 @@ def test_later_files_win() -> None:
         ("/tmp/run.1", "/tmp/run.1"),
         ("gs://bucket/run", "gs://bucket/run"),
         ("~/run", str(Path("~/run").expanduser())),
+        ("'~/run'", str(Path("~/run").expanduser())),
         ("movielens_ctr", "movielens_ctr"),
         ("runs/my run", "runs/my run"),
         ("it's", "it's"),
@@ -155,11 +156,14 @@ def test_values_on_the_command_line(text: str, value: Any) -> None:
 
 
 def test_macros() -> None:
-    write("run.gin", "MODEL = @ToyModel()\nDROPOUT_RATE = 0.1\nOTHER = %DROPOUT_RATE\n")
+    texts = "MODEL_DIR = '~/run'\ntoy_run.folder = '~/other'\n"
+    write("run.gin", f"MODEL = @ToyModel()\nDROPOUT_RATE = 0.1\nOTHER = %DROPOUT_RATE\n{texts}")
     parse_config(["run.gin"])
     assert isinstance(macro("MODEL"), ToyModel)
     assert macro("OTHER") == 0.1
     assert macro("BATCH_SIZE", 8) == 8
+    assert macro("MODEL_DIR") == str(Path("~/run").expanduser())
+    assert bound("toy_run.folder") == "~/other", "it need not be a folder"
 
 
 def test_bound_parameters() -> None:

@@ -30,6 +30,11 @@ class StepLocation:
     folder: epath.Path
     step: int
 
+    @property
+    def manifest_file(self) -> epath.Path:
+        """The file that holds its manifest, JSON."""
+        return self.folder / MANIFEST_ITEM / _MANIFEST_FILE
+
     def item_folder(self, manifest: Manifest, item: str) -> epath.Path:
         """Where an item of this step lies (a frozen item lies beside the step's folder).
 
@@ -96,7 +101,7 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
 
 def read_manifest(location: StepLocation) -> Manifest:
     """The manifest of a checkpoint; raises CheckpointError if it is missing or damaged."""
-    path = location.folder / MANIFEST_ITEM / _MANIFEST_FILE
+    path = location.manifest_file
     if not path.exists():
         raise CheckpointError(f"{path} is missing: not a checkpoint of m6rec, or a damaged one")
     return parse_manifest(path.read_text(), str(path))

@@ -49,8 +49,11 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
     from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
     from m6rec_jax.configuration import check_config, macros_of
 
-    if "MIXTURE_OR_TASK_NAME" in macros_of(args.gin_file):
-        look_first(args, default)  # the file may be one of training
+    macros = macros_of(args.gin_file)
+    if "MIXTURE_OR_TASK_NAME" in macros:
+        if "TRAIN_STEPS" in macros:  # of training, whose validations may read some rows alone
+            args.gin_file = [*args.gin_file, ALL_ROWS]
+        look_first(args, default)
         return
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
     run = check_config((), of_run).values.get("MODEL_DIR")

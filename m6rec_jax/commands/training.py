@@ -137,11 +137,18 @@ def _check_warm_up(parsed: ParsedConfig) -> None:
     """Says that a run is too short for its warm-up before libraries are imported."""
     from m6rec_jax.training.warm_up import check_warm_up
 
+    optimizer = parsed.reference("train.optimizer")
+    optimizer = parsed.reference(f"{optimizer}.optimizer") or optimizer  # within one that prunes
+    rates = ("learning_rate", "backbone_learning_rate")
+    if "warmup_schedule" not in [parsed.reference(f"{optimizer}.{rate}") for rate in rates]:
+        return
+    if any("/warmup_schedule." in name for name in parsed.parameters):
+        return  # only gin can tell which of several is meant
     decay, warm_up, steps = (
         parsed.parameter(f"warmup_schedule.{name}", None)
         for name in ("decay", "warmup_steps", "total_steps")
     )
-    if parsed.uses("warmup_schedule") and isinstance(warm_up, int) and isinstance(steps, int):
+    if isinstance(warm_up, int) and isinstance(steps, int):
         check_warm_up(decay, warm_up, steps)
 
 
@@ -189,14 +196,25 @@ def run_params(args: argparse.Namespace) -> None:
             "--gin_file and --gin.NAME=VALUE out"
         )
     from m6rec_jax.checkpoints.location import locate, read_manifest
+    from m6rec_jax.checkpoints.trees import flatten
     from m6rec_jax.configuration import bound, macro
     from m6rec_jax.engine.model_folder import load_model
     from m6rec_jax.training.parameter_table import count_parameters
 
     if args.folder is not None:
         found = load_model(args.folder)
-        trains = read_manifest(locate(args.folder)).trainable if args.folder.is_dir() else None
-        table = count_parameters(found.model.config, trains or "all", values=found.variables)
+        if args.folder.is_dir():
+            manifest = read_manifest(locate(args.folder))
+            trains = manifest.trainable or "all"
+            stored = {
+                f"{item}/{name}": spec.num_bytes
+                for item, tensors in manifest.tensors.items()
+                for name, spec in tensors.items()
+            }
+        else:  # a packed file, whose weights stay bytes
+            trains = "all"
+            stored = {name: leaf.nbytes for name, leaf in flatten(dict(found.variables)).items()}
+        table = count_parameters(found.model.config, trains, values=found.variables, stored=stored)
     else:
         configure(args)
         config = macro("MODEL").config

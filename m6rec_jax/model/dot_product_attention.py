@@ -10,9 +10,7 @@ In gin:
 - 'xla': `jax.nn.dot_product_attention` as XLA compiles it.
 - 'cudnn': cuDNN's fused attention on NVIDIA GPUs, which never holds the weights of all queries. The
   bias is rounded to bfloat16 there: beyond ±8, by up to 1/64.
-- 'flash': JAX's Pallas kernel on TPUs, likewise fused; the bias stays float32.
 - 'auto': 'cudnn' on a GPU where it compiles for the types and lengths at hand, else 'plain'.
-  ('flash' becomes the choice on TPUs once someone has timed it there.)
 
 All are equal within rounding, gradients included, so a checkpoint does not know which it was.
 """
@@ -27,13 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.flash_attention import flash_attention
 from m6rec_jax.model.plain_attention import plain_attention
 
 Array = jax.Array
 logger = logging.getLogger(__name__)
 
-IMPLEMENTATIONS = ("auto", "plain", "xla", "cudnn", "flash")
+IMPLEMENTATIONS = ("auto", "plain", "xla", "cudnn")
 # What cuDNN takes on every GPU that has bfloat16; Hopper takes heads of 256.
 _CUDNN_TYPES = ("bfloat16", "float16")
 _CUDNN_HEAD_DIM = 128
@@ -75,8 +72,6 @@ def dot_product_attention(
         return plain_attention(query, key, value, position_bias, mask)
     bias = jax.lax.stop_gradient(mask)
     bias = bias if position_bias is None else bias + position_bias
-    if implementation == "flash":
-        return flash_attention(query, key, value, _for_every_weight(bias, query, key))
     if implementation == "cudnn":
         if objections := cudnn_objections(query, key):
             raise ConfigError(
@@ -84,7 +79,8 @@ def dot_product_attention(
                 "another one in such places"
             )
         # Shared biases are written out: their gradients are then summed here, in float32.
-        bias = _for_every_weight(bias, query, key).astype(query.dtype)
+        batch, queries, heads, _ = query.shape
+        bias = jnp.broadcast_to(bias, (batch, heads, queries, key.shape[1])).astype(query.dtype)
     out: Array = jax.nn.dot_product_attention(
         query,
         key,
@@ -142,8 +138,3 @@ def _cudnn_compiles(queries: int, keys: int, heads: int, head_dim: int, dtype: s
         )
         return False
     return True
-
-
-def _for_every_weight(bias: Array, query: Array, key: Array) -> Array:
-    batch, queries, heads, _ = query.shape
-    return jnp.broadcast_to(bias, (batch, heads, queries, key.shape[1]))

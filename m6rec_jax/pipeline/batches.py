@@ -19,9 +19,9 @@ import numpy as np
 import seqio
 
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
-from m6rec_jax.pipeline.features import MODEL_FEATURES, SEGMENT_FEATURES, TASK_FEATURES
+from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES
 from m6rec_jax.pipeline.input_processes import InputProcess
+from m6rec_jax.pipeline.registration import data_fingerprint
 from m6rec_jax.pipeline.shards import LocalShards, read_settings
 from m6rec_jax.pipeline.task_rows import Batch, find_provider, require_multiple, rows_per_task
 
@@ -53,9 +53,6 @@ class BatchIterator(Iterator[Batch]):
 
     Attributes:
       num_batches: batches so far, including those before a resumption.
-      num_rows: rows read by this object. `num_rows_with_dropped_behaviours` of them had a history
-        too long for S (`num_dropped_behaviours` in all), `num_rows_with_truncated_texts` a text
-        too long for its share of T.
 
     Raises:
       ConfigError: unknown task, or sizes that do not divide.
@@ -82,6 +79,7 @@ class BatchIterator(Iterator[Batch]):
         )
         self._provider = find_provider(mixture_or_task_name)
         _check_sharding(self._provider, split, num_shards)
+        rows = rows_per_task(self._provider, split)
         self._settings: dict[str, Any] = {
             "mixture_or_task_name": mixture_or_task_name,
             "feature_lengths": dict(feature_lengths),
@@ -92,9 +90,10 @@ class BatchIterator(Iterator[Batch]):
             "pack": pack,
             # Other versions of the package may have other ones.
             "features": sorted(TASK_FEATURES),
-            "rows": rows_per_task(self._provider, split),
+            "rows": rows,
+            "data": {task: data_fingerprint(task) for task in rows},
         }
-        self.rows_per_shard = batch_size // num_shards
+        rows_per_shard = batch_size // num_shards
         per_process = num_shards // process_count
         self.shards = range(process_index * per_process, (process_index + 1) * per_process)
         self._readers: list[LocalShards | InputProcess]
@@ -102,15 +101,14 @@ class BatchIterator(Iterator[Batch]):
             number = min(num_input_processes, per_process)
             cuts = [per_process * n // number for n in range(number + 1)]
             self._readers = [
-                InputProcess(self._settings, self.shards[first:end], self.rows_per_shard)
+                InputProcess(self._settings, self.shards[first:end], rows_per_shard)
                 for first, end in itertools.pairwise(cuts)
             ]
         else:
-            self._readers = [LocalShards(self._settings, self.shards, self.rows_per_shard)]
+            self._readers = [LocalShards(self._settings, self.shards, rows_per_shard)]
         # tf.data's threads call Python; they must be gone before the interpreter shuts down.
         self._stop = weakref.finalize(self, _close, self._readers)
-        self.num_batches = self.num_rows = self.num_dropped_behaviours = 0
-        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
+        self.num_batches = 0
 
     @property
     def num_shards(self) -> int:
@@ -132,22 +130,10 @@ class BatchIterator(Iterator[Batch]):
         """
         parts = [part for own in self._ask_all("next") for part in own]
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        dropped = batch.pop("num_dropped")[:, 0]
-        self.num_rows_with_truncated_texts += int((batch.pop("num_truncated") > 0).sum())
+        for name in COUNT_FEATURES:
+            del batch[name]
         self.num_batches += 1
-        self.num_rows += len(dropped)
-        self.num_rows_with_dropped_behaviours += int((dropped > 0).sum())
-        self.num_dropped_behaviours += int(dropped.sum())
         return batch
-
-    def element_spec(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
-        """Shape and type of each feature of this process's batches, without reading any."""
-        features = dict(MODEL_FEATURES) | (dict(SEGMENT_FEATURES) if self._settings["pack"] else {})
-        lengths = M6RecFeatureConverter(pack=True).get_model_feature_lengths(
-            self._settings["feature_lengths"]
-        )
-        rows = self.rows_per_shard * len(self.shards)
-        return {name: ((rows, lengths[name]), f.dtype) for name, f in features.items()}
 
     def state_dict(self) -> dict[str, bytes]:
         """States of this process's shards after the last batch that `next` returned.
@@ -174,8 +160,16 @@ class BatchIterator(Iterator[Batch]):
             raise CheckpointError("the checkpoint holds no data state; was it saved by training?")
         any_key = min(states)
         saved = read_settings(states[any_key], any_key)
+        # States of earlier versions do not say what data they are of.
+        data = self._settings["data"] | saved.get("data", {})
+        if anew := [task for task, made in self._settings["data"].items() if data[task] != made]:
+            raise CheckpointError(
+                f"the data of {', '.join(anew)} were prepared anew since the data state was saved; "
+                "the batches would not continue. Prepare them as they were, or start a new "
+                "MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
+            )
         for name, value in self._settings.items():
-            if saved.get(name) != value:
+            if name != "data" and saved.get(name) != value:
                 raise CheckpointError(
                     f"the data state was saved with {name} = {saved.get(name)!r}, now it is "
                     f"{value!r}; the batches would not continue. Set it back, or start a new "

@@ -141,6 +141,21 @@ def task_info(name: str) -> TaskInfo:
     return _TASKS[name]
 
 
+def data_fingerprint(task: str) -> str | None:
+    """Fingerprint of the rows that a task reads: equal ones were prepared from equal data alike.
+
+    None for tasks that were not registered by this module.
+
+    Raises:
+      DataError: the data are not prepared.
+    """
+    info = _TASKS.get(task)
+    if info is None:
+        return None
+    fingerprint: str | None = info.prepared().manifest["views"][info.view].get("fingerprint")
+    return fingerprint
+
+
 def is_registered(mixture_or_task_name: str) -> bool:
     """Whether all tasks of a mixture (or the task itself) were registered by this module."""
     return all(name in _TASKS for name in tasks_of(mixture_or_task_name))

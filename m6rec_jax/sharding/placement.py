@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from flax import linen as nn
@@ -27,11 +26,10 @@ logger = logging.getLogger(__name__)
 Rules = Sequence[tuple[str, MeshAxes]]
 
 
-@gin.configurable(allowlist=["uneven"])
-def variable_shardings(
-    variables: Any, mesh: Mesh, rules: Rules, *, uneven: str = "replicate"
-) -> Any:
+def variable_shardings(variables: Any, mesh: Mesh, rules: Rules) -> Any:
     """A sharding for every leaf of a tree of variables.
+
+    A dimension that its mesh axes do not divide is copied to every device, with a warning.
 
     Args:
       variables: arrays or `jax.ShapeDtypeStruct`s, boxed with their logical axis names as
@@ -40,20 +38,13 @@ def variable_shardings(
         replicated.
       mesh: of `make_mesh`.
       rules: of `sharding.rules`.
-      uneven: what to do with a dimension that its mesh axes do not divide: 'replicate' copies it to
-        every device with a warning, 'error' raises.
 
     Returns:
       The tree without boxes, a `NamedSharding` per leaf.
 
     Raises:
-      ConfigError: for an uneven dimension (`uneven` 'error'), or rules that name a mesh axis or a
-        logical axis which does not exist.
+      ConfigError: rules that name a mesh axis or a logical axis which does not exist.
     """
-    if uneven not in ("replicate", "error"):
-        raise ConfigError(
-            f"variable_shardings.uneven = {uneven!r} is neither 'replicate' nor 'error'"
-        )
     _check_rules(rules, mesh)
     replicated_in: dict[str, list[str]] = {}  # what is uneven → arrays
 
@@ -65,14 +56,9 @@ def variable_shardings(
             return NamedSharding(mesh, PartitionSpec())
         spec = nn.logical_to_mesh_axes(tuple(names), tuple(rules)) or PartitionSpec()
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        array = f"{name} {list(shape)}"
         even, problems = _evenly(spec, shape, names, mesh)
         for problem in problems:
-            if uneven == "error":
-                raise ConfigError(
-                    f"{array}: {problem}; change the mesh (make_mesh) or the model's size"
-                )
-            replicated_in.setdefault(problem, []).append(array)
+            replicated_in.setdefault(problem, []).append(f"{name} {list(shape)}")
         return NamedSharding(mesh, even)
 
     placed = jax.tree_util.tree_map_with_path(place, variables, is_leaf=_is_named)

@@ -105,7 +105,8 @@ class Vocabulary:
         self.size = -(-control_ids.stop // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         self.special_ids = (self.source_bos_id, self.source_eos_id, self.bos_id, self.eos_id)
         layout = [self.size, *self.special_ids, *control_ids, *self.sentinel_ids]
-        self.fingerprint = hashlib.sha256(content + json.dumps(layout).encode()).hexdigest()
+        self._layout = json.dumps(layout).encode()
+        self.fingerprint = hashlib.sha256(content + self._layout).hexdigest()
 
         self._control_pieces = _neutralise(proto)
         self._names = dict(zip(control_ids, _CONTROL_NAMES, strict=True))
@@ -196,6 +197,20 @@ class Vocabulary:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.fingerprint == other.fingerprint
+
+    def read_file(self) -> bytes:
+        """What the model file holds.
+
+        Raises:
+          ConfigError: it has changed since this vocabulary was read from it.
+        """
+        content = Path(self.model_file).read_bytes()
+        if hashlib.sha256(content + self._layout).hexdigest() != self.fingerprint:
+            raise ConfigError(
+                f"the vocabulary file {self.model_file} has changed since this process read it: "
+                "start again"
+            )
+        return content
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)

@@ -80,6 +80,8 @@ def with_initial_embeddings(
     check_initial_embeddings(choice)
     if choice == "random":
         return state
+    # A missing one is told before anything is read.
+    folder = encoder_folder(encoder) if choice == "encoder" else None
     pieces = pieces_of(mixture_or_task_name)
     vectors = composed_vectors(pieces, config.embedding_width, seed)
     if choice in ("neighbours", "encoder"):
@@ -89,10 +91,8 @@ def with_initial_embeddings(
         counts = count_neighbours(rows_read, len(pieces), max_distance)
         near = neighbour_vectors(counts, config.embedding_width, seed)
         vectors = _mixed(vectors, near, "neighbours_share", neighbours_share)
-    if choice == "encoder":
-        meant = encoder_vectors(
-            encoder_folder(encoder), pieces, rows_read, config.embedding_width, sentences, seed
-        )
+    if folder is not None:
+        meant = encoder_vectors(folder, pieces, rows_read, config.embedding_width, sentences, seed)
         vectors = _mixed(vectors, meant, "encoder_share", encoder_share)
     return with_piece_vectors(state, config, vectors)
 

@@ -220,9 +220,9 @@ def train(
             best_metric=validation.best_metric,
             best_mode=validation.best_mode,
         )
-        resumed = store.latest_step() is not None
+        resumed, validated = store.latest_step() is not None, True
         if resumed:
-            state = resumed_state(store, abstract, source, run, best, mesh)
+            state, validated = resumed_state(store, abstract, source, run, best, mesh)
         else:
             state = _new_state(
                 start, data, model, optimizer, abstract, mesh, rules, run=run, seed=seed
@@ -254,6 +254,7 @@ def train(
         log_period=log.period,
         validation_period=None if plan is None else plan.period,
         validate_first=validation.first,
+        validated=validated,
         validate=Validator(
             model,
             abstract,
@@ -300,8 +301,10 @@ def train(
             disable=not (log.progress and is_main),
         ) as bar,
     ):
-        if first_step >= train_steps or best.should_stop:
-            logger.info("%s has %d of %d steps: nothing to do", folder, first_step, train_steps)
+        is_over = first_step >= train_steps or best.should_stop
+        if is_over and not loop.owes_validation(first_step):
+            why = "early stopping ended the run" if best.should_stop else "nothing to do"
+            logger.info("%s has %d of %d steps: %s", folder, first_step, train_steps, why)
             metrics: Mapping[str, float] = {}
             stopped_by = EARLY_STOPPING if best.should_stop else None
         else:

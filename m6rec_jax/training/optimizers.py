@@ -29,8 +29,9 @@ from m6rec_jax.training.warm_up import ENDING, check_warm_up
 
 Schedule = Callable[[Any], Any]
 DECAYS = ("constant", "linear", "cosine", "rsqrt")
-# Norm scales and (position) biases are not weights: pulling them to zero changes the function.
-NOT_DECAYED = (r"scale$", r"bias$", r"relative_bias/")
+# Norm scales, factors of (IA)³ and (position) biases are not weights: pulling them to zero changes
+# the function.
+NOT_DECAYED = (r"scale$", r"/factors$", r"bias$", r"relative_bias/")
 
 
 @gin.configurable

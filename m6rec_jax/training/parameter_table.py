@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import abstract_variables
+from m6rec_jax.model.quantization import SCALE
 from m6rec_jax.model.tuning import METHODS
 
 BACKBONE, PROMPTS = "backbone", "prompts"
@@ -133,6 +135,7 @@ def count_parameters(
     trainable: str = "all",
     frozen_dtype: str | None = None,
     values: Mapping[str, Any] | None = None,
+    stored: Mapping[str, int] | None = None,
 ) -> ParameterTable:
     """The table of a model that need not exist: nothing is computed or allocated.
 
@@ -141,6 +144,8 @@ def count_parameters(
       trainable: 'prompts' or 'all'.
       frozen_dtype: type in which a frozen backbone is kept, as for `abstract_state`.
       values: variables of a model that does exist, to count what is not zero.
+      stored: bytes of its tensors as they are stored, such as 'params/decoder/final_norm/scale',
+        and of the scales of those in 8 bits; None: of the types that training holds them in.
     """
     variables = nn.meta.unbox(abstract_variables(config))
     if trainable != "all":
@@ -158,10 +163,12 @@ def count_parameters(
             own = [leaves[name] for name in names]
             if own:
                 sizes = [math.prod(leaf.shape) for leaf in own]
-                num_bytes = sum(
-                    size * np.dtype(leaf.dtype).itemsize
-                    for size, leaf in zip(sizes, own, strict=True)
-                )
+                if stored is None:
+                    bytes_of_types = [np.dtype(leaf.dtype).itemsize for leaf in own]
+                    num_bytes = sum(map(operator.mul, sizes, bytes_of_types))
+                else:
+                    keys = [f"{collection}/{name}" for name in names]
+                    num_bytes = sum(stored[key] + stored.get(key + SCALE, 0) for key in keys)
                 trains = trainable == "all" or part == PROMPTS
                 left = (
                     None

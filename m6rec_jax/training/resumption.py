@@ -43,8 +43,10 @@ def resumed_state(
     run: RunDescription,
     best: BestMetric,
     mesh: Mesh,
-) -> TrainState:
-    """The state of the newest checkpoint; `source` and `best` are put to where it was saved.
+) -> tuple[TrainState, bool]:
+    """The state of the newest checkpoint, and whether it was validated.
+
+    `source` and `best` are put to where it was saved.
 
     Args:
       store: the run's checkpoints, at least one.
@@ -83,12 +85,14 @@ def resumed_state(
     resume(source, position_from_item(states, manifest.num_data_shards))
     best.load_state_dict(manifest.extra.get("best", {}))
     logger.info("resumed %s from step %d", store.folder, location.step)
-    return TrainState(
+    state = TrainState(
         step=jax.device_put(np.int32(location.step), replicated(mesh)),
         params=params,
         prompts=prompts,
         opt_state=opt_state,
     )
+    # Earlier versions did not say.
+    return state, bool(manifest.extra.get("validated", True))
 
 
 def _teacher(fingerprint: str | None) -> str:

@@ -51,6 +51,7 @@ class StepLoop:
       trainable: 'prompts' or 'all'.
       checkpoint_period, log_period, validation_period: in steps; the last may be None: never.
       validate_first: whether a new run is validated before its first step, too.
+      validated: False where a run resumes from a step that was saved without a validation.
       validate: called every `validation_period` steps and after the last.
     """
 
@@ -69,6 +70,7 @@ class StepLoop:
     log_period: int
     validation_period: int | None
     validate_first: bool
+    validated: bool
     validate: Validator
 
     def run(
@@ -88,15 +90,16 @@ class StepLoop:
         compiled: CompiledStep | None = None
         window = _Window(self.clock, self.jobs, self.batch_size)
         scalars: dict[str, float] = {}
-        validated: dict[str, float] = {}
+        validated: dict[str, float] | None = None
         with PreemptionGuard() as guard:
             # The notice may have come while the run was starting, and compiling takes minutes.
             stopped_by = guard.signal_name if guard.should_stop() else None
             if self.validate_first and step == 0 and stopped_by is None:
-                validated, stopped_by = self._validated(state, step, guard, log)
-                if stopped_by is None:
-                    self.best.check(validated)
-                    _tell(step, validated)
+                validated, _, stopped_by = self._validated(state, step, guard, log)
+            if self.owes_validation(step) and stopped_by is None:
+                validated, _, stopped_by = self._validated(state, step, guard, log)
+                if validated is not None:
+                    self.store.add_validation(step, validated, self._followed(True))
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
@@ -116,22 +119,17 @@ class StepLoop:
                     self._check_finite("loss", scalars["loss"], step)
                     log.write(step, scalars | self.clock.report())
                     bar.set_postfix(_shown(scalars), refresh=False)
-                validated, is_best = {}, False
+                validated, is_best = None, False
                 # A signal leaves little time: it is for the checkpoint.
                 if self._is_validated(step) and stopped_by is None:
                     try:
-                        validated, stopped_by = self._validated(state, step, guard, log)
-                        if stopped_by is None:
-                            is_best = self.best.update(step, validated)
-                            _tell(step, validated, is_best)
+                        validated, is_best, stopped_by = self._validated(state, step, guard, log)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
                         # failed, and a checkpoint takes all of them.
                         if jax.process_count() == 1:
-                            self._save(state, step, feed, {}, metrics)
+                            self._save(state, step, feed, None, metrics)
                         raise
-                    if self.best.should_stop:
-                        stopped_by = EARLY_STOPPING
                 if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
                     with self.clock.measure("checkpoint"):
                         self._save(state, step, feed, validated, metrics)
@@ -143,7 +141,14 @@ class StepLoop:
         traces = (0 if compiled is None else compiled.num_traces, self.validate.num_traces)
         if max(traces) > 1:
             raise AssertionError("a step was traced more than once")
-        return state, {**scalars, **validated}, stopped_by
+        return state, scalars | (validated or {}), stopped_by
+
+    def owes_validation(self, step: int) -> bool:
+        """Whether the step that a run resumes from should have been validated, and was not.
+
+        A signal may have come, or the validation may have failed.
+        """
+        return not self.validated and self._is_validated(step)
 
     def _compiled(self, step_function: Callable[..., Any], features: Any) -> CompiledStep:
         with self.clock.measure("compile"):
@@ -162,31 +167,46 @@ class StepLoop:
 
     def _validated(
         self, state: TrainState, step: int, guard: PreemptionGuard, log: MetricLog
-    ) -> tuple[dict[str, float], str | None]:
-        """Metrics of a validation, logged, and the signal that ended it before it had any."""
+    ) -> tuple[dict[str, float] | None, bool, str | None]:
+        """Metrics of a validation, logged; whether they are the best; what ends the run.
+
+        There are no metrics where a signal came before them.
+        """
         with self.clock.measure("evaluation"):
             metrics = self.validate(state, step, guard.should_stop)
         if metrics is None:
-            return {}, guard.signal_name
+            return None, False, guard.signal_name
         log.write(step, metrics)
-        return metrics, None
+        self.best.check(metrics)
+        # There is no checkpoint of the start.
+        is_best = step > 0 and self.best.update(step, metrics)
+        _tell(step, metrics, is_best)
+        return metrics, is_best, EARLY_STOPPING if self.best.should_stop else None
+
+    def _followed(self, validated: bool) -> dict[str, Any]:
+        """What a step's manifest says of validations: of this step, and the best one so far."""
+        return {"validated": validated, "best": self.best.state_dict()}
 
     def _save(
         self,
         state: TrainState,
         step: int,
         feed: InputFeed,
-        validated: Mapping[str, float],
+        validated: Mapping[str, float] | None,
         metrics: Mapping[str, Any],
     ) -> None:
-        """Saves a step with its validation, unless its metrics say that training has diverged."""
+        """Saves a step with its validation, if it had one.
+
+        Raises:
+          M6RecError: `metrics` say that training has diverged.
+        """
         for name in ("loss", "gradient_norm"):
             self._check_finite(name, float(metrics[name]), step)
         position = feed.position()
         run = dataclasses.replace(
             self.description,
             num_data_shards=position.num_shards,
-            extra={**self.description.extra, "best": self.best.state_dict()},
+            extra={**self.description.extra, **self._followed(validated is not None)},
         )
         self.store.save(
             step,
@@ -266,7 +286,7 @@ def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[s
     return means | job_losses(jobs, window)
 
 
-def _tell(step: int, validated: Mapping[str, float], is_best: bool = False) -> None:
+def _tell(step: int, validated: Mapping[str, float], is_best: bool) -> None:
     """Logs the figures of a validation as they come."""
     if jax.process_index() == 0:
         figures = ", ".join(

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from m6rec_jax.configuration import bound
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.sharding import batch_reader
@@ -189,13 +190,14 @@ def jobs_of(name: str) -> dict[str, int]:
 def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
     """Logs what of a run's rows does not fit its lengths, a line for each of its tasks.
 
-    Measured on the first training rows, which TFDS has shuffled.
+    Measured on the first rows of the part that trains, which TFDS has shuffled.
     """
     from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-    from m6rec_jax.pipeline.task_rows import tasks_of
+    from m6rec_jax.pipeline.task_rows import find_provider, rows_per_task
 
-    for task in tasks_of(name):
-        rows = EvaluationBatches(task, lengths, MEASURED_ROWS, split="train", limit=MEASURED_ROWS)
+    split = bound("BatchIterator.split", "train")
+    for task in rows_per_task(find_provider(name), split):
+        rows = EvaluationBatches(task, lengths, MEASURED_ROWS, split=split, limit=MEASURED_ROWS)
         for _ in rows:
             pass
         logger.info(

@@ -139,10 +139,27 @@ def test_a_file_serves_without_its_run(file: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.m6rec"
     shutil.copy(file, moved)
     assert load_model(moved).fingerprint("ctr") == load_model(file).fingerprint("ctr")
-    assert main(["params", str(moved)]) == 0
     assert load_model(moved, step=7).step == 7
     with pytest.raises(CheckpointError, match=r"moved\.m6rec is step 7, not step 6"):
         load_model(moved, step=6)
+
+
+def test_bytes_of_parameters_are_those_that_are_stored(
+    shop_vocabulary: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A frozen backbone may be in bfloat16, though it is loaded as float32; a file is in 8 bits."""
+    model, variables = make_model(shop_vocabulary)
+    half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), variables["params"])
+    held = {**variables, "params": half}
+    run = served_films.write_model(tmp_path / "run", model, held, shop_vocabulary)
+    file = tmp_path / "model.m6rec"
+    assert main(["compress", "pack", str(run), "--output", str(file)]) == 0
+    for place, kept in ((run, held), (file, read_packed(file).variables)):
+        capsys.readouterr()
+        assert main(["params", str(place)]) == 0
+        rows = map(str.split, capsys.readouterr().out.splitlines())
+        (told,) = (row[5] for row in rows if row[:2] == ["both", "all"])
+        assert told == f"{sum(leaf.nbytes for leaf in flatten(kept).values()):,}"
 
 
 def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> None:

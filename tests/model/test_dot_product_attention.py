@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import dot_product_attention as ours
 from m6rec_jax.model.dot_product_attention import cudnn_objections, dot_product_attention
 from m6rec_jax.model.plain_attention import plain_attention
-from m6rec_jax.sharding import axis_rules, fully_sharded_2d, make_mesh
 
 # (batch, queries, keys, heads, head_dim)
 SHAPE = (2, 6, 10, 3, 8)
@@ -81,45 +79,6 @@ def test_a_mask_for_all_queries() -> None:
     *arrays, mask = inputs(SHAPE)
     arguments = (*arrays, mask[:, :, :1])
     assert_close(outcome(using("xla"), arguments), outcome(plain_attention, arguments), 1e-5)
-
-
-@pytest.mark.parametrize("on_mesh", [True, False])
-def test_flash_is_the_plain_one(on_mesh: bool) -> None:
-    """Interpreted. Lengths are no multiples of the kernel's block, so padding is looked at, too."""
-    pallas_tpu = pytest.importorskip("jax.experimental.pallas.tpu")
-    arguments = inputs((1, 5, 130, 1, 8))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(pallas_tpu.force_tpu_interpret_mode())
-        if on_mesh:
-            mesh = make_mesh(devices=jax.devices()[:1])
-            stack.enter_context(jax.set_mesh(mesh))
-            stack.enter_context(axis_rules(fully_sharded_2d()))
-        found = outcome(using("flash"), arguments)
-    assert_close(found, outcome(plain_attention, arguments), 1e-5)
-
-
-@pytest.mark.parametrize(("heads", "warned"), [(8, False), (6, True)])
-def test_flash_says_when_heads_are_not_split(
-    heads: int, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Traced for four devices that are not there, in two layers."""
-    mesh = jax.sharding.AbstractMesh((2, 1, 4), ("data", "fsdp", "tensor"))
-    shapes = inputs((2, 5, 130, heads, 8))
-
-    def layers(*arguments: Any) -> Any:
-        return using("flash")(*arguments), using("flash")(*arguments)
-
-    with (
-        jax.sharding.use_abstract_mesh(mesh),
-        axis_rules(fully_sharded_2d()),
-        caplog.at_level("WARNING"),
-    ):
-        jax.eval_shape(layers, *shapes)
-    found = [record.getMessage() for record in caplog.records]
-    assert len(found) == warned
-    if warned:
-        assert "6 heads are not divisible by the 4 parts of mesh axis 'tensor'" in found[0]
-        assert "every device computes all of them" in found[0]
 
 
 def test_auto_on_a_cpu_is_the_plain_one() -> None:

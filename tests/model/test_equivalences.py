@@ -268,19 +268,21 @@ def test_mixed_tasks_equal_each_alone(
 @pytest.mark.parametrize("late_layers_start", [0, 2])
 @pytest.mark.parametrize("sizes_in", ["config", "variables"])
 def test_a_small_task_in_a_large_bank_equals_itself_alone(
-    config: ModelConfig,
+    every_method: ModelConfig,
     make_variables: Make,
     features: Features,
     late_layers_start: int,
     sizes_in: str,
 ) -> None:
-    """A task of 3 prompts, 2 options, rank 1 padded into a bank of 4, 3 and 2."""
-    small = dataclasses.replace(config.prompts, num_prompts=3, num_options=2, adapter_rank=1)
-    large_config = config.replace(late_layers_start=late_layers_start)
+    """A task of 3 prompts, 2 options, ranks 1 padded into a bank of 4, 3 and 2."""
+    large_config = every_method.replace(late_layers_start=late_layers_start)
+    small = dataclasses.replace(
+        large_config.prompts, num_prompts=3, num_options=2, adapter_rank=1, lora_rank=1
+    )
     small_config = large_config.replace(prompts=small)
     if sizes_in == "config":
         sizes = {"task_num_prompts": (3,), "task_num_options": (2,)}
-        prompts = dataclasses.replace(config.prompts, **sizes)
+        prompts = dataclasses.replace(large_config.prompts, **sizes)
         large_config = large_config.replace(prompts=prompts)
     variables = make_variables(small_config)
 
@@ -326,6 +328,10 @@ def test_a_small_task_in_a_large_bank_equals_itself_alone(
     adapter = gradients["prompts"]["encoder"]["layers"]["mlp"]["adapter"]
     assert np.abs(adapter["wi"][..., 0]).max() > 0
     for padding in (adapter["wi"][..., 1], adapter["wi_bias"][..., 1], adapter["wo"][..., 1, :]):
+        np.testing.assert_array_equal(padding, 0.0)
+    lora = gradients["prompts"]["decoder"]["layers"]["cross_attention"]["lora_value"]
+    assert np.abs(lora["a"][-1, ..., 0]).max() > 0
+    for padding in (lora["a"][..., 1:], lora["b"][:, :, 1:]):
         np.testing.assert_array_equal(padding, 0.0)
     np.testing.assert_array_equal(gradients["prompts"]["bank"]["soft_prompts"][:, 0], 0.0)
 

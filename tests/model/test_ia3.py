@@ -73,19 +73,6 @@ def test_equals_the_numpy_reference(
         np.testing.assert_allclose(actual[row][real], expected[real], rtol=3e-5, atol=3e-5)
 
 
-def test_each_row_has_its_own_tasks_vectors(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    bare = config.replace(prompts=PromptConfig())
-    bank, alone = with_ia3(bare, num_tasks=3), with_ia3(bare)
-    variables, tasks = make_variables(bank), (2, 0, 1)
-    mixed = hidden(bank, variables, {**features, "task_ids": np.array(tasks, np.int32)[:, None]})
-    for row, task in enumerate(tasks):
-        own = jax.tree.map(lambda leaf, task=task: leaf[:, task : task + 1], variables["prompts"])
-        expected = hidden(alone, {**variables, "prompts": own}, features)
-        np.testing.assert_allclose(mixed[row], expected[row], rtol=1e-5, atol=1e-5)
-
-
 def test_served_from_a_bank_beside_option_adapter_tasks(tmp_path: Path) -> None:
     """Added to a loaded bank and scored in one batch: each task as by itself."""
     vocabulary = shop_rows.make_vocabulary(tmp_path)

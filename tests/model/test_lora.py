@@ -94,52 +94,6 @@ def test_variables(config: ModelConfig, features: Features) -> None:
     assert jax.tree.map(jnp.shape, boxed["params"]) == jax.tree.map(jnp.shape, bare["params"])
 
 
-def test_a_small_task_in_a_large_bank(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    """Rank 1 padded with zeros to rank 3 is the same, and what is padded has no gradient."""
-    small, large = with_lora(config, lora_rank=1), with_lora(config)
-    variables = make_variables(small)
-    like = make_variables(large)["prompts"]
-
-    def pad(leaf: np.ndarray, like: np.ndarray) -> np.ndarray:
-        widths = [(0, b - a) for a, b in zip(leaf.shape, like.shape, strict=True)]
-        return np.pad(leaf, widths)
-
-    prompts = jax.tree.map(pad, variables["prompts"], like)
-    padded = {"params": variables["params"], "prompts": prompts}
-    np.testing.assert_allclose(
-        hidden(large, padded, features), hidden(small, variables, features), rtol=3e-5, atol=3e-5
-    )
-
-    @jax.jit
-    @jax.grad
-    def gradient(prompts: Any) -> Any:
-        variables = {"params": padded["params"], "prompts": prompts}
-        return jnp.sum(jnp.sin(M6Rec(large).apply(variables, features).hidden))
-
-    update = gradient(prompts)["decoder"]["layers"]["cross_attention"]["lora_value"]
-    assert np.abs(update["a"][-1, ..., 0]).max() > 0
-    np.testing.assert_array_equal(update["a"][..., 1:], 0.0)
-    np.testing.assert_array_equal(update["b"][:, :, 1:], 0.0)
-
-
-def test_late_layers_only(config: ModelConfig, make_variables: Make, features: Features) -> None:
-    """`adapters_late_only` leaves out the early layers' updates, in training and in generation."""
-    tuned = with_lora(config, adapters_late_only=True)
-    variables = make_variables(tuned)
-    plain = hidden(tuned, variables, features)
-
-    def changed(tower: str, layer: int) -> float:
-        prompts = jax.tree.map(np.copy, variables["prompts"])
-        prompts[tower]["layers"]["self_attention"]["lora_value"]["b"][layer] += 1.0
-        moved = hidden(tuned, {"params": variables["params"], "prompts": prompts}, features)
-        return float(np.abs(moved - plain).max())
-
-    assert [changed("encoder", layer) > 1e-3 for layer in range(3)] == [False, False, True]
-    assert [changed("decoder", layer) > 1e-3 for layer in range(2)] == [False, True]
-
-
 def test_config_errors() -> None:
     with pytest.raises(ConfigError, match="lora_rank = -1 must be an integer of at least 0"):
         PromptConfig(lora_rank=-1)

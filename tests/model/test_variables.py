@@ -183,18 +183,27 @@ def test_linear_head(config: ModelConfig, make_variables: Callable[..., Any]) ->
         np.testing.assert_allclose(logits[row], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "leaf",
+    [("mlp", "adapter", "wo"), ("self_attention", "lora_value", "b")],
+    ids=["adapter", "lora"],
+)
 def test_adapters_late_only(
-    config: ModelConfig, make_variables: Callable[..., Any], features: Features
+    leaf: tuple[str, str, str],
+    every_method: ModelConfig,
+    make_variables: Callable[..., Any],
+    features: Features,
 ) -> None:
-    """Adapters of early layers then change nothing, those of late layers do."""
-    prompts = dataclasses.replace(config.prompts, adapters_late_only=True)
-    config = config.replace(prompts=prompts)
+    """What early layers have then changes nothing, what late layers have does."""
+    prompts = dataclasses.replace(every_method.prompts, adapters_late_only=True, embedding_rank=0)
+    config = every_method.replace(prompts=prompts)
+    block, change, matrix = leaf
     variables, model = make_variables(config), M6Rec(config)
     apply = jax.jit(lambda v: model.apply(v, features).hidden)
 
     def changed(tower: str, layers: slice) -> np.ndarray:
         prompts = jax.tree.map(np.copy, variables["prompts"])
-        prompts[tower]["layers"]["mlp"]["adapter"]["wo"][layers] += 1.0
+        prompts[tower]["layers"][block][change][matrix][layers] += 1.0
         return apply({"params": variables["params"], "prompts": prompts})
 
     plain = apply(variables)

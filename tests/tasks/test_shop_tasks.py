@@ -1,11 +1,15 @@
 """The tasks of a prepared data set: the exact text and tokens of fixed rows."""
 
+import json
+import shutil
+
 import gin
 import numpy as np
 import pytest
 import seqio
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
@@ -194,6 +198,26 @@ def test_training_batches_of_every_task_resume(shop_tasks):
             found = next(resumed)
             for feature, values in batch.items():
                 np.testing.assert_array_equal(found[feature], values, err_msg=f"{name} {feature}")
+
+
+def test_data_that_were_prepared_anew_are_refused(shop_tasks, shop_dir, tmp_path, monkeypatch):
+    """There may be as many rows as before; a state has some of the old ones in its buffer."""
+
+    def batches():
+        return BatchIterator("tiny_shop_ctr", LENGTHS, 2, num_shards=1)
+
+    states, old = batches().state_dict(), batches()
+    del old._settings["data"]  # as earlier versions saved it
+    shutil.copytree(shop_dir, tmp_path, dirs_exist_ok=True)
+    manifest = tmp_path / "tiny-shop.leave_one_out" / "prepare.json"
+    described = json.loads(manifest.read_text())
+    described["views"]["groups"]["fingerprint"] = "of other data"
+    manifest.write_text(json.dumps(described))
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+    with pytest.raises(CheckpointError, match="the data of tiny_shop_ctr were prepared anew"):
+        batches().load_state_dict(states)
+    batches().load_state_dict(old.state_dict())
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(shop_dir))
 
 
 def test_prompt_task_ids_come_from_gin(shop_tasks):

@@ -104,10 +104,12 @@ def test_groups_have_rates_of_their_own() -> None:
     assert_close(still["params"], tree()["params"])
 
 
-def test_decay_spares_norms_and_biases() -> None:
-    assert name_mask(tree(), NOT_DECAYED) == {
+def test_decay_spares_norms_factors_and_biases() -> None:
+    params = tree()
+    params["prompts"]["decoder"] = {"ia3_key": {"factors": jnp.ones((1, 1, 4))}}
+    assert name_mask(params, NOT_DECAYED) == {
         "params": {"mlp": {"kernel": True, "wi_bias": False}, "norm": {"scale": False}},
-        "prompts": {"bank": {"soft_prompts": True}},
+        "prompts": {"bank": {"soft_prompts": True}, "decoder": {"ia3_key": {"factors": False}}},
     }
 
 

@@ -114,34 +114,46 @@ def test_signal_saves_and_leaves(
     assert_bit_equal(second.state, result.state)
 
 
-@pytest.mark.parametrize("untuned", [False, True])
-def test_a_signal_ends_a_validation(untuned: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("untuned", "signal_at", "step"), [(True, 1, 0), (False, 3, 6), (False, 7, 10)]
+)
+def test_a_signal_ends_a_validation_that_is_made_up_for(
+    untuned: bool, signal_at: int, step: int, tmp_path: Path
+) -> None:
     """Validations may take longer than a preempted machine has left."""
     asked: list[int] = []
+    settings: dict[str, Any] = {
+        "eval_period": 3,
+        "validate_first": untuned,
+        "best_metric": "validation/loss",
+    }
 
     def batches(*_: Any, **__: Any) -> Any:
         for number, batch in enumerate(toy_run.toy_validation()):
             asked.append(number)
-            if len(asked) == (1 if untuned else 3):  # of the first or the second validation
+            if len(asked) == signal_at:  # of the first, the second or the last validation
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    result, _ = toy_train(
-        tmp_path,
-        STEPS,
-        validation=batches,
-        eval_period=3,
-        validate_first=untuned,
-        best_metric="validation/loss",
-    )
+    def told() -> dict[float, float]:
+        lines = [line for line in read_metrics(tmp_path) if "validation/loss" in line]
+        assert len({line["step"] for line in lines}) == len(lines)
+        return {line["step"]: line["validation/loss"] for line in lines}
+
+    result, _ = toy_train(tmp_path, STEPS, validation=batches, **settings)
     assert result.stopped_by == "SIGTERM"
-    assert len(asked) == (1 if untuned else 3), "no batch more was read"
-    assert result.step == (0 if untuned else 6)
-    assert list_steps(tmp_path / "checkpoints") == ([] if untuned else [3, 4, 6])
-    told = [line["step"] for line in read_metrics(tmp_path) if "validation/loss" in line]
-    assert told == ([] if untuned else [3])
-    second, _ = toy_train(tmp_path, STEPS)
+    assert len(asked) == signal_at, "no batch more was read"
+    assert result.step == step
+    assert list_steps(tmp_path / "checkpoints")[-1:] == ([] if untuned else [step])
+    assert list(told()) == [at for at in (3, 6, 9) if at < step]
+    second, _ = toy_train(tmp_path, STEPS, **settings)
     assert (second.step, second.stopped_by) == (STEPS, None)
+    losses = told()
+    assert list(losses) == [0] * untuned + [3, 6, 9, 10]
+    assert second.best_step == min([3, 6, 9, 10], key=losses.__getitem__)
+    assert read_manifest(locate(tmp_path)).extra["best"]["best"] == losses[second.best_step]
+    toy_train(tmp_path, STEPS, **settings)
+    assert told() == losses, "nothing was left to do"
 
 
 def test_resume_needs_the_same_shards(unbroken: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import PromptConfig
-from m6rec_jax.training.task_data import check_labels
+from m6rec_jax.training.task_data import check_labels, tell_what_is_cut
 from tests.training import shop_run
 
 
@@ -18,6 +19,18 @@ def test_a_vocabulary_larger_than_the_embedding_names_both_and_the_fix(tmp_path:
     size = shop_run.register(tmp_path / "data").size
     with pytest.raises(ConfigError, match=rf"shop.model\) has {size} ids.*VOCAB_SIZE = {size}"):
         shop_run.shop_train(tmp_path / "data", tmp_path / "run", 1, spare_rows=-128)
+
+
+def test_what_is_cut_is_measured_on_the_part_that_trains(tmp_path: Path) -> None:
+    shop_run.write_shop(tmp_path)
+    shop_run.register(tmp_path)
+    gin.bind_parameter("BatchIterator.split", "update_1")  # there is none
+    try:
+        with pytest.raises(DataError, match="has no split 'update_1'"):
+            tell_what_is_cut(shop_run.MIXTURE, shop_run.LENGTHS)
+    finally:
+        gin.clear_config()
+    tell_what_is_cut(shop_run.MIXTURE, shop_run.LENGTHS)
 
 
 def test_a_label_without_a_class_is_refused() -> None:
