@@ -45,7 +45,6 @@ class PrepareOptions:
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
       document_events: behaviours in the target of a document, at most.
-      document_statistics: whether candidates in documents come with their statistics.
       max_seconds: a row later than its group's first one by more starts a new group; None: never.
       negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
       negative_power: 0 samples all items alike, 1 by popularity.
@@ -60,7 +59,6 @@ class PrepareOptions:
     max_events: int | None = None
     next_items_size: int = 4
     document_events: int = 4
-    document_statistics: bool = False
     max_seconds: float | None = None
     negatives: int | None = None
     negative_power: float = 0.5
@@ -88,8 +86,6 @@ def view_settings(
     ]
     if view == "groups" and negatives:
         found.append([negatives, options.negative_power, options.seed])
-    if view == "documents":
-        found.append(options.document_statistics)
     if view in views.COUNTED:
         found.append([co_occurrence.FORMAT, dataclasses.asdict(co_occurrence_options)])
     if view == "reranking":

@@ -106,7 +106,6 @@ class RowRenderer:
       statistics: as of the moment of the group that is rendered.
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
-      document_statistics: whether candidates in documents come with their statistics.
       reranking: draws the candidates of 'reranking', which is not rendered without.
       visible_parts: part of a row -> parts whose events its history may hold.
     """
@@ -118,7 +117,6 @@ class RowRenderer:
         statistics: Statistics,
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
-        document_statistics: bool = True,
         reranking: RerankingCandidates | None = None,
         visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
     ) -> None:
@@ -128,7 +126,6 @@ class RowRenderer:
         self._statistics = statistics
         self._renderer = Renderer(template, statistics)
         self._sampler, self._negatives = sampler, negatives
-        self._document_statistics = document_statistics
         self._reranking = reranking
         self._visible_parts = visible_parts
         self._common = {
@@ -194,10 +191,7 @@ class RowRenderer:
 
     def behaviour_document(self, group: Group) -> Row:
         """A document: the history, and what the user did next, each with its outcome in words."""
-        if self._document_statistics:
-            candidates = self._candidates(group, group.items)
-        else:
-            candidates = [self._template.candidate(self._items[index]) for index in group.items]
+        candidates = [self._template.candidate(self._items[index]) for index in group.items]
         texts = [
             sentence(sentence(candidate) + " " + self._template.outcome(value))
             for candidate, value in zip(candidates, group.values, strict=True)

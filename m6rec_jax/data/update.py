@@ -389,7 +389,6 @@ class _Update:
             self._statistics,
             sampler,
             self._negatives,
-            options.document_statistics,
             reranking,
         )
 

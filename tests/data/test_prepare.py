@@ -163,18 +163,6 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
         run(folder, out, views=("groups",), template={"candidat": "{title}"})
 
 
-def test_documents_without_statistics(write_shop, tmp_path: Path) -> None:
-    prepared = run(
-        write_shop(log()), tmp_path / "out", views=("documents",), document_statistics=False
-    )
-    targets = [row["target"] for row in rows_of(prepared, "documents", "train")]
-    assert (
-        "Thing 9. liked. Thing 10 by maker 1. liked. "
-        "Thing 11 by maker 2. disliked. Thing 0 by maker 0. disliked."
-    ) in targets
-    assert not any("%" in target for target in targets)
-
-
 def test_the_artifact_is_the_state_after_training(write_shop, tmp_path: Path) -> None:
     """Whether a view's fold leaves it behind or it is folded by itself."""
     folder = write_shop(log())

@@ -165,7 +165,6 @@ class ViewFold:
             statistics,
             sampler,
             self.negatives,
-            self.options.document_statistics,
             RerankingCandidates(
                 counts,  # type: ignore[arg-type]
                 self.assignment.held_out,
