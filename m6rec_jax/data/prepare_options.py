@@ -45,7 +45,6 @@ class PrepareOptions:
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
       document_events: behaviours in the target of a document, at most.
-      max_seconds: a row later than its group's first one by more starts a new group; None: never.
       negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
       negative_power: 0 samples all items alike, 1 by popularity.
       reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
@@ -59,7 +58,6 @@ class PrepareOptions:
     max_events: int | None = None
     next_items_size: int = 4
     document_events: int = 4
-    max_seconds: float | None = None
     negatives: int | None = None
     negative_power: float = 0.5
     reranking_negatives: int = 11
@@ -123,7 +121,6 @@ def grouping(view: str, dataset: Dataset, options: PrepareOptions) -> Grouping:
         size=size,
         max_events=options.max_events,
         strict=view not in ("next_items", "reranking"),
-        max_seconds=options.max_seconds,
         repeats=dataset.spec.repeats_count or view not in _WANTING,
         with_seen=view == "reranking" or (view == "groups" and negatives > 0),
     )

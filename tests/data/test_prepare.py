@@ -368,10 +368,6 @@ def test_grouping() -> None:
         (TRAIN, [100, 101, 102, 104], []),
         (TRAIN, [106], [100, 101, 102, 104, 105]),
     ]
-    assert grouped(events, size=9, max_events=9, max_seconds=1.0, parts=(TRAIN,))[:2] == [
-        (TRAIN, [100, 101, 102], []),
-        (TRAIN, [104], [100, 101, 102]),
-    ]
     with pytest.raises(ConfigError, match="size=0"):
         Grouping(size=0, max_events=3)
 
