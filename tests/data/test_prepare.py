@@ -183,15 +183,6 @@ def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_pat
     assert not len(prepared.statistics().pairs.to_arrays()[0])
 
 
-def test_the_same_input_gives_the_same_bytes(write_shop, tmp_path: Path) -> None:
-    folder = write_shop(log())
-    one, two = (run(folder, tmp_path / name) for name in ("one", "two"))
-    files = sorted(path.relative_to(one.data_dir) for path in one.data_dir.rglob("*.*"))
-    assert len(files) > 20
-    for file in filter(lambda file: (one.data_dir / file).is_file(), files):
-        assert (one.data_dir / file).read_bytes() == (two.data_dir / file).read_bytes(), file
-
-
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     rendered: list[tuple[str, ...]] = []
@@ -484,12 +475,3 @@ def test_statistics_of_another_format_are_made_again(
     with pytest.raises(DataError, match="prepare the data set again"):
         prepared.statistics()
     run(shop, tmp_path / "out", views=("groups",)).statistics()
-
-
-def test_validation_events_are_not_in_the_saved_statistics(write_shop, tmp_path: Path) -> None:
-    """So a server may still count them."""
-    prepared = run(write_shop(log()), tmp_path / "out", "global_temporal", views=("groups",))
-    statistics = prepared.statistics()
-    times = [row["time"] for row in rows_of(prepared, "groups", "validation")]
-    assert statistics.last_time < min(times)
-    statistics.update(Event("u0", "i0", min(times), 5.0), Item("i0", {}))

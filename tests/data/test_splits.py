@@ -219,12 +219,3 @@ def test_an_event_that_is_there_twice(
     told = r"rows 1 and 4 of the events are the same event \(user 'u1', item 'i3', time and value"
     with pytest.raises(DataError, match=told):
         assign(dataset, split)
-
-
-def test_held_out_assignment(write_shop) -> None:
-    log = [(user, item, float(item), 4.0) for user in range(4) for item in range(12)]
-    dataset = Dataset.open(write_shop(log))
-    found = assign(dataset, Split.parse("held_out_items:fraction=0.4,seed=2"))
-    assert 0 < found.held_out.sum() < 12
-    held_rows = found.held_out[[item for _, item, *_ in log]]
-    assert set(found.codes[held_rows].tolist()) <= {TEST, EXCLUDED}

@@ -435,16 +435,6 @@ def test_a_saved_state_goes_on_as_before(
     assert loaded.options == options
 
 
-def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    events = [Event(f"u{n % 3}", f"i{n % 5}", float(n), float(n % 5 + 1)) for n in range(40)]
-    fold(events, StatisticsOptions()).save(tmp_path / "a")
-    fold(events, StatisticsOptions()).save(tmp_path / "b")
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
-    for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
 def test_load_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no statistics \(statistics.json is missing\)"):
         Statistics.load(tmp_path / "nowhere")
@@ -473,12 +463,6 @@ def test_the_future_is_refused() -> None:
         statistics.update(Event("u0", "i0", 4.0, 4.0), ITEMS[0])
     with pytest.raises(DataError, match="comes after one at"):
         list(as_of(statistics.update, [], [7.0, 6.0], lambda time: time))
-
-
-def test_neighbours_can_be_switched_off() -> None:
-    events = [Event(f"u{n % 3}", f"i{n % 5}", float(n), 5.0) for n in range(20)]
-    told = fold(events, StatisticsOptions(neighbours=False)).features("u0", ITEMS[0])
-    assert not {name for name in told if "neighbours" in name or "taste" in name}
 
 
 @pytest.mark.parametrize(
