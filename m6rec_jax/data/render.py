@@ -16,7 +16,6 @@ from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
-from m6rec_jax.data.splits import STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.views import Row
@@ -47,7 +46,6 @@ class Renderer:
         items: Mapping[str, Item],
         time: float | None,
         *,
-        ahead: bool = False,
         state: UserState | None = None,
         given: Features | None = None,
     ) -> list[str]:
@@ -56,7 +54,7 @@ class Renderer:
         Args:
           user, events, items: see there.
           time: the moment, unix seconds; None where it is not known.
-          ahead, state: see `Statistics.user_features`.
+          state: see `Statistics.user_features`.
           given: features of the user and the moment that go before those looked up.
 
         Raises:
@@ -64,7 +62,7 @@ class Renderer:
         """
         found: Features = {}
         if self._statistics is not None:
-            found = self._statistics.user_features(user.id, time, ahead=ahead, state=state)
+            found = self._statistics.user_features(user.id, time, state=state)
         return self._template.history_segments(
             user, events, items, time, {**found, **(given or {})}
         )
@@ -75,7 +73,6 @@ class Renderer:
         items: Sequence[Item],
         time: float | None,
         *,
-        ahead: bool = False,
         state: UserState | None = None,
         given: Sequence[Features] | None = None,
     ) -> list[str]:
@@ -83,7 +80,7 @@ class Renderer:
 
         Args:
           user_id, items: may be unknown to the statistics.
-          time, ahead, state: see `history`.
+          time, state: see `history`.
           given: per item, features that go before those looked up.
 
         Raises:
@@ -91,7 +88,7 @@ class Renderer:
         """
         found: Sequence[Features] = [{} for _ in items]
         if self._statistics is not None:
-            found = self._statistics.group_features(user_id, items, time, ahead=ahead, state=state)
+            found = self._statistics.group_features(user_id, items, time, state=state)
         if given is not None:
             found = [{**one, **own} for one, own in zip(found, given, strict=True)]
         return list(map(self._template.candidate, items, found))
@@ -107,7 +104,6 @@ class RowRenderer:
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
       reranking: draws the candidates of 'reranking', which is not rendered without.
-      visible_parts: part of a row -> parts whose events its history may hold.
     """
 
     def __init__(
@@ -118,7 +114,6 @@ class RowRenderer:
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
         reranking: RerankingCandidates | None = None,
-        visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
     ) -> None:
         self._users, self._items = dataset.user_records, dataset.item_records
         self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
@@ -127,7 +122,6 @@ class RowRenderer:
         self._renderer = Renderer(template, statistics)
         self._sampler, self._negatives = sampler, negatives
         self._reranking = reranking
-        self._visible_parts = visible_parts
         self._common = {
             kind: common_values(self._items, entry.shared)
             for kind, entry in template.writing.items()
@@ -251,18 +245,17 @@ class RowRenderer:
             )
         ]
         return self._renderer.history(
-            user, events, self._items_by_id, group.time, ahead=self._sees_ahead(group)
+            user, events, self._items_by_id, group.time, state=self._state(group)
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        ahead = self._sees_ahead(group)
-        return self._renderer.candidates(user_id, items, group.time, ahead=ahead)
+        return self._renderer.candidates(user_id, items, group.time, state=self._state(group))
 
-    def _sees_ahead(self, group: Group) -> bool:
-        """Whether a group's history may hold more than statistics do."""
-        return not set(self._visible_parts[group.part]) <= set(STATISTICS_PARTS)
+    def _state(self, group: Group) -> UserState | None:
+        """What is known of a group's user, in place of what statistics know by the id."""
+        return None
 
     def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
         assert self._sampler is not None

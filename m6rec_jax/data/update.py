@@ -392,15 +392,15 @@ class _Update:
             reranking,
         )
 
-    def _in_order(self) -> Iterator[tuple[Event, Item, bool]]:
+    def _in_order(self) -> Iterator[tuple[Event, Item]]:
         """The new events in the order of time."""
         users, items = self._dataset.user_records, self._dataset.item_records
         columns = (self._events[name].to_pylist() for name in ("user", "item", "time", "value"))
         for user, item, time, value in zip(*columns, strict=True):
-            yield Event(users[user].id, items[item].id, time, value), items[item], False
+            yield Event(users[user].id, items[item].id, time, value), items[item]
 
-    def _count(self, event: Event, item: Item, of_user_only: bool) -> None:
-        self._statistics.update(event, item, of_user_only)
+    def _count(self, event: Event, item: Item) -> None:
+        self._statistics.update(event, item)
         if self._co_occurrence is not None:
             self._context += 1
             self._co_occurrence.advance(self._context)

@@ -457,7 +457,7 @@ def test_served_features_equal_trained_ones(write_shop, tmp_path: Path) -> None:
 
 def test_as_of_takes_in_what_remains() -> None:
     statistics = Statistics()
-    events = [(Event("u", "i", float(time)), Item("i", {}), False) for time in range(5)]
+    events = [(Event("u", "i", float(time)), Item("i", {})) for time in range(5)]
     seen = [
         statistics.count for _ in as_of(statistics.update, events, [0.0, 2.5, 2.5], lambda t: t)
     ]
