@@ -22,7 +22,7 @@ from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.co_occurrence import ranked_text
 from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.negatives import NegativeSampler, asked
-from m6rec_jax.data.render import sentence
+from m6rec_jax.data.render import item_in_document, sentence
 from m6rec_jax.data.reranking_candidates import DrawnCandidates
 from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
@@ -172,7 +172,7 @@ class BucketViews:
         positions = groups.rows.numbers
         items = self._bucket.item[positions]
         candidates = distinct_texts(
-            [items], lambda n: self._template.candidate(self._items[items[n]])
+            [items], lambda n: item_in_document(self._template, self._items[items[n]])
         )
         outcomes = self._outcomes.codes[positions]
         told = candidates.to_pylist()

@@ -233,7 +233,7 @@ class _Preparation:
                     f"{path}: 'template.writing' has no {view!r}, so there is no text to prepare "
                     f"(it has: {', '.join(self.template.writing) or 'none'})"
                 )
-            if view in OF_CANDIDATES and not self.template.candidate_template.source.strip():
+            if view in OF_CANDIDATES and not self.template.has_candidates:
                 raise DataError(
                     f"{path}: the template 'candidate' is empty, and the view '{view}' is of "
                     "candidates: leave it out of PrepareOptions.views, or give them a text"

@@ -185,7 +185,7 @@ class RowRenderer:
 
     def behaviour_document(self, group: Group) -> Row:
         """A document: the history, and what the user did next, each with its outcome in words."""
-        candidates = [self._template.candidate(self._items[index]) for index in group.items]
+        candidates = [item_in_document(self._template, self._items[index]) for index in group.items]
         texts = [
             sentence(sentence(candidate) + " " + self._template.outcome(value))
             for candidate, value in zip(candidates, group.values, strict=True)
@@ -287,6 +287,11 @@ def item_document(template: DatasetTemplate, item: Item) -> Row:
     ]
     target = " ".join([sentence(template.item(item)), *others])
     return {"kind": "item", "source": [], "target": target}
+
+
+def item_in_document(template: DatasetTemplate, item: Item) -> str:
+    """The text of an item that a user acted on: of a candidate, if there are candidates."""
+    return template.candidate(item) if template.has_candidates else template.item(item)
 
 
 def sentence(text: str) -> str:

@@ -21,6 +21,7 @@ from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
 from m6rec_jax.data.views import RowWriter
+from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Event, Item
@@ -241,7 +242,11 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
 def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path) -> None:
     template = {"event": "{title}", "item": "{title}", "candidate": ""}
     folder, out = write_shop(log(), template=template), tmp_path / "out"
-    assert run(folder, out, views=("next_items", "catalogue")).num_rows("next_items")["train"]
+    prepared = run(folder, out, views=("next_items", "documents"))
+    targets = [row["target"] for row in rows_of(prepared, "documents", "train")]
+    assert "Thing 0. Thing 1. Thing 2. Thing 3." in targets  # each by itself, as in retrieval
+    with pytest.raises(DataError, match=r"view 'groups' is not.*in train_on_prepared\.views"):
+        train_on_prepared(out, "shop")
     for view in ("groups", "reranking"):
         with pytest.raises(DataError, match=f"'candidate' is empty, and the view '{view}' is of"):
             run(folder, out, views=(view,))
