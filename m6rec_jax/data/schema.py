@@ -34,6 +34,8 @@ from m6rec_jax.io.closest import did_you_mean
 SPEC_FILE = "dataset.json"
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
 LIST_SEPARATOR = "|"
+# What beside attributes requests say of a user or an item.
+OF_REQUESTS = ("id", "statistics")
 # Whether rows may want an item that the user had before.
 COUNT, IGNORE = "count", "ignore"
 # From this share of the events on they may, where nothing is said.
@@ -325,6 +327,8 @@ def _table(section: Section) -> TableSpec:
             )
         if name == identifier:
             raise section.error(key, "is the id column: declare it once, as 'id'")
+        if name in OF_REQUESTS:
+            raise section.error(key, "means something else in requests: rename the column")
     file = section.optional_text("file")
     section.finish()
     return TableSpec(id=identifier, columns=dict(columns), file=file)
