@@ -202,6 +202,10 @@ class EventTable:
         ((first, last),) = self._run("SELECT min(time), max(time) FROM events")
         return first, last
 
+    def num_acting_users(self) -> int:
+        """How many users have an event."""
+        return int(self._number("SELECT count(DISTINCT user) FROM events"))
+
     def share_of_repeats(self) -> float:
         """Share of the events with an item that the user had before."""
         query = "SELECT count(*) FROM (SELECT DISTINCT user, item FROM events)"

@@ -41,7 +41,7 @@ class PrepareOptions:
         `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones. None: twice as many as users
-        have events on average, from 5 to 30.
+        who act have events on average, from 5 to 30.
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
       document_events: behaviours in the target of a document, at most.
@@ -95,11 +95,11 @@ def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> P
     """Options that say how many behaviours a history keeps; `counts` of the manifest."""
     if options.max_events is not None:
         return options
-    mean = sum(counts["events"].values()) / max(counts["users"], 1)
+    mean = sum(counts["events"].values()) / max(counts["acting_users"], 1)
     least, most = _HISTORY
     kept = min(max(round(2 * mean), least), most)
     log.info(
-        "histories keep the latest %d behaviours: users have %.1f events on average "
+        "histories keep the latest %d behaviours: users who act have %.1f events on average "
         "(PrepareOptions.max_events)",
         kept,
         mean,

@@ -55,11 +55,14 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     prepared = run(write_shop(log()), tmp_path / "out", group_size=3)
     assert prepared.manifest["counts"] == {
         "users": 8,
+        "acting_users": 4,
         "items": 12,
         "events": {"train": 32, "validation": 4, "test": 4},
         "held_out_items": 0,
         "cold_users": 0,
     }
+    # Twice as many as those who act have, not as all users have.
+    assert prepared.manifest["options"]["max_events"] == 20
     assert prepared.num_rows("groups") == {"train": 12, "validation": 4, "test": 4}
     assert prepared.num_rows("next_items") == {"train": 8, "validation": 4, "test": 4}
     assert prepared.num_rows("documents") == {"train": 20, "validation": 4, "test": 4}
