@@ -157,15 +157,13 @@ class _Preparation:
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         num_negatives(dataset, options)  # raises before anything is written
         self.item_texts = texts_of_items(dataset, self.template)
-        self.dataset_fingerprint = dataset_fingerprint(dataset)
         self.source = fingerprint(
             FORMAT,
             __version__,
-            self.dataset_fingerprint,
-            split.kind,
-            dict(split.options),
-            dict(options.template),
+            json.dumps(dataset.spec.of_rows()),  # columns in their order, as documents tell them
+            dataclasses.asdict(split),
             sorted(split.visible_parts.items()),
+            files=(*dataset.user_files, *dataset.item_files, *dataset.event_files),
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         finish_staged(self.folder / UPDATE, out)
@@ -367,7 +365,6 @@ class _Preparation:
             "version": __version__,
             "dataset": self.dataset.spec.name,
             "dataset_spec": self.dataset.spec.to_dict(),
-            "dataset_fingerprint": self.dataset_fingerprint,
             "split": {
                 "name": self.split.name,
                 "kind": self.split.kind,
@@ -409,12 +406,6 @@ def files_of(dataset: Dataset) -> dict[str, list[list[str]]]:
         table: [[os.path.relpath(file, dataset.directory), file_sha256(file)] for file in files]
         for table, files in zip(("users", "items", "events"), tables, strict=True)
     }
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over dataset.json and the content of all files of a data set."""
-    files = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
-    return fingerprint(files=(dataset.directory / SPEC_FILE, *files))
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

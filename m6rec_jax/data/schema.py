@@ -209,6 +209,15 @@ class DatasetSpec:
                 raw[name] = dict(getattr(self, name))
         return raw
 
+    def of_rows(self) -> dict[str, Any]:
+        """What rows depend on: not where tables lie, what is said of them, and other splits."""
+        raw = self.to_dict()
+        for name in ("name", "description", "licence", "provenance", "splits"):
+            raw.pop(name, None)
+        for table in ("users", "items", "events"):
+            raw[table].pop("file", None)
+        return raw
+
     def save(self, directory: str | Path) -> None:
         """Writes `directory/dataset.json`."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)

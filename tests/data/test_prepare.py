@@ -203,6 +203,12 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     with monkeypatch.context() as nothing_is_read:
         nothing_is_read.setattr(prepare_module, "EventTable", None)
         assert run(folder, out, views=("groups", "catalogue")).manifest == first.manifest
+        # What no row depends on: what is said of the data set, and a split of another name.
+        described = {"description": "a shop", "splits": {"mine": {"kind": "by_user"}}}
+        write_shop(log(), **described)
+        again = run(folder, out, views=("groups", "catalogue")).manifest
+        assert again == first.manifest | {"dataset_spec": again["dataset_spec"]}
+        assert again["dataset_spec"] == first.manifest["dataset_spec"] | described
     # Another option renders again what it changes, and nothing else.
     changed = run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert rendered.pop() == ("groups",)
@@ -240,6 +246,16 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     again = Prepared.open(out, "shop", "per_user_temporal")
     assert again.manifest == prepared.manifest
     assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
+
+
+def test_what_a_derived_split_starts_from_is_another_source(write_shop, tmp_path: Path) -> None:
+    sources = []
+    for train in (0.7, 0.8):
+        folder = write_shop(log(), splits={"per_user_temporal": {"train": train}})
+        prepared = run(folder, tmp_path / "out", "few_shot:n=6", views=("catalogue",))
+        sources.append((prepared.manifest["source"], prepared.manifest["counts"]["events"]))
+    assert sources[0][0] != sources[1][0]
+    assert [events["context"] for _, events in sources] == [22, 26]
 
 
 def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path) -> None:
