@@ -15,6 +15,7 @@ from m6rec_jax.commands.settings import check_there, configure, look_first
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
+from m6rec_jax.io.closest import did_you_mean
 
 
 def add_commands(commands: Any) -> None:
@@ -84,7 +85,7 @@ def add_commands(commands: Any) -> None:
     show = add_command(actions, "show", run_data_show)
     show.add_argument("name", help="of a prepared data set, such as corner-shop.leave_one_out")
     show.add_argument("--view", help="such as groups (default: all that are prepared)")
-    show.add_argument("--part", default="train", help="of the split (default train)")
+    show.add_argument("--part", help="of the split (default train, or else a view's first one)")
     show.add_argument("--rows", type=int, default=2, help="of each view (default 2)")
     sample = add_command(actions, "sample", run_data_sample)
     sample.add_argument(
@@ -217,6 +218,12 @@ def run_data_show(args: argparse.Namespace) -> None:
     prepared = Prepared.find(data_dir(), args.name)
     views = prepared.manifest["views"] if args.view is None else [args.view]
     counts = {view: prepared.num_rows(view) for view in views}
+    parts = list(dict.fromkeys(part for rows in counts.values() for part in rows))
+    if args.part not in (None, *parts):
+        raise DataError(
+            f"{prepared.folder} has no part {args.part!r}{did_you_mean(args.part, parts)} "
+            f"(known: {', '.join(parts)})"
+        )
     # tensorflow takes seconds to import.
     from m6rec_jax.pipeline.prepared_rows import read_rows
 
@@ -231,8 +238,8 @@ def run_data_show(args: argparse.Namespace) -> None:
     items = catalogue.items if catalogue else ()
     for view, rows in counts.items():
         print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
-        part = args.part if args.part in rows else next(iter(rows))
-        if rows[part]:
+        part = args.part or ("train" if "train" in rows else next(iter(rows), ""))
+        if rows.get(part):
             found = read_rows(prepared, view, part)
             print(*show_rows(view, found, args.rows, count, items), sep="\n")
     if catalogue is not None:

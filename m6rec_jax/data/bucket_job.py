@@ -103,10 +103,10 @@ class Job:
         spec = self.dataset.spec
         return checked_template(spec, Statistics.for_dataset(spec), str(self.dataset.directory))
 
-    def asks_neighbours(self, view: str) -> bool:
-        """Whether the rows of a view tell what pairs of items say."""
-        told = view == "groups" or (view == "documents" and self.options.document_statistics)
-        return told and not set(_OF_NEIGHBOURS).isdisjoint(self.template.candidate_template.fields)
+    @property
+    def asks_neighbours(self) -> bool:
+        """Whether the rows of 'groups' tell what pairs of items say."""
+        return not set(_OF_NEIGHBOURS).isdisjoint(self.template.candidate_template.fields)
 
     def sampler(self, held_out: np.ndarray) -> NegativeSampler:
         """Draws negatives; never held-out items `[items]`."""
@@ -193,9 +193,9 @@ class _Opened:
             self.job.grouping("groups").max_events,
         )
 
-    def candidates(self, view: str, rows: BucketViews, groups: Groups) -> Candidates:
-        """What the rows of a view ask about; draws negatives."""
-        if view != "groups" or not self.job.negatives:
+    def candidates(self, rows: BucketViews, groups: Groups) -> Candidates:
+        """What the rows of 'groups' ask about; draws negatives."""
+        if not self.job.negatives:
             return rows.shown(groups)
         return rows.with_negatives(groups, self.sampler, self.popularity, self.job.negatives)
 
@@ -258,28 +258,25 @@ def fit_factors(job: Job) -> FittedFactors:
     )
 
 
-def ask(job: Job, bucket: int, wanted: Sequence[str]) -> list[Asked]:
-    """What the rows of views want to know of pairs of items."""
+def ask(job: Job, bucket: int) -> Asked:
+    """What the rows of 'groups' want to know of pairs of items."""
     opened = _open(job, "asked")
     events = opened.bucket(bucket)
     number = opened.shared.item_number
-    found = []
-    for view in wanted:
-        groups = events.groups(job.grouping(view))
-        candidates = opened.candidates(view, opened.rows(events), groups)
-        positions, windows = events.windows(groups)
-        offsets = candidates.ranges.offsets
-        asked = np.empty(len(groups), GROUP)
-        asked["place"], asked["own"] = (
-            groups.place,
-            GroupFeatures(events, groups, opened.shared).user_share,
-        )
-        asked["low"], asked["high"] = offsets[:-1], offsets[1:]
-        asked["window_low"], asked["window_high"] = windows.low, windows.high
-        window = np.empty(len(positions), WINDOW)
-        window["item"], window["value"] = number[events.item[positions]], events.worth[positions]
-        found.append(Asked(asked, number[candidates.items].astype(np.int32), window))
-    return found
+    groups = events.groups(job.grouping("groups"))
+    candidates = opened.candidates(opened.rows(events), groups)
+    positions, windows = events.windows(groups)
+    offsets = candidates.ranges.offsets
+    asked = np.empty(len(groups), GROUP)
+    asked["place"], asked["own"] = (
+        groups.place,
+        GroupFeatures(events, groups, opened.shared).user_share,
+    )
+    asked["low"], asked["high"] = offsets[:-1], offsets[1:]
+    asked["window_low"], asked["window_high"] = windows.low, windows.high
+    window = np.empty(len(positions), WINDOW)
+    window["item"], window["value"] = number[events.item[positions]], events.worth[positions]
+    return Asked(asked, number[candidates.items].astype(np.int32), window)
 
 
 def answer(job: Job, stretch: tuple[int, slice]) -> None:
@@ -343,14 +340,13 @@ def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], n
 def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews) -> Rows:
     job = opened.job
     groups = events.groups(job.grouping(view))
-    neighbours = None
-    if job.asks_neighbours(view):
-        first, second = np.load(job.answers_file(), mmap_mode="r")[
-            :, job.load("asked_items")[bucket, view]
-        ]
-        neighbours = first, second
     if view == "groups":
-        candidates = opened.candidates(view, rows, groups)
+        neighbours = None
+        if job.asks_neighbours:
+            answers = np.load(job.answers_file(), mmap_mode="r")
+            first, second = answers[:, job.load("asked_items")[bucket]]
+            neighbours = first, second
+        candidates = opened.candidates(rows, groups)
         numbers = _numbers(job, view, events, groups)
         return rows.groups(groups, numbers, candidates, neighbours)
     if view == "next_items":
@@ -359,8 +355,7 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
         drawn = job.load(f"candidates-{bucket}")
         return rows.reranking(groups, drawn, job.co_occurrence.recent)
     if view == "documents":
-        found = rows.documents(groups, job.options.document_statistics, neighbours)
-        return _with_items(opened, bucket, found)
+        return _with_items(opened, bucket, rows.documents(groups))
     return rows.writing(view, groups, _numbers(job, view, events, groups))
 
 

@@ -293,9 +293,8 @@ class BucketRun:
             np.save(job.folder / f"first_group-{view}.npy", np.cumsum(counts) - counts)
         if job.negatives and "groups" in wanted:
             self._weigh_items(np.unique(np.concatenate([s.counts for s in summaries])))
-        asking = tuple(view for view in wanted if job.asks_neighbours(view))
-        if asking:
-            self._answer(asking)
+        if "groups" in wanted and job.asks_neighbours:
+            self._answer(self._buckets)
         if "reranking" in wanted:
             self._draw_candidates()
         self._add_factors()
@@ -319,13 +318,11 @@ class BucketRun:
             cumulative[number] = np.cumsum(sampler.weights(events))
         self._job.save("popularity", epochs)
 
-    def _answer(self, asking: tuple[str, ...]) -> None:
-        """What pairs of items say about all that views ask about, by stretches of the timeline."""
+    def _answer(self, asking: Sequence[int]) -> None:
+        """What pairs of items say to the groups of buckets, by stretches of the timeline."""
         job = self._job
-        keys = list(itertools.product(self._buckets, asking))
-        step = functools.partial(bucket_job.ask, wanted=asking)
-        pieces = self._map("asking", step, self._buckets if asking else [])
-        places = Asked.write(job.folder / "asked", itertools.chain.from_iterable(pieces))
+        pieces = self._map("asking", bucket_job.ask, asking)
+        places = Asked.write(job.folder / "asked", pieces)
         groups = Asked.open(job.folder / "asked").groups
         order = np.argsort(groups["place"], kind="stable")
         np.save(job.folder / "asked_order.npy", order)
@@ -340,7 +337,7 @@ class BucketRun:
         for n, stretch in stretches:
             some = groups[order[stretch]]
             answers[:, Ranges(some["low"], some["high"]).numbers] = np.load(job.answers_file(n))
-        job.save("asked_items", dict(zip(keys, places, strict=True)))
+        job.save("asked_items", dict(zip(asking, places, strict=True)))
 
     def _draw_candidates(self) -> None:
         """The candidates of 'reranking', in one pass over the events."""

@@ -22,7 +22,7 @@ from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.co_occurrence import ranked_text
 from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.negatives import NegativeSampler, asked
-from m6rec_jax.data.render import sentence
+from m6rec_jax.data.render import item_in_document, sentence
 from m6rec_jax.data.reranking_candidates import DrawnCandidates
 from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
@@ -166,30 +166,21 @@ class BucketViews:
         there = drawn.counts > 0
         return Rows(rows.table.filter(pa.array(there)), rows.parts[there])
 
-    def documents(
-        self,
-        groups: Groups,
-        with_statistics: bool,
-        neighbours: tuple[np.ndarray, np.ndarray] | None,
-    ) -> Rows:
-        """The rows of kind 'behaviour' of 'documents'; `neighbours` as for `groups`."""
+    def documents(self, groups: Groups) -> Rows:
+        """The rows of kind 'behaviour' of 'documents'."""
         features = GroupFeatures(self._bucket, groups, self._shared)
         positions = groups.rows.numbers
         items = self._bucket.item[positions]
-        own = Ranges(groups.rows.offsets[:-1], groups.rows.offsets[1:])
-        if with_statistics:
-            candidates = self._candidates(features, own, items, neighbours)
-        else:
-            candidates = distinct_texts(
-                [items], lambda n: self._template.candidate(self._items[items[n]])
-            )
+        candidates = distinct_texts(
+            [items], lambda n: item_in_document(self._template, self._items[items[n]])
+        )
         outcomes = self._outcomes.codes[positions]
         told = candidates.to_pylist()
         texts = distinct_texts(
             [outcomes, _codes_of(candidates)],
             lambda n: sentence(f"{sentence(told[n])} {self._outcomes.values[outcomes[n]]}"),
         ).to_pylist()
-        bounds = itertools.pairwise(own.offsets.tolist())
+        bounds = itertools.pairwise(groups.rows.offsets.tolist())
         targets = [" ".join(texts[start:end]) for start, end in bounds]
         return self._rows(
             "documents",

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from m6rec_jax.data.schema import OF_REQUESTS
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.format_strings import is_field_name
+from m6rec_jax.text.templates import EVENT_FIELDS
 
 # The text of an item, best first. Names of columns that hold no words a model could use.
 _TEXTS = ("title", "name", "text", "headline", "summary", "description")
@@ -17,6 +20,17 @@ _NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
 _DIGITS = re.compile(r"\d")
 # Further columns of an item that a drafted template names.
 _MORE_COLUMNS = 4
+
+
+def without_taken(columns: Mapping[str, str], of_items: bool = False) -> dict[str, str]:
+    """Columns of users or items, but for those whose names mean something else.
+
+    Args:
+      columns: name -> type, as in `schema.TableSpec`.
+      of_items: whether they are of items, beside which templates of behaviours name `EVENT_FIELDS`.
+    """
+    taken = (*OF_REQUESTS, *(EVENT_FIELDS if of_items else ()))
+    return {name: kind for name, kind in columns.items() if name not in taken}
 
 
 def drafted_event(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -79,7 +93,7 @@ def text_columns(
         name
         for kind in ("string", "list<string>")
         for name, of in item_columns.items()
-        if of == kind and not _NO_WORDS.search(name)
+        if of == kind and is_field_name(name) and not _NO_WORDS.search(name)
     ]
     if not columns:
         raise DataError(
@@ -162,7 +176,7 @@ def drafted_template(
     if repeats_count:
         candidate += "[, had it {user_item_times} times, last {user_item_ago}]"
     template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
-    about = [name for name in user_columns if not _NO_WORDS.search(name)]
+    about = [name for name in user_columns if is_field_name(name) and not _NO_WORDS.search(name)]
     if about:
         clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in about]
         template["profile"] = "user" + "".join(clauses)

@@ -60,8 +60,9 @@ _SAVED = pa.schema(
 #     ⌊(train + validation)·n⌋-th. Events at a cut belong to the later part, so no two parts share
 #     a moment.
 _PART_SQL = {
-    "per_user_temporal": f"CASE WHEN position < length * {{a}} // {{b}} THEN {TRAIN} "
-    f"WHEN position < length * {{c}} // {{d}} THEN {VALIDATION} ELSE {TEST} END",
+    # A share of many digits is a fraction of large numbers.
+    "per_user_temporal": f"CASE WHEN position < length::HUGEINT * {{a}} // {{b}} THEN {TRAIN} "
+    f"WHEN position < length::HUGEINT * {{c}} // {{d}} THEN {VALIDATION} ELSE {TEST} END",
     "leave_one_out": f"CASE WHEN length < 3 OR position < length - 2 THEN {TRAIN} "
     f"WHEN position = length - 2 THEN {VALIDATION} ELSE {TEST} END",
     "global_temporal": f"CASE WHEN time < {{first}} THEN {TRAIN} "
@@ -200,6 +201,10 @@ class EventTable:
         """Times of the first and the last event."""
         ((first, last),) = self._run("SELECT min(time), max(time) FROM events")
         return first, last
+
+    def num_acting_users(self) -> int:
+        """How many users have an event."""
+        return int(self._number("SELECT count(DISTINCT user) FROM events"))
 
     def share_of_repeats(self) -> float:
         """Share of the events with an item that the user had before."""

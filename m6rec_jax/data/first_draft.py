@@ -26,6 +26,7 @@ from m6rec_jax.data.draft import (
     drafted_template,
     positives,
     text_columns,
+    without_taken,
 )
 from m6rec_jax.data.schema import (
     COUNT,
@@ -45,7 +46,9 @@ from m6rec_jax.io.atomic import atomic_file
 # Rows of a table that are looked at.
 _SAMPLE = 200_000
 _EVENTS = re.compile(
-    r"event|interaction|rating|purchase|order|transaction|click|view|log|basket|sale|play", re.I
+    r"event|interaction|rating|purchase|order|transaction|click|basket|sale"
+    r"|view(?!er)|play(?!er)|(?<![a-z])log",  # not viewers, players, a catalog
+    re.I,
 )
 _USERS = re.compile(r"user|customer|member|client|person|visitor|account|reader|household", re.I)
 _TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
@@ -88,7 +91,7 @@ def draft_dataset(
     if (folder / SPEC_FILE).exists():
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
     events, items, users = _roles([_Table.read(path) for path in tables])
-    item_columns = _kinds(items.table, items.id)
+    item_columns = without_taken(_kinds(items.table, items.id), of_items=True)
     of_items = {
         name: columns.convert(items.table.columns[name], kind)[0].to_pylist()
         for name, kind in item_columns.items()
@@ -103,13 +106,13 @@ def draft_dataset(
             raise events.error("which column is the user", "call it user_id")
     time, hint = _time(events, {user, items.of})
     taken = {user, items.of, time}
-    value = next((own for own in events.columns if _is_value(events, own, taken)), None)
+    value = _value(events, taken)
     if value is None and at_least is not None:
         raise events.error("which values --at-least divides", "call their column rating")
     threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
     if value is not None:
-        numbers = columns.convert(events.columns[value], columns.VALUE)[0].to_pylist()
-        threshold, told = positives(Counter(numbers), at_least)
+        numbers = columns.convert(events.columns[value], columns.VALUE)[0].drop_null()
+        threshold, told = positives(Counter(numbers.to_pylist()), at_least)
     pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
     share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
     # The first events of a long log have fewer repeats than all of them.
@@ -124,7 +127,8 @@ def draft_dataset(
             pq.write_table(pa.table({user: pa.array(ids, pa.string())}), scratch)
         of_users, where = TableSpec(user, {}, "users.parquet"), f"{len(ids):,} ids, written there"
     else:
-        of_users = TableSpec(users.id, _kinds(users.table, users.id), users.table.path.name)
+        user_columns = without_taken(_kinds(users.table, users.id))
+        of_users = TableSpec(users.id, user_columns, users.table.path.name)
         where = _shown(of_users)
     spec = DatasetSpec(
         name=name or folder.name,
@@ -165,7 +169,7 @@ def draft_dataset(
 
 @dataclass(frozen=True)
 class _Table:
-    """The first rows of a file; `is_cut` where it has more."""
+    """The first rows of a file, without columns that have no name; `is_cut` where it has more."""
 
     path: Path
     columns: Mapping[str, pa.Array]
@@ -187,7 +191,7 @@ class _Table:
         table = pa.Table.from_batches(batches).slice(0, _SAMPLE).combine_chunks()
         return cls(
             path,
-            {name: pa.concat_arrays(table[name].chunks) for name in table.column_names},
+            {name: pa.concat_arrays(table[name].chunks) for name in table.column_names if name},
             table.num_rows,
             rows > _SAMPLE,
         )
@@ -198,16 +202,22 @@ class _Table:
             f"or write {SPEC_FILE} by hand (docs/own_data.md)"
         )
 
-    def ids(self, name: str) -> pa.Array | None:
-        """A column as ids; None where it holds none."""
-        found, bad = columns.convert(self.columns[name], columns.ID)
-        return None if bad or found.null_count else found
+    def filled(self, name: str, kind: str) -> pa.Array | None:
+        """The cells of a column that are not empty; None where there are none, or of another kind.
+
+        What to do about empty ones is for `m6rec data check` to say.
+        """
+        found, bad = columns.convert(self.columns[name], kind)
+        found = found.drop_null()
+        return found if len(found) and all(one.kind == "nan" for one in bad) else None
 
     def keys(self) -> dict[str, pa.Array]:
         """Columns whose values each row has alone."""
-        found = {name: self.ids(name) for name in self.columns}
+        found = {name: self.filled(name, columns.ID) for name in self.columns}
         return {
-            n: ids for n, ids in found.items() if ids is not None and len(ids.unique()) == len(ids)
+            name: ids
+            for name, ids in found.items()
+            if ids is not None and len(ids.unique()) == self.num_rows
         }
 
 
@@ -253,18 +263,19 @@ def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
         if other.is_cut and other.path.stat().st_size < events.path.stat().st_size:
             known = pa.array(list(_all_ids(other.path, key)), pa.string())
         for name in events.columns:
-            ids = events.ids(name)
+            ids = events.filled(name, columns.ID)
             if ids is None:
                 continue
-            share = pc.mean(pc.is_in(ids, value_set=known).cast(pa.float64())).as_py()
-            if share < 0.5:
+            there = pc.sum(pc.is_in(ids, value_set=known)).as_py()
+            if there < len(ids) / 2:
                 continue
             owner = f"{other.path.stem.rstrip('s')}_{key}"
             alike = max(
                 difflib.SequenceMatcher(None, name.lower(), text.lower()).ratio()
                 for text in (key, owner)
             )
-            yield _Linked(other, key, name, share + alike + 0.3 * bool(_IDS.search(key)))
+            likely = there / events.num_rows + alike + 0.3 * bool(_IDS.search(key))
+            yield _Linked(other, key, name, likely)
 
 
 def _kinds(table: _Table, id_: str) -> dict[str, str]:
@@ -288,23 +299,29 @@ def _kind(values: pa.Array) -> str:
 def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
     """The column of times, and a remark about their unit."""
     found = []
-    for name, values in events.columns.items():
-        seconds, bad = columns.convert(values, columns.TIME)
-        if name in taken or bad or seconds.null_count:
+    for name in events.columns:
+        seconds = events.filled(name, columns.TIME)
+        if name in taken or seconds is None:
             continue
         least, most = pc.min_max(seconds)["min"].as_py(), pc.min_max(seconds)["max"].as_py()
         if least >= _LEAST_SECONDS or (least >= 0 and _TIMES.search(name)):
-            found.append((not _TIMES.search(name), name, most))
+            empty = events.num_rows - len(seconds)
+            found.append(((not _TIMES.search(name), empty), name, most))
     if not found:
         raise events.error("when things happened", "a column of times is needed, such as bought_at")
     _, name, most = min(found, key=lambda one: one[0])
     return name, f" ({out_of_range(most)})" if most > LAST_TIME else ""
 
 
-def _is_value(events: _Table, name: str, taken: set[str]) -> bool:
-    numbers, bad = columns.convert(events.columns[name], columns.VALUE)
-    of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
-    return not (name in taken or bad or numbers.null_count) and bool(of_value)
+def _value(events: _Table, taken: set[str]) -> str | None:
+    """The column of values with the fewest empty cells, if there is one."""
+    found = {}
+    for name in events.columns:
+        of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
+        numbers = events.filled(name, columns.VALUE) if of_value and name not in taken else None
+        if numbers is not None:
+            found[name] = len(numbers)
+    return max(found, key=found.__getitem__, default=None)
 
 
 def _all_ids(path: Path, column: str) -> dict[str, None]:

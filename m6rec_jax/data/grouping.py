@@ -27,8 +27,6 @@ class Grouping:
       max_events: events of history, at most; the latest ones.
       strict: history ends strictly before the *time* of the group's first row (scoring); otherwise
         before that row in the user's order, so that events of the same moment are in (retrieval).
-      max_seconds: a row later than the group's first one by more than this starts a new group;
-        None for no limit.
       parts: parts whose rows are grouped.
       repeats: whether repeats are rows; otherwise they only are in histories, and separate groups.
       with_seen: keep all items the user acted on so far (for sampling negatives). Where `strict`,
@@ -39,7 +37,6 @@ class Grouping:
     size: int
     max_events: int
     strict: bool = True
-    max_seconds: float | None = None
     parts: tuple[int, ...] = (TRAIN, VALIDATION, TEST)
     repeats: bool = True
     with_seen: bool = False
@@ -131,12 +128,7 @@ def groups_of_user(
             start += 1
             continue
         end = start + 1
-        while (
-            end < min(len(codes), start + grouping.size)
-            and codes[end] == part
-            and rows[end]
-            and (grouping.max_seconds is None or times[end] - time <= grouping.max_seconds)
-        ):
+        while end < min(len(codes), start + grouping.size) and codes[end] == part and rows[end]:
             end += 1
         cut, of_part = start, seen[part]
         moment: list[int] = []

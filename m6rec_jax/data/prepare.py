@@ -80,7 +80,7 @@ log = logging.getLogger(__name__)
 _COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 4
+FORMAT = 5
 
 
 @gin.configurable
@@ -157,15 +157,13 @@ class _Preparation:
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         num_negatives(dataset, options)  # raises before anything is written
         self.item_texts = texts_of_items(dataset, self.template)
-        self.dataset_fingerprint = dataset_fingerprint(dataset)
         self.source = fingerprint(
             FORMAT,
             __version__,
-            self.dataset_fingerprint,
-            split.kind,
-            dict(split.options),
-            dict(options.template),
+            json.dumps(dataset.spec.of_rows()),  # columns in their order, as documents tell them
+            dataclasses.asdict(split),
             sorted(split.visible_parts.items()),
+            files=(*dataset.user_files, *dataset.item_files, *dataset.event_files),
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         finish_staged(self.folder / UPDATE, out)
@@ -233,7 +231,7 @@ class _Preparation:
                     f"{path}: 'template.writing' has no {view!r}, so there is no text to prepare "
                     f"(it has: {', '.join(self.template.writing) or 'none'})"
                 )
-            if view in OF_CANDIDATES and not self.template.candidate_template.source.strip():
+            if view in OF_CANDIDATES and not self.template.has_candidates:
                 raise DataError(
                     f"{path}: the template 'candidate' is empty, and the view '{view}' is of "
                     "candidates: leave it out of PrepareOptions.views, or give them a text"
@@ -324,6 +322,7 @@ class _Preparation:
         num_users = self.dataset.users.num_rows
         counts = {
             "users": num_users,
+            "acting_users": self.events.num_acting_users(),
             "items": self.dataset.items.num_rows,
             "events": part_counts(self.assignment.codes),
             "held_out_items": int(self.assignment.held_out.sum()),
@@ -366,7 +365,6 @@ class _Preparation:
             "version": __version__,
             "dataset": self.dataset.spec.name,
             "dataset_spec": self.dataset.spec.to_dict(),
-            "dataset_fingerprint": self.dataset_fingerprint,
             "split": {
                 "name": self.split.name,
                 "kind": self.split.kind,
@@ -408,12 +406,6 @@ def files_of(dataset: Dataset) -> dict[str, list[list[str]]]:
         table: [[os.path.relpath(file, dataset.directory), file_sha256(file)] for file in files]
         for table, files in zip(("users", "items", "events"), tables, strict=True)
     }
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over dataset.json and the content of all files of a data set."""
-    files = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
-    return fingerprint(files=(dataset.directory / SPEC_FILE, *files))
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

@@ -41,12 +41,10 @@ class PrepareOptions:
         `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones. None: twice as many as users
-        have events on average, from 5 to 30.
+        who act have events on average, from 5 to 30.
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
       document_events: behaviours in the target of a document, at most.
-      document_statistics: whether candidates in documents come with their statistics.
-      max_seconds: a row later than its group's first one by more starts a new group; None: never.
       negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
       negative_power: 0 samples all items alike, 1 by popularity.
       reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
@@ -60,8 +58,6 @@ class PrepareOptions:
     max_events: int | None = None
     next_items_size: int = 4
     document_events: int = 4
-    document_statistics: bool = False
-    max_seconds: float | None = None
     negatives: int | None = None
     negative_power: float = 0.5
     reranking_negatives: int = 11
@@ -88,8 +84,6 @@ def view_settings(
     ]
     if view == "groups" and negatives:
         found.append([negatives, options.negative_power, options.seed])
-    if view == "documents":
-        found.append(options.document_statistics)
     if view in views.COUNTED:
         found.append([co_occurrence.FORMAT, dataclasses.asdict(co_occurrence_options)])
     if view == "reranking":
@@ -101,11 +95,11 @@ def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> P
     """Options that say how many behaviours a history keeps; `counts` of the manifest."""
     if options.max_events is not None:
         return options
-    mean = sum(counts["events"].values()) / max(counts["users"], 1)
+    mean = sum(counts["events"].values()) / max(counts["acting_users"], 1)
     least, most = _HISTORY
     kept = min(max(round(2 * mean), least), most)
     log.info(
-        "histories keep the latest %d behaviours: users have %.1f events on average "
+        "histories keep the latest %d behaviours: users who act have %.1f events on average "
         "(PrepareOptions.max_events)",
         kept,
         mean,
@@ -127,7 +121,6 @@ def grouping(view: str, dataset: Dataset, options: PrepareOptions) -> Grouping:
         size=size,
         max_events=options.max_events,
         strict=view not in ("next_items", "reranking"),
-        max_seconds=options.max_seconds,
         repeats=dataset.spec.repeats_count or view not in _WANTING,
         with_seen=view == "reranking" or (view == "groups" and negatives > 0),
     )

@@ -16,7 +16,6 @@ from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
-from m6rec_jax.data.splits import STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.views import Row
@@ -47,7 +46,6 @@ class Renderer:
         items: Mapping[str, Item],
         time: float | None,
         *,
-        ahead: bool = False,
         state: UserState | None = None,
         given: Features | None = None,
     ) -> list[str]:
@@ -56,7 +54,7 @@ class Renderer:
         Args:
           user, events, items: see there.
           time: the moment, unix seconds; None where it is not known.
-          ahead, state: see `Statistics.user_features`.
+          state: see `Statistics.user_features`.
           given: features of the user and the moment that go before those looked up.
 
         Raises:
@@ -64,7 +62,7 @@ class Renderer:
         """
         found: Features = {}
         if self._statistics is not None:
-            found = self._statistics.user_features(user.id, time, ahead=ahead, state=state)
+            found = self._statistics.user_features(user.id, time, state=state)
         return self._template.history_segments(
             user, events, items, time, {**found, **(given or {})}
         )
@@ -75,7 +73,6 @@ class Renderer:
         items: Sequence[Item],
         time: float | None,
         *,
-        ahead: bool = False,
         state: UserState | None = None,
         given: Sequence[Features] | None = None,
     ) -> list[str]:
@@ -83,7 +80,7 @@ class Renderer:
 
         Args:
           user_id, items: may be unknown to the statistics.
-          time, ahead, state: see `history`.
+          time, state: see `history`.
           given: per item, features that go before those looked up.
 
         Raises:
@@ -91,7 +88,7 @@ class Renderer:
         """
         found: Sequence[Features] = [{} for _ in items]
         if self._statistics is not None:
-            found = self._statistics.group_features(user_id, items, time, ahead=ahead, state=state)
+            found = self._statistics.group_features(user_id, items, time, state=state)
         if given is not None:
             found = [{**one, **own} for one, own in zip(found, given, strict=True)]
         return list(map(self._template.candidate, items, found))
@@ -106,9 +103,7 @@ class RowRenderer:
       statistics: as of the moment of the group that is rendered.
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
-      document_statistics: whether candidates in documents come with their statistics.
       reranking: draws the candidates of 'reranking', which is not rendered without.
-      visible_parts: part of a row -> parts whose events its history may hold.
     """
 
     def __init__(
@@ -118,9 +113,7 @@ class RowRenderer:
         statistics: Statistics,
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
-        document_statistics: bool = True,
         reranking: RerankingCandidates | None = None,
-        visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
     ) -> None:
         self._users, self._items = dataset.user_records, dataset.item_records
         self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
@@ -128,9 +121,7 @@ class RowRenderer:
         self._statistics = statistics
         self._renderer = Renderer(template, statistics)
         self._sampler, self._negatives = sampler, negatives
-        self._document_statistics = document_statistics
         self._reranking = reranking
-        self._visible_parts = visible_parts
         self._common = {
             kind: common_values(self._items, entry.shared)
             for kind, entry in template.writing.items()
@@ -194,10 +185,7 @@ class RowRenderer:
 
     def behaviour_document(self, group: Group) -> Row:
         """A document: the history, and what the user did next, each with its outcome in words."""
-        if self._document_statistics:
-            candidates = self._candidates(group, group.items)
-        else:
-            candidates = [self._template.candidate(self._items[index]) for index in group.items]
+        candidates = [item_in_document(self._template, self._items[index]) for index in group.items]
         texts = [
             sentence(sentence(candidate) + " " + self._template.outcome(value))
             for candidate, value in zip(candidates, group.values, strict=True)
@@ -257,18 +245,17 @@ class RowRenderer:
             )
         ]
         return self._renderer.history(
-            user, events, self._items_by_id, group.time, ahead=self._sees_ahead(group)
+            user, events, self._items_by_id, group.time, state=self._state(group)
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        ahead = self._sees_ahead(group)
-        return self._renderer.candidates(user_id, items, group.time, ahead=ahead)
+        return self._renderer.candidates(user_id, items, group.time, state=self._state(group))
 
-    def _sees_ahead(self, group: Group) -> bool:
-        """Whether a group's history may hold more than statistics do."""
-        return not set(self._visible_parts[group.part]) <= set(STATISTICS_PARTS)
+    def _state(self, group: Group) -> UserState | None:
+        """What is known of a group's user, in place of what statistics know by the id."""
+        return None
 
     def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
         assert self._sampler is not None
@@ -300,6 +287,11 @@ def item_document(template: DatasetTemplate, item: Item) -> Row:
     ]
     target = " ".join([sentence(template.item(item)), *others])
     return {"kind": "item", "source": [], "target": target}
+
+
+def item_in_document(template: DatasetTemplate, item: Item) -> str:
+    """The text of an item that a user acted on: of a candidate, if there are candidates."""
+    return template.candidate(item) if template.has_candidates else template.item(item)
 
 
 def sentence(text: str) -> str:

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.prepare import dataset_fingerprint
+from m6rec_jax.data.prepared import fingerprint
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import LabelSpec
+from m6rec_jax.data.schema import SPEC_FILE, LabelSpec
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
@@ -102,9 +102,10 @@ def sample_dataset(
             f"{given_text}, but the events of {dataset.directory} have no "
             "values: its dataset.json names no events.value"
         )
+    tables = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
     made = {
         "from": dataset.spec.name,
-        "fingerprint": dataset_fingerprint(dataset),
+        "fingerprint": fingerprint(files=(dataset.directory / SPEC_FILE, *tables)),
         "users": users,
         "min_user_events": min_user_events,
         "min_item_events": min_item_events,

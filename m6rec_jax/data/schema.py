@@ -34,6 +34,8 @@ from m6rec_jax.io.closest import did_you_mean
 SPEC_FILE = "dataset.json"
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
 LIST_SEPARATOR = "|"
+# What beside attributes requests say of a user or an item.
+OF_REQUESTS = ("id", "statistics")
 # Whether rows may want an item that the user had before.
 COUNT, IGNORE = "count", "ignore"
 # From this share of the events on they may, where nothing is said.
@@ -207,6 +209,15 @@ class DatasetSpec:
                 raw[name] = dict(getattr(self, name))
         return raw
 
+    def of_rows(self) -> dict[str, Any]:
+        """What rows depend on: not where tables lie, what is said of them, and other splits."""
+        raw = self.to_dict()
+        for name in ("name", "description", "licence", "provenance", "splits"):
+            raw.pop(name, None)
+        for table in ("users", "items", "events"):
+            raw[table].pop("file", None)
+        return raw
+
     def save(self, directory: str | Path) -> None:
         """Writes `directory/dataset.json`."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
@@ -325,6 +336,8 @@ def _table(section: Section) -> TableSpec:
             )
         if name == identifier:
             raise section.error(key, "is the id column: declare it once, as 'id'")
+        if name in OF_REQUESTS:
+            raise section.error(key, "means something else in requests: rename the column")
     file = section.optional_text("file")
     section.finish()
     return TableSpec(id=identifier, columns=dict(columns), file=file)

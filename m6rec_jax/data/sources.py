@@ -251,7 +251,6 @@ def fetch(
     name: str,
     cache_dir: str | Path | None = None,
     *,
-    accept: Callable[[str], bool] | None = None,
     echo: Callable[[str], None] = _print,
     progress: bool | None = None,
     timeout: float = 15.0,
@@ -265,15 +264,13 @@ def fetch(
     Args:
       name: one of `available()`.
       cache_dir: where to keep raw files and folders; `default_cache_dir()` by default.
-      accept: asked with the terms of each source before anything is downloaded; without it the
-        terms are only printed.
       echo: prints a line of text.
       progress: draw progress bars; by default when standard error is a terminal.
       timeout: seconds to wait for a server.
 
     Raises:
-      DataError: an unknown name, terms not accepted, or no route that gives the right files; the
-        message says what was wrong with each route and how to place the files by hand.
+      DataError: an unknown name, or no route that gives the right files; the message says what was
+        wrong with each route and how to place the files by hand.
     """
     dataset = public_dataset(name)
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
@@ -285,9 +282,7 @@ def fetch(
             echo(f"{source.title}: {source.licence}")
         return target
     folders = {
-        source.name: _fetch_source(
-            source, cache, accept=accept, echo=echo, progress=progress, timeout=timeout
-        )
+        source.name: _fetch_source(source, cache, echo=echo, progress=progress, timeout=timeout)
         for source in dataset.sources
     }
     echo(f"building {target}")
@@ -322,18 +317,14 @@ def _fetch_source(
     source: Source,
     cache: Path,
     *,
-    accept: Callable[[str], bool] | None,
     echo: Callable[[str], None],
     progress: bool,
     timeout: float,
 ) -> Path:
     target = cache / "raw" / source.name
-    text = f"{source.title}: {source.licence}\n{source.terms}"
-    echo(text)
+    echo(f"{source.title}: {source.licence}\n{source.terms}")
     if any(_is_complete(target, route) for route in source.routes):
         return target
-    if accept is not None and not accept(text):
-        raise DataError(f"the terms of {source.title} were not accepted: nothing was downloaded")
     failures = []
     for route in source.routes:
         echo(f"fetching {source.title} from {route}")

@@ -119,23 +119,18 @@ class Statistics(StatisticsState):
     # ---- features
 
     def user_features(
-        self,
-        user_id: str,
-        time: float | None = None,
-        *,
-        ahead: bool = False,
-        state: UserState | None = None,
+        self, user_id: str, time: float | None = None, *, state: UserState | None = None
     ) -> dict[str, Value]:
         """What the events so far say about a user: the features `user_names`.
 
         Args:
           user_id: may be unknown.
-          time, ahead: see `features`.
+          time: see `features`.
           state: of `fold_in`, in place of what is known by the id.
         """
         self._check_time(time)
         found: dict[str, Value] = dict.fromkeys(self.user_names())
-        user = state or self._user(user_id, ahead)
+        user = state or self.users.get(user_id)
         if user is None:
             return found
         found["user_count"] = verbalize.count(user.count)
@@ -147,21 +142,18 @@ class Statistics(StatisticsState):
             found["user_mean_value"] = verbalize.rounded(mean, self.spread())
         return found
 
-    def features(
-        self, user_id: str, item: Item, time: float | None = None, *, ahead: bool = False
-    ) -> dict[str, Value]:
+    def features(self, user_id: str, item: Item, time: float | None = None) -> dict[str, Value]:
         """What the events so far say about a user and an item: the features `names`.
 
         Args:
           user_id: may be unknown.
           item: may be unknown.
           time: the moment, unix seconds; None for "after all events".
-          ahead: with the events that were counted `of_user_only`.
 
         Raises:
           DataError: an event at `time` or later was counted already, so they would leak the future.
         """
-        return self.group_features(user_id, [item], time, ahead=ahead)[0]
+        return self.group_features(user_id, [item], time)[0]
 
     def group_features(
         self,
@@ -169,18 +161,17 @@ class Statistics(StatisticsState):
         items: Sequence[Item],
         time: float | None = None,
         *,
-        ahead: bool = False,
         state: UserState | None = None,
     ) -> list[dict[str, Value]]:
         """`features` of several items for one user, one dictionary per item.
 
         Args:
-          user_id, items, time, ahead: see `features`.
+          user_id, items, time: see `features`.
           state: see `user_features`.
         """
-        of_user = self.user_features(user_id, time, ahead=ahead, state=state)
+        of_user = self.user_features(user_id, time, state=state)
         found: list[dict[str, Value]] = []
-        user = state or self._user(user_id, ahead)
+        user = state or self.users.get(user_id)
         names = self.names()
         for item in items:
             values: dict[str, Value] = dict.fromkeys(names)
@@ -207,10 +198,6 @@ class Statistics(StatisticsState):
                 for values, value in zip(found, expected.tolist(), strict=True):
                     values["user_expected_value"] = verbalize.rounded(value, self.spread())
         return found
-
-    def _user(self, user_id: str, ahead: bool) -> UserState | None:
-        known = self.users.get(user_id)
-        return self.users_ahead.get(user_id, known) if ahead else known
 
     def _item_features(self, item_id: str, values: dict[str, Value]) -> None:
         index = self.items.index.get(item_id)
@@ -293,8 +280,8 @@ class Statistics(StatisticsState):
 
 
 def as_of(
-    update: Callable[[Event, Item, bool], None],
-    events: Iterable[tuple[Event, Item, bool]],
+    update: Callable[[Event, Item], None],
+    events: Iterable[tuple[Event, Item]],
     queries: Iterable[Query],
     time_of: Callable[[Query], float],
 ) -> Iterator[Query]:
@@ -305,8 +292,7 @@ def as_of(
 
     Args:
       update: takes the next event, as `Statistics.update`.
-      events: in the order of time, with their items and whether they count for their user only (see
-        `Statistics.update`).
+      events: in the order of time, with their items.
       queries: in the order of time; infinity means "after all events".
       time_of: the time of a query.
 

@@ -77,15 +77,11 @@ def ranks_table(counts: Sequence[float], shares: Sequence[float]) -> pa.Table:
 
 
 def save(state: StatisticsState, path: str | Path) -> None:
-    """Writes a state to a folder; an older one there is replaced.
-
-    What was counted `of_user_only` is not kept.
-    """
+    """Writes a state to a folder; an older one there is replaced."""
     scalars = {name: getattr(state, name) for name in _SCALARS}
     scalars["factors_mean"] = state.factors.mean
     # No event yet: minus infinity is not JSON.
-    last = state.last_counted_time
-    scalars["last_time"] = None if math.isinf(last) else last
+    scalars["last_time"] = None if math.isinf(state.last_time) else state.last_time
     write(path, state, scalars, _tables(state))
 
 
@@ -131,7 +127,6 @@ def load(kind: type[State], path: str | Path) -> State:
             setattr(found, name, raw["state"][name])
         if found.last_time is None:
             found.last_time = -math.inf
-        found.last_counted_time = found.last_time
         found.factors.mean = raw["state"]["factors_mean"]
         names = (*_TABLES, USER_ITEMS) if found.options.user_items else _TABLES
         _fill(found, {name: pq.read_table(path / f"{name}.parquet") for name in names})

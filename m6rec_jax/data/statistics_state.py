@@ -214,12 +214,9 @@ class StatisticsState(StatisticsSettings):
         self.positive = 0
         self.value = 0.0
         self.square = 0.0
-        # Of all events, and of those that are counted for everybody (what `save` keeps).
-        self.last_time = self.last_counted_time = -math.inf
+        self.last_time = -math.inf
         self.items = ItemStates()
         self.users: dict[str, UserState] = {}
-        # The users of whom more is known than counts for everybody, see `update`.
-        self.users_ahead: dict[str, UserState] = {}
         # (users who acted on both, sum over them of the products of their differences).
         self.pairs = PairCounts(self.options.dense_items)
         # Sorted counts and shares liked of all items, as they were at the last refresh `[items]`.
@@ -244,15 +241,12 @@ class StatisticsState(StatisticsSettings):
         """Whether an event counts as positive."""
         return self.at_least is None or (event.value is not None and event.value >= self.at_least)
 
-    def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
+    def update(self, event: Event, item: Item) -> None:
         """Counts the next event.
 
         Args:
           event: not earlier than the ones before.
           item: the item of the event, for its columns of `by`.
-          of_user_only: the event counts for its user, and not for the item: it counts in what is
-            asked `ahead`, and not otherwise. So is an event of the validation part known to the
-            same user's rows of the test part, and to nobody else.
 
         Raises:
           DataError: the event is earlier than one that was counted before.
@@ -267,17 +261,6 @@ class StatisticsState(StatisticsSettings):
         # Before this event counts: its own value must not pull the mean that it is compared with.
         difference = value - self.mean()
         liked = self.is_positive(event)
-        ahead = self.users_ahead.get(event.user_id)
-        if of_user_only and ahead is None:
-            known = self.users.get(event.user_id)
-            ahead = self._new_user() if known is None else known.copy()
-            self.users_ahead[event.user_id] = ahead
-        if ahead is not None:
-            self._count_ahead(ahead, event, item)
-        if of_user_only:
-            return
-
-        self.last_counted_time = event.time
         self.count += 1
         self.positive += liked
         self.value += value
@@ -306,7 +289,7 @@ class StatisticsState(StatisticsSettings):
         """A user's state with behaviours that these statistics do not hold, which stay as they are.
 
         For served users: of new ones a request says all that is known, of known ones what came
-        since. It is what `update(..., of_user_only=True)` would make of them.
+        since.
 
         Args:
           user_id: may be unknown, or empty.
@@ -329,7 +312,6 @@ class StatisticsState(StatisticsSettings):
     def forget_users(self) -> None:
         """Forgets what each user did; counts of items, and of users, stay."""
         self.users = {f"forgotten {n}": self._new_user() for n in range(len(self.users))}
-        self.users_ahead = {}
 
     def _new_user(self) -> UserState:
         return UserState(0, 0, 0.0, -math.inf, tuple({} for _ in self.by))

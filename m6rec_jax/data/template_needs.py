@@ -50,7 +50,7 @@ def optional_item_templates(template: DatasetTemplate) -> list[Template]:
     """Templates, of those that must say something of every item, that may say nothing of one."""
     found = [template.item_template]
     # A candidate that is empty altogether: rows of candidates are not wanted.
-    if template.candidate_template.source.strip():
+    if template.has_candidates:
         found.append(template.candidate_template)
     return [one for one in found if one.may_be_empty]
 

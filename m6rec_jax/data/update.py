@@ -30,7 +30,7 @@ from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, Grow
 from m6rec_jax.data.event_table import EventTable, saved_events
 from m6rec_jax.data.grouping import Group, Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler
-from m6rec_jax.data.prepare import FORMAT, dataset_fingerprint, files_of, texts_of_items
+from m6rec_jax.data.prepare import FORMAT, files_of, texts_of_items
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
     num_negatives,
@@ -145,7 +145,7 @@ def _new_event_files(
     known = with_template(dataset, manifest["options"]["template"]).spec
     before = DatasetSpec.from_dict(manifest["dataset_spec"], str(prepared.folder))
     same_split = Split.parse(text, before.splits) == split
-    if _what_rows_say(known) != _what_rows_say(before) or not same_split:
+    if known.of_rows() != before.of_rows() or not same_split:
         raise DataError(
             f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "
             "update can only go on as before: change back what it says of columns, labels, "
@@ -166,13 +166,6 @@ def _new_event_files(
             if there[1] != digest:
                 raise DataError(f"{directory / name} is prepared and has changed since: {advice}")
     return dataset.event_files[len(manifest["files"]["events"]) :]
-
-
-def _what_rows_say(spec: DatasetSpec) -> list[Any]:
-    """What the rows of a data set depend on: not where its tables lie, nor what they are called."""
-    tables = (spec.users, spec.items, spec.events)
-    without_files = [dataclasses.replace(table, file=None) for table in tables]
-    return [*without_files, spec.label, spec.repeats, spec.statistics, spec.template]
 
 
 class _Update:
@@ -389,19 +382,18 @@ class _Update:
             self._statistics,
             sampler,
             self._negatives,
-            options.document_statistics,
             reranking,
         )
 
-    def _in_order(self) -> Iterator[tuple[Event, Item, bool]]:
+    def _in_order(self) -> Iterator[tuple[Event, Item]]:
         """The new events in the order of time."""
         users, items = self._dataset.user_records, self._dataset.item_records
         columns = (self._events[name].to_pylist() for name in ("user", "item", "time", "value"))
         for user, item, time, value in zip(*columns, strict=True):
-            yield Event(users[user].id, items[item].id, time, value), items[item], False
+            yield Event(users[user].id, items[item].id, time, value), items[item]
 
-    def _count(self, event: Event, item: Item, of_user_only: bool) -> None:
-        self._statistics.update(event, item, of_user_only)
+    def _count(self, event: Event, item: Item) -> None:
+        self._statistics.update(event, item)
         if self._co_occurrence is not None:
             self._context += 1
             self._co_occurrence.advance(self._context)
@@ -466,7 +458,6 @@ class _Update:
         )
         return old | {
             "counts": before | counts | {"events": before["events"] | {self.name: number}},
-            "dataset_fingerprint": dataset_fingerprint(self._whole),
             "files": files_of(self._whole),
             "last_time": self._times[1],
             "statistics": old["statistics"] | {"events": old["statistics"]["events"] + number},

@@ -164,15 +164,9 @@ class UserBucket:
                 new[first[self.part[first] == part]] = True
             wanted &= new
             changes[1:] |= np.diff(new)
-        if grouping.max_seconds is None:
-            run = np.flatnonzero(changes)
-            within = np.arange(len(self.part)) - np.repeat(
-                run, np.diff(np.append(run, len(self.part)))
-            )
-            begins = changes | (within % grouping.size == 0)
-        else:
-            begins = self._begins(changes, grouping.size, grouping.max_seconds)
-        first = np.flatnonzero(begins)
+        run = np.flatnonzero(changes)
+        within = np.arange(len(self.part)) - np.repeat(run, np.diff(np.append(run, len(self.part))))
+        first = np.flatnonzero(changes | (within % grouping.size == 0))
         end = np.append(first[1:], len(self.part))
         first, end = first[wanted[first]], end[wanted[first]]
         part = self.part[first]
@@ -187,15 +181,6 @@ class UserBucket:
             place=self.timeline.place_of(self.time[first]),
             ahead=np.isin(part, ahead),
         )
-
-    def _begins(self, changes: np.ndarray, size: int, seconds: float) -> np.ndarray:
-        """Where groups begin that are cut by time, too: each cut depends on the one before."""
-        begins = changes.copy()
-        first = 0
-        for position, time in enumerate(self.time.tolist()):
-            if changes[position] or position - first >= size or time - self.time[first] > seconds:
-                begins[position], first = True, position
-        return begins
 
     def histories(self, groups: Groups, max_events: int) -> tuple[np.ndarray, Ranges]:
         """Visible events before each group: positions, and each group's range among them."""

@@ -10,7 +10,7 @@ import gin
 
 from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
 from m6rec_jax.data.views import COLUMNS, check_view
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
@@ -86,7 +86,7 @@ def train_on_prepared(
 
     Raises:
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
-      DataError: something is not prepared.
+      DataError: something is not prepared, or there is no such view.
     """
     if bool(sources) == bool(dataset):
         raise ConfigError(
@@ -100,6 +100,15 @@ def train_on_prepared(
         )
     wanted = sources or [(str(dataset), split, views)]
     opened = [(Prepared.open(data_dir, name, part), of) for name, part, of in wanted]
+    for prepared, of in opened:
+        known = tuple(prepared.manifest["views"])
+        for view in of:
+            if check_view(view) not in known:
+                raise DataError(
+                    f"{prepared.folder}: the view {view!r} is not prepared; name those whose text "
+                    f"is to be read in train_on_prepared.{'sources' if sources else 'views'} "
+                    f"(prepared: {known})"
+                )
     outcomes: dict[str, None] = {}
     unwritten: list[tuple[tuple[str, ...], int]] = []
     for prepared, of in opened:

@@ -18,7 +18,7 @@ from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
 PARTS = ("train", "validation", "test")
-_ACTED = ["row", "time", "user", "item"]
+_ACTED = ("user_index", "time", "item_indices")
 # Of a history, for `past_items`.
 _MOST_PAST = 1000
 
@@ -83,81 +83,90 @@ def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
 
     Of the training part itself these are all of its events. Of another part's own events there are
     none, though where users are split its rows see earlier ones: here they would tell what is
-    wanted.
+    wanted. Where a column names the parts, a user's events after its first row of the part are left
+    out, though later rows see some of them: they are the future of the first one.
 
     Args:
       prepared: a split.
       part: of it; before an update come the training part and earlier updates.
     """
+    users, items, times = _visible_events(prepared, part)
+    view = _view_of_events(prepared, part)
+    if part != "train" and view is not None:
+        first = np.full(prepared.manifest["counts"]["users"], np.inf)
+        for row in read_rows(prepared, view, part, ("user_index", "time")):
+            first[row["user_index"]] = min(first[row["user_index"]], row["time"])
+        there = times <= first[users]
+        users, items = users[there], items[there]
+    return users, items
+
+
+def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
+    """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
+
+    Events of the row's moment are in, since the order within a moment is not kept; events of parts
+    that the split hides from these rows are not. Of very long histories the last thousand are kept.
+    """
+    of_updates = ("train", *prepared.updates)  # which see all before
+    visible = prepared.manifest["visible"]["history"].get(part, of_updates)
+    users, items, times = _visible_events(prepared, part)
+    if part == "train":  # whose rows these events are
+        users, items, times = users[:0], items[:0], times[:0]
+    order = np.lexsort((times, users))  # a moment's events stay as they were counted
+    users, items, times = users[order], items[order], times[order]
+    of_part: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+    lengths: collections.Counter[int] = collections.Counter()
+    rows = list(enumerate(read_rows(prepared, "next_items", part, _ACTED)))
+    before = [(0, 0)] * len(rows)
+    for number, row in sorted(rows, key=lambda row: row[1]["time"]):
+        user = row["user_index"]
+        earlier = times[slice(*np.searchsorted(users, [user, user + 1]))]
+        before[number] = user, np.searchsorted(earlier, row["time"], side="right") + lengths[user]
+        # Of such parts users have no later event of another one.
+        if part in visible:
+            of_part[user].append(row["item_indices"])
+            lengths[user] += len(row["item_indices"])
+    # Rows of a user share its items: they are parts of one array.
+    whole = {
+        user: np.concatenate(
+            [items[slice(*np.searchsorted(users, [user, user + 1]))], *of_part[user]]
+        )
+        for user, _ in before
+    }
+    return [whole[user][max(number - _MOST_PAST, 0) : number] for user, number in before]
+
+
+def _visible_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and times of the events of earlier parts that a part's rows may see `[n]`.
+
+    Training events, those of earlier updates, and for test rows those of validation rows.
+    """
     updates = prepared.updates
     earlier = updates[: updates.index(part)] if part in updates else ()
     files = [prepared.events_file(f"{name}.parquet") for name in ("prepared", *earlier)]
-    table = pa.concat_tables(pq.read_table(file, columns=["user", "item"]) for file in files)
-    users, items = ([table[name].to_numpy()] for name in ("user", "item"))
+    names = ["user", "item", "time"]
+    table = pa.concat_tables(pq.read_table(file, columns=names) for file in files)
+    users, items, times = ([table[name].to_numpy()] for name in names)
     seen = prepared.manifest["visible"]["history"].get(part, ())
-    views = prepared.manifest["views"]
-    view = next((view for view in ("next_items", "groups") if view in views), None)
+    view = _view_of_events(prepared, "validation")
     if "validation" in seen and part != "validation" and view is not None:
         labelled = "label" in prepared.manifest["dataset_spec"]
-        columns = ("user_index", "item_indices", *(("labels",) if view == "groups" else ()))
+        columns = (*_ACTED, *(("labels",) if view == "groups" else ()))
         for row in read_rows(prepared, view, "validation", columns):
             own = row["item_indices"]
             if view == "groups" and not labelled:  # sampled negatives are no events
                 own = own[row["labels"] == 1]
             users.append(np.full(len(own), row["user_index"]))
             items.append(own)
-    return np.concatenate(users), np.concatenate(items)
+            times.append(np.full(len(own), row["time"]))
+    return np.concatenate(users), np.concatenate(items), np.concatenate(times)
 
 
-def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
-    """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
-
-    Training events and those of earlier updates come as they were counted, what follows them in the
-    order of its rows' times. Events of parts that the split hides from these rows are left out. Of
-    very long histories the last thousand are kept.
-    """
-    parts = PARTS if part in PARTS else ("train", *prepared.updates)
-    visible = prepared.manifest["visible"]["history"].get(part, parts)  # of updates all before
-    earlier, of_users = parts[: parts.index(part)], dict[int, list[np.ndarray]]()
-    lengths: collections.Counter[int] = collections.Counter()
-
-    def add(user: int, items: np.ndarray) -> None:
-        of_users.setdefault(user, []).append(items)
-        lengths[user] += len(items)
-
-    for own in earlier:
-        if own == "validation":
-            for _, user, items in _in_time(prepared, own) if own in visible else ():
-                add(user, items)
-            continue
-        name = "prepared" if own == "train" else own
-        table = pq.read_table(prepared.events_file(f"{name}.parquet"), columns=_ACTED)
-        row, time, of_user, item = (table[column].to_numpy() for column in _ACTED)
-        order = np.lexsort((row, time, of_user))
-        users, items = of_user[order], item[order]
-        ends = np.flatnonzero(np.diff(users, append=-1)) + 1
-        for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False):
-            add(int(users[start]), items[start:end])
-    rows = _in_time(prepared, part)
-    before = [(0, 0)] * len(rows)
-    for row, user, items in rows:
-        before[row] = user, lengths[user]
-        if part in visible:
-            add(user, items)
-    # Rows of a user share its items: they are parts of one array.
-    whole = {user: np.concatenate(items) for user, items in of_users.items()}
-    nothing = np.zeros(0, np.int64)
-    return [
-        whole.get(user, nothing)[max(number - _MOST_PAST, 0) : number] for user, number in before
-    ]
-
-
-def _in_time(prepared: Prepared, part: str) -> list[tuple[int, int, np.ndarray]]:
-    """Number, user and items of the rows of 'next_items', sorted by time."""
-    columns = ("user_index", "time", "item_indices")
-    rows = list(enumerate(read_rows(prepared, "next_items", part, columns)))
-    rows.sort(key=lambda row: row[1]["time"])
-    return [(n, int(row["user_index"]), row["item_indices"]) for n, row in rows]
+def _view_of_events(prepared: Prepared, part: str) -> str | None:
+    """A view whose rows hold the events of a part, if there is one."""
+    views = prepared.manifest["views"]
+    known = (v for v in ("next_items", "groups") if v in views and part in prepared.num_rows(v))
+    return next(known, None)
 
 
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:

@@ -29,13 +29,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from m6rec_jax.data.columns import ID, TIME, VALUE, parse_value
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.schema import OF_REQUESTS, DatasetSpec
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue, out_of_range, short_text
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item, User, Value
 
 # Names within users and items that are no columns.
-_ID, _STATISTICS = "id", "statistics"
+_ID, _STATISTICS = OF_REQUESTS
 _BEHAVIOUR = ("item", "time", "value")
 # Of users or items that have no other column.
 TEXT = "text"
@@ -105,9 +105,6 @@ class RequestParser:
       statistics: names that `statistics` may have.
       candidates_field: where candidates stand; None: they are not read.
       about_field: where the item stands that a title's prefix is about; None: likewise.
-
-    Raises:
-      ConfigError: a table has a column of a name that has another meaning in requests.
     """
 
     def __init__(
@@ -118,13 +115,6 @@ class RequestParser:
         candidates_field: str | None = "candidates",
         about_field: str | None = None,
     ) -> None:
-        for table, columns in (("users", spec.users.columns), ("items", spec.items.columns)):
-            for name in (_ID, _STATISTICS):
-                if name in columns:
-                    raise ConfigError(
-                        f"the {table} table of {spec.name!r} has a column {name!r}, which means "
-                        "something else in requests; rename the column"
-                    )
         self._spec = spec
         self._catalogue = catalogue
         self._statistics = frozenset(statistics)

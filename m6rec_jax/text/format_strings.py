@@ -58,6 +58,11 @@ def text_of(value: Value) -> str:
     return text_of(str(value))
 
 
+def is_field_name(name: str) -> bool:
+    """Whether a template can name a field so."""
+    return bool(name) and name == name.strip() and not any(char in _ESCAPABLE for char in name)
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
@@ -231,7 +236,7 @@ class _Parser:
         if end < 0:
             raise self._error(start, "'{' is never closed by a '}'", "{")
         name = self._source[self._at : end]
-        if not name or name != name.strip() or any(char in _ESCAPABLE for char in name):
+        if not is_field_name(name):
             raise self._error(start, f"'{{{name}}}' does not hold a field name", "{")
         self._at = end + 1
         return _Field(name, start + 1)

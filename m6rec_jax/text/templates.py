@@ -247,6 +247,11 @@ class DatasetTemplate:
         values = ({} if now is None else _moment(now)) | dict(statistics or {})
         return _render(self.context_template, values, "moment", now)
 
+    @property
+    def has_candidates(self) -> bool:
+        """Whether items are scored: a template for retrieval alone has an empty `candidate`."""
+        return bool(self.candidate_template.source.strip())
+
     def candidate(self, item: Item, statistics: Mapping[str, Value] | None = None) -> str:
         """Renders an item to be scored."""
         values = {**item.attributes, **statistics} if statistics else item.attributes

@@ -179,8 +179,6 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
         max_events=5,
         next_items_size=1 + seed % 3,
         document_events=3,
-        document_statistics=seed % 2 == 0,
-        max_seconds=None if seed % 3 else 20_000.0,
         reranking_negatives=1 + seed % 5,
         reranking_depth=(3, 200)[seed % 2],
     )

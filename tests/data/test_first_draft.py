@@ -66,6 +66,45 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     assert check_dataset(tmp_path).ok
 
 
+def test_empty_cells_do_not_mislead(tmp_path: Path) -> None:
+    """One empty user, time and rating each, beside columns that are empty but for some cells."""
+    films = [(n, f"Film {n}") for n in range(40)]
+    events = [
+        [n % 7, n % 40, 1_600_000_000 + n, 1 + n % 5, *(["", ""] if n % 9 else [1_500_000_000, 3])]
+        for n in range(80)
+    ]
+    events[5][0] = events[6][2] = events[7][3] = ""
+    header = "customer_id,film_id,seen_at,rating,paid_at,seller_rating"
+    tables = [
+        write(tmp_path / "events.csv", header, events),
+        write(tmp_path / "films.csv", "film_id,title", films),
+        write(tmp_path / "customers.csv", "customer_id,age", [(n, 20 + n) for n in range(7)]),
+    ]
+    draft_dataset(tables)
+    spec = DatasetSpec.load(tmp_path)
+    assert spec.events.columns == ("customer_id", "film_id", "seen_at", "rating")
+    assert spec.label.at_least == 4
+    kinds = {problem.kind for problem in check_dataset(tmp_path).problems}
+    assert kinds >= {"missing_id", "missing_time", "missing_value"}
+
+
+def test_ordinary_headers_give_a_draft_that_is_accepted(tmp_path: Path) -> None:
+    """Of pandas' index, and with names that a template cannot say, or that mean something else."""
+    items = [(n, n, f"Film {n}", "x", "y", n, "z", "w") for n in range(30)]
+    events = [(n, n % 7, n % 30, 1_600_000_000 + n, 1 + n % 5) for n in range(60)]
+    tables = [
+        write(tmp_path / "players.csv", ",user_id,age [years]", [(n, n, 20) for n in range(7)]),
+        write(tmp_path / "catalog.csv", ",item_id,title,ago,outcome,id,b{c}, d", items),
+        write(tmp_path / "things.csv", ",user_id,item_id,at,rating", events),
+    ]
+    draft_dataset(tables)
+    spec = DatasetSpec.load(tmp_path)
+    assert spec.events.file == "things.csv"
+    assert spec.template["item"] == "{title}"
+    assert "profile" not in spec.template
+    assert check_dataset(tmp_path).ok
+
+
 def test_of_large_tables_all_ids_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,8 +54,10 @@ def spec_of(folder: Path) -> dict[str, Any]:
 
 
 def test_atomic_files(tmp_path: Path) -> None:
-    source = write(tmp_path / "in", shop_inter=INTER, shop_item=ITEMS, shop_user=USERS)
+    inter = INTER + "u1\ti2\t1\t200\n" * 2
+    source = write(tmp_path / "in", shop_inter=inter, shop_item=ITEMS, shop_user=USERS)
     printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "events that are there twice, left out: 2, first in shop.inter, line 6" in printed
     assert "shop: 2 users, 2 items, 4 events" in printed
     assert "ratings of at least 4: 50% of 4 events" in printed
     assert "shop.item: not used, as float_seq: vector" in printed
@@ -83,6 +85,15 @@ def test_atomic_files(tmp_path: Path) -> None:
         "context": "[{weekday} {part_of_day}]",
         "outcomes": [{"at_least": 4.0, "text": "liked"}, {"text": "disliked"}],
     }
+    assert check_dataset(tmp_path / "out").ok
+
+
+def test_names_that_mean_something_else_are_not_used(tmp_path: Path) -> None:
+    items = "item_id:token\tname:token\tago:token\ni1\tTea\tx\ni2\tMug\ty\n"
+    users = "user_id:token\tid:token\nu1\t7\n"
+    source = write(tmp_path / "in", shop_inter=INTER, shop_item=items, shop_user=users)
+    printed = import_dataset("recbole", source, tmp_path / "out")
+    assert "columns not used, whose names mean something else: ago, id" in printed
     assert check_dataset(tmp_path / "out").ok
 
 
@@ -143,11 +154,12 @@ def test_tables_come_back_from_atomic_files(
         ]
         assert rows(out, "events") == [
             {"user_id": user, "item_id": item, "timestamp": float(time), "rating": rating}
-            for user, item, rating, time in events
+            for user, item, rating, time in dict.fromkeys(events)
         ]
         # Titles of braces alone and the like are for `data check` to judge; ids and times are not.
         kinds = {problem.kind for problem in check_dataset(out).problems}
-        assert not kinds & {"unknown_item", "unknown_user", "bad_time", "duplicate_id"}
+        assert not kinds & {"unknown_item", "unknown_user", "bad_time"}
+        assert not kinds & {"duplicate_id", "duplicate_event"}
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
+from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows, seen_items
 
 SPLITS = (
@@ -17,6 +22,7 @@ SPLITS = (
         "few_shot:n=20,seed=1,of=leave_one_out",
         "few_shot:n=20,seed=1,history=sampled,of=leave_one_out",
     ),
+    "by_column",  # drawn at random, so that training events come after test rows, too
 )
 
 
@@ -28,10 +34,17 @@ def test_the_past_is_what_the_split_shows(write_shop: Any, tmp_path: Path, split
         for turn in range(10)
         for user in range(8)
     ]
+    folder = write_shop(log)
+    table = pq.read_table(folder / "events.parquet")
+    drawn = np.random.default_rng(0).choice([*PART_NAMES], len(log), p=[0.4, 0.3, 0.2, 0.1])
+    pq.write_table(table.append_column("fold", pa.array(drawn)), folder / "events.parquet")
+    spec = json.loads((folder / "dataset.json").read_text())
+    spec["events"]["part"] = "fold"
+    (folder / "dataset.json").write_text(json.dumps(spec))
     options = PrepareOptions(
         views=("next_items", "reranking", "catalogue"), next_items_size=1, reranking_negatives=1
     )
-    prepared = prepare(write_shop(log), tmp_path / "out", split, options, progress=False)
+    prepared = prepare(folder, tmp_path / "out", split, options, progress=False)
     for part in ("validation", "test"):
         expected = {
             (row["user_index"], int(row["item_indices"][0])): row["recent_indices"].tolist()
@@ -41,9 +54,8 @@ def test_the_past_is_what_the_split_shows(write_shop: Any, tmp_path: Path, split
         assert len(rows) == len(expected) > 1
         pasts = past_items(prepared, part)
         if not split.startswith("by_user"):  # whose users have no earlier part
-            first = {
-                row["user_index"]: past for row, past in zip(rows[::-1], pasts[::-1], strict=True)
-            }
+            latest_first = sorted(zip(rows, pasts, strict=True), key=lambda one: -one[0]["time"])
+            first = {row["user_index"]: past for row, past in latest_first}
             seen = seen_items(prepared, part)
             assert {u: set(past.tolist()) for u, past in first.items() if len(past)} == {
                 u: set(seen[u].tolist()) for u in first if u in seen

@@ -21,6 +21,7 @@ from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
 from m6rec_jax.data.views import RowWriter
+from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Event, Item
@@ -54,11 +55,14 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     prepared = run(write_shop(log()), tmp_path / "out", group_size=3)
     assert prepared.manifest["counts"] == {
         "users": 8,
+        "acting_users": 4,
         "items": 12,
         "events": {"train": 32, "validation": 4, "test": 4},
         "held_out_items": 0,
         "cold_users": 0,
     }
+    # Twice as many as those who act have, not as all users have.
+    assert prepared.manifest["options"]["max_events"] == 20
     assert prepared.num_rows("groups") == {"train": 12, "validation": 4, "test": 4}
     assert prepared.num_rows("next_items") == {"train": 8, "validation": 4, "test": 4}
     assert prepared.num_rows("documents") == {"train": 20, "validation": 4, "test": 4}
@@ -163,18 +167,6 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
         run(folder, out, views=("groups",), template={"candidat": "{title}"})
 
 
-def test_documents_without_statistics(write_shop, tmp_path: Path) -> None:
-    prepared = run(
-        write_shop(log()), tmp_path / "out", views=("documents",), document_statistics=False
-    )
-    targets = [row["target"] for row in rows_of(prepared, "documents", "train")]
-    assert (
-        "Thing 9. liked. Thing 10 by maker 1. liked. "
-        "Thing 11 by maker 2. disliked. Thing 0 by maker 0. disliked."
-    ) in targets
-    assert not any("%" in target for target in targets)
-
-
 def test_the_artifact_is_the_state_after_training(write_shop, tmp_path: Path) -> None:
     """Whether a view's fold leaves it behind or it is folded by itself."""
     folder = write_shop(log())
@@ -195,15 +187,6 @@ def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_pat
     assert not len(prepared.statistics().pairs.to_arrays()[0])
 
 
-def test_the_same_input_gives_the_same_bytes(write_shop, tmp_path: Path) -> None:
-    folder = write_shop(log())
-    one, two = (run(folder, tmp_path / name) for name in ("one", "two"))
-    files = sorted(path.relative_to(one.data_dir) for path in one.data_dir.rglob("*.*"))
-    assert len(files) > 20
-    for file in filter(lambda file: (one.data_dir / file).is_file(), files):
-        assert (one.data_dir / file).read_bytes() == (two.data_dir / file).read_bytes(), file
-
-
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     rendered: list[tuple[str, ...]] = []
@@ -220,6 +203,12 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     with monkeypatch.context() as nothing_is_read:
         nothing_is_read.setattr(prepare_module, "EventTable", None)
         assert run(folder, out, views=("groups", "catalogue")).manifest == first.manifest
+        # What no row depends on: what is said of the data set, and a split of another name.
+        described = {"description": "a shop", "splits": {"mine": {"kind": "by_user"}}}
+        write_shop(log(), **described)
+        again = run(folder, out, views=("groups", "catalogue")).manifest
+        assert again == first.manifest | {"dataset_spec": again["dataset_spec"]}
+        assert again["dataset_spec"] == first.manifest["dataset_spec"] | described
     # Another option renders again what it changes, and nothing else.
     changed = run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert rendered.pop() == ("groups",)
@@ -259,10 +248,24 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
 
 
+def test_what_a_derived_split_starts_from_is_another_source(write_shop, tmp_path: Path) -> None:
+    sources = []
+    for train in (0.7, 0.8):
+        folder = write_shop(log(), splits={"per_user_temporal": {"train": train}})
+        prepared = run(folder, tmp_path / "out", "few_shot:n=6", views=("catalogue",))
+        sources.append((prepared.manifest["source"], prepared.manifest["counts"]["events"]))
+    assert sources[0][0] != sources[1][0]
+    assert [events["context"] for _, events in sources] == [22, 26]
+
+
 def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path) -> None:
     template = {"event": "{title}", "item": "{title}", "candidate": ""}
     folder, out = write_shop(log(), template=template), tmp_path / "out"
-    assert run(folder, out, views=("next_items", "catalogue")).num_rows("next_items")["train"]
+    prepared = run(folder, out, views=("next_items", "documents"))
+    targets = [row["target"] for row in rows_of(prepared, "documents", "train")]
+    assert "Thing 0. Thing 1. Thing 2. Thing 3." in targets  # each by itself, as in retrieval
+    with pytest.raises(DataError, match=r"view 'groups' is not.*in train_on_prepared\.views"):
+        train_on_prepared(out, "shop")
     for view in ("groups", "reranking"):
         with pytest.raises(DataError, match=f"'candidate' is empty, and the view '{view}' is of"):
             run(folder, out, views=(view,))
@@ -380,10 +383,6 @@ def test_grouping() -> None:
         (TRAIN, [100, 101, 102, 104], []),
         (TRAIN, [106], [100, 101, 102, 104, 105]),
     ]
-    assert grouped(events, size=9, max_events=9, max_seconds=1.0, parts=(TRAIN,))[:2] == [
-        (TRAIN, [100, 101, 102], []),
-        (TRAIN, [104], [100, 101, 102]),
-    ]
     with pytest.raises(ConfigError, match="size=0"):
         Grouping(size=0, max_events=3)
 
@@ -482,7 +481,7 @@ def test_served_features_equal_trained_ones(write_shop, tmp_path: Path) -> None:
 
 def test_as_of_takes_in_what_remains() -> None:
     statistics = Statistics()
-    events = [(Event("u", "i", float(time)), Item("i", {}), False) for time in range(5)]
+    events = [(Event("u", "i", float(time)), Item("i", {})) for time in range(5)]
     seen = [
         statistics.count for _ in as_of(statistics.update, events, [0.0, 2.5, 2.5], lambda t: t)
     ]
@@ -500,12 +499,3 @@ def test_statistics_of_another_format_are_made_again(
     with pytest.raises(DataError, match="prepare the data set again"):
         prepared.statistics()
     run(shop, tmp_path / "out", views=("groups",)).statistics()
-
-
-def test_validation_events_are_not_in_the_saved_statistics(write_shop, tmp_path: Path) -> None:
-    """So a server may still count them."""
-    prepared = run(write_shop(log()), tmp_path / "out", "global_temporal", views=("groups",))
-    statistics = prepared.statistics()
-    times = [row["time"] for row in rows_of(prepared, "groups", "validation")]
-    assert statistics.last_time < min(times)
-    statistics.update(Event("u0", "i0", min(times), 5.0), Item("i0", {}))

@@ -90,6 +90,8 @@ def test_labels_compare_with_the_threshold():
         ("users.columns.age", "integer", ["'users.columns.age' has type 'integer'", "int"]),
         ("users.columns.age", "flaot", ["did you mean 'float'?"]),
         ("users.columns.user_id", "string", ["is the id column"]),
+        ("users.columns.id", "int", ["'users.columns.id' means something else in requests"]),
+        ("items.columns.statistics", "string", ["in requests: rename the column"]),
         ("repeats", "counted", ["'repeats' must be \"count\" or \"ignore\", not 'counted'"]),
         ("label.at_least", "four", ["'label.at_least' must be a number, not a string"]),
         ("label.at_least", True, ["'label.at_least' must be a number, not true or false"]),

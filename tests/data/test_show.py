@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from m6rec_jax import cli
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.data.show import show_catalogue, show_rows
 from m6rec_jax.text.records import Item
@@ -63,3 +66,16 @@ def test_items_that_read_the_same_and_words_for_nothing_are_told() -> None:
     assert tie.startswith("catalogue: 3 of 4 items share 1 texts, so their scores tie")
     assert example == "    'Tea': a, b, d"
     assert odd.startswith("catalogue: 'kinds' of 1 items, first a, is a word for what is missing")
+
+
+def test_a_part_that_is_not_there_is_named(write_shop, tmp_path, monkeypatch, capsys) -> None:
+    log = [(user, item, float(item), 3.0 + item % 3) for user in range(4) for item in range(6)]
+    options = PrepareOptions(views=("next_items", "catalogue"))
+    prepare(write_shop(log), tmp_path / "out", "leave_one_out", options, progress=False)
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "out"))
+    assert cli.main(["data", "show", "shop", "--part", "tset"]) == cli.EXIT_USER_ERROR
+    assert "has no part 'tset' (did you mean 'test'?) (known: train, " in capsys.readouterr().err
+    assert cli.main(["data", "show", "shop", "--part", "test", "--rows", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "next_items, row 0: user_id u" in shown
+    assert "catalogue, row 0" not in shown  # which has no such part

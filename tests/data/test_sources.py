@@ -118,9 +118,9 @@ def registered(monkeypatch, server):
     return make
 
 
-def fetch(folder, **arguments):
+def fetch(folder):
     lines = []
-    path = sources.fetch("toy", folder, echo=lines.append, progress=False, timeout=5, **arguments)
+    path = sources.fetch("toy", folder, echo=lines.append, progress=False, timeout=5)
     return path, "\n".join(lines)
 
 
@@ -317,15 +317,6 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, server, pip, registered, mo
     with pytest.raises(DataError, match="broken"):
         fetch(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
-
-
-def test_terms_can_be_refused_before_anything_is_downloaded(tmp_path, server, pip, registered):
-    registered()
-    asked = []
-    with pytest.raises(DataError, match="terms of Toy rows were not accepted"):
-        fetch(tmp_path, accept=lambda text: bool(asked.append(text)))
-    assert "Be nice." in asked[0]
-    assert server.asked == pip.commands == []
 
 
 def test_cache_folder_comes_from_the_environment(tmp_path, server, pip, registered, monkeypatch):

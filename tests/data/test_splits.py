@@ -197,6 +197,14 @@ def test_a_users_events_by_hand(write_shop) -> None:
         assert assign(dataset, Split.parse(split)).codes.tolist() == expected
 
 
+def test_a_share_of_many_digits(write_shop) -> None:
+    """Times the number of a user's events it fits into no 64 bits."""
+    dataset = Dataset.open(write_shop([(0, n % 12, float(n), 4.0) for n in range(1000)]))
+    split = "per_user_temporal:train=0.9299999999999999,validation=0.05"
+    codes = assign(dataset, Split.parse(split)).codes.tolist()
+    assert codes == [TRAIN] * 929 + [VALIDATION] * 50 + [TEST] * 21
+
+
 def test_five_events_of_every_user_have_all_parts(write_shop) -> None:
     events = [(n // 5, n % 5, float(n), 4.0) for n in range(15)]
     found = assign(Dataset.open(write_shop(events)), Split.parse("per_user_temporal"))
@@ -219,12 +227,3 @@ def test_an_event_that_is_there_twice(
     told = r"rows 1 and 4 of the events are the same event \(user 'u1', item 'i3', time and value"
     with pytest.raises(DataError, match=told):
         assign(dataset, split)
-
-
-def test_held_out_assignment(write_shop) -> None:
-    log = [(user, item, float(item), 4.0) for user in range(4) for item in range(12)]
-    dataset = Dataset.open(write_shop(log))
-    found = assign(dataset, Split.parse("held_out_items:fraction=0.4,seed=2"))
-    assert 0 < found.held_out.sum() < 12
-    held_rows = found.held_out[[item for _, item, *_ in log]]
-    assert set(found.codes[held_rows].tolist()) <= {TEST, EXCLUDED}

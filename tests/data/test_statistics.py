@@ -252,7 +252,7 @@ def test_every_answer_equals_a_recount(
     events: list[Event], options: StatisticsOptions, labelled: bool
 ) -> None:
     statistics = Statistics(BY, 4 if labelled else None, labelled, options)
-    pairs = [(event, ITEMS[int(event.item_id[1:])], False) for event in events]
+    pairs = [(event, ITEMS[int(event.item_id[1:])]) for event in events]
     # Three users, one of them unknown, and all items at every moment, also between events.
     moments = sorted({*(event.time for event in events), 4.5, 100.0})
     differences = 0
@@ -332,38 +332,6 @@ def test_items_that_are_valued_alike() -> None:
     assert alike.pairs.get(np.array([0]), np.array([1]))[1] == pytest.approx(-8 + 16 / 3)
 
 
-@settings(max_examples=60, deadline=None)
-@given(LOGS, st.lists(st.booleans(), min_size=50, max_size=50), OPTIONS)
-def test_events_of_users_only(
-    events: list[Event], of_user_only: list[bool], options: StatisticsOptions
-) -> None:
-    """What is asked without `ahead` is as if they had not been; `ahead` the user's own count."""
-    held = Statistics(BY, 4, True, options)
-    without, everything = fold([], options), fold([], options)
-    for event, only in zip(events, of_user_only, strict=False):
-        item = ITEMS[int(event.item_id[1:])]
-        held.update(event, item, of_user_only=only)
-        everything.update(event, item)
-        if not only:
-            without.update(event, item)
-    names = (*held.user_names(), "user_tags_counts", "user_maker_counts")
-    names += ("user_item_times",) if options.user_items else ()
-    for user_id in ("u0", "u1", "nobody"):
-        assert held.group_features(user_id, ITEMS) == without.group_features(user_id, ITEMS)
-        ahead = held.group_features(user_id, ITEMS, ahead=True)
-        assert all(set(told) == set(held.names()) for told in ahead)
-        plain = without.group_features(user_id, ITEMS)
-        for item, told, before in zip(ITEMS, ahead, plain, strict=True):
-            expected = everything.features(user_id, item)
-            for name in names:
-                if name in ("user_positive_percent", "user_mean_value"):
-                    continue  # smoothed towards all events
-                assert told[name] == expected[name], name
-            assert {n: v for n, v in told.items() if n.startswith("item")} == {
-                n: v for n, v in before.items() if n.startswith("item")
-            }
-
-
 @settings(max_examples=40, deadline=None)
 @given(LOGS, st.dictionaries(st.sampled_from([f"u{n}" for n in range(5)]), st.integers(0, 4)))
 def test_folding_in_what_a_user_did_after_its_own_last_event(
@@ -435,16 +403,6 @@ def test_a_saved_state_goes_on_as_before(
     assert loaded.options == options
 
 
-def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    events = [Event(f"u{n % 3}", f"i{n % 5}", float(n), float(n % 5 + 1)) for n in range(40)]
-    fold(events, StatisticsOptions()).save(tmp_path / "a")
-    fold(events, StatisticsOptions()).save(tmp_path / "b")
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
-    for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
 def test_load_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no statistics \(statistics.json is missing\)"):
         Statistics.load(tmp_path / "nowhere")
@@ -473,12 +431,6 @@ def test_the_future_is_refused() -> None:
         statistics.update(Event("u0", "i0", 4.0, 4.0), ITEMS[0])
     with pytest.raises(DataError, match="comes after one at"):
         list(as_of(statistics.update, [], [7.0, 6.0], lambda time: time))
-
-
-def test_neighbours_can_be_switched_off() -> None:
-    events = [Event(f"u{n % 3}", f"i{n % 5}", float(n), 5.0) for n in range(20)]
-    told = fold(events, StatisticsOptions(neighbours=False)).features("u0", ITEMS[0])
-    assert not {name for name in told if "neighbours" in name or "taste" in name}
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,6 @@ def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) 
         views=(*VIEWS, *(("explanations", "titles") if labelled else ())),
         group_size=1 + seed % 4,
         next_items_size=1 + seed % 3,
-        document_statistics=seed % 2 == 0,
-        max_seconds=None if seed % 3 else 20_000.0,
         negatives=None if labelled else 2,
         negative_power=0.0,
         reranking_negatives=1 + seed % 5,

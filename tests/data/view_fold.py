@@ -5,7 +5,7 @@ with which serving renders. What `prepare` makes must equal it to the letter.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from m6rec_jax.data.render import RowRenderer, item_document
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.timeline import parts_of_users
 from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import DataError
@@ -122,6 +123,39 @@ def events_in_order(dataset: Dataset, assignment: Assignment) -> Iterator[tuple[
             yield event, dataset.item_records[row["item_index"]], code in of_users
 
 
+class StatisticsAhead(Statistics):
+    """Statistics of some of whose users more is known than counts for everybody.
+
+    So is an event of the validation part known to the same user's rows of the test part, and to
+    nobody else.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.users_ahead: dict[str, UserState] = {}
+
+    def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
+        ahead, known = self.users_ahead.get(event.user_id), self.users.get(event.user_id)
+        if of_user_only and ahead is None:
+            ahead = self._new_user() if known is None else known.copy()
+            self.users_ahead[event.user_id] = ahead
+        if ahead is not None:
+            self._count_ahead(ahead, event, item)
+        if not of_user_only:
+            super().update(event, item)
+
+
+class RowsAhead(RowRenderer):
+    """Rows of which some see more of their user than counts for everybody."""
+
+    visible_parts: Mapping[int, tuple[int, ...]]
+
+    def _state(self, group: Group) -> UserState | None:
+        if set(self.visible_parts[group.part]) <= set(STATISTICS_PARTS):
+            return None
+        return self._statistics.users_ahead.get(self._users[group.user].id)
+
+
 class ViewFold:
     """Renders views of one data set under one assignment of its events to Parquet files.
 
@@ -143,12 +177,12 @@ class ViewFold:
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         self.negatives = num_negatives(dataset, options)
 
-    def new_statistics(self, of_history: bool = False) -> Statistics:
+    def new_statistics(self, of_history: bool = False) -> StatisticsAhead:
         """Statistics that hold no event yet; with `of_history` only those of a history."""
         options = self.statistics_options
         if of_history:
             options = needed_only(options, self.template.profile_template.fields)
-        return Statistics.for_dataset(self.dataset.spec, options)
+        return StatisticsAhead.for_dataset(self.dataset.spec, options)
 
     def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics]:
         """Writes the rows of a view to `folder`.
@@ -159,13 +193,12 @@ class ViewFold:
         statistics = self.new_statistics(view in views.WRITING or view == "reranking")
         counts = CoOccurrenceByEvent(len(self.dataset.item_records))
         sampler = self._sampler() if view == "groups" else None
-        renderer = RowRenderer(
+        renderer = RowsAhead(
             self.dataset,
             self.template,
             statistics,
             sampler,
             self.negatives,
-            self.options.document_statistics,
             RerankingCandidates(
                 counts,  # type: ignore[arg-type]
                 self.assignment.held_out,
@@ -174,8 +207,8 @@ class ViewFold:
                 seed=self.options.seed,
                 repeats=self.dataset.spec.repeats_count,
             ),
-            self.assignment.split.visible_parts,
         )
+        renderer.visible_parts = self.assignment.split.visible_parts
         writer = RowWriter(folder, view)
         if view == "documents":
             for item, held in zip(self.dataset.item_records, self.assignment.held_out, strict=True):

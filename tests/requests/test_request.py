@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import excluded_ids
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.text.records import Event, Item, User
@@ -211,13 +210,6 @@ def test_fields_the_data_set_does_not_have_are_named() -> None:
         "behaviours.where",
         "statistics.item_cuont",
     }
-
-
-def test_columns_that_requests_need_for_themselves() -> None:
-    raw = SPEC.to_dict()
-    raw["items"]["columns"]["statistics"] = "string"
-    with pytest.raises(ConfigError, match="items table of 'films' has a column 'statistics'"):
-        RequestParser(DatasetSpec.from_dict(raw), {})
 
 
 def test_rejections_travel_between_processes() -> None:

@@ -6,17 +6,19 @@ are streamed; in memory are the tables of users and items.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from m6rec_jax.data.columns import ARROW_TYPES, ID, TIME, VALUE
-from m6rec_jax.data.draft import drafted_template, positives, text_columns
+from m6rec_jax.data.draft import drafted_template, positives, text_columns, without_taken
 from m6rec_jax.data.imports.atomic_files import read_atomic_files
 from m6rec_jax.data.imports.lines import Report
 from m6rec_jax.data.imports.records import (
@@ -29,6 +31,7 @@ from m6rec_jax.data.imports.records import (
     Imported,
 )
 from m6rec_jax.data.imports.sequences import read_sequences
+from m6rec_jax.data.key_table import key_table
 from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, TableSpec
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_new, new_folder
@@ -53,8 +56,9 @@ def import_dataset(
 ) -> list[str]:
     """Reads `source` and writes a data set folder that `m6rec data check` accepts.
 
-    Items without text are left out, and events with items that are left out or unknown; all that
-    is left out is counted. Nothing is there under `output` until all of it is.
+    Items without text are left out, and events with items that are left out or unknown, or that
+    are there twice; all that is left out is counted. Nothing is there under `output` until all of
+    it is.
 
     Args:
       format_name: one of `FORMATS`.
@@ -95,8 +99,14 @@ def _write(
 ) -> tuple[dict[str, int], DatasetSpec]:
     """Writes the three tables; their sizes, and what describes them."""
     items = imported.items
-    values = {name: items[name].to_pylist() for name in imported.item_columns}
-    texts = text_columns(imported.item_columns, imported.item_file, values)
+    item_columns = without_taken(imported.item_columns, of_items=True)
+    user_columns = without_taken(imported.user_columns)
+    given = {**imported.item_columns, **imported.user_columns}
+    if taken := given.keys() - {**item_columns, **user_columns}:
+        names = ", ".join(sorted(taken))
+        report.notes.append(f"columns not used, whose names mean something else: {names}")
+    values = {name: items[name].to_pylist() for name in item_columns}
+    texts = text_columns(item_columns, imported.item_file, values)
     silent = np.logical_not(_says(items[texts[0]]))
     report.count(
         f"items without {texts[0]!r}, left out",
@@ -127,11 +137,11 @@ def _write(
         report.notes.append(f"no times: {POSITION!r} is {imported.order}; the template names none")
     spec = DatasetSpec(
         name=name or imported.name,
-        users=TableSpec(USER, imported.user_columns, FILES["users"]),
-        items=TableSpec(ITEM, imported.item_columns, FILES["items"]),
+        users=TableSpec(USER, user_columns, FILES["users"]),
+        items=TableSpec(ITEM, item_columns, FILES["items"]),
         events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
         label=LabelSpec(threshold),
-        template=drafted_template(imported.user_columns, texts, threshold, imported.has_times),
+        template=drafted_template(user_columns, texts, threshold, imported.has_times),
         provenance=provenance,
     )
     return {"users": num_users, "items": items.num_rows, "events": num_events}, spec
@@ -154,17 +164,14 @@ def _write_events(
     kinds = {USER: ID, ITEM: ID, (TIMESTAMP if imported.has_times else POSITION): TIME}
     kinds |= {RATING: VALUE} if imported.has_ratings else {}
     schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
-    known = items.combine_chunks()
     users: dict[str, None] = {}
     ratings: Counter[float] = Counter()
     count = 0
+    events = _of_known_items(imported, items.combine_chunks(), report)
+    if imported.has_times:  # else their places tell all events apart
+        events = _each_once(events, schema.append(pa.field(LINE, pa.int64())), imported, report)
     with pq.ParquetWriter(folder / FILES["events"], schema, compression="zstd") as writer:
-        for batch in imported.events:
-            there = pc.is_in(batch[ITEM], value_set=known)
-            unknown = batch.filter(pc.invert(there))
-            what = "events of unknown items, or of such without text, left out"
-            report.count(what, imported.event_file, unknown[LINE].to_numpy())
-            batch = batch.filter(there)
+        for batch in events:
             count += len(batch)
             users |= dict.fromkeys(pc.unique(batch[USER]).to_pylist())
             if imported.has_ratings and len(ratings) < _MOST_RATINGS:
@@ -177,6 +184,50 @@ def _write_events(
             "written alike in both?"
         )
     return list(users), count, ratings
+
+
+def _of_known_items(
+    imported: Imported, known: pa.Array, report: Report
+) -> Iterator[pa.RecordBatch]:
+    for batch in imported.events:
+        there = pc.is_in(batch[ITEM], value_set=known)
+        unknown = batch.filter(pc.invert(there))
+        what = "events of unknown items, or of such without text, left out"
+        report.count(what, imported.event_file, unknown[LINE].to_numpy())
+        yield batch.filter(there)
+
+
+def _each_once(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, imported: Imported, report: Report
+) -> Iterator[pa.RecordBatch]:
+    """Leaves out events that equal an earlier one; all wait on disk until these are known."""
+    with tempfile.TemporaryFile() as file, key_table() as keys:
+        keys.begin("events")
+        with pa.ipc.new_stream(file, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch.select(schema.names))
+                keys.add(
+                    {
+                        "place": batch[LINE],
+                        "row": batch[LINE],
+                        "good": pa.repeat(True, len(batch)),
+                        "user": batch[USER],
+                        "item": batch[ITEM],
+                        "time": batch[TIMESTAMP],
+                        "value": batch[RATING] if imported.has_ratings else batch[TIMESTAMP],
+                    }
+                )
+        keys.find_faults("events")
+        file.seek(0)
+        for batch in pa.ipc.open_stream(file):
+            if not len(batch):
+                continue
+            first, last = batch[LINE][0].as_py(), batch[LINE][-1].as_py()
+            found = keys.faults("duplicate_event", first, last + 1)
+            again = pa.array([line for line, _ in found], pa.int64())
+            what = "events that are there twice, left out"
+            report.count(what, imported.event_file, again.to_numpy())
+            yield batch.filter(pc.invert(pc.is_in(batch[LINE], value_set=again)))
 
 
 def _write_users(imported: Imported, seen: list[str], folder: Path, report: Report) -> int:
