@@ -16,6 +16,8 @@ from m6rec_jax.metrics.baselines import MEAN_BASELINES
 ZERO_SHOT = "the foundation, untuned"
 TUNED = "option-adapter tuning"
 ALONE = "a run of its own"
+# A baseline of the hybrid: what the towers add is the rest.
+WITHOUT_TOWERS = "hybrid without the towers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Job:
       untuned: whether the foundation, untuned, is one of the baselines.
       compared_with: task to the run of `SINGLES` whose figure, of the same seed, is the baseline.
       hybrid: task of retrieval, of `tests`, that is also evaluated as the hybrid, once its weights
-        are learnt; its figures by the two towers alone are a further row.
+        are learnt, beside the hybrid without the towers; its figures by the two towers alone are a
+        further row.
       scaled: zero-shot, with probabilities that are learnt on validation rows.
       foundation: which one it begins with, as `benchmarks.foundation` calls it.
     """

@@ -43,7 +43,9 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ from benchmarks.job_list import (
     INSPIRED,
     JOBS,
     SINGLES,
+    WITHOUT_TOWERS,
     ZERO_SHOT,
     Job,
 )
@@ -146,6 +149,18 @@ def hybrid(job: Job, model_dir: Path) -> Figures:
     return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'")
 
 
+def without_towers(job: Job, model_dir: Path) -> Figures:
+    """Figures of the hybrid without the towers, by weights that a copy of the run learns."""
+    output = model_dir / "without_towers.json"
+    if output.exists():
+        return tested(job, model_dir, output)
+    with tempfile.TemporaryDirectory() as folder:
+        copy, without = Path(folder) / model_dir.name, "--gin.Reranking.towers=False"
+        shutil.copytree(model_dir, copy)
+        m6rec("calibrate", f"--gin.MODEL_DIR='{copy}'", without)
+        return tested(job, copy, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'", without)
+
+
 def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
     """Figures of a foundation, with probabilities that are learnt unless it was evaluated."""
     (task,) = job.tests
@@ -206,8 +221,10 @@ class Study:
         known = self._baselines(name, job, seed, figures)
         new = rows_of(job, figures, known, of_seed, seconds, conditions)
         if job.hybrid:
-            of_hybrid = hybrid(job, self.output / f"{name}-{seed}")
-            hybrids = rows_of(job, of_hybrid, known, seed, seconds, conditions, is_hybrid=True)
+            folder = self.output / f"{name}-{seed}"
+            beside = {**known, WITHOUT_TOWERS: without_towers(job, folder)}
+            of_hybrid = hybrid(job, folder)
+            hybrids = rows_of(job, of_hybrid, beside, seed, seconds, conditions, is_hybrid=True)
             new = [*hybrids, *new]
         if name == "explanation" and seed == 0:
             write_examples(job.eval_gin_file, self.output / f"{name}-{seed}")

@@ -10,7 +10,7 @@ def start_with_huge_pages() -> None:
     """Starts this process anew, once, with a malloc that asks Linux for huge pages.
 
     XLA allocates the buffers of a program whenever it runs, and large ones are mapped anew each
-    time: in pages of 4 KiB that is a good part of a step (docs/results.md, "Huge pages"). glibc
+    time: in pages of 4 KiB that is a good part of a step (docs/training.md, "Huge pages"). glibc
     reads its settings before Python runs, so they cannot be changed later; processes that this one
     starts inherit them. Whoever sets them stays with their own. Other C libraries read no such
     variable.

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import explanation_examples, foundation, job_baselines, jobs, movielens
 from benchmarks.comparison_table import comparison_table
-from benchmarks.job_list import JOBS, SINGLES, ZERO_SHOT
+from benchmarks.job_list import JOBS, SINGLES, WITHOUT_TOWERS, ZERO_SHOT
 from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
@@ -235,12 +235,16 @@ def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: 
     arguments = ["--jobs", "conversation", "--seeds", "1", "--inspired", str(tmp_path)]
     assert run(tmp_path, *arguments) == 0
     made = [call for call in calls if call[0] != "baselines"]
-    assert [call[0] for call in made] == ["train", "eval", "eval", "calibrate", "eval"]
+    hybrids = ["calibrate", "eval"] * 2
+    assert [call[0] for call in made] == ["train", "eval", "eval", *hybrids]
     folder = bindings_of(made[0])["MODEL_DIR"]
     assert [bindings_of(call)["MODEL_DIR"] == folder for call in made] == [
         *(True, True),
-        *(False, True, True),  # the second evaluation is of the foundation, untuned
+        False,  # the foundation, untuned
+        *(False, False),  # a copy learns the weights without the towers
+        *(True, True),
     ]
+    assert ["--gin.Reranking.towers=False" in call for call in made[-4:]] == [*(1, 1), *(0, 0)]
     # What is not retrieved is not written anew.
     assert bindings_of(made[-1])["MIXTURE_OR_TASK_NAME"] == "inspired_retrieval"
     rows = [row for row in rows_in(tmp_path) if row["metric"] in ("recall@1", "perplexity")]
@@ -252,8 +256,9 @@ def test_retrieval_is_tested_as_the_hybrid_that_was_calibrated(calls, tmp_path: 
     }
     # Both beside the same baselines, though one evaluation had several tasks and one had not.
     assert [row["baselines"] for row in rows if row["split"] == "inspired_retrieval"] == [
-        {ZERO_SHOT: 0.25}
-    ] * 2
+        {ZERO_SHOT: 0.25, WITHOUT_TOWERS: pytest.approx(0.71)},
+        {ZERO_SHOT: 0.25},
+    ]
     done = len(calls)
     assert run(tmp_path, *arguments) == 0
     assert len(calls) == done
