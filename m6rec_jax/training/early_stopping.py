@@ -74,13 +74,15 @@ class BestMetric:
         """From the manifest of the checkpoint that a run resumes from.
 
         Raises:
-          CheckpointError: another metric was followed there, or the other way round: what it
-            reached, and which steps were kept for it, says nothing of this one.
+          CheckpointError: another metric was followed there, or the other way round: the best that
+            it reached, and which steps were kept for it, says nothing of this one.
         """
         followed = state.get("name", self.name), state.get("mode", self._mode)
         if self.name is None or followed[0] is None:
             return
         if followed != (self.name, self._mode):
+            if state.get("best") is None:  # a misspelt metric may be mended
+                return
             raise CheckpointError(
                 f"the run has followed {followed[0]} ({followed[1]}) so far, and "
                 f"Validation.best_metric is {self.name} ({self._mode}) now: keep it, or start "

@@ -262,6 +262,8 @@ def test_best_metric_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'validation/auk' is not among .* validation/loss"):
         toy_train(tmp_path, 2, eval_period=1, best_metric="validation/auk")
     assert list_steps(tmp_path / "checkpoints") == [1]
+    result, _ = toy_train(tmp_path, 2, eval_period=1, best_metric="validation/loss")
+    assert result.best_step is not None
     with pytest.raises(ConfigError, match="'validation/auk' is not among"):
         toy_train(
             tmp_path / "first", 2, eval_period=2, best_metric="validation/auk", validate_first=True
