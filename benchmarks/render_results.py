@@ -1,4 +1,4 @@
-"""Renders `docs/results.md` from `benchmarks/results/*.json`.
+"""Renders `docs/results.md`, `docs/speed.md` and more from `benchmarks/results/*.json`.
 
     python -m benchmarks.render_results            # write it
     python -m benchmarks.render_results --check    # exit with 1 when the file on disk is stale
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ from benchmarks.results_section import Section, filled_in
 
 OUTPUT = ROOT / "docs" / "results.md"
 HEAD = """\
-<!-- Written by `make results` from benchmarks/results/*.json. Change those, not this file. -->
 # Results
 
 Every figure of the tables below was measured by a command of this repository and stands in
@@ -35,6 +35,16 @@ that made it, or the baseline's configuration.
 `a ± b` is the mean and the sample standard deviation over seeds; it says nothing of other test
 rows. The standard error of a hit rate p over n users is √(p (1 − p) / n), about .014 for MovieLens'
 943 users: smaller differences say nothing.
+
+How fast, how large and how robust all this is has a page of its own, [Speed and size](speed.md).
+"""
+SPEED_HEAD = """\
+# Speed and size
+
+Measured and rendered as the [results](results.md) are; their first lines say how to read both.
+"""
+WRITTEN = """\
+<!-- Written by `make results` from benchmarks/results/. Change what is there, not this file. -->
 """
 
 
@@ -44,6 +54,7 @@ def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Pa
     Args:
       results_folder: where the `.json` files and their prose lie.
       output: where the page of results will lie; other pages lie beside it, pictures in `images/`.
+        The pages of results and of speed have several sections, other ones one.
 
     Returns:
       The pages and the pictures, by path.
@@ -60,12 +71,20 @@ def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Pa
         sections.append(Section(read_results(path), text, images, foundations))
     sections.sort(key=lambda section: (section.order, section.results.name))
     sections = [section for section in sections if section.results.rows]
-    rendered = {section: section.render() for section in sections}
-    together = [text for section, text in rendered.items() if section.page is None]
-    pages = {output: "\n".join([HEAD + _summary(results_folder, sections), *together])}
-    for section, text in rendered.items():
-        if section.page is not None:
-            pages[output.parent / section.page] = text
+    heads = {
+        output: HEAD + _summary(results_folder, sections),
+        output.with_name("speed.md"): SPEED_HEAD,
+    }
+    parts: dict[Path, list[str]] = {output: [heads[output]]}
+    for section in sections:
+        path, text = output.with_name(section.page or output.name), section.render()
+        if path in heads:
+            # The page has a title; a section's headings move down one level.
+            text = re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE)
+            parts.setdefault(path, [heads[path]]).append(text)
+        else:
+            parts[path] = [text]
+    pages = {path: WRITTEN + "\n".join(texts) for path, texts in parts.items()}
     pictures: dict[Path, Picture] = {}
     for section in sections:
         pictures |= section.pictures

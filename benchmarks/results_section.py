@@ -21,7 +21,7 @@
 A result file without prose gets its name as title and a table for each of its splits. Measured
 figures come from these calls; what prose says of data, settings and other people's papers is typed.
 
-Prose with a line `{# page: NAME.md #}` becomes a page of its own, `docs/NAME.md`.
+Prose with a line `{# page: NAME.md #}` stands on the page `docs/NAME.md`, other on that of results.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ from benchmarks.results_chart import DotPicture, LinePicture, Picture, PointPict
 from benchmarks.results_file import Results, Row
 from benchmarks.table_cells import Cell, made_by
 from m6rec_jax.errors import DataError
-
-PAGE_HEAD = """\
-<!-- Written by `make results` from benchmarks/results/{name}.json and {name}.md. Change those. -->
-"""
 
 # What is known of a run stands in each of its rows.
 OF_RUNS = ("seconds", "trainable_share", "steps_to_90_percent")
@@ -156,7 +152,7 @@ class Section:
         self.page = page.group(1) if page else None
 
     def render(self) -> str:
-        """Returns the section's Markdown.
+        """Returns the section's Markdown, which begins with its title, `# Title`.
 
         Raises:
           DataError: the prose asks for what the file does not hold, or is not a valid template.
@@ -181,13 +177,10 @@ class Section:
         )
         if not text.startswith("# "):
             raise DataError(f"{self.results.name}.md: the first line must be '# Title'")
-        if self.page is not None:
-            return PAGE_HEAD.format(name=self.results.name) + text + "\n"
-        # The page has one title; a section's headings move down one level.
-        return re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE) + "\n"
+        return text + "\n"
 
     def _without_prose(self) -> str:
-        title = f"## {self.results.name.replace('_', ' ').capitalize()}"
+        title = f"# {self.results.name.replace('_', ' ').capitalize()}"
         return f"{title}\n\n{self.tables()}\n{self.provenance()}"
 
     def has(self, split: str | None = None, **values: str) -> bool:
