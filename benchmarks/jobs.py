@@ -43,9 +43,7 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,15 +148,11 @@ def hybrid(job: Job, model_dir: Path) -> Figures:
 
 
 def without_towers(job: Job, model_dir: Path) -> Figures:
-    """Figures of the hybrid without the towers, by weights that a copy of the run learns."""
-    output = model_dir / "without_towers.json"
-    if output.exists():
-        return tested(job, model_dir, output)
-    with tempfile.TemporaryDirectory() as folder:
-        copy, without = Path(folder) / model_dir.name, "--gin.Reranking.towers=False"
-        shutil.copytree(model_dir, copy)
-        m6rec("calibrate", f"--gin.MODEL_DIR='{copy}'", without)
-        return tested(job, copy, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'", without)
+    """Likewise without the towers."""
+    output, without = model_dir / "without_towers.json", "--gin.Reranking.towers=False"
+    if not output.exists():
+        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'", without)
+    return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'", without)
 
 
 def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
@@ -222,8 +216,8 @@ class Study:
         new = rows_of(job, figures, known, of_seed, seconds, conditions)
         if job.hybrid:
             folder = self.output / f"{name}-{seed}"
-            beside = {**known, WITHOUT_TOWERS: without_towers(job, folder)}
             of_hybrid = hybrid(job, folder)
+            beside = {**known, WITHOUT_TOWERS: without_towers(job, folder)}
             hybrids = rows_of(job, of_hybrid, beside, seed, seconds, conditions, is_hybrid=True)
             new = [*hybrids, *new]
         if name == "explanation" and seed == 0:

@@ -203,13 +203,14 @@ class _Table:
         )
 
     def filled(self, name: str, kind: str) -> pa.Array | None:
-        """The cells of a column that are not empty; None where there are none, or of another kind.
+        """The cells of a column that are not empty; None where most are, or of another kind.
 
         What to do about empty ones is for `m6rec data check` to say.
         """
         found, bad = columns.convert(self.columns[name], kind)
-        found = found.drop_null()
-        return found if len(found) and all(one.kind == "nan" for one in bad) else None
+        found, enough = found.drop_null(), max(1, len(found) / 2)
+        is_one = len(found) >= enough and all(one.kind == "nan" for one in bad)
+        return found if is_one else None
 
     def keys(self) -> dict[str, pa.Array]:
         """Columns whose values each row has alone."""

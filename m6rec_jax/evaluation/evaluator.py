@@ -146,7 +146,9 @@ class Evaluator:
 
     def reranking_of(self, task: TaskInfo) -> Reranking | LearntRanking | None:
         """What orders the items that are found for a task."""
-        return self.reranking or (self._learnt_reranking if task.name in self.ranking else None)
+        learnt = self._learnt_reranking
+        name = ranking_name(task.name, "", learnt.towers)
+        return self.reranking or (learnt if name in self.ranking else None)
 
     def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Any:
         """Predictions of one of the tasks, example by example, see `Job.predict`.
@@ -328,7 +330,9 @@ class _TaskEvaluation:
         asked = read(self._reranking.reads_text)
         runtime = self._evaluator.runtime
         towers = Retrieval(self.data, predictions, asked, similarities, runtime, name)
-        weights = self._evaluator.ranking.get(ranking_name(self._task.name, name))
+        weights = self._evaluator.ranking.get(
+            ranking_name(self._task.name, name, self._reranking.towers)
+        )
         found = self._reranking(towers, weights)
         length = max(self.ks)
         return dataclasses.replace(

@@ -70,7 +70,7 @@ def learn_weights(
     for name, of_name in learnt.learnt.items():
         # Without rows that want nothing here.
         wants = (of_name.ranks_before > 0).any(axis=1)
-        found[ranking_name(task.name, name)] = LearntWeights(
+        found[ranking_name(task.name, name, reranking.towers)] = LearntWeights(
             of_name.weights.known,
             of_name.weights.new,
             f"ndcg@{_K}",

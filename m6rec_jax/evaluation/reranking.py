@@ -60,9 +60,9 @@ class _Asked(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def ranking_name(task: str, name: str) -> str:
+def ranking_name(task: str, name: str, towers: bool) -> str:
     """What the weights for a `Retrieval.name` are called in `ranking.json`."""
-    return f"{task}/{name}" if name else task
+    return "/".join(filter(None, (task, name, "" if towers else "without_towers")))
 
 
 @gin.configurable
@@ -80,8 +80,9 @@ class Reranking:
         towers' order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
-      towers: whether the two towers take part. Without them, in `m6rec calibrate` and `m6rec eval`,
-        the rest tells what they add; what is served has them.
+      towers: whether the two towers take part. Without them, in `m6rec calibrate` and in `m6rec
+        eval`, the rest tells what they add; such weights have a name of their own, and are not
+        served.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Reranking:
         towers: bool = True,
     ) -> None:
         self.depth, self.reads_text = depth, model_dir is not None
-        self._towers = towers
+        self.towers = towers
         self._model_dir, self._candidate_length, self._step = model_dir, candidate_length, step
         self._rerankers: dict[str, Reranker] = {}
 
@@ -158,7 +159,7 @@ class Reranking:
 
     def _asked(self, found: Retrieval) -> Retrieval:
         """What takes part of what was found: with or without the towers."""
-        if self._towers:
+        if self.towers:
             return found
         own = found.predictions
         nothing = dataclasses.replace(
@@ -225,7 +226,7 @@ class LearntRanking:
 
     def __init__(self, reranking: Reranking) -> None:
         self.depth, self.reads_text = reranking.depth, reranking.reads_text
-        self._reranking = reranking
+        self.towers, self._reranking = reranking.towers, reranking
         self.learnt: dict[str, Learnt] = {}
 
     def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:

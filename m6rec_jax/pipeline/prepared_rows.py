@@ -113,7 +113,8 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     if part == "train":  # whose rows these events are
         users, items, times = users[:0], items[:0], times[:0]
     order = np.lexsort((times, users))  # a moment's events stay as they were counted
-    users, items, times = users[order], items[order], times[order]
+    # Of the type that users are looked up by: a search does not copy them.
+    users, items, times = users[order].astype(np.int64), items[order], times[order]
     of_part: dict[int, list[np.ndarray]] = collections.defaultdict(list)
     lengths: collections.Counter[int] = collections.Counter()
     rows = list(enumerate(read_rows(prepared, "next_items", part, _ACTED)))
@@ -131,7 +132,7 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
         user: np.concatenate(
             [items[slice(*np.searchsorted(users, [user, user + 1]))], *of_part[user]]
         )
-        for user, _ in before
+        for user in {user for user, _ in before}
     }
     return [whole[user][max(number - _MOST_PAST, 0) : number] for user, number in before]
 

@@ -152,7 +152,9 @@ def data_fingerprint(task: str) -> str | None:
     info = _TASKS.get(task)
     if info is None:
         return None
-    fingerprint: str | None = info.prepared().manifest["views"][info.view].get("fingerprint")
+    prepared = info.prepared()
+    prepared.num_rows(info.view)  # raises where the view is not prepared any more
+    fingerprint: str | None = prepared.manifest["views"][info.view].get("fingerprint")
     return fingerprint
 
 

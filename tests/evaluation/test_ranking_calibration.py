@@ -108,10 +108,12 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     # Without the towers nothing that they say has a part in the order.
     alone = Reranking(towers=False)
     evaluator = Evaluator(TASK, LENGTHS, 3, ks=(1, 5), reranking=alone)
-    learnt = learn_weights(evaluator, task_info(TASK), load_model(model_dir))[TASK]
+    (named,) = learn_weights(evaluator, task_info(TASK), load_model(model_dir)).items()
+    name, learnt = named
+    assert name == f"{TASK}/without_towers"  # so that no other weights are served
     assert learnt.known["similarity"] == learnt.new["similarity"] == 0
     assert (evaluator.sample, evaluator.reranking) == (0, alone)
-    evaluator.ranking = {TASK: weights}
+    evaluator.ranking = {name: weights}
     without = evaluator.predict(task_info(TASK), model.model, model.variables)
     zeroed = {
         kind: {name: 0.0 if name == "similarity" else value for name, value in own.items()}
