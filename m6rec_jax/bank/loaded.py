@@ -93,6 +93,7 @@ class LoadedBank(LoadedModel):
         self._counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
         self._put({name: np.zeros(leaf.shape, np.float32) for name, leaf in self._leaves.items()})
         self._put_counts()
+        self._write = self._compiled_write()
 
     def add(self, task: str | TaskPrompts) -> None:
         """Puts a task into a free row. Others are not touched, and nothing is compiled.
@@ -116,7 +117,10 @@ class LoadedBank(LoadedModel):
         with self._lock:
             rows = self._rows_for([prompts.manifest.task for prompts in read])
             fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
-            self._put(self._stacked(rows, fitted))
+            if len(read) == 1:
+                self._write_row(rows[0], fitted[0])
+            else:
+                self._put(self._stacked(rows, fitted))
             self._publish(rows, read)
 
     def remove(self, name: str) -> None:
@@ -138,7 +142,7 @@ class LoadedBank(LoadedModel):
     def fork(self) -> LoadedBank:
         """A bank with the same tasks. What is added to it or removed leaves this one as it is.
 
-        Arrays are shared until the fork changes them.
+        Arrays are shared until the fork changes them, compiled programs in any case.
         """
         with self._lock:
             other = copy.copy(self)
@@ -272,3 +276,30 @@ class LoadedBank(LoadedModel):
             for name, values in self._counts.items()
         }
         self.variables[SIZES_COLLECTION] = {"bank": counts}
+
+    def _compiled_write(self) -> Any:
+        """A program that puts one task into one row, compiled now and never again."""
+        axes = {name: leaf.task_axis for name, leaf in self._leaves.items()}
+
+        def write(
+            stacked: dict[str, jax.Array], task: dict[str, jax.Array], row: jax.Array
+        ) -> dict[str, jax.Array]:
+            return {
+                name: jax.lax.dynamic_update_index_in_dim(leaf, task[name], row, axes[name])
+                for name, leaf in stacked.items()
+            }
+
+        stacked = flatten(self._targets)
+        task = {
+            name: jax.ShapeDtypeStruct(leaf.of_task().shape, np.float32, sharding=self._everywhere)
+            for name, leaf in self._leaves.items()
+        }
+        row = jax.ShapeDtypeStruct((), np.int32, sharding=self._everywhere)
+        shardings = {name: target.sharding for name, target in stacked.items()}
+        # Not donated: requests that have begun go on with the old arrays.
+        return jax.jit(write, out_shardings=shardings).lower(stacked, task, row).compile()
+
+    def _write_row(self, row: int, task: Mapping[str, np.ndarray]) -> None:
+        placed = jax.device_put((dict(task), np.int32(row)), self._everywhere)
+        written = self._write(flatten(self.variables["prompts"]), *placed)
+        self.variables["prompts"] = unflatten(written, self._targets)
