@@ -217,8 +217,8 @@ class Study:
         if job.hybrid:
             folder = self.output / f"{name}-{seed}"
             of_hybrid = hybrid(job, folder)
-            beside = {**known, WITHOUT_TOWERS: without_towers(job, folder)}
-            hybrids = rows_of(job, of_hybrid, beside, seed, seconds, conditions, is_hybrid=True)
+            of_hybrids = {**known, WITHOUT_TOWERS: without_towers(job, folder)}
+            hybrids = rows_of(job, of_hybrid, of_hybrids, seed, seconds, conditions, is_hybrid=True)
             new = [*hybrids, *new]
         if name == "explanation" and seed == 0:
             write_examples(job.eval_gin_file, self.output / f"{name}-{seed}")

@@ -157,6 +157,7 @@ def test_other_errors_of_the_system_keep_their_traceback(
     [
         ("movielens_content.gin", [], 0),
         ("movielens_content.gin", ["Evaluator.limit = 7"], 7),
+        ("movielens_explanations.gin", ["EVAL_LIMIT = 7"], 7),
         ("movielens_content_eval.gin", [], None),
     ],
 )
@@ -165,10 +166,17 @@ def test_a_training_file_is_evaluated_on_all_rows(
 ) -> None:
     """It says how many rows validations read."""
     given = [f"MODEL_DIR = '{tmp_path}'", *bindings]
-    args = argparse.Namespace(gin_file=[f"gin_configs/examples/{file}"], gin_bindings=given)
+    training = f"gin_configs/examples/{file}"
+    args = argparse.Namespace(gin_file=[training], gin_bindings=given)
     look_at_run(args)
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     assert parsed.parameter("Evaluator.limit", None) == limit
+    # A file of one's own has the last word.
+    (tmp_path / "few.gin").write_text("Evaluator.limit = 5\n")
+    args.gin_file, args.gin_bindings = [training, str(tmp_path / "few.gin")], given[:1]
+    look_at_run(args)
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    assert parsed.parameter("Evaluator.limit", None) == 5
 
 
 WITHOUT_WARM_UP = ["OPTIMIZER = @adamw()", "adamw.learning_rate = 1e-3"]

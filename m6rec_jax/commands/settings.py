@@ -51,8 +51,10 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
 
     macros = macros_of(args.gin_file)
     if "MIXTURE_OR_TASK_NAME" in macros:
-        if "TRAIN_STEPS" in macros:  # of training, whose validations may read some rows alone
-            args.gin_file = [*args.gin_file, ALL_ROWS]
+        # Behind the first of training, whose validations may read some rows alone.
+        number = (n for n, file in enumerate(args.gin_file) if "TRAIN_STEPS" in macros_of([file]))
+        if (first := next(number, None)) is not None:
+            args.gin_file[first + 1 : first + 1] = [ALL_ROWS]
         look_first(args, default)
         return
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]

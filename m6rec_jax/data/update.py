@@ -442,6 +442,7 @@ class _Update:
         entry: dict[str, Any] = {
             "name": self.name,
             "files": [path.name for path in self._dataset.event_files],
+            "fingerprint": fingerprint(files=self._dataset.event_files),
             "events": number,
             "first_time": self._times[0],
             "last_time": self._times[1],

@@ -50,6 +50,10 @@ class ExportedModel(LoadedModel):
         del exits
         return str(self._exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
 
+    def use_segments(self, folder: str | Path) -> None:
+        """Raises ConfigError."""
+        raise ConfigError(f"{folder} holds cached segments, which an export has no use for")
+
     def options(self, task: str = "", **changes: Any) -> EngineOptions:
         fixed = {
             "segments": None,

@@ -91,7 +91,7 @@ class BatchIterator(Iterator[Batch]):
             # Other versions of the package may have other ones.
             "features": sorted(TASK_FEATURES),
             "rows": rows,
-            "data": {task: data_fingerprint(task) for task in rows},
+            "data": {task: data_fingerprint(task, split) for task in rows},
         }
         rows_per_shard = batch_size // num_shards
         per_process = num_shards // process_count

@@ -68,7 +68,7 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax import configuration
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.prepared import Prepared, fingerprint
 from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
@@ -141,8 +141,8 @@ def task_info(name: str) -> TaskInfo:
     return _TASKS[name]
 
 
-def data_fingerprint(task: str) -> str | None:
-    """Fingerprint of the rows that a task reads: equal ones were prepared from equal data alike.
+def data_fingerprint(task: str, split: str) -> str | None:
+    """Fingerprint of the rows of a part: equal ones were prepared from equal data alike.
 
     None for tasks that were not registered by this module.
 
@@ -154,8 +154,9 @@ def data_fingerprint(task: str) -> str | None:
         return None
     prepared = info.prepared()
     prepared.num_rows(info.view)  # raises where the view is not prepared any more
-    fingerprint: str | None = prepared.manifest["views"][info.view].get("fingerprint")
-    return fingerprint
+    found: str | None = prepared.manifest["views"][info.view].get("fingerprint")
+    of_update = [own for own in prepared.manifest.get("updates", ()) if own["name"] == split]
+    return fingerprint(found, of_update[0]["fingerprint"]) if of_update else found
 
 
 def is_registered(mixture_or_task_name: str) -> bool:

@@ -90,6 +90,10 @@ class Replicas:
             "num_cpus": resources.pop("CPU", 0),
             "num_gpus": resources.pop("GPU", 0),
             "resources": resources,
+            # Replicas on other machines send their traces to the same place.
+            "runtime_env": {
+                "env_vars": {n: v for n, v in os.environ.items() if n.startswith("OTEL_")}
+            },
         }
         number: dict[str, Any] = {"num_replicas": self.min_replicas}
         if self.max_replicas > self.min_replicas:

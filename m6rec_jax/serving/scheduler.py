@@ -31,7 +31,7 @@ import jax
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.errors import ConfigError, M6RecError
-from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.jobs.answering import Accepted, Result, check_finite
 from m6rec_jax.jobs.generation import Texts
 from m6rec_jax.serving.service import Service
 
@@ -413,8 +413,10 @@ class Scheduler:
     def _end(self, entry: _Entry, error: Exception | None = None) -> None:
         """Answers a request whose texts have ended, or gives it up."""
         if error is None and not entry.future.cancelled():
+            assert entry.accepted is not None  # as of all that texts are written for
             try:
                 result = Texts.of(stream.result() for stream in entry.streams)
+                check_finite([entry.accepted], [result.log_probabilities])
             except Exception as failure:
                 error = failure
             else:

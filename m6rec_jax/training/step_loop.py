@@ -176,8 +176,8 @@ class StepLoop:
             metrics = self.validate(state, step, guard.should_stop)
         if metrics is None:
             return None, False, guard.signal_name
-        log.write(step, metrics)
         self.best.check(metrics)
+        log.write(step, metrics)
         # There is no checkpoint of the start.
         is_best = step > 0 and self.best.update(step, metrics)
         _tell(step, metrics, is_best)

@@ -13,6 +13,8 @@ import jax
 import pytest
 
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.generation_stream import GenerationStream
+from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -105,6 +107,17 @@ def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, me
         (expected,) = service.answer([one])
         assert_texts(found, expected)
         assert [heard.get((number, i), "") for i in range(len(found.texts))] == found.texts
+
+
+def test_probabilities_that_are_no_numbers_are_refused(
+    service: Service, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = GenerationStream.result
+    monkeypatch.setattr(
+        GenerationStream, "result", lambda own: result(own)._replace(log_probability=float("nan"))
+    )
+    with pytest.raises(DataError, match="not finite"):
+        scheduler.submit(service, accept(service, 1, "contents")).result(WAIT)
 
 
 def test_a_score_does_not_wait_for_a_text(

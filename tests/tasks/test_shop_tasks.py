@@ -14,6 +14,7 @@ from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.registration import (
+    data_fingerprint,
     evaluated_tasks,
     register_recommendation_tasks,
     task_info,
@@ -217,6 +218,11 @@ def test_data_that_were_prepared_anew_are_refused(shop_tasks, shop_dir, tmp_path
     with pytest.raises(CheckpointError, match="the data of tiny_shop_ctr were prepared anew"):
         batches().load_state_dict(states)
     batches().load_state_dict(old.state_dict())
+    # Rows of an update are those of its files, whatever the split's were.
+    described["updates"] = [{"name": "update_1", "fingerprint": "a"}]
+    manifest.write_text(json.dumps(described))
+    found = {split: data_fingerprint("tiny_shop_ctr", split) for split in ("train", "update_1")}
+    assert found["train"] == "of other data" != found["update_1"]
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(shop_dir))
 
 

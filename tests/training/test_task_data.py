@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import PromptConfig
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.training.task_data import check_labels, tell_what_is_cut
 from tests.training import shop_run
 
@@ -21,16 +23,25 @@ def test_a_vocabulary_larger_than_the_embedding_names_both_and_the_fix(tmp_path:
         shop_run.shop_train(tmp_path / "data", tmp_path / "run", 1, spare_rows=-128)
 
 
-def test_what_is_cut_is_measured_on_the_part_that_trains(tmp_path: Path) -> None:
+def test_what_is_cut_is_measured_on_the_part_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop_run.write_shop(tmp_path)
     shop_run.register(tmp_path)
-    gin.bind_parameter("BatchIterator.split", "update_1")  # there is none
+    read = []
+    measure = EvaluationBatches.__init__
+
+    def measured(own: EvaluationBatches, *given: Any, **options: Any) -> None:
+        read.append(options["split"])
+        measure(own, *given, **options)
+
+    monkeypatch.setattr(EvaluationBatches, "__init__", measured)
+    gin.bind_parameter("BatchIterator.split", "validation")
     try:
-        with pytest.raises(DataError, match="has no split 'update_1'"):
-            tell_what_is_cut(shop_run.MIXTURE, shop_run.LENGTHS)
+        tell_what_is_cut(shop_run.MIXTURE, shop_run.LENGTHS)
     finally:
         gin.clear_config()
-    tell_what_is_cut(shop_run.MIXTURE, shop_run.LENGTHS)
+    assert set(read) == {"validation"}
 
 
 def test_a_label_without_a_class_is_refused() -> None:
