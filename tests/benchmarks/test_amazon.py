@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import amazon, results_file, sasrec
+from benchmarks import amazon, amazon_towers, results_file, sasrec
 from benchmarks.baselines import retrieval
+from benchmarks.documented_path import commands_of
+from m6rec_jax import cli
 
 
 @pytest.fixture
@@ -28,6 +30,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines.append(" ".join([f"u{user}", *(f"i{item}" for item in own)]))
     (folder / "sequences.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def test_the_documented_path_has_other_names_and_seeds(tmp_path: Path) -> None:
+    page = commands_of(*amazon_towers.PAGE)
+    assert [command[1] for command in page[-4:]] == ["train", "train", "calibrate", "eval"]
+    found = [amazon_towers.with_names(command, tmp_path / "games", 2) for command in page]
+    words = [word for command in found for word in command]
+    assert not [word for word in words if "beauty" in word]
+    assert words.count("--gin.MODEL_DIR=runs/next_item-2") == 3
+    assert words.count("--gin.train.seed=2") == 1  # the foundation is trained once
+    for command in found:
+        cli._parser().parse_known_args(command[1:])
 
 
 def test_ease_is_the_regression_that_the_other_table_has(folder: Path) -> None:

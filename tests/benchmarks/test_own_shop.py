@@ -1,11 +1,12 @@
 """The benchmark of the documented path runs what the page says."""
 
 from benchmarks import own_shop
+from benchmarks.documented_path import commands_of
 from m6rec_jax import cli
 
 
 def test_the_commands_are_those_of_the_page_with_other_names() -> None:
-    page = own_shop.documented_commands()
+    page = commands_of(*own_shop.PAGE)
     assert [command[1] for command in page[:4]] == ["data", "data", "vocab", "train"]
     assert ["m6rec", "calibrate", "--gin.MODEL_DIR=runs/retrieval"] in page
     found = [own_shop.with_names(command, "shop", 2) for command in page]
