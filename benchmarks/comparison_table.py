@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.metric_names import describe_metric
 from benchmarks.results_file import Row
-from benchmarks.table_cells import Cell, made_by
+from benchmarks.table_cells import Cell, called, made_by
 
 FIGURES = ("metric", "ours", "best baseline", "against it", "other baselines")
 _ALIGNED = ("---", "---:", "---", "---:", "---")
@@ -84,23 +84,18 @@ def _lines(rows: Iterable[Row]) -> list[list[str]]:
         }
         best = strongest(metric, {name: cell.mean for name, cell in known.items()})
         others = " · ".join(
-            f"{_called(name)} {cell.text(decimals)}" for name, cell in known.items() if name != best
+            f"{called(name)} {cell.text(decimals)}" for name, cell in known.items() if name != best
         )
         found.append(
             [
                 title,
                 ours.text(decimals),
-                "–" if best is None else f"{_called(best)} {known[best].text(decimals)}",
+                "–" if best is None else f"{called(best)} {known[best].text(decimals)}",
                 "" if best is None else _against(ours.mean, known[best].mean, better),
                 others or "–",
             ]
         )
     return found
-
-
-def _called(name: str) -> str:
-    """As the other tables call it."""
-    return name.replace("co_occ", "co-occ").replace("_and_", " + ").replace("_", " ")
 
 
 def _baseline(values: Iterable[float]) -> Cell:

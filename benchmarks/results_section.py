@@ -39,7 +39,7 @@ from benchmarks.comparison_table import comparison_table
 from benchmarks.metric_names import describe_metric
 from benchmarks.results_chart import DotPicture, LinePicture, Picture, PointPicture
 from benchmarks.results_file import Results, Row
-from benchmarks.table_cells import Cell, made_by
+from benchmarks.table_cells import Cell, called, made_by
 from m6rec_jax.errors import DataError
 
 # What is known of a run stands in each of its rows.
@@ -212,7 +212,7 @@ class Section:
     def _lines(self, dataset: str | None, split: str | None) -> list[Line]:
         lines: dict[tuple[str, str], Line] = {}
         for row in self._rows(dataset, split):
-            key = row["model"], made_by(row)
+            key = called(row["model"]), made_by(row)
             lines.setdefault(key, Line(*key)).rows.append(row)
         return list(lines.values())
 
@@ -303,7 +303,7 @@ class Section:
           dataset, split: which rows, where the file has several.
           baseline: that stands beside it (rows of `benchmarks.jobs`), in place of the model's own.
         """
-        lines = [line for line in self._lines(dataset, split) if line.model == model]
+        lines = [line for line in self._lines(dataset, split) if line.model == called(model)]
         if baseline is not None:
             lines = [line.of_baseline(baseline) for line in lines]
         cells = [cell for line in lines if (cell := line.cell(metric)) is not None]
@@ -408,7 +408,7 @@ class Section:
         values: dict[tuple[str, str], dict[float, list[float]]] = {}
         for row in self.results.rows:
             if key in row and row["metric"] == metric:
-                line = values.setdefault((row["model"], made_by(row)), {})
+                line = values.setdefault((called(row["model"]), made_by(row)), {})
                 line.setdefault(row[key], []).append(row["value"])
         if not values:
             raise DataError(f"{self.results.name}.md: no row of {metric!r} has the key {key!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from dataclasses import dataclass
 
@@ -33,3 +34,10 @@ def made_by(row: Row) -> str:
     if row["gin_file"]:
         return f"[`{row['gin_file']}`](../{row['gin_file']})"
     return str(row["config"])
+
+
+def called(model: str) -> str:
+    """What tables call a model: rows may have an identifier of the code."""
+    if not re.fullmatch("[a-z_]+", model):
+        return model
+    return model.replace("co_occ", "co-occ").replace("_and_", " + ").replace("_", " ")
