@@ -60,7 +60,7 @@ JOBS = {
         "similarity_weight",
     ),
 }
-PRUNING_STEPS = 300
+PRUNING_STEPS = 500
 
 
 @dataclass(frozen=True)

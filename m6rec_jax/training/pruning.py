@@ -32,6 +32,8 @@ from m6rec_jax.training.optimizers import Optimizer
 
 # Every embedding table and linear map of the backbone; not norms, nor biases of positions.
 PRUNED = (r"^params/.*kernel$", r"^params/token_embedder/")
+# Fewer and larger ones destroy more than a short run can mend.
+_CUTS = 100
 # Float bits are ordered as the magnitudes are: the least bit pattern, and that of infinity.
 _NOTHING, _INFINITY = -1, 0x7F800000
 
@@ -49,21 +51,20 @@ def gradual_pruning(
     end_step: int,
     begin_step: int = 0,
     sparsity: float = 0.8,
-    period: int = 100,
     names: Sequence[str] = PRUNED,
     total_steps: int | None = None,
 ) -> Optimizer:
     """Sets ever more of the smallest weights to zero (Zhu & Gupta, 2017).
 
     After step t the share of zeros is sparsity · (1 - (1 - (t - begin) / (end - begin))³): most go
-    early, when there are many to spare. What has gone stays, and takes no part in the optimizer.
+    early, when there are many to spare, in about a hundred cuts. What has gone stays, and takes no
+    part in the optimizer.
 
     Args:
       optimizer: what updates the rest.
       end_step: the last step at which weights go.
       begin_step: the first one.
       sparsity: share of zeros from `end_step` on.
-      period: steps from one such step to the next.
       names: regular expressions; leaves whose name has a match are pruned.
       total_steps: of the run, which must go on after `end_step` to recover; None: not known.
 
@@ -82,8 +83,7 @@ def gradual_pruning(
             f"gradual_pruning.end_step = {end_step} must lie before the run's end: it has "
             f"{total_steps} steps (TRAIN_STEPS)"
         )
-    if period < 1:
-        raise ConfigError(f"gradual_pruning.period = {period} must be at least 1")
+    period = max(1, (end_step - begin_step) // _CUTS)
     steps = np.array([*range(begin_step, end_step, period), end_step])
     shares = sparsity * (1 - (1 - (steps - begin_step) / (end_step - begin_step)) ** 3)
     return _pruned(optimizer, names, steps, shares)

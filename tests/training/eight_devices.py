@@ -34,7 +34,7 @@ STEPS = 20
 def losses(mesh: jax.sharding.Mesh, rules: tuple) -> list[float]:
     model = M6Rec(toy_config())
     # Pruned to a half, too: thresholds are of whole matrices, however they are split.
-    optimizer = gradual_pruning(adafactor(1e-2, min_dim_size_to_factor=8), STEPS, 0, 0.5, period=5)
+    optimizer = gradual_pruning(adafactor(1e-2, min_dim_size_to_factor=8), STEPS, 0, 0.5)
     abstract = abstract_state(model, optimizer, mesh, rules, trainable="all")
     state = initial_state(model, optimizer, abstract, mesh, rules, trainable="all", seed=0)
     step = make_train_step(model, optimizer, trainable="all", seed=0)

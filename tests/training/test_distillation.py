@@ -96,7 +96,7 @@ def test_a_teacher_pruning_and_few_bits_go_together(tmp_path: Path) -> None:
         6,
         distillation=Distillation(str(tmp_path / "teacher"), vocabulary_weight=0.5),
         weight_bits=4,
-        optimizer=gradual_pruning(adamw(3e-3), end_step=4, period=2),
+        optimizer=gradual_pruning(adamw(3e-3), end_step=4),
     )
     (*_, last) = (line for line in read_metrics(tmp_path / "student") if "sparsity" in line)
     assert last["sparsity"] == pytest.approx(0.8, abs=0.02)

@@ -17,7 +17,7 @@ from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.pruning import gradual_pruning, keep_zeros
 from tests.training.toy_run import toy_train
 
-BEGIN, END, PERIOD, SPARSITY = 2, 11, 4, 0.8
+BEGIN, END, SPARSITY = 2, 11, 0.8
 RATE = 0.3
 
 
@@ -47,7 +47,7 @@ def gradients(step: int) -> dict[str, Any]:
 
 def test_weights_go_as_in_a_loop() -> None:
     """Momentum, too, is of the weights that are left: what has gone moves nothing."""
-    optimizer = gradual_pruning(optax.sgd(RATE, momentum=0.9), END, BEGIN, SPARSITY, PERIOD)
+    optimizer = gradual_pruning(optax.sgd(RATE, momentum=0.9), END, BEGIN, SPARSITY)
     params = tree()
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
@@ -65,7 +65,7 @@ def test_weights_go_as_in_a_loop() -> None:
             gradient = flatten(gradients(step))[name].astype(np.float64)
             momentum = 0.9 * momentum + gradient * mask
             weight = (weight - RATE * momentum) * mask
-            if name in pruned and step in (2, 6, 10, 11):
+            if name in pruned and BEGIN <= step <= END:
                 share = SPARSITY * (1 - (1 - (step - BEGIN) / (END - BEGIN)) ** 3)
                 for i in range(len(leaf) if "layers" in name else 1):
                     part = (i,) if "layers" in name else ()
@@ -90,7 +90,7 @@ def zeros_of(state: Any) -> dict[str, np.ndarray]:
 
 def test_resumed_is_unbroken_and_tuning_keeps_zeros(tmp_path: Path) -> None:
     def run(folder: str, steps: int, **changes: Any) -> Any:
-        settings = {"optimizer": gradual_pruning(adamw(3e-3), end_step=7, period=2)} | changes
+        settings = {"optimizer": gradual_pruning(adamw(3e-3), end_step=7)} | changes
         return toy_train(tmp_path / folder, steps, **settings)[0]
 
     unbroken = run("unbroken", 8)
