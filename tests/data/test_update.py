@@ -244,7 +244,9 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     days.add(1)
     with caplog.at_level(logging.INFO):
         prepared = days.update()
-    assert prepared.manifest["updates"][0] == {
+    entry = dict(prepared.manifest["updates"][0])
+    assert len(entry.pop("fingerprint")) == 64
+    assert entry == {
         "name": "update_1",
         "files": ["events-1.parquet"],
         "events": 3,
