@@ -168,23 +168,16 @@ def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float
 
 def generation(run: str, batch_size: int, limit: int, turns: int) -> dict[str, dict[str, float]]:
     """Figures of each setting, for that many texts at a time."""
-    from m6rec_jax.evaluation.calibration import (
-        GENERATION_THRESHOLDS,
-        Texts,
-        agreement,
-        settings_for,
-    )
+    from m6rec_jax.evaluation.calibration import Texts, agreement, settings_for
     from m6rec_jax.metrics.generation import rouge
 
     evaluator, restored, task = open_run(run, GENERATION_CALIBRATE, "validation", 16, limit)
     chosen = settings_for(Texts(evaluator, task, restored), LOSSES[0])[0]
     evaluator, restored, task = open_run(run, GENERATION_CALIBRATE, "test", batch_size, limit)
     texts = Texts(evaluator, task, restored)
-    last = restored.model.config.num_exits
     tried: dict[str, ExitSettings | None] = {
         WHOLE: None,
-        **{at_most(depth): ExitSettings(NEVER, depth) for depth in range(1, last)},
-        **{f"from a cosine of {t:g}": ExitSettings(t, last) for t in GENERATION_THRESHOLDS[::2]},
+        at_most(1): ExitSettings(NEVER, 1),
         f"calibrated, {100 * LOSSES[0]:g}% loss": chosen,
     }
     written = {name: texts.generate(exits) for name, exits in tried.items()}
