@@ -136,23 +136,16 @@ def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
     return figures
 
 
-def hybrid(job: Job, model_dir: Path) -> Figures:
+def hybrid(job: Job, model_dir: Path, *, towers: bool = True) -> Figures:
     """Figures of `job.hybrid` as the hybrid, whose weights are learnt unless that was done.
 
     To be called once the two towers were evaluated alone, as they are until there are weights.
     """
-    output = model_dir / "hybrid.json"
+    output = model_dir / ("hybrid.json" if towers else "without_towers.json")
+    bound = () if towers else ("--gin.Reranking.towers=False",)
     if not output.exists():
-        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'")
-    return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'")
-
-
-def without_towers(job: Job, model_dir: Path) -> Figures:
-    """Likewise without the towers."""
-    output, without = model_dir / "without_towers.json", "--gin.Reranking.towers=False"
-    if not output.exists():
-        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'", without)
-    return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'", without)
+        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'", *bound)
+    return tested(job, model_dir, output, f"--gin.MIXTURE_OR_TASK_NAME='{job.hybrid}'", *bound)
 
 
 def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
@@ -217,7 +210,7 @@ class Study:
         if job.hybrid:
             folder = self.output / f"{name}-{seed}"
             of_hybrid = hybrid(job, folder)
-            of_hybrids = {**known, WITHOUT_TOWERS: without_towers(job, folder)}
+            of_hybrids = {**known, WITHOUT_TOWERS: hybrid(job, folder, towers=False)}
             hybrids = rows_of(job, of_hybrid, of_hybrids, seed, seconds, conditions, is_hybrid=True)
             new = [*hybrids, *new]
         if name == "explanation" and seed == 0:
