@@ -37,8 +37,8 @@ from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
-from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
+from m6rec_jax.evaluation.reranking import RANKED
 from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
 from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically

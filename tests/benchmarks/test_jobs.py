@@ -16,7 +16,7 @@ from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
-from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
+from m6rec_jax.evaluation.reranking import RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
 
