@@ -60,6 +60,8 @@ def request(number: int, behaviours: int) -> dict:
 def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with pytest.raises(ConfigError, match="learn on the rows that are reported"):
+        calibrate(str(model_dir), TASK, LENGTHS, split="test")
     before = load_model(model_dir)
     assert before.settings.tasks[TASK].ranking is None
     path, other = model_dir / "inference" / "ranking.json", {"known": {}, "new": {}}

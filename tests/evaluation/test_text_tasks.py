@@ -318,20 +318,21 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     if "sentence" in asked:  # likelihoods are no probabilities
         assert not any("log_loss" in name for name in metrics)
         with pytest.raises(ConfigError, match="no odds of two outcomes"):
-            calibrate(*calibrated, split="test")
+            calibrate(*calibrated)
         return
     odds = scores.astype(np.float64)
     log_loss = classification.log_loss(labels, 1 / (1 + np.exp(-odds)))
     assert metrics["log_loss"] == pytest.approx(log_loss, abs=1e-5)
     assert metrics["chance/auc"] != metrics["user_mean/log_loss"] > 0
     # Scaled as was learnt, here on the very rows that it is evaluated on.
-    found = calibrate(*calibrated, split="test")
+    metrics = zero_shot(model_dir, split="validation")
+    found = calibrate(*calibrated)
     learnt = found["zero_shop_zero_shot"]
     assert learnt.unscaled_log_loss == pytest.approx(metrics["log_loss"], abs=1e-5)
     assert f"zero_shop_zero_shot: log loss {learnt.log_loss:.4f} instead of" in report(found)
     with gin.unlock_config():
         gin.parse_config_file(str(model_dir / "inference" / "zero_shop_zero_shot_scaling.gin"))
-    fitted = zero_shot(model_dir)
+    fitted = zero_shot(model_dir, split="validation")
     assert fitted["log_loss"] == pytest.approx(learnt.log_loss, abs=1e-5)
     assert fitted["log_loss"] < metrics["log_loss"]
     assert fitted["auc"] == pytest.approx(metrics["auc"])
