@@ -27,7 +27,7 @@ import tasks.corner_shop
 
 MIXTURE_OR_TASK_NAME = '{TASK}'
 TASK_FEATURE_LENGTHS = {{'inputs': 96, 'targets': 96}}
-BATCH_SIZE = 4
+calibrate.batch_size = 4
 """
 COMMANDS = {
     "train": ["train", "--gin_file", "exits.gin", "--gin.MODEL_DIR=exits"],
