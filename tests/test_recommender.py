@@ -107,9 +107,12 @@ def test_columns_of_the_tables(rec: m6.Recommender, caplog: pytest.LogCaptureFix
     assert not caplog.messages
     rec.score(["f4"], **{**ASKED, "user": {"taste": "x", "tsate": "y"}}, task="ctr")
     rec.embed_items([{"id": "f3", "titel": "?"}], task="next")
+    row = {"user": {"taste": "x"}, "time": NOW, "behaviours": HISTORY, "candidates": ["f4"]}
+    rec.answer([row, {**row, "user": {"tsate": "y", "taste": "x"}}], task="ctr")
     assert caplog.messages == [
         "left out, since the data set has no such columns: user.tsate",
         "left out, since the data set has no such columns: items.titel",
+        "left out, since the data set has no such columns: user.tsate",
     ]
 
 
@@ -133,16 +136,30 @@ def test_texts_and_titles(rec: m6.Recommender) -> None:
 
 
 def test_dialogues_ask_what_was_loaded(
-    rec: m6.Recommender, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rec: m6.Recommender,
+    served: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = served_films.copy_run(served / "run", tmp_path / "run", ["next"])
     parts = rec.service.parts
     own = m6.load(run, index=parts.indexes()["next"], prepared=parts.prepared)
     towers = own.service.parts.retriever()
     monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
-    first, second = (own.chat(user={"user": {"taste": "comedy"}}) for _ in range(2))
+    first, second = (own.chat(user={"taste": "comedy"}) for _ in range(2))
     assert first._retrieval is second._retrieval is towers
     assert first._index is second._index
+    # What is known of a user is said as everywhere.
+    events = [{"item_id": one["item"], "time": one["time"], "rating": 5} for one in HISTORY]
+    told = own.chat(user={"user_id": "u1", "taste": "comedy"}, history=events)
+    same = own.chat(user={"id": "u1", "taste": "comedy"}, history=pa.Table.from_pylist(HISTORY))
+    assert told._history == same._history != first._history
+    assert not caplog.messages
+    own.chat(user={"taste": "comedy", "tsate": "drama"})
+    assert caplog.messages[-1].endswith("the data set has no such columns: user.tsate")
+    with pytest.raises(ConfigError, match=r"no field 'histroy' \(did you mean 'history'\?\)"):
+        own.chat(histroy=HISTORY)  # type: ignore[call-arg]
 
 
 def test_many_requests_at_once(rec: m6.Recommender) -> None:

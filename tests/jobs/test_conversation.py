@@ -447,3 +447,5 @@ def test_what_a_user_did_may_be_newer_than_the_data(behaviours, number, tmp_path
     folder = served_films.write_data(tmp_path / "films")
     liked = chat_module._LikedItems({"user": {"taste": "drama"}, "behaviours": behaviours}, folder)
     assert len(liked([0]).past) == number
+    with pytest.raises(ConfigError, match=r"has 'usr' \(did you mean 'user'\?\): a dialogue takes"):
+        chat_module._LikedItems({"usr": {"taste": "drama"}}, folder)
