@@ -18,7 +18,7 @@ from m6rec_jax.data import update as update_module
 from m6rec_jax.data.event_table import Assignment, assign
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import STATISTICS, Prepared
+from m6rec_jax.data.prepared import STATISTICS, Prepared, fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
 from m6rec_jax.data.statistics import StatisticsOptions
@@ -245,7 +245,10 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     with caplog.at_level(logging.INFO):
         prepared = days.update()
     entry = dict(prepared.manifest["updates"][0])
-    assert len(entry.pop("fingerprint")) == 64
+    # Of all files so far: new users and items have a part in the rows.
+    whole = prepared.manifest["files"]
+    assert [len(files) for files in whole.values()] == [2, 2, 2]
+    assert entry.pop("fingerprint") == fingerprint(whole, ["events-1.parquet"])
     assert entry == {
         "name": "update_1",
         "files": ["events-1.parquet"],

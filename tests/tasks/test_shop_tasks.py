@@ -219,10 +219,12 @@ def test_data_that_were_prepared_anew_are_refused(shop_tasks, shop_dir, tmp_path
         batches().load_state_dict(states)
     batches().load_state_dict(old.state_dict())
     # Rows of an update are those of its files, whatever the split's were.
-    described["updates"] = [{"name": "update_1", "fingerprint": "a"}]
-    manifest.write_text(json.dumps(described))
-    found = {split: data_fingerprint("tiny_shop_ctr", split) for split in ("train", "update_1")}
-    assert found["train"] == "of other data" != found["update_1"]
+    described["updates"] = [{"name": "update_1"}, {"name": "update_2", "fingerprint": "a"}]
+    manifest.write_text(json.dumps(described))  # the first as earlier versions left it
+    parts = ("train", "update_1", "update_2")
+    found = {split: data_fingerprint("tiny_shop_ctr", split) for split in parts}
+    assert found["train"] == "of other data"
+    assert len(set(found.values())) == 3
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(shop_dir))
 
 
