@@ -103,7 +103,8 @@ def test_ordinary_headers_give_a_draft_that_is_accepted(tmp_path: Path) -> None:
         write(tmp_path / "catalog.csv", ",item_id,title,ago,outcome,id,b{c}, d", items),
         write(tmp_path / "things.csv", ",user_id,item_id,at,rating", events),
     ]
-    draft_dataset(tables)
+    said = draft_dataset(tables)
+    assert "columns not used, whose names mean something else: ago, id, outcome" in said
     spec = DatasetSpec.load(tmp_path)
     assert spec.events.file == "things.csv"
     assert spec.template["item"] == "{title}"
