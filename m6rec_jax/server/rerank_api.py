@@ -109,7 +109,10 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
     texts |= zip(objects, rendered, strict=True)
     documents = [texts[index] for index in range(len(texts))]
     about = [items.get(index, Item("", {})) for index in range(len(texts))]
-    accepted = snapshot.accept_text(history, task, job, documents, about)
+    try:
+        accepted = snapshot.accept_text(history, task, job, documents, about)
+    except RejectedRow as problem:
+        raise _of_documents(problem, range(len(documents))) from None
     if user is None:
         return accepted
     # What the user had counts.
