@@ -46,7 +46,7 @@ ray: install  ## Replicas and workers of Ray, some killed (installs ray)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/python -m pytest tests/server/test_ray.py tests/serving/test_workers.py tests/data/test_prepare_by_ray.py -rs
 
-results: install  ## Render docs/results.md from benchmarks/results/*.json
+results: install  ## Render docs/results.md, speed.md and tpu.md from benchmarks/results
 	$(BIN)/python -m benchmarks.render_results
 
 accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)
