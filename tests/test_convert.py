@@ -8,10 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import gin
 import jax
 import numpy as np
 import pytest
@@ -44,13 +42,6 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     texts = [f"liked {a} {b}, {i} days ago" for i in range(60) for a in "xyz" for b in ("up", "me")]
     train_vocabulary(texts, path, 300)
     return Vocabulary(path)
-
-
-@pytest.fixture
-def gin_config() -> Iterator[None]:
-    """Leaves no setting behind: gin's would become defaults of every later `ModelConfig`."""
-    yield
-    gin.clear_config()
 
 
 def model_of(rows: int) -> Weights:
@@ -355,7 +346,7 @@ def test_errors(source: str, target: str, message: str, capsys: pytest.CaptureFi
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("gin_config")
+@pytest.mark.usefixtures("no_gin")
 def test_the_gin_lines_build_the_model(tmp_path: Path) -> None:
     """What is printed can be pasted into a model file."""
     for config in (T5_1_1, UMT5, ModelConfig(mlp_activations=("relu",), vocab_size=640)):
@@ -366,7 +357,7 @@ def test_the_gin_lines_build_the_model(tmp_path: Path) -> None:
         assert configuration.macro("MODEL").config == config
 
 
-@pytest.mark.usefixtures("gin_config")
+@pytest.mark.usefixtures("no_gin")
 def test_a_configured_run_does_not_change_foreign_weights(tmp_path: Path) -> None:
     write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
     write_t5x(random_weights(T5_1_1), tmp_path / "t5x")
@@ -386,7 +377,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.usefixtures("gin_config")
+@pytest.mark.usefixtures("no_gin")
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_model_files_fit_the_published_weights(size: str) -> None:
     embed_dim, mlp_dim, num_layers, num_heads = PUBLISHED[size]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import gin
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from m6rec_jax.data.splits import Split
 from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.layout import prompt_leaves
+
+pytestmark = pytest.mark.usefixtures("no_gin")
 
 
 def run_of(seed: int) -> Run:
@@ -168,21 +171,16 @@ def test_a_sample_knows_nothing_else(made) -> None:
 @pytest.mark.parametrize("titles", [False, True])
 @pytest.mark.parametrize("method", TUNINGS)
 def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
-    import gin
-
     files = TUNINGS[method].files(titles)
-    try:
-        configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
-        assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
-        assert gin.query_parameter("Validation.best_metric") == "validation/auc"
-        # What learns at a rate, or in a way, of its own is called so.
-        config = ModelConfig()
-        names = set(prompt_leaves(config))
-        whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
-        assert all(any(name in leaf for leaf in names) for name in whole)
-        assert (config.prompts.embedding_rank > 0) == (method == "averaged")
-        configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
-        candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
-    finally:
-        gin.clear_config()
+    configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
+    assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
+    assert gin.query_parameter("Validation.best_metric") == "validation/auc"
+    # What learns at a rate, or in a way, of its own is called so.
+    config = ModelConfig()
+    names = set(prompt_leaves(config))
+    whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
+    assert all(any(name in leaf for leaf in names) for name in whole)
+    assert (config.prompts.embedding_rank > 0) == (method == "averaged")
+    configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
+    candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
     assert ("{awards}" in candidate) != titles

@@ -19,6 +19,8 @@ from m6rec_jax import configuration
 from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 
 def bindings_of(call: tuple[str, ...]) -> dict[str, str]:
     pairs = (text.removeprefix("--gin.").split("=", 1) for text in call if "=" in text)
@@ -91,25 +93,20 @@ def rows_in(tmp_path: Path) -> list[dict]:
 def test_files_and_tasks_of_every_job_fit_together(name: str) -> None:
     job = JOBS.get(name) or SINGLES[name]
     steps = ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
-    try:
-        configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", *job.eval_bindings])
-        tested = {
-            task.name for task in evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-        }
-        lengths = configuration.macro("TASK_FEATURE_LENGTHS")
-        shared = gin.query_parameter("vocabulary_file.shared")
-        if job.gin_file is not None:
-            configuration.parse_config([job.gin_file], [*steps, *job.bindings])
-            assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
-            assert gin.query_parameter("vocabulary_file.shared") == shared
-            assert configuration.macro("TRAINABLE") == "prompts"
-        if job.hybrid:
-            of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
-            configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", of_task])
-            (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-            assert task.kind in RANKED
-    finally:
-        gin.clear_config()
+    configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", *job.eval_bindings])
+    tested = {task.name for task in evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))}
+    lengths = configuration.macro("TASK_FEATURE_LENGTHS")
+    shared = gin.query_parameter("vocabulary_file.shared")
+    if job.gin_file is not None:
+        configuration.parse_config([job.gin_file], [*steps, *job.bindings])
+        assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
+        assert gin.query_parameter("vocabulary_file.shared") == shared
+        assert configuration.macro("TRAINABLE") == "prompts"
+    if job.hybrid:
+        of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
+        configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", of_task])
+        (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+        assert task.kind in RANKED
     assert set(job.tests) <= tested
     assert shared == foundation.NAME
 
@@ -122,12 +119,9 @@ def test_no_two_jobs_have_rows_of_one_key() -> None:
 
 
 def test_the_single_runs_read_as_many_rows_as_the_run_of_all_jobs() -> None:
-    try:
-        configuration.parse_config([JOBS["all_jobs"].gin_file], ["MODEL_DIR='x'"])
-        steps = configuration.macro("TRAIN_STEPS")
-        rates = gin.query_parameter("mixture_rates.rates")
-    finally:
-        gin.clear_config()
+    configuration.parse_config([JOBS["all_jobs"].gin_file], ["MODEL_DIR='x'"])
+    steps = configuration.macro("TRAIN_STEPS")
+    rates = gin.query_parameter("mixture_rates.rates")
     of_single: dict[str, float] = {}
     for task, own in JOBS["all_jobs"].compared_with.items():
         of_single[own] = of_single.get(own, 0) + rates[task]

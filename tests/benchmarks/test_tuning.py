@@ -1,9 +1,7 @@
 """The study of tuning: what is run, what is kept, and what follows from it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import gin
 import pytest
 
 from benchmarks import tuning
@@ -11,12 +9,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import read_results
 from m6rec_jax import configuration
 
-
-@pytest.fixture(autouse=True)
-def no_gin() -> Iterator[None]:
-    """Leaves no setting behind."""
-    yield
-    gin.clear_config()
+pytestmark = pytest.mark.usefixtures("no_gin")
 
 
 @pytest.fixture

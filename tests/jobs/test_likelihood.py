@@ -15,14 +15,9 @@ from m6rec_jax.text import rows
 from tests.serving import served_films
 from tests.serving.served_films import MAX_EVENTS, NOW, S, T, request
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 CANDIDATE, ITEM = "{candidate} liked", "likes {item}"
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    gin.clear_config()
-    yield
-    gin.clear_config()
 
 
 def configure(sentence, counted):

@@ -21,13 +21,9 @@ from m6rec_jax.pipeline.registration import (
     unregister,
 )
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 LENGTHS = {"inputs": 64, "targets": 24}
-
-
-@pytest.fixture(autouse=True)
-def no_gin():
-    yield
-    gin.clear_config()
 
 
 def rows(name, split):
@@ -102,11 +98,8 @@ def test_names(shop_tasks):
 def test_rates_of_the_foundation(shop_tasks):
     with gin.unlock_config():
         gin.parse_config("foundation_rates.outcomes = 4.0")
-    try:
-        mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
-        rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-    finally:
-        gin.clear_config()
+    mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
+    rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     assert rates == {f"tiny_shop_{k}": 1.0 for k in ("infilling", "generation", "retrieval")} | {
         "tiny_shop_outcomes": 4.0
     }
@@ -115,14 +108,9 @@ def test_rates_of_the_foundation(shop_tasks):
 def test_a_rate_of_the_foundation_is_positive(shop_tasks):
     with gin.unlock_config():
         gin.parse_config("foundation_rates.retrieval = 0.0")
-    try:
-        mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
-        with pytest.raises(
-            ConfigError, match=r"foundation_rates\.retrieval = 0\.0 must be positive"
-        ):
-            mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_outcomes"))
-    finally:
-        gin.clear_config()
+    mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
+    with pytest.raises(ConfigError, match=r"foundation_rates\.retrieval = 0\.0 must be positive"):
+        mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_outcomes"))
 
 
 def test_scoring_text_and_tokens(shop_tasks):
