@@ -4,8 +4,6 @@ import dataclasses
 import html.parser
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -290,12 +288,6 @@ def test_losses_of_unlike_scale_have_axes_of_their_own(tmp_path: Path) -> None:
         found = list(run_report._curves("run", tmp_path))
         assert len(found) == number
         assert sum(len(curve.series) for curve in found) == 2
-
-
-def test_importing_the_report_is_light() -> None:
-    code = "import sys, m6rec_jax.evaluation.report; print('matplotlib' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
 
 
 def test_rates_of_hits_are_those_of_the_metrics() -> None:
