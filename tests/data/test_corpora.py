@@ -16,7 +16,6 @@ from m6rec_jax.data.corpora import (
     prepare_corpus,
     write_corpus,
 )
-from m6rec_jax.data.splits import TEST, TRAIN, VALIDATION, by_group
 from m6rec_jax.errors import ConfigError, DataError
 
 SPEC = {
@@ -117,22 +116,6 @@ def test_a_missing_column_is_named(tmp_path):
 
 
 # ---- splits
-
-
-def test_groups_go_to_the_same_part_in_every_corpus():
-    films = [f"film {n % 500}" for n in range(3000)]
-    codes = by_group(films)
-    parts = {}
-    for film, code in zip(films, codes.tolist(), strict=True):
-        assert parts.setdefault(film, code) == code
-    # Any other corpus, in any order.
-    assert by_group(["new", *reversed(films)])[1:].tolist() == codes[::-1].tolist()
-    shares = [(codes == part).mean() for part in (TRAIN, VALIDATION, TEST)]
-    # 500 groups: a standard deviation is below 0.02.
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.08)
-    assert by_group(films, seed=1).tolist() != codes.tolist()
-    with pytest.raises(DataError, match="leave something for test"):
-        by_group(films, train=0.9, validation=0.1)
 
 
 def test_tables_have_no_groups(tmp_path, write_shop):

@@ -271,30 +271,6 @@ def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path)
             run(folder, out, views=(view,))
 
 
-def test_held_out_items_are_in_no_training_text(write_shop, tmp_path: Path) -> None:
-    prepared = run(write_shop(log()), tmp_path / "out", "held_out_items:fraction=0.3,seed=1")
-    held_out = prepared.catalogue().held_out
-    titles = [f"Thing {index}" for index in np.flatnonzero(held_out)]
-    assert titles
-    assert prepared.manifest["counts"]["held_out_items"] == len(titles)
-    text = (
-        " ".join(
-            " ".join([*row.get("history", row.get("source", [])), *row.get("candidates", [])])
-            + " ".join(row.get("items", []))
-            + row.get("target", "")
-            for view in ("groups", "next_items", "documents")
-            for part in ("train", "validation")
-            for row in rows_of(prepared, view, part)
-        )
-        .replace(",", " ")
-        .replace(".", " ")
-        + " "
-    )
-    for title in titles:
-        assert f"{title} " not in text
-    assert "Thing 1 " in text or held_out[1]
-
-
 def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
     folder = write_shop(log(per_user=6), labelled=False)
     prepared = run(folder, tmp_path / "out", views=("groups",), group_size=10)

@@ -204,6 +204,9 @@ def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) 
         reranking_negatives=1 + seed % 5,
         reranking_depth=(3, 200)[seed % 2],
     )
+    held_out = days.prepared.catalogue().held_out
+    assert days.prepared.manifest["counts"]["held_out_items"] == held_out.sum()
+    assert held_out.any() == days.split.startswith("held_out_items")
     before = {path: path.read_bytes() for path in days.out.rglob("*.tfrecord-*")}
     for day in (1, 2):
         days.add(day)
@@ -221,6 +224,7 @@ def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) 
             if code in STATISTICS_PARTS:
                 counted[event["item_index"]] += 1
         assert catalogue.train_counts.tolist() == counted.tolist()
+        assert catalogue.held_out.tolist() == fold.assignment.held_out.tolist()
         new = len(catalogue.items) - len(days.prepared.catalogue().items)
         assert new == 0 or day == 2 or "update_1" in prepared.num_rows("catalogue")
     # What was there is there, byte for byte.
