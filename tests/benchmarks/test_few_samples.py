@@ -87,6 +87,11 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert len(made) == done
     assert few_samples.main([*arguments, "--methods", "means", "--force"]) == 0
     assert {run[0] for run in made[done:]} == {"prepare"}
+    other = [*arguments, "--foundation", str(tmp_path / "other")]
+    assert few_samples.main(other) == 2
+    with pytest.raises(SystemExit):  # one name for two ways of tuning
+        few_samples.main([*other, "--model", "of another"])
+    assert few_samples.main([*other, "--model", "of another", "--methods", "tuning"]) == 0
 
 
 def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path: Path) -> None:
@@ -142,22 +147,6 @@ def test_what_another_command_made_meanwhile_is_not_made_again(
     monkeypatch.setattr(few_samples, "prepared_sample", after_another)
     assert few_samples.main(arguments) == 0
     assert len([run for run in made if run[0] == "option_adapter"]) == 1
-
-
-def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys) -> None:
-    arguments = ["--samples", "64", "--seeds", "0", "--foundation"]
-    assert few_samples.main([*arguments, str(tmp_path / "base")]) == 0
-    assert few_samples.main([*arguments, str(tmp_path / "other")]) == 2
-    assert "a study is of one foundation" in capsys.readouterr().err
-    named = [*arguments, str(tmp_path / "other"), "--model", "of another"]
-    with pytest.raises(SystemExit):  # one name for two ways of tuning
-        few_samples.main(named)
-    assert few_samples.main([*named, "--methods", "user_mean", "tuning"]) == 0
-    rows = read_results(tmp_path / "few_samples.json").rows
-    assert {row["model"] for row in rows} == {
-        *(few_samples.USER_MEAN, MEANS, REGRESSION, TUNED, AVERAGED),
-        "of another",
-    }
 
 
 def test_a_sample_knows_nothing_else(made) -> None:

@@ -1,6 +1,5 @@
 """The study of jobs: what is run, from which foundation, and what stands in its rows."""
 
-import json
 from pathlib import Path
 
 import gin
@@ -18,13 +17,9 @@ from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
 from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
+from tests.benchmarks.conftest import bindings_of, recorded
 
 pytestmark = pytest.mark.usefixtures("no_gin")
-
-
-def bindings_of(call: tuple[str, ...]) -> dict[str, str]:
-    pairs = (text.removeprefix("--gin.").split("=", 1) for text in call if "=" in text)
-    return {name: value.strip("'") for name, value in pairs}
 
 
 @pytest.fixture
@@ -32,37 +27,37 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     """The commands made; every figure of an evaluation of seed s is 0.5 + s / 100."""
     made: list[tuple[str, ...]] = []
 
-    def m6rec(*arguments: object) -> None:
-        call = tuple(map(str, arguments))
-        made.append(call)
+    def figures_of(call: tuple[str, ...]) -> dict[str, float]:
         bound = bindings_of(call)
-        if call[0] == "train":
-            (Path(bound["MODEL_DIR"]) / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if call[0] == "eval":
-            folder = Path(bound["MODEL_DIR"]).name
-            value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
-            # With weights it is of the hybrid.
-            value += 0.2 * any(
-                other[0] == "calibrate" and bindings_of(other)["MODEL_DIR"] == bound["MODEL_DIR"]
-                for other in made
-            )
-            job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
-            own = bound.get("MIXTURE_OR_TASK_NAME")
-            tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
-            # As the evaluator names them.
-            figures = {
-                f"{task}/{metric}" if len(tasks) > 1 else metric: value
-                for task in tasks
-                for metric in job.tests[task].metrics
-            }
-            figures |= {"popularity/auc": 0.4, "chance/auc": 0.3}
-            Path(bound["evaluate.output"]).write_text(json.dumps(figures))
-        if call[0] == "infer":
+        folder = Path(bound["MODEL_DIR"]).name
+        value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
+        # With weights it is of the hybrid.
+        value += 0.2 * any(
+            other[0] == "calibrate" and bindings_of(other)["MODEL_DIR"] == bound["MODEL_DIR"]
+            for other in made
+        )
+        job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
+        own = bound.get("MIXTURE_OR_TASK_NAME")
+        tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
+        # As the evaluator names them.
+        figures = {
+            f"{task}/{metric}" if len(tasks) > 1 else metric: value
+            for task in tasks
+            for metric in job.tests[task].metrics
+        }
+        return figures | {"popularity/auc": 0.4, "chance/auc": 0.3}
+
+    record = recorded(made, figures_of)
+
+    def m6rec(*arguments: object) -> None:
+        record(*arguments)
+        if arguments[0] == "infer":
             rows = [
                 {"source": f"loved A|B\nFilm {n}", "prefix": "because", "written": f"text {n}."}
                 for n in range(99)
             ]
-            pq.write_table(pa.Table.from_pylist([r | {"reference": "So."} for r in rows]), call[-1])
+            table = pa.Table.from_pylist([row | {"reference": "So."} for row in rows])
+            pq.write_table(table, arguments[-1])
 
     def baselines_of(gin_file: str, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
         made.append(("baselines", gin_file))
