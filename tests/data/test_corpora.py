@@ -5,7 +5,6 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from m6rec_jax.data import splits
 from m6rec_jax.data.corpora import (
     Corpus,
     CorpusOptions,
@@ -212,4 +211,3 @@ def test_splits_of_tables_do_not_fit_texts(notes, tmp_path):
 def test_impossible_options_are_refused():
     with pytest.raises(ConfigError, match="passage_words"):
         CorpusOptions(passage_words=0)
-    assert splits.PARTS == ("train", "validation", "test")

@@ -4,11 +4,14 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from m6rec_jax.dialogue.attributes import ItemAttributes
 from m6rec_jax.dialogue.people import People
+from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years
-from m6rec_jax.dialogue.words import GroupWords
+from m6rec_jax.dialogue.words import DialogueWords, GroupWords
 from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.format_strings import Template
+from m6rec_jax.text.records import Item
 from tests.dialogue.films import ATTRIBUTES, NAMES, READER
 
 
@@ -216,6 +219,15 @@ def test_ages_of_others_are_not(said, wishes):
 )
 def test_names(said, named):
     assert set(READER.read(said).named) == named
+
+
+@pytest.mark.parametrize(
+    ("said", "named"), [("heat and HEAT", {2, 3, 4}), ("the big lebowski", set())]
+)
+def test_one_spelling_names_all_items_of_its_words(said, named):
+    names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
+    bare = ItemAttributes([Item("")] * len(names), (), "")
+    assert set(DialogueReader(names, bare, DialogueWords()).read(said).named) == named
 
 
 def test_what_is_compared_with_the_last_item():

@@ -335,17 +335,6 @@ def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
     assert metrics["share_of_cut_texts"] == 0.05
 
 
-def test_mixtures_give_metrics_per_task(world):
-    model_dir = world[4]
-    metrics = of_checkpoint.evaluate(
-        str(model_dir), "eval_shop_pretrain", LENGTHS, split="validation", batch_size=2
-    )
-    for task in ("eval_shop_infilling", "eval_shop_generation"):
-        # Random weights guess about evenly among all pieces.
-        assert 50 < metrics[f"{task}/perplexity"] < 5000
-        assert metrics[f"{task}/perplexity"] == pytest.approx(np.exp(metrics[f"{task}/loss"]))
-
-
 def test_evaluator_is_what_the_train_loop_calls(world):
     _, _, model, variables, model_dir = world
     during = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 2, split="test")

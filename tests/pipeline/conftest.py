@@ -101,9 +101,3 @@ def number_tasks(number_data):
 def shop_views(tmp_path_factory):
     """Folder of each prepared view of the tiny shop."""
     return shop_rows.write_views(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="session")
-def shop_vocabulary(tmp_path_factory):
-    """A vocabulary trained on the shop's text."""
-    return shop_rows.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))
