@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.report import KINDS
+from m6rec_jax.data.splits import TEST, TRAIN
 from m6rec_jax.errors import DataError
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
@@ -220,6 +221,16 @@ def test_every_kind_of_bad_row_is_found_and_set_aside(tmp_path, table, lines, pr
     assert clean.users.equals(before.users)
     assert clean.items.equals(before.items)
     assert clean.events().equals(before.events())
+
+
+def test_the_clean_folder_keeps_the_column_of_parts(tmp_path):
+    spec = SPEC | {"events": SPEC["events"] | {"part": "fold"}}
+    events = ["user,item,time,rating,fold", "a,x,10,5,train", "b,y,20,1,test"]
+    events += ["a,y,30,5,tset", "b,x,30,5,"]
+    folder = write(tmp_path / "data", events=events, spec=spec)
+    report = check_dataset(folder, tmp_path / "rejected.csv")
+    assert found(report) == {("unknown_part", "events", "fold"): (2, [2, 3])}
+    assert Dataset.open(report.clean).event_parts().tolist() == [TRAIN, TEST]
 
 
 def test_original_columns_are_kept_in_quarantine(tmp_path):
