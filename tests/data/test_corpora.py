@@ -5,6 +5,7 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
+from m6rec_jax import cli
 from m6rec_jax.data.corpora import (
     Corpus,
     CorpusOptions,
@@ -206,6 +207,23 @@ def test_few_labelled_texts(notes, tmp_path):
 def test_splits_of_tables_do_not_fit_texts(notes, tmp_path):
     with pytest.raises(DataError, match="'per_user_temporal' needs users and times"):
         prepare_corpus(notes, tmp_path, "per_user_temporal", progress=False)
+
+
+@pytest.mark.usefixtures("no_gin")
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("check {notes} --quarantine {notes}.csv", "texts"),
+        ("check {notes} --json {notes}.json", "texts"),
+        ("prepare {notes} --engine ray", "texts"),
+        ("prepare --requests {notes}/texts.csv --engine ray", "requests"),
+    ],
+)
+def test_what_is_for_tables_alone_is_refused(tmp_path, capsys, words, what):
+    folder = tmp_path / "notes"
+    write(folder, "n1,fargo,Fargo,Snow.,sad\n")
+    assert cli.main(["data", *words.format(notes=folder).split()]) == cli.EXIT_USER_ERROR
+    assert f"for users, items and events, not {what}" in capsys.readouterr().err
 
 
 def test_impossible_options_are_refused():

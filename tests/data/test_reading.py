@@ -185,6 +185,21 @@ def test_declared_file_that_does_not_exist(shop):
     assert "did you mean 'items.csv'?" in message
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("item-*.csv", "no file matches 'item-*.csv' (items.file in dataset.json)"),
+        ("items.[cp]*", "'items.[cp]*' matches both Parquet and CSV files; keep one kind"),
+        ("items.txt", "'items.txt' is neither .parquet nor .csv"),
+    ],
+)
+def test_declared_files_that_are_no_table(shop, file, message):
+    for name in ("items.parquet", "items.txt"):
+        (shop / name).touch()
+    edit(shop / "dataset.json", b'"id": "sku"', f'"id": "sku", "file": "{file}"'.encode())
+    assert message in error_of(shop)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 200, -1])
 def test_truncated_parquet(shop, keep):
     pq.write_table(Dataset.open(SHOP).users, shop / "users.parquet")

@@ -3,8 +3,6 @@
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import splits
@@ -14,6 +12,7 @@ from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
+from tests.data.conftest import declare_parts
 from tests.data.plain_splits import plain_split
 
 
@@ -38,12 +37,7 @@ def test_a_column_names_the_parts(write_shop) -> None:
     names = random.permutation([*splits.PART_NAMES] * 3).tolist()
 
     def declared(names: list[str | None]) -> Dataset:
-        table = pq.read_table(folder / "events.parquet")
-        table = table.select(["user_id", "item_id", "time", "rating"])
-        pq.write_table(table.append_column("fold", pa.array(names)), folder / "events.parquet")
-        spec = json.loads((folder / "dataset.json").read_text())
-        spec["events"]["part"] = "fold"
-        (folder / "dataset.json").write_text(json.dumps(spec))
+        declare_parts(folder, names)
         return Dataset.open(folder)
 
     found = assign(declared(names), Split.parse("by_column"))

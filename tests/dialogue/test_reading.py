@@ -9,6 +9,7 @@ from m6rec_jax.dialogue.people import People
 from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years
 from m6rec_jax.dialogue.words import DialogueWords, GroupWords
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
@@ -281,6 +282,29 @@ def test_what_is_said_is_read(genre, refused, decade, phrase):
     wishes += [unwanted(refused)] if refused else []
     wishes += [Years(decade, decade + 9)] if decade else []
     assert list(READER.read(phrase.format(genre, years, no)).wishes) == wishes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"attributes": {"genres": 1}}, r"attributes\['genres'\] must be a dictionary, not 1"),
+        ({"attributes": {"genres": {"syas": ""}}}, r"has no 'syas' \(did you mean 'says'"),
+        ({"attributes": {"genres": {"says": "{item}"}}}, "must have {item} and {value}, and has"),
+        (
+            {"attributes": {"genres": {"says": "{value} {item}", "cues": "by"}}},
+            "a list of texts is needed, not 'by'",
+        ),
+        ({"groups": {"kids": {"wanted": ["a"]}}}, "'wanted' must be columns with values"),
+        ({"groups": {"kids": {"says": "{item}"}}}, r"groups\['kids'\] needs 'wanted'"),
+        (
+            {"groups": {"kids": {"says": "{item}", "wanted": {"genres": ["a"]}, "under": "7"}}},
+            "'under' must be a number of years, not '7'",
+        ),
+    ],
+)
+def test_wrong_words_are_told(words, message):
+    with pytest.raises(ConfigError, match=message):
+        DialogueWords(**words)
 
 
 WORDS = (
