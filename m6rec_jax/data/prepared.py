@@ -128,13 +128,15 @@ class Prepared:
             return cls.open(data_dir, dataset, split)
         start = views.config_prefix(name, "")
         found = path_of(data_dir).glob(f"{glob.escape(start)}*/{MANIFEST}")
-        there = sorted(path.parent.name for path in found)
-        splits = [own.removeprefix(start) for own in there]
+        splits = sorted(path.parent.name.removeprefix(start) for path in found)
+        # No split has a dot in its name: such a folder is of another data set, `corner-shop.eu`.
+        splits = [own for own in splits if "." not in own]
         split = "per_user_temporal"
         if split not in splits and len(splits) == 1:
             (split,) = splits
         elif split not in splits and splits:
-            raise DataError(f"{name} has several splits; name one of {', '.join(there)}")
+            there = ", ".join(f"{start}{own}" for own in splits)
+            raise DataError(f"{name} has several splits; name one of {there}")
         return cls.open(data_dir, name, split)
 
     @functools.cached_property

@@ -27,7 +27,6 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import Vocabulary
-from tests.pipeline import shop_rows
 
 S, T = 48, 24
 # One shape, so that whatever is asked for together is one batch.
@@ -51,11 +50,6 @@ class Backbone(NamedTuple):
     config: ModelConfig
     params: Any
     vocabulary: Vocabulary
-
-
-@pytest.fixture(scope="session")
-def shop_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return shop_rows.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))
 
 
 def backbone_config(vocabulary: Vocabulary) -> ModelConfig:

@@ -256,20 +256,6 @@ def test_a_model_folder_of_texts_loads(world):
     assert loaded.vocabulary == world[1]
 
 
-def test_batches_of_texts_resume(world):
-    for name in ("notes_genre", "notes_pretrain", "all_language"):
-        iterator = BatchIterator(name, LENGTHS, 2, num_shards=1)
-        next(iterator)
-        states = iterator.state_dict()
-        expected = [next(iterator) for _ in range(2)]
-        resumed = BatchIterator(name, LENGTHS, 2, num_shards=1)
-        resumed.load_state_dict(states)
-        for batch in expected:
-            found = next(resumed)
-            for feature, values in batch.items():
-                np.testing.assert_array_equal(found[feature], values)
-
-
 # ---- zero-shot
 
 
@@ -401,12 +387,6 @@ def test_samples_of_language_have_the_outcome_of_each_candidate(world, bound):
     assert asked == {". liked."}
     bound("likelihood_rows.outcome", "")
     with pytest.raises(ConfigError, match=r"set likelihood_rows\.outcome"):
-        zero_shot(world[4])
-
-
-def test_an_impossible_sentence_is_refused(world, bound):
-    bound("likelihood_rows.sentence", "{film}")
-    with pytest.raises(ConfigError, match="exactly one field"):
         zero_shot(world[4])
 
 

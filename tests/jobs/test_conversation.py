@@ -149,26 +149,6 @@ def test_what_was_named_is_not_recommended():
     assert conversation.answer("Hi").written.places == [0]
 
 
-@pytest.mark.parametrize(
-    ("said", "named"),
-    [
-        ("i loved the big heat", {0}),  # several words: in any case
-        ("THE BIG HEAT", {0}),
-        ("big is fine", set()),  # one word: with its own capitals
-        ("Big is fine", {1}),
-        ("heat and HEAT", {2, 3, 4}),  # one spelling names all films of these words
-        ("Heat", {2, 3, 4}),
-        ("the big lebowski", set()),
-    ],
-)
-def test_names_are_found_in_a_dialogue(said, named):
-    names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
-    catalogue = ConversationCatalogue(names, names, names)
-    conversation = Conversation(catalogue, replies=Model(reply="Yes"), mode="free")
-    conversation.answer(said)
-    assert set(conversation.named) == named
-
-
 # ---- replies that are grounded, and recommendations that obey
 
 FILMS = ConversationCatalogue(

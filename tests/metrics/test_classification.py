@@ -45,13 +45,6 @@ def test_auc_and_user_auc_equal_brute_force(rows):
         assert mean == pytest.approx(np.mean(expected))
 
 
-def test_user_averaged_auc_is_not_weighted_by_examples():
-    users = ["a"] * 2 + ["b"] * 4
-    labels = [1, 0, 1, 0, 0, 0]
-    scores = [0.9, 0.1, 0.1, 0.9, 0.9, 0.9]
-    assert classification.user_averaged_auc(users, labels, scores) == 0.5
-
-
 def test_log_loss():
     assert classification.log_loss([1, 0], [0.8, 0.4]) == pytest.approx(
         -(np.log(0.8) + np.log(0.6)) / 2

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.counted_sentences import PARTS, CountedSentence, counted_candidates
+from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
 from tests.tasks import shop
 
 
@@ -97,4 +97,3 @@ def test_a_candidate_without_words_cannot_be_counted(vocab):
         counted_candidates(sentence, vocab, [""], 20)
     with pytest.raises(DataError, match="at least one candidate"):
         counted_candidates(sentence, vocab, [], 20)
-    assert PARTS[1] == "candidate"

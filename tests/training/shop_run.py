@@ -27,7 +27,7 @@ from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
-from tests.pipeline import prepared_shop, shop_rows
+from tests.pipeline import shop_rows
 from tests.training.toy_run import grouped, toy_config
 
 MIXTURE = "training_shop_mixture"
@@ -35,7 +35,7 @@ LENGTHS = {"inputs": 48, "targets": 48}
 
 
 def write_shop(folder: Path) -> None:
-    prepared_shop.write_views(folder)
+    shop_rows.write_views(folder)
     shop_rows.make_vocabulary(folder)
 
 
