@@ -50,13 +50,17 @@ class ExportedModel(LoadedModel):
         del exits
         return str(self._exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
 
+    @property
+    def segments(self) -> None:
+        """None: programs of an export compute them."""
+        return None
+
     def use_segments(self, folder: str | Path) -> None:
         """Raises ConfigError."""
         raise ConfigError(f"{folder} holds cached segments, which an export has no use for")
 
     def options(self, task: str = "", **changes: Any) -> EngineOptions:
         fixed = {
-            "segments": None,
             "programs": self._program,
             "source_buckets": (self.settings.source_length,),
             "target_buckets": (changes.get("target_length", self.settings.target_length),),
