@@ -25,6 +25,7 @@ from m6rec_jax.engine.generation_program import GeneratedBatch
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import task_name, task_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.text.vocabulary import EOS_ID
 
 
 class ExportedModel(LoadedModel):
@@ -94,9 +95,18 @@ class ExportedModel(LoadedModel):
             )
             if name in OF_ROWS:
                 found = {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}
+            if "prefix_ids" in features:
+                found = _shortened(found, features["prefix_ids"].shape[1])
             return found["values"] if "values" in found else GeneratedBatch(**found)
 
         return call
+
+
+def _shortened(found: dict[str, Any], length: int) -> dict[str, Any]:
+    """Texts of at most so many tokens: a task's may be shorter than a bank's programs write."""
+    tokens = found["tokens"][..., :length]
+    ended = found["ended"] & (tokens == EOS_ID).any(axis=-1)
+    return found | {"tokens": tokens, "ended": ended}
 
 
 def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
@@ -116,7 +126,10 @@ def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> An
             f"'{program.name}' of the export takes {name} of {list(shape)}, not "
             f"{list(value.shape)}: the catalogue has grown too much; export the model anew"
         )
-    return jnp.pad(value, room, constant_values=NOTHING.get(name, 0))
+    nothing = NOTHING.get(name, 0)
+    if name == "prefix_ids" and program.name.startswith("greedy"):
+        nothing = EOS_ID  # nothing is written beyond the task's room, nor added to the probability
+    return jnp.pad(value, room, constant_values=nothing)
 
 
 def open_export(folder: str | Path) -> Exported:

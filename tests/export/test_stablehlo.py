@@ -89,6 +89,18 @@ def test_an_export_answers_as_its_model(run: Path, exported: Path, titles: Title
             assert [row[0] for row in their] == [row[0] for row in own]
 
 
+def test_a_task_of_shorter_texts(run: Path, exported: Path) -> None:
+    """One of a bank, whose programs have room for the longest texts of all tasks."""
+    ours, theirs = (
+        load_model(one).generator("titles", target_length=8).greedy(HISTORIES, ["", "a", ""])
+        for one in (run, exported)
+    )
+    assert not all(text.ended for text in ours)
+    for own, their in zip(ours, theirs, strict=True):
+        assert (their.text, their.ended) == (own.text, own.ended)
+        assert their.log_probability == pytest.approx(own.log_probability, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "names", [ITEMS[:5], [f"{n} {text}" for text in ITEMS for n in range(30)]], ids=["few", "many"]
 )
