@@ -29,7 +29,9 @@ def shapes(model: Any) -> dict[str, Any]:
 def answers(model: Any, copies: int, titles: Titles, **options: Any) -> list[Any]:
     """Of every engine, for so many times three requests."""
     trie, seen = titles.trie, [[3, 5], [], [7]]
-    histories, candidates = HISTORIES * copies, CANDIDATES * copies
+    histories, candidates, prefixes = (
+        own * copies for own in (HISTORIES, CANDIDATES, ["drama:", "", "a"])
+    )
     own = {"batch_sizes": (1, 7, 64)} | shapes(model) | options
     retriever, generator = model.retriever("next", **own), model.generator("titles", **own)
     return [
@@ -38,12 +40,10 @@ def answers(model: Any, copies: int, titles: Titles, **options: Any) -> list[Any
         retriever.embed_items([text for texts in candidates for text in texts]),
         [tuple(text) for text in generator.greedy(histories)],
         [[tuple(text) for text in own] for own in generator.beam_search(histories)],
-        [tuple(text) for text in generator.greedy(histories, trie=trie)],
+        [tuple(text) for text in generator.greedy(histories, prefixes, trie=trie)],
         [
             [tuple(title) for title in own]
-            for own in generator.recommend(
-                histories, trie, 12, before_titles=["drama:", "", "a"] * copies, seen=seen * copies
-            )
+            for own in generator.recommend(histories, trie, 12, prefixes, seen=seen * copies)
         ],
     ]
 
