@@ -108,6 +108,16 @@ class CandidateScorer(Engine, abc.ABC):
           float32 `[rows, target]`.
         """
 
+    def check(self, text: str, task: str | None = None) -> None:
+        """Makes sure that a candidate's text can be scored by a task (None: the default one).
+
+        Raises:
+          DataError: it has no words.
+        """
+        del task
+        if not len(self.vocabulary.encode_array(text)):
+            raise DataError(f"there is no text to score: {text!r}")
+
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
         """Lays out the candidates of one request, each of so many tokens at most."""
         return pack_texts(self.vocabulary, texts, self.options.target_length, candidate_length)

@@ -132,7 +132,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     shared: Any = {"prepared": options.prepared, "progress": False}
     (report,) = infer_requests(*files, exported, task="ctr", batch_size=4, **shared)
     (answered,) = served_films.read_rows(Path(report.output))
-    np.testing.assert_allclose(answered["probabilities"], result.probabilities, 1e-5)
+    np.testing.assert_allclose(answered["probabilities"], result.scores, 1e-5)
     index = build_index(tmp_path / "index", exported, task="next", batch_size=4, **shared)
     assert index.count == len(served_films.ITEMS)
     del row["candidates"]

@@ -382,7 +382,7 @@ def test_candidates_of_which_no_token_is_left_are_refused(folder: Path, tmp_path
     infer(folder, tmp_path / "out.jsonl", requests=requests, model_dir=tmp_path / "run")
     (rejected,) = read_rows(tmp_path / "out.rejected.jsonl")
     assert rejected["kind"] == "no_text"
-    assert rejected["reason"].startswith("'candidates[1]' has no text to score")
+    assert rejected["reason"].startswith("'candidates[1]' cannot be scored: there is no text")
 
 
 def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> None:
