@@ -11,6 +11,7 @@ from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import command, stablehlo
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles, open_titles
 from m6rec_jax.serving.batch_inference import infer_requests
@@ -66,9 +67,8 @@ def exported(run: Path, titles: Titles, tmp_path_factory: pytest.TempPathFactory
     model, recorder = load_model(run), Recorder()
     answers(model, 3, titles, programs=recorder, segments=None)
     folder = tmp_path_factory.mktemp("exported") / "films"
-    results = command.write_export(
-        folder, "stablehlo", model, recorder, [], stablehlo.PLATFORMS, titles=titles
-    )
+    asked = Asked(model, recorder, [], stablehlo.PLATFORMS, titles=titles)
+    results = command.write_export(folder, "stablehlo", asked)
     # By a process with jax alone: had it imported anything of ours, nothing would be written.
     assert all(own["largest_difference"] < 1e-5 for own in results.values())
     assert set(results) == {
@@ -184,7 +184,7 @@ def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> Non
     for call in recorder.calls:
         call.outputs["values"] = 1.001 * call.outputs["values"]
     with pytest.raises(DataError, match="'score' of the export differs from the model by"):
-        command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
+        command.write_export(tmp_path / "films", "stablehlo", Asked(model, recorder, [], ["cpu"]))
     with pytest.raises(DataError, match="nothing of the export was checked"):
-        command.write_export(tmp_path / "films", "stablehlo", model, Recorder(), [], ("cpu",))
+        command.write_export(tmp_path / "films", "stablehlo", Asked(model, Recorder(), [], ["cpu"]))
     assert not (tmp_path / "films").exists()
