@@ -80,7 +80,7 @@ def test_tasks_by_name(
             served().score_requests(histories, candidates)
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
         loaded.retriever("next")
-    with pytest.raises(ConfigError, match="retrieval projections, nor was it loaded with room"):
+    with pytest.raises(ConfigError, match=r"retrieval projections: .* BankCapacity.retrieval_dim"):
         loaded.retriever("ctr")
     loaded.remove("titles")  # no other task's prompts are taken for it
     with pytest.raises(ConfigError, match="no task 'titles': ctr"):

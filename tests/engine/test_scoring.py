@@ -89,7 +89,7 @@ def test_clear_errors(tiny, scorer):
     with pytest.raises(DataError, match="1 histories for 2 lists"):
         scorer.score_requests([[]], [["a"], ["b"]])
     config = model.config.replace(prompts=type(model.config.prompts)(num_prompts=2, head="none"))
-    with pytest.raises(ConfigError, match="scoring needs a head"):
+    with pytest.raises(ConfigError, match=r"the model \(tasks: none\) has no classes"):
         Scorer(type(model)(config), variables, vocabulary, EngineOptions(S, T))
 
 
