@@ -26,8 +26,8 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
-from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
-from m6rec_jax.engine.model_folder import digest, variable_targets
+from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, digest
+from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.task_settings import TaskSettings, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec

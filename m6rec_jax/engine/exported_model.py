@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.checkpoints.manifest import read_model_config
-from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.exported_programs import (
     CONSTANTS,
@@ -22,29 +21,23 @@ from m6rec_jax.engine.exported_programs import (
     Program,
 )
 from m6rec_jax.engine.generation_program import GeneratedBatch
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.task_settings import task_name, task_settings
+from m6rec_jax.engine.loaded_model import TrainedModel
+from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.text.vocabulary import EOS_ID
 
 
-class ExportedModel(LoadedModel):
+class ExportedModel(TrainedModel):
     """The model of an export; runs on one device.
 
     Args:
       exported: the export.
-      dataset_specs: see `TrainedModel`.
-      **loaded: see `LoadedModel`.
+      **loaded: see `TrainedModel`.
     """
 
-    def __init__(
-        self, *, exported: Exported, dataset_specs: Mapping[str, Mapping[str, Any]], **loaded: Any
-    ) -> None:
+    def __init__(self, exported: Exported, **loaded: Any) -> None:
         super().__init__(**loaded)
-        self._exported, self._dataset_specs = exported, dataset_specs
-
-    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+        self._exported = exported
 
     def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """That of the model which was exported: its indexes fit. It has no other without exits."""
@@ -138,18 +131,3 @@ def open_export(folder: str | Path) -> Exported:
         return Exported(folder)
     except ExportError as error:
         raise CheckpointError(str(error)) from error
-
-
-def exported_parts(exported: Exported) -> dict[str, Any]:
-    """`config` and `variables` of an export.
-
-    Raises:
-      CheckpointError: it was written by a version whose model was another.
-    """
-    manifest = exported.manifest
-    return {
-        "config": read_model_config(manifest["model"], str(manifest["versions"]["m6rec_jax"])),
-        "variables": nested(
-            {k: v for k, v in exported.weights.items() if not k.startswith(f"{CONSTANTS}/")}
-        ),
-    }

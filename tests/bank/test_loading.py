@@ -19,7 +19,7 @@ from m6rec_jax.bank.manifest import dataset_fingerprint
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import LikelihoodScorer
-from m6rec_jax.engine.model_folder import TrainedModel
+from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError

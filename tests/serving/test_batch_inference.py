@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.engine import catalogue_index
-from m6rec_jax.engine.model_folder import TrainedModel, load_model
+from m6rec_jax.engine.loaded_model import TrainedModel
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.workers import ThisProcess
 from m6rec_jax.jobs.request_data import open_serving_data
