@@ -14,8 +14,6 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.exported_programs import (
     CONSTANTS,
     NOTHING,
-    OF_ROWS,
-    PER_SOURCE,
     Exported,
     ExportError,
     Program,
@@ -86,8 +84,6 @@ class ExportedModel(TrainedModel):
                 flatten(variables) | constants,
                 {key: _as_exported(own, key, features) for key in own.inputs},
             )
-            if name in OF_ROWS:
-                found = {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}
             if "prefix_ids" in features:
                 found = _shortened(found, features["prefix_ids"].shape[1])
             return found["values"] if "values" in found else GeneratedBatch(**found)
@@ -103,13 +99,11 @@ def _shortened(found: dict[str, Any], length: int) -> dict[str, Any]:
 
 
 def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
-    """A feature as the program takes it: as long, and the rows of each source by themselves."""
+    """A feature as long as the program takes it."""
     shape, dtype = program.inputs[name]
     if name in NOTHING and name not in features:
         return jnp.full((len(features["task_ids"]), *shape[1:]), NOTHING[name], dtype)
     value = features[name]
-    if program.name in OF_ROWS and name not in PER_SOURCE:
-        value = value.reshape(len(features["task_ids"]), -1, *value.shape[1:])
     room = [
         (0, size - own if isinstance(size, int) else 0)
         for size, own in zip(shape, value.shape, strict=True)

@@ -111,11 +111,7 @@ class ServedModel(tf.Module):
         inputs = self._source(history, history_length, own)
         inputs["decoder_input_tokens"] = _widened(rows.tokens, wide)
         inputs["decoder_block_ids"] = _widened(rows.blocks, wide)
-        for name in self._calls["score"].inputs:
-            of_task = "task_ids" if name == "row_task_ids" else name
-            if name not in inputs:
-                inputs[name] = tf.repeat(own[of_task][:, None], wide, axis=1)
-        values = self._run("score", inputs)["values"][: shape[0], : shape[1]]
+        values = self._run("score", inputs, own)["values"][: shape[0], : shape[1]]
         found = tf.gather(values, rows.ends, axis=2, batch_dims=2)
         rate = own["sampling_rate"][:, None]
         found = found / (found + (1.0 - found) / rate)
@@ -162,10 +158,7 @@ class ServedModel(tf.Module):
         given, _ = self._text.tokens(prefix[:, None])
         inputs["prefix_ids"] = tf.pad(given[:, 0], [[0, 0], [0, length]])[:, :length]
         inputs["seeds"] = tf.zeros([tf.shape(history)[0], 1], tf.uint32)
-        for name in self._calls["greedy"].inputs:
-            if name not in inputs:
-                inputs[name] = own[name]
-        tokens = self._run("greedy", inputs)["tokens"][: tf.shape(history)[0], 0]
+        tokens = self._run("greedy", inputs, own)["tokens"][: tf.shape(history)[0], 0]
         return {"texts": self._text.text(tokens)}
 
     def _source(self, history: Any, length: Any, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,10 +169,16 @@ class ServedModel(tf.Module):
             "task_ids": own["task_ids"],
         }
 
-    def _run(self, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """A program on a batch that is padded to one of `BATCH_SIZES`; so are its outputs."""
-        size = _rounded(tf.shape(inputs["task_ids"])[0], BATCH_SIZES)
-        return self._calls[name]({key: _taller(x, size) for key, x in inputs.items()})
+    def _run(
+        self, name: str, inputs: Mapping[str, Any], own: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A program on a batch that is padded to one of `BATCH_SIZES`; so are its outputs.
+
+        `own`, of the requests' tasks, is what it takes beside its other inputs.
+        """
+        call, size = self._calls[name], _rounded(tf.shape(inputs["task_ids"])[0], BATCH_SIZES)
+        given = {**(own or {}), **inputs}
+        return call({key: _taller(given[key], size) for key in call.inputs})
 
     def _program(
         self,

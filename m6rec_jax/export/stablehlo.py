@@ -22,7 +22,6 @@ from m6rec_jax.engine.exported_programs import (
     FORMAT,
     HELD_OUT,
     OF_ROWS,
-    PER_SOURCE,
     WEIGHTS,
 )
 from m6rec_jax.engine.model_folder import save_assets
@@ -94,7 +93,7 @@ def exported(
     inputs = {
         name: jax.ShapeDtypeStruct(
             jax_export.symbolic_shape(
-                ", ".join(map(str, _shape(name, value, program.name))), scope=scope
+                ", ".join(map(str, _shape(value, program.name))), scope=scope
             ),
             value.dtype,
         )
@@ -110,15 +109,14 @@ def exported(
     return jax_export.export(jax.jit(program.function), platforms=platforms)(shapes, inputs)
 
 
-def _shape(name: str, value: np.ndarray, program: str) -> tuple[int | str, ...]:
+def _shape(value: np.ndarray, program: str) -> tuple[int | str, ...]:
     """With 'b' for the number of sources, 'n' for that of each one's rows."""
-    if program in OF_ROWS and name not in PER_SOURCE:
+    if program in OF_ROWS and value.ndim == 3:
         return ("b", "n", *value.shape[2:])
     return ("b", *value.shape[1:])
 
 
 def _described(arrays: Mapping[str, np.ndarray], program: str) -> dict[str, Any]:
     return {
-        name: [list(_shape(name, value, program)), str(value.dtype)]
-        for name, value in arrays.items()
+        name: [list(_shape(value, program)), str(value.dtype)] for name, value in arrays.items()
     }
