@@ -152,12 +152,9 @@ class CandidateScorer(Engine, abc.ABC):
           For each request the score of each candidate, float32 `[candidates]`, in order.
 
         Raises:
-          DataError: another number of histories than of candidate lists or of tasks, or a text
-            without words.
+          DataError: another number of histories than of tasks, or a text without words.
           ConfigError: no such task, or one without what is needed.
         """
-        if len(histories) != len(candidates):
-            raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
         packed = [

@@ -76,7 +76,7 @@ class Asked(TypedDict, total=False):
 
     Attributes:
       trie: after the prefix come its titles, and nothing else.
-      choices: per request, what its text may say after the prefix; None: anything.
+      choices: per request, what its text may say after the prefix, without a trie; None: anything.
       tasks: per request, the name of its task; None: the default one.
     """
 
@@ -207,10 +207,6 @@ class Generator(Engine):
             similarities; None: the catalogue's order.
           seen: see `beam_search`.
         """
-        if item_scores is not None and len(item_scores) != len(histories):
-            raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
-        if k < 1 or (num_beams is not None and num_beams < k):
-            raise ConfigError(f"k = {k} must be at least 1 and at most num_beams = {num_beams}")
         found = self.beam_search(
             histories,
             prefixes,
@@ -251,14 +247,8 @@ class Generator(Engine):
             raise ConfigError(f"{num_texts} texts per history were asked for")
         number = len(histories)
         seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != number:
-            raise DataError(f"{len(seeds)} seeds for {number} histories")
         if choices is not None and not any(choices):
             choices = None
-        if choices is not None and (trie is not None or len(choices) != number):
-            raise DataError(
-                f"choices for {len(choices)} texts of {number} histories, which are no titles"
-            )
         # Of an export there is one program for all.
         exported = self.options.programs is not None
         # What comes after a prefix is constrained, and the prefix is not.

@@ -28,12 +28,13 @@ class TitleTrie:
 
     Args:
       vocabulary: the model's.
-      titles: of each item, in the catalogue's order: what the model was trained to generate.
+      titles: of each item, at least one, in the catalogue's order: what the model was trained to
+        generate.
       max_tokens: longest title in tokens, `[EOS]` included; longer ones lose their end, as training
         cuts them, and may come to share it. None: no limit.
 
     Raises:
-      DataError: no titles, or one without words.
+      DataError: a title without words.
 
     Attributes:
       arrays: the `TokenTrie`; its entries are distinct titles.

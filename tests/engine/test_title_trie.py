@@ -47,5 +47,3 @@ def test_long_titles_are_cut_and_may_then_be_shared(shop_vocabulary):
 def test_clear_errors(shop_vocabulary):
     with pytest.raises(DataError, match="item 1 has no title to generate: ' '"):
         TitleTrie(shop_vocabulary, ["Film A", " "])
-    with pytest.raises(DataError, match="at least one sequence"):
-        TitleTrie(shop_vocabulary, [])
