@@ -219,9 +219,9 @@ def test_room_for_what_no_task_has_yet(
 
 def test_where_nobody_has_classes_or_projections(bank_path: Path, backbone_dir: Path) -> None:
     bank = load_bank(bank_path, backbone_dir, tasks=["titles"])
-    with pytest.raises(ConfigError, match=r"\(titles\) has classes, .* BankCapacity.num_options"):
+    with pytest.raises(ConfigError, match=r"titles\) has no classes.* BankCapacity.num_options"):
         bank.scorer()
-    with pytest.raises(ConfigError, match=r"retrieval projections, .* BankCapacity.retrieval_dim"):
+    with pytest.raises(ConfigError, match=r"no retrieval projections.* BankCapacity.retrieval_dim"):
         bank.retriever()
 
 

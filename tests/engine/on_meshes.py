@@ -102,7 +102,7 @@ def answers(
         HISTORIES,
         trie,
         7,
-        before_titles=["likes", "user", "liked it,"],
+        ["likes", "user", "liked it,"],
         seen=[[1], [], [7]],
         item_scores=shared.item_scores(HISTORIES),
     )

@@ -138,8 +138,6 @@ def test_what_is_no_number_has_no_rank(value):
 def test_clear_errors():
     index = CatalogueIndex(np.eye(3, dtype=np.float32))
     users = np.eye(3, dtype=np.float32)[:2]
-    with pytest.raises(ConfigError, match="k = 4 must be between 1 and the 3 items"):
-        index.top_k(users, 4)
     with pytest.raises(DataError, match="user 1 has seen an item outside the catalogue of 3"):
         index.top_k(users, 1, [np.array([0]), np.array([3])])
     with pytest.raises(DataError, match="1 lists of seen items for 2 users"):

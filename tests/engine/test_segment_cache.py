@@ -261,6 +261,3 @@ def test_clear_errors(shop_vocabulary):
     cached = engines(Scorer, model, variables, shop_vocabulary, source_slots=40)[1]
     with pytest.raises(ConfigError, match=r"40 slots, too few.*SegmentCache.source_slots"):
         cached.score_requests(HISTORIES[:1], [TITLES[:1]])
-    without = M6Rec(model.config.replace(late_layers_start=0))
-    with pytest.raises(ConfigError, match="late_layers_start is above 0"):
-        SegmentCache(without, source_length=S, target_length=T, runtime=Runtime())

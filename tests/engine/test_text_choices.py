@@ -4,12 +4,10 @@ import itertools
 
 import jax
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.text_choices import RowChoices, TextChoices
-from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import all_but_pad
 
@@ -98,10 +96,3 @@ def test_what_need_not_be_said_still_need_not() -> None:
     assert set(token[first[0] : first[1]].tolist()) == {3_002, 2}
     assert choices.walk(0, long[:1_500]) == choices.walk(0, (3_002, *long[:1_500]))
     assert choices.walk(0, (EOS_ID,)) == 0
-
-
-def test_parts_that_cannot_be_said() -> None:
-    with pytest.raises(DataError, match="has no choice"):
-        TextChoices([[(2,)], []])
-    with pytest.raises(DataError, match=r"holds \[EOS\]"):
-        TextChoices([[(2, EOS_ID)]])

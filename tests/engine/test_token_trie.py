@@ -5,12 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie, build_trie
-from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import EOS_ID
 
 VOCAB = 9
@@ -112,14 +110,3 @@ def test_a_catalogue_may_grow_without_compiling_anew() -> None:
         trie = build_trie([(2, token) for token in range(2, 2 + number)])
         mask(trie, trie.start(3), jnp.zeros((3, 16)))
     assert len(traced) == 1
-
-
-def test_clear_errors() -> None:
-    with pytest.raises(DataError, match="at least one sequence"):
-        build_trie([])
-    with pytest.raises(DataError, match="sequence 1 is empty"):
-        build_trie([(2,), ()])
-    with pytest.raises(DataError, match=r"sequence 0 .* \[EOS\]"):
-        build_trie([(2, EOS_ID, 3)])
-    with pytest.raises(DataError, match=r"sequence [02] is in the trie twice: \[4, 5\]"):
-        build_trie([(4, 5), (4,), (4, 5)])

@@ -18,6 +18,7 @@ from m6rec_jax.export import command, held_out
 from m6rec_jax.export.device_client import EdgeModel, ExportError, source_row
 from m6rec_jax.export.device_programs import CLIENT
 from m6rec_jax.export.folder import verify
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.text import layout
 from tests.engine.tiny_model import make_model
@@ -57,9 +58,8 @@ def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["A", "B", "C"],
     )
     folder = tmp_path_factory.mktemp("exported") / "phone"
-    results = command.write_export(
-        folder, "litert", model, Recorder(), answered, (), catalogue, "float32"
-    )
+    export = Asked(model, Recorder(), answered, catalogue=catalogue, precision="float32")
+    results = command.write_export(folder, "litert", export)
     # The same float32 products, in another order.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
         ("score ctr", "user next", "item next", "generate titles", "recommend next"), 1.0
@@ -87,7 +87,7 @@ def test_bytes_of_shared_layers_and_factorised_embeddings(
     model = load_model(served_films.copy_run(whole, tmp_path / "run", [*asked.TASKS]))
     answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
     folder = tmp_path / "int8"
-    results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
+    results = command.write_export(folder, "litert", Asked(model, Recorder(), answered))
     assert 1e-5 < results["score ctr"]["largest_difference"] < 0.05
 
 

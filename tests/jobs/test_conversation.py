@@ -328,8 +328,6 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
 def test_impossible_conversations_are_told():
     with pytest.raises(ConfigError, match="mode = 'loud' is none of grounded, free"):
         Conversation(CATALOGUE, titles=Model(), mode="loud")
-    with pytest.raises(ConfigError, match="nothing to converse with"):
-        Conversation(CATALOGUE)
     with pytest.raises(ConfigError, match="num_beams = 2"):
         Conversation(CATALOGUE, titles=Model(), num_items=3, num_beams=2)
 

@@ -62,6 +62,21 @@ def test_a_served_model_reads_what_was_computed_ahead(folder: Path, tmp_path: Pa
     calibrated.use_segments(folder / "store")
 
 
+def test_a_warm_service_computes_segments_with_what_was_compiled(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = served_films.copy_run(folder / "all", tmp_path / "run", ["next"])
+    options = ServiceOptions(prepared=str(folder / "data"), batch_sizes=(8,))
+    service = Service.open(run, options=options)
+    service.warm_up([("next", "embeddings")])
+    assert service.model.segments is not None
+    compiled = service.model.segments._source._fill._jitted
+    number = compiled._cache_size()
+    asked = [service.accept(request(n), task="next", job="embeddings") for n in range(8)]
+    service.answer([one for one in asked if isinstance(one, Accepted)])
+    assert compiled._cache_size() == number
+
+
 def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="trained without late interaction"):
         build_segments(tmp_path / "store", served / "run", task="ctr", progress=False)
