@@ -13,8 +13,10 @@ import pytest
 from pyarrow import csv
 
 from m6rec_jax import cli
+from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.io.locks import locked_folder
+from m6rec_jax.training.metric_log import read_metrics
 from tests.integration.commands import (
     ONE,
     SHOP,
@@ -133,14 +135,18 @@ def test_a_model_folder_is_loaded_by_itself(shop_run: Path, tmp_path: Path) -> N
     loaded = load_model(tmp_path / "moved")
     assert loaded.template() is not None
     assert loaded.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
+    manifest = read_manifest(locate(tmp_path / "moved"))
+    assert manifest.vocabulary_fingerprint == loaded.vocabulary.fingerprint
 
 
 def test_same_command_resumes(folder: Path, ran: dict[str, Finished]) -> None:
     succeeded(ran["resumed"])
     assert "(saved -> now): TRAIN_STEPS: 3 -> 5\n" in ran["resumed"].stderr
-    steps = [json.loads(line)["step"] for line in (folder / "run/metrics.jsonl").open()]
+    lines = read_metrics(folder / "run")
+    steps = [line["step"] for line in lines]
     assert max(steps) == 5
     assert steps == sorted(steps)
+    assert any(line.get("validation/rows", 0) > 0 for line in lines)
 
 
 def test_a_second_run_stays_out_of_a_folder(folder: Path) -> None:
