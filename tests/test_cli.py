@@ -254,6 +254,7 @@ TOLD_AT_ONCE = {
     "index build --output i --gin.MODEL_DIR=. --gin.ITEMS=no.csv": "ITEMS = 'no.csv': nothing",
     "chat --gin.MODEL_DIR=none": "MODEL_DIR = 'none': nothing is there",
     "serve none": "none: nothing is there",
+    "serve docs --gin.PREPARED=nowhere": "PREPARED = 'nowhere': nothing is there",
     "serve docs --index dosc": "--index dosc: nothing is there (did you mean 'docs'?)",
     "serve docs --index a=docs --index b=none": "--index none: nothing is there",
     "export none --output a": "none: nothing is there",

@@ -133,6 +133,24 @@ def test_texts_and_titles(rec: m6.Recommender) -> None:
     assert {i.title for i in rec.recommend(by="titles", task="titles", k=3, **ASKED)} <= titles
 
 
+def test_what_else_is_asked(rec: m6.Recommender) -> None:
+    assert rec.explain(["f4"], task="titles", **ASKED) == rec.write(["f4"], task="titles", **ASKED)
+    (item,) = rec.likelihood(["f4"], **ASKED)
+    assert (item.id, 0 < item.score < 1) == ("f4", True)
+    assert len({item.id for item in rec.recommend(k=3, **ASKED)}) == 3
+
+
+def test_a_newer_catalogue_and_programs_made_at_once(served: Path, tmp_path: Path) -> None:
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["ctr"])
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title,genre\nz1,Film Z,drama\n")
+    own = m6.load(run, items=items, prepared=served / "cache" / PREPARED, warm_up=True)
+    programs = own.service.num_compilations
+    (found,) = own.score(["z1"], **ASKED)
+    assert found.title == "Film Z"
+    assert own.service.num_compilations == programs
+
+
 def test_dialogues_ask_what_was_loaded(
     rec: m6.Recommender,
     served: Path,

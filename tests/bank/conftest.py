@@ -40,6 +40,7 @@ ROOM = BankCapacity(
     lora_rank=3,
     embedding_rank=2,
     lora_targets=("query", "value", "out"),
+    ia3_targets=("key", "value", "hidden"),
     retrieval_dim=8,
     num_segment_embeddings=4,
     adapters_late_only=False,
@@ -122,6 +123,7 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
                 head="linear",
                 num_segment_embeddings=4,
                 embedding_rank=2,
+                ia3_targets=("key", "value", "hidden"),  # type: ignore[call-arg]
             ),
             TaskSettings(kind="scoring", positive_classes=(7, 17)),
         ),
@@ -135,7 +137,13 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
             TaskSettings(kind="retrieval"),
         ),
         "titles": (
-            PromptConfig(num_prompts=2, adapter_rank=1, lora_rank=1, adapters_late_only=True),
+            PromptConfig(
+                num_prompts=2,
+                adapter_rank=1,
+                lora_rank=1,
+                ia3_targets=("hidden",),  # type: ignore[call-arg]
+                adapters_late_only=True,
+            ),
             TaskSettings(kind="language", target_length=12),
         ),
     }

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -77,17 +76,6 @@ def test_a_seen_target_still_has_a_rank():
     index = CatalogueIndex(np.eye(3, 4, dtype=np.float32))
     users = np.array([[0.1, 0.9, 0.3, 0]], np.float32)
     assert index.ranks(users, np.array([[1]]), [np.array([1])]).tolist() == [[1]]
-
-
-def test_whole_catalogue_for_all_users_takes_seconds():
-    rng = np.random.default_rng(0)
-    users, items = unit(rng, 10_000, 128), unit(rng, 10_000, 128)
-    index = CatalogueIndex(items)
-    seen = [rng.integers(0, 10_000, 50) for _ in range(len(users))]
-    # Of the processors, not of the clock on the wall: what else the machine does is no matter.
-    start = time.process_time()
-    index.top_k(users, 10, seen)
-    assert time.process_time() - start < 30
 
 
 def test_sharded_search_on_eight_devices():

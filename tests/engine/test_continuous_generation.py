@@ -17,8 +17,7 @@ from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.vocabulary import EOS_ID
-from tests.engine.test_decoding import livelier
-from tests.engine.tiny_model import make_model
+from tests.engine.tiny_model import livelier, make_model
 from tests.pipeline import shop_rows
 
 S, T = 96, 24

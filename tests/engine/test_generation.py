@@ -151,17 +151,6 @@ def test_programs_to_export_have_no_sort(tiny, trie):
     assert primitives("beam_search", 12, 0.6) == {"top_k"}  # 12 beams are not few
 
 
-def test_a_thousand_samples_are_all_in_the_catalogue(generator, trie):
-    found = generator.sample(
-        HISTORIES[:4], num_samples=250, temperature=3.0, trie=trie, seed=[0, 1, 2, 3]
-    )
-    texts = [text for row in found for text in row]
-    assert len(texts) == 1000
-    assert all(text.ended and np.isfinite(text.score) for text in texts)
-    assert {text.text for text in texts} == set(shop_rows.ITEMS)
-    assert all(text.text == trie.titles[text.entry] for text in texts)
-
-
 def test_control_ids_are_never_written(tiny, shop_vocabulary):
     seen = []
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
-from m6rec_jax.export import command, held_out
+from m6rec_jax.export import command, edge_bench, held_out
 from m6rec_jax.export.device_client import EdgeModel, ExportError, source_row
 from m6rec_jax.export.device_programs import CLIENT
 from m6rec_jax.export.folder import verify
@@ -38,14 +38,6 @@ def test_the_client_lays_out_histories_as_training_does(
     tokens, blocks = source_row(segments, SPECIAL_IDS, limit)
     assert tokens == row["encoder_input_tokens"].tolist()
     assert blocks == row["encoder_block_ids"].tolist()
-
-
-@pytest.fixture(scope="module")
-def model(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    run = served_films.copy_run(
-        served / "run", tmp_path_factory.mktemp("run") / "run", [*asked.TASKS]
-    )
-    return load_model(run)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +81,13 @@ def test_bytes_of_shared_layers_and_factorised_embeddings(
     folder = tmp_path / "int8"
     results = command.write_export(folder, "litert", Asked(model, Recorder(), answered))
     assert 1e-5 < results["score ctr"]["largest_difference"] < 0.05
+
+
+def test_bench(exported: Path) -> None:
+    (row,) = edge_bench.bench(exported, [1])["rows"]
+    assert {"start_milliseconds", "candidate_milliseconds", "weights_mib"} <= row.keys()
+    assert row.keys() <= edge_bench.COLUMNS.keys()
+    assert min(row.values()) > 0
 
 
 def test_nan_is_no_answer(exported: Path, tmp_path: Path) -> None:

@@ -143,14 +143,6 @@ def test_short_histories_have_a_program_of_their_own(service: Service, folder: P
         assert own.num_compilations == programs
 
 
-def test_a_bank_answers_as_the_run_that_it_came_from(service: Service, folder: Path) -> None:
-    own = Service.open(folder / "run", options=options(folder, index=None))
-    for task in ("ctr", "stars"):
-        found, expected = (s.answer([accept(s, 3, task)])[0] for s in (service, own))
-        # The bank pads prompts to its capacity, and adds up in another order.
-        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
-
-
 def test_threads_get_the_answers_of_one_after_the_other(folder: Path) -> None:
     """And nothing is compiled once the service is warm, whatever the requests' sizes."""
     service = Service.open(
