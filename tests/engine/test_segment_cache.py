@@ -19,7 +19,6 @@ from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.segment_store import SegmentStore, write_segments
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model import M6Rec
 from tests.engine.tiny_model import livelier, make_model
 from tests.pipeline import shop_rows
 
