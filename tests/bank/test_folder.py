@@ -406,7 +406,7 @@ def paths_in(values: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_damage_to_a_manifest_is_an_error_of_ours(
     data: st.DataObject, all_prompts: dict[str, TaskPrompts]

@@ -248,7 +248,7 @@ def test_a_file_writes_nothing_outside_its_folder(name: str, file: Path, tmp_pat
         load_model(hostile)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_damage_is_refused(data: Any, file: Path, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())

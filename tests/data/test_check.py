@@ -369,7 +369,7 @@ def test_good_text_in_many_languages_is_not_suspected(tmp_path):
 KEYS = st.lists(st.tuples(*map(st.sampled_from, ("abc", "xyz", (10, 20), (1, 5)))), max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from("ab"), max_size=4), KEYS, KEYS, st.integers(1, 7))
 def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more, batch_size):
     """Of users, and of events in two files, each of which numbers its own rows."""
@@ -619,7 +619,7 @@ LINE = st.lists(
 ).map(b",".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(LINE, max_size=5), st.lists(LINE, max_size=5), st.lists(LINE, max_size=8))
 def test_any_bytes_are_survived_and_the_clean_folder_reads(tmp_path_factory, users, items, events):
     base = tmp_path_factory.mktemp("any")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.data import co_occurrence
@@ -50,7 +50,6 @@ def shares_by_hand(events, recent, options: CoOccurrenceOptions, later: bool) ->
     return shares / sum(1 / place for place in range(1, len(last) + 1)) if last else shares
 
 
-@settings(deadline=None)
 @given(
     events=EVENTS,
     recent=st.lists(st.integers(0, NUM_ITEMS - 1), max_size=5),
@@ -73,7 +72,6 @@ def test_ranking_equals_counting_by_hand(events, recent, out, window, last, late
     np.testing.assert_allclose(found.shares, shares[expected], atol=1e-11)
 
 
-@settings(deadline=None)
 @given(
     events=EVENTS,
     day=st.integers(0, 40),

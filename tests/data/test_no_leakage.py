@@ -167,7 +167,6 @@ def futures(draw: st.DrawFn, split: str | None = None, by_order: bool = False) -
 # `render` keeps nothing from one log to the next.
 SETTINGS = settings(
     max_examples=50,
-    deadline=None,
     # The logs are small, and making them smaller takes minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -207,7 +207,7 @@ REQUEST = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(REQUEST, min_size=1, max_size=6), max_size=4), st.sampled_from([0, 20000]))
 def test_any_stream_of_requests_under_a_pool_too_small(streams, stream, host_bytes):
     engines, right = streams

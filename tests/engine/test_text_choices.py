@@ -31,7 +31,7 @@ def rows_of(parts: list[list[tuple[int, ...]]], room: int) -> RowChoices:
     return RowChoices.of({1: TextChoices(parts)}, {1: room}, 2, all_but_pad(VOCAB))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PARTS, st.integers(0, 99))
 def test_masks_equal_sets_of_prefixes(parts: list[list[tuple[int, ...]]], seed: int) -> None:
     texts = texts_of(parts)
@@ -51,7 +51,7 @@ def test_masks_equal_sets_of_prefixes(parts: list[list[tuple[int, ...]]], seed: 
     assert text in texts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PARTS, st.integers(1, 6), st.integers(0, 99))
 def test_a_text_ends_in_its_room(parts: list[list[tuple[int, ...]]], room: int, seed: int) -> None:
     texts = texts_of(parts)

@@ -15,7 +15,7 @@ VOCAB = 9
 SEQUENCE = st.lists(st.integers(2, VOCAB - 1), min_size=1, max_size=5).map(tuple)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SEQUENCE, min_size=1, max_size=40, unique=True), st.data())
 def test_masks_and_entries_equal_sets_of_prefixes(
     sequences: list[tuple[int, ...]], data: st.DataObject
@@ -55,7 +55,7 @@ def follow(trie: TokenTrie, tokens: Any, log_probs: Any) -> Any:
     return jax.lax.scan(step, trie.start(tokens.shape[0]), tokens.T)[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(SEQUENCE, min_size=1, max_size=30, unique=True),
     st.lists(st.sets(st.integers(0, 29)), min_size=2, max_size=2),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.model_folder import load_model
@@ -29,7 +29,6 @@ SPECIAL_IDS = (90, 91, 0, 1)
 
 
 @given(st.lists(st.lists(st.integers(2, 50), max_size=9), max_size=8), st.integers(3, 30))
-@settings(deadline=None)
 def test_the_client_lays_out_histories_as_training_does(
     segments: list[list[int]], limit: int
 ) -> None:

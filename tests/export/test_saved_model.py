@@ -39,7 +39,7 @@ def graph(shop_vocabulary: Any) -> Any:
     return tf.function(made.source), tf.function(made.candidates)
 
 
-@settings(max_examples=64, deadline=None)
+@settings(max_examples=64)
 @given(
     st.lists(st.lists(TEXTS, max_size=8), min_size=BATCH, max_size=BATCH),
     st.lists(st.integers(3, S), min_size=BATCH, max_size=BATCH),
@@ -62,7 +62,7 @@ def test_histories_are_laid_out_as_in_python(
         assert not found_blocks[length:].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(TEXTS, min_size=BATCH, max_size=BATCH), st.integers(3, T))
 def test_candidates_are_laid_out_as_in_python(
     graph: Any, shop_vocabulary: Any, texts: list[str], limit: int

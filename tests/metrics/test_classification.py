@@ -29,7 +29,7 @@ EXAMPLES = st.lists(
 
 
 @given(EXAMPLES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_auc_and_user_auc_equal_brute_force(rows):
     users, labels, scores = map(list, zip(*rows, strict=True))
     if len(set(labels)) == 2:

@@ -96,7 +96,7 @@ def test_nothing_named_has_no_share():
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4), st.lists(st.text(), max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text(texts, values):
     texts, values = [*texts, "a"], [*values, "a"]
     dictionary = AttributeDictionary({"x": values})

@@ -48,7 +48,7 @@ def slow_rouge(text, reference, n):
 
 
 @given(pairs, st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bleu_equals_its_definition(cases, order):
     pytest.importorskip("sacrebleu")
     generated, references = map(list, zip(*cases, strict=True))
@@ -63,7 +63,7 @@ def test_bleu_counts_punctuation_apart_unless_told():
 
 
 @given(pairs)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bigram_precision_equals_nltk_with_its_weights(cases):
     nltk_bleu = pytest.importorskip("nltk.translate.bleu_score")
@@ -76,7 +76,7 @@ def test_bigram_precision_equals_nltk_with_its_weights(cases):
 
 
 @given(pairs, st.integers(1, 3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_rouge_equals_its_definition(cases, n):
     pytest.importorskip("rouge_score")
     # Its words are letters only.

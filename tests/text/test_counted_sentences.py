@@ -45,7 +45,7 @@ def test_the_right_words_count(vocab, sentence, counted, expected):
 WORDS = st.lists(st.sampled_from(["Alpha", "Beta,", "日本", "é", "x", "ﬁ", "comedy"]), min_size=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=WORDS.map(" ".join), before=WORDS.map(" ".join), after=WORDS.map(" ".join))
 def test_parts_are_in_order_and_complete(vocab, text, before, after):
     sentence = CountedSentence.parse(f"{before} {{item}} {after}", ("candidate",))

@@ -202,7 +202,7 @@ def test_several_slices(world: World) -> None:
 @given(
     st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=8)
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_quoted_words_are_read_back_by_any_shell(words: list[str]) -> None:
     """dash is the strictest: it knows no $'...'."""
     quote = f'source {shlex.quote(str(SCRIPTS / "common.sh"))}; quote_all "$@"'
