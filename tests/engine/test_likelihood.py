@@ -6,7 +6,7 @@ import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.likelihood import LikelihoodScorer
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
 
@@ -120,5 +120,3 @@ def test_bad_arguments_are_named(tiny):
     scorer = LikelihoodScorer(*tiny, EngineOptions(S, T))
     with pytest.raises(ConfigError, match="nothing is asked"):
         scorer.score_requests(HISTORIES[:1], TEXTS[1:2])
-    with pytest.raises(DataError, match="1 histories for 2 lists"):
-        scorer.score_requests(HISTORIES[:1], TEXTS[:2])
