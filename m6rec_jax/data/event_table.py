@@ -1,6 +1,6 @@
 """The events of a data set in a DuckDB database on disk: read once, split, and sorted as asked.
 
-DuckDB sorts, joins and groups with all cores and spills to disk, so that memory is bounded whatever
+DuckDB sorts, joins and groups with several cores and spills to disk, so that memory is bounded whatever
 the number of events; one byte per event, its part, is held in memory.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,6 +36,8 @@ from m6rec_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
+# Each thread holds some of the memory: one alone has enough of the little.
+_MOST_THREADS = 8
 _BATCH_ROWS = 250_000
 # Of the file that `save` writes: of few users, whose events are read without the others'.
 _ROW_GROUP = 50_000
@@ -106,7 +109,11 @@ class EventTable:
         folder.mkdir(parents=True)
         self._database = duckdb.connect(
             folder / "events.duckdb",
-            config={"memory_limit": _MEMORY, "temp_directory": str(folder / "spilled")},
+            config={
+                "memory_limit": _MEMORY,
+                "temp_directory": str(folder / "spilled"),
+                "threads": min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+            },
         )
         try:
             self._run("SET preserve_insertion_order = false")
@@ -129,6 +136,7 @@ class EventTable:
 
     def shrink(self) -> None:
         """Gives memory back; sorting is slow from now on."""
+        self._run("SET threads = 1")
         self._run(f"SET memory_limit = '{_MEMORY_WHEN_SORTED}'")
 
     def assign(self, split: Split) -> Assignment:
