@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import splits
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import (
-    CONTEXT,
     EXCLUDED,
     STATISTICS_PARTS,
     TEST,
@@ -81,13 +80,11 @@ class Assignment:
       split: the split.
       codes: part code of each row of the events table `[rows]` int8.
       held_out: which items are held out `[items]` bool; all False but for 'held_out_items'.
-      num_cold_users: users with test events and no training events.
     """
 
     split: Split
     codes: np.ndarray
     held_out: np.ndarray
-    num_cold_users: int
 
 
 class EventTable:
@@ -163,10 +160,6 @@ class EventTable:
         codes = np.concatenate(
             [batch["part"].to_numpy() for batch in self._stream("SELECT part FROM parts", "row")]
         )
-        num_cold = self._number(
-            f"""SELECT count(*) FROM (SELECT user FROM parts GROUP BY user
-            HAVING bool_or(part = {TEST}) AND NOT bool_or(part IN ({TRAIN}, {CONTEXT})))"""
-        )
         held_out = np.zeros(self.dataset.items.num_rows, bool)
         if split.kind == "held_out_items":
             ids = self.dataset.items.column(self.dataset.spec.items.id).to_pylist()
@@ -180,7 +173,7 @@ class EventTable:
             codes = splits.few_shot(codes, **split.arguments())
         self._run("DROP TABLE parts")
         splits.check_parts(codes, split.name)
-        return Assignment(split, codes, held_out, num_cold)
+        return Assignment(split, codes, held_out)
 
     def known(self, codes: np.ndarray, order: str, where: str = "true") -> pa.RecordBatchReader:
         """Streams the events that are not excluded, with their `part`.
@@ -263,8 +256,8 @@ class EventTable:
         """Makes the table `parts`, by an expression in SQL for the part of a row."""
         self._run(
             f"""CREATE OR REPLACE TABLE parts AS
-            SELECT row, user, item, CAST({part} AS TINYINT) AS part FROM (
-              SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
+            SELECT row, CAST({part} AS TINYINT) AS part FROM (
+              SELECT row, user, time, row_number() OVER of_user - 1 AS position,
                 count(*) OVER (PARTITION BY user) AS length
               FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row)) AS event"""
         )

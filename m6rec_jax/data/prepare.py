@@ -326,7 +326,6 @@ class _Preparation:
             "items": self.dataset.items.num_rows,
             "events": part_counts(self.assignment.codes),
             "held_out_items": int(self.assignment.held_out.sum()),
-            "cold_users": self.assignment.num_cold_users,
         }
         label = self.dataset.spec.label
         if label.at_least is not None:

@@ -59,7 +59,6 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
         "items": 12,
         "events": {"train": 32, "validation": 4, "test": 4},
         "held_out_items": 0,
-        "cold_users": 0,
     }
     # Twice as many as those who act have, not as all users have.
     assert prepared.manifest["options"]["max_events"] == 20

@@ -110,7 +110,7 @@ class Days:
             later = np.arange(len(codes)) >= ends[0]
             codes[later & held_out[items]] = EXCLUDED
         return ViewFold(
-            dataset, Assignment(parsed, codes, held_out, 0), self.options, self.statistics
+            dataset, Assignment(parsed, codes, held_out), self.options, self.statistics
         )
 
     def past_alone(self) -> Dataset:

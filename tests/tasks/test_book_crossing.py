@@ -179,7 +179,7 @@ def test_statistics_tell_nothing_of_their_own_row_where_leave_one_out_does(tmp_p
     statistics = Statistics.for_dataset(dataset.spec, options)
     codes = np.zeros(len(labels), np.int8)
     split = Split.parse("per_user_temporal")
-    everything = Assignment(split, codes, np.zeros(len(counts), bool), 0)
+    everything = Assignment(split, codes, np.zeros(len(counts), bool))
     drawn, told, of_item = [], [], []
     for event, item, _ in events_in_order(dataset, everything):
         known = statistics.features(event.user_id, item, event.time)
