@@ -1,7 +1,7 @@
 """The events of a data set in a DuckDB database on disk: read once, split, and sorted as asked.
 
-DuckDB sorts, joins and groups with several cores and spills to disk, so that memory is bounded whatever
-the number of events; one byte per event, its part, is held in memory.
+DuckDB sorts, joins and groups with several cores and spills to disk, so that memory is bounded
+whatever the number of events; one byte per event, its part, is held in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -175,27 +176,34 @@ class EventTable:
         splits.check_parts(codes, split.name)
         return Assignment(split, codes, held_out)
 
-    def known(self, codes: np.ndarray, order: str, where: str = "true") -> pa.RecordBatchReader:
-        """Streams the events that are not excluded, with their `part`.
+    def known(
+        self, codes: np.ndarray, order: str, parts: Sequence[int] | None = None
+    ) -> pa.RecordBatchReader:
+        """Streams events with their `part`.
 
         Args:
           codes: part of every row `[rows]`.
           order: columns or expressions in SQL.
-          where: a condition in SQL.
+          parts: of which events are wanted; None: of all but those that are excluded.
         """
-        parts = pa.table({"row": pa.array(np.arange(len(codes))), "part": codes})
-        self._database.register("codes", parts)
-        return self._stream(
-            f"""SELECT row, user, item, time, value, part FROM events JOIN codes USING (row)
-            WHERE part <> {EXCLUDED} AND {where}""",
-            order,
-        )
+        schema = _SAVED.append(pa.field("part", pa.int8()))
+        sorted_ = self._stream(f"SELECT {', '.join(_SAVED.names)} FROM events", order)
+
+        # Not joined by the database: beside a join, little memory does not do for sorting.
+        def with_parts() -> Iterator[pa.RecordBatch]:
+            for batch in sorted_:
+                part = codes[batch["row"].to_numpy()]
+                wanted = part != EXCLUDED if parts is None else np.isin(part, parts)
+                columns = [*batch.columns, pa.array(part)]
+                found = pa.RecordBatch.from_arrays(columns, schema=schema)
+                yield found.filter(pa.array(wanted))
+
+        return pa.RecordBatchReader.from_batches(schema, with_parts())
 
     def save(self, codes: np.ndarray, path: Path) -> None:
         """Writes the events that training rows may see, by user, then in the user's order."""
-        parts = ", ".join(map(str, STATISTICS_PARTS))
         with pq.ParquetWriter(path, _SAVED, compression="zstd") as writer:
-            for batch in self.known(codes, "user, time, row", f"part IN ({parts})"):
+            for batch in self.known(codes, "user, time, row", STATISTICS_PARTS):
                 writer.write_batch(batch.select(_SAVED.names), row_group_size=_ROW_GROUP)
 
     def times(self) -> tuple[float, float]:
@@ -220,7 +228,7 @@ class EventTable:
     def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
         """Events of one part of each item `[items]` int64; `codes` as for `known`."""
         counts = np.zeros(self.dataset.items.num_rows, np.int64)
-        for batch in self.known(codes, "row", f"part = {part}"):
+        for batch in self.known(codes, "row", (part,)):
             counts += np.bincount(batch["item"].to_numpy(), minlength=len(counts))
         return counts
 
