@@ -206,14 +206,25 @@ class EventTable:
             for batch in self.known(codes, "user, time, row", STATISTICS_PARTS):
                 writer.write_batch(batch.select(_SAVED.names), row_group_size=_ROW_GROUP)
 
+    def leave_out(self, where: str, values: Sequence[Any] = ()) -> int:
+        """Deletes the events that a condition in SQL is true of; returns how many these were.
+
+        Args:
+          where: the condition, with a `?` for each of the values.
+          values: what stands there.
+        """
+        self._database.execute(f"DELETE FROM events WHERE {where}", list(values))
+        ((count,),) = self._database.fetchall()
+        return int(count)
+
     def times(self) -> tuple[float, float]:
         """Times of the first and the last event."""
         ((first, last),) = self._run("SELECT min(time), max(time) FROM events")
         return first, last
 
-    def num_acting_users(self) -> int:
-        """How many users have an event."""
-        return int(self._number("SELECT count(DISTINCT user) FROM events"))
+    def acting_users(self) -> list[int]:
+        """Indices of the users that have an event, ascending."""
+        return [user for (user,) in self._run("SELECT DISTINCT user FROM events ORDER BY user")]
 
     def share_of_repeats(self) -> float:
         """Share of the events with an item that the user had before."""
@@ -249,7 +260,7 @@ class EventTable:
             "(row BIGINT, user INTEGER, item INTEGER, time DOUBLE, value DOUBLE)"
         )
         num_rows = 0
-        for batch in self.dataset.iter_events(_BATCH_ROWS, with_ids=False):
+        for batch in self.dataset.iter_events(_BATCH_ROWS):
             names = ("row", "user_index", "item_index", "time")
             columns = [batch.column(name) for name in names]
             columns.append(pc.fill_null(batch.column("value"), float("nan")))
