@@ -195,8 +195,11 @@ def run_serve(args: argparse.Namespace) -> None:
 
 def _indexes(given: Sequence[str]) -> str | dict[str, str] | None:
     """One folder, or one for each task: DIR or TASK=DIR."""
-    if len(given) < 2 and not any("=" in one for one in given):
-        return str(Path(given[0]).expanduser()) if given else None
+    if not given:
+        return None
+    # The name of a folder may hold the sign, too.
+    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).expanduser().exists()):
+        return str(Path(given[0]).expanduser())
     found: dict[str, str] = {}
     for one in given:
         task, equals, folder = one.partition("=")

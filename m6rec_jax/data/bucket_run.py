@@ -209,7 +209,7 @@ class BucketRun:
         (job.folder / "timeline").mkdir()
         timeline = Timeline.write(
             job.folder / "timeline",
-            events.known(codes, "time, row", f"part IN ({', '.join(map(str, parts))})"),
+            events.known(codes, "time, row", parts),
             int(np.isin(codes, parts).sum()),
             events.num_rows,
             self._num_items,

@@ -139,7 +139,7 @@ class _Check:
         self.keys.begin(table)
         for rows in self._quiet(table, paths, [spec.id]):
             ids = rows.convert(spec.id, columns.ID)
-            self.keys.add({**rows.numbers(), "good": ids.is_valid(), "id": ids})
+            self.keys.add({"row": rows.numbers, "good": ids.is_valid(), "id": ids})
         self.keys.find_faults(table)
         filled: set[str] = set()
         for rows in self._batches(table, paths):
@@ -148,7 +148,7 @@ class _Check:
             rows.note_whitespace(spec.id)
             rows.note_text(spec.id)
             for offset, first in self._faults("duplicate_id", rows):
-                text = f"{values[offset].as_py()!r} stands in row {first} already"
+                text = f"{values[offset].as_py()!r} stands in {rows.place(first)} already"
                 rows.reject("duplicate_id", [offset], spec.id, text)
             for name, kind in spec.columns.items():
                 if name in rows.raw.batch.schema.names:
@@ -198,14 +198,14 @@ class _Check:
             # NaN would not equal itself as a key, nor would -0.0 equal 0.0.
             key = {"time": times + 0.0, "value": np.nan_to_num(values, nan=0.0) + 0.0}
             ids = {"user": rows.values[spec.user], "item": rows.values[spec.item]}
-            self.keys.add({**rows.numbers(), "good": rows.good(), **ids, **key})
+            self.keys.add({"row": rows.numbers, "good": rows.good(), **ids, **key})
         self.keys.find_faults("events")
         latest = -math.inf
         labels: set[int] = set()
         for rows in self._batches("events", paths):
             times, values = self._event_columns(rows)
             for offset, first in self._faults("duplicate_event", rows):
-                text = f"the same event stands in row {first} already"
+                text = f"the same event stands in {rows.place(first)} already"
                 rows.reject("duplicate_event", [offset], spec.user, text)
             good = rows.good()
             kept = np.flatnonzero(good)
@@ -319,7 +319,8 @@ class _Check:
     ) -> Iterator[CheckedRows]:
         """Streams all rows; reports damage and rows with too many or few columns."""
         counts = self.report.num_rows
-        place = 0
+        starts: list[tuple[int, str]] = []
+        first_row = 0
         with progress_bar(
             desc=f"{'checking' if wanted is None else 'comparing'} {table}",
             unit=" rows",
@@ -330,11 +331,13 @@ class _Check:
             is_whole = True
             for path in paths:
                 try:
+                    starts.append((first_row, path.name))
                     ragged = self._ragged(table)
                     for raw in files.raw_batches([path], wanted, self.batch_size, ragged):
                         counts[table] += raw.batch.num_rows
-                        rows = CheckedRows(raw, place, table, self.findings)
-                        place += raw.batch.num_rows
+                        raw = replace(raw, first_row=starts[-1][0])
+                        rows = CheckedRows(raw, starts, table, self.findings)
+                        first_row = int(rows.numbers[-1]) + 1
                         yield rows
                         self.report.num_rejected[table] += len(rows.reasons)
                         bar.update(raw.batch.num_rows)
@@ -345,9 +348,10 @@ class _Check:
             self.findings.add("empty_table", table, paths[0].name)
 
     def _faults(self, kind: str, rows: CheckedRows) -> list[tuple[int, int]]:
-        """Offsets in the batch with a fault, and in which row the first such stands."""
-        found = self.keys.faults(kind, rows.place, rows.place + rows.raw.batch.num_rows)
-        return [(place - rows.place, first) for place, first in found]
+        """Offsets in the batch with a fault, and the number of the row where the same stands."""
+        found = self.keys.faults(kind, int(rows.numbers[0]), int(rows.numbers[-1]) + 1)
+        offsets = np.searchsorted(rows.numbers, [number for number, _ in found]).tolist()
+        return [(offset, first) for offset, (_, first) in zip(offsets, found, strict=True)]
 
     def _ragged(self, table: str) -> files.RaggedRow:
         def report(path: Path, row: int, expected: int, found: int, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,19 +29,26 @@ _TEXT_NOTES = {
 class CheckedRows:
     """A batch under inspection: converted columns, and why rows are rejected.
 
-    `place` is that of its first row, counted over all files.
+    `starts` has the files of its table so far: the number of the first row, over all files, and
+    the name.
     """
 
     raw: files.RawBatch
-    place: int
+    starts: list[tuple[int, str]]
     table: str
     findings: Findings
     values: dict[str, pa.Array] = field(default_factory=dict)
     reasons: dict[int, list[str]] = field(default_factory=dict)
 
-    def numbers(self) -> dict[str, np.ndarray]:
-        """Place and row of all rows, `[n]` int64 each."""
-        return {"place": self.place + np.arange(len(self.raw.rows)), "row": self.raw.rows}
+    @property
+    def numbers(self) -> np.ndarray:
+        """Numbers of the rows over all files `[n]` int64."""
+        return self.raw.first_row + self.raw.rows
+
+    def place(self, number: int) -> str:
+        """Where the row of a number stands: in this file, or in one before it."""
+        first, name = self.starts[bisect.bisect(self.starts, number, key=lambda at: at[0]) - 1]
+        return f"row {number - first}{'' if name == self.raw.path.name else f' of {name}'}"
 
     def reject(
         self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, reason: str = ""

@@ -195,7 +195,8 @@ def prepare_dialogues(
     if options.words is not None:
         # Beside what is prepared, where that is on a local disk, as other data sets.
         tables = default_cache_dir() if in_bucket(out) else path_of(out)
-        where = tables.expanduser() / options.attributes
+        named = Path(options.attributes).expanduser()
+        where = named if named.is_dir() else tables.expanduser() / named
         known = JoinedAttributes(where, options.words.attributes)
 
     def render(prepared: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:

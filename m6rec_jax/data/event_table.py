@@ -1,15 +1,17 @@
 """The events of a data set in a DuckDB database on disk: read once, split, and sorted as asked.
 
-DuckDB sorts, joins and groups with all cores and spills to disk, so that memory is bounded whatever
-the number of events; one byte per event, its part, is held in memory.
+DuckDB sorts, joins and groups with several cores and spills to disk, so that memory is bounded
+whatever the number of events; one byte per event, its part, is held in memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +25,6 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import splits
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import (
-    CONTEXT,
     EXCLUDED,
     STATISTICS_PARTS,
     TEST,
@@ -35,6 +36,8 @@ from m6rec_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
+# Each thread holds some of the memory: one alone has enough of the little.
+_MOST_THREADS = 8
 _BATCH_ROWS = 250_000
 # Of the file that `save` writes: of few users, whose events are read without the others'.
 _ROW_GROUP = 50_000
@@ -78,13 +81,11 @@ class Assignment:
       split: the split.
       codes: part code of each row of the events table `[rows]` int8.
       held_out: which items are held out `[items]` bool; all False but for 'held_out_items'.
-      num_cold_users: users with test events and no training events.
     """
 
     split: Split
     codes: np.ndarray
     held_out: np.ndarray
-    num_cold_users: int
 
 
 class EventTable:
@@ -106,7 +107,11 @@ class EventTable:
         folder.mkdir(parents=True)
         self._database = duckdb.connect(
             folder / "events.duckdb",
-            config={"memory_limit": _MEMORY, "temp_directory": str(folder / "spilled")},
+            config={
+                "memory_limit": _MEMORY,
+                "temp_directory": str(folder / "spilled"),
+                "threads": min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+            },
         )
         try:
             self._run("SET preserve_insertion_order = false")
@@ -129,6 +134,7 @@ class EventTable:
 
     def shrink(self) -> None:
         """Gives memory back; sorting is slow from now on."""
+        self._run("SET threads = 1")
         self._run(f"SET memory_limit = '{_MEMORY_WHEN_SORTED}'")
 
     def assign(self, split: Split) -> Assignment:
@@ -155,10 +161,6 @@ class EventTable:
         codes = np.concatenate(
             [batch["part"].to_numpy() for batch in self._stream("SELECT part FROM parts", "row")]
         )
-        num_cold = self._number(
-            f"""SELECT count(*) FROM (SELECT user FROM parts GROUP BY user
-            HAVING bool_or(part = {TEST}) AND NOT bool_or(part IN ({TRAIN}, {CONTEXT})))"""
-        )
         held_out = np.zeros(self.dataset.items.num_rows, bool)
         if split.kind == "held_out_items":
             ids = self.dataset.items.column(self.dataset.spec.items.id).to_pylist()
@@ -172,39 +174,57 @@ class EventTable:
             codes = splits.few_shot(codes, **split.arguments())
         self._run("DROP TABLE parts")
         splits.check_parts(codes, split.name)
-        return Assignment(split, codes, held_out, num_cold)
+        return Assignment(split, codes, held_out)
 
-    def known(self, codes: np.ndarray, order: str, where: str = "true") -> pa.RecordBatchReader:
-        """Streams the events that are not excluded, with their `part`.
+    def known(
+        self, codes: np.ndarray, order: str, parts: Sequence[int] | None = None
+    ) -> pa.RecordBatchReader:
+        """Streams events with their `part`.
 
         Args:
           codes: part of every row `[rows]`.
           order: columns or expressions in SQL.
-          where: a condition in SQL.
+          parts: of which events are wanted; None: of all but those that are excluded.
         """
-        parts = pa.table({"row": pa.array(np.arange(len(codes))), "part": codes})
-        self._database.register("codes", parts)
-        return self._stream(
-            f"""SELECT row, user, item, time, value, part FROM events JOIN codes USING (row)
-            WHERE part <> {EXCLUDED} AND {where}""",
-            order,
-        )
+        schema = _SAVED.append(pa.field("part", pa.int8()))
+        sorted_ = self._stream(f"SELECT {', '.join(_SAVED.names)} FROM events", order)
+
+        # Not joined by the database: beside a join, little memory does not do for sorting.
+        def with_parts() -> Iterator[pa.RecordBatch]:
+            for batch in sorted_:
+                part = codes[batch["row"].to_numpy()]
+                wanted = part != EXCLUDED if parts is None else np.isin(part, parts)
+                columns = [*batch.columns, pa.array(part)]
+                found = pa.RecordBatch.from_arrays(columns, schema=schema)
+                yield found.filter(pa.array(wanted))
+
+        return pa.RecordBatchReader.from_batches(schema, with_parts())
 
     def save(self, codes: np.ndarray, path: Path) -> None:
         """Writes the events that training rows may see, by user, then in the user's order."""
-        parts = ", ".join(map(str, STATISTICS_PARTS))
         with pq.ParquetWriter(path, _SAVED, compression="zstd") as writer:
-            for batch in self.known(codes, "user, time, row", f"part IN ({parts})"):
+            for batch in self.known(codes, "user, time, row", STATISTICS_PARTS):
                 writer.write_batch(batch.select(_SAVED.names), row_group_size=_ROW_GROUP)
+
+    def leave_out(self, where: str, values: Sequence[Any] = ()) -> int:
+        """Deletes the events that a condition in SQL is true of; returns how many these were.
+
+        Args:
+          where: the condition, with a `?` for each of the values.
+          values: what stands there.
+        """
+        self._database.execute(f"DELETE FROM events WHERE {where}", list(values))
+        ((count,),) = self._database.fetchall()
+        return int(count)
 
     def times(self) -> tuple[float, float]:
         """Times of the first and the last event."""
         ((first, last),) = self._run("SELECT min(time), max(time) FROM events")
         return first, last
 
-    def num_acting_users(self) -> int:
-        """How many users have an event."""
-        return int(self._number("SELECT count(DISTINCT user) FROM events"))
+    def acting_users(self) -> list[int]:
+        """Indices of the users that have an event, ascending."""
+        return [user for (user,) in self._run("SELECT DISTINCT user FROM events ORDER BY user")]
 
     def share_of_repeats(self) -> float:
         """Share of the events with an item that the user had before."""
@@ -219,7 +239,7 @@ class EventTable:
     def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
         """Events of one part of each item `[items]` int64; `codes` as for `known`."""
         counts = np.zeros(self.dataset.items.num_rows, np.int64)
-        for batch in self.known(codes, "row", f"part = {part}"):
+        for batch in self.known(codes, "row", (part,)):
             counts += np.bincount(batch["item"].to_numpy(), minlength=len(counts))
         return counts
 
@@ -240,7 +260,7 @@ class EventTable:
             "(row BIGINT, user INTEGER, item INTEGER, time DOUBLE, value DOUBLE)"
         )
         num_rows = 0
-        for batch in self.dataset.iter_events(_BATCH_ROWS, with_ids=False):
+        for batch in self.dataset.iter_events(_BATCH_ROWS):
             names = ("row", "user_index", "item_index", "time")
             columns = [batch.column(name) for name in names]
             columns.append(pc.fill_null(batch.column("value"), float("nan")))
@@ -255,8 +275,8 @@ class EventTable:
         """Makes the table `parts`, by an expression in SQL for the part of a row."""
         self._run(
             f"""CREATE OR REPLACE TABLE parts AS
-            SELECT row, user, item, CAST({part} AS TINYINT) AS part FROM (
-              SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
+            SELECT row, CAST({part} AS TINYINT) AS part FROM (
+              SELECT row, user, time, row_number() OVER of_user - 1 AS position,
                 count(*) OVER (PARTITION BY user) AS length
               FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row)) AS event"""
         )

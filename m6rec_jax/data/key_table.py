@@ -41,8 +41,7 @@ def key_table() -> Iterator[KeyTable]:
 class KeyTable:
     """The keys of one table, and the ids of users and items to which events may refer.
 
-    A row has a `place`, its number among all that were read of its table, and a `row`, the number
-    by which its file knows it.
+    Rows are numbered over all files of a table.
     """
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
@@ -53,8 +52,8 @@ class KeyTable:
         """Begins with users, items or events; where one was left out, all its ids are good."""
         keys = ", ".join(f"{name} {kind}" for name, kind in _KEYS[table].items())
         for name, columns in (
-            ("keys", f"place BIGINT, row BIGINT, good BOOLEAN, {keys}"),
-            ("faults", "kind VARCHAR, place BIGINT, first BIGINT"),
+            ("keys", f"row BIGINT, good BOOLEAN, {keys}"),
+            ("faults", "kind VARCHAR, row BIGINT, first BIGINT"),
         ):
             self._database.execute(f"CREATE OR REPLACE TABLE {name} ({columns})")
         if table in _REFERENCES.values():
@@ -62,7 +61,7 @@ class KeyTable:
             self._database.execute(f"CREATE TABLE {table} (id VARCHAR)")
 
     def add(self, columns: Mapping[str, Any]) -> None:
-        """Adds rows: their place, row, whether they are good, and the columns of their key."""
+        """Adds rows: their number, whether they are good, and the columns of their key."""
         self._insert("keys", columns)
 
     def keep_ids(self, table: str, ids: pa.Array) -> None:
@@ -81,42 +80,39 @@ class KeyTable:
         for column, others in _REFERENCES.items():
             if table == "events" and others in self._known:
                 self._database.execute(
-                    f"""INSERT INTO faults SELECT 'unknown_{column}', place, NULL FROM keys
+                    f"""INSERT INTO faults SELECT 'unknown_{column}', row, NULL FROM keys
                     ANTI JOIN {others} ON {column} = id WHERE {column} IS NOT NULL"""
                 )
         key = ", ".join(_KEYS[table])
         kind = "duplicate_event" if table == "events" else "duplicate_id"
         self._database.execute(
             f"""INSERT INTO faults
-            WITH good AS (FROM keys ANTI JOIN faults USING (place) WHERE good),
+            WITH good AS (FROM keys ANTI JOIN faults USING (row) WHERE good),
               repeated AS (
-                SELECT {key}, min(place) AS first_place, arg_min(row, place) AS first FROM good
-                GROUP BY {key} HAVING count(*) > 1)
-            SELECT '{kind}', place, first FROM good JOIN repeated USING ({key})
-            WHERE place > first_place"""
+                SELECT {key}, min(row) AS first FROM good GROUP BY {key} HAVING count(*) > 1)
+            SELECT '{kind}', row, first FROM good JOIN repeated USING ({key}) WHERE row > first"""
         )
 
     def share_of_repeats(self) -> float:
         """Share of the good events with an item that the user had before."""
         ((events, pairs),) = self._database.execute(
             """SELECT sum(times), count(*) FROM (
-              SELECT count(*) AS times FROM keys ANTI JOIN faults USING (place) WHERE good
+              SELECT count(*) AS times FROM keys ANTI JOIN faults USING (row) WHERE good
               GROUP BY user, item)"""
         ).fetchall()
         return 1 - pairs / events if events else 0.0
 
     def faults(self, kind: str, start: int, stop: int) -> list[tuple[int, int]]:
-        """What was found from one place up to another.
+        """What was found from one row up to another.
 
         Args:
           kind: `duplicate_id`, `duplicate_event`, `unknown_user` or `unknown_item`.
 
         Returns:
-          each place with the row in which the same stands first (None for what is not known).
+          each row with that in which the same stands first (None for what is not known).
         """
         found: list[tuple[int, int]] = self._database.execute(
-            "SELECT place, first FROM faults WHERE kind = ? AND place >= ? AND place < ? "
-            "ORDER BY place",
+            "SELECT row, first FROM faults WHERE kind = ? AND row >= ? AND row < ? ORDER BY row",
             [kind, start, stop],
         ).fetchall()
         return found

@@ -322,11 +322,10 @@ class _Preparation:
         num_users = self.dataset.users.num_rows
         counts = {
             "users": num_users,
-            "acting_users": self.events.num_acting_users(),
+            "acting_users": len(self.events.acting_users()),
             "items": self.dataset.items.num_rows,
             "events": part_counts(self.assignment.codes),
             "held_out_items": int(self.assignment.held_out.sum()),
-            "cold_users": self.assignment.num_cold_users,
         }
         label = self.dataset.spec.label
         if label.at_least is not None:

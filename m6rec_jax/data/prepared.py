@@ -128,14 +128,14 @@ class Prepared:
             return cls.open(data_dir, dataset, split)
         start = views.config_prefix(name, "")
         found = path_of(data_dir).glob(f"{glob.escape(start)}*/{MANIFEST}")
-        splits = sorted(path.parent.name.removeprefix(start) for path in found)
-        # No split has a dot in its name: such a folder is of another data set, `corner-shop.eu`.
-        splits = [own for own in splits if "." not in own]
+        names = sorted(path.parent.name.removeprefix(start) for path in found)
+        # Splits have no dot in their names: with one it is a split of the data set `NAME.MORE`.
+        splits = [split for split in names if "." not in split]
         split = "per_user_temporal"
         if split not in splits and len(splits) == 1:
             (split,) = splits
         elif split not in splits and splits:
-            there = ", ".join(f"{start}{own}" for own in splits)
+            there = ", ".join(start + split for split in splits)
             raise DataError(f"{name} has several splits; name one of {there}")
         return cls.open(data_dir, name, split)
 

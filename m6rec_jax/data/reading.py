@@ -36,11 +36,8 @@ EVENT_SCHEMA = pa.schema(
         ("item_index", pa.int64()),
         ("time", pa.float64()),  # unix seconds
         ("value", pa.float64()),  # null where events have no value
-        ("user_id", pa.string()),
-        ("item_id", pa.string()),
     ]
 )
-_NUMBERS = pa.schema(list(EVENT_SCHEMA)[:5])
 
 
 @dataclass(frozen=True)
@@ -124,25 +121,42 @@ class Dataset:
 
     # ---- events
 
-    def iter_events(
-        self, batch_size: int = files.DEFAULT_BATCH_SIZE, *, with_ids: bool = True
-    ) -> Iterator[pa.RecordBatch]:
-        """Streams the events in the order of the file, as `EVENT_SCHEMA`.
-
-        Args:
-          batch_size: rows per batch, at most.
-          with_ids: give the columns `user_id` and `item_id` too.
+    def iter_events(self, batch_size: int = files.DEFAULT_BATCH_SIZE) -> Iterator[pa.RecordBatch]:
+        """Streams the events in the order of the file, so many at a time, as `EVENT_SCHEMA`.
 
         Raises:
           DataError: an empty table, a null or unknown id, a time that is not one, a value that is
             null or not a number.
         """
-        numbers = self._numbers(batch_size)
-        return (self._add_ids(batch) for batch in numbers) if with_ids else numbers
+        spec = self.spec.events
+        empty = True
+        for raw in files.raw_batches(self.event_files, spec.columns, batch_size):
+            empty = False
+            users = _strict(raw, spec.user, columns.ID, required=True)
+            items = _strict(raw, spec.item, columns.ID, required=True)
+            times = _strict(raw, spec.time, columns.TIME, required=True)
+            self._check_times(raw, times)
+            if spec.value is None:
+                values = pa.nulls(raw.batch.num_rows, pa.float64())
+            else:
+                values = _strict(raw, spec.value, columns.VALUE, required=True)
+            arrays = [
+                pa.array(raw.first_row + raw.rows),
+                _lookup(raw, spec.user, users, self.user_index, "users"),
+                _lookup(raw, spec.item, items, self.item_index, "items"),
+                times,
+                values,
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
+        if empty:
+            raise DataError(f"{_names(self.event_files)} has no rows")
 
     def events(self) -> pa.Table:
-        """The whole events table in memory, in the order of the file, as `EVENT_SCHEMA`."""
-        return pa.Table.from_batches(self.iter_events(), EVENT_SCHEMA)
+        """The whole events table in memory: as `iter_events`, with `user_id` and `item_id`."""
+        table = pa.Table.from_batches(self.iter_events(), EVENT_SCHEMA)
+        users = self.users.column(self.spec.users.id).take(table["user_index"])
+        items = self.items.column(self.spec.items.id).take(table["item_index"])
+        return table.append_column("user_id", users).append_column("item_id", items)
 
     def event_parts(self) -> np.ndarray:
         """The part code of each event, as the column `events.part` names it, `[rows]` int8.
@@ -169,30 +183,6 @@ class Dataset:
             codes.append(np.asarray([PART_NAMES[part] for part in parts], np.int8))
         return np.concatenate(codes)
 
-    def _numbers(self, batch_size: int) -> Iterator[pa.RecordBatch]:
-        spec = self.spec.events
-        empty = True
-        for raw in files.raw_batches(self.event_files, spec.columns, batch_size):
-            empty = False
-            users = _strict(raw, spec.user, columns.ID, required=True)
-            items = _strict(raw, spec.item, columns.ID, required=True)
-            times = _strict(raw, spec.time, columns.TIME, required=True)
-            self._check_times(raw, times)
-            if spec.value is None:
-                values = pa.nulls(raw.batch.num_rows, pa.float64())
-            else:
-                values = _strict(raw, spec.value, columns.VALUE, required=True)
-            arrays = [
-                pa.array(raw.first_row + raw.rows),
-                _lookup(raw, spec.user, users, self.user_index, "users"),
-                _lookup(raw, spec.item, items, self.item_index, "items"),
-                times,
-                values,
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=_NUMBERS)
-        if empty:
-            raise DataError(f"{_names(self.event_files)} has no rows")
-
     def _check_times(self, raw: files.RawBatch, times: pa.Array) -> None:
         seconds = times.to_numpy()
         where = f"{raw.path}, row {{}}, column {self.spec.events.time!r}: "
@@ -208,11 +198,6 @@ class Dataset:
                 "prepared. An update takes what came since: leave earlier events out of its files, "
                 "or make everything anew with `m6rec data prepare`"
             )
-
-    def _add_ids(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        users = self.users.column(self.spec.users.id).chunk(0).take(batch.column("user_index"))
-        items = self.items.column(self.spec.items.id).chunk(0).take(batch.column("item_index"))
-        return pa.RecordBatch.from_arrays([*batch.columns, users, items], schema=EVENT_SCHEMA)
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepared import fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE, LabelSpec
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,8 @@ def sample_dataset(
     them alone the same is done again. Events of too small a value count for nothing in this.
     Whether a user is drawn depends on their id and the seed, not on the order of the tables.
 
-    Events are streamed, several times over; in memory are the tables of users and items, and one
-    byte per event.
+    Events lie in a database on disk meanwhile; in memory are the tables of users and items, and
+    one byte per event.
 
     Args:
       dataset_dir: the folder to draw from.
@@ -70,7 +73,8 @@ def sample_dataset(
       If it is there already, made in the same way from the same data, it is left alone.
 
     Raises:
-      DataError: something is wrong with the folder, or nothing would be left.
+      DataError: something is wrong with the folder, an event is there twice, nothing would be
+        left, or there is no room on the disk.
       ConfigError: an impossible number, something about values where events have none, or the
         new folder has a data set that is no sample.
     """
@@ -121,116 +125,83 @@ def sample_dataset(
             f"{folder} is a data set that was not made by sampling; it stays as it is. Give "
             "another sample_dataset.name"
         )
-    sampler = _Sampler(dataset, (min_user_events, min_item_events), min_value, progress)
-    sampler.leave_out_rare()
-    if users is not None:
-        sampler.draw_users(users, seed)
-        sampler.leave_out_rare()
-    if not sampler.kept.any():
-        raise DataError(
-            f"{dataset.directory}: nothing is left of {len(sampler.kept):,} events with "
-            f"min_user_events={min_user_events}, min_item_events={min_item_events}, "
-            f"min_value={min_value}, users={users}; lower them"
-        )
-    _write(dataset, sampler, folder, name, value_scale, made)
+    with (
+        full_disk_errors(tempfile.gettempdir(), folder),
+        tempfile.TemporaryDirectory(prefix="m6rec-events-") as scratch,
+        EventTable(dataset, Path(scratch) / "table") as events,
+    ):
+        if min_value is not None:
+            events.leave_out("value < ?", [min_value])
+        _leave_out_rare(events, min_user_events, min_item_events, progress)
+        if users is not None:
+            events.leave_out("user NOT IN (SELECT unnest(?))", [_drawn(events, users, seed)])
+            _leave_out_rare(events, min_user_events, min_item_events, progress)
+        if not events.acting_users():
+            raise DataError(
+                f"{dataset.directory}: nothing is left of {events.num_rows:,} events with "
+                f"min_user_events={min_user_events}, min_item_events={min_item_events}, "
+                f"min_value={min_value}, users={users}; lower them"
+            )
+        _write(events, folder, name, value_scale, made)
     return folder
 
 
-class _Sampler:
-    """Which users, items and events are kept.
+def _leave_out_rare(events: EventTable, of_user: int, of_item: int, progress: bool) -> None:
+    """Leaves out users and items with too few events, until that changes nothing."""
+    rare = (
+        f"user IN (SELECT user FROM events GROUP BY user HAVING count(*) < {of_user}) OR "
+        f"item IN (SELECT item FROM events GROUP BY item HAVING count(*) < {of_item})"
+    )
+    title = "leaving out what is rare"
+    with progress_bar(desc=title, unit=" passes", disable=not progress) as bar:
+        while events.leave_out(rare):
+            bar.update()
 
-    Attributes:
-      users, items: bool, in the order of their tables.
-      kept: bool `[events]`, in the order of the events table.
-    """
 
-    def __init__(
-        self, dataset: Dataset, least: tuple[int, int], min_value: float | None, progress: bool
-    ) -> None:
-        self._dataset = dataset
-        self._least, self._min_value = least, min_value
-        self._progress = progress
-        self.users = np.ones(dataset.users.num_rows, bool)
-        self.items = np.ones(dataset.items.num_rows, bool)
-        self.kept = np.zeros(0, bool)
-
-    def leave_out_rare(self) -> None:
-        """Leaves out users and items with too few events, until that changes nothing."""
-        title = "leaving out what is rare"
-        with progress_bar(desc=title, unit=" passes", disable=not self._progress) as bar:
-            while True:
-                counts = self._count()
-                bar.update()
-                enough = [c >= least for c, least in zip(counts, self._least, strict=True)]
-                if (enough[0] == self.users).all() and (enough[1] == self.items).all():
-                    return
-                self.users &= enough[0]
-                self.items &= enough[1]
-
-    def draw_users(self, number: int, seed: int) -> None:
-        """Keeps `number` of the users that are left, or all where there are fewer."""
-        indices = np.flatnonzero(self.users)
-        ids = self._dataset.users.column(self._dataset.spec.users.id).to_pylist()
-        drawn = sorted(indices.tolist(), key=lambda index: _hash(f"{seed}:{ids[index]}"))[:number]
-        self.users[:] = False
-        self.users[drawn] = True
-
-    def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Events of every user and item, counting those that are kept as of now."""
-        users, items = np.zeros(len(self.users), np.int64), np.zeros(len(self.items), np.int64)
-        kept = []
-        for batch in self._dataset.iter_events(with_ids=False):
-            of_user = batch.column("user_index").to_numpy()
-            of_item = batch.column("item_index").to_numpy()
-            chosen = self.users[of_user] & self.items[of_item]
-            if self._min_value is not None:
-                chosen &= batch.column("value").to_numpy() >= self._min_value
-            kept.append(chosen)
-            users += np.bincount(of_user[chosen], minlength=len(users))
-            items += np.bincount(of_item[chosen], minlength=len(items))
-        self.kept = np.concatenate(kept)
-        return users, items
+def _drawn(events: EventTable, number: int, seed: int) -> list[int]:
+    """Indices of so many of the users that have events, or of all where there are fewer."""
+    ids = events.dataset.users.column(events.dataset.spec.users.id).to_pylist()
+    return sorted(events.acting_users(), key=lambda index: _hash(f"{seed}:{ids[index]}"))[:number]
 
 
 def _write(
-    dataset: Dataset,
-    sampler: _Sampler,
-    folder: Path,
-    name: str,
-    value_scale: float,
-    made: Mapping[str, object],
+    events: EventTable, folder: Path, name: str, value_scale: float, made: Mapping[str, object]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    spec = dataset.spec
+    dataset, spec = events.dataset, events.dataset.spec
     # Last comes dataset.json: without it the folder is no data set.
     (folder / "dataset.json").unlink(missing_ok=True)
-    for file, table, mask in (
-        (_FILES[0], dataset.users, sampler.users),
-        (_FILES[1], dataset.items, sampler.items),
-    ):
-        pq.write_table(table.filter(pa.array(mask)), folder / file, compression="zstd")
-    names = {spec.events.user: "user_id", spec.events.item: "item_id", spec.events.time: "time"}
-    if spec.events.value is not None:
-        names[spec.events.value] = "value"
-    parts = None if spec.events.part is None else dataset.event_parts()
+    # Of those that have events.
+    users, items = np.zeros(dataset.users.num_rows, bool), np.zeros(dataset.items.num_rows, bool)
+    user_ids, item_ids = dataset.users[spec.users.id], dataset.items[spec.items.id]
+    codes = np.zeros(events.num_rows, np.int8)
+    if spec.events.part is not None:
+        codes = dataset.event_parts()
+    num_events = 0
     writer: pq.ParquetWriter | None = None
-    first = 0
-    for batch in dataset.iter_events():
-        mask = pa.array(sampler.kept[first : first + batch.num_rows])
-        first += batch.num_rows
-        columns = {new: batch.column(old) for new, old in names.items()}
-        if spec.events.value is not None and value_scale != 1:
-            columns[spec.events.value] = pc.multiply(batch.column("value"), value_scale)
-        if parts is not None:
-            codes = parts[first - batch.num_rows : first]
-            columns[str(spec.events.part)] = pa.array(np.asarray([*PART_NAMES])[codes])
-        part = pa.table(columns).filter(mask)
-        if writer is None:
-            writer = pq.ParquetWriter(folder / _FILES[2], part.schema, compression="zstd")
-        writer.write_table(part)
+    for batch in events.known(codes, "row"):
+        num_events += batch.num_rows
+        users[batch["user"]] = items[batch["item"]] = True
+        columns = {
+            spec.events.user: user_ids.take(batch["user"]),
+            spec.events.item: item_ids.take(batch["item"]),
+            spec.events.time: batch["time"],
+        }
+        if spec.events.value is not None:
+            columns[spec.events.value] = pc.multiply(batch["value"], value_scale)
+        if spec.events.part is not None:
+            columns[spec.events.part] = pa.array(np.asarray([*PART_NAMES])[batch["part"]])
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(folder / _FILES[2], table.schema, compression="zstd")
+        writer.write_table(table)
     assert writer is not None
     writer.close()
-    counts = (int(sampler.users.sum()), int(sampler.items.sum()), int(sampler.kept.sum()))
+    for file, table, mask in (
+        (_FILES[0], dataset.users, users),
+        (_FILES[1], dataset.items, items),
+    ):
+        pq.write_table(table.filter(pa.array(mask)), folder / file, compression="zstd")
+    counts = (int(users.sum()), int(items.sum()), num_events)
     counted = "{:,} users, {:,} items and {:,} events".format(*counts)
     dataclasses.replace(
         spec,

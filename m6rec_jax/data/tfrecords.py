@@ -153,7 +153,7 @@ def _write_metadata(
     (folder / "features.json").write_text(json.dumps(described, indent=4))
     info = {
         "configName": config,
-        "description": views.DESCRIPTIONS[view],
+        "description": f"{view}: see docs/prepared_data.md of m6rec_jax",
         "fileFormat": "tfrecord",
         "name": views.TFDS_NAME,
         "splits": [_split(part, files) for part, files in shards.items()],

@@ -16,15 +16,7 @@ from m6rec_jax.io.buckets import path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.writing_templates import WRITING
 
-__all__ = [
-    "COLUMNS",
-    "COUNTED",
-    "DESCRIPTIONS",
-    "DIALOGUE_VIEWS",
-    "FURTHER_VIEWS",
-    "PARTS",
-    "WRITING",
-]
+__all__ = ["COLUMNS", "COUNTED", "DIALOGUE_VIEWS", "FURTHER_VIEWS", "PARTS", "WRITING"]
 __all__ += ["TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
 
 Row = dict[str, Any]
@@ -59,6 +51,7 @@ _GENERATED = (
 )
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
+# Indices are places in the items table; what a user did or named before is oldest first.
 COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     "groups": _columns(
         f"group_id int, {_OF_USER}, candidates str[], item_indices int[], labels int[], "
@@ -77,31 +70,6 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     "replies": _columns(_GENERATED),
     # Rows of the items of one turn read the same and want different items; they have one number.
     "recommendations": _columns(f"{_GENERATED}, turn_index int"),
-}
-
-DESCRIPTIONS: Mapping[str, str] = {
-    "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
-    "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
-    "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
-    "reranking": "Reranking: a user's history, the item that came next (label 1, first) "
-    "and items that occur with its last ones in other users' sequences (label 0), each with its "
-    "rank by co-occurrence in words; recent_indices are the history's items that this is counted "
-    "from, oldest first.",
-    "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
-    "their outcomes in words), kind 'item' (no source, target: the item described) and, of a "
-    "corpus, kind 'text' (source: what the text is about and what stands before, target: what "
-    "follows).",
-    "catalogue": "All items in the order of the items table, in one split called 'train'.",
-    "labelled_texts": "Classification: a text, a question about it, and the class it has.",
-    "explanations": "Generation: why a user may like an item (source: history and item), and the "
-    "features that the explanation names; liked_indices are what the user liked, oldest first.",
-    "contents": "Generation: category and title of what a user likes next, two blanks to fill in.",
-    "titles": "Generation: the title of what a user likes next, given its category.",
-    "queries": "Generation: what a user searches for.",
-    "replies": "Generation: what SYSTEM says next in a dialogue (source: the turns before).",
-    "recommendations": "What SYSTEM recommends next in a dialogue: one item, its title as target; "
-    "seen_indices are the items named before, in the order in which they were first named; "
-    "turn_index is one number for the items of a turn.",
 }
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}

@@ -32,8 +32,12 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in _NUMBERS:
             raise
         named = " or ".join(str(path) for path in paths if path is not None)
+        # A database that may put nothing more on disk says that its memory is full.
+        memory = isinstance(error, duckdb.OutOfMemoryException)
         raise DataError(
-            f"no room on the disk of {named} ({first_line(error)}): free "
-            "some, or name a folder on another disk (TMPDIR for what is on the way). Nothing that "
-            "is half written is taken for whole; run the same command again"
+            f"no room on the disk of {named}"
+            f"{', or too little memory for the database' if memory else ''} "
+            f"({first_line(error)}): free some, or name a folder on another disk (TMPDIR for "
+            "what is on the way). Nothing that is half written is taken for whole; run the same "
+            "command again"
         ) from error

@@ -52,7 +52,7 @@ class ScoringPredictions:
     """One entry per scored candidate.
 
     Where negatives were sampled the probabilities are those among the rows as sampled, as their
-    labels are; served ones are corrected (`tables.negatives.corrected_probability`).
+    labels are; served ones are corrected (`data.negatives.corrected_probability`).
 
     Attributes:
       users, items: int64 `[n]`, indices into the users and the items table.

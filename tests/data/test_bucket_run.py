@@ -256,7 +256,7 @@ def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(-1, 4, len(log)).astype(np.int8)
     split = Split.parse("per_user_temporal")
     options = PrepareOptions(views=("groups", "next_items", "reranking", "documents"), max_events=6)
-    assigned = Assignment(split, codes, np.zeros(NUM_ITEMS, bool), 0)
+    assigned = Assignment(split, codes, np.zeros(NUM_ITEMS, bool))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventTable, "assign", lambda *_: assigned)
         Both(dataset, split.name, tmp_path, options).compare()

@@ -393,10 +393,12 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more, bat
                 text = f"{name!r} is not in the {table}s table, or rejected there"
                 expected.append((file, f"unknown_{table}", row, text))
             if not wrong and event in seen:
-                text = f"the same event stands in row {seen[event]} already"
+                first, place = seen[event]
+                text = f"{place} of {first}" if first != file else place
+                text = f"the same event stands in {text} already"
                 expected.append((file, "duplicate_event", row, text))
             elif not wrong:
-                seen[event] = row
+                seen[event] = (file, f"row {row}")
     report = check_dataset(folder, folder / "rejected.parquet", batch_size=batch_size, max_rows=100)
     found = set()
     for row in pq.read_table(report.quarantine).to_pylist():

@@ -5,9 +5,12 @@ import errno
 import resource
 from pathlib import Path
 
+import duckdb
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from m6rec_jax.data import tfrecords
+from m6rec_jax.data import event_table, tfrecords
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepare import prepare
@@ -61,6 +64,28 @@ def test_events_without_room_for_their_table(tmp_path):
         full_disk_errors(tmp_path),
     ):
         EventTable(shop, tmp_path / "table")
+
+
+def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypatch):
+    shop, number = Dataset.open(SHOP), 500_000
+    places = np.random.default_rng(0).permutation(number)
+    drawn = {"row": np.arange(number), "user_index": places % 999, "item_index": places % 9}
+    batch = pa.record_batch({**drawn, "time": places * 1.0, "value": places * 1.0})
+    monkeypatch.setattr(Dataset, "iter_events", lambda *_, **__: [batch])
+    monkeypatch.setattr(event_table, "_MEMORY_WHEN_SORTED", "32MB")
+    with EventTable(shop, tmp_path / "table") as events:
+        events._run("SET threads = 8")
+        events.shrink()
+        codes = np.zeros(number, np.int8)
+        assert sum(map(len, events.known(codes, "user, time, row"))) == number
+
+
+def test_a_database_without_memory_is_told_of():
+    with (
+        pytest.raises(DataError, match="or too little memory for the database"),
+        full_disk_errors(),
+    ):
+        raise duckdb.OutOfMemoryException("failed to pin block")
 
 
 def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):

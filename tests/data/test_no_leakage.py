@@ -94,7 +94,6 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
                 Split.parse(log.split),
                 np.asarray(log.codes, np.int8),
                 np.zeros(NUM_ITEMS, bool),
-                0,
             ),
             PrepareOptions(group_size=3, next_items_size=2, max_events=4, **options),
             StatisticsOptions(neighbour_window=3, dense_items=0),

@@ -1,8 +1,10 @@
 """Samples of data sets are cores: nobody and nothing in them is rare."""
 
 import collections
+import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -119,6 +121,20 @@ def test_values_of_a_sample(shop, tmp_path):
     assert [after(value / 2) for value in values] == [before(value) for value in values]
 
 
+def test_the_parts_of_a_sample(shop, tmp_path):
+    events = pq.read_table(shop / "events.parquet")
+    names = pa.array(np.random.default_rng(0).choice(["train", "test"], len(events)))
+    pq.write_table(events.append_column("part", names), shop / "events.parquet")
+    spec = Dataset.open(shop).spec
+    dataclasses.replace(spec, events=dataclasses.replace(spec.events, part="part")).save(shop)
+    parts = dict(zip(rows(shop), names.to_pylist(), strict=True))
+    folder = sample_dataset(shop, tmp_path, users=9, progress=False)
+    found = [*PART_NAMES]
+    assert [found[code] for code in Dataset.open(folder).event_parts()] == [
+        parts[row] for row in rows(folder)
+    ]
+
+
 def test_values_where_there_are_none(write_shop, tmp_path):
     clicks = write_shop([(0, 0, 0.0, None), (0, 1, 1.0, None)], labelled=False)
     for option in ({"min_value": 1}, {"value_scale": 0.5}):
@@ -137,7 +153,7 @@ def test_a_sample_that_is_there_is_left_alone(shop, tmp_path):
 
 def test_impossible_samples(shop, tmp_path):
     with pytest.raises(DataError, match=r"nothing is left of .* events with min_user_events=99"):
-        sample_dataset(shop, tmp_path, min_user_events=99, progress=False)
+        sample_dataset(shop, tmp_path, min_user_events=99, users=2, progress=False)
     with pytest.raises(ConfigError, match=r"sample_dataset\.users = 0"):
         sample_dataset(shop, tmp_path, users=0, progress=False)
     with pytest.raises(ConfigError, match=r"sample_dataset\.value_scale = 0"):

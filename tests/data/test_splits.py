@@ -10,7 +10,7 @@ from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
+from m6rec_jax.data.splits import EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
 from tests.data.conftest import declare_parts
 from tests.data.plain_splits import plain_split
@@ -180,8 +180,6 @@ def test_assignments_are_those_of_the_definitions(seed: int, write_shop) -> None
         found = assign(dataset, Split.parse(split, dataset.spec.splits))
         assert found.codes.dtype == np.int8
         assert found.codes.tolist() == expected.tolist(), split
-        known = set(users[(expected == TRAIN) | (expected == CONTEXT)])
-        assert found.num_cold_users == len(set(users[expected == TEST]) - known)
 
 
 def test_a_users_events_by_hand(write_shop) -> None:

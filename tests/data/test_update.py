@@ -110,9 +110,7 @@ class Days:
             items = dataset.events()["item_index"].to_numpy()
             later = np.arange(len(codes)) >= ends[0]
             codes[later & held_out[items]] = EXCLUDED
-        return ViewFold(
-            dataset, Assignment(parsed, codes, held_out, 0), self.options, self.statistics
-        )
+        return ViewFold(dataset, Assignment(parsed, codes, held_out), self.options, self.statistics)
 
     def past_alone(self) -> Dataset:
         """The data set as it was prepared first."""

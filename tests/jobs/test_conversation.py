@@ -291,7 +291,7 @@ def write_films(folder):
 
 
 @pytest.mark.usefixtures("film_words")
-def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
+def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path, monkeypatch):
     talks, said = write_films(tmp_path)
     options = DialogueOptions(max_turns=3, attributes="films", named_items=2)
     prepared = prepare_dialogues(talks, tmp_path, options=options, progress=False)
@@ -317,6 +317,10 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
         *("Big: comedy, romance, by Penny Marshall, 1988", "Heat: action, by Dick Richards, 1986"),
         "USER: Something newer, no horror",
     ]
+    # The data set's folder, which does not lie beside what is prepared.
+    monkeypatch.chdir(tmp_path)
+    again = prepare_dialogues(talks, tmp_path / "elsewhere", options=options, progress=False)
+    assert again.manifest["counts"] == counts
     # A data set that knows none of the items, or none of the columns.
     (talks / "dev.tsv").write_text((talks / "dev.tsv").read_text().replace(" (19", " (18"))
     with pytest.raises(DataError, match="knows none of the 6 items"):

@@ -77,7 +77,7 @@ def test_served_text_is_training_text(
     codes = plain_split("global_temporal", users, times)
     job = ViewFold(
         dataset,
-        Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool), 0),
+        Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool)),
         PrepareOptions(group_size=3, max_events=MAX_EVENTS, negatives=None if labelled else 0),
         StatisticsOptions(neighbour_window=5, dense_items=0),
     )

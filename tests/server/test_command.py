@@ -165,11 +165,15 @@ def test_a_packed_file_is_served(run: Any, folder: Path, tmp_path: Path) -> None
         assert answer["items"]
 
 
-def test_what_a_user_can_mend() -> None:
+def test_what_a_user_can_mend(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--index b: of several indexes each is --index TASK="):
         _indexes(["a=x", "b"])
     assert _indexes(["a=x", "b=y"]) == {"a": "x", "b": "y"}
     assert _indexes(["x"]) == "x"
+    index = tmp_path / "day=1" / "index"
+    index.mkdir(parents=True)
+    assert _indexes([str(index)]) == str(index)
+    assert _indexes([f"day={index}"]) == {"day": str(index)}
     with pytest.raises(ConfigError, match=r"cannot listen at 127\.0\.0\.1, port 99999"):
         _bind("127.0.0.1", 99999)
     with pytest.raises(ConfigError, match=r"'likelyhood'.*did you mean 'likelihood'"):

@@ -207,7 +207,6 @@ def _each_once(
                 writer.write_batch(batch.select(schema.names))
                 keys.add(
                     {
-                        "place": batch[LINE],
                         "row": batch[LINE],
                         "good": pa.repeat(True, len(batch)),
                         "user": batch[USER],
