@@ -137,7 +137,7 @@ def test_what_else_is_asked(rec: m6.Recommender) -> None:
     assert rec.explain(["f4"], task="titles", **ASKED) == rec.write(["f4"], task="titles", **ASKED)
     (item,) = rec.likelihood(["f4"], **ASKED)
     assert (item.id, 0 < item.score < 1) == ("f4", True)
-    assert len({item.id for item in rec.recommend(k=3, **ASKED)}) == 3
+    assert len({item.id for item in rec.recommend(k=3, task="next", **ASKED)}) == 3
 
 
 def test_a_newer_catalogue_and_programs_made_at_once(served: Path, tmp_path: Path) -> None:
