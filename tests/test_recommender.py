@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,8 +29,10 @@ class Taste:
 
 @pytest.fixture(scope="module")
 def rec(served: Path, tmp_path_factory: pytest.TempPathFactory) -> m6.Recommender:
-    prepared = served / "cache" / PREPARED
-    index = tmp_path_factory.mktemp("face") / "index"
+    folder = tmp_path_factory.mktemp("face")
+    index, prepared = folder / "index", folder / PREPARED
+    shutil.copytree(served / "cache" / PREPARED, prepared)
+    served_films.write_co_occurrence(prepared)
     build_index(index, served / "run", task="next", prepared=str(prepared), progress=False)
     return m6.load(served / "run", index=index, prepared=prepared)
 
