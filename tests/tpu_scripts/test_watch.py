@@ -98,6 +98,7 @@ def test_watch_starts_what_ended_before_it_began(pod: World, before: str) -> Non
     first = "exit 2" if before == "refused" else "wait"
     pod.write("behaviours.json", {"*": [first, "exit 0"]})
     succeeded(pod.run("launch", *TRAIN))
+    until(lambda: len(pod.received()) == 2)
     if before == "stopped":
         succeeded(pod.run("launch", "--stop"))
     ended = "stopped" if before == "stopped" else "failed 2"
