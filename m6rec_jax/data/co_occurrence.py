@@ -18,15 +18,15 @@ order in which it was made.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import gin
 import numpy as np
@@ -42,12 +42,10 @@ FORMAT = 3
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
-# Events whose pairs are looked up together, about 700 bytes each, and pairs that are summed
-# together, at most about 70 bytes each.
+# Events whose pairs are looked up together, about 700 bytes each.
 _EVENTS_AT_ONCE = 50_000
-_PAIRS_AT_ONCE = 20_000_000
-# Of both orders, and where the other came later.
-_SUM = np.dtype([("key", np.int64), ("amount", np.int64, (2,))])
+# Of the database in which pairs are summed; what does not fit is spilled to disk.
+_MEMORY = "512MB"
 _COLUMNS = {
     **{"item": pa.int32(), "other": pa.int32()},
     **{"amount": pa.int64(), "later": pa.int64(), "total": pa.int64()},
@@ -134,14 +132,13 @@ class CoOccurrence:
         """Counts all events, given in the order of time: their users and items `[events]`."""
         options = options or CoOccurrenceOptions()
         sequences = _Sequences(users, items, options.window)
-        with _Sums(items, num_items, options.window) as sums:
-            for low in range(0, len(users), _EVENTS_AT_ONCE):
-                keys, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
-                sums.add(keys, amounts)
-            keys, amounts = sums.merged()
+        lows = range(0, len(users), _EVENTS_AT_ONCE)
+        keys, amounts, later = _summed_pairs(
+            sequences.pairs(low, low + _EVENTS_AT_ONCE)[:2] for low in lows
+        )
         totals = np.zeros(num_items, np.int64)
-        np.add.at(totals, keys >> 32, amounts[:, 0])
-        return cls(num_items, options, keys, *_columns(amounts, totals))
+        np.add.at(totals, keys >> 32, amounts)
+        return cls(num_items, options, keys, amounts, totals, later)
 
     def related(
         self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
@@ -245,14 +242,14 @@ class GrowingCoOccurrence(CoOccurrence):
         self, users: np.ndarray, items: np.ndarray, start: CoOccurrence, context: int = 0
     ) -> None:
         self._sequences = _Sequences(users, items, start.options.window)
-        with _Sums(items, start.num_items, start.options.window) as sums:
-            sums.add(start.keys, np.stack([start.amounts, start.later], axis=1))
-            for low in range(context, len(users), _EVENTS_AT_ONCE):
-                added, _, _ = self._sequences.pairs(low, low + _EVENTS_AT_ONCE)
-                sums.add(added, np.zeros((len(added), 2), np.int64))
-            keys, amounts = sums.merged()
-        columns = _columns(amounts, start.totals.copy())
-        super().__init__(start.num_items, start.options, keys, *columns)
+        lows = range(context, len(users), _EVENTS_AT_ONCE)
+        added = (self._sequences.pairs(low, low + _EVENTS_AT_ONCE)[0] for low in lows)
+        begun = (start.keys, np.stack([start.amounts, start.later], axis=1))
+        keys, amounts, later = _summed_pairs(
+            itertools.chain([begun], ((keys, np.zeros((len(keys), 2), np.int64)) for keys in added))
+        )
+        totals = start.totals.copy()
+        super().__init__(start.num_items, start.options, keys, amounts, totals, later)
         self._number = self._high = context
 
     def advance(self, number: int) -> None:
@@ -285,7 +282,8 @@ class _Sequences:
     def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What some events add: keys `[pairs]`, amounts `[pairs, 2]`, offsets `[events + 1]`.
 
-        In the order of events, each pair in both orders; see `_SUM`.
+        In the order of events, each pair in both orders. The second amount is what was counted
+        where the other came later.
         """
         distances = np.arange(1, self._window + 1)
         before = self._rank[low:high, None] - distances
@@ -302,62 +300,39 @@ class _Sequences:
         return keys, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
 
 
-class _Sums(contextlib.AbstractContextManager["_Sums"]):
-    """Sums by key of more pairs than fit in memory: they wait on disk, and are summed part by part.
+def _summed_pairs(
+    pieces: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums by key of more pairs than fit in memory: they wait on disk.
 
     Args:
-      items: of the events whose pairs will be added `[events]`.
-      num_items: of the items table.
-      window: an event adds at most twice as many pairs.
+      pieces: keys `[n]` in any order, some perhaps several times, and amounts `[n, 2]`.
+
+    Returns:
+      distinct keys, ascending, and the sums of both amounts `[pairs]` int64 each.
     """
+    import duckdb  # serving, which reads counts, goes without
 
-    def __init__(self, items: np.ndarray, num_items: int, window: int) -> None:
-        # An item is the first of a pair at most so often.
-        pairs = 2 * window * np.cumsum(np.bincount(items, minlength=num_items))
-        inner = np.arange(_PAIRS_AT_ONCE, pairs[-1], _PAIRS_AT_ONCE)
-        # Keys at which the parts but the first begin.
-        self._starts = np.searchsorted(pairs, inner).astype(np.int64) << 32
-        self._folder = tempfile.TemporaryDirectory(prefix="m6rec-pairs-")
-        self._files = [Path(self._folder.name, str(part)) for part in range(len(inner) + 1)]
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds amounts `[n, 2]` to keys `[n]`, in any order, some perhaps several times."""
-        sums = _sums_by_key(keys, amounts)
-        pieces = np.split(sums, np.searchsorted(sums["key"], self._starts))
-        for path, piece in zip(self._files, pieces, strict=True):
-            with path.open("ab") as file:
-                piece.tofile(file)
-
-    def merged(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct keys, ascending, and their sums."""
-        keys, amounts = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
-        for path in self._files:
-            if path.exists():
-                added = np.fromfile(path, _SUM)
-                sums = _sums_by_key(added["key"], added["amount"])
-                keys.append(sums["key"].copy())
-                amounts.append(sums["amount"].copy())
-        return np.concatenate(keys), np.concatenate(amounts)
-
-
-def _sums_by_key(keys: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """The distinct keys, ascending, with their sums: of the fields `_SUM`."""
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.flatnonzero(np.append(True, np.diff(keys) != 0)[: len(keys)])
-    found = np.empty(len(starts), _SUM)
-    found["key"] = keys[starts]
-    if len(starts):
-        found["amount"] = np.add.reduceat(amounts[order], starts)
-    return found
-
-
-def _columns(amounts: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arguments `amounts`, `totals` and `later` of `CoOccurrence`, from amounts `[pairs, 2]`."""
-    return amounts[:, 0].copy(), totals, amounts[:, 1].copy()
+    with tempfile.TemporaryDirectory(prefix="m6rec-pairs-") as folder:
+        config: dict[str, Any] = {
+            "memory_limit": _MEMORY,
+            "threads": 2,  # each takes some of the memory
+            "temp_directory": f"{folder}/spilled",
+        }
+        with duckdb.connect(f"{folder}/pairs.duckdb", config=config) as database:
+            database.execute("SET preserve_insertion_order = false")
+            database.begin()  # one commit: each of its own would wait for the disk
+            database.execute("CREATE TABLE pairs (key BIGINT, amount BIGINT, later BIGINT)")
+            for keys, amounts in pieces:
+                columns = {"key": keys, "amount": amounts[:, 0], "later": amounts[:, 1]}
+                database.register("piece", pa.table(columns))
+                database.execute("INSERT INTO pairs SELECT * FROM piece")
+                database.unregister("piece")
+            found = database.execute(
+                """SELECT key, sum(amount)::BIGINT AS amount, sum(later)::BIGINT AS later
+                FROM pairs GROUP BY key ORDER BY key"""
+            ).fetchnumpy()
+    return found["key"], found["amount"], found["later"]
 
 
 def _summed(keys: np.ndarray, terms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
