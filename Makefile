@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST_PYTHON ?= python3.13
 NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray results accept newest demo clean
+.PHONY: help install test slow lint types docs parity ray bridge slices results accept newest demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -33,7 +33,7 @@ test: install lint types docs  ## Everything CI runs: style, types, docs, result
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-slow: install  ## Tests of resuming and of repeats, end to end: minutes
+slow: install  ## Tests of repeats, end to end: minutes
 	$(BIN)/python -m pytest -m slow
 
 # torch is large, so only this target installs it; without it these tests are skipped.
@@ -46,7 +46,23 @@ ray: install  ## Replicas and workers of Ray, some killed (installs ray)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/python -m pytest tests/server/test_ray.py tests/serving/test_workers.py tests/data/test_prepare_by_ray.py -rs
 
-results: install  ## Render docs/results.md from benchmarks/results/*.json
+# t5x and airio are on no package index, and their lists of dependencies do not fit constraints.txt
+# (docs/t5x.md), so only this target installs them; without them these tests are skipped.
+GOOGLE := git+https://github.com/google
+bridge: install  ## Runs under t5x, and what crosses over (installs t5x from its repository)
+	$(BIN)/python -m pip install --quiet -c constraints.txt fiddle cached-property grain
+	$(BIN)/python -m pip install --quiet --no-deps \
+	    $(GOOGLE)-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16 \
+	    $(GOOGLE)/airio@69897df7d9a427b947a9f7bb4164c7782b43e601 \
+	    $(GOOGLE)-research/jestimator@326824a477feef6d92e6f44175000907a72899ca
+	$(BIN)/python -m pytest tests/t5x_bridge tests/integration/test_t5x_commands.py -rs
+
+# XLA's TPU compiler is large, so only this target installs it; without it these tests are skipped.
+slices: install  ## `m6rec compile` for slices that are not there (installs libtpu)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,compile]'
+	$(BIN)/python -m pytest tests/compilation/test_command.py -rs
+
+results: install  ## Render docs/results.md, speed.md and tpu.md from benchmarks/results
 	$(BIN)/python -m benchmarks.render_results
 
 accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)

@@ -60,7 +60,7 @@ JOBS = {
         "similarity_weight",
     ),
 }
-PRUNING_STEPS = 500
+PRUNING_STEPS = 1000
 
 
 @dataclass(frozen=True)

@@ -73,12 +73,16 @@ def export_in(format_: str, folder: Path) -> dict[str, dict[str, float]]:
     ]
     for task, kind in TASKS.items():
         answered += held_out.answer(model, task, kind, rows, recorder, titles=titles)
-    return write_export(
-        *(folder / format_, format_, model, recorder, answered, ("cpu", "cuda", "tpu")),
+    asked = held_out.Asked(
+        model,
+        recorder,
+        answered,
+        ("cpu", "cuda", "tpu"),
         catalogue=None if format_ == "stablehlo" else catalogue,
         runtime=runtime,
         titles=titles,
     )
+    return write_export(folder / format_, format_, asked)
 
 
 def rows_of(format_: str, folder: Path) -> list[Row]:

@@ -409,7 +409,7 @@ PLAN: Sequence[Study] = (
             f"m6rec vocab train {_OF_TITLES}",
             f"m6rec train --gin_file {_EXAMPLES}/movielens_titles_early_exit.gin"
             " --gin.MODEL_DIR=runs/titles",
-            "python -m benchmarks.early_exit generation runs/titles",
+            "python -m benchmarks.early_exit generation runs/titles --turns 4 --texts 32",
         ),
         1.5,
         after=("movielens",),

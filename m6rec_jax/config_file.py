@@ -10,8 +10,10 @@ from gin import config as gin_config
 from gin import config_parser
 
 CONFIG_FILE = "config.gin"
-# To be read after it: validations may have read some rows alone.
+# To be read after it: validations may have read some rows alone, and training has batches of its
+# own.
 ALL_ROWS = "gin_configs/runs/all_rows.gin"
+EVAL_BATCHES = "gin_configs/runs/eval_batches.gin"
 # These change nothing of what a run computes.
 _NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "Logging.progress", "Logging.tensorboard")
 

@@ -185,6 +185,17 @@ def macros_of(files: Sequence[str | Path]) -> set[str]:
     return set(parsed.macros)
 
 
+def own_settings(file: str | Path) -> set[str]:
+    """Names of the macros and parameters that a gin file sets itself, not by what it includes;
+    errors as `check_config`.
+    """
+    path, parsed = find_file(str(file)), ParsedConfig()
+    for statement, origin in _all_statements([path], (), ParsedConfig()):
+        if origin.file == _shown(path):
+            _note(statement, origin, parsed)
+    return {*parsed.macros, *parsed.parameters}
+
+
 def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
     """Reads gin files, then bindings, and locks the configuration. Earlier settings are dropped.
 

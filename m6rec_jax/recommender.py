@@ -26,7 +26,8 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.requests.request import RejectedRow, RequestParser
-from m6rec_jax.serving.chat import open_conversation
+from m6rec_jax.requests.serving_data import prepared_dataset_spec
+from m6rec_jax.serving.chat import conversation_folder, open_conversation
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.text.records import Item
 
@@ -92,27 +93,36 @@ def load(
     return recommender
 
 
-class Asked(TypedDict, total=False):
-    """Fields of a request, see `requests.request`.
+class Known(TypedDict, total=False):
+    """Fields of a request that say what is known of a user, see `requests.request`.
 
     Attributes:
       user: columns of the users table, with the id to look statistics up; without it nothing is
         known.
       history: what the user did, oldest first: columns of the events table, or records with `item`,
         `time` and, where the data set's events have one, `value`.
-      time: the moment that is asked about, unix seconds or ISO 8601; without it now.
-      exclude: ids of items that must not be recommended, beside those of the history.
-      about: the item that a generated title's prefix is about.
+      time: the moment that is asked about, unix seconds or ISO 8601; without it now, and of
+        dialogues right after all that is known.
       statistics: of the user and the moment, in place of what is looked up.
-      task: which of the model's tasks; without it the only one that fits.
     """
 
     user: Record
     history: Records
     time: Any
+    statistics: Mapping[str, Any]
+
+
+class Asked(Known, total=False):
+    """Fields of a request.
+
+    Attributes:
+      exclude: ids of items that must not be recommended, beside those of the history.
+      about: the item that a generated title's prefix is about.
+      task: which of the model's tasks; without it the only one that fits.
+    """
+
     exclude: Sequence[str]
     about: Record
-    statistics: Mapping[str, Any]
     task: str
 
 
@@ -181,16 +191,21 @@ class Recommender:
         return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
 
     def chat(
-        self, *, user: Record = None, prepared: str | None = None, titles: str = ""
+        self, *, prepared: str | None = None, titles: str = "", **known: Unpack[Known]
     ) -> Conversation:
-        """A dialogue: `rec.chat().answer("I liked Fargo. What else?")`.
+        """A dialogue: `rec.chat(user={"age": 24}).answer("I liked Fargo. What else?")`.
 
         Args:
-          user, prepared, titles: see `serving.chat.open_conversation`.
+          prepared, titles, and other errors: see `serving.chat.open_conversation`.
+          **known: see `Known`.
         """
-        parts = self.service.parts
+        _check_fields(known, Known)
+        parts, model, row = self.service.parts, self.service.model, None
         prepared = parts.prepared if prepared is None else prepared
-        return open_conversation(self.service.model, prepared, titles, _plain(user), parts)
+        if told := {name: value for name, value in known.items() if value is not None}:
+            spec = prepared_dataset_spec(conversation_folder(model, prepared))
+            row = _request(told, DatasetSpec.from_dict(spec, "the prepared data"))
+        return open_conversation(model, prepared, titles, row, parts)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None
@@ -225,27 +240,17 @@ class Recommender:
         checked = [
             self.service.accept(_plain(row), number=i, **asked) for i, row in enumerate(rows)
         ]
-        results = iter(self.service.answer([one for one in checked if isinstance(one, Accepted)]))
+        accepted = [one for one in checked if isinstance(one, Accepted)]
+        _warn({name for one in accepted for name in one.request.ignored})
+        results = iter(self.service.answer(accepted))
         return [next(results) if isinstance(one, Accepted) else one for one in checked]
 
     def _answer(self, job: str, asked: Asked, **fields: Any) -> tuple[Accepted, Any]:
-        """A request and its result; fields that are records or lists of them become such."""
-        known = Asked.__annotations__
-        for name in asked:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise ConfigError(f"a request has no field '{name}'{hint}: {', '.join(known)}")
+        """A request and its result."""
+        _check_fields(asked, Asked)
         given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
         task = self.service.task(given.pop("task", None), job)
-        names = _request_names(self.service.data(task, self.service.job(task, job)).spec)
-        row: dict[str, Any] = {}
-        for name, value in given.items():
-            plain = _records(value) if name in _LISTS else _plain(value)
-            row[name] = _renamed(plain, names.get(name, {}))
-        row["behaviours"] = row.pop("history")
-        for behaviour in row["behaviours"]:
-            if isinstance(behaviour, dict) and "item" in behaviour:
-                behaviour["item"] = _renamed(behaviour["item"], names["candidates"])
+        row = _request(given, self.service.data(task, self.service.job(task, job)).spec)
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
@@ -256,6 +261,27 @@ class Recommender:
             )
         _warn(accepted.request.ignored)
         return accepted, self.service.answer([accepted])[0]
+
+
+def _check_fields(given: Iterable[str], fields: type[Known]) -> None:
+    known = fields.__annotations__
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"a request has no field '{name}'{hint}: {', '.join(known)}")
+
+
+def _request(given: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
+    """A request of fields that are records or lists of them, by a request's names."""
+    names, row = _request_names(spec), dict[str, Any]()
+    for name, value in given.items():
+        plain = _records(value) if name in _LISTS else _plain(value)
+        row[name] = _renamed(plain, names.get(name, {}))
+    row["behaviours"] = row.pop("history", [])
+    for behaviour in row["behaviours"]:
+        if isinstance(behaviour, dict) and "item" in behaviour:
+            behaviour["item"] = _renamed(behaviour["item"], names["candidates"])
+    return row
 
 
 def _request_names(spec: DatasetSpec) -> dict[str, dict[str, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gin
 import pytest
+from hypothesis import settings
 
 # Set before jax is imported: programs in tests run once, so compiling fast matters most. Each of
 # these takes time out of it: no LLVM optimisation, no MLIR emitter per fusion (a quarter of the
@@ -27,6 +28,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Examples take as long as the machine's other work lets them.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Imported after this file, so after the flags.
 pytest_plugins = ["tests.serving.fixtures"]

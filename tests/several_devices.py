@@ -13,12 +13,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(script: Path, *arguments: str, devices: int) -> subprocess.Popen[str]:
+def start(script: Path, *arguments: str, devices: int, **environment: str) -> subprocess.Popen[str]:
     """Starts a script that prints one line of JSON."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env=os.environ | own | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -171,12 +171,33 @@ def test_a_training_file_is_evaluated_on_all_rows(
     look_at_run(args)
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     assert parsed.parameter("Evaluator.limit", None) == limit
-    # A file of one's own has the last word.
-    (tmp_path / "few.gin").write_text("Evaluator.limit = 5\n")
-    args.gin_file, args.gin_bindings = [training, str(tmp_path / "few.gin")], given[:1]
-    look_at_run(args)
+    assert parsed.parameter("evaluate.batch_size", None) == 64
+    # A file of one's own has the last word, also if it includes the other.
+    few, own = tmp_path / "few.gin", "Evaluator.limit = 5\nBATCH_SIZE = 8\n"
+    for files, text in (([training, str(few)], own), ([str(few)], f"include '{training}'\n{own}")):
+        few.write_text(text)
+        args.gin_file, args.gin_bindings = files, given[:1]
+        look_at_run(args)
+        parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+        assert parsed.parameter("Evaluator.limit", None) == 5
+        assert parsed.parameter("evaluate.batch_size", None) == 8
+
+
+@pytest.mark.parametrize(
+    ("command", "batch_size"),
+    [("eval.evaluate", 64), ("eval.infer", 64), ("calibrate.calibrate", 32)],
+)
+def test_a_run_is_evaluated_in_batches_of_the_command(
+    command: str, batch_size: int, tmp_path: Path
+) -> None:
+    (tmp_path / "config.gin").write_text(
+        "MIXTURE_OR_TASK_NAME = 'a'\nTASK_FEATURE_LENGTHS = {}\nBATCH_SIZE = 4096\n"
+    )
+    args = argparse.Namespace(gin_file=[], gin_bindings=[f"MODEL_DIR = '{tmp_path}'"])
+    file, function = command.split(".")
+    look_at_run(args, f"gin_configs/runs/{file}.gin")
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
-    assert parsed.parameter("Evaluator.limit", None) == 5
+    assert parsed.parameter(f"{function}.batch_size", None) == batch_size
 
 
 WITHOUT_WARM_UP = ["OPTIMIZER = @adamw()", "adamw.learning_rate = 1e-3"]
@@ -233,6 +254,7 @@ TOLD_AT_ONCE = {
     "index build --output i --gin.MODEL_DIR=. --gin.ITEMS=no.csv": "ITEMS = 'no.csv': nothing",
     "chat --gin.MODEL_DIR=none": "MODEL_DIR = 'none': nothing is there",
     "serve none": "none: nothing is there",
+    "serve docs --gin.PREPARED=nowhere": "PREPARED = 'nowhere': nothing is there",
     "serve docs --index dosc": "--index dosc: nothing is there (did you mean 'docs'?)",
     "serve docs --index a=docs --index b=none": "--index none: nothing is there",
     "export none --output a": "none: nothing is there",

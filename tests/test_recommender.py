@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,9 +105,12 @@ def test_columns_of_the_tables(rec: m6.Recommender, caplog: pytest.LogCaptureFix
     assert not caplog.messages
     rec.score(["f4"], **{**ASKED, "user": {"taste": "x", "tsate": "y"}}, task="ctr")
     rec.embed_items([{"id": "f3", "titel": "?"}], task="next")
+    row = {"user": {"taste": "x"}, "time": NOW, "behaviours": HISTORY, "candidates": ["f4"]}
+    rec.answer([row, {**row, "user": {"tsate": "y", "taste": "x"}}], task="ctr")
     assert caplog.messages == [
         "left out, since the data set has no such columns: user.tsate",
         "left out, since the data set has no such columns: items.titel",
+        "left out, since the data set has no such columns: user.tsate",
     ]
 
 
@@ -132,17 +133,49 @@ def test_texts_and_titles(rec: m6.Recommender) -> None:
     assert {i.title for i in rec.recommend(by="titles", task="titles", k=3, **ASKED)} <= titles
 
 
+def test_what_else_is_asked(rec: m6.Recommender) -> None:
+    assert rec.explain(["f4"], task="titles", **ASKED) == rec.write(["f4"], task="titles", **ASKED)
+    (item,) = rec.likelihood(["f4"], **ASKED)
+    assert (item.id, 0 < item.score < 1) == ("f4", True)
+    assert len({item.id for item in rec.recommend(k=3, task="next", **ASKED)}) == 3
+
+
+def test_a_newer_catalogue_and_programs_made_at_once(served: Path, tmp_path: Path) -> None:
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["ctr"])
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title,genre\nz1,Film Z,drama\n")
+    own = m6.load(run, items=items, prepared=served / "cache" / PREPARED, warm_up=True)
+    programs = own.service.num_compilations
+    (found,) = own.score(["z1"], **ASKED)
+    assert found.title == "Film Z"
+    assert own.service.num_compilations == programs
+
+
 def test_dialogues_ask_what_was_loaded(
-    rec: m6.Recommender, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rec: m6.Recommender,
+    served: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = served_films.copy_run(served / "run", tmp_path / "run", ["next"])
     parts = rec.service.parts
     own = m6.load(run, index=parts.indexes()["next"], prepared=parts.prepared)
     towers = own.service.parts.retriever()
     monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
-    first, second = (own.chat(user={"user": {"taste": "comedy"}}) for _ in range(2))
+    first, second = (own.chat(user={"taste": "comedy"}) for _ in range(2))
     assert first._retrieval is second._retrieval is towers
     assert first._index is second._index
+    # What is known of a user is said as everywhere.
+    events = [{"item_id": one["item"], "time": one["time"], "rating": 5} for one in HISTORY]
+    told = own.chat(user={"user_id": "u1", "taste": "comedy"}, history=events)
+    same = own.chat(user={"id": "u1", "taste": "comedy"}, history=pa.Table.from_pylist(HISTORY))
+    assert told._history == same._history != first._history
+    assert not caplog.messages
+    own.chat(user={"taste": "comedy", "tsate": "drama"})
+    assert caplog.messages[-1].endswith("the data set has no such columns: user.tsate")
+    with pytest.raises(ConfigError, match=r"no field 'histroy' \(did you mean 'history'\?\)"):
+        own.chat(histroy=HISTORY)  # type: ignore[call-arg]
 
 
 def test_many_requests_at_once(rec: m6.Recommender) -> None:
@@ -170,12 +203,3 @@ def test_clear_errors(rec: m6.Recommender, served: Path, tmp_path: Path) -> None
     with pytest.raises(CheckpointError):
         m6.load(tmp_path)
     assert rec.tasks["ctr"] == "scoring"
-
-
-def test_the_face_is_light() -> None:
-    """jax loads when a model does, tensorflow never."""
-    code = (
-        "import sys, m6rec_jax; assert 'jax' not in sys.modules; m6rec_jax.load; "
-        "assert 'jax' in sys.modules and 'tensorflow' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

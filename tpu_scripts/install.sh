@@ -43,8 +43,8 @@ while (($#)); do
   esac
 done
 check_slice
-[[ $python_version =~ ^3\.(1[1-9]|[2-9][0-9])$ ]] ||
-  fail "--python-version $(quote "$python_version"): 3.11 or newer, written like 3.11"
+[[ $python_version =~ ^3\.1[1-3]$ ]] ||
+  fail "--python-version $(quote "$python_version"): 3.11 to 3.13, written like 3.11"
 [[ $extra =~ ^[a-z0-9-]+(,[a-z0-9-]+)*$ ]] ||
   fail "--extra $(quote "$extra"): extras in pyproject.toml, separated by commas"
 for path in "${includes[@]}"; do

@@ -33,7 +33,7 @@ vocabulary is trained on (train_on_prepared.dataset or .sources), and may be lef
   --dry-run           print the commands, run nothing
   --help              this text
 
-Public data sets are fetched to \$M6REC_DATA_DIR, else ~/.cache/m6rec.
+Public data sets are fetched to \$M6REC_DATA_DIR, else (also if it is in a bucket) to ~/.cache/m6rec.
 TEXT
 }
 
@@ -68,7 +68,10 @@ check_bucket_address --data "$data"
 [[ -n $data_set ]] || fail 'no data set: give --data-set FOLDER, or --fetch and --data-set NAME'
 if ((fetch)); then
   [[ $data_set != */* ]] || fail "--fetch with --data-set $(quote "$data_set"): give a name, such as movielens-100k"
-  folder=${M6REC_DATA_DIR:-$HOME/.cache/m6rec}/$data_set
+  # Where m6rec data fetch puts it: a bucket holds prepared data alone.
+  cache=${M6REC_DATA_DIR:-$HOME/.cache/m6rec}
+  [[ $cache != *://* ]] || cache=$HOME/.cache/m6rec
+  folder=$cache/$data_set
 else
   [[ -d $data_set ]] || fail "--data-set $(quote "$data_set"): there is no such folder (--fetch downloads public data sets)"
   folder=$data_set

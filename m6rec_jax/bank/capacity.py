@@ -47,7 +47,8 @@ class BankCapacity:
         embedding, what these read. None: where all tasks that change layers change late ones only.
       room: settings of `PromptConfig`. Sizes: `num_prompts`, `num_options`, `adapter_rank`,
         `lora_rank`, `embedding_rank`, `retrieval_dim`, `num_segment_embeddings`. What tasks may
-        have: `lora_targets`, `special_token_ids`. What all have in common: `adapter_activation`.
+        have: `lora_targets`, `ia3_targets`, `special_token_ids`. What all have in common:
+        `adapter_activation`.
 
     Raises:
       ConfigError: there is no such setting.

@@ -26,10 +26,8 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
-from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
-from m6rec_jax.engine.model_folder import digest, variable_targets
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, digest
+from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.task_settings import TaskSettings, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
@@ -184,26 +182,6 @@ class LoadedBank(LoadedModel):
                 "prompts": manifest.prompts_fingerprint,
             }
         )
-
-    def scorer(self, task: str = "", **changes: Any) -> Scorer:
-        """See `LoadedModel`; raises ConfigError where the bank has no room for classes."""
-        self._check_room(task, "classes", "num_options")
-        return super().scorer(task, **changes)
-
-    def retriever(self, task: str = "", **changes: Any) -> Retriever:
-        """See `LoadedModel`; raises ConfigError where the bank has no room for projections."""
-        self._check_room(task, "retrieval projections", "retrieval_dim")
-        return super().retriever(task, **changes)
-
-    def _check_room(self, task: str, what: str, size: str) -> None:
-        if task:
-            task_name(self.tasks, task)  # there is such a task
-        if not getattr(self.model.config.prompts, size):
-            tasks = ", ".join(sorted(self.tasks)) or "it has none"
-            raise ConfigError(
-                f"no task of the loaded bank ({tasks}) has {what}, nor was it loaded with "
-                f"room for one that has: BankCapacity.{size}"
-            )
 
     def _read(self, name: str) -> TaskPrompts:
         if self.folder is None:

@@ -51,7 +51,7 @@ def add_commands(commands: Any) -> None:
         "--user",
         type=existing_path,
         metavar="FILE",
-        help="what is known of the user: a request in JSON, as for m6rec infer",
+        help="JSON: user, behaviours, time and statistics of a request, as far as they are known",
     )
     takes_gin(chat)
 

@@ -46,15 +46,21 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
       args: of a command that takes gin.
       default: what is then read before the run's own configuration and the files that are given.
     """
-    from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
-    from m6rec_jax.configuration import check_config, macros_of
+    from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE, EVAL_BATCHES
+    from m6rec_jax.configuration import check_config, macros_of, own_settings
 
     macros = macros_of(args.gin_file)
     if "MIXTURE_OR_TASK_NAME" in macros:
         # Behind the first of training, whose validations may read some rows alone.
         number = (n for n, file in enumerate(args.gin_file) if "TRAIN_STEPS" in macros_of([file]))
         if (first := next(number, None)) is not None:
-            args.gin_file[first + 1 : first + 1] = [ALL_ROWS]
+            said = own_settings(args.gin_file[first])
+            # What a file of evaluation says itself holds, though it includes one of training.
+            args.gin_file[first + 1 : first + 1] = [
+                file
+                for file in (ALL_ROWS, EVAL_BATCHES)
+                if "TRAIN_STEPS" in said or not said & own_settings(file)
+            ]
         look_first(args, default)
         return
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
@@ -71,7 +77,7 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
             f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
             f"--gin_file FILE ({default} says what stands there)"
         )
-    look_first(args, default, str(config), ALL_ROWS, reads=())
+    look_first(args, default, str(config), ALL_ROWS, EVAL_BATCHES, reads=())
 
 
 def look_at_own(args: argparse.Namespace) -> None:

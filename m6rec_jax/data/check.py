@@ -261,11 +261,13 @@ class _Check:
             rows.reject("missing_words", offsets, spec.value, text)
         if spec.part is not None:
             parts = rows.convert(spec.part, "string")
-            rows.require(spec.part, "unknown_part")
             for offset in where(pc.invert(pc.is_in(parts, pa.array([*PART_NAMES])))).tolist():
-                if parts[offset].is_valid:
-                    text = f"{parts[offset].as_py()!r} is none of {', '.join(PART_NAMES)}"
-                    rows.reject("unknown_part", [offset], spec.part, text)
+                if rows.says(offset, spec.part):
+                    continue
+                part = parts[offset].as_py()
+                text = f"{part!r} is none of {', '.join(PART_NAMES)}"
+                text = "nothing there" if part is None else text
+                rows.reject("unknown_part", [offset], spec.part, text)
         return times, values
 
     # ---- shared

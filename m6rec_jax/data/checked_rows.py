@@ -85,7 +85,7 @@ class CheckedRows:
     def require(self, column: str, kind: str) -> None:
         """Rejects rows without a value, unless something worse was said about them already."""
         missing = np.flatnonzero(self.values[column].is_null().to_numpy(zero_copy_only=False))
-        offsets = [offset for offset in missing.tolist() if not self._says(offset, column)]
+        offsets = [offset for offset in missing.tolist() if not self.says(offset, column)]
         self.reject(kind, offsets, column, "nothing there")
 
     def require_words(self, column: str, template: str) -> None:
@@ -94,7 +94,7 @@ class CheckedRows:
         offsets = [
             offset
             for offset, text in enumerate(texts)
-            if not text and not self._says(offset, column)
+            if not text and not self.says(offset, column)
         ]
         reason = f"nothing there, and template '{template}' needs {{{column}}}"
         self.reject("missing_words", offsets, column, reason)
@@ -119,7 +119,8 @@ class CheckedRows:
                 example = repr(values[int(found[0])].as_py())[:80]
                 self.note(kind, np.unique(owners[found]), column, example)
 
-    def _says(self, offset: int, column: str) -> bool:
+    def says(self, offset: int, column: str) -> bool:
+        """Whether a row was rejected for a column."""
         return any(reason.startswith(f"{column}: ") for reason in self.reasons.get(offset, ()))
 
     def good(self) -> np.ndarray:

@@ -20,6 +20,8 @@ _NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
 _DIGITS = re.compile(r"\d")
 # Further columns of an item that a drafted template names.
 _MORE_COLUMNS = 4
+# What `without_taken` leaves out, for the user.
+NOT_USED = "columns not used, whose names mean something else"
 
 
 def without_taken(columns: Mapping[str, str], of_items: bool = False) -> dict[str, str]:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.draft import (
+    NOT_USED,
     counted_by,
     drafted_event,
     drafted_template,
@@ -92,6 +93,7 @@ def draft_dataset(
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
     events, items, users = _roles([_Table.read(path) for path in tables])
     item_columns = without_taken(_kinds(items.table, items.id), of_items=True)
+    unused = {*items.table.columns} - {*item_columns, items.id}
     of_items = {
         name: columns.convert(items.table.columns[name], kind)[0].to_pylist()
         for name, kind in item_columns.items()
@@ -128,6 +130,7 @@ def draft_dataset(
         of_users, where = TableSpec(user, {}, "users.parquet"), f"{len(ids):,} ids, written there"
     else:
         user_columns = without_taken(_kinds(users.table, users.id))
+        unused |= {*users.table.columns} - {*user_columns, users.id}
         of_users = TableSpec(users.id, user_columns, users.table.path.name)
         where = _shown(of_users)
     spec = DatasetSpec(
@@ -161,6 +164,7 @@ def draft_dataset(
         f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before'
         if repeats
         else "repeats: left to `m6rec data prepare`, which sees all events",
+        *([f"{NOT_USED}: {', '.join(sorted(unused))}"] if unused else []),
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",

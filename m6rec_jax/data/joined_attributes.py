@@ -16,7 +16,7 @@ import pyarrow as pa
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics.phrases import phrase_key
+from m6rec_jax.metrics.phrases import words
 from m6rec_jax.text.records import Item, Value
 
 _TITLE, _YEAR = "title", "year"
@@ -58,7 +58,7 @@ class JoinedAttributes:
             title, year = item.attributes[_TITLE], item.attributes[_YEAR]
             if isinstance(title, str) and isinstance(year, int):
                 known = {column: item.attributes[column] for column in found}
-                self._by_title[phrase_key(title)].append((year, known))
+                self._by_title[_key(title)].append((year, known))
 
     def joined(self, items: Sequence[Item]) -> tuple[list[Item], int]:
         """Items with what is known of them, None where nothing is, and how many are known.
@@ -76,7 +76,12 @@ class JoinedAttributes:
         year = item.attributes[_YEAR]
         if not isinstance(year, int):
             return None
-        same = self._by_title.get(phrase_key(str(item.attributes[_TITLE])), [])
+        same = self._by_title.get(_key(str(item.attributes[_TITLE])), [])
         nearest = min((abs(own - year) for own, _ in same), default=_YEARS_APART + 1)
         near = [known for own, known in same if abs(own - year) == nearest]
         return near[0] if nearest <= _YEARS_APART and len(near) == 1 else None
+
+
+def _key(title: str) -> tuple[str, ...]:
+    """What equal titles have in common: their words, or all of one that has none."""
+    return tuple(words(title)) or (title,)

@@ -439,10 +439,12 @@ class _Update:
             "items": self._dataset.items.num_rows,
             "held_out_items": int(self._held_out.sum()),
         }
+        files, new = files_of(self._whole), [path.name for path in self._dataset.event_files]
         entry: dict[str, Any] = {
             "name": self.name,
-            "files": [path.name for path in self._dataset.event_files],
-            "fingerprint": fingerprint(files=self._dataset.event_files),
+            "files": new,
+            # Rows depend on all files so far: on users, items and the updates before this one.
+            "fingerprint": fingerprint(files, new),
             "events": number,
             "first_time": self._times[0],
             "last_time": self._times[1],
@@ -459,7 +461,7 @@ class _Update:
         )
         return old | {
             "counts": before | counts | {"events": before["events"] | {self.name: number}},
-            "files": files_of(self._whole),
+            "files": files,
             "last_time": self._times[1],
             "statistics": old["statistics"] | {"events": old["statistics"]["events"] + number},
             "updates": [*old.get("updates", []), entry],

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
@@ -23,6 +24,9 @@ from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
+
+# Of a source's task, which each of its rows needs.
+_OF_TASK = ("task_ids", "positive_classes", "exit_threshold", "exit_depth")
 
 
 class _Part(NamedTuple):
@@ -66,34 +70,33 @@ class CandidateScorer(Engine, abc.ABC):
         self._score_batch = self._program(self.program_name, scored)
 
     def _score_rows(self, variables: Variables, features: Mapping[str, Array]) -> Array:
-        """float32 `[rows, target]`."""
-        model, encoded = self.model, self._encoded(variables, features)
-        blocks, task_ids = features["decoder_block_ids"], features["row_task_ids"]
+        """float32 `[sources, rows, target]`."""
+        model, encoded, own = self.model, self._encoded(variables, features), _of_rows(features)
+        blocks, task_ids = own["decoder_block_ids"], own["task_ids"]
         if self._segments:
-            early = features["candidate_pool"][features["candidate_slots"]]
-            early = early.astype(model.config.dtype)
+            early = features["candidate_pool"][own["candidate_slots"]].astype(model.config.dtype)
         else:
-            tokens = features["decoder_input_tokens"]
+            tokens = own["decoder_input_tokens"]
             early = model.apply(variables, tokens, blocks, task_ids, method=model.decode_early)
-        features = {**features, "task_ids": task_ids}
+
+        def read(hidden: Array) -> Array:
+            return self.read(variables, hidden, own)
+
         if self._exits:
-            return exiting_scores(
-                model,
-                variables,
-                encoded,
-                early,
-                features,
-                lambda x: self.read(variables, x, features),
-            ).values
-        hidden = model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
-        return self.read(variables, hidden, features)
+            found = exiting_scores(model, variables, encoded, early, own, read).values
+        else:
+            found = read(
+                model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
+            )
+        return found.reshape(features["decoder_block_ids"].shape)
 
     def _score_ends(self, variables: Variables, features: Mapping[str, Array]) -> Array:
-        """float32 `[rows, 1]`: every row is a candidate, of which the end alone is computed."""
-        encoded = self._encoded(variables, features)
-        hidden = gathered_ends(self.model, encoded, variables, features)
-        task_ids = features["row_task_ids"]
-        return self.read(variables, hidden[:, None], {**features, "task_ids": task_ids})
+        """float32 `[sources, rows, 1]`: rows are candidates, whose ends alone are computed."""
+        encoded, own = self._encoded(variables, features), _of_rows(features)
+        gathered = {**features, **own, "task_ids": features["task_ids"]}
+        hidden = gathered_ends(self.model, encoded, variables, gathered)
+        found = self.read(variables, hidden[:, None], own)
+        return found.reshape(*features["candidate_slots"].shape[:2], 1)
 
     @abc.abstractmethod
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
@@ -108,12 +111,22 @@ class CandidateScorer(Engine, abc.ABC):
           float32 `[rows, target]`.
         """
 
+    def check(self, text: str, task: str | None = None) -> None:
+        """Makes sure that a candidate's text can be scored by a task (None: the default one).
+
+        Raises:
+          DataError: it has no words.
+        """
+        del task
+        if not len(self.vocabulary.encode_array(text)):
+            raise DataError(f"there is no text to score: {text!r}")
+
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
         """Lays out the candidates of one request, each of so many tokens at most."""
         return pack_texts(self.vocabulary, texts, self.options.target_length, candidate_length)
 
     def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
-        """What `read` must know of each row's task: arrays `[size, n]`, also where rows end."""
+        """What `read` must know of each source's task: arrays `[size, n]`, as in `_OF_TASK`."""
         del settings, size
         return {}
 
@@ -139,12 +152,9 @@ class CandidateScorer(Engine, abc.ABC):
           For each request the score of each candidate, float32 `[candidates]`, in order.
 
         Raises:
-          DataError: another number of histories than of candidate lists or of tasks, or a text
-            without words.
+          DataError: another number of histories than of tasks, or a text without words.
           ConfigError: no such task, or one without what is needed.
         """
-        if len(histories) != len(candidates):
-            raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
         packed = [
@@ -203,7 +213,7 @@ class CandidateScorer(Engine, abc.ABC):
                 )
                 num_rows = smallest_that_fits(len(part.rows), self._row_sizes)
                 by_shape.setdefault((length, target, num_rows), []).append(part)
-        pending: list[tuple[int, list[_Part], Array]] = []
+        pending: list[tuple[list[_Part], Array]] = []
         for (length, target, num_rows), parts in sorted(by_shape.items()):
             sizes = self._numbers_of_sources(num_rows)
             for start in range(0, len(parts), sizes[-1]):
@@ -217,15 +227,15 @@ class CandidateScorer(Engine, abc.ABC):
                     [settings[part.request] for part in batch],
                     shape,
                 )
-                pending.append((num_rows, batch, found))
+                pending.append((batch, found))
         results = [[np.zeros(0, np.float32)] * len(own) for own in targets]
-        for num_rows, batch, found in pending:
+        for batch, found in pending:
             values = np.asarray(found)
             for place, part in enumerate(batch):
                 for k, r in enumerate(part.rows):
                     blocks = targets[part.request][r]["decoder_block_ids"]
                     ends = [0] if self._ends else text_ends(blocks)
-                    of_row = values[place * num_rows + k, ends]
+                    of_row = values[place, k, ends]
                     finished = self.finish(of_row, settings[part.request])
                     results[part.request][r] = finished.astype(np.float32)
         return results
@@ -246,16 +256,17 @@ class CandidateScorer(Engine, abc.ABC):
           shape: tokens of a history and of a row, rows of a request, requests.
 
         Returns:
-          float32 `[requests * rows, target]`.
+          float32 `[requests, rows, target]`.
         """
         length, target_length, num_rows, size = shape
 
         with self._segments_held():
             batch = self._history_batch(variables, sources, settings, length, size)
-            features = {"row_task_ids": batch["task_ids"], **self.task_features(settings, size)}
-            features |= self._exit_features(settings, size)
-            batch |= {name: np.repeat(own, num_rows, axis=0) for name, own in features.items()}
-            batch |= self._target_batch(variables, targets, settings, target_length, num_rows, size)
+            batch |= self.task_features(settings, size) | self._exit_features(settings, size)
+            rows_of = self._target_batch(
+                variables, targets, settings, target_length, num_rows, size
+            )
+            batch |= {name: own.reshape(size, num_rows, -1) for name, own in rows_of.items()}
             found: Array = self._score_batch(variables, self._placed(batch))
         return found
 
@@ -286,3 +297,21 @@ class CandidateScorer(Engine, abc.ABC):
         if self._ends:
             return {"candidate_slots": slots, "candidate_visible": visible}
         return batch | {"candidate_slots": slots}
+
+
+def _of_rows(features: Mapping[str, Array]) -> dict[str, Array]:
+    """Features of all decoder rows, those of a source together; for use inside jit.
+
+    Args:
+      features: of rows `[sources, rows, length]`, of tasks `[sources, n]`, and others.
+
+    Returns:
+      Those of rows and of tasks, `[sources * rows, ...]`.
+    """
+    found = {name: value for name, value in features.items() if value.ndim == 3}
+    shape = next(iter(found.values())).shape[:2]
+    for name in _OF_TASK:
+        if name in features:
+            value = features[name]
+            found[name] = jnp.broadcast_to(value[:, None], (*shape, value.shape[1]))
+    return {name: value.reshape(-1, value.shape[2]) for name, value in found.items()}

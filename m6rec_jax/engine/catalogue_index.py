@@ -75,7 +75,6 @@ class ItemSearch(Protocol):
           seen: per user, indices into the catalogue that must not be recommended.
 
         Raises:
-          ConfigError: k out of range.
           DataError: another number of users in `seen`, or an item outside the catalogue.
         """
 
@@ -96,7 +95,7 @@ class CatalogueIndex:
         each device. None: 1, but on TPUs `TPU_RECALL_TARGET`. Ranks are exact in any case.
 
     Raises:
-      DataError: there are no items, or vectors that hold NaN or infinity.
+      DataError: vectors that hold NaN or infinity.
       ConfigError: the recall target is not above 0 and at most 1.
     """
 
@@ -115,8 +114,6 @@ class CatalogueIndex:
                 f"CatalogueIndex.recall_target = {recall_target} must be above 0 and at most 1"
             )
         self._recall_target = recall_target
-        if embeddings.ndim != 2 or not len(embeddings):
-            raise DataError(f"a catalogue needs [items, retrieval], got {embeddings.shape}")
         _check_finite("item", embeddings)
         self._embeddings = embeddings
         self.num_items = len(embeddings)
@@ -138,7 +135,6 @@ class CatalogueIndex:
             )
 
     def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
-        check_k(k, self.num_items)
         ids, scores = [], []
         for _, part, excluded in self._steps(users, seen):
             best, own = _top_k(
@@ -198,8 +194,6 @@ class CatalogueIndex:
         Raises:
           DataError: as in `top_k`, or a target outside the catalogue.
         """
-        if targets.ndim != 2 or len(targets) != len(users):
-            raise DataError(f"targets must be [{len(users)}, m], got {targets.shape}")
         if targets.size and int(targets.max()) >= self.num_items:
             raise DataError(
                 f"target {int(targets.max())} is outside the catalogue of {self.num_items} items"
@@ -249,12 +243,6 @@ def _check_finite(what: str, vectors: np.ndarray) -> None:
             f"{bad.size} of {len(vectors)} {what} vectors hold NaN or infinity, the first at index "
             f"{bad[0]}: has training diverged?"
         )
-
-
-def check_k(k: int, num_items: int) -> None:
-    """Raises ConfigError where there are not k items, or k is none."""
-    if not 1 <= k <= num_items:
-        raise ConfigError(f"k = {k} must be between 1 and the {num_items} items")
 
 
 def check_seen(seen: Sequence[np.ndarray] | None, num_users: int, num_items: int) -> None:

@@ -34,6 +34,7 @@ from m6rec_jax.engine.decoding import FREE
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.generation_stream import GenerationStream, GrowingText
 from m6rec_jax.engine.runtime import smallest_that_fits
+from m6rec_jax.engine.sampling import check_sampling
 from m6rec_jax.engine.slot_steps import advance_slots, empty_slots
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.engine.text_choices import RowChoices, TextChoices
@@ -197,11 +198,7 @@ class ContinuousGenerator(Engine):
                 f"the prefix has {len(given)} tokens and leaves no room in {self.max_tokens}: "
                 f"{prefix!r}"
             )
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-            raise ConfigError(
-                f"temperature = {temperature} and top_k = {top_k} must be at least 0, top_p = "
-                f"{top_p} above 0 and at most 1"
-            )
+        check_sampling(temperature, top_k, top_p)
         if (max_tokens is not None and max_tokens < 1) or "" in stop:
             raise ConfigError(
                 f"max_tokens = {max_tokens} and stop = {stop}: at least one token, "

@@ -20,7 +20,13 @@ from jax.sharding import Mesh
 
 from m6rec_jax.engine.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source
-from m6rec_jax.engine.task_settings import NEVER, ExitSettings, RequestedTasks, TaskSettings
+from m6rec_jax.engine.task_settings import (
+    NEVER,
+    ExitSettings,
+    RequestedTasks,
+    TaskSettings,
+    check_part,
+)
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
 from m6rec_jax.sharding import LogicalRules
@@ -84,7 +90,7 @@ class Engine:
       variables: parameters and prompts; may be replaced between calls.
 
     Raises:
-      ConfigError: buckets that do not end with S and T.
+      ConfigError: a model without what is needed, or buckets that do not end with S and T.
     """
 
     # What a task must have, see `RequestedTasks`.
@@ -99,6 +105,8 @@ class Engine:
     ) -> None:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.options = options
+        names = ", ".join(filter(None, sorted(options.tasks))) or "none"
+        check_part(model.config.prompts, self.needed_part, f"the model (tasks: {names})")
         self._traced: list[None] = []  # shared with what `over` makes
         self._segments = options.segments
         self._exits = (

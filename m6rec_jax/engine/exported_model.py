@@ -9,46 +9,43 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.checkpoints.manifest import read_model_config
-from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.exported_programs import (
     CONSTANTS,
     NOTHING,
-    OF_ROWS,
-    PER_SOURCE,
     Exported,
     ExportError,
     Program,
 )
 from m6rec_jax.engine.generation_program import GeneratedBatch
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.task_settings import task_name, task_settings
+from m6rec_jax.engine.loaded_model import TrainedModel
+from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.text.vocabulary import EOS_ID
 
 
-class ExportedModel(LoadedModel):
+class ExportedModel(TrainedModel):
     """The model of an export; runs on one device.
 
     Args:
       exported: the export.
-      dataset_specs: see `TrainedModel`.
-      **loaded: see `LoadedModel`.
+      **loaded: see `TrainedModel`.
     """
 
-    def __init__(
-        self, *, exported: Exported, dataset_specs: Mapping[str, Mapping[str, Any]], **loaded: Any
-    ) -> None:
+    def __init__(self, exported: Exported, **loaded: Any) -> None:
         super().__init__(**loaded)
-        self._exported, self._dataset_specs = exported, dataset_specs
-
-    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+        self._exported = exported
 
     def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """That of the model which was exported: its indexes fit. It has no other without exits."""
         del exits
         return str(self._exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
+
+    @property
+    def segments(self) -> None:
+        """None: programs of an export compute them."""
+        return None
 
     def use_segments(self, folder: str | Path) -> None:
         """Raises ConfigError."""
@@ -56,7 +53,6 @@ class ExportedModel(LoadedModel):
 
     def options(self, task: str = "", **changes: Any) -> EngineOptions:
         fixed = {
-            "segments": None,
             "programs": self._program,
             "source_buckets": (self.settings.source_length,),
             "target_buckets": (changes.get("target_length", self.settings.target_length),),
@@ -88,21 +84,26 @@ class ExportedModel(LoadedModel):
                 flatten(variables) | constants,
                 {key: _as_exported(own, key, features) for key in own.inputs},
             )
-            if name in OF_ROWS:
-                found = {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}
+            if "prefix_ids" in features:
+                found = _shortened(found, features["prefix_ids"].shape[1])
             return found["values"] if "values" in found else GeneratedBatch(**found)
 
         return call
 
 
+def _shortened(found: dict[str, Any], length: int) -> dict[str, Any]:
+    """Texts of at most so many tokens: a task's may be shorter than a bank's programs write."""
+    tokens = found["tokens"][..., :length]
+    ended = found["ended"] & (tokens == EOS_ID).any(axis=-1)
+    return found | {"tokens": tokens, "ended": ended}
+
+
 def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
-    """A feature as the program takes it: as long, and the rows of each source by themselves."""
+    """A feature as long as the program takes it."""
     shape, dtype = program.inputs[name]
     if name in NOTHING and name not in features:
         return jnp.full((len(features["task_ids"]), *shape[1:]), NOTHING[name], dtype)
     value = features[name]
-    if program.name in OF_ROWS and name not in PER_SOURCE:
-        value = value.reshape(len(features["task_ids"]), -1, *value.shape[1:])
     room = [
         (0, size - own if isinstance(size, int) else 0)
         for size, own in zip(shape, value.shape, strict=True)
@@ -112,7 +113,10 @@ def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> An
             f"'{program.name}' of the export takes {name} of {list(shape)}, not "
             f"{list(value.shape)}: the catalogue has grown too much; export the model anew"
         )
-    return jnp.pad(value, room, constant_values=NOTHING.get(name, 0))
+    nothing = NOTHING.get(name, 0)
+    if name == "prefix_ids" and program.name.startswith("greedy"):
+        nothing = EOS_ID  # nothing is written beyond the task's room, nor added to the probability
+    return jnp.pad(value, room, constant_values=nothing)
 
 
 def open_export(folder: str | Path) -> Exported:
@@ -121,18 +125,3 @@ def open_export(folder: str | Path) -> Exported:
         return Exported(folder)
     except ExportError as error:
         raise CheckpointError(str(error)) from error
-
-
-def exported_parts(exported: Exported) -> dict[str, Any]:
-    """`config` and `variables` of an export.
-
-    Raises:
-      CheckpointError: it was written by a version whose model was another.
-    """
-    manifest = exported.manifest
-    return {
-        "config": read_model_config(manifest["model"], str(manifest["versions"]["m6rec_jax"])),
-        "variables": nested(
-            {k: v for k, v in exported.weights.items() if not k.startswith(f"{CONSTANTS}/")}
-        ),
-    }

@@ -32,11 +32,10 @@ import jax
 import jax.export
 import numpy as np
 
-FORMAT = "m6rec-stablehlo-1"
+FORMAT = "m6rec-stablehlo-2"
 MANIFEST, WEIGHTS, HELD_OUT = "export.json", "weights.npz", "held_out.npz"
 CONSTANTS = "constants"
-# Inputs of a source; of programs that read several decoder rows of each, all others are of rows.
-PER_SOURCE = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
+# Programs that read several decoder rows of each source: their arrays of three axes are of rows.
 OF_ROWS = ("score", "likelihood")
 # What stands for nothing, in inputs that engines may leave out: no rank of a title is as large.
 NOTHING = {"seen": 2**31 - 1, "num_before": 0}

@@ -14,7 +14,7 @@ each bucket has been seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from m6rec_jax.engine.decoding import FREE
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.generation_program import GeneratedBatch, generate
 from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
-from m6rec_jax.engine.sampling import SamplingOptions
+from m6rec_jax.engine.sampling import SamplingOptions, check_sampling
 from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
@@ -71,17 +71,30 @@ class RecommendedTitle(NamedTuple):
     indices: list[int]
 
 
+class Asked(TypedDict, total=False):
+    """What else every verb may be asked for.
+
+    Attributes:
+      trie: after the prefix come its titles, and nothing else.
+      choices: per request, what its text may say after the prefix, without a trie; None: anything.
+      tasks: per request, the name of its task; None: the default one.
+    """
+
+    trie: TitleTrie | None
+    choices: Sequence[TextChoices | None] | None
+    tasks: Sequence[str] | None
+
+
 class Generator(Engine):
     """Text for histories given as text segments.
 
     Every method takes `histories` (per request, segments as of `DatasetTemplate.history_segments`),
-    `prefixes` (per request, how its text begins; a prefix is cut into tokens by itself, so end it
-    where a word ends), `trie` (generate only its titles), `choices` (per request, what its text may
-    say after the prefix) and `tasks` (per request, the name of its
-    task; None: the default one). All raise
+    `prefixes` (per request, how its text begins, such as "title:" before a title of a trie; a
+    prefix is cut into tokens by itself, so end it where a word ends) and what `Asked` says. All
+    raise
 
       DataError: another number of prefixes or tasks than of histories, or a prefix that leaves no
-        room or that no title of the trie has.
+        room.
       ConfigError: a number out of range, no such task, or a trie with titles too long for the
         model.
 
@@ -109,13 +122,10 @@ class Generator(Engine):
         self,
         histories: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None = None,
-        *,
-        trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices | None] | None = None,
-        tasks: Sequence[str] | None = None,
+        **asked: Unpack[Asked],
     ) -> list[GeneratedText]:
         """The text whose every token is the likeliest one, per history."""
-        found = self._generate("greedy", 1, None, histories, prefixes, trie, tasks, choices=choices)
+        found = self._generate("greedy", 1, None, histories, prefixes, **asked)
         return [texts[0] for texts in found]
 
     def sample(
@@ -128,35 +138,21 @@ class Generator(Engine):
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
-        trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices | None] | None = None,
-        tasks: Sequence[str] | None = None,
+        **asked: Unpack[Asked],
     ) -> list[list[GeneratedText]]:
         """Texts drawn from the model, `num_samples` per history, in no order.
 
         Args:
-          histories, prefixes, trie, choices, tasks: see the class.
+          histories, prefixes, asked: see the class.
           num_samples: texts per history, drawn independently.
           temperature, top_k, top_p: see `SamplingOptions`.
           seed: of each request, or one for all. Equal requests with equal seeds give equal texts,
             whatever else is asked for in the same call.
         """
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-            raise ConfigError(
-                f"temperature = {temperature} and top_k = {top_k} must be at least 0, top_p = "
-                f"{top_p} above 0 and at most 1"
-            )
+        check_sampling(temperature, top_k, top_p)
         options = SamplingOptions(np.float32(temperature), np.int32(top_k), np.float32(top_p))
         return self._generate(
-            "sample",
-            num_samples,
-            options,
-            histories,
-            prefixes,
-            trie,
-            tasks,
-            choices=choices,
-            seed=seed,
+            "sample", num_samples, options, histories, prefixes, seed=seed, **asked
         )
 
     def beam_search(
@@ -166,38 +162,25 @@ class Generator(Engine):
         *,
         num_beams: int = 4,
         length_penalty: float = 0.6,
-        trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices | None] | None = None,
-        tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
-        before_titles: Sequence[str] | None = None,
+        **asked: Unpack[Asked],
     ) -> list[list[GeneratedText]]:
         """Up to `num_beams` of the likeliest texts per history, best first.
 
         Args:
-          histories, prefixes, trie, choices, tasks: see the class.
+          histories, prefixes, asked: see the class.
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
           seen: per history, indices into the trie's catalogue that must not be recommended: no beam
             is spent on titles all of whose items are among them.
-          before_titles: per history, the text before a title of the trie, such as "title:". It is
-            given to the model as a prefix is, but is no part of the title.
         """
         if length_penalty < 0:
             raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
-        if trie is None and (seen is not None or before_titles is not None):
-            raise ConfigError("seen items and texts before titles are for titles of a trie only")
+        if seen is not None and asked.get("trie") is None:
+            raise ConfigError("seen items are for titles of a trie only")
+        penalty = np.float32(length_penalty)
         return self._generate(
-            "beam_search",
-            num_beams,
-            np.float32(length_penalty),
-            histories,
-            prefixes,
-            trie,
-            tasks,
-            choices=choices,
-            seen=seen,
-            before_titles=before_titles,
+            "beam_search", num_beams, penalty, histories, prefixes, seen=seen, **asked
         )
 
     def recommend(
@@ -212,7 +195,6 @@ class Generator(Engine):
         item_scores: Sequence[ItemScores] | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
-        before_titles: Sequence[str] | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
 
@@ -223,12 +205,8 @@ class Generator(Engine):
           length_penalty: 0, and titles are ranked by their probability.
           item_scores: per history, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
-          seen, before_titles: see `beam_search`.
+          seen: see `beam_search`.
         """
-        if item_scores is not None and len(item_scores) != len(histories):
-            raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
-        if k < 1 or (num_beams is not None and num_beams < k):
-            raise ConfigError(f"k = {k} must be at least 1 and at most num_beams = {num_beams}")
         found = self.beam_search(
             histories,
             prefixes,
@@ -237,7 +215,6 @@ class Generator(Engine):
             trie=trie,
             tasks=tasks,
             seen=seen,
-            before_titles=before_titles,
         )
         results = []
         for request, texts in enumerate(found):
@@ -259,34 +236,27 @@ class Generator(Engine):
         options: Any,
         histories: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None,
-        trie: TitleTrie | None,
-        tasks: Sequence[str] | None,
         *,
+        trie: TitleTrie | None = None,
         choices: Sequence[TextChoices | None] | None = None,
+        tasks: Sequence[str] | None = None,
         seed: int | Sequence[int] = 0,
         seen: Sequence[Sequence[int]] | None = None,
-        before_titles: Sequence[str] | None = None,
     ) -> list[list[GeneratedText]]:
         if num_texts < 1:
             raise ConfigError(f"{num_texts} texts per history were asked for")
         number = len(histories)
         seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != number:
-            raise DataError(f"{len(seeds)} seeds for {number} histories")
         if choices is not None and not any(choices):
             choices = None
-        if choices is not None and (trie is not None or len(choices) != number):
-            raise DataError(
-                f"choices for {len(choices)} texts of {number} histories, which are no titles"
-            )
         # Of an export there is one program for all.
         exported = self.options.programs is not None
-        # One length for texts of all lengths before titles: few shapes are compiled.
-        one_length = exported or before_titles is not None
-        length = self.max_tokens if one_length else self._length(trie)
-        prefix_ids, num_before = self._prefix_ids(number, length, prefixes, trie, before_titles)
-        if choices is not None:
-            num_before = (prefix_ids != FREE).sum(axis=1)
+        # What comes after a prefix is constrained, and the prefix is not.
+        after_prefix = choices is not None or (trie is not None and prefixes is not None)
+        # One length for prefixes of all lengths: few shapes are compiled.
+        length = self.max_tokens if exported or after_prefix else self._length(trie)
+        prefix_ids = self._prefix_ids(number, length, prefixes, trie)
+        num_given = (prefix_ids != FREE).sum(axis=1)
         excluded = None
         if trie is not None and seen is not None:
             excluded = trie.excluded_ranks(seen, number, widest=exported)
@@ -310,9 +280,9 @@ class Generator(Engine):
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
                 batch["seen"][filled] = excluded[members]
-            if before_titles is not None or choices is not None:
+            if after_prefix:
                 batch["num_before"] = np.zeros(size, np.int32)
-                batch["num_before"][filled] = num_before[members]
+                batch["num_before"][filled] = num_given[members]
             part, own = [sources[i] for i in members], [settings[i] for i in members]
             with self._segments_held():
                 batch |= self._history_batch(taken, part, own, bucket, size)
@@ -321,7 +291,7 @@ class Generator(Engine):
                 if choices is not None:
                     constraint = RowChoices.of(
                         dict(enumerate(choices[i] for i in members)),
-                        {place: length - num_before[i] for place, i in enumerate(members)},
+                        {place: length - num_given[i] for place, i in enumerate(members)},
                         size,
                         self._any_text,
                     )
@@ -340,48 +310,28 @@ class Generator(Engine):
             values = [np.asarray(value) for value in generated]
             for k, i in enumerate(members):
                 found = GeneratedBatch(*(value[k] for value in values))
-                num_given = int((prefix_ids[i] != FREE).sum())
-                results[i] = self._texts(found, num_given, trie is not None)
+                results[i] = self._texts(found, int(num_given[i]), trie is not None)
         return [results[i] for i in range(number)]
 
     def _prefix_ids(
-        self,
-        number: int,
-        length: int,
-        prefixes: Sequence[str] | None,
-        trie: TitleTrie | None,
-        before_titles: Sequence[str] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The first tokens of each request, and how many of them come before a title.
-
-        Returns:
-          int32 `[number, length]`, the prefixes' tokens and then `FREE`; int32 `[number]`.
-        """
+        self, number: int, length: int, prefixes: Sequence[str] | None, trie: TitleTrie | None
+    ) -> np.ndarray:
+        """The first tokens of each request and then `FREE`, int32 `[number, length]`."""
         prefixes = [""] * number if prefixes is None else prefixes
-        before_titles = [""] * number if before_titles is None else before_titles
-        for name, texts in (("prefixes", prefixes), ("texts before titles", before_titles)):
-            if len(texts) != number:
-                raise DataError(f"{len(texts)} {name} for {number} histories")
+        if len(prefixes) != number:
+            raise DataError(f"{len(prefixes)} prefixes for {number} histories")
         prefix_ids = np.full((number, length), FREE, np.int32)
-        num_before = np.zeros(number, np.int32)
-        encode = self.vocabulary.encode
-        for request, (text, prefix) in enumerate(zip(before_titles, prefixes, strict=True)):
-            before, own = encode(text), encode(prefix)
-            if trie is not None and len(before) + trie.length > length:
+        shortest = 1 if trie is None else trie.length
+        for request, prefix in enumerate(prefixes):
+            tokens = self.vocabulary.encode(prefix)
+            if len(tokens) + shortest > length:
+                what = "" if trie is None else f" for the longest title, of {shortest}"
                 raise DataError(
-                    f"the text before title {request} has {len(before)} tokens and leaves no room "
-                    f"in {length} for the longest title, of {trie.length}: {text!r}"
+                    f"prefix {request} has {len(tokens)} tokens and leaves no room in {length}"
+                    f"{what}: {prefix!r}"
                 )
-            if len(before) + len(own) >= length:
-                raise DataError(
-                    f"prefix {request} has {len(own)} tokens and leaves no room in "
-                    f"{length - len(before)}: {prefix!r}"
-                )
-            if trie is not None and not trie.has_prefix(own):
-                raise DataError(f"no title begins as prefix {request} does: {prefix!r}")
-            prefix_ids[request, : len(before) + len(own)] = [*before, *own]
-            num_before[request] = len(before)
-        return prefix_ids, num_before
+            prefix_ids[request, : len(tokens)] = tokens
+        return prefix_ids
 
     def _texts(self, found: GeneratedBatch, num_given: int, of_trie: bool) -> list[GeneratedText]:
         """The texts of one request, without beams for which there was none."""

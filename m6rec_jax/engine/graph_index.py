@@ -13,8 +13,8 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK, check_k, check_seen
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK, check_seen
+from m6rec_jax.errors import CheckpointError, ConfigError
 
 
 @gin.configurable(allowlist=["connectivity", "expansion_add", "expansion_search"])
@@ -33,7 +33,6 @@ class GraphIndex:
 
     Raises:
       ConfigError: usearch is not installed.
-      DataError: there are no items.
       CheckpointError: the graph is damaged, or of other embeddings.
     """
 
@@ -46,8 +45,6 @@ class GraphIndex:
         expansion_search: int = 128,
     ) -> None:
         library = _usearch()
-        if embeddings.ndim != 2 or not len(embeddings):
-            raise DataError(f"a catalogue needs [items, retrieval], got {embeddings.shape}")
         self._embeddings = embeddings
         self.num_items, dim = embeddings.shape
         self._graph = library.Index(
@@ -79,9 +76,6 @@ class GraphIndex:
 
     def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
         """See `ItemSearch`; of equals the smaller index goes first, among those found."""
-        check_k(k, self.num_items)
-        if not len(users):
-            raise DataError("there are no users to rank for")
         check_seen(seen, len(users), self.num_items)
         ids = np.full((len(users), k), NO_ITEM, np.int32)
         scores = np.full((len(users), k), -np.inf, np.float32)

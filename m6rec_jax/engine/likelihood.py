@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack
 from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.questions import Question, question
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -174,14 +174,13 @@ class LikelihoodScorer(CandidateScorer):
         return question_scores(self.model, variables, hidden, features)
 
     def check(self, text: str, task: str | None = None) -> None:
-        """Makes sure that a candidate's text can be scored by a task (None: the default one).
+        """See `CandidateScorer.check`.
 
         Raises:
           DataError: it has no words, or nothing of its sentence counts.
           ConfigError: there is no room for the words around it, or nothing is asked.
         """
-        if not len(self.vocabulary.encode_array(text)):
-            raise DataError(f"there is no text to score: {text!r}")
+        super().check(text, task)
         length = self._tasks.one(task).text_length(self.candidate_length)
         self._asked().lay_out(self.vocabulary, [text], length, candidate_length=length)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.segment_store import SegmentStore, read_manifest
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
+
+DatasetSpecs = Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,6 +195,44 @@ class LoadedModel(abc.ABC):
     @functools.cached_property
     def _backbone_checksums(self) -> Any:
         return checksums(flatten(self.variables["params"]))
+
+
+class TrainedModel(LoadedModel):
+    """The model of a training run.
+
+    Args:
+      dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
+      data_dir: see `LoadedModel`.
+      **loaded: see `LoadedModel`.
+    """
+
+    def __init__(
+        self, *, dataset_specs: DatasetSpecs, data_dir: Path | None = None, **loaded: Any
+    ) -> None:
+        super().__init__(**loaded)
+        self._dataset_specs = dataset_specs
+        self.data_dir = data_dir
+
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
+        template = self.template(task)
+        described = {
+            "config": dataclasses.asdict(self.model.config),
+            "vocabulary": self.vocabulary.fingerprint,
+            "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
+            "task": task_settings(self.settings.tasks, task).fingerprinted(exits),
+            "template": None if template is None else template.to_spec(),
+            "backbone": self._backbone_checksums,
+            "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
+        }
+        return digest(described)
+
+
+def digest(described: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what results depend on."""
+    return sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def template_of(spec: Mapping[str, Any]) -> DatasetTemplate | None:

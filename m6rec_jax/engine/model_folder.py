@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import json
 import logging
 import shutil
@@ -30,19 +31,27 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import check_vocabulary, warn_of_a_better_step
+from m6rec_jax.checkpoints.manifest import (
+    check_vocabulary,
+    read_model_config,
+    warn_of_a_better_step,
+)
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
-from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.exported_model import ExportedModel, exported_parts, open_export
-from m6rec_jax.engine.exported_programs import MANIFEST
-from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
+from m6rec_jax.checkpoints.trees import nested
+from m6rec_jax.engine.exported_model import ExportedModel, open_export
+from m6rec_jax.engine.exported_programs import CONSTANTS, MANIFEST, Exported
+from m6rec_jax.engine.loaded_model import (
+    DatasetSpecs,
+    InferenceSettings,
+    LoadedModel,
+    TrainedModel,
+    template_of,
+)
 from m6rec_jax.engine.packed_file import Packed, quantized_variables, read_packed
 from m6rec_jax.engine.ranking_weights import RankingWeights
-from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
+from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.quantization import BITS
@@ -63,46 +72,6 @@ VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.
 EXITS_FILE, RANKING_FILE = "early_exit.json", "ranking.json"
 # What a packed file tells of the data sets that its model was trained on.
 _TOLD = ("description", "licence", "provenance")
-
-DatasetSpecs = Mapping[str, Mapping[str, Any]]
-
-
-class TrainedModel(LoadedModel):
-    """The model of a training run.
-
-    Args:
-      dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
-      data_dir: see `LoadedModel`.
-      **loaded: see `LoadedModel`.
-    """
-
-    def __init__(
-        self, *, dataset_specs: DatasetSpecs, data_dir: Path | None = None, **loaded: Any
-    ) -> None:
-        super().__init__(**loaded)
-        self._dataset_specs = dataset_specs
-        self.data_dir = data_dir
-
-    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
-
-    def fingerprint(self, task: str = "", exits: bool = True) -> str:
-        template = self.template(task)
-        described = {
-            "config": dataclasses.asdict(self.model.config),
-            "vocabulary": self.vocabulary.fingerprint,
-            "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
-            "task": task_settings(self.settings.tasks, task).fingerprinted(exits),
-            "template": None if template is None else template.to_spec(),
-            "backbone": self._backbone_checksums,
-            "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
-        }
-        return digest(described)
-
-
-def digest(described: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of what results depend on."""
-    return sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def save_assets(
@@ -201,26 +170,28 @@ def load_model(
       CheckpointError: there is no `inference` folder, or the export is damaged.
       ConfigError: an export on several devices.
     """
-    if is_export(model_dir):
-        return _load_export(model_dir, step, mesh)
-    packed = None
+    opened: RestoredModel | None = None
     assets: str | Path = model_dir
-    if Path(model_dir).is_file():
-        packed, assets = _open_packed(model_dir, step, mesh)
+    made_of: Callable[..., TrainedModel] = TrainedModel
+    if is_export(model_dir):
+        opened, exported = _open_exported(model_dir, step, mesh)
+        made_of = functools.partial(ExportedModel, exported)
+    elif Path(model_dir).is_file():
+        opened, assets = _open_packed(model_dir, step, mesh)
     else:
         locate(model_dir, step)  # a missing checkpoint is the first thing to say
     vocabulary, settings = read_vocabulary(assets), read_settings(assets)
     dataset_specs, data_dir = read_dataset_specs(assets), Path(assets) / DATA_FOLDER
     for spec in dataset_specs.values():
         template_of(spec)  # raises where it is none
-    restored = packed or restore_model(
+    restored = opened or restore_model(
         model_dir,
         step=step,
         vocabulary_fingerprint=vocabulary.fingerprint,
         mesh=mesh,
         rules=rules,
     )
-    return TrainedModel(
+    return made_of(
         model=restored.model,
         variables=dict(restored.variables),
         vocabulary=vocabulary,
@@ -269,6 +240,20 @@ def _open_packed(
     return RestoredModel(M6Rec(packed.config), variables, packed.step), folder
 
 
+def _open_exported(
+    folder: str | Path, step: int | None, mesh: Mesh | None
+) -> tuple[RestoredModel, Exported]:
+    if mesh is not None:
+        raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
+    exported = open_export(folder)
+    manifest, own = exported.manifest, int(exported.manifest["step"])
+    _check_step(folder, own, step)
+    config = read_model_config(manifest["model"], str(manifest["versions"]["m6rec_jax"]))
+    # Constants are of single programs.
+    variables = {k: v for k, v in exported.weights.items() if not k.startswith(f"{CONSTANTS}/")}
+    return RestoredModel(M6Rec(config), nested(variables), own), exported
+
+
 def assets_of(model_dir: str | Path) -> str | Path:
     """The folder of which `inference/` is; of a packed file one with what it carries."""
     return _open_packed(model_dir)[1] if Path(model_dir).is_file() else model_dir
@@ -310,24 +295,6 @@ def _check_step(path: str | Path, own: int, asked: int | None) -> None:
     """A file or an export has one step; raises CheckpointError where another is asked for."""
     if asked not in (None, own):
         raise CheckpointError(f"{path} is step {own}, not step {asked}")
-
-
-def _load_export(folder: str | Path, step: int | None, mesh: Mesh | None) -> ExportedModel:
-    if mesh is not None:
-        raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
-    exported = open_export(folder)
-    own = int(exported.manifest["step"])
-    _check_step(folder, own, step)
-    parts = exported_parts(exported)
-    return ExportedModel(
-        exported=exported,
-        model=M6Rec(parts["config"]),
-        variables=parts["variables"],
-        vocabulary=read_vocabulary(folder),
-        settings=read_settings(folder),
-        step=own,
-        dataset_specs=read_dataset_specs(folder),
-    )
 
 
 def variable_targets(

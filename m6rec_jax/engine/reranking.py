@@ -169,7 +169,7 @@ class Reranker:
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
 
-        Arguments and errors: `candidates`.
+        Arguments: `candidates`.
 
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
@@ -215,15 +215,7 @@ class Reranker:
           tasks: of the scorer, per user; None: its default task.
           masked: items whose events are not to be known, bool `[items]`: their weights are learnt
             so.
-
-        Raises:
-          DataError: lists of unlike length.
         """
-        if not len(histories) == len(past) == len(seen) == len(found.ids):
-            raise DataError(
-                f"{len(histories)} histories, {len(past)} lists of past items, {len(seen)} of "
-                f"seen ones and {len(found.ids)} of candidates do not belong together"
-            )
         new = self.new if masked is None else self.new | masked
         words, alike = self._words.near(past), self._words.alike(past)
         near, later, implied = (

@@ -21,7 +21,6 @@ from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
@@ -45,10 +44,6 @@ class Retriever(Engine):
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
-        if not model.config.prompts.retrieval_dim:
-            raise ConfigError(
-                "retrieval needs a model with PromptConfig.retrieval_dim > 0 (128 in the paper)"
-            )
         super().__init__(model, variables, vocabulary, options)
         self._users = self._program("user", self._user_vectors)
         self._items = self._program("item", functools.partial(item_embeddings, model))

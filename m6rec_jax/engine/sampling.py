@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from m6rec_jax.engine.decoding import greedy
+from m6rec_jax.errors import ConfigError
 
 Array = jax.Array
 
@@ -37,6 +38,15 @@ class SamplingOptions(NamedTuple):
     temperature: ArrayLike = 1.0
     top_k: ArrayLike = 0
     top_p: ArrayLike = 1.0
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """Raises ConfigError where options of one request are out of range."""
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ConfigError(
+            f"temperature = {temperature} and top_k = {top_k} must be at least 0, top_p = "
+            f"{top_p} above 0 and at most 1"
+        )
 
 
 def sampler(keys: Array, options: SamplingOptions) -> Callable[[Array, Array], Array]:

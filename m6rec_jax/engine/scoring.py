@@ -18,11 +18,10 @@ import numpy as np
 
 from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.engine.candidate_scoring import CandidateScorer
-from m6rec_jax.engine.engine import EngineOptions, Variables
+from m6rec_jax.engine.engine import Variables
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
 
@@ -83,22 +82,12 @@ class Scorer(CandidateScorer):
     saw (`TaskSettings.sampling_rate`), by which probabilities are corrected.
 
     Raises:
-      ConfigError: the model has no head, or lengths that do not fit together.
+      ConfigError: the model has no classes, or lengths that do not fit together.
     """
 
     needed_part = "classes"
     program_name = "score"
     may_exit = True
-
-    def __init__(
-        self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
-    ) -> None:
-        if model.config.prompts.head == "none":
-            raise ConfigError(
-                "scoring needs a head: this model was built with PromptConfig.head = 'none'. Was "
-                "it tuned for scoring?"
-            )
-        super().__init__(model, variables, vocabulary, options)
 
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
         found = read_log_probabilities(self.model, variables, hidden, features["task_ids"])

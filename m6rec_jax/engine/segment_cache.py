@@ -26,7 +26,6 @@ from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.segment_pool import PAGE, PoolCounts, Segment, SegmentPool
 from m6rec_jax.engine.segment_store import SegmentStore
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.attention import KeyValue
 from m6rec_jax.model.tuning import METHODS
@@ -70,7 +69,7 @@ class SegmentCache:
       scores_ends: whether candidates are scored at their ends alone (`cross_attention_at`).
 
     Raises:
-      ConfigError: late interaction is off, or a pool too small for the longest row.
+      ConfigError: a pool too small for the longest row.
     """
 
     # Programs see the states as arguments, see `kept_programs`.
@@ -89,8 +88,6 @@ class SegmentCache:
         host_bytes: int = 0,
     ) -> None:
         config = model.config
-        if not config.late_layers_start:
-            raise ConfigError("segments are cached where ModelConfig.late_layers_start is above 0")
         self.model, self.lock = model, threading.RLock()
         self.scores_ends = config.cross_attention_at == "ends"
         prompts = config.prompts

@@ -9,6 +9,7 @@ from typing import Any
 
 from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.model import PromptConfig
 
 # A threshold that no confidence reaches.
 NEVER = 2.0
@@ -131,6 +132,26 @@ def dialogue_part(settings: TaskSettings) -> str:
     return parts.get(settings.kind, "")
 
 
+# What tasks may lack, and the settings that say how much of it there is.
+_SIZES = {"classes": "num_options", "retrieval projections": "retrieval_dim"}
+
+
+def check_part(prompts: PromptConfig, part: str, whose: str) -> None:
+    """Raises ConfigError where a model has none of a part that is needed.
+
+    Args:
+      prompts: of the model, or of a task's row.
+      part: 'classes', 'retrieval projections' or ''.
+      whose: for the message.
+    """
+    if part and (not getattr(prompts, _SIZES[part]) or (part, prompts.head) == ("classes", "none")):
+        raise ConfigError(
+            f"{whose} has no {part}: it was not trained for that. Name a task that it was trained "
+            "on (MIXTURE_OR_TASK_NAME, or TASK where requests are answered), or a run of this one "
+            f"(MODEL_DIR). A bank has room for such tasks by BankCapacity.{_SIZES[part]}"
+        )
+
+
 class RequestedTasks:
     """Finds the settings that each request asks for by name.
 
@@ -157,8 +178,7 @@ class RequestedTasks:
         """
         name = name or self._default
         settings = task_settings(dict(self._tasks), name)  # looked at twice, so a copy
-        numbers = {"classes": settings.num_options, "retrieval projections": settings.retrieval_dim}
-        if numbers.get(self._part) == 0:
+        if self._part and getattr(settings, _SIZES[self._part]) == 0:
             kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
             raise ConfigError(f"'{name}'{kind} has no {self._part}")
         return settings

@@ -21,7 +21,6 @@ import numpy as np
 
 from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.token_trie import NO_ENTRY
-from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import EOS_ID
 
 Array = jax.Array
@@ -40,18 +39,11 @@ class TextChoices:
     """What a text may say. A text that says nothing at all is allowed only if nothing else is.
 
     Args:
-      parts: for each part, token sequences that may stand there, the most likely to be wanted
-        first; an empty one where it may be left out.
-
-    Raises:
-      DataError: a part without any choice, or `[EOS]` in one.
+      parts: for each part, token sequences that may stand there, at least one, the most likely to
+        be wanted first; an empty one where it may be left out.
     """
 
     def __init__(self, parts: Sequence[Sequence[Sequence[int]]]) -> None:
-        if not all(parts):
-            raise DataError("a part of a text has no choice, not even to be left out")
-        if any(EOS_ID in tokens for choices in parts for tokens in choices):
-            raise DataError("a choice for a part of a text holds [EOS]")
         kept = [list(dict.fromkeys(map(tuple, choices))) for choices in parts]
         while sum(map(_num_tokens, kept)) > _NODES // 2:
             _shorten(max(kept, key=_num_tokens))

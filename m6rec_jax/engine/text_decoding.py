@@ -14,6 +14,7 @@ import gin
 import numpy as np
 
 from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.sampling import check_sampling
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError
 
@@ -70,6 +71,7 @@ class Decoding:
             raise ConfigError(
                 f"Decoding.method = {self.method!r} is none of {', '.join(map(repr, METHODS))}"
             )
+        check_sampling(self.temperature, self.top_k, self.top_p)
 
     def generate(
         self,

@@ -19,8 +19,8 @@ from m6rec_jax.engine.token_trie import NO_RANK, build_trie
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
 
-# Scores of the whole catalogue, or a function from indices into it to their scores.
-ItemScores = np.ndarray | Callable[[np.ndarray], np.ndarray]
+# From indices into the catalogue to scores.
+ItemScores = Callable[[np.ndarray], np.ndarray]
 
 
 class TitleTrie:
@@ -28,12 +28,13 @@ class TitleTrie:
 
     Args:
       vocabulary: the model's.
-      titles: of each item, in the catalogue's order: what the model was trained to generate.
+      titles: of each item, at least one, in the catalogue's order: what the model was trained to
+        generate.
       max_tokens: longest title in tokens, `[EOS]` included; longer ones lose their end, as training
         cuts them, and may come to share it. None: no limit.
 
     Raises:
-      DataError: no titles, or one without words.
+      DataError: a title without words.
 
     Attributes:
       arrays: the `TokenTrie`; its entries are distinct titles.
@@ -55,9 +56,6 @@ class TitleTrie:
             items_of.setdefault(tuple(kept), []).append(index)
         sequences = list(items_of)
         self.arrays = build_trie(sequences)
-        # On the host as well, to check prefixes without a round trip.
-        self._first_child = np.asarray(self.arrays.first_child)
-        self._token = np.asarray(self.arrays.token)
         self._items = [np.array(items, np.int64) for items in items_of.values()]
         self._entry_of_item = np.zeros(len(titles), np.int64)
         for entry, items in enumerate(self._items):
@@ -74,18 +72,6 @@ class TitleTrie:
     def __len__(self) -> int:
         """Distinct titles."""
         return len(self.titles)
-
-    def has_prefix(self, tokens: Sequence[int]) -> bool:
-        """Whether a title begins with these tokens."""
-        node = 0
-        for token in tokens:
-            first, end = self._first_child[node : node + 2]
-            children = self._token[first:end]
-            child = int(np.searchsorted(children, token))
-            if child == len(children) or children[child] != token:
-                return False
-            node = int(first) + child
-        return True
 
     def excluded_ranks(
         self, seen: Sequence[Sequence[int]], number: int, *, widest: bool = False
@@ -135,8 +121,7 @@ class TitleTrie:
 
         Args:
           entry: of `TokenTrie.entries`.
-          scores: best first by these, float `[items]` or a function from indices to scores; equal
-            ones, and None, leave the catalogue's order.
+          scores: best first by these; equal ones, and None, leave the catalogue's order.
 
         Raises:
           DataError: scores of another number of items.
@@ -144,12 +129,7 @@ class TitleTrie:
         items = self._items[entry]
         if scores is None or len(items) == 1:
             return [int(item) for item in items]
-        if callable(scores):
-            own = np.asarray(scores(items))
-        else:
-            if len(scores) != self.num_items:
-                raise DataError(f"{len(scores)} scores for {self.num_items} items")
-            own = scores[items]
+        own = np.asarray(scores(items))
         if own.shape != items.shape:
             raise DataError(f"scores of shape {list(own.shape)} for {len(items)} items")
         return [int(items[i]) for i in np.argsort(-own, kind="stable")]

@@ -37,8 +37,8 @@ from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
-from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
 from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
+from m6rec_jax.evaluation.reranking import RANKED
 from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
 from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically
@@ -109,7 +109,7 @@ def calibrate(
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, step, limit: as in `evaluate`.
       max_loss: of quality, relative to the whole model's: 0.01 keeps 99%.
-      split: of the rows; not the one that is reported.
+      split: of the rows; not 'test', the one that is reported.
       batch_size: rows that leave together, as many as requests in use share a batch.
 
     Returns:
@@ -118,11 +118,16 @@ def calibrate(
 
     Raises:
       ConfigError: no task of retrieval or zero-shot, and a model without losses at its exits, or no
-        task of a kind that exits; or a zero-shot task that judges a sentence.
+        task of a kind that exits; a zero-shot task that judges a sentence; or the test part.
       CheckpointError, DataError: as `evaluate`.
     """
     if not 0.0 <= max_loss < 1.0:
         raise ConfigError(f"max_loss = {max_loss} must be at least 0 and below 1")
+    if split == "test":
+        raise ConfigError(
+            "calibrate.split = 'test': it would learn on the rows that are reported; give "
+            "--gin.SPLIT=validation (a file for evaluation names the test part)"
+        )
     assets = epath.Path(model_dir) / ASSETS_FOLDER
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit

@@ -48,8 +48,9 @@ def evaluate(
       limit: of rows; None: `Evaluator.limit`.
       step: which checkpoint; None: the newest.
       output: JSON file for the metrics; None:
-        `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit,
-        `...-sample<rows>.json` of a sample).
+        `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-without_towers.json` where
+        `Reranking.towers` is off, `...-first<limit>.json` with a limit, `...-sample<rows>.json` of
+        a sample).
       against: MODEL_DIR of another run that this one is compared with, example by example: its
         metrics are `against/<metric>`; `gain` is by how much examples are better than the other's,
         `gain_error` its standard error (`PairedDifference`). A sentence about it is logged.
@@ -158,10 +159,11 @@ def _predict(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, mode
 
 
 def _name(task: str, evaluator: Evaluator, step: int) -> str:
-    """A file's default name; metrics of some rows do not replace those of all."""
+    """A file's default name; metrics of some rows, or of a part, do not replace those of all."""
+    part = "" if evaluator.has_towers else "-without_towers"
     sample = f"-sample{evaluator.sample}" if evaluator.sample else ""
     first = f"-first{evaluator.limit}" if evaluator.limit else ""
-    return f"{task}-{evaluator.split}-{step}{sample}{first}"
+    return f"{task}-{evaluator.split}-{step}{part}{sample}{first}"
 
 
 def _check_output(output: str | epath.Path) -> None:

@@ -30,7 +30,13 @@ from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval, ranking_name
+from m6rec_jax.evaluation.reranking import (
+    RANKED,
+    LearntRanking,
+    Reranking,
+    Retrieval,
+    ranking_name,
+)
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
@@ -145,17 +151,32 @@ class Evaluator:
         return metrics
 
     def reranking_of(self, task: TaskInfo) -> Reranking | LearntRanking | None:
-        """What orders the items that are found for a task."""
+        """What orders the items that are found for a task.
+
+        Raises:
+          ConfigError: `Reranking.towers` is off, and nothing was learnt without them: what is left
+            would be the two towers alone.
+        """
         learnt = self._learnt_reranking
-        name = ranking_name(task.name, "", learnt.towers)
-        return self.reranking or (learnt if name in self.ranking else None)
+        is_learnt = ranking_name(task.name, "", learnt.towers) in self.ranking
+        if self.reranking is None and not (learnt.towers or is_learnt) and task.kind in RANKED:
+            raise ConfigError(
+                f"{task.name}: nothing was learnt without the towers (Reranking.towers = False): "
+                "`m6rec calibrate --gin.Reranking.towers=False` learns it"
+            )
+        return self.reranking or (learnt if is_learnt else None)
+
+    @property
+    def has_towers(self) -> bool:
+        """Whether the two towers take part in what orders items."""
+        return (self.reranking or self._learnt_reranking).towers
 
     def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Any:
         """Predictions of one of the tasks, example by example, see `Job.predict`.
 
         Raises:
           ConfigError: gin does not give the task one of several rows of prompts, or the model lacks
-            what the task needs.
+            what the task needs; or as `reranking_of`.
         """
         check_task(task, model.config.prompts, "the model")
         return task.job.predict(_TaskEvaluation(self, task, model, variables))

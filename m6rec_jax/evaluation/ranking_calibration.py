@@ -11,7 +11,6 @@ from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, ranking_nam
 from m6rec_jax.metrics import ranking
 from m6rec_jax.pipeline.registration import TaskInfo
 
-KINDS = ("retrieval", "item_recommendation")
 # Drawn at random of all tasks' rows; a few weights need no more.
 ROWS = 5_000
 _K = 10
@@ -51,7 +50,7 @@ def _told(weights: Mapping[str, float]) -> str:
 def learn_weights(
     evaluator: Evaluator, task: TaskInfo, restored: RestoredModel
 ) -> dict[str, LearntWeights]:
-    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of `KINDS`.
+    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of `RANKED`.
 
     Returns:
       by `ranking_name`: a task's own; and of dialogues those for all items, the named ones too.

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
-from m6rec_jax.export.device_programs import CLIENT
-from m6rec_jax.export.folder import verify
-from m6rec_jax.export.formats import what_is_missing
-from m6rec_jax.export.held_out import Answered, Catalogue
+from m6rec_jax.export.folder import PYTHON, verify
+from m6rec_jax.export.formats import MODULES, what_is_missing
+from m6rec_jax.export.held_out import Answered, Asked
 from m6rec_jax.export.recording import Recorder
-from m6rec_jax.export.titles import Titles, open_titles
+from m6rec_jax.export.titles import open_titles
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.locations import data_dir
@@ -59,7 +56,7 @@ def export(
       platforms: of StableHLO and SavedModel; None: `stablehlo.PLATFORMS`.
       split, rows: see `held_out.ask`.
       num_beams: of StableHLO's beam search; None: `NUM_BEAMS`; 0: no beam search.
-      precision: of LiteRT's programs, see `litert.write_litert`; None: 'int8'. Of StableHLO and
+      precision: of LiteRT's programs, see `litert.write`; None: 'int8'. Of StableHLO and
         SavedModel 'float32' makes products of float32; None: those of the run.
       runtime: of LiteRT.js, for a page; see `web_page.find_runtime`.
       gin_files, bindings: settings, such as `data_dir.path`.
@@ -110,81 +107,41 @@ def export(
             f"{run} has tasks of kind {kinds}; {', '.join(exported)} can be exported as {format_}"
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
-    asked = copy.copy(model)
+    own = copy.copy(model)  # in the export's precision
     if precision == "float32" or format_ in _ON_DEVICES:
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
-        asked.model = M6Rec(config)
+        own.model = M6Rec(config)
     if format_ in _ON_DEVICES:
         # Their programs run all layers.
-        tasks = {name: dataclasses.replace(own, exits=None) for name, own in tasks.items()}
-        asked.settings = dataclasses.replace(model.settings, tasks=tasks)
-    platforms = platforms or stablehlo.PLATFORMS
+        tasks = {name: dataclasses.replace(task, exits=None) for name, task in tasks.items()}
+        own.settings = dataclasses.replace(model.settings, tasks=tasks)
     if num_beams is None:
         num_beams = NUM_BEAMS if format_ == "stablehlo" else 0
     titles = open_titles(model) if format_ == "stablehlo" else None
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
         answered += held_out.ask(
-            asked, name, recorder, split=split, rows=rows, num_beams=num_beams, titles=titles
+            own, name, recorder, split=split, rows=rows, num_beams=num_beams, titles=titles
         )
-    return write_export(
-        output, format_, model, recorder, answered, platforms, catalogue, precision, runtime, titles
+    asked = Asked(
+        model,
+        recorder,
+        answered,
+        platforms or stablehlo.PLATFORMS,
+        catalogue,
+        precision,
+        runtime,
+        titles,
     )
+    return write_export(output, format_, asked)
 
 
-def write_export(
-    output: Path,
-    format_: str,
-    model: LoadedModel,
-    recorder: Recorder,
-    answered: Sequence[Answered],
-    platforms: Sequence[str],
-    catalogue: Catalogue | None = None,
-    precision: str | None = None,
-    runtime: Path | None = None,
-    titles: Titles | None = None,
-) -> dict[str, dict[str, float]]:
-    """Writes what a model's engines were asked, checks it, and then names the folder `output`.
+def write_export(output: Path, format_: str, asked: Asked) -> dict[str, dict[str, float]]:
+    """Writes an export, checks it, and then names the folder `output`.
 
-    Arguments, returns and raises as `export`; engines were of the precision.
+    Arguments, returns and raises as `export`.
     """
+    module = importlib.import_module(f"m6rec_jax.export.{MODULES[format_]}")
     with new_folder(output) as unfinished:
-        if format_ == "stablehlo":
-            specs: dict[str, Any] = {}
-            for name, settings in model.settings.tasks.items():
-                spec = model.dataset_spec(name)
-                if spec is not None and specs.setdefault(settings.prepared, spec) != spec:
-                    raise ConfigError(
-                        f"{name!r} reads {settings.prepared} by another template than a task "
-                        "before it: export them one by one"
-                    )
-            save_assets(unfinished, model.vocabulary, model.settings, specs)
-            stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles, precision)
-            results = verify(unfinished, stablehlo.LOADER)
-        elif format_ == "litert":
-            # Its converter is an extra.
-            from m6rec_jax.export import litert
-
-            litert.write_litert(unfinished, model, answered, precision or "int8", catalogue)
-            results = verify(unfinished, CLIENT)
-        elif format_ == "onnx":
-            from m6rec_jax.export import onnx_programs
-
-            onnx_programs.write_onnx(unfinished, model, answered, catalogue)
-            results = verify(unfinished, CLIENT)
-        elif format_ == "web":
-            from m6rec_jax.export import web_page
-
-            assert catalogue is not None
-            assert runtime is not None
-            web_page.write_web(unfinished, model, answered, precision or "int8", catalogue, runtime)
-            results = verify(unfinished, web_page.CHECK, ["node"])
-        else:
-            # tensorflow takes seconds to import.
-            from m6rec_jax.export import saved_model
-
-            saved_model.write_saved_model(
-                unfinished, model, recorder, answered, platforms, catalogue, precision
-            )
-            results = verify(unfinished, saved_model.CHECK)
-    return results
+        module.write(unfinished, asked)
+        return verify(unfinished, module.CHECK, getattr(module, "INTERPRETER", PYTHON))

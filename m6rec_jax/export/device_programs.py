@@ -35,7 +35,7 @@ from m6rec_jax.engine.scoring import (
 from m6rec_jax.export import device_client
 from m6rec_jax.export.device_client import CATALOGUE, HELD_OUT, VOCABULARY
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import Answered, Catalogue, recommended
+from m6rec_jax.export.held_out import Answered, Asked, Catalogue, recommended
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.config import TASK_SIZES
 from m6rec_jax.model.embedding import TokenEmbedding
@@ -79,10 +79,8 @@ Convert = Callable[[Path, Mapping[str, Signature], str], None]
 
 def write_device_export(
     folder: Path,
-    model: LoadedModel,
-    answered: Sequence[Answered],
+    asked: Asked,
     precision: str,
-    catalogue: Catalogue | None,
     format_: str,
     convert: Convert,
     candidates: int,
@@ -92,13 +90,13 @@ def write_device_export(
 
     Args:
       folder: to write into.
-      model: of tasks for scoring, retrieval and generation.
-      answered: held-out requests; no text of them is cut that the model does not cut.
+      asked: of tasks for scoring, retrieval and generation; no text of its requests is cut that the
+        model does not cut.
       precision: of the weights.
-      catalogue: to be packed; None: none.
       format_: of the manifest.
       convert, candidates, without: see `write_programs`.
     """
+    model, answered, catalogue = asked.model, asked.answered, asked.catalogue
     own: dict[str, Any] = {}
     if catalogue is not None:
         answered = [*answered, *recommended_packed(catalogue, answered)]
@@ -154,7 +152,7 @@ def write_programs(
     asked = [one.to_json() for one in answered if one.signature not in without]
     (folder / HELD_OUT).write_text(json.dumps(asked), "utf-8")
     return {
-        "tasks": _tasks(model, lengths),
+        "tasks": known_tasks(model, {"retrieval": lengths.item}, longest=lengths.candidates[-1]),
         "special_ids": model.vocabulary.special_ids,
         "source_length": model.settings.source_length,
         "candidate_lengths": lengths.candidates,
@@ -407,8 +405,16 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
     return lookup
 
 
-def _tasks(model: LoadedModel, lengths: Lengths) -> dict[str, Any]:
-    """What the client must know of each task."""
+def known_tasks(
+    model: LoadedModel, lengths: Mapping[str, int], longest: int
+) -> dict[str, dict[str, Any]]:
+    """What whoever lays out rows for programs must know of each task.
+
+    Args:
+      model: of the tasks.
+      lengths: most tokens of a text, by the kind of the task.
+      longest: those of other kinds.
+    """
     classes, settings = model.model.config.prompts.num_options, model.settings
     found = {}
     for name, own in settings.tasks.items():
@@ -424,9 +430,7 @@ def _tasks(model: LoadedModel, lengths: Lengths) -> dict[str, Any]:
             "source_length": min(
                 own.source_length or settings.source_length, settings.source_length
             ),
-            "text_length": own.text_length(
-                lengths.item if own.kind == "retrieval" else lengths.candidates[-1]
-            ),
+            "text_length": own.text_length(lengths.get(own.kind, longest)),
         }
     return found
 

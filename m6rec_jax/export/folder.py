@@ -17,6 +17,9 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.hashing import file_sha256
 
+# Without this folder, and without `PYTHON*` of the environment. Packages of the user's site stay:
+# the formats' own may be there.
+PYTHON = (sys.executable, "-E", "-P")
 # Of the largest number: float32 sums in another order; bfloat16 operands round to 2^-8 of theirs;
 # bytes are judged by `AUC_LOSS`, too.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2, "int8": 0.05}
@@ -68,7 +71,7 @@ def write_manifest(
 
 
 def verify(
-    folder: Path, script: str, interpreter: Sequence[str] = (sys.executable, "-E", "-P")
+    folder: Path, script: str, interpreter: Sequence[str] = PYTHON
 ) -> dict[str, dict[str, float]]:
     """Checks an export in a process of its own, and notes the result in its manifest.
 
@@ -76,8 +79,7 @@ def verify(
       folder: with a manifest.
       script: of the folder, which prints JSON: `results` by name, and what it `imported` that it
         must do without.
-      interpreter: that runs it; by default Python, without this folder, and without `PYTHON*` of
-        the environment. Packages of the user's site stay: the formats' own may be there.
+      interpreter: that runs it.
 
     Raises:
       DataError: it does not run, does not give what the model gives, or needs more than it should.

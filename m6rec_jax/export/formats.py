@@ -9,7 +9,16 @@ import importlib.metadata
 import importlib.util
 import shutil
 
-FORMATS = ("stablehlo", "saved_model", "litert", "web", "onnx")
+# The modules that write them: `write(folder, asked)`, and `CHECK`, a script of the folder, which
+# Python runs, or the module's `INTERPRETER`. Converters take seconds to import, or are extras.
+MODULES = {
+    "stablehlo": "stablehlo",
+    "saved_model": "saved_model",
+    "litert": "litert",
+    "web": "web_page",
+    "onnx": "onnx_programs",
+}
+FORMATS = tuple(MODULES)
 # Packages that formats need, and the extras that bring them.
 _PACKAGES = {
     "saved_model": ("tensorflow_serving", "saved-model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,30 @@ class Answered(NamedTuple):
         """For files of held-out requests."""
         output = self.output if isinstance(self.output, str) else self.output.tolist()
         return self._asdict() | {"output": output}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What an export is made of.
+
+    Attributes:
+      model: that it is of.
+      recorder, answered: what the model's engines were asked, in the export's precision.
+      platforms: of StableHLO and SavedModel: of 'cpu', 'cuda', 'tpu', 'rocm'.
+      catalogue: that it recommends items of; None: it has none.
+      precision: see `command.export`.
+      runtime: of the page, see `web_page.find_runtime`.
+      titles: that StableHLO's programs generate; None: they generate any text.
+    """
+
+    model: LoadedModel
+    recorder: Recorder
+    answered: Sequence[Answered]
+    platforms: Sequence[str] = ()
+    catalogue: Catalogue | None = None
+    precision: str | None = None
+    runtime: Path | None = None
+    titles: Titles | None = None
 
 
 def recommended(catalogue: Catalogue, answered: Sequence[Answered]) -> list[Answered]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,21 @@ import jax
 import tensorflow as tf
 from jax import export as jax_export
 
-from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.export.device_client import LITERT_FORMAT, MODEL
-from m6rec_jax.export.device_programs import Signature, write_device_export
-from m6rec_jax.export.held_out import Answered, Catalogue
+from m6rec_jax.export.device_programs import CLIENT, Signature, write_device_export
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.tensorflow_op import call_program
 
+CHECK = CLIENT
 PRECISIONS = ("float32", "float16", "int8")
 # That are scored at a time.
 CANDIDATES = 8
 
 
-def write_litert(
-    folder: Path,
-    model: LoadedModel,
-    answered: Sequence[Answered],
-    precision: str,
-    catalogue: Catalogue | None = None,
-) -> None:
-    """See `write_device_export`; the precision is one of `PRECISIONS`."""
-    write_device_export(
-        folder, model, answered, precision, catalogue, LITERT_FORMAT, convert, CANDIDATES
-    )
+def write(folder: Path, asked: Asked) -> None:
+    """See `write_device_export`; the precision is one of `PRECISIONS`, None: int8."""
+    precision = asked.precision or "int8"
+    write_device_export(folder, asked, precision, LITERT_FORMAT, convert, CANDIDATES)
 
 
 def convert(folder: Path, signatures: Mapping[str, Signature], precision: str) -> None:

@@ -9,34 +9,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.export.device_client import ONNX_FORMAT
-from m6rec_jax.export.device_programs import Signature, write_device_export
-from m6rec_jax.export.held_out import Answered, Catalogue
+from m6rec_jax.export.device_programs import CLIENT, Signature, write_device_export
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.model.dense import is_plain
 
-WEIGHTS = "weights.bin"
+CHECK, WEIGHTS = CLIENT, "weights.bin"
 # That are scored at a time.
 CANDIDATES = 32
 # Of constants that are weights; smaller ones stay in a program's own file.
 _LEAST_BYTES = 1024
 
 
-def write_onnx(
-    folder: Path,
-    model: LoadedModel,
-    answered: Sequence[Answered],
-    catalogue: Catalogue | None = None,
-) -> None:
+def write(folder: Path, asked: Asked) -> None:
     """See `write_device_export`. Texts are left to other formats."""
-    write_device_export(
-        *(folder, model, answered, "float32", catalogue, ONNX_FORMAT, convert, CANDIDATES),
-        without=["generate"],
-    )
+    write_device_export(folder, asked, "float32", ONNX_FORMAT, convert, CANDIDATES, ["generate"])
 
 
 def convert(folder: Path, signatures: Mapping[str, Signature], precision: str) -> None:

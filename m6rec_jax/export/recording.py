@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.exported_programs import CONSTANTS, OF_ROWS, PER_SOURCE
+from m6rec_jax.engine.exported_programs import CONSTANTS
 from m6rec_jax.engine.token_trie import TokenTrie
 
 Arrays = dict[str, np.ndarray]
@@ -79,18 +79,8 @@ class Recorder:
         others: tuple[Any, ...],
         found: Any,
     ) -> None:
-        batch = len(features["task_ids"])
-        of_rows = (value for key, value in features.items() if key not in PER_SOURCE)
-        rows = len(next(of_rows)) // batch if name in OF_ROWS else 0
-        inputs = {
-            key: np.asarray(value)
-            if not rows or key in PER_SOURCE
-            else np.reshape(value, (batch, rows, *value.shape[1:]))
-            for key, value in features.items()
-        }
+        inputs = {key: np.asarray(value) for key, value in features.items()}
         outputs = {key: np.asarray(value) for key, value in flat_outputs(found).items()}
-        if rows:
-            outputs = {k: v.reshape(batch, rows, *v.shape[1:]) for k, v in outputs.items()}
         self.calls.append(Call(name, inputs, outputs))
         if name in self.programs:
             return
@@ -100,28 +90,11 @@ class Recorder:
         def flat(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
             own = jax.tree.unflatten(structure, [weights[key] for key in constants])
             variables = nested({k: v for k, v in weights.items() if k not in constants})
-            found = function(variables, flat_features(inputs, rows > 0), *own)
-            shaped = flat_outputs(found)
-            if rows:
-                (sources, of_each), *_ = (
-                    v.shape[:2] for k, v in inputs.items() if k not in PER_SOURCE
-                )
-                shaped = {k: v.reshape(sources, of_each, *v.shape[1:]) for k, v in shaped.items()}
-            return shaped
+            return flat_outputs(function(variables, inputs, *own))
 
         shapes = _TRIE_SHAPES if others and isinstance(others[0], TokenTrie) else ()
         open_shapes = dict(zip(constants, shapes, strict=False))
         self.programs[name] = Recorded(name, flat, constants, open_shapes)
-
-
-def flat_features(inputs: Mapping[str, Any], of_rows: bool) -> dict[str, Any]:
-    """Features as an engine has them: the rows of all sources one after the other."""
-    return {
-        key: value
-        if not of_rows or key in PER_SOURCE
-        else value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
-        for key, value in inputs.items()
-    }
 
 
 def flat_outputs(found: Any) -> dict[str, Any]:

@@ -32,11 +32,11 @@ from jax import export as jax_export
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.exported_programs import OF_ROWS
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.export import check_saved_model, tf_serving
+from m6rec_jax.export.device_programs import known_tasks
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import TOP_K, Answered, Catalogue, recommended
+from m6rec_jax.export.held_out import TOP_K, Asked, recommended
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.stablehlo import exported
 from m6rec_jax.export.tensorflow_op import call_program
@@ -59,19 +59,13 @@ class ServedModel(tf.Module):
     """The programs of a model over raw text.
 
     Args:
-      model, recorder: the model, and what its engines were asked.
-      platforms: see `stablehlo.write_stablehlo`.
-      catalogue: that `recommend` gives the best `TOP_K` items of; None: no such signature.
+      asked: of a catalogue `recommend` gives the best `TOP_K` items; without, there is no such
+        signature.
     """
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        recorder: Recorder,
-        platforms: Sequence[str],
-        catalogue: Catalogue | None = None,
-    ) -> None:
+    def __init__(self, asked: Asked) -> None:
         super().__init__()
+        model, recorder, catalogue = asked.model, asked.recorder, asked.catalogue
         settings = model.settings
         room = settings.target_length
         limit = min(settings.candidate_length or room, room)
@@ -83,7 +77,7 @@ class ServedModel(tf.Module):
         ]
         self._weights = dict(zip(weights, self.weights, strict=True))
         self._calls = {
-            name: self._program(name, recorder, weights, platforms, limit)
+            name: self._program(name, recorder, weights, asked.platforms, limit)
             for name in recorder.programs
         }
         self._classes = model.model.config.prompts.num_options
@@ -117,11 +111,7 @@ class ServedModel(tf.Module):
         inputs = self._source(history, history_length, own)
         inputs["decoder_input_tokens"] = _widened(rows.tokens, wide)
         inputs["decoder_block_ids"] = _widened(rows.blocks, wide)
-        for name in self._calls["score"].inputs:
-            of_task = "task_ids" if name == "row_task_ids" else name
-            if name not in inputs:
-                inputs[name] = tf.repeat(own[of_task][:, None], wide, axis=1)
-        values = self._run("score", inputs)["values"][: shape[0], : shape[1]]
+        values = self._run("score", inputs, own)["values"][: shape[0], : shape[1]]
         found = tf.gather(values, rows.ends, axis=2, batch_dims=2)
         rate = own["sampling_rate"][:, None]
         found = found / (found + (1.0 - found) / rate)
@@ -168,10 +158,7 @@ class ServedModel(tf.Module):
         given, _ = self._text.tokens(prefix[:, None])
         inputs["prefix_ids"] = tf.pad(given[:, 0], [[0, 0], [0, length]])[:, :length]
         inputs["seeds"] = tf.zeros([tf.shape(history)[0], 1], tf.uint32)
-        for name in self._calls["greedy"].inputs:
-            if name not in inputs:
-                inputs[name] = own[name]
-        tokens = self._run("greedy", inputs)["tokens"][: tf.shape(history)[0], 0]
+        tokens = self._run("greedy", inputs, own)["tokens"][: tf.shape(history)[0], 0]
         return {"texts": self._text.text(tokens)}
 
     def _source(self, history: Any, length: Any, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,10 +169,16 @@ class ServedModel(tf.Module):
             "task_ids": own["task_ids"],
         }
 
-    def _run(self, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """A program on a batch that is padded to one of `BATCH_SIZES`; so are its outputs."""
-        size = _rounded(tf.shape(inputs["task_ids"])[0], BATCH_SIZES)
-        return self._calls[name]({key: _taller(x, size) for key, x in inputs.items()})
+    def _run(
+        self, name: str, inputs: Mapping[str, Any], own: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A program on a batch that is padded to one of `BATCH_SIZES`; so are its outputs.
+
+        `own`, of the requests' tasks, is what it takes beside its other inputs.
+        """
+        call, size = self._calls[name], _rounded(tf.shape(inputs["task_ids"])[0], BATCH_SIZES)
+        given = {**(own or {}), **inputs}
+        return call({key: _taller(given[key], size) for key in call.inputs})
 
     def _program(
         self,
@@ -237,39 +230,26 @@ class _Tasks(tf.Module):
     def __init__(self, model: LoadedModel, text_length: int) -> None:
         super().__init__()
         tasks, config = model.settings.tasks, model.model.config
-        self._kinds = {name: own.kind for name, own in tasks.items()}
+        known = known_tasks(model, {}, text_length)
+        self._kinds = {name: own["kind"] for name, own in known.items()}
         self._table = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(list(tasks), list(range(len(tasks)))), -1
         )
-        classes = config.prompts.num_options
+
+        def column(name: str, dtype: Any = np.int32) -> np.ndarray:
+            return np.array([own[name] for own in known.values()], dtype)
+
         self._values: dict[str, np.ndarray] = {
-            "task_ids": np.array([[own.task_id] for own in tasks.values()], np.int32),
-            "sampling_rate": np.array([own.sampling_rate for own in tasks.values()], np.float32),
-            "source_length": np.array(
-                [
-                    min(
-                        own.source_length or model.settings.source_length,
-                        model.settings.source_length,
-                    )
-                    for own in tasks.values()
-                ],
-                np.int32,
-            ),
-            "text_length": np.array(
-                [own.text_length(text_length) for own in tasks.values()], np.int32
-            ),
+            "task_ids": column("task_id")[:, None],
+            "positive_classes": column("positive"),
+            "sampling_rate": column("sampling_rate", np.float32),
+            "source_length": column("source_length"),
+            "text_length": column("text_length"),
         }
         last = ExitSettings(NEVER, config.num_exits)
         exits = [own.exits or last for own in tasks.values()]
         self._values["exit_threshold"] = np.array([[x.threshold] for x in exits], np.float32)
         self._values["exit_depth"] = np.array([[x.depth] for x in exits], np.int32)
-        if classes:
-            positive = np.zeros((len(tasks), classes), np.int32)
-            for row, own in enumerate(tasks.values()):
-                number = own.num_options or classes
-                if own.kind == "scoring":
-                    positive[row, :number] = chosen_classes(own.positive_classes, number)
-            self._values["positive_classes"] = positive
 
     def of(self, task: Any, kind: str) -> dict[str, Any]:
         """Values of each request's task, `[batch, ...]`; a task of no such kind fails the call."""
@@ -303,26 +283,11 @@ def _widened(value: Any, size: Any) -> Any:
     return tf.pad(value, [[0, 0], [0, room], *[[0, 0]] * (len(value.shape) - 2)])
 
 
-def write_saved_model(
-    folder: Path,
-    model: LoadedModel,
-    recorder: Recorder,
-    answered: Sequence[Answered],
-    platforms: Sequence[str],
-    catalogue: Catalogue | None = None,
-    precision: str | None = None,
-) -> None:
-    """Writes the SavedModel, as version 1, with held-out requests and what checks them.
-
-    Args:
-      folder: to write into.
-      model, recorder, platforms, catalogue: see `ServedModel`.
-      answered: held-out requests.
-      precision: see `write_manifest`.
-    """
-    served = ServedModel(model, recorder, platforms, catalogue)
-    if catalogue is not None:
-        answered = [*answered, *recommended(catalogue, answered)]
+def write(folder: Path, asked: Asked) -> None:
+    """Writes the SavedModel, as version 1, with held-out requests and what checks them."""
+    served, answered = ServedModel(asked), asked.answered
+    if asked.catalogue is not None:
+        answered = [*answered, *recommended(asked.catalogue, answered)]
     tf.saved_model.save(served, str(folder / VERSION), signatures=served.functions)
     task_of = {one.signature: one.task for one in answered}
     tf_serving.write_warm_up(folder / VERSION, served.functions, task_of, BATCH_SIZES, CANDIDATES)
@@ -330,7 +295,7 @@ def write_saved_model(
     (folder / HELD_OUT).write_text(json.dumps([one.to_json() for one in answered]), "utf-8")
     shutil.copy(check_saved_model.__file__, folder / CHECK)
     write_manifest(
-        *(folder, FORMAT, model, platforms, precision),
+        *(folder, FORMAT, asked.model, asked.platforms, asked.precision),
         version=VERSION,
         signatures=sorted(served.functions),
     )

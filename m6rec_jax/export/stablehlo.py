@@ -22,35 +22,34 @@ from m6rec_jax.engine.exported_programs import (
     FORMAT,
     HELD_OUT,
     OF_ROWS,
-    PER_SOURCE,
     WEIGHTS,
 )
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import save_assets
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.recording import Call, Recorded, Recorder
-from m6rec_jax.export.titles import Titles
+from m6rec_jax.export.held_out import Asked
+from m6rec_jax.export.recording import Call, Recorded
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-LOADER = "load.py"
+CHECK = "load.py"
 
 
-def write_stablehlo(
-    folder: Path,
-    model: LoadedModel,
-    recorder: Recorder,
-    platforms: Sequence[str] = PLATFORMS,
-    titles: Titles | None = None,
-    precision: str | None = None,
-) -> None:
-    """Writes programs, weights and held-out rows; the folder's `inference` is there already.
+def write(folder: Path, asked: Asked) -> None:
+    """Writes `inference`, programs, weights, held-out rows and what reads them.
 
-    Args:
-      folder: to write into.
-      model, recorder: the model, and what its engines were asked.
-      platforms: of 'cpu', 'cuda', 'tpu', 'rocm'.
-      titles: that its programs generate; None: they generate any text.
-      precision: see `write_manifest`.
+    Raises:
+      ConfigError: tasks of one data set read it by two templates.
     """
+    model, recorder = asked.model, asked.recorder
+    specs: dict[str, Any] = {}
+    for name, settings in model.settings.tasks.items():
+        spec = model.dataset_spec(name)
+        if spec is not None and specs.setdefault(settings.prepared, spec) != spec:
+            raise ConfigError(
+                f"{name!r} reads {settings.prepared} by another template than a task before it: "
+                "export them one by one"
+            )
+    save_assets(folder, model.vocabulary, model.settings, specs)
     # Files of numpy have no bfloat16.
     model_weights = {
         name: np.asarray(x, np.float32 if x.dtype == jnp.bfloat16 else None)
@@ -62,7 +61,7 @@ def write_stablehlo(
     for program in recorder.programs.values():
         weights |= program.constants
         call = next(call for call in recorder.calls if call.program == program.name)
-        found = exported(program, model_weights | program.constants, call, platforms)
+        found = exported(program, model_weights | program.constants, call, asked.platforms)
         file = f"programs/{program.name}.jax_export"
         (folder / file).write_bytes(found.serialize())
         described.append(
@@ -81,10 +80,10 @@ def write_stablehlo(
         for name, value in values.items()
     }
     np.savez_compressed(folder / HELD_OUT, **arrays)
-    if titles is not None:
-        titles.write(folder)
-    shutil.copy(exported_programs.__file__, folder / LOADER)
-    write_manifest(folder, FORMAT, model, platforms, precision, programs=described)
+    if asked.titles is not None:
+        asked.titles.write(folder)
+    shutil.copy(exported_programs.__file__, folder / CHECK)
+    write_manifest(folder, FORMAT, model, asked.platforms, asked.precision, programs=described)
 
 
 def exported(
@@ -94,7 +93,7 @@ def exported(
     inputs = {
         name: jax.ShapeDtypeStruct(
             jax_export.symbolic_shape(
-                ", ".join(map(str, _shape(name, value, program.name))), scope=scope
+                ", ".join(map(str, _shape(value, program.name))), scope=scope
             ),
             value.dtype,
         )
@@ -110,15 +109,14 @@ def exported(
     return jax_export.export(jax.jit(program.function), platforms=platforms)(shapes, inputs)
 
 
-def _shape(name: str, value: np.ndarray, program: str) -> tuple[int | str, ...]:
+def _shape(value: np.ndarray, program: str) -> tuple[int | str, ...]:
     """With 'b' for the number of sources, 'n' for that of each one's rows."""
-    if program in OF_ROWS and name not in PER_SOURCE:
+    if program in OF_ROWS and value.ndim == 3:
         return ("b", "n", *value.shape[2:])
     return ("b", *value.shape[1:])
 
 
 def _described(arrays: Mapping[str, np.ndarray], program: str) -> dict[str, Any]:
     return {
-        name: [list(_shape(name, value, program)), str(value.dtype)]
-        for name, value in arrays.items()
+        name: [list(_shape(value, program)), str(value.dtype)] for name, value in arrays.items()
     }

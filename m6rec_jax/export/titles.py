@@ -36,14 +36,15 @@ class Titles(NamedTuple):
           generator: that records its programs.
           rows: of the task's view.
         """
-        sources, tasks = [row["source"] for row in rows], [self.task] * len(rows)
-        found = generator.greedy(sources, trie=self.trie, tasks=tasks)
+        sources, prefixes = [row["source"] for row in rows], [row["prefix"] for row in rows]
+        tasks = [self.task] * len(rows)
+        found = generator.greedy(sources, prefixes, trie=self.trie, tasks=tasks)
         generator.recommend(
             sources,
             self.trie,
             self.num_beams,
+            prefixes,
             tasks=tasks,
-            before_titles=[row["prefix"] for row in rows],
             seen=[[] if one.entry is None else self.trie.indices(one.entry) for one in found],
         )
 

@@ -24,7 +24,7 @@ from m6rec_jax.export import litert
 from m6rec_jax.export.device_client import HELD_OUT, VOCABULARY
 from m6rec_jax.export.device_programs import packed, recommended_packed, write_programs
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import Answered, Catalogue
+from m6rec_jax.export.held_out import Asked, Catalogue
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.serving_data import ServingData
@@ -33,7 +33,7 @@ from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item, Value
 from m6rec_jax.text.templates import DatasetTemplate
 
-FORMAT, CHECK = "m6rec-web-1", "check.mjs"
+FORMAT, CHECK, INTERPRETER = "m6rec-web-1", "check.mjs", ["node"]
 LITERT_JS_VERSION = "2.5.3"
 PACKAGES = ("@litertjs/core", "@litertjs/wasm-utils")
 # For browsers with relaxed SIMD, with threads besides, and for others. Each loads one.
@@ -76,25 +76,16 @@ def find_runtime(folder: Path | None) -> Path:
     return found
 
 
-def write_web(
-    folder: Path,
-    model: LoadedModel,
-    answered: Sequence[Answered],
-    precision: str,
-    catalogue: Catalogue,
-    runtime: Path,
-) -> None:
-    """Writes page, programs, catalogue, LiteRT.js and the check.
-
-    Args:
-      folder, model, answered, precision: see `litert.write_litert`.
-      catalogue: that the page shows.
-      runtime: of `find_runtime`.
+def write(folder: Path, asked: Asked) -> None:
+    """Writes page, programs, catalogue, LiteRT.js and the check; the precision as `litert.write`.
 
     Raises:
       DataError: the data of a task are not on this machine, or lack an item of the index, or an
         item lacks what its texts need.
     """
+    model, catalogue, precision = asked.model, asked.catalogue, asked.precision or "int8"
+    assert catalogue is not None
+    assert asked.runtime is not None
     shown = page_catalogue(model, catalogue)
     texts = [
         Template.parse(text).render(_usual_user(task["statistics"]))
@@ -103,8 +94,12 @@ def write_web(
         for text in shown["columns"][task["candidates"]]
     ]
     fields = write_programs(
-        *(folder, model, [*answered, *recommended_packed(catalogue, answered)], precision),
-        *(litert.convert, _CANDIDATES),
+        folder,
+        model,
+        [*asked.answered, *recommended_packed(catalogue, asked.answered)],
+        precision,
+        litert.convert,
+        _CANDIDATES,
         usual=texts,
         without=["item"],
     )
@@ -114,7 +109,7 @@ def write_web(
     shared = (pages.FOLDER / name for name in pages.FILES)
     for path in (*(Path(__file__).parent / "web").iterdir(), *shared):
         shutil.copy(path, folder)
-    _copy_runtime(runtime, folder / "runtime")
+    _copy_runtime(asked.runtime, folder / "runtime")
     builds = (f"runtime/{build}.wasm" for build in _BUILDS)
     for name in (VOCABULARY, "catalogue.json", *builds):
         _pack(folder / name)

@@ -76,17 +76,10 @@ class ScoredItem(NamedTuple):
 
 
 class Result(Protocol):
-    """An answer. Every job has a dataclass of its own.
-
-    Attributes:
-      column_types: columns that it adds to a row of a file, 'float', 'int' or 'string': a list of
-        them each.
-    """
-
-    column_types: ClassVar[Mapping[str, str]]
+    """An answer."""
 
     def columns(self) -> Mapping[str, Any]:
-        """The values of these columns."""
+        """The values of `Answerer.column_types`."""
 
 
 class RequestFields(NamedTuple):
@@ -108,7 +101,7 @@ class Answerer(abc.ABC, Generic[TaskState]):
       parts: what it is made of.
 
     Attributes:
-      result: type of the results.
+      result: type of the results, which has their `column_types`.
     """
 
     result: type[Any]
@@ -140,7 +133,7 @@ class Answerer(abc.ABC, Generic[TaskState]):
 
     @property
     def column_types(self) -> Mapping[str, str]:
-        """Columns that results add to a row of a file, see `Result`."""
+        """Columns that results add to a row of a file: lists of 'float', 'int' or 'string'."""
         return self.result.column_types
 
     def fields(self, task: str) -> RequestFields:
@@ -308,17 +301,20 @@ class Parts:
         return not self.data(task).spec.repeats_count if exclude_seen is None else exclude_seen
 
     def renderer(
-        self, task: str, *, candidates: bool = True, any_data_set: bool = False
+        self,
+        task: str,
+        *,
+        candidates: bool = True,
+        as_items: bool = False,
+        any_data_set: bool = False,
     ) -> RequestRenderer:
-        """Renders requests as the task was trained to read them."""
+        """Renders requests as the task was trained to read them; see `RequestRenderer`."""
         data = self.data(task, any_data_set=any_data_set)
         spec = self.model.dataset_spec(task) or {}
         # A data set that the task was not trained on has a history length of its own.
         own = data.spec.name == spec.get("name")
         max_events = self.settings(task).max_events if own else data.max_events
-        return RequestRenderer(
-            data.template, data.statistics, max_events, render_candidates=candidates
-        )
+        return RequestRenderer(data.template, data.statistics, max_events, candidates, as_items)
 
     def scorer(self) -> Scorer:
         """For all tasks."""

@@ -129,8 +129,8 @@ class Conversation:
       max_turns: how many of the latest turns are read; None: as many as in training.
 
     Raises:
-      ConfigError: numbers that are impossible, none of the three is given, or what is known of
-        named items is to be read and `DialogueWords` names no attributes.
+      ConfigError: numbers that are impossible, or what is known of named items is to be read and
+        `DialogueWords` names no attributes.
     """
 
     def __init__(
@@ -161,8 +161,6 @@ class Conversation:
             )
         if mode not in MODES:
             raise ConfigError(f"Conversation.mode = {mode!r} is none of {', '.join(MODES)}")
-        if replies is None and titles is None and retrieval is None:
-            raise ConfigError("there is nothing to converse with: no replies, titles or retrieval")
         self._read_liked, self._reranker = read_liked, reranker
         self.is_grounded = mode == "grounded"
         self.catalogue, self._history, self._had = catalogue, tuple(history), frozenset(had)

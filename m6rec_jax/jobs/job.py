@@ -18,6 +18,7 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.task_settings import check_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model import M6Rec, PromptConfig
@@ -190,16 +191,7 @@ class Job(abc.ABC):
         Raises:
           ConfigError: it lacks that.
         """
-        there = {
-            "classes": prompts.head != "none" and prompts.num_options > 0,
-            "retrieval projections": prompts.retrieval_dim > 0,
-        }
-        if not there.get(self.needs, True):
-            raise ConfigError(
-                f"'{task}' is a task of {self.kind}, and {where} has no {self.needs}: it was not "
-                "trained for that. Name a task that it was trained on (MIXTURE_OR_TASK_NAME, or "
-                "TASK where requests are answered), or a run of this one (MODEL_DIR)"
-            )
+        check_part(prompts, self.needs, f"'{task}' is a task of {self.kind}, and {where}")
 
     # On the devices.
 

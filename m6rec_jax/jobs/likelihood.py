@@ -15,24 +15,16 @@ beside those of baselines that need no model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 import numpy as np
 from scipy.special import expit
 
 from m6rec_jax.engine.likelihood import LikelihoodScorer, question_scores
-from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answerer,
-    Parts,
-    RequestFields,
-    ScoredItem,
-    check_finite,
-    title_of,
-)
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite
+from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -52,13 +44,10 @@ from m6rec_jax.jobs.scoring import candidate_names, mean_baselines
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.text.counted_sentences import CountedSentence
 from m6rec_jax.text.outcomes import Contrast
 from m6rec_jax.text.questions import Question
-from m6rec_jax.text.records import Item
-from m6rec_jax.text.templates import DatasetTemplate
 
 
 @gin.configurable
@@ -182,89 +171,8 @@ def likelihood_metrics(
     return metrics
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Likelihoods:
-    """How plausible a sentence about each of a request's candidates is, in their order.
-
-    Attributes:
-      candidates: of the request.
-      mean_log_probabilities: of the tokens that count, float32 `[candidates]`, in nats.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {
-        "mean_log_probabilities": "float",
-        "ranking": "int",
-    }
-    candidates: Sequence[Item]
-    mean_log_probabilities: np.ndarray
-
-    @property
-    def ranking(self) -> list[int]:
-        """Indices of the candidates, likeliest first; equals in the request's order."""
-        return _ranking(self.mean_log_probabilities)
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Candidates with their scores."""
-        return _items(self.candidates, self.mean_log_probabilities)
-
-    def columns(self) -> Mapping[str, Any]:
-        return {
-            "mean_log_probabilities": self.mean_log_probabilities,
-            "ranking": self.ranking,
-        }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Odds:
-    """By how much the better outcome of a request's candidates is likelier, in their order.
-
-    Attributes:
-      candidates: of the request.
-      log_odds: float32 `[candidates]`, in nats.
-      probabilities: float64 `[candidates]`, see `PlattScaling`.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {
-        "probabilities": "float",
-        "log_odds": "float",
-        "ranking": "int",
-    }
-    candidates: Sequence[Item]
-    log_odds: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Candidates with their probabilities."""
-        return _items(self.candidates, self.probabilities)
-
-    def columns(self) -> Mapping[str, Any]:
-        return {
-            "probabilities": self.probabilities,
-            "log_odds": self.log_odds,
-            "ranking": _ranking(self.log_odds),
-        }
-
-
-def _ranking(scores: np.ndarray) -> list[int]:
-    found: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return found
-
-
-def _items(candidates: Sequence[Item], scores: np.ndarray) -> list[ScoredItem]:
-    pairs = zip(candidates, scores.tolist(), strict=True)
-    return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
-
-
-class _LikelihoodTask(NamedTuple):
-    renderer: RequestRenderer
-    template: DatasetTemplate
-    question: Question
-
-
 @gin.configurable(allowlist=["candidates_field"])
-class LikelihoodAnswers(Answerer[_LikelihoodTask]):
+class LikelihoodAnswers(CandidateAnswerer):
     """The answer to a question about each candidate, and the order it puts candidates in.
 
     The question is that of `LikelihoodScorer`, else the contrast of the first and the last outcome
@@ -279,87 +187,53 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
     any_data_set = True
 
     def __init__(self, parts: Parts, candidates_field: str = "candidates") -> None:
-        super().__init__(parts)
-        self._field, self._scaling = candidates_field, PlattScaling()
+        super().__init__(parts, candidates_field)
+        self._scaling = PlattScaling()
 
     @property
     def column_types(self) -> Mapping[str, str]:
-        of_sentence = isinstance(self.parts.likelihood_scorer().question, CountedSentence)
-        return (Likelihoods if of_sentence else Odds).column_types
+        if isinstance(self.parts.likelihood_scorer().question, CountedSentence):
+            return {"mean_log_probabilities": "float", "ranking": "int"}
+        return {"probabilities": "float", "log_odds": "float", "ranking": "int"}
 
-    def open_task(self, task: str) -> _LikelihoodTask:
-        template = self.parts.data(task, any_data_set=True).template
-        question = self.parts.likelihood_scorer().question
-        if question is None:
-            question = Contrast.of([outcome.text for outcome in template.outcomes])
-        renderer = self.parts.renderer(task, candidates=not question.as_item, any_data_set=True)
-        return _LikelihoodTask(renderer, template, question)
+    def open_task(self, task: str) -> RequestRenderer:
+        as_items = self._question(task).as_item
+        return self.parts.renderer(task, as_items=as_items, any_data_set=True)
 
-    def fields(self, task: str) -> RequestFields:
-        del task
-        return RequestFields(candidates=self._field)
+    def scorer(self, task: str) -> LikelihoodScorer:
+        return self.parts.likelihood_scorer().asking(self._question(task))
 
-    def accept(self, request: Request, task: str) -> RequestText:
-        own = self.of_task(task)
-        text = own.renderer.render(request)
-        if own.question.as_item:
-            text = text._replace(candidates=self._as_items(request, own.template))
-        self.check_candidates(text.candidates, task)
-        return text
+    def _question(self, task: str) -> Question:
+        asked = self.parts.likelihood_scorer().question
+        if asked is None:
+            template = self.parts.data(task, any_data_set=True).template
+            asked = Contrast.of([outcome.text for outcome in template.outcomes])
+        return asked
 
-    def candidate_texts(self, request: Request, task: str) -> list[str]:
-        """The texts of a request's candidates alone; raises as `accept`."""
-        own = self.of_task(task)
-        if own.question.as_item:
-            return self._as_items(request, own.template)
-        return own.renderer.candidates(request)
-
-    def check_candidates(self, texts: Sequence[str], task: str) -> None:
-        """Raises RejectedRow where a candidate's text cannot be scored."""
-        scorer = self._scorer(self.of_task(task).question)
-        for index, candidate in enumerate(texts):
-            try:
-                scorer.check(candidate, task)
-            except DataError as error:
-                path = f"{self._field}[{index}]"
-                raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
-
-    @staticmethod
-    def _as_items(request: Request, template: DatasetTemplate) -> list[str]:
-        try:
-            return [template.item(candidate) for candidate in request.candidates]
-        except DataError as error:
-            raise RejectedRow("no_text", str(error)) from None
-
-    def answer(self, accepted: Sequence[Accepted]) -> list[Likelihoods | Odds]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
         places: dict[Question, list[int]] = {}
         for place, one in enumerate(accepted):
-            places.setdefault(self.of_task(one.task).question, []).append(place)
-        found: dict[int, Likelihoods | Odds] = {}
+            places.setdefault(self._question(one.task), []).append(place)
+        found: dict[int, CandidateScores] = {}
         for question, own in places.items():
             asked = [accepted[place] for place in own]
-            scores = self._scorer(question).score_requests(
+            scores = self.scorer(asked[0].task).score_requests(
                 [one.text.history for one in asked],
                 [one.text.candidates for one in asked],
                 [one.task for one in asked],
             )
             check_finite(asked, scores)
             for place, one, values in zip(own, asked, scores, strict=True):
-                candidates = one.request.candidates
-                found[place] = (
-                    Odds(candidates, values, self._scaling.probabilities(values))
-                    if isinstance(question, Contrast)
-                    else Likelihoods(candidates, values)
-                )
+                told: dict[str, Any] = {"mean_log_probabilities": values}
+                if isinstance(question, Contrast):
+                    probabilities = self._scaling.probabilities(values)
+                    told = {"probabilities": probabilities, "log_odds": values}
+                shown = next(iter(told.values()))
+                # Likeliest first; equals in the request's order.
+                told["ranking"] = np.argsort(-values, kind="stable").tolist()
+                found[place] = CandidateScores(one.request.candidates, shown, told)
         return [found[place] for place in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        asked = self.of_task(task).question.describe()
-        return {"candidates_field": self._field, **asked, **dataclasses.asdict(self._scaling)}
-
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        if list(tasks):
-            self.parts.warm_once("likelihood", self.parts.likelihood_scorer().warm_up)
-
-    def _scorer(self, question: Question) -> LikelihoodScorer:
-        return self.parts.likelihood_scorer().asking(question)
+        asked = self._question(task).describe()
+        return {**super().describe(task), **asked, **dataclasses.asdict(self._scaling)}

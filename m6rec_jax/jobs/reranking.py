@@ -16,6 +16,7 @@ from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, Parts
 from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
@@ -165,7 +166,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         tasks = list(tasks)
         super().warm_up(tasks)
         if any(self.of_task(task).scorer is not None for task in tasks):
-            self.parts.warm_once("scorer", self.parts.scorer().warm_up)
+            self.parts.warm_once(Scorer.program_name, self.parts.scorer().warm_up)
 
     @staticmethod
     def _indices(own: _RerankingTask, ids: Iterable[str]) -> list[int]:

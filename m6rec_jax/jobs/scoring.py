@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -17,19 +17,13 @@ import numpy as np
 from m6rec_jax.data.negatives import at_another_rate
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.engine.scoring import (
+    Scorer,
     chosen_classes,
     class_log_probabilities,
     positive_probability,
 )
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answerer,
-    Parts,
-    RequestFields,
-    ScoredItem,
-    check_finite,
-    title_of,
-)
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite
+from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -48,9 +42,7 @@ from m6rec_jax.jobs.past_items import metrics_apart, own_counts
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
-from m6rec_jax.text.records import Item
+from m6rec_jax.requests.rendering import RequestRenderer
 
 log = logging.getLogger(__name__)
 
@@ -222,31 +214,8 @@ def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Col
     }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Scores:
-    """Probabilities of a request's candidates, in their order.
-
-    Attributes:
-      candidates: of the request.
-      probabilities: float32 `[candidates]`.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {"probabilities": "float"}
-    candidates: Sequence[Item]
-    probabilities: np.ndarray
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Candidates with their probabilities."""
-        pairs = zip(self.candidates, self.probabilities.tolist(), strict=True)
-        return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
-
-    def columns(self) -> Mapping[str, Any]:
-        return {"probabilities": self.probabilities}
-
-
 @gin.configurable(allowlist=["candidates_field"])
-class ScoringAnswers(Answerer[RequestRenderer]):
+class ScoringAnswers(CandidateAnswerer):
     """The probability of each candidate; one batch may mix tasks.
 
     Args:
@@ -254,40 +223,17 @@ class ScoringAnswers(Answerer[RequestRenderer]):
       candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
     """
 
-    result = Scores
-
-    def __init__(self, parts: Parts, candidates_field: str = "candidates") -> None:
-        super().__init__(parts)
-        self._field = candidates_field
+    column_types: Mapping[str, str] = {"probabilities": "float"}
 
     def open_task(self, task: str) -> RequestRenderer:
-        self.parts.scorer().check_task(task)
+        self.scorer(task).check_task(task)
         return self.parts.renderer(task)
 
-    def fields(self, task: str) -> RequestFields:
+    def scorer(self, task: str) -> Scorer:
         del task
-        return RequestFields(candidates=self._field)
+        return self.parts.scorer()
 
-    def accept(self, request: Request, task: str) -> RequestText:
-        text = self.of_task(task).render(request)
-        self.check_candidates(text.candidates, task)
-        return text
-
-    def candidate_texts(self, request: Request, task: str) -> list[str]:
-        """The texts of a request's candidates alone; raises as `accept`."""
-        return self.of_task(task).candidates(request)
-
-    def check_candidates(self, texts: Sequence[str], task: str) -> None:
-        """Raises RejectedRow where a candidate's text cannot be scored."""
-        del task
-        vocabulary = self.parts.model.vocabulary
-        for index, candidate in enumerate(texts):
-            if not len(vocabulary.encode_array(candidate)):
-                raise RejectedRow(
-                    "no_text", f"'{self._field}[{index}]' has no text to score: {candidate!r}"
-                )
-
-    def answer(self, accepted: Sequence[Accepted]) -> list[Scores]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
         # Candidates of one history are scored together: it is encoded once.
         places: dict[tuple[str, ...], list[int]] = {}
         for place, one in enumerate(accepted):
@@ -303,9 +249,10 @@ class ScoringAnswers(Answerer[RequestRenderer]):
             by_place.update(zip(own, np.split(values, ends[:-1]), strict=True))
         found = [by_place[place] for place in range(len(accepted))]
         check_finite(accepted, found)
+        probabilities = map(self._of_kinds, accepted, found)
         return [
-            Scores(one.request.candidates, self._of_kinds(one, values))
-            for one, values in zip(accepted, found, strict=True)
+            CandidateScores(one.request.candidates, own, {"probabilities": own})
+            for one, own in zip(accepted, probabilities, strict=True)
         ]
 
     def _of_kinds(self, one: Accepted, probabilities: np.ndarray) -> np.ndarray:
@@ -317,11 +264,3 @@ class ScoringAnswers(Answerer[RequestRenderer]):
         repeats = np.array([item.id in had for item in one.request.candidates], bool)
         others = at_another_rate(probabilities, own.sampling_rate, own.repeat_sampling_rate)
         return np.where(repeats, others, probabilities).astype(np.float32)
-
-    def describe(self, task: str) -> Mapping[str, Any]:
-        del task
-        return {"candidates_field": self._field}
-
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        if list(tasks):
-            self.parts.warm_once("scorer", self.parts.scorer().warm_up)

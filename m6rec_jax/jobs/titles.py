@@ -301,7 +301,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                 histories,
                 own.trie,
                 min(self._max_k, len(own.trie)),
-                before_titles=[own.template.render_prefix(_about(one.request)) for one in asked],
+                prefixes=[own.template.render_prefix(_about(one.request)) for one in asked],
                 seen=[own.excluded(one.request, hides) for one in asked],
                 item_scores=None if own.shared is None else own.shared.item_scores(histories),
                 tasks=[task] * len(asked),
@@ -339,7 +339,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                             [history] * size,
                             own.trie,
                             min(self._max_k, len(own.trie)),
-                            before_titles=[""] * size,
+                            prefixes=[""] * size,
                             seen=[seen] * size,
                             tasks=[task] * size,
                         )

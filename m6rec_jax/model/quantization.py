@@ -1,7 +1,8 @@
 """Weights in 8 bits: bytes, and a float16 scale for each row of a table or output of a product.
 
 A leaf of bytes, such as `kernel`, has its scales beside it, `kernel_scale`. The model multiplies
-the bytes as they are and scales what comes out, so the weights are never held as floats.
+the bytes as they are and scales what comes out, so the weights are never held as floats. qwix
+0.1.8 does not round embedding tables, over half of a small model.
 """
 
 from __future__ import annotations

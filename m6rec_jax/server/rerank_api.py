@@ -15,7 +15,6 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.jobs.likelihood import Likelihoods
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.requests.request import Request as UserRequest
 from m6rec_jax.server import schemas
@@ -43,7 +42,7 @@ def routes(server: Server) -> APIRouter:
             accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]
-            if isinstance(result, Likelihoods):  # mean log probabilities
+            if "mean_log_probabilities" in result.columns():
                 scores = [math.exp(score) for score in scores]
             order = sorted(range(len(scores)), key=lambda index: -scores[index])
             results = [
@@ -109,7 +108,10 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
     texts |= zip(objects, rendered, strict=True)
     documents = [texts[index] for index in range(len(texts))]
     about = [items.get(index, Item("", {})) for index in range(len(texts))]
-    accepted = snapshot.accept_text(history, task, job, documents, about)
+    try:
+        accepted = snapshot.accept_text(history, task, job, documents, about)
+    except RejectedRow as problem:
+        raise _of_documents(problem, range(len(documents))) from None
     if user is None:
         return accepted
     # What the user had counts.

@@ -64,7 +64,7 @@ class Snapshot:
         self._described: dict[tuple[str, str], Mapping[str, Any]] = {}
         pairs = service.answerable()
         for task, job in list(pairs):
-            if job == "retrieval" and self._opens(task, "reranking"):
+            if job == "retrieval" and self._has_hybrid(task):
                 pairs.append((task, "reranking"))
             if "title_recommendation" in jobs and self.tasks[task].writing in NAMING:
                 pairs.append((task, "title_recommendation"))
@@ -235,10 +235,14 @@ class Snapshot:
                 f"--gin.serve.jobs=\"['{job}']\", or an index, or other tasks or data are missing",
             )
 
-    def _opens(self, task: str, job: str) -> bool:
+    def _has_hybrid(self, task: str) -> bool:
+        """Whether what a task finds can be reranked; warns where other settings would let it."""
         try:
-            self.service.answerer(job).of_task(task)
-        except (ConfigError, DataError):
+            self.service.answerer("reranking").of_task(task)
+        except DataError:  # such as data without co-occurrence
+            return False
+        except ConfigError as error:
+            log.warning("/v1/recommend of '%s' is without the hybrid: %s", task, error)
             return False
         return True
 

@@ -183,8 +183,11 @@ def _files(
     several = not source.is_file() and (source.is_dir() or any(sign in requests for sign in "*?["))
     if several:
         folder, pattern = (source, "*") if source.is_dir() else (source.parent, source.name)
+        # A folder of results has side files, too.
         found = sorted(
-            path for path in folder.glob(pattern) if path.suffix in (".jsonl", ".parquet")
+            path
+            for path in folder.glob(pattern)
+            if path.suffix in (".jsonl", ".parquet") and not path.name.endswith(".rejected.jsonl")
         )
         if not found:
             if not folder.is_dir() and any(sign in str(folder) for sign in "*?["):

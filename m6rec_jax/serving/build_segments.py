@@ -47,7 +47,8 @@ def build_segments(
     """
     if in_bucket(output):
         raise ConfigError(
-            f"{output}: a store of segments lies on a local disk; copy it to the bucket"
+            f"{output}: a store of segments lies on a local disk, also where it is served: name a "
+            "local folder"
         )
     if dtype not in STORED_TYPES:
         raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(STORED_TYPES)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Parts
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue, Read
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -42,6 +44,10 @@ from m6rec_jax.text.format_strings import Template
 
 HELP = "Say something; /new starts anew, /quit (or the end of input) ends."
 _PROMPT = "> "
+# What a request may say of a user.
+_KNOWN = ("user", "behaviours", "time", "statistics")
+
+logger = logging.getLogger(__name__)
 
 
 @gin.configurable(denylist=["user", "lines", "out"])
@@ -64,8 +70,8 @@ def chat(
       prepared, titles: see `open_conversation`.
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
         it is on the default device.
-      user: JSON file with what is known of the user, a request without candidates
-        (`requests.request`); the prepared data must then be of users, items and events.
+      user: JSON file with what is known of the user, see `open_conversation`; the prepared data
+        must then be of users, items and events.
       lines: what the user says; None: standard input.
       out: where answers go; None: standard output.
 
@@ -114,11 +120,13 @@ def open_conversation(
       prepared: folder of prepared data with the catalogue; None: what the model was trained on.
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
-      user: what is known of the user, a request without candidates (`requests.request`).
+      user: what is known of the user, a request's `user`, `behaviours`, `time` and `statistics`
+        (`requests.request`). A warning names columns that the data set does not have.
       parts: whose engines are asked, for dialogues of a `Service`; None: engines of its own.
 
     Raises:
-      ConfigError: a model without such tasks, or settings that do not fit the data.
+      ConfigError: a model without such tasks, settings that do not fit the data, or something else
+        in `user`.
       DataError: data are missing or wrong, or what is known of the user is.
     """
     tasks = _tasks(model)
@@ -156,6 +164,11 @@ def open_conversation(
         named_items=min((settings.named_items for settings in of_dialogues), default=0),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
+
+
+def conversation_folder(model: LoadedModel, prepared: str | None = None) -> Path:
+    """Of the prepared data that a dialogue reads; arguments and errors as `open_conversation`."""
+    return _folder(model, _tasks(model).values(), prepared)
 
 
 def _reranker(
@@ -221,7 +234,7 @@ class _LikedItems:
     """What is known of a user, with the items that a dialogue says are liked.
 
     Args:
-      user: a request without candidates; no time: right after all that is known.
+      user: as of `open_conversation`; no time: right after all that is known.
       folder: of the prepared data.
 
     Raises:
@@ -229,6 +242,12 @@ class _LikedItems:
     """
 
     def __init__(self, user: Mapping[str, Any], folder: Path) -> None:
+        for name in user:
+            if name not in _KNOWN:
+                raise ConfigError(
+                    f"what is known of the user has '{name}'{did_you_mean(name, _KNOWN)}: a "
+                    f"dialogue takes {', '.join(_KNOWN)}"
+                )
         data = ServingData.open(prepared_dataset_spec(folder), folder)
         self._parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
         self._renderer = RequestRenderer(data.template, data.statistics, data.max_events)
@@ -242,6 +261,11 @@ class _LikedItems:
             told = (entry for entry in self._user["behaviours"] if isinstance(entry, Mapping))
             times = [parse_value(entry.get("time"), TIME) for entry in told]
             self._user["time"] = max([now, *(time for time in times if time is not None)])
+        if ignored := self._parse(self._user).ignored:
+            logger.warning(
+                "left out of what is known of the user, since the data set has no such columns: %s",
+                ", ".join(sorted(ignored)),
+            )
         self([])  # what is wrong is said before anybody talks
 
     def __call__(self, liked: Sequence[int]) -> Read:

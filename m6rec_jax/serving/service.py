@@ -253,6 +253,9 @@ class Service:
             self._parser_of(job, task)
         for job in dict.fromkeys(job for _, job in pairs):
             self.answerer(job).warm_up([task for task, own in pairs if own == job])
+        segments = self.model.segments
+        if segments is not None:  # all engines compute them, and not all warm them up
+            self.parts.warm_once("segments", lambda: segments.warm_up(dict(self.model.variables)))
         return self.num_compilations
 
     @property

@@ -33,7 +33,7 @@ from m6rec_jax.training.optimizers import Optimizer
 # Every embedding table and linear map of the backbone; not norms, nor biases of positions.
 PRUNED = (r"^params/.*kernel$", r"^params/token_embedder/")
 # Fewer and larger ones destroy more than a short run can mend.
-_CUTS = 100
+_CUTS = 64
 # Float bits are ordered as the magnitudes are: the least bit pattern, and that of infinity.
 _NOTHING, _INFINITY = -1, 0x7F800000
 
@@ -57,7 +57,7 @@ def gradual_pruning(
     """Sets ever more of the smallest weights to zero (Zhu & Gupta, 2017).
 
     After step t the share of zeros is sparsity · (1 - (1 - (t - begin) / (end - begin))³): most go
-    early, when there are many to spare, in about a hundred cuts. What has gone stays, and takes no
+    early, when there are many to spare, in about 65 cuts. What has gone stays, and takes no
     part in the optimizer.
 
     Args:

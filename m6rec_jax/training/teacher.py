@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
-from m6rec_jax.engine.model_folder import digest, restore_model
+from m6rec_jax.engine.loaded_model import digest
+from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
 from m6rec_jax.sharding import LogicalRules

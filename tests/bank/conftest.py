@@ -27,7 +27,6 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import Vocabulary
-from tests.pipeline import shop_rows
 
 S, T = 48, 24
 # One shape, so that whatever is asked for together is one batch.
@@ -41,6 +40,7 @@ ROOM = BankCapacity(
     lora_rank=3,
     embedding_rank=2,
     lora_targets=("query", "value", "out"),
+    ia3_targets=("key", "value", "hidden"),
     retrieval_dim=8,
     num_segment_embeddings=4,
     adapters_late_only=False,
@@ -51,11 +51,6 @@ class Backbone(NamedTuple):
     config: ModelConfig
     params: Any
     vocabulary: Vocabulary
-
-
-@pytest.fixture(scope="session")
-def shop_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return shop_rows.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))
 
 
 def backbone_config(vocabulary: Vocabulary) -> ModelConfig:
@@ -128,6 +123,7 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
                 head="linear",
                 num_segment_embeddings=4,
                 embedding_rank=2,
+                ia3_targets=("key", "value", "hidden"),  # type: ignore[call-arg]
             ),
             TaskSettings(kind="scoring", positive_classes=(7, 17)),
         ),
@@ -141,7 +137,13 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
             TaskSettings(kind="retrieval"),
         ),
         "titles": (
-            PromptConfig(num_prompts=2, adapter_rank=1, lora_rank=1, adapters_late_only=True),
+            PromptConfig(
+                num_prompts=2,
+                adapter_rank=1,
+                lora_rank=1,
+                ia3_targets=("hidden",),  # type: ignore[call-arg]
+                adapters_late_only=True,
+            ),
             TaskSettings(kind="language", target_length=12),
         ),
     }

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from m6rec_jax.bank.export import add_prompts, export_prompts
-from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.manifest import PromptManifest
+from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
-from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
+from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
@@ -27,7 +26,7 @@ from m6rec_jax.engine.model_folder import restore_model, save_assets
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import new_folder
-from m6rec_jax.model import ModelConfig, PromptConfig
+from m6rec_jax.model import PromptConfig
 from m6rec_jax.model.layout import prompt_leaves
 from tests.bank.conftest import Backbone, random_params
 
@@ -302,41 +301,3 @@ def test_metrics_that_are_no_numbers_are_left_out(
     }
     assert mine == {"mine/log_loss": 0.5}
     assert f"shop_ctr-list-{STEP}.json is no JSON object" in caplog.text
-
-
-def test_a_task_is_one_percent_of_the_backbone_on_disk(tmp_path: Path) -> None:
-    """Option-adapter tuning of the model in the MovieLens examples: bytes, not parameters."""
-    prompts = PromptConfig(num_prompts=16, num_options=2, head="option", adapter_rank=16)
-    config = ModelConfig(
-        vocab_size=8192,
-        embed_dim=128,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
-        num_heads=4,
-        head_dim=32,
-        mlp_dim=256,
-        logits_via_embedding=True,
-        prompts=prompts,
-    )
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.normal(size=leaf.of_task().shape).astype(np.float32)
-        for name, leaf in prompt_leaves(config).items()
-    }
-    manifest = PromptManifest(
-        task="ctr",
-        method="option_adapter",
-        date="",
-        backbone_fingerprint="",
-        backbone_size=1_836_800,  # as test_tuning_files counts it
-        vocabulary_fingerprint="",
-        prompts_fingerprint="",
-        model_config=config,
-        settings=TaskSettings(),
-        metrics={},
-        source={},
-        tensors=tensor_specs(tensors),
-    )
-    folder = BankFolder(tmp_path / "bank").add(TaskPrompts(manifest, tensors))
-    stored = sum(p.stat().st_size for p in (folder / "prompts").rglob("*") if p.is_file())
-    assert 0.008 < stored / (4 * manifest.backbone_size) < 0.012

@@ -1,11 +1,9 @@
 """The table of phone models: what its runs train, and that they find the runs they learn from."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gin
 import numpy as np
 import pytest
 
@@ -15,17 +13,12 @@ from benchmarks.results_section import Section
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 COLUMNS = (
     *("parameters", "parameters_share", "nonzero_parameters", "bytes"),
     *("auc", "auc_share", "hit_rate@10", "ms_per_candidate"),
 )
-
-
-@pytest.fixture(autouse=True)
-def no_gin() -> Iterator[None]:
-    """Leaves no setting behind."""
-    yield
-    gin.clear_config()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The baselines get the project's own rows and splits."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +15,25 @@ from m6rec_jax.errors import DataError
 from tests.data.plain_splits import plain_split
 
 
-def write_shop(folder: Path, num_events: int) -> Dataset:
+@pytest.fixture
+def dataset(write_shop) -> Dataset:
     """Two users whose events stand mixed and share times, so that the tie-break matters."""
-    spec = {
-        "name": "shop",
-        "users": {"id": "uid", "columns": {"age": "int"}},
-        "items": {"id": "iid", "columns": {"genres": "list<string>"}},
-        "events": {"user": "uid", "item": "iid", "time": "at", "value": "stars"},
-        "label": {"at_least": 4},
-    }
-    (folder / "dataset.json").write_text(json.dumps(spec))
-    (folder / "users.csv").write_text("uid,age\nb,3\na,4\n")
-    (folder / "items.csv").write_text(
-        "iid,genres\n" + "".join(f"i{i},drama|war\n" for i in range(num_events))
-    )
     rng = np.random.default_rng(0)
-    rows = [
-        f"{user},i{item},{int(rng.integers(1, 4))},{int(rng.integers(1, 6))}\n"
-        for item in range(num_events)
-        for user in ("a", "b")
+    log = [
+        (user, item, float(rng.integers(1, 4)), float(rng.integers(1, 6)))
+        for item in range(20)
+        for user in (1, 0)
     ]
-    (folder / "events.csv").write_text("uid,iid,at,stars\n" + "".join(rows))
-    return Dataset.open(folder)
+    return Dataset.open(write_shop(log, num_users=2, num_items=20))
 
 
-def test_export_keeps_order_labels_and_splits(tmp_path: Path) -> None:
-    dataset = write_shop(tmp_path, 20)
+def test_export_keeps_order_labels_and_splits(dataset: Dataset, tmp_path: Path) -> None:
     counts = export(dataset, tmp_path / "out")
     assert counts["per_user_temporal"] == {"train": 32, "validation": 4, "test": 4}
     assert counts["leave_one_out"] == {"train": 36, "validation": 2, "test": 2}
     data = read_exported(tmp_path / "out")
-    assert data.users.column("user_id").to_pylist() == ["b", "a"]
-    assert data.items.column("genres").to_pylist()[0] == ["drama", "war"]
+    assert data.users.column("user_id").to_pylist() == ["u0", "u1"]
+    assert data.items.column("tags").to_pylist()[0] == ["red", "green"]
 
     # By hand: a user's rows by time, and among equal times as the file has them.
     events = dataset.events().to_pylist()
@@ -78,8 +64,9 @@ def test_export_keeps_order_labels_and_splits(tmp_path: Path) -> None:
     assert theirs == ours
 
 
-def test_few_shot_splits_keep_the_rows_that_ours_learn_from(tmp_path: Path) -> None:
-    dataset = write_shop(tmp_path, 20)
+def test_few_shot_splits_keep_the_rows_that_ours_learn_from(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     counts = export(dataset, tmp_path / "out", [(7, 3), (None, 0)])
     assert counts["few_shot_7_3"] == {"train": 7, "validation": 4, "test": 4, "excluded": 25}
     assert counts["few_shot_all_0"] == {"train": 32, "validation": 4, "test": 4}

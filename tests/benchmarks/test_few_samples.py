@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import gin
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from m6rec_jax.data.splits import Split
 from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.layout import prompt_leaves
+
+pytestmark = pytest.mark.usefixtures("no_gin")
 
 
 def run_of(seed: int) -> Run:
@@ -84,6 +87,11 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert len(made) == done
     assert few_samples.main([*arguments, "--methods", "means", "--force"]) == 0
     assert {run[0] for run in made[done:]} == {"prepare"}
+    other = [*arguments, "--foundation", str(tmp_path / "other")]
+    assert few_samples.main(other) == 2
+    with pytest.raises(SystemExit):  # one name for two ways of tuning
+        few_samples.main([*other, "--model", "of another"])
+    assert few_samples.main([*other, "--model", "of another", "--methods", "tuning"]) == 0
 
 
 def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path: Path) -> None:
@@ -141,22 +149,6 @@ def test_what_another_command_made_meanwhile_is_not_made_again(
     assert len([run for run in made if run[0] == "option_adapter"]) == 1
 
 
-def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys) -> None:
-    arguments = ["--samples", "64", "--seeds", "0", "--foundation"]
-    assert few_samples.main([*arguments, str(tmp_path / "base")]) == 0
-    assert few_samples.main([*arguments, str(tmp_path / "other")]) == 2
-    assert "a study is of one foundation" in capsys.readouterr().err
-    named = [*arguments, str(tmp_path / "other"), "--model", "of another"]
-    with pytest.raises(SystemExit):  # one name for two ways of tuning
-        few_samples.main(named)
-    assert few_samples.main([*named, "--methods", "user_mean", "tuning"]) == 0
-    rows = read_results(tmp_path / "few_samples.json").rows
-    assert {row["model"] for row in rows} == {
-        *(few_samples.USER_MEAN, MEANS, REGRESSION, TUNED, AVERAGED),
-        "of another",
-    }
-
-
 def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
     assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
@@ -168,21 +160,16 @@ def test_a_sample_knows_nothing_else(made) -> None:
 @pytest.mark.parametrize("titles", [False, True])
 @pytest.mark.parametrize("method", TUNINGS)
 def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
-    import gin
-
     files = TUNINGS[method].files(titles)
-    try:
-        configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
-        assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
-        assert gin.query_parameter("Validation.best_metric") == "validation/auc"
-        # What learns at a rate, or in a way, of its own is called so.
-        config = ModelConfig()
-        names = set(prompt_leaves(config))
-        whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
-        assert all(any(name in leaf for leaf in names) for name in whole)
-        assert (config.prompts.embedding_rank > 0) == (method == "averaged")
-        configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
-        candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
-    finally:
-        gin.clear_config()
+    configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
+    assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
+    assert gin.query_parameter("Validation.best_metric") == "validation/auc"
+    # What learns at a rate, or in a way, of its own is called so.
+    config = ModelConfig()
+    names = set(prompt_leaves(config))
+    whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
+    assert all(any(name in leaf for leaf in names) for name in whole)
+    assert (config.prompts.embedding_rank > 0) == (method == "averaged")
+    configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
+    candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
     assert ("{awards}" in candidate) != titles

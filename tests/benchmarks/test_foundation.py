@@ -3,12 +3,19 @@
 import json
 from pathlib import Path
 
+import gin
 import pytest
 
 from benchmarks import foundation, movielens
 from benchmarks.provenance import ROOT
+from benchmarks.tuning import TASKS
+from m6rec_jax import configuration
 from m6rec_jax.data import sources
 from m6rec_jax.errors import DataError
+from m6rec_jax.pipeline.registration import evaluated_tasks
+from tests.benchmarks.conftest import recorded
+
+pytestmark = pytest.mark.usefixtures("no_gin")
 
 FIGURES = {"chitchat_infilling/perplexity": 9.5, "chitchat_infilling/loss": 2.3}
 
@@ -17,15 +24,11 @@ FIGURES = {"chitchat_infilling/perplexity": 9.5, "chitchat_infilling/loss": 2.3}
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     made: list[tuple[str, ...]] = []
 
+    record = recorded(made, lambda call: FIGURES)
+
     def m6rec(*arguments: object) -> None:
-        texts = tuple(map(str, arguments))
-        made.append(texts)
-        bindings = dict(text.removeprefix("--gin.").split("=", 1) for text in texts if "=" in text)
-        if texts[0] == "train":
-            (Path(bindings["MODEL_DIR"].strip("'")) / "checkpoints").mkdir(parents=True)
-        if texts[0] == "eval":
-            Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(FIGURES))
-        if texts[0] == "vocab":
+        record(*arguments)
+        if arguments[0] == "vocab":
             path = tmp_path / "data" / "foundation" / "vocabulary.model"
             path.parent.mkdir(parents=True)
             path.touch()
@@ -79,54 +82,37 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
 
 def test_no_class_is_one_that_a_study_asks_for():
     """The second stage has other questions than the study, and reads films of training parts."""
-    import gin
-
-    from benchmarks.tuning import TASKS
-    from m6rec_jax import configuration
-    from m6rec_jax.pipeline.registration import evaluated_tasks
-
-    try:
-        configuration.parse_config(
-            [ROOT / foundation.pretrain_file(foundation.ANSWERS_NAME)],
-            ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"],
-        )
-        rates = gin.query_parameter("mixture_rates.rates")
-        tasks = {task.name: task for task in evaluated_tasks("foundation_answers")}
-        asked = {task.dataset for task in tasks.values() if task.view == "labelled_texts"}
-        assert asked == {"film-consensus", *foundation.QUESTIONS}
-        # Sentences of reviews are among them: films are in the same part of every corpus.
-        assert {task.split for task in tasks.values() if task.dataset in asked} == {"by_group"}
-        assert set(rates) <= set(tasks)
-        studied = set()
-        for name in TASKS:
-            with gin.unlock_config():
-                configuration.parse_config([ROOT / f"gin_configs/jobs/{name}.gin"])
-            task = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
-            studied |= {(one.dataset, one.view) for one in evaluated_tasks(task)}
-        assert not {(name, "labelled_texts") for name in asked} & studied
-    finally:
-        gin.clear_config()
+    configuration.parse_config(
+        [ROOT / foundation.pretrain_file(foundation.ANSWERS_NAME)],
+        ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"],
+    )
+    rates = gin.query_parameter("mixture_rates.rates")
+    tasks = {task.name: task for task in evaluated_tasks("foundation_answers")}
+    asked = {task.dataset for task in tasks.values() if task.view == "labelled_texts"}
+    assert asked == {"film-consensus", *foundation.QUESTIONS}
+    # Sentences of reviews are among them: films are in the same part of every corpus.
+    assert {task.split for task in tasks.values() if task.dataset in asked} == {"by_group"}
+    assert set(rates) <= set(tasks)
+    studied = set()
+    for name in TASKS:
+        with gin.unlock_config():
+            configuration.parse_config([ROOT / f"gin_configs/jobs/{name}.gin"])
+        task = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
+        studied |= {(one.dataset, one.view) for one in evaluated_tasks(task)}
+    assert not {(name, "labelled_texts") for name in asked} & studied
 
 
 def test_the_vocabulary_reads_what_the_foundation_reads():
     """Every source of the mixture is one of the vocabulary's, with the splits of the tasks."""
-    import gin
-
-    from m6rec_jax import configuration
-    from m6rec_jax.pipeline.registration import evaluated_tasks
-
-    try:
-        configuration.parse_config([ROOT / foundation.VOCABULARY])
-        read = {(d, s) for d, s, _ in gin.query_parameter("train_on_prepared.sources")}
-        shared = gin.query_parameter("train_on_prepared.shared")
-        configuration.parse_config(
-            [ROOT / foundation.pretrain_file(foundation.NAME)], ["MODEL_DIR = 'x'"]
-        )
-        assert gin.query_parameter("vocabulary_file.shared") == shared == foundation.NAME
-        tasks = evaluated_tasks("foundation")
-        rates = gin.query_parameter("mixture_rates.rates")
-    finally:
-        gin.clear_config()
+    configuration.parse_config([ROOT / foundation.VOCABULARY])
+    read = {(d, s) for d, s, _ in gin.query_parameter("train_on_prepared.sources")}
+    shared = gin.query_parameter("train_on_prepared.shared")
+    configuration.parse_config(
+        [ROOT / foundation.pretrain_file(foundation.NAME)], ["MODEL_DIR = 'x'"]
+    )
+    assert gin.query_parameter("vocabulary_file.shared") == shared == foundation.NAME
+    tasks = evaluated_tasks("foundation")
+    rates = gin.query_parameter("mixture_rates.rates")
     assert {(task.dataset, task.split) for task in tasks} == read
     assert set(rates) <= {task.name for task in tasks}
     assert not any("leave_one_out" in task.name for task in tasks)
@@ -135,11 +121,6 @@ def test_the_vocabulary_reads_what_the_foundation_reads():
 
 def test_the_foundation_of_books_reads_no_behaviour_about_films(calls, tmp_path):
     """Neither its tasks nor what it is trained with name a data set of films' ratings."""
-    import gin
-
-    from m6rec_jax import configuration
-    from m6rec_jax.pipeline.registration import evaluated_tasks
-
     name = foundation.BOOKS_NAME
     arguments = ["--books", "--output", str(tmp_path / "run"), "--eval-limit", "5"]
     assert foundation.main(arguments) == 0
@@ -149,12 +130,9 @@ def test_the_foundation_of_books_reads_no_behaviour_about_films(calls, tmp_path)
     assert trained[2] == foundation.pretrain_file(name)
     (evaluated,) = (call for call in calls if call[0] == "eval")
     assert f"--gin.MIXTURE_OR_TASK_NAME='{name}'" in evaluated
-    try:
-        configuration.parse_config([ROOT / trained[2]], ["MODEL_DIR = 'x'"])
-        tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-        rates = gin.query_parameter("mixture_rates.rates")
-    finally:
-        gin.clear_config()
+    configuration.parse_config([ROOT / trained[2]], ["MODEL_DIR = 'x'"])
+    tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+    rates = gin.query_parameter("mixture_rates.rates")
     assert {task.dataset for task in tasks} == {*foundation.TEXTS, foundation.RATED}
     assert set(rates) <= {task.name for task in tasks}
 

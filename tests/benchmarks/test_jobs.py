@@ -1,6 +1,5 @@
 """The study of jobs: what is run, from which foundation, and what stands in its rows."""
 
-import json
 from pathlib import Path
 
 import gin
@@ -16,13 +15,11 @@ from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
-from m6rec_jax.evaluation.ranking_calibration import KINDS as RANKED
+from m6rec_jax.evaluation.reranking import RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
+from tests.benchmarks.conftest import bindings_of, recorded
 
-
-def bindings_of(call: tuple[str, ...]) -> dict[str, str]:
-    pairs = (text.removeprefix("--gin.").split("=", 1) for text in call if "=" in text)
-    return {name: value.strip("'") for name, value in pairs}
+pytestmark = pytest.mark.usefixtures("no_gin")
 
 
 @pytest.fixture
@@ -30,37 +27,37 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     """The commands made; every figure of an evaluation of seed s is 0.5 + s / 100."""
     made: list[tuple[str, ...]] = []
 
-    def m6rec(*arguments: object) -> None:
-        call = tuple(map(str, arguments))
-        made.append(call)
+    def figures_of(call: tuple[str, ...]) -> dict[str, float]:
         bound = bindings_of(call)
-        if call[0] == "train":
-            (Path(bound["MODEL_DIR"]) / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if call[0] == "eval":
-            folder = Path(bound["MODEL_DIR"]).name
-            value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
-            # With weights it is of the hybrid.
-            value += 0.2 * any(
-                other[0] == "calibrate" and bindings_of(other)["MODEL_DIR"] == bound["MODEL_DIR"]
-                for other in made
-            )
-            job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
-            own = bound.get("MIXTURE_OR_TASK_NAME")
-            tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
-            # As the evaluator names them.
-            figures = {
-                f"{task}/{metric}" if len(tasks) > 1 else metric: value
-                for task in tasks
-                for metric in job.tests[task].metrics
-            }
-            figures |= {"popularity/auc": 0.4, "chance/auc": 0.3}
-            Path(bound["evaluate.output"]).write_text(json.dumps(figures))
-        if call[0] == "infer":
+        folder = Path(bound["MODEL_DIR"]).name
+        value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
+        # With weights it is of the hybrid.
+        value += 0.2 * any(
+            other[0] == "calibrate" and bindings_of(other)["MODEL_DIR"] == bound["MODEL_DIR"]
+            for other in made
+        )
+        job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
+        own = bound.get("MIXTURE_OR_TASK_NAME")
+        tasks = [t for t in job.tests if own in (None, t, job.compared_with.get(t))]
+        # As the evaluator names them.
+        figures = {
+            f"{task}/{metric}" if len(tasks) > 1 else metric: value
+            for task in tasks
+            for metric in job.tests[task].metrics
+        }
+        return figures | {"popularity/auc": 0.4, "chance/auc": 0.3}
+
+    record = recorded(made, figures_of)
+
+    def m6rec(*arguments: object) -> None:
+        record(*arguments)
+        if arguments[0] == "infer":
             rows = [
                 {"source": f"loved A|B\nFilm {n}", "prefix": "because", "written": f"text {n}."}
                 for n in range(99)
             ]
-            pq.write_table(pa.Table.from_pylist([r | {"reference": "So."} for r in rows]), call[-1])
+            table = pa.Table.from_pylist([row | {"reference": "So."} for row in rows])
+            pq.write_table(table, arguments[-1])
 
     def baselines_of(gin_file: str, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
         made.append(("baselines", gin_file))
@@ -91,25 +88,20 @@ def rows_in(tmp_path: Path) -> list[dict]:
 def test_files_and_tasks_of_every_job_fit_together(name: str) -> None:
     job = JOBS.get(name) or SINGLES[name]
     steps = ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
-    try:
-        configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", *job.eval_bindings])
-        tested = {
-            task.name for task in evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-        }
-        lengths = configuration.macro("TASK_FEATURE_LENGTHS")
-        shared = gin.query_parameter("vocabulary_file.shared")
-        if job.gin_file is not None:
-            configuration.parse_config([job.gin_file], [*steps, *job.bindings])
-            assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
-            assert gin.query_parameter("vocabulary_file.shared") == shared
-            assert configuration.macro("TRAINABLE") == "prompts"
-        if job.hybrid:
-            of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
-            configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", of_task])
-            (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-            assert task.kind in RANKED
-    finally:
-        gin.clear_config()
+    configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", *job.eval_bindings])
+    tested = {task.name for task in evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))}
+    lengths = configuration.macro("TASK_FEATURE_LENGTHS")
+    shared = gin.query_parameter("vocabulary_file.shared")
+    if job.gin_file is not None:
+        configuration.parse_config([job.gin_file], [*steps, *job.bindings])
+        assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
+        assert gin.query_parameter("vocabulary_file.shared") == shared
+        assert configuration.macro("TRAINABLE") == "prompts"
+    if job.hybrid:
+        of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
+        configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", of_task])
+        (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+        assert task.kind in RANKED
     assert set(job.tests) <= tested
     assert shared == foundation.NAME
 
@@ -122,12 +114,9 @@ def test_no_two_jobs_have_rows_of_one_key() -> None:
 
 
 def test_the_single_runs_read_as_many_rows_as_the_run_of_all_jobs() -> None:
-    try:
-        configuration.parse_config([JOBS["all_jobs"].gin_file], ["MODEL_DIR='x'"])
-        steps = configuration.macro("TRAIN_STEPS")
-        rates = gin.query_parameter("mixture_rates.rates")
-    finally:
-        gin.clear_config()
+    configuration.parse_config([JOBS["all_jobs"].gin_file], ["MODEL_DIR='x'"])
+    steps = configuration.macro("TRAIN_STEPS")
+    rates = gin.query_parameter("mixture_rates.rates")
     of_single: dict[str, float] = {}
     for task, own in JOBS["all_jobs"].compared_with.items():
         of_single[own] = of_single.get(own, 0) + rates[task]

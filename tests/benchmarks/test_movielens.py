@@ -1,34 +1,21 @@
 """The examples over seeds: what is run, with which files, and what is kept."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import movielens
 from benchmarks.results_file import read_results
+from tests.benchmarks.conftest import recorded
 
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The commands; a training run makes its folder, an evaluation its figures."""
     made: list[tuple[str, ...]] = []
-
-    def m6rec(*arguments: object) -> None:
-        texts = tuple(map(str, arguments))
-        made.append(texts)
-        bindings = dict(text.removeprefix("--gin.").split("=", 1) for text in texts if "=" in text)
-        if texts[0] == "train":
-            (Path(bindings["MODEL_DIR"].strip("'")) / "checkpoints").mkdir(
-                parents=True, exist_ok=True
-            )
-        if texts[0] == "eval":
-            names = (*movielens._CTR, *movielens._RETRIEVAL, *movielens._UNSEEN, "num_users")
-            figures = dict.fromkeys(names, 0.5)
-            figures |= {"popularity/auc": 0.4, "user_and_item_mean/log_loss": 0.6}
-            Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(figures))
-
-    monkeypatch.setattr(movielens, "m6rec", m6rec)
+    names = (*movielens._CTR, *movielens._RETRIEVAL, *movielens._UNSEEN, "num_users")
+    figures = dict.fromkeys(names, 0.5)
+    figures |= {"popularity/auc": 0.4, "user_and_item_mean/log_loss": 0.6}
+    monkeypatch.setattr(movielens, "m6rec", recorded(made, lambda call: figures))
     monkeypatch.setattr(movielens, "results_path", lambda name: tmp_path / f"{name}.json")
     return made
 

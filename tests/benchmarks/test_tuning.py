@@ -1,9 +1,7 @@
 """The study of tuning: what is run, what is kept, and what follows from it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import gin
 import pytest
 
 from benchmarks import tuning
@@ -11,12 +9,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import read_results
 from m6rec_jax import configuration
 
-
-@pytest.fixture(autouse=True)
-def no_gin() -> Iterator[None]:
-    """Leaves no setting behind."""
-    yield
-    gin.clear_config()
+pytestmark = pytest.mark.usefixtures("no_gin")
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ def test_files_of_every_run_fit_together(task: str, method: str) -> None:
         assert configuration.macro("NUM_PROMPTS") >= num_options
 
 
-def test_runs_are_made_once_and_compared(made, tmp_path: Path) -> None:
+def test_runs_are_made_once_and_compared(made, tmp_path: Path, capsys) -> None:
     arguments = ["--foundation", str(tmp_path / "base"), "--seeds", "0", "1"]
     arguments += ["--methods", "full", "option", "prompt"]
     assert tuning.main(arguments) == 0
@@ -78,6 +71,9 @@ def test_runs_are_made_once_and_compared(made, tmp_path: Path) -> None:
     assert {row["steps_to_90_percent"] for row in means if row["method"] == "prompt"} == {None}
     assert tuning.main([*arguments, "--tasks", "movielens_ctr", "--force"]) == 0
     assert len(made) == 2 * 3 * (len(tuning.TASKS) + 1)
+    # Neither are rows that stand taken for those asked for, nor others put beside them.
+    assert tuning.main([*arguments, "--gin.TRAIN_STEPS=480"]) == 2
+    assert "given --gin.TRAIN_STEPS=480" in capsys.readouterr().err
 
 
 def test_commands_side_by_side_leave_nothing_out(made, tmp_path: Path, monkeypatch) -> None:
@@ -97,24 +93,6 @@ def test_commands_side_by_side_leave_nothing_out(made, tmp_path: Path, monkeypat
         r for r in read_results(tmp_path / "tuning.json").rows if r["task"] == "mean over tasks"
     ]
     assert [row["method"] for row in means] == ["full"]
-
-
-def test_one_table_is_of_one_budget(made, tmp_path: Path, capsys) -> None:
-    arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
-    arguments += ["--methods", "option", "--seeds"]
-    assert tuning.main([*arguments, "0"]) == 0
-    (row, *_) = read_results(tmp_path / "tuning.json").rows
-    assert (row["bindings"], row["train_steps"]) == ([], 160)
-    # Neither are rows that stand taken for those asked for, nor others put beside them.
-    for seed in "01":
-        assert tuning.main([*arguments, seed, "--gin.TRAIN_STEPS=480"]) == 2
-        said = capsys.readouterr().err
-        assert "made with no gin bindings, but this study is given --gin.TRAIN_STEPS=480" in said
-    assert made == [("movielens_ctr", "option", 0)]
-    (tmp_path / "tuning.json").unlink()
-    assert tuning.main([*arguments, "1", "--gin.TRAIN_STEPS=480"]) == 0
-    (row, *_) = read_results(tmp_path / "tuning.json").rows
-    assert (row["bindings"], row["train_steps"]) == (["TRAIN_STEPS=480"], 480)
 
 
 def test_steps_to_a_share_of_what_full_fine_tuning_gains() -> None:

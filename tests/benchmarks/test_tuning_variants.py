@@ -12,6 +12,8 @@ from benchmarks.tuned_run import Run
 from benchmarks.tuning import files_of
 from m6rec_jax import configuration
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 Made = list[tuple[list[str], list[str]]]
 
 
@@ -39,17 +41,12 @@ def test_settings_exist_and_the_studys_own_value_is_among_them(name: str) -> Non
     variant = variants.VARIANTS[name]
     unused = ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
     seen = set()
-    try:
-        configuration.parse_config(files_of("movielens_ctr", variant.method), unused)
+    configuration.parse_config(files_of("movielens_ctr", variant.method), unused)
+    seen.add(gin.config_str())
+    for value in variant.values:
+        changed = [f"{variant.setting}={value}"]
+        configuration.parse_config(files_of("movielens_ctr", variant.method), [*unused, *changed])
         seen.add(gin.config_str())
-        for value in variant.values:
-            changed = [f"{variant.setting}={value}"]
-            configuration.parse_config(
-                files_of("movielens_ctr", variant.method), [*unused, *changed]
-            )
-            seen.add(gin.config_str())
-    finally:
-        gin.clear_config()
     # A default that no file names is told anew.
     own = 1 if variant.setting == "PromptConfig.adapter_scale" else 0
     assert len(seen) == len(variant.values) + own

@@ -41,7 +41,7 @@ def test_everything_else_matters(other: dict) -> None:
     assert fingerprint(other) != fingerprint(TREE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     npst.arrays(np.uint32, (3, 4)).map(lambda x: x.view(np.float32)),
     st.integers(0, 11),

@@ -70,7 +70,6 @@ class Case:
 CASES = {
     "data parallel": Case({}, data_parallel()),
     "fully sharded": Case({"fsdp": 8}, fully_sharded()),
-    "fully sharded, two copies": Case({"fsdp": 4}, fully_sharded()),
     "2-D with tensor": Case({"fsdp": 4, "tensor": 2}, fully_sharded_2d()),
     # As in gin_configs/runs/compile_tuning.gin.
     TUNED: Case(

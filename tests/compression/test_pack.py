@@ -38,32 +38,42 @@ HISTORY = ["user, likes drama", "liked Ran, drama", "disliked Alien, science fic
 ITEMS = ["Heat, crime", "Ran, drama", "Alien, science fiction"]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[{}, {"embedding_rank": 6}, {"embedding_rank": 6, "logits_via_embedding": True}],
-    ids=["plain", "factorised", "factorised and tied"],
-)
-def run(request: Any, shop_vocabulary: Any, tmp_path_factory: Any) -> Path:
+def write_run(folder: Path, vocabulary: Any, **changes: Any) -> Path:
     """A run, half of whose weights are zero."""
-    model, variables = make_model(shop_vocabulary, **request.param)
+    model, variables = make_model(vocabulary, **changes)
     rng = np.random.default_rng(0)
     flat = flatten(variables)
     for name, leaf in flat.items():
         if name.startswith("params"):
             flat[name] = jax.numpy.asarray(leaf * (rng.random(leaf.shape) < 0.5))
-    folder = tmp_path_factory.mktemp("run")
-    return served_films.write_model(folder, model, nested(flat), shop_vocabulary)
+    return served_films.write_model(folder, model, nested(flat), vocabulary)
 
 
-@pytest.fixture(scope="module")
-def file(run: Path, tmp_path_factory: Any) -> Path:
-    path = tmp_path_factory.mktemp("packed") / "model.m6rec"
+def pack(run: Path, path: Path) -> Path:
     assert main(["compress", "pack", str(run), "--output", str(path)]) == 0
     return path
 
 
-def test_answers_are_those_of_the_dequantised_model(run: Path, file: Path) -> None:
-    packed, floats = load_model(file), load_model(run)
+@pytest.fixture(scope="module")
+def run(shop_vocabulary: Any, tmp_path_factory: Any) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"), shop_vocabulary)
+
+
+@pytest.fixture(scope="module")
+def file(run: Path, tmp_path_factory: Any) -> Path:
+    return pack(run, tmp_path_factory.mktemp("packed") / "model.m6rec")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"embedding_rank": 6}, {"embedding_rank": 6, "logits_via_embedding": True}],
+    ids=["plain", "factorised", "factorised and tied"],
+)
+def test_answers_are_those_of_the_dequantised_model(
+    changes: dict[str, Any], shop_vocabulary: Any, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", shop_vocabulary, **changes)
+    packed, floats = load_model(pack(run, tmp_path / "model.m6rec")), load_model(run)
     flat = flatten(packed.variables)
     before = flatten(floats.variables)
     for name in before:
@@ -113,13 +123,7 @@ def test_fewer_bits_take_fewer_bytes(
 
 def broken(file: Path, folder: Path, kind: str) -> Path:
     path = folder / "broken.m6rec"
-    data = bytearray(file.read_bytes())
-    if kind == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif kind == "flipped":
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-    elif kind == "another's weights":
+    if kind == "another's weights":
         with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
             for name in old.namelist():
                 content = old.read(name)
@@ -129,7 +133,7 @@ def broken(file: Path, folder: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["truncated", "flipped", "another's weights", "text"])
+@pytest.mark.parametrize("kind", ["another's weights", "text"])
 def test_what_is_damaged_is_refused(kind: str, file: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"broken\.m6rec is (no packed model|damaged)"):
         load_model(broken(file, tmp_path, kind))
@@ -152,8 +156,7 @@ def test_bytes_of_parameters_are_those_that_are_stored(
     half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), variables["params"])
     held = {**variables, "params": half}
     run = served_films.write_model(tmp_path / "run", model, held, shop_vocabulary)
-    file = tmp_path / "model.m6rec"
-    assert main(["compress", "pack", str(run), "--output", str(file)]) == 0
+    file = pack(run, tmp_path / "model.m6rec")
     for place, kept in ((run, held), (file, read_packed(file).variables)):
         capsys.readouterr()
         assert main(["params", str(place)]) == 0
@@ -165,8 +168,7 @@ def test_bytes_of_parameters_are_those_that_are_stored(
 def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> None:
     model, variables = make_model(shop_vocabulary, exit_losses="rising")
     run = served_films.write_model(tmp_path / "run", model, variables, shop_vocabulary)
-    file, output = tmp_path / "model.m6rec", tmp_path / "found.json"
-    assert main(["compress", "pack", str(run), "--output", str(file)]) == 0
+    file, output = pack(run, tmp_path / "model.m6rec"), tmp_path / "found.json"
     assert main(["edge", "bench", str(file), "--threads", "1", "--json", str(output)]) == 0
     found = json.loads(output.read_text())
     assert found["bytes"] == file.stat().st_size
@@ -246,7 +248,7 @@ def test_a_file_writes_nothing_outside_its_folder(name: str, file: Path, tmp_pat
         load_model(hostile)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_damage_is_refused(data: Any, file: Path, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())

@@ -103,7 +103,7 @@ def test_what_is_left(smaller: tuple[Any, Any, Any]) -> None:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=30))
 def test_any_text_survives(smaller: tuple[Any, Any, Any], text: str) -> None:
     old, new = (loaded.vocabulary for loaded in smaller[:2])

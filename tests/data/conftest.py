@@ -42,6 +42,17 @@ def _item(index: int) -> dict[str, Any]:
     return {"item_id": f"i{index}", "title": f"Thing {index}", "maker": maker, "tags": tags}
 
 
+def declare_parts(folder: Path, parts: Sequence[str | None]) -> None:
+    """Gives the events of a shop a column `fold`, which names the part of each."""
+    path, spec_file = folder / "events.parquet", folder / "dataset.json"
+    table = pq.read_table(path)
+    table = table.select([name for name in table.column_names if name != "fold"])
+    pq.write_table(table.append_column("fold", pa.array(parts)), path)
+    spec = json.loads(spec_file.read_text())
+    spec["events"]["part"] = "fold"
+    spec_file.write_text(json.dumps(spec))
+
+
 @pytest.fixture
 def write_shop(tmp_path: Path) -> WriteShop:
     """Writes a folder and returns it: `write_shop(events, labelled=True, name="shop", **spec)`.

@@ -261,24 +261,3 @@ def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
         patch.setattr(EventTable, "assign", lambda *_: assigned)
         Both(dataset, split.name, tmp_path, options).compare()
     assert np.isin(STATISTICS_PARTS, codes).all()
-
-
-def test_no_text_shows_the_future(write_shop, tmp_path: Path) -> None:
-    """The values of all events from a moment on are others: rows up to it read the same."""
-    log = random_log(5)
-    moment = float(np.median([time for _, _, time, _ in log]))
-    turned = [(*key, 6 - value if key[2] >= moment else value) for *key, value in log]
-    options = PrepareOptions(views=("groups",), group_size=3)
-    found = []
-    for name, events in (("one", log), ("other", turned)):
-        dataset = Dataset.open(write_shop(events, folder=name))
-        both = Both(dataset, "per_user_temporal", tmp_path / f"{name} out", options)
-        rows = [
-            json.loads(row)
-            for part in PARTS
-            for row in records(both.folder / "groups" / "1.0.0", "groups", part)
-        ]
-        told = ("group_id", "history", "candidates", "item_indices")
-        found.append([[row[name] for name in told] for row in rows if row["time"] <= moment])
-    assert len(found[0]) > 10
-    assert sorted(found[0]) == sorted(found[1])

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from m6rec_jax.data import splits
+from m6rec_jax import cli
 from m6rec_jax.data.corpora import (
     Corpus,
     CorpusOptions,
@@ -16,7 +16,6 @@ from m6rec_jax.data.corpora import (
     prepare_corpus,
     write_corpus,
 )
-from m6rec_jax.data.splits import TEST, TRAIN, VALIDATION, by_group
 from m6rec_jax.errors import ConfigError, DataError
 
 SPEC = {
@@ -119,22 +118,6 @@ def test_a_missing_column_is_named(tmp_path):
 # ---- splits
 
 
-def test_groups_go_to_the_same_part_in_every_corpus():
-    films = [f"film {n % 500}" for n in range(3000)]
-    codes = by_group(films)
-    parts = {}
-    for film, code in zip(films, codes.tolist(), strict=True):
-        assert parts.setdefault(film, code) == code
-    # Any other corpus, in any order.
-    assert by_group(["new", *reversed(films)])[1:].tolist() == codes[::-1].tolist()
-    shares = [(codes == part).mean() for part in (TRAIN, VALIDATION, TEST)]
-    # 500 groups: a standard deviation is below 0.02.
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.08)
-    assert by_group(films, seed=1).tolist() != codes.tolist()
-    with pytest.raises(DataError, match="leave something for test"):
-        by_group(films, train=0.9, validation=0.1)
-
-
 def test_tables_have_no_groups(tmp_path, write_shop):
     from m6rec_jax.data.event_table import assign
     from m6rec_jax.data.reading import Dataset
@@ -226,7 +209,23 @@ def test_splits_of_tables_do_not_fit_texts(notes, tmp_path):
         prepare_corpus(notes, tmp_path, "per_user_temporal", progress=False)
 
 
+@pytest.mark.usefixtures("no_gin")
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("check {notes} --quarantine {notes}.csv", "texts"),
+        ("check {notes} --json {notes}.json", "texts"),
+        ("prepare {notes} --engine ray", "texts"),
+        ("prepare --requests {notes}/texts.csv --engine ray", "requests"),
+    ],
+)
+def test_what_is_for_tables_alone_is_refused(tmp_path, capsys, words, what):
+    folder = tmp_path / "notes"
+    write(folder, "n1,fargo,Fargo,Snow.,sad\n")
+    assert cli.main(["data", *words.format(notes=folder).split()]) == cli.EXIT_USER_ERROR
+    assert f"for users, items and events, not {what}" in capsys.readouterr().err
+
+
 def test_impossible_options_are_refused():
     with pytest.raises(ConfigError, match="passage_words"):
         CorpusOptions(passage_words=0)
-    assert splits.PARTS == ("train", "validation", "test")

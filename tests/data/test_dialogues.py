@@ -9,9 +9,13 @@ from m6rec_jax.data import text_views
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.dialogue_files import read_inspired
 from m6rec_jax.data.dialogues import DialogueOptions, dialogue_summary, prepare_dialogues
+from m6rec_jax.data.joined_attributes import JoinedAttributes
+from m6rec_jax.data.reading import write_dataset
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import by_group
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
+from m6rec_jax.text.records import Item
 from tests.data import dialogue_files as files
 
 
@@ -66,8 +70,14 @@ def test_every_recommended_item_is_a_row(prepared):
     assert heat["turn_index"] == rows["d0/2/Alien (1979)"]["turn_index"]
 
 
-def test_a_dialogue_is_in_one_part(prepared):
-    codes = by_group([f"d{number}" for number in range(60)])
+@pytest.mark.parametrize("shares", [{}, {"train": 0.5, "validation": 0.1}])
+def test_a_dialogue_is_in_one_part(tmp_path, shares):
+    """In that which its hash and the shares of the description say."""
+    folder = files.write_inspired_folder(tmp_path / "talks", 60)
+    spec = json.loads((folder / "dialogues.json").read_text())
+    (folder / "dialogues.json").write_text(json.dumps(spec | {"splits": {"by_group": shares}}))
+    prepared = prepare_dialogues(folder, tmp_path, progress=False)
+    codes = by_group([f"d{number}" for number in range(60)], **shares)
     for view in ("replies", "recommendations"):
         for code, part in enumerate(PARTS):
             found = {row["user_id"] for row in read_rows(prepared, view, part)}
@@ -165,19 +175,37 @@ def test_a_wrong_description_is_told(tmp_path, changes, message):
         prepare_dialogues(folder, tmp_path)
 
 
-def test_the_description_says_what_share_trains(tmp_path):
-    folder = files.write_inspired_folder(tmp_path / "talks", 60)
-    spec = json.loads((folder / "dialogues.json").read_text())
-    shares = {"train": 0.5, "validation": 0.1}
-    (folder / "dialogues.json").write_text(json.dumps(spec | {"splits": {"by_group": shares}}))
-    prepared = prepare_dialogues(folder, tmp_path, progress=False)
-    codes = by_group([f"d{number}" for number in range(60)], **shares)
-    for code, part in enumerate(PARTS):
-        found = {row["user_id"] for row in read_rows(prepared, "replies", part)}
-        assert found == {f"d{n}" for n in range(60) if codes[n] == code}
+def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
+    kinds = {"title": "string", "year": "int", "genres": "list<string>"}
+    spec = DatasetSpec.from_dict(
+        {
+            "name": "films",
+            "users": {"file": "u.parquet", "id": "user", "columns": {}},
+            "items": {"file": "i.parquet", "id": "item", "columns": kinds},
+            "events": {"file": "e.parquet", "user": "user", "item": "item", "time": "time"},
+        }
+    )
+    films = [("Heat", 1995), ("Big", 1988), ("Big", 1989), ("Alien", 1979), ("Alien", 1981)]
+    films.append(("!", 2000))
+    items = [
+        {"item": f"{title} {year}", "title": title, "year": year, "genres": [f"of {year}"]}
+        for title, year in films
+    ]
+    write_dataset(tmp_path, spec, [{"user": "u"}], items, [], {"time": "int"})
+    asked = [("heat!", 1996), ("Heat", 1997), ("Big", 1989), ("Alien", 1980), ("?", 2000)]
+    joined, known = JoinedAttributes(tmp_path, ["genres", "colour"]).joined(
+        [Item("", {"title": title, "year": year}) for title, year in [*asked, ("Big", None)]]
+    )
+    # A year apart, too far, the nearer of two, two as near, and of no title or no year.
+    assert [item.attributes["genres"] for item in joined] == [
+        *(("of 1995",), None, ("of 1989",), None, None, None)
+    ]
+    assert known == 2
 
 
 def test_too_few_dialogues_are_told(tmp_path):
+    with pytest.raises(DataError, match=r"the files of dialogues\.json hold no dialogue"):
+        prepare_dialogues(files.write_inspired_folder(tmp_path / "none", 0), tmp_path)
     folder = files.write_inspired_folder(tmp_path / "talks", 1)
     with pytest.raises(DataError, match="of the 1 dialogues is empty"):
         prepare_dialogues(folder, tmp_path)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.data import ease
@@ -29,7 +29,6 @@ def by_hand(events, options: EaseOptions) -> np.ndarray:
     return weights
 
 
-@settings(deadline=None)
 @given(
     events=EVENTS,
     past=st.lists(st.integers(0, NUM_ITEMS + 1), max_size=6),

@@ -64,6 +64,12 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     assert (spec.users.id, spec.users.file) == ("user_id", "users.parquet")
     assert any("positives are ratings of at least 4: 41% of 49 events" in line for line in said)
     assert check_dataset(tmp_path).ok
+    for name in ("dataset.json", "users.parquet"):
+        (tmp_path / name).unlink()
+    draft_dataset([tmp_path / "movies.csv", tmp_path / "ratings.csv"], at_least=3)
+    spec = DatasetSpec.load(tmp_path)
+    assert spec.label.at_least == 3
+    assert spec.template["outcomes"] == [{"at_least": 3, "text": "liked"}, {"text": "disliked"}]
 
 
 def test_empty_cells_do_not_mislead(tmp_path: Path) -> None:
@@ -103,7 +109,8 @@ def test_ordinary_headers_give_a_draft_that_is_accepted(tmp_path: Path) -> None:
         write(tmp_path / "catalog.csv", ",item_id,title,ago,outcome,id,b{c}, d", items),
         write(tmp_path / "things.csv", ",user_id,item_id,at,rating", events),
     ]
-    draft_dataset(tables)
+    said = draft_dataset(tables)
+    assert "columns not used, whose names mean something else: ago, id, outcome" in said
     spec = DatasetSpec.load(tmp_path)
     assert spec.events.file == "things.csv"
     assert spec.template["item"] == "{title}"

@@ -116,7 +116,7 @@ tables = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tables, st.data(), st.sampled_from(["\n", "\r\n"]), st.sampled_from([16, 64, 1 << 20]))
 def test_tables_come_back_from_atomic_files(
     made: dict[str, Any], data: st.DataObject, end: str, block: int
@@ -282,7 +282,7 @@ sequences = st.dictionaries(
 ).filter(lambda made: any({"1", "2", "3"} & set(items) for items in made.values()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sequences, st.sampled_from([" ", "\t", "  "]), st.booleans(), st.sampled_from([8, 1 << 20]))
 def test_sequences_as_a_loop_reads_them(
     made: dict[str, list[str]], blank: str, header: bool, block: int

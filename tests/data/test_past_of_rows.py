@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows, seen_items
+from tests.data.conftest import declare_parts
 
 SPLITS = (
     *("leave_one_out", "per_user_temporal", "by_user:train=0.4,validation=0.3,seed=1"),
@@ -35,12 +33,8 @@ def test_the_past_is_what_the_split_shows(write_shop: Any, tmp_path: Path, split
         for user in range(8)
     ]
     folder = write_shop(log)
-    table = pq.read_table(folder / "events.parquet")
     drawn = np.random.default_rng(0).choice([*PART_NAMES], len(log), p=[0.4, 0.3, 0.2, 0.1])
-    pq.write_table(table.append_column("fold", pa.array(drawn)), folder / "events.parquet")
-    spec = json.loads((folder / "dataset.json").read_text())
-    spec["events"]["part"] = "fold"
-    (folder / "dataset.json").write_text(json.dumps(spec))
+    declare_parts(folder, drawn.tolist())
     options = PrepareOptions(
         views=("next_items", "reranking", "catalogue"), next_items_size=1, reranking_negatives=1
     )

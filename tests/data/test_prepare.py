@@ -7,7 +7,6 @@ from typing import Any
 
 import gin
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import prepare as prepare_module
@@ -19,8 +18,7 @@ from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
-from m6rec_jax.data.views import RowWriter
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
@@ -270,30 +268,6 @@ def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path)
             run(folder, out, views=(view,))
 
 
-def test_held_out_items_are_in_no_training_text(write_shop, tmp_path: Path) -> None:
-    prepared = run(write_shop(log()), tmp_path / "out", "held_out_items:fraction=0.3,seed=1")
-    held_out = prepared.catalogue().held_out
-    titles = [f"Thing {index}" for index in np.flatnonzero(held_out)]
-    assert titles
-    assert prepared.manifest["counts"]["held_out_items"] == len(titles)
-    text = (
-        " ".join(
-            " ".join([*row.get("history", row.get("source", [])), *row.get("candidates", [])])
-            + " ".join(row.get("items", []))
-            + row.get("target", "")
-            for view in ("groups", "next_items", "documents")
-            for part in ("train", "validation")
-            for row in rows_of(prepared, view, part)
-        )
-        .replace(",", " ")
-        .replace(".", " ")
-        + " "
-    )
-    for title in titles:
-        assert f"{title} " not in text
-    assert "Thing 1 " in text or held_out[1]
-
-
 def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
     folder = write_shop(log(per_user=6), labelled=False)
     prepared = run(folder, tmp_path / "out", views=("groups",), group_size=10)
@@ -410,19 +384,6 @@ def test_sentence() -> None:
     assert [sentence(text) for text in ("a", "a.", "a?", " a ", "")] == ["a.", "a.", "a?", "a.", ""]
 
 
-def test_rows_of_each_part_are_in_one_file_in_their_order(tmp_path: Path) -> None:
-    writer = RowWriter(tmp_path, "catalogue", buffer_rows=3)
-    for index in range(7):
-        part = "test" if index == 4 else "train"
-        writer.write(part, {"item_id": str(index), "item_index": index, "text": ""})
-    writer.close()
-    found = {
-        path.stem: pq.read_table(path)["item_index"].to_pylist() for path in tmp_path.iterdir()
-    }
-    assert found == {"train": [0, 1, 2, 3, 5, 6], "test": [4]}
-    assert writer.num_rows == {"train": 6, "test": 1}
-
-
 def test_errors(write_shop, tmp_path: Path) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
@@ -472,30 +433,6 @@ def test_errors(write_shop, tmp_path: Path) -> None:
     (prepared.folder / "prepare.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         Prepared.open(out, "shop", "per_user_temporal")
-
-
-def test_served_features_equal_trained_ones(write_shop, tmp_path: Path) -> None:
-    """Where training ends at a time, later rows' text can be made again from the artifact alone."""
-    prepared = run(write_shop(log()), tmp_path / "out", "global_temporal", views=("groups",))
-    statistics, template = prepared.statistics(), prepared.template()
-    catalogue = prepared.catalogue()
-    rows = rows_of(prepared, "groups", "validation")
-    assert rows
-    for row in rows:
-        for index, text in zip(row["item_indices"], row["candidates"], strict=True):
-            item = catalogue.items[index]
-            told = statistics.features(row["user_id"], item, row["time"])
-            assert template.candidate(item, told) == text
-
-
-def test_as_of_takes_in_what_remains() -> None:
-    statistics = Statistics()
-    events = [(Event("u", "i", float(time)), Item("i", {})) for time in range(5)]
-    seen = [
-        statistics.count for _ in as_of(statistics.update, events, [0.0, 2.5, 2.5], lambda t: t)
-    ]
-    assert seen == [0, 3, 3]
-    assert statistics.count == 5
 
 
 def test_statistics_of_another_format_are_made_again(

@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -163,15 +162,6 @@ def test_a_spreadsheet_is_to_be_saved_as_csv(shop):
     assert "items.xlsx is Excel's: save it there as 'CSV UTF-8" in error_of(shop)
 
 
-def test_an_id_that_became_a_float_is_recognised(shop):
-    (shop / "items.csv").write_bytes((shop / "items.csv").read_bytes().replace(b"\n000", b"\n"))
-    events = (shop / "events.csv").read_bytes()
-    (shop / "events.csv").write_bytes(re.sub(rb",000(\d)", rb",\1.0", events))
-    assert ".0' is not in the items table (a whole number that was written as a float? write " in (
-        error_of(shop)
-    )
-
-
 @pytest.mark.parametrize(
     ("factor", "unit"), [(1000, "milli"), (1_000_000, "micro"), (1_000_000_000, "nano")]
 )
@@ -192,6 +182,21 @@ def test_declared_file_that_does_not_exist(shop):
     message = error_of(shop)
     assert "item.csv does not exist" in message
     assert "did you mean 'items.csv'?" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("item-*.csv", "no file matches 'item-*.csv' (items.file in dataset.json)"),
+        ("items.[cp]*", "'items.[cp]*' matches both Parquet and CSV files; keep one kind"),
+        ("items.txt", "'items.txt' is neither .parquet nor .csv"),
+    ],
+)
+def test_declared_files_that_are_no_table(shop, file, message):
+    for name in ("items.parquet", "items.txt"):
+        (shop / name).touch()
+    edit(shop / "dataset.json", b'"id": "sku"', f'"id": "sku", "file": "{file}"'.encode())
+    assert message in error_of(shop)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 200, -1])
@@ -225,12 +230,6 @@ def test_invalid_utf8_names_row_and_byte(shop):
 def test_invalid_utf8_in_the_header(shop):
     edit(shop / "users.csv", b"city", b"cit\xe9")
     assert "users.csv: invalid UTF-8 in the header (byte 0xe9)" in error_of(shop)
-
-
-def test_a_file_in_utf16_is_refused(shop):
-    text = (shop / "users.csv").read_text()
-    (shop / "users.csv").write_text(text, encoding="utf-16")
-    assert "users.csv: invalid UTF-8 in the header" in error_of(shop)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(shop):

@@ -150,7 +150,7 @@ def test_a_row_in_two_splits_is_refused(tmp_path):
 
 
 @given(st.lists(st.sampled_from(["train", "validation", "test", "none"]), min_size=1, max_size=10))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_assignment_comes_back(tmp_path_factory, splits):
     folder = tmp_path_factory.mktemp("reviews")
     index = {name: [i for i, split in enumerate(splits) if split == name] for name in INDEX}

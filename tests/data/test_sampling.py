@@ -13,6 +13,7 @@ from m6rec_jax.data.sampling import sample_dataset
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.templates import DatasetTemplate
+from tests.data.conftest import declare_parts
 
 
 @pytest.fixture
@@ -55,6 +56,19 @@ def test_a_sample_of_all_users_is_the_core(shop, tmp_path):
     original = Dataset.open(shop)
     assert dataset.spec.template == original.spec.template
     assert dataset.item_records[0] in original.item_records
+
+
+def test_events_keep_the_parts_that_a_column_names(shop, tmp_path):
+    """Also where they are read in more than one batch."""
+    drawn = np.random.default_rng(1).choice([*PART_NAMES], len(rows(shop)))
+    declare_parts(shop, drawn.tolist())
+    events = shop / "events.parquet"
+    pq.write_table(pq.read_table(events), events, row_group_size=7)
+    folder = sample_dataset(shop, tmp_path, min_user_events=4, min_item_events=3, progress=False)
+    parts = dict(zip(rows(shop), Dataset.open(shop).event_parts().tolist(), strict=True))
+    kept = Dataset.open(folder).event_parts().tolist()
+    assert kept == [parts[row] for row in rows(folder)]
+    assert 7 < len(kept) < len(parts)
 
 
 def test_no_other_data_set_is_written_over(shop, write_shop, tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from m6rec_jax.data.schema import DatasetSpec, LabelSpec, StatisticsSpec
+from m6rec_jax.data.schema import DatasetSpec, LabelSpec
 from m6rec_jax.errors import DataError
 
 RAW = {
@@ -36,20 +36,6 @@ def changed(path, value):
     else:
         section[last] = value
     return raw
-
-
-def test_parses_every_key():
-    spec = DatasetSpec.from_dict(RAW)
-    assert spec.name == "shop"
-    assert spec.users.columns == {"age": "int"}
-    assert spec.users.file is None
-    assert spec.items.file == "items.csv"
-    assert tuple(spec.events.kinds) == ("user_id", "item_id", "time", "rating")
-    assert spec.label == LabelSpec(at_least=4)
-    assert spec.repeats_count
-    assert spec.statistics == StatisticsSpec(by=("tags",))
-    assert spec.template == {"event": "{outcome}"}
-    assert spec.splits == {"leave_one_out": {}}
 
 
 def test_round_trip(tmp_path):

@@ -1,12 +1,16 @@
 """Prepared rows as they are shown, and what is told of them."""
 
+import json
+
 import numpy as np
+import pytest
 
 from m6rec_jax import cli
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import Catalogue
+from m6rec_jax.data.prepared import Catalogue, Prepared
 from m6rec_jax.data.show import show_catalogue, show_rows
+from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
 
 ROW = {
@@ -79,3 +83,31 @@ def test_a_part_that_is_not_there_is_named(write_shop, tmp_path, monkeypatch, ca
     shown = capsys.readouterr().out
     assert "next_items, row 0: user_id u" in shown
     assert "catalogue, row 0" not in shown  # which has no such part
+    assert cli.main(["data", "show", "shop", "--view", "catalogue", "--rows", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "catalogue, row 0: item_id i" in shown
+    assert "next_items" not in shown
+
+
+def test_a_split_is_found_by_the_name_of_its_data_set(tmp_path) -> None:
+    def prepared(name: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "prepare.json").write_text(json.dumps({"of": name}))
+
+    def found(name: str) -> str:
+        return Prepared.find(tmp_path, name).manifest["of"]
+
+    for name in ("shop.leave_one_out", "my.shop.leave_one_out", "shop.eu.by_user"):
+        prepared(name)
+        assert found(name) == name
+    # Of another data set, "shop.eu", this one has no split.
+    assert found("shop") == "shop.leave_one_out"
+    assert found("my.shop") == "my.shop.leave_one_out"
+    with pytest.raises(DataError, match=r"holds no prepared 'my\.per_user_temporal'"):
+        found("my")
+    prepared("shop.global_temporal")
+    several = "shop has several splits; name one of shop.global_temporal, shop.leave_one_out$"
+    with pytest.raises(DataError, match=several):
+        found("shop")
+    prepared("shop.per_user_temporal")
+    assert found("shop") == "shop.per_user_temporal"

@@ -129,6 +129,7 @@ def test_home_comes_first(tmp_path, server, pip, registered):
     server.files["/toy.zip"] = ARCHIVE
     path, said = fetch(tmp_path)
     assert path == tmp_path / "toy"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755  # others can read it, too
     assert (path / "rows.csv").read_text() == "one\ntwo"
     assert server.asked == ["/toy.zip"]
     assert pip.commands == []
@@ -147,21 +148,14 @@ def test_home_comes_first(tmp_path, server, pip, registered):
     }
 
 
-def test_second_call_needs_no_network_and_builds_nothing(tmp_path, server, pip, registered):
-    builds = registered()
-    server.files["/toy.zip"] = ARCHIVE
-    first, _ = fetch(tmp_path)
-    second, said = fetch(tmp_path)
-    assert first == second
-    assert server.asked == ["/toy.zip"]
-    assert len(builds) == 1
-    assert "toy licence" in said
-
-
 def test_a_new_version_is_built_from_the_cached_files(tmp_path, server, pip, registered):
     builds = registered()
     server.files["/toy.zip"] = ARCHIVE
-    fetch(tmp_path)
+    first, _ = fetch(tmp_path)
+    again, said = fetch(tmp_path)
+    assert first == again
+    assert "toy licence" in said
+    assert len(builds) == 1
     registered(version=2)
     path, _ = fetch(tmp_path)
     assert len(builds) == 2
@@ -284,22 +278,18 @@ def test_missing_pip_is_explained(tmp_path, server, pip, registered):
         fetch(tmp_path)
 
 
-def test_files_placed_by_hand_are_taken(tmp_path, server, pip, registered):
-    registered()
-    folder = tmp_path / "raw" / "raw"
-    folder.mkdir(parents=True)
-    (folder / "rows.txt").write_bytes(CONTENT)
-    fetch(tmp_path)
-    assert server.asked == pip.commands == []
-
-
-def test_damaged_files_in_the_cache_are_fetched_again(tmp_path, server, pip, registered):
+@pytest.mark.parametrize(("placed", "asked"), [(CONTENT, []), (CONTENT[:-1], ["/toy.zip"])])
+def test_files_placed_by_hand_are_taken_unless_damaged(
+    tmp_path, server, pip, registered, placed, asked
+):
     registered()
     server.files["/toy.zip"] = ARCHIVE
     folder = tmp_path / "raw" / "raw"
     folder.mkdir(parents=True)
-    (folder / "rows.txt").write_bytes(CONTENT[:-1])
+    (folder / "rows.txt").write_bytes(placed)
     path, _ = fetch(tmp_path)
+    assert server.asked == asked
+    assert pip.commands == []
     assert (folder / "rows.txt").read_bytes() == CONTENT
     assert (path / "rows.csv").is_file()
 
@@ -333,12 +323,6 @@ def test_a_cache_folder_that_is_a_file(tmp_path, server, pip, registered):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="set M6REC_DATA_DIR to a folder that can"):
         fetch(tmp_path / "file")
-
-
-def test_the_folder_can_be_read_by_others(tmp_path, server, pip, registered):
-    registered()
-    path, _ = fetch(tmp_path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
 def test_unknown_names_are_told_the_closest():

@@ -3,8 +3,6 @@
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import splits
@@ -14,6 +12,7 @@ from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
+from tests.data.conftest import declare_parts
 from tests.data.plain_splits import plain_split
 
 
@@ -25,8 +24,8 @@ def test_users_stay_together() -> None:
     # A user is drawn by the own id: who else there is does not matter.
     assert splits.by_user(ids[7:9], seed=3).tolist() == codes[7:9].tolist()
     assert (splits.by_user(ids, seed=4) != codes[:400]).any()
-    with pytest.raises(DataError, match=r"split 'by_user': train=1\.0"):
-        splits.by_user(ids, train=1.0)
+    with pytest.raises(DataError, match=r"split 'by_user': train=0\.9.* something for test"):
+        splits.by_user(ids, train=0.9, validation=0.1)
 
 
 def test_a_column_names_the_parts(write_shop) -> None:
@@ -38,12 +37,7 @@ def test_a_column_names_the_parts(write_shop) -> None:
     names = random.permutation([*splits.PART_NAMES] * 3).tolist()
 
     def declared(names: list[str | None]) -> Dataset:
-        table = pq.read_table(folder / "events.parquet")
-        table = table.select(["user_id", "item_id", "time", "rating"])
-        pq.write_table(table.append_column("fold", pa.array(names)), folder / "events.parquet")
-        spec = json.loads((folder / "dataset.json").read_text())
-        spec["events"]["part"] = "fold"
-        (folder / "dataset.json").write_text(json.dumps(spec))
+        declare_parts(folder, names)
         return Dataset.open(folder)
 
     found = assign(declared(names), Split.parse("by_column"))
@@ -165,6 +159,7 @@ def test_assignments_are_those_of_the_definitions(seed: int, write_shop) -> None
     dataset = Dataset.open(write_shop(events, splits={"by_user": of_users}))
     per_user = plain_split("per_user_temporal", users, times)
     by_user = splits.by_user([f"u{user}" for user in users], **of_users)
+    held_out = splits.is_held_out([f"i{item}" for item in range(12)], fraction=0.3, seed=1)
     for split, expected in (
         ("per_user_temporal", per_user),
         (
@@ -175,6 +170,10 @@ def test_assignments_are_those_of_the_definitions(seed: int, write_shop) -> None
         ("global_temporal", plain_split("global_temporal", users, times)),
         ("global_temporal:train=0.5", plain_split("global_temporal", users, times, 0.5)),
         ("by_user", by_user),
+        (
+            "held_out_items:fraction=0.3,seed=1",
+            splits.without_held_out(per_user, held_out[items]),
+        ),
         ("few_shot:n=5", splits.few_shot(per_user, n=5, seed=0)),
         ("few_shot:n=5,of=by_user", splits.few_shot(by_user, n=5, seed=0)),
     ):

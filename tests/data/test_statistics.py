@@ -246,7 +246,7 @@ def close(name: str, found: Value, expected: Value) -> bool:
         return False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOGS, OPTIONS, st.booleans())
 def test_every_answer_equals_a_recount(
     events: list[Event], options: StatisticsOptions, labelled: bool
@@ -332,7 +332,7 @@ def test_items_that_are_valued_alike() -> None:
     assert alike.pairs.get(np.array([0]), np.array([1]))[1] == pytest.approx(-8 + 16 / 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LOGS, st.dictionaries(st.sampled_from([f"u{n}" for n in range(5)]), st.integers(0, 4)))
 def test_folding_in_what_a_user_did_after_its_own_last_event(
     events: list[Event], withheld: dict[str, int]
@@ -378,7 +378,7 @@ def test_purchases_have_no_shares() -> None:
     assert valued.features("u9", ITEMS[1])["user_taste_difference"] == "+0.00"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(LOGS, LOGS, OPTIONS, st.booleans())
 def test_a_saved_state_goes_on_as_before(
     tmp_path_factory: pytest.TempPathFactory,
@@ -443,7 +443,7 @@ def test_impossible_options(name: str) -> None:
         StatisticsOptions(factors=-1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.sets(st.tuples(st.integers(0, 2**20), st.integers(0, 2**20)), max_size=40), max_size=8

@@ -18,13 +18,14 @@ from m6rec_jax.data import update as update_module
 from m6rec_jax.data.event_table import Assignment, assign
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import STATISTICS, Prepared
+from m6rec_jax.data.prepared import STATISTICS, Prepared, fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
 from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
-from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
+from m6rec_jax.pipeline.prepared_rows import past_items, read_rows, seen_items
+from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE, declare_parts
 from tests.data.test_bucket_run import REPEATS, WRITING, folded, random_log, records
 from tests.data.view_fold import ViewFold
 
@@ -202,6 +203,9 @@ def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) 
         reranking_negatives=1 + seed % 5,
         reranking_depth=(3, 200)[seed % 2],
     )
+    held_out = days.prepared.catalogue().held_out
+    assert days.prepared.manifest["counts"]["held_out_items"] == held_out.sum()
+    assert held_out.any() == days.split.startswith("held_out_items")
     before = {path: path.read_bytes() for path in days.out.rglob("*.tfrecord-*")}
     for day in (1, 2):
         days.add(day)
@@ -219,19 +223,56 @@ def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) 
             if code in STATISTICS_PARTS:
                 counted[event["item_index"]] += 1
         assert catalogue.train_counts.tolist() == counted.tolist()
+        assert catalogue.held_out.tolist() == fold.assignment.held_out.tolist()
         new = len(catalogue.items) - len(days.prepared.catalogue().items)
         assert new == 0 or day == 2 or "update_1" in prepared.num_rows("catalogue")
     # What was there is there, byte for byte.
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def simple(write_shop) -> Days:
+def test_the_past_of_an_updates_rows(write_shop) -> None:
+    """As files of events tell it, and as it is rendered into rows that rerank."""
+    log = [
+        (user, (user + 5 * turn) % 12, float(8 * turn + user), 3.0 + (turn + user) % 3)
+        for turn in range(10)
+        for user in range(4)
+    ]
+    days = Days(
+        write_shop,
+        [log[:24], log[24:32], log[32:]],
+        views=("next_items", "reranking", "catalogue"),
+        next_items_size=1,
+        reranking_negatives=1,
+    )
+    for day in (1, 2):
+        days.add(day)
+        prepared = days.update()
+    told = {
+        (row["user_index"], int(row["item_indices"][0])): row["recent_indices"].tolist()
+        for row in read_rows(prepared, "reranking", "update_2")
+    }
+    rows = read_rows(prepared, "next_items", "update_2")
+    seen = seen_items(prepared, "update_2")
+    compared = 0
+    for row, past in zip(rows, past_items(prepared, "update_2"), strict=True):
+        user, items = row["user_index"], past.tolist()
+        (wanted,) = row["item_indices"].tolist()
+        if (user, wanted) in told:
+            assert items[-days.options.max_events :] == told[user, wanted]
+            compared += 1
+        # All but what came within the update.
+        own = {item for other, item, *_ in log[32:] if other == user}
+        assert set(items) - own == set(seen[user].tolist())
+    assert compared > 4
+
+
+def simple(write_shop, split: str = "per_user_temporal") -> Days:
     """A past of two users and a day with a new user and a new item."""
     past = [
         (user, item, 100.0 * item + user, 3.0 + item % 3) for item in range(10) for user in (0, 1)
     ]
     day = [(0, 10, 2000.0, 5.0), (2, 1, 2000.0, 4.0), (1, 3, 2100.0, 1.0)]
-    return Days(write_shop, [past, day], views=("groups", "next_items", "catalogue"))
+    return Days(write_shop, [past, day], split, views=("groups", "next_items", "catalogue"))
 
 
 def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
@@ -243,7 +284,10 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     with caplog.at_level(logging.INFO):
         prepared = days.update()
     entry = dict(prepared.manifest["updates"][0])
-    assert len(entry.pop("fingerprint")) == 64
+    # Of all files so far: new users and items have a part in the rows.
+    whole = prepared.manifest["files"]
+    assert [len(files) for files in whole.values()] == [2, 2, 2]
+    assert entry.pop("fingerprint") == fingerprint(whole, ["events-1.parquet"])
     assert entry == {
         "name": "update_1",
         "files": ["events-1.parquet"],
@@ -297,6 +341,22 @@ def test_an_update_has_no_rows_of_users_that_training_does_not_see(write_shop) -
     days.add(1)
     trained = (splits.by_user(users, seed=seed) == TRAIN).sum()
     assert days.update().num_rows("next_items")["update_1"] == trained < 8
+
+
+def test_new_events_of_another_part_than_training_are_refused(write_shop) -> None:
+    parts = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4 + ["train", "train", "test"]
+
+    def with_parts(*events: Any, **spec: Any) -> Path:
+        folder = write_shop(*events, **spec)
+        declare_parts(folder, parts)
+        return folder
+
+    days = simple(with_parts, "by_column")
+    days.add(1)
+    with pytest.raises(DataError, match="'fold' of the new events names other parts than 'train'"):
+        days.update()
+    rewrite(days, "events-1.parquet", fold=["train"] * 3)
+    assert days.update().num_rows("next_items")["update_1"] == 2
 
 
 def rewrite(days: Days, name: str, **columns: Any) -> None:
@@ -362,8 +422,7 @@ def test_views_of_other_settings_get_no_part(write_shop, caplog) -> None:
     assert prepared.num_rows("next_items")["update_1"] == 2
 
 
-@pytest.mark.parametrize("moved", [0, 1, 5, 10])
-def test_an_update_that_is_killed(write_shop, moved: int, monkeypatch) -> None:
+def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
     days = simple(write_shop)
     before = days.prepared.manifest
     days.add(1)
@@ -377,7 +436,7 @@ def test_an_update_that_is_killed(write_shop, moved: int, monkeypatch) -> None:
     def killed(path: Path, target: Path) -> Path:
         if "update/files" not in str(path) or "update/files" in str(target):
             return replace(path, target)
-        if len(done) == moved:
+        if len(done) == 5:
             raise KeyboardInterrupt
         done.append(path)
         return replace(path, target)

@@ -4,11 +4,15 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from m6rec_jax.dialogue.attributes import ItemAttributes
 from m6rec_jax.dialogue.people import People
+from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years
-from m6rec_jax.dialogue.words import GroupWords
+from m6rec_jax.dialogue.words import DialogueWords, GroupWords
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.format_strings import Template
+from m6rec_jax.text.records import Item
 from tests.dialogue.films import ATTRIBUTES, NAMES, READER
 
 
@@ -218,6 +222,15 @@ def test_names(said, named):
     assert set(READER.read(said).named) == named
 
 
+@pytest.mark.parametrize(
+    ("said", "named"), [("heat and HEAT", {2, 3, 4}), ("the big lebowski", set())]
+)
+def test_one_spelling_names_all_items_of_its_words(said, named):
+    names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
+    bare = ItemAttributes([Item("")] * len(names), (), "")
+    assert set(DialogueReader(names, bare, DialogueWords()).read(said).named) == named
+
+
 def test_what_is_compared_with_the_last_item():
     assert READER.read("something newer", [3]).wishes == (Years(1980, None),)
     assert READER.read("newer than that", [3, 4]).wishes == (Years(1989, None),)
@@ -269,6 +282,29 @@ def test_what_is_said_is_read(genre, refused, decade, phrase):
     wishes += [unwanted(refused)] if refused else []
     wishes += [Years(decade, decade + 9)] if decade else []
     assert list(READER.read(phrase.format(genre, years, no)).wishes) == wishes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"attributes": {"genres": 1}}, r"attributes\['genres'\] must be a dictionary, not 1"),
+        ({"attributes": {"genres": {"syas": ""}}}, r"has no 'syas' \(did you mean 'says'"),
+        ({"attributes": {"genres": {"says": "{item}"}}}, "must have {item} and {value}, and has"),
+        (
+            {"attributes": {"genres": {"says": "{value} {item}", "cues": "by"}}},
+            "a list of texts is needed, not 'by'",
+        ),
+        ({"groups": {"kids": {"wanted": ["a"]}}}, "'wanted' must be columns with values"),
+        ({"groups": {"kids": {"says": "{item}"}}}, r"groups\['kids'\] needs 'wanted'"),
+        (
+            {"groups": {"kids": {"says": "{item}", "wanted": {"genres": ["a"]}, "under": "7"}}},
+            "'under' must be a number of years, not '7'",
+        ),
+    ],
+)
+def test_wrong_words_are_told(words, message):
+    with pytest.raises(ConfigError, match=message):
+        DialogueWords(**words)
 
 
 WORDS = (

@@ -1,10 +1,9 @@
 """Run by test_several_devices.py where there are several devices; prints one JSON object.
 
-python tests/engine/on_meshes.py VOCABULARY             one process, 8 devices
-python tests/engine/on_meshes.py VOCABULARY INDEX PORT  one of two, 2 devices each
+python tests/engine/on_meshes.py VOCABULARY INDEX PORT: one of two processes of 2 devices each
 
-Answers to requests, spread over a mesh that has its devices in no order, or not those of process 0
-first, as those of TPU slices need not be.
+Answers to requests, spread over a mesh that has not the devices of process 0 first, as those of TPU
+slices need not be.
 """
 
 import dataclasses
@@ -15,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from m6rec_jax.engine.engine import EngineOptions
@@ -27,47 +25,19 @@ from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.jobs.titles import SharedTitles
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
-from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import LogicalRules, fully_sharded_2d, make_mesh
 from m6rec_jax.text.vocabulary import Vocabulary
+from tests.engine.tiny_model import livelier, make_model
 
 HISTORIES = [["likes comedy", f"liked Film {name}"] for name in "ABC"]
 TITLES = [f"Film {name}, drama" for name in "ABCDEFGAA"]
 
 
-def make_model(vocabulary: Vocabulary) -> tuple[M6Rec, Mapping[str, Any]]:
-    """A random model without zeros, the same in every process; its variables are on the host."""
-    prompts = PromptConfig(
-        num_prompts=2,
-        num_options=2,
-        head="option",
-        adapter_rank=2,
-        embedding_rank=1,
-        retrieval_dim=4,
-        special_token_ids=vocabulary.special_ids,
-    )
-    config = ModelConfig(
-        vocab_size=vocabulary.size,
-        embed_dim=16,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
-        num_heads=2,
-        head_dim=8,
-        mlp_dim=32,
-        late_layers_start=1,
-        prompts=prompts,
-    )
-    model, key = M6Rec(config), jax.random.key(0)
-    init = jax.jit(lambda key: nn.meta.unbox(model.init(key, initial_features())))
-    variables = init({"params": key, "prompts": key})
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf) * 2, variables)
-    rng = np.random.default_rng(0)
-    # Half of an adapter or an update starts at zero, where no placement of it could be wrong.
-    moved = jax.tree.map(
-        lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), variables["prompts"]
-    )
-    return model, {**variables, "prompts": moved}
+def lively_model(vocabulary: Vocabulary) -> tuple[M6Rec, Mapping[str, Any]]:
+    """The same in every process; its variables are on the host."""
+    model, variables = make_model(vocabulary, {"embedding_rank": 1}, late_layers_start=1)
+    return model, jax.tree.map(np.asarray, livelier(variables))
 
 
 def answers(
@@ -102,7 +72,7 @@ def answers(
         HISTORIES,
         trie,
         7,
-        before_titles=["likes", "user", "liked it,"],
+        ["likes", "user", "liked it,"],
         seen=[[1], [], [7]],
         item_scores=shared.item_scores(HISTORIES),
     )
@@ -136,18 +106,13 @@ def answers(
     }
 
 
-def main(vocabulary_file: str, *place: str) -> None:
-    if place:
-        index, port = place
-        jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
-        a, b, c, d = jax.devices()
-        mesh, rules = make_mesh(1, 2, 2, devices=[c, d, a, b]), fully_sharded_2d()
-    else:
-        shuffled = np.random.default_rng(0).permutation(np.array(jax.devices())).tolist()
-        mesh, rules = make_mesh(8, 1, 1, devices=shuffled), data_parallel()
+def main(vocabulary_file: str, index: str, port: str) -> None:
+    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
+    a, b, c, d = jax.devices()
+    mesh = make_mesh(1, 2, 2, devices=[c, d, a, b])
     vocabulary = Vocabulary(vocabulary_file)
-    model, variables = make_model(vocabulary)
-    print(json.dumps(answers(model, variables, vocabulary, mesh, rules)))
+    model, variables = lively_model(vocabulary)
+    print(json.dumps(answers(model, variables, vocabulary, mesh, fully_sharded_2d())))
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def plain_search(
     return finished
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     num_beams=st.sampled_from([1, 2, 3]),

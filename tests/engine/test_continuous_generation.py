@@ -17,8 +17,7 @@ from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.vocabulary import EOS_ID
-from tests.engine.test_decoding import livelier
-from tests.engine.tiny_model import make_model
+from tests.engine.tiny_model import livelier, make_model
 from tests.pipeline import shop_rows
 
 S, T = 96, 24
@@ -116,9 +115,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS)
 def test_every_text_is_the_one_it_is_alone(alone: Generator, shared: Any, events: Any) -> None:
     asked: list[tuple[dict[str, Any], GenerationStream]] = []
@@ -250,7 +247,7 @@ def test_a_step_that_fails_ends_the_texts_under_way_alone(
     same(after.result(), expected(alone, request))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_what_was_shown_stays(shop_vocabulary: Any, data: Any) -> None:
     """Single bytes, lone whitespace and all: each sure part begins the text that it becomes."""

@@ -19,7 +19,7 @@ from m6rec_jax.engine.token_trie import build_trie
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID
-from tests.engine.tiny_model import make_model
+from tests.engine.tiny_model import livelier, make_model
 from tests.engine.toy_language import (
     VOCAB,
     Language,
@@ -190,18 +190,6 @@ def uncached_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Any) -> 
         return logits, cache._replace(tokens=inputs)
 
     return step
-
-
-def livelier(variables: Any) -> Any:
-    """A new model writes the same word for ever, for everybody: let every variable be random."""
-    rng = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path)
-        values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
-        return jnp.asarray(values + ("scale" in name), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, variables)
 
 
 @pytest.fixture(scope="module", params=[{}, {"late_layers_start": 1, "scan_unroll": 0}], ids=str)

@@ -6,8 +6,7 @@ import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.likelihood import LikelihoodScorer
-from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
 
@@ -25,7 +24,7 @@ def forward(model, variables, features):
 FORWARD = jax.jit(forward, static_argnums=0)
 
 
-def brute_force(tiny, history, text, before="", after="", counts="candidate", task_id=0):
+def brute_force(tiny, history, text, before="", after="", counts="candidate"):
     """Mean of log p(token | history, tokens before it), the counted ones told by their words."""
     model, variables, vocab = tiny
     ids = vocab.encode(before + text + after)
@@ -39,7 +38,7 @@ def brute_force(tiny, history, text, before="", after="", counts="candidate", ta
     row = rows.source_row(vocab, history, S)
     inputs = np.array([vocab.bos_id, *ids, vocab.eos_id])
     row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
-    row["task_ids"] = np.array([task_id])
+    row["task_ids"] = np.array([0])
     lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
     lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
     logits = np.asarray(FORWARD(model, variables, rows.pad_batch([row], lengths)), np.float64)[0]
@@ -98,13 +97,6 @@ def test_contrasts_equal_brute_force(tiny, outcomes):
         np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
-def test_task_ids_pick_their_prompts(tiny):
-    options = EngineOptions(S, T, tasks={"": TaskSettings(1)})
-    scorer = LikelihoodScorer(*tiny, options, sentence="{item}")
-    found = scorer.score_requests(HISTORIES[:1], [TEXTS[1][:1]])[0][0]
-    assert found == pytest.approx(brute_force(tiny, HISTORIES[0], TEXTS[1][0], task_id=1), abs=3e-5)
-
-
 def test_no_head_is_needed(tiny):
     import dataclasses
 
@@ -128,5 +120,3 @@ def test_bad_arguments_are_named(tiny):
     scorer = LikelihoodScorer(*tiny, EngineOptions(S, T))
     with pytest.raises(ConfigError, match="nothing is asked"):
         scorer.score_requests(HISTORIES[:1], TEXTS[1:2])
-    with pytest.raises(DataError, match="1 histories for 2 lists"):
-        scorer.score_requests(HISTORIES[:1], TEXTS[:2])

@@ -239,8 +239,6 @@ def test_what_does_not_belong_together_is_refused(co_occurrence: CoOccurrence) -
     with pytest.raises(DataError, match="4 items, the catalogue has 2"):
         Reranker(co_occurrence, NO_EASE, TEXTS[:2], np.ones(2))
     reranker = Reranker(co_occurrence, NO_EASE, TEXTS, np.ones(4))
-    with pytest.raises(DataError, match="1 histories, 2 lists of past items"):
-        reranker.rerank(HISTORIES[:1], [[0], [3]], [[], []], FOUND, similarities)
     with pytest.raises(ConfigError, match="learnt with a scorer, and there is none"):
         reranker.use(RankingWeights({"scorer": 1.0}, {}))
     with pytest.raises(ConfigError, match="learnt without a scorer, and there is one"):

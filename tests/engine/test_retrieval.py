@@ -66,5 +66,7 @@ def test_a_model_without_projections(tiny):
     model, variables, vocabulary = tiny
     prompts = type(model.config.prompts)(num_prompts=2, num_options=2, head="option")
     scorer_only = type(model)(model.config.replace(prompts=prompts))
-    with pytest.raises(ConfigError, match="retrieval_dim > 0"):
+    with pytest.raises(
+        ConfigError, match="has no retrieval projections: it was not trained for that"
+    ):
         Retriever(scorer_only, variables, vocabulary, EngineOptions(S, T))

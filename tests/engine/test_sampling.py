@@ -34,7 +34,7 @@ def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
     return sorted(order.tolist())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LOGITS, st.integers(0, VOCAB + 2), st.sampled_from([0.05, 0.3, 0.5, 0.83, 0.97, 1.0]))
 def test_kept_tokens_equal_sorting(logits: np.ndarray, top_k: int, top_p: float) -> None:
     kept = np.asarray(jax.jit(keep_likeliest)(logits, top_k, np.float32(top_p)))

@@ -11,7 +11,7 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.runtime import in_buckets, length_buckets
 from m6rec_jax.engine.scoring import Scorer, chosen_classes, class_log_probabilities
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
 
@@ -26,12 +26,12 @@ def scorer(tiny):
     return Scorer(*tiny, EngineOptions(S, T, tasks={"": LIKED}))
 
 
-def one_by_one(tiny, history, candidate, task_id=0):
+def one_by_one(tiny, history, candidate):
     """Probability of classes 1 and 2 by a forward pass over one history and one candidate."""
     model, variables, vocabulary = tiny
     row = rows.source_row(vocabulary, history, S)
     row |= rows.packed_candidates(vocabulary, [candidate], T)
-    row["task_ids"] = np.array([task_id])
+    row["task_ids"] = np.array([0])
     end = len(row["decoder_input_tokens"]) - 1
     lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
     lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
@@ -49,16 +49,6 @@ def test_requests_equal_one_forward_pass_each(tiny, scorer):
         expected = [one_by_one(tiny, history, text) for text in candidates[:4]]
         np.testing.assert_allclose(probabilities[:4], expected, atol=2e-6)
         assert probabilities.dtype == np.float32
-
-
-def test_task_ids_pick_their_prompts(tiny):
-    tasks = {f"task {i}": dataclasses.replace(LIKED, task_id=i) for i in range(2)}
-    scorer = Scorer(*tiny, EngineOptions(S, T, tasks=tasks))
-    history, texts = EXAMPLES[0]["history"], EXAMPLES[0]["candidates"][:1]
-    found = scorer.score_requests([history] * 2, [texts] * 2, list(tasks))
-    expected = [one_by_one(tiny, history, texts[0], task_id=i) for i in range(2)]
-    np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-6)
-    assert abs(expected[0] - expected[1]) > 1e-4
 
 
 def test_warm_scorer_compiles_nothing_more(tiny):
@@ -86,10 +76,8 @@ def test_clear_errors(tiny, scorer):
         chosen_classes((3,), 3)
     with pytest.raises(ConfigError, match="must end with the length 96"):
         Scorer(*tiny, EngineOptions(S, T, source_buckets=(32,)))
-    with pytest.raises(DataError, match="1 histories for 2 lists"):
-        scorer.score_requests([[]], [["a"], ["b"]])
     config = model.config.replace(prompts=type(model.config.prompts)(num_prompts=2, head="none"))
-    with pytest.raises(ConfigError, match="scoring needs a head"):
+    with pytest.raises(ConfigError, match=r"the model \(tasks: none\) has no classes"):
         Scorer(type(model)(config), variables, vocabulary, EngineOptions(S, T))
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +19,7 @@ from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.segment_store import SegmentStore, write_segments
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
+from tests.engine.tiny_model import livelier, make_model
 from tests.pipeline import shop_rows
 
 S, T = 64, 64
@@ -35,40 +33,25 @@ TASKS = {f"task {i}": TaskSettings(task_id=i) for i in range(2)}
 
 def make(vocabulary, *, late_only=True, ends=False):
     """A model whose every tensor differs from zero, so that tasks and layers matter."""
-    prompts = PromptConfig(
-        num_tasks=2,
-        num_prompts=3,
-        task_num_prompts=(3, 2),
-        num_options=2,
-        head="option",
-        adapter_rank=2,
-        retrieval_dim=8,
-        special_token_ids=vocabulary.special_ids[:1],
-        num_segment_embeddings=2,
-        adapters_late_only=late_only,
-    )
-    config = ModelConfig(
-        vocab_size=vocabulary.size,
-        embed_dim=16,
-        num_encoder_layers=3,
-        num_decoder_layers=3,
-        num_heads=2,
-        head_dim=8,
+    prompts = {
+        "num_prompts": 3,
+        "task_num_prompts": (3, 2),
+        "num_options": 2,
+        "retrieval_dim": 8,
+        "special_token_ids": vocabulary.special_ids[:1],
+        "num_segment_embeddings": 2,
+        "adapters_late_only": late_only,
+    }
+    sizes = {"embed_dim": 16, "num_encoder_layers": 3, "num_decoder_layers": 3, "head_dim": 8}
+    model, variables = make_model(
+        vocabulary,
+        prompts,
+        **sizes,
         mlp_dim=24,
         late_layers_start=2,
         cross_attention_at="ends" if ends else "all",
-        prompts=prompts,
     )
-    model = M6Rec(config)
-    key = jax.random.key(0)
-    variables = nn.meta.unbox(
-        jax.jit(model.init)({"params": key, "prompts": key}, initial_features())
-    )
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(key, len(leaves))
-    return model, jax.tree.unflatten(
-        tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return model, livelier(variables)
 
 
 def engines(engine, model, variables, vocabulary, tasks=TASKS, **cache):
@@ -224,7 +207,7 @@ REQUEST = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(REQUEST, min_size=1, max_size=6), max_size=4), st.sampled_from([0, 20000]))
 def test_any_stream_of_requests_under_a_pool_too_small(streams, stream, host_bytes):
     engines, right = streams
@@ -261,6 +244,3 @@ def test_clear_errors(shop_vocabulary):
     cached = engines(Scorer, model, variables, shop_vocabulary, source_slots=40)[1]
     with pytest.raises(ConfigError, match=r"40 slots, too few.*SegmentCache.source_slots"):
         cached.score_requests(HISTORIES[:1], [TITLES[:1]])
-    without = M6Rec(model.config.replace(late_layers_start=0))
-    with pytest.raises(ConfigError, match="late_layers_start is above 0"):
-        SegmentCache(without, source_length=S, target_length=T, runtime=Runtime())

@@ -1,6 +1,6 @@
-"""Requests answered on a mesh, in one process and in two, as one device answers them.
+"""Requests answered by two processes, as one device answers them.
 
-`tests/server/test_sharded.py` has the model that is split in all ways in one process.
+`tests/server/test_sharded.py` has all jobs on the devices of one process.
 """
 
 from __future__ import annotations
@@ -9,22 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.engine import on_meshes
 from tests.several_devices import free_port, result, start
-
-SCRIPT = Path(on_meshes.__file__)
-
-
-@pytest.fixture(scope="module")
-def one_device(shop_vocabulary) -> dict[str, Any]:
-    model, variables = on_meshes.make_model(shop_vocabulary)
-    found = on_meshes.answers(model, variables, shop_vocabulary, None, ())
-    assert len({tuple(row) for row in found["samples"]}) == 3
-    items = [sorted(index for one in row for index in one) for row in found["indices"]]
-    assert items == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
-    return found
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
@@ -37,14 +24,14 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> N
             np.testing.assert_allclose(own, wanted, 1e-4, err_msg=f"{name}: {part}")
 
 
-def test_eight_devices_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
-    found = result(start(SCRIPT, shop_vocabulary.model_file, devices=8))
-    assert_same(found, one_device, "data_parallel")
-
-
-def test_two_processes_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
+def test_two_processes_answer_as_one(shop_vocabulary) -> None:
     """Every process asks for the same rows, whosever devices hold the first of them."""
-    port = str(free_port())
-    two = [start(SCRIPT, shop_vocabulary.model_file, str(i), port, devices=2) for i in (0, 1)]
+    script, port = Path(on_meshes.__file__), str(free_port())
+    two = [start(script, shop_vocabulary.model_file, str(i), port, devices=2) for i in (0, 1)]
+    model, variables = on_meshes.lively_model(shop_vocabulary)
+    expected = on_meshes.answers(model, variables, shop_vocabulary, None, ())
+    assert len({tuple(row) for row in expected["samples"]}) == 3
+    items = [sorted(index for one in row for index in one) for row in expected["indices"]]
+    assert items == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
     for index, process in enumerate(two):
-        assert_same(result(process), one_device, f"fully_sharded_2d, process {index}")
+        assert_same(result(process), expected, f"process {index}")

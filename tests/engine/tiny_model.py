@@ -1,35 +1,55 @@
 """A tiny random model with a head, adapters and two towers."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.text.vocabulary import Vocabulary
 
 
-def make_model(vocabulary, **changes):
-    prompts = PromptConfig(
-        num_prompts=4,
-        num_options=3,
-        head="option",
-        adapter_rank=2,
-        retrieval_dim=16,
-        num_tasks=2,
-        special_token_ids=vocabulary.special_ids,
-    )
-    config = ModelConfig(
-        vocab_size=vocabulary.size,
-        embed_dim=32,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
-        num_heads=2,
-        head_dim=16,
-        mlp_dim=64,
-        prompts=prompts,
-        **changes,
-    )
-    model = M6Rec(config)
-    key = jax.random.key(0)
+def make_model(
+    vocabulary: Vocabulary, prompts: Mapping[str, Any] | None = None, **changes: Any
+) -> tuple[M6Rec, dict[str, Any]]:
+    """A new model; `prompts` and `changes` are settings of `PromptConfig` and `ModelConfig`."""
+    of_prompts: dict[str, Any] = {
+        "num_prompts": 4,
+        "num_options": 3,
+        "head": "option",
+        "adapter_rank": 2,
+        "retrieval_dim": 16,
+        "num_tasks": 2,
+        "special_token_ids": vocabulary.special_ids,
+    }
+    of_model: dict[str, Any] = {
+        "vocab_size": vocabulary.size,
+        "embed_dim": 32,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 2,
+        "head_dim": 16,
+        "mlp_dim": 64,
+        "prompts": PromptConfig(**(of_prompts | dict(prompts or {}))),
+    }
+    model, key = M6Rec(ModelConfig(**(of_model | changes))), jax.random.key(0)
     variables = jax.jit(model.init)({"params": key, "prompts": key}, initial_features())
-    from flax import linen as nn
-
     return model, nn.meta.unbox(variables)
+
+
+def livelier(variables: Any) -> Any:
+    """A new model writes the same word for ever, for everybody: let every variable be random."""
+    rng = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
+        return jnp.asarray(values + ("scale" in name), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, variables)

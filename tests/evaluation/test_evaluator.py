@@ -335,15 +335,14 @@ def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
     assert metrics["share_of_cut_texts"] == 0.05
 
 
-def test_mixtures_give_metrics_per_task(world):
-    model_dir = world[4]
-    metrics = of_checkpoint.evaluate(
-        str(model_dir), "eval_shop_pretrain", LENGTHS, split="validation", batch_size=2
-    )
-    for task in ("eval_shop_infilling", "eval_shop_generation"):
-        # Random weights guess about evenly among all pieces.
-        assert 50 < metrics[f"{task}/perplexity"] < 5000
-        assert metrics[f"{task}/perplexity"] == pytest.approx(np.exp(metrics[f"{task}/loss"]))
+def test_runs_are_compared_by_jobs_that_score_examples(world):
+    model_dir = str(world[4])
+    asked = {"task_feature_lengths": LENGTHS, "against": model_dir}
+    metrics = of_checkpoint.evaluate(model_dir, "eval_shop_retrieval", **asked)
+    assert metrics["against/mrr"] == metrics["mrr"]
+    assert metrics["gain"] == metrics["gain_error"] == 0
+    with pytest.raises(ConfigError, match="'language' have no score of single examples"):
+        of_checkpoint.evaluate(model_dir, "eval_shop_pretrain", **asked)
 
 
 def test_evaluator_is_what_the_train_loop_calls(world):

@@ -27,7 +27,6 @@ from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.calibration import Texts, calibrate
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.jobs import titles as titles_job
-from m6rec_jax.jobs.generation import item_facts
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation, ranking
 from m6rec_jax.metrics.text_metrics import (
@@ -169,16 +168,6 @@ def test_exits_are_chosen_by_the_texts_that_are_served(world, found):
     restored = SimpleNamespace(model=world[1], variables=world[2])
     written = Texts(evaluator, task_info("shop_explanations"), restored).whole
     assert written == found["shop_explanations"][0].texts
-
-
-def test_references_are_true_of_their_items(world):
-    """What explanations are trained on holds for every item."""
-    rows = [row for part in PARTS for row in rows_of("shop_explanations", part)]
-    facts = item_facts(task_info("shop_explanations").prepared(), "explanations", rows)
-    shares = faithfulness.faithfulness(
-        [row["target"] for row in rows], facts.of_items, facts.dictionary
-    )
-    assert shares == {"silent_share": 0, "true_share": 1, "all_true_share": 1}
 
 
 def test_metrics_of_content():

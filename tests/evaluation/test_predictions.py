@@ -71,6 +71,8 @@ def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
     assert found.targets.tolist() == [[2, -1], [0, 3]]
     assert found.ranks.tolist() == [[2, 0], [1, 3]]
     assert found.top_items.tolist() == [[1, 2], [0, 2]]
+    scores = job_of("retrieval").example_scores(found)
+    assert (scores.users.tolist(), scores.values.tolist()) == ([0, 1], [0.5, 1.0])
     metrics = retrieval_metrics(found, 4, (1, 2, 50), np.array([False, False, True, False]))
     assert metrics["hit_rate@1"] == 0.5
     assert metrics["held_out/hit_rate@1"] == 0

@@ -10,8 +10,10 @@ import pytest
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.ranking_weights import RankingWeights
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.calibration import calibrate, report
+from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
 from m6rec_jax.evaluation.reranking import Reranking
@@ -58,6 +60,8 @@ def request(number: int, behaviours: int) -> dict:
 def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with pytest.raises(ConfigError, match="learn on the rows that are reported"):
+        calibrate(str(model_dir), TASK, LENGTHS, split="test")
     before = load_model(model_dir)
     assert before.settings.tasks[TASK].ranking is None
     path, other = model_dir / "inference" / "ranking.json", {"known": {}, "new": {}}
@@ -125,6 +129,16 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
         np.sort(without.scores, axis=1), np.sort(same.scores, axis=1), atol=1e-5
     )
     assert (without.ranks <= without.num_ranked[:, None]).all()
+
+    # Nor does it stand for the towers alone, or its figures for the run's.
+    gin.bind_parameter("Reranking.towers", False)
+    with pytest.raises(ConfigError, match=r"nothing was learnt without the towers .*calibrate"):
+        evaluate(str(model_dir), TASK, LENGTHS, batch_size=3)
+    told = {"known": weights.known, "new": weights.new}
+    path.write_text(json.dumps({"step": 3, "tasks": {TASK: told, name: told}}))
+    evaluate(str(model_dir), TASK, LENGTHS, batch_size=3)
+    (written,) = (model_dir / "evaluation").iterdir()
+    assert written.name == f"{TASK}-test-3-without_towers.json"
 
     # Of another step they are of no use.
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))

@@ -4,8 +4,6 @@ import dataclasses
 import html.parser
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from m6rec_jax.evaluation.report import (
     TextPiece,
     UserPanel,
     render_report,
-    write_report,
 )
 from m6rec_jax.metrics import ranking
 
@@ -242,17 +239,6 @@ def test_what_cannot_be_shown_is_an_error(change: dict[str, Any], message: str) 
         render_report(dataclasses.replace(full(), **change))
 
 
-def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "report.html"
-    assert write_report(path, full()) == path
-    before = path.read_text()
-    bad = Comparison("t", "AUC", float("nan"), {})
-    with pytest.raises(DataError):
-        write_report(path, dataclasses.replace(full(), comparisons=[bad]))
-    assert path.read_text() == before
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
-
-
 def test_same_data_same_page() -> None:
     assert render_report(full()) == render_report(full())
 
@@ -260,13 +246,6 @@ def test_same_data_same_page() -> None:
 def test_large_test_sets_do_not_make_large_pages() -> None:
     text = render_report(ReportData("x", scored=[scored(count=100_000)]))
     assert len(text) < 120_000
-
-
-def test_calibration_error_of_a_known_case() -> None:
-    # All at 0.5, three quarters liked: off by a quarter.
-    labels = np.array([1, 1, 1, 0])
-    _, error = report_figures.calibration(labels, np.full(4, 0.5))
-    assert error == pytest.approx(0.25)
 
 
 def test_six_curves_are_told_apart_and_their_legend_covers_none() -> None:
@@ -290,12 +269,6 @@ def test_losses_of_unlike_scale_have_axes_of_their_own(tmp_path: Path) -> None:
         found = list(run_report._curves("run", tmp_path))
         assert len(found) == number
         assert sum(len(curve.series) for curve in found) == 2
-
-
-def test_importing_the_report_is_light() -> None:
-    code = "import sys, m6rec_jax.evaluation.report; print('matplotlib' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
 
 
 def test_rates_of_hits_are_those_of_the_metrics() -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
-from m6rec_jax.export import command, held_out
+from m6rec_jax.export import command, edge_bench, held_out
 from m6rec_jax.export.device_client import EdgeModel, ExportError, source_row
 from m6rec_jax.export.device_programs import CLIENT
 from m6rec_jax.export.folder import verify
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.text import layout
 from tests.engine.tiny_model import make_model
@@ -28,7 +29,6 @@ SPECIAL_IDS = (90, 91, 0, 1)
 
 
 @given(st.lists(st.lists(st.integers(2, 50), max_size=9), max_size=8), st.integers(3, 30))
-@settings(deadline=None)
 def test_the_client_lays_out_histories_as_training_does(
     segments: list[list[int]], limit: int
 ) -> None:
@@ -37,14 +37,6 @@ def test_the_client_lays_out_histories_as_training_does(
     tokens, blocks = source_row(segments, SPECIAL_IDS, limit)
     assert tokens == row["encoder_input_tokens"].tolist()
     assert blocks == row["encoder_block_ids"].tolist()
-
-
-@pytest.fixture(scope="module")
-def model(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    run = served_films.copy_run(
-        served / "run", tmp_path_factory.mktemp("run") / "run", [*asked.TASKS]
-    )
-    return load_model(run)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +49,8 @@ def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["A", "B", "C"],
     )
     folder = tmp_path_factory.mktemp("exported") / "phone"
-    results = command.write_export(
-        folder, "litert", model, Recorder(), answered, (), catalogue, "float32"
-    )
+    export = Asked(model, Recorder(), answered, catalogue=catalogue, precision="float32")
+    results = command.write_export(folder, "litert", export)
     # The same float32 products, in another order.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
         ("score ctr", "user next", "item next", "generate titles", "recommend next"), 1.0
@@ -87,8 +78,17 @@ def test_bytes_of_shared_layers_and_factorised_embeddings(
     model = load_model(served_films.copy_run(whole, tmp_path / "run", [*asked.TASKS]))
     answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
     folder = tmp_path / "int8"
-    results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
+    results = command.write_export(folder, "litert", Asked(model, Recorder(), answered))
     assert 1e-5 < results["score ctr"]["largest_difference"] < 0.05
+
+
+def test_bench(exported: Path) -> None:
+    (row,) = edge_bench.bench(exported, [1])["rows"]
+    assert {"candidate_milliseconds", "user_milliseconds", "token_milliseconds"} <= row.keys()
+    assert row.keys() <= edge_bench.COLUMNS.keys()
+    # A difference, which for a model this small may be noise.
+    del row["history_milliseconds"]
+    assert min(row.values()) > 0
 
 
 def test_nan_is_no_answer(exported: Path, tmp_path: Path) -> None:

@@ -4,32 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.export import command
 from m6rec_jax.export.device_client import EdgeModel
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from tests.export import asked
-from tests.serving import served_films
 
 METHODS = ("score ctr", "user next", "item next")
-
-
-@pytest.fixture(scope="module")
-def model(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    run = served_films.copy_run(
-        served / "run", tmp_path_factory.mktemp("run") / "run", [*asked.TASKS]
-    )
-    return load_model(run)
 
 
 def test_programs_answer_as_the_model(model: Any, tmp_path: Path) -> None:
     answered = asked.ask(model, Recorder())
     folder = tmp_path / "onnx"
     # Which compares them in a process of its own, without jax.
-    results = command.write_export(folder, "onnx", model, Recorder(), answered, ())
+    results = command.write_export(folder, "onnx", Asked(model, Recorder(), answered))
     assert set(results) == set(METHODS)
     assert max(own["largest_difference"] for own in results.values()) < 1e-5
     # Any number of candidates, whatever a program takes at once.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.export import command, tf_serving
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.text_graph import TextGraph
 from m6rec_jax.model import M6Rec
@@ -38,7 +39,7 @@ def graph(shop_vocabulary: Any) -> Any:
     return tf.function(made.source), tf.function(made.candidates)
 
 
-@settings(max_examples=64, deadline=None)
+@settings(max_examples=64)
 @given(
     st.lists(st.lists(TEXTS, max_size=8), min_size=BATCH, max_size=BATCH),
     st.lists(st.integers(3, S), min_size=BATCH, max_size=BATCH),
@@ -61,7 +62,7 @@ def test_histories_are_laid_out_as_in_python(
         assert not found_blocks[length:].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(TEXTS, min_size=BATCH, max_size=BATCH), st.integers(3, T))
 def test_candidates_are_laid_out_as_in_python(
     graph: Any, shop_vocabulary: Any, texts: list[str], limit: int
@@ -92,9 +93,8 @@ def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "films"
     # What was asked is exported, whatever the run multiplies in.
     model.model = M6Rec(model.model.config.replace(matmul_dtype="bfloat16"))
-    results = command.write_export(
-        *(folder, "saved_model", model, recorder, answered, ("cpu",)), precision="float32"
-    )
+    export = Asked(model, recorder, answered, ["cpu"], precision="float32")
+    results = command.write_export(folder, "saved_model", export)
     assert json.loads((folder / "export.json").read_text())["tolerance"] == 1e-4
     # float32, so every text is the same.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(

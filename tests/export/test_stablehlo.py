@@ -11,6 +11,7 @@ from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import command, stablehlo
+from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles, open_titles
 from m6rec_jax.serving.batch_inference import infer_requests
@@ -29,7 +30,9 @@ def shapes(model: Any) -> dict[str, Any]:
 def answers(model: Any, copies: int, titles: Titles, **options: Any) -> list[Any]:
     """Of every engine, for so many times three requests."""
     trie, seen = titles.trie, [[3, 5], [], [7]]
-    histories, candidates = HISTORIES * copies, CANDIDATES * copies
+    histories, candidates, prefixes = (
+        own * copies for own in (HISTORIES, CANDIDATES, ["drama:", "", "a"])
+    )
     own = {"batch_sizes": (1, 7, 64)} | shapes(model) | options
     retriever, generator = model.retriever("next", **own), model.generator("titles", **own)
     return [
@@ -38,12 +41,10 @@ def answers(model: Any, copies: int, titles: Titles, **options: Any) -> list[Any
         retriever.embed_items([text for texts in candidates for text in texts]),
         [tuple(text) for text in generator.greedy(histories)],
         [[tuple(text) for text in own] for own in generator.beam_search(histories)],
-        [tuple(text) for text in generator.greedy(histories, trie=trie)],
+        [tuple(text) for text in generator.greedy(histories, prefixes, trie=trie)],
         [
             [tuple(title) for title in own]
-            for own in generator.recommend(
-                histories, trie, 12, before_titles=["drama:", "", "a"] * copies, seen=seen * copies
-            )
+            for own in generator.recommend(histories, trie, 12, prefixes, seen=seen * copies)
         ],
     ]
 
@@ -66,9 +67,8 @@ def exported(run: Path, titles: Titles, tmp_path_factory: pytest.TempPathFactory
     model, recorder = load_model(run), Recorder()
     answers(model, 3, titles, programs=recorder, segments=None)
     folder = tmp_path_factory.mktemp("exported") / "films"
-    results = command.write_export(
-        folder, "stablehlo", model, recorder, [], stablehlo.PLATFORMS, titles=titles
-    )
+    asked = Asked(model, recorder, [], stablehlo.PLATFORMS, titles=titles)
+    results = command.write_export(folder, "stablehlo", asked)
     # By a process with jax alone: had it imported anything of ours, nothing would be written.
     assert all(own["largest_difference"] < 1e-5 for own in results.values())
     assert set(results) == {
@@ -87,6 +87,18 @@ def test_an_export_answers_as_its_model(run: Path, exported: Path, titles: Title
             np.testing.assert_allclose(their, own, atol=1e-6)
         else:
             assert [row[0] for row in their] == [row[0] for row in own]
+
+
+def test_a_task_of_shorter_texts(run: Path, exported: Path) -> None:
+    """One of a bank, whose programs have room for the longest texts of all tasks."""
+    ours, theirs = (
+        load_model(one).generator("titles", target_length=8).greedy(HISTORIES, ["", "a", ""])
+        for one in (run, exported)
+    )
+    assert not all(text.ended for text in ours)
+    for own, their in zip(ours, theirs, strict=True):
+        assert (their.text, their.ended) == (own.text, own.ended)
+        assert their.log_probability == pytest.approx(own.log_probability, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +132,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     shared: Any = {"prepared": options.prepared, "progress": False}
     (report,) = infer_requests(*files, exported, task="ctr", batch_size=4, **shared)
     (answered,) = served_films.read_rows(Path(report.output))
-    np.testing.assert_allclose(answered["probabilities"], result.probabilities, 1e-5)
+    np.testing.assert_allclose(answered["probabilities"], result.scores, 1e-5)
     index = build_index(tmp_path / "index", exported, task="next", batch_size=4, **shared)
     assert index.count == len(served_films.ITEMS)
     del row["candidates"]
@@ -172,7 +184,7 @@ def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> Non
     for call in recorder.calls:
         call.outputs["values"] = 1.001 * call.outputs["values"]
     with pytest.raises(DataError, match="'score' of the export differs from the model by"):
-        command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
+        command.write_export(tmp_path / "films", "stablehlo", Asked(model, recorder, [], ["cpu"]))
     with pytest.raises(DataError, match="nothing of the export was checked"):
-        command.write_export(tmp_path / "films", "stablehlo", model, Recorder(), [], ("cpu",))
+        command.write_export(tmp_path / "films", "stablehlo", Asked(model, Recorder(), [], ["cpu"]))
     assert not (tmp_path / "films").exists()

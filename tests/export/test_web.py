@@ -241,17 +241,15 @@ def exported(
     model: Any, catalogue: held_out.Catalogue, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "page"
-    results = command.write_export(
-        folder,
-        "web",
+    export = held_out.Asked(
         model,
         Recorder(),
         asked.ask(model, Recorder()),
-        (),
-        catalogue,
-        "float32",
-        web_page.find_runtime(RUNTIME),
+        catalogue=catalogue,
+        precision="float32",
+        runtime=web_page.find_runtime(RUNTIME),
     )
+    results = command.write_export(folder, "web", export)
     # The same float32 products, in another order.
     assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
         ("score ctr", "user next", "generate titles", "recommend next"), 1.0

@@ -36,9 +36,10 @@ def _environment(folder: Path) -> dict[str, str]:
     return environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
 
 
-def _python(
+def python(
     folder: Path, code: str, *arguments: str, stdin: str = "", timeout: float = 600
 ) -> Finished:
+    """Runs Python code in `folder`, for so many seconds at most."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -51,8 +52,8 @@ def _python(
 
 
 def m6rec(folder: Path, *arguments: object, timeout: float = 600) -> Finished:
-    """Runs one command in `folder`, for so many seconds at most."""
-    return _python(folder, ONE, *map(str, arguments), timeout=timeout)
+    """Runs one command, as `python` does."""
+    return python(folder, ONE, *map(str, arguments), timeout=timeout)
 
 
 def started(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -69,7 +70,7 @@ def started(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
 
 def m6rec_each(folder: Path, *commands: list[str], stdin: str = "") -> list[Finished]:
     """Runs commands in one process, since importing takes most of a command's time."""
-    run = _python(folder, SEVERAL, json.dumps(commands), stdin=stdin)
+    run = python(folder, SEVERAL, json.dumps(commands), stdin=stdin)
     assert run.returncode == 0, run.stdout + run.stderr
     statuses = json.loads((folder / "statuses.json").read_text())
     parts = (stream.split(MARK)[1:] for stream in (run.stdout, run.stderr))

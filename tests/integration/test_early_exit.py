@@ -27,7 +27,7 @@ import tasks.corner_shop
 
 MIXTURE_OR_TASK_NAME = '{TASK}'
 TASK_FEATURE_LENGTHS = {{'inputs': 96, 'targets': 96}}
-BATCH_SIZE = 4
+calibrate.batch_size = 4
 """
 COMMANDS = {
     "train": ["train", "--gin_file", "exits.gin", "--gin.MODEL_DIR=exits"],
@@ -37,6 +37,10 @@ COMMANDS = {
         *("--max_loss", "0.99"),
     ],
     "export": ["export", "exits", "--output", "exported", "--split", "validation"],
+    "phone": [
+        *("export", "exits", "--output", "phone", "--split", "validation"),
+        *("--format", "litert", "--precision", "float32"),
+    ],
     "export again": ["export", "exits", "--output", "exported"],
     "not trained for it": ["calibrate", "--gin_file", "calibrate.gin", "--gin.MODEL_DIR=run"],
     "no exits": [
@@ -84,6 +88,7 @@ def test_a_calibrated_model_serves_with_early_exit(
     # An export leaves at the same place; it was checked on rows of the shop.
     assert "score: " in succeeded(ran["export"])
     assert "exported exists" in failed(ran["export again"])
+    assert f"score {TASK}: " in succeeded(ran["phone"])
     exported = load_model(folder / "exported")
     assert exported.settings.tasks[TASK] == own
     found = exported.scorer().score_requests(history, texts)[0]

@@ -102,7 +102,7 @@ import tasks.own_jobs
 vocabulary_file.shared = 'jobs'
 MIXTURE_OR_TASK_NAME = 'shop_titles'
 TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
-BATCH_SIZE = 4
+calibrate.batch_size = 4
 calibrate.limit = 4
 """
 

@@ -14,6 +14,8 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.vocabulary_text import training_texts
 from m6rec_jax.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 GIN = "gin_configs/own_data"
 SMALL = """
 TRAIN_STEPS = 2
@@ -22,12 +24,6 @@ BATCH_SIZE = 8
 BatchIterator.num_shards = 1
 Logging.tensorboard = False
 """
-
-
-@pytest.fixture(autouse=True)
-def no_gin():
-    yield
-    gin.clear_config()
 
 
 def test_sequences_to_retrieval(

@@ -14,8 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.commands import ROOT, m6rec, m6rec_each, succeeded
+from tests.integration.commands import ROOT, m6rec_each, python, succeeded
 
+# Serving must not pay for it: seconds and gigabytes.
+WITHOUT_TENSORFLOW = """
+import sys
+from m6rec_jax.cli import main
+status = main(sys.argv[1:])
+heavy = {"tensorflow", "seqio", "clu", "tensorflow_datasets"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else status)
+"""
 SKUS = [f"000{n}" for n in range(1, 8)]
 NUMBER = 400
 MALFORMED = {
@@ -80,7 +88,7 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
     process.communicate()
     assert not (trained / "scores.jsonl").exists()
 
-    run = m6rec(trained, *arguments)
+    run = python(trained, WITHOUT_TENSORFLOW, *arguments)
     out = succeeded(run)
     assert "going on at row" in run.stderr
     assert out.startswith("400 requests: 395 answered (scores.jsonl), 5 rejected")
@@ -127,23 +135,3 @@ def test_an_index_and_what_it_finds(trained: Path) -> None:
         assert set(found["item_ids"]) == set(SKUS) - set(row["exclude"] or ())
         assert found["scores"] == sorted(found["scores"], reverse=True)
     succeeded(renamed)
-
-
-def test_no_tensorflow(trained: Path) -> None:
-    """Serving must not pay for it: seconds and gigabytes."""
-    (trained / "few.jsonl").write_text(json.dumps(request(0)) + "\n")
-    code = (
-        "import sys; from m6rec_jax.cli import main; status = main(sys.argv[1:]); "
-        "heavy = {'tensorflow', 'seqio', 'clu', 'tensorflow_datasets'} & set(sys.modules); "
-        "sys.exit(f'imported {heavy}' if heavy else status)"
-    )
-    arguments = infer("--requests", "few.jsonl", "--output", "few_scores.jsonl")
-    succeeded(
-        subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=trained,
-            env=os.environ | {"M6REC_DATA_DIR": str(trained / "cache"), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-    )

@@ -5,10 +5,8 @@ Every process imports t5x, seqio and tensorflow, so what can be asserted of one 
 
 from __future__ import annotations
 
-import ast
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -64,12 +62,6 @@ FOUNDATION = """
 TRAINABLE = 'all'
 TRAIN_STEPS = 2
 """
-TUNED_HERE = """
-TRAIN_STEPS = 1
-WARMUP_STEPS = 0
-Start.prompts = 'all'
-Logging.period = 1
-"""
 TUNED_THERE = """
 INITIAL_PROMPTS = 'all'
 CHECKPOINT_PERIOD = 25
@@ -114,7 +106,6 @@ def gin_file(includes: tuple[str, ...], *settings: str) -> str:
 FILES = {
     "prepare": PREPARE,
     "foundation": gin_file(BUILT_IN_RUN, SETTINGS, TRAIN, BUILT_IN, FOUNDATION),
-    "tune": gin_file(BUILT_IN_RUN, SETTINGS, TRAIN, BUILT_IN, TUNED_HERE),
     "m6rec_eval": gin_file(("runs/eval",), SETTINGS),
     "train": gin_file((*MODEL, "t5x/finetune_scoring"), SETTINGS, TRAIN, TUNED_THERE),
     "write": gin_file((*MODEL, "t5x/finetune_generation"), SETTINGS, TRAIN, WRITES),
@@ -124,8 +115,8 @@ FILES = {
 }
 
 
-def run(folder: Path, code: list[str], *arguments: object, fails: bool = False) -> tuple[str, str]:
-    """What a program printed, and its log."""
+def run(folder: Path, code: list[str], *arguments: object) -> str:
+    """What a program printed."""
     finished = subprocess.run(
         [sys.executable, *code, *map(str, arguments)],
         cwd=folder,
@@ -138,8 +129,8 @@ def run(folder: Path, code: list[str], *arguments: object, fails: bool = False) 
         text=True,
         timeout=900,
     )
-    assert bool(finished.returncode) == fails, finished.stdout + finished.stderr[-5000:]
-    return finished.stdout, finished.stderr
+    assert not finished.returncode, finished.stdout + finished.stderr[-5000:]
+    return finished.stdout
 
 
 def m6rec(folder: Path, *commands: list[str]) -> str:
@@ -151,27 +142,21 @@ def t5x_command(folder: Path, command: str, **settings: str) -> None:
     run(folder, ["-m", f"t5x.{command}"], f"--gin_file={command}.gin", *bindings)
 
 
-def t5x_train(
-    folder: Path, name: str, steps: int, *further: str, file: str = "train", fails: bool = False
-) -> str:
-    """Starts from step 2 of the foundation, or resumes. Returns the log."""
-    _, log = run(
+def t5x_train(folder: Path, name: str, steps: int, file: str = "train") -> None:
+    """Starts from step 2 of the foundation, or resumes."""
+    run(
         folder,
         ["-m", "t5x.train"],
         f"--gin_file={file}.gin",
         f"--gin.MODEL_DIR='{folder / name}'",
         f"--gin.INITIAL_CHECKPOINT_PATH='{folder / 'theirs' / 'checkpoint_2'}'",
         f"--gin.TRAIN_STEPS={steps}",
-        "--gin.train.stats_period=1",
-        *further,
-        fails=fails,
     )
-    return log
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shop, a foundation of the built-in trainer, and the step that follows there."""
+    """The shop and a foundation of the built-in trainer."""
     folder = tmp_path_factory.mktemp("user")
     shutil.copytree(SHOP, folder / "shop")
     spec = json.loads((folder / "shop" / "dataset.json").read_text())
@@ -187,24 +172,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["vocab", "train", "--gin_file", "prepare.gin"],
         ["train", "--gin_file", "foundation.gin", "--gin.MODEL_DIR=foundation"],
         ["convert", "--from", "foundation", "--to", "t5x_bridge:theirs"],
-        [
-            *("train", "--gin_file", "tune.gin", "--gin.MODEL_DIR=tune"),
-            "--gin.INITIAL_CHECKPOINT_PATH=foundation",
-        ],
     )
     return folder
 
 
 @pytest.fixture(scope="module")
-def log(folder: Path) -> str:
-    """Of 50 steps under t5x, in `run`."""
-    return t5x_train(folder, "run", WHOLE)
+def trained(folder: Path) -> Path:
+    """Of 50 steps under t5x."""
+    t5x_train(folder, "run", WHOLE)
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def probabilities(folder: Path, log: str) -> list[dict[str, Any]]:
+def probabilities(folder: Path, trained: Path) -> list[dict[str, Any]]:
     """Rows that t5x.infer wrote of them."""
-    checkpoint = str(folder / "run" / f"checkpoint_{WHOLE}")
+    checkpoint = str(trained / f"checkpoint_{WHOLE}")
     t5x_command(
         folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(folder / "inferred")
     )
@@ -217,34 +199,10 @@ def tensors(checkpoint: Path) -> dict[str, np.ndarray]:
     return {name: files.read(name) for name in files.found}
 
 
-def test_the_first_step_has_the_loss_of_m6rec(folder: Path, log: str) -> None:
-    found = re.search(r"\[3\] collection=train .*?(?<!/)\bloss=([\d.e-]+)", log)
-    assert found, log[-5000:]
-    (first, *_) = map(json.loads, (folder / "tune" / "metrics.jsonl").read_text().splitlines())
-    assert float(found.group(1)) == pytest.approx(first["loss"], abs=1e-5)
-
-
-def test_a_frozen_backbone_stays_and_prompts_train(folder: Path, log: str) -> None:
-    before, after = tensors(folder / "theirs" / "checkpoint_2"), tensors(folder / "run")
-    assert set(before) == set(after)
-    changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert changed == {name for name in before if name.startswith("target.prompts.")}
-
-
-def test_a_frozen_backbone_has_no_optimizer_state(folder: Path, log: str) -> None:
-    path = folder / "run" / f"checkpoint_{WHOLE}" / "state" / "_METADATA"
-    held = {
-        ast.literal_eval(name)[2]
-        for name, entry in json.loads(path.read_text())["tree_metadata"].items()
-        if "param_states" in name and entry["value_metadata"]["value_type"] != "None"
-    }
-    assert held == {"prompts"}
-
-
-def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path, log: str) -> None:
+def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path, trained: Path) -> None:
     t5x_train(folder, "broken", HALF)
     t5x_train(folder, "broken", WHOLE)
-    whole, broken = tensors(folder / "run"), tensors(folder / "broken")
+    whole, broken = tensors(trained), tensors(folder / "broken")
     for name, values in whole.items():
         np.testing.assert_array_equal(broken[name], values, err_msg=name)
 
@@ -288,13 +246,6 @@ def test_a_task_that_writes(folder: Path) -> None:
     assert "bleu" in " ".join(metrics)
 
 
-def test_words_that_options_would_start_from_are_refused(folder: Path) -> None:
-    """As files of gin_configs/jobs set them."""
-    words = "--gin.OPTION_WORDS=('liked', 'loved')"
-    log = t5x_train(folder, "words", 3, words, fails=True)
-    assert "INITIAL_OPTIONS = ('liked', 'loved'): under t5x options do not start from words" in log
-
-
 def test_an_exported_model_scores_rows(folder: Path, probabilities: list[dict[str, Any]]) -> None:
     pytest.importorskip("tensorflow_serving", reason="t5x.export needs tensorflow-serving-api")
     import t5x
@@ -307,5 +258,5 @@ def test_an_exported_model_scores_rows(folder: Path, probabilities: list[dict[st
         f"--gin.CHECKPOINT_PATH='{folder / 'run' / f'checkpoint_{WHOLE}'}'",
         f"--gin.MODEL_OUTPUT_DIR={{'cpu': '{folder / 'exported' / '1'}'}}",
     )
-    scored = json.loads(run(folder, ["-c", SCORE_ROWS])[0])
+    scored = json.loads(run(folder, ["-c", SCORE_ROWS]))
     assert scored == pytest.approx([row["probability"] for row in probabilities], abs=1e-5)

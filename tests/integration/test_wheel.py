@@ -27,13 +27,8 @@ print("movielens-100k" in sources.available())
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the unpacked wheel, as site-packages would hold it."""
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)),
-        ],
-        check=True,
-    )
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    subprocess.run([*build, "--directory", str(folder)], cwd=ROOT, check=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -51,10 +46,15 @@ def run(installed: Path, cwd: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_finds_its_gin_files_from_any_directory(installed: Path, tmp_path: Path) -> None:
-    found, _, knows_movielens = run(installed, tmp_path)
+def test_is_found_from_any_directory(installed: Path, tmp_path: Path) -> None:
+    """And merges with a folder `tasks` of a user's."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.py").write_text("")
+    found, paths, knows_movielens = run(installed, tmp_path)
     assert knows_movielens == "True"
     assert found == str(installed / "m6rec_jax" / "gin_configs" / "models" / "mini.gin")
+    assert str(tmp_path / "tasks") in paths
+    assert str(installed / "tasks") in paths
 
 
 def test_has_the_servers_page(installed: Path) -> None:
@@ -68,14 +68,6 @@ def test_has_the_model_in_the_box(installed: Path) -> None:
     (file,) = (installed / "m6rec_jax" / "edge_model").iterdir()
     assert file.name == "films.m6rec"
     assert file.stat().st_size <= 3_000_000
-
-
-def test_merges_with_a_folder_of_tasks(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "own.py").write_text("")
-    _, paths, _ = run(installed, tmp_path)
-    assert str(tmp_path / "tasks") in paths
-    assert str(installed / "tasks") in paths
 
 
 def test_a_users_own_tasks_module_wins(installed: Path, tmp_path: Path) -> None:

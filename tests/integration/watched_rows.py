@@ -1,7 +1,7 @@
 """Toy data for whole commands in several processes; imported by the gin file of the test.
 
 They note the rows they give, and get into trouble on demand: the environment variable TROUBLE
-may say 'kill 2 9', SIGKILL for process 2 as it reads batch 9, or 'term 0 6', SIGTERM for process 0
+may say 'kill 1 9', SIGKILL for process 1 as it reads batch 9, or 'term 0 6', SIGTERM for process 0
 ('term all 6': for all).
 """
 
@@ -20,7 +20,9 @@ import numpy as np
 from m6rec_jax.checkpoints.location import list_steps
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
-from tests.training.toy_run import ToyBatches, toy_config
+from tests.training.toy_run import ToyBatches, toy_config, toy_validation
+
+gin.external_configurable(toy_validation, "toy_validation")
 
 
 def small_config() -> ModelConfig:

@@ -149,26 +149,6 @@ def test_what_was_named_is_not_recommended():
     assert conversation.answer("Hi").written.places == [0]
 
 
-@pytest.mark.parametrize(
-    ("said", "named"),
-    [
-        ("i loved the big heat", {0}),  # several words: in any case
-        ("THE BIG HEAT", {0}),
-        ("big is fine", set()),  # one word: with its own capitals
-        ("Big is fine", {1}),
-        ("heat and HEAT", {2, 3, 4}),  # one spelling names all films of these words
-        ("Heat", {2, 3, 4}),
-        ("the big lebowski", set()),
-    ],
-)
-def test_names_are_found_in_a_dialogue(said, named):
-    names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
-    catalogue = ConversationCatalogue(names, names, names)
-    conversation = Conversation(catalogue, replies=Model(reply="Yes"), mode="free")
-    conversation.answer(said)
-    assert set(conversation.named) == named
-
-
 # ---- replies that are grounded, and recommendations that obey
 
 FILMS = ConversationCatalogue(
@@ -352,8 +332,6 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path, monkeypat
 def test_impossible_conversations_are_told():
     with pytest.raises(ConfigError, match="mode = 'loud' is none of grounded, free"):
         Conversation(CATALOGUE, titles=Model(), mode="loud")
-    with pytest.raises(ConfigError, match="nothing to converse with"):
-        Conversation(CATALOGUE)
     with pytest.raises(ConfigError, match="num_beams = 2"):
         Conversation(CATALOGUE, titles=Model(), num_items=3, num_beams=2)
 
@@ -451,3 +429,5 @@ def test_what_a_user_did_may_be_newer_than_the_data(behaviours, number, tmp_path
     folder = served_films.write_data(tmp_path / "films")
     liked = chat_module._LikedItems({"user": {"taste": "drama"}, "behaviours": behaviours}, folder)
     assert len(liked([0]).past) == number
+    with pytest.raises(ConfigError, match=r"has 'usr' \(did you mean 'user'\?\): a dialogue takes"):
+        chat_module._LikedItems({"usr": {"taste": "drama"}}, folder)

@@ -3,19 +3,16 @@
 import itertools
 import math
 
-import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.jobs.embeddings import EmbeddingPredictions, EmbeddingsJob, uniformity
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from tests.evaluation.small_model import small_model
 from tests.serving.served_films import request
 from tests.tasks import shop
 
@@ -26,11 +23,7 @@ def test_a_registered_task_gives_users_and_items(tmp_path, monkeypatch):
     """The vectors are those of the two towers; ids are those of the tables."""
     (prepared,) = shop.prepare_shop(tmp_path)
     vocabulary = shop.shop_vocabulary(prepared.folder / "vocabulary.model")
-    sizes = {"embed_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
-    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
-    prompts = PromptConfig(retrieval_dim=8)
-    model = M6Rec(ModelConfig(vocab_size=vocabulary.size, prompts=prompts, **sizes, **layers))
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), initial_features()))
+    model, variables = small_model(vocabulary, tmp_path / "run", 1, retrieval_dim=8)
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
     names = register_recommendation_tasks("embedded", "tiny-shop", split="leave_one_out")
     try:

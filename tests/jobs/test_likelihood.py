@@ -6,6 +6,7 @@ import gin
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.request_data import open_serving_data
@@ -15,14 +16,9 @@ from m6rec_jax.text import rows
 from tests.serving import served_films
 from tests.serving.served_films import MAX_EVENTS, NOW, S, T, request
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 CANDIDATE, ITEM = "{candidate} liked", "likes {item}"
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    gin.clear_config()
-    yield
-    gin.clear_config()
 
 
 def configure(sentence, counted):
@@ -39,21 +35,25 @@ def forward(model, variables, features):
 FORWARD = jax.jit(forward, static_argnums=0)
 
 
+def log_probabilities(model, history, inputs, task_id):
+    """log p of every token after each of the `inputs`, `[T, vocabulary]`."""
+    row = rows.source_row(model.vocabulary, history, S) | {"task_ids": np.array([task_id])}
+    inputs = np.array(inputs)
+    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
+    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
+    batch = rows.pad_batch([row], lengths)
+    logits = np.asarray(FORWARD(model.model, model.variables, batch), np.float64)[0]
+    return scipy.special.log_softmax(logits, axis=-1)
+
+
 def directly(model, history, before, text, after, counted, task_id=1):
     """Mean of log p(token | history, tokens before) over the tokens of the counted words."""
     vocabulary = model.vocabulary
     ids = vocabulary.encode(before + text + after)
     first, last = len(vocabulary.encode(before)), len(ids) - len(vocabulary.encode(after))
     chosen = range(first, last) if counted == "candidate" else range(last, len(ids))
-    inputs = np.array([vocabulary.bos_id, *ids])
-    row = rows.source_row(vocabulary, history, S) | {"task_ids": np.array([task_id])}
-    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    batch = rows.pad_batch([row], lengths)
-    logits = np.asarray(FORWARD(model.model, model.variables, batch), np.float64)[0]
-    logits -= logits.max(axis=-1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    log_p = log_probabilities(model, history, [vocabulary.bos_id, *ids], task_id)
     return float(np.mean([log_p[place, ids[place]] for place in chosen]))
 
 
@@ -97,14 +97,8 @@ def odds(model, history, text, task_id=1):
     ids, others = vocabulary.encode("liked"), vocabulary.encode("disliked")
     place = next(i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
     read = [*vocabulary.encode(text), vocabulary.eos_id, *ids[:place]]
-    inputs = np.array([vocabulary.bos_id, *read])
-    row = rows.source_row(vocabulary, history, S) | {"task_ids": np.array([task_id])}
-    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    batch = rows.pad_batch([row], lengths)
-    logits = np.asarray(FORWARD(model.model, model.variables, batch), np.float64)[0]
-    return float(logits[len(read), ids[place]] - logits[len(read), others[place]])
+    log_p = log_probabilities(model, history, [vocabulary.bos_id, *read], task_id)
+    return float(log_p[len(read), ids[place]] - log_p[len(read), others[place]])
 
 
 def test_outcomes_of_the_template_are_asked_for_where_nothing_is_said(infer, served_model):

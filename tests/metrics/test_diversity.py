@@ -15,7 +15,7 @@ texts = st.lists(
 
 
 @given(texts, st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_distinct_equals_loops_over_strings(values, n):
     grams = []
     for text in values:

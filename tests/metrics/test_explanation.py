@@ -39,14 +39,14 @@ def test_features_of_several_words_and_inside_each_other():
 
 
 @given(st.lists(st.frozensets(st.integers(0, 6), max_size=5), min_size=2, max_size=9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_diversity_equals_all_pairs(sets):
     shared = [len(a & b) for a, b in itertools.combinations(sets, 2)]
     assert explanation.feature_diversity(sets) == pytest.approx(np.mean(shared))
 
 
 @given(st.lists(st.text(), min_size=2, max_size=5), st.lists(st.text(), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text(texts, names):
     names = [name for name in names if explanation.phrase_key(name)] or ["a"]
     assert 0 <= explanation.feature_coverage_ratio(texts, names) <= 1

@@ -8,8 +8,8 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.faithfulness import AttributeDictionary, faithfulness
 
 VALUES = {
-    "director": ["Clint Eastwood", "Samuel L. Fox", "Jean-Luc Godard"],
-    "cast": ["Clint Eastwood", "Will", "Penélope Cruz"],
+    "director": ["Clint Eastwood", "Jean-Luc Godard"],
+    "cast": ["Clint Eastwood", "Will"],
     "genres": ["Comedy", "Romantic Comedy", "Film-Noir", "War"],
     "countries": ["France", "New York", "York"],
 }
@@ -29,33 +29,6 @@ def test_longest_match_first_and_no_word_twice():
     # From the left: "a b" takes the b that "b c d" would need.
     overlapping = AttributeDictionary({"x": ["a b", "b c d", "c"]})
     assert named(overlapping, "a b c d") == [{"x": "a b"}, {"x": "c"}]
-
-
-def test_word_boundaries():
-    dictionary = AttributeDictionary(VALUES)
-    assert named(dictionary, "warm comedies by Yorkers in Frances new, york_") == []
-    assert named(dictionary, "(War)...York's “comedy”") == [
-        {"genres": "War"},
-        {"countries": "York"},
-        {"genres": "Comedy"},
-    ]
-
-
-def test_spelling_and_scripts():
-    dictionary = AttributeDictionary(VALUES | {"languages": ["हिंदी", "Русский"]})
-    text = (
-        "film noir by JEAN LUC GODARD with pene\u0301lope cruz, in русский/हिंदी 🎬 by samuel l fox"
-    )
-    assert named(dictionary, text) == [
-        {"genres": "Film-Noir"},
-        {"director": "Jean-Luc Godard"},
-        {"cast": "Penélope Cruz"},
-        {"languages": "Русский"},
-        {"languages": "हिंदी"},
-        {"director": "Samuel L. Fox"},
-    ]
-    # A part of a word with its vowel signs is not the word.
-    assert named(AttributeDictionary({"x": ["हि"]}), "हिंदी") == []
 
 
 def test_case_counts_where_it_is_asked_to():
@@ -123,7 +96,7 @@ def test_nothing_named_has_no_share():
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4), st.lists(st.text(), max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text(texts, values):
     texts, values = [*texts, "a"], [*values, "a"]
     dictionary = AttributeDictionary({"x": values})

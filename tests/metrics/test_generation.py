@@ -1,7 +1,6 @@
 """BLEU and ROUGE against their definitions and NLTK; what happens without the libraries."""
 
 import math
-import subprocess
 import sys
 from collections import Counter
 
@@ -49,7 +48,7 @@ def slow_rouge(text, reference, n):
 
 
 @given(pairs, st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bleu_equals_its_definition(cases, order):
     pytest.importorskip("sacrebleu")
     generated, references = map(list, zip(*cases, strict=True))
@@ -64,7 +63,7 @@ def test_bleu_counts_punctuation_apart_unless_told():
 
 
 @given(pairs)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bigram_precision_equals_nltk_with_its_weights(cases):
     nltk_bleu = pytest.importorskip("nltk.translate.bleu_score")
@@ -77,7 +76,7 @@ def test_bigram_precision_equals_nltk_with_its_weights(cases):
 
 
 @given(pairs, st.integers(1, 3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_rouge_equals_its_definition(cases, n):
     pytest.importorskip("rouge_score")
     # Its words are letters only.
@@ -105,15 +104,6 @@ def test_a_missing_library_names_the_extra(monkeypatch, package, call):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=r"pip install 'm6rec_jax\[text-metrics\]'"):
         call(["a"], ["a"])
-
-
-def test_the_libraries_are_imported_when_needed():
-    code = (
-        "import sys, m6rec_jax.metrics.generation; "
-        "print([m for m in ('sacrebleu', 'rouge_score', 'nltk', 'jax') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
 
 
 def test_perplexity():

@@ -40,13 +40,13 @@ def test_words_are_folded_and_without_signs():
 
 
 @given(st.text(st.characters(max_codepoint=127)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_both_ways_of_splitting_agree_on_ascii(text):
     assert phrases.pieces(text) == list(phrases._unicode_pieces(text))
 
 
 @given(st.text())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_can_be_split_and_folds_piece_by_piece(text):
     surface = phrases.pieces(text)
     assert all(surface)
@@ -71,7 +71,7 @@ def slow_all_in(text, names):
     st.lists(st.sampled_from(["a", "B", "c", ",", "a b"]), max_size=8),
     st.lists(st.sampled_from(["A", "b", "a b", "b c", "a, b", "b a b c"]), max_size=4),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_all_phrases_are_found_wherever_they_stand(words, names):
     text = " ".join(words)
     assert phrases.PhraseFinder(names).all_in(text) == slow_all_in(text, names)

@@ -32,7 +32,7 @@ def lists(draw):
 
 
 @given(lists())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_metrics_equal_brute_force(case):
     top, wanted, k = case
     padded = np.array([w + [-1] * (3 - len(w)) for w in wanted])
@@ -47,7 +47,7 @@ def test_metrics_equal_brute_force(case):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ranks_by_score_equal_a_stable_sort(seed):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 4, (6, 9)).astype(float)

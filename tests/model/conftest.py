@@ -1,6 +1,7 @@
 """A tiny model, a batch with padding everywhere, and variables without a single zero."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,17 @@ from m6rec_jax.model.tuning.lora import TARGETS
 
 Variables = dict[str, Any]
 Features = Mapping[str, np.ndarray]
+
+
+def tuned(config: ModelConfig, **prompts: Any) -> ModelConfig:
+    """With these settings of `PromptConfig` beside those that it has."""
+    return config.replace(prompts=dataclasses.replace(config.prompts, **prompts))
+
+
+def hidden(config: ModelConfig, variables: Any, features: Features, **options: Any) -> np.ndarray:
+    """The decoder's states, `[rows, target, embed]`."""
+    apply = jax.jit(functools.partial(M6Rec(config).apply, **options))
+    return np.asarray(apply(variables, features).hidden)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +64,7 @@ def every_method(config: ModelConfig) -> ModelConfig:
     """LoRA, (IA)³ and updates of the embedding beside what `config` has."""
     methods = {"lora_rank": 2, "lora_scale": 0.7, "lora_targets": TARGETS, "embedding_rank": 1}
     methods["ia3_targets"] = ("key", "value", "hidden")
-    return config.replace(prompts=dataclasses.replace(config.prompts, **methods))
+    return tuned(config, **methods)
 
 
 def _row(lengths: list[int], total: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from m6rec_jax.model.dense import dot
-from m6rec_jax.model.dot_product_attention import dot_product_attention
 
 SHAPES = [
     ("nd,df->nf", (40, 24), (24, 16), {}),
@@ -83,54 +82,6 @@ def test_every_product_of_the_backward_pass_has_rounded_operands() -> None:
         operands, result = line.rsplit("->", 1)
         assert operands.count("bf16>") == 2, line
         assert "xf32>" in result, line
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_attention_gradients(with_bias: bool) -> None:
-    query, key, value, bias, weight = arrays(
-        (2, 4, 3, 5), (2, 6, 3, 5), (2, 6, 3, 5), (1, 3, 4, 6), (2, 4, 3, 5)
-    )
-    mask = np.where(np.random.default_rng(1).random((2, 1, 4, 6)) < 0.7, 0.0, -1e9)
-    mask = mask.astype(np.float32)
-
-    def plain(query: Any, key: Any, value: Any, bias: Any) -> Any:
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) + mask
-        scores = scores + bias if with_bias else scores
-        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
-
-    def ours(query: Any, key: Any, value: Any, bias: Any) -> Any:
-        return dot_product_attention(query, key, value, bias if with_bias else None, mask)
-
-    inputs = (query, key, value, bias)
-    np.testing.assert_allclose(ours(*inputs), plain(*inputs), rtol=1e-5, atol=1e-6)
-    expected = jax.grad(lambda *a: jnp.sum(plain(*a) * weight), (0, 1, 2, 3))(*inputs)
-    actual = jax.jit(jax.grad(lambda *a: jnp.sum(ours(*a) * weight), (0, 1, 2, 3)))(*inputs)
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_attention_in_bfloat16_is_close() -> None:
-    query, key, value, bias = arrays((2, 16, 3, 8), (2, 16, 3, 8), (2, 16, 3, 8), (1, 3, 16, 16))
-    mask = np.zeros((2, 1, 1, 16), np.float32)
-
-    def loss(query: Any, key: Any, value: Any, bias: Any) -> Any:
-        return jnp.sum(jnp.sin(dot_product_attention(query, key, value, bias, mask)))
-
-    expected = jax.grad(loss, (0, 1, 2, 3))(query, key, value, bias)
-    rounded = (a.astype(jnp.bfloat16) for a in (query, key, value))
-    actual = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*rounded, bias)
-    for one, other in zip(actual, expected, strict=True):
-        assert relative_error(one.astype(jnp.float32), other) < 2e-2
-
-
-def test_attention_of_a_row_without_any_key_is_finite() -> None:
-    query, key, value = arrays((1, 2, 1, 4), (1, 3, 1, 4), (1, 3, 1, 4))
-    mask = np.full((1, 1, 1, 3), -1e9, np.float32)
-    out, gradients = jax.value_and_grad(
-        lambda *a: jnp.sum(dot_product_attention(*a, None, mask)), (0, 1, 2)
-    )(query, key, value)
-    assert np.isfinite(out)
-    assert all(np.isfinite(g).all() for g in gradients)
 
 
 def test_other_backends_are_left_to_their_compiler() -> None:

@@ -1,6 +1,5 @@
 """Updates of the token embedding: the same as a merged table, nothing at the start."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,22 +9,12 @@ import pytest
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from tests.model.conftest import hidden, tuned
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
 # Two ways to sum the same float32 products.
 TOLERANCE = {"rtol": 3e-5, "atol": 3e-5}
-
-
-def with_updates(config: ModelConfig, rank: int = 2, **changes: Any) -> ModelConfig:
-    """Updates of the embedding beside everything else that the configuration has."""
-    return config.replace(
-        prompts=dataclasses.replace(config.prompts, embedding_rank=rank, **changes)
-    )
-
-
-def hidden(config: ModelConfig, variables: Any, features: Features) -> np.ndarray:
-    return np.asarray(jax.jit(M6Rec(config).apply)(variables, features).hidden)
 
 
 def merged(variables: Any) -> dict[str, Any]:
@@ -41,20 +30,20 @@ def merged(variables: Any) -> dict[str, Any]:
 def test_equals_a_merged_table(
     config: ModelConfig, make_variables: Make, features: Features
 ) -> None:
-    tuned, plain = with_updates(config), with_updates(config, rank=0)
-    variables = make_variables(tuned)
-    actual = hidden(tuned, variables, features)
-    np.testing.assert_allclose(actual, hidden(plain, merged(variables), features), **TOLERANCE)
-    assert np.abs(actual - hidden(plain, variables, features)).max() > 1e-2
+    updated = tuned(config, embedding_rank=2)
+    variables = make_variables(updated)
+    actual = hidden(updated, variables, features)
+    np.testing.assert_allclose(actual, hidden(config, merged(variables), features), **TOLERANCE)
+    assert np.abs(actual - hidden(config, variables, features)).max() > 1e-2
 
 
 def test_vocabulary_logits_keep_the_backbones_table(
     config: ModelConfig, make_variables: Make, features: Features
 ) -> None:
-    tuned = with_updates(config).replace(logits_via_embedding=True)
-    variables = make_variables(tuned)
-    states = hidden(tuned, variables, features)
-    logits = M6Rec(tuned).apply(variables, states, method="token_logits")
+    updated = tuned(config, embedding_rank=2).replace(logits_via_embedding=True)
+    variables = make_variables(updated)
+    states = hidden(updated, variables, features)
+    logits = M6Rec(updated).apply(variables, states, method="token_logits")
     table = variables["params"]["token_embedder"]["embedding"]
     expected = states.astype(np.float64) @ table.T.astype(np.float64) / config.embed_dim**0.5
     np.testing.assert_allclose(logits, expected, **TOLERANCE)

@@ -1,4 +1,4 @@
-"""Different ways to compute one thing agree: loops, packing, caching, task banks, packed rows."""
+"""Different ways to compute one thing agree: loops, caching, task banks, packed rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -79,28 +79,6 @@ def test_rematerialisation_saves_memory(features: Features) -> None:
     assert full < dots < none
 
 
-def test_packed_candidates_equal_one_per_row(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    variables, apply = make_variables(config), jitted(M6Rec(config))
-    packed = apply(variables, features).hidden
-    for row in range(3):
-        blocks = features["decoder_block_ids"][row]
-        for block in range(1, blocks.max() + 1):
-            here = blocks == block
-            tokens = np.zeros((1, 10), np.int32)
-            ids = np.zeros((1, 10), np.int32)
-            tokens[0, : here.sum()] = features["decoder_input_tokens"][row][here]
-            ids[0, : here.sum()] = 1
-            alone = {
-                **features,
-                "decoder_input_tokens": np.tile(tokens, (3, 1)),
-                "decoder_block_ids": np.tile(ids, (3, 1)),
-            }
-            hidden = apply(variables, alone).hidden
-            close(hidden[row, : here.sum()], packed[row][here])
-
-
 @pytest.mark.parametrize("num_segment_embeddings", [0, 3])
 def test_cached_segments_equal_one_pass(
     config: ModelConfig, make_variables: Make, features: Features, num_segment_embeddings: int
@@ -169,31 +147,6 @@ def test_ends_alone_equal_one_pass(
     assert not np.allclose(outputs.hidden, everywhere.hidden, atol=1e-3)
 
 
-def test_early_layers_see_one_block_and_late_layers_all(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    variables, model = make_variables(config), M6Rec(config)
-    tokens, blocks = features["encoder_input_tokens"][:1], features["encoder_block_ids"][:1]
-    changed = np.where(blocks == 2, (tokens + 1) % 32, tokens)
-    task_ids = np.zeros((1,), np.int32)
-
-    encode_segments = jitted(model, model.encode_segments)
-    encode = jitted(model, model.encode)
-
-    def both(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        early = encode_segments(variables, tokens, blocks, task_ids)
-        encoded = encode(variables, tokens, blocks, task_ids)
-        return np.asarray(early), np.asarray(encoded.hidden)
-
-    (early, late), (early_changed, late_changed) = both(tokens), both(changed)
-    elsewhere = (blocks > 0) & (blocks != 2)
-    np.testing.assert_array_equal(early[elsewhere], early_changed[elsewhere])
-    num_prompts = config.prompts.num_prompts
-    moved = np.abs(late - late_changed).max(axis=-1)
-    assert (moved[:, num_prompts:][elsewhere] > 1e-4).all()
-    assert (moved[:, :num_prompts] > 1e-4).all()
-
-
 def test_decoder_early_layers_do_not_depend_on_the_source(
     config: ModelConfig, make_variables: Make, features: Features
 ) -> None:
@@ -207,17 +160,6 @@ def test_decoder_early_layers_do_not_depend_on_the_source(
     decode_late = jitted(model, model.decode_late)
     late = decode_late(variables, outputs.encoded, early, *inputs[1:], use_source=use_source)
     close(late, outputs.hidden)
-
-
-def test_a_retrieval_row_ignores_its_source(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    variables, apply = make_variables(config), jitted(M6Rec(config))
-    changed = {**features, "encoder_input_tokens": (features["encoder_input_tokens"] + 3) % 32}
-    before, after = (np.asarray(apply(variables, f).hidden) for f in (features, changed))
-    real = features["decoder_block_ids"] > 0
-    np.testing.assert_array_equal(before[2][real[2]], after[2][real[2]])
-    assert np.abs(before[0] - after[0])[real[0]].max() > 1e-3
 
 
 @pytest.mark.parametrize("changes", [{}, {"share_layers": True, "scan_unroll": 0}], ids=str)
@@ -389,22 +331,3 @@ def test_soft_prompts_of_a_packed_row_see_no_document(
     first = 4 + int((two == 1).sum())
     np.testing.assert_array_equal(before[:, :first], after[:, :first])
     assert np.abs(before[:, first:14] - after[:, first:14]).max() > 1e-3
-
-
-def test_padding_changes_nothing(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    variables, model = make_variables(config), M6Rec(config)
-    wider = {
-        name: np.pad(values, ((0, 0), (0, 5))) if values.shape[1] > 1 else values
-        for name, values in features.items()
-    }
-    apply = jitted(model)
-    narrow, wide = apply(variables, features), apply(variables, wider)
-    real = features["decoder_block_ids"] > 0
-    close(np.asarray(wide.hidden)[:, :10][real], np.asarray(narrow.hidden)[real])
-    users = [
-        model.apply(variables, o.encoded, features["task_ids"], method=model.user_embedding)
-        for o in (narrow, wide)
-    ]
-    close(users[0], users[1])

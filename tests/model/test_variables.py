@@ -15,6 +15,7 @@ from flax import linen as nn
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.tuning.lora import TARGETS
+from tests.model.conftest import hidden
 
 Features = dict[str, np.ndarray]
 LORA = {"lora_rank": 3, "lora_scale": 0.7, "lora_targets": TARGETS}
@@ -27,11 +28,6 @@ def init(config: ModelConfig, features: Features, seed: int = 0) -> dict[str, An
 def shapes(config: ModelConfig, features: Features) -> dict[str, Any]:
     """The variables as `init` would make them, without compiling anything."""
     return jax.eval_shape(M6Rec(config).init, jax.random.key(0), features)
-
-
-def hidden(config: ModelConfig, variables: Any, features: Features, **options: Any) -> np.ndarray:
-    apply = jax.jit(lambda v: M6Rec(config).apply(v, features, **options).hidden)
-    return np.asarray(apply(variables))
 
 
 def names(tree: Any) -> dict[str, Any]:
@@ -62,11 +58,11 @@ def test_every_leaf_has_logical_axes(every_method: ModelConfig, features: Featur
                 assert leaf.names[1 if in_stack else 0] == "tasks", name
 
 
-def test_the_trees_do_not_overlap(config: ModelConfig, features: Features) -> None:
+def test_the_trees_do_not_overlap(every_method: ModelConfig, features: Features) -> None:
     """The backbone's tree is the same whatever the prompts, so a checkpoint fits any task."""
-    variables = shapes(config, features)
+    variables = shapes(every_method, features)
     assert set(variables) == {"params", "prompts"}
-    bare = shapes(config.replace(prompts=PromptConfig()), features)
+    bare = shapes(every_method.replace(prompts=PromptConfig()), features)
     assert set(bare) == {"params"}
     backbones = [
         {name: leaf.value.shape for name, leaf in names(v["params"]).items()}
@@ -84,10 +80,13 @@ def test_late_interaction_does_not_change_the_tree(config: ModelConfig, features
     assert trees[0] == trees[1] == trees[2]
 
 
-def test_sharing_keeps_one_layer_and_all_prompts(config: ModelConfig, features: Features) -> None:
-    leaves = names(shapes(config.replace(share_layers=True), features))
+def test_sharing_keeps_one_layer_and_all_prompts(
+    every_method: ModelConfig, features: Features
+) -> None:
+    leaves = names(shapes(every_method.replace(share_layers=True), features))
     assert leaves["params/encoder/layers/mlp/wi_0/kernel"].value.shape[0] == 1
     assert leaves["prompts/encoder/layers/mlp/adapter/wi"].value.shape[0] == 3
+    assert leaves["prompts/encoder/layers/self_attention/lora_query/a"].value.shape[0] == 3
 
 
 def test_shared_layers_need_no_prompts(config: ModelConfig, features: Features) -> None:
@@ -331,22 +330,14 @@ def test_config_errors(owner: type, values: dict[str, Any], message: str) -> Non
         owner(**values)
 
 
-def test_one_task_of_a_bank() -> None:
-    bank = PromptConfig(
-        num_tasks=2,
-        num_prompts=6,
-        num_options=3,
-        head="option",
-        adapter_rank=4,
-        task_num_prompts=(6, 5),
-        task_num_options=(3, 0),
-        task_adapter_ranks=(2, 4),
-    )
-    expected = PromptConfig(num_prompts=6, num_options=3, head="option", adapter_rank=2)
-    assert bank.of_task(0) == expected
-    assert bank.of_task(1) == PromptConfig(num_prompts=5, adapter_rank=4)
+def test_a_bank_has_no_task_beyond_its_last() -> None:
     with pytest.raises(ConfigError, match=r"no task 2: PromptConfig\.num_tasks = 2"):
-        bank.of_task(2)
+        PromptConfig(num_tasks=2).of_task(2)
+
+
+def test_lists_become_tuples() -> None:
+    """As gin files may have them; a configuration must be hashable."""
+    assert PromptConfig(special_token_ids=[0, 1]).special_token_ids == (0, 1)  # type: ignore[call-arg]
 
 
 def test_beyond_a_tasks_rank_is_zero_at_the_start(config: ModelConfig, features: Features) -> None:
@@ -382,27 +373,3 @@ def test_mismatched_features(config: ModelConfig, features: Features) -> None:
 def test_special_token_outside_the_vocabulary() -> None:
     with pytest.raises(ConfigError, match="40, outside the vocabulary of 32"):
         ModelConfig(vocab_size=32, prompts=PromptConfig(special_token_ids=(40,)))
-
-
-def test_configured_in_gin() -> None:
-    import gin
-
-    with gin.unlock_config():
-        gin.clear_config()
-        gin.parse_config(
-            """
-            ModelConfig.embed_dim = 24
-            ModelConfig.prompts = @PromptConfig()
-            PromptConfig.num_prompts = 7
-            PromptConfig.special_token_ids = [0, 1]
-            M6Rec.config = @ModelConfig()
-            """
-        )
-    try:
-        model = M6Rec()
-        assert model.config.embed_dim == 24
-        assert model.config.prompts.num_prompts == 7
-        assert model.config.prompts.special_token_ids == (0, 1)
-        hash(model.config)
-    finally:
-        gin.clear_config()

@@ -56,9 +56,13 @@ def features() -> Features:
 
 @pytest.fixture(scope="module")
 def variables(features: Features) -> dict[str, Any]:
-    model = M6Rec(CONFIG)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), features)
-    rng = np.random.default_rng(1)
+    return made(CONFIG, features, 1)
+
+
+def made(config: ModelConfig, features: Features, seed: int) -> dict[str, Any]:
+    """Random variables, none of them zero."""
+    shapes = jax.eval_shape(M6Rec(config).init, jax.random.key(0), features)
+    rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: (rng.normal(size=leaf.value.shape) * 0.5).astype(np.float32),
         shapes,

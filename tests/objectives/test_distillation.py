@@ -17,7 +17,7 @@ from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
 from m6rec_jax.objectives.total import total_loss
-from tests.objectives.conftest import CONFIG, Features
+from tests.objectives.conftest import CONFIG, Features, made
 
 # A teacher of another width, depth, number of heads and of soft prompts.
 WIDE = ModelConfig(
@@ -58,16 +58,6 @@ def batch(features: Features) -> Features:
         "decoder_segment_ids": (target > 0).astype(np.int32) + (target > 2),
         "decoder_loss_weights": weights,
     }
-
-
-def made(config: ModelConfig, features: Features, seed: int) -> dict[str, Any]:
-    shapes = jax.eval_shape(M6Rec(config).init, jax.random.key(0), features)
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: (rng.normal(size=leaf.value.shape) * 0.5).astype(np.float32),
-        shapes,
-        is_leaf=lambda leaf: hasattr(leaf, "names"),
-    )
 
 
 def loss_of(config: ModelConfig = WIDE, **settings: Any) -> DistillationLoss:

@@ -10,7 +10,7 @@ import pytest
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.objectives import classification_loss, language_modelling_loss, total_loss
-from tests.objectives.conftest import CONFIG, Features
+from tests.objectives.conftest import CONFIG, Features, made
 
 DEEP = CONFIG.replace(num_decoder_layers=3, scan_unroll=1)
 # 2k / (L(L + 1)), and 2k / (k(k + 1)) divided by its sum.
@@ -23,13 +23,7 @@ OBJECTIVES = {"language_modelling_weight": 1.0, "classification_weight": 0.5}
 
 @pytest.fixture(scope="module")
 def variables(features: Features) -> dict[str, Any]:
-    shapes = jax.eval_shape(M6Rec(DEEP).init, jax.random.key(0), features)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: (rng.normal(size=leaf.value.shape) * 0.5).astype(np.float32),
-        shapes,
-        is_leaf=lambda leaf: hasattr(leaf, "names"),
-    )
+    return made(DEEP, features, 1)
 
 
 def cut_off(variables: dict[str, Any], num_layers: int) -> tuple[M6Rec, dict[str, Any]]:

@@ -370,26 +370,6 @@ def test_total_is_the_weighted_sum_of_means(
     }
 
 
-def test_accumulated_steps_add_up(variables: dict[str, Any], features: Features) -> None:
-    """Two uneven halves with the denominators of the whole = the whole."""
-    model, weights = M6Rec(CONFIG), {"classification_weight": 1.0}
-    halves = [
-        {name: x[part] for name, x in features.items()} for part in (slice(0, 2), slice(2, 5))
-    ]
-
-    def gradient(part: Features, denominators: Any) -> Any:
-        def loss(variables: Any) -> Any:
-            return total_loss(model, variables, part, denominators=denominators, **weights)[0]
-
-        return jax.jit(jax.value_and_grad(loss))(variables)
-
-    counts = jax.tree.map(lambda a, b: a + b, *map(loss_denominators, halves))
-    first, second = (gradient(half, counts) for half in halves)
-    added = jax.tree.map(lambda a, b: a + b, first, second)
-    whole = gradient(features, None)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), added, whole)
-
-
 def test_an_objective_of_weight_zero_is_not_computed(
     variables: dict[str, Any], features: Features
 ) -> None:

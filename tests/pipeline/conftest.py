@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.source import PreparedSource
-from tests.pipeline import prepared_shop, shop_rows
+from tests.pipeline import shop_rows
 
 SIZES = {"train": 37, "validation": 10, "test": 3}
 
@@ -100,10 +100,4 @@ def number_tasks(number_data):
 @pytest.fixture(scope="session")
 def shop_views(tmp_path_factory):
     """Folder of each prepared view of the tiny shop."""
-    return prepared_shop.write_views(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="session")
-def shop_vocabulary(tmp_path_factory):
-    """A vocabulary trained on the shop's text."""
-    return shop_rows.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))
+    return shop_rows.write_views(tmp_path_factory.mktemp("shop"))

@@ -1,4 +1,4 @@
-"""The rows of a tiny shop in the shape of a prepared data set, and a vocabulary for them.
+"""The rows of a tiny shop in the shape of a prepared data set, their files, and a vocabulary.
 
 Users like items of one genre, so that a model can learn something. 12 items, 20 users.
 """
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m6rec_jax.data import tfrecords, views
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -62,10 +63,25 @@ def rows_of(split: str) -> dict[str, list[dict]]:
     return {"groups": groups, "next_items": next_items, "documents": documents}
 
 
+def write_views(folder: Path) -> dict[str, Path]:
+    """Writes every view below `folder / "shop"`; returns its folder."""
+    folders = {}
+    for view in ("groups", "next_items", "documents"):
+        rendered, folders[view] = folder / "rendered" / view, folder / "shop" / view / "1.0.0"
+        rendered.mkdir(parents=True)
+        writer = views.RowWriter(rendered, view)
+        for part in views.PARTS:
+            for row in rows_of(part)[view]:
+                writer.write(part, row)
+        writer.close()
+        tfrecords.build_view(rendered, folders[view], view)
+    return folders
+
+
 def make_vocabulary(folder: Path, size: int = 450) -> Vocabulary:
     """A vocabulary trained on the shop's text."""
-    views = rows_of("train")
-    texts = [text for row in views["groups"] for text in [*row["history"], *row["candidates"]]]
-    texts += [row["target"] for row in views["documents"]]
+    rows = rows_of("train")
+    texts = [text for row in rows["groups"] for text in [*row["history"], *row["candidates"]]]
+    texts += [row["target"] for row in rows["documents"]]
     train_vocabulary(texts, folder / "shop.model", size=size, split_by_whitespace=True)
     return Vocabulary(folder / "shop.model")

@@ -36,7 +36,7 @@ DOCUMENTS = st.lists(
 
 
 @given(DOCUMENTS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_document_survives_whole_and_in_bounds(documents):
     window = window_of(documents)
     packed = pack_rows(window, LENGTHS)

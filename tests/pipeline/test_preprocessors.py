@@ -218,19 +218,6 @@ def test_sampled_negatives_have_an_outcome_where_there_are_words(
     assert sorted(own.tolist() for own in written) == sorted(told)
 
 
-def test_outcomes_of_one_token_make_scoring_rows(shop_vocabulary):
-    words = ("liked", "disliked", "Film", "comedy", "drama")
-    word = next(word for word in words if len(shop_vocabulary.encode(word)) == 1)
-    (token,) = shop_vocabulary.encode(word)
-    texts = ["Film A", "Film B"]
-    row = with_outcomes(shop_vocabulary, texts, [word, word], 30)
-    scoring = rows.packed_candidates(shop_vocabulary, texts, 30)
-    for name in ("decoder_input_tokens", "decoder_block_ids"):
-        assert row[name].tolist() == scoring[name].tolist()
-    at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
-    assert row["decoder_target_tokens"][at].tolist() == [token, token]
-
-
 def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
     long = " ".join(shop_rows.ITEMS)
     row = with_outcomes(shop_vocabulary, [long, "Film A", long], ["liked", "", "disliked"], 30)

@@ -1,6 +1,6 @@
 """Which row of the prompt bank a task uses: said, or the only one there is; never guessed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gin
@@ -10,14 +10,9 @@ import seqio
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline.prompt_rows import check_prompt_rows, prompt_row
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 TASKS = ("shop_ctr", "shop_stars", "shop_next")
-
-
-@pytest.fixture(autouse=True)
-def no_gin() -> Iterator[None]:
-    gin.clear_config()
-    yield
-    gin.clear_config()
 
 
 def check(ids: Mapping[str, Any] | None, num_tasks: int, tasks: tuple[str, ...] = TASKS) -> None:

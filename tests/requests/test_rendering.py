@@ -60,9 +60,7 @@ def save(folder: Path, dataset: Dataset, statistics: Statistics) -> Path:
     return out
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(), labelled=st.booleans(), known=st.booleans(), own_fields=st.booleans())
 def test_served_text_is_training_text(
     write_shop, tmp_path: Path, log: Events, labelled: bool, known: bool, own_fields: bool

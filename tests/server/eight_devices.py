@@ -54,7 +54,7 @@ def answers(client: TestClient) -> dict[str, Any]:
 def main(folder: Path) -> None:
     os.environ["M6REC_DATA_DIR"] = str(folder / "cache")
     mesh = make_mesh(2, 2, 2)
-    service = served.open_service(folder, mesh=mesh, rules=fully_sharded_2d())
+    service = served.open_service(folder, mesh=mesh, rules=fully_sharded_2d(), batch_sizes=(8,))
     server = served.make_server(service, folder)
     programs = PROGRAMS.made
     found: dict[str, Any] = {

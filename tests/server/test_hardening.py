@@ -293,7 +293,6 @@ def test_nothing_that_is_sent_breaks_it(client: TestClient) -> None:
 
     @settings(
         max_examples=400,
-        deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),

@@ -89,6 +89,8 @@ def test_reranks_items_of_a_user_as_it_scores_them(client: TestClient) -> None:
     for query in (row, "user"):
         unknown = {"model": "ctr", "query": query, "documents": ["a", items[0], {"id": "f99"}]}
         assert failed(client, "/v1/rerank", unknown) == (422, "unknown_item", "documents[2]")
+        silent = {"model": "ctr", "query": query, "documents": [items[0], "a", " "]}
+        assert failed(client, "/v1/rerank", silent) == (422, "no_text", "documents[2]")
 
 
 def test_retrieves(client: TestClient, service: Service) -> None:
@@ -189,7 +191,7 @@ def test_vertex_ai(client: TestClient, service: Service) -> None:
     }
     found = post(client, "/predict", body)["predictions"]
     for index, number in ((0, 3), (2, 5)):
-        expected = answer(service, request(number), "ctr").probabilities
+        expected = answer(service, request(number), "ctr").scores
         np.testing.assert_allclose(found[index]["probabilities"], expected, atol=SAME)
     assert found[1]["error"]["code"] == "bad_time"
     assert failed(client, "/predict", {"instances": [], "parameters": {"task": 3}})[1] == (

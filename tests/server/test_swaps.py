@@ -1,6 +1,8 @@
 """Prompts and data change while requests come; none is dropped, and none is mixed."""
 
 import concurrent.futures
+import copy
+import dataclasses
 import json
 import shutil
 import threading
@@ -18,6 +20,7 @@ from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.engine.model_folder import restore_model
+from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -73,7 +76,7 @@ def replace(folder: Path, run: str, task: str) -> None:
 def probabilities(service: Service, task: str) -> np.ndarray:
     accepted: Any = service.accept(request(3), task=task)
     (found,) = service.answer([accepted])
-    values: np.ndarray = found.probabilities  # type: ignore[attr-defined]
+    values: np.ndarray = found.scores  # type: ignore[attr-defined]
     return values
 
 
@@ -193,6 +196,19 @@ def test_what_does_not_fit_changes_nothing(
     build_index(index, own_folder / "run", bank=bank, task="next", prepared=prepared)
     put(client, "prompts/next", {"index": str(index)})
     assert post(client, "/v1/retrieve", {"user": {"taste": "drama"}, "k": 1})["items"]
+
+
+def test_why_there_is_no_hybrid_is_told(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot = copy.copy(server.snapshots.current)
+    assert snapshot.answers("next", "reranking")
+    snapshot.service = snapshot.service.over(data={})
+    weights = RankingWeights({"scorer": 1.0}, {})
+    settings = dataclasses.replace(snapshot.tasks["next"], ranking=weights)
+    monkeypatch.setattr(snapshot.service.parts, "settings", lambda task: settings)
+    assert not snapshot._has_hybrid("next")
+    assert "of 'next' is without the hybrid: the ranking's weights were learnt" in caplog.text
 
 
 def test_a_run_without_a_bank_stays_as_it_is(own_folder: Path) -> None:

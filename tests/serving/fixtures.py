@@ -1,7 +1,8 @@
-"""Fixtures of a served model: the tiny shop's films, a folder to load, requests answered."""
+"""Fixtures of a served model: the tiny shop's films, a folder to load, requests answered; gin."""
 
 import functools
 
+import gin
 import pytest
 from etils import epath
 
@@ -10,6 +11,13 @@ from m6rec_jax.serving import batch_inference, service
 from tests.engine.tiny_model import make_model
 from tests.pipeline import shop_rows
 from tests.serving import served_films
+
+
+@pytest.fixture
+def no_gin():
+    """Leaves no setting behind: gin's become defaults of all that is made later."""
+    yield
+    gin.clear_config()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.engine import catalogue_index
-from m6rec_jax.engine.model_folder import TrainedModel, load_model
+from m6rec_jax.engine.loaded_model import TrainedModel
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.workers import ThisProcess
 from m6rec_jax.jobs.request_data import open_serving_data
@@ -93,8 +94,8 @@ def infer(folder: Path, output: Path, task: str = "ctr", **changes: Any) -> Any:
         "chunk_size": 10,
         "progress": False,
     }
-    (report,) = infer_requests(**(settings | changes))
-    return report
+    reports = infer_requests(**(settings | changes))
+    return reports[0] if len(reports) == 1 else reports
 
 
 def accepted(data: ServingData, rows: Any, with_candidates: bool) -> list[Any]:
@@ -301,12 +302,19 @@ def test_lists_with_titles_and_without_doubles(folder: Path, tmp_path: Path) -> 
 
 
 def test_what_was_found_can_be_scored(folder: Path, tmp_path: Path) -> None:
-    """The output of retrieval is the input of scoring: the scorer ranks the retriever's best."""
-    infer(folder, tmp_path / "found.jsonl", "next", index=str(folder / "index"))
+    """The output of retrieval is the input of scoring: the scorer ranks the retriever's best.
+
+    Of a folder, too, whose side files are no requests.
+    """
+    for name in ("a", "b"):
+        write_requests(tmp_path / f"{name}.jsonl", 8, (3,))
+    found, ranked = tmp_path / "found", tmp_path / "ranked"
+    infer(folder, found, "next", requests=tmp_path, index=str(folder / "index"))
+    assert (found / "a.rejected.jsonl").is_file()
     with gin_config("ScoringAnswers.candidates_field = 'item_ids'"):
-        infer(folder, tmp_path / "ranked.jsonl", requests=tmp_path / "found.jsonl")
-    rows = read_rows(tmp_path / "ranked.jsonl")
-    assert len(rows) == len(GOOD)
+        infer(folder, ranked, requests=found)
+    rows = read_rows(ranked / "a.jsonl") + read_rows(ranked / "b.jsonl")
+    assert len(rows) == 14
     for row in rows:
         assert len(row["probabilities"]) == len(row["item_ids"]) == len(row["scores"]) > 0
 
@@ -375,7 +383,7 @@ def test_candidates_of_which_no_token_is_left_are_refused(folder: Path, tmp_path
     infer(folder, tmp_path / "out.jsonl", requests=requests, model_dir=tmp_path / "run")
     (rejected,) = read_rows(tmp_path / "out.rejected.jsonl")
     assert rejected["kind"] == "no_text"
-    assert rejected["reason"].startswith("'candidates[1]' has no text to score")
+    assert rejected["reason"].startswith("'candidates[1]' cannot be scored: there is no text")
 
 
 def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> None:

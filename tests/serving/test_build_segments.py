@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 import pytest
 
+from m6rec_jax import cli
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted
@@ -32,12 +34,16 @@ def folder(shop_vocabulary: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_a_served_model_reads_what_was_computed_ahead(folder: Path, tmp_path: Path) -> None:
+def test_a_served_model_reads_what_was_computed_ahead(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = str(folder / "data")
-    manifest = build_segments(
-        folder / "store", folder / "run", prepared=data, dtype="float32", progress=False
-    )
-    assert manifest.count == len(ITEMS)
+    settings = {"MODEL_DIR": str(folder / "run"), "PREPARED": data, "DTYPE": "float32"}
+    bindings = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    command = ["index", "segments", "--output", str(folder / "store"), *bindings]
+    assert cli.main(command) == 0
+    gin.clear_config()
+    assert f"store: {len(ITEMS)} candidates, " in capsys.readouterr().out
 
     def answered(segments: str | None) -> tuple[np.ndarray, Service]:
         options = ServiceOptions(prepared=data, segments=segments, batch_sizes=(4,))
@@ -60,6 +66,21 @@ def test_a_served_model_reads_what_was_computed_ahead(folder: Path, tmp_path: Pa
     calibrated = load_model(run)
     assert calibrated.settings.tasks["ctr"].exits is not None
     calibrated.use_segments(folder / "store")
+
+
+def test_a_warm_service_computes_segments_with_what_was_compiled(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = served_films.copy_run(folder / "all", tmp_path / "run", ["next"])
+    options = ServiceOptions(prepared=str(folder / "data"), batch_sizes=(8,))
+    service = Service.open(run, options=options)
+    service.warm_up([("next", "embeddings")])
+    assert service.model.segments is not None
+    compiled = service.model.segments._source._fill._jitted
+    number = compiled._cache_size()
+    asked = [service.accept(request(n), task="next", job="embeddings") for n in range(8)]
+    service.answer([one for one in asked if isinstance(one, Accepted)])
+    assert compiled._cache_size() == number
 
 
 def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_one_batch_mixes_tasks_and_jobs(service: Service) -> None:
         assert_same(found, alone)
     # The tasks do differ.
     ctr, stars = (service.answer([accept(service, 1, t)])[0] for t in ("ctr", "stars"))
-    assert not np.allclose(ctr.probabilities, stars.probabilities, atol=1e-3)
+    assert not np.allclose(ctr.scores, stars.scores, atol=1e-3)
 
 
 def test_requests_of_one_history_are_encoded_once(
@@ -118,14 +118,14 @@ def test_scores_do_not_depend_on_the_order_of_candidates(service: Service) -> No
     texts, length = asked.text.candidates, service.model.settings.target_length
     packed = pack_texts(service.model.vocabulary, texts, length, length)
     assert 1 < len(packed.rows) <= len(texts) / 2  # several rows, several candidates in each
-    expected = service.answer([asked])[0].probabilities
+    expected = service.answer([asked])[0].scores
     # Farther apart than sums in another order: the ranks are the model's.
     assert np.diff(np.sort(expected)).min() > 2 * SAME["atol"]
     rng = np.random.default_rng(0)
     for _ in range(100):
         order = rng.permutation(len(ITEMS))
         shuffled = row | {"candidates": [ITEMS[index].id for index in order]}
-        found = service.answer([service.accept(shuffled, task="ctr")])[0].probabilities
+        found = service.answer([service.accept(shuffled, task="ctr")])[0].scores
         np.testing.assert_allclose(found, expected[order], **SAME)
         assert kendalltau(found, expected[order]).statistic == pytest.approx(1.0)
 
@@ -139,16 +139,8 @@ def test_short_histories_have_a_program_of_their_own(service: Service, folder: P
     for row, programs in zip(rows, (1, 2), strict=True):
         asked = [one.accept(row, task="ctr") for one in (own, service)]
         found, expected = (s.answer([a])[0] for s, a in zip((own, service), asked, strict=True))
-        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-5)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
         assert own.num_compilations == programs
-
-
-def test_a_bank_answers_as_the_run_that_it_came_from(service: Service, folder: Path) -> None:
-    own = Service.open(folder / "run", options=options(folder, index=None))
-    for task in ("ctr", "stars"):
-        found, expected = (s.answer([accept(s, 3, task)])[0] for s in (service, own))
-        # The bank pads prompts to its capacity, and adds up in another order.
-        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-5)
 
 
 def test_threads_get_the_answers_of_one_after_the_other(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One of two processes, or of one: joins the others and tells about it.
+"""One of two processes, or of one: joins the others and tells about it, in JSON.
 
 python tests/sharding/joined_process.py join|before|during
 
@@ -8,6 +8,7 @@ run that may have been resumed), or Ctrl-C when process 0 has asked ten times wh
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ def main(scenario: str) -> None:
     index, count = jax.process_index(), jax.process_count()
     told = index == count - 1
     if scenario == "join":
-        print(f"process {index} of {count}")
+        print(json.dumps({"process": index, "count": count}))
         return
     from m6rec_jax.training.preemption import PreemptionGuard
 
@@ -37,7 +38,7 @@ def main(scenario: str) -> None:
     with PreemptionGuard() as guard:
         for call in range(1, 1000):
             if guard.should_stop():
-                print(f"{guard.signal_name} at call {call}")
+                print(json.dumps({"signal": guard.signal_name, "call": call}))
                 return
             if call == 10 and scenario == "during" and told:
                 os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is passed on

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +19,8 @@ from m6rec_jax.sharding.processes import (
     slurm_arguments,
     speaks_of_a_lost_process,
 )
+from tests.several_devices import free_port, result, start
 
-HERE = Path(__file__).parent
 SLURM = {
     "SLURM_JOB_ID": "1",
     "SLURM_STEP_NODELIST": "localhost",
@@ -140,38 +137,18 @@ def test_whose_error_it_is() -> None:
     assert not speaks_of_a_lost_process(ValueError("gs://igloo/run is not there"))
 
 
-def run(scenario: str, *environments: Mapping[str, str]) -> list[str]:
-    """What each process printed last."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = {
-        "PYTHONPATH": str(HERE.parents[1]),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "joined_process.py"), scenario],
-            env=os.environ | common | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for environment in environments
-    ]
-    told = []
-    for process in started:
-        out, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
-        told.append(out.splitlines()[-1])
-    return told
+def run(scenario: str, *environments: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What each process printed."""
+    address = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
+    script = Path(__file__).with_name("joined_process.py")
+    started = [start(script, scenario, devices=1, **address, **own) for own in environments]
+    return [result(process) for process in started]
 
 
 def test_slurm_tasks_join_one_run() -> None:
     """What `srun` sets in its tasks; here they are two on one machine."""
     tasks = [SLURM | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)} for task in (0, 1)]
-    assert run("join", *tasks) == ["process 0 of 2", "process 1 of 2"]
+    assert run("join", *tasks) == [{"process": 0, "count": 2}, {"process": 1, "count": 2}]
 
 
 @pytest.mark.parametrize(("scenario", "count"), [("before", 2), ("during", 2), ("during", 1)])
@@ -180,5 +157,5 @@ def test_a_signal_to_one_process_stops_all(scenario: str, count: int) -> None:
     number = {"JAX_NUM_PROCESSES": str(count)}
     first, *others = run(scenario, *(number | {"JAX_PROCESS_ID": str(i)} for i in range(count)))
     assert all(other == first for other in others)
-    call = int(first.removeprefix("SIGTERM at call "))
-    assert call == 1 if scenario == "before" else call > 10
+    assert first["signal"] == "SIGTERM"
+    assert first["call"] == 1 if scenario == "before" else first["call"] > 10

@@ -10,21 +10,12 @@ import pytest
 import m6rec_jax.objectives  # noqa: F401  gin knows its settings only then
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
 from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.text.vocabulary_training import train_vocabulary
-
-
-@pytest.fixture(scope="session")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    path = tmp_path_factory.mktemp("vocabulary") / "small.model"
-    texts = [f"liked {a} {b}, {i} days ago" for i in range(60) for a in "xyz" for b in ("up", "me")]
-    train_vocabulary(texts, path, 300)
-    return Vocabulary(path)
 
 
 @pytest.fixture
-def task(vocabulary: Vocabulary) -> Iterator[str]:
+def task(shop_vocabulary: Vocabulary) -> Iterator[str]:
     """A scoring task."""
-    names = register_recommendation_tasks("bridged", "nowhere", vocabulary=lambda: vocabulary)
+    names = register_recommendation_tasks("bridged", "nowhere", vocabulary=lambda: shop_vocabulary)
     yield "bridged_ctr"
     unregister(names)
 

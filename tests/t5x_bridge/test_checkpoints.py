@@ -89,18 +89,20 @@ def read_ours(folder: Path) -> Leaves:
     return {name: np.asarray(leaf) for name, leaf in flatten(dict(restored.variables)).items()}
 
 
-def test_there_and_back_is_bit_exact(vocabulary: Vocabulary, tmp_path: Path) -> None:
-    config = toy_config(vocab_size=vocabulary.size)
+def test_there_and_back_is_bit_exact(shop_vocabulary: Vocabulary, tmp_path: Path) -> None:
+    config = toy_config(vocab_size=shop_vocabulary.size)
     leaves = random_leaves(config)
     our_run(
         tmp_path / "ours",
         config,
         leaves,
         step=70,
-        vocabulary_fingerprint=vocabulary.fingerprint,
+        vocabulary_fingerprint=shop_vocabulary.fingerprint,
         trainable="prompts",
     )
-    save_assets(tmp_path / "ours", vocabulary, InferenceSettings(16, 8), {"shop": {"name": "shop"}})
+    save_assets(
+        tmp_path / "ours", shop_vocabulary, InferenceSettings(16, 8), {"shop": {"name": "shop"}}
+    )
     report = convert(str(tmp_path / "ours"), f"t5x_bridge:{tmp_path / 'theirs'}")
     assert "of step 70, prompts included" in report
     assert (tmp_path / "theirs" / "checkpoint_70" / "checkpoint").is_file()
@@ -114,7 +116,7 @@ def test_there_and_back_is_bit_exact(vocabulary: Vocabulary, tmp_path: Path) -> 
     assert loaded.model.config == config
     assert loaded.settings.source_length == 16
     # Those of another run would be taken for its own.
-    save_assets(tmp_path / "stale", vocabulary, InferenceSettings(32, 8))
+    save_assets(tmp_path / "stale", shop_vocabulary, InferenceSettings(32, 8))
     with pytest.raises(CheckpointError, match=r"stale is a run already.*it has inference; name a"):
         convert(f"t5x_bridge:{tmp_path / 'theirs'}", str(tmp_path / "stale"))
     convert(f"t5x_bridge:{tmp_path / 'theirs' / 'checkpoint_70'}", str(tmp_path / "theirs"))

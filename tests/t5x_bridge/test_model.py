@@ -101,9 +101,9 @@ def bridged(config: Any, task: str, trainable: str) -> M6RecModel:
 
 @pytest.mark.parametrize("trainable", ["prompts", "all"])
 def test_first_step_is_the_built_in_trainers(
-    trainable: str, task: str, vocabulary: Vocabulary
+    trainable: str, task: str, shop_vocabulary: Vocabulary
 ) -> None:
-    config = roomy(vocabulary)
+    config = roomy(shop_vocabulary)
     _, first, _, metrics_of_ours = built_in(config, trainable)
     scalars = window_means([metrics_of_ours], ())
     before, after, metrics = under_t5x(bridged(config, task, trainable), first)
@@ -126,9 +126,9 @@ def test_first_step_is_the_built_in_trainers(
     assert bool(of_backbone) == (trainable == "all")
 
 
-def test_microbatches_are_the_whole_batch(task: str, vocabulary: Vocabulary) -> None:
+def test_microbatches_are_the_whole_batch(task: str, shop_vocabulary: Vocabulary) -> None:
     """Their numbers of tokens and labels differ: means of means would be another loss."""
-    config = roomy(vocabulary)
+    config = roomy(shop_vocabulary)
     _, whole, metrics = under_t5x(bridged(config, task, "all"), None)
     _, parts, of_parts = under_t5x(bridged(config, task, "all"), None, num_microbatches=4)
     assert float(of_parts["loss"].total) == pytest.approx(float(metrics["loss"].total), abs=1e-5)
@@ -139,8 +139,8 @@ def test_microbatches_are_the_whole_batch(task: str, vocabulary: Vocabulary) -> 
         )
 
 
-def test_scores_are_those_of_m6rec_eval(task: str, vocabulary: Vocabulary) -> None:
-    config = roomy(vocabulary)
+def test_scores_are_those_of_m6rec_eval(task: str, shop_vocabulary: Vocabulary) -> None:
+    config = roomy(shop_vocabulary)
     model, first, _, _ = built_in(config, "prompts")
     bridge = bridged(config, task, "prompts")
     _, found = jax.jit(bridge.score_batch)(variables.joined(first.variables), batch())
@@ -149,17 +149,17 @@ def test_scores_are_those_of_m6rec_eval(task: str, vocabulary: Vocabulary) -> No
     assert {"decoder_labels", "decoder_item_ids", "user_ids"} < set(found)
 
 
-@pytest.mark.parametrize("prefix", ["", "up"])
-def test_texts_are_the_generators(prefix: str, task: str, vocabulary: Vocabulary) -> None:
-    config = roomy(vocabulary)
+@pytest.mark.parametrize("prefix", ["", "Film"])
+def test_texts_are_the_generators(prefix: str, task: str, shop_vocabulary: Vocabulary) -> None:
+    config = roomy(shop_vocabulary)
     model = M6Rec(config)
     made = jax.jit(bridged(config, task, "all").get_initial_variables)
     params = jax.eval_shape(made, jax.random.PRNGKey(0), {})["params"]  # traceable
     params = bridged(config, task, "all").get_initial_variables(jax.random.PRNGKey(0), {})["params"]
-    generator = Generator(model, variables.split(params), vocabulary, EngineOptions(16, 6))
-    history = ["liked x up", "liked z me"]
+    generator = Generator(model, variables.split(params), shop_vocabulary, EngineOptions(16, 6))
+    history = ["liked Film A", "liked Film B"]
     # What stands after the beginning is what the task would have written: it must not be seen.
-    row = generation_row(vocabulary, history, "z x", 16, 6, prefix=prefix)
+    row = generation_row(shop_vocabulary, history, "Film C", 16, 6, prefix=prefix)
     rows = {
         name: np.pad(value, (0, (16 if name.startswith("encoder") else 6) - len(value)))[None]
         for name, value in row.items()
@@ -169,11 +169,11 @@ def test_texts_are_the_generators(prefix: str, task: str, vocabulary: Vocabulary
     tokens, aux = bridged(config, task, "all").predict_batch_with_aux(params, rows)
     written = generator.greedy([history], [prefix])[0]
     assert written.text.startswith(prefix)
-    assert vocabulary.decode([int(i) for i in tokens[0]]) == written.text
+    assert shop_vocabulary.decode([int(i) for i in tokens[0]]) == written.text
     assert float(aux["scores"][0]) == pytest.approx(written.score, abs=1e-4)
 
 
-def test_axes_of_every_parameter(task: str, vocabulary: Vocabulary) -> None:
+def test_axes_of_every_parameter(task: str, shop_vocabulary: Vocabulary) -> None:
     prompts = PromptConfig(
         num_tasks=2,
         num_prompts=4,
@@ -186,7 +186,7 @@ def test_axes_of_every_parameter(task: str, vocabulary: Vocabulary) -> None:
         retrieval_dim=3,
         num_segment_embeddings=2,
     )
-    model = bridged(roomy(vocabulary, prompts=prompts), task, "all")
+    model = bridged(roomy(shop_vocabulary, prompts=prompts), task, "all")
     made = jax.eval_shape(
         lambda key: model.get_initial_variables(key, {})["params"], jax.random.PRNGKey(0)
     )
@@ -211,8 +211,8 @@ def flatten_axes(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def test_errors(task: str, vocabulary: Vocabulary) -> None:
-    config = roomy(vocabulary)
+def test_errors(task: str, shop_vocabulary: Vocabulary) -> None:
+    config = roomy(shop_vocabulary)
     with pytest.raises(ConfigError, match="no seqio task or mixture is called 'nothing'"):
         M6RecModel(M6Rec(config), "nothing")
     with pytest.raises(ConfigError, match="trainable = 'some' is not one of"):
@@ -222,7 +222,7 @@ def test_errors(task: str, vocabulary: Vocabulary) -> None:
     small = bridged(toy_config(), task, "all")
     with pytest.raises(ConfigError, match=r"ids, but ModelConfig\.vocab_size is 32"):
         small.get_initial_variables(jax.random.PRNGKey(0), {})
-    without = roomy(vocabulary, prompts=PromptConfig())
+    without = roomy(shop_vocabulary, prompts=PromptConfig())
     plain = M6RecModel(M6Rec(without), task, trainable="prompts")
     with pytest.raises(ConfigError, match="the model has no prompts"):
         plain.get_initial_variables(jax.random.PRNGKey(0), {})

@@ -3,13 +3,13 @@
 import bz2
 import csv
 import io
-import sqlite3
 
 import pytest
 
 from m6rec_jax.data.corpora import Corpus
 from m6rec_jax.errors import DataError
 from tasks.film_tones import source as film_tones
+from tests.tasks.film_database import write_films
 
 RATINGS = {"awful": -3.0, "dull": -1.0, "fine": 0.75, "superb": 3.5, "so-so": -0.25}
 REVIEWS = [
@@ -32,14 +32,14 @@ def write(folder, lines):
     rows.writerows(REVIEWS)
     packed = bz2.compress(text.getvalue().encode())
     (folder / "rotten_tomatoes_corpus_full.csv.bz2").write_bytes(packed)
-    with sqlite3.connect(folder / "movies.db") as database:
-        database.execute("CREATE TABLE omdb (ID INTEGER, Title TEXT, Year INTEGER)")
-        database.execute("CREATE TABLE tomatoes (ID INTEGER, Consensus TEXT, Meter INTEGER)")
-        database.execute("INSERT INTO omdb VALUES (1, 'Dogs', 1990)")
-        database.execute("INSERT INTO tomatoes VALUES (1, 'Dull, but dull.', 90)")
-        database.execute("INSERT INTO omdb VALUES (2, 'Cats', 1990)")
-        database.execute("INSERT INTO tomatoes VALUES (2, 'No consensus yet.', 90)")
-    database.close()
+    write_films(
+        folder / "movies.db",
+        [{"Title": "Dogs", "Year": 1990}, {"Title": "Cats", "Year": 1990}],
+        [
+            {"ID": 1, "Consensus": "Dull, but dull.", "Meter": 90},
+            {"ID": 2, "Consensus": "No consensus yet.", "Meter": 90},
+        ],
+    )
     names = ("tone-lexicon", "review-snippets", "film-consensus-table")
     assert tuple(source.name for source in film_tones.DATASET.sources) == names
     return dict.fromkeys(names, folder)

@@ -4,7 +4,6 @@ import bz2
 import csv
 import io
 import json
-import sqlite3
 
 import pytest
 
@@ -17,6 +16,7 @@ from tasks.film_consensus import source as film_consensus
 from tasks.film_plots import source as film_plots
 from tasks.film_reviews import source as film_reviews
 from tasks.films.table import film_group
+from tests.tasks.film_database import write_films
 
 SNIPPETS = [
     ("fresh", "A joy &amp; a half.", "about_a_boy"),
@@ -113,43 +113,28 @@ def test_a_title_of_signs_is_its_own_group():
 def test_attributes_and_consensus(tmp_path):
     folder = tmp_path / "film-table"
     folder.mkdir()
-    with sqlite3.connect(folder / "movies.db") as database:
-        database.execute(
-            "CREATE TABLE omdb (ID, Title, Year, Rating, Runtime, Genre, Director, Writer,"
-            ' "Cast", Language, Country, Awards)'
-        )
-        database.execute("CREATE TABLE tomatoes (ID, Reviews, Consensus, Meter)")
-        database.executemany(
-            "INSERT INTO omdb VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    1,
-                    "Alien",
-                    1979,
-                    "R",
-                    117.0,
-                    "Horror, Sci-Fi",
-                    "Ridley Scott",
-                    None,
-                    "Weaver, Hurt",
-                    "English",
-                    "UK",
-                    "1 win.",
-                ),
-                (2, "Blank", 1980, *[None] * 9),
-                (3, "Solaris", 1972, "PG", 167.0, "Drama, Sci-Fi, Film-Noir", *[None] * 6),
-                (4, "Untold", 1973, *[None] * 9),
-            ],
-        )
-        database.executemany(
-            "INSERT INTO tomatoes VALUES (?,?,?,?)",
-            [
-                (1, 9, "It isn&#039;t dull.", 60),
-                (2, 1, "No consensus yet.", 100),
-                (3, 9, "Slow.", 59),
-                (4, 9, "Nobody knows.", None),
-            ],
-        )
+    write_films(
+        folder / "movies.db",
+        [
+            {
+                **{"Title": "Alien", "Year": 1979, "Rating": "R", "Runtime": 117.0},
+                **{"Genre": "Horror, Sci-Fi", "Director": "Ridley Scott", "Cast": "Weaver, Hurt"},
+                **{"Language": "English", "Country": "UK", "Awards": "1 win."},
+            },
+            {"Title": "Blank", "Year": 1980},
+            {
+                **{"Title": "Solaris", "Year": 1972, "Rating": "PG", "Runtime": 167.0},
+                "Genre": "Drama, Sci-Fi, Film-Noir",
+            },
+            {"Title": "Untold", "Year": 1973},
+        ],
+        [
+            {"ID": 1, "Reviews": 9, "Consensus": "It isn&#039;t dull.", "Meter": 60},
+            {"ID": 2, "Reviews": 1, "Consensus": "No consensus yet.", "Meter": 100},
+            {"ID": 3, "Reviews": 9, "Consensus": "Slow.", "Meter": 59},
+            {"ID": 4, "Reviews": 9, "Consensus": "Nobody knows."},
+        ],
+    )
     sources = {"film-table": folder, "film-consensus-table": folder}
     texts, _, said = built(film_attributes.build, sources, tmp_path / "a")
     assert [(t.group, t.about, t.parts[0]) for t in texts] == [

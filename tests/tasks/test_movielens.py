@@ -1,6 +1,5 @@
 import hashlib
 import json
-import sqlite3
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,10 +11,10 @@ from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
-from m6rec_jax.text.templates import DatasetTemplate
 from tasks.films.table import FILM_COLUMNS, Film, FilmTable, natural_title, normalised_title
 from tasks.movielens import source as movielens
-from tasks.movielens.source import GENRES, TEMPLATE, dataset_spec, read_raw, write_canonical
+from tasks.movielens.source import GENRES, TEMPLATE, read_raw, write_canonical
+from tests.tasks.film_database import write_films
 
 # The same rows in both forms. Titles and years stand in every way that MovieLens-100k writes them.
 ITEMS = [
@@ -137,17 +136,6 @@ def test_canonical_folder(tmp_path):
         "timestamp": 881250949,
         "rating": 3.0,
     }
-
-
-def test_template_and_spec_fit_each_other():
-    spec = dataset_spec("x", "", {})
-    assert movielens.DatasetSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    template = DatasetTemplate.parse(TEMPLATE)
-    assert template.outcome(5) == "loved"
-    assert template.outcome(1) == "hated"
-    item = Item("1", {"title": "Fargo", "year": 1996, "genres": ("crime",), "director": ()})
-    attributes = dict.fromkeys([*spec.items.columns]) | dict(item.attributes)
-    assert template.item(Item("1", attributes)) == "Fargo (1996), crime"
 
 
 @pytest.mark.parametrize(
@@ -284,42 +272,24 @@ def test_either_title_of_a_pair_finds_the_film():
     assert found(table, "Á köldum klaka (Cold Fever)", 1994) == ("Cold Fever", 1995)
 
 
-def write_film_table(path):
-    connection = sqlite3.connect(path)
-    connection.execute(
-        "CREATE TABLE omdb (ID INTEGER, Title TEXT, Year INTEGER, Director TEXT, Writer TEXT,"
-        ' "Cast" TEXT, Country TEXT, Language TEXT, Runtime REAL, Rating TEXT, Awards TEXT,'
-        " Genre TEXT)"
-    )
-    connection.execute("CREATE TABLE tomatoes (ID INTEGER, Reviews INTEGER, Meter INTEGER)")
-    rows = [
-        (
-            1,
-            "One",
-            1990,
-            "D, E",
-            None,
-            "Abe, Bea, Cid, Dan, Eve",
-            "France",
-            "",
-            90.0,
-            "R",
-            None,
-            "A, B",
-        ),
-        (2, "Two", 1991, "", "W", "Bea, Dan, Eve", "", "", None, None, "Won 1 Oscar.", ""),
-        (3, "Three", 1992, "", "W", "Cid, Eve, , Eve", "", "", None, None, None, None),
-        (4, None, 1992, "", "", "", "", "", None, None, None, None),
-    ]
-    marks = ", ".join("?" * 12)
-    connection.executemany(f"INSERT INTO omdb VALUES ({marks})", rows)
-    connection.execute("INSERT INTO tomatoes VALUES (2, 7, 61)")
-    connection.commit()
-    connection.close()
-
-
 def test_the_film_table_keeps_the_best_known_of_the_cast(tmp_path):
-    write_film_table(tmp_path / "movies.db")
+    write_films(
+        tmp_path / "movies.db",
+        [
+            {
+                **{"Title": "One", "Year": 1990, "Director": "D, E", "Language": "", "Rating": "R"},
+                **{"Cast": "Abe, Bea, Cid, Dan, Eve", "Country": "France", "Runtime": 90.0},
+                "Genre": "A, B",
+            },
+            {
+                **{"Title": "Two", "Year": 1991, "Director": "", "Writer": "W", "Country": ""},
+                **{"Cast": "Bea, Dan, Eve", "Awards": "Won 1 Oscar.", "Genre": ""},
+            },
+            {"Title": "Three", "Year": 1992, "Writer": "W", "Cast": "Cid, Eve, , Eve"},
+            {"Year": 1992, "Cast": ""},
+        ],
+        [{"ID": 2, "Reviews": 7, "Meter": 61}],
+    )
     table = FilmTable.load(tmp_path / "movies.db")
     one, two, three = table.films
     assert one.cast == ("Eve", "Bea", "Cid", "Dan")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m6rec_jax.text.piece_vectors import composed_vectors, count_neighbours, neighbour_vectors
@@ -112,7 +112,6 @@ ROW = np.array([[1, NUM_PIECES, 1]], np.int32)
 
 @given(rows(), st.integers(1, 4))
 @example((ROW, np.array([[1, 1, 2]], np.int32), None), 1)  # only a control token stands between
-@settings(deadline=None)
 def test_counts(given_rows: tuple[np.ndarray, np.ndarray, np.ndarray | None], most: int) -> None:
     found = count_neighbours([given_rows, given_rows], NUM_PIECES, most).toarray()
     # Sums of a few dozen fractions in float64, in another order.

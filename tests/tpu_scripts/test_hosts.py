@@ -106,13 +106,15 @@ def test_install_refuses_during_a_run(pod: World) -> None:
 def test_launch_status_logs_stop(pod: World) -> None:
     (pod.folder / "buckets/bucket/data").mkdir()
     (pod.folder / "buckets/bucket/data/vocabulary.model").write_text("pieces")
-    options = ("--run", "first", "--data", "gs://bucket/data/", "--env", "EXTRA=two  words")
+    extra = 'it\'s $HOME\n"two"  words'
+    options = ("--run", "first", "--data", "gs://bucket/data/", "--env", f"EXTRA={extra}")
     succeeded(pod.run("launch", *options, *TRAIN))
     host = "bash m6rec/tpu_scripts/on_host.sh"
     words = "train --gin_file run.gin --gin.MODEL_DIR=gs://bucket/run"
+    quoted = "'EXTRA=" + extra.replace("'", "'\\''") + "'"
     assert pod.calls() == [
         ssh(f"{host} data gs://bucket/data"),
-        ssh(f"{host} start first 'EXTRA=two  words' -- {words}"),
+        ssh(f"{host} start first {quoted} -- {words}"),
     ]
     until(lambda: len(pod.received()) == 2)
     for received in pod.received():
@@ -120,7 +122,7 @@ def test_launch_status_logs_stop(pod: World) -> None:
         assert received["argv"] == list(TRAIN[1:])
         assert received["environment"] == {
             "M6REC_DATA_DIR": str(home / "m6rec-data"),
-            "EXTRA": "two  words",
+            "EXTRA": extra,
             "TPU_PROCESS_BOUNDS": None,
         }
         assert (home / "m6rec-data/vocabulary.model").read_text() == "pieces"
@@ -197,41 +199,10 @@ def test_several_slices(world: World) -> None:
     )
 
 
-NASTY = [
-    "two words",
-    "it's",
-    'say "no"',
-    "$HOME `id` $(id) ${x}",
-    "a\\b\\\\c\\",
-    "*?[a-z]{1,2}~",
-    "; rm -rf x & | > y < z #",
-    "line\nbreak\ttab",
-    "!history^",
-    "日本語 ü 🛒",
-    "{'inputs': 96, 'targets': 96}",
-    "--",
-    "-n",
-    "",
-    " ",
-    "'",
-    "''\"'",
-]
-
-
-def test_nasty_words_reach_m6rec_unchanged(pod: World) -> None:
-    pod.write("behaviours.json", {"*": ["exit 0"]})
-    words = ["train", "--gin_file", "x", *NASTY, *(f"--gin.X={word}" for word in NASTY)]
-    succeeded(pod.run("launch", f"--env=EXTRA={NASTY[2]}\n{NASTY[3]}", "--", *words))
-    until(lambda: len(pod.received()) == 2)
-    for received in pod.received():
-        assert received["argv"] == words
-        assert received["environment"]["EXTRA"] == f"{NASTY[2]}\n{NASTY[3]}"
-
-
 @given(
     st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=8)
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_quoted_words_are_read_back_by_any_shell(words: list[str]) -> None:
     """dash is the strictest: it knows no $'...'."""
     quote = f'source {shlex.quote(str(SCRIPTS / "common.sh"))}; quote_all "$@"'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+import pytest
+
 from tests.tpu_scripts.calls import (
     stub_m6rec,
     succeeded,
@@ -11,15 +13,18 @@ from tests.tpu_scripts.calls import (
 from tests.tpu_scripts.world import World
 
 
-def test_stage_data(world: World) -> None:
+@pytest.mark.parametrize(
+    ("own", "cache"), [("", ".cache/m6rec"), ("gs://bucket/data", ".cache/m6rec"), ("/d", "/d")]
+)
+def test_stage_data(world: World, own: str, cache: str) -> None:
     noted = stub_m6rec(world)
     staging = world.home / ".cache/m6rec-tpu/data"
     gin = ("--gin_file", "prepare.gin", "--gin.SPLIT='leave_one_out'")
     options = ("--fetch", "--data-set=movielens-100k", "--data=gs://bucket/data/")
-    succeeded(world.run("stage_data", *options, "--", *gin))
+    succeeded(world.run("stage_data", *options, "--", *gin, M6REC_DATA_DIR=own))
     assert [shlex.split(line) for line in noted.read_text().splitlines()] == [
-        ["", "data", "fetch", "movielens-100k"],
-        [str(staging), "data", "prepare", f"{world.home}/.cache/m6rec/movielens-100k", *gin],
+        [own, "data", "fetch", "movielens-100k"],
+        [str(staging), "data", "prepare", str(world.home / cache / "movielens-100k"), *gin],
         [str(staging), "vocab", "train", *gin],
     ]
     assert world.calls() == [

@@ -90,13 +90,3 @@ def test_bytes_as_stored() -> None:
     rows = [line.split() for line in table.render().splitlines()]
     share = f"{prompts / backbone:.2%}"
     assert ["both", "trains", f"{prompts:,}", share, f"{4 * prompts:,}"] in rows
-
-
-def test_rendered_table() -> None:
-    text = count_parameters(CONFIG, "prompts").render()
-    lines = text.splitlines()
-    assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "bytes", "trains"]
-    assert "soft prompts" in text
-    assert "the bank holds 2 tasks" in text
-    assert [line.split()[-1] for line in lines if "embedding  " in line] == ["no"]
-    assert [line.split()[-1] for line in lines if "embedding updates" in line] == ["yes"]

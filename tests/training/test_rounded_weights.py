@@ -1,4 +1,4 @@
-"""Training with rounded weights: the packed model's loss, its gradient, a run that learns."""
+"""Training with rounded weights: the packed model's loss, and its gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.model.quantization import SCALE
 from m6rec_jax.objectives import total_loss
-from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
 from tests.training.toy_run import toy_batch, toy_config, toy_train
 
@@ -49,9 +48,6 @@ def test_the_loss_is_that_of_packed_weights_and_gradients_pass() -> None:
             assert np.abs(leaf).max() > 0
 
 
-def test_a_run_learns(tmp_path: Path) -> None:
-    toy_train(tmp_path, 20, weight_bits=4)
-    losses = [line["loss"] for line in read_metrics(tmp_path) if "loss" in line]
-    assert losses[-1] < losses[0]
+def test_bits_that_there_are_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_bits = 9"):
-        toy_train(tmp_path / "b", 1, weight_bits=9)
+        toy_train(tmp_path, 1, weight_bits=9)

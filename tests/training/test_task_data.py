@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gin
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import PromptConfig
+from m6rec_jax.pipeline import preprocessors
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.source import PreparedSource
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.task_data import check_labels, tell_what_is_cut
-from tests.training import shop_run
+from tests.pipeline import shop_rows
+from tests.training.toy_run import toy_config, toy_train
+
+TASK = "training_shop_groups"
+LENGTHS = {"inputs": 48, "targets": 48}
 
 
-def test_a_vocabulary_larger_than_the_embedding_names_both_and_the_fix(tmp_path: Path) -> None:
-    shop_run.write_shop(tmp_path / "data")
-    size = shop_run.register(tmp_path / "data").size
-    with pytest.raises(ConfigError, match=rf"shop.model\) has {size} ids.*VOCAB_SIZE = {size}"):
-        shop_run.shop_train(tmp_path / "data", tmp_path / "run", 1, spare_rows=-128)
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabulary]:
+    """The vocabulary of a shop, of which `TASK` is registered."""
+    folder = tmp_path_factory.mktemp("data")
+    text = shop_rows.make_vocabulary(folder)
+    vocabulary = SeqioVocabulary(lambda: text)
+    prepared = shop_rows.write_views(folder)["groups"]
+    rows = functools.partial(preprocessors.scoring_rows, vocabulary=vocabulary, task_name=TASK)
+    seqio.TaskRegistry.add(
+        TASK,
+        source=PreparedSource(lambda: prepared, shuffle_buffer_size=8),
+        preprocessors=[rows],
+        output_features={
+            feature: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(spec.dtype))
+            for feature, spec in TASK_FEATURES.items()
+        },
+        shuffle_buffer_size=None,
+    )
+    yield text
+    seqio.TaskRegistry.remove(TASK)
 
 
-def test_what_is_cut_is_measured_on_the_part_that_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_vocabulary_larger_than_the_embedding_names_both_and_the_fix(
+    text: Vocabulary, tmp_path: Path
 ) -> None:
-    shop_run.write_shop(tmp_path)
-    shop_run.register(tmp_path)
+    settings = {"mixture_or_task_name": TASK, "task_feature_lengths": LENGTHS, "batches": None}
+    words = rf"shop.model\) has {text.size} ids.*VOCAB_SIZE = {text.size}"
+    with pytest.raises(ConfigError, match=words):
+        toy_train(tmp_path, 1, model=toy_config(vocab_size=text.size - 128), **settings)
+
+
+@pytest.mark.usefixtures("text")
+def test_what_is_cut_is_measured_on_the_part_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     measure = EvaluationBatches.__init__
 
@@ -38,7 +72,7 @@ def test_what_is_cut_is_measured_on_the_part_that_trains(
     monkeypatch.setattr(EvaluationBatches, "__init__", measured)
     gin.bind_parameter("BatchIterator.split", "validation")
     try:
-        tell_what_is_cut(shop_run.MIXTURE, shop_run.LENGTHS)
+        tell_what_is_cut(TASK, LENGTHS)
     finally:
         gin.clear_config()
     assert set(read) == {"validation"}

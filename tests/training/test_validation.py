@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.options import Validation
 from m6rec_jax.training.validation import MOST_ROWS, TRAINING_COST, plan_validation
-from tests.training import shop_run
 from tests.training.toy_run import ROWS, toy_train, toy_validation
 
 
@@ -61,20 +59,6 @@ def test_the_rows_asked_for_reach_both_passes(tmp_path: Path) -> None:
     assert asked == [ROWS]  # the least; a fifth of 4 steps is less
     seen = [line["validation/seen"] for line in read_metrics(tmp_path) if "validation/seen" in line]
     assert seen == [ROWS]
-
-
-def test_a_run_says_on_how_many_rows_it_is_validated(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shop_run.write_shop(tmp_path)
-    with caplog.at_level(logging.INFO, "m6rec_jax"):
-        shop_run.shop_train(tmp_path, tmp_path / "run", 2)
-    (rows,) = (
-        line["validation/rows"]
-        for line in read_metrics(tmp_path / "run")
-        if "validation/rows" in line
-    )
-    assert f"validation on {rows:.0f} of " in caplog.text
 
 
 @pytest.mark.parametrize(

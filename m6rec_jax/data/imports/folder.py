@@ -18,7 +18,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from m6rec_jax.data.columns import ID, TIME, VALUE, arrow_schema
-from m6rec_jax.data.draft import drafted_template, positives, text_columns, without_taken
+from m6rec_jax.data.draft import NOT_USED, drafted_template, positives, text_columns, without_taken
 from m6rec_jax.data.imports.atomic_files import read_atomic_files
 from m6rec_jax.data.imports.lines import Report
 from m6rec_jax.data.imports.records import (
@@ -103,8 +103,7 @@ def _write(
     user_columns = without_taken(imported.user_columns)
     given = {**imported.item_columns, **imported.user_columns}
     if taken := given.keys() - {**item_columns, **user_columns}:
-        names = ", ".join(sorted(taken))
-        report.notes.append(f"columns not used, whose names mean something else: {names}")
+        report.notes.append(f"{NOT_USED}: {', '.join(sorted(taken))}")
     values = {name: items[name].to_pylist() for name in item_columns}
     texts = text_columns(item_columns, imported.item_file, values)
     silent = np.logical_not(_says(items[texts[0]]))
