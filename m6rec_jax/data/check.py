@@ -189,11 +189,11 @@ class _Check:
     def events(self) -> None:
         """Checks the events; where no users or items were read, references are not checked."""
         spec = self.spec.events
-        paths = self._files("events", spec.file, list(spec.columns), [])
+        paths = self._files("events", spec.file, list(spec.kinds), [])
         if paths is None:
             return
         self.keys.begin("events")
-        for rows in self._quiet("events", paths, spec.columns):
+        for rows in self._quiet("events", paths, list(spec.kinds)):
             times, values = self._event_columns(rows)
             # NaN would not equal itself as a key, nor would -0.0 equal 0.0.
             key = {"time": times + 0.0, "value": np.nan_to_num(values, nan=0.0) + 0.0}

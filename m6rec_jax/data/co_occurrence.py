@@ -321,6 +321,7 @@ def _summed_pairs(
         }
         with duckdb.connect(f"{folder}/pairs.duckdb", config=config) as database:
             database.execute("SET preserve_insertion_order = false")
+            database.begin()  # one commit: each of its own would wait for the disk
             database.execute("CREATE TABLE pairs (key BIGINT, amount BIGINT, later BIGINT)")
             for keys, amounts in pieces:
                 columns = {"key": keys, "amount": amounts[:, 0], "later": amounts[:, 1]}

@@ -10,13 +10,13 @@ import contextlib
 import decimal
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m6rec_jax.data.schema import LIST_SEPARATOR
+from m6rec_jax.data.schema import ID, LIST_SEPARATOR, TIME, VALUE
 from m6rec_jax.data.values import (
     BadValue,
     UnfitValue,
@@ -31,9 +31,6 @@ from m6rec_jax.data.values import (
     without_plain_dates,
 )
 
-# Beyond the column types of the schema: an id, a time in unix seconds, the value of an event.
-ID, TIME, VALUE = "id", "time", "value"
-
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "int": pa.int64(),
@@ -44,6 +41,12 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     TIME: pa.float64(),
     VALUE: pa.float64(),
 }
+
+
+def arrow_schema(kinds: Mapping[str, str]) -> pa.Schema:
+    """The schema of columns, from the kind of each."""
+    return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
+
 
 # An ArrowNotImplementedError is pyarrow's word for a cast that it does not have.
 _NO_FAST_WAY = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError)

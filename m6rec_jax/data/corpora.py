@@ -97,24 +97,18 @@ class CorpusSpec:
         if (text is None) == (turns is None):
             raise texts.error("text", "or 'texts.turns' must name a column, one of the two")
         label = texts.optional_text("label")
-        spec = cls(
-            name=top.text("name"),
-            id=texts.text("id"),
-            group=texts.text("group"),
-            text=str(text or turns),
-            has_turns=turns is not None,
-            about=texts.optional_text("about"),
-            label=label,
-            classes=_classes(top, label),
-            question=top.text("question") if label else top.optional_text("question") or "",
-            file=texts.optional_text("file"),
-            description=top.optional_text("description") or "",
-            licence=top.optional_text("licence") or "",
-            provenance=top.mapping("provenance"),
-        )
+        of_texts = {
+            "id": texts.text("id"),
+            "group": texts.text("group"),
+            "text": text or turns,
+            "has_turns": turns is not None,
+            "about": texts.optional_text("about"),
+            "label": label,
+            "file": texts.optional_text("file"),
+        }
         texts.finish()
-        top.finish()
-        return spec
+        question = top.text("question") if label else top.optional_text("question") or ""
+        return top.read(cls, **of_texts, classes=_classes(top, label), question=question)
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `from_dict` parses back into an equal spec."""

@@ -81,7 +81,7 @@ class DialogueSpec:
         """Reads `directory/dialogues.json`; raises DataError where it does not fit."""
         path = Path(directory) / DIALOGUES_FILE
         top = Section(load_json(path), str(path), "")
-        name, form, files = top.text("name"), top.text("format"), top.require("files")
+        form, files = top.text("format"), top.require("files")
         if form not in FORMATS:
             raise top.error(
                 "format", f"is {form!r}{did_you_mean(form, FORMATS)} (known: {', '.join(FORMATS)})"
@@ -95,16 +95,7 @@ class DialogueSpec:
                 "must be a file, or an object with a file for 'train', for 'test' and, where there "
                 f"is one, for 'validation', not {files!r}",
             )
-        spec = cls(
-            name,
-            form,
-            files,
-            top.optional_text("description") or "",
-            top.optional_text("licence") or "",
-            top.mapping("splits"),
-        )
-        top.finish()
-        return spec
+        return top.read(cls, format=form, files=files)
 
 
 @gin.configurable

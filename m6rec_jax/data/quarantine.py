@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.columns import ARROW_TYPES, ID, TIME, VALUE
+from m6rec_jax.data.columns import arrow_schema
 from m6rec_jax.data.files import SUFFIXES, RawBatch, column_names, table_files
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.values import Unreadable, python_values
 from m6rec_jax.errors import DataError
 
+_TABLES = ("users", "items", "events")
 _OWN = ("quarantine_table", "quarantine_file", "quarantine_row", "quarantine_reason")
 _TEXT = "quarantine_text"
 # Among the provenance of a clean folder: only such a one is written over.
@@ -63,7 +64,7 @@ class Quarantine:
                 self._parquet = pq.ParquetWriter(path, self._schema)
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror})") from error
-        self._schemas = _clean_schemas(spec)
+        self._schemas = {table: arrow_schema(getattr(spec, table).kinds) for table in _TABLES}
         for table in self._schemas:  # of an earlier check
             (self.clean / f"{table}.parquet").unlink(missing_ok=True)
 
@@ -71,7 +72,7 @@ class Quarantine:
         """Raises DataError where something that no quarantine wrote would be written over."""
         if self.clean.resolve() == directory.resolve():
             raise DataError(f"{self.clean} is the data set itself; name another file")
-        for table in ("users", "items", "events"):
+        for table in _TABLES:
             file = getattr(self.spec, table).file
             path = self.path.resolve()
             names = [file] if file else [f"{table}{suffix}" for suffix in SUFFIXES]
@@ -170,30 +171,13 @@ def clean_folder(path: Path) -> Path:
 
 def _all_columns(directory: Path, spec: DatasetSpec) -> list[str]:
     names: dict[str, None] = {}
-    for table in ("users", "items", "events"):
+    for table in _TABLES:
         # What cannot be read is reported by the check.
         with contextlib.suppress(DataError):
             for path in table_files(directory, table, getattr(spec, table).file):
                 with contextlib.suppress(DataError):
                     names |= dict.fromkeys(column_names(path))
     return list(names)
-
-
-def _clean_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
-    events = {spec.events.user: ID, spec.events.item: ID, spec.events.time: TIME}
-    if spec.events.value is not None:
-        events[spec.events.value] = VALUE
-    if spec.events.part is not None:
-        events[spec.events.part] = "string"
-    kinds = {
-        "users": {spec.users.id: ID, **spec.users.columns},
-        "items": {spec.items.id: ID, **spec.items.columns},
-        "events": events,
-    }
-    return {
-        table: pa.schema([(name, ARROW_TYPES[kind]) for name, kind in columns.items()])
-        for table, columns in kinds.items()
-    }
 
 
 def _as_text(value: Any) -> str | None:

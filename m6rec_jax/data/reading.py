@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
+from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, EventsSpec, TableSpec
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import DataError
@@ -69,14 +69,11 @@ class Dataset:
         directory = Path(directory)
         spec = DatasetSpec.load(directory)
         found = []
-        for table, file, wanted in (
-            ("users", spec.users.file, (spec.users.id, *spec.users.columns)),
-            ("items", spec.items.file, (spec.items.id, *spec.items.columns)),
-            ("events", spec.events.file, spec.events.columns),
-        ):
-            paths = files.table_files(directory, table, file)
+        for table in ("users", "items", "events"):
+            own: TableSpec | EventsSpec = getattr(spec, table)
+            paths = files.table_files(directory, table, own.file)
             for path in paths:
-                files.require_columns(path, wanted)
+                files.require_columns(path, [*own.kinds])
             found.append(tuple(paths))
         users, items, events = found
         return cls(directory, spec, users, items, events)
@@ -130,7 +127,7 @@ class Dataset:
         """
         spec = self.spec.events
         empty = True
-        for raw in files.raw_batches(self.event_files, spec.columns, batch_size):
+        for raw in files.raw_batches(self.event_files, [*spec.kinds], batch_size):
             empty = False
             users = _strict(raw, spec.user, columns.ID, required=True)
             items = _strict(raw, spec.item, columns.ID, required=True)
@@ -209,8 +206,7 @@ def _index(ids: pa.ChunkedArray) -> Mapping[str, int]:
 
 
 def _read_table(paths: Sequence[Path], spec: TableSpec) -> pa.Table:
-    kinds = {spec.id: columns.ID, **spec.columns}
-    schema = pa.schema([(name, columns.ARROW_TYPES[kind]) for name, kind in kinds.items()])
+    kinds, schema = spec.kinds, columns.arrow_schema(spec.kinds)
     batches = []
     seen: dict[str, tuple[Path, int]] = {}
     for raw in files.raw_batches(paths, list(kinds)):
@@ -243,7 +239,7 @@ def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
     """
     path = Path(path)
     found = files.table_files(path.parent, "items", path.name)
-    files.require_columns(path, (spec.items.id, *spec.items.columns))
+    files.require_columns(path, [*spec.items.kinds])
     table = _read_table(found, spec.items)
     return [Item(identifier, row) for identifier, row in _records(table, spec.items)]
 
@@ -316,11 +312,11 @@ def write_dataset(
     """
     of_events = {spec.events.user: columns.ID, spec.events.item: columns.ID, **event_types}
     for rows, file, kinds in (
-        (users, spec.users.file, {spec.users.id: columns.ID, **spec.users.columns}),
-        (items, spec.items.file, {spec.items.id: columns.ID, **spec.items.columns}),
+        (users, spec.users.file, spec.users.kinds),
+        (items, spec.items.file, spec.items.kinds),
         (events, spec.events.file, of_events),
     ):
-        schema = pa.schema([(name, columns.ARROW_TYPES[kind]) for name, kind in kinds.items()])
+        schema = columns.arrow_schema(kinds)
         make = pa.table if isinstance(rows, Mapping) else pa.Table.from_pylist
         pq.write_table(make(rows, schema=schema), folder / str(file), compression="zstd")
     spec.save(folder)

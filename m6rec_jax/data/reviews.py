@@ -58,16 +58,7 @@ class ReviewSpec:
     def load(cls, directory: str | Path) -> ReviewSpec:
         """Reads `directory/reviews.json`; raises DataError where it is missing or does not fit."""
         path = Path(directory) / REVIEWS_FILE
-        top = Section(load_json(path), str(path), "")
-        spec = cls(
-            name=top.text("name"),
-            file=top.text("file"),
-            index=top.optional_text("index"),
-            description=top.optional_text("description") or "",
-            licence=top.optional_text("licence") or "",
-        )
-        top.finish()
-        return spec
+        return Section(load_json(path), str(path), "").read(cls)
 
 
 @gin.configurable

@@ -22,9 +22,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from m6rec_jax.io.closest import did_you_mean
 
 SPEC_FILE = "dataset.json"
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
+# Beyond these types: an id, a time in unix seconds, the value of an event.
+ID, TIME, VALUE = "id", "time", "value"
 LIST_SEPARATOR = "|"
 # What beside attributes requests say of a user or an item.
 OF_REQUESTS = ("id", "statistics")
@@ -63,6 +65,11 @@ class TableSpec:
     columns: Mapping[str, str]
     file: str | None = None
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The columns that the file must have, the id first, and what is in each."""
+        return {self.id: ID, **self.columns}
+
 
 @dataclass(frozen=True, slots=True)
 class EventsSpec:
@@ -79,10 +86,14 @@ class EventsSpec:
     part: str | None = None
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns the events file must have."""
-        optional = (name for name in (self.value, self.part) if name is not None)
-        return (self.user, self.item, self.time, *optional)
+    def kinds(self) -> dict[str, str]:
+        """The columns that the file must have, and what is in each."""
+        kinds = {self.user: ID, self.item: ID, self.time: TIME}
+        if self.value is not None:
+            kinds[self.value] = VALUE
+        if self.part is not None:
+            kinds[self.part] = "string"
+        return kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,32 +169,16 @@ class DatasetSpec:
         top = Section(raw, source, "")
         users = _table(top.section("users"))
         items = _table(top.section("items"))
-        events_section = top.section("events")
-        events = EventsSpec(
-            user=events_section.text("user"),
-            item=events_section.text("item"),
-            time=events_section.text("time"),
-            value=events_section.optional_text("value"),
-            file=events_section.optional_text("file"),
-            part=events_section.optional_text("part"),
-        )
-        events_section.finish()
-        spec = cls(
-            name=top.text("name"),
+        events = top.section("events").read(EventsSpec)
+        return top.read(
+            cls,
             users=users,
             items=items,
             events=events,
             label=_label(top, events),
             repeats=_repeats(top),
             statistics=_statistics(top, items),
-            template=top.mapping("template"),
-            splits=top.mapping("splits"),
-            description=top.optional_text("description") or "",
-            licence=top.optional_text("licence") or "",
-            provenance=top.mapping("provenance"),
         )
-        top.finish()
-        return spec
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `from_dict` parses back into an equal spec."""
@@ -256,6 +251,9 @@ def _kind(value: Any) -> str:
     return _KIND_NAMES.get(type(value), f"the number {value!r}")
 
 
+_Spec = TypeVar("_Spec")
+
+
 class Section:
     """One JSON object being read: every key is asked for once, what is left over is unknown.
 
@@ -314,6 +312,28 @@ class Section:
             raise self.error(key, f"must be an object, not {_kind(value)}")
         return value or {}
 
+    def read(self, kind: type[_Spec], **given: Any) -> _Spec:
+        """All that is left to read, as a dataclass.
+
+        A field is an object where its type is `Mapping[str, Any]`, else a text, which must be there
+        where the field has no default.
+
+        Args:
+          kind: the dataclass.
+          given: fields that were read already.
+        """
+        for one in fields(kind):  # type: ignore[arg-type]
+            if one.name in given:
+                continue
+            if one.type == "Mapping[str, Any]":
+                given[one.name] = self.mapping(one.name)
+            elif one.default is MISSING:
+                given[one.name] = self.text(one.name)
+            else:
+                given[one.name] = self.optional_text(one.name) or one.default
+        self.finish()
+        return kind(**given)
+
     def finish(self) -> None:
         known = list(dict.fromkeys(self.known))
         for key in self.raw:
@@ -338,9 +358,7 @@ def _table(section: Section) -> TableSpec:
             raise section.error(key, "is the id column: declare it once, as 'id'")
         if name in OF_REQUESTS:
             raise section.error(key, "means something else in requests: rename the column")
-    file = section.optional_text("file")
-    section.finish()
-    return TableSpec(id=identifier, columns=dict(columns), file=file)
+    return section.read(TableSpec, id=identifier, columns=dict(columns))
 
 
 def _label(top: Section, events: EventsSpec) -> LabelSpec:

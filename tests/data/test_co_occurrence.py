@@ -73,7 +73,7 @@ def test_ranking_equals_counting_by_hand(events, recent, out, window, last, late
     np.testing.assert_allclose(found.shares, shares[expected], atol=1e-11)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     events=EVENTS,
     day=st.integers(0, 40),

@@ -88,7 +88,7 @@ def test_empty_cells_do_not_mislead(tmp_path: Path) -> None:
     ]
     draft_dataset(tables)
     spec = DatasetSpec.load(tmp_path)
-    assert spec.events.columns == ("customer_id", "film_id", "seen_at", "rating")
+    assert tuple(spec.events.kinds) == ("customer_id", "film_id", "seen_at", "rating")
     assert spec.label.at_least == 4
     kinds = {problem.kind for problem in check_dataset(tmp_path).problems}
     assert kinds >= {"missing_id", "missing_time", "missing_value"}
@@ -97,7 +97,7 @@ def test_empty_cells_do_not_mislead(tmp_path: Path) -> None:
     write(tmp_path / "events.csv", "customer_id,film_id,seen_at,paid_at,seller_rating", rare)
     (tmp_path / "dataset.json").unlink()
     draft_dataset(tables)
-    assert DatasetSpec.load(tmp_path).events.columns == ("customer_id", "film_id", "seen_at")
+    assert tuple(DatasetSpec.load(tmp_path).events.kinds) == ("customer_id", "film_id", "seen_at")
 
 
 def test_ordinary_headers_give_a_draft_that_is_accepted(tmp_path: Path) -> None:

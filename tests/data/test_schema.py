@@ -50,7 +50,7 @@ def test_without_a_label_every_event_is_positive():
     assert DatasetSpec.from_dict(raw).events.value == "rating"  # a quantity, say
     del raw["events"]["value"]
     spec = DatasetSpec.from_dict(raw)
-    assert spec.events.columns == ("user_id", "item_id", "time")
+    assert tuple(spec.events.kinds) == ("user_id", "item_id", "time")
     assert spec.label.is_positive(None)
     assert spec.label.labels(np.array([np.nan, 1.0])).tolist() == [1, 1]
 

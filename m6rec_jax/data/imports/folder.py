@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.columns import ARROW_TYPES, ID, TIME, VALUE
+from m6rec_jax.data.columns import ID, TIME, VALUE, arrow_schema
 from m6rec_jax.data.draft import NOT_USED, drafted_template, positives, text_columns, without_taken
 from m6rec_jax.data.imports.atomic_files import read_atomic_files
 from m6rec_jax.data.imports.lines import Report
@@ -162,7 +162,7 @@ def _write_events(
     """Writes the events of known items; their users, their number, and each rating's number."""
     kinds = {USER: ID, ITEM: ID, (TIMESTAMP if imported.has_times else POSITION): TIME}
     kinds |= {RATING: VALUE} if imported.has_ratings else {}
-    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
+    schema = arrow_schema(kinds)
     users: dict[str, None] = {}
     ratings: Counter[float] = Counter()
     count = 0
