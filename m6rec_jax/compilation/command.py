@@ -24,6 +24,7 @@ from m6rec_jax.compilation.compile_report import CompileReport, describe_topolog
 from m6rec_jax.compilation.step_report import Memory, StepReport
 from m6rec_jax.compilation.topologies import Topology, parse_topology
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.processors import num_processors
 from m6rec_jax.io.progress import progress_bar
 
 STEPS = ("train", "score", "decode")
@@ -270,7 +271,7 @@ def _tail(log: Path) -> str:
 
 
 def _made() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = num_processors()
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{cores} cores, {platform.system()} {platform.machine()}",

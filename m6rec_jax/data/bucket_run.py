@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +46,7 @@ from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.user_states import save_statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
+from m6rec_jax.io.processors import num_processors
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import Processes, RayWorkers, ThisProcess, Workers
 
@@ -92,7 +92,7 @@ class BucketRun:
         dataset = job.dataset
         self._num_users, self._num_items = dataset.users.num_rows, dataset.items.num_rows
         self._stack = contextlib.ExitStack()
-        self._num_workers = min(len(os.sched_getaffinity(0)), num_buckets)
+        self._num_workers = min(num_processors(), num_buckets)
         self._workers: Workers[Job]
         if engine == "ray":
             make = functools.partial(_itself, job)

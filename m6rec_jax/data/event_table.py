@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from m6rec_jax.data.splits import (
     Split,
 )
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.processors import num_processors
 
 log = logging.getLogger(__name__)
 _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
@@ -110,7 +110,7 @@ class EventTable:
             config={
                 "memory_limit": _MEMORY,
                 "temp_directory": str(folder / "spilled"),
-                "threads": min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+                "threads": min(_MOST_THREADS, num_processors()),
             },
         )
         try:

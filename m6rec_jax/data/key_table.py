@@ -6,13 +6,14 @@ It puts on disk what does not fit in memory, which is bounded whatever the numbe
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+
+from m6rec_jax.io.processors import num_processors
 
 # Held at most; more is spilled to the temporary folder (`TMPDIR`).
 _MEMORY = "256MB"
@@ -32,7 +33,7 @@ def key_table() -> Iterator[KeyTable]:
             "memory_limit": _MEMORY,
             "temp_directory": f"{folder}/spilled",
             # Each thread takes some of the memory.
-            "threads": min(4, len(os.sched_getaffinity(0))),
+            "threads": min(4, num_processors()),
         }
         with duckdb.connect(config=config) as database:
             yield KeyTable(database)
