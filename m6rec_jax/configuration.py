@@ -40,7 +40,6 @@ from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.source_parameters import parameters_of
 
 # Macros that mean the same in all files, whether or not one mentions them.
 MACROS: Mapping[str, str] = {
@@ -108,11 +107,6 @@ class ParsedConfig:
         while _is_macro_reference(value):
             value = self.values.get("/".join(value.scopes))
         return value
-
-    def reference(self, name: str) -> str:
-        """The configurable that a parameter, or its macro, refers to by `@`; empty: to none."""
-        selector: str = getattr(self.parameter(name, None), "selector", "")
-        return selector.rsplit(".", 1)[-1]
 
 
 def shipped_root() -> Path | None:
@@ -371,10 +365,6 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
         if _is_macro_reference(part):
             parsed.macro_uses.setdefault("/".join(part.scopes), origin)
     if parameter:
-        # A near miss alone: whatever else is wrong is better told once all is imported.
-        known = parameters_of(selector.rsplit(".", 1)[-1]) or [parameter]
-        if parameter not in known and difflib.get_close_matches(parameter, known, 1, _NEAR):
-            raise _no_parameter(selector, parameter, known, origin)
         parsed.parameters[f"{name}.{parameter}"] = value
         return ""
     parsed.macros[name], parsed.values[name] = origin, value
@@ -410,7 +400,7 @@ def _apply(statement: Any, origin: Origin) -> None:
             _check_configurable(part.selector.rsplit("/", 1)[-1], origin, mark="@")
     if parameter:
         _check_configurable(selector, origin)
-        _check_parameter(selector, parameter, origin)
+        _check_parameter(selector, parameter, value, origin)
         key = (scope, selector, parameter)
     else:
         key = (f"{scope}/{selector}" if scope else selector, "gin.macro", "value")
@@ -446,7 +436,7 @@ def _check_configurable(selector: str, origin: Origin, mark: str = "") -> None:
     )
 
 
-def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
+def _check_parameter(selector: str, parameter: str, value: Any, origin: Origin) -> None:
     configurable = gin.get_configurable(selector)
     parameters = inspect.signature(configurable).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -455,17 +445,17 @@ def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
     if parameter not in names:
         own = difflib.get_close_matches(parameter, names, 1, _NEAR)
         hint = "" if own else _closest_in_groups(parameter, configurable)
-        raise _no_parameter(selector, parameter, names, origin, hint)
-
-
-def _no_parameter(
-    selector: str, parameter: str, names: Sequence[str], origin: Origin, hint: str = ""
-) -> ConfigError:
-    return ConfigError(
-        f"{origin}: '{selector}' has no parameter '{parameter}'"
-        f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
-        f"{_quote(origin)}"
-    )
+        raise ConfigError(
+            f"{origin}: '{selector}' has no parameter '{parameter}'"
+            f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
+            f"{_quote(origin)}"
+        )
+    if isinstance(value, str) and isinstance(parameters[parameter].default, bool):
+        # The text 'false' would be true.
+        raise ConfigError(
+            f"{origin}: {selector}.{parameter} = {value!r} is neither True nor False"
+            f"{_quote(origin)}"
+        )
 
 
 def _closest_in_groups(parameter: str, configurable: Any) -> str:
@@ -485,13 +475,21 @@ def _closest_in_groups(parameter: str, configurable: Any) -> str:
 
 
 def _check_macros(parsed: ParsedConfig) -> None:
-    """Every macro that is used must be set, and none may be left at %gin.REQUIRED."""
+    """Every macro that is used must be set, not to itself, and none left at %gin.REQUIRED."""
     for name, origin in parsed.macro_uses.items():
         if name not in parsed.macros:
             raise ConfigError(
                 f"{origin}: macro '%{name}' is not defined{did_you_mean(name, parsed.macros)}. "
                 f"Set it in a gin file or with --gin.{name}=VALUE{_quote(origin)}"
             )
+    for name, value in parsed.values.items():
+        passed = {name}
+        while _is_macro_reference(value):
+            name = "/".join(value.scopes)
+            if name in passed:
+                raise ConfigError(f"{parsed.macros[name]}: macro '{name}' refers to itself")
+            passed.add(name)
+            value = parsed.values.get(name)
     unset = [name for name, value in parsed.values.items() if _is_required(value)]
     if unset:
         raise _unset(unset)

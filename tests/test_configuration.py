@@ -26,8 +26,14 @@ class ToyModel:
 
 @gin.configurable(module="tests_configuration")
 def toy_run(
-    steps: int, rate: float = 0.1, model: Any = None, folder: str = "", data: Any = None
+    steps: int,
+    rate: float = 0.1,
+    model: Any = None,
+    folder: str = "",
+    data: Any = None,
+    is_dry: bool = False,
 ) -> dict[str, Any]:
+    del is_dry
     return {"steps": steps, "rate": rate, "model": model, "folder": folder, "data": data}
 
 
@@ -306,6 +312,8 @@ def test_mistakes_in_a_file_name_the_line(text: str, start: str, parts: tuple[st
         ("TRAIN_STEPS", "expected --gin.NAME=VALUE"),
         ("--gin.=3", "expected --gin.NAME=VALUE"),
         ("TRAIN_STEPS=", "expected --gin.NAME=VALUE"),
+        ("TRAIN_STEPS=%TRAIN_STEPS", "--gin.TRAIN_STEPS: macro 'TRAIN_STEPS' refers to itself"),
+        ("toy_run.is_dry=false", "toy_run.is_dry = 'false' is neither True nor False"),
     ],
 )
 def test_mistakes_on_the_command_line(binding: str, message: str) -> None:

@@ -53,7 +53,6 @@ BELOW_ALL = {
     "config_file",
     "huge_pages",
     "quiet_start",
-    "source_parameters",
 }
 
 HEAVY = {

@@ -96,7 +96,6 @@ def run_train(args: argparse.Namespace) -> int:
             "no gin file says what is trained: name or include one of gin_configs/runs/ "
             "(pretrain.gin, finetune_scoring.gin, ...; tasks/README.md)"
         )
-    _check_warm_up(parsed)
     _check_vocabulary(parsed)
     from m6rec_jax.configuration import macro, settle_measured
     from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
@@ -131,25 +130,6 @@ def alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     if not model_dir or in_bucket(model_dir) or jax.process_index() != 0:
         return contextlib.nullcontext()
     return locked_folder(Path(model_dir), f"training in {model_dir}")
-
-
-def _check_warm_up(parsed: ParsedConfig) -> None:
-    """Says that a run is too short for its warm-up before libraries are imported."""
-    from m6rec_jax.training.warm_up import check_warm_up
-
-    optimizer = parsed.reference("train.optimizer")
-    optimizer = parsed.reference(f"{optimizer}.optimizer") or optimizer  # within one that prunes
-    rates = ("learning_rate", "backbone_learning_rate")
-    if "warmup_schedule" not in [parsed.reference(f"{optimizer}.{rate}") for rate in rates]:
-        return
-    if any("/warmup_schedule." in name for name in parsed.parameters):
-        return  # only gin can tell which of several is meant
-    decay, warm_up, steps = (
-        parsed.parameter(f"warmup_schedule.{name}", None)
-        for name in ("decay", "warmup_steps", "total_steps")
-    )
-    if isinstance(warm_up, int) and isinstance(steps, int):
-        check_warm_up(decay, warm_up, steps)
 
 
 def _check_vocabulary(parsed: ParsedConfig) -> None:

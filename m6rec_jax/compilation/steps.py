@@ -6,6 +6,7 @@ Nothing is computed or allocated: all arguments are shapes with shardings.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,10 @@ from m6rec_jax.sharding import (
 from m6rec_jax.training.train_state import TrainState, abstract_state
 from m6rec_jax.training.train_step import jit_step, make_train_step
 
+logger = logging.getLogger(__name__)
 Features = dict[str, jax.ShapeDtypeStruct]
+# What they add to a step depends on other models.
+_LEFT_OUT = ("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss")
 
 
 @gin.configurable
@@ -144,6 +148,11 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
         seed=0,
         accumulation_steps=parts,
     )
+    if left_out := [name for name in _LEFT_OUT if configuration.bound(name) is not None]:
+        logger.warning(
+            "compiled without %s: memory, products and times are those of the plain step",
+            ", ".join(left_out),
+        )
     source, target = settings.lengths
     return Program(
         name="train",

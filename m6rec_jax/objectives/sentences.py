@@ -58,6 +58,11 @@ class SentenceDistillation:
                 raise ConfigError(
                     f"SentenceDistillation.{name} = {getattr(self, name)} must be positive"
                 )
+        if self.max_tokens < 3:
+            raise ConfigError(
+                f"SentenceDistillation.max_tokens = {self.max_tokens} leaves no room for words: "
+                "two of them are the encoder's marks"
+            )
 
 
 def sentence_numbers(features: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from m6rec_jax.checkpoints.manifest import (
     RunDescription,
     check_task_sizes,
     check_vocabulary,
+    differences,
     same_task_sizes,
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item, restore_matching
@@ -30,6 +31,15 @@ from m6rec_jax.sharding import LogicalRules, axis_rules, replicated
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
 INITIAL_PROMPTS = ("none", "all", "matching")
+# Settings of a backbone that change what it computes and no size.
+_ARITHMETIC = (
+    "mlp_activations",
+    "relative_attention_max_distance",
+    "layer_norm_epsilon",
+    "late_layers_start",
+    "decoder_late_start",
+    "cross_attention_at",
+)
 logger = logging.getLogger(__name__)
 
 
@@ -107,6 +117,15 @@ def state_from_checkpoint(
     check_vocabulary(manifest, run.vocabulary_fingerprint, where)
     params = restore_item(location, manifest, PARAMS, abstract.params, run.model_config)
     logger.info("backbone from %s", where)
+    changed = [
+        line for line in differences(manifest, model.config) if line.split(":")[0] in _ARITHMETIC
+    ]
+    if changed:
+        logger.warning(
+            "the backbone of %s was trained to compute otherwise (checkpoint -> model): %s",
+            where,
+            "; ".join(changed),
+        )
     state = initial_state(
         model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed, params=params
     )

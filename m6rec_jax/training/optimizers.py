@@ -25,7 +25,6 @@ import optax
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.training import task_updates
-from m6rec_jax.training.warm_up import ENDING, check_warm_up
 
 Schedule = Callable[[Any], Any]
 DECAYS = ("constant", "linear", "cosine", "rsqrt")
@@ -59,13 +58,18 @@ def warmup_schedule(
         raise ConfigError(f"warmup_schedule.decay = {decay!r} is not one of {', '.join(DECAYS)}")
     if warmup_steps < 0:
         raise ConfigError(f"warmup_schedule.warmup_steps = {warmup_steps} must not be negative")
-    if decay in ENDING:
+    if decay in ("linear", "cosine"):
         if total_steps is None:
             raise ConfigError(
                 f"warmup_schedule.decay = {decay!r} needs warmup_schedule.total_steps, usually "
                 "%TRAIN_STEPS"
             )
-        check_warm_up(decay, warmup_steps, total_steps)
+        if total_steps <= warmup_steps:
+            raise ConfigError(
+                f"TRAIN_STEPS = {total_steps} must exceed WARMUP_STEPS = {warmup_steps} "
+                "(total_steps and warmup_steps of warmup_schedule): train longer, or set "
+                f"--gin.WARMUP_STEPS={total_steps // 10}"
+            )
         span = total_steps - warmup_steps
         after: Schedule = (
             optax.linear_schedule(rate, final_rate, span)

@@ -35,13 +35,16 @@ class RoundedWeightsLoss:
 
     def __call__(self, model: M6Rec, variables: Any, *args: Any, **options: Any) -> Any:
         """As `loss`."""
+        return self._loss(model, self.rounded(variables), *args, **options)
+
+    def rounded(self, variables: Any) -> Any:
+        """The variables with the backbone that a packed file has."""
         params = variables["params"]
         seen = {
             name: self._rounded(leaf, axes) if (axes := scaled_axes(name)) else leaf
             for name, leaf in flatten(params).items()
         }
-        rounded = {**variables, "params": unflatten(seen, params)}
-        return self._loss(model, rounded, *args, **options)
+        return {**variables, "params": unflatten(seen, params)}
 
     def _rounded(self, weight: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         near = dequantized(*quantized(jax.lax.stop_gradient(weight), axes, self._bits))

@@ -16,6 +16,7 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import LogicalRules, place_batch
 from m6rec_jax.training.data_state import Batch
+from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
 from m6rec_jax.training.task_data import check_labels
 from m6rec_jax.training.train_state import TrainState
 from m6rec_jax.training.train_step import (
@@ -177,7 +178,10 @@ class Validator:
         if self._evaluate is not None:
             if should_stop():
                 return None
-            metrics = dict(self._evaluate(self._model, state.variables, step)) | metrics
+            variables = state.variables
+            if isinstance(self._loss, RoundedWeightsLoss):
+                variables = jax.jit(self._loss.rounded)(variables)
+            metrics = dict(self._evaluate(self._model, variables, step)) | metrics
         rows = getattr(batches, "read_rows", None)  # of the pipeline's batches
         if rows is not None and not self._logged:
             self._logged = True

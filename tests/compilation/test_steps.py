@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import gin
 import jax
+import pytest
 
+from m6rec_jax import configuration
 from m6rec_jax.compilation.steps import Program, StepSettings, make_program, rules_of
 from m6rec_jax.engine.kept_programs import _from_source
 from m6rec_jax.model import M6Rec
@@ -22,7 +25,10 @@ def instructions(compiled: jax.stages.Compiled) -> str:
     return re.sub(r", metadata=\{[^}]*\}", "", text[text.index("\n\n%") :])
 
 
-def test_the_compiled_training_step_is_the_one_that_runs() -> None:
+def test_the_compiled_training_step_is_the_one_that_runs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configuration.parse_config([], ["Step.weight_bits = 8"])
     trainable, parts = "prompts", 2
     mesh = make_mesh(devices=jax.devices()[:1])
     settings = StepSettings(
@@ -34,7 +40,9 @@ def test_the_compiled_training_step_is_the_one_that_runs() -> None:
         accumulation_steps=parts,
     )
     program = make_program("train", settings, mesh)
+    gin.clear_config()
     assert isinstance(program, Program)
+    assert "compiled without Step.weight_bits: memory" in caplog.text
     with _from_source():
         told = program.lower(mesh, rules_of(settings)).compile()
     step = make_train_step(

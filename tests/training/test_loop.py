@@ -146,6 +146,15 @@ def test_initial_checkpoint_of_another_size(pretrained: Any, tmp_path: Path) -> 
         toy_train(tmp_path, 1, model=toy_config(embed_dim=24), initial_checkpoint_path=str(folder))
 
 
+def test_initial_checkpoint_of_another_arithmetic(
+    pretrained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, folder = pretrained
+    model = toy_config(layer_norm_epsilon=1e-5)
+    toy_train(tmp_path, 1, model=model, initial_checkpoint_path=str(folder))
+    assert "(checkpoint -> model): layer_norm_epsilon: 1e-06 -> 1e-05" in caplog.text
+
+
 def test_initial_checkpoint_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere"):
         toy_train(tmp_path, 1, initial_checkpoint_path=str(tmp_path / "nowhere"))

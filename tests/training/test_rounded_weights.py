@@ -48,6 +48,19 @@ def test_the_loss_is_that_of_packed_weights_and_gradients_pass() -> None:
             assert np.abs(leaf).max() > 0
 
 
+def test_a_validation_evaluates_the_rounded_weights(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def evaluate(model: M6Rec, variables: Any, step: int) -> dict[str, float]:
+        seen.append(jax.tree.map(np.asarray, dict(variables)))
+        return {"auc": 0.5}
+
+    toy_train(tmp_path, 1, weight_bits=3, eval_period=1, evaluate=evaluate)
+    kernels = [leaf for name, leaf in flatten(seen[0]["params"]).items() if name.endswith("kernel")]
+    # Of 3 bits there are seven values for each output.
+    assert all(len(np.unique(kernel.reshape(len(kernel), -1)[:, 0])) <= 7 for kernel in kernels)
+
+
 def test_bits_that_there_are_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="weight_bits = 9"):
         toy_train(tmp_path, 1, weight_bits=9)
