@@ -192,6 +192,7 @@ class _Check:
         paths = self._files("events", spec.file, list(spec.kinds), [])
         if paths is None:
             return
+        any_rejected = False
         for rows in self._quiet("events", paths, list(spec.kinds)):
             times, values = self._event_columns(rows)
             # NaN would not equal itself as a key, nor would -0.0 equal 0.0.
@@ -199,11 +200,14 @@ class _Check:
             ids = {"user": rows.values[spec.user], "item": rows.values[spec.item]}
             found = pa.table({"row": rows.numbers, **ids, **key})
             self.keys.add(found.filter(pa.array(rows.good())))
+            any_rejected = any_rejected or bool(rows.reasons)
         self.keys.find_repeats()
+        # Ids need not be looked up again where all are known.
+        again = self if any_rejected else replace(self, known={})
         latest = -math.inf
         labels: set[int] = set()
         for rows in self._batches("events", paths):
-            times, values = self._event_columns(rows)
+            times, values = again._event_columns(rows)
             repeats = self.keys.repeats(int(rows.numbers[0]), int(rows.numbers[-1]) + 1)
             for number, first in repeats:
                 text = f"the same event stands in {rows.place(first)} already"
