@@ -1,7 +1,7 @@
-"""Checks a data set folder and reports every problem with its row numbers, in bounded memory.
+"""Checks a data set folder and reports every problem with its row numbers.
 
-Nothing stops at the first problem. Each table is streamed twice: first its keys go into a database,
-which finds what is there twice or refers to nobody; then the rows are checked.
+Nothing stops at the first problem. Ids of users and items are held in memory. Events are streamed
+twice: first a database on disk finds which are there twice, then the rows are checked.
 
 With a quarantine file, rows with errors go there, and everything else goes into a clean folder
 beside it that `Dataset.open` reads.
@@ -13,15 +13,20 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from m6rec_jax.data import columns, files
-from m6rec_jax.data.checked_rows import CheckedRows, where
+from m6rec_jax.data import files
+from m6rec_jax.data.checked_rows import (
+    CheckedRows,
+    as_floats,
+    check_events,
+    check_ids,
+    check_parts,
+)
 from m6rec_jax.data.key_table import KeyTable, key_table
 from m6rec_jax.data.quarantine import Quarantine
 from m6rec_jax.data.report import Findings, Report
@@ -33,14 +38,8 @@ from m6rec_jax.data.schema import (
     TableSpec,
     protocol_for,
 )
-from m6rec_jax.data.splits import PART_NAMES, Split
+from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
-from m6rec_jax.data.values import (
-    FIRST_TIME,
-    LAST_TIME,
-    out_of_range,
-    unknown_id_hint,
-)
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
@@ -128,6 +127,8 @@ class _Check:
     findings: Findings
     report: Report
     store: Quarantine | None
+    # Numbers of the good rows of users and items by id; a table that has no files is left out.
+    known: dict[str, dict[str, int]] = field(default_factory=dict)
 
     # ---- users and items
 
@@ -136,20 +137,13 @@ class _Check:
         paths = self._files(table, spec.file, [spec.id], list(spec.columns))
         if paths is None:
             return
-        self.keys.begin(table)
-        for rows in self._quiet(table, paths, [spec.id]):
-            ids = rows.convert(spec.id, columns.ID)
-            self.keys.add({"row": rows.numbers, "good": ids.is_valid(), "id": ids})
-        self.keys.find_faults(table)
         filled: set[str] = set()
+        seen: dict[str, int] = {}
+        rejected: list[str] = []
         for rows in self._batches(table, paths):
-            values = rows.convert(spec.id, columns.ID)
-            rows.require(spec.id, "missing_id")
+            check_ids(rows, spec.id, seen)
             rows.note_whitespace(spec.id)
             rows.note_text(spec.id)
-            for offset, first in self._faults("duplicate_id", rows):
-                text = f"{values[offset].as_py()!r} stands in {rows.place(first)} already"
-                rows.reject("duplicate_id", [offset], spec.id, text)
             for name, kind in spec.columns.items():
                 if name in rows.raw.batch.schema.names:
                     values = rows.convert(name, kind)
@@ -161,8 +155,14 @@ class _Check:
             if table == "items":
                 self._silent(rows)
             good = rows.good()
-            self.keys.keep_ids(table, rows.values[spec.id].filter(pa.array(good)))
+            for offset in np.flatnonzero(~good).tolist():
+                id_ = rows.values[spec.id][offset].as_py()
+                if id_ is not None and seen[id_] == rows.numbers[offset]:
+                    rejected.append(id_)
             self._write(rows, good)
+        for id_ in rejected:
+            del seen[id_]
+        self.known[table] = seen
         if self.report.num_rows[table]:
             for name in spec.columns:
                 if name not in filled and not self._missing(table, name):
@@ -192,20 +192,26 @@ class _Check:
         paths = self._files("events", spec.file, list(spec.kinds), [])
         if paths is None:
             return
-        self.keys.begin("events")
+        any_rejected = False
         for rows in self._quiet("events", paths, list(spec.kinds)):
             times, values = self._event_columns(rows)
             # NaN would not equal itself as a key, nor would -0.0 equal 0.0.
             key = {"time": times + 0.0, "value": np.nan_to_num(values, nan=0.0) + 0.0}
             ids = {"user": rows.values[spec.user], "item": rows.values[spec.item]}
-            self.keys.add({"row": rows.numbers, "good": rows.good(), **ids, **key})
-        self.keys.find_faults("events")
+            found = pa.table({"row": rows.numbers, **ids, **key})
+            self.keys.add(found.filter(pa.array(rows.good())))
+            any_rejected = any_rejected or bool(rows.reasons)
+        self.keys.find_repeats()
+        # Ids need not be looked up again where all are known.
+        again = self if any_rejected else replace(self, known={})
         latest = -math.inf
         labels: set[int] = set()
         for rows in self._batches("events", paths):
-            times, values = self._event_columns(rows)
-            for offset, first in self._faults("duplicate_event", rows):
+            times, values = again._event_columns(rows)
+            repeats = self.keys.repeats(int(rows.numbers[0]), int(rows.numbers[-1]) + 1)
+            for number, first in repeats:
                 text = f"the same event stands in {rows.place(first)} already"
+                offset = int(np.searchsorted(rows.numbers, number))
                 rows.reject("duplicate_event", [offset], spec.user, text)
             good = rows.good()
             kept = np.flatnonzero(good)
@@ -235,39 +241,18 @@ class _Check:
     def _event_columns(self, rows: CheckedRows) -> tuple[np.ndarray, np.ndarray]:
         """Converts a batch of events, rejecting bad rows; returns times and values `[n]`."""
         spec = self.spec.events
-        for column, kind in ((spec.user, "unknown_user"), (spec.item, "unknown_item")):
-            ids = rows.convert(column, columns.ID)
-            rows.require(column, "missing_id")
-            rows.note_whitespace(column)
-            unknown = {offset: ids[offset].as_py() for offset, _ in self._faults(kind, rows)}
-            table = f"{kind.removeprefix('unknown_')}s"
-            as_floats = self.keys.known(table, [f"{id_}.0" for id_ in unknown.values()])
-            for offset, id_ in unknown.items():
-                text = f"{id_!r} is not in the {table} table, or rejected there"
-                rows.reject(kind, [offset], column, text + unknown_id_hint(id_, as_floats))
-        rows.convert(spec.time, columns.TIME)
-        rows.require(spec.time, "missing_time")
-        times = _floats(rows.values[spec.time])
-        for offset in np.flatnonzero((times < FIRST_TIME) | (times > LAST_TIME)).tolist():
-            text = out_of_range(times[offset])
-            rows.reject("time_out_of_range", [offset], spec.time, text)
+        check_events(rows, spec, self.known.get("users"), self.known.get("items"))
+        rows.note_whitespace(spec.user)
+        rows.note_whitespace(spec.item)
+        times = as_floats(rows.values[spec.time])
         values = np.full(len(times), np.nan)
         if spec.value is not None:
-            rows.convert(spec.value, columns.VALUE)
-            rows.require(spec.value, "missing_value")
-            values = _floats(rows.values[spec.value])
+            values = as_floats(rows.values[spec.value])
             text = "no entry of the template's 'outcomes' has words for this value"
             offsets = np.flatnonzero(self.needs.without_words(values))
             rows.reject("missing_words", offsets, spec.value, text)
         if spec.part is not None:
-            parts = rows.convert(spec.part, "string")
-            for offset in where(pc.invert(pc.is_in(parts, pa.array([*PART_NAMES])))).tolist():
-                if rows.says(offset, spec.part):
-                    continue
-                part = parts[offset].as_py()
-                text = f"{part!r} is none of {', '.join(PART_NAMES)}"
-                text = "nothing there" if part is None else text
-                rows.reject("unknown_part", [offset], spec.part, text)
+            check_parts(rows, spec.part)
         return times, values
 
     # ---- shared
@@ -319,7 +304,7 @@ class _Check:
     ) -> Iterator[CheckedRows]:
         """Streams all rows; reports damage and rows with too many or few columns."""
         counts = self.report.num_rows
-        starts: list[tuple[int, str]] = []
+        starts: list[tuple[int, Path]] = []
         first_row = 0
         with progress_bar(
             desc=f"{'checking' if wanted is None else 'comparing'} {table}",
@@ -330,12 +315,12 @@ class _Check:
         ) as bar:
             is_whole = True
             for path in paths:
+                start = first_row
                 try:
-                    starts.append((first_row, path.name))
                     ragged = self._ragged(table)
                     for raw in files.raw_batches([path], wanted, self.batch_size, ragged):
                         counts[table] += raw.batch.num_rows
-                        raw = replace(raw, first_row=starts[-1][0])
+                        raw = replace(raw, first_row=start)
                         rows = CheckedRows(raw, starts, table, self.findings)
                         first_row = int(rows.numbers[-1]) + 1
                         yield rows
@@ -346,12 +331,6 @@ class _Check:
                     is_whole = False
         if is_whole and not counts[table]:
             self.findings.add("empty_table", table, paths[0].name)
-
-    def _faults(self, kind: str, rows: CheckedRows) -> list[tuple[int, int]]:
-        """Offsets in the batch with a fault, and the number of the row where the same stands."""
-        found = self.keys.faults(kind, int(rows.numbers[0]), int(rows.numbers[-1]) + 1)
-        offsets = np.searchsorted(rows.numbers, [number for number, _ in found]).tolist()
-        return [(offset, first) for offset, (_, first) in zip(offsets, found, strict=True)]
 
     def _ragged(self, table: str) -> files.RaggedRow:
         def report(path: Path, row: int, expected: int, found: int, text: str) -> None:
@@ -370,8 +349,3 @@ class _Check:
         self.store.keep(rows.table, rows.values, good)
         reasons = {offset: "; ".join(texts) for offset, texts in sorted(rows.reasons.items())}
         self.store.reject(rows.table, rows.raw, reasons)
-
-
-def _floats(values: pa.Array) -> np.ndarray:
-    """Float64 `[n]` with NaN for null."""
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)

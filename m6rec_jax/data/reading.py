@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
+from m6rec_jax.data.checked_rows import CheckedRows, check_events, check_ids, check_parts
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, EventsSpec, TableSpec
 from m6rec_jax.data.splits import PART_NAMES
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.records import Item, User
 
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
@@ -87,12 +86,12 @@ class Dataset:
         Raises:
           DataError: an empty table, a null or repeated id, or a value that does not fit its type.
         """
-        return _read_table(self.user_files, self.spec.users)
+        return _read_table(self.user_files, "users", self.spec.users)
 
     @cached_property
     def items(self) -> pa.Table:
         """The items table `[items]`, as `users`."""
-        return _read_table(self.item_files, self.spec.items)
+        return _read_table(self.item_files, "items", self.spec.items)
 
     @cached_property
     def user_index(self) -> Mapping[str, int]:
@@ -126,26 +125,18 @@ class Dataset:
             null or not a number.
         """
         spec = self.spec.events
-        empty = True
+        starts: list[tuple[int, Path]] = []
         for raw in files.raw_batches(self.event_files, [*spec.kinds], batch_size):
-            empty = False
-            users = _strict(raw, spec.user, columns.ID, required=True)
-            items = _strict(raw, spec.item, columns.ID, required=True)
-            times = _strict(raw, spec.time, columns.TIME, required=True)
-            self._check_times(raw, times)
-            if spec.value is None:
-                values = pa.nulls(raw.batch.num_rows, pa.float64())
-            else:
-                values = _strict(raw, spec.value, columns.VALUE, required=True)
-            arrays = [
-                pa.array(raw.first_row + raw.rows),
-                _lookup(raw, spec.user, users, self.user_index, "users"),
-                _lookup(raw, spec.item, items, self.item_index, "items"),
-                times,
-                values,
-            ]
+            rows = CheckedRows(raw, starts, "events")
+            users, items = check_events(rows, spec, self.user_index, self.item_index)
+            times = rows.values[spec.time]
+            self._check_past(rows, times)
+            values = pa.nulls(len(times), pa.float64())
+            if spec.value is not None:
+                values = rows.values[spec.value]
+            arrays = [pa.array(rows.numbers), pa.array(users), pa.array(items), times, values]
             yield pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
-        if empty:
+        if not starts:
             raise DataError(f"{_names(self.event_files)} has no rows")
 
     def events(self) -> pa.Table:
@@ -170,30 +161,21 @@ class Dataset:
             )
         codes = []
         for raw in files.raw_batches(self.event_files, [name]):
-            parts = _strict(raw, name, "string", required=True).to_pylist()
-            for row, part in zip(raw.rows, parts, strict=True):
-                if part not in PART_NAMES:
-                    raise DataError(
-                        f"{raw.path}, row {row}, column {name!r}: {part!r} is none of "
-                        f"{', '.join(PART_NAMES)}{did_you_mean(part, PART_NAMES)}{_ADVICE}"
-                    )
+            rows = CheckedRows(raw, [], "events")
+            check_parts(rows, name)
+            parts = rows.values[name].to_pylist()
             codes.append(np.asarray([PART_NAMES[part] for part in parts], np.int8))
         return np.concatenate(codes)
 
-    def _check_times(self, raw: files.RawBatch, times: pa.Array) -> None:
+    def _check_past(self, rows: CheckedRows, times: pa.Array) -> None:
         seconds = times.to_numpy()
-        where = f"{raw.path}, row {{}}, column {self.spec.events.time!r}: "
-        bad = np.flatnonzero((seconds < FIRST_TIME) | (seconds > LAST_TIME))
-        if bad.size:
-            reason = out_of_range(seconds[bad[0]])
-            raise DataError(where.format(raw.rows[bad[0]]) + reason + _ADVICE)
         early = np.flatnonzero(seconds <= self.after)
         if early.size:
             raise DataError(
-                where.format(raw.rows[early[0]])
-                + f"{seconds[early[0]]} is not later than {self.after}, the last event that is "
-                "prepared. An update takes what came since: leave earlier events out of its files, "
-                "or make everything anew with `m6rec data prepare`"
+                f"{rows.raw.path}, row {rows.raw.rows[early[0]]}, column "
+                f"{self.spec.events.time!r}: {seconds[early[0]]} is not later than {self.after}, "
+                "the last event that is prepared. An update takes what came since: leave earlier "
+                "events out of its files, or make everything anew with `m6rec data prepare`"
             )
 
 
@@ -205,22 +187,17 @@ def _index(ids: pa.ChunkedArray) -> Mapping[str, int]:
     return {identifier: index for index, identifier in enumerate(ids.to_pylist())}
 
 
-def _read_table(paths: Sequence[Path], spec: TableSpec) -> pa.Table:
-    kinds, schema = spec.kinds, columns.arrow_schema(spec.kinds)
+def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
+    schema = columns.arrow_schema(spec.kinds)
     batches = []
-    seen: dict[str, tuple[Path, int]] = {}
-    for raw in files.raw_batches(paths, list(kinds)):
-        arrays = [
-            _strict(raw, name, kind, required=name == spec.id) for name, kind in kinds.items()
-        ]
-        for identifier, row in zip(arrays[0].to_pylist(), raw.rows.tolist(), strict=True):
-            if identifier in seen:
-                path, first = seen[identifier]
-                raise DataError(
-                    f"{raw.path}, row {row}: the {spec.id} {identifier!r} stands in row {first} "
-                    f"of {path.name} already; ids must be unique{_ADVICE}"
-                )
-            seen[identifier] = (raw.path, row)
+    starts: list[tuple[int, Path]] = []
+    seen: dict[str, int] = {}
+    for raw in files.raw_batches(paths, schema.names):
+        rows = CheckedRows(raw, starts, table)
+        check_ids(rows, spec.id, seen)
+        for name, kind in spec.columns.items():
+            rows.convert(name, kind)
+        arrays = [rows.values[name] for name in schema.names]
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
     if not batches:
         raise DataError(f"{_names(paths)} has no rows")
@@ -240,44 +217,8 @@ def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
     path = Path(path)
     found = files.table_files(path.parent, "items", path.name)
     files.require_columns(path, [*spec.items.kinds])
-    table = _read_table(found, spec.items)
+    table = _read_table(found, "items", spec.items)
     return [Item(identifier, row) for identifier, row in _records(table, spec.items)]
-
-
-_ADVICE = " (`m6rec data check` lists every problem of a folder)"
-
-
-def _strict(raw: files.RawBatch, name: str, kind: str, *, required: bool) -> pa.Array:
-    converted, bad = columns.convert(raw.batch.column(name), kind)
-    if bad:
-        first = bad[0]
-        raise DataError(
-            f"{raw.path}, row {raw.rows[first.offset]}, column {name!r}: {first.reason}{_ADVICE}"
-        )
-    if required and converted.null_count:
-        offset = int(np.argmax(converted.is_null().to_numpy(zero_copy_only=False)))
-        raise DataError(
-            f"{raw.path}, row {raw.rows[offset]}, column {name!r}: the value is missing{_ADVICE}"
-        )
-    return converted
-
-
-def _lookup(
-    raw: files.RawBatch, name: str, ids: pa.Array, index: Mapping[str, int], table: str
-) -> pa.Array:
-    """Places of the ids `[n]` in the users or items table, looking each distinct id up once."""
-    encoded = ids.dictionary_encode()
-    indices = [index.get(identifier, -1) for identifier in encoded.dictionary.to_pylist()]
-    found = np.asarray(indices, np.int64)[encoded.indices.to_numpy()]
-    if (found < 0).any():
-        offset = int(np.argmax(found < 0))
-        identifier = ids[offset].as_py()
-        raise DataError(
-            f"{raw.path}, row {raw.rows[offset]}, column {name!r}: {identifier!r} is not "
-            f"in the {table} table{unknown_id_hint(identifier, index)}; add it there, or let "
-            "`m6rec data check --quarantine` set such rows aside"
-        )
-    return pa.array(found)
 
 
 def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, Any]]]:

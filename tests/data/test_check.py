@@ -377,7 +377,12 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more, bat
     spec = {**SPEC, "events": {**SPEC["events"], "file": "part-*.csv"}}
     write(folder, users=["user,age", *[f"{user},1" for user in users]], spec=spec)
     expected = [
-        ("users.csv", "duplicate_id", row, f"{user!r} stands in row {users.index(user)} already")
+        (
+            "users.csv",
+            "duplicate_id",
+            row,
+            f"{user!r} stands in row {users.index(user)} already, and ids must be unique",
+        )
         for row, user in enumerate(users)
         if users.index(user) < row
     ]

@@ -260,7 +260,7 @@ def test_empty_tables(shop, table):
         ("events.csv", b"ben,0004", b"ben,9999", "row 4, column 'sku': '9999' is not in the items"),
         ("events.csv", b"ben,0004", b",0004", "row 4, column 'customer': the value is missing"),
         ("users.csv", b"51", b"old", "row 1, column 'age': 'old' is not a whole number"),
-        ("users.csv", b"dee", b"ana", "row 3: the customer 'ana' stands in row 0 of users.csv"),
+        ("users.csv", b"dee", b"ana", "row 3, column 'customer': 'ana' stands in row 0"),
         ("users.csv", b"coffee|travel", b"['coffee']", "row 0, column 'interests': \"['coffee']\""),
         ("items.csv", b"11,coffee", b"11,coffee||tea", "has an empty member"),
         ("items.csv", b'"Filter beans, light roast"', b"Filter, beans", "row 1: 6 columns, not 5"),

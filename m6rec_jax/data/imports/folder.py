@@ -201,28 +201,24 @@ def _each_once(
 ) -> Iterator[pa.RecordBatch]:
     """Leaves out events that equal an earlier one; all wait on disk until these are known."""
     with tempfile.TemporaryFile() as file, key_table() as keys:
-        keys.begin("events")
         with pa.ipc.new_stream(file, schema) as writer:
             for batch in batches:
                 writer.write_batch(batch.select(schema.names))
-                keys.add(
-                    {
-                        "row": batch[LINE],
-                        "good": pa.repeat(True, len(batch)),
-                        "user": batch[USER],
-                        "item": batch[ITEM],
-                        "time": batch[TIMESTAMP],
-                        "value": batch[RATING] if imported.has_ratings else batch[TIMESTAMP],
-                    }
-                )
-        keys.find_faults("events")
+                key = {
+                    "row": batch[LINE],
+                    "user": batch[USER],
+                    "item": batch[ITEM],
+                    "time": batch[TIMESTAMP],
+                    "value": batch[RATING] if imported.has_ratings else batch[TIMESTAMP],
+                }
+                keys.add(pa.table(key))
+        keys.find_repeats()
         file.seek(0)
         for batch in pa.ipc.open_stream(file):
             if not len(batch):
                 continue
             first, last = batch[LINE][0].as_py(), batch[LINE][-1].as_py()
-            found = keys.faults("duplicate_event", first, last + 1)
-            again = pa.array([line for line, _ in found], pa.int64())
+            again = pa.array([line for line, _ in keys.repeats(first, last + 1)], pa.int64())
             what = "events that are there twice, left out"
             report.count(what, imported.event_file, again.to_numpy())
             yield batch.filter(pc.invert(pc.is_in(batch[LINE], value_set=again)))
