@@ -117,14 +117,14 @@ def state_from_checkpoint(
     check_vocabulary(manifest, run.vocabulary_fingerprint, where)
     params = restore_item(location, manifest, PARAMS, abstract.params, run.model_config)
     logger.info("backbone from %s", where)
-    changed = [
+    computed = [
         line for line in differences(manifest, model.config) if line.split(":")[0] in _ARITHMETIC
     ]
-    if changed:
+    if computed:
         logger.warning(
             "the backbone of %s was trained to compute otherwise (checkpoint -> model): %s",
             where,
-            "; ".join(changed),
+            "; ".join(computed),
         )
     state = initial_state(
         model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed, params=params
