@@ -159,7 +159,6 @@ def retrieval_rows(
     return map_rows(ds, make, columns, random=item_word_dropout > 0 and rows_may_vary())
 
 
-@gin.configurable
 def generation_rows(
     ds: tf.data.Dataset,
     sequence_length: Lengths,
