@@ -56,7 +56,7 @@ from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.data.splits import Split
 from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
+from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 
 RESULTS = "few_samples"
 STUDY = "gin_configs/studies/few_samples"
@@ -181,8 +181,7 @@ def scoring_task(split: str) -> Iterator[str]:
 def figures_of(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """`METRICS` of probabilities `[n]`."""
     return {
-        "auc": auc(labels, scores),
-        "user_averaged_auc": user_averaged_auc(users, labels, scores),
+        **ordering_metrics(users, labels, scores)[0],
         "log_loss": log_loss(labels, scores),
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,7 @@ from m6rec_jax.run_report import (
     sample_notes,
 )
 from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.sharding import make_mesh
 from m6rec_jax.training.loop import TrainResult, train
 from m6rec_jax.training.step_loop import EARLY_STOPPING
 
@@ -134,6 +136,8 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         saved = _saved_sizes(spec["name"], output)
         if saved is None:
             _write_data_files(spec["name"])
+            # One of a call that ended before may be of other data, or of another template.
+            Path(VOCABULARY).unlink(missing_ok=True)
         _tell(1)
         scoring = prepare_both(folder, f"{PREPARE}.gin", Path(VOCABULARY), before=lambda: _tell(2))
         sizes = saved or _sizes(scoring, minutes, begin, seed)
@@ -219,11 +223,22 @@ def prepare_both(
 def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResult:
     """Trains as a gin file says, or goes on with what is in the folder.
 
+    A batch that does not divide over the devices gets the few rows that it lacks: neither command
+    takes a BATCH_SIZE.
+
     Raises:
       KeyboardInterrupt: a signal stopped it.
     """
     print(f"{folder.name}: {gin_file}", flush=True)
-    configuration.parse_config([gin_file], [f"MODEL_DIR='{folder}'", *bindings])
+    settings = [f"MODEL_DIR='{folder}'", *bindings]
+    configuration.parse_config([gin_file], settings)
+    mesh, rows = make_mesh(), configuration.macro("BATCH_SIZE")
+    shards = configuration.bound("BatchIterator.num_shards", 4)  # as many as it has by default
+    multiple = math.lcm(shards, mesh.shape["data"] * mesh.shape["fsdp"])
+    if rows % multiple:
+        rows += -rows % multiple
+        print(f"{rows} rows a step, so that they divide over {mesh.size} devices", flush=True)
+        configuration.parse_config([gin_file], [*settings, f"BATCH_SIZE={rows}"])
     with own_vocabulary(folder):
         configuration.settle_measured()
     result = train()

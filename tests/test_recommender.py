@@ -1,6 +1,7 @@
 """The public face: `m6rec_jax.load`, in a notebook's words."""
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -174,6 +175,15 @@ def test_dialogues_ask_what_was_loaded(
     told = own.chat(user={"user_id": "u1", "taste": "comedy"}, history=events)
     same = own.chat(user={"id": "u1", "taste": "comedy"}, history=pa.Table.from_pylist(HISTORY))
     assert told._history == same._history != first._history
+    # As much as the task was trained on, also where no rows for scoring were prepared.
+    bare = tmp_path / PREPARED
+    shutil.copytree(str(parts.prepared), bare)
+    manifest = bare / "prepare.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"views": {}}))
+    more = [one | {"time": one["time"] + 3} for one in HISTORY]
+    known = {"user": {"taste": "comedy"}, "history": [*HISTORY, *more]}
+    told, same = (own.chat(**known, prepared=at) for at in (None, str(bare)))
+    assert told._history == same._history
     assert not caplog.messages
     own.chat(user={"taste": "comedy", "tsate": "drama"})
     assert caplog.messages[-1].endswith("the data set has no such columns: user.tsate")

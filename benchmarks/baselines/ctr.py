@@ -27,7 +27,7 @@ from benchmarks.baselines.exported_splits import (
 )
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
-from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
+from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 
 DATASET, SPLIT = "movielens-100k", "per_user_temporal"
 # Cheap models first: a study that is stopped has most of its rows.
@@ -78,8 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         test = data.rows(split, "test")
         label = data.label[test]
         metrics = {
-            "auc": auc(label, run.scores),
-            "user_averaged_auc": user_averaged_auc(data.user[test], label, run.scores),
+            **ordering_metrics(data.user[test], label, run.scores)[0],
             "log_loss": log_loss(label, run.scores),
         }
         rows = metric_rows(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
+from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.classification import auc, calibration_table
 
 # matplotlib wants real colours: these stand for CSS variables and occur nowhere else.
@@ -138,7 +139,7 @@ def hit_rates(
         for (label, of), colour, dash in zip(ranks.items(), _LINES, _DASHES, strict=False):
             axes.plot(
                 lengths,
-                hit_rate_at(of, lengths),
+                [ranking.hit_rate(of, k) for k in lengths.tolist()],
                 color=colour,
                 linestyle=dash,
                 label=f"\u200b{label}",
@@ -152,12 +153,6 @@ def hit_rates(
         axes.set_ylabel("hit rate")
         _legend(figure)
         return _svg(figure, "Hit rate by length of the list")
-
-
-def hit_rate_at(ranks: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> list[float]:
-    """Share of the rows `[n, m]` with a rank within each length; 0 is padding."""
-    best = np.where(ranks > 0, ranks, np.iinfo(np.int64).max).min(axis=1)
-    return [float((best <= length).mean()) for length in lengths]
 
 
 def roc_curves(

@@ -121,7 +121,7 @@ class TextGraph(tf.Module):
         return tf.minimum(lengths, level) + gets_one
 
     def candidates(self, texts: Any, count: Any, limit: Any) -> TextRows:
-        """One decoder row per text, as `layout.candidates_layout` lays it out.
+        """One decoder row per text, as `rows.packed_candidates` lays it out.
 
         Args:
           texts: strings `[batch, texts]`.

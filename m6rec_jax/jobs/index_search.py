@@ -88,7 +88,8 @@ class ItemLists:
 
     Attributes:
       titles: files of results have them, too, in the column `titles`.
-      distinct: of items with the same text, which tie, only the first stands in a list.
+      distinct: of items with the same text, which tie, only the first stands in a list. Lists are
+        shorter where the `depth` items that are searched for have fewer texts.
     """
 
     titles: bool = False
@@ -226,6 +227,7 @@ class IndexAnswerer(Answerer[TaskState]):
             "approximate": index.approximate,
             "k": self.default_k,
             "max_k": self.max_k,
+            "depth": self._depth,
             "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
             "lists": dataclasses.asdict(self.lists),
         }

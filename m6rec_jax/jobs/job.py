@@ -1,7 +1,7 @@
 """What a job is: one thing that the model does for a recommender, in one file of this folder.
 
 A job says what it computes on the devices, how that becomes predictions and metrics, and how it
-answers requests. `JOBS` finds jobs by the kind of a registered task; evaluation, the t5x bridge,
+answers requests. `jobs()` finds jobs by the kind of a registered task; evaluation, the t5x bridge,
 requests and the bank read it. A new job needs a new file here and nothing else.
 """
 

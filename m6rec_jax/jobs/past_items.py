@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,22 +18,6 @@ from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import UserItemCounts
 
 REPEATS, NEW_ITEMS = "repeats", "new_items"
-
-
-class OfCandidates(Protocol):
-    """Predictions of candidates: a dataclass of arrays `[n]`, with at least these."""
-
-    @property
-    def users(self) -> np.ndarray: ...
-
-    @property
-    def items(self) -> np.ndarray: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-
-Predictions = TypeVar("Predictions", bound=OfCandidates)
 
 
 def hidden_items(evaluation: Evaluation) -> Mapping[int, np.ndarray]:
@@ -73,12 +57,17 @@ def apart(
 
 def metrics_apart(
     evaluation: Evaluation,
-    predictions: Predictions,
-    metrics: Callable[[Predictions], Mapping[str, float]],
+    predictions: Any,
+    metrics: Callable[[Any], Mapping[str, float]],
 ) -> dict[str, float]:
     """Metrics of candidates that users had before, and of new ones, by what gives those of all.
 
     Of a kind that has one label alone there are none.
+
+    Args:
+      evaluation: of the task.
+      predictions: a dataclass of arrays `[n]`, with `users`, `items` and `labels`.
+      metrics: of such predictions.
     """
     found: dict[str, float] = {}
     for name, rows in apart(evaluation, predictions.users, predictions.items):

@@ -159,7 +159,6 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             **super().describe(task),
             "scorer": None if own.scorer is None else self.parts.model.fingerprint(own.scorer),
             "reranker": own.reranker.describe(),
-            "depth": self._depth,
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:

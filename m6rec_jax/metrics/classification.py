@@ -105,19 +105,6 @@ def per_user_auc(
     return found
 
 
-def user_averaged_auc(
-    user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
-) -> float:
-    """GAUC: the plain mean of `per_user_auc`. Raises DataError also if no user has both labels."""
-    values = per_user_auc(user_ids, labels, scores)
-    if not values.size:
-        raise DataError(
-            f"user-averaged AUC is undefined: none of the {np.unique(user_ids).size} users has "
-            "both labels"
-        )
-    return float(values.mean())
-
-
 def ordering_metrics(
     user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
 ) -> tuple[dict[str, float], int]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import gin
 
+from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import diversity, explanation, generation
 from m6rec_jax.metrics.citations import (
     ITEM,
@@ -73,7 +74,7 @@ def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> At
       DataError: the catalogue has no value in any of these columns.
     """
     values = _values(items, rendered_columns(template, items))
-    names = {template.liked.render(item.attributes) for item in items}
+    names = {_liked_name(template, item) for item in items}
     return AttributeDictionary(values, cased=_cased(values), neutral=names)
 
 
@@ -88,7 +89,7 @@ def citations_of(
     """
     if not template.cited:
         return None
-    names = [template.liked.render(item.attributes) for item in items]
+    names = [_liked_name(template, item) for item in items]
     values = _values(items, template.cited)
     dictionary = AttributeDictionary({**values, ITEM: names}, cased=[*_cased(values), ITEM])
     of_items = [folded_values(attribute_values(item, template.cited)) for item in items]
@@ -100,6 +101,14 @@ def citations_of(
         by_name.append(own)
     words = frozenset(map(fold, template.citing_words))
     return Citations(dictionary, by_name, words, template.cites_before_values)
+
+
+def _liked_name(template: WritingTemplate, item: Item) -> str:
+    """How texts name an item; "" for one that has no name, which no text can name."""
+    try:
+        return template.liked.render(item.attributes)
+    except DataError:
+        return ""
 
 
 def _values(items: Sequence[Item], columns: Sequence[str]) -> dict[str, list[str]]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import math
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -33,15 +32,12 @@ from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
 from m6rec_jax.text.questions import question
 from m6rec_jax.text.rows import Row, drop_words
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
-
-_OUTCOME = "{outcome}"
 
 _FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=False)
 
@@ -159,7 +155,6 @@ def retrieval_rows(
     return map_rows(ds, make, columns, random=item_word_dropout > 0 and rows_may_vary())
 
 
-@gin.configurable
 def generation_rows(
     ds: tf.data.Dataset,
     sequence_length: Lengths,
@@ -274,11 +269,9 @@ def likelihood_rows(
     vocabulary: SeqioVocabulary,
     task_name: str,
     item_texts: Callable[[], Sequence[str]],
-    outcome_of: Callable[[float], str],
     outcomes: Callable[[], Sequence[str]],
     contrast: Sequence[str] = (),
     sentence: str = "",
-    outcome: str = "",
     counted: Collection[str] = ("candidate",),
     candidate_length: int | None = None,
 ) -> tf.data.Dataset:
@@ -287,67 +280,41 @@ def likelihood_rows(
     The question is which of two outcomes is likelier, in the layout of `outcome_rows`, so that a
     backbone that has read those is asked what it has learnt. Or it is how plausible a sentence is:
 
-        likelihood_rows.sentence = '{candidate}. {outcome}.'
-        likelihood_rows.outcome = 'liked'
+        likelihood_rows.sentence = '{candidate}. liked.'
         likelihood_rows.counted = ('after',)
 
     Args:
-      ds: rows with `history`, `candidates`, `labels`, `item_indices`, `user_index`; in training
-        with `{outcome}` also `ratings`.
+      ds: rows with `history`, `candidates`, `labels`, `item_indices`, `user_index`.
       item_texts: returns the catalogue's texts, in the order of the items table.
-      outcome_of: words for an event's value ("liked"), from the data set's template.
-      outcomes: returns all such words, from the best to the worst.
+      outcomes: returns the words for outcomes ("liked"), from the best to the worst.
       contrast: the better outcome and the worse one; empty: the first and the last of `outcomes`.
       sentence: has one field: `{candidate}`, rendered with its statistics as in scoring, or
-        `{item}`, rendered as in the catalogue. It may also have `{outcome}`.
-      outcome: what `{outcome}` stands for when candidates are scored. Validation scores, too, so
-        its loss is none to choose a step by. In training the rows are samples of language:
-        `{outcome}` is each candidate's own outcome, and candidates without one are left out.
+        `{item}`, rendered as in the catalogue.
       counted: which parts of the sentence count, of `text.counted_sentences.PARTS`: the words
         'before' the field, the 'candidate' itself, those 'after' it, and the 'end' ([EOS]).
 
     Raises:
       ConfigError: a contrast of outcomes that do not differ, or of a data set without two; a
-        sentence that does not parse, or `{outcome}` without `outcome`.
+        sentence that does not parse.
     """
-    if _OUTCOME in sentence and not outcome:
-        raise ConfigError(
-            f"the sentence {sentence!r} asks for an outcome: set likelihood_rows.outcome, for "
-            "instance to 'liked'"
-        )
-
-    @functools.cache
-    def of_outcome(words: str) -> CountedSentence:
-        return CountedSentence.parse(sentence.replace(_OUTCOME, words), counted)
-
-    said = sentence.replace(_OUTCOME, outcome)
-    asked = question(contrast, said, counted) or Contrast.of(outcomes())
+    asked = question(contrast, sentence, counted) or Contrast.of(outcomes())
     of_items = item_texts() if asked.as_item else ()
-    own_outcomes = _OUTCOME in sentence and rows_may_vary()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        del rng
-        text = vocabulary.text
-        indices, labels = example["item_indices"], example["labels"]
+        indices = example["item_indices"]
         texts = [of_items[i] for i in indices] if asked.as_item else example["candidates"]
-        row = rows.source_row(text, example["history"], sequence_length["inputs"])
-        if own_outcomes:
-            words = outcomes_in_words(example["ratings"], labels, outcome_of)
-            known = [index for index, word in enumerate(words) if word]
-            if not known:
-                raise DataError("none of the candidates of a row has an outcome in words")
-            own = [of_outcome(words[i]) for i in known]
-            laid_out = functools.partial(counted_candidates, own, text, [texts[i] for i in known])
-            indices, labels = indices[known], labels[known]
-        else:
-            laid_out = functools.partial(asked.lay_out, text, texts)
-        row |= laid_out(
-            sequence_length["targets"], labels, indices, candidate_length=candidate_length
+        row = rows.source_row(vocabulary.text, example["history"], sequence_length["inputs"])
+        row |= asked.lay_out(
+            vocabulary.text,
+            texts,
+            sequence_length["targets"],
+            example["labels"],
+            indices,
+            candidate_length=candidate_length,
         )
         return with_ids(row, task_name, user=example["user_index"])
 
-    columns = ["history", "candidates", "labels", "item_indices", "user_index"]
-    return map_rows(ds, make, [*columns, "ratings"] if own_outcomes else columns)
+    return map_rows(ds, make, ("history", "candidates", "labels", "item_indices", "user_index"))
 
 
 def outcomes_in_words(

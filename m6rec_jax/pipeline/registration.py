@@ -517,6 +517,6 @@ ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[.
     ),
     "likelihood_rows": (
         preprocessors.likelihood_rows,
-        {"item_texts": _item_texts, "outcome_of": _outcome, "outcomes": _outcomes},
+        {"item_texts": _item_texts, "outcomes": _outcomes},
     ),
 }

@@ -153,7 +153,6 @@ def text_generation_rows(
     return map_rows(ds, make, columns)
 
 
-@gin.configurable
 def recommendation_rows(
     ds: tf.data.Dataset,
     sequence_length: Lengths,

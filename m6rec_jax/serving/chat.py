@@ -29,7 +29,7 @@ from m6rec_jax.engine.index_files import catalogue_fingerprint, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.engine.task_settings import dialogue_part
+from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
@@ -145,7 +145,9 @@ def open_conversation(
     of_dialogues = [model.settings.tasks[name] for name in tasks.values()]
     of_dialogues = [settings for settings in of_dialogues if dialogue_part(settings)]
     turns = [settings.max_events for settings in of_dialogues]
-    known = None if user is None else _LikedItems(user, folder)
+    # A task of retrieval reads as much of a history as it was trained on.
+    retriever = None if of_dialogues else model.settings.tasks[tasks["retrieval"]]
+    known = None if user is None else _LikedItems(user, folder, retriever)
     told = Read([], []) if known is None else known([])
     catalogue, reranker = read_conversation_catalogue(folder, titles), None
     if "retrieval" in tasks:
@@ -160,7 +162,7 @@ def open_conversation(
         batch_sizes=(1,) if parts is None else parts.batch_sizes,
         history=told.history,
         had=[] if known is None or known.repeats_count else told.past,
-        read_liked=None if of_dialogues else known or _LikedItems({}, folder),
+        read_liked=None if of_dialogues else known or _LikedItems({}, folder, retriever),
         named_items=min((settings.named_items for settings in of_dialogues), default=0),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
@@ -236,12 +238,15 @@ class _LikedItems:
     Args:
       user: as of `open_conversation`; no time: right after all that is known.
       folder: of the prepared data.
+      retriever: the task of retrieval that reads it; None: tasks of dialogues do.
 
     Raises:
       ConfigError, DataError: as `open_conversation`; when called, too.
     """
 
-    def __init__(self, user: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self, user: Mapping[str, Any], folder: Path, retriever: TaskSettings | None
+    ) -> None:
         for name in user:
             if name not in _KNOWN:
                 raise ConfigError(
@@ -250,7 +255,8 @@ class _LikedItems:
                 )
         data = ServingData.open(prepared_dataset_spec(folder), folder)
         self._parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
-        self._renderer = RequestRenderer(data.template, data.statistics, data.max_events)
+        max_events = data.max_events if retriever is None else retriever.max_events
+        self._renderer = RequestRenderer(data.template, data.statistics, max_events)
         self._ids, self._value = list(data.items), data.spec.label.at_least
         self.repeats_count = data.spec.repeats_count
         self._places = {identifier: place for place, identifier in enumerate(self._ids)}

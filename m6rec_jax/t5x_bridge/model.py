@@ -206,7 +206,7 @@ def prompts_traversal() -> traverse_util.ModelParamTraversal:
 def _prefixes(batch: Batch) -> Array:
     """Prefixes of texts: the tokens before the first with a loss, `[rows, target - 1]`.
 
-    See `text.layout.generation_layout`. Rows without any loss ask for no text.
+    See `text.rows.generation_row`. Rows without any loss ask for no text.
     """
     has_loss = batch["decoder_loss_weights"] > 0
     before = jnp.cumsum(has_loss, axis=1) == 0

@@ -22,69 +22,6 @@ PARTS = ("before", "candidate", "after", "end")
 _FIELD = re.compile(r"\{(\w*)\}")
 
 
-def counted_candidates(
-    sentence: CountedSentence | Sequence[CountedSentence],
-    vocab: Vocabulary,
-    texts: Sequence[str],
-    target_length: int,
-    labels: Sequence[int] | np.ndarray | None = None,
-    item_ids: Sequence[int] | np.ndarray | None = None,
-    *,
-    candidate_length: int | None = None,
-) -> Row:
-    """Packs sentences about candidates into one decoder row, one block each.
-
-    A sentence too long for its share of the row loses the end of the candidate's text, never the
-    words around it.
-
-    Args:
-      sentence: what is said about the candidates, or about each.
-      vocab: the vocabulary.
-      texts: of the candidates.
-      target_length: the most tokens the row may have.
-      labels, item_ids, candidate_length: as in `layout.candidates_layout`.
-
-    Returns:
-      What `rows.packed_candidates` returns, with weight 1 at the tokens that count and 0 elsewhere.
-
-    Raises:
-      DataError: no texts, or a sentence without a token that counts.
-      ConfigError: the row is too short for the words around the candidates.
-    """
-    if not texts:
-        raise DataError("a row needs at least one candidate")
-    share = target_length // len(texts) if candidate_length is None else candidate_length
-    kept: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
-    num_truncated = 0
-    sentences = [sentence] * len(texts) if isinstance(sentence, CountedSentence) else sentence
-    for text, said in zip(texts, sentences, strict=True):
-        counts = np.array([part in said.counted for part in PARTS], np.float32)
-        ids, parts = said.tokens(vocab, text)
-        excess = len(ids) - (share - 2)
-        if excess > 0:
-            of_candidate = np.flatnonzero(parts == PARTS.index("candidate"))
-            if len(of_candidate) < excess + 1:
-                raise ConfigError(
-                    f"{len(texts)} sentences {said.render('...')!r} do not fit the target "
-                    f"length {target_length} with a word of each candidate; raise it"
-                )
-            ids, parts = (np.delete(values, of_candidate[-excess:]) for values in (ids, parts))
-            num_truncated += 1
-        counted = np.concatenate([counts[parts], counts[-1:]])
-        if not counted.any():
-            raise DataError(f"nothing counts in the sentence {said.render(text)!r}")
-        kept.append(ids)
-        # Where the input is [EOS] nothing is predicted.
-        weights += [counted, np.zeros(1, np.float32)]
-    row, ends = decoder_features(vocab.special_ids, kept)
-    row["decoder_loss_weights"] = np.concatenate(weights)
-    for name, values in (("decoder_labels", labels), ("decoder_item_ids", item_ids)):
-        if values is not None:
-            row[name][ends] = values
-    return row | {"num_truncated": np.array([num_truncated], np.int32)}
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class CountedSentence:
     """A sentence about a candidate, and which of its tokens count. Make it with `parse`.
@@ -142,7 +79,66 @@ class CountedSentence:
         """How many tokens of a row the sentence takes."""
         return len(vocab.encode_array(self.render(text))) + 2
 
-    lay_out = counted_candidates
+    def lay_out(
+        self,
+        vocab: Vocabulary,
+        texts: Sequence[str],
+        target_length: int,
+        labels: Sequence[int] | np.ndarray | None = None,
+        item_ids: Sequence[int] | np.ndarray | None = None,
+        *,
+        candidate_length: int | None = None,
+    ) -> Row:
+        """Packs the sentences about candidates into one decoder row, one block each.
+
+        A sentence too long for its share of the row loses the end of the candidate's text, never
+        the words around it.
+
+        Args:
+          vocab: the vocabulary.
+          texts: of the candidates.
+          target_length: the most tokens the row may have.
+          labels, item_ids, candidate_length: as in `rows.packed_candidates`.
+
+        Returns:
+          What `rows.packed_candidates` returns, with weight 1 at the tokens that count and 0
+          elsewhere.
+
+        Raises:
+          DataError: no texts, or a sentence without a token that counts.
+          ConfigError: the row is too short for the words around the candidates.
+        """
+        if not texts:
+            raise DataError("a row needs at least one candidate")
+        share = target_length // len(texts) if candidate_length is None else candidate_length
+        counts = np.array([part in self.counted for part in PARTS], np.float32)
+        kept: list[np.ndarray] = []
+        weights: list[np.ndarray] = []
+        num_truncated = 0
+        for text in texts:
+            ids, parts = self.tokens(vocab, text)
+            excess = len(ids) - (share - 2)
+            if excess > 0:
+                of_candidate = np.flatnonzero(parts == PARTS.index("candidate"))
+                if len(of_candidate) < excess + 1:
+                    raise ConfigError(
+                        f"{len(texts)} sentences {self.render('...')!r} do not fit the target "
+                        f"length {target_length} with a word of each candidate; raise it"
+                    )
+                ids, parts = (np.delete(values, of_candidate[-excess:]) for values in (ids, parts))
+                num_truncated += 1
+            counted = np.concatenate([counts[parts], counts[-1:]])
+            if not counted.any():
+                raise DataError(f"nothing counts in the sentence {self.render(text)!r}")
+            kept.append(ids)
+            # Where the input is [EOS] nothing is predicted.
+            weights += [counted, np.zeros(1, np.float32)]
+        row, ends = decoder_features(vocab.special_ids, kept)
+        row["decoder_loss_weights"] = np.concatenate(weights)
+        for name, values in (("decoder_labels", labels), ("decoder_item_ids", item_ids)):
+            if values is not None:
+                row[name][ends] = values
+        return row | {"num_truncated": np.array([num_truncated], np.int32)}
 
     def describe(self) -> Mapping[str, Any]:
         """For JSON: what an answer depends on."""

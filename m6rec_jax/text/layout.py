@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 
 Row = dict[str, np.ndarray]
 SpecialIds = tuple[int, int, int, int]
@@ -85,108 +85,6 @@ def source_layout(
     check_source_length(source_length)
     kept, num_dropped = fit_to_budget(segments, source_length - 2, keep_last=2)
     return encoder_features(special_ids, kept) | {"num_dropped": np.array([num_dropped], np.int32)}
-
-
-def candidates_layout(
-    special_ids: SpecialIds,
-    candidates: Sequence[np.ndarray],
-    target_length: int,
-    labels: Sequence[int] | np.ndarray | None = None,
-    item_ids: Sequence[int] | np.ndarray | None = None,
-    item_log_frequency: Sequence[float] | np.ndarray | None = None,
-    *,
-    candidate_length: int | None = None,
-) -> Row:
-    """Packs candidates for one history into one decoder row, one block each.
-
-    A candidate longer than its share of the row loses its end, never its [EOS].
-
-    Args:
-      special_ids: see the module.
-      candidates: ids of each.
-      target_length: the most tokens the row may have.
-      labels: class of each candidate; -1 or None where there is none.
-      item_ids: row of each candidate in the items table; -1 or None where there is none.
-      item_log_frequency: log of each candidate's share of the events; None where none is needed.
-      candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
-        share, target_length // len(candidates). Name it where rows hold different numbers of
-        candidates and a long text must be cut alike in all of them.
-
-    Returns:
-      The features of `decoder_features` and num_truncated int32 [1]: how many were cut.
-
-    Raises:
-      DataError: no candidates, one without ids, or labels or item_ids of another number.
-      ConfigError: the row is too short for that many candidates.
-    """
-    number = len(candidates)
-    if number == 0:
-        raise DataError("a row needs at least one candidate")
-    share = target_length // number if candidate_length is None else candidate_length
-    if share < 3 or share * number > target_length:
-        raise ConfigError(
-            f"{number} candidates of {share} tokens do not fit target_length {target_length} with "
-            "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
-        )
-    num_truncated = sum(len(ids) > share - 2 for ids in candidates)
-    row, ends = decoder_features(special_ids, [ids[: share - 2] for ids in candidates])
-    for name, values in (
-        ("decoder_labels", labels),
-        ("decoder_item_ids", item_ids),
-        ("decoder_item_log_frequency", item_log_frequency),
-    ):
-        if values is not None:
-            if len(values) != number:
-                raise DataError(
-                    f"{len(values)} {name.removeprefix('decoder_')} for {number} candidates"
-                )
-            row[name][ends] = values
-    return row | {"num_truncated": np.array([num_truncated], np.int32)}
-
-
-def generation_layout(
-    special_ids: SpecialIds,
-    prefix: np.ndarray,
-    text: np.ndarray,
-    target_length: int,
-    *,
-    text_index: int = -1,
-) -> Row:
-    """Lays out a text to be generated after a prefix (paper, section 2).
-
-        input    [BOS] g1 .. gm w1 .. wn [EOS]
-        target   g1 .. gm w1 .. wn [EOS] pad
-        weights  0  ..  0 1  ..  1  1    0
-
-    A text too long for the row is cut; the model is then not trained to predict [EOS] there.
-
-    Args:
-      special_ids: see the module.
-      prefix: ids of loss weight 0; may be empty.
-      text: ids to learn.
-      target_length: the most tokens.
-      text_index: of the text in its table, put where the input is [EOS].
-
-    Raises:
-      DataError: no ids to learn.
-      ConfigError: no room for a token after the prefix.
-    """
-    room = target_length - 2 - len(prefix)
-    if room < 1:
-        raise ConfigError(
-            f"the prefix has {len(prefix)} tokens and leaves no room for a text in target_length "
-            f"{target_length}"
-        )
-    if not len(text):
-        raise DataError("there is no text to generate")
-    row, ends = decoder_features(special_ids, [np.concatenate([prefix, text[:room]])])
-    row["decoder_loss_weights"][: len(prefix)] = 0
-    is_cut = len(text) > room
-    if is_cut:
-        # The place whose target is [EOS] is the last but one.
-        row["decoder_loss_weights"][-2] = 0
-    row["decoder_item_ids"][ends] = text_index
-    return row | {"num_truncated": np.array([is_cut], np.int32)}
 
 
 def encoder_features(special_ids: SpecialIds, segments: Sequence[np.ndarray]) -> Row:
@@ -251,30 +149,14 @@ def pad_batch(
 
     Returns:
       The features of `lengths`, each [batch, length], in the types of `FEATURES`.
-
-    Raises:
-      DataError: a feature is missing, unknown, not of rank 1, or longer than its length; or there
-        are more rows than batch_size.
     """
     size = len(rows) if batch_size is None else batch_size
-    if len(rows) > size:
-        raise DataError(f"{len(rows)} rows do not fit a batch of {size}")
     batch: Row = {}
     for name, length in lengths.items():
-        if name not in FEATURES:
-            raise DataError(f"there is no feature '{name}'; known: {', '.join(FEATURES)}")
         dtype, padding = FEATURES[name]
         padded = np.full((size, length), padding, dtype)
         for place, row in enumerate(rows):
-            values = row.get(name)
-            if values is None:
-                raise DataError(f"row {place} lacks the feature '{name}'")
-            if values.ndim != 1 or len(values) > length:
-                raise DataError(
-                    f"feature '{name}' of row {place} has shape {list(values.shape)}, "
-                    f"which does not fit [{length}]"
-                )
-            padded[place, : len(values)] = values
+            padded[place, : len(row[name])] = row[name]
         batch[name] = padded
     return batch
 

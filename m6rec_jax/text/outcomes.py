@@ -89,7 +89,7 @@ class Contrast:
           vocab: the vocabulary.
           texts: of the candidates.
           target_length: the most tokens the row may have.
-          labels, item_ids, candidate_length: as in `layout.candidates_layout`.
+          labels, item_ids, candidate_length: as in `rows.packed_candidates`.
 
         Returns:
           What `rows.packed_candidates` returns. Where a block ends the weight is 1, the target the

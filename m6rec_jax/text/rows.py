@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import layout
 from m6rec_jax.text.infilling import text_infilling_row
 from m6rec_jax.text.layout import FEATURES, Row, pad_batch
@@ -54,24 +54,55 @@ def packed_candidates(
     *,
     candidate_length: int | None = None,
 ) -> Row:
-    """Tokenises and packs candidates into one decoder row; see `layout.candidates_layout`.
+    """Tokenises candidates for one history and packs them into one decoder row, one block each.
+
+    A candidate longer than its share of the row loses its end, never its [EOS].
+
+    Args:
+      vocab: the vocabulary.
+      candidates: their texts.
+      target_length: the most tokens the row may have.
+      labels: class of each candidate; -1 or None where there is none.
+      item_ids: row of each candidate in the items table; -1 or None where there is none.
+      item_log_frequency: log of each candidate's share of the events; None where none is needed.
+      candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
+        share, target_length // len(candidates). Name it where rows hold different numbers of
+        candidates and a long text must be cut alike in all of them.
+
+    Returns:
+      The features of `layout.decoder_features` and num_truncated int32 [1]: how many were cut.
 
     Raises:
-      DataError: also for a candidate without text.
+      DataError: no candidates, one without text, or labels or item_ids of another number.
+      ConfigError: the row is too short for that many candidates.
     """
     tokens = [vocab.encode_array(text) for text in candidates]
     for place, ids in enumerate(tokens):
         if len(ids) == 0:
             raise DataError(f"candidate {place} has no text to score: {candidates[place]!r}")
-    return layout.candidates_layout(
-        vocab.special_ids,
-        tokens,
-        target_length,
-        labels,
-        item_ids,
-        item_log_frequency,
-        candidate_length=candidate_length,
-    )
+    number = len(tokens)
+    if number == 0:
+        raise DataError("a row needs at least one candidate")
+    share = target_length // number if candidate_length is None else candidate_length
+    if share < 3 or share * number > target_length:
+        raise ConfigError(
+            f"{number} candidates of {share} tokens do not fit target_length {target_length} with "
+            "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
+        )
+    num_truncated = sum(len(ids) > share - 2 for ids in tokens)
+    row, ends = layout.decoder_features(vocab.special_ids, [ids[: share - 2] for ids in tokens])
+    for name, values in (
+        ("decoder_labels", labels),
+        ("decoder_item_ids", item_ids),
+        ("decoder_item_log_frequency", item_log_frequency),
+    ):
+        if values is not None:
+            if len(values) != number:
+                raise DataError(
+                    f"{len(values)} {name.removeprefix('decoder_')} for {number} candidates"
+                )
+            row[name][ends] = values
+    return row | {"num_truncated": np.array([num_truncated], np.int32)}
 
 
 def generation_row(
@@ -84,26 +115,45 @@ def generation_row(
     prefix: str = "",
     text_index: int = -1,
 ) -> Row:
-    """Lays out "continue this": a text generated from the source after a prefix.
+    """Lays out "continue this": a text generated from the source after a prefix (paper, section 2).
 
-    Prefix and text are tokenised each by itself, as `engine.generation` does.
+        input    [BOS] g1 .. gm w1 .. wn [EOS]
+        target   g1 .. gm w1 .. wn [EOS] pad
+        weights  0  ..  0 1  ..  1  1    0
+
+    Prefix and text are tokenised each by itself, as `engine.generation` does. A text too long for
+    the row is cut; the model is then not trained to predict [EOS] there.
 
     Args:
       vocab: the vocabulary.
       source_segments: as for `source_row`; may be empty.
       target_text: what to generate after the prefix.
       source_length, target_length: the most tokens of source and target, at least 3.
-      prefix, text_index: see `layout.generation_layout`.
+      prefix: has loss weight 0; may be empty.
+      text_index: of the text in its table, put where the input is [EOS].
 
     Raises:
       DataError: the target has no text.
-      ConfigError: a length is too short.
+      ConfigError: a length is too short, or the prefix leaves no room for a token.
     """
     source = source_row(vocab, source_segments, source_length)
     given, ids = vocab.encode_array(prefix), vocab.encode_array(target_text)
-    return source | layout.generation_layout(
-        vocab.special_ids, given, ids, target_length, text_index=text_index
-    )
+    room = target_length - 2 - len(given)
+    if room < 1:
+        raise ConfigError(
+            f"the prefix has {len(given)} tokens and leaves no room for a text in target_length "
+            f"{target_length}"
+        )
+    if not len(ids):
+        raise DataError("there is no text to generate")
+    row, ends = layout.decoder_features(vocab.special_ids, [np.concatenate([given, ids[:room]])])
+    row["decoder_loss_weights"][: len(given)] = 0
+    is_cut = len(ids) > room
+    if is_cut:
+        # The place whose target is [EOS] is the last but one.
+        row["decoder_loss_weights"][-2] = 0
+    row["decoder_item_ids"][ends] = text_index
+    return source | row | {"num_truncated": np.array([is_cut], np.int32)}
 
 
 def drop_words(text: str, share: float, rng: np.random.Generator) -> str:

@@ -26,7 +26,6 @@ from m6rec_jax.evaluation.report import (
     UserPanel,
     render_report,
 )
-from m6rec_jax.metrics import ranking
 
 HOSTILE = """<script>alert("1")</script> & 'x' $y$ "><img src=x onerror=alert(1)>"""
 RANKS = np.array([[1, 0], [4, 30], [2, 9]])
@@ -269,10 +268,3 @@ def test_losses_of_unlike_scale_have_axes_of_their_own(tmp_path: Path) -> None:
         found = list(run_report._curves("run", tmp_path))
         assert len(found) == number
         assert sum(len(curve.series) for curve in found) == 2
-
-
-def test_rates_of_hits_are_those_of_the_metrics() -> None:
-    lengths = np.array([1, 5, 10])
-    metrics = ranking.ranking_metrics(RANKS, lengths.tolist())
-    expected = [metrics[f"hit_rate@{length}"] for length in lengths]
-    assert report_figures.hit_rate_at(RANKS, lengths) == pytest.approx(expected)

@@ -20,7 +20,7 @@ from m6rec_jax.evaluation.calibration import calibrate, report
 from m6rec_jax.jobs.classification import ClassificationPredictions
 from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
-from m6rec_jax.pipeline import locations, preprocessors
+from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart, interactions, read_rows
@@ -351,43 +351,6 @@ def test_which_tokens_count_is_set_in_gin(world, bound):
     for row in rows:
         # Another batch size sums in another order.
         assert row["score"] == pytest.approx(expected[row["user_id"], row["item_id"]], abs=3e-5)
-
-
-def test_samples_of_language_have_the_outcome_of_each_candidate(world, bound):
-    """Trained on the outcomes of the rows, asked for one outcome; unknown outcomes are left out."""
-    vocabulary = world[1]
-    bound("likelihood_rows.sentence", "{candidate}. {outcome}.")
-    bound("likelihood_rows.outcome", "liked")
-    bound("likelihood_rows.counted", ("after",))
-    prepared = locations.prepared("tiny-shop", "leave_one_out")
-    words = prepared.template().outcome
-    expected = [
-        f". {words(float(rating))}."
-        for row in read_rows(prepared, "groups", "train", ("ratings",))
-        for rating in row["ratings"]
-        if words(float(rating))
-    ]
-
-    def counted_words(batches):
-        for batch in batches:
-            weights = batch["decoder_loss_weights"] > 0
-            for targets, blocks, counted in zip(
-                batch["decoder_target_tokens"], batch["decoder_block_ids"], weights, strict=True
-            ):
-                for block in range(1, blocks.max() + 1):
-                    yield vocabulary.decode(targets[(blocks == block) & counted])
-
-    with preprocessors.training_rows():
-        trained = list(
-            counted_words(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="train"))
-        )
-    assert sorted(trained) == sorted(expected)
-    assert len(set(trained)) > 1
-    asked = set(counted_words(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="test")))
-    assert asked == {". liked."}
-    bound("likelihood_rows.outcome", "")
-    with pytest.raises(ConfigError, match=r"set likelihood_rows\.outcome"):
-        zero_shot(world[4])
 
 
 # ---- mixtures and vocabularies of several data sets

@@ -9,12 +9,13 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gin
 import pytest
 
-from m6rec_jax import quickstart
+from m6rec_jax import configuration, quickstart
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.run_report import report_on_run
 
@@ -144,3 +145,29 @@ def test_data_with_errors_are_refused(
         quickstart.run_quickstart(tmp_path / "shop", tmp_path / "out")
     assert "nobody" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_of_before_the_sizes_were_chosen_is_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(*_: Any, **__: Any) -> None:
+        assert not (tmp_path / "vocabulary.model").exists()
+        raise KeyboardInterrupt
+
+    (tmp_path / "vocabulary.model").write_text("of other data")
+    monkeypatch.setattr(quickstart, "prepare_both", prepare)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart.run_quickstart(SHOP, tmp_path)
+
+
+@pytest.mark.parametrize(("devices", "rows"), [(1, 64), (6, 72), (8, 64)])
+def test_batches_divide_over_the_devices(
+    devices: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = SimpleNamespace(shape={"data": devices, "fsdp": 1}, size=devices)
+    monkeypatch.setattr(quickstart, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(quickstart, "train", lambda: SimpleNamespace(stopped_by=None))
+    (tmp_path / "run.gin").write_text("BATCH_SIZE = 64")
+    quickstart.run_phase(str(tmp_path / "run.gin"), tmp_path / "run", [])
+    assert configuration.macro("BATCH_SIZE") == rows
+    gin.clear_config()

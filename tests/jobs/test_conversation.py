@@ -427,7 +427,8 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
 )
 def test_what_a_user_did_may_be_newer_than_the_data(behaviours, number, tmp_path):
     folder = served_films.write_data(tmp_path / "films")
-    liked = chat_module._LikedItems({"user": {"taste": "drama"}, "behaviours": behaviours}, folder)
+    known = {"user": {"taste": "drama"}, "behaviours": behaviours}
+    liked = chat_module._LikedItems(known, folder, None)
     assert len(liked([0]).past) == number
     with pytest.raises(ConfigError, match=r"has 'usr' \(did you mean 'user'\?\): a dialogue takes"):
-        chat_module._LikedItems({"usr": {"taste": "drama"}}, folder)
+        chat_module._LikedItems({"usr": {"taste": "drama"}}, folder, None)

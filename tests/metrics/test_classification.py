@@ -41,8 +41,9 @@ def test_auc_and_user_auc_equal_brute_force(rows):
             expected.append(brute_auc(*zip(*own, strict=True)))
     np.testing.assert_allclose(classification.per_user_auc(users, labels, scores), expected)
     if expected:
-        mean = classification.user_averaged_auc(users, labels, scores)
-        assert mean == pytest.approx(np.mean(expected))
+        metrics, number = classification.ordering_metrics(users, labels, scores)
+        assert metrics["user_averaged_auc"] == pytest.approx(np.mean(expected))
+        assert number == len(expected)
 
 
 def test_log_loss():
@@ -104,7 +105,6 @@ def test_quantile_bins_keep_unlike_probabilities_apart(values, counts, positives
         (lambda: classification.auc([0, 2], [1, 2]), "2 at position 1"),
         (lambda: classification.auc([0, 1], [0.1, np.nan]), "1 of 2 scores are NaN, first at 1"),
         (lambda: classification.auc([0, 1], [0.1]), r"shape \(1,\)"),
-        (lambda: classification.user_averaged_auc([1, 2], [1, 0], [1, 2]), "none of the 2 users"),
         (lambda: classification.log_loss([0, 1], [0.1, 1.2]), "1.2 at position 1"),
     ],
 )

@@ -299,6 +299,15 @@ def test_lists_with_titles_and_without_doubles(folder: Path, tmp_path: Path) -> 
     assert found["scores"] == [scores[id_] for id_ in found["item_ids"]]
     titles = {item.id: item.attributes["title"] for item in served_films.ITEMS}
     assert found["titles"] == [titles[id_] for id_ in found["item_ids"]]
+    # As many are searched for as are wanted, so the twin leaves a gap; a deeper search fills it.
+    k = whole["item_ids"].index("twin") + 1
+    served_films.write_rows(tmp_path / "requests.jsonl", [row | {"k": k}])
+    bound = f"ItemLists.distinct = True\nRetrievalAnswers.k = {k}\nRetrievalAnswers.max_k = {k}\n"
+    for depth, number in (("None", k - 1), ("13", k)):
+        with gin_config(f"{bound}RetrievalAnswers.depth = {depth}"):
+            infer(folder, tmp_path / f"{depth}.jsonl", "next", **own)
+        (filled,) = read_rows(tmp_path / f"{depth}.jsonl")
+        assert filled["item_ids"] == found["item_ids"][:number]
 
 
 def test_what_was_found_can_be_scored(folder: Path, tmp_path: Path) -> None:

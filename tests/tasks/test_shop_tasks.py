@@ -1,4 +1,4 @@
-"""The tasks of a prepared data set: the exact text and tokens of fixed rows."""
+"""The tasks of a prepared data set."""
 
 import json
 import shutil
@@ -53,12 +53,6 @@ def pieces(ids):
     return locations.load_vocabulary("tiny-shop", "leave_one_out").pieces(ids)
 
 
-SOURCE = (
-    "[BOS'] ▁20 ▁years ▁old | ▁liked ▁Alpha , ▁4 ▁days ▁ago | ▁disliked ▁Beta , ▁3 ▁days ▁ago | "
-    "▁liked ▁Gamma , ▁2 ▁days ▁ago | ▁disliked ▁Delta , ▁1 ▁day ▁ago | ▁Friday | [EOS']"
-)
-
-
 def source_of(row):
     blocks = row["encoder_block_ids"]
     text = []
@@ -109,36 +103,10 @@ def test_rates_of_the_foundation(shop_tasks):
         mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_outcomes"))
 
 
-def test_candidates_of_a_group_are_packed(shop_tasks):
-    first = [r for r in rows("tiny_shop_ctr", "train") if source_of(r).count("|") == 2]
-    row = of_user(first, 0)
-    assert source_of(row) == "[BOS'] ▁20 ▁years ▁old | ▁Monday | [EOS']"
-    assert " ".join(pieces(row["decoder_input_tokens"])) == (
-        "<pad> ▁Alpha , ▁comedy </s> <pad> ▁Beta , ▁drama </s>"
-    )
-    assert row["decoder_block_ids"].tolist() == [1] * 5 + [2] * 5
-    assert row["decoder_labels"].tolist() == [-1, -1, -1, -1, 1, -1, -1, -1, -1, 0]
-
-
 def test_ratings_as_classes(shop_tasks):
     row = of_user(rows("tiny_shop_ctr_ratings", "validation"), 0)
     assert row["decoder_labels"].max() == 2  # a rating of 3
     assert task_info("tiny_shop_ctr_ratings").positive_classes == (3, 4)
-
-
-def test_retrieval_text(shop_tasks):
-    row = of_user(rows("tiny_shop_retrieval", "validation"), 0)
-    assert source_of(row) == SOURCE
-    assert " ".join(pieces(row["decoder_input_tokens"])) == "<pad> ▁Epsilon , ▁comedy </s>"
-    assert row["decoder_item_ids"].tolist()[-1] == 4
-    assert row["retrieval"].tolist() == [1]
-
-
-def test_generation_text(shop_tasks):
-    found = rows("tiny_shop_generation", "validation")
-    row = next(r for r in found if source_of(r) == SOURCE)
-    vocabulary = locations.load_vocabulary("tiny-shop", "leave_one_out")
-    assert vocabulary.decode(row["decoder_target_tokens"]) == "Epsilon, comedy. disliked."
 
 
 def test_outcomes_are_predicted_where_scoring_has_its_classes(shop_tasks):
@@ -151,12 +119,6 @@ def test_outcomes_are_predicted_where_scoring_has_its_classes(shop_tasks):
     assert pieces(weighted) == ["▁liked", "▁disliked"]
     at_end = row["decoder_input_tokens"] == 1
     assert (at_end == (row["decoder_loss_weights"] > 0)).all()
-
-
-def test_infilling_restores_the_text(shop_tasks):
-    for row in rows("tiny_shop_infilling", "validation"):
-        assert "<extra_id_0>" in pieces(row["encoder_input_tokens"])
-        assert pieces(row["decoder_target_tokens"])[0] == "<extra_id_0>"
 
 
 def test_training_batches_of_every_task_resume(shop_tasks):

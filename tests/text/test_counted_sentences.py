@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
+from m6rec_jax.text.counted_sentences import CountedSentence
 from tests.tasks import shop
 
 
@@ -33,7 +33,7 @@ def counted_text(vocab, row, block=1):
 )
 def test_the_right_words_count(vocab, sentence, counted, expected):
     parsed = CountedSentence.parse(sentence, counted)
-    row = counted_candidates(parsed, vocab, ["Alpha, comedy"], 40)
+    row = parsed.lay_out(vocab, ["Alpha, comedy"], 40)
     assert counted_text(vocab, row) == expected
     at_end = row["decoder_target_tokens"] == vocab.eos_id
     assert bool(row["decoder_loss_weights"][at_end].any()) == ("end" in counted)
@@ -58,7 +58,7 @@ def test_parts_are_in_order_and_complete(vocab, text, before, after):
 def test_long_candidates_lose_their_end_and_nothing_else(vocab):
     sentence = CountedSentence.parse("{item}. liked.", ("after",))
     texts = ["Alpha, comedy Beta, drama", "Gamma"]
-    row = counted_candidates(sentence, vocab, texts, 16, [1, 0], [5, 6])
+    row = sentence.lay_out(vocab, texts, 16, [1, 0], [5, 6])
     assert row["num_truncated"].tolist() == [1]
     assert [counted_text(vocab, row, block) for block in (1, 2)] == [". liked.", ". liked."]
     blocks = row["decoder_block_ids"]
@@ -71,7 +71,7 @@ def test_long_candidates_lose_their_end_and_nothing_else(vocab):
     assert row["decoder_item_ids"][ends].tolist() == [5, 6]
     assert (row["decoder_loss_weights"][ends] == 0).all()
     with pytest.raises(ConfigError, match="do not fit the target length 4"):
-        counted_candidates(sentence, vocab, texts[:1], 4)
+        sentence.lay_out(vocab, texts[:1], 4)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,6 @@ def test_sentences_that_make_no_sense(sentence, counted, message):
 def test_a_candidate_without_words_cannot_be_counted(vocab):
     sentence = CountedSentence.parse("liked {item} again", ("candidate",))
     with pytest.raises(DataError, match="nothing counts"):
-        counted_candidates(sentence, vocab, [""], 20)
+        sentence.lay_out(vocab, [""], 20)
     with pytest.raises(DataError, match="at least one candidate"):
-        counted_candidates(sentence, vocab, [], 20)
+        sentence.lay_out(vocab, [], 20)

@@ -282,20 +282,6 @@ def test_pad_batch(vocab: Vocabulary) -> None:
     assert batch["decoder_labels"][0].tolist() == [-1, -1, 1, -1, -1]
 
 
-def test_padding_errors(vocab: Vocabulary) -> None:
-    row = source_row(vocab, [PROFILE], 16)
-    with pytest.raises(DataError, match=r"'encoder_input_tokens' of row 0 has shape \[4\]"):
-        pad_batch([row], {"encoder_input_tokens": 3})
-    with pytest.raises(DataError, match="row 0 lacks the feature 'decoder_labels'"):
-        pad_batch([row], {"decoder_labels": 4})
-    with pytest.raises(DataError, match="no feature 'decoder_lables'"):
-        pad_batch([row], {"decoder_lables": 4})
-    with pytest.raises(DataError, match="2 rows do not fit a batch of 1"):
-        pad_batch([row, row], {"encoder_input_tokens": 8}, batch_size=1)
-    with pytest.raises(DataError, match="which does not fit"):
-        pad_batch([{"encoder_input_tokens": np.zeros((1, 2))}], {"encoder_input_tokens": 4})
-
-
 def test_only_what_follows_the_prefix_counts(vocab: Vocabulary) -> None:
     row = generation_row(vocab, [PROFILE], "Fargo (1996)", 16, 16, prefix="liked", text_index=7)
     check(row)
