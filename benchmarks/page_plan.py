@@ -432,16 +432,6 @@ PLAN: Sequence[Study] = (
         timed=True,
     ),
     Study(
-        "tuning_variants",
-        ("tuning_variants",),
-        (
-            "python -m benchmarks.tuning_variants --tasks film_reviews_sentiment film_plots_genre"
-            " --variants rate_full rate_option_adapter rate_option",
-        ),
-        1.9,
-        after=("foundation_with_answers",),
-    ),
-    Study(
         "tpu_compile",
         ("compile",),
         ("python -m benchmarks.tpu_compile",),
