@@ -8,9 +8,10 @@ Prepares the data, trains every job of `job_list` from the foundation (`python -
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
 the same rows by the same functions (`job_baselines`). Retrieval is tested twice: by the two towers
 alone, and, after `m6rec calibrate`, as the hybrid. A job whose rows stand in
-`benchmarks/results/jobs.json` is left out; rows of another foundation, of other bindings or of
-another number of steps, are an error. A training run that was interrupted goes on. Several of these
-commands may run side by side, with other seeds or jobs, each on a processor of its own:
+`benchmarks/results/jobs.json` is left out; rows of the same table that are of another foundation,
+of other bindings or of another number of steps, are an error. A training run that was interrupted
+goes on. Several of these commands may run side by side, with other seeds or jobs, each on a
+processor of its own:
 
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
@@ -188,7 +189,7 @@ class Study:
         """Makes the rows of a job and a seed, unless they are there.
 
         Raises:
-          DataError: rows of another foundation, or with other bindings or steps, are there, or a
+          DataError: rows of the same table are of another foundation, other bindings or steps, or a
             command failed.
         """
         job = JOBS[name]
@@ -224,23 +225,19 @@ class Study:
                 print(told + beside, flush=True)
 
     def _conditions(self, job: Job, rows: Sequence[Row]) -> dict[str, Any]:
-        """Keys of a job's rows that say how it is made, once no other row is made otherwise."""
-        named = {"foundation_name": self.name}
-        of_all = {"foundation": self.fingerprint}
-        # Older rows are all of the first.
-        rows = [row for row in rows if row.get("foundation_name", NAME) == self.name]
-        refuse_others(self.path, rows, self.foundation, of_all)
-        if job.gin_file is None:
-            return of_all | named
-        own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
-        trained = [row for row in rows if row["seed"] is not None]
-        of_trained = {name: own[name] for name in ("foundation", "bindings")}
-        refuse_others(self.path, trained, self.foundation, of_trained)
-        # Every job has steps of its own.
+        """Keys of a job's rows that say how it is made, once none of its tables is made otherwise.
+
+        Tables of other jobs may be of an earlier foundation: the page says so beside them.
+        """
+        own: dict[str, Any] = {"foundation": self.fingerprint}
+        if job.gin_file is not None:
+            own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
         tests = {(test.job, task) for task, test in job.tests.items()}
-        same = [row for row in trained if (row["job"], row["split"]) in tests]
+        rows = [row for row in rows if (row["job"], row["split"]) in tests]
+        # Older rows are all of the first.
+        same = [row for row in rows if row.get("foundation_name", NAME) == self.name]
         refuse_others(self.path, same, self.foundation, own)
-        return own | named
+        return own | {"foundation_name": self.name}
 
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""

@@ -220,7 +220,8 @@ def refuse_others(
     if others:
         raise DataError(
             f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} is "
-            f"{own['foundation']}: a study is of one foundation. Remove the file to begin another"
+            f"{own['foundation']}: a table is of one foundation. Take those rows out of the file "
+            "to begin another"
         )
     end = (
         "a table is of one budget. Give the same settings, or take those rows out of the file, and "

@@ -208,6 +208,8 @@ def test_a_job_may_be_asked_of_another_foundation(calls, tmp_path: Path, capsys)
     other = [*asked[:-1], str(tmp_path / "others")]
     assert run(tmp_path, *other) == 2
     assert "has rows of the foundation books" in capsys.readouterr().err
+    # Tables of other jobs stay as they are.
+    assert run(tmp_path, "--foundation", str(tmp_path / "others"), "--jobs", "explanation") == 0
 
 
 def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp_path) -> None:
