@@ -12,6 +12,7 @@ that rerank train the towers of `retrieval_full` first. Rows go to `benchmarks/r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import errors_told
+from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
@@ -134,13 +137,17 @@ JOBS: Mapping[str, Job] = {
 
 
 def m6rec(*arguments: object) -> None:
-    """Runs the command of the environment this runs in.
+    """Runs the command of the environment this runs in; data are made by one study at a time.
 
     Raises:
       DataError: it failed; what it printed says why.
     """
     command = [sys.executable, "-m", "m6rec_jax.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, check=False)
+    # Studies side by side want the same splits, and the command itself does not wait.
+    makes_data = arguments[0] in ("data", "vocab")
+    alone = locked(default_cache_dir(), "waiting for another study's data")
+    with alone if makes_data else contextlib.nullcontext():
+        done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode:
         raise DataError(f"`m6rec {' '.join(command[3:])}` ended with status {done.returncode}")
 
