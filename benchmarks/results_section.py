@@ -55,10 +55,11 @@ class Line:
     rows: list[Row] = field(default_factory=list)
 
     def cell(self, metric: str) -> Cell | None:
-        by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
-        if metric in OF_RUNS and by_seed:
-            # Null is a figure that the run does not have: a mean of the others would mislead.
-            values = [] if None in by_seed.values() else list(by_seed.values())
+        known = {row["seed"]: row[metric] for row in self.rows if metric in row}
+        if metric in OF_RUNS and known:
+            # A mean of those seeds that have the figure would mislead.
+            is_whole = all(known.get(row["seed"]) is not None for row in self.rows)
+            values = list(known.values()) if is_whole else []
         else:
             values = [row["value"] for row in self.rows if row["metric"] == metric]
         return Cell(tuple(values)) if values else None

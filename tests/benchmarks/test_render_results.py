@@ -131,15 +131,21 @@ def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
         curve = [[10, 0.6 + seed / 10], [20, 0.8]]
         known = {"curve": curve, "trainable_share": 0.01, "steps_to_90_percent": [10, None][seed]}
         rows = results_file.metric_rows(
-            {"auc": 0.7}, model="FM", dataset="d", split="s", seed=seed, config="defaults"
+            {"auc": 0.7},
+            model="FM",
+            dataset="d",
+            split="s",
+            seed=seed,
+            config="defaults",
+            seconds=[5.0, None][seed],
         )
         results_file.add_rows(folder / "x.json", [row | known for row in rows], **STAMP)
-    calls = ('table(["auc", "steps_to_90_percent"])', 'curves("auc")')
+    calls = ('table(["auc", "steps_to_90_percent", "seconds"])', 'curves("auc")')
     calls += ('trade_off("trainable_share", "auc")',)
     (folder / "x.md").write_text("# X\n\n" + "\n\n".join(f"{{{{ {call} }}}}" for call in calls))
     text = page(folder)
     # A seed without the figure: no mean of the others.
-    assert line(text, "FM")[2] == "–"
+    assert line(text, "FM")[2:4] == ["–", "–"]
     _, pictures = render_results.render(folder, folder.parent / "docs" / "results.md")
     by_step, by_share = pictures.values()
     assert by_step.panels == (("d", (("FM", ((10, pytest.approx(0.65)), (20, 0.8))),)),)
