@@ -121,6 +121,11 @@ def test_hardware_names_the_machine_but_not_whose_it_is() -> None:
     assert os.sep not in text.replace("CPU @", "")
 
 
+def test_what_is_not_installed_has_no_version() -> None:
+    told = provenance.versions(["no-such-library", "numpy"])
+    assert re.fullmatch(r"Python [\d.]+, numpy \S+", told)
+
+
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
