@@ -17,6 +17,7 @@ when memory is short. Rows go to `benchmarks/results/data_prepare.json`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import subprocess
@@ -106,15 +107,13 @@ def write_ratings(folder: Path, num_events: int) -> None:
     spec.save(folder)
 
 
-def _tree(process: int) -> Iterator[int]:
-    """A process and all its children that live."""
+def process_tree(process: int) -> Iterator[int]:
+    """A process and all its children that live, whichever thread started them."""
     yield process
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return
-    for child in children:
-        yield from _tree(int(child))
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended
+            for child in path.read_text().split():
+                yield from process_tree(int(child))
 
 
 def _held(process: int) -> Counter[str]:
@@ -125,7 +124,7 @@ def _held(process: int) -> Counter[str]:
       takes back when memory is short.
     """
     total = Counter[str]()
-    for one in _tree(process):
+    for one in process_tree(process):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except OSError:  # it has ended
