@@ -1,7 +1,7 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--titles]
+        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
         [--methods user_mean means regression tuning averaged]
         [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
 
@@ -16,10 +16,6 @@ things learn from the n ratings:
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation, the best of its validations
     averaged      options and an update of words' vectors, the mean of three such runs
-
-With `--titles` it is another study, of texts without statistics, as public sets of requests have
-them: candidates are titles, histories hold all training ratings (`few_shot:n=N,seed=S`), so that
-the user's mean is of these, and n of them are asked for. Its rows go to `few_samples_titles.json`.
 
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
 --books`. Rows of another one than the default go under another `--model` name. RecBole's FM and DIN
@@ -61,7 +57,6 @@ from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 RESULTS = "few_samples"
 STUDY = "gin_configs/studies/few_samples"
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
-TITLES_PREPARE, TITLES = f"{STUDY}/titles_prepare.gin", f"{STUDY}/titles.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
 SAMPLES = ("16", "64", "256", "1024", "4096", "16384", "all")
@@ -84,10 +79,6 @@ class Tuning:
     gin_file: str
     runs: int = 1
 
-    def files(self, titles: bool) -> list[str]:
-        """Gin files of a run."""
-        return [self.gin_file, TITLES] if titles else [self.gin_file]
-
 
 TUNINGS = {
     "tuning": Tuning(TUNED, f"{STUDY}/option_adapter.gin"),
@@ -105,12 +96,10 @@ class Sample:
     Attributes:
       count: how many; None: all.
       seed: of the draw.
-      titles: whether candidates are titles alone and histories hold all ratings.
     """
 
     count: int | None
     seed: int
-    titles: bool = False
 
     @property
     def label(self) -> str:
@@ -133,8 +122,7 @@ class Sample:
     def split(self) -> str:
         """As `m6rec data prepare` takes it; `all` is one sample, whatever the seed."""
         seed = 0 if self.count is None else self.seed
-        known = "" if self.titles else ",history=sampled"
-        return f"few_shot:n={self.size()},seed={seed}{known}"
+        return f"few_shot:n={self.size()},seed={seed},history=sampled"
 
 
 @contextmanager
@@ -147,11 +135,10 @@ def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
 
     split = sample.split()
     name = Split.parse(split).name
-    gin_file = TITLES_PREPARE if sample.titles else PREPARE
     folder = folder_of(locations.data_dir(), DATASET, name)
     with locked(folder, f"waiting for another command to be done with {split}"):
         m6rec(
-            *("data", "prepare", DATASET, "--gin_file", gin_file, f"--gin.SPLIT='{split}'"),
+            *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
             "--gin.VIEWS=('groups',)",
         )
         prepared = locations.prepared(DATASET, name)
@@ -270,8 +257,8 @@ def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
     """
     from m6rec_jax import configuration
 
-    files = TUNINGS["tuning"].files(sample.titles)
-    configuration.parse_config(files, ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
+    unused = ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"]
+    configuration.parse_config([TUNINGS["tuning"].gin_file], unused)
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         if method == "user_mean":
@@ -299,7 +286,7 @@ def of_tuning(
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         runs = [
             tune(
-                tuning.files(sample.titles),
+                [tuning.gin_file],
                 foundation,
                 # The first has the seed of the draw, the others some that no draw has.
                 sample.seed + 1000 * number,
@@ -360,8 +347,7 @@ def study(
         name.
       M6RecError: a run failed.
     """
-    titles = samples[0].titles
-    path = results_path(f"{RESULTS}_titles" if titles else RESULTS)
+    path = results_path(RESULTS)
     names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION}
     names |= {method: model or tuning.model for method, tuning in TUNINGS.items()}
     conditions: dict[str, dict[str, object]] = {}
@@ -369,7 +355,7 @@ def study(
     tuned = [method for method in methods if method in TUNINGS]
     backbone = backbone_of(foundation) if tuned else ""
     for method in tuned:
-        conditions[method] = conditions_of(backbone, TUNINGS[method].files(titles), bindings)
+        conditions[method] = conditions_of(backbone, [TUNINGS[method].gin_file], bindings)
         own = [
             row
             for row in read_results(path).rows
@@ -426,7 +412,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    parser.add_argument("--titles", action="store_true", help="the study without statistics")
     parser.add_argument("--model", help="name in the tables of what is tuned")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
@@ -435,9 +420,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.model and len(TUNINGS.keys() & set(options.methods)) > 1:
         parser.error(f"--model names one way of tuning: give --methods one of {', '.join(TUNINGS)}")
     # Seeds first: after one of them the curve can be drawn.
-    samples = [
-        Sample(count, seed, options.titles) for seed in options.seeds for count in options.samples
-    ]
+    samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
     study(
         samples,
         options.methods,

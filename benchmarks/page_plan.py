@@ -232,16 +232,6 @@ PLAN: Sequence[Study] = (
         fetched=_MOVIELENS,
     ),
     Study(
-        "few_samples_of_titles",
-        ("few_samples_titles",),
-        (
-            "python -m benchmarks.few_samples --titles --samples 256"
-            " --methods user_mean regression averaged",
-        ),
-        0.7,
-        after=("foundation_of_books",),
-    ),
-    Study(
         "own_shop",
         ("own_shop",),
         ("python -m benchmarks.own_shop --seeds 0",),

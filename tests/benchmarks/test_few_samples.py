@@ -114,22 +114,6 @@ def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path:
     assert found[TUNED]["value"] == pytest.approx(runs[0].figures["auc"], abs=1e-6)
 
 
-def test_titles_alone_are_a_study_of_their_own(made, tmp_path: Path, monkeypatch) -> None:
-    asked: list[list[str]] = []
-
-    def tune(files: list[str], *given: object) -> Run:
-        asked.append(files)
-        return run_of(0)
-
-    monkeypatch.setattr(few_samples, "tune", tune)
-    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "0"]
-    assert few_samples.main([*arguments, "--methods", "user_mean", "tuning", "--titles"]) == 0
-    assert asked == [[TUNINGS["tuning"].gin_file, few_samples.TITLES]]
-    assert not (tmp_path / "few_samples.json").exists()
-    rows = read_results(tmp_path / "few_samples_titles.json").rows
-    assert {row["model"] for row in rows} == {few_samples.USER_MEAN, TUNED}
-
-
 def test_what_another_command_made_meanwhile_is_not_made_again(
     made, tmp_path: Path, monkeypatch
 ) -> None:
@@ -153,14 +137,11 @@ def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
     assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
     assert Sample(None, 2).split() == Sample(None, 0).split()
-    # Without statistics histories tell what the user thought of all films.
-    assert Split.parse(Sample(256, 2, titles=True).split()).options == {"n": 256, "seed": 2}
 
 
-@pytest.mark.parametrize("titles", [False, True])
 @pytest.mark.parametrize("method", TUNINGS)
-def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
-    files = TUNINGS[method].files(titles)
+def test_files_of_the_study_fit_together(method: str) -> None:
+    files = [TUNINGS[method].gin_file]
     configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
     assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
     assert gin.query_parameter("Validation.best_metric") == "validation/auc"
@@ -170,6 +151,5 @@ def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
     whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
     assert all(any(name in leaf for leaf in names) for name in whole)
     assert (config.prompts.embedding_rank > 0) == (method == "averaged")
-    configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
-    candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
-    assert ("{awards}" in candidate) != titles
+    configuration.parse_config([few_samples.PREPARE])
+    assert "{awards}" in gin.query_parameter("PrepareOptions.template")["candidate"]
