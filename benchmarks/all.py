@@ -45,7 +45,7 @@ from benchmarks.command_line import UNMET, errors_told
 from benchmarks.locks import locked
 from benchmarks.page_plan import PLAN, Study
 from benchmarks.provenance import ROOT, usable_cores
-from benchmarks.results_file import PROVENANCE, Row, add_rows, read_results, run_key
+from benchmarks.results_file import Row, add_rows, read_results, run_key
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.progress import progress_bar
@@ -252,7 +252,7 @@ class Page:
                     if not study.owns(row) or (*run_key(row), row["metric"]) in new
                 ]
 
-            add_rows(ours, rows, derive=kept, **{key: rows[-1][key] for key in PROVENANCE})
+            add_rows(ours, rows, derive=kept)
             found += rows
         for name in study.pages:
             shutil.copyfile(self.tree / name, ROOT / name)

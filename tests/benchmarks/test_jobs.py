@@ -293,7 +293,8 @@ def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
         for known in [of_seed(seed)]
     ]
     path = tmp_path / "r.json"
-    add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
+    made = {"command": "c", "commit": "0", "hardware": "h", "date": "2026-11-25"}
+    add_rows(path, [row | made for row in rows])
     same, _, head, _, *lines = comparison_table(read_results(path).rows).splitlines()
     assert same == "d, `t`: [`a.gin`](../a.gin), ours; 2 seeds, 2026-11-25."
     assert head.startswith("| metric | ours | best baseline |")
