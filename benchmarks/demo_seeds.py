@@ -1,6 +1,6 @@
 """Does the demo's lead over its baselines exceed what the seed alone moves?
 
-    python -m benchmarks.demo_seeds [--seeds 0 1 2] [--force]
+    python -m benchmarks.demo_seeds [--seeds 0 1 2]
 
 Runs `m6rec demo --seed N --output runs/demo_seeds/N` for each seed (a seed whose
 `metrics.json` is there is not run again), writes the figures to
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -139,13 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The demo over several seeds.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "demo_seeds")
-    parser.add_argument("--force", action="store_true", help="run seeds again that are there")
     options = parser.parse_args(arguments)
     runs = []
     for seed in dict.fromkeys(options.seeds):
         folder = options.output / str(seed)
-        if options.force:  # on finished runs the demo would only test them again
-            shutil.rmtree(folder, ignore_errors=True)
         if not (folder / "metrics.json").exists():
             run_demo(seed, folder)
         metrics = read_metrics(folder / "metrics.json")

@@ -3,7 +3,7 @@
     python -m benchmarks.few_samples --foundation runs/foundation_books
         [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
         [--methods user_mean means regression tuning averaged]
-        [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
+        [--gin.TRAIN_STEPS=960]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
@@ -18,11 +18,10 @@ things learn from the n ratings:
     averaged      options and an update of words' vectors, the mean of three such runs
 
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
---books`. Rows of another one than the default go under another `--model` name. RecBole's FM and DIN
-on the same rows are `benchmarks/baselines/`'s.
+--books`. RecBole's FM and DIN on the same rows are `benchmarks/baselines/`'s.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
-foundation under the same name, of other bindings or of another number of steps, are an error.
+foundation, of other bindings or of another number of steps, are an error.
 Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bindings` (the
 --gin.NAME=VALUE given), `train_steps`, `trainable_share`, `step` (the best one) and `curve`; the
 last three are lists of them, one for each run, where several answer together.
@@ -126,8 +125,8 @@ class Sample:
 
 
 @contextmanager
-def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
-    """Prepares a sample's rows, and removes them afterwards unless they are to be kept.
+def prepared_sample(sample: Sample) -> Iterator[Prepared]:
+    """Prepares a sample's rows, and removes them afterwards.
 
     A second command on the same sample waits until they are free: it would find them removed.
     """
@@ -145,9 +144,8 @@ def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
         try:
             yield prepared
         finally:
-            if not keep:
-                shutil.rmtree(prepared.tfds_folder("groups").parent)
-                shutil.rmtree(prepared.folder)
+            shutil.rmtree(prepared.tfds_folder("groups").parent)
+            shutil.rmtree(prepared.folder)
 
 
 @contextmanager
@@ -322,10 +320,6 @@ def study(
     foundation: Path,
     output: Path,
     bindings: Sequence[str] = (),
-    *,
-    model: str | None = None,
-    force: bool = False,
-    keep: bool = False,
 ) -> list[Row]:
     """Makes the rows that are missing and writes the result file after each.
 
@@ -335,36 +329,27 @@ def study(
       foundation: MODEL_DIR of the foundation; it must exist for `TUNINGS` alone.
       output: folder for runs while they train.
       bindings: gin bindings of every tuning run.
-      model: name in the tables of what is tuned, where that is one of the methods; None: its own.
-      force: make rows again that are there.
-      keep: leave the prepared samples where they are.
 
     Returns:
       All rows of the file.
 
     Raises:
-      DataError: rows of another foundation, or with other bindings or steps, are there under this
-        name.
+      DataError: rows of another foundation, or with other bindings or steps, are there.
       M6RecError: a run failed.
     """
     path = results_path(RESULTS)
     names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION}
-    names |= {method: model or tuning.model for method, tuning in TUNINGS.items()}
+    names |= {method: tuning.model for method, tuning in TUNINGS.items()}
     conditions: dict[str, dict[str, object]] = {}
-    again = {(sample.label, sample.seed) for sample in samples} if force else set()
     tuned = [method for method in methods if method in TUNINGS]
     backbone = backbone_of(foundation) if tuned else ""
     for method in tuned:
         conditions[method] = conditions_of(backbone, [TUNINGS[method].gin_file], bindings)
-        own = [
-            row
-            for row in read_results(path).rows
-            if row["model"] == names[method] and (row["split"], row["seed"]) not in again
-        ]
+        own = [row for row in read_results(path).rows if row["model"] == names[method]]
         refuse_others(path, own, foundation, conditions[method])
     bar = progress_bar(samples, unit="sample", desc="few samples")
     for sample in bar:
-        done = set() if force else read_results(path).runs
+        done = read_results(path).runs
         missing = [
             method
             for method in methods
@@ -374,11 +359,11 @@ def study(
         ]
         if not missing:
             continue
-        with prepared_sample(sample, keep) as prepared:
+        with prepared_sample(sample) as prepared:
             for method in missing:
                 # Another command may have made it while this one waited for the sample.
                 run = (names[method], DATASET, sample.label, sample.seed)
-                if not force and run in read_results(path).runs:
+                if run in read_results(path).runs:
                     continue
                 if method in TUNINGS:
                     rows = of_tuning(
@@ -412,13 +397,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    parser.add_argument("--model", help="name in the tables of what is tuned")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
-    parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
-    parser.add_argument("--force", action="store_true", help="make rows again that are there")
     options, bindings = with_bindings(parser, arguments)
-    if options.model and len(TUNINGS.keys() & set(options.methods)) > 1:
-        parser.error(f"--model names one way of tuning: give --methods one of {', '.join(TUNINGS)}")
     # Seeds first: after one of them the curve can be drawn.
     samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
     study(
@@ -427,9 +407,6 @@ def main(arguments: list[str] | None = None) -> int:
         options.foundation.resolve(),
         options.output.resolve(),
         bindings,
-        model=options.model,
-        force=options.force,
-        keep=options.keep,
     )
     return 0
 

@@ -207,15 +207,9 @@ def refuse_others(
       own: of the rows to come; see `conditions_of`. What is left out need not be alike.
 
     Raises:
-      DataError: rows of another foundation (or of none), or with other bindings, steps or settings,
-        are there.
+      DataError: rows of another foundation, or with other bindings, steps or settings, are there.
     """
     rows = list(rows)
-    if strangers := {row["model"] for row in rows if "foundation" not in row}:
-        raise DataError(
-            f"{path} has rows of {', '.join(sorted(strangers))} that come from no foundation: call "
-            "the model otherwise"
-        )
     others = {str(row["foundation"]) for row in rows} - {own["foundation"]}
     if others:
         raise DataError(

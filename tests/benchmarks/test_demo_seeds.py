@@ -59,10 +59,6 @@ def test_study_writes_rows_and_does_not_run_a_seed_twice(
     assert demo_seeds.main(arguments) == 0
     assert demo_seeds.main(arguments) == 0
     assert ran == [0, 1]
-    (tmp_path / "runs" / "1" / "scoring").mkdir()
-    assert demo_seeds.main([*arguments, "--force"]) == 0
-    assert ran == [0, 1, 0, 1]
-    assert not (tmp_path / "runs" / "1" / "scoring").exists(), "what was trained is made again"
     # One seed has no spread to be judged by.
     assert demo_seeds.main(["--seeds", "0", *arguments[3:]]) == 0
     rows = results_file.read_results(tmp_path / "demo.json").rows

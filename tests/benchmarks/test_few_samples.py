@@ -39,7 +39,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     runs: list[tuple[str, str, int]] = []
 
     @contextmanager
-    def prepared_sample(sample: Sample, keep: bool) -> Iterator[SimpleNamespace]:
+    def prepared_sample(sample: Sample) -> Iterator[SimpleNamespace]:
         runs.append(("prepare", sample.label, sample.seed))
         yield SimpleNamespace(manifest={"split": {"name": sample.label}})
 
@@ -85,13 +85,7 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     done = len(made)
     assert few_samples.main(arguments) == 0
     assert len(made) == done
-    assert few_samples.main([*arguments, "--methods", "means", "--force"]) == 0
-    assert {run[0] for run in made[done:]} == {"prepare"}
-    other = [*arguments, "--foundation", str(tmp_path / "other")]
-    assert few_samples.main(other) == 2
-    with pytest.raises(SystemExit):  # one name for two ways of tuning
-        few_samples.main([*other, "--model", "of another"])
-    assert few_samples.main([*other, "--model", "of another", "--methods", "tuning"]) == 0
+    assert few_samples.main([*arguments, "--foundation", str(tmp_path / "other")]) == 2
 
 
 def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path: Path) -> None:
@@ -122,10 +116,10 @@ def test_what_another_command_made_meanwhile_is_not_made_again(
     prepared_sample = few_samples.prepared_sample
 
     @contextmanager
-    def after_another(sample: Sample, keep: bool) -> Iterator[SimpleNamespace]:
+    def after_another(sample: Sample) -> Iterator[SimpleNamespace]:
         monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
         assert few_samples.main(arguments) == 0
-        with prepared_sample(sample, keep) as prepared:
+        with prepared_sample(sample) as prepared:
             yield prepared
 
     monkeypatch.setattr(few_samples, "prepared_sample", after_another)
