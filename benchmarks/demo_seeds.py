@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.command_line import UNMET, errors_told
+from benchmarks.movielens import m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
@@ -119,19 +119,6 @@ def demo_rows(seed: int, metrics: Metrics) -> list[Row]:
     return rows
 
 
-def run_demo(seed: int, output: Path) -> None:
-    """Runs `m6rec demo`, which prints as it goes.
-
-    Raises:
-      DataError: it failed.
-    """
-    # The command of the environment this runs in, whether or not that is on the path.
-    command = Path(sys.executable).with_name("m6rec")
-    done = subprocess.run([command, "demo", "--seed", str(seed), "--output", output], check=False)
-    if done.returncode:
-        raise DataError(f"m6rec demo --seed {seed} ended with status {done.returncode}")
-
-
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 3 when the lead does not exceed the spread, 2 on an error."""
@@ -143,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in dict.fromkeys(options.seeds):
         folder = options.output / str(seed)
         if not (folder / "metrics.json").exists():
-            run_demo(seed, folder)
+            m6rec("demo", "--seed", seed, "--output", folder.resolve())
         metrics = read_metrics(folder / "metrics.json")
         add_rows(results_path("demo"), demo_rows(seed, metrics))
         runs.append(metrics)

@@ -43,7 +43,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,7 +61,7 @@ from benchmarks.job_list import (
     ZERO_SHOT,
     Job,
 )
-from benchmarks.movielens import m6rec, train
+from benchmarks.movielens import evaluated, m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others
@@ -70,6 +69,7 @@ from m6rec_jax.data import views
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
@@ -106,35 +106,9 @@ def is_prepared(dataset: str, split: str, wanted: Sequence[str]) -> bool:
     return set(wanted) <= set(found.manifest["views"])
 
 
-def scratch(output: Path) -> Path:
-    """What is written before it is renamed to `output`, which is whole where it is there.
-
-    Each process has its own: runs of other seeds ask for the same figures of the foundation.
-    """
-    return output.with_suffix(f".{os.getpid()}.partial")
-
-
 def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
-    """Figures of a checkpoint on the test part, evaluated unless that was done.
-
-    Args:
-      job: which files and bindings `m6rec eval` is given.
-      model_dir: of the checkpoint.
-      output: where the figures are kept.
-      arguments: of the command, beside the job's own.
-    """
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = scratch(output)
-        m6rec(
-            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
-            f"--gin.evaluate.output='{partial}'",
-            *job.eval_bindings,
-            *arguments,
-        )
-        partial.replace(output)
-    figures: Figures = json.loads(output.read_text())
-    return figures
+    """Figures of a checkpoint on the test part of a job; see `evaluated`."""
+    return evaluated(job.eval_gin_file, model_dir, output, *job.eval_bindings, *arguments)
 
 
 def hybrid(job: Job, model_dir: Path, *, towers: bool = True) -> Figures:
@@ -271,9 +245,7 @@ class Study:
 
                 output.parent.mkdir(parents=True, exist_ok=True)
                 measured = baselines_of(job.eval_gin_file, job.eval_bindings)
-                partial = scratch(output)
-                partial.write_text(json.dumps(measured, indent=2) + "\n")
-                partial.replace(output)
+                write_atomically(output, json.dumps(measured, indent=2) + "\n")
             found |= json.loads(output.read_text())
         if job.measured is not None:
             from benchmarks.job_baselines import measured_before
