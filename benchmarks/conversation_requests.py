@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.errors import DataError
@@ -456,17 +456,13 @@ def measure(options: argparse.Namespace) -> None:
         true += own
     EXAMPLES.write_text("\n".join(examples), encoding="utf-8")
     figures["two dialogues"] = {"true_replies": 100 * sum(true) / len(true)}
-    rows = []
-    for kind, found in figures.items():
-        print(kind, found)
-        rows += metric_rows(
-            found,
-            model=kind,
-            dataset=options.name,
-            split="first three",
-            seed=options.seed,
-            gin_file=options.gin_file,
-        )
+    rows = told_rows(
+        figures,
+        dataset=options.name,
+        split="first three",
+        seed=options.seed,
+        gin_file=options.gin_file,
+    )
     add_rows(results_path(RESULTS), rows)
 
 

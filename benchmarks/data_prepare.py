@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.errors import M6RecError
 from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
 
@@ -200,10 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
             for cores in options.cores:
                 figures = take_turn(gin_file, folder, cores)
                 model = f"{events:,} ratings, {cores} core{'s' * (cores > 1)}"
-                print(f"{model}: {figures}", flush=True)
-                rows = metric_rows(
-                    figures,
-                    model=model,
+                rows = told_rows(
+                    {model: figures},
                     gin_file=gin_file,
                     dataset=NAME,
                     split=options.views,

@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from flax import linen as nn
 
 from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
@@ -197,18 +197,6 @@ def random_words(folder: Path) -> Vocabulary:
     return Vocabulary(folder / "words.model")
 
 
-def rows_of(
-    figures: Mapping[str, Mapping[str, float]], dataset: str, split: str, gin_file: str
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for model, metrics in figures.items():
-        print(f"{split}, {model}:", ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-        rows += metric_rows(
-            metrics, model=model, dataset=dataset, split=split, seed=None, gin_file=gin_file
-        )
-    return rows
-
-
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
@@ -218,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--requests", type=int, default=64)
     options = parser.parse_args(arguments)
-    measured: list[dict[str, Any]] = []
+    measured: list[Row] = []
     configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
     programs = steps(ModelConfig(), SOURCE_LENGTH, options.length)
     seconds = fastest(programs, options.turns)
@@ -232,11 +220,12 @@ def main(arguments: list[str] | None = None) -> int:
                 }
                 for layout in ("as trained", "laid out")
             }
-            measured += rows_of(
+            measured += told_rows(
                 figures,
-                "random histories",
-                f"{operands}, batch {batch}",
-                Path(options.gin_file).as_posix(),
+                dataset="random histories",
+                split=f"{operands}, batch {batch}",
+                seed=None,
+                gin_file=Path(options.gin_file).as_posix(),
             )
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = random_words(Path(folder))
@@ -252,7 +241,13 @@ def main(arguments: list[str] | None = None) -> int:
             )
         )
         for split, of_kinds in arrivals_study(generator, options.requests, options.turns).items():
-            measured += rows_of(of_kinds, "random requests", split, ARRIVALS_FILE)
+            measured += told_rows(
+                of_kinds,
+                dataset="random requests",
+                split=split,
+                seed=None,
+                gin_file=ARRIVALS_FILE,
+            )
     add_rows(results_path("decoding_cpu"), measured)
     return 0
 

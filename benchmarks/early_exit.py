@@ -19,13 +19,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
-from benchmarks.results_file import Row, add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 
@@ -144,16 +143,6 @@ def generation(run: str, batch_size: int, limit: int, turns: int) -> dict[str, d
     }
 
 
-def rows_of(figures: Mapping[str, Mapping[str, float]], split: str, gin_file: str) -> list[Row]:
-    """Rows of one table; prints them."""
-    rows: list[Row] = []
-    known = partial(metric_rows, dataset="movielens-100k", seed=0, gin_file=gin_file)
-    for name, found in figures.items():
-        rows += known(found, model=name, split=split)
-        print(f"{split}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
-    return rows
-
-
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
@@ -164,14 +153,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=0, help="of each part, of scoring; 0: all")
     parser.add_argument("--texts", type=int, default=64, help="written, of generation")
     options = parser.parse_args(arguments)
+    rows: list[Row] = []
     if options.job == "scoring":
-        found = scoring(options.run, options.turns, options.rows)
-        rows = rows_of(found, "scoring", SCORING)
+        gin_file = SCORING
+        found = {"scoring": scoring(options.run, options.turns, options.rows)}
     else:
-        rows = []
-        for batch_size in (1, 16):
-            found = generation(options.run, batch_size, options.texts, options.turns)
-            rows += rows_of(found, f"generation, batch {batch_size}", GENERATION)
+        gin_file = GENERATION
+        found = {
+            f"generation, batch {size}": generation(options.run, size, options.texts, options.turns)
+            for size in (1, 16)
+        }
+    for split, figures in found.items():
+        rows += told_rows(figures, dataset="movielens-100k", split=split, seed=0, gin_file=gin_file)
     add_rows(results_path("early_exit"), rows)
     return 0
 

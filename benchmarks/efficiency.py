@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from benchmarks.command_line import errors_told
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
@@ -251,18 +251,15 @@ def _config(files: list[str], *bindings: str) -> ModelConfig:
 def _record(
     study: str, programs: Mapping[str, Mapping[str, float]], gin_file: str, full_gin_file: str
 ) -> None:
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     for name, figures in programs.items():
-        found += metric_rows(
-            figures,
-            model=name,
+        found += told_rows(
+            {name: figures},
             dataset="movielens-100k",
             split=study,
             seed=None,
             gin_file=Path(full_gin_file if name == FULL else gin_file).as_posix(),
         )
-        told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
-        print(f"{study}, {name}: {told}", flush=True)
     add_rows(results_path("efficiency"), found)
 
 

@@ -20,12 +20,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.decoding_cpu import random_variables, random_words
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
@@ -148,12 +147,10 @@ def main(arguments: list[str] | None = None) -> int:
         models = configs(options.layers, options.width, vocabulary.size)
         found = measure(scorers(models, vocabulary), *texts(vocabulary), options.turns)
     split = f"{options.layers} layers, width {options.width}"
-    measured: list[dict[str, Any]] = []
+    measured: list[Row] = []
     for name, metrics in found.items():
-        print(f"{name}:", ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items()))
-        measured += metric_rows(
-            metrics,
-            model=name,
+        measured += told_rows(
+            {name: metrics},
             dataset="random histories",
             split=split,
             seed=None,

@@ -28,7 +28,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.command_line import errors_told
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.event_table import saved_events
 from m6rec_jax.data.prepared import EVENTS
 from m6rec_jax.data.reading import Dataset
@@ -171,14 +171,13 @@ def main(arguments: list[str] | None = None) -> int:
     service = Service.open(options.run)
     task = service.task(None, "scoring")
     asked = requests(service, task, options.users, options.candidates)
-    measured = measure(service, task, asked)
-    rows = []
-    for name, metrics in measured.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
-        split = f"{options.users} users, {options.candidates} films each"
-        rows += metric_rows(
-            metrics, model=name, gin_file=GIN_FILE, dataset=DATASET, split=split, seed=None
-        )
+    rows = told_rows(
+        measure(service, task, asked),
+        gin_file=GIN_FILE,
+        dataset=DATASET,
+        split=f"{options.users} users, {options.candidates} films each",
+        seed=None,
+    )
     add_rows(results_path("order"), rows)
     return 0
 

@@ -231,6 +231,16 @@ def metric_rows(
     ]
 
 
+def told_rows(figures: Mapping[str, Mapping[str, float]], **known: Any) -> list[Row]:
+    """Rows of figures by model, which are printed, too; `known` is for `metric_rows`."""
+    rows: list[Row] = []
+    for model, metrics in figures.items():
+        told = ", ".join(f"{metric} {value:.6g}" for metric, value in metrics.items())
+        print(f"{known['split']}, {model}: {told}", flush=True)
+        rows += metric_rows(metrics, model=model, **known)
+    return rows
+
+
 def _to_json(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
     """One row a line: a re-run then shows as a short diff."""
     lines = [

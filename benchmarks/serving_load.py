@@ -37,7 +37,7 @@ import httpx
 import numpy as np
 
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from benchmarks.serving_folder import (
     ALL_JOBS,
     write_folder,
@@ -155,7 +155,7 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
 
     def model(self, name: str, late_layers_start: int = 0) -> Path:
         """The folder of a model."""
@@ -170,11 +170,8 @@ class Study:
 
     def add(self, metrics: Mapping[str, float], model: str, split: str, name: str) -> None:
         """Prints and keeps figures."""
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-        print(f"{split}, {name}, {model}: {shown}", flush=True)
-        self.rows += metric_rows(
-            metrics,
-            model=name,
+        self.rows += told_rows(
+            {name: metrics},
             dataset=f"{model}, random requests",
             split=split,
             seed=None,

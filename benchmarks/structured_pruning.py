@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.decoding_cpu import random_words
 from benchmarks.late_interaction import measure, random_variables, texts
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.scoring import Scorer
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     parse_config([f"gin_configs/models/{options.model}.gin", TUNING], ["NUM_OPTIONS = 2"])
     full = macro("MODEL").config
-    measured: list[dict[str, Any]] = []
+    measured: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = random_words(Path(folder))
         for dtype in ("bfloat16", "float32"):
@@ -63,10 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             history, candidates = texts(vocabulary)
             found = measure(scorers, history, candidates[:CANDIDATES], options.turns)
             for name, metrics in found.items():
-                print(f"{dtype}, {name}: {metrics}")
-                measured += metric_rows(
-                    metrics,
-                    model=f"{options.model}, {name}",
+                measured += told_rows(
+                    {f"{options.model}, {name}": metrics},
                     dataset="random histories",
                     split=f"{options.length} tokens, {options.threads} threads, {dtype}",
                     seed=None,

@@ -40,9 +40,9 @@ import jax
 import numpy as np
 
 from benchmarks.command_line import errors_told
-from benchmarks.decoding_cpu import greedy_program, random_variables, random_words, rows_of
+from benchmarks.decoding_cpu import greedy_program, random_variables, random_words
 from benchmarks.late_interaction import S, T, texts
-from benchmarks.results_file import add_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
 from m6rec_jax.checkpoints.t5_tensors import Weights
@@ -387,10 +387,12 @@ def main(arguments: list[str] | None = None) -> int:
         write_model(config, folder / "model")
         write_ctranslate2(folder, config.vocab_size)
         found = figures(measure(folder, options.turns))
-    measured: list[dict[str, Any]] = []
+    measured: list[Row] = []
     gin_file = Path(options.gin_file).as_posix()
     for split, programs in found.items():
-        measured += rows_of(programs, "random histories", split, gin_file)
+        measured += told_rows(
+            programs, dataset="random histories", split=split, seed=None, gin_file=gin_file
+        )
     add_rows(results_path("transformers_cpu"), measured)
     return 0
 
