@@ -36,7 +36,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,7 @@ from benchmarks.command_line import UNMET, errors_told
 from benchmarks.locks import locked
 from benchmarks.page_plan import PLAN, Study
 from benchmarks.provenance import ROOT, usable_cores
-from benchmarks.results_file import PROVENANCE, Row, add_rows, read_results, run_key
+from benchmarks.results_file import Row, add_rows, read_results, run_key
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.progress import progress_bar
@@ -58,10 +58,6 @@ PERIOD = 5.0
 _TOLD_OF_A_LOG = 2_000
 
 
-class CannotBeHad(Exception):
-    """Data of a study cannot be fetched."""
-
-
 @dataclass
 class Record:
     """What is known of a study in this state; a file.
@@ -71,14 +67,12 @@ class Record:
       core_hours: that they took, those included that did not end.
       is_unmet: whether a command said that what it measured is not what is claimed.
       is_done: whether its rows are on the page.
-      foundations: fingerprints of the backbones that its rows are of.
     """
 
     commands: int = 0
     core_hours: float = 0.0
     is_unmet: bool = False
     is_done: bool = False
-    foundations: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,6 @@ class Page:
         """Runs what is left of a study's commands and puts its rows on the page.
 
         Raises:
-          CannotBeHad: a data set was not fetched.
           M6RecError: a command failed, or made no rows.
         """
         record = self.record(study)
@@ -169,9 +162,6 @@ class Page:
             self._without_rows(study)
             record = Record()
             self._write(study, record)
-        for name in study.fetched:
-            if self._run(study, record, f"m6rec data fetch {name}", lock):
-                raise CannotBeHad(f"{name} was not fetched; {self._end_of_log(study)}")
         for command in study.commands[record.commands :]:
             status = self._run(study, record, command, lock)
             record.is_unmet |= status == UNMET
@@ -180,8 +170,7 @@ class Page:
             record.commands += 1
             self._write(study, record)
         with locked(self.folder / "publish"):
-            rows = self._publish(study)
-        record.foundations = sorted({row["foundation"] for row in rows if "foundation" in row})
+            self._publish(study)
         record.is_done = True
         self._write(study, record)
 
@@ -234,9 +223,8 @@ class Page:
         for path in self._results_in(self.tree, study):
             add_rows(path, [], derive=lambda rows: [row for row in rows if not study.owns(row)])
 
-    def _publish(self, study: Study) -> list[Row]:
+    def _publish(self, study: Study) -> None:
         """Takes a study's rows and pages over from the tree; renders."""
-        found: list[Row] = []
         for theirs, ours in zip(
             self._results_in(self.tree, study), self._results_in(ROOT, study), strict=True
         ):
@@ -252,14 +240,12 @@ class Page:
                     if not study.owns(row) or (*run_key(row), row["metric"]) in new
                 ]
 
-            add_rows(ours, rows, derive=kept, **{key: rows[-1][key] for key in PROVENANCE})
-            found += rows
+            add_rows(ours, rows, derive=kept)
         for name in study.pages:
             shutil.copyfile(self.tree / name, ROOT / name)
         page = ROOT / "docs" / "results.md"
         if render_results.main(["--results", str(ROOT / RESULTS), "--output", str(page)]):
             raise DataError(f"the rows of {study.name} are there, but the page cannot be rendered")
-        return found
 
     @staticmethod
     def _results_in(root: Path, study: Study) -> list[Path]:
@@ -345,8 +331,6 @@ def run_plan(page: Page, studies: Sequence[Study], budget: float) -> dict[str, s
                     try:
                         page.make(study, lock)
                         told[study.name] = "done"
-                    except CannotBeHad as error:
-                        told[study.name] = f"skipped: {error}"
                     except M6RecError as error:
                         told[study.name] = f"failed: {error}"
                 print(f"{current}: {told[study.name]}", flush=True)
@@ -378,20 +362,6 @@ def summarise(page: Page, studies: Sequence[Study], told: Mapping[str, str]) -> 
     if files := sorted({f"{name}.md" for study in made for name in study.results}):
         prose = ", ".join([*files, "summary.md"])
         print(f"\nProse to read again beside its new figures ({RESULTS}): {prose}")
-    if strangers := of_other_foundations(ROOT / RESULTS):
-        print(f"Rows of foundations that foundation.json does not have: {', '.join(strangers)}")
-
-
-def of_other_foundations(results: Path) -> list[str]:
-    """Result files with rows of a backbone that `foundation.json` does not name."""
-    paths = sorted(results.glob("*.json"))
-    fingerprints = {path.stem: read_results(path).foundations for path in paths}
-    known = fingerprints.pop("foundation", set())
-    return [
-        f"{name} ({', '.join(sorted(strange))})"
-        for name, own in fingerprints.items()
-        if (strange := own - known)
-    ]
 
 
 @errors_told

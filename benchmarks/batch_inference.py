@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.command_line import UNMET, errors_told
+from benchmarks.data_prepare import process_tree
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
 
@@ -238,7 +239,7 @@ def watch(
                 break
             if left and sample.committed >= left[0]:
                 left.pop(0)
-                os.kill(_a_worker(), signal.SIGKILL)
+                os.kill(_a_worker(process.pid), signal.SIGKILL)
             time.sleep(0.5 if kill_at is None else 0.05)
         status = process.wait()
         errors.seek(0)
@@ -381,13 +382,13 @@ def _committed(progress: Path) -> int:
     return int(json.loads(lines[-1])["end"][0]) if lines else 0
 
 
-def _a_worker() -> int:
-    """Process id of the newest worker of Ray's on this machine."""
+def _a_worker(command: int) -> int:
+    """Process id of the newest worker of the Ray that a command, by its process id, started."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in process_tree(command):
         with contextlib.suppress(OSError):
-            if entry.read_bytes().startswith(b"ray::_Worker"):
-                found.append(int(entry.parent.name))
+            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::_Worker"):
+                found.append(process)
     if not found:
         raise DataError("no worker of Ray's runs here")
     return max(found)

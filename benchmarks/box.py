@@ -23,12 +23,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE, default_cache_dir, fetch
 from m6rec_jax.data.statistics_state import values_of
 from m6rec_jax.edge_demo import MODEL, EdgeDemo
@@ -181,23 +181,18 @@ def main(arguments: list[str] | None = None) -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before XLA starts its threads
     fetch("film-viewers")
     measured = measure(EdgeDemo(), list(held_out(options.viewers)))
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, metrics in measured.items():
-        print(f"{name}: {metrics}")
-        rows += metric_rows(
-            metrics,
-            model=name,
+        rows += told_rows(
+            {name: metrics},
             gin_file=GIN_FILE if name == _MODEL else None,
             config=None if name == _MODEL else "benchmarks/box.py",
             dataset="film-viewers",
             split=f"{options.viewers} viewers of another seed",
             seed=None,
         )
-    seconds = first_recommendation_seconds()
-    print(f"{DEMO}: first recommendation after {seconds:.1f} seconds")
-    rows += metric_rows(
-        {"first_recommendation_seconds": seconds},
-        model=DEMO,
+    rows += told_rows(
+        {DEMO: {"first_recommendation_seconds": first_recommendation_seconds()}},
         config="one thread",
         dataset="film-viewers",
         split=EMPTY,

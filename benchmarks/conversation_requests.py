@@ -1,7 +1,6 @@
 """Do the recommendations of a dialogue obey what is asked for, and is every reply true?
 
-    python -m benchmarks.conversation_requests RUN [--prepared FOLDER] [--seed 0]
-        [--titles '{title}[ ({year})]'] [--gin_file gin_configs/examples/film_dialogue.gin]
+    python -m benchmarks.conversation_requests RUN --name NAME
 
 200 requests are drawn by a seed from the catalogue: of a genre, a person, a decade, newer than a
 year or a film, not seen before, for children. A third of them are worded as the reader of turns
@@ -27,7 +26,7 @@ import numpy as np
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.errors import DataError
@@ -35,6 +34,10 @@ from m6rec_jax.text.records import Item
 
 RESULTS = "conversation_requests"
 EXAMPLES = ROOT / "docs" / "conversation_examples.md"
+GIN_FILE = "gin_configs/examples/film_dialogue.gin"
+# How items are called.
+TITLES = "{title}[ ({year})]"
+REQUESTS, SEED = 200, 0
 FIRST = 3
 # So many of the model's first recommendations have been seen, where it is asked for others.
 SEEN = 10
@@ -412,32 +415,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Do recommendations of a dialogue obey?")
     parser.add_argument("run", help="MODEL_DIR of a run that `m6rec chat` takes")
     parser.add_argument("--name", required=True, help="what the run is called in the tables")
-    parser.add_argument("--prepared", help="folder with another catalogue")
-    parser.add_argument("--titles", default="{title}[ ({year})]", help="how items are called")
-    parser.add_argument("--gin_file", default="gin_configs/examples/film_dialogue.gin")
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    measure(options)
+    measure(options.run, options.name)
     return 0
 
 
-def measure(options: argparse.Namespace) -> None:
+def measure(run: str, name: str) -> None:
     """Asks all requests and writes what came of them; raises M6RecError where it cannot."""
     from m6rec_jax.bank.loading import load_with_bank
     from m6rec_jax.serving.chat import open_conversation
 
-    configuration.parse_config([options.gin_file], [])
-    model = load_with_bank(options.run)
-    conversation = open_conversation(model, options.prepared, options.titles)
+    configuration.parse_config([GIN_FILE], [])
+    conversation = open_conversation(load_with_bank(run), titles=TITLES)
     catalogue = conversation.catalogue
     groups = DialogueWords().of_groups()["children"]
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(SEED)
     maker = RequestMaker(catalogue.items, catalogue.titles, (groups.wanted, groups.unwanted), rng)
     kinds = list(PHRASES)
     asked = [
-        maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2)
-        for n in range(options.requests)
+        maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2) for n in range(REQUESTS)
     ]
     truth = Truth(catalogue.items, catalogue.titles, DialogueWords())
     told = judge(conversation, asked, truth)
@@ -448,25 +444,21 @@ def measure(options: argparse.Namespace) -> None:
         kind: shares([row for row in told if kind in ("all", row["kind"])])
         for kind in ("all", *kinds)
     }
-    examples, true = [EXAMPLES_HEAD.format(model=options.name)], list[bool]()
-    for seed in (options.seed, options.seed + 1):
+    examples, true = [EXAMPLES_HEAD.format(model=name)], list[bool]()
+    for seed in (SEED, SEED + 1):
         maker.rng = np.random.default_rng([seed, 1])
         text, own = example(conversation, script(maker, catalogue.titles), truth)
         examples.append(f"## Seed {seed}\n\n{text}\n")
         true += own
     EXAMPLES.write_text("\n".join(examples), encoding="utf-8")
     figures["two dialogues"] = {"true_replies": 100 * sum(true) / len(true)}
-    rows = []
-    for kind, found in figures.items():
-        print(kind, found)
-        rows += metric_rows(
-            found,
-            model=kind,
-            dataset=options.name,
-            split="first three",
-            seed=options.seed,
-            gin_file=options.gin_file,
-        )
+    rows = told_rows(
+        figures,
+        dataset=name,
+        split="first three",
+        seed=SEED,
+        gin_file=GIN_FILE,
+    )
     add_rows(results_path(RESULTS), rows)
 
 

@@ -17,6 +17,7 @@ when memory is short. Rows go to `benchmarks/results/data_prepare.json`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import subprocess
@@ -34,7 +35,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.errors import M6RecError
 from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
 
@@ -106,15 +107,13 @@ def write_ratings(folder: Path, num_events: int) -> None:
     spec.save(folder)
 
 
-def _tree(process: int) -> Iterator[int]:
-    """A process and all its children that live."""
+def process_tree(process: int) -> Iterator[int]:
+    """A process and all its children that live, whichever thread started them."""
     yield process
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        return
-    for child in children:
-        yield from _tree(int(child))
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended
+            for child in path.read_text().split():
+                yield from process_tree(int(child))
 
 
 def _held(process: int) -> Counter[str]:
@@ -125,7 +124,7 @@ def _held(process: int) -> Counter[str]:
       takes back when memory is short.
     """
     total = Counter[str]()
-    for one in _tree(process):
+    for one in process_tree(process):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except OSError:  # it has ended
@@ -201,10 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
             for cores in options.cores:
                 figures = take_turn(gin_file, folder, cores)
                 model = f"{events:,} ratings, {cores} core{'s' * (cores > 1)}"
-                print(f"{model}: {figures}", flush=True)
-                rows = metric_rows(
-                    figures,
-                    model=model,
+                rows = told_rows(
+                    {model: figures},
                     gin_file=gin_file,
                     dataset=NAME,
                     split=options.views,

@@ -1,11 +1,10 @@
 """Generation on a CPU: what laying weights out for single steps gains, and continuous batching.
 
-    python -m benchmarks.decoding_cpu [--gin_file FILE] [--turns 5] [--length 32]
+    python -m benchmarks.decoding_cpu [--turns 5]
 
-*Steps*: the model of a gin file (T5 1.1 small unless said otherwise) with random weights writes
-texts of a fixed length greedily, at batch 1 and 16, with float32 and bfloat16 products; its weights
-as training has them, and as `model.decoding_layout` lays them out. Programs run in turns;
-a figure is that of the fastest turn.
+*Steps*: T5 1.1 small with random weights writes texts of a fixed length greedily, at batch 1 and
+16, with float32 and bfloat16 products; its weights as training has them, and as
+`model.decoding_layout` lays them out. Programs run in turns; a figure is that of the fastest turn.
 
 *Arrivals*: a mini model with random weights is asked for texts of unlike lengths, which come at
 random times. Batches are continuous (`engine.continuous_generation`), or static: the next one is
@@ -21,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from flax import linen as nn
 
 from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
@@ -49,6 +48,8 @@ STEPS_FILE = "gin_configs/models/small.gin"
 ARRIVALS_FILE = "gin_configs/models/mini.gin"
 SOURCE_LENGTH = 64
 BATCHES = (1, 16)
+# Tokens of a text, of steps, and texts, of arrivals.
+LENGTH, REQUESTS = 32, 64
 
 
 def random_variables(model: M6Rec) -> Any:
@@ -197,46 +198,32 @@ def random_words(folder: Path) -> Vocabulary:
     return Vocabulary(folder / "words.model")
 
 
-def rows_of(
-    figures: Mapping[str, Mapping[str, float]], dataset: str, split: str, gin_file: str
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for model, metrics in figures.items():
-        print(f"{split}, {model}:", ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-        rows += metric_rows(
-            metrics, model=model, dataset=dataset, split=split, seed=None, gin_file=gin_file
-        )
-    return rows
-
-
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Time generation on a CPU.")
-    parser.add_argument("--gin_file", default=STEPS_FILE)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--length", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=64)
     options = parser.parse_args(arguments)
-    measured: list[dict[str, Any]] = []
-    configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
-    programs = steps(ModelConfig(), SOURCE_LENGTH, options.length)
+    measured: list[Row] = []
+    configuration.parse_config([STEPS_FILE], ["MODEL_DIR='unused'"])
+    programs = steps(ModelConfig(), SOURCE_LENGTH, LENGTH)
     seconds = fastest(programs, options.turns)
     for operands in ("float32", "bfloat16"):
         for batch in BATCHES:
             figures = {
                 layout: {
-                    "step_milliseconds": 1000 * seconds[operands, batch, layout] / options.length,
+                    "step_milliseconds": 1000 * seconds[operands, batch, layout] / LENGTH,
                     "times_faster": seconds[operands, batch, "as trained"]
                     / seconds[operands, batch, layout],
                 }
                 for layout in ("as trained", "laid out")
             }
-            measured += rows_of(
+            measured += told_rows(
                 figures,
-                "random histories",
-                f"{operands}, batch {batch}",
-                Path(options.gin_file).as_posix(),
+                dataset="random histories",
+                split=f"{operands}, batch {batch}",
+                seed=None,
+                gin_file=STEPS_FILE,
             )
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = random_words(Path(folder))
@@ -251,8 +238,14 @@ def main(arguments: list[str] | None = None) -> int:
                 join_sizes=(1, 4, 16),
             )
         )
-        for split, of_kinds in arrivals_study(generator, options.requests, options.turns).items():
-            measured += rows_of(of_kinds, "random requests", split, ARRIVALS_FILE)
+        for split, of_kinds in arrivals_study(generator, REQUESTS, options.turns).items():
+            measured += told_rows(
+                of_kinds,
+                dataset="random requests",
+                split=split,
+                seed=None,
+                gin_file=ARRIVALS_FILE,
+            )
     add_rows(results_path("decoding_cpu"), measured)
     return 0
 

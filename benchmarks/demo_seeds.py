@@ -1,6 +1,6 @@
 """Does the demo's lead over its baselines exceed what the seed alone moves?
 
-    python -m benchmarks.demo_seeds [--seeds 0 1 2] [--force]
+    python -m benchmarks.demo_seeds [--seeds 0 1 2]
 
 Runs `m6rec demo --seed N --output runs/demo_seeds/N` for each seed (a seed whose
 `metrics.json` is there is not run again), writes the figures to
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.command_line import UNMET, errors_told
+from benchmarks.movielens import m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError
@@ -120,34 +119,18 @@ def demo_rows(seed: int, metrics: Metrics) -> list[Row]:
     return rows
 
 
-def run_demo(seed: int, output: Path) -> None:
-    """Runs `m6rec demo`, which prints as it goes.
-
-    Raises:
-      DataError: it failed.
-    """
-    # The command of the environment this runs in, whether or not that is on the path.
-    command = Path(sys.executable).with_name("m6rec")
-    done = subprocess.run([command, "demo", "--seed", str(seed), "--output", output], check=False)
-    if done.returncode:
-        raise DataError(f"m6rec demo --seed {seed} ended with status {done.returncode}")
-
-
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, 3 when the lead does not exceed the spread, 2 on an error."""
     parser = argparse.ArgumentParser(description="The demo over several seeds.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "demo_seeds")
-    parser.add_argument("--force", action="store_true", help="run seeds again that are there")
     options = parser.parse_args(arguments)
     runs = []
     for seed in dict.fromkeys(options.seeds):
         folder = options.output / str(seed)
-        if options.force:  # on finished runs the demo would only test them again
-            shutil.rmtree(folder, ignore_errors=True)
         if not (folder / "metrics.json").exists():
-            run_demo(seed, folder)
+            m6rec("demo", "--seed", seed, "--output", folder.resolve())
         metrics = read_metrics(folder / "metrics.json")
         add_rows(results_path("demo"), demo_rows(seed, metrics))
         runs.append(metrics)

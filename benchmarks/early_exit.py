@@ -9,9 +9,7 @@ Needs runs of `movielens_ctr_early_exit.gin` and `movielens_titles_early_exit.gi
 
 Scoring: a request is a history with 100 candidates, from text to probabilities, the encoder
 included. All settings take turns in one process, so that what else the machine does meets all of
-them; a figure is that of the fastest turn. Rules are compared by the layers that a batch runs: the
-change of the probability in the last layer, by which `engine.early_exit` decides, and how far the
-probability is from a half. Generation: one text at a time, then 16, greedy.
+them; a figure is that of the fastest turn. Generation: one text at a time, then 16, greedy.
 
 Rows go to `benchmarks/results/early_exit.json`.
 """
@@ -21,15 +19,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from benchmarks.command_line import errors_told
 from benchmarks.efficiency import fastest
-from benchmarks.results_file import Row, add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 
@@ -37,8 +32,6 @@ SCORING = "gin_configs/examples/movielens_ctr_early_exit.gin"
 GENERATION = "gin_configs/examples/movielens_titles_early_exit.gin"
 GENERATION_CALIBRATE = "gin_configs/examples/movielens_titles_calibrate.gin"
 LOSSES = (0.01, 0.002)
-# Of the likelier of two outcomes.
-MARGINS = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 CANDIDATES = 100
 WHOLE = "whole decoder"
 
@@ -68,56 +61,8 @@ def at_most(depth: int) -> str:
     return f"at most {depth} layer{'s' if depth > 1 else ''}"
 
 
-def by_margin(scores: Any) -> Any:
-    """`ExitScores` whose candidates leave when the probability is far from a half."""
-    from m6rec_jax.evaluation.calibration import ExitScores
-
-    class ByMargin(ExitScores):
-        def exits_taken(self, settings: ExitSettings) -> np.ndarray:
-            leaves = np.maximum(self.probabilities, 1 - self.probabilities) >= settings.threshold
-            leaves[:, settings.depth - 1] = True
-            return np.argmax(leaves, axis=1) + 1
-
-    return ByMargin(scores.labels, scores.probabilities, scores.batches)
-
-
-def rules(validation: Any, test: Any) -> dict[str, dict[str, float]]:
-    """What each rule reaches at the first of `LOSSES`, chosen on validation rows."""
-    from m6rec_jax.evaluation.calibration import SCORING_THRESHOLDS, cheapest
-
-    num_exits = test.probabilities.shape[1]
-    whole = test.auc(ExitSettings(NEVER, num_exits))
-    found = {}
-    for name, choose, asked, thresholds in (
-        ("change of the probability, and depth", validation, test, SCORING_THRESHOLDS),
-        ("distance from a half, and depth", by_margin(validation), by_margin(test), MARGINS),
-    ):
-        for alone in (False, True):
-            settings = cheapest(
-                choose,
-                LOSSES[0],
-                thresholds=thresholds,
-                depths=(num_exits,) if alone else None,
-            )
-            taken = asked.exits_taken(settings)
-            found[name.removesuffix(", and depth") if alone else name] = {
-                "auc": asked.auc(settings),
-                "quality_kept": 100 * asked.auc(settings) / whole,
-                "mean_exits": asked.mean_exits(settings),
-                "candidate_exits": float(taken.mean()),
-            }
-    settings = cheapest(validation, LOSSES[0], thresholds=())
-    found["depth alone"] = {
-        "auc": test.auc(settings),
-        "quality_kept": 100 * test.auc(settings) / whole,
-        "mean_exits": float(settings.depth),
-        "candidate_exits": float(settings.depth),
-    }
-    return found
-
-
-def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Figures of each setting, and of each rule."""
+def scoring(run: str, turns: int, limit: int) -> dict[str, dict[str, float]]:
+    """Figures of each setting."""
     from m6rec_jax.engine.model_folder import load_model
     from m6rec_jax.evaluation.calibration import cheapest, exit_scores
     from m6rec_jax.pipeline.prepared_rows import TaskPart
@@ -163,7 +108,7 @@ def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float
             "times_faster": seconds[WHOLE] / seconds[name],
         }
     found[WHOLE]["steps"] = restored.step
-    return found, rules(scores["validation"], scores["test"])
+    return found
 
 
 def generation(run: str, batch_size: int, limit: int, turns: int) -> dict[str, dict[str, float]]:
@@ -198,16 +143,6 @@ def generation(run: str, batch_size: int, limit: int, turns: int) -> dict[str, d
     }
 
 
-def rows_of(figures: Mapping[str, Mapping[str, float]], split: str, gin_file: str) -> list[Row]:
-    """Rows of one table; prints them."""
-    rows: list[Row] = []
-    known = partial(metric_rows, dataset="movielens-100k", seed=0, gin_file=gin_file)
-    for name, found in figures.items():
-        rows += known(found, model=name, split=split)
-        print(f"{split}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()))
-    return rows
-
-
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
@@ -218,15 +153,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=0, help="of each part, of scoring; 0: all")
     parser.add_argument("--texts", type=int, default=64, help="written, of generation")
     options = parser.parse_args(arguments)
+    rows: list[Row] = []
     if options.job == "scoring":
-        found, of_rules = scoring(options.run, options.turns, options.rows)
-        rows = rows_of(found, "scoring", SCORING)
-        rows += rows_of(of_rules, "rules", SCORING)
+        gin_file = SCORING
+        found = {"scoring": scoring(options.run, options.turns, options.rows)}
     else:
-        rows = []
-        for batch_size in (1, 16):
-            found = generation(options.run, batch_size, options.texts, options.turns)
-            rows += rows_of(found, f"generation, batch {batch_size}", GENERATION)
+        gin_file = GENERATION
+        found = {
+            f"generation, batch {size}": generation(options.run, size, options.texts, options.turns)
+            for size in (1, 16)
+        }
+    for split, figures in found.items():
+        rows += told_rows(figures, dataset="movielens-100k", split=split, seed=0, gin_file=gin_file)
     add_rows(results_path("early_exit"), rows)
     return 0
 

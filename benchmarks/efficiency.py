@@ -1,16 +1,16 @@
 """What makes a training step cheap on this machine: packing, unrolling, float types, tuning less.
 
-    python -m benchmarks.efficiency [--gin_file FILE] [--turns 10] [--studies packing layers]
+    python -m benchmarks.efficiency [--turns 10] [--studies packing layers]
 
-Times the jitted training step of a gin file on real rows of its task, in five studies:
+Times the jitted training step of `GIN_FILE` on real rows of its task, in five studies:
 
   * packing: a group's candidates in one decoder row that share one encoding, against the same
     candidates with a row each;
   * layers: the file's own model against scanned layers and float32 operands;
-  * tuning: the file's own parameters against all parameters (`--full_gin_file`) on the same rows,
+  * tuning: the file's own parameters against all parameters (`FULL_GIN_FILE`) on the same rows,
     with the memory that a step needs: state, batch and what XLA keeps between operations at once;
   * tuning_small: the same at the size of gin_configs/models/small.gin, on the first eight rows;
-  * logits: pretraining (`--pretrain_gin_file`) with the logits of all positions at once, against
+  * logits: pretraining (`PRETRAIN_GIN_FILE`) with the logits of all positions at once, against
     those of a chunk at a time, where positions without a weight are left out.
 
 All programs run in turns, so that what else the machine does meets all of them; a figure
@@ -24,14 +24,13 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from benchmarks.command_line import errors_told
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
@@ -209,36 +208,32 @@ def measured(programs: Mapping[str, Step], batch: Batch, turns: int) -> dict[str
 @errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
-    parser = argparse.ArgumentParser(description="Time the training step of a gin file.")
-    parser.add_argument("--gin_file", default=GIN_FILE)
-    parser.add_argument("--full_gin_file", default=FULL_GIN_FILE)
-    parser.add_argument("--pretrain_gin_file", default=PRETRAIN_GIN_FILE)
+    parser = argparse.ArgumentParser(description="Time the training step.")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES)
     options = parser.parse_args(arguments)
     for study in options.studies:
         if study == LOGITS:
-            file = options.pretrain_gin_file
-            _record(study, measured_logits(file, options.turns), file, file)
+            _record(study, measured_logits(options.turns), PRETRAIN_GIN_FILE)
             continue
         of_small = [SMALL] if study == "tuning_small" else []
         # The one parsed last says which rows are read.
-        full = _config([options.full_gin_file, *of_small])
-        models = Models(_config([options.gin_file, *of_small]), full)
+        full = _config([FULL_GIN_FILE, *of_small])
+        models = Models(_config([GIN_FILE, *of_small]), full)
         batch = _batch()
         if of_small:
             batch = {name: x[:SMALL_ROWS] for name, x in batch.items()}
         figures = measured(_PROGRAMS[study](models, batch), batch, options.turns)
-        _record(study, figures, options.gin_file, options.full_gin_file)
+        _record(study, figures, GIN_FILE)
     return 0
 
 
-def measured_logits(gin_file: str, turns: int) -> dict[str, dict[str, float]]:
+def measured_logits(turns: int) -> dict[str, dict[str, float]]:
     """Pretraining with the logits of all positions and of those with a weight."""
-    chunked = _config([gin_file])
+    chunked = _config([PRETRAIN_GIN_FILE])
     batch = _batch()
     programs = {"in chunks, of positions with a weight": compiled_step(chunked, batch, "all")}
-    whole = _config([gin_file], "language_modelling_loss.chunk_length=0")
+    whole = _config([PRETRAIN_GIN_FILE], "language_modelling_loss.chunk_length=0")
     programs["of all positions at once"] = compiled_step(whole, batch, "all")
     return measured(programs, batch, turns)
 
@@ -248,21 +243,16 @@ def _config(files: list[str], *bindings: str) -> ModelConfig:
     return ModelConfig()
 
 
-def _record(
-    study: str, programs: Mapping[str, Mapping[str, float]], gin_file: str, full_gin_file: str
-) -> None:
-    found: list[dict[str, Any]] = []
+def _record(study: str, programs: Mapping[str, Mapping[str, float]], gin_file: str) -> None:
+    found: list[Row] = []
     for name, figures in programs.items():
-        found += metric_rows(
-            figures,
-            model=name,
+        found += told_rows(
+            {name: figures},
             dataset="movielens-100k",
             split=study,
             seed=None,
-            gin_file=Path(full_gin_file if name == FULL else gin_file).as_posix(),
+            gin_file=FULL_GIN_FILE if name == FULL else gin_file,
         )
-        told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
-        print(f"{study}, {name}: {told}", flush=True)
     add_rows(results_path("efficiency"), found)
 
 

@@ -11,17 +11,15 @@ note of a format that does not work. `make newest` runs it with the newest libra
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import ROOT, portable
+from benchmarks.provenance import ROOT, portable, versions
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from benchmarks.serving_folder import PREPARED, write_folder
 from m6rec_jax import configuration
@@ -39,13 +37,8 @@ MODEL_FILE = "gin_configs/models/tiny.gin"
 TASKS = {"ctr": "scoring", "next": "retrieval", "titles": "generation"}
 HISTORIES = [["likes abc", "liked a film", "disliked another"], ["likes"], ["likes x", "Monday"]]
 CANDIDATES = [["Film A"], ["Film B, c", "D"], ["E"]]
+# Whose versions decide which formats work.
 LIBRARIES = ("jax", "flax", "tensorflow", "ai-edge-litert", "jax2onnx")
-
-
-def environment() -> str:
-    """Versions that decide which formats work."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
-    return ", ".join([f"Python {platform.python_version()}", *versions])
 
 
 def write_model(folder: Path) -> None:
@@ -106,7 +99,7 @@ def rows_of(format_: str, folder: Path) -> list[Row]:
         figures,
         model=format_,
         dataset="export formats",
-        split=environment(),
+        split=versions(LIBRARIES),
         seed=None,
         gin_file=MODEL_FILE,
         note=reason,

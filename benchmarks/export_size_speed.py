@@ -32,7 +32,7 @@ from benchmarks.command_line import errors_told
 from benchmarks.decoding_cpu import random_variables
 from benchmarks.movielens import DATASET, m6rec
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.data.prepared import Prepared
@@ -298,10 +298,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise DataError(f"{study.demo} has no {missing[0]}: run m6rec demo")
     for part in options.parts:
         for name, figures in PARTS[part](study):
-            print(f"{part}, {name}: {figures}", flush=True)
-            rows = metric_rows(
-                figures,
-                model=name,
+            rows = told_rows(
+                {name: figures},
                 dataset=DATASET,
                 split=part,
                 seed=None,

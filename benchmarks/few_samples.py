@@ -1,9 +1,9 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--titles]
+        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
         [--methods user_mean means regression tuning averaged]
-        [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
+        [--gin.TRAIN_STEPS=960]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
@@ -17,16 +17,11 @@ things learn from the n ratings:
     tuning        option-adapter tuning of the foundation, the best of its validations
     averaged      options and an update of words' vectors, the mean of three such runs
 
-With `--titles` it is another study, of texts without statistics, as public sets of requests have
-them: candidates are titles, histories hold all training ratings (`few_shot:n=N,seed=S`), so that
-the user's mean is of these, and n of them are asked for. Its rows go to `few_samples_titles.json`.
-
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
---books`. Rows of another one than the default go under another `--model` name. RecBole's FM and DIN
-on the same rows are `benchmarks/baselines/`'s.
+--books`. RecBole's FM and DIN on the same rows are `benchmarks/baselines/`'s.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
-foundation under the same name, of other bindings or of another number of steps, are an error.
+foundation, of other bindings or of another number of steps, are an error.
 Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bindings` (the
 --gin.NAME=VALUE given), `train_steps`, `trainable_share`, `step` (the best one) and `curve`; the
 last three are lists of them, one for each run, where several answer together.
@@ -61,7 +56,6 @@ from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 RESULTS = "few_samples"
 STUDY = "gin_configs/studies/few_samples"
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
-TITLES_PREPARE, TITLES = f"{STUDY}/titles_prepare.gin", f"{STUDY}/titles.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
 SAMPLES = ("16", "64", "256", "1024", "4096", "16384", "all")
@@ -84,10 +78,6 @@ class Tuning:
     gin_file: str
     runs: int = 1
 
-    def files(self, titles: bool) -> list[str]:
-        """Gin files of a run."""
-        return [self.gin_file, TITLES] if titles else [self.gin_file]
-
 
 TUNINGS = {
     "tuning": Tuning(TUNED, f"{STUDY}/option_adapter.gin"),
@@ -105,12 +95,10 @@ class Sample:
     Attributes:
       count: how many; None: all.
       seed: of the draw.
-      titles: whether candidates are titles alone and histories hold all ratings.
     """
 
     count: int | None
     seed: int
-    titles: bool = False
 
     @property
     def label(self) -> str:
@@ -133,13 +121,12 @@ class Sample:
     def split(self) -> str:
         """As `m6rec data prepare` takes it; `all` is one sample, whatever the seed."""
         seed = 0 if self.count is None else self.seed
-        known = "" if self.titles else ",history=sampled"
-        return f"few_shot:n={self.size()},seed={seed}{known}"
+        return f"few_shot:n={self.size()},seed={seed},history=sampled"
 
 
 @contextmanager
-def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
-    """Prepares a sample's rows, and removes them afterwards unless they are to be kept.
+def prepared_sample(sample: Sample) -> Iterator[Prepared]:
+    """Prepares a sample's rows, and removes them afterwards.
 
     A second command on the same sample waits until they are free: it would find them removed.
     """
@@ -147,20 +134,18 @@ def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
 
     split = sample.split()
     name = Split.parse(split).name
-    gin_file = TITLES_PREPARE if sample.titles else PREPARE
     folder = folder_of(locations.data_dir(), DATASET, name)
     with locked(folder, f"waiting for another command to be done with {split}"):
         m6rec(
-            *("data", "prepare", DATASET, "--gin_file", gin_file, f"--gin.SPLIT='{split}'"),
+            *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
             "--gin.VIEWS=('groups',)",
         )
         prepared = locations.prepared(DATASET, name)
         try:
             yield prepared
         finally:
-            if not keep:
-                shutil.rmtree(prepared.tfds_folder("groups").parent)
-                shutil.rmtree(prepared.folder)
+            shutil.rmtree(prepared.tfds_folder("groups").parent)
+            shutil.rmtree(prepared.folder)
 
 
 @contextmanager
@@ -269,8 +254,8 @@ def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
     """
     from m6rec_jax import configuration
 
-    files = TUNINGS["tuning"].files(sample.titles)
-    configuration.parse_config(files, ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
+    unused = ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"]
+    configuration.parse_config([TUNINGS["tuning"].gin_file], unused)
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         if method == "user_mean":
@@ -298,7 +283,7 @@ def of_tuning(
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         runs = [
             tune(
-                tuning.files(sample.titles),
+                [tuning.gin_file],
                 foundation,
                 # The first has the seed of the draw, the others some that no draw has.
                 sample.seed + 1000 * number,
@@ -334,10 +319,6 @@ def study(
     foundation: Path,
     output: Path,
     bindings: Sequence[str] = (),
-    *,
-    model: str | None = None,
-    force: bool = False,
-    keep: bool = False,
 ) -> list[Row]:
     """Makes the rows that are missing and writes the result file after each.
 
@@ -347,37 +328,27 @@ def study(
       foundation: MODEL_DIR of the foundation; it must exist for `TUNINGS` alone.
       output: folder for runs while they train.
       bindings: gin bindings of every tuning run.
-      model: name in the tables of what is tuned, where that is one of the methods; None: its own.
-      force: make rows again that are there.
-      keep: leave the prepared samples where they are.
 
     Returns:
       All rows of the file.
 
     Raises:
-      DataError: rows of another foundation, or with other bindings or steps, are there under this
-        name.
+      DataError: rows of another foundation, or with other bindings or steps, are there.
       M6RecError: a run failed.
     """
-    titles = samples[0].titles
-    path = results_path(f"{RESULTS}_titles" if titles else RESULTS)
+    path = results_path(RESULTS)
     names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION}
-    names |= {method: model or tuning.model for method, tuning in TUNINGS.items()}
+    names |= {method: tuning.model for method, tuning in TUNINGS.items()}
     conditions: dict[str, dict[str, object]] = {}
-    again = {(sample.label, sample.seed) for sample in samples} if force else set()
     tuned = [method for method in methods if method in TUNINGS]
     backbone = backbone_of(foundation) if tuned else ""
     for method in tuned:
-        conditions[method] = conditions_of(backbone, TUNINGS[method].files(titles), bindings)
-        own = [
-            row
-            for row in read_results(path).rows
-            if row["model"] == names[method] and (row["split"], row["seed"]) not in again
-        ]
+        conditions[method] = conditions_of(backbone, [TUNINGS[method].gin_file], bindings)
+        own = [row for row in read_results(path).rows if row["model"] == names[method]]
         refuse_others(path, own, foundation, conditions[method])
     bar = progress_bar(samples, unit="sample", desc="few samples")
     for sample in bar:
-        done = set() if force else read_results(path).runs
+        done = read_results(path).runs
         missing = [
             method
             for method in methods
@@ -387,11 +358,11 @@ def study(
         ]
         if not missing:
             continue
-        with prepared_sample(sample, keep) as prepared:
+        with prepared_sample(sample) as prepared:
             for method in missing:
                 # Another command may have made it while this one waited for the sample.
                 run = (names[method], DATASET, sample.label, sample.seed)
-                if not force and run in read_results(path).runs:
+                if run in read_results(path).runs:
                     continue
                 if method in TUNINGS:
                     rows = of_tuning(
@@ -425,27 +396,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
-    parser.add_argument("--titles", action="store_true", help="the study without statistics")
-    parser.add_argument("--model", help="name in the tables of what is tuned")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
-    parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
-    parser.add_argument("--force", action="store_true", help="make rows again that are there")
     options, bindings = with_bindings(parser, arguments)
-    if options.model and len(TUNINGS.keys() & set(options.methods)) > 1:
-        parser.error(f"--model names one way of tuning: give --methods one of {', '.join(TUNINGS)}")
     # Seeds first: after one of them the curve can be drawn.
-    samples = [
-        Sample(count, seed, options.titles) for seed in options.seeds for count in options.samples
-    ]
+    samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
     study(
         samples,
         options.methods,
         options.foundation.resolve(),
         options.output.resolve(),
         bindings,
-        model=options.model,
-        force=options.force,
-        keep=options.keep,
     )
     return 0
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.command_line import errors_told, with_bindings
-from benchmarks.movielens import EXAMPLES, m6rec, train
+from benchmarks.movielens import EXAMPLES, evaluated, m6rec, train
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
@@ -95,19 +95,9 @@ def perplexities(
     output = folder / f"perplexity{'' if limit is None else f'-{limit}'}.json"
     if limit is not None:
         arguments = [*arguments, f"--gin.evaluate.limit={limit}"]
-    if not output.exists():
-        m6rec(
-            *("eval", "--gin_file", EVALUATE, f"--gin.MODEL_DIR='{folder}'"),
-            f"--gin.evaluate.output='{output}'",
-            *arguments,
-        )
-    figures = json.loads(output.read_text())
+    figures = evaluated(EVALUATE, folder, output, *arguments)
     end = "/perplexity"
-    return {
-        name.removesuffix(end): float(value)
-        for name, value in figures.items()
-        if name.endswith(end)
-    }
+    return {name.removesuffix(end): value for name, value in figures.items() if name.endswith(end)}
 
 
 def tokens_seen(folder: Path) -> float:

@@ -8,9 +8,10 @@ Prepares the data, trains every job of `job_list` from the foundation (`python -
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
 the same rows by the same functions (`job_baselines`). Retrieval is tested twice: by the two towers
 alone, and, after `m6rec calibrate`, as the hybrid. A job whose rows stand in
-`benchmarks/results/jobs.json` is left out; rows of another foundation, of other bindings or of
-another number of steps, are an error. A training run that was interrupted goes on. Several of these
-commands may run side by side, with other seeds or jobs, each on a processor of its own:
+`benchmarks/results/jobs.json` is left out; rows of the same table that are of another foundation,
+of other bindings or of another number of steps, are an error. A training run that was interrupted
+goes on. Several of these commands may run side by side, with other seeds or jobs, each on a
+processor of its own:
 
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
@@ -42,7 +43,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +61,7 @@ from benchmarks.job_list import (
     ZERO_SHOT,
     Job,
 )
-from benchmarks.movielens import m6rec, train
+from benchmarks.movielens import evaluated, m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others
@@ -69,6 +69,7 @@ from m6rec_jax.data import views
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
@@ -105,35 +106,9 @@ def is_prepared(dataset: str, split: str, wanted: Sequence[str]) -> bool:
     return set(wanted) <= set(found.manifest["views"])
 
 
-def scratch(output: Path) -> Path:
-    """What is written before it is renamed to `output`, which is whole where it is there.
-
-    Each process has its own: runs of other seeds ask for the same figures of the foundation.
-    """
-    return output.with_suffix(f".{os.getpid()}.partial")
-
-
 def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
-    """Figures of a checkpoint on the test part, evaluated unless that was done.
-
-    Args:
-      job: which files and bindings `m6rec eval` is given.
-      model_dir: of the checkpoint.
-      output: where the figures are kept.
-      arguments: of the command, beside the job's own.
-    """
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = scratch(output)
-        m6rec(
-            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
-            f"--gin.evaluate.output='{partial}'",
-            *job.eval_bindings,
-            *arguments,
-        )
-        partial.replace(output)
-    figures: Figures = json.loads(output.read_text())
-    return figures
+    """Figures of a checkpoint on the test part of a job; see `evaluated`."""
+    return evaluated(job.eval_gin_file, model_dir, output, *job.eval_bindings, *arguments)
 
 
 def hybrid(job: Job, model_dir: Path, *, towers: bool = True) -> Figures:
@@ -188,7 +163,7 @@ class Study:
         """Makes the rows of a job and a seed, unless they are there.
 
         Raises:
-          DataError: rows of another foundation, or with other bindings or steps, are there, or a
+          DataError: rows of the same table are of another foundation, other bindings or steps, or a
             command failed.
         """
         job = JOBS[name]
@@ -224,23 +199,19 @@ class Study:
                 print(told + beside, flush=True)
 
     def _conditions(self, job: Job, rows: Sequence[Row]) -> dict[str, Any]:
-        """Keys of a job's rows that say how it is made, once no other row is made otherwise."""
-        named = {"foundation_name": self.name}
-        of_all = {"foundation": self.fingerprint}
-        # Older rows are all of the first.
-        rows = [row for row in rows if row.get("foundation_name", NAME) == self.name]
-        refuse_others(self.path, rows, self.foundation, of_all)
-        if job.gin_file is None:
-            return of_all | named
-        own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
-        trained = [row for row in rows if row["seed"] is not None]
-        of_trained = {name: own[name] for name in ("foundation", "bindings")}
-        refuse_others(self.path, trained, self.foundation, of_trained)
-        # Every job has steps of its own.
+        """Keys of a job's rows that say how it is made, once none of its tables is made otherwise.
+
+        Tables of other jobs may be of an earlier foundation: the page says so beside them.
+        """
+        own: dict[str, Any] = {"foundation": self.fingerprint}
+        if job.gin_file is not None:
+            own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
         tests = {(test.job, task) for task, test in job.tests.items()}
-        same = [row for row in trained if (row["job"], row["split"]) in tests]
+        rows = [row for row in rows if (row["job"], row["split"]) in tests]
+        # Older rows are all of the first.
+        same = [row for row in rows if row.get("foundation_name", NAME) == self.name]
         refuse_others(self.path, same, self.foundation, own)
-        return own | named
+        return own | {"foundation_name": self.name}
 
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
@@ -274,9 +245,7 @@ class Study:
 
                 output.parent.mkdir(parents=True, exist_ok=True)
                 measured = baselines_of(job.eval_gin_file, job.eval_bindings)
-                partial = scratch(output)
-                partial.write_text(json.dumps(measured, indent=2) + "\n")
-                partial.replace(output)
+                write_atomically(output, json.dumps(measured, indent=2) + "\n")
             found |= json.loads(output.read_text())
         if job.measured is not None:
             from benchmarks.job_baselines import measured_before

@@ -1,6 +1,6 @@
 """What a cache of segments saves when candidates are scored: cold, warm and without one.
 
-    python -m benchmarks.late_interaction [--layers 24] [--width 256] [--turns 15]
+    python -m benchmarks.late_interaction [--turns 15]
 
 One user with 30 behaviours and 100 candidates, text in, probabilities out, at batch 1; random
 weights and random words, since speed does not depend on them. *full*: late interaction is off.
@@ -20,12 +20,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.decoding_cpu import random_variables, random_words
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
@@ -34,6 +33,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.text.vocabulary import Vocabulary
 
 S, T = 384, 64
+LAYERS, WIDTH = 24, 256
 BEHAVIOURS, CANDIDATES = 30, 100
 PROMPTS = PromptConfig(num_prompts=8, num_options=2, head="option", adapter_rank=8)
 
@@ -139,21 +139,17 @@ def measure(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description="Time scoring with cached segments.")
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--turns", type=int, default=15)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = random_words(Path(folder))
-        models = configs(options.layers, options.width, vocabulary.size)
+        models = configs(LAYERS, WIDTH, vocabulary.size)
         found = measure(scorers(models, vocabulary), *texts(vocabulary), options.turns)
-    split = f"{options.layers} layers, width {options.width}"
-    measured: list[dict[str, Any]] = []
+    split = f"{LAYERS} layers, width {WIDTH}"
+    measured: list[Row] = []
     for name, metrics in found.items():
-        print(f"{name}:", ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items()))
-        measured += metric_rows(
-            metrics,
-            model=name,
+        measured += told_rows(
+            {name: metrics},
             dataset="random histories",
             split=split,
             seed=None,

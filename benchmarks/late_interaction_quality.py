@@ -10,12 +10,11 @@ finished is not run again. Rows go to `benchmarks/results/late_interaction.json`
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from benchmarks.command_line import errors_told
-from benchmarks.movielens import DATASET, EXAMPLES, PREPARE, m6rec, train
+from benchmarks.movielens import DATASET, EXAMPLES, PREPARE, evaluated, m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 
@@ -38,13 +37,8 @@ def run(variant: str, seed: int, folder: Path) -> dict[str, float]:
     """Trains and tests one variant with one seed; records and returns its metrics."""
     seeds = (f"--gin.train.seed={seed}", f"--gin.BatchIterator.seed={seed}")
     seconds = train(GIN_FILE, folder, (*VARIANTS[variant], *seeds))
-    output = folder / "test.json"
-    if not output.exists():
-        m6rec(
-            *("eval", "--gin_file", GIN_FILE, f"--gin.MODEL_DIR='{folder}'"),
-            f"--gin.evaluate.output='{output}'",
-        )
-    metrics = {name: float(json.loads(output.read_text())[name]) for name in METRICS}
+    figures = evaluated(GIN_FILE, folder, folder / "test.json")
+    metrics = {name: figures[name] for name in METRICS}
     rows = metric_rows(
         metrics,
         model=variant,

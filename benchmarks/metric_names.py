@@ -99,7 +99,6 @@ METRICS: dict[str, tuple[str, int, str]] = {
     # Of early exit.
     "quality_kept": ("of the whole model's, %", 2, "none"),
     "mean_exits": ("layers a batch runs", 2, "none"),
-    "candidate_exits": ("layers a candidate needs", 2, "none"),
     "bytes": ("bytes", 0, "lower"),
     "ms_per_candidate": ("ms a candidate", 2, "lower"),
     "request_milliseconds": ("ms a request", 1, "lower"),

@@ -12,6 +12,7 @@ that rerank train the towers of `retrieval_full` first. Rows go to `benchmarks/r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import errors_told
+from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
@@ -134,13 +137,17 @@ JOBS: Mapping[str, Job] = {
 
 
 def m6rec(*arguments: object) -> None:
-    """Runs the command of the environment this runs in.
+    """Runs the command of the environment this runs in; data are made by one study at a time.
 
     Raises:
       DataError: it failed; what it printed says why.
     """
     command = [sys.executable, "-m", "m6rec_jax.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, check=False)
+    # Studies side by side want the same splits, and the command itself does not wait.
+    makes_data = arguments[0] in ("data", "vocab")
+    alone = locked(default_cache_dir(), "waiting for another study's data")
+    with alone if makes_data else contextlib.nullcontext():
+        done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode:
         raise DataError(f"`m6rec {' '.join(command[3:])}` ended with status {done.returncode}")
 
@@ -184,6 +191,26 @@ def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | 
     return None if found["seconds"] is None else float(found["seconds"])
 
 
+def evaluated(gin_file: str, model_dir: Path, output: Path, *arguments: str) -> dict[str, float]:
+    """Figures of a checkpoint, evaluated unless that was done.
+
+    Args:
+      gin_file: of the evaluation.
+      model_dir: of the checkpoint.
+      output: where the figures are kept.
+      arguments: further ones of `m6rec eval`.
+    """
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        m6rec(
+            *("eval", "--gin_file", gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
+            f"--gin.evaluate.output='{output}'",
+            *arguments,
+        )
+    figures: dict[str, float] = json.loads(output.read_text())
+    return figures
+
+
 def _told(gin_file: str, bindings: Sequence[str]) -> str:
     return " ".join(["--gin_file", gin_file, *bindings])
 
@@ -197,7 +224,7 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
     bindings = [f"--gin.train.seed={seed}", f"--gin.BatchIterator.seed={seed}"]
     if job.from_foundation:
         bindings.insert(0, f"--gin.INITIAL_CHECKPOINT_PATH='{foundation}'")
-    tested, reranker = folder, []
+    tested, reranker = folder, list[str]()
     if job.towers:
         tested = folder.with_name(f"{job.towers}-{seed}")
         train(JOBS[job.towers].gin_file, tested, bindings)
@@ -205,15 +232,12 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
     if job.trains:
         seconds = train(job.gin_file, folder, bindings)
         reranker = [f"--gin.RERANKER='{folder}'"] if job.towers else []
-    folder.mkdir(parents=True, exist_ok=True)
     output = folder / "test.json"
-    if not output.exists():
+    if job.towers and not output.exists():
+        calibrate = ("calibrate", "--gin_file", "gin_configs/runs/calibrate.gin")
         asked = ("--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{tested}'", *reranker)
-        if job.towers:
-            calibrate = ("calibrate", "--gin_file", "gin_configs/runs/calibrate.gin")
-            m6rec(*calibrate, *asked, "--gin.SPLIT='validation'")
-        m6rec("eval", *asked, f"--gin.evaluate.output='{output}'")
-    figures = json.loads(output.read_text())
+        m6rec(*calibrate, *asked, "--gin.SPLIT='validation'")
+    figures = evaluated(job.eval_gin_file, tested, output, *reranker)
     if lost := set(job.metrics) - set(figures):
         raise DataError(f"{output} lacks {', '.join(sorted(lost))}: {job.eval_gin_file} gives them")
     # Towers whose run has learnt to rerank since are evaluated beside the reranked list.

@@ -1,7 +1,7 @@
 """What moves a ranking that should stay: candidates or a history in another order, other words.
 
     m6rec demo --output runs/demo
-    python -m benchmarks.order runs/demo/scoring [--users 100] [--candidates 100]
+    python -m benchmarks.order runs/demo/scoring
 
 A run of MovieLens' scoring ranks films for users, right after the last event that its statistics
 hold: films that the user has not rated, drawn at random. They are ranked again with
@@ -28,7 +28,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.command_line import errors_told
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.event_table import saved_events
 from m6rec_jax.data.prepared import EVENTS
 from m6rec_jax.data.reading import Dataset
@@ -43,7 +43,7 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 DATASET = "movielens-100k"
 GIN_FILE = "gin_configs/examples/demo_ctr.gin"
-TOP = 10
+USERS, CANDIDATES, TOP = 100, 100, 10
 # Entries of MovieLens' template, saying the same.
 PHRASINGS: Mapping[str, Mapping[str, str]] = {
     "behaviours turned round": {"event": "{title}[ ({year})][: {outcome}][, {ago}]"},
@@ -165,20 +165,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="What moves a ranking that should stay.")
     parser.add_argument("run", type=Path, help="MODEL_DIR of a run that scores MovieLens' films")
-    parser.add_argument("--users", type=int, default=100)
-    parser.add_argument("--candidates", type=int, default=100)
     options = parser.parse_args(arguments)
     service = Service.open(options.run)
     task = service.task(None, "scoring")
-    asked = requests(service, task, options.users, options.candidates)
-    measured = measure(service, task, asked)
-    rows = []
-    for name, metrics in measured.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
-        split = f"{options.users} users, {options.candidates} films each"
-        rows += metric_rows(
-            metrics, model=name, gin_file=GIN_FILE, dataset=DATASET, split=split, seed=None
-        )
+    asked = requests(service, task, USERS, CANDIDATES)
+    rows = told_rows(
+        measure(service, task, asked),
+        gin_file=GIN_FILE,
+        dataset=DATASET,
+        split=f"{USERS} users, {CANDIDATES} films each",
+        seed=None,
+    )
     add_rows(results_path("order"), rows)
     return 0
 

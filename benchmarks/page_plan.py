@@ -32,7 +32,6 @@ class Study:
         them, as rows (`seconds`) and logs of earlier runs say, or their steps.
       after: studies whose runs or rows it reads.
       modules: what must be installed for it.
-      fetched: data sets that `m6rec data fetch` must get for it.
       where: keys of rows and their values, where other studies run the same modules.
       timed: whether other work on the machine would spoil its figures.
       pages: further files that it writes, relative to the repository.
@@ -44,7 +43,6 @@ class Study:
     core_hours: float
     after: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
-    fetched: tuple[str, ...] = ()
     where: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     timed: bool = False
     pages: tuple[str, ...] = ()
@@ -83,9 +81,9 @@ class Study:
 
 
 _BASELINES = "benchmarks/baselines/.venv/bin/python -m benchmarks.baselines"
-_EXPORT = "python -m benchmarks.baselines.export_splits"
+# The same for all studies of baselines, whichever exports last.
+_EXPORT = "python -m benchmarks.baselines.export_splits --samples 256 4096"
 _EXAMPLES = "gin_configs/examples"
-_MOVIELENS = ("movielens-100k",)
 _MOVIELENS_FILES = tuple(
     f"{_EXAMPLES}/movielens_{name}.gin"
     for name in ("ctr_option_adapter", "ctr_full", "retrieval_full")
@@ -97,9 +95,7 @@ _OF_TITLES = f"--gin_file {_EXAMPLES}/movielens_writing_prepare.gin"
 
 PLAN: Sequence[Study] = (
     # What a reader looks for first: what the model reaches, beside other people's models.
-    Study(
-        "demo", ("demo",), ("python -m benchmarks.demo_seeds",), 2.1, fetched=_MOVIELENS, timed=True
-    ),
+    Study("demo", ("demo",), ("python -m benchmarks.demo_seeds",), 2.1, timed=True),
     Study(
         "click_baselines",
         ("movielens_ctr",),
@@ -109,27 +105,25 @@ PLAN: Sequence[Study] = (
             f"{_BASELINES}.ctr --models DIN --seeds 1 --cap 1000",
         ),
         0.5,
-        fetched=_MOVIELENS,
     ),
     Study(
         "retrieval_baselines",
         ("movielens_retrieval",),
         (_EXPORT, f"{_BASELINES}.retrieval --seeds 1"),
         0.4,
-        fetched=_MOVIELENS,
     ),
     Study(
         "movielens",
         ("movielens_ctr", "movielens_retrieval"),
         ("python -m benchmarks.movielens --jobs option_adapter full retrieval_full hybrid",),
         2.3,
-        fetched=_MOVIELENS,
         where={"gin_file": (*_MOVIELENS_FILES, None)},
     ),
     Study(
         "amazon",
         ("amazon",),
         (
+            "m6rec data fetch sentence-encoder",
             "python -m benchmarks.amazon {amazon}/beauty --minutes 10",
             "python -m benchmarks.amazon {amazon}/beauty --cold --models popularity TF-IDF"
             " 'co-occurrence and TF-IDF' 'TF-IDF and sentence encoder' 'hybrid, no towers'"
@@ -138,7 +132,6 @@ PLAN: Sequence[Study] = (
             "python -m benchmarks.amazon_towers {amazon}/beauty --seeds 0",
         ),
         3.8,
-        fetched=("sentence-encoder",),
     ),
     # One foundation, and every job on it.
     Study(
@@ -147,7 +140,6 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.foundation",),
         2.1,
         where={"dataset": ("foundation",)},
-        fetched=("movielens-100k", "book-crossing"),
     ),
     Study(
         "foundation_of_books",
@@ -155,7 +147,6 @@ PLAN: Sequence[Study] = (
         ("python -m benchmarks.foundation --books",),
         1.2,
         where={"dataset": ("foundation_books",)},
-        fetched=("movielens-100k", "book-crossing"),
     ),
     Study(
         "jobs",
@@ -224,21 +215,10 @@ PLAN: Sequence[Study] = (
         "few_samples_baselines",
         ("few_samples",),
         (
-            f"{_EXPORT} --samples 256 4096",
+            _EXPORT,
             f"{_BASELINES}.ctr --samples 256 4096 --cap 300",
         ),
         0.2,
-        fetched=_MOVIELENS,
-    ),
-    Study(
-        "few_samples_of_titles",
-        ("few_samples_titles",),
-        (
-            "python -m benchmarks.few_samples --titles --samples 256"
-            " --methods user_mean regression averaged",
-        ),
-        0.7,
-        after=("foundation_of_books",),
     ),
     Study(
         "own_shop",
@@ -289,7 +269,6 @@ PLAN: Sequence[Study] = (
         ("box",),
         ("python -m benchmarks.box",),
         0.1,
-        fetched=("film-viewers",),
         timed=True,
     ),
     Study(
@@ -420,7 +399,6 @@ PLAN: Sequence[Study] = (
         ("late_interaction",),
         ("python -m benchmarks.late_interaction_quality --seeds 0",),
         1.1,
-        fetched=_MOVIELENS,
     ),
     Study(
         "batch_inference_by_workers",
@@ -430,16 +408,6 @@ PLAN: Sequence[Study] = (
         modules=("ray",),
         where={"split": ("scoring by workers", "retrieval by workers")},
         timed=True,
-    ),
-    Study(
-        "tuning_variants",
-        ("tuning_variants",),
-        (
-            "python -m benchmarks.tuning_variants --tasks film_reviews_sentiment film_plots_genre"
-            " --variants rate_full rate_option_adapter rate_option",
-        ),
-        1.9,
-        after=("foundation_with_answers",),
     ),
     Study(
         "tpu_compile",

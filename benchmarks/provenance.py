@@ -5,6 +5,7 @@ Standard library only: the baselines' environments import this file too.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -12,11 +13,12 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Libraries whose version can change a measured figure; those not installed are left out.
+# Libraries whose version can change a measured figure.
 _LIBRARIES = (
     "jax",
     "flax",
@@ -50,16 +52,19 @@ def hardware_description() -> str:
     model = re.sub(r"\s+", " ", model).strip()
     cores = usable_cores()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    versions = [f"Python {platform.python_version()}"]
-    for library in _LIBRARIES:
-        try:
-            versions.append(f"{library} {importlib.metadata.version(library)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return (
         f"{model}, {cores} core{'s' * (cores != 1)}, {memory:.0f} GiB; "
-        f"{platform.system()} {platform.machine()}; " + ", ".join(versions)
+        f"{platform.system()} {platform.machine()}; {versions(_LIBRARIES)}"
     )
+
+
+def versions(libraries: Iterable[str]) -> str:
+    """Versions of Python and of those libraries that are installed."""
+    found = [f"Python {platform.python_version()}"]
+    for library in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{library} {importlib.metadata.version(library)}")
+    return ", ".join(found)
 
 
 def current_commit() -> str:

@@ -48,24 +48,7 @@ PROVENANCE = ("command", "commit", "hardware", "date")
 # What a run is: a run that is made again replaces all of its rows.
 RUN_KEY = ("model", "dataset", "split", "seed")
 
-_STRING, _NUMBER, _NULL = (str,), (int, float), (type(None),)
-# key -> (types that are allowed, required)
-_ROW_SCHEMA: dict[str, tuple[tuple[type, ...], bool]] = {
-    "model": (_STRING, True),
-    "gin_file": (_STRING + _NULL, True),
-    "config": (_STRING + _NULL, False),
-    "dataset": (_STRING, True),
-    "split": (_STRING, True),
-    "seed": ((int, type(None)), True),
-    "metric": (_STRING, True),
-    "value": (_NUMBER, True),
-    "seconds": (_NUMBER + _NULL, False),
-    "note": (_STRING + _NULL, False),
-    "command": (_STRING, False),
-    "commit": (_STRING, False),
-    "hardware": (_STRING, False),
-    "date": (_STRING, False),
-}
+_REQUIRED = frozenset(("model", "gin_file", "dataset", "split", "seed", "metric", "value"))
 
 Row = dict[str, Any]
 RunKey = tuple[str, str, str, int | None]
@@ -112,19 +95,9 @@ def results_path(name: str) -> Path:
     return RESULTS / f"{name}.json"
 
 
-def _check_row(row: Any, where: str) -> None:
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a row is an object, not {type(row).__name__}")
-    for key, (types, required) in _ROW_SCHEMA.items():
-        if key not in row:
-            if required:
-                raise DataError(f"{where}: the key {key!r} is missing (row: {row})")
-            continue
-        value = row[key]
-        # bool is an int to isinstance, and never what is meant here.
-        if isinstance(value, bool) or not isinstance(value, types):
-            names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-            raise DataError(f"{where}: {key!r} must be {names}, not {value!r}")
+def _check_row(row: Mapping[str, Any], where: str) -> None:
+    if missing := sorted(_REQUIRED - set(row)):
+        raise DataError(f"{where}: {', '.join(missing)} missing (row: {row})")
     if not math.isfinite(row["value"]):
         raise DataError(
             f"{where}: {row['metric']!r} of {row['model']!r} is {row['value']!r}: a result is a "
@@ -138,15 +111,6 @@ def _check_row(row: Any, where: str) -> None:
     gin_file = row["gin_file"]
     if gin_file and (gin_file.startswith("/") or ".." in Path(gin_file).parts):
         raise DataError(f"{where}: 'gin_file' is {gin_file!r}: write it relative to the repository")
-    if "date" in row:
-        _check_date(row["date"], where)
-
-
-def _check_date(text: str, where: str) -> None:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError as error:
-        raise DataError(f"{where}: 'date' is {text!r}, not a date such as 2026-11-24") from error
 
 
 def parse_results(text: str, name: str) -> Results:
@@ -160,16 +124,8 @@ def parse_results(text: str, name: str) -> Results:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: holds a {type(data).__name__}, not an object")
-    if unknown := sorted(set(data) - {*PROVENANCE, "rows"}):
-        raise DataError(f"{where}: unknown keys {unknown}; known: {[*PROVENANCE, 'rows']}")
-    for key in PROVENANCE:
-        if not isinstance(data.get(key), str) or not data[key]:
-            raise DataError(f"{where}: {key!r} must be a text that is not empty")
-    _check_date(data["date"], where)
-    if not isinstance(data.get("rows"), list):
-        raise DataError(f"{where}: 'rows' must be a list")
+    if missing := sorted({*PROVENANCE, "rows"} - set(data)):
+        raise DataError(f"{where}: {', '.join(missing)} missing")
     provenance = {key: data[key] for key in PROVENANCE}
     rows: list[Row] = []
     seen: dict[tuple[Any, ...], int] = {}
@@ -181,7 +137,7 @@ def parse_results(text: str, name: str) -> Results:
                 f"{where}, row {number}: {identity} stands in row {seen[identity]} already"
             )
         seen[identity] = number
-        rows.append({**row, **{k: row.get(k, v) for k, v in provenance.items()}})
+        rows.append({**row, **provenance, **row})
     return Results(name, tuple(rows))
 
 
@@ -200,10 +156,6 @@ def add_rows(
     path: Path,
     rows: Iterable[Mapping[str, Any]],
     *,
-    command: str | None = None,
-    commit: str | None = None,
-    hardware: str | None = None,
-    date: str | None = None,
     derive: Callable[[Sequence[Row]], Sequence[Row]] | None = None,
 ) -> Results:
     """Adds measured rows to a result file; rows of an earlier run of the same key make way.
@@ -213,20 +165,19 @@ def add_rows(
 
     Args:
       path: the file, see `results_path`.
-      rows: rows without provenance (or with their own, which then holds).
-      command, commit, hardware, date: of these rows; by default those of this process, now.
+      rows: those without a command, commit, hardware or date get that of this process, now.
       derive: all rows, new ones included, to those that are written; for what follows from them.
 
     Raises:
       DataError: a row or the file on disk does not keep to the schema.
     """
-    provenance = {
-        "command": current_command() if command is None else command,
-        "commit": current_commit() if commit is None else commit,
-        "hardware": hardware_description() if hardware is None else hardware,
-        "date": datetime.date.today().isoformat() if date is None else date,
+    own = {
+        "command": current_command(),
+        "commit": current_commit(),
+        "hardware": hardware_description(),
+        "date": datetime.date.today().isoformat(),
     }
-    new = [{**row, **{k: row.get(k, v) for k, v in provenance.items()}} for row in rows]
+    new = [{**row, **own, **row} for row in rows]
     for number, row in enumerate(new):
         _check_row(row, f"new row {number} for {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,9 +185,9 @@ def add_rows(
         replaced = {run_key(row) for row in new}
         kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
         merged: Sequence[Row] = [*kept, *new]
-        if merged and not new:
-            # What follows from the rows is written anew, but nothing was measured.
-            provenance = {key: merged[-1][key] for key in PROVENANCE}
+        if not merged:
+            return Results(path.stem, ())
+        provenance = {key: merged[-1][key] for key in PROVENANCE}
         if derive is not None:
             merged = derive(merged)
         text = _to_json(merged, provenance)
@@ -278,6 +229,16 @@ def metric_rows(
         {**run, "metric": metric, "value": round(float(value), 6), **rest}
         for metric, value in metrics.items()
     ]
+
+
+def told_rows(figures: Mapping[str, Mapping[str, float]], **known: Any) -> list[Row]:
+    """Rows of figures by model, which are printed, too; `known` is for `metric_rows`."""
+    rows: list[Row] = []
+    for model, metrics in figures.items():
+        told = ", ".join(f"{metric} {value:.6g}" for metric, value in metrics.items())
+        print(f"{known['split']}, {model}: {told}", flush=True)
+        rows += metric_rows(metrics, model=model, **known)
+    return rows
 
 
 def _to_json(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:

@@ -55,10 +55,11 @@ class Line:
     rows: list[Row] = field(default_factory=list)
 
     def cell(self, metric: str) -> Cell | None:
-        by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
-        if metric in OF_RUNS and by_seed:
-            # Null is a figure that the run does not have: a mean of the others would mislead.
-            values = [] if None in by_seed.values() else list(by_seed.values())
+        known = {row["seed"]: row[metric] for row in self.rows if metric in row}
+        if metric in OF_RUNS and known:
+            # A mean of those seeds that have the figure would mislead.
+            is_whole = all(known.get(row["seed"]) is not None for row in self.rows)
+            values = list(known.values()) if is_whole else []
         else:
             values = [row["value"] for row in self.rows if row["metric"] == metric]
         return Cell(tuple(values)) if values else None
@@ -313,9 +314,7 @@ class Section:
             )
         return f"{cells[0].mean:,.{describe_metric(metric)[1]}f}"
 
-    def chart(
-        self, metric: str, *, dataset: str | None = None, split: str | None = None, alt: str = ""
-    ) -> str:
+    def chart(self, metric: str, *, dataset: str | None = None, split: str | None = None) -> str:
         """A dot for every seed and a bar for every mean, as an SVG file beside the page."""
         cells = [(line.model, line.cell(metric)) for line in self._lines(dataset, split)]
         data = [(model, cell.values) for model, cell in cells if cell is not None]
@@ -324,15 +323,15 @@ class Section:
         if better == "lower":
             data.reverse()
         picture = DotPicture(title, tuple(data))
-        return self._drawn(f"{split or ''}_{metric}", picture, alt or f"{title} by model")
+        return self._drawn(f"{split or ''}_{metric}", picture, f"{title} by model")
 
-    def curves(self, metric: str, *, split: str | None = None) -> str:
+    def curves(self, metric: str) -> str:
         """The `curve` of the rows, mean over seeds, a panel per data set and a line per model."""
         title = describe_metric(metric)[0]
         panels = []
         for dataset in dict.fromkeys(row["dataset"] for row in self.results.rows):
             lines = []
-            for line in self._lines(dataset, split):
+            for line in self._lines(dataset, None):
                 steps: dict[float, list[float]] = {}
                 for row in line.rows:
                     for step, value in row.get("curve", ()) if row["metric"] == metric else ():
@@ -345,7 +344,7 @@ class Section:
         if not panels:
             raise DataError(f"{self.results.name}.md: no row of {metric!r} has a curve")
         picture = LinePicture("steps", title, tuple(panels))
-        return self._drawn(f"{split or ''}_{metric}_by_step", picture, f"{title} by step")
+        return self._drawn(f"{metric}_by_step", picture, f"{title} by step")
 
     def trade_off(
         self, x: str, y: str, *, dataset: str | None = None, split: str | None = None

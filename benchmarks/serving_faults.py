@@ -1,7 +1,7 @@
 """What clients and disks should not do to a server, and whether others are harmed.
 
-    python -m benchmarks.serving_faults fuzz [--requests 10000]
-    python -m benchmarks.serving_faults hang_ups [--clients 200]
+    python -m benchmarks.serving_faults fuzz
+    python -m benchmarks.serving_faults hang_ups
     python -m benchmarks.serving_faults sigterm
     python -m benchmarks.serving_faults stores
 
@@ -40,12 +40,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path
 from benchmarks.serving_folder import ARGUMENTS, ITEMS, NOW
 from benchmarks.serving_load import Study, mixed
 from benchmarks.serving_process import COMMAND, Serving, chat_request, score_request, serving
 
+REQUESTS, CLIENTS = 10_000, 200
 # Statuses that a request may get that is not as it should be.
 REFUSED = frozenset({400, 404, 405, 413, 415, 422, 429})
 Request = tuple[str, str, bytes, dict[str, str]]
@@ -447,26 +447,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description="Maltreat a server.")
     parser.add_argument("study", choices=["fuzz", "hang_ups", "sigterm", "stores"])
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "serving")
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry", action="store_true", help="write no rows")
     options = parser.parse_args(arguments)
-    study = Study(options.folder.absolute())
+    study = Study()
     if options.study == "fuzz":
-        metrics = fuzz(study, options.requests, options.seed)
+        metrics = fuzz(study, REQUESTS, seed=0)
         split = "fuzz"
     elif options.study == "hang_ups":
-        metrics, split = hang_ups(study, options.clients), "hang-ups"
+        metrics, split = hang_ups(study, CLIENTS), "hang-ups"
     elif options.study == "sigterm":
         metrics, split = sigterm(study), "SIGTERM under load"
     else:
         metrics, split = stores(study), "damaged segments"
-    name = f"{options.requests:,} requests" if split == "fuzz" else "mini"
+    name = f"{REQUESTS:,} requests" if split == "fuzz" else "mini"
     study.add(metrics, "mini", split, name)
-    if not options.dry:
-        add_rows(results_path("serving_faults"), study.rows)
+    add_rows(results_path("serving_faults"), study.rows)
     return 0
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.serving_load clients [--models mini small] [--seconds 30]
     python -m benchmarks.serving_load saturation [--seconds 600]
     python -m benchmarks.serving_load start
-    python -m benchmarks.serving_load bank [--tasks 1000] [--seconds 30]
-    python -m benchmarks.serving_load swaps [--swaps 100]
+    python -m benchmarks.serving_load bank [--seconds 30]
+    python -m benchmarks.serving_load swaps
 
 The server is `m6rec serve` in a process of its own, with random weights (`serving_folder`). Clients
 are coroutines of one process, not locust's: they share a machine's few cores with the server, and
@@ -37,7 +37,7 @@ import httpx
 import numpy as np
 
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from benchmarks.serving_folder import (
     ALL_JOBS,
     write_folder,
@@ -48,7 +48,9 @@ from benchmarks.serving_process import ADMIN, Serving, chat_request, score_reque
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.bank.folder import BankFolder
 
+FOLDER = ROOT / "runs" / "serving"
 CLIENTS = (1, 8, 64)
+TASKS, SWAPS = 1_000, 100
 Make = Callable[[np.random.Generator], tuple[str, dict[str, Any]]]
 
 
@@ -153,13 +155,12 @@ def compiled_since(server: Serving) -> int:
 class Study:
     """Folders of models, made when they are missing, and rows that were measured."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
 
     def model(self, name: str, late_layers_start: int = 0) -> Path:
         """The folder of a model."""
-        folder = self.folder / (f"{name}_late" if late_layers_start else name)
+        folder = FOLDER / (f"{name}_late" if late_layers_start else name)
         if not (folder / "finished").exists():
             shutil.rmtree(folder, ignore_errors=True)
             print(f"writing {folder}", flush=True)
@@ -170,11 +171,8 @@ class Study:
 
     def add(self, metrics: Mapping[str, float], model: str, split: str, name: str) -> None:
         """Prints and keeps figures."""
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-        print(f"{split}, {name}, {model}: {shown}", flush=True)
-        self.rows += metric_rows(
-            metrics,
-            model=name,
+        self.rows += told_rows(
+            {name: metrics},
             dataset=f"{model}, random requests",
             split=split,
             seed=None,
@@ -387,14 +385,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Load on a server over loopback.")
     parser.add_argument("study", choices=["clients", "saturation", "start", "bank", "swaps"])
     parser.add_argument("--models", nargs="+", help="of gin_configs/models")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "serving")
     parser.add_argument("--seconds", type=float, help="30; of saturation 600")
     parser.add_argument("--turns", type=int, default=2, help="servers of each kind")
-    parser.add_argument("--tasks", type=int, default=1_000)
-    parser.add_argument("--swaps", type=int, default=100)
-    parser.add_argument("--dry", action="store_true", help="write no rows")
     options = parser.parse_args(arguments)
-    study = Study(options.folder.absolute())
+    study = Study()
     seconds = options.seconds or 30.0
     if options.study == "clients":
         clients_study(study, options.models or ["mini", "small"], seconds, options.turns)
@@ -404,11 +398,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.study == "saturation":
             saturation_study(study, model, options.seconds or 600.0)
         elif options.study == "bank":
-            bank_study(study, model, options.tasks, seconds, options.turns)
+            bank_study(study, model, TASKS, seconds, options.turns)
         elif options.study == "swaps":
-            swaps_study(study, model, options.swaps)
-    if not options.dry:
-        add_rows(results_path("serving_load"), study.rows)
+            swaps_study(study, model, SWAPS)
+    add_rows(results_path("serving_load"), study.rows)
     return 0
 
 

@@ -1,32 +1,27 @@
 """Known-good configurations on TPUs: compiles them all, for slices that need not be there.
 
-    python -m benchmarks.tpu_compile [--only NAME ...] [--reports FOLDER]
+    python -m benchmarks.tpu_compile [--only NAME ...]
 
 Runs `m6rec compile` for every entry of `CONFIGURATIONS` and adds its figures to
-`benchmarks/results/compile.json`, from which `make results` renders `docs/tpu.md`. The reports are
-kept in FOLDER; an entry whose report is there, of the same command, is not compiled again. Needs
-libtpu (the extra `compile`), but no TPU.
+`benchmarks/results/compile.json`, from which `make results` renders `docs/tpu.md`. An entry that
+has rows there, of the same command, is not compiled again unless `--only` names it. Needs libtpu
+(the extra `compile`), but no TPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import errors_told
-from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.compilation.command import compile_run, gin_files_of
-from m6rec_jax.compilation.compile_report import CompileReport, read_report
+from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
+from m6rec_jax.compilation.command import compile_run
+from m6rec_jax.compilation.compile_report import CompileReport
 from m6rec_jax.compilation.step_report import StepReport
-from m6rec_jax.compilation.topologies import GIB, parse_topology
+from m6rec_jax.compilation.topologies import GIB
 from m6rec_jax.errors import M6RecError
-
-REPORTS = ROOT / "runs" / "compile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +31,7 @@ class Configuration:
     Attributes:
       name: in the table.
       topology, slices, model, tuning, sharding, bindings: see `compile_run`.
-      steps: which to compile. Each takes minutes, so an entry asks for one.
+      step: which to compile; each takes minutes.
     """
 
     name: str
@@ -46,7 +41,7 @@ class Configuration:
     tuning: str | None = None
     sharding: str | None = None
     bindings: tuple[str, ...] = ()
-    steps: Sequence[str] = ("train",)
+    step: str = "train"
 
     @property
     def command(self) -> str:
@@ -56,7 +51,7 @@ class Configuration:
         words += [f"--model {self.model}"]
         words += [f"--tuning {self.tuning}"] if self.tuning else []
         words += [f"--sharding {self.sharding}"] if self.sharding else []
-        words += [f"--steps {','.join(self.steps)}"]
+        words += [f"--steps {self.step}"]
         return " ".join([*words, *(f"--gin.{binding}" for binding in self.bindings)])
 
 
@@ -86,8 +81,8 @@ CONFIGURATIONS = (
         # (libtpu 0.0.42: RET_CHECK of its verifier, shard_count = 1).
         bindings=("BATCH_SIZE=512",),
     ),
-    Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter", steps=("score",)),
-    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE, steps=("decode",)),
+    Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter", step="score"),
+    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE, step="decode"),
 )
 
 
@@ -136,65 +131,37 @@ def rows(configuration: Configuration, report: CompileReport) -> list[dict[str, 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Compile the known-good configurations.")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of CONFIGURATIONS")
-    parser.add_argument("--reports", type=Path, default=REPORTS, help="where reports are kept")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="of CONFIGURATIONS; they are compiled again",
+    )
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(configuration.name for configuration in CONFIGURATIONS))
     if unknown := set(options.only or ()) - set(names):
         parser.error(f"unknown {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
-    options.reports.mkdir(parents=True, exist_ok=True)
-    for configuration in CONFIGURATIONS:
-        if options.only and configuration.name not in options.only:
+    path = results_path("compile")
+    made = {(row["model"], row["split"]): row["config"] for row in read_results(path).rows}
+    for one in CONFIGURATIONS:
+        if options.only and one.name not in options.only:
             continue
-        report = _report(configuration, options.reports)
-        add_rows(results_path("compile"), rows(configuration, report))
+        is_made = made.get((one.name, one.step), "").startswith(f"`{one.command}`:")
+        if is_made and not options.only:
+            print(f"{one.name}, {one.step}: has rows already")
+            continue
+        report = compile_run(
+            one.topology,
+            slices=one.slices,
+            model=one.model,
+            tuning=one.tuning,
+            sharding=one.sharding,
+            bindings=one.bindings,
+            steps=(one.step,),
+        )
+        add_rows(path, rows(one, report))
         print(report.render() + "\n")
     return 0
-
-
-def _report(configuration: Configuration, folder: Path) -> CompileReport:
-    words = configuration.name.replace(",", "").split()
-    path = folder / ("_".join([*words, *configuration.steps]) + ".json")
-    if path.exists() and _is_of(report := read_report(path), configuration):
-        return report
-    report = compile_run(
-        configuration.topology,
-        slices=configuration.slices,
-        model=configuration.model,
-        tuning=configuration.tuning,
-        sharding=configuration.sharding,
-        bindings=configuration.bindings,
-        steps=configuration.steps,
-    )
-    path.write_text(report.to_json(), encoding="utf-8")
-    return report
-
-
-def _is_of(report: CompileReport, configuration: Configuration) -> bool:
-    """A report says what it was made of; an entry that was changed since is compiled anew."""
-    files = gin_files_of(
-        configuration.model, configuration.tuning, configuration.sharding, (), configuration.slices
-    )
-    asked = {
-        "name": parse_topology(configuration.topology).name,
-        "slices": configuration.slices,
-        "gin_files": files,
-        "bindings": _without_spaces(configuration.bindings),
-        "steps": set(configuration.steps),
-    }
-    made = {
-        "name": report.topology["name"],
-        "slices": report.topology["slices"],
-        "gin_files": report.run["gin_files"],
-        "bindings": _without_spaces(report.run["bindings"]),
-        "steps": {step.step for step in report.steps} | report.left_out.keys(),
-    }
-    return made == asked
-
-
-def _without_spaces(bindings: Sequence[str]) -> list[str]:
-    """As the command line hands them over, and as entries have them."""
-    return [binding.replace(" = ", "=", 1) for binding in bindings]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import optax
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.io.progress import progress_bar
@@ -261,10 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
                 "tokens_per_second": tokens / seconds[name],
                 "throughput_ratio": best_peer / seconds[name],
             }
-            print(f"{name}: {found}", flush=True)
-            rows = metric_rows(
-                found,
-                model=name,
+            rows = told_rows(
+                {name: found},
                 dataset="throughput",
                 split=split,
                 seed=None,

@@ -1,9 +1,9 @@
 """Scoring and generation on a CPU beside Hugging Face transformers and CTranslate2: one run.
 
-    python -m benchmarks.transformers_cpu [--gin_file FILE] [--turns 5]
+    python -m benchmarks.transformers_cpu [--turns 5]
 
-Needs the extra `parity` (torch, transformers, ctranslate2). All have the same weights, those of a
-gin file (T5 1.1 small unless said otherwise), random, written by `m6rec_jax.checkpoints`.
+Needs the extra `parity` (torch, transformers, ctranslate2). All are T5 1.1 small with the same
+random weights, written by `m6rec_jax.checkpoints`.
 
 *Scoring*: the mean log probability of each of 100 candidates of 16 tokens, `[BOS]` and `[EOS]`
 included, for one user of some 380 tokens. We take texts; the others are given tokens. Hugging Face
@@ -40,9 +40,9 @@ import jax
 import numpy as np
 
 from benchmarks.command_line import errors_told
-from benchmarks.decoding_cpu import greedy_program, random_variables, random_words, rows_of
+from benchmarks.decoding_cpu import greedy_program, random_variables, random_words
 from benchmarks.late_interaction import S, T, texts
-from benchmarks.results_file import add_rows, results_path
+from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
 from m6rec_jax.checkpoints.t5_tensors import Weights
@@ -375,11 +375,10 @@ def check_installed() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gin_file", default=GIN_FILE)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args(arguments)
     check_installed()
-    configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
+    configuration.parse_config([GIN_FILE], ["MODEL_DIR='unused'"])
     config = ModelConfig(dtype="float32")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -387,10 +386,11 @@ def main(arguments: list[str] | None = None) -> int:
         write_model(config, folder / "model")
         write_ctranslate2(folder, config.vocab_size)
         found = figures(measure(folder, options.turns))
-    measured: list[dict[str, Any]] = []
-    gin_file = Path(options.gin_file).as_posix()
+    measured: list[Row] = []
     for split, programs in found.items():
-        measured += rows_of(programs, "random histories", split, gin_file)
+        measured += told_rows(
+            programs, dataset="random histories", split=split, seed=None, gin_file=GIN_FILE
+        )
     add_rows(results_path("transformers_cpu"), measured)
     return 0
 

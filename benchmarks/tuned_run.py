@@ -25,12 +25,12 @@ class Run:
     """What one run gave.
 
     Attributes:
-      figures: on the test part; none where it was not asked.
+      figures: on the test part.
       curve: (step, AUC) on validation rows.
       trainable_share: of the backbone.
       seconds: of training, validations included.
       step: whose parameters were tested.
-      predictions: of the test part, as the task's job makes them; None where it was not asked.
+      predictions: of the test part, as the task's job makes them.
     """
 
     figures: Mapping[str, float]
@@ -72,8 +72,6 @@ def tune(
     seed: int,
     folder: Path,
     bindings: Sequence[str] = (),
-    *,
-    tested: bool = True,
 ) -> Run:
     """Trains, validates and tests one run in this process; its folder is removed.
 
@@ -85,7 +83,6 @@ def tune(
       seed: of initial values, dropout and the order of the data.
       folder: MODEL_DIR of the run; what lies there is removed first.
       bindings: further gin bindings.
-      tested: whether there are figures of the test part.
 
     Raises:
       KeyboardInterrupt: a signal stopped the training.
@@ -117,23 +114,20 @@ def tune(
     if result.stopped_by not in (None, EARLY_STOPPING):
         raise KeyboardInterrupt
     step = result.step if result.best_step is None else result.best_step
-    figures: Mapping[str, float] = {}
-    predictions = None
-    if tested:
-        variables = {"params": result.state.params, "prompts": result.state.prompts}
-        if result.best_step is not None:
-            variables = dict(restore_model(folder, step=step).variables)
-        evaluator = Evaluator(
-            configuration.macro("MIXTURE_OR_TASK_NAME"),
-            configuration.macro("TASK_FEATURE_LENGTHS"),
-            batch_size=64,
-            split=SPLIT,
-            limit=0,
-        )
-        (task,) = evaluator.tasks
-        predictions = evaluator.predict(task, result.model, variables)
-        figures = evaluator.metrics(task, predictions)
-        del variables, evaluator
+    variables = {"params": result.state.params, "prompts": result.state.prompts}
+    if result.best_step is not None:
+        variables = dict(restore_model(folder, step=step).variables)
+    evaluator = Evaluator(
+        configuration.macro("MIXTURE_OR_TASK_NAME"),
+        configuration.macro("TASK_FEATURE_LENGTHS"),
+        batch_size=64,
+        split=SPLIT,
+        limit=0,
+    )
+    (task,) = evaluator.tasks
+    predictions = evaluator.predict(task, result.model, variables)
+    figures = evaluator.metrics(task, predictions)
+    del variables, evaluator
     share = count_parameters(result.model.config, configuration.macro("TRAINABLE")).trainable_share
     curve = read_curve(folder / "metrics.jsonl")
     shutil.rmtree(folder)
@@ -213,20 +207,15 @@ def refuse_others(
       own: of the rows to come; see `conditions_of`. What is left out need not be alike.
 
     Raises:
-      DataError: rows of another foundation (or of none), or with other bindings, steps or settings,
-        are there.
+      DataError: rows of another foundation, or with other bindings, steps or settings, are there.
     """
     rows = list(rows)
-    if strangers := {row["model"] for row in rows if "foundation" not in row}:
-        raise DataError(
-            f"{path} has rows of {', '.join(sorted(strangers))} that come from no foundation: call "
-            "the model otherwise"
-        )
     others = {str(row["foundation"]) for row in rows} - {own["foundation"]}
     if others:
         raise DataError(
             f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} is "
-            f"{own['foundation']}: a study is of one foundation. Remove the file to begin another"
+            f"{own['foundation']}: a table is of one foundation. Take those rows out of the file "
+            "to begin another"
         )
     end = (
         "a table is of one budget. Give the same settings, or take those rows out of the file, and "

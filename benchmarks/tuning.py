@@ -2,7 +2,7 @@
 
     python -m benchmarks.tuning --foundation runs/foundation_answers
         [--tasks movielens_ctr film_plots_genre] [--methods full option_adapter] [--seeds 0 1 2]
-        [--gin.TRAIN_STEPS=480] [--force]
+        [--gin.TRAIN_STEPS=480]
 
 Every run starts from the same foundation (`python -m benchmarks.foundation --answers`), takes the
 steps of `gin_configs/studies/tuning/budget.gin` (`budget_of_texts.gin`) with the rate of its
@@ -183,8 +183,6 @@ def study(
     runs: Sequence[tuple[str, str, int]],
     output: Path,
     bindings: Sequence[str] = (),
-    *,
-    force: bool = False,
 ) -> list[Row]:
     """Makes the runs that are missing and writes the result file after each.
 
@@ -193,7 +191,6 @@ def study(
       runs: (task, method, seed).
       output: folder for runs while they train.
       bindings: gin bindings of every run.
-      force: make runs again that have rows.
 
     Returns:
       All rows of the file.
@@ -218,8 +215,6 @@ def study(
             steps = {"train_steps": conditions["train_steps"]}
             refuse_others(path, of_task, foundation, of_all | steps)
             alike = [row for row in rows if (row["task"], row["method"]) == (task, method)]
-            if force:
-                alike = [row for row in alike if row["seed"] != seed]
             refuse_others(path, alike, foundation, conditions)
             if any(row["seed"] == seed for row in alike):
                 continue
@@ -250,20 +245,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
-    parser.add_argument("--force", action="store_true", help="make runs again that have rows")
     options, bindings = with_bindings(parser, arguments)
     # Seeds first: after one of them every method can be compared on every task.
     runs = [
         (task, method, seed)
         for seed, task, method in itertools.product(options.seeds, options.tasks, options.methods)
     ]
-    study(
-        options.foundation.resolve(),
-        runs,
-        options.output.resolve(),
-        bindings,
-        force=options.force,
-    )
+    study(options.foundation.resolve(), runs, options.output.resolve(), bindings)
     return 0
 
 

@@ -29,6 +29,7 @@ from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.sources import fetch
 from m6rec_jax.data.splits import Split
+from m6rec_jax.io.atomic import atomic_file
 
 NAME = "movielens-100k"
 
@@ -79,9 +80,15 @@ def export(
         (dataset.items, dataset.spec.items.id, "item"),
     ):
         names = [f"{name}_id" if column == own_id else column for column in table.column_names]
-        pq.write_table(table.rename_columns(names), output / f"{name}s.parquet")
-    pq.write_table(pa.table(columns), output / "events.parquet")
+        _write(table.rename_columns(names), output / f"{name}s.parquet")
+    _write(pa.table(columns), output / "events.parquet")
     return counts
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    # A study that runs beside this command may read the file.
+    with atomic_file(path) as scratch:
+        pq.write_table(table, scratch)
 
 
 def _names(codes: np.ndarray) -> pa.Array:

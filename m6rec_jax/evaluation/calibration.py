@@ -253,26 +253,19 @@ def exit_scores(
     )
 
 
-def cheapest(
-    scores: ExitScores,
-    max_loss: float,
-    *,
-    thresholds: Sequence[float] = SCORING_THRESHOLDS,
-    depths: Sequence[int] | None = None,
-) -> ExitSettings:
+def cheapest(scores: ExitScores, max_loss: float) -> ExitSettings:
     """The settings that run the fewest layers and lose no more; of equals the best ones.
 
     Args:
       scores: of validation rows.
       max_loss: of AUC, relative to that of the last exit.
-      thresholds, depths: what is tried beside `NEVER` and, where depths are None, all of them.
     """
     num_exits = scores.probabilities.shape[1]
     least = scores.auc(ExitSettings(NEVER, num_exits)) * (1.0 - max_loss)
 
     def tried() -> Iterator[tuple[float, float, ExitSettings]]:
-        for depth in depths or range(1, num_exits + 1):
-            for threshold in (*thresholds, NEVER):
+        for depth in range(1, num_exits + 1):
+            for threshold in (*SCORING_THRESHOLDS, NEVER):
                 settings = ExitSettings(threshold, depth)
                 quality = scores.auc(settings)
                 if quality >= least:

@@ -219,16 +219,6 @@ def test_two_commands_do_not_make_the_same_study(root, run, monkeypatch):
     assert len(waited) == 1
 
 
-def test_rows_of_another_foundation_are_named(tmp_path: Path) -> None:
-    row = {"model": "m", "gin_file": None, "config": "c", "dataset": "d", "split": "s"}
-    row |= {"seed": 0, "metric": "auc", "value": 0.5}
-    head = {"command": "c", "commit": "c", "hardware": "h", "date": "2026-11-01"}
-    for name, foundation in (("foundation", "aa"), ("jobs", "bb"), ("tuning", "aa")):
-        rows = [row | {"foundation": foundation}]
-        (tmp_path / f"{name}.json").write_text(json.dumps(head | {"rows": rows}))
-    assert page_of.of_other_foundations(tmp_path) == ["jobs (bb)"]
-
-
 def test_every_module_that_writes_rows_is_planned() -> None:
     folder = ROOT / "benchmarks"
     writing = {

@@ -1,7 +1,12 @@
 """What the study asks, and that it would notice if something went wrong."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 from benchmarks.batch_inference import (
     DATASET,
     Sample,
+    _a_worker,
     check_output,
     memory_growth,
     watch,
@@ -97,3 +103,21 @@ def test_a_process_is_killed_when_half_is_done(tmp_path: Path) -> None:
         watch([sys.executable, "-c", fails], progress)
     with pytest.raises(DataError, match="exit status 0"):
         watch([sys.executable, "-c", ""], tmp_path / "none", kill_at=5)
+
+
+def test_only_a_worker_of_the_command_itself_is_killed() -> None:
+    command = subprocess.Popen(["bash", "-c", "(exec -a ray::_Worker sleep 30) & wait"])
+    others = subprocess.Popen(["bash", "-c", "exec -a ray::_Worker sleep 30"])
+    until, found = time.monotonic() + 10, 0
+    while not found and time.monotonic() < until:
+        time.sleep(0.05)
+        with contextlib.suppress(DataError):  # it has not begun yet
+            found = _a_worker(command.pid)
+    try:
+        assert found not in (0, others.pid)
+        os.kill(found, signal.SIGKILL)
+        command.wait(10)
+    finally:
+        for process in (command, others):
+            process.kill()
+            process.wait()

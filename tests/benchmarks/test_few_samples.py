@@ -39,7 +39,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     runs: list[tuple[str, str, int]] = []
 
     @contextmanager
-    def prepared_sample(sample: Sample, keep: bool) -> Iterator[SimpleNamespace]:
+    def prepared_sample(sample: Sample) -> Iterator[SimpleNamespace]:
         runs.append(("prepare", sample.label, sample.seed))
         yield SimpleNamespace(manifest={"split": {"name": sample.label}})
 
@@ -85,13 +85,7 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     done = len(made)
     assert few_samples.main(arguments) == 0
     assert len(made) == done
-    assert few_samples.main([*arguments, "--methods", "means", "--force"]) == 0
-    assert {run[0] for run in made[done:]} == {"prepare"}
-    other = [*arguments, "--foundation", str(tmp_path / "other")]
-    assert few_samples.main(other) == 2
-    with pytest.raises(SystemExit):  # one name for two ways of tuning
-        few_samples.main([*other, "--model", "of another"])
-    assert few_samples.main([*other, "--model", "of another", "--methods", "tuning"]) == 0
+    assert few_samples.main([*arguments, "--foundation", str(tmp_path / "other")]) == 2
 
 
 def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path: Path) -> None:
@@ -114,22 +108,6 @@ def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path:
     assert found[TUNED]["value"] == pytest.approx(runs[0].figures["auc"], abs=1e-6)
 
 
-def test_titles_alone_are_a_study_of_their_own(made, tmp_path: Path, monkeypatch) -> None:
-    asked: list[list[str]] = []
-
-    def tune(files: list[str], *given: object) -> Run:
-        asked.append(files)
-        return run_of(0)
-
-    monkeypatch.setattr(few_samples, "tune", tune)
-    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "0"]
-    assert few_samples.main([*arguments, "--methods", "user_mean", "tuning", "--titles"]) == 0
-    assert asked == [[TUNINGS["tuning"].gin_file, few_samples.TITLES]]
-    assert not (tmp_path / "few_samples.json").exists()
-    rows = read_results(tmp_path / "few_samples_titles.json").rows
-    assert {row["model"] for row in rows} == {few_samples.USER_MEAN, TUNED}
-
-
 def test_what_another_command_made_meanwhile_is_not_made_again(
     made, tmp_path: Path, monkeypatch
 ) -> None:
@@ -138,10 +116,10 @@ def test_what_another_command_made_meanwhile_is_not_made_again(
     prepared_sample = few_samples.prepared_sample
 
     @contextmanager
-    def after_another(sample: Sample, keep: bool) -> Iterator[SimpleNamespace]:
+    def after_another(sample: Sample) -> Iterator[SimpleNamespace]:
         monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
         assert few_samples.main(arguments) == 0
-        with prepared_sample(sample, keep) as prepared:
+        with prepared_sample(sample) as prepared:
             yield prepared
 
     monkeypatch.setattr(few_samples, "prepared_sample", after_another)
@@ -153,14 +131,11 @@ def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
     assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
     assert Sample(None, 2).split() == Sample(None, 0).split()
-    # Without statistics histories tell what the user thought of all films.
-    assert Split.parse(Sample(256, 2, titles=True).split()).options == {"n": 256, "seed": 2}
 
 
-@pytest.mark.parametrize("titles", [False, True])
 @pytest.mark.parametrize("method", TUNINGS)
-def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
-    files = TUNINGS[method].files(titles)
+def test_files_of_the_study_fit_together(method: str) -> None:
+    files = [TUNINGS[method].gin_file]
     configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
     assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
     assert gin.query_parameter("Validation.best_metric") == "validation/auc"
@@ -170,6 +145,5 @@ def test_files_of_the_study_fit_together(method: str, titles: bool) -> None:
     whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
     assert all(any(name in leaf for leaf in names) for name in whole)
     assert (config.prompts.embedding_rank > 0) == (method == "averaged")
-    configuration.parse_config([few_samples.TITLES_PREPARE if titles else few_samples.PREPARE])
-    candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
-    assert ("{awards}" in candidate) != titles
+    configuration.parse_config([few_samples.PREPARE])
+    assert "{awards}" in gin.query_parameter("PrepareOptions.template")["candidate"]

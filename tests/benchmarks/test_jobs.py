@@ -208,6 +208,8 @@ def test_a_job_may_be_asked_of_another_foundation(calls, tmp_path: Path, capsys)
     other = [*asked[:-1], str(tmp_path / "others")]
     assert run(tmp_path, *other) == 2
     assert "has rows of the foundation books" in capsys.readouterr().err
+    # Tables of other jobs stay as they are.
+    assert run(tmp_path, "--foundation", str(tmp_path / "others"), "--jobs", "explanation") == 0
 
 
 def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp_path) -> None:
@@ -291,7 +293,8 @@ def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
         for known in [of_seed(seed)]
     ]
     path = tmp_path / "r.json"
-    add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
+    made = {"command": "c", "commit": "0", "hardware": "h", "date": "2026-11-25"}
+    add_rows(path, [row | made for row in rows])
     same, _, head, _, *lines = comparison_table(read_results(path).rows).splitlines()
     assert same == "d, `t`: [`a.gin`](../a.gin), ours; 2 seeds, 2026-11-25."
     assert head.startswith("| metric | ours | best baseline |")

@@ -1,10 +1,13 @@
 """The examples over seeds: what is run, with which files, and what is kept."""
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import movielens
+from benchmarks.locks import locked
 from benchmarks.results_file import read_results
 from tests.benchmarks.conftest import recorded
 
@@ -76,3 +79,23 @@ def test_seconds_of_an_interrupted_run_are_not_told(calls, tmp_path: Path) -> No
     (interrupted / "checkpoints").mkdir(parents=True)
     assert [call[0] for call in calls] == ["train"]
     assert movielens.train("a.gin", interrupted) is None
+
+
+def test_data_are_made_by_one_study_at_a_time(tmp_path: Path, monkeypatch) -> None:
+    ran = threading.Event()
+
+    def run(*given: object, **settings: object) -> SimpleNamespace:
+        ran.set()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(movielens.subprocess, "run", run)
+    other = threading.Thread(target=movielens.m6rec, args=("data", "prepare"))
+    with locked(tmp_path):
+        movielens.m6rec("eval")
+        assert ran.is_set()
+        ran.clear()
+        other.start()
+        assert not ran.wait(0.3)
+    assert ran.wait(10)
+    other.join()

@@ -35,8 +35,8 @@ def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any)
                 }
                 | changes,
             )
-            rows = [row | known for row in rows]
-            results_file.add_rows(folder / f"{name}.json", rows, **STAMP)
+            rows = [row | known | STAMP for row in rows]
+            results_file.add_rows(folder / f"{name}.json", rows)
 
 
 def run(folder: Path, *flags: str) -> int:
@@ -111,8 +111,8 @@ def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
                     seed=seed,
                     config="defaults",
                 )
-                rows = [row | {"samples": samples} for row in rows]
-                results_file.add_rows(folder / "x.json", rows, **STAMP)
+                rows = [row | {"samples": samples} | STAMP for row in rows]
+                results_file.add_rows(folder / "x.json", rows)
     calls = ('table_by("samples", "auc")', 'lines_by("samples", "auc")')
     (folder / "x.md").write_text("# X\n\n" + "\n\n".join(f"{{{{ {call} }}}}" for call in calls))
     text = page(folder)
@@ -131,15 +131,21 @@ def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
         curve = [[10, 0.6 + seed / 10], [20, 0.8]]
         known = {"curve": curve, "trainable_share": 0.01, "steps_to_90_percent": [10, None][seed]}
         rows = results_file.metric_rows(
-            {"auc": 0.7}, model="FM", dataset="d", split="s", seed=seed, config="defaults"
+            {"auc": 0.7},
+            model="FM",
+            dataset="d",
+            split="s",
+            seed=seed,
+            config="defaults",
+            seconds=[5.0, None][seed],
         )
-        results_file.add_rows(folder / "x.json", [row | known for row in rows], **STAMP)
-    calls = ('table(["auc", "steps_to_90_percent"])', 'curves("auc")')
+        results_file.add_rows(folder / "x.json", [row | known | STAMP for row in rows])
+    calls = ('table(["auc", "steps_to_90_percent", "seconds"])', 'curves("auc")')
     calls += ('trade_off("trainable_share", "auc")',)
     (folder / "x.md").write_text("# X\n\n" + "\n\n".join(f"{{{{ {call} }}}}" for call in calls))
     text = page(folder)
     # A seed without the figure: no mean of the others.
-    assert line(text, "FM")[2] == "–"
+    assert line(text, "FM")[2:4] == ["–", "–"]
     _, pictures = render_results.render(folder, folder.parent / "docs" / "results.md")
     by_step, by_share = pictures.values()
     assert by_step.panels == (("d", (("FM", ((10, pytest.approx(0.65)), (20, 0.8))),)),)
@@ -180,8 +186,8 @@ def test_a_figure_may_be_of_a_baseline(folder: Path) -> None:
         rows = results_file.metric_rows(
             {"auc": 0.7}, model="FM", dataset="d", split="s", seed=seed, config="defaults"
         )
-        rows = [row | {"baselines": {"mean": other}} for row in rows]
-        results_file.add_rows(folder / "x.json", rows, **STAMP)
+        rows = [row | {"baselines": {"mean": other}} | STAMP for row in rows]
+        results_file.add_rows(folder / "x.json", rows)
     (folder / "x.md").write_text('# X\n{{ figure("FM", "auc", baseline="mean") }}')
     assert "\n0.5500\n" in page(folder)
     (folder / "x.md").write_text('# X\n{{ figure("FM", "auc", baseline="other") }}')

@@ -30,7 +30,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def add(path: Path, *rows: dict[str, Any], **changes: str) -> results_file.Results:
-    return results_file.add_rows(path, rows, **(STAMP | changes))
+    return results_file.add_rows(path, [STAMP | changes | row for row in rows])
 
 
 def test_a_rerun_replaces_all_rows_of_its_run_and_no_others(tmp_path: Path) -> None:
@@ -63,14 +63,9 @@ def test_older_rows_keep_their_own_provenance(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"value": float("nan")}, "finite"),
-        ({"value": "0.5"}, "'value' must be int or float"),
-        ({"value": True}, "'value' must be"),
-        ({"seed": 1.5}, "'seed' must be int or null"),
         ({"config": None}, "neither a 'gin_file'"),
         ({"gin_file": "/home/x.gin"}, "relative to the repository"),
         ({"gin_file": "../x.gin"}, "relative to the repository"),
-        ({"date": "yesterday"}, "'date' is 'yesterday'"),
-        ({"model": None}, "'model' must be str"),
     ],
 )
 def test_a_bad_row_is_refused_and_nothing_is_written(
@@ -86,11 +81,8 @@ def test_a_bad_row_is_refused_and_nothing_is_written(
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "not an object"),
-        (json.dumps({**STAMP, "rows": {}}), "'rows' must be a list"),
-        (json.dumps({**STAMP, "commit": "", "rows": []}), "'commit' must be a text"),
-        (json.dumps({**STAMP, "date": "1/2/26", "rows": []}), "not a date"),
-        (json.dumps({**STAMP, "rows": [], "colour": 1}), "unknown keys"),
+        (json.dumps({"rows": [row()]}), "command, commit, date, hardware missing"),
+        (json.dumps({**STAMP, "rows": [row(), {"model": "FM"}]}), "row 1: dataset, .* missing"),
         (json.dumps({**STAMP, "rows": [row(), row()]}), "row 1: .* stands in row 0"),
     ],
 )
@@ -119,6 +111,11 @@ def test_hardware_names_the_machine_but_not_whose_it_is() -> None:
     assert "numpy " in text
     assert socket.gethostname() not in text
     assert os.sep not in text.replace("CPU @", "")
+
+
+def test_what_is_not_installed_has_no_version() -> None:
+    told = provenance.versions(["no-such-library", "numpy"])
+    assert re.fullmatch(r"Python [\d.]+, numpy \S+", told)
 
 
 @pytest.mark.parametrize(

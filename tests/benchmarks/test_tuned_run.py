@@ -53,8 +53,3 @@ def test_conditions_are_those_of_the_files_and_bindings(tmp_path: Path) -> None:
     found = tuned_run.conditions_of("aa", [name], ["--gin.TRAIN_STEPS=480"], ["--gin.RATE=2.0"])
     assert found.pop("configuration") != first
     assert found == OWN
-
-
-def test_a_models_name_is_not_that_of_what_has_no_foundation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="rows of FM that come from no foundation"):
-        tuned_run.refuse_others(tmp_path / "x.json", [{"model": "FM"}], tmp_path, OWN)
