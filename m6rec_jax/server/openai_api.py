@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -61,10 +62,10 @@ def routes(server: Server) -> APIRouter:
         """Texts for users that are described in text."""
         if not body.stream:
             async with asking(server, request) as asked:
-                return await _complete(asked, body)
+                return await _complete(server, asked, body)
         asked = Asking(server, request)
         try:
-            task, accepted = await _accept_completion(asked, body)
+            task, accepted = await _accept_completion(server, asked, body)
             if len(accepted) != 1:
                 raise ApiError(400, "unsupported", "one prompt is streamed at a time", "prompt")
         except BaseException:
@@ -152,11 +153,21 @@ def _base64(vector: np.ndarray) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[str, list[Accepted]]:
+async def _accept_completion(
+    server: Server, asked: Asking, body: schemas.Completion
+) -> tuple[str, list[Accepted]]:
     task = writing_task(asked, body.model)
+    wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
+    if isinstance(body.prompt, dict):
+        server.limits.check(body.prompt, "prompt.")
+        row = body.prompt | {"candidates": [body.item or {}]}
+        try:
+            one = await asked.accept(row, task, "generation", body.seed or 0)
+        except RejectedRow as problem:
+            raise _of_item(problem, "candidates") from None
+        return task, [one._replace(wanted=wanted)]
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
-    wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
     accepted = [
         await asked.accept_text(
             *(_segments(text), task, "generation"),
@@ -178,13 +189,18 @@ def _item(snapshot: Snapshot, entry: schemas.AnyItem | None, task: str) -> Item:
             item = snapshot.service.item(entry, task=task, job="generation")
         answerer.check_item(item, task)
     except RejectedRow as problem:
-        said = str(problem).replace("'items[0]", "'item")
-        raise RejectedRow(problem.kind, said) from None
+        raise _of_item(problem, "items") from None
     return item
 
 
-async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
-    task, accepted = await _accept_completion(asked, body)
+def _of_item(problem: RejectedRow, name: str) -> RejectedRow:
+    """What is wrong with the one entry of a list, said of `item`."""
+    said = re.sub(rf"^'{name}(\[0\])?", "'item", str(problem))
+    return RejectedRow(problem.kind, said)
+
+
+async def _complete(server: Server, asked: Asking, body: schemas.Completion) -> dict[str, Any]:
+    task, accepted = await _accept_completion(server, asked, body)
     results: Sequence[Any] = await asked.answer(*accepted)
     choices, written = [], 0
     for index, result in enumerate(results):

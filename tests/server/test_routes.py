@@ -135,6 +135,28 @@ def test_writes(client: TestClient, service: Service) -> None:
     assert [text["text"] for text in one["texts"]] == answer(service, request(3), "contents").texts
 
 
+def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestClient) -> None:
+    """What a text tells of liked items is known of a request, not of a history as text."""
+    liked = [{"item": "f0", "time": 5.0, "value": 5}, {"item": "f1", "time": 6.0, "value": 1}]
+    row = {"user": {"taste": "comedy"}, "behaviours": liked}
+    found = post(client, "/v1/explain", row | {"candidates": ["f3", "f4"]})
+    assert [text["text"] for text in found["texts"]] == ["comedy again", ""]
+    body = {"model": "reasons", "prompt": row, "item": "f3"}
+    whole = post(client, "/v1/completions", body)
+    assert whole["choices"][0]["text"] == "comedy again"
+    assert whole["usage"]["prompt_tokens"] > 0
+    lines = client.post("/v1/completions", json=body | {"stream": True}).text.split("\n\n")
+    events = [
+        json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
+    ]
+    assert "".join(event["choices"][0]["text"] for event in events) == "comedy again"
+    for item, code in ((None, "missing_field"), ("f99", "unknown_item")):
+        assert failed(client, "/v1/completions", body | {"item": item}) == (422, code, "item")
+    assert failed(
+        client, "/v1/completions", body | {"prompt": row | {"exclude": ["f1"] * 10_001}}
+    ) == (*(422, "too_many", "prompt.exclude"),)
+
+
 def test_a_request_without_a_history_is_of_now(client: TestClient) -> None:
     body = {"task": "ctr", "user": {"taste": "comedy"}, "candidates": ["f1"]}
     assert len(post(client, "/v1/score", body)["items"]) == 1

@@ -3,7 +3,7 @@
 import { $, make, runOnce } from "./elements.js";
 
 const TOKEN = "m6rec-token";
-const state = { models: [], catalogue: null, read: [], candidates: null, history: null };
+const state = { models: [], catalogue: null, candidates: null, history: null };
 
 function say(text) {
   $("status").textContent = text;
@@ -320,13 +320,13 @@ function body() {
       time: now - 3600 * (history.length - index),
       ...(state.catalogue.value === null ? {} : { value: Number(value) }),
     })),
-    debug: true,
   };
 }
 
 async function rank() {
   const { route, task } = JSON.parse($("how").value);
-  const given = { task, ...body() };
+  const asked = body();
+  const given = { task, ...asked, debug: true };
   let described = null;
   if (route === "score") {
     if (!state.candidates.length) throw new Problem("Add candidates to be ranked first.", 0);
@@ -342,14 +342,14 @@ async function rank() {
     about: described ? described[index] : item.id,
   }));
   if (described) items.sort((a, b) => b.score - a.score);
-  state.read = answer.debug.read[0].history;
-  showItems(items);
+  showItems(items, asked);
   showDetails(answer);
   say(`${items.length} items are ranked.`);
   $("results-title").focus();
 }
 
-function showItems(items) {
+/** Shows what a request was answered with. */
+function showItems(items, asked) {
   $("no-results").hidden = items.length > 0;
   $("no-results").textContent = "Nothing was found.";
   const scores = items.map(({ score }) => score);
@@ -368,7 +368,7 @@ function showItems(items) {
       ],
     });
     const text = make("p", { className: "text", "aria-live": "polite" });
-    if ($("writer").value) head.append(writeButton(item, text));
+    if ($("writer").value) head.append(writeButton(item, asked, text));
     return make("li", {
       children: [head, make("div", { className: "track", children: [bar], "aria-hidden": "true" }), text],
     });
@@ -377,7 +377,7 @@ function showItems(items) {
 
 const shown = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.toFixed(3) : score.toExponential(1));
 
-function writeButton(item, text) {
+function writeButton(item, asked, text) {
   const button = make("button", { type: "button" });
   function name() {
     const writer = state.models.find(({ id }) => id === $("writer").value);
@@ -391,8 +391,8 @@ function writeButton(item, text) {
     text.textContent = "…";
     let whole = "";
     try {
-      const asked = { model: $("writer").value, prompt: state.read.join("\n"), item: item.about };
-      for await (const event of stream("v1/completions", asked)) {
+      const given = { model: $("writer").value, prompt: asked, item: item.about };
+      for await (const event of stream("v1/completions", given)) {
         whole += event.choices.length ? event.choices[0].text : "";
         text.textContent = whole || "…";
       }
