@@ -81,6 +81,10 @@ class Snapshot:
             pairs.append((task, "embeddings"))
         self._pairs = frozenset(pairs)
         self._jobs = {job for _, job in pairs if job != "title_recommendation"}
+        if "likelihood" in jobs:  # of any task: its programs depend on none
+            scorer = service.parts.likelihood_scorer()
+            service.parts.warm_once(scorer.program_name, scorer.warm_up)
+            self._jobs.add("likelihood")
         for task, job in pairs:
             if job != "embeddings":  # of text, which takes no data
                 self.describe(task, job)

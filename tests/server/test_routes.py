@@ -19,9 +19,11 @@ from m6rec_jax.server import vertex
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.snapshots import Snapshot
 from m6rec_jax.server.tracing import with_spans
-from m6rec_jax.serving.service import Service
-from tests.server import served
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.server import served as served_folder
+from tests.serving import served_films
 from tests.serving.served_films import request
 
 # Alone and together the same program runs, up to the order of sums.
@@ -65,6 +67,19 @@ def test_scores(client: TestClient, service: Service) -> None:
         assert found["data"] == service.parts.data(task).fingerprint
     zero_shot = post(client, "/v1/score", request(3) | {"task": "ctr", "job": "likelihood"})
     assert_items(zero_shot["items"], answer(service, request(3), "ctr", "likelihood"))
+
+
+def test_likelihood_is_asked_of_a_model_without_scorers(
+    served: Path, folder: Path, tmp_path: Path
+) -> None:
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["letters"])
+    options = ServiceOptions(prepared=str(folder / "data"), batch_sizes=(1,))
+    service = Service.open(run, options=options)
+    snapshot = Snapshot(service, 1, ["likelihood"])
+    programs = service.num_compilations
+    (found,) = service.answer([snapshot.accept(request(3), "letters", "likelihood")])
+    assert len(found.columns()["probabilities"]) == len(request(3)["candidates"])
+    assert service.num_compilations == programs > 0
 
 
 def test_zero_shot_reranks_by_probability(client: TestClient) -> None:
@@ -226,7 +241,7 @@ def test_vertex_ai_names_the_routes(
 ) -> None:
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1:predict")
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/v1/endpoints/1")
-    found = served.make_server(None, Path())
+    found = served_folder.make_server(None, Path())
     found.snapshots._current = server.snapshots.current
     own = TestClient(make_app(found))
     assert vertex.predict_route() == "/v1/endpoints/1:predict"
@@ -237,7 +252,7 @@ def test_vertex_ai_names_the_routes(
 
 
 def test_nobody_waits_for_a_model_that_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loading = served.make_server(None, folder)
+    loading = served_folder.make_server(None, folder)
     own = TestClient(make_app(loading))
     assert own.get("/healthz").status_code == 200
     assert own.get("/readyz").status_code == 503
