@@ -40,7 +40,9 @@ def routes(server: Server) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """All tasks, with the jobs that can be asked of them; `dialogue` of `m6rec` is a chat."""
+        """All tasks, with the jobs that can be asked of them and the data set whose items they
+        know; `dialogue` of `m6rec` is a chat.
+        """
         return {"object": "list", "data": _models(server.snapshots.current)}
 
     @router.get("/v1/models/{name}")
@@ -100,13 +102,16 @@ def routes(server: Server) -> APIRouter:
 
 def _models(snapshot: Snapshot) -> list[dict[str, Any]]:
     jobs = ["dialogue"] if snapshot.conversation else []
-    found: dict[str, dict[str, Any]] = {ANY_TASK: {"kind": "", "writing": "", "jobs": jobs}}
+    found: dict[str, dict[str, Any]] = {ANY_TASK: {"jobs": jobs}}
     for name, settings in snapshot.tasks.items():
-        own = {"writing": settings.writing, "jobs": snapshot.jobs(name)}
-        found[name] = {"kind": settings.kind} | own
+        found[name] = {"kind": settings.kind, "writing": settings.writing}
+        found[name]["jobs"] = snapshot.jobs(name)
+        if data := snapshot.data_of(name):
+            found[name]["data_set"] = data.spec.name
         if settings.kind == "retrieval":
-            found[f"{name}{_ITEMS}"] = {"kind": "embeddings", "writing": "", "jobs": []}
+            found[f"{name}{_ITEMS}"] = {"kind": "embeddings"}
     head = {"object": "model", "created": int(snapshot.since), "owned_by": "m6rec"}
+    head |= {"kind": "", "writing": "", "jobs": [], "data_set": ""}
     return [{"id": name} | head | own for name, own in found.items()]
 
 
