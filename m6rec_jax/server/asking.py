@@ -78,14 +78,14 @@ class Asking:
         self._segments = self.snapshot.segment_counts()
 
     async def accept(
-        self, row: Mapping[str, Any], task: str, job: str, number: int = 0
+        self, row: Mapping[str, Any], task: str, job: str, number: int = 0, *, again: bool = False
     ) -> Accepted:
-        """See `Snapshot.accept`."""
+        """See `Snapshot.accept`; `again`: another task has counted what this request lacks."""
         began = time.monotonic()
         accepted = await run_in_threadpool(self.snapshot.accept, row, task, job, number)
         self._seconds["accept"] += time.monotonic() - began
         self._accepted.append(accepted)
-        for gap in accepted.request.gaps:
+        for gap in () if again else accepted.request.gaps:
             self._metrics.gaps.labels(gap).inc()
         return accepted
 

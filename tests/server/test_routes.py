@@ -116,7 +116,7 @@ def test_retrieves(client: TestClient, service: Service) -> None:
 
 
 def test_recommends_what_was_found_reranked_and_scored(
-    client: TestClient, service: Service
+    client: TestClient, service: Service, server: Server
 ) -> None:
     row = request(5) | {"k": 3}
     found = post(client, "/v1/recommend", row | {"scorer": ""})
@@ -132,6 +132,11 @@ def test_recommends_what_was_found_reranked_and_scored(
     assert [item["id"] for item in found["items"]] == [item.id for item in best]
     for item in found["items"]:
         assert item["retrieval_score"] == pytest.approx(of_id[item["id"]], abs=SAME)
+    # What a request lacks counts once, however many tasks answer it.
+    gaps = server.metrics.gaps.labels("no_behaviours")._value
+    before = gaps.get()
+    assert post(client, "/v1/recommend", {})["scored_by"]["task"] == "ctr"
+    assert gaps.get() == before + 1
 
 
 def test_recommends_by_titles(client: TestClient, service: Service) -> None:
