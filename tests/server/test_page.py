@@ -116,7 +116,7 @@ def test_cached_segments_are_shown_and_metrics(shop_vocabulary: Any, tmp_path: P
     assert cache is not None
     text = client.get("/metrics").text
     for pool, counts in cache.counts().items():
-        for outcome in ("hits", "host_hits", "store_hits", "computed", "evicted"):
+        for outcome in ("hits", "store_hits", "computed", "evicted"):
             labels = f'{{outcome="{outcome}",pool="{pool}"}}'
             assert f"m6rec_segments_total{labels} {getattr(counts, outcome)}.0" in text
         for name, number in cache.usage()[pool].items():
@@ -228,7 +228,7 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     assert_fits(tab, width)
     picture(tab, f"ranked-{width}")
     # As of a model with late interaction, which the films' has not.
-    counts = {"hits": 5, "host_hits": 4, "store_hits": 3, "computed": 2, "evicted": 1}
+    counts = {"hits": 5, "store_hits": 3, "computed": 2, "evicted": 1}
     debug = {
         "read": [],
         "milliseconds": {"accept": 1, "wait": 2, "run": 3, "total": 7},
