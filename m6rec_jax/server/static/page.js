@@ -245,7 +245,7 @@ async function start() {
   try {
     state.models = (await ask("v1/models")).data;
     fillHow();
-    state.dataSet = null;
+    state.dataSet = null; // a server that wants another token may have other data
     await useCatalogue();
   } catch (error) {
     if (error.status === 503) {
@@ -360,7 +360,9 @@ async function rank() {
   } else {
     given.k = Number($("k").value);
   }
+  const { dataSet } = state;
   const answer = await ask(`v1/${route}`, given);
+  if (dataSet !== state.dataSet) return; // a task of another was chosen since
   const items = answer.items.map((item, index) => ({
     ...item,
     title: item.title || (described ? state.candidates[index].title : item.id),
