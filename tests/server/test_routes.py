@@ -135,7 +135,8 @@ def test_recommends_what_was_found_reranked_and_scored(
     # What a request lacks counts once, however many tasks answer it.
     gaps = server.metrics.gaps.labels("no_behaviours")._value
     before = gaps.get()
-    assert post(client, "/v1/recommend", {})["scored_by"]["task"] == "ctr"
+    nobody = {"user": {"taste": "comedy"}}
+    assert post(client, "/v1/recommend", nobody)["scored_by"]["task"] == "ctr"
     assert gaps.get() == before + 1
 
 
