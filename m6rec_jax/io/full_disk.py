@@ -26,7 +26,7 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, *_errors_of_databases()) as error:
+    except _kinds() as error:
         if isinstance(error, OSError) and error.errno not in _NUMBERS:
             raise
         named = " or ".join(str(path) for path in paths if path is not None)
@@ -41,8 +41,9 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
         ) from error
 
 
-def _errors_of_databases() -> tuple[type[Exception], ...]:
+def _kinds() -> tuple[type[Exception], ...]:
+    """Errors that may tell of a full disk."""
     duckdb = sys.modules.get("duckdb")  # who did not import it meets none; servers do without it
     if duckdb is None:
-        return ()
-    return duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException
+        return (OSError,)
+    return OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException
