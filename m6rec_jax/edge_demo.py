@@ -29,8 +29,8 @@ from m6rec_jax.text.writing_templates import common_values
 
 MODEL = Path(__file__).parent / "edge_model" / "films.m6rec"
 LIKED = ("Alien", "Blade Runner", "The Terminator")
-# Films that are found by the towers and ordered by the scorer.
-_FOUND = 64
+# Films that are found by the towers and ordered by the scorer, at least; and that may be asked for.
+_FOUND, MOST = 64, 100
 _DAY = 86_400.0
 # Titles at least so alike are taken for misspelt ones.
 _MISSPELT, _NEAR = 0.85, 0.6
@@ -127,14 +127,14 @@ class EdgeDemo:
     def recommend(
         self, liked: Sequence[Item], disliked: Sequence[Item] = (), k: int = 10
     ) -> list[Recommended]:
-        """The k items likeliest to be liked of those that may well be watched next."""
+        """The k items, at most `MOST`, likeliest to be liked of those that may be watched next."""
         now = time.time()
         values = [*((item, 0.0) for item in disliked), *((item, 1.0) for item in liked)]
         history = [
             {"item": item.id, "time": now - (len(values) - n) * _DAY, "value": value}
             for n, (item, value) in enumerate(values)
         ]
-        found = self.retrieve(_FOUND, history=history, time=now)
+        found = self.retrieve(max(_FOUND, k), history=history, time=now)
         scored = self.score([one.id for one in found], history=history, time=now)
         best = sorted(scored, key=lambda one: -one.score)[:k]
         return [self._recommended(self.items[one.id], one.score, liked) for one in best]

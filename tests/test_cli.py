@@ -61,7 +61,8 @@ def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--edge", "--count", "0"], "--count 0: at least one film is recommended"),
+        (["--edge", "--count", "0"], "--count 0: from 1 to 100 films are recommended"),
+        (["--edge", "--count", "101"], "--count 101: from 1 to 100 films are recommended"),
         (["--edge", "--seed", "0"], "--seed is for `m6rec demo` without --edge"),
     ],
 )

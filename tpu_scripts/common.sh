@@ -129,6 +129,26 @@ common_option() {
   esac
 }
 
+# Of a script: takes an option of its own; says in CONSUMED how many words it took, where not two.
+own_option() { return 1; }
+
+# Takes all options. What stands after -- goes into ARGUMENTS, where a script has takes_arguments=1.
+takes_arguments=0
+ARGUMENTS=()
+parse_options() {
+  split_equals "$@"
+  set -- "${WORDS[@]}"
+  while (($#)); do
+    if [[ $1 == -- ]] && ((takes_arguments)); then
+      ARGUMENTS=("${@:2}")
+      return
+    fi
+    CONSUMED=2
+    own_option "$@" || common_option "$@" || unknown_argument "$1"
+    shift "$CONSUMED"
+  done
+}
+
 need_whole_number() {
   [[ $2 =~ ^[0-9]+$ ]] || fail "$1 $(quote "$2") is not a whole number"
 }

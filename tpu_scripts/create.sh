@@ -90,24 +90,20 @@ wait_until_active() {
   done
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
+own_option() {
   case $1 in
-    --accelerator-type) need_value "$@" && accelerator_type=$2 && shift 2 ;;
-    --runtime-version) need_value "$@" && runtime_version=$2 && shift 2 ;;
-    --create-option) need_value "$@" && create_flags+=("$2") && shift 2 ;;
-    --spot) spot=1 && shift ;;
-    --no-wait) wait=0 && shift ;;
-    --poll) need_value "$@" && poll=$2 && shift 2 ;;
-    --timeout) need_value "$@" && timeout=$2 && shift 2 ;;
-    *) unknown_argument "$1" ;;
+    --accelerator-type) need_value "$@" && accelerator_type=$2 ;;
+    --runtime-version) need_value "$@" && runtime_version=$2 ;;
+    --create-option) need_value "$@" && create_flags+=("$2") ;;
+    --spot) spot=1 CONSUMED=1 ;;
+    --no-wait) wait=0 CONSUMED=1 ;;
+    --poll) need_value "$@" && poll=$2 ;;
+    --timeout) need_value "$@" && timeout=$2 ;;
+    *) return 1 ;;
   esac
-done
+}
+
+parse_options "$@"
 check_slice
 check_accelerator_type
 need_whole_number --poll "$poll"

@@ -15,12 +15,7 @@ $(slice_options)
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  common_option "$@" || unknown_argument "$1"
-  shift "$CONSUMED"
-done
+parse_options "$@"
 check_slice
 
 read_state ACTIVE

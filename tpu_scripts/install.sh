@@ -28,20 +28,16 @@ $(slice_options)
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
+own_option() {
   case $1 in
-    --include) need_value "$@" && includes+=("$2") && shift 2 ;;
-    --python-version) need_value "$@" && python_version=$2 && shift 2 ;;
-    --extra) need_value "$@" && extra=$2 && shift 2 ;;
-    *) unknown_argument "$1" ;;
+    --include) need_value "$@" && includes+=("$2") ;;
+    --python-version) need_value "$@" && python_version=$2 ;;
+    --extra) need_value "$@" && extra=$2 ;;
+    *) return 1 ;;
   esac
-done
+}
+
+parse_options "$@"
 check_slice
 [[ $python_version =~ ^3\.1[1-3]$ ]] ||
   fail "--python-version $(quote "$python_version"): 3.11 to 3.13, written like 3.11"

@@ -10,7 +10,7 @@ data=${M6REC_TPU_DATA:-}
 grace=300
 force=0
 environment=()
-arguments=()
+takes_arguments=1
 
 usage() {
   cat <<TEXT
@@ -39,29 +39,20 @@ $(slice_options)
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
+own_option() {
   case $1 in
-    --run) need_value "$@" && run_name=$2 && shift 2 ;;
-    --data) need_value "$@" && data=$2 && shift 2 ;;
-    --env) need_value "$@" && environment+=("$2") && shift 2 ;;
-    --stop) action=stop && shift ;;
-    --status) action=status && shift ;;
-    --grace) need_value "$@" && grace=$2 && shift 2 ;;
-    --force) force=1 && shift ;;
-    --)
-      shift
-      arguments=("$@")
-      break
-      ;;
-    *) unknown_argument "$1" ;;
+    --run) need_value "$@" && run_name=$2 ;;
+    --data) need_value "$@" && data=$2 ;;
+    --env) need_value "$@" && environment+=("$2") ;;
+    --stop) action=stop CONSUMED=1 ;;
+    --status) action=status CONSUMED=1 ;;
+    --grace) need_value "$@" && grace=$2 ;;
+    --force) force=1 CONSUMED=1 ;;
+    *) return 1 ;;
   esac
-done
+}
+
+parse_options "$@"
 check_slice
 check_run_name "$run_name"
 need_whole_number --grace "$grace"
@@ -77,13 +68,13 @@ case $action in
     ;;
 esac
 
-((${#arguments[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
-case ${arguments[0]} in
+((${#ARGUMENTS[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
+case ${ARGUMENTS[0]} in
   train | eval | infer) ;;
-  *) fail "cannot launch $(quote "${arguments[0]}"): only train, eval and infer run on a slice; serve.sh serves" ;;
+  *) fail "cannot launch $(quote "${ARGUMENTS[0]}"): only train, eval and infer run on a slice; serve.sh serves" ;;
 esac
 has_gin_file=0
-for argument in "${arguments[@]}"; do
+for argument in "${ARGUMENTS[@]}"; do
   case $argument in
     --gin_file | --gin_file=*) has_gin_file=1 ;;
     --gin.MODEL_DIR=*)
@@ -94,7 +85,7 @@ for argument in "${arguments[@]}"; do
   esac
 done
 # What a run is evaluated with, it says itself.
-[[ ${arguments[0]} != train ]] || ((has_gin_file)) || fail "train needs --gin_file FILE after --"
+[[ ${ARGUMENTS[0]} != train ]] || ((has_gin_file)) || fail "train needs --gin_file FILE after --"
 check_environment "${environment[@]}"
 
 if [[ -n $data ]]; then
@@ -102,4 +93,4 @@ if [[ -n $data ]]; then
   # All hosts have their data before the first one starts and waits for the others.
   on_slices all "$(on_host data "${data%/}")"
 fi
-on_slices all "$(on_host start "$run_name" "${environment[@]}" -- "${arguments[@]}")"
+on_slices all "$(on_host start "$run_name" "${environment[@]}" -- "${ARGUMENTS[@]}")"

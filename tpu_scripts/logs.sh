@@ -28,22 +28,18 @@ $(slice_options)
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
+own_option() {
   case $1 in
-    --run) need_value "$@" && run_name=$2 && shift 2 ;;
-    --worker) need_value "$@" && worker=$2 && shift 2 ;;
-    --node) need_value "$@" && node=$2 && shift 2 ;;
-    --lines) need_value "$@" && lines=$2 && shift 2 ;;
-    --no-follow) follow=0 && shift ;;
-    *) unknown_argument "$1" ;;
+    --run) need_value "$@" && run_name=$2 ;;
+    --worker) need_value "$@" && worker=$2 ;;
+    --node) need_value "$@" && node=$2 ;;
+    --lines) need_value "$@" && lines=$2 ;;
+    --no-follow) follow=0 CONSUMED=1 ;;
+    *) return 1 ;;
   esac
-done
+}
+
+parse_options "$@"
 check_slice
 check_run_name "$run_name"
 need_whole_number --lines "$lines"

@@ -8,7 +8,7 @@ run_name=${M6REC_TPU_SERVER:-serve}
 model=${M6REC_TPU_MODEL:-}
 chips=2,2,1
 environment=()
-arguments=()
+takes_arguments=1
 
 usage() {
   cat <<TEXT
@@ -33,42 +33,33 @@ $(slice_options)
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
+own_option() {
   case $1 in
-    --run) need_value "$@" && run_name=$2 && shift 2 ;;
-    --model) need_value "$@" && model=$2 && shift 2 ;;
-    --chips) need_value "$@" && chips=$2 && shift 2 ;;
-    --env) need_value "$@" && environment+=("$2") && shift 2 ;;
-    --)
-      shift
-      arguments=("$@")
-      break
-      ;;
-    *) unknown_argument "$1" ;;
+    --run) need_value "$@" && run_name=$2 ;;
+    --model) need_value "$@" && model=$2 ;;
+    --chips) need_value "$@" && chips=$2 ;;
+    --env) need_value "$@" && environment+=("$2") ;;
+    *) return 1 ;;
   esac
-done
+}
+
+parse_options "$@"
 check_slice
 check_run_name "$run_name"
 check_environment "${environment[@]}"
 [[ $chips =~ ^[1-9],[1-9],[1-9]$ ]] || fail "--chips $(quote "$chips"): write it like 2,2,1"
-((${#arguments[@]})) || fail "nothing to serve: write -- '~/m6rec-model/RUN' at the end"
+((${#ARGUMENTS[@]})) || fail "nothing to serve: write -- '~/m6rec-model/RUN' at the end"
 
 if [[ -n $model ]]; then
   check_bucket_address --model "$model"
   on_slices all "$(on_host model "${model%/}")"
 fi
 listens=0
-for argument in "${arguments[@]}"; do
+for argument in "${ARGUMENTS[@]}"; do
   if [[ $argument == --host || $argument == --host=* ]]; then listens=1; fi
 done
-((listens)) || arguments+=(--host 0.0.0.0)
+((listens)) || ARGUMENTS+=(--host 0.0.0.0)
 # To libtpu a host is a slice of its own; otherwise it waits for the others.
 alone=("TPU_PROCESS_BOUNDS=1,1,1" "TPU_CHIPS_PER_PROCESS_BOUNDS=$chips")
 alone+=("TPU_WORKER_ID=0" "TPU_WORKER_HOSTNAMES=localhost")
-on_slices all "$(on_host start "$run_name" "${alone[@]}" "${environment[@]}" -- serve "${arguments[@]}")"
+on_slices all "$(on_host start "$run_name" "${alone[@]}" "${environment[@]}" -- serve "${ARGUMENTS[@]}")"

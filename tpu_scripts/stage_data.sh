@@ -10,7 +10,7 @@ fetch=0
 vocabulary=1
 m6rec=${M6REC:-m6rec}
 staging=${XDG_CACHE_HOME:-$HOME/.cache}/m6rec-tpu/data
-gin=()
+takes_arguments=1
 
 usage() {
   cat <<TEXT
@@ -37,31 +37,20 @@ Public data sets are fetched to \$M6REC_DATA_DIR, else (also if it is in a bucke
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
+own_option() {
   case $1 in
     --zone | --name | --node-count | --ssh-option) unknown_argument "$1" ;;
+    --data-set) need_value "$@" && data_set=$2 ;;
+    --fetch) fetch=1 CONSUMED=1 ;;
+    --data) need_value "$@" && data=$2 ;;
+    --no-vocabulary) vocabulary=0 CONSUMED=1 ;;
+    --staging) need_value "$@" && staging=$2 ;;
+    --m6rec) need_value "$@" && m6rec=$2 ;;
+    *) return 1 ;;
   esac
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
-  case $1 in
-    --data-set) need_value "$@" && data_set=$2 && shift 2 ;;
-    --fetch) fetch=1 && shift ;;
-    --data) need_value "$@" && data=$2 && shift 2 ;;
-    --no-vocabulary) vocabulary=0 && shift ;;
-    --staging) need_value "$@" && staging=$2 && shift 2 ;;
-    --m6rec) need_value "$@" && m6rec=$2 && shift 2 ;;
-    --)
-      shift
-      gin=("$@")
-      break
-      ;;
-    *) unknown_argument "$1" ;;
-  esac
-done
+}
+
+parse_options "$@"
 [[ -n $project ]] ||
   fail 'no project: give --project ID or set M6REC_TPU_PROJECT (gcloud projects list shows yours)'
 check_bucket_address --data "$data"
@@ -76,7 +65,7 @@ else
   [[ -d $data_set ]] || fail "--data-set $(quote "$data_set"): there is no such folder (--fetch downloads public data sets)"
   folder=$data_set
 fi
-if ((vocabulary && !${#gin[@]})); then
+if ((vocabulary && !${#ARGUMENTS[@]})); then
   fail 'no gin file: give -- --gin_file FILE that names what the vocabulary is trained on (train_on_prepared.dataset), or --no-vocabulary'
 fi
 bucket=${data#gs://}
@@ -91,6 +80,6 @@ run gcloud storage buckets describe "$bucket" "--project=$project" '--format=val
   fail "cannot read the bucket $bucket: create it with gcloud storage buckets create $bucket --project=$project --location=REGION (the region of your TPUs), or ask for access"
 if ((fetch)); then run "$m6rec" data fetch "$data_set"; fi
 run mkdir -p "$staging"
-run env "M6REC_DATA_DIR=$staging" "$m6rec" data prepare "$folder" "${gin[@]}"
-if ((vocabulary)); then run env "M6REC_DATA_DIR=$staging" "$m6rec" vocab train "${gin[@]}"; fi
+run env "M6REC_DATA_DIR=$staging" "$m6rec" data prepare "$folder" "${ARGUMENTS[@]}"
+if ((vocabulary)); then run env "M6REC_DATA_DIR=$staging" "$m6rec" vocab train "${ARGUMENTS[@]}"; fi
 run gcloud storage rsync --recursive "$staging" "${data%/}" "--project=$project"

@@ -15,7 +15,7 @@ unreachable_polls=5
 create_options=()
 install_options=()
 launch_options=()
-arguments=()
+takes_arguments=1
 
 usage() {
   cat <<TEXT
@@ -51,38 +51,29 @@ $(slice_options)
 TEXT
 }
 
-split_equals "$@"
-set -- "${WORDS[@]}"
-while (($#)); do
-  if common_option "$@"; then
-    shift "$CONSUMED"
-    continue
-  fi
+own_option() {
   case $1 in
-    --max-retries) need_value "$@" && max_retries=$2 && shift 2 ;;
-    --backoff) need_value "$@" && backoff=$2 && shift 2 ;;
-    --max-backoff) need_value "$@" && max_backoff=$2 && shift 2 ;;
-    --healthy-after) need_value "$@" && healthy_after=$2 && shift 2 ;;
-    --poll) need_value "$@" && poll=$2 && shift 2 ;;
-    --unreachable-polls) need_value "$@" && unreachable_polls=$2 && shift 2 ;;
-    --accelerator-type) need_value "$@" && accelerator_type=$2 && shift 2 ;;
-    --spot) create_options+=("$1") && shift ;;
+    --max-retries) need_value "$@" && max_retries=$2 ;;
+    --backoff) need_value "$@" && backoff=$2 ;;
+    --max-backoff) need_value "$@" && max_backoff=$2 ;;
+    --healthy-after) need_value "$@" && healthy_after=$2 ;;
+    --poll) need_value "$@" && poll=$2 ;;
+    --unreachable-polls) need_value "$@" && unreachable_polls=$2 ;;
+    --accelerator-type) need_value "$@" && accelerator_type=$2 ;;
+    --spot) create_options+=("$1") CONSUMED=1 ;;
     --runtime-version | --create-option)
-      need_value "$@" && create_options+=("$1" "$2") && shift 2
+      need_value "$@" && create_options+=("$1" "$2")
       ;;
     --include | --python-version | --extra)
-      need_value "$@" && install_options+=("$1" "$2") && shift 2
+      need_value "$@" && install_options+=("$1" "$2")
       ;;
-    --run) need_value "$@" && run_name=$2 && shift 2 ;;
-    --data | --env) need_value "$@" && launch_options+=("$1" "$2") && shift 2 ;;
-    --)
-      shift
-      arguments=("$@")
-      break
-      ;;
-    *) unknown_argument "$1" ;;
+    --run) need_value "$@" && run_name=$2 ;;
+    --data | --env) need_value "$@" && launch_options+=("$1" "$2") ;;
+    *) return 1 ;;
   esac
-done
+}
+
+parse_options "$@"
 check_slice
 check_run_name "$run_name"
 [[ -n $accelerator_type ]] ||
@@ -90,7 +81,7 @@ check_run_name "$run_name"
 for option in max_retries backoff max_backoff healthy_after poll unreachable_polls; do
   need_whole_number "--${option//_/-}" "${!option}"
 done
-((${#arguments[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
+((${#ARGUMENTS[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
 
 slice=("--project=$project" "--zone=$zone" "--name=$name" "--node-count=$node_count")
 if ((dry_run)); then slice+=(--dry-run); fi
@@ -111,7 +102,7 @@ start() {
   on_slices all "[ ! -e m6rec/tpu_scripts/on_host.sh ] || $(on_host stop "$run_name" 60 1 0)" &&
     "$HERE/install.sh" "${slice[@]}" "${through[@]}" "${install_options[@]}" &&
     "$HERE/launch.sh" "${slice[@]}" "${through[@]}" --run "$run_name" "${launch_options[@]}" \
-      -- "${arguments[@]}"
+      -- "${ARGUMENTS[@]}"
 }
 
 look() {
@@ -179,7 +170,7 @@ fi
 # What the other scripts refuse, they refuse before there is a slice to pay for.
 "$HERE/create.sh" "${slice[@]}" --dry-run "--accelerator-type=$accelerator_type" "${create_options[@]}" >/dev/null
 "$HERE/install.sh" "${slice[@]}" --dry-run "${install_options[@]}" >/dev/null
-"$HERE/launch.sh" "${slice[@]}" --dry-run --run "$run_name" "${launch_options[@]}" -- "${arguments[@]}" >/dev/null
+"$HERE/launch.sh" "${slice[@]}" --dry-run --run "$run_name" "${launch_options[@]}" -- "${ARGUMENTS[@]}" >/dev/null
 
 new_slice=1    # whether nothing was started on this slice yet
 launched=0     # whether this watch has seen the run going on

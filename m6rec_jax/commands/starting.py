@@ -63,10 +63,10 @@ def run_demo(args: argparse.Namespace) -> None:
             f"--{name} is for `m6rec demo` {'without' if args.edge else 'with'} --edge"
         )
     if args.edge:
-        from m6rec_jax.edge_demo import LIKED, run_edge_demo
+        from m6rec_jax.edge_demo import LIKED, MOST, run_edge_demo
 
-        if args.count is not None and args.count < 1:
-            raise ConfigError(f"--count {args.count}: at least one film is recommended")
+        if args.count is not None and not 1 <= args.count <= MOST:
+            raise ConfigError(f"--count {args.count}: from 1 to {MOST} films are recommended")
         run_edge_demo(args.liked or LIKED, args.disliked or (), args.count or 10)
     else:
         from m6rec_jax import demo

@@ -62,7 +62,6 @@ class SegmentCache:
       runtime: where programs run.
       source_slots, candidate_slots: tokens that there is room for on the device, each.
       dtype: of the states kept; None: that of the model's activations. 'bfloat16' halves them.
-      host_bytes: most bytes of states in the host's memory, of either kind; 0: none.
 
     Attributes:
       lock: to be held from asking for slots until the program that reads them has started.
@@ -85,7 +84,6 @@ class SegmentCache:
         source_slots: int = 32768,
         candidate_slots: int = 32768,
         dtype: str | None = None,
-        host_bytes: int = 0,
     ) -> None:
         config = model.config
         self.model, self.lock = model, threading.RLock()
@@ -126,7 +124,6 @@ class SegmentCache:
             compute=encode,
             runtime=runtime,
             dtype=kept,
-            host_bytes=host_bytes,
         )
         self._candidates = SegmentPool(
             "candidate",
@@ -136,7 +133,6 @@ class SegmentCache:
             compute=decode_ends if self.scores_ends else decode,
             runtime=runtime,
             dtype=kept,
-            host_bytes=host_bytes,
         )
 
     def pools(self) -> dict[str, Array]:

@@ -5,8 +5,8 @@
     states = pool.states[np.concatenate(slots)]   # inside jit: a gather
 
 A slot holds the state of one token. Segments take slots in pages, so nothing ever has to be moved.
-The segments longest unused make room for new ones; with `host_bytes` their states go to the host's
-memory first. Beneath both may lie a `segment_store.SegmentStore` of a whole catalogue.
+The segments longest unused make room for new ones. Beneath may lie a `segment_store.SegmentStore`
+of a whole catalogue.
 """
 
 from __future__ import annotations
@@ -64,13 +64,12 @@ class PoolCounts:
 
     Attributes:
       hits: segments found on the device.
-      host_hits, store_hits: segments found in the host's memory, or in the store.
+      store_hits: segments found in the store.
       computed: segments that nobody had.
       evicted: segments that made room.
     """
 
     hits: int = 0
-    host_hits: int = 0
     store_hits: int = 0
     computed: int = 0
     evicted: int = 0
@@ -93,7 +92,6 @@ class SegmentPool:
       compute: see `Compute`.
       runtime: where programs run.
       dtype: of the states kept.
-      host_bytes: most bytes of states in the host's memory; 0: none are kept there.
 
     Attributes:
       states: `[capacity, width]`. Replaced by every call of `slots`, which donates the one before.
@@ -112,14 +110,13 @@ class SegmentPool:
         compute: Compute,
         runtime: Runtime,
         dtype: str = "float32",
-        host_bytes: int = 0,
     ) -> None:
         self.name, self.width, self.capacity = name, width, capacity // PAGE * PAGE
         self.counts = PoolCounts()
         self._dtype, self._runtime = jnp.dtype(dtype), runtime
         self.store: SegmentStore | None = None
         self.store_task: Hashable = None
-        self._row_lengths, self._host_bytes = tuple(row_lengths), host_bytes
+        self._row_lengths = tuple(row_lengths)
         self._row_sizes = runtime.batch_sizes(ROW_SIZES)
         self._time = itertools.count(1)
 
@@ -146,8 +143,6 @@ class SegmentPool:
             self.states = self._runtime.place_whole(self._empty())
         self._entries = collections.OrderedDict[Hashable, _Entry]()
         self._free = collections.deque(range(0, self.capacity, PAGE))
-        self._host = collections.OrderedDict[Hashable, np.ndarray]()
-        self.host_bytes_used = 0
 
     def _empty(self) -> np.ndarray:
         return np.zeros((self.capacity, self.width), self._dtype)
@@ -158,12 +153,11 @@ class SegmentPool:
         return self.capacity - len(self._free) * PAGE
 
     def usage(self) -> dict[str, int]:
-        """Slots, those that are taken, bytes of all on the devices, bytes in the host's memory."""
+        """Slots, those that are taken, bytes of all on the devices."""
         return {
             "slots": self.capacity,
             "slots_used": self.slots_used,
             "bytes": self.capacity * self.width * self._dtype.itemsize,
-            "host_bytes": self.host_bytes_used,
         }
 
     def slots(self, variables: Any, segments: Sequence[Segment]) -> list[np.ndarray]:
@@ -209,15 +203,13 @@ class SegmentPool:
         for length in self._row_lengths * 2:
             for size in self._row_sizes:
                 self._fill_rows(variables, [], length, size)
-        if self._host_bytes or self.store is not None:
+        if self.store is not None:
             for size in COPY_SIZES:
                 nowhere = np.full(size, self.capacity, np.int32)
-                self._read(self.states, nowhere)
                 self._write_all([(nowhere[:1], np.zeros((1, self.width), self._dtype))] * size)
 
     def _bring(self, variables: Any, missing: Mapping[Hashable, Segment], now: int) -> None:
-        evicted = self._make_room(sum(_pages(len(s.tokens)) for s in missing.values()), now)
-        self._to_host(evicted)
+        self._make_room(sum(_pages(len(s.tokens)) for s in missing.values()), now)
         copied: list[tuple[np.ndarray, np.ndarray]] = []
         computed: dict[Hashable, Segment] = {}
         for key, segment in missing.items():
@@ -225,7 +217,7 @@ class SegmentPool:
             pages = [self._free.popleft() for _ in range(_pages(length))]
             slots = (np.array(pages, np.int32)[:, None] + np.arange(PAGE, dtype=np.int32)).ravel()
             self._entries[key] = _Entry(slots[:length], now)
-            found = self._elsewhere(key, segment)
+            found = self._stored(segment)
             if found is None:
                 computed[key] = segment
             else:
@@ -234,9 +226,8 @@ class SegmentPool:
         self._write_all(copied)
         self._compute(variables, computed)
 
-    def _make_room(self, pages: int, now: int) -> list[tuple[Hashable, np.ndarray]]:
-        """Drops segments longest unused; returns their keys and slots."""
-        evicted = []
+    def _make_room(self, pages: int, now: int) -> None:
+        """Drops segments longest unused."""
         while len(self._free) < pages:
             key, entry = next(iter(self._entries.items()), (None, None))
             if entry is None or entry.used == now:
@@ -245,35 +236,15 @@ class SegmentPool:
                     f"batch: raise SegmentCache.{self.name}_slots"
                 )
             del self._entries[key]
-            evicted.append((key, entry.slots))
             self._free.extend(entry.slots[::PAGE].tolist())
-        self.counts.evicted += len(evicted)
-        return evicted
+            self.counts.evicted += 1
 
-    def _to_host(self, evicted: Sequence[tuple[Hashable, np.ndarray]]) -> None:
-        if not self._host_bytes or not evicted:
-            return
-        values = self.read(np.concatenate([slots for _, slots in evicted]))
-        start = 0
-        for key, own in evicted:
-            # A copy, or one segment would keep all of them in memory.
-            state = values[start : start + len(own)].copy()
-            start += len(own)
-            self._host[key] = state
-            self.host_bytes_used += state.nbytes
-        while self.host_bytes_used > self._host_bytes:
-            _, oldest = self._host.popitem(last=False)
-            self.host_bytes_used -= oldest.nbytes
-
-    def _elsewhere(self, key: Hashable, segment: Segment) -> np.ndarray | None:
-        """States from the host's memory or from the store."""
-        found = self._host.pop(key, None)
-        if found is not None:
-            self.host_bytes_used -= found.nbytes
-            self.counts.host_hits += 1
-        elif self.store is not None and segment.task in (None, self.store_task):
-            found = self.store.get(segment.tokens.tobytes())
-            self.counts.store_hits += found is not None
+    def _stored(self, segment: Segment) -> np.ndarray | None:
+        """States from the store."""
+        if self.store is None or segment.task not in (None, self.store_task):
+            return None
+        found = self.store.get(segment.tokens.tobytes())
+        self.counts.store_hits += found is not None
         return found
 
     def _write_all(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

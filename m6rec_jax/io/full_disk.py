@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import duckdb
 
 from m6rec_jax.errors import DataError, first_line
 
 # Without room, over a quota, or over the size that the system lets a file have.
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OF_DATABASES = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 
 
 @contextlib.contextmanager
@@ -28,12 +26,12 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, *_OF_DATABASES) as error:
+    except _kinds() as error:
         if isinstance(error, OSError) and error.errno not in _NUMBERS:
             raise
         named = " or ".join(str(path) for path in paths if path is not None)
         # A database that may put nothing more on disk says that its memory is full.
-        memory = isinstance(error, duckdb.OutOfMemoryException)
+        memory = type(error).__name__ == "OutOfMemoryException"
         raise DataError(
             f"no room on the disk of {named}"
             f"{', or too little memory for the database' if memory else ''} "
@@ -41,3 +39,11 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
             "what is on the way). Nothing that is half written is taken for whole; run the same "
             "command again"
         ) from error
+
+
+def _kinds() -> tuple[type[Exception], ...]:
+    """Errors that may tell of a full disk."""
+    duckdb = sys.modules.get("duckdb")  # who did not import it meets none; servers do without it
+    if duckdb is None:
+        return (OSError,)
+    return OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -78,14 +78,14 @@ class Asking:
         self._segments = self.snapshot.segment_counts()
 
     async def accept(
-        self, row: Mapping[str, Any], task: str, job: str, number: int = 0
+        self, row: Mapping[str, Any], task: str, job: str, number: int = 0, *, again: bool = False
     ) -> Accepted:
-        """See `Snapshot.accept`."""
+        """See `Snapshot.accept`; `again`: another task has counted what this request lacks."""
         began = time.monotonic()
         accepted = await run_in_threadpool(self.snapshot.accept, row, task, job, number)
         self._seconds["accept"] += time.monotonic() - began
         self._accepted.append(accepted)
-        for gap in accepted.request.gaps:
+        for gap in () if again else accepted.request.gaps:
             self._metrics.gaps.labels(gap).inc()
         return accepted
 
@@ -197,30 +197,25 @@ async def asking(server: Server, request: Request) -> AsyncIterator[Asking]:
         asked.close()
 
 
-async def events(asked: Asking, pieces: AsyncIterator[Mapping[str, Any]]) -> StreamingResponse:
+async def events(pieces: AsyncGenerator[Mapping[str, Any], None]) -> StreamingResponse:
     """Server-sent events as OpenAI's client reads them: JSON objects, then `[DONE]`.
 
     What is wrong before the first of them is raised, and gets a status of its own, such as 429.
-    Later an error is an event itself. `asked` is closed at the end.
+    Later an error is an event itself.
     """
-    try:
-        first = await anext(pieces)
-    except BaseException:
-        asked.close()
-        raise
+    first = await anext(pieces)
 
     async def lines() -> AsyncIterator[str]:
-        try:
-            yield _event(first)
-            async for piece in pieces:
-                yield _event(piece)
-        except Exception as error:
-            told = as_api_error(error)
-            if told.status_code == CLIENT_HAS_GONE:
-                return
-            yield _event(told.body())
-        finally:
-            asked.close()
+        async with contextlib.aclosing(pieces):
+            try:
+                yield _event(first)
+                async for piece in pieces:
+                    yield _event(piece)
+            except Exception as error:
+                told = as_api_error(error)
+                if told.status_code == CLIENT_HAS_GONE:
+                    return
+                yield _event(told.body())
         yield "data: [DONE]\n\n"
 
     return StreamingResponse(

@@ -72,7 +72,7 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, "cannot_be_answered", str(error))
         case RequestValidationError():
             first = error.errors()[0]
-            path = [str(part) for part in first["loc"] if part not in ("body", "query")]
+            path = [str(part) for part in first["loc"][1:]]  # it begins with 'body' or 'query'
             name = ".".join(path) or "the body"
             return ApiError(422, "invalid_field", f"'{name}': {first['msg']}", name)
         case HTTPException():

@@ -22,7 +22,6 @@ _SEGMENT_GAUGES = {
     "slots": "Tokens that there is room for on the devices",
     "slots_used": "Of them, those of pages that are taken",
     "bytes": "Of all slots, on the devices",
-    "host_bytes": "Of states in the host's memory",
 }
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 

@@ -105,7 +105,7 @@ async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any
     if not scorer or not items:
         return _answered(asked, body, task, job, items=items)
     row = _row(body, candidates=[item["id"] for item in items])
-    scoring: Accepted = await asked.accept(row, scorer, "scoring")
+    scoring: Accepted = await asked.accept(row, scorer, "scoring", again=True)
     (scores,) = await asked.answer(scoring)
     pairs = zip(items, ranked(scores), strict=True)
     both = [item | {"score": new["score"], "retrieval_score": item["score"]} for item, new in pairs]

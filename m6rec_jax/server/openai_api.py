@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,9 @@ def routes(server: Server) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """All tasks, with the jobs that can be asked of them; `dialogue` of `m6rec` is a chat."""
+        """All tasks, with the jobs that can be asked of them and the data set whose items they
+        know; `dialogue` of `m6rec` is a chat.
+        """
         return {"object": "list", "data": _models(server.snapshots.current)}
 
     @router.get("/v1/models/{name}")
@@ -59,30 +62,16 @@ def routes(server: Server) -> APIRouter:
     @router.post("/v1/completions", response_model=None)
     async def completions(body: schemas.Completion, request: Request) -> Any:
         """Texts for users that are described in text."""
-        if not body.stream:
-            async with asking(server, request) as asked:
-                return await _complete(asked, body)
-        asked = Asking(server, request)
-        try:
-            task, accepted = await _accept_completion(asked, body)
-            if len(accepted) != 1:
-                raise ApiError(400, "unsupported", "one prompt is streamed at a time", "prompt")
-        except BaseException:
-            asked.close()
-            raise
-        return await events(asked, _completion_events(asked, body, task, accepted[0]))
+        if body.stream:
+            return await events(_completion_events(server, request, body))
+        async with asking(server, request) as asked:
+            return await _complete(server, asked, body)
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: schemas.Chat, request: Request) -> Any:
         """The next turn of a dialogue, and what is recommended in it."""
         if body.stream:
-            asked = Asking(server, request)
-            try:
-                conversation = _conversation(asked.snapshot, body)
-            except BaseException:
-                asked.close()
-                raise
-            return await events(asked, _chat_events(asked, conversation, body))
+            return await events(_chat_events(server, request, body))
         async with asking(server, request) as asked:
             conversation = _conversation(asked.snapshot, body)
             dialogue = await run_in_threadpool(_dialogue, conversation, body)
@@ -99,13 +88,16 @@ def routes(server: Server) -> APIRouter:
 
 def _models(snapshot: Snapshot) -> list[dict[str, Any]]:
     jobs = ["dialogue"] if snapshot.conversation else []
-    found: dict[str, dict[str, Any]] = {ANY_TASK: {"kind": "", "writing": "", "jobs": jobs}}
+    found: dict[str, dict[str, Any]] = {ANY_TASK: {"jobs": jobs}}
     for name, settings in snapshot.tasks.items():
-        own = {"writing": settings.writing, "jobs": snapshot.jobs(name)}
-        found[name] = {"kind": settings.kind} | own
+        found[name] = {"kind": settings.kind, "writing": settings.writing}
+        found[name]["jobs"] = snapshot.jobs(name)
+        if data := snapshot.data_of(name):
+            found[name]["data_set"] = data.spec.name
         if settings.kind == "retrieval":
-            found[f"{name}{_ITEMS}"] = {"kind": "embeddings", "writing": "", "jobs": []}
+            found[f"{name}{_ITEMS}"] = {"kind": "embeddings"}
     head = {"object": "model", "created": int(snapshot.since), "owned_by": "m6rec"}
+    head |= {"kind": "", "writing": "", "jobs": [], "data_set": ""}
     return [{"id": name} | head | own for name, own in found.items()]
 
 
@@ -152,11 +144,21 @@ def _base64(vector: np.ndarray) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[str, list[Accepted]]:
+async def _accept_completion(
+    server: Server, asked: Asking, body: schemas.Completion
+) -> tuple[str, list[Accepted]]:
     task = writing_task(asked, body.model)
+    wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
+    if isinstance(body.prompt, dict):
+        server.limits.check(body.prompt, "prompt.")
+        row = body.prompt | {"candidates": [body.item or {}]}
+        try:
+            one = await asked.accept(row, task, "generation", body.seed or 0)
+        except RejectedRow as problem:
+            raise _of_item(problem, "candidates") from None
+        return task, [one._replace(wanted=wanted)]
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
-    wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
     accepted = [
         await asked.accept_text(
             *(_segments(text), task, "generation"),
@@ -178,13 +180,18 @@ def _item(snapshot: Snapshot, entry: schemas.AnyItem | None, task: str) -> Item:
             item = snapshot.service.item(entry, task=task, job="generation")
         answerer.check_item(item, task)
     except RejectedRow as problem:
-        said = str(problem).replace("'items[0]", "'item")
-        raise RejectedRow(problem.kind, said) from None
+        raise _of_item(problem, "items") from None
     return item
 
 
-async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
-    task, accepted = await _accept_completion(asked, body)
+def _of_item(problem: RejectedRow, name: str) -> RejectedRow:
+    """What is wrong with the one entry of a list, said of `item`."""
+    said = re.sub(rf"^'{name}(\[0\])?", "'item", str(problem))
+    return RejectedRow(problem.kind, said)
+
+
+async def _complete(server: Server, asked: Asking, body: schemas.Completion) -> dict[str, Any]:
+    task, accepted = await _accept_completion(server, asked, body)
     results: Sequence[Any] = await asked.answer(*accepted)
     choices, written = [], 0
     for index, result in enumerate(results):
@@ -225,28 +232,33 @@ def _cut(snapshot: Snapshot, body: schemas.Completion, task: str, result: Any) -
 
 
 async def _completion_events(
-    asked: Asking, body: schemas.Completion, task: str, accepted: Accepted
-) -> AsyncIterator[Mapping[str, Any]]:
-    head = _head("text_completion", "cmpl", task)
+    server: Server, request: Request, body: schemas.Completion
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    async with asking(server, request) as asked:
+        task, prompts = await _accept_completion(server, asked, body)
+        if len(prompts) != 1:
+            raise ApiError(400, "unsupported", "one prompt is streamed at a time", "prompt")
+        (accepted,) = prompts
+        head = _head("text_completion", "cmpl", task)
 
-    def event(text: str, reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
-        return head | {"choices": [choice]}
+        def event(text: str, reason: str | None) -> dict[str, Any]:
+            choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
+            return head | {"choices": [choice]}
 
-    answerer: Any = asked.snapshot.service.answerer("generation")
-    grows = answerer.one_by_one(task)
-    whole, reason = "", "stop"
-    async for piece, result in asked.pieces(accepted):
-        if result is not None:
-            whole, reason = _cut(asked.snapshot, body, task, result)
-        if grows and piece:
-            yield event(piece, None)
-    if not grows:
-        yield event(whole, None)
-    yield event("", reason)
-    if body.stream_options is not None and body.stream_options.include_usage:
-        read = await run_in_threadpool(asked.snapshot.num_tokens, accepted.text.history)
-        yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
+        answerer: Any = asked.snapshot.service.answerer("generation")
+        grows = answerer.one_by_one(task)
+        whole, reason = "", "stop"
+        async for piece, result in asked.pieces(accepted):
+            if result is not None:
+                whole, reason = _cut(asked.snapshot, body, task, result)
+            if grows and piece:
+                yield event(piece, None)
+        if not grows:
+            yield event(whole, None)
+        yield event("", reason)
+        if body.stream_options is not None and body.stream_options.include_usage:
+            read = await run_in_threadpool(asked.snapshot.num_tokens, accepted.text.history)
+            yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
 
 
 def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
@@ -312,34 +324,43 @@ def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict
 
 
 async def _chat_events(
-    asked: Asking, conversation: Conversation, body: schemas.Chat
-) -> AsyncIterator[Mapping[str, Any]]:
-    head = _head("chat.completion.chunk", "chatcmpl", body.model)
+    server: Server, request: Request, body: schemas.Chat
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    async with asking(server, request) as asked:
+        conversation = _conversation(asked.snapshot, body)
+        head = _head("chat.completion.chunk", "chatcmpl", body.model)
 
-    def event(delta: Mapping[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
-        return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more
+        def event(
+            delta: Mapping[str, Any], reason: str | None = None, **more: Any
+        ) -> dict[str, Any]:
+            return (
+                head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more
+            )
 
-    begins = event({"role": "assistant", "content": ""})
-    dialogue = await run_in_threadpool(_dialogue, conversation, body)
-    found = asked.call_together(conversation.recommend, dialogue)
-    said, reply = "", asked.snapshot.accept_dialogue(dialogue)
-    if reply is not None:
-        async for piece, _ in asked.pieces(reply):
-            if piece:
-                if not said:
-                    yield begins
-                said += piece
-                yield event({"content": piece})
-    answer: Answer = await found
-    content, recommended = _said(answer._replace(reply=said) if said else answer)
-    if not said:
-        yield begins
-        yield event({"content": content})
-    yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
-    if body.stream_options is not None and body.stream_options.include_usage:
-        texts = [message.text for message in body.messages]
-        read = await run_in_threadpool(asked.snapshot.num_tokens, texts)
-        yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([content]))}
+        begins = event({"role": "assistant", "content": ""})
+        dialogue = await run_in_threadpool(_dialogue, conversation, body)
+        found = asked.call_together(conversation.recommend, dialogue)
+        said, reply = "", asked.snapshot.accept_dialogue(dialogue)
+        if reply is not None:
+            async for piece, _ in asked.pieces(reply):
+                if piece:
+                    if not said:
+                        yield begins
+                    said += piece
+                    yield event({"content": piece})
+        answer: Answer = await found
+        content, recommended = _said(answer._replace(reply=said) if said else answer)
+        if not said:
+            yield begins
+            yield event({"content": content})
+        yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
+        if body.stream_options is not None and body.stream_options.include_usage:
+            texts = [message.text for message in body.messages]
+            read = await run_in_threadpool(asked.snapshot.num_tokens, texts)
+            yield head | {
+                "choices": [],
+                "usage": _usage(read, asked.snapshot.num_tokens([content])),
+            }
 
 
 def _head(kind: str, prefix: str, model: str) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
         known = ", ".join(sorted(snapshot.tasks))
         raise ApiError(404, "unknown_task", f"there is no task '{task}': {known}", "task")
     for name in [task] if task is not None else snapshot.tasks:
-        for job in snapshot.jobs(name):
-            if job != "embeddings":  # of text, which takes no data
-                return name, snapshot.service.data(name, job)
+        data = snapshot.data_of(name)
+        if data is not None:
+            return name, data
     raise ApiError(400, "cannot_be_answered", "no task has a catalogue", "task")

@@ -233,7 +233,10 @@ class Completion(BaseModel):
         json_schema_extra={"examples": [{"model": "m6rec", "prompt": "liked Fargo, crime"}]}
     )
     model: str = Field(description="a task of generation")
-    prompt: str | list[str] = Field(description="the history as text, a segment a line")
+    prompt: str | list[str] | dict[str, Any] = Field(
+        description="the history as text, a segment a line; or an object with the fields of a "
+        "request (`user`, `behaviours`, ...)"
+    )
     item: AnyItem | None = Field(None, description="that the text is about; no field of OpenAI's")
     max_tokens: int | None = Field(None, ge=1)
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None

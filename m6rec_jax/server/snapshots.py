@@ -26,6 +26,7 @@ from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.jobs.titles import NAMING
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
 from m6rec_jax.serving.chat import open_conversation
 from m6rec_jax.serving.service import Service
@@ -81,6 +82,10 @@ class Snapshot:
             pairs.append((task, "embeddings"))
         self._pairs = frozenset(pairs)
         self._jobs = {job for _, job in pairs if job != "title_recommendation"}
+        if "likelihood" in jobs:  # of any task: its programs depend on none
+            scorer = service.parts.likelihood_scorer()
+            service.parts.warm_once(scorer.program_name, scorer.warm_up)
+            self._jobs.add("likelihood")
         for task, job in pairs:
             if job != "embeddings":  # of text, which takes no data
                 self.describe(task, job)
@@ -125,6 +130,11 @@ class Snapshot:
     def jobs(self, task: str) -> list[str]:
         """What a task can be asked for."""
         return sorted(job for own, job in self._pairs if own == task)
+
+    def data_of(self, task: str) -> ServingData | None:
+        """Catalogue and columns of a task's requests; None: it takes none."""
+        jobs = [job for job in self.jobs(task) if job != "embeddings"]  # of text, which takes none
+        return self.service.data(task, jobs[0]) if jobs else None
 
     def check_answers_as(self, old: Snapshot) -> None:
         """Raises ConfigError where something that could be asked no longer can."""

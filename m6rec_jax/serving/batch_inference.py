@@ -28,7 +28,7 @@ from etils import epath
 from m6rec_jax.engine.catalogue_index import TopK, best_of
 from m6rec_jax.engine.model_folder import all_devices
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.buckets import bucket_copies, bucket_errors, in_bucket
+from m6rec_jax.io.buckets import bucket_copies, bucket_errors, check_writable, in_bucket, path_of
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
@@ -178,26 +178,30 @@ def _files(
       DataError: there is no such file.
       ConfigError: results would have another format, or overwrite the requests.
     """
-    source, target = epath.Path(requests), epath.Path(output)
+    source, target = epath.Path(path_of(requests)), epath.Path(path_of(output))
     found = [source]
-    several = not source.is_file() and (source.is_dir() or any(sign in requests for sign in "*?["))
-    if several:
-        folder, pattern = (source, "*") if source.is_dir() else (source.parent, source.name)
-        # A folder of results has side files, too.
-        found = sorted(
-            path
-            for path in folder.glob(pattern)
-            if path.suffix in (".jsonl", ".parquet") and not path.name.endswith(".rejected.jsonl")
+    with bucket_errors(requests, "read"):
+        several = not source.is_file() and (
+            source.is_dir() or any(sign in requests for sign in "*?[")
         )
-        if not found:
-            if not folder.is_dir() and any(sign in str(folder) for sign in "*?["):
-                raise ConfigError(
-                    f"{requests}: a pattern may stand in the file's name alone, of files in one "
-                    "folder"
-                )
-            raise DataError(f"{requests}: there are no .jsonl or .parquet files")
-        if shard is not None:
-            found, shard = found[shard.index :: shard.count], None
+        if several:
+            folder, pattern = (source, "*") if source.is_dir() else (source.parent, source.name)
+            # A folder of results has side files, too.
+            found = sorted(
+                path
+                for path in folder.glob(pattern)
+                if path.suffix in (".jsonl", ".parquet")
+                and not path.name.endswith(".rejected.jsonl")
+            )
+            if not found:
+                if not folder.is_dir() and any(sign in str(folder) for sign in "*?["):
+                    raise ConfigError(
+                        f"{requests}: a pattern may stand in the file's name alone, of files in "
+                        "one folder"
+                    )
+                raise DataError(f"{requests}: there are no .jsonl or .parquet files")
+    if several and shard is not None:
+        found, shard = found[shard.index :: shard.count], None
     for path in found:
         own = target / path.name if several else target if shard is None else shard.of(target)
         if own.suffix != path.suffix:
@@ -225,27 +229,21 @@ def _answer_anywhere(
 ) -> BatchReport:
     """`answer_file`, with copies on the local disk of files in a bucket."""
     with bucket_copies() as copies:
-        begun = output.with_name(f"{output.name}.unfinished")
-        finished = False
-        if in_bucket(output):
-            with bucket_errors(output.parent, "written"):
-                output.parent.mkdir(parents=True, exist_ok=True)
-                begun.touch()
-                finished = output.exists()
+        check_writable(output.parent)
+        with bucket_errors(output, "read"):
+            finished = in_bucket(output) and output.exists()
         target = copies.of(output)
-        if finished:  # the summary says of what
+        if finished:  # the summary says of what, where there is one
             copies.fetch(side_files(output)[1])
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()
         report = answer_file(
             workers, copies.fetch(requests), target, shard, task, job, chunk_size, progress
         )
-        if in_bucket(output):
-            if not finished:
-                # The output last: when it is there, everything is.
-                for path in (*side_files(output), output):
-                    copies.store(path)
-            with bucket_errors(begun, "removed"):
-                begun.unlink()
+        if not finished:
+            # The output last: when it is there, everything is.
+            for path in (*side_files(output), output):
+                copies.store(path)
     return BatchReport(output, side_files(output)[0], report.totals)
 
 

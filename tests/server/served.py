@@ -30,6 +30,7 @@ def write(served: Path, folder: Path) -> Path:
         "positive_classes": [2],
         "prepared": "stars.by_time",  # so that one scorer stands beside `next`
     }
+    settings["tasks"]["reasons"] = settings["tasks"]["titles"] | {"writing": "explanations"}
     (run / "inference" / "settings.json").write_text(json.dumps(settings))
     datasets = run / "inference" / "datasets"
     shutil.copy(datasets / f"{served_films.PREPARED}.json", datasets / "stars.by_time.json")

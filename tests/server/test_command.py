@@ -31,7 +31,8 @@ import sys
 from m6rec_jax.cli import main
 status = main(sys.argv[1:])
 heavy = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu"}
-heavy = (heavy | {"matplotlib", "sklearn", "tensorboard"}) & set(sys.modules)
+heavy |= {"matplotlib", "sklearn", "tensorboard", "duckdb", "google_crc32c"}
+heavy &= set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else status)
 """
 

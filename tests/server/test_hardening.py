@@ -329,16 +329,12 @@ def test_what_the_model_cannot_do_is_no_secret(small: Callable[..., Any]) -> Non
 
 
 def test_an_event_that_fails_is_an_event(server: Server) -> None:
-    class Asked:
-        def close(self) -> None:
-            pass
-
     async def pieces() -> Any:
         yield {"a": 1}
         raise ConfigError("no")
 
     async def read() -> str:
-        response = await events(Asked(), pieces())  # type: ignore[arg-type]
+        response = await events(pieces())
         return "".join([str(line) async for line in response.body_iterator])
 
     lines = asyncio.run(read()).split("\n\n")

@@ -19,7 +19,7 @@ from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.engine.tiny_model import make_model
-from tests.server import served
+from tests.server import served as served_folder
 from tests.serving import served_films
 from tests.serving.served_films import ITEMS, request
 
@@ -68,6 +68,7 @@ def test_models_say_what_they_can_be_asked_for(client: TestClient) -> None:
     assert models["ctr"]["jobs"] == ["scoring"]
     assert models["next"]["jobs"] == ["embeddings", "reranking", "retrieval"]
     assert models["titles"]["writing"] == "titles"
+    assert models["ctr"]["data_set"] == "films"
     assert models["talk_replies"]["jobs"] == []
 
 
@@ -96,7 +97,7 @@ def test_cached_segments_are_shown_and_metrics(shop_vocabulary: Any, tmp_path: P
     served_films.copy_run(tmp_path / "all", tmp_path / "run", ["ctr"])
     data = served_films.write_data(tmp_path / "data")
     options = ServiceOptions(prepared=str(data), batch_sizes=(1,))
-    server = served.make_server(Service.open(tmp_path / "run", options=options), tmp_path)
+    server = served_folder.make_server(Service.open(tmp_path / "run", options=options), tmp_path)
     client = TestClient(make_app(server))
 
     def segments() -> Any:
@@ -115,7 +116,7 @@ def test_cached_segments_are_shown_and_metrics(shop_vocabulary: Any, tmp_path: P
     assert cache is not None
     text = client.get("/metrics").text
     for pool, counts in cache.counts().items():
-        for outcome in ("hits", "host_hits", "store_hits", "computed", "evicted"):
+        for outcome in ("hits", "store_hits", "computed", "evicted"):
             labels = f'{{outcome="{outcome}",pool="{pool}"}}'
             assert f"m6rec_segments_total{labels} {getattr(counts, outcome)}.0" in text
         for name, number in cache.usage()[pool].items():
@@ -212,15 +213,22 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     assert markup in text_of(tab, "#read")
     assert tab.run("document.images.length") == 0
     assert "run" in text_of(tab, "#stage-list")
-    # The text about the first item streams into its place.
-    press(tab, "#results li button")
+    # The text about an item streams into its place, and knows what was liked.
+    drama = json.dumps(
+        [item.attributes["title"] for item in ITEMS if item.attributes["genre"] == "drama"]
+    )
+    place = tab.run(f"""[...document.querySelectorAll('#results li .title')]
+        .findIndex((title) => {drama}.includes(title.textContent))""")
+    row = f"#results li:nth-child({place + 1})"
+    assert text_of(tab, f"{row} button") == "Why?"
+    press(tab, f"{row} button")
     tab.wait("!document.querySelector('#results li [aria-disabled]')")
-    assert text_of(tab, "#results li .text") not in ("", "…")
+    assert text_of(tab, f"{row} .text") == "drama again"
     tab.run("document.getElementById('how-details').open = true")
     assert_fits(tab, width)
     picture(tab, f"ranked-{width}")
     # As of a model with late interaction, which the films' has not.
-    counts = {"hits": 5, "host_hits": 4, "store_hits": 3, "computed": 2, "evicted": 1}
+    counts = {"hits": 5, "store_hits": 3, "computed": 2, "evicted": 1}
     debug = {
         "read": [],
         "milliseconds": {"accept": 1, "wait": 2, "run": 3, "total": 7},
@@ -256,6 +264,57 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     picture(tab, f"scored-{width}")
     assert_fits(tab, width)
     assert tab.problems == []
+
+
+def test_a_task_of_another_data_set_has_its_own_items(
+    tab: Browser,
+    served: Path,
+    tmp_path: Path,
+    listen: Callable[[Any], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("M6REC_DATA_DIR", str(served / "cache"))
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["ctr"])
+    path = run / "inference" / "settings.json"
+    settings = json.loads(path.read_text())
+    books = {"prepared": served_films.BOOKS_PREPARED}
+    settings["tasks"]["books"] = settings["tasks"]["ctr"] | books
+    path.write_text(json.dumps(settings))
+    service = Service.open(run, options=ServiceOptions(batch_sizes=(1,)))
+    server = served_folder.make_server(service, tmp_path)
+    tab.problems.clear()
+    tab.call("Page.navigate", url=listen(make_app(server)))
+    tab.wait("document.querySelector('#main:not([hidden])')")
+
+    def choose(task: str) -> None:
+        tab.run(f"""document.querySelector('#how').selectedIndex =
+            [...document.querySelectorAll('#how option')].findIndex(
+                (o) => o.text.includes('{task}'));
+            document.querySelector('#how').dispatchEvent(new Event('change'))""")
+
+    def add(to: str, words: str) -> None:
+        type_in(tab, f"#{to}-search", words)
+        tab.wait(f"document.querySelector('#{to} .found button')")
+        press(tab, f"#{to} .found button")
+
+    choose("ctr")
+    tab.wait("document.querySelector('#history-genre')")
+    add("history", "Film A")
+    choose("books")  # which have no genre
+    tab.wait("!document.querySelector('#history-genre')")
+    assert tab.run("document.querySelectorAll('#history .picked li').length") == 0
+    add("history", "b1")
+    add("candidates", "Book 2")
+    press(tab, "#rank")
+    tab.wait("document.querySelector('#results li')")
+    assert text_of(tab, "#results li .title") == "Book 2"
+    assert "Book 1" in text_of(tab, "#read")
+    choose("ctr")
+    tab.wait("document.querySelector('#history-genre')")
+    assert tab.run("document.querySelectorAll('#results li').length") == 0
+    assert text_of(tab, "#problem") == ""
+    assert tab.problems == []
+    server.scheduler.close()
 
 
 def test_a_token_is_asked_for_and_kept(

@@ -19,9 +19,11 @@ from m6rec_jax.server import vertex
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.snapshots import Snapshot
 from m6rec_jax.server.tracing import with_spans
-from m6rec_jax.serving.service import Service
-from tests.server import served
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.server import served as served_folder
+from tests.serving import served_films
 from tests.serving.served_films import request
 
 # Alone and together the same program runs, up to the order of sums.
@@ -67,6 +69,19 @@ def test_scores(client: TestClient, service: Service) -> None:
     assert_items(zero_shot["items"], answer(service, request(3), "ctr", "likelihood"))
 
 
+def test_likelihood_is_asked_of_a_model_without_scorers(
+    served: Path, folder: Path, tmp_path: Path
+) -> None:
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["letters"])
+    options = ServiceOptions(prepared=str(folder / "data"), batch_sizes=(1,))
+    service = Service.open(run, options=options)
+    snapshot = Snapshot(service, 1, ["likelihood"])
+    programs = service.num_compilations
+    (found,) = service.answer([snapshot.accept(request(3), "letters", "likelihood")])
+    assert len(found.columns()["probabilities"]) == len(request(3)["candidates"])
+    assert service.num_compilations == programs > 0
+
+
 def test_zero_shot_reranks_by_probability(client: TestClient) -> None:
     body = {"model": "plausible", "query": "user, likes comedy"}
     body |= {"documents": ["Film A, drama", "Film B, comedy", {"id": "f3"}]}
@@ -101,7 +116,7 @@ def test_retrieves(client: TestClient, service: Service) -> None:
 
 
 def test_recommends_what_was_found_reranked_and_scored(
-    client: TestClient, service: Service
+    client: TestClient, service: Service, server: Server
 ) -> None:
     row = request(5) | {"k": 3}
     found = post(client, "/v1/recommend", row | {"scorer": ""})
@@ -117,6 +132,12 @@ def test_recommends_what_was_found_reranked_and_scored(
     assert [item["id"] for item in found["items"]] == [item.id for item in best]
     for item in found["items"]:
         assert item["retrieval_score"] == pytest.approx(of_id[item["id"]], abs=SAME)
+    # What a request lacks counts once, however many tasks answer it.
+    gaps = server.metrics.gaps.labels("no_behaviours")._value
+    before = gaps.get()
+    nobody = {"user": {"taste": "comedy"}}
+    assert post(client, "/v1/recommend", nobody)["scored_by"]["task"] == "ctr"
+    assert gaps.get() == before + 1
 
 
 def test_recommends_by_titles(client: TestClient, service: Service) -> None:
@@ -133,6 +154,28 @@ def test_writes(client: TestClient, service: Service) -> None:
         assert [text["id"] for text in found["texts"]] == ["f10", "f4", "f3"]
     one = post(client, "/v1/write", request(3) | {"task": "contents"})
     assert [text["text"] for text in one["texts"]] == answer(service, request(3), "contents").texts
+
+
+def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestClient) -> None:
+    """What a text tells of liked items is known of a request, not of a history as text."""
+    liked = [{"item": "f0", "time": 5.0, "value": 5}, {"item": "f1", "time": 6.0, "value": 1}]
+    row = {"user": {"taste": "comedy"}, "behaviours": liked}
+    found = post(client, "/v1/explain", row | {"candidates": ["f3", "f4"]})
+    assert [text["text"] for text in found["texts"]] == ["comedy again", ""]
+    body = {"model": "reasons", "prompt": row, "item": "f3"}
+    whole = post(client, "/v1/completions", body)
+    assert whole["choices"][0]["text"] == "comedy again"
+    assert whole["usage"]["prompt_tokens"] > 0
+    lines = client.post("/v1/completions", json=body | {"stream": True}).text.split("\n\n")
+    events = [
+        json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
+    ]
+    assert "".join(event["choices"][0]["text"] for event in events) == "comedy again"
+    for item, code in ((None, "missing_field"), ("f99", "unknown_item")):
+        assert failed(client, "/v1/completions", body | {"item": item}) == (422, code, "item")
+    assert failed(
+        client, "/v1/completions", body | {"prompt": row | {"exclude": ["f1"] * 10_001}}
+    ) == (*(422, "too_many", "prompt.exclude"),)
 
 
 def test_a_request_without_a_history_is_of_now(client: TestClient) -> None:
@@ -154,6 +197,9 @@ def test_what_is_wrong_is_named(client: TestClient) -> None:
     )
     assert failed(client, "/v1/retrieve", request(3) | {"k": 0}) == (422, "invalid_field", "k")
     assert failed(client, "/v1/retrieve", request(3) | {"k": 500}) == (422, "k_too_large", "k")
+    assert failed(client, "/v1/rerank", {"documents": ["a"]}) == (422, "invalid_field", "query")
+    too_long = client.get("/v1/items", params={"query": "a" * 201}).json()["error"]
+    assert (too_long["code"], too_long["param"]) == ("invalid_field", "query")
     assert failed(client, "/v1/nothing", {}) == (404, "not_found", None)
     assert client.get("/v1/score").json()["error"]["code"] == "method_not_allowed"
     # That would compile, and hold up all others.
@@ -204,7 +250,7 @@ def test_vertex_ai_names_the_routes(
 ) -> None:
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1:predict")
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/v1/endpoints/1")
-    found = served.make_server(None, Path())
+    found = served_folder.make_server(None, Path())
     found.snapshots._current = server.snapshots.current
     own = TestClient(make_app(found))
     assert vertex.predict_route() == "/v1/endpoints/1:predict"
@@ -215,7 +261,7 @@ def test_vertex_ai_names_the_routes(
 
 
 def test_nobody_waits_for_a_model_that_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loading = served.make_server(None, folder)
+    loading = served_folder.make_server(None, folder)
     own = TestClient(make_app(loading))
     assert own.get("/healthz").status_code == 200
     assert own.get("/readyz").status_code == 503

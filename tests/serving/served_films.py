@@ -44,6 +44,7 @@ SPEC = {
         "writing": {
             "titles": {"prefix": "[{genre}:]", "text": "{title}"},
             "contents": {"prefix": "film", "text": "{title}, {genre}"},
+            "explanations": {"about": "{title}", "text": "[{shared_genre} again]"},
         },
     },
 }

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 
 from m6rec_jax.engine import catalogue_index
 from m6rec_jax.engine.loaded_model import TrainedModel
@@ -228,10 +229,26 @@ def test_several_files_in_a_bucket(folder: Path, scored: Path, tmp_path: Path, b
         infer_requests(output="gs://bucket/out", **settings)
     with pytest.raises(DataError, match=r"gs://bucket/none\*: there are no .jsonl or .parquet"):
         infer_requests(output="gs://bucket/out", **(settings | {"requests": "gs://bucket/none*"}))
+    (bucket / "out" / "0.summary.json").unlink()
+    with pytest.raises(DataError, match=r"gs://bucket/out/0.jsonl exists already, and was not"):
+        infer_requests(output="gs://bucket/out", **settings)
+    assert {path.name for path in (bucket / "out").iterdir()} == names - {"0.summary.json"}
     shutil.rmtree(bucket / "out")
     (bucket / "out").write_text("no folder")
     with pytest.raises(DataError, match=r"gs://bucket/out cannot be written: .*Error"):
         infer_requests(output="gs://bucket/out", **settings)
+
+
+def test_requests_that_may_not_be_read(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> bool:
+        raise PermissionError("no credentials")
+
+    for name in ("exists", "isdir"):
+        monkeypatch.setattr(epath.Path("gs://bucket")._backend, name, refuse)
+    with pytest.raises(DataError, match=r"gs://bucket/r\.jsonl cannot be read: Permission.*gcloud"):
+        infer_requests("gs://bucket/r.jsonl", "out.jsonl", model_dir="run")
+    with pytest.raises(ConfigError, match="no address of a bucket begins so"):
+        infer_requests("gcs://bucket/r.jsonl", "out.jsonl", model_dir="run")
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])

@@ -68,6 +68,7 @@ def test_only_the_sdist_ships_them(tmp_path: Path) -> None:
     subprocess.run([*build, "--target", "sdist"], cwd=ROOT, check=True, capture_output=True)
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
+        assert any(name.endswith("/mkdocs.yml") for name in archive.getnames())  # of `make docs`
         shipped = {
             Path(member.name).name: bool(member.mode & 0o100)
             for member in archive

@@ -3,7 +3,7 @@
 import { $, make, runOnce } from "./elements.js";
 
 const TOKEN = "m6rec-token";
-const state = { models: [], catalogue: null, read: [], candidates: null, history: null };
+const state = { models: [], dataSet: null, catalogue: null, candidates: null, history: null };
 
 function say(text) {
   $("status").textContent = text;
@@ -146,7 +146,7 @@ function picker(root, { legend, none, withValue }) {
     const query = search.value.trim();
     if (!query) return found.replaceChildren();
     try {
-      const answer = await ask(`v1/items?limit=20&query=${encodeURIComponent(query)}`);
+      const answer = await ask(`v1/items?limit=20${ofTask()}&query=${encodeURIComponent(query)}`);
       if (mine !== number) return; // another was asked since
       found.replaceChildren(...answer.items.map(({ id, title }) => {
         const button = make("button", { type: "button", text: `Add ${title}` });
@@ -233,14 +233,20 @@ function askForToken() {
 
 const can = (job) => state.models.filter((model) => model.jobs.includes(job));
 
+/** What is to be done: a route and a task; neither where the model ranks nothing. */
+const chosen = () => JSON.parse($("how").value || "{}");
+
+function ofTask() {
+  const { task } = chosen();
+  return task ? `&task=${encodeURIComponent(task)}` : "";
+}
+
 async function start() {
   try {
     state.models = (await ask("v1/models")).data;
-    state.catalogue = await ask("v1/items?limit=1").catch((error) => {
-      if (error.status !== 400) throw error;
-      // A model of dialogues alone.
-      return { num_items: 0, user_columns: {}, item_columns: {}, value: null, liked_at_least: null, items: [] };
-    });
+    fillHow();
+    state.dataSet = null; // a server that wants another token may have other data
+    await useCatalogue();
   } catch (error) {
     if (error.status === 503) {
       $("about").textContent = "The model is loading.";
@@ -253,8 +259,26 @@ async function start() {
   }
   showProblem(null);
   $("token-form").hidden = true;
-  const { catalogue, models } = state;
-  const tasks = models.filter((model) => model.jobs.length && model.id !== "m6rec").length;
+  const chats = can("dialogue").length > 0;
+  $("chat").hidden = !chats;
+  $("no-chat").hidden = chats;
+  $("main").hidden = false;
+  say("The model is ready.");
+}
+
+/** Offers columns, items and writers of the data set of the task that is chosen. */
+async function useCatalogue() {
+  const { task } = chosen();
+  const dataSet = task ? state.models.find(({ id }) => id === task).data_set : "";
+  if (dataSet === state.dataSet) return;
+  const catalogue = await ask(`v1/items?limit=1${ofTask()}`).catch((error) => {
+    if (error.status !== 400) throw error;
+    // A model of dialogues alone.
+    return { num_items: 0, user_columns: {}, item_columns: {}, value: null, liked_at_least: null, items: [] };
+  });
+  if (chosen().task !== task) return; // another was chosen since
+  Object.assign(state, { dataSet, catalogue });
+  const tasks = state.models.filter((model) => model.jobs.length && model.id !== "m6rec").length;
   $("about").textContent = `${tasks} tasks, ${catalogue.num_items} items`;
   $("profile").replaceChildren();
   state.user = columnFields($("profile"), { id: "string", ...catalogue.user_columns }, "user");
@@ -264,13 +288,13 @@ async function start() {
   state.candidates = picker($("candidates"), {
     legend: "Candidates", none: "None yet.", withValue: false,
   });
-  fillHow();
   fillWriters();
-  const chats = can("dialogue").length > 0;
-  $("chat").hidden = !chats;
-  $("no-chat").hidden = chats;
-  $("main").hidden = false;
-  say("The model is ready.");
+  // What was found before is of other data.
+  $("results").replaceChildren();
+  $("how-details").hidden = true;
+  $("no-results").hidden = false;
+  $("no-results").textContent =
+    task ? "Put together a history and press Rank." : "This model neither ranks nor retrieves.";
 }
 
 function fillHow() {
@@ -286,12 +310,11 @@ function fillHow() {
   }));
   $("rank").hidden = !choices.length;
   showAsked();
-  if (!choices.length) $("no-results").textContent = "This model neither ranks nor retrieves.";
 }
 
 /** Shows the fields that what is to be done needs. */
 function showAsked() {
-  const ranks = $("how").value !== "" && JSON.parse($("how").value).route === "score";
+  const ranks = chosen().route === "score";
   $("candidates").hidden = !ranks;
   $("k-field").hidden = ranks;
   $("k").disabled = ranks;
@@ -299,7 +322,8 @@ function showAsked() {
 
 function fillWriters() {
   const explains = (model) => model.writing === "explanations";
-  const writers = can("generation").sort((a, b) => explains(b) - explains(a));
+  const own = can("generation").filter((model) => model.data_set === state.dataSet);
+  const writers = own.sort((a, b) => explains(b) - explains(a));
   $("writer").replaceChildren(...writers.map(({ id, writing }) => {
     return make("option", { text: writing === id ? id : `${id} (${writing})`, value: id });
   }));
@@ -320,13 +344,14 @@ function body() {
       time: now - 3600 * (history.length - index),
       ...(state.catalogue.value === null ? {} : { value: Number(value) }),
     })),
-    debug: true,
   };
 }
 
 async function rank() {
-  const { route, task } = JSON.parse($("how").value);
-  const given = { task, ...body() };
+  await useCatalogue(); // where that failed when the task was chosen
+  const { route, task } = chosen();
+  const asked = body();
+  const given = { task, ...asked, debug: true };
   let described = null;
   if (route === "score") {
     if (!state.candidates.length) throw new Problem("Add candidates to be ranked first.", 0);
@@ -335,21 +360,23 @@ async function rank() {
   } else {
     given.k = Number($("k").value);
   }
+  const { dataSet } = state;
   const answer = await ask(`v1/${route}`, given);
+  if (dataSet !== state.dataSet) return; // a task of another was chosen since
   const items = answer.items.map((item, index) => ({
     ...item,
     title: item.title || (described ? state.candidates[index].title : item.id),
     about: described ? described[index] : item.id,
   }));
   if (described) items.sort((a, b) => b.score - a.score);
-  state.read = answer.debug.read[0].history;
-  showItems(items);
+  showItems(items, asked);
   showDetails(answer);
   say(`${items.length} items are ranked.`);
   $("results-title").focus();
 }
 
-function showItems(items) {
+/** Shows what a request was answered with. */
+function showItems(items, asked) {
   $("no-results").hidden = items.length > 0;
   $("no-results").textContent = "Nothing was found.";
   const scores = items.map(({ score }) => score);
@@ -368,7 +395,7 @@ function showItems(items) {
       ],
     });
     const text = make("p", { className: "text", "aria-live": "polite" });
-    if ($("writer").value) head.append(writeButton(item, text));
+    if ($("writer").value) head.append(writeButton(item, asked, text));
     return make("li", {
       children: [head, make("div", { className: "track", children: [bar], "aria-hidden": "true" }), text],
     });
@@ -377,7 +404,7 @@ function showItems(items) {
 
 const shown = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.toFixed(3) : score.toExponential(1));
 
-function writeButton(item, text) {
+function writeButton(item, asked, text) {
   const button = make("button", { type: "button" });
   function name() {
     const writer = state.models.find(({ id }) => id === $("writer").value);
@@ -391,8 +418,8 @@ function writeButton(item, text) {
     text.textContent = "…";
     let whole = "";
     try {
-      const asked = { model: $("writer").value, prompt: state.read.join("\n"), item: item.about };
-      for await (const event of stream("v1/completions", asked)) {
+      const given = { model: $("writer").value, prompt: asked, item: item.about };
+      for await (const event of stream("v1/completions", given)) {
         whole += event.choices.length ? event.choices[0].text : "";
         text.textContent = whole || "…";
       }
@@ -504,7 +531,10 @@ $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   busy($("rank"), rank);
 });
-$("how").addEventListener("change", showAsked);
+$("how").addEventListener("change", () => {
+  showAsked();
+  useCatalogue().catch(showProblem);
+});
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
   busy(event.submitter || $("say").querySelector("button"), chat);
