@@ -11,7 +11,7 @@ import codecs
 import csv
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,39 +32,8 @@ _EXCEL_HINT = " is Excel's: save it there as 'CSV UTF-8 (comma delimited)'"
 # A CSV row must fit into one block.
 _CSV_BLOCK_BYTES = 8 << 20
 
-RaggedRow = Callable[[Path, int, int, int, str], DataError | None]
-"""Called with (file, row, columns expected, columns found, text of the row).
-
-It gives the error to raise; where it gives none, the row is left out.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class CsvFormat:
-    """How text files are cut into rows and columns.
-
-    Attributes:
-      delimiter: between two columns.
-      quoted: whether values in double quotes may hold delimiters and line breaks; blank lines do
-        not count then. Else every line is a row, and in a blank one all columns are null.
-      names: of the columns; None: they are in a first line that is no row.
-    """
-
-    delimiter: str = ","
-    quoted: bool = True
-    names: Sequence[str] | None = None
-
-    def read(self, lines: Iterable[str]) -> list[str] | None:
-        """The columns of the first line; None where there is none."""
-        rows = csv.reader(
-            lines,
-            delimiter=self.delimiter,
-            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-        )
-        return next(rows, None)
-
-
-_CSV = CsvFormat()
+RaggedRow = Callable[[Path, int, int, int, str], None]
+"""Called with (file, row, columns expected, columns found, text of the row)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +111,7 @@ def column_names(path: Path) -> list[str]:
     if path.suffix.lower() == ".parquet":
         names = open_parquet(path).schema_arrow.names
     else:
-        names = csv_header(path)
+        names = _csv_header(path)
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path} has two columns named {name!r}; rename one")
@@ -181,22 +150,21 @@ def raw_batches(
     columns: Sequence[str] | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     on_ragged: RaggedRow | None = None,
-    form: CsvFormat = _CSV,
 ) -> Iterator[RawBatch]:
     """Streams the rows of a table's files in order, at most `batch_size` at a time.
 
     Args:
-      paths: the files, all Parquet or all text.
+      paths: the files, all Parquet or all CSV.
       columns: the columns to read, in this order; None for all of the file.
-      on_ragged: called for rows of text with too many or too few columns; None: they are errors.
-      form: of text.
+      on_ragged: called for CSV rows with too many or too few columns, which are then left out;
+        without it such a row is an error.
 
     Raises:
       DataError: a missing column, a damaged file, a CSV row with the wrong number of columns.
     """
     first_row = 0
     for path in paths:
-        names = list(form.names or column_names(path))
+        names = column_names(path)
         for column in columns or ():
             if column not in names:
                 raise DataError(missing_column_message(path, column, names))
@@ -204,7 +172,7 @@ def raw_batches(
         if path.suffix.lower() == ".parquet":
             batches = _parquet_batches(path, first_row, wanted, batch_size)
         else:
-            batches = _csv_batches(path, first_row, names, wanted, batch_size, on_ragged, form)
+            batches = _csv_batches(path, first_row, names, wanted, batch_size, on_ragged)
         rows = 0
         for batch in batches:
             if len(batch.rows):
@@ -260,20 +228,15 @@ def _parquet_batches(
             raise parquet_damage(path, error) from error
 
 
-def csv_header(path: Path, form: CsvFormat = _CSV) -> list[str]:
-    """The columns of a text file's first line.
-
-    Raises:
-      DataError: there is no such line, or it is not UTF-8.
-    """
+def _csv_header(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            names = form.read(file)
+            names = next(csv.reader(file), None)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
         # The decoder reads ahead of the header; an error further on belongs to its row.
-        names = _header_of_bytes(path, form)
+        names = _header_of_bytes(path)
         if names is None:
             raise DataError(
                 f"{path}: invalid UTF-8 in the header (byte 0x{error.object[error.start]:02x}); "
@@ -291,11 +254,11 @@ def csv_header(path: Path, form: CsvFormat = _CSV) -> list[str]:
     return names
 
 
-def _header_of_bytes(path: Path, form: CsvFormat) -> list[str] | None:
+def _header_of_bytes(path: Path) -> list[str] | None:
     with path.open("rb") as file:
         line = file.readline()
     try:
-        return form.read([line.decode("utf-8-sig")])
+        return next(csv.reader([line.decode("utf-8-sig")]), None)
     except UnicodeDecodeError:
         return None
 
@@ -307,7 +270,6 @@ def _csv_batches(
     columns: list[str],
     batch_size: int,
     on_ragged: RaggedRow | None,
-    form: CsvFormat,
 ) -> Iterator[RawBatch]:
     # Arrow hands bad rows over as strings and loses those that are not UTF-8. Latin-1 has a
     # character for every byte, so a file with invalid UTF-8 is read as that and turned back.
@@ -317,14 +279,19 @@ def _csv_batches(
     errors: list[DataError] = []
 
     def invalid_row(row: pyarrow.csv.InvalidRow) -> str:
-        number = row.number - 1 - (form.names is None)  # Arrow counts from 1, and the header too
+        number = row.number - 2  # Arrow counts from 1, the header included
         ragged.append(number)
         text = row.text.encode(encoding).decode("utf-8", errors="backslashreplace")
-        of_row = (path, number, row.expected_columns, row.actual_columns, text)
-        if (error := (on_ragged or _ragged_error)(*of_row)) is None:
-            return "skip"
-        errors.append(error)
-        return "error"
+        if on_ragged is None:
+            errors.append(
+                DataError(
+                    f"{path}, row {number}: {row.actual_columns} columns, not "
+                    f"{row.expected_columns}: {text[:80]!r}; {_ragged_advice(text)}"
+                )
+            )
+            return "error"
+        on_ragged(path, number, row.expected_columns, row.actual_columns, text)
+        return "skip"
 
     watched: list[weakref.ref[Any]] = [weakref.ref(invalid_row)]
     reader = None
@@ -337,17 +304,10 @@ def _csv_batches(
                 file,
                 # Threads would lose the row numbers of bad rows.
                 read_options=pyarrow.csv.ReadOptions(
-                    use_threads=False,
-                    block_size=_CSV_BLOCK_BYTES,
-                    encoding=encoding,
-                    column_names=None if form.names is None else list(arrow_names.values()),
+                    use_threads=False, block_size=_CSV_BLOCK_BYTES, encoding=encoding
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=form.delimiter,
-                    quote_char='"' if form.quoted else False,
-                    newlines_in_values=form.quoted,
-                    ignore_empty_lines=form.quoted,
-                    invalid_row_handler=invalid_row,
+                    newlines_in_values=True, invalid_row_handler=invalid_row
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=dict.fromkeys(arrow_names.values(), pa.binary()),
@@ -370,9 +330,9 @@ def _csv_batches(
         if errors:
             raise errors[0] from error
         if "straddling" in str(error):
-            hint = "; most likely a double quote is never closed" if form.quoted else ""
             raise DataError(
-                f"{path}: a row is longer than {_CSV_BLOCK_BYTES:,} bytes{hint}"
+                f"{path}: a row is longer than {_CSV_BLOCK_BYTES:,} bytes; most likely a double "
+                "quote is never closed"
             ) from error
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
     finally:
@@ -393,11 +353,10 @@ def _wait_until_gone(watched: Sequence[weakref.ref[Any]]) -> None:
         time.sleep(0.001)
 
 
-def _ragged_error(path: Path, row: int, expected: int, found: int, text: str) -> DataError:
-    advice = "put values that hold a comma between double quotes"
+def _ragged_advice(text: str) -> str:
     if "\n" in text:
-        advice = "most likely a double quote is never closed"
-    return DataError(f"{path}, row {row}: {found} columns, not {expected}: {text[:80]!r}; {advice}")
+        return "most likely a double quote is never closed"
+    return "put values that hold a comma between double quotes"
 
 
 def _is_utf8(path: Path) -> bool:

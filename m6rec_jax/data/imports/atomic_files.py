@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m6rec_jax.data.columns import ID, TIME, VALUE
-from m6rec_jax.data.files import csv_header
 from m6rec_jax.data.imports import lines as text
 from m6rec_jax.data.imports.records import ITEM, LINE, POSITION, RATING, TIMESTAMP, USER, Imported
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
@@ -80,7 +79,7 @@ def read_atomic_files(folder: Path, report: text.Report) -> Imported:
 def _header(path: Path, report: text.Report) -> dict[str, str | None]:
     """Field -> type of column; None for those that are not used."""
     kinds: dict[str, str | None] = {}
-    for field in csv_header(path, text.TABS):
+    for field in text.first_line(path).split("\t"):
         name, colon, kind = field.strip().rpartition(":")
         if not colon or kind not in _KINDS:
             hint = did_you_mean(kind, _KINDS) if colon else "; write field:type"
@@ -121,8 +120,9 @@ def _events(
     kinds = {name: kind for name, kind in kinds.items() if name in header}
     if unused := [name for name, kind in header.items() if kind and name not in kinds]:
         report.notes.append(f"{path.name}: not used: {', '.join(unused)}")
-    for lines in text.line_batches(path, report, list(header), header=True):
-        batch = {name: lines.column(name, kind) for name, kind in kinds.items()}
+    for lines in text.line_batches(path, report, skip=1):
+        fields = text.split_fields(lines, list(header))
+        batch = {name: text.convert_field(lines, fields[name], name, kinds[name]) for name in kinds}
         if TIMESTAMP not in batch:
             batch[POSITION] = pa.array(lines.numbers.astype(np.float64))
         else:

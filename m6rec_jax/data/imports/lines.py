@@ -1,11 +1,12 @@
-"""Lines of text files and the fields in them, as Arrow arrays that know their line numbers.
+"""Lines and tab-separated fields of text files, as Arrow arrays that know their line numbers.
 
-There are no quotes: a line break always ends a row. Lines are counted from 1, as editors do.
+Files are read block by block. There are no quotes: a line break always ends a row. Lines are
+counted from 1, as editors do.
 """
 
 from __future__ import annotations
 
-import os
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m6rec_jax.data import columns, files
+from m6rec_jax.data import columns
 from m6rec_jax.errors import DataError
 
-TABS = files.CsvFormat("\t", quoted=False)
+_BLOCK_BYTES = 8 << 20
+_LONGEST_LINE = 256 << 20
 
 
 @dataclass
@@ -51,99 +53,128 @@ class Lines:
     Attributes:
       path: the file.
       numbers: line numbers `[n]` int64.
-      fields: the columns `[n]` as bytes; null where nothing stands.
+      texts: strings `[n]` without line ends.
+      unfinished: whether the last one lacks its line break.
     """
 
     path: Path
     numbers: np.ndarray
-    fields: pa.RecordBatch
+    texts: pa.Array
+    unfinished: bool
 
     def error(self, offset: int, message: str) -> DataError:
         """An error about one of the lines."""
-        return _error(self.path, self.numbers[offset], message)
-
-    def column(self, name: str, kind: str) -> pa.Array:
-        """Values `[n]` of a column as a kind of `columns.ARROW_TYPES`; empty ones are null.
-
-        Blanks separate the members of lists.
-
-        Raises:
-          DataError: a value of another kind, named by its line.
-        """
-        of_words = kind == "list<string>"
-        values, bad = columns.convert(self.fields[name], "string" if of_words else kind)
-        if bad:
-            raise self.error(bad[0].offset, f"column {name!r}: {bad[0].reason}")
-        if not of_words:
-            return values
-        trimmed = pc.ascii_trim_whitespace(values)
-        words = pc.ascii_split_whitespace(trimmed)
-        return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, words.type), words)
-
-    def check_unique(self, ids: pa.Array, known: dict[str, int], advice: str) -> None:
-        """Adds the ids `[n]` of the lines to those known from lines before.
-
-        Raises:
-          DataError: one is missing, or there already.
-        """
-        for offset, identifier in enumerate(ids.to_pylist()):
-            if identifier is None:
-                raise self.error(offset, "the id is empty")
-            if identifier in known:
-                before = known[identifier]
-                raise self.error(offset, f"{identifier!r} is on line {before} already; {advice}")
-            known[identifier] = int(self.numbers[offset])
+        cut = self.unfinished and offset == len(self.numbers) - 1
+        hint = ". The file ends there without a line break: if it was cut off, copy it again"
+        return DataError(
+            f"{self.path}, line {self.numbers[offset]}: {message}{hint if cut else ''}"
+        )
 
 
-def _error(path: Path, number: int, message: str) -> DataError:
-    hint = ". The file ends without a line break: if it was cut off, copy it again"
-    return DataError(f"{path}, line {number}: {message}{'' if _ends_whole(path) else hint}")
-
-
-def _ends_whole(path: Path) -> bool:
+def first_line(path: Path) -> str:
+    """The first line of a file; raises DataError where there is none, or it is not UTF-8."""
     with path.open("rb") as file:
-        file.seek(-min(1, path.stat().st_size), os.SEEK_END)
-        return file.read() == b"\n"
+        line = file.readline(_LONGEST_LINE).removeprefix(codecs.BOM_UTF8)
+    if not line.strip():
+        raise DataError(f"{path}, line 1: nothing there; the file must begin with its first row")
+    return _decoded(path, line, 1).rstrip("\r\n")
 
 
-def line_batches(
-    path: Path, report: Report, names: Sequence[str], *, header: bool, delimiter: str = "\t"
-) -> Iterator[Lines]:
-    """Streams the lines of a file; empty ones are left out and counted.
+def line_batches(path: Path, report: Report, *, skip: int = 0) -> Iterator[Lines]:
+    """Streams the lines of a file in UTF-8; empty ones are left out and counted.
 
     Args:
       path: the file.
       report: where empty lines are counted.
-      names: of its columns.
-      header: whether the first line is one, and no row.
-      delimiter: between two columns.
+      skip: lines at the beginning that are not wanted.
 
     Raises:
-      DataError: a line with more or fewer fields than there are names, or a line that is too long
-        to be one.
+      DataError: invalid UTF-8, named by its line, or a line that is too long to be one.
     """
+    number, rest = 1, b""
+    with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while (block := file.read(_BLOCK_BYTES)) or rest:
+            data = rest + block
+            end = data.rfind(b"\n") + 1 if block else len(data)
+            whole, rest = data[:end], data[end:]
+            if len(rest) > _LONGEST_LINE:
+                raise DataError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes")
+            if not whole:
+                continue
+            texts = _split(path, whole, number)
+            numbers = np.arange(number, number + len(texts))
+            number += len(texts)
+            wanted = numbers > skip
+            empty = pc.equal(pc.ascii_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)
+            report.count("empty lines", path, numbers[empty & wanted])
+            keep = wanted & ~empty
+            unfinished = not whole.endswith(b"\n")
+            yield Lines(path, numbers[keep], texts.filter(pa.array(keep)), unfinished)
+            if unfinished:
+                report.notes.append(f"{path.name}: the last line has no line break; is it whole?")
 
-    def ragged(_: Path, row: int, expected: int, found: int, text: str) -> DataError | None:
-        if not text.strip():
-            report.count("empty lines", path, np.array([row + 1]))
-            return None
-        return _error(
-            path,
-            row + 1,
-            f"{found} fields, not the {expected} of line 1 ({', '.join(names)}); one tab stands "
-            "between two fields, and none inside of one",
+
+def _split(path: Path, data: bytes, number: int) -> pa.Array:
+    """The lines in `data`, the first of which is line `number`."""
+    _decoded(path, data, number)
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(data))
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pc.ascii_rtrim(pa.Array.from_buffers(pa.string(), len(ends), buffers), "\r\n")
+
+
+def _decoded(path: Path, data: bytes, number: int) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = number + data.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}, line {line}: invalid UTF-8 (byte 0x{data[error.start]:02x}); save the file "
+            "as UTF-8"
+        ) from error
+
+
+def split_fields(lines: Lines, names: Sequence[str]) -> dict[str, pa.Array]:
+    """The tab-separated fields of lines, by the names of their columns.
+
+    Raises:
+      DataError: a line with more or fewer fields than there are names.
+    """
+    fields = pc.split_pattern(lines.texts, "\t")
+    widths = pc.list_value_length(fields).to_numpy()
+    if (wrong := np.flatnonzero(widths != len(names))).size:
+        raise lines.error(
+            int(wrong[0]),
+            f"{widths[wrong[0]]} fields, not the {len(names)} of line 1 ({', '.join(names)}); "
+            "one tab stands between two fields, and none inside of one",
         )
+    flat = fields.flatten()
+    places = np.arange(0, len(flat), max(1, len(names)))
+    return {name: flat.take(pa.array(places + i)) for i, name in enumerate(names)}
 
-    form = files.CsvFormat(delimiter, quoted=False, names=names)
-    for raw in files.raw_batches([path], on_ragged=ragged, form=form):
-        first, *others = raw.batch.columns
-        words = pc.match_substring_regex(first, r"\S").fill_null(False)
-        filled = np.any([words, *(column.is_valid() for column in others)], axis=0)
-        report.count("empty lines", path, raw.rows[~filled] + 1)
-        filled &= raw.rows >= header
-        yield Lines(path, raw.rows[filled] + 1, raw.batch.filter(pa.array(filled)))
-    if not _ends_whole(path):
-        report.notes.append(f"{path.name}: the last line has no line break; is it whole?")
+
+def convert_field(lines: Lines, values: pa.Array, name: str, kind: str) -> pa.Array:
+    """Values `[n]` of a column as a kind of `columns.ARROW_TYPES`; empty ones are null.
+
+    Raises:
+      DataError: a value of another kind, named by its line.
+    """
+    converted, bad = columns.convert(values, kind)
+    if bad:
+        raise lines.error(bad[0].offset, f"column {name!r}: {bad[0].reason}")
+    return converted
+
+
+def split_words(values: pa.Array) -> pa.Array:
+    """Lists `[n]` of the words of strings, which blanks separate; an empty string is null."""
+    trimmed = pc.ascii_trim_whitespace(values)
+    empty = pc.equal(trimmed, "")
+    words = pc.ascii_split_whitespace(trimmed)
+    return pc.if_else(empty, pa.scalar(None, words.type), words)
 
 
 def read_table(
@@ -173,12 +204,33 @@ def read_table(
         there twice.
     """
     batches = []
-    known: dict[str, int] = {}
-    for lines in line_batches(path, report, names, header=header):
-        ids = lines.column(identifier, columns.ID)
-        lines.check_unique(ids, known, "an id must be there once")
-        found = {name: lines.column(name, kind) for name, kind in kinds.items()}
-        batches.append(pa.table({identifier: ids, **found, "line": pa.array(lines.numbers)}))
+    for lines in line_batches(path, report, skip=int(header)):
+        fields = split_fields(lines, names)
+        batch = {identifier: convert_field(lines, fields[identifier], identifier, columns.ID)}
+        if batch[identifier].null_count:
+            missing = batch[identifier].is_null().to_numpy(zero_copy_only=False)
+            raise lines.error(int(np.argmax(missing)), f"column {identifier!r} is empty")
+        for name, kind in kinds.items():
+            if kind == "list<string>":
+                batch[name] = split_words(fields[name])
+            else:
+                batch[name] = convert_field(lines, fields[name], name, kind)
+        batches.append(pa.table(batch | {"line": pa.array(lines.numbers)}))
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"{path} has no rows")
-    return pa.concat_tables(batches).combine_chunks()
+    table = pa.concat_tables(batches).combine_chunks()
+    check_unique(path, table[identifier], table["line"].to_numpy())
+    return table
+
+
+def check_unique(path: Path, ids: pa.ChunkedArray, numbers: np.ndarray) -> None:
+    """Raises DataError where two lines, whose numbers are `[n]`, have one id."""
+    codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    if len(first) < len(codes):
+        again = int(np.setdiff1d(np.arange(len(codes)), first)[0])
+        before = int(np.argmax(codes == codes[again]))
+        raise DataError(
+            f"{path}, line {numbers[again]}: {ids[again].as_py()!r} is on line {numbers[before]} "
+            "already; an id must be there once"
+        )

@@ -15,8 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m6rec_jax.data.files import csv_header
-from m6rec_jax.data.imports.lines import TABS, Report, line_batches, read_table
+from m6rec_jax.data.imports.lines import (
+    Lines,
+    Report,
+    first_line,
+    line_batches,
+    read_table,
+    split_words,
+)
 from m6rec_jax.data.imports.records import ITEM, LINE, POSITION, USER, Imported
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -39,7 +45,7 @@ def read_sequences(folder: Path, report: Report) -> Imported:
     path = _file(
         folder, ITEMS, "a line for each item: its id, a tab, its text. The model reads text"
     )
-    first = csv_header(path, TABS)
+    first = first_line(path).split("\t")
     header = re.sub(r"[\W_]", "", first[0].lower()) in _NAMES_OF_IDS
     if len(first) < 2:
         raise DataError(
@@ -91,15 +97,14 @@ def _column_names(path: Path, names: list[str]) -> list[str]:
 
 def _events(path: Path, report: Report) -> Iterator[pa.RecordBatch]:
     known: dict[str, int] = {}
-    # A sign that stands in no line, so that each is one field.
-    for lines in line_batches(path, report, ["items"], header=False, delimiter="\x01"):
-        rows = lines.column("items", "list<string>")
+    for lines in line_batches(path, report):
+        rows = split_words(lines.texts)
         lengths = pc.list_value_length(rows).to_numpy()
         ends = np.cumsum(lengths)
         starts = ends - lengths
         words = rows.flatten()
         users = words.take(pa.array(starts))
-        lines.check_unique(users, known, "join the two lines, oldest item first")
+        _check_users(lines, users, known)
         report.count("users without items", path, lines.numbers[lengths == 1])
         position = np.arange(len(words)) - np.repeat(starts, lengths)
         of_items = pa.array(position > 0)
@@ -110,3 +115,14 @@ def _events(path: Path, report: Report) -> Iterator[pa.RecordBatch]:
             LINE: pa.array(np.repeat(lines.numbers, lengths)),
         }
         yield pa.RecordBatch.from_pydict(batch).filter(of_items)
+
+
+def _check_users(lines: Lines, users: pa.Array, known: dict[str, int]) -> None:
+    for offset, user in enumerate(users.to_pylist()):
+        if user in known:
+            raise lines.error(
+                offset,
+                f"user {user!r} is on line {known[user]} already; join the two lines, oldest item "
+                "first",
+            )
+        known[user] = int(lines.numbers[offset])
