@@ -61,7 +61,7 @@ def routes(server: Server) -> APIRouter:
 
     @router.post("/v1/completions", response_model=None)
     async def completions(body: schemas.Completion, request: Request) -> Any:
-        """Texts for users that are described in text."""
+        """Texts for users, who are described in text or by a request's fields."""
         if body.stream:
             return await events(_completion_events(server, request, body))
         async with asking(server, request) as asked:

@@ -447,8 +447,9 @@ def user_of(body: bytes, session: str | None = None) -> str:
         return ""
     if isinstance(row, dict) and isinstance(row.get("instances"), list):
         row = row["instances"][0] if row["instances"] else None
-    if isinstance(row, dict) and isinstance(row.get("query"), dict):
-        row = row["query"]
+    for name in ("query", "prompt"):
+        if isinstance(row, dict) and isinstance(row.get(name), dict):
+            row = row[name]
     if not isinstance(row, dict):
         return ""
     user = row.get("user")

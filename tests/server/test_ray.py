@@ -50,6 +50,7 @@ def test_a_user_is_known_by_what_stays_as_the_history_grows() -> None:
     known = {"user": {"id": "7"} | young, "behaviours": [first]}
     assert user(known) == user({"user": {"id": "7"}, "behaviours": [second]}) != ""
     assert user(known) == user({"instances": [known]}) == user({"query": known, "documents": []})
+    assert user(known) == user({"model": "reasons", "prompt": known, "item": "f1"})
     assert user({"query": "24 years old\nliked A"}) == user(
         {"prompt": ["24 years old\nliked A\nliked B", "other"]}
     )

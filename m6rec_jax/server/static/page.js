@@ -348,8 +348,10 @@ function body() {
 }
 
 async function rank() {
-  await useCatalogue(); // where that failed when the task was chosen
   const { route, task } = chosen();
+  const { dataSet } = state;
+  await useCatalogue(); // where that failed when the task was chosen
+  if (dataSet !== state.dataSet || chosen().task !== task) return; // what to rank is to be put together
   const asked = body();
   const given = { task, ...asked, debug: true };
   let described = null;
@@ -360,7 +362,6 @@ async function rank() {
   } else {
     given.k = Number($("k").value);
   }
-  const { dataSet } = state;
   const answer = await ask(`v1/${route}`, given);
   if (dataSet !== state.dataSet) return; // a task of another was chosen since
   const items = answer.items.map((item, index) => ({
