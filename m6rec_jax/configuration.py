@@ -450,7 +450,9 @@ def _check_parameter(selector: str, parameter: str, value: Any, origin: Origin) 
             f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
             f"{_quote(origin)}"
         )
-    if isinstance(value, str) and isinstance(parameters[parameter].default, bool):
+    asked = parameters[parameter]
+    is_bool = isinstance(asked.default, bool) or "bool" in str(asked.annotation).split(" | ")
+    if is_bool and isinstance(value, str):
         # The text 'false' would be true.
         raise ConfigError(
             f"{origin}: {selector}.{parameter} = {value!r} is neither True nor False"

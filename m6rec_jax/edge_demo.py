@@ -29,7 +29,8 @@ from m6rec_jax.text.writing_templates import common_values
 
 MODEL = Path(__file__).parent / "edge_model" / "films.m6rec"
 LIKED = ("Alien", "Blade Runner", "The Terminator")
-# So many films at least are found by the towers and ordered by the scorer; so many may be asked for.
+# So many films at least are found by the towers and ordered by the scorer, and so many may be asked
+# for at most.
 _FOUND, MOST = 64, 100
 _DAY = 86_400.0
 # Titles at least so alike are taken for misspelt ones.

@@ -135,6 +135,10 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
     with contextlib.chdir(output):
         saved = _saved_sizes(spec["name"], output)
         if saved is None:
+            if Path(VOCABULARY).exists() and not Path(f"{PREPARE}.gin").exists():
+                raise DataError(
+                    f"{output / VOCABULARY} is not of this command: give another --output"
+                )
             _write_data_files(spec["name"])
             # One of a call that ended before may be of other data, or of another template.
             Path(VOCABULARY).unlink(missing_ok=True)
@@ -223,8 +227,8 @@ def prepare_both(
 def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResult:
     """Trains as a gin file says, or goes on with what is in the folder.
 
-    A batch that does not divide over the devices gets the few rows that it lacks: neither command
-    takes a BATCH_SIZE.
+    A batch that does not divide over the devices gets the few rows that it lacks: the demo's files
+    are made for any machine.
 
     Raises:
       KeyboardInterrupt: a signal stopped it.
@@ -232,12 +236,11 @@ def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResu
     print(f"{folder.name}: {gin_file}", flush=True)
     settings = [f"MODEL_DIR='{folder}'", *bindings]
     configuration.parse_config([gin_file], settings)
-    mesh, rows = make_mesh(), configuration.macro("BATCH_SIZE")
-    shards = configuration.bound("BatchIterator.num_shards", 4)  # as many as it has by default
-    multiple = math.lcm(shards, mesh.shape["data"] * mesh.shape["fsdp"])
-    if rows % multiple:
-        rows += -rows % multiple
-        print(f"{rows} rows a step, so that they divide over {mesh.size} devices", flush=True)
+    rows = configuration.macro("BATCH_SIZE")
+    # As many shards as there are by default.
+    if lacking := -rows % _least_batch(configuration.bound("BatchIterator.num_shards", 4)):
+        rows += lacking
+        print(f"{rows} rows a step, so that they divide over all devices", flush=True)
         configuration.parse_config([gin_file], [*settings, f"BATCH_SIZE={rows}"])
     with own_vocabulary(folder):
         configuration.settle_measured()
@@ -281,6 +284,12 @@ def print_metrics(result: TaskResult) -> None:
 # --- sizes ------------------------------------------------------------------------------------
 
 
+def _least_batch(num_shards: int) -> int:
+    """Rows of the smallest batch that divides over the data's shards and over all devices."""
+    mesh = make_mesh()
+    return math.lcm(num_shards, mesh.shape["data"] * mesh.shape["fsdp"])
+
+
 def _saved_sizes(dataset: str, output: Path) -> Sizes | None:
     """Those of an earlier call, so that it is gone on with as it began."""
     if not Path(SIZES_FILE).is_file():
@@ -300,7 +309,9 @@ def _sizes(prepared: Prepared, minutes: float, begin: float, seed: int) -> Sizes
     lengths = measured_lengths(dataset)
     rows = min(prepared.num_rows(view)["train"] for view in ("groups", "documents"))
     num_shards = 4 if rows >= 64 else 1
+    multiple = _least_batch(num_shards)
     batch_size = max(4, min(64, rows // 4 // 4 * 4))
+    batch_size += -batch_size % multiple
     draft = Sizes(
         dataset=dataset,
         model="mini" if minutes >= 4 else "tiny",

@@ -32,8 +32,9 @@ def toy_run(
     folder: str = "",
     data: Any = None,
     is_dry: bool = False,
+    is_loud: bool | None = None,
 ) -> dict[str, Any]:
-    del is_dry
+    del is_dry, is_loud
     return {"steps": steps, "rate": rate, "model": model, "folder": folder, "data": data}
 
 
@@ -314,6 +315,7 @@ def test_mistakes_in_a_file_name_the_line(text: str, start: str, parts: tuple[st
         ("TRAIN_STEPS=", "expected --gin.NAME=VALUE"),
         ("TRAIN_STEPS=%TRAIN_STEPS", "--gin.TRAIN_STEPS: macro 'TRAIN_STEPS' refers to itself"),
         ("toy_run.is_dry=false", "toy_run.is_dry = 'false' is neither True nor False"),
+        ("toy_run.is_loud=false", "toy_run.is_loud = 'false' is neither True nor False"),
     ],
 )
 def test_mistakes_on_the_command_line(binding: str, message: str) -> None:

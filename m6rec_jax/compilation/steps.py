@@ -37,7 +37,7 @@ from m6rec_jax.training.train_step import jit_step, make_train_step
 
 logger = logging.getLogger(__name__)
 Features = dict[str, jax.ShapeDtypeStruct]
-# What they add to a step depends on other models.
+# Left out of the step that is compiled: two need another model at hand, two are seldom set.
 _LEFT_OUT = ("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss")
 
 

@@ -128,6 +128,7 @@ class Validator:
         self._loss, self._make_batches, self._evaluate = loss, make_batches, evaluate
         self._extended = extended
         self._jobs, self._progress = jobs, progress
+        self._rounded = jax.jit(loss.rounded) if isinstance(loss, RoundedWeightsLoss) else None
         self._compiled: CompiledStep | None = None
         self._logged = False
 
@@ -179,8 +180,8 @@ class Validator:
             if should_stop():
                 return None
             variables = state.variables
-            if isinstance(self._loss, RoundedWeightsLoss):
-                variables = jax.jit(self._loss.rounded)(variables)
+            if self._rounded is not None:
+                variables = self._rounded(variables)
             metrics = dict(self._evaluate(self._model, variables, step)) | metrics
         rows = getattr(batches, "read_rows", None)  # of the pipeline's batches
         if rows is not None and not self._logged:
