@@ -44,7 +44,7 @@ COMMANDS = {
     "eval": ["eval", "--gin_file", "eval.gin", RUN],
     "infer": ["infer", "--gin_file", "eval.gin", RUN],
     "resumed": ["train", "--gin_file", "train.gin", RUN, "--gin.TRAIN_STEPS=5"],
-    "misspelt": ["train", "--gin_file", "train.gin", "--gin.train.train_step=5"],
+    "misspelt": ["train", "--gin_file", "train.gin", RUN, "--gin.train.train_step=5"],
     "missing": ["train", "--gin_file", "trian.gin"],
     "vocabulary": ["vocab", "train", "--gin_file", "prepare.gin"],
     "other vocabulary": [

@@ -156,6 +156,9 @@ def test_a_vocabulary_of_before_the_sizes_were_chosen_is_trained_anew(
 
     (tmp_path / "vocabulary.model").write_text("of other data")
     monkeypatch.setattr(quickstart, "prepare_both", prepare)
+    with pytest.raises(DataError, match=r"vocabulary\.model is not of this command"):
+        quickstart.run_quickstart(SHOP, tmp_path)
+    (tmp_path / "prepare.gin").touch()
     with pytest.raises(KeyboardInterrupt):
         quickstart.run_quickstart(SHOP, tmp_path)
 
