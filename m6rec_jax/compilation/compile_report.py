@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from m6rec_jax.compilation.advice import COMFORTABLE
 from m6rec_jax.compilation.step_report import StepReport
 from m6rec_jax.compilation.topologies import GIB, Topology
-from m6rec_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class CompileReport:
         return all(step.fits for step in self.steps)
 
     def to_json(self) -> str:
-        """Text that `read_report` reads."""
+        """The text of `m6rec compile --json`."""
         values = {
             "topology": dict(self.topology),
             "run": dict(self.run),
@@ -64,16 +62,6 @@ class CompileReport:
         parts = ["\n".join(head), *(render_step(step) for step in self.steps)]
         parts += [f"{name}: left out, {why}" for name, why in self.left_out.items()]
         return "\n\n".join(parts)
-
-
-def read_report(path: Path) -> CompileReport:
-    """Reads a report's JSON file; raises DataError if it is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        steps = tuple(StepReport.from_json(step) for step in values.pop("steps"))
-        return CompileReport(steps=steps, **values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: no report of m6rec compile: {error!r}") from error
 
 
 def describe_topology(topology: Topology) -> dict[str, Any]:

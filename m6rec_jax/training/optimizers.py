@@ -2,7 +2,7 @@
 
 train.optimizer = @adamw()
 adamw.learning_rate = @warmup_schedule()
-adamw.backbone_learning_rate = 1e-4
+adamw.rate_factors = {'^params/': 0.1}
 warmup_schedule.rate = 1e-3
 warmup_schedule.warmup_steps = 100
 warmup_schedule.decay = 'cosine'
@@ -15,7 +15,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import gin
 import jax
@@ -93,7 +93,6 @@ def warmup_schedule(
 @gin.configurable
 def adamw(
     learning_rate: float | Schedule,
-    backbone_learning_rate: float | Schedule | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -106,7 +105,6 @@ def adamw(
 
     Args:
       learning_rate: a number or a schedule.
-      backbone_learning_rate: of the group `params`, when it trains (None: the same).
       b1, b2, eps: of Adam.
       weight_decay: times the learning rate, off the weights at each step.
       not_decayed: regular expressions; leaves whose name has a match keep their size.
@@ -114,7 +112,8 @@ def adamw(
         several tasks: of each task's prompts by themselves, and of the backbone, so that a spike in
         one task's gradient shortens no other's step.
       rate_factors: regular expressions and factors; the rate of a leaf is multiplied by the factors
-        of all that its name has a match of, for instance `{'token_embedder/': 0.1}`.
+        of all that its name has a match of, for instance `{'token_embedder/': 0.1}`, or
+        `{'^params/': 0.1}` for the backbone beside what is tuned.
     """
     return _optimizer(
         clip_norm,
@@ -123,14 +122,13 @@ def adamw(
             _decay(weight_decay, not_decayed),
             _rate_factors(rate_factors or {}),
         ],
-        group_rates(learning_rate, backbone_learning_rate),
+        learning_rate,
     )
 
 
 @gin.configurable
 def adafactor(
     learning_rate: float | Schedule,
-    backbone_learning_rate: float | Schedule | None = None,
     decay_rate: float = 0.8,
     min_dim_size_to_factor: int = 128,
     clipping_threshold: float | None = 1.0,
@@ -149,8 +147,7 @@ def adafactor(
     (`training.task_updates`).
 
     Args:
-      learning_rate, backbone_learning_rate, weight_decay, not_decayed, clip_norm, rate_factors: as
-        for `adamw`.
+      learning_rate, weight_decay, not_decayed, clip_norm, rate_factors: as for `adamw`.
       decay_rate: exponent of the second moment's decay, 1 - step^-decay_rate.
       min_dim_size_to_factor: only matrices with two sides at least this long are factored.
       clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
@@ -188,63 +185,33 @@ def adafactor(
     return _optimizer(
         clip_norm,
         [*steps, _decay(weight_decay, not_decayed), _rate_factors(rate_factors or {})],
-        group_rates(learning_rate, backbone_learning_rate),
+        learning_rate,
     )
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):
-    """An optax gradient transformation that knows its learning rates.
+    """An optax gradient transformation that knows its learning rate.
 
     Attributes:
       init, update: optax's; `update` takes `task_parts` besides (`training.task_updates`).
-      rates: schedule of each group, for the log.
+      rate: a schedule, for the log; None: not known.
       metrics: of what trains, for the log; None: none.
     """
 
-    rates: Mapping[str, Schedule]
+    rate: Schedule | None
     metrics: Callable[[Any], dict[str, jax.Array]] | None
 
     def __new__(
         cls,
         init: Callable[[Any], Any],
         update: Callable[..., tuple[Any, Any]],
-        rates: Mapping[str, Schedule],
+        rate: Schedule | None,
         metrics: Callable[[Any], dict[str, jax.Array]] | None = None,
     ) -> Self:
         """Makes a named tuple of the first two, which has the others as attributes."""
         made = super().__new__(cls, init, update)
-        made.rates, made.metrics = rates, metrics
+        made.rate, made.metrics = rate, metrics
         return made
-
-
-class GroupRatesState(NamedTuple):
-    """`step`: int32 scalar, steps taken."""
-
-    step: jax.Array
-
-
-def scale_by_group_rates(rates: Mapping[str, Schedule]) -> optax.GradientTransformation:
-    """Multiplies updates by minus the learning rate of their group (top-level key)."""
-
-    def init(params: Any) -> GroupRatesState:
-        del params
-        return GroupRatesState(jnp.zeros([], jnp.int32))
-
-    def update(updates: Any, state: GroupRatesState, params: Any = None) -> tuple[Any, Any]:
-        del params
-        factors = {group: -jnp.asarray(rates[group](state.step)) for group in updates}
-        scaled = {group: optax.tree.scale(factors[group], tree) for group, tree in updates.items()}
-        return scaled, GroupRatesState(optax.safe_increment(state.step))
-
-    return optax.GradientTransformation(init, update)
-
-
-def group_rates(
-    learning_rate: float | Schedule, backbone_learning_rate: float | Schedule | None = None
-) -> dict[str, Schedule]:
-    """The schedule of each group."""
-    backbone = learning_rate if backbone_learning_rate is None else backbone_learning_rate
-    return {"params": _schedule(backbone), "prompts": _schedule(learning_rate)}
 
 
 def name_mask(tree: Any, left_out: Sequence[str]) -> Any:
@@ -281,12 +248,9 @@ def _rate_factors(factors: Mapping[str, float]) -> optax.GradientTransformation:
 def _optimizer(
     clip_norm: float | None,
     steps: Sequence[optax.GradientTransformation],
-    rates: Mapping[str, Schedule],
+    learning_rate: float | Schedule,
 ) -> Optimizer:
     clip = [] if clip_norm is None else [task_updates.clip_by_norm(clip_norm)]
-    chain = optax.chain(*clip, *steps, scale_by_group_rates(rates))
-    return Optimizer(chain.init, chain.update, rates)
-
-
-def _schedule(rate: float | Schedule) -> Schedule:
-    return rate if callable(rate) else optax.constant_schedule(rate)
+    rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+    chain = optax.chain(*clip, *steps, optax.scale_by_learning_rate(rate))
+    return Optimizer(chain.init, chain.update, rate)

@@ -139,7 +139,7 @@ def _pruned(
         left = jnp.stack([jnp.count_nonzero(weight) for weight in weights.values()])
         return {"sparsity": 1.0 - left.sum() / sum(weight.size for weight in weights.values())}
 
-    return Optimizer(init, update, getattr(optimizer, "rates", {}), metrics)
+    return Optimizer(init, update, getattr(optimizer, "rate", None), metrics)
 
 
 def _masked(tree: Any, alive: dict[str, jax.Array], otherwise: Any = None) -> Any:

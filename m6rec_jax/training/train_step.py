@@ -78,7 +78,7 @@ def make_train_step(
 
     Args:
       model: the model.
-      optimizer: over `trainable_groups`; if it has `rates` (schedules) and `metrics`, they are
+      optimizer: over `trainable_groups`; if it has a `rate` (a schedule) and `metrics`, they are
         reported.
       trainable: 'prompts' or 'all'.
       seed: of dropout.
@@ -89,9 +89,9 @@ def make_train_step(
 
     Returns:
       A function (state, features) → (next state, scalars: `loss`, `gradient_norm`, `tokens`,
-      `learning_rate/…`; and the objectives' metrics, as sums).
+      `learning_rate`; and the objectives' metrics, as sums).
     """
-    rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
+    rate: Schedule | None = getattr(optimizer, "rate", None)
     measure = getattr(optimizer, "metrics", None)
     denominators_of = getattr(loss, "denominators", loss_denominators)
     update = optax.with_extra_args_support(optimizer).update
@@ -128,11 +128,7 @@ def make_train_step(
             **metrics,
             "gradient_norm": optax.global_norm(grads),
             "tokens": _tokens(features),
-            **{
-                f"learning_rate/{group}": jnp.asarray(rates[group](state.step), jnp.float32)
-                for group in rates
-                if group in trained
-            },
+            **({"learning_rate": jnp.asarray(rate(state.step), jnp.float32)} if rate else {}),
             **(measure(trained) if measure else {}),
         }
         return state.replace(step=state.step + 1, opt_state=opt_state, **trained), scalars

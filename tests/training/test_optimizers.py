@@ -95,15 +95,6 @@ def test_whole_leaves_follow_the_gradient() -> None:
     np.testing.assert_allclose(updates["prompts"]["bank"]["words"], expected, rtol=1e-5)
 
 
-def test_groups_have_rates_of_their_own() -> None:
-    still = steps(adamw(0.01, backbone_learning_rate=0.0))
-    assert_close(still["params"], tree()["params"])
-    assert_close(still["prompts"], steps(adamw(0.01))["prompts"])
-    # Weight decay is part of the step, so a rate of 0 switches it off as well.
-    still = steps(adamw(0.01, backbone_learning_rate=0.0, weight_decay=0.5))
-    assert_close(still["params"], tree()["params"])
-
-
 def test_decay_spares_norms_factors_and_biases() -> None:
     params = tree()
     params["prompts"]["decoder"] = {"ia3_key": {"factors": jnp.ones((1, 1, 4))}}
