@@ -48,8 +48,10 @@ def variable_shardings(variables: Any, mesh: Mesh, rules: Rules) -> Any:
     _check_rules(rules, mesh)
     replicated_in: dict[str, list[str]] = {}  # what is uneven → arrays
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
-        value = leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
+    def place(path: Any, leaf: Any) -> Any:
+        value = _unboxed(leaf)
+        if not jax.tree.leaves(value):
+            return value
         names = leaf.names if _is_named(leaf) else ()
         shape = tuple(value.shape)
         if len(names) != len(shape):
@@ -70,11 +72,8 @@ def variable_shardings(variables: Any, mesh: Mesh, rules: Rules) -> Any:
 def unboxed_shapes(variables: Any) -> Any:
     """The tree without boxes, each leaf a `jax.ShapeDtypeStruct`."""
 
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        value = leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
-        return jax.ShapeDtypeStruct(value.shape, value.dtype)
-
-    return jax.tree.map(shape, variables, is_leaf=_is_named)
+    plain = jax.tree.map(_unboxed, variables, is_leaf=_is_named)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), plain)
 
 
 def placed_shapes(variables: Any, mesh: Mesh, rules: Rules) -> Any:
@@ -200,6 +199,11 @@ def _parts_of_processes(mesh: Mesh) -> dict[int, frozenset[int]]:
 
 def _is_named(leaf: Any) -> bool:
     return isinstance(leaf, meta.Partitioned)
+
+
+def _unboxed(leaf: Any) -> Any:
+    """What is in a box: an array, or nothing (`optax.MaskedNode`) of what an optimizer masks."""
+    return leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
 
 
 def _check_rules(rules: Rules, mesh: Mesh) -> None:

@@ -164,8 +164,13 @@ def test_frozen_backbone_in_bfloat16() -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [adamw(2e-2), adafactor(5e-2, min_dim_size_to_factor=8)],
-    ids=["adamw", "adafactor"],
+    [
+        adamw(2e-2),
+        adafactor(5e-2, min_dim_size_to_factor=8),
+        # Masks leave boxes of the state empty.
+        adafactor(5e-2, min_dim_size_to_factor=8, whole=("mlp/wo",), absolute=("bias",)),
+    ],
+    ids=["adamw", "adafactor", "masked"],
 )
 def test_loss_falls_on_a_learnable_toy(optimizer: Any) -> None:
     rng = np.random.default_rng(1)
