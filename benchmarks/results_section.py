@@ -422,13 +422,10 @@ class Section:
         self.pictures[path] = picture
         return f"![{alt}]({self._images.name}/{path.name})\n"
 
-    def provenance(self, foundations: Collection[str] = ()) -> str:
+    def provenance(self) -> str:
         """Which commands made the rows, at which commit, on what, when.
 
         Rows of a foundation that is no more are named first.
-
-        Args:
-          foundations: further fingerprints of today's, which foundation.json does not name.
         """
         seen = dict.fromkeys(
             (row["command"], row["commit"], row["date"], row["hardware"])
@@ -436,7 +433,7 @@ class Section:
         )
         lines = [
             self._of_earlier(fingerprint)
-            for fingerprint in sorted(self.results.foundations - {*self._foundations, *foundations})
+            for fingerprint in sorted(self.results.foundations - {*self._foundations})
         ]
         lines.append("<details><summary>Commands, commits and hardware</summary>\n\n")
         hardware = list(dict.fromkeys(entry[3] for entry in seen))
