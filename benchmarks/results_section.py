@@ -433,7 +433,7 @@ class Section:
         )
         lines = [
             self._of_earlier(fingerprint)
-            for fingerprint in sorted(self.results.foundations - {*self._foundations})
+            for fingerprint in sorted(self.results.foundations - set(self._foundations))
         ]
         lines.append("<details><summary>Commands, commits and hardware</summary>\n\n")
         hardware = list(dict.fromkeys(entry[3] for entry in seen))
