@@ -95,6 +95,15 @@ def test_whole_leaves_follow_the_gradient() -> None:
     np.testing.assert_allclose(updates["prompts"]["bank"]["words"], expected, rtol=1e-5)
 
 
+def test_the_backbone_may_have_a_rate_of_its_own() -> None:
+    still = steps(adamw(0.01, rate_factors={"^params/": 0.0}))
+    assert_close(still["params"], tree()["params"])
+    assert_close(still["prompts"], steps(adamw(0.01))["prompts"])
+    # Weight decay is part of the step, so a rate of 0 switches it off as well.
+    still = steps(adamw(0.01, rate_factors={"^params/": 0.0}, weight_decay=0.5))
+    assert_close(still["params"], tree()["params"])
+
+
 def test_decay_spares_norms_factors_and_biases() -> None:
     params = tree()
     params["prompts"]["decoder"] = {"ia3_key": {"factors": jnp.ones((1, 1, 4))}}
