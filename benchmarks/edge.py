@@ -60,7 +60,8 @@ JOBS = {
         "similarity_weight",
     ),
 }
-PRUNING_STEPS = 1000
+# Of the 500 steps that the teacher has had, a small backbone has not learnt enough.
+BACKBONE_STEPS, PRUNING_STEPS = 1500, 1000
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,15 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
     of_pretraining = taught(
         "pretraining", "vocabulary_weight=0.5", "similarity_weight=0.3", "chunk_length=4"
     )
+    steps = PRUNING_STEPS if model.pruned_from else BACKBONE_STEPS
+    of_pretraining.append(f"--gin.TRAIN_STEPS={steps}")
     if model.pruned_from:
         dense = folders.of(model.pruned_from, seed, "pretraining")
         of_pretraining += [
             f"--gin_file={PRUNING}",
             f"--gin.INITIAL_CHECKPOINT_PATH='{dense}'",
             "--gin.Start.prompts='all'",
-            f"--gin.TRAIN_STEPS={PRUNING_STEPS}",
-            f"--gin.PRUNING_END={PRUNING_STEPS * 2 // 3}",
+            f"--gin.PRUNING_END={steps * 2 // 3}",
         ]
     seconds = None
     if name != TEACHER:
