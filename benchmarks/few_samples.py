@@ -2,20 +2,20 @@
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
         [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
-        [--methods user_mean means regression tuning averaged]
+        [--methods user_mean means regression tuning]
         [--gin.TRAIN_STEPS=960]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
 hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The validation part says when to
-stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Five
+stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Four
 things learn from the n ratings:
 
     user_mean     user's smoothed mean, the same for every film
     means         user's and item's smoothed mean
     regression    logistic regression on the pieces that the model reads, penalty by validation
-    tuning        option-adapter tuning of the foundation, the best of its validations
-    averaged      options and an update of words' vectors, the mean of three such runs
+    tuning        option-adapter tuning of the foundation and pooling, each run at the best of its
+                  validations, the mean of three runs
 
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
 --books`. RecBole's FM and DIN on the same rows are `benchmarks/baselines/`'s.
@@ -23,8 +23,8 @@ A fair foundation has read no user and no rating of a film: `python -m benchmark
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
 foundation, of other bindings or of another number of steps, are an error.
 Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bindings` (the
---gin.NAME=VALUE given), `train_steps`, `trainable_share`, `step` (the best one) and `curve`; the
-last three are lists of them, one for each run, where several answer together.
+--gin.NAME=VALUE given), `train_steps`, `trainable_share`, and a list of the runs' `step` (the best
+one) and `curve`.
 """
 
 from __future__ import annotations
@@ -54,36 +54,19 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 
 RESULTS = "few_samples"
-STUDY = "gin_configs/studies/few_samples"
+GIN_FILE = "gin_configs/studies/few_samples.gin"
+# How many runs answer together.
+RUNS = 3
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
 SAMPLES = ("16", "64", "256", "1024", "4096", "16384", "all")
 
 USER_MEAN, MEANS, REGRESSION = "user mean", "user mean + item mean", "logistic regression"
-TUNED, AVERAGED = "option-adapter tuning", "options and embedding update, mean of 3"
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """A way of tuning.
-
-    Attributes:
-      model: what tables call it.
-      gin_file: of its runs.
-      runs: how many answer together.
-    """
-
-    model: str
-    gin_file: str
-    runs: int = 1
-
-
-TUNINGS = {
-    "tuning": Tuning(TUNED, f"{STUDY}/option_adapter.gin"),
-    "averaged": Tuning(AVERAGED, f"{STUDY}/averaged.gin", runs=3),
-}
-METHODS = ("user_mean", "means", "regression", *TUNINGS)
+TUNED = f"option-adapter tuning and pooling, mean of {RUNS}"
+TUNING = "tuning"
+# Methods: what tables call them.
+METHODS = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION, TUNING: TUNED}
 # Inverse strengths of the penalty that validation chooses from.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -250,12 +233,12 @@ def rows_of(
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
     """Makes the rows of 'user_mean', 'means' or 'regression' on a prepared sample.
 
-    The regression reads rows of the tunings' own lengths, also beside a model that is told others.
+    The regression reads rows of the tuning's own lengths, also beside a model that is told others.
     """
     from m6rec_jax import configuration
 
     unused = ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"]
-    configuration.parse_config([TUNINGS["tuning"].gin_file], unused)
+    configuration.parse_config([GIN_FILE], unused)
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         if method == "user_mean":
@@ -270,10 +253,8 @@ def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
 
 
 def of_tuning(
-    tuning: Tuning,
     sample: Sample,
     prepared: Prepared,
-    model: str,
     foundation: Path,
     output: Path,
     bindings: Sequence[str],
@@ -283,24 +264,23 @@ def of_tuning(
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         runs = [
             tune(
-                [tuning.gin_file],
+                [GIN_FILE],
                 foundation,
                 # The first has the seed of the draw, the others some that no draw has.
                 sample.seed + 1000 * number,
                 output / f"{sample.label}-{sample.seed}",
                 [f"MIXTURE_OR_TASK_NAME='{task}'", *bindings],
             )
-            for number in range(tuning.runs)
+            for number in range(RUNS)
         ]
-    known = runs[0].known()
-    if len(runs) > 1:
-        known = {name: [run.known()[name] for run in runs] for name in known}
+    known = [run.known() for run in runs]
+    each = {name: [of_run[name] for of_run in known] for name in ("step", "curve")}
     return rows_of(
         averaged_figures(runs),
-        model,
+        TUNED,
         sample,
-        known={**conditions, **known},
-        gin_file=tuning.gin_file,
+        known={**conditions, **known[0], **each},
+        gin_file=GIN_FILE,
         seconds=sum(run.seconds for run in runs),
     )
 
@@ -325,7 +305,7 @@ def study(
     Args:
       samples: numbers of ratings and seeds of the draws.
       methods: of `METHODS`.
-      foundation: MODEL_DIR of the foundation; it must exist for `TUNINGS` alone.
+      foundation: MODEL_DIR of the foundation; it must exist for 'tuning' alone.
       output: folder for runs while they train.
       bindings: gin bindings of every tuning run.
 
@@ -337,49 +317,36 @@ def study(
       M6RecError: a run failed.
     """
     path = results_path(RESULTS)
-    names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION}
-    names |= {method: tuning.model for method, tuning in TUNINGS.items()}
-    conditions: dict[str, dict[str, object]] = {}
-    tuned = [method for method in methods if method in TUNINGS]
-    backbone = backbone_of(foundation) if tuned else ""
-    for method in tuned:
-        conditions[method] = conditions_of(backbone, [TUNINGS[method].gin_file], bindings)
-        own = [row for row in read_results(path).rows if row["model"] == names[method]]
-        refuse_others(path, own, foundation, conditions[method])
+    conditions: dict[str, object] = {}
+    if TUNING in methods:
+        conditions = conditions_of(backbone_of(foundation), [GIN_FILE], bindings)
+        own = [row for row in read_results(path).rows if row["model"] == TUNED]
+        refuse_others(path, own, foundation, conditions)
     bar = progress_bar(samples, unit="sample", desc="few samples")
     for sample in bar:
         done = read_results(path).runs
         missing = [
             method
             for method in methods
-            if (names[method], DATASET, sample.label, sample.seed) not in done
+            if (METHODS[method], DATASET, sample.label, sample.seed) not in done
             # All ratings are one sample: what learns without chance learns the same again.
-            and (method in TUNINGS or sample.count is not None or sample.seed == samples[0].seed)
+            and (method == TUNING or sample.count is not None or sample.seed == samples[0].seed)
         ]
         if not missing:
             continue
         with prepared_sample(sample) as prepared:
             for method in missing:
                 # Another command may have made it while this one waited for the sample.
-                run = (names[method], DATASET, sample.label, sample.seed)
+                run = (METHODS[method], DATASET, sample.label, sample.seed)
                 if run in read_results(path).runs:
                     continue
-                if method in TUNINGS:
-                    rows = of_tuning(
-                        TUNINGS[method],
-                        sample,
-                        prepared,
-                        names[method],
-                        foundation,
-                        output,
-                        bindings,
-                        conditions[method],
-                    )
+                if method == TUNING:
+                    rows = of_tuning(sample, prepared, foundation, output, bindings, conditions)
                 else:
                     rows = of_references(method, sample, prepared)
                 add_rows(path, rows)
                 told = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in rows)
-                bar.write(f"{sample.label}, seed {sample.seed}, {names[method]}: {told}")
+                bar.write(f"{sample.label}, seed {sample.seed}, {METHODS[method]}: {told}")
     return list(read_results(path).rows)
 
 

@@ -200,10 +200,7 @@ PLAN: Sequence[Study] = (
     Study(
         "few_samples",
         ("few_samples",),
-        (
-            "python -m benchmarks.few_samples --samples 64 256 1024 4096"
-            " --methods user_mean means regression averaged",
-        ),
+        ("python -m benchmarks.few_samples --samples 64 256 1024 4096",),
         2.9,
         after=("foundation_of_books",),
     ),

@@ -44,11 +44,12 @@ class BankCapacity:
     Args:
       num_tasks: None: twice as many as there are, at least 8.
       adapters_late_only: True refuses tasks that change early layers or, by an update of the
-        embedding, what these read. None: where all tasks that change layers change late ones only.
+        embedding or by pooling, what these read. None: where all tasks that change layers change
+        late ones only.
       room: settings of `PromptConfig`. Sizes: `num_prompts`, `num_options`, `adapter_rank`,
-        `lora_rank`, `embedding_rank`, `retrieval_dim`, `num_segment_embeddings`. What tasks may
-        have: `lora_targets`, `ia3_targets`, `special_token_ids`. What all have in common:
-        `adapter_activation`.
+        `lora_rank`, `embedding_rank`, `pooling_rank`, `retrieval_dim`, `num_segment_embeddings`.
+        What tasks may have: `lora_targets`, `ia3_targets`, `special_token_ids`. What all have in
+        common: `adapter_activation`.
 
     Raises:
       ConfigError: there is no such setting.

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         embedding_update,
         heads,
         lora,
+        pooling,
         segment_embeddings,
         soft_prompts,
         special_tokens,
     )
 
     class _Settings(
+        pooling.Settings,
         soft_prompts.Settings,
         adapter.Settings,
         lora.Settings,

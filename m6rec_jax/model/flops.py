@@ -183,7 +183,8 @@ def _forward(config: ModelConfig, rows: int, source_length: int, target_length: 
     encoder, decoder = _encoder(config, lengths[0]), _decoder(config, *lengths)
     towers = _towers(config, rows, lengths, encoder, decoder)
     per_token = sum(method.token_products(config) for method in METHODS)
-    products = per_token * (source_length + target_length)
+    of_candidate = sum(method.candidate_products(config) for method in METHODS)
+    products = per_token * (source_length + target_length) + of_candidate * target_length
     products += target_length * embed * (prompts.num_options if prompts.head != "none" else 0)
     head = 2 * rows * target_length * config.embedding_width * config.vocab_size
     looked_up = 0
@@ -191,8 +192,12 @@ def _forward(config: ModelConfig, rows: int, source_length: int, target_length: 
         projection = 2 * rows * config.embedding_rank * embed
         looked_up = projection * (source_length + target_length)
         head += projection * target_length
+    pairs = 2 * rows * target_length**2 * sum(method.pair_products(config) for method in METHODS)
     return ModelFlops(
-        towers.towers + looked_up, towers.attention, head, towers.prompts + 2 * rows * products
+        towers.towers + looked_up,
+        towers.attention + pairs,
+        head,
+        towers.prompts + 2 * rows * products,
     )
 
 
@@ -205,11 +210,11 @@ def _passed_back(
     """
     prompts = config.prompts
     lengths = source_length + prompts.num_prompts, target_length
-    embeddings = any(method.in_embeddings and method.used(prompts) for method in METHODS)
+    changed = {tower for method in METHODS if method.used(prompts) for tower in method.towers}
     encoder, source_trains = _reached(
-        _encoder(config, lengths[0]), embeddings or prompts.num_prompts > 0
+        _encoder(config, lengths[0]), "encoder" in changed or prompts.num_prompts > 0
     )
-    decoder, trains = _reached(_decoder(config, *lengths), embeddings, source_trains)
+    decoder, trains = _reached(_decoder(config, *lengths), "decoder" in changed, source_trains)
     back = _towers(config, rows, lengths, encoder, decoder)
     head = _forward(config, rows, source_length, target_length).head if trains else 0
     return dataclasses.replace(back, attention=2 * back.attention, head=head)

@@ -317,12 +317,19 @@ class M6Rec(nn.Module):
         """
         _require_equal_shapes("decoder", decoder_input_tokens, decoder_block_ids)
         task_ids = task_ids.reshape(-1)
-        x = self.dropout(self.embed(decoder_input_tokens, task_ids), deterministic=deterministic)
+        x = self.embed(decoder_input_tokens, task_ids)
+        seen = masks.causal_mask(decoder_block_ids, segment_ids)
+        tensors, tokens = self.bank.tensors, decoder_input_tokens
+        for method in METHODS:
+            added = method.candidate_embedding(self.config, tensors, tokens, x, seen, task_ids)
+            if added is not None:
+                x = x + added.astype(x.dtype)
+        x = self.dropout(x, deterministic=deterministic)
         stop = self.config.first_cross_layer
         if stop == 0:
             return x
-        mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
         no_source = (None, None, None)
+        mask = mask_bias(seen)[:, None]
         return self.decoder.run(
             x, mask, task_ids, *no_source, start=0, stop=stop, deterministic=deterministic
         )

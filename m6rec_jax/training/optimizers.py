@@ -12,7 +12,6 @@ warmup_schedule.total_steps = %TRAIN_STEPS
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -135,7 +134,6 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     least_scale: float = 1e-3,
     absolute: Sequence[str] = (),
-    whole: Sequence[str] = (),
     weight_decay: float = 0.0,
     not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = None,
@@ -158,23 +156,12 @@ def adafactor(
       absolute: regular expressions; the updates of leaves whose name has a match are not relative
         to their size. For what stands for logits, such as biases of relative positions: relative to
         their size these grow by a share of it at each step, until attention is all or nothing.
-      whole: regular expressions; leaves whose name has a match follow the mean of recent gradients,
-        scaled to root mean square 1 as a whole, in place of element by element. For weights of
-        words learnt from few rows: what many rows say moves further than what one of them does.
     """
-    by_element: optax.GradientTransformation = task_updates.scale_by_factored_rms(
-        decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
-    )
-    steps = [by_element]
-    if whole:
-        steps = [
-            optax.masked(by_element, lambda tree: name_mask(tree, whole)),
-            optax.masked(
-                # All steps are equally long: without a mean, so would be those of a batch's noise.
-                optax.chain(optax.ema(0.9, debias=False), task_updates.scale_to_unit_rms()),
-                lambda tree: jax.tree.map(operator.not_, name_mask(tree, whole)),
-            ),
-        ]
+    steps: list[optax.GradientTransformation] = [
+        task_updates.scale_by_factored_rms(
+            decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
+        )
+    ]
     if clipping_threshold is not None:
         steps.append(task_updates.by_task(optax.clip_by_block_rms(clipping_threshold)))
     if multiply_by_parameter_scale:

@@ -135,17 +135,6 @@ def scale_by_factored_rms(
     )
 
 
-def scale_to_unit_rms() -> optax.GradientTransformationExtraArgs:
-    """Scales each leaf, or what each task has of it, to root mean square 1; zeros stay."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        square = jnp.mean(jnp.square(updates))  # of one leaf, which `by_task` gives
-        return updates * jax.lax.rsqrt(jnp.maximum(square, 1e-30)), state
-
-    return by_task(optax.GradientTransformation(lambda _: optax.EmptyState(), update))
-
-
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales gradients down to a norm: that of everything that trains, or of each task by itself.
 

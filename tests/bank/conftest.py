@@ -39,6 +39,7 @@ ROOM = BankCapacity(
     adapter_rank=3,
     lora_rank=3,
     embedding_rank=2,
+    pooling_rank=2,
     lora_targets=("query", "value", "out"),
     ia3_targets=("key", "value", "hidden"),
     retrieval_dim=8,
@@ -112,6 +113,7 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
                 lora_scale=0.5,
                 lora_targets=("query", "out"),
                 embedding_rank=1,
+                pooling_rank=2,
                 special_token_ids=special[:2],
             ),
             TaskSettings(kind="scoring", positive_classes=(3, 4)),
@@ -133,7 +135,7 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
             TaskSettings(kind="retrieval"),
         ),
         "near": (
-            PromptConfig(lora_rank=3, lora_targets=("value",), retrieval_dim=5, embedding_rank=2),
+            PromptConfig(lora_rank=3, lora_targets=("value",), retrieval_dim=5, pooling_rank=1),
             TaskSettings(kind="retrieval"),
         ),
         "titles": (

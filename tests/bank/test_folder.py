@@ -379,6 +379,10 @@ def test_methods_are_called_as_their_files() -> None:
             PromptConfig(**soft, head="option", embedding_rank=1),
             "option_embedding",
         ),
+        (
+            PromptConfig(**soft, head="option", adapter_rank=2, pooling_rank=1),
+            "option_adapter_pooling",
+        ),
         (PromptConfig(**soft, head="linear"), "prompt"),
         (PromptConfig(num_options=2, head="linear", adapter_rank=2), "adapter"),
         (PromptConfig(num_options=2, head="linear", lora_rank=2), "lora"),

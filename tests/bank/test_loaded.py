@@ -190,6 +190,7 @@ def test_room_for_what_no_task_has_yet(
     assert not BankCapacity(embedding_rank=1).prompt_config([late]).adapters_late_only
     with pytest.raises(ConfigError, match=r"BankCapacity.adapters_late_only = True, .*rank = 2"):
         BankCapacity(adapters_late_only=True).prompt_config([late, PromptConfig(embedding_rank=2)])
+    assert not BankCapacity().prompt_config([late, PromptConfig(pooling_rank=1)]).adapters_late_only
     assert BankCapacity().prompt_config([]).adapter_activation == "gelu"
 
     manifest = all_prompts["ctr"].manifest

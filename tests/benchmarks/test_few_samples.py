@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import few_samples
-from benchmarks.few_samples import AVERAGED, MEANS, REGRESSION, TUNED, TUNINGS, Sample
+from benchmarks.few_samples import MEANS, REGRESSION, TUNED, TUNING, Sample
 from benchmarks.results_file import read_results
 from benchmarks.tuned_run import Run
 from m6rec_jax import configuration
@@ -49,7 +49,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
 
     def tune(files, foundation, seed, folder, bindings) -> Run:
         assert "MIXTURE_OR_TASK_NAME='task_of_" in bindings[0]
-        runs.append((Path(files[0]).stem, folder.name, seed))
+        assert files == [few_samples.GIN_FILE]
+        runs.append((TUNING, folder.name, seed))
         return run_of(seed)
 
     figures = dict.fromkeys(few_samples.METRICS, 0.5)
@@ -72,8 +73,7 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert prepared == [
         ("prepare", split, seed) for seed in (0, 1) for split in ("few_shot_64", "few_shot_all")
     ]
-    assert len([run for run in made if run[0] == "option_adapter"]) == 4
-    assert len([run for run in made if run[0] == "averaged"]) == 12
+    assert len([run for run in made if run[0] == TUNING]) == 12
     rows = read_results(tmp_path / "few_samples.json").rows
     assert {row["samples"] for row in rows if row["split"] == "few_shot_all"} == {79_619}
     found = {(row["model"], row["split"], row["seed"]) for row in rows}
@@ -81,7 +81,7 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert (REGRESSION, "few_shot_all", 1) not in found
     assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_all", 0)} <= found
     (row, *_) = (row for row in rows if row["model"] == TUNED)
-    assert (row["foundation"], row["step"], row["curve"]) == ("base", 20, [[20, 0.6]])
+    assert (row["foundation"], row["step"], row["curve"]) == ("base", [20] * 3, [[[20, 0.6]]] * 3)
     done = len(made)
     assert few_samples.main(arguments) == 0
     assert len(made) == done
@@ -90,22 +90,20 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
 
 def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path: Path) -> None:
     arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "2"]
-    assert few_samples.main([*arguments, "--methods", *TUNINGS]) == 0
-    seeds = [seed for file, _, seed in made if file == "averaged"]
+    assert few_samples.main([*arguments, "--methods", TUNING]) == 0
+    seeds = [seed for what, _, seed in made if what == TUNING]
     assert len(set(seeds)) == 3
-    assert [seed for file, _, seed in made if file == "option_adapter"] == [2] == seeds[:1]
+    assert seeds[0] == 2
     runs = [run_of(seed) for seed in seeds]
     mean = sum(run.predictions.probabilities for run in runs) / 3
     labels = runs[0].predictions.labels
     pairs = np.subtract.outer(mean[labels == 1], mean[labels == 0])
     rows = read_results(tmp_path / "few_samples.json").rows
     found = {row["model"]: row for row in rows if row["metric"] == "auc"}
-    assert found[AVERAGED]["value"] == pytest.approx(
+    assert found[TUNED]["value"] == pytest.approx(
         ((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-6
     )
-    assert (found[AVERAGED]["step"], found[AVERAGED]["seconds"]) == ([20] * 3, 9.0)
-    # One run answers by itself.
-    assert found[TUNED]["value"] == pytest.approx(runs[0].figures["auc"], abs=1e-6)
+    assert found[TUNED]["seconds"] == 9.0
 
 
 def test_what_another_command_made_meanwhile_is_not_made_again(
@@ -124,7 +122,7 @@ def test_what_another_command_made_meanwhile_is_not_made_again(
 
     monkeypatch.setattr(few_samples, "prepared_sample", after_another)
     assert few_samples.main(arguments) == 0
-    assert len([run for run in made if run[0] == "option_adapter"]) == 1
+    assert len([run for run in made if run[0] == TUNING]) == 3
 
 
 def test_a_sample_knows_nothing_else(made) -> None:
@@ -133,17 +131,13 @@ def test_a_sample_knows_nothing_else(made) -> None:
     assert Sample(None, 2).split() == Sample(None, 0).split()
 
 
-@pytest.mark.parametrize("method", TUNINGS)
-def test_files_of_the_study_fit_together(method: str) -> None:
-    files = [TUNINGS[method].gin_file]
-    configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
+def test_files_of_the_study_fit_together() -> None:
+    bindings = ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
+    configuration.parse_config([few_samples.GIN_FILE], bindings)
     assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
     assert gin.query_parameter("Validation.best_metric") == "validation/auc"
-    # What learns at a rate, or in a way, of its own is called so.
-    config = ModelConfig()
-    names = set(prompt_leaves(config))
-    whole = gin.query_parameter("adafactor.whole") if method == "averaged" else ()
-    assert all(any(name in leaf for leaf in names) for name in whole)
-    assert (config.prompts.embedding_rank > 0) == (method == "averaged")
+    # What learns at a rate of its own is called so.
+    names = prompt_leaves(ModelConfig())
+    assert all(any(name in leaf for leaf in names) for name in configuration.macro("RATE_FACTORS"))
     configuration.parse_config([few_samples.PREPARE])
     assert "{awards}" in gin.query_parameter("PrepareOptions.template")["candidate"]

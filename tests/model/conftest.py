@@ -61,9 +61,9 @@ def config(prompt_config: PromptConfig) -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def every_method(config: ModelConfig) -> ModelConfig:
-    """LoRA, (IA)³ and updates of the embedding beside what `config` has."""
+    """LoRA, (IA)³, updates of the embedding and pooling beside what `config` has."""
     methods = {"lora_rank": 2, "lora_scale": 0.7, "lora_targets": TARGETS, "embedding_rank": 1}
-    methods["ia3_targets"] = ("key", "value", "hidden")
+    methods |= {"ia3_targets": ("key", "value", "hidden"), "pooling_rank": 2}
     return tuned(config, **methods)
 
 

@@ -88,6 +88,7 @@ def keys_and_values_of_the_source(config: ModelConfig) -> int:
         {"prompts": OPTIONS},
         {"prompts": PromptConfig(lora_rank=3, num_options=2, head="linear")},
         {"prompts": dataclasses.replace(OPTIONS, embedding_rank=3)},
+        {"prompts": dataclasses.replace(OPTIONS, pooling_rank=3)},
         {"late_layers_start": 1, "prompts": PromptConfig(adapter_rank=4, adapters_late_only=True)},
     ],
     ids=str,
@@ -156,6 +157,7 @@ LATE = {"adapters_late_only": True}
         ({"adapter_rank": 4}, 0),
         ({"lora_rank": 4}, 0),
         ({"embedding_rank": 2}, 0),
+        ({"pooling_rank": 2, "adapter_rank": 4}, 0),
         # Updates of the embedding stand below all layers, early ones, too.
         ({"embedding_rank": 2}, 1),
         # The lowest layer that trains is a late one; nothing goes further back.

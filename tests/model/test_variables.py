@@ -1,6 +1,5 @@
 """The two trees of variables: what is in them, how it starts, and what trains."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from flax import linen as nn
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.tuning.lora import TARGETS
-from tests.model.conftest import hidden
+from tests.model.conftest import hidden, tuned
 
 Features = dict[str, np.ndarray]
 LORA = {"lora_rank": 3, "lora_scale": 0.7, "lora_targets": TARGETS}
@@ -112,9 +111,10 @@ def test_shared_layers_need_no_prompts(config: ModelConfig, features: Features) 
         (LORA, {}, ("/a",)),
         (LORA, {"matmul_dtype": "bfloat16", "share_layers": True}, ("/a",)),
         ({"embedding_rank": 2}, {}, ("embedding_update_b",)),
+        ({"pooling_rank": 2}, {}, ("pooling_b",)),
         ({"ia3_targets": ("key", "value", "hidden")}, {}, ("/factors",)),
     ],
-    ids=["adapters", "lora", "lora of shared layers", "embedding", "ia3"],
+    ids=["adapters", "lora", "lora of shared layers", "embedding", "pooling", "ia3"],
 )
 def test_a_new_task_starts_from_the_backbone_exactly(
     config: ModelConfig,
@@ -194,8 +194,7 @@ def test_adapters_late_only(
     features: Features,
 ) -> None:
     """What early layers have then changes nothing, what late layers have does."""
-    prompts = dataclasses.replace(every_method.prompts, adapters_late_only=True, embedding_rank=0)
-    config = every_method.replace(prompts=prompts)
+    config = tuned(every_method, adapters_late_only=True, embedding_rank=0, pooling_rank=0)
     block, change, matrix = leaf
     variables, model = make_variables(config), M6Rec(config)
     apply = jax.jit(lambda v: model.apply(v, features).hidden)

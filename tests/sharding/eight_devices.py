@@ -38,6 +38,7 @@ CONFIG = ModelConfig(
         head="option",
         adapter_rank=2,
         embedding_rank=2,
+        pooling_rank=2,
         special_token_ids=(0, 1),
         retrieval_dim=8,
         num_segment_embeddings=3,

@@ -29,6 +29,7 @@ CONFIG = ModelConfig(
         adapter_rank=2,
         lora_rank=2,
         embedding_rank=2,
+        pooling_rank=2,
         special_token_ids=(0,),
         retrieval_dim=4,
         num_segment_embeddings=2,

@@ -182,6 +182,7 @@ def test_axes_of_every_parameter(task: str, shop_vocabulary: Vocabulary) -> None
         adapter_rank=2,
         lora_rank=2,
         embedding_rank=2,
+        pooling_rank=2,
         special_token_ids=(1,),
         retrieval_dim=3,
         num_segment_embeddings=2,

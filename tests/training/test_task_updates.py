@@ -80,15 +80,11 @@ def of_task(values: dict[str, np.ndarray], task: int) -> dict[str, np.ndarray]:
     return {n: np.take(v, task, axis_of(n)) for n, v in values.items() if n.startswith("prompts/")}
 
 
-WHOLE = functools.partial(adafactor, whole=("soft_prompts", "adapter/wi"))
-
-
 @pytest.mark.parametrize(
     ("make", "make_alone", "tasks"),
     [
         (adamw, adamw, 3),
         (adafactor, adafactor, 3),
-        (WHOLE, WHOLE, 3),
         # With as many tasks as a matrix has columns, their axis is among the longest: nothing is
         # factored then.
         (functools.partial(adafactor, min_dim_size_to_factor=4), adafactor, 9),
@@ -226,7 +222,7 @@ def test_the_backbone_has_a_norm_of_its_own_beside_several_tasks() -> None:
     assert norm([v for n, v in clipped.items() if n in BACKBONE]) == pytest.approx(1.0, rel=1e-5)
 
 
-@pytest.mark.parametrize("make", [adamw, functools.partial(adafactor, whole=("",))])
+@pytest.mark.parametrize("make", [adamw, adafactor])
 def test_no_gradient_is_no_step(make: Any) -> None:
     values = jax.tree.map(jnp.asarray, bank([random_leaves(t, SLICES, 0.2) for t in range(2)]))
     optimizer = make(1.0, clip_norm=1.0)
@@ -244,6 +240,7 @@ def test_the_axis_of_tasks_is_where_the_model_says() -> None:
         adapter_rank=2,
         lora_rank=2,
         embedding_rank=2,
+        pooling_rank=2,
         lora_targets=("query", "key", "value", "out"),
         special_token_ids=(1, 2),
         retrieval_dim=4,

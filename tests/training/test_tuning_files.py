@@ -36,6 +36,7 @@ COUNTS = {
     "lora": LORA + HEAD,
     "option": PROMPTS * D,
     "option_adapter": ADAPTERS + PROMPTS * D,
+    "option_adapter_pooling": ADAPTERS + PROMPTS * D + 2 * 8 * D,
     # Also two numbers for each piece of the vocabulary, and two vectors.
     "option_embedding": PROMPTS * D + 2 * (8_192 + D),
     "prompt": PROMPTS * D + HEAD,
@@ -53,8 +54,8 @@ TINY = (
 
 
 # What stands before a matrix of zeros has no gradient in the first step: an adapter's first half
-# and scale, the first half of a LoRA update, and the second of one to the embedding.
-WAITS = ("wi", "wi_bias", "scale", "a", "embedding_update_b")
+# and scale, the first half of a LoRA update, and the second of one to the embedding or of pooling.
+WAITS = ("wi", "wi_bias", "scale", "a", "embedding_update_b", "pooling_b")
 CLASSIFICATION = functools.partial(
     total_loss, language_modelling_weight=0.0, classification_weight=1.0
 )

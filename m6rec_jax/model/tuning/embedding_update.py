@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.prompts import EXACT, Variable, task_dot
 from m6rec_jax.model.tuning.method import Array, Method, Tensors, size
 
@@ -39,18 +38,11 @@ class Settings:
 class EmbeddingUpdate(Method):
     name, order, settings = "embedding", 30, Settings
     groups: ClassVar = {"embedding_update": "embedding updates"}
-    in_embeddings = of_all_words = True
+    towers = ("encoder", "decoder")
+    of_all_words = True
 
     def used(self, prompts: PromptConfig) -> bool:
         return prompts.embedding_rank > 0
-
-    def check(self, prompts: PromptConfig) -> None:
-        if prompts.embedding_rank and prompts.adapters_late_only:
-            raise ConfigError(
-                f"PromptConfig.embedding_rank = {prompts.embedding_rank} changes what the early "
-                "layers read of every word, which adapters_late_only is to keep the same for all "
-                "tasks: set one of the two to 0 or False"
-            )
 
     def variables(self, config: ModelConfig) -> Mapping[str, Variable]:
         rank = config.prompts.embedding_rank

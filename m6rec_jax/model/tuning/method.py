@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.dense import Site
 from m6rec_jax.model.prompts import Variable
 
@@ -81,8 +82,8 @@ class Method:
       meanings: settings by which equal tensors mean something else.
       neutral: value that pads its tensors, and of tensors that a task does not have.
       switches: last parts of names of tensors in layers, which, all neutral, change nothing.
-      in_embeddings: it changes what both towers read of tokens.
-      of_all_words: that of all tokens, so that early layers depend on the task in every block.
+      towers: those that read other embeddings of tokens: 'encoder', 'decoder'.
+      of_all_words: early layers depend on the task in every block, or in every candidate.
     """
 
     name: ClassVar[str] = ""
@@ -92,7 +93,7 @@ class Method:
     meanings: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[float] = 0.0
     switches: ClassVar[tuple[str, ...]] = ()
-    in_embeddings: ClassVar[bool] = False
+    towers: ClassVar[tuple[str, ...]] = ()
     of_all_words: ClassVar[bool] = False
 
     def used(self, prompts: PromptConfig) -> bool:
@@ -109,6 +110,13 @@ class Method:
 
     def check(self, prompts: PromptConfig) -> None:
         """Raises ConfigError where settings do not fit each other."""
+        if self.of_all_words and self.used(prompts) and prompts.adapters_late_only:
+            name = dataclasses.fields(self.settings)[0].name
+            raise ConfigError(
+                f"PromptConfig.{name} = {getattr(prompts, name)} changes what the early layers "
+                "read, which adapters_late_only is to keep the same for all tasks: set one of the "
+                "two to 0 or False"
+            )
 
     def check_model(self, config: ModelConfig) -> None:
         """Raises ConfigError where settings do not fit the model."""
@@ -130,6 +138,34 @@ class Method:
 
     def token_products(self, config: ModelConfig) -> int:
         """Parameters whose product with each token is summed there."""
+        return 0
+
+    def candidate_embedding(
+        self,
+        config: ModelConfig,
+        tensors: Tensors,
+        tokens: Array,
+        vectors: Array,
+        mask: Array,
+        task_ids: Array,
+    ) -> Array | None:
+        """What it adds to embeddings of whole candidates: `[batch, length, embed]`.
+
+        The decoder asks where it reads blocks at once, not where it writes token by token.
+
+        Args:
+          tokens: `[batch, length]`.
+          vectors: `[batch, length, embed]` of the tokens, `embedding` of all methods included.
+          mask: bool `[batch, length, length]`: what each position sees of its block up to itself.
+        """
+        return None
+
+    def candidate_products(self, config: ModelConfig) -> int:
+        """Parameters whose product with each token of a candidate is summed there."""
+        return 0
+
+    def pair_products(self, config: ModelConfig) -> int:
+        """Products that are summed there for each pair of positions, as attention does."""
         return 0
 
     # Inside of layers.

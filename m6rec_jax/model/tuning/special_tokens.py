@@ -36,7 +36,7 @@ class SpecialTokens(Method):
     order, settings = 40, Settings
     groups: ClassVar = {"special_token": "special tokens"}
     meanings = ("special_token_ids",)
-    in_embeddings = True
+    towers = ("encoder", "decoder")
 
     def used(self, prompts: PromptConfig) -> bool:
         return bool(prompts.special_token_ids)
