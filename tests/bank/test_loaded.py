@@ -236,6 +236,7 @@ def full_bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:
         lora_rank=3,
         adapter_rank=3,
         embedding_rank=2,
+        pooling_rank=1,
         retrieval_dim=8,
     )
     return load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"], capacity=room)
