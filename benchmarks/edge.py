@@ -60,7 +60,7 @@ JOBS = {
         "similarity_weight",
     ),
 }
-# Of the 500 steps that the teacher has had, a small backbone has not learnt enough.
+# The teacher has 500; a small backbone learns more slowly.
 BACKBONE_STEPS, PRUNING_STEPS = 1500, 1000
 
 

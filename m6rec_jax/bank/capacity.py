@@ -97,22 +97,22 @@ class BankCapacity:
         return dataclasses.replace(config, adapters_late_only=self._late_only(config, tasks))
 
     def _late_only(self, room: PromptConfig, tasks: Sequence[PromptConfig]) -> bool:
-        of_words = [
+        early = [
             f"{name} = {getattr(room, name)}"
             for name, method in _SIZES.items()
-            if method.of_all_words and method.used(room)
+            if method.in_early_layers and method.used(room)
         ]
-        if self.adapters_late_only and of_words:
+        if self.adapters_late_only and early:
             raise ConfigError(
                 "BankCapacity.adapters_late_only = True, but there is room for, or a task with, "
-                f"what changes words for early layers, too ({', '.join(of_words)}): set it to "
-                "False, or leave those tasks out"
+                f"what changes early layers, too ({', '.join(early)}): set it to False, or leave "
+                "those tasks out"
             )
         if self.adapters_late_only is not None:
             return self.adapters_late_only
         in_layers = [task for task in tasks if task.in_layers]
         late = bool(in_layers) and all(task.adapters_late_only for task in in_layers)
-        return late and not of_words
+        return late and not early
 
 
 def _union(name: str, used: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:

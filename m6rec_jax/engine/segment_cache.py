@@ -89,9 +89,12 @@ class SegmentCache:
         self.model, self.lock = model, threading.RLock()
         self.scores_ends = config.cross_attention_at == "ends"
         prompts = config.prompts
-        self._every_token = (prompts.in_layers and not prompts.adapters_late_only) or any(
-            method.of_all_words and method.used(prompts) for method in METHODS
-        )
+        early = [method for method in METHODS if method.in_early_layers and method.used(prompts)]
+        self._of_task = {
+            side: (prompts.in_layers and not prompts.adapters_late_only)
+            or any(side in method.towers for method in early)
+            for side in ("encoder", "decoder")
+        }
         self._own_tokens = frozenset(prompts.special_token_ids)
         self._soft_prompts = -1 - np.arange(prompts.num_prompts, dtype=np.int32)
         kept = dtype or config.dtype
@@ -224,7 +227,7 @@ class SegmentCache:
 
     def _segment(self, tokens: np.ndarray, settings: TaskSettings, side: str) -> Segment:
         of_task = (
-            self._every_token
+            self._of_task[side]
             or (self.scores_ends and side == "decoder")  # with keys of late layers
             or tokens[0] < 0
             or not self._own_tokens.isdisjoint(tokens.tolist())

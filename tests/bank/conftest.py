@@ -135,7 +135,13 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
             TaskSettings(kind="retrieval"),
         ),
         "near": (
-            PromptConfig(lora_rank=3, lora_targets=("value",), retrieval_dim=5, pooling_rank=1),
+            PromptConfig(
+                lora_rank=3,
+                lora_targets=("value",),
+                retrieval_dim=5,
+                embedding_rank=2,
+                pooling_rank=1,
+            ),
             TaskSettings(kind="retrieval"),
         ),
         "titles": (

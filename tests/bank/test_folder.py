@@ -335,7 +335,7 @@ def test_the_layout_of_a_manifest_does_not_matter(bank: BankFolder) -> None:
 def test_report(bank: BankFolder, tmp_path: Path) -> None:
     table = {line.split()[0]: line.split() for line in list_tasks(bank).splitlines()[1:]}
     assert table["ctr"][1:5] == ["scoring", "option_adapter", "5", "2"]
-    assert table["near"][1:5] == ["retrieval", "lora_pooling", "0", "0"]
+    assert table["near"][1:5] == ["retrieval", "lora_embedding_pooling", "0", "0"]
     report = inspect_task(bank, "stars")
     assert "validation/auc 0.75" in report
     assert "positive_classes (3, 4)" in report

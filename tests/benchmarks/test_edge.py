@@ -62,6 +62,10 @@ def test_backbones_train_whole_and_jobs_their_prompts(made, tmp_path: Path) -> N
         configuration.parse_config(files, [*bindings, f"MODEL_DIR='{folder}'"])
         is_job = folder.name != "pretraining"
         assert configuration.macro("TRAINABLE") == ("prompts" if is_job else "all"), folder
+        if not is_job:
+            pruned = "pruned" in folder.parent.name
+            assert configuration.macro("TRAIN_STEPS") == (1000 if pruned else 1500)
+            assert not pruned or configuration.macro("PRUNING_END") < 1000
         config = configuration.macro("MODEL").config
         assert config.share_layers == folder.parent.name.startswith("shared")
         # Runs that it starts or learns from were made before.

@@ -153,10 +153,10 @@ def test_generation_with_exits(deep: Tiny) -> None:
     tasks = {"": TaskSettings(exits=ExitSettings(NEVER, LAYERS))}
     generator = Generator(*deep, EngineOptions(S, 12, tasks=tasks))
     found, wanted = generator.greedy(HISTORIES), plain.greedy(HISTORIES)
-    assert [one.text for one in found] == [one.text for one in wanted]
-    # Two programs: sums of float32 may be taken in another order.
-    scores = [one.score for one in wanted]
-    assert [one.score for one in found] == pytest.approx(scores, rel=1e-5)
+    for one, other in zip(found, wanted, strict=True):
+        # Two programs: sums of float32 may be taken in another order.
+        assert one.score == one.log_probability == pytest.approx(other.score, rel=1e-5)
+        assert one._replace(score=other.score, log_probability=other.log_probability) == other
     compiled = generator.num_compilations
     tasks[""] = dataclasses.replace(tasks[""], exits=ExitSettings(NEVER, 1))
     early = generator.greedy(HISTORIES)

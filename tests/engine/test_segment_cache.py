@@ -31,9 +31,9 @@ TITLES += [f"{title} again" for title in TITLES]
 TASKS = {f"task {i}": TaskSettings(task_id=i) for i in range(2)}
 
 
-def make(vocabulary, *, late_only=True, ends=False):
+def make(vocabulary, *, late_only=True, ends=False, **prompts):
     """A model whose every tensor differs from zero, so that tasks and layers matter."""
-    prompts = {
+    prompts = prompts | {
         "num_prompts": 3,
         "task_num_prompts": (3, 2),
         "num_options": 2,
@@ -93,7 +93,10 @@ def test_scores_are_those_of_one_pass(late_only):
     check_scores(*late_only)
 
 
-@pytest.mark.parametrize("kind", [{"late_only": False}, {"ends": True}], ids=str)
+POOLED = {"late_only": False, "adapter_rank": 0, "pooling_rank": 2}
+
+
+@pytest.mark.parametrize("kind", [{"late_only": False}, {"ends": True}, POOLED], ids=str)
 def test_scores_of_other_models_are_those_of_one_pass(shop_vocabulary, kind):
     check_scores(*engines(Scorer, *make(shop_vocabulary, **kind), shop_vocabulary))
 

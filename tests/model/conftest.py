@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.tuning.lora import TARGETS
+from m6rec_jax.text.vocabulary import EOS_ID
 
 Variables = dict[str, Any]
 Features = Mapping[str, np.ndarray]
@@ -74,7 +75,10 @@ def _row(lengths: list[int], total: int) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def features() -> dict[str, np.ndarray]:
-    """Three rows: several blocks and candidates, one of each, and a retrieval row."""
+    """Three rows: several blocks and candidates, one of each, and a retrieval row.
+
+    Candidates end in [EOS], or pooling would do nothing.
+    """
     rng = np.random.default_rng(0)
     encoder_blocks = np.stack([_row([3, 4, 2, 1], 11), _row([5], 11), _row([2, 6, 1], 11)])
     decoder_blocks = np.stack([_row([4, 2, 3], 10), _row([7], 10), _row([5, 5], 10)])
@@ -82,10 +86,11 @@ def features() -> dict[str, np.ndarray]:
     def tokens(blocks: np.ndarray) -> np.ndarray:
         return np.where(blocks > 0, rng.integers(0, 32, blocks.shape), 0).astype(np.int32)
 
+    ends = np.diff(decoder_blocks, append=0) != 0
     return {
         "encoder_input_tokens": tokens(encoder_blocks),
         "encoder_block_ids": encoder_blocks.astype(np.int32),
-        "decoder_input_tokens": tokens(decoder_blocks),
+        "decoder_input_tokens": np.where(ends, EOS_ID, tokens(decoder_blocks)),
         "decoder_block_ids": decoder_blocks.astype(np.int32),
         "task_ids": np.zeros((3, 1), np.int32),
         "retrieval": np.array([[0], [0], [1]], np.int32),

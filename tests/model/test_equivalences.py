@@ -217,10 +217,9 @@ def test_a_small_task_in_a_large_bank_equals_itself_alone(
     sizes_in: str,
 ) -> None:
     """A task of 3 prompts, 2 options, ranks 1 padded into a bank of 4, 3 and 2."""
+    ranks = {"adapter_rank": 1, "lora_rank": 1, "pooling_rank": 1}
     large_config = every_method.replace(late_layers_start=late_layers_start)
-    small = dataclasses.replace(
-        large_config.prompts, num_prompts=3, num_options=2, adapter_rank=1, lora_rank=1
-    )
+    small = dataclasses.replace(large_config.prompts, num_prompts=3, num_options=2, **ranks)
     small_config = large_config.replace(prompts=small)
     if sizes_in == "config":
         sizes = {"task_num_prompts": (3,), "task_num_options": (2,)}

@@ -1,4 +1,4 @@
-"""Mean pooling: means by a loop, at [EOS] alone, and what is cached equals what is packed."""
+"""Mean pooling: means by a loop, at [EOS] alone."""
 
 from collections.abc import Callable
 from typing import Any

@@ -21,6 +21,7 @@ from m6rec_jax.sharding import (
     place_batch,
     variable_shardings,
 )
+from m6rec_jax.text.vocabulary import EOS_ID
 
 CONFIG = ModelConfig(
     vocab_size=64,
@@ -54,7 +55,9 @@ def batch() -> dict[str, np.ndarray]:
     return {
         "encoder_input_tokens": rng.integers(2, 64, (rows, source)).astype(np.int32),
         "encoder_block_ids": np.tile(np.repeat([1, 2, 3], 4), (rows, 1)).astype(np.int32),
-        "decoder_input_tokens": rng.integers(2, 64, (rows, target)).astype(np.int32),
+        "decoder_input_tokens": np.where(ends, EOS_ID, rng.integers(2, 64, (rows, target))).astype(
+            np.int32
+        ),
         "decoder_target_tokens": rng.integers(2, 64, (rows, target)).astype(np.int32),
         # Uneven over the rows: a mean of per-device means would differ from the global mean.
         "decoder_loss_weights": (

@@ -39,7 +39,7 @@ class EmbeddingUpdate(Method):
     name, order, settings = "embedding", 30, Settings
     groups: ClassVar = {"embedding_update": "embedding updates"}
     towers = ("encoder", "decoder")
-    of_all_words = True
+    in_early_layers = True
 
     def used(self, prompts: PromptConfig) -> bool:
         return prompts.embedding_rank > 0

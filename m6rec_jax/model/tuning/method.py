@@ -82,8 +82,8 @@ class Method:
       meanings: settings by which equal tensors mean something else.
       neutral: value that pads its tensors, and of tensors that a task does not have.
       switches: last parts of names of tensors in layers, which, all neutral, change nothing.
-      towers: those that read other embeddings of tokens: 'encoder', 'decoder'.
-      of_all_words: early layers depend on the task in every block, or in every candidate.
+      towers: whose token embeddings it changes: 'encoder', 'decoder'.
+      in_early_layers: it changes them in every segment, so that early layers depend on the task.
     """
 
     name: ClassVar[str] = ""
@@ -94,7 +94,7 @@ class Method:
     neutral: ClassVar[float] = 0.0
     switches: ClassVar[tuple[str, ...]] = ()
     towers: ClassVar[tuple[str, ...]] = ()
-    of_all_words: ClassVar[bool] = False
+    in_early_layers: ClassVar[bool] = False
 
     def used(self, prompts: PromptConfig) -> bool:
         """Whether a model with these settings has any of it."""
@@ -110,7 +110,7 @@ class Method:
 
     def check(self, prompts: PromptConfig) -> None:
         """Raises ConfigError where settings do not fit each other."""
-        if self.of_all_words and self.used(prompts) and prompts.adapters_late_only:
+        if self.in_early_layers and self.used(prompts) and prompts.adapters_late_only:
             name = dataclasses.fields(self.settings)[0].name
             raise ConfigError(
                 f"PromptConfig.{name} = {getattr(prompts, name)} changes what the early layers "

@@ -1,8 +1,9 @@
-"""Mean pooling: the mean of a candidate's vectors, added to that of its `[EOS]`; not in the paper.
+"""Mean pooling of embeddings; not in the paper.
 
-A candidate is judged by its state at `[EOS]`. In a small frozen backbone that state tells less of
-the candidate's words than their mean does; what is added to an embedding reaches the last state
-through the residual stream.
+The mean of a candidate's token embeddings, through a map of low rank, is added to the embedding of
+its `[EOS]`, by whose state a candidate is judged. In a small frozen backbone that state often tells
+less of words than their embeddings do (docs/results.md, "What a frozen foundation knows of a
+text"); what is added to an embedding reaches the last state through the residual stream.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _A, _B = "pooling_a", "pooling_b"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Mean pooling.
+    """Mean pooling of embeddings.
 
     Attributes:
       pooling_rank: r of the map A B that takes the mean to what is added (0: none). A starts at
@@ -41,7 +42,7 @@ class Pooling(Method):
     name, settings = "pooling", Settings
     groups: ClassVar = {"pooling": "pooling"}
     towers = ("decoder",)
-    of_all_words = True
+    in_early_layers = True
 
     def used(self, prompts: PromptConfig) -> bool:
         return prompts.pooling_rank > 0
@@ -70,15 +71,16 @@ class Pooling(Method):
         """Means through A B at `[EOS]`, zero elsewhere."""
         if not config.prompts.pooling_rank:
             return None
+        # The mean of what A makes of vectors is what it makes of their mean, and narrower.
+        in_rank = task_dot(vectors, tensors[_A], task_ids, **EXACT)
         seen = mask.astype(jnp.float32)
-        sums = jnp.einsum("bls,bse->ble", seen, vectors.astype(jnp.float32), precision="highest")
+        sums = jnp.einsum("bls,bsr->blr", seen, in_rank, precision="highest")
         means = sums / jnp.maximum(seen.sum(axis=-1, keepdims=True), 1.0)
-        in_rank = task_dot(means, tensors[_A], task_ids, **EXACT)
-        added = task_dot(in_rank, tensors[_B], task_ids, **EXACT)
+        added = task_dot(means, tensors[_B], task_ids, **EXACT)
         return jnp.where((tokens == EOS_ID)[..., None], added, 0.0)
 
     def candidate_products(self, config: ModelConfig) -> int:
         return 2 * config.embed_dim * config.prompts.pooling_rank
 
     def pair_products(self, config: ModelConfig) -> int:
-        return config.embed_dim if self.used(config.prompts) else 0
+        return config.prompts.pooling_rank
