@@ -9,12 +9,9 @@ The dialect is t5x's: a run file sets macros (`MODEL`, `MIXTURE_OR_TASK_NAME`,
     MIXTURE_OR_TASK_NAME = 'movielens_ctr'
     TRAIN_STEPS = 2_000
 
-Files are looked for in the current directory first and then among the files shipped with the
-package, so a command works from any directory.
-
-gin itself reports an unknown name without a hint and an undefined macro without a line, so the
-statements are walked here, checked one by one, and then bound through gin's own functions. What can
-be said without importing what they configure is said first (`check_config`): that takes seconds.
+gin itself reports an unknown name without a hint and an undefined macro without a line, so here
+each statement is checked, and then bound through gin's own functions. What can be said without
+importing what they configure is said first (`check_config`): that takes seconds.
 """
 
 from __future__ import annotations
@@ -24,12 +21,9 @@ import difflib
 import importlib.util
 import inspect
 import logging
-import os
-import re
 import sys
-import tokenize
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +33,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
+from m6rec_jax.gin_statements import Origin, find_file, shown_path, statements_of
 from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
@@ -65,23 +60,6 @@ _MEASURED = ("TASK_FEATURE_LENGTHS", "VOCAB_SIZE")
 logger = logging.getLogger(__name__)
 # How alike a name must be to one that exists to be a misspelling of it.
 _NEAR = 0.85
-# A value without quotes that cannot be anything but a string: a path, a name, an address.
-_BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
-# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
-# begin with ~/.
-_OF_TEXT = re.compile(r"MODEL_DIR|DATASET|\w+_PATH")
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a statement is: `file`, or the command line with `line` 0."""
-
-    file: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass(slots=True)
@@ -89,13 +67,11 @@ class ParsedConfig:
     """What was read.
 
     Attributes:
-      files: in the order they were opened.
       macros, values: name -> where set last, and to what.
       macro_uses: name -> where used first.
       parameters: `configurable.parameter`, or `scope/configurable.parameter` -> value.
     """
 
-    files: list[Path] = field(default_factory=list)
     macros: dict[str, Origin] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     macro_uses: dict[str, Origin] = field(default_factory=dict)
@@ -109,40 +85,6 @@ class ParsedConfig:
         return value
 
 
-def shipped_root() -> Path | None:
-    """The folder that holds `gin_configs`: in a wheel the package, in a checkout its parent."""
-    package = Path(__file__).resolve().parent
-    for root in (package, package.parent):
-        if (root / "gin_configs").is_dir():
-            return root
-    return None
-
-
-def search_path() -> list[Path]:
-    """Folders in which gin files are looked for, first match wins."""
-    root = shipped_root()
-    return [Path.cwd()] + ([root] if root is not None else [])
-
-
-def find_file(name: str, origin: Origin | None = None) -> Path:
-    """Resolves a gin file name against the current directory, then the shipped files.
-
-    Raises:
-      ConfigError: no such file; names the folders searched and the closest existing file.
-    """
-    asked = Path(name).expanduser()
-    folders = [Path()] if asked.is_absolute() else search_path()
-    for folder in folders:
-        if (folder / asked).is_file():
-            return folder / asked
-    near = did_you_mean(str(asked), _existing_files(asked, folders))
-    searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else folders))
-    raise ConfigError(
-        f"{_prefix(origin)}no gin file '{name}'{near}. Searched: {searched}"
-        + ("" if shipped_root() else " (this installation ships no gin_configs)")
-    )
-
-
 def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
     """Reads gin files and bindings without setting or importing anything.
 
@@ -152,11 +94,11 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
       ConfigError: unknown file, macro or module, undefined or unset macro, syntax error.
     """
     parsed = ParsedConfig()
-    for statement, origin in _all_statements(files, (), parsed):
+    for statement, origin in statements_of(files):
         _note(statement, origin, parsed)
     known = set(parsed.macros) | set(parsed.macro_uses) | set(MACROS)
     given: dict[str, Origin] = {}
-    for statement, origin in _all_statements((), bindings, parsed):
+    for statement, origin in statements_of((), bindings):
         if name := _note(statement, origin, parsed):
             given[name] = origin
     # A macro on the command line that no file mentions has no effect: surely a misspelling.
@@ -174,7 +116,7 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
 def macros_of(files: Sequence[str | Path]) -> set[str]:
     """Names of the macros that gin files set, with what they include; errors as `check_config`."""
     parsed = ParsedConfig()
-    for statement, origin in _all_statements(files, (), parsed):
+    for statement, origin in statements_of(files):
         _note(statement, origin, parsed)
     return set(parsed.macros)
 
@@ -184,8 +126,8 @@ def own_settings(file: str | Path) -> set[str]:
     errors as `check_config`.
     """
     path, parsed = find_file(str(file)), ParsedConfig()
-    for statement, origin in _all_statements([path], (), ParsedConfig()):
-        if origin.file == _shown(path):
+    for statement, origin in statements_of([path]):
+        if origin.file == shown_path(path):
             _note(statement, origin, parsed)
     return {*parsed.macros, *parsed.parameters}
 
@@ -206,7 +148,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     """
     parsed = check_config(files, bindings)
     gin.clear_config()
-    for statement, origin in _all_statements(files, bindings, ParsedConfig()):
+    for statement, origin in statements_of(files, bindings):
         _apply(statement, origin)
     for name, origin in parsed.macros.items():
         if not origin.line and name not in {*parsed.macro_uses, *READ_BY_COMMANDS}:
@@ -259,90 +201,6 @@ def bound(parameter: str, default: Any = None) -> Any:
     return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
 
 
-# --- walking the statements -------------------------------------------------------------------
-
-
-def _all_statements(
-    files: Sequence[str | Path], bindings: Sequence[str], parsed: ParsedConfig
-) -> Iterator[tuple[Any, Origin]]:
-    """All but includes, which are read in their place; each only when it is asked for."""
-    for name in files:
-        yield from _of_file(find_file(str(name)), parsed, ())
-    for binding in bindings:
-        yield from _of_binding(binding)
-
-
-def _of_file(
-    path: Path, parsed: ParsedConfig, including: tuple[Path, ...]
-) -> Iterator[tuple[Any, Origin]]:
-    if path.resolve() in including:
-        chain = " -> ".join(str(p) for p in (*including, path))
-        raise ConfigError(f"gin files include each other in a circle: {chain}")
-    parsed.files.append(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    for statement, origin in _statements(text, _shown(path)):
-        if isinstance(statement, config_parser.IncludeStatement):
-            found = find_file(statement.filename, origin)
-            yield from _of_file(found, parsed, (*including, path.resolve()))
-        else:
-            yield statement, origin
-
-
-def _of_binding(binding: str) -> Iterator[tuple[Any, Origin]]:
-    text = binding.removeprefix("--").removeprefix("gin.").strip()
-    name, equals, value = text.partition("=")
-    name, value = name.strip(), value.strip()
-    if not equals or not name or not value:
-        raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
-    if _lacks_quotes(name, value):
-        # The shell leaves it alone behind an equals sign.
-        value = repr(os.path.expanduser(value) if value.startswith("~/") else value)
-    return _statements(f"{name} = {value}", f"--gin.{name}", on_line=False)
-
-
-def _lacks_quotes(name: str, value: str) -> bool:
-    """Whether a value of the command line is text."""
-    if _OF_TEXT.fullmatch(name):
-        return value != "None" and value[0] not in "%@" and not _is_value(value, str)
-    return _BARE_STRING.fullmatch(value) is not None and not _is_value(value)
-
-
-def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[Any, Origin]]:
-    """Yields gin statements with their origin.
-
-    Raises:
-      ConfigError: the text is not gin, with file:line.
-    """
-    lines = text.splitlines()
-
-    def origin_of(number: int) -> Origin:
-        line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-        return Origin(shown, number if on_line else 0, line)
-
-    try:
-        # Unknown references are let through here and reported, with their line, by `_apply`.
-        delegate = gin_config.ParserDelegate(skip_unknown=True)
-        for statement in config_parser.ConfigParser(text, delegate):
-            yield _with_home(statement), origin_of(statement.location.line_num)
-    except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
-        number = _line_number(error)
-        origin = origin_of(number) if number else Origin(shown, 0, "")
-        reason = error.msg if isinstance(error, SyntaxError) else str(error.args[0])
-        raise ConfigError(f"{origin}: not valid gin: {reason}{_quote(origin)}") from error
-
-
-def _with_home(statement: Any) -> Any:
-    """A statement whose `~/`, in a macro that is text, has become the home folder."""
-    if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-        value, is_text = statement.value, _OF_TEXT.fullmatch(statement.selector)
-        if is_text and isinstance(value, str) and value.startswith("~/"):
-            return statement._replace(value=os.path.expanduser(value))
-    return statement
-
-
 def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
     """Checks what can be checked without imports; the name of a macro that is set, or none."""
     if isinstance(statement, config_parser.ImportStatement):
@@ -354,7 +212,7 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
         if not _is_there(statement.module):
             raise ConfigError(
                 f"{origin}: cannot import '{statement.module}': there is no such module"
-                f"{_quote(origin)}"
+                f"{origin.quoted}"
             )
         return ""
     if isinstance(statement, config_parser.BlockDeclaration):
@@ -407,7 +265,7 @@ def _apply(statement: Any, origin: Origin) -> None:
     try:
         gin.bind_parameter(key, value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{origin}: {first_line(error)}{_quote(origin)}") from error
+        raise ConfigError(f"{origin}: {first_line(error)}{origin.quoted}") from error
 
 
 def _import(statement: Any, origin: Origin) -> None:
@@ -415,7 +273,7 @@ def _import(statement: Any, origin: Origin) -> None:
         gin.parse_config(statement.format())  # gin keeps the import for the dumped file
     except ImportError as error:
         raise ConfigError(
-            f"{origin}: cannot import '{statement.module}': {first_line(error)}{_quote(origin)}"
+            f"{origin}: cannot import '{statement.module}': {first_line(error)}{origin.quoted}"
         ) from error
 
 
@@ -432,7 +290,7 @@ def _check_configurable(selector: str, origin: Origin, mark: str = "") -> None:
     raise ConfigError(
         f"{origin}: nothing configurable is called '{mark}{selector}'"
         f"{did_you_mean(selector, names)}. If it lives in a module of yours, put "
-        f"`import that.module` above it{_quote(origin)}"
+        f"`import that.module` above it{origin.quoted}"
     )
 
 
@@ -448,15 +306,14 @@ def _check_parameter(selector: str, parameter: str, value: Any, origin: Origin) 
         raise ConfigError(
             f"{origin}: '{selector}' has no parameter '{parameter}'"
             f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
-            f"{_quote(origin)}"
+            f"{origin.quoted}"
         )
     asked = parameters[parameter]
     is_bool = isinstance(asked.default, bool) or "bool" in str(asked.annotation).split(" | ")
     if is_bool and isinstance(value, str):
         # The text 'false' would be true.
         raise ConfigError(
-            f"{origin}: {selector}.{parameter} = {value!r} is neither True nor False"
-            f"{_quote(origin)}"
+            f"{origin}: {selector}.{parameter} = {value!r} is neither True nor False{origin.quoted}"
         )
 
 
@@ -482,7 +339,7 @@ def _check_macros(parsed: ParsedConfig) -> None:
         if name not in parsed.macros:
             raise ConfigError(
                 f"{origin}: macro '%{name}' is not defined{did_you_mean(name, parsed.macros)}. "
-                f"Set it in a gin file or with --gin.{name}=VALUE{_quote(origin)}"
+                f"Set it in a gin file or with --gin.{name}=VALUE{origin.quoted}"
             )
     for name, value in parsed.values.items():
         passed = {name}
@@ -503,7 +360,7 @@ def _check_idle_macros(parsed: ParsedConfig) -> None:
     for name, origin in parsed.macros.items():
         if name not in used and difflib.get_close_matches(name, used, 1, _NEAR):
             raise ConfigError(
-                f"{origin}: nothing uses a macro '{name}'{did_you_mean(name, used)}{_quote(origin)}"
+                f"{origin}: nothing uses a macro '{name}'{did_you_mean(name, used)}{origin.quoted}"
             )
 
 
@@ -519,9 +376,6 @@ def _is_required(value: Any) -> bool:
     )
 
 
-# --- messages ---------------------------------------------------------------------------------
-
-
 def _unset(names: Sequence[str]) -> ConfigError:
     lines = [
         f"  --gin.{name}=VALUE" + (f"   ({MACROS[name]})" if name in MACROS else "")
@@ -531,45 +385,3 @@ def _unset(names: Sequence[str]) -> ConfigError:
         "these settings are required and not set; give them in a gin file or as\n"
         + "\n".join(lines)
     )
-
-
-def _existing_files(asked: Path, folders: Sequence[Path]) -> list[str]:
-    """Names one could have meant: the shipped files, and files beside the one asked for."""
-    names = []
-    root = shipped_root()
-    if root is not None:
-        names += [str(p.relative_to(root)) for p in sorted((root / "gin_configs").rglob("*.gin"))]
-    for folder in folders:
-        names += [str(asked.parent / p.name) for p in sorted((folder / asked.parent).glob("*.gin"))]
-    return names
-
-
-def _is_value(text: str, kind: type = object) -> bool:
-    try:
-        return isinstance(gin_config.parse_value(text), kind)
-    except (SyntaxError, ValueError, TypeError, tokenize.TokenError):
-        return False
-
-
-def _line_number(error: Exception) -> int:
-    if isinstance(error, SyntaxError):
-        return error.lineno or 0
-    if isinstance(error, tokenize.TokenError):
-        return int(error.args[1][0])
-    return 0
-
-
-def _shown(path: Path) -> str:
-    """Path as the user would write it: relative to here when it lies below."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _prefix(origin: Origin | None) -> str:
-    return f"{origin}: " if origin is not None else ""
-
-
-def _quote(origin: Origin) -> str:
-    return f"\n    {origin.text}" if origin.text else ""

@@ -10,7 +10,7 @@ from typing import Any
 import gin
 import pytest
 
-from m6rec_jax import configuration
+from m6rec_jax import configuration, gin_statements
 from m6rec_jax.config_file import changed_settings, write_config
 from m6rec_jax.configuration import bound, macro, parse_config
 from m6rec_jax.errors import ConfigError
@@ -57,7 +57,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     root = tmp_path_factory.mktemp("site")
     (root / "gin_configs" / "models").mkdir(parents=True)
     (root / "gin_configs" / "models" / "mini.gin").write_text("ToyModel.width = 7\n")
-    monkeypatch.setattr(configuration, "shipped_root", lambda: root)
+    monkeypatch.setattr(gin_statements, "shipped_root", lambda: root)
     return root
 
 
@@ -91,8 +91,7 @@ toy_run:
 
 def test_files_includes_and_bindings(shipped: Path) -> None:
     write("run.gin", RUN)
-    parsed = parse_config(["run.gin"], ["TRAIN_STEPS=20", "--gin.ToyModel.depth = 4"])
-    assert [path.name for path in parsed.files] == ["run.gin", "mini.gin"]
+    parse_config(["run.gin"], ["TRAIN_STEPS=20", "--gin.ToyModel.depth = 4"])
     result = toy_run()
     assert result["steps"] == 20
     assert (result["model"].width, result["model"].depth) == (7, 4)

@@ -50,6 +50,7 @@ LAYERS = [
 BELOW_ALL = {
     "errors",
     "configuration",
+    "gin_statements",
     "config_file",
     "huge_pages",
     "quiet_start",
