@@ -80,6 +80,14 @@ class ExportedModel(TrainedModel):
             constants = {
                 f"{CONSTANTS}/{name}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(others))
             }
+            unlike = (features.keys() - own.inputs.keys()) | (
+                own.inputs.keys() - features.keys() - NOTHING.keys()
+            )
+            if unlike:
+                raise ConfigError(
+                    f"'{name}' of {self._exported.folder} is another engine's, which differs in "
+                    f"{', '.join(sorted(unlike))}: ask as the model was exported, or export it anew"
+                )
             found = run(
                 flatten(variables) | constants,
                 {key: _as_exported(own, key, features) for key in own.inputs},

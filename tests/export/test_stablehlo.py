@@ -147,6 +147,10 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     scorer = load_model(exported, step=7).likelihood_scorer("ctr", sentence="{candidate}")
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
         scorer.score_requests(HISTORIES, CANDIDATES)
+    scorer = load_model(exported).scorer("ctr")
+    scorer.task_features = lambda settings, size: {"exit_depth": np.zeros((size, 1), np.int32)}
+    with pytest.raises(ConfigError, match="differs in exit_depth, positive_classes: ask"):
+        scorer.score_requests(HISTORIES, CANDIDATES)
     with pytest.raises(CheckpointError, match="films is step 7, not step 6"):
         load_model(exported, step=6)
 
