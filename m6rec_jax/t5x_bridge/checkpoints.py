@@ -21,7 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.location import (
+    CHECKPOINTS_FOLDER,
+    absolute,
+    list_steps,
+    locate,
+    read_manifest,
+)
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
@@ -179,10 +185,16 @@ def _entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
 
 
 def _copy_assets(source: epath.Path, target: epath.Path) -> None:
-    """The `inference` folder, so that `load_model` works on the other side, too."""
-    if not (source / ASSETS_FOLDER).is_dir() or (target / ASSETS_FOLDER).exists():
+    """The `inference` folder, so that `load_model` works on the other side, too.
+
+    One that is there may be of a run with other tasks: it goes.
+    """
+    old, new = (absolute(folder / ASSETS_FOLDER) for folder in (source, target))
+    if not old.is_dir() or old == new:
         return
-    _copy_folder(source / ASSETS_FOLDER, target / ASSETS_FOLDER)
+    if new.exists():
+        new.rmtree()
+    _copy_folder(old, new)
 
 
 def _copy_folder(source: epath.Path, target: epath.Path) -> None:

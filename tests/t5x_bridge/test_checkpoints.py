@@ -103,7 +103,10 @@ def test_there_and_back_is_bit_exact(shop_vocabulary: Vocabulary, tmp_path: Path
     save_assets(
         tmp_path / "ours", shop_vocabulary, InferenceSettings(16, 8), {"shop": {"name": "shop"}}
     )
+    # What a run with other tasks left goes.
+    save_assets(tmp_path / "theirs", shop_vocabulary, InferenceSettings(32, 8), {"old": {}})
     report = convert(str(tmp_path / "ours"), f"t5x_bridge:{tmp_path / 'theirs'}")
+    assert not (tmp_path / "theirs" / "inference" / "datasets" / "old.json").exists()
     assert "of step 70, prompts included" in report
     assert (tmp_path / "theirs" / "checkpoint_70" / "checkpoint").is_file()
     convert(f"t5x_bridge:{tmp_path / 'theirs'}", str(tmp_path / "back"))
