@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.export.device_client import (
+    CATALOGUE,
+    HELD_OUT,
+    VOCABULARY,
+    ExportError,
+    read_manifest,
+)
 
 # What is measured, and how it is shown.
 COLUMNS = {
@@ -53,9 +60,7 @@ def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
         size = path.stat().st_size
         found = {"precision": "packed", "bytes": size, "shipped_bytes": size}
     else:
-        from m6rec_jax.export.litert_bench import sizes
-
-        found = sizes(path)
+        found = _sizes(path)
     rows = []
     for number in threads:
         program = _PACKED if path.is_file() else _LITERT
@@ -68,6 +73,25 @@ def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
             raise CheckpointError(message)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return found | {"rows": rows}
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    """What `bench` returns, but for the rows; raises CheckpointError as it does."""
+    try:
+        manifest = read_manifest(folder)
+    except ExportError as error:
+        raise CheckpointError(str(error)) from error
+    if not (folder / HELD_OUT).is_file():
+        raise CheckpointError(
+            f"{folder / HELD_OUT} is missing, whose requests are measured: export the model anew"
+        )
+    others = (folder / name for name in (VOCABULARY, CATALOGUE))
+    size = manifest["bytes"]
+    return {
+        "precision": manifest["precision"],
+        "bytes": size,
+        "shipped_bytes": size + sum(path.stat().st_size for path in others if path.is_file()),
+    }
 
 
 def table(found: dict[str, Any]) -> str:

@@ -9,40 +9,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from m6rec_jax.errors import CheckpointError
-from m6rec_jax.export.device_client import (
-    CATALOGUE,
-    HELD_OUT,
-    VOCABULARY,
-    EdgeModel,
-    ExportError,
-    read_manifest,
-)
+from m6rec_jax.export.device_client import HELD_OUT, EdgeModel
 from m6rec_jax.export.edge_bench import milliseconds
 
 # Of each kind, at most.
 _REQUESTS = 40
-
-
-def sizes(folder: Path) -> dict[str, Any]:
-    """What `edge_bench.bench` returns, but for the rows; raises CheckpointError as it does."""
-    try:
-        manifest = read_manifest(folder)
-    except ExportError as error:
-        raise CheckpointError(str(error)) from error
-    if not (folder / HELD_OUT).is_file():
-        raise CheckpointError(
-            f"{folder / HELD_OUT} is missing, whose requests are measured: export the model anew"
-        )
-    others = (folder / name for name in (VOCABULARY, CATALOGUE))
-    size = manifest["bytes"]
-    return {
-        "precision": manifest["precision"],
-        "bytes": size,
-        "shipped_bytes": size + sum(path.stat().st_size for path in others if path.is_file()),
-    }
 
 
 def _measure(folder: Path, threads: int) -> dict[str, float]:

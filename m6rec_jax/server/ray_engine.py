@@ -39,8 +39,8 @@ from m6rec_jax.server.admin import PREFIX
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import TIMEOUT
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
-from m6rec_jax.server.launch import Served
 from m6rec_jax.server.limits import Limits
+from m6rec_jax.server.served import Served
 from m6rec_jax.server.tracing import trace
 
 log = logging.getLogger(__name__)
