@@ -14,7 +14,7 @@ import textwrap
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +94,6 @@ class EdgeDemo:
 
     Args:
       path: of a packed file with its catalogue, one task of scoring and one of retrieval.
-      progress: whether to show a bar while the vectors are made.
 
     Attributes:
       about: see `engine.packed_file.Packed`.
@@ -104,7 +103,7 @@ class EdgeDemo:
       titles: finds items.
     """
 
-    def __init__(self, path: Path = MODEL, *, progress: bool = True) -> None:
+    def __init__(self, path: Path = MODEL) -> None:
         self.about = read_packed(path).about
         fresh = load(path)
         tasks = {kind: name for name, kind in fresh.tasks.items()}
@@ -113,7 +112,7 @@ class EdgeDemo:
         index = default_cache_dir() / "edge_indexes" / fingerprint[:16]
         if not index.is_dir():
             index.parent.mkdir(parents=True, exist_ok=True)
-            build_index(index, path, task=self._retrieval, progress=progress)
+            build_index(index, path, task=self._retrieval)
         self.recommender = Recommender(fresh.service.over(data={"index": str(index)}))
         self._data = self.recommender.service.parts.data(self._retrieval)
         assert self._data.statistics is not None  # the file carries them
@@ -159,7 +158,6 @@ def run_edge_demo(
     k: int = 10,
     *,
     path: Path = MODEL,
-    echo: Callable[[str], None] = print,
 ) -> None:
     """Prints what the model is, and recommendations for films by their titles.
 
@@ -176,15 +174,15 @@ def run_edge_demo(
     demo.recommend(films, others, k)
     again = 1000 * (time.perf_counter() - begin)
     for name, told in demo.about["trained_on"].items():
-        echo(f"Trained on {name} ({told['licence']}): {told['description']}.")
-    echo(textwrap.fill(f"It cannot: {demo.about.get('limits', 'nobody said')}", 100))
-    echo(f"\nLiked: {', '.join(map(named, films))}")
+        print(f"Trained on {name} ({told['licence']}): {told['description']}.")
+    print(textwrap.fill(f"It cannot: {demo.about.get('limits', 'nobody said')}", 100))
+    print(f"\nLiked: {', '.join(map(named, films))}")
     if others:
-        echo(f"Disliked: {', '.join(map(named, others))}")
-    echo("\n      liked  film")
+        print(f"Disliked: {', '.join(map(named, others))}")
+    print("\n      liked  film")
     for rank, one in enumerate(found, start=1):
-        echo(f"{rank:3}. {one.score:6.0%}  {named(one.item)}{one.reason and '  '}{one.reason}")
-    echo(
+        print(f"{rank:3}. {one.score:6.0%}  {named(one.item)}{one.reason and '  '}{one.reason}")
+    print(
         f"\n{path.stat().st_size:,} bytes, {len(demo.items):,} films. First answer after "
         f"{first:.1f} seconds, with loading and compiling; the same again in {again:.0f} ms."
     )

@@ -17,7 +17,7 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
 from m6rec_jax.engine.model_folder import read_ranking, restore_model
 from m6rec_jax.engine.ranking_weights import RankingWeights
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
     Comparison,
@@ -175,11 +175,6 @@ def report_on_run(
       DataError: its data are not on this machine; says how to prepare them.
     """
     location = locate(run)
-    if not (run / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{run} has no {CONFIG_FILE}, which says what the run was trained on: a report needs "
-            "the MODEL_DIR of `m6rec train`"
-        )
     configuration.parse_config([run / CONFIG_FILE, ALL_ROWS, *gin_files], bindings)
     name = configuration.bound("TrainingData.mixture_or_task_name")
     lengths = configuration.bound("TrainingData.task_feature_lengths")

@@ -51,6 +51,17 @@ def test_settings_that_a_command_would_ignore_are_refused(
     assert run == [command]
 
 
+def test_a_port_of_the_surroundings_is_of_the_server_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIP_HTTP_PORT", "http")
+    assert cli._parser().parse_args(["doctor"]).run
+    with pytest.raises(SystemExit) as ended:
+        cli._parser().parse_args(["serve", str(tmp_path)])
+    assert ended.value.code == cli.EXIT_USER_ERROR
+    assert "--port: invalid int value: 'http'" in capsys.readouterr().err
+
+
 def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[str]] = []
     monkeypatch.setattr(training, "run_params", lambda args: found.append(args.gin_bindings))

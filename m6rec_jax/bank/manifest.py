@@ -119,7 +119,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
         model = read_model_config(values["model_config"], str(values["versions"]["m6rec_jax"]))
         read = {"settings": settings, "tensors": tensors, "model_config": model}
         return PromptManifest(**(values | read))
-    except (LookupError, TypeError, AttributeError, M6RecError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, M6RecError) as error:
         raise CheckpointError(f"{where} does not fit this version: {error}") from error
 
 

@@ -103,11 +103,11 @@ def _add_serve(commands: Any) -> None:
     port = os.environ.get("AIP_HTTP_PORT")
     command.add_argument(
         "--host",
-        default="127.0.0.1" if port is None else "0.0.0.0",
+        default="0.0.0.0" if port else "127.0.0.1",
         help="address to listen at (default 127.0.0.1: this machine alone)",
     )
     command.add_argument(
-        "--port", type=int, default=int(port or 8080), help="0 takes a free one (default 8080)"
+        "--port", type=int, default=port or "8080", help="0 takes a free one (default 8080)"
     )
     command.add_argument(
         "--read-token-file",

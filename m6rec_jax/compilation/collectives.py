@@ -152,7 +152,7 @@ def _user_target(execution: Execution) -> str:
     """The custom call that a fused collective's result goes to; '' where none."""
     for user in _users(execution):
         if user.opcode == "custom-call":
-            return (user.attribute("custom_call_target") or "").strip('"')
+            return user.custom_call_target
     return ""
 
 

@@ -170,8 +170,8 @@ def _line(title: str, text: str) -> str:
     return f"  {title:12} {text}"
 
 
-def _short(path: str, length: int = 90) -> str:
-    return path if len(path) <= length else "…" + path[-length + 1 :]
+def _short(path: str) -> str:
+    return path if len(path) <= 90 else "…" + path[-89:]
 
 
 def _rules(rules: Sequence[Sequence[Any]]) -> str:

@@ -65,7 +65,7 @@ def memory_bytes(module: Module, computation: Computation, instruction: Instruct
     opcode = instruction.opcode
     if opcode in _FREE:
         return 0
-    if opcode == "custom-call" and _target(instruction) in _FREE_TARGETS:
+    if opcode == "custom-call" and instruction.custom_call_target in _FREE_TARGETS:
         return 0
     if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):
         # (source, target, context) in any order: one of the two is read, the other written.
@@ -190,10 +190,6 @@ def _written_by_fusion(inner: Computation, fusion: Instruction) -> int:
         elif part.opcode != "parameter":
             written += buffer.num_bytes
     return written
-
-
-def _target(instruction: Instruction) -> str:
-    return (instruction.attribute("custom_call_target") or "").strip('"')
 
 
 def _operand(computation: Computation, instruction: Instruction, index: int) -> Buffer:

@@ -77,6 +77,11 @@ class Instruction:
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found.group(1) if found else ""
 
+    @property
+    def custom_call_target(self) -> str:
+        """What a custom call calls, '' for any other instruction."""
+        return (self.attribute("custom_call_target") or "").strip('"')
+
     def called(self, *names: str) -> list[str]:
         """Computations that the attributes of these names call."""
         values = (self.attribute(name) for name in names)

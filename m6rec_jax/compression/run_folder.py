@@ -25,7 +25,6 @@ from m6rec_jax.engine.model_folder import (
     read_settings,
     save_assets,
 )
-from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.sharding import make_mesh
@@ -83,12 +82,10 @@ def training_batches_of(
     They are read lazily: use them within `own_vocabulary` of the run.
 
     Raises:
-      CheckpointError: the run has no `config.gin`. DataError: its data are not on this machine.
+      ConfigError: the run has no `config.gin`. DataError: its data are not on this machine.
     """
     from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
 
-    if not (run / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{run} has no {CONFIG_FILE}, which says what it was trained on")
     configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
     name = configuration.bound("TrainingData.mixture_or_task_name")
     lengths = configuration.bound("TrainingData.task_feature_lengths")

@@ -82,11 +82,13 @@ def compress_structure(
       The smaller model's configuration.
 
     Raises:
-      ConfigError: sizes beyond those of the model.
-      CheckpointError: no run, a packed one, something in `output`, or batches of a run without
+      ConfigError: sizes beyond those of the model, `batches` below 0, or above it of a run without
         `config.gin`.
+      CheckpointError: no run, a packed one, or something in `output`.
       DataError: the run's data are not on this machine.
     """
+    if batches < 0:
+        raise ConfigError(f"batches = {batches} must not be negative")
     check_new(output)
     if run.is_file():
         raise CheckpointError(f"{run} is packed: name the run that it was made of")

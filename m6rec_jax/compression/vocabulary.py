@@ -67,11 +67,13 @@ def compress_vocabulary(
       The new vocabulary.
 
     Raises:
-      ConfigError: a size that is no smaller, too small or no multiple of 128; or a vocabulary that
-        is no unigram model.
-      CheckpointError: no run, one without `config.gin`, or something in `output`.
+      ConfigError: a size that is no smaller, too small or no multiple of 128; no rows; a
+        vocabulary that is no unigram model; or a run without `config.gin`.
+      CheckpointError: no run, or something in `output`.
       DataError: the run's data are not on this machine.
     """
+    if rows < 1:
+        raise ConfigError(f"rows = {rows} must be at least 1")
     check_new(output)
     old, restored = read_vocabulary(run), restore_model(run)
     num_pieces = size - (old.blank_id + 1 - old.num_pieces)

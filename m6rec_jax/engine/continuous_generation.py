@@ -206,7 +206,7 @@ class ContinuousGenerator(Engine):
             )
         room = self.max_tokens - len(given)
         source = self._source_row(segments, settings)
-        stream = GenerationStream(len(source["encoder_input_tokens"]))
+        stream = GenerationStream()
         request = _Request(
             segments=segments,
             task=task,

@@ -25,12 +25,10 @@ class Exited(NamedTuple):
 
     Attributes:
       values: float32 `[rows, target]`; those at the ends of candidates mean something.
-      exits: int32 `[rows, target]`, exits that each candidate took part in.
       num_exits: int32 scalar, exits that were run, for the slowest candidate.
     """
 
     values: Array
-    exits: Array
     num_exits: Array
 
 
@@ -64,16 +62,10 @@ def exiting_scores(
         values = read(hidden)
         unchanged = 1.0 - jnp.abs(values - before.values)
         settled = (exit_index > 0) & (unchanged >= threshold)
-        exited = Exited(
-            jnp.where(left, before.values, values),
-            jnp.where(left, before.exits, exit_index + 1),
-            exit_index + 1,
-        )
+        exited = Exited(jnp.where(left, before.values, values), exit_index + 1)
         return exited, left | settled | (exit_index + 1 >= depth)
 
-    nothing = Exited(
-        jnp.zeros(blocks.shape, jnp.float32), jnp.zeros(blocks.shape, jnp.int32), jnp.int32(0)
-    )
+    nothing = Exited(jnp.zeros(blocks.shape, jnp.float32), jnp.int32(0))
     exited, _ = model.apply(
         variables,
         encoded,

@@ -73,14 +73,12 @@ class GenerationStream:
     ends at a character.
 
     Attributes:
-      num_source_tokens: what the encoder read.
       num_tokens: generated so far, after the prefix, `[EOS]` included.
       finish_reason: None while it grows, then 'stop' (`[EOS]` or a stop text), 'length',
         'cancelled' or 'error'.
     """
 
-    def __init__(self, num_source_tokens: int) -> None:
-        self.num_source_tokens = num_source_tokens
+    def __init__(self) -> None:
         self.num_tokens = 0
         self.finish_reason: str | None = None
         self.is_cancelled = False

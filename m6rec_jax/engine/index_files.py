@@ -40,16 +40,14 @@ from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex, ItemSearch
 from m6rec_jax.engine.graph_index import GraphIndex
 from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
-from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import file_sha256
-from m6rec_jax.io.locks import LOCK_FILE, locked_folder
 from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.io.unfinished import Unfinished, unfinished_folder
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST, IDS, EMBEDDINGS, GRAPH = "manifest.json", "ids.parquet", "embeddings.npy", "graph.usearch"
-_PROGRESS = "progress.json"
 # Items between two records of progress.
 DEFAULT_BLOCK = 4096
 
@@ -178,7 +176,7 @@ class StoredIndex:
                 search = self.parts[number]
                 own = [items - first for items in seen]
                 own = [items[(items >= 0) & (items < search.num_items)] for items in own]
-                ids, scores = _in_batches(search, users, k, own, batch_sizes)
+                ids, scores = in_batches(search, users, k, own, batch_sizes)
                 found.append(TopK(np.where(ids == NO_ITEM, NO_ITEM, ids + first), scores))
                 del search  # or the next part would be read beside it
         return best_of(found, k)
@@ -244,7 +242,7 @@ def write_index(
     Raises:
       DataError: something else is there, another process is building it, or there are no items.
       CheckpointError: the index that is there is damaged or of a newer version.
-      ConfigError: a graph without usearch, or of parts.
+      ConfigError: a graph without usearch, or of parts; or blocks of nothing.
     """
     folder = Path(folder)
     if not texts:
@@ -254,21 +252,23 @@ def write_index(
         raise ConfigError(
             f"part_items = {part_items} must be at least 1, and an index with a graph has one part"
         )
+    if block < 1:
+        raise ConfigError(f"block = {block} must be at least 1")
     files = part_files(len(texts), part_items)
     catalogue = catalogue_fingerprint(texts)
     with contextlib.suppress(OSError):
         folder.rmdir()  # succeeds where it is empty, which is as good as new
     if folder.exists():
         return _same_index(folder, model, catalogue, graph, part_items)
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    with locked_folder(unfinished, f"building {folder}"):
-        made_of = [model, catalogue, part_items]
-        _embed_all(unfinished, texts, embed, made_of, dim, block, progress)
-        pq.write_table(pa.table({"item_id": pa.array(list(texts), pa.string())}), unfinished / IDS)
+    made_of = [model, catalogue, part_items]
+    with unfinished_folder(folder, f"building {folder}", made_of) as unfinished:
+        _embed_all(unfinished, texts, embed, part_items, dim, block, progress)
+        path = unfinished.path
+        pq.write_table(pa.table({"item_id": pa.array(list(texts), pa.string())}), path / IDS)
         files.append(IDS)
         if graph:
             log.info("building the graph of %s items", f"{len(texts):,}")
-            GraphIndex(np.load(unfinished / EMBEDDINGS, mmap_mode="r")).save(unfinished / GRAPH)
+            GraphIndex(np.load(path / EMBEDDINGS, mmap_mode="r")).save(path / GRAPH)
             files.append(GRAPH)
         manifest = IndexManifest(
             model,
@@ -276,16 +276,13 @@ def write_index(
             dim,
             len(texts),
             part_items,
-            {name: file_sha256(unfinished / name) for name in files},
+            {name: file_sha256(path / name) for name in files},
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             __version__,
             dict(extra or {}),
         )
         described = {"format": FORMAT, **dataclasses.asdict(manifest)}
-        (unfinished / MANIFEST).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-        (unfinished / _PROGRESS).unlink()
-        unfinished.rename(folder)
-        (folder / LOCK_FILE).unlink()
+        (path / MANIFEST).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
     return manifest
 
 
@@ -345,13 +342,22 @@ def _verify(folder: Path, manifest: IndexManifest, name: str) -> None:
         raise CheckpointError(f"{path} is missing or damaged; build the index anew")
 
 
-def _in_batches(
+def in_batches(
     search: ItemSearch,
     users: np.ndarray,
     k: int,
     seen: Sequence[np.ndarray],
     batch_sizes: Sequence[int],
 ) -> TopK:
+    """The best items of users, `[users, min(k, items)]`, some at a time; of at least one user.
+
+    Args:
+      search: what is searched.
+      users: `[users, dim]`.
+      k: items of each user.
+      seen: of each user, places of items that must not come.
+      batch_sizes: numbers of users to pad to, ascending.
+    """
     batches, k = list[TopK](), min(k, search.num_items)
     for start in range(0, len(users), batch_sizes[-1]):
         own = users[start : start + batch_sizes[-1]]
@@ -384,18 +390,18 @@ def read_manifest(folder: str | Path) -> IndexManifest:
 
 
 def _embed_all(
-    folder: Path,
+    unfinished: Unfinished,
     texts: Mapping[str, str],
     embed: Embed,
-    made_of: Sequence[Any],
+    part_items: int,
     dim: int,
     block: int,
     progress: bool,
 ) -> None:
     """Fills the files of embeddings block by block, from where the last run stopped."""
-    wanted, part_items = list(texts.values()), made_of[-1]
+    wanted, folder = list(texts.values()), unfinished.path
     files = part_files(len(wanted), part_items)
-    done = _done(folder, made_of)
+    done = unfinished.done()
     if done:
         log.info("%s of %s items are embedded already", f"{done:,}", f"{len(wanted):,}")
 
@@ -422,21 +428,8 @@ def _embed_all(
             vectors[place : place + len(found)] = found
             vectors.flush()
             done += len(found)
-            _write_progress(folder, made_of, done)
+            unfinished.record(done)
             bar.update(len(found))
-
-
-def _done(folder: Path, made_of: Sequence[Any]) -> int:
-    """How many items an earlier run has embedded; 0 where that was something else."""
-    try:
-        found = json.loads((folder / _PROGRESS).read_text("utf-8"))
-        return int(found["done"]) if found["made_of"] == made_of else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _write_progress(folder: Path, made_of: Sequence[Any], done: int) -> None:
-    write_atomically(folder / _PROGRESS, json.dumps({"made_of": made_of, "done": done}))
 
 
 def _same_index(

@@ -76,9 +76,15 @@ class Runtime:
         return jax.device_put(values, replicated(self.mesh))
 
     def batch_sizes(self, wanted: Iterable[int]) -> list[int]:
-        """Numbers of rows, each raised to a multiple of `batch_multiple`, ascending."""
-        multiple = self.batch_multiple
-        return sorted({-(-size // multiple) * multiple for size in wanted})
+        """Numbers of rows, each raised to a multiple of `batch_multiple`, ascending.
+
+        Raises:
+          ConfigError: there are none, or one is below 1.
+        """
+        sizes, multiple = sorted(wanted), self.batch_multiple
+        if not sizes or sizes[0] < 1:
+            raise ConfigError(f"batch sizes {sizes} must be at least 1 (BATCH_SIZE, batch_sizes)")
+        return sorted({-(-size // multiple) * multiple for size in sizes})
 
     @property
     def batch_multiple(self) -> int:
@@ -115,13 +121,13 @@ def _on_default_device(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(dict(batch))
 
 
-def length_buckets(limit: int, count: int = 3) -> tuple[int, ...]:
-    """Lengths to pad to, ascending: the limit, half of it, a quarter, ... (`count` of them).
+def length_buckets(limit: int) -> tuple[int, ...]:
+    """Lengths to pad to, ascending: the limit, half of it and a quarter.
 
     Padding every request to the longest length wastes work; a shape per request compiles forever.
     """
     lengths = {limit}
-    for power in range(1, count):
+    for power in (1, 2):
         shorter = -(-limit // 2**power)
         lengths.add(min(limit, -(-shorter // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
     return tuple(sorted(lengths))

@@ -1,6 +1,6 @@
 """Late interaction at run time: what early layers make of segments is computed once (section 4).
 
-    cache = SegmentCache(model, source_length=256, target_length=64)
+    cache = SegmentCache(model, source_length=256, target_length=64, runtime=runtime)
     with cache.lock:
         slots = cache.source_slots(variables, rows, settings)
         program(variables, cache.pools(), slots, ...)       # gathers, then runs the late layers

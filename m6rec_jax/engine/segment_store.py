@@ -31,13 +31,12 @@ import ml_dtypes
 import numpy as np
 
 from m6rec_jax.errors import CheckpointError, DataError
-from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import file_sha256
-from m6rec_jax.io.locks import LOCK_FILE, locked_folder
 from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.io.unfinished import unfinished_folder
 
 MANIFEST, KEYS, STARTS = "manifest.json", "keys.npy", "starts.npy"
-STATES, SCALES, _PROGRESS = "states.npy", "scales.npy", "progress.json"
+STATES, SCALES = "states.npy", "scales.npy"
 STORED_TYPES = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 log = logging.getLogger(__name__)
 # Candidates computed between two records of progress.
@@ -208,14 +207,13 @@ def write_segments(
             if (found.model, found.dtype) == (model, dtype) and np.array_equal(there, own_keys):
                 return found
         raise DataError(f"{folder} holds states of something else; remove it, or name another")
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    with locked_folder(unfinished, f"writing {folder}"):
-        made_of = [model, dtype, hashlib.sha256(repr(keys).encode()).hexdigest()]
-        done = _done(unfinished, made_of)
+    made_of = [model, dtype, hashlib.sha256(repr(keys).encode()).hexdigest()]
+    with unfinished_folder(folder, f"writing {folder}", made_of) as unfinished:
+        path, done = unfinished.path, unfinished.done()
         mode = "r+" if done else "w+"
-        states = _memory_map(unfinished / STATES, mode, STORED_TYPES[dtype], shape)
+        states = np.lib.format.open_memmap(path / STATES, mode, STORED_TYPES[dtype], shape)
         scales = (
-            _memory_map(unfinished / SCALES, mode, np.float32, shape[:1])
+            np.lib.format.open_memmap(path / SCALES, mode, np.float32, shape[:1])
             if dtype == "int8"
             else None
         )
@@ -235,39 +233,22 @@ def write_segments(
                 else:
                     states[place] = values
                 states.flush()
-                progressed = {"made_of": made_of, "done": first + len(own)}
-                write_atomically(unfinished / _PROGRESS, json.dumps(progressed))
+                unfinished.record(first + len(own))
                 bar.update(len(own))
         for own in starts:
             place = slice(own[0], own[0] + own[1])
             of_int8 = b"" if scales is None else scales[place].tobytes()
             own[2] = zlib.crc32(states[place].tobytes() + of_int8)
-        np.save(unfinished / KEYS, own_keys)
-        np.save(unfinished / STARTS, starts)
+        np.save(path / KEYS, own_keys)
+        np.save(path / STARTS, starts)
         files = [KEYS, STARTS, STATES, *([SCALES] if scales is not None else [])]
-        checksums = {name: file_sha256(unfinished / name) for name in files}
+        checksums = {name: file_sha256(path / name) for name in files}
         manifest = StoreManifest(model, task, dtype, len(keys), *shape, checksums)
         described = json.dumps(dataclasses.asdict(manifest), indent=2)
-        (unfinished / MANIFEST).write_text(described + "\n", "utf-8")
-        (unfinished / _PROGRESS).unlink()
-        unfinished.rename(folder)
-        (folder / LOCK_FILE).unlink()
+        (path / MANIFEST).write_text(described + "\n", "utf-8")
     return manifest
 
 
 def _key(tokens: bytes) -> tuple[int, int]:
     digest = hashlib.blake2b(tokens, digest_size=16).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-
-
-def _memory_map(path: Path, mode: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode, dtype, shape)
-
-
-def _done(folder: Path, made_of: list[str]) -> int:
-    """How many candidates an earlier run has computed; 0 where that was something else."""
-    try:
-        found = json.loads((folder / _PROGRESS).read_text("utf-8"))
-        return int(found["done"]) if found["made_of"] == made_of else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0

@@ -80,7 +80,8 @@ class TaskSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:
-        """Of what `dataclasses.asdict` gave; raises TypeError or KeyError for anything else."""
+        """Of what `dataclasses.asdict` gave; raises TypeError, KeyError or ValueError for anything
+        else."""
         exits, ranking = values.get("exits"), values.get("ranking")
         read = {
             "positive_classes": tuple(values["positive_classes"]),

@@ -76,7 +76,7 @@ class _Programs:
     """Compiled functions of one history, all of whose tokens are there."""
 
     def __init__(self, model: LoadedModel) -> None:
-        config, self._variables, self._model = model.model.config, model.variables, model.model
+        config, self._model = model.model.config, model.model
         rng = np.random.default_rng(0)
         first = min(_FIRST_WORD, config.vocab_size // 2)
 

@@ -80,7 +80,6 @@ class ServedModel(tf.Module):
             name: self._program(name, recorder, weights, asked.platforms, limit)
             for name in recorder.programs
         }
-        self._classes = model.model.config.prompts.num_options
         self.functions: dict[str, Any] = {}
         for name, needed, spec in (
             ("score", "score", (_STRINGS, _COUNTS, _STRINGS, _COUNTS, _STRING)),

@@ -1,6 +1,6 @@
 """Who makes results of pieces: threads, processes of this machine, or Ray's on many machines.
 
-    with RayWorkers(functools.partial(Service.open, "runs/ctr")) as workers:
+    with RayWorkers("a command", functools.partial(Service.open, "runs/ctr")) as workers:
         for result in workers.map(answer, chunks):
 
 Workers hold one thing that is costly to make, such as a model. Results come in the order of the
@@ -224,7 +224,6 @@ class RayWorkers(Generic[Made]):
     Args:
       command: that wants them, for messages.
       make: makes what functions are given, in each of them.
-      options: see `WorkerOptions`.
       threads: of each, that work at a time.
 
     Raises:
@@ -238,10 +237,9 @@ class RayWorkers(Generic[Made]):
         self,
         command: str,
         make: Callable[[], Made],
-        options: WorkerOptions | None = None,
         threads: int = 2,
     ) -> None:
-        options = options or WorkerOptions()
+        options = WorkerOptions()
         self._ray = start_ray(command, 512 << 20)
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         number = options.fitting(nodes)

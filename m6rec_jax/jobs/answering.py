@@ -33,6 +33,7 @@ from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
@@ -195,6 +196,9 @@ class Parts:
     Args:
       model: of a run or a bank.
       options: what to answer with, and in which shapes.
+
+    Raises:
+      ConfigError: an index of a task that there is not.
     """
 
     def __init__(self, model: LoadedModel, options: ServiceOptions) -> None:
@@ -203,8 +207,9 @@ class Parts:
         self.continuous = options.continuous and model.options().programs is None
         self.approximate = options.approximate
         self.prepared, self._items, self._index = options.prepared, options.items, options.index
+        _check_tasks_of_indexes(options.index, model)
         self._shapes: dict[str, Any] = {
-            "batch_sizes": tuple(options.batch_sizes),
+            "batch_sizes": tuple(sorted(options.batch_sizes)),
             "source_buckets": options.source_buckets or (model.settings.source_length,),
             "target_buckets": options.target_buckets or (model.settings.target_length,),
         }
@@ -219,6 +224,9 @@ class Parts:
           model: this one's, or a `fork` of it.
           data: any of `prepared`, `items` and `index`, which are then read anew, also where they
             have the same names; None: data that were read stay.
+
+        Raises:
+          ConfigError: an index of a task that there is not.
         """
         other = copy.copy(self)
         other.model, other._lock = model, threading.RLock()
@@ -227,6 +235,7 @@ class Parts:
         if data is not None:
             other.prepared = data.get("prepared", self.prepared)
             other._items = data.get("items", self._items)
+            _check_tasks_of_indexes(data.get("index"), model)
             index = data.get("index", self._index)
             # Tasks that are not named keep theirs.
             other._index = self.indexes() | index if isinstance(index, dict) else index
@@ -390,6 +399,16 @@ class Parts:
         tasks = self.model.settings.tasks
         names = [name for name, s in tasks.items() if s.kind == kind and s.prepared == own]
         return names[0] if len(names) == 1 else None
+
+
+def _check_tasks_of_indexes(index: Any, model: LoadedModel) -> None:
+    known = model.settings.tasks
+    for task in index if isinstance(index, Mapping) else ():
+        if task not in known:
+            raise ConfigError(
+                f"an index is named for '{task}'{did_you_mean(task, known)}; the model's tasks: "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 def title_of(item: Item) -> str:

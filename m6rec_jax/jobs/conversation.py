@@ -26,11 +26,11 @@ from m6rec_jax.dialogue.replies import Act, ReplyGrammar
 from m6rec_jax.dialogue.state import DialogueState
 from m6rec_jax.dialogue.wishes import Obeying, WishFilter
 from m6rec_jax.dialogue.words import DialogueWords
-from m6rec_jax.engine.catalogue_index import CatalogueIndex, TopK
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.index_files import in_batches
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie
@@ -426,12 +426,7 @@ class Conversation:
         index = self._index
         if users is None or index is None:
             return [None] * len(excluded)
-        number = smallest_that_fits(len(users), self._batch_sizes)
-        padded = np.pad(users, ((0, max(0, number - len(users))), (0, 0)))
-        seen = [*excluded]
-        seen += [np.zeros(0, np.int64)] * (len(padded) - len(users))
-        top = index.top_k(padded, self._depth, seen)
-        top = TopK(top.ids[: len(users)], top.scores[: len(users)])
+        top = in_batches(index, users, self._depth, excluded, self._batch_sizes)
         if self._reranker is not None:
             top = self._reranker.rerank(
                 [own.history for own in read],

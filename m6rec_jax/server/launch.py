@@ -149,7 +149,8 @@ class _Backend(Protocol):
         """`/readyz` says no from now on."""
 
     def close(self) -> bool:
-        """Ends what answers; returns whether all requests have been answered."""
+        """Ends what answers; returns whether all requests have been answered, True
+        where it cannot tell."""
 
 
 class _ThisProcess:

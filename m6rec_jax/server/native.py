@@ -116,9 +116,14 @@ async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any
 
 def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
     """The task that orders what was found; None: none does."""
-    if name is not None:
-        return asked.snapshot.task(name, "scoring") if name else None
-    return asked.snapshot.service.parts.beside(task, "scoring")
+    service = asked.snapshot.service
+    if name:
+        scorer = asked.snapshot.task(name, "scoring")
+        if not service.data(scorer, "scoring").items:
+            raise ConfigError(f"'{name}' is served without a catalogue: it cannot score ids")
+        return scorer
+    beside = None if name == "" else service.parts.beside(task, "scoring")
+    return beside if beside and service.data(beside, "scoring").items else None
 
 
 async def _by_titles(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:

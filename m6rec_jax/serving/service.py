@@ -1,6 +1,7 @@
 """Answers requests: the one way in for files, the chat, notebooks and servers.
 
-    service = Service.open("runs/ctr", bank="runs/bank", index="runs/films.index")
+    options = ServiceOptions(index="runs/films.index")
+    service = Service.open("runs/ctr", bank="runs/bank", options=options)
     service.warm_up()
     accepted = service.accept({"time": ..., "behaviours": [...], "candidates": [...]}, task="ctr")
     results = service.answer([accepted])

@@ -16,10 +16,7 @@ Options = Mapping[str, bool | int | float | str]
 
 @gin.configurable(denylist=["platform"])
 def compiler_options(
-    platform: str, *, tpu: Options | None = None, gpu: Options | None = None
+    platform: str, *, tpu: Options | None = None
 ) -> dict[str, bool | int | float | str]:
-    """Options for `jax.stages.Lowered.compile(compiler_options=...)` on a platform ('tpu', 'gpu',
-    ...).
-    """
-    options = {"tpu": tpu, "gpu": gpu, "cuda": gpu}.get(platform)
-    return dict(options or {})
+    """Options for `jax.stages.Lowered.compile(compiler_options=...)` on a platform."""
+    return dict(tpu or {}) if platform == "tpu" else {}

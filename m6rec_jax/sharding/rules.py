@@ -24,11 +24,13 @@ from flax import linen as nn
 MeshAxes = str | tuple[str, ...] | None
 LogicalRules = tuple[tuple[str, MeshAxes], ...]
 
-# Of activations and the backbone's variables, and of the task bank's.
+# Of the task bank's variables.
+PROMPT_AXES = ("tasks", "prompts", "rank", "classes", "retrieval", "special_tokens", "segments")
+# Of activations, the backbone's variables, and these.
 LOGICAL_AXES = (
     *("batch", "lookup_batch", "length", "embed", "mlp", "heads", "kv", "vocab"),
     *("relpos_buckets", "layers"),
-    *("tasks", "prompts", "rank", "classes", "retrieval", "special_tokens", "segments"),
+    *PROMPT_AXES,
 )
 
 BATCH: LogicalRules = (("batch", ("data", "fsdp")),)

@@ -23,12 +23,10 @@ from t5x import partitioning
 from t5x.adafactor import standard_logical_factor_rules
 
 from m6rec_jax.checkpoints.trees import PyTree, nested
+from m6rec_jax.sharding.rules import PROMPT_AXES
 
 PROMPTS = "prompts"
 _AXES = "_axes"
-
-# Axes that t5x's own models do not have. They are short, so none is split over devices.
-PROMPT_AXES = ("tasks", "prompts", "rank", "classes", "retrieval", "special_tokens", "segments")
 
 Rules = Sequence[tuple[str, Any]]
 

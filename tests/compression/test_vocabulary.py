@@ -142,3 +142,7 @@ def test_clear_errors(smaller: tuple[Any, Any, Any], tmp_path: Path) -> None:
     for size in (old.size, 300):
         with pytest.raises(ConfigError, match=f"size = {size} must be a multiple of 128"):
             compress_vocabulary(run, tmp_path / "out", size)
+    with pytest.raises(ConfigError, match="rows = 0 must be at least 1"):
+        compress_vocabulary(run, tmp_path / "out", 384, rows=0)
+    with pytest.raises(ConfigError, match="batches = -1 must not be negative"):
+        structure.compress_structure(run, tmp_path / "out", structure.Sizes(1), batches=-1)

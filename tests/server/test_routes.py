@@ -1,6 +1,7 @@
 """Routes give what `Service.answer` gives, and say what answered."""
 
 import concurrent.futures
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server import vertex
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -138,6 +140,22 @@ def test_recommends_what_was_found_reranked_and_scored(
     nobody = {"user": {"taste": "comedy"}}
     assert post(client, "/v1/recommend", nobody)["scored_by"]["task"] == "ctr"
     assert gaps.get() == before + 1
+
+
+def test_without_a_catalogue_ids_are_not_scored(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Service.data
+
+    def unknown(service: Service, task: str, job: str) -> ServingData:
+        return dataclasses.replace(known(service, task, job), items={})
+
+    monkeypatch.setattr(Service, "data", unknown)
+    assert post(client, "/v1/recommend", request(5))["scored_by"] is None
+    body = request(5) | {"scorer": "ctr"}
+    response = client.post("/v1/recommend", json=body)
+    assert response.status_code == 400
+    assert "'ctr' is served without a catalogue" in response.json()["error"]["message"]
 
 
 def test_recommends_by_titles(client: TestClient, service: Service) -> None:

@@ -212,3 +212,11 @@ def test_names_that_nobody_has(service: Service, folder: Path) -> None:
     without = Service(service.model, options(folder, index=None))
     with pytest.raises(ConfigError, match="'next' needs an index of the catalogue: make one with"):
         without.accept(request(1), task="next")
+    nobody = {"index": {"nxet": str(folder / "index")}}
+    with pytest.raises(ConfigError, match=r"an index is named for 'nxet' \(did you mean 'next'"):
+        Service(service.model, options(folder, **nobody))
+    with pytest.raises(ConfigError, match="an index is named for 'nxet'"):
+        service.over(data=nobody)
+    none = Service(service.model, options(folder, batch_sizes=(8, 0)))
+    with pytest.raises(ConfigError, match=r"batch sizes \[0, 8\] must be at least 1"):
+        none.warm_up()
