@@ -163,7 +163,6 @@ class GroupFeatures:
         candidates: Ranges,
         items: np.ndarray,
         neighbours: tuple[np.ndarray, np.ndarray] | None,
-        catalogue: Sequence[Item],
     ) -> dict[str, Source]:
         """Features of `Statistics.group_features`, for each candidate.
 
@@ -172,7 +171,6 @@ class GroupFeatures:
           candidates: each group's ones among `items`.
           items: indices in the items table `[candidates]`.
           neighbours: of `NeighbourFold.answer`.
-          catalogue: the items of the table.
         """
         owners, shared = candidates.owners, self._shared
         found = {

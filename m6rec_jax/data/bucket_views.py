@@ -300,7 +300,7 @@ class BucketViews:
         neighbours: tuple[np.ndarray, np.ndarray] | None,
     ) -> pa.Array:
         template = self._template.candidate_template
-        told = features.of_candidates(template.fields, ranges, items, neighbours, self._items)
+        told = features.of_candidates(template.fields, ranges, items, neighbours)
         return render_all(
             template,
             len(items),
@@ -340,7 +340,6 @@ class BucketViews:
         )
         texts, ranges = self._behaviours(groups)
         contexts = self._contexts(groups, features)
-        profiles, contexts = _encoded(profiles), _encoded(contexts)
         # One dictionary of all three.
         columns = [_encoded(column) for column in (profiles, texts, contexts)]
         dictionary = pa.concat_arrays([column.dictionary for column in columns])

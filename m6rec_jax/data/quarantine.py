@@ -118,6 +118,8 @@ class Quarantine:
         columns = {
             name: python_values(taken.column(index))
             for index, name in enumerate(taken.schema.names)
+            # A mended file of rejected rows has them, too.
+            if name not in _OWN
         }
         for index, (offset, reason) in enumerate(reasons.items()):
             row = dict(
@@ -177,7 +179,7 @@ def _all_columns(directory: Path, spec: DatasetSpec) -> list[str]:
             for path in table_files(directory, table, getattr(spec, table).file):
                 with contextlib.suppress(DataError):
                     names |= dict.fromkeys(column_names(path))
-    return list(names)
+    return [name for name in names if name not in (*_OWN, _TEXT)]
 
 
 def _as_text(value: Any) -> str | None:

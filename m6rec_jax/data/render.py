@@ -203,11 +203,11 @@ class RowRenderer:
             return None
         template, item = self._template.writing[kind], self._items[index]
         liked = [
-            self._items[past]
+            past
             for past, worth in zip(group.history_items, group.history_values, strict=True)
             if self._label.is_positive(worth)
         ]
-        written = template.written(item, liked, self._common[kind])
+        written = template.written(item, [self._items[past] for past in liked], self._common[kind])
         if written is None:
             return None
         user_id = self._users[group.user].id
@@ -217,11 +217,7 @@ class RowRenderer:
             "user_id": user_id,
             "item_indices": [index],
             "seen_indices": [],
-            "liked_indices": [
-                past
-                for past, worth in zip(group.history_items, group.history_values, strict=True)
-                if self._label.is_positive(worth)
-            ],
+            "liked_indices": liked,
             "source": template.source(self._history(group), item),
             "prefix": template.render_prefix(item),
             "target": written.text,

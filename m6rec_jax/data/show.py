@@ -12,7 +12,7 @@ import numpy as np
 
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.data.values import MISSING_WORD
-from m6rec_jax.data.views import COLUMNS
+from m6rec_jax.data.views import COLUMNS, text_columns
 from m6rec_jax.text.records import Item
 
 # How many rows are read for lengths and odd values; how many texts of a list are shown.
@@ -21,9 +21,6 @@ _MOST_TEXTS = 8
 _MISSING = re.compile(MISSING_WORD)
 # The same where a template has put values together; in prose "none" is a word like others.
 _MISSING_PART = re.compile(r"(?<![\w'])(nan|NaN|NaT|<NA>|None|null|NULL)(?![\w'])")
-
-# Columns that no model reads.
-_NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
 
 Count = Callable[[str], int]
 
@@ -45,8 +42,7 @@ def show_rows(
       items: of the catalogue: a title such as "And Then There Were None" says nothing of a gap.
     """
     titles = _values_with_missing_words(items)
-    kinds = COLUMNS[view]
-    texts = [n for n, (kind, _) in kinds.items() if kind == "str" and n not in _NO_TEXTS]
+    kinds, texts = COLUMNS[view], text_columns(view)
     lengths: dict[str, list[int]] = {name: [] for name in texts}
     missing = 0
     for number, row in enumerate(itertools.islice(rows, SAMPLE)):

@@ -49,6 +49,8 @@ _GENERATED = (
     "text_id str, text_index int, user_id str, item_indices int[], seen_indices int[], "
     "source str[], prefix str, target str, features str[]"
 )
+# Ids never reach a model; features are words of the target.
+_NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
 # Indices are places in the items table; what a user did or named before is oldest first.
@@ -73,6 +75,11 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 }
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
+
+
+def text_columns(view: str) -> list[str]:
+    """The columns of a view that a model reads."""
+    return [n for n, (kind, _) in COLUMNS[view].items() if kind == "str" and n not in _NO_TEXTS]
 
 
 def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:

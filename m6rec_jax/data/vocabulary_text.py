@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import gin
 
 from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
-from m6rec_jax.data.views import COLUMNS, check_view
+from m6rec_jax.data.views import check_view, text_columns
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
 
 DEFAULT_VIEWS = ("groups", "documents")
-# Ids never reach a model; features are words of the target.
-_NOT_READ = ("user_id", "item_id", "text_id", "group", "kind", "features")
 
 
 def training_texts(
@@ -35,8 +33,7 @@ def training_texts(
     import tensorflow_datasets as tfds
 
     for view in views:
-        texts = [c for c, (kind, _) in COLUMNS[check_view(view)].items() if kind == "str"]
-        texts = [c for c in texts if c not in _NOT_READ]
+        texts = text_columns(check_view(view))
         prepared.num_rows(view)
         rows = tfds.builder_from_directory(str(prepared.tfds_folder(view))).as_dataset(
             split="train",
@@ -109,6 +106,8 @@ def train_on_prepared(
                     f"is to be read in train_on_prepared.{'sources' if sources else 'views'} "
                     f"(prepared: {known})"
                 )
+            if "train" not in prepared.num_rows(view):
+                raise DataError(f"{prepared.folder}: the view {view!r} has no training rows")
     outcomes: dict[str, None] = {}
     unwritten: list[tuple[tuple[str, ...], int]] = []
     for prepared, of in opened:

@@ -136,7 +136,7 @@ class Evaluator:
         self.kept: dict[str, dict[Hashable, Any]] = {task.name: {} for task in self.tasks}
 
     def __call__(self, model: M6Rec, variables: Variables, step: int = 0) -> dict[str, float]:
-        """Metrics of the model; `step` is for the caller's log only.
+        """Metrics of the model; `step` is what `Validation.evaluate` gives, and not used.
 
         Raises:
           ConfigError: as `predict`.

@@ -94,7 +94,7 @@ def curves(
     """SVG of values over steps; of many values, their moving average beside them.
 
     Args:
-      series: name -> (steps, values), at most three.
+      series: name -> (steps, values), at most four.
       name: of the drawing, unique on its page.
     """
     shown = []

@@ -143,14 +143,13 @@ class LikelihoodJob(Job):
 
 
 def likelihood_metrics(
-    predictions: LikelihoodPredictions, baselines: MeanBaselines, seed: int = 0
+    predictions: LikelihoodPredictions, baselines: MeanBaselines
 ) -> dict[str, float]:
     """How well zero-shot scores order candidates, beside what needs no model.
 
     Args:
       predictions: of candidates.
       baselines: fitted to the training part.
-      seed: of chance.
 
     Returns:
       `auc` (unless all labels are the same), `user_averaged_auc` (where a user has both),
@@ -164,30 +163,25 @@ def likelihood_metrics(
     if predictions.probabilities is not None:
         metrics |= classification.probability_metrics(labels, predictions.probabilities)
     known = baselines.scoring_metrics(users, predictions.items, labels)
-    chance = np.random.default_rng(seed).random(len(labels))
+    chance = np.random.default_rng(0).random(len(labels))
     known["chance"], _ = classification.ordering_metrics(users, labels, chance)
     for name, found in known.items():
         metrics |= {f"{name}/{k}": v for k, v in found.items() if k in metrics}
     return metrics
 
 
-@gin.configurable(allowlist=["candidates_field"])
 class LikelihoodAnswers(CandidateAnswerer):
     """The answer to a question about each candidate, and the order it puts candidates in.
 
     The question is that of `LikelihoodScorer`, else the contrast of the first and the last outcome
     of the data set's template. Candidates are read with statistics, as in scoring, but in a
     sentence with `{item}` as in the catalogue.
-
-    Args:
-      parts: see `Answerer`.
-      candidates_field: where a request has its candidates.
     """
 
     any_data_set = True
 
-    def __init__(self, parts: Parts, candidates_field: str = "candidates") -> None:
-        super().__init__(parts, candidates_field)
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
         self._scaling = PlattScaling()
 
     @property

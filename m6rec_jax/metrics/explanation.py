@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Literal
 
-from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.generation import bleu
 from m6rec_jax.metrics.phrases import PhraseFinder, phrase_key
 
@@ -28,18 +27,9 @@ Feature = tuple[str, ...]
 UNKNOWN, MAX_WORDS = "<unk>", 15
 
 
-def feature_key(feature: str, metric: str = "features") -> Feature:
-    """The feature's folded words, as `feature_sets` gives them."""
-    key = phrase_key(feature)
-    if not key:
-        raise DataError(f"{metric}: the feature {feature!r} has no word that could be found")
-    return key
-
-
 def feature_sets(explanations: Sequence[str], features: Iterable[str]) -> list[frozenset[Feature]]:
-    """The features that each explanation contains; one inside a longer one counts too."""
-    wanted = {feature_key(feature): feature for feature in features}
-    finder = PhraseFinder(wanted.values())
+    """The features that each explanation contains, as `phrase_key`; one in a longer one counts."""
+    finder = PhraseFinder(features)
     return [finder.all_in(text) for text in explanations]
 
 
@@ -61,7 +51,6 @@ def feature_matching_ratio(explanations: Sequence[str], features: Sequence[str])
     finders: dict[str, PhraseFinder] = {}
     for text, feature in zip(explanations, features, strict=True):
         if feature not in finders:
-            feature_key(feature, "FMR")
             finders[feature] = PhraseFinder([feature])
         matched += bool(finders[feature].all_in(text))
     return matched / len(explanations)
@@ -76,7 +65,7 @@ def feature_coverage_ratio(explanations: Sequence[str], features: Collection[str
     found: set[Feature] = set()
     for named in feature_sets(explanations, features):
         found |= named
-    return len(found) / len({feature_key(feature) for feature in features})
+    return len(found) / len({phrase_key(feature) for feature in features})
 
 
 def feature_diversity(sets: Sequence[Set[object]]) -> float:

@@ -88,9 +88,6 @@ class PhraseFinder:
             lengths.setdefault(key[0], set()).add(len(key))
         self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
-    def __len__(self) -> int:
-        return len(self._phrases)
-
     def at(self, folded: list[str], start: int) -> Iterator[tuple[str, ...]]:
         """The phrases that begin at one place of a text's folded pieces, longest first."""
         for length in self._lengths.get(folded[start], ()):

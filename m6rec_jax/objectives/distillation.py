@@ -128,12 +128,13 @@ class DistillationLoss:
             )
 
     def denominators(self, features: Features) -> dict[str, Array]:
-        """`loss_denominators`, and the tokens of both towers."""
+        """Those of the objectives, and the tokens of both towers."""
         tokens = {
             tower: jnp.sum((features[f"{tower}_block_ids"] != 0).astype(jnp.float32))
             for tower in TOWERS
         }
-        return loss_denominators(features) | tokens
+        counts = getattr(self._objectives, "denominators", loss_denominators)
+        return counts(features) | tokens
 
     def __call__(
         self,

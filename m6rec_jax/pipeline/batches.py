@@ -160,8 +160,7 @@ class BatchIterator(Iterator[Batch]):
             raise CheckpointError("the checkpoint holds no data state; was it saved by training?")
         any_key = min(states)
         saved = read_settings(states[any_key], any_key)
-        # States of earlier versions do not say what data they are of.
-        data = self._settings["data"] | saved.get("data", {})
+        data = self._settings["data"] | saved["data"]
         if anew := [task for task, made in self._settings["data"].items() if data[task] != made]:
             raise CheckpointError(
                 f"the data of {', '.join(anew)} were prepared anew since the data state was saved; "

@@ -41,7 +41,6 @@ class EvaluationBatches:
       limit: stop after so many rows of this process (0: all).
       sample: read so many rows in all (0: all), drawn at random once: the same ones at every pass
         and for any number of processes. A mixture's tasks have their share.
-      seed: decides masking where a task masks at random.
 
     Attributes:
       available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
@@ -67,13 +66,12 @@ class EvaluationBatches:
         process_count: int = 1,
         limit: int = 0,
         sample: int = 0,
-        seed: int = 0,
     ) -> None:
         require_multiple("the evaluation batch size", batch_size, "process count", process_count)
         self._provider = find_provider(mixture_or_task_name)
         self._lengths = dict(feature_lengths)
         self._rows = batch_size // process_count
-        self._split, self._limit, self._seed = split, limit, seed
+        self._split, self._limit = split, limit
         self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
         available = rows_per_task(self._provider, split)
         per_task = self._per_task = sample_sizes(available, sample)
@@ -125,7 +123,7 @@ class EvaluationBatches:
                 self._lengths,
                 split=self._split,
                 shuffle=False,
-                seed=self._seed,
+                seed=0,  # decides masking where a task masks at random
                 num_epochs=1,
                 shard_info=self._shard,
             ).map(lambda row: {name: value for name, value in row.items() if name in names})

@@ -123,12 +123,12 @@ def _length(needed: float) -> int:
 
 @gin.configurable
 def vocabulary_rows(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> int:
-    """Rows of an embedding for a vocabulary: its ids, up to a multiple of 128.
+    """Rows of an embedding for a vocabulary.
 
     Raises:
       ConfigError: there is no vocabulary.
     """
-    return -(-locations.load_vocabulary(dataset, split).size // 128) * 128
+    return locations.load_vocabulary(dataset, split).size
 
 
 @gin.configurable

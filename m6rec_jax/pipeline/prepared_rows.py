@@ -15,9 +15,8 @@ import tensorflow_datasets as tfds
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.pipeline.registration import TaskInfo
-from m6rec_jax.pipeline.source import PreparedSource, steady_options
+from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
-PARTS = ("train", "validation", "test")
 _ACTED = ("user_index", "time", "item_indices")
 # Of a history, for `past_items`.
 _MOST_PAST = 1000
@@ -52,7 +51,7 @@ def read_rows(
     source = PreparedSource(functools.partial(prepared.tfds_folder, view))
     dataset = source.get_dataset(part, shuffle=False, columns=columns)
     for row in tfds.as_numpy(dataset.with_options(steady_options())):
-        yield {name: _python(value) for name, value in row.items()}
+        yield {name: python_value(value) for name, value in row.items()}
 
 
 def interactions(prepared: Prepared, part: str) -> Interactions:
@@ -207,11 +206,3 @@ class TaskPart:
 
     def interactions(self, part: str) -> Interactions:
         return interactions(self.prepared(), part)
-
-
-def _python(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, np.ndarray):
-        return [v.decode("utf-8") for v in value] if value.dtype == object else value
-    return value.item()

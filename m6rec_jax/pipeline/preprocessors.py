@@ -30,6 +30,7 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.prompt_rows import prompt_row
+from m6rec_jax.pipeline.source import python_value
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
@@ -360,7 +361,7 @@ def map_rows(
         )
 
     def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
-        example = {name: _python(value) for name, value in zip(columns, values, strict=True)}
+        example = {name: python_value(value) for name, value in zip(columns, values, strict=True)}
         rng = np.random.default_rng(seed.astype(np.uint32)) if random else None
         row = make(example, rng)
         return [row[name].astype(f.dtype, copy=False) for name, f in TASK_FEATURES.items()]
@@ -419,14 +420,3 @@ def rating_classes(ratings: np.ndarray, values: Sequence[float]) -> np.ndarray:
             f"the rating {ratings[bad[0]]} is none of rating_values = {tuple(known.tolist())}"
         )
     return classes
-
-
-def _python(value: Any) -> Any:
-    """Bytes to str, arrays of bytes to lists of str; numbers stay as they are."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return [text.decode("utf-8") for text in value]
-    return value

@@ -154,9 +154,9 @@ def data_fingerprint(task: str, split: str) -> str | None:
         return None
     prepared = info.prepared()
     prepared.num_rows(info.view)  # raises where the view is not prepared any more
-    found: str | None = prepared.manifest["views"][info.view].get("fingerprint")
+    found: str = prepared.manifest["views"][info.view]["fingerprint"]
     of_update = [own for own in prepared.manifest.get("updates", ()) if own["name"] == split]
-    return fingerprint(found, of_update[0].get("fingerprint")) if of_update else found
+    return fingerprint(found, of_update[0]["fingerprint"]) if of_update else found
 
 
 def is_registered(mixture_or_task_name: str) -> bool:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
 
 with contextlib.suppress(RuntimeError):  # a program has used them already
     # Devices are JAX's: tensorflow would take a GPU's memory, to read data.
     tf.config.set_visible_devices([], "GPU")
 
-# Of data that are not there yet; updates add parts.
-SPLITS = ("train", "validation", "test")
 SHUFFLE_BUFFER_SIZE = 2048
+
+
+def python_value(value: Any) -> Any:
+    """A column of a row, read as numpy, as Python has it; arrays of numbers stay as they are."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [text.decode("utf-8") for text in value] if value.dtype == object else value
+    value = value if isinstance(value, bytes) else value.item()
+    return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
 def steady_options() -> tf.data.Options:
@@ -55,7 +63,7 @@ class PreparedSource(seqio.DataSource):
         locate: Callable[[], Path],
         shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     ) -> None:
-        super().__init__(splits=SPLITS, caching_permitted=False)
+        super().__init__(splits=PARTS, caching_permitted=False)
         self._locate = locate
         self._shuffle_buffer_size = shuffle_buffer_size
         self._builders: dict[Path, tfds.core.DatasetBuilder] = {}
@@ -88,7 +96,7 @@ class PreparedSource(seqio.DataSource):
         """Names of the splits that are there, or that most data have."""
         with contextlib.suppress(DataError):
             return tuple(self.builder.info.splits)
-        return SPLITS
+        return PARTS
 
     def has_split(self, split: str) -> bool:
         """Whether the data have a split; raises DataError where they are not there."""
@@ -125,7 +133,6 @@ class PreparedSource(seqio.DataSource):
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
         columns: Sequence[str] | None = None,
-        **unused: object,
     ) -> tf.data.Dataset:
         """Rows of a split as `{column: tensor}`.
 

@@ -176,7 +176,8 @@ class _Reading:
                         rejected[problem.kind] += 1
                         found = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
                         target.write(json_text(found | {"raw": row.shown()}) + "\n")
-                        place = f"row {row.number}" if row.raw is None else f"line {row.number + 1}"
+                        is_line = file.unit == "bytes"
+                        place = f"line {row.number + 1}" if is_line else f"row {row.number}"
                         first += [f"  {place}: {problem}"][: _SHOWN - len(first)]
         self._finish(folder, rejected, first)
 

@@ -78,7 +78,7 @@ class ReadRow:
     Attributes:
       number: from 0.
       values, problem: the object; None where it could not be read, and why not.
-      raw: the row as it stands in the file: bytes of a line; None in Parquet.
+      raw: bytes of a line; in Parquet what can be shown of a row that could not be read, else None.
     """
 
     number: int
@@ -165,12 +165,12 @@ class JsonLines:
         Raises:
           DataError: the file is damaged.
         """
-        end = end or self.positions(Shard())[1]
+        last = self.path.stat().st_size if end is None else end.offset
         with self.path.open("rb") as file:
             file.seek(start.offset)
             rows: list[ReadRow] = []
             number, begun = start.row, start.offset
-            while file.tell() < end.offset and (line := file.readline(MAX_LINE_BYTES + 1)):
+            while file.tell() < last and (line := file.readline(MAX_LINE_BYTES + 1)):
                 too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
                 if too_long:
                     _skip_line(file)

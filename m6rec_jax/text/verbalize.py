@@ -74,8 +74,8 @@ def percent(share: float) -> str:
 def count(number: float) -> str:
     """Writes a count with two significant digits: "42", "about 250", "about 1.2 million".
 
-    Counts below 100 are exact; a fraction (a decayed count) is rounded to a whole first. Raises
-    DataError for a negative or infinite number.
+    Counts below 100 are exact; a fraction is rounded to a whole first. Raises DataError for a
+    negative or infinite number.
     """
     if not 0 <= number < math.inf:
         raise DataError(f"a count cannot be {number}")

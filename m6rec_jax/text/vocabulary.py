@@ -25,7 +25,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
 import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -38,13 +37,14 @@ _CONTROL_NAMES = ("[BOS']", "[EOS']", "USER:", "SYSTEM:", "___")
 # Characters of a text that is not remembered.
 _LONG = 1_000
 _ROWS_MULTIPLE = 128  # keeps the vocabulary axis divisible over devices and TPU lanes
+# Encoded texts that are remembered (0.3 KiB each; no long ones): titles and behaviours repeat.
+_CACHE_SIZE = 65_536
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
 
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
-@gin.configurable
 class Vocabulary:
     """A SentencePiece model with control ids beside it. Thread-safe; pickles as its path.
 
@@ -68,15 +68,12 @@ class Vocabulary:
         self,
         model_file: str | os.PathLike[str],
         num_sentinels: int = 100,
-        cache_size: int = 65_536,
     ) -> None:
         """Loads a model.
 
         Args:
           model_file: a SentencePiece file made by `train_vocabulary`, or T5's spiece.model.
           num_sentinels: how many sentinels to lay out; ids of T5 weights fit with 100.
-          cache_size: how many encoded texts to remember (about 0.3 KiB each; no long ones). Titles
-            and behaviours repeat, so this saves nearly all encoding.
 
         Raises:
           ConfigError: the file is missing or no SentencePiece model, or its ids are not T5's
@@ -85,12 +82,6 @@ class Vocabulary:
         self.model_file = str(Path(model_file).resolve())
         self.pad_id, self.eos_id, self.unk_id, self.bos_id = PAD_ID, EOS_ID, UNK_ID, PAD_ID
         self._num_sentinels = num_sentinels
-        self._cache_size = cache_size
-        if num_sentinels < 0 or cache_size < 0:
-            raise ConfigError(
-                "num_sentinels and cache_size must be at least 0, "
-                f"got {num_sentinels} and {cache_size}"
-            )
         proto, content = _read_model(self.model_file)
         self.num_pieces = len(proto.pieces)
         self.sentinel_ids, first_free = self._lay_out_sentinels(proto)
@@ -114,7 +105,7 @@ class Vocabulary:
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(proto.SerializeToString())
         # Per instance, not on the methods: the cache must die with the vocabulary.
-        self._encode_cached = functools.lru_cache(maxsize=cache_size)(self._encode_new)
+        self._encode_cached = functools.lru_cache(maxsize=_CACHE_SIZE)(self._encode_new)
 
     @functools.cached_property
     def text_ids(self) -> np.ndarray:
@@ -220,7 +211,7 @@ class Vocabulary:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "arguments": (self.model_file, self._num_sentinels, self._cache_size),
+            "arguments": (self.model_file, self._num_sentinels),
             "fingerprint": self.fingerprint,
         }
 

@@ -77,16 +77,16 @@ class BestMetric:
           CheckpointError: another metric was followed there, or the other way round: the best that
             it reached, and which steps were kept for it, says nothing of this one.
         """
-        followed = state.get("name", self.name), state.get("mode", self._mode)
+        followed = state["name"], state["mode"]
         if self.name is None or followed[0] is None:
             return
         if followed != (self.name, self._mode):
-            if state.get("best") is None:  # a misspelt metric may be mended
+            if state["best"] is None:  # a misspelt metric may be mended
                 return
             raise CheckpointError(
                 f"the run has followed {followed[0]} ({followed[1]}) so far, and "
                 f"Validation.best_metric is {self.name} ({self._mode}) now: keep it, or start "
                 "a new MODEL_DIR with INITIAL_CHECKPOINT_PATH = this one"
             )
-        self.best, self.best_step = state.get("best"), state.get("best_step")
-        self.waited = int(state.get("waited", 0))
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.waited = int(state["waited"])

@@ -83,7 +83,7 @@ def resumed_state(
     check_task_sizes(manifest, run.model_config, str(store.folder))
     _warn_of_changes(manifest, run, store)
     resume(source, position_from_item(states, manifest.num_data_shards))
-    best.load_state_dict(manifest.extra.get("best", {}))
+    best.load_state_dict(manifest.extra["best"])
     logger.info("resumed %s from step %d", store.folder, location.step)
     state = TrainState(
         step=jax.device_put(np.int32(location.step), replicated(mesh)),
@@ -91,8 +91,7 @@ def resumed_state(
         prompts=prompts,
         opt_state=opt_state,
     )
-    # Earlier versions did not say.
-    return state, bool(manifest.extra.get("validated", True))
+    return state, bool(manifest.extra["validated"])
 
 
 def _teacher(fingerprint: str | None) -> str:

@@ -12,9 +12,9 @@ from m6rec_jax.data.dialogues import DialogueOptions, dialogue_summary, prepare_
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import by_group
+from m6rec_jax.data.splits import PARTS, by_group
 from m6rec_jax.errors import DataError
-from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
+from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Item
 from tests.data import dialogue_files as files
 

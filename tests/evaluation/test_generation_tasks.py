@@ -13,6 +13,7 @@ from m6rec_jax.data.dialogues import prepare_dialogues
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.splits import PARTS
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
@@ -36,7 +37,7 @@ from m6rec_jax.metrics.text_metrics import (
 )
 from m6rec_jax.objectives import contrastive_loss
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.prepared_rows import PARTS, TaskPart, read_rows
+from m6rec_jax.pipeline.prepared_rows import TaskPart, read_rows
 from m6rec_jax.pipeline.registration import (
     register_dialogue_tasks,
     register_generation_tasks,

@@ -40,7 +40,7 @@ class Vocabulary:
 class Model:
     """Replies with a fixed text, recommends the first items that were not seen; keeps the calls."""
 
-    vocabulary, max_tokens = Vocabulary(), 200
+    vocabulary, max_tokens, num_items = Vocabulary(), 200, len(TITLES)
     options = SimpleNamespace(programs=None)
 
     def __init__(self, reply="Try Heat."):
@@ -84,6 +84,8 @@ class Model:
 
 class FilmModel(Model):
     """The same for the films with attributes."""
+
+    num_items = len(films.ITEMS)
 
     def _left(self, seen):
         self.seen.append(set(seen))

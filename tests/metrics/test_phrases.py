@@ -87,7 +87,6 @@ def test_whole_words_only():
 
 def test_phrases_without_a_word_are_none():
     finder = phrases.PhraseFinder(["", " ", "!?", "❤️"])
-    assert len(finder) == 0
     assert finder.all_in("really !? ❤️") == frozenset()
 
 

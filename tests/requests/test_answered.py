@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
-from m6rec_jax.pipeline.prepared_rows import PARTS, past_events, past_items, read_rows
+from m6rec_jax.pipeline.prepared_rows import past_events, past_items, read_rows
 from m6rec_jax.requests.answered import REJECTED, prepare_requests
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser

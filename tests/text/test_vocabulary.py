@@ -7,7 +7,6 @@ import pickle
 import random
 from pathlib import Path
 
-import gin
 import numpy as np
 import pytest
 import sentencepiece
@@ -198,9 +197,12 @@ def test_cached_tokens_cannot_be_changed(vocab: Vocabulary) -> None:
     assert vocab.encode_array("Fargo (1996)").dtype == np.int32
 
 
-def test_threads(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> None:
+def test_threads(
+    model_file: str, vocab: Vocabulary, behaviours: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = behaviours[:200]
-    fresh = Vocabulary(model_file, cache_size=50)
+    monkeypatch.setattr("m6rec_jax.text.vocabulary._CACHE_SIZE", 50)
+    fresh = Vocabulary(model_file)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: [fresh.encode(text) for text in texts], range(16)))
     expected = [vocab.encode(text) for text in texts]
@@ -221,7 +223,6 @@ def test_pickle(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
 
 def test_fingerprint(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
     assert len(vocab.fingerprint) == 64
-    assert Vocabulary(model_file, cache_size=3).fingerprint == vocab.fingerprint
     assert Vocabulary(model_file, num_sentinels=99).fingerprint != vocab.fingerprint
     other = edited(
         model_file, tmp_path / "o", new=sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
@@ -248,19 +249,6 @@ def test_unreadable_files(tmp_path: Path, model_file: str, behaviours: list[str]
     broken.write_bytes(content_with_bos.getvalue())
     with pytest.raises(ConfigError, match=r"pad, eos and unk at \(-1, 2, 0\)"):
         Vocabulary(broken)
-    with pytest.raises(ConfigError, match="at least 0"):
-        Vocabulary(model_file, num_sentinels=-1)
-
-
-def test_gin_configures_it(model_file: str) -> None:
-    with gin.unlock_config():
-        gin.parse_config(f"Vocabulary.model_file = '{model_file}'\nVocabulary.num_sentinels = 5")
-    try:
-        vocabulary = Vocabulary()  # type: ignore[call-arg]
-        assert len(vocabulary.sentinel_ids) == 5
-        assert pickle.loads(pickle.dumps(vocabulary)) == vocabulary
-    finally:
-        gin.clear_config()
 
 
 @needs_t5
