@@ -245,6 +245,14 @@ def test_original_columns_are_kept_in_quarantine(tmp_path):
     assert found(report)[("undeclared_column", "users", "note")][0] == 1
 
 
+def test_a_mended_file_of_rejected_rows_is_checked_as_any_other(tmp_path):
+    users = ["user,age,quarantine_row,quarantine_reason", "a,1,9,old", "b,2,9,old", "c,old,9,old"]
+    check_dataset(write(tmp_path / "data", users=users), tmp_path / "r.parquet")
+    (row,) = pq.read_table(tmp_path / "r.parquet").to_pylist()
+    assert (row["user"], row["quarantine_row"]) == ("c", 2)
+    assert row["quarantine_reason"] == "age: 'old' is not a whole number"
+
+
 def test_everything_at_once(tmp_path):
     folder = write(
         tmp_path,

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
@@ -90,15 +89,10 @@ def test_a_database_without_memory_is_told_of():
         raise duckdb.OutOfMemoryException("failed to pin block")
 
 
-def test_nothing_is_asked_of_a_database_that_is_not_installed():
-    code = """if True:
-        import sys
-        sys.modules["duckdb"] = None
-        from m6rec_jax.io.full_disk import full_disk_errors
-        with full_disk_errors("disk"):
-            raise OSError(28, "No space left on device")"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "DataError: no room on the disk of disk" in done.stderr
+def test_nothing_is_asked_of_a_database_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(DataError, match="no room on the disk of disk"), full_disk_errors("disk"):
+        raise OSError(28, "No space left on device")
 
 
 def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):

@@ -417,16 +417,6 @@ def test_errors(write_shop, tmp_path: Path) -> None:
         prepared.num_rows("groups")
     with pytest.raises(DataError, match=r"did you mean 'shop\.per_user_temporal'"):
         Prepared.open(out, "shop", "per_user_tempral")
-    (out / "shop.eu.by_user").mkdir()
-    (out / "shop.eu.by_user" / "prepare.json").write_text("{}")
-    assert Prepared.find(out, "shop").manifest == prepared.manifest
-    assert Prepared.find(out, "shop.eu").manifest == {}
-    with pytest.raises(DataError, match=r"no prepared 'sho\.per_user_temporal'"):
-        Prepared.find(out, "sho")
-    prepared.folder.rename(out / "kept")
-    with pytest.raises(DataError, match=r"no prepared 'shop\.per_user_temporal'"):
-        Prepared.find(out, "shop")
-    (out / "kept").rename(prepared.folder)
     (prepared.folder / "catalogue.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"catalogue\.parquet"):
         prepared.catalogue()

@@ -1,10 +1,8 @@
 """Samples of data sets are cores: nobody and nothing in them is rare."""
 
 import collections
-import dataclasses
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -119,20 +117,6 @@ def test_values_of_a_sample(shop, tmp_path):
     assert (spec.label.labels(values / 2) == original.label.labels(values)).all()
     before, after = (DatasetTemplate.parse(of.template).outcome for of in (original, spec))
     assert [after(value / 2) for value in values] == [before(value) for value in values]
-
-
-def test_the_parts_of_a_sample(shop, tmp_path):
-    events = pq.read_table(shop / "events.parquet")
-    names = pa.array(np.random.default_rng(0).choice(["train", "test"], len(events)))
-    pq.write_table(events.append_column("part", names), shop / "events.parquet")
-    spec = Dataset.open(shop).spec
-    dataclasses.replace(spec, events=dataclasses.replace(spec.events, part="part")).save(shop)
-    parts = dict(zip(rows(shop), names.to_pylist(), strict=True))
-    folder = sample_dataset(shop, tmp_path, users=9, progress=False)
-    found = [*PART_NAMES]
-    assert [found[code] for code in Dataset.open(folder).event_parts()] == [
-        parts[row] for row in rows(folder)
-    ]
 
 
 def test_values_where_there_are_none(write_shop, tmp_path):

@@ -80,7 +80,7 @@ ROWS = [
         "candidates": [],
         "item_indices": [0, 127, 128, 1 << 33][: number % 5],
         "labels": [number],
-        "ratings": [0.5, 4.0],
+        "ratings": [0.5, math.nan],
     }
     for number in range(20)
 ]
@@ -115,16 +115,3 @@ def test_tfds_gives_back_what_was_written(
             strict=True,
         )
     )
-
-
-def test_missing_ratings_survive(write_shop, tmp_path: Path) -> None:
-    import tensorflow_datasets as tfds
-
-    folder = write_shop(log(), labelled=False, name="bought")
-    prepared = prepare(
-        folder, tmp_path / "out", options=PrepareOptions(views=("groups",)), progress=False
-    )
-    dataset = tfds.builder_from_directory(prepared.tfds_folder("groups")).as_dataset("test")
-    for row in tfds.as_numpy(dataset):
-        assert row["labels"].tolist() == [1, 0, 0]  # two items are left that the user did not buy
-        assert all(map(math.isnan, row["ratings"].tolist()))

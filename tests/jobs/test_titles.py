@@ -169,21 +169,6 @@ def test_as_many_titles_as_are_asked_for(recommend, configure):
     assert set(everything["item_ids"]) == set(TITLES)
 
 
-def test_a_thousand_titles_all_exist_and_are_new(recommend, configure):
-    """With few beams, and requests that have seen almost everything."""
-    configure("TitlesAnswers.k = 4\nTitlesAnswers.max_k = 4\n")
-    asked = [request(number) for number in range(260)]
-    for row in asked[::7]:
-        row["exclude"] = [id_ for id_ in TITLES if id_ not in ("f3", "f13", "f14")]
-    found, _ = recommend(asked, chunk_size=100, batch_size=16)
-    titles = 0
-    for row, own in zip(found, asked, strict=True):
-        assert {TITLES[id_] for id_ in row["item_ids"]} == set(row["titles"])
-        assert not set(row["item_ids"]) & seen_by(own)
-        titles += len(row["titles"])
-    assert titles >= 1000
-
-
 def test_clear_errors(recommend, configure, served, served_model, films, tmp_path):
     with pytest.raises(ConfigError, match=r"titles or contents of .* 'ctr' writes nothing"):
         recommend([request(0)], "ctr")

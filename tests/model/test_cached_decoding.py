@@ -88,7 +88,6 @@ def stepwise(
         {"share_layers": True},
         {"share_layers": True, "late_layers_start": 0, "scan_unroll": 0},
         {"decoder_late_start": 2},  # no layer attends to the source at all
-        {"decoder_late_start": 0},
         {"matmul_dtype": "bfloat16", "scan_unroll": 0},
         {"dtype": "bfloat16"},
         {"mlp_activations": ("relu",), "logits_via_embedding": True},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -254,6 +255,13 @@ def test_parts_of_a_batch_add_up(batch: Features) -> None:
     whole = added(loss, variables, batch)[0]
     found = [added(loss, variables, part, denominators=counts)[0] for part in parts]
     assert float(sum(found)) == pytest.approx(float(whole), rel=1e-4)
+
+
+def test_a_loss_of_ones_own_keeps_its_denominators(batch: Features) -> None:
+    own = SimpleNamespace(denominators=lambda features: {"rows": len(features["task_ids"])})
+    settings = Distillation("", relation_weight=0.0, vocabulary_weight=1.0)
+    loss = DistillationLoss(settings, own, M6Rec(WIDE), CONFIG)
+    assert loss.denominators(batch).keys() == {"rows", "encoder", "decoder"}
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,6 @@ def test_other_number_of_processes(before: int, after: int) -> None:
             np.testing.assert_array_equal(together, batch[name])
 
 
-def test_another_number_of_shards_is_refused() -> None:
-    position = consumed_by(make(num_shards=4), 2)
-    with pytest.raises(CheckpointError, match=r"started with 4 data shards .* Set it back to 4"):
-        resume(make(num_shards=2), position)
-
-
 def test_a_missing_shard_is_named() -> None:
     item = consumed_by(make(), 2).to_item(0)
     del item["shard-00002-of-00004"]

@@ -164,7 +164,7 @@ def test_a_signal_ends_a_validation_that_is_made_up_for(
 
 def test_resume_needs_the_same_shards(unbroken: Any) -> None:
     _, _, folder = unbroken
-    with pytest.raises(CheckpointError, match=r"started with 4 data shards .* configured with 2"):
+    with pytest.raises(CheckpointError, match=r"started with 4 data .* with 2.* Set it back to 4"):
         toy_train(folder, STEPS + 1, num_shards=2)
 
 
@@ -210,7 +210,7 @@ def test_resume_refuses_another_choice_of_what_trains(unbroken: Any) -> None:
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     run, new, other = tmp_path / "run", tmp_path / "new", "b" * 64
     toy_train(run, 1, vocabulary_fingerprint="a" * 64)
-    with pytest.raises(CheckpointError, match="another vocabulary"):
+    with pytest.raises(CheckpointError, match=r"another vocabulary \(fingerprint aaaaaaaaaaaaaaaa"):
         toy_train(run, 2, vocabulary_fingerprint=other)
     with pytest.raises(CheckpointError, match="another vocabulary"):
         toy_train(new, 1, vocabulary_fingerprint=other, initial_checkpoint_path=str(run))
