@@ -81,6 +81,7 @@ def load(
 
     Raises:
       CheckpointError: no model, or a bank or an index of another one.
+      ConfigError: an index of a task that there is not.
     """
     options = ServiceOptions(
         prepared=None if prepared is None else str(prepared),

@@ -175,7 +175,7 @@ def report_on_run(
       DataError: its data are not on this machine; says how to prepare them.
     """
     location = locate(run)
-    configuration.parse_config([run / CONFIG_FILE, ALL_ROWS, *gin_files], bindings)
+    configuration.parse_config([run.absolute() / CONFIG_FILE, ALL_ROWS, *gin_files], bindings)
     name = configuration.bound("TrainingData.mixture_or_task_name")
     lengths = configuration.bound("TrainingData.task_feature_lengths")
     if name is None or lengths is None:

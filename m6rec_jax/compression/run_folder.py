@@ -86,7 +86,7 @@ def training_batches_of(
     """
     from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
 
-    configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
+    configuration.parse_config([run.absolute() / CONFIG_FILE, *gin_files], bindings)
     name = configuration.bound("TrainingData.mixture_or_task_name")
     lengths = configuration.bound("TrainingData.task_feature_lengths")
     mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])

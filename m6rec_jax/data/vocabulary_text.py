@@ -83,7 +83,7 @@ def train_on_prepared(
 
     Raises:
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
-      DataError: something is not prepared, or there is no such view.
+      DataError: something is not prepared, or there is no such view, or one without training rows.
     """
     if bool(sources) == bool(dataset):
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Unfinished:
     """
 
     path: Path
-    made_of: Sequence[Any]
+    made_of: list[Any]
 
     def done(self) -> int:
         """How much an earlier run has done; 0 where that was made of something else."""
@@ -41,7 +41,7 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def unfinished_folder(folder: Path, doing: str, made_of: Sequence[Any]) -> Iterator[Unfinished]:
+def unfinished_folder(folder: Path, doing: str, made_of: list[Any]) -> Iterator[Unfinished]:
     """Yields what becomes `folder` when the block ends.
 
     Args:

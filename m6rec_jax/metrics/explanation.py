@@ -8,8 +8,8 @@ text the two agree wherever no hyphen or apostrophe stands inside a word.
 
 PETER cuts texts after 15 words and writes all but the most frequent words as `<unk>`. M6-Rec
 compares itself with such values (paper, section 4), so `peter_metrics` first gives texts that form.
-USR, FMR, FCR and DIV are shares or counts, not percentages, of one text or more (DIV of two). A
-feature without a word raises DataError.
+USR, FMR, FCR and DIV are shares or counts, not percentages, of one text or more (DIV of two). Each
+feature has a word (`phrases.phrase_key`).
 """
 
 from __future__ import annotations

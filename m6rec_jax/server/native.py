@@ -12,7 +12,7 @@ from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
 from m6rec_jax.server.limits import strict_route
-from m6rec_jax.server.snapshots import ANY_TASK
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 from m6rec_jax.text.records import Item
 
 # Items that are found for a scorer to order, at least.
@@ -116,14 +116,21 @@ async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any
 
 def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
     """The task that orders what was found; None: none does."""
-    service = asked.snapshot.service
+    snapshot = asked.snapshot
     if name:
-        scorer = asked.snapshot.task(name, "scoring")
-        if not service.data(scorer, "scoring").items:
-            raise ConfigError(f"'{name}' is served without a catalogue: it cannot score ids")
+        scorer = snapshot.task(name, "scoring")
+        if not _knows_items(snapshot, scorer):
+            raise ConfigError(f"'{scorer}' is served without a catalogue: it cannot score ids")
         return scorer
-    beside = None if name == "" else service.parts.beside(task, "scoring")
-    return beside if beside and service.data(beside, "scoring").items else None
+    beside = None if name == "" else snapshot.service.parts.beside(task, "scoring")
+    return beside if beside and _knows_items(snapshot, beside) else None
+
+
+def _knows_items(snapshot: Snapshot, scorer: str) -> bool:
+    """Whether ids say something of their items; True where the scorer cannot be asked at all."""
+    if not snapshot.answers(scorer, "scoring"):
+        return True
+    return bool(snapshot.service.data(scorer, "scoring").items)
 
 
 async def _by_titles(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:

@@ -336,8 +336,7 @@ class Snapshots:
                     fork.remove(task)
                 if what == "put":
                     fork.add(task)
-                data = None if index is None else {"index": service.parts.indexes() | {task: index}}
-                return service.over(fork, data)
+                return service.over(fork, None if index is None else {"index": {task: index}})
 
             return self._swap("prompts", changed)
 

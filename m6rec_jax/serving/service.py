@@ -65,7 +65,7 @@ class Service:
 
         Args:
           model: a `fork` of this one's bank; None: the same.
-          data: see `Parts.over`.
+          data: see `Parts.over`, also for the error.
         """
         other = copy.copy(self)
         other.model = self.model if model is None else model
@@ -94,6 +94,7 @@ class Service:
 
         Raises:
           CheckpointError: no model, or a bank of another backbone.
+          ConfigError: an index of a task that there is not.
         """
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
         return cls(loaded, options)

@@ -12,6 +12,7 @@ t5x is not needed here.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from etils import epath
 
 from m6rec_jax.checkpoints.location import (
     CHECKPOINTS_FOLDER,
-    absolute,
     list_steps,
     locate,
     read_manifest,
@@ -73,7 +73,8 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
 
     Args:
       source: MODEL_DIR of ours, or a step's folder; may be a bucket address.
-      target: what would be MODEL_DIR of t5x. Its `m6rec.json` and `inference` are written, too.
+      target: what would be MODEL_DIR of t5x. Its `m6rec.json` and `inference` are written, too, in
+        place of those of an earlier conversion.
       dry_run: only say what would be written.
 
     Raises:
@@ -102,8 +103,12 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
         location.step,
     )
     run = RunDescription(config, manifest.vocabulary_fingerprint, manifest.trainable)
+    own = location.folder.parent.parent
+    is_converted = (target / DESCRIPTION_FILE).is_file() and (target / ASSETS_FOLDER).is_dir()
+    if is_converted and Path(own).resolve() != target.resolve():
+        shutil.rmtree(target / ASSETS_FOLDER)  # an earlier one's, which may be of other tasks
     write_description(target, run)
-    _copy_assets(location.folder.parent.parent, epath.Path(target))
+    _copy_assets(own, epath.Path(target))
     return exchanged
 
 
@@ -185,16 +190,10 @@ def _entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
 
 
 def _copy_assets(source: epath.Path, target: epath.Path) -> None:
-    """The `inference` folder, so that `load_model` works on the other side, too.
-
-    One that is there may be of a run with other tasks: it goes.
-    """
-    old, new = (absolute(folder / ASSETS_FOLDER) for folder in (source, target))
-    if not old.is_dir() or old == new:
+    """The `inference` folder, so that `load_model` works on the other side, too."""
+    if not (source / ASSETS_FOLDER).is_dir() or (target / ASSETS_FOLDER).exists():
         return
-    if new.exists():
-        new.rmtree()
-    _copy_folder(old, new)
+    _copy_folder(source / ASSETS_FOLDER, target / ASSETS_FOLDER)
 
 
 def _copy_folder(source: epath.Path, target: epath.Path) -> None:

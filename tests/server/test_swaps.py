@@ -196,6 +196,10 @@ def test_what_does_not_fit_changes_nothing(
     build_index(index, own_folder / "run", bank=bank, task="next", prepared=prepared)
     put(client, "prompts/next", {"index": str(index)})
     assert post(client, "/v1/retrieve", {"user": {"taste": "drama"}, "k": 1})["items"]
+    # Also when a task that an index was named for is gone.
+    assert client.delete("/v1/admin/prompts/stars", headers=ADMIN).status_code == 200
+    put(client, "prompts/next", {"index": str(index)})
+    put(client, "prompts/stars", {})
 
 
 def test_why_there_is_no_hybrid_is_told(

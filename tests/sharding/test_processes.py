@@ -151,7 +151,7 @@ def test_slurm_tasks_join_one_run() -> None:
     assert run("join", *tasks) == [{"process": 0, "count": 2}, {"process": 1, "count": 2}]
 
 
-@pytest.mark.parametrize(("scenario", "count"), [("before", 2), ("during", 1)])
+@pytest.mark.parametrize(("scenario", "count"), [("before", 2), ("during", 2), ("during", 1)])
 def test_a_signal_to_one_process_stops_all(scenario: str, count: int) -> None:
     """At one call of `should_stop` in all: the first, or soon after the tenth."""
     number = {"JAX_NUM_PROCESSES": str(count)}

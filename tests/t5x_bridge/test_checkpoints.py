@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -103,12 +104,15 @@ def test_there_and_back_is_bit_exact(shop_vocabulary: Vocabulary, tmp_path: Path
     save_assets(
         tmp_path / "ours", shop_vocabulary, InferenceSettings(16, 8), {"shop": {"name": "shop"}}
     )
-    # What a run with other tasks left goes.
-    save_assets(tmp_path / "theirs", shop_vocabulary, InferenceSettings(32, 8), {"old": {}})
     report = convert(str(tmp_path / "ours"), f"t5x_bridge:{tmp_path / 'theirs'}")
-    assert not (tmp_path / "theirs" / "inference" / "datasets" / "old.json").exists()
     assert "of step 70, prompts included" in report
     assert (tmp_path / "theirs" / "checkpoint_70" / "checkpoint").is_file()
+    # Converted anew, the tasks are those of now.
+    shutil.rmtree(tmp_path / "theirs" / "checkpoint_70")
+    old = tmp_path / "theirs" / "inference" / "datasets" / "old.json"
+    old.write_text("{}")
+    convert(str(tmp_path / "ours"), f"t5x_bridge:{tmp_path / 'theirs'}")
+    assert not old.exists()
     convert(f"t5x_bridge:{tmp_path / 'theirs'}", str(tmp_path / "back"))
     assert_same(read_ours(tmp_path / "back"), leaves)
     manifest = read_manifest(locate(tmp_path / "back"))
