@@ -14,6 +14,7 @@ from m6rec_jax.engine.kept_programs import _from_source
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import make_mesh
 from m6rec_jax.training.optimizers import adafactor
+from m6rec_jax.training.options import Step
 from m6rec_jax.training.train_step import CompiledStep, make_train_step
 from tests.training.toy_run import toy_config
 
@@ -28,7 +29,7 @@ def instructions(compiled: jax.stages.Compiled) -> str:
 def test_the_compiled_training_step_is_the_one_that_runs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    configuration.parse_config([], ["Step.weight_bits = 8"])
+    configuration.parse_config([], [f"{Step.__name__}.weight_bits = 8"])
     trainable, parts = "prompts", 2
     mesh = make_mesh(devices=jax.devices()[:1])
     settings = StepSettings(
