@@ -119,7 +119,7 @@ class Quarantine:
             name: python_values(taken.column(index))
             for index, name in enumerate(taken.schema.names)
             # A mended file of rejected rows has them, too.
-            if name not in _OWN
+            if name not in (*_OWN, _TEXT)
         }
         for index, (offset, reason) in enumerate(reasons.items()):
             row = dict(

@@ -82,6 +82,8 @@ class Vocabulary:
         self.model_file = str(Path(model_file).resolve())
         self.pad_id, self.eos_id, self.unk_id, self.bos_id = PAD_ID, EOS_ID, UNK_ID, PAD_ID
         self._num_sentinels = num_sentinels
+        if num_sentinels < 0:
+            raise ConfigError(f"num_sentinels must be at least 0, got {num_sentinels}")
         proto, content = _read_model(self.model_file)
         self.num_pieces = len(proto.pieces)
         self.sentinel_ids, first_free = self._lay_out_sentinels(proto)

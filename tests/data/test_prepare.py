@@ -263,6 +263,12 @@ def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path)
     assert "Thing 0. Thing 1. Thing 2. Thing 3." in targets  # each by itself, as in retrieval
     with pytest.raises(DataError, match=r"view 'groups' is not.*in train_on_prepared\.views"):
         train_on_prepared(out, "shop")
+    manifest = prepared.folder / "prepare.json"
+    described = json.loads(manifest.read_text())
+    del described["views"]["documents"]["rows"]["train"]
+    manifest.write_text(json.dumps(described))
+    with pytest.raises(DataError, match="the view 'documents' has no training rows"):
+        train_on_prepared(out, "shop", views=("documents",))
     for view in ("groups", "reranking"):
         with pytest.raises(DataError, match=f"'candidate' is empty, and the view '{view}' is of"):
             run(folder, out, views=(view,))

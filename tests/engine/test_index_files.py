@@ -92,6 +92,8 @@ def test_the_same_build_again_does_nothing_and_another_is_refused(folder: Path) 
         build(folder, graph=True)
     with pytest.raises(ConfigError, match=r"part_items = 5 .* a graph has one part"):
         build(folder, graph=True, part_items=5)
+    with pytest.raises(ConfigError, match="block = 0 must be at least 1"):
+        build(folder, block=0)
 
 
 def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:

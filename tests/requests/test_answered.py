@@ -66,7 +66,9 @@ def rows_of(prepared: Prepared, view: str = "groups") -> dict[int, dict[str, Any
     }
 
 
-def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
+def test_what_is_trained_on_is_what_is_asked_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lines = [asked(number) for number in range(60)]
     bad: dict[int, tuple[Any, str]] = {
         3: ('{"candidates": ', "invalid_json"),
@@ -88,6 +90,7 @@ def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
     rejected = [json.loads(line) for line in (prepared.folder / REJECTED).open()]
     assert {row["row"]: row["kind"] for row in rejected} == {n: own[1] for n, own in bad.items()}
     assert sum(prepared.manifest["rejected"].values()) == len(bad)
+    assert "\n  line 4: " in caplog.text
 
     data = ServingData.open(prepared.manifest["dataset_spec"], prepared.folder)
     parser = RequestParser(data.spec, data.items, data.statistics_names())

@@ -249,6 +249,8 @@ def test_unreadable_files(tmp_path: Path, model_file: str, behaviours: list[str]
     broken.write_bytes(content_with_bos.getvalue())
     with pytest.raises(ConfigError, match=r"pad, eos and unk at \(-1, 2, 0\)"):
         Vocabulary(broken)
+    with pytest.raises(ConfigError, match="at least 0"):
+        Vocabulary(model_file, num_sentinels=-1)
 
 
 @needs_t5
