@@ -189,10 +189,7 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
 def restored_params(run: Path) -> Mapping[str, Any]:
     """The backbone of a run."""
     fingerprint = read_vocabulary(run).fingerprint
-    params: Mapping[str, Any] = restore_model(run, vocabulary_fingerprint=fingerprint).variables[
-        "params"
-    ]
-    return params
+    return restore_model(run, vocabulary_fingerprint=fingerprint).variables["params"]
 
 
 def _check_zeros(run: Path, backbone: Path) -> None:

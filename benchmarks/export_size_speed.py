@@ -128,8 +128,7 @@ class Study:
 
 def manifest_of(folder: Path) -> dict[str, Any]:
     """What the export says of itself."""
-    found: dict[str, Any] = json.loads((folder / "export.json").read_text("utf-8"))
-    return found
+    return json.loads((folder / "export.json").read_text("utf-8"))
 
 
 def measure_formats(study: Study) -> Iterable[tuple[str, dict[str, float]]]:

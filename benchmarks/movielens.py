@@ -207,8 +207,7 @@ def evaluated(gin_file: str, model_dir: Path, output: Path, *arguments: str) -> 
             f"--gin.evaluate.output='{output}'",
             *arguments,
         )
-    figures: dict[str, float] = json.loads(output.read_text())
-    return figures
+    return json.loads(output.read_text())
 
 
 def _told(gin_file: str, bindings: Sequence[str]) -> str:

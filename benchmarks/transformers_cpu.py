@@ -180,8 +180,7 @@ def huggingface_jobs(folder: Path, dtype: str) -> dict[str, Job]:
         logits = model(encoder_outputs=copies, decoder_input_ids=inputs, use_cache=False).logits
         chosen = torch.gather(logits, -1, targets[..., None])[..., 0].float()
         log_p = chosen - torch.logsumexp(logits, -1).float()
-        found: np.ndarray = ((log_p * counts).sum(-1) / counts.sum(-1)).numpy()
-        return found
+        return ((log_p * counts).sum(-1) / counts.sum(-1)).numpy()
 
     def generation(batch: int) -> Job:
         ids = torch.from_numpy(sources(model.config.vocab_size, batch)).long()
@@ -300,8 +299,7 @@ class Program:
     def run(self, job: str) -> tuple[float, np.ndarray]:
         """Seconds and result; raises M6RecError where the process ended."""
         self._connection.send(job)
-        found: tuple[float, np.ndarray] = self._receive()
-        return found
+        return self._receive()
 
     def _receive(self) -> Any:
         try:

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
+EXIT_NOBODY_READS = 128 + signal.SIGPIPE  # as of `yes | head`
 # In the order of `m6rec --help`.
 _SUBJECTS = (data, training, export, answering, convert, prompts, compress, compilation, starting)
 # Commands that compute in large batches.
@@ -104,36 +106,42 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
     What a user cannot fix has a traceback, and status 1.
     """
     processes = sys.modules.get("m6rec_jax.sharding.processes")
-    if processes is None or not processes.are_joined():
-        if isinstance(error, KeyboardInterrupt):
-            print("m6rec: stopped", file=sys.stderr)
-            return training.EXIT_OF_SIGNALS.get(str(error), training.EXIT_OF_SIGNALS["SIGINT"])
-        if not _is_fixable(error):
-            traceback.print_exception(error)
-            return 1
-        print(f"m6rec: {_message(error)}", file=sys.stderr)
-        return _status(error)
-    status = 1
+    joined = processes if processes is not None and processes.are_joined() else None
+    is_unreachable = isinstance(error, UnreachableError)
+    status, text = 1, ""
     try:
         if isinstance(error, KeyboardInterrupt):
-            status = training.EXIT_OF_SIGNALS["SIGINT"]
-            print("m6rec: stopped", file=sys.stderr)
-        elif not isinstance(error, UnreachableError) and processes.speaks_of_a_lost_process(error):
+            signals = training.EXIT_OF_SIGNALS
+            status, text = signals.get(str(error), signals["SIGINT"]), "stopped"
+        elif joined and not is_unreachable and joined.speaks_of_a_lost_process(error):
             status = EXIT_LOST_PROCESS
-            print(
-                "m6rec: another process of this run has gone, so this one ends, too. Its own log "
+            text = (
+                "another process of this run has gone, so this one ends, too. Its own log "
                 "says why, unless it was killed. The same command in all processes resumes from "
-                f"the newest checkpoint. Seen here: {type(error).__name__}: {error}",
-                file=sys.stderr,
+                f"the newest checkpoint. Seen here: {type(error).__name__}: {error}"
             )
         elif _is_fixable(error):
-            status = _status(error)
-            print(f"m6rec: {_message(error)}", file=sys.stderr)
+            status = EXIT_LOST_PROCESS if is_unreachable else EXIT_USER_ERROR
+            text = _message(error)
+        elif isinstance(error, BrokenPipeError) and _nobody_reads():
+            status = EXIT_NOBODY_READS
         else:
             traceback.print_exception(error)
+        if text:
+            print(f"m6rec: {text}", file=sys.stderr)
     finally:
-        processes.leave_at_once(status)
+        if joined is not None:
+            joined.leave_at_once(status)
     return status
+
+
+def _nobody_reads() -> bool:
+    """Whether what was printed cannot be written: `head` has seen enough."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _is_fixable(error: BaseException) -> bool:
@@ -142,10 +150,6 @@ def _is_fixable(error: BaseException) -> bool:
     while error.__suppress_context__ and inner is not None and isinstance(error, type(inner)):
         error, inner = inner, inner.__context__
     return isinstance(error, M6RecError) or (isinstance(error, OSError) and error.errno in _FIXABLE)
-
-
-def _status(error: BaseException) -> int:
-    return EXIT_LOST_PROCESS if isinstance(error, UnreachableError) else EXIT_USER_ERROR
 
 
 def _message(error: BaseException) -> str:

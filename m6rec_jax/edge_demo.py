@@ -152,13 +152,7 @@ class EdgeDemo:
         return Recommended(item, score, written.text if written else "")
 
 
-def run_edge_demo(
-    liked: Sequence[str] = LIKED,
-    disliked: Sequence[str] = (),
-    k: int = 10,
-    *,
-    path: Path = MODEL,
-) -> None:
+def run_edge_demo(liked: Sequence[str], disliked: Sequence[str], k: int) -> None:
     """Prints what the model is, and recommendations for films by their titles.
 
     Raises:
@@ -166,7 +160,7 @@ def run_edge_demo(
       CheckpointError: the file is damaged.
     """
     begin = time.perf_counter()
-    demo = EdgeDemo(path)
+    demo = EdgeDemo()
     films, others = ([demo.titles.find(title) for title in titles] for titles in (liked, disliked))
     found = demo.recommend(films, others, k)
     first = time.perf_counter() - begin
@@ -183,7 +177,7 @@ def run_edge_demo(
     for rank, one in enumerate(found, start=1):
         print(f"{rank:3}. {one.score:6.0%}  {named(one.item)}{one.reason and '  '}{one.reason}")
     print(
-        f"\n{path.stat().st_size:,} bytes, {len(demo.items):,} films. First answer after "
+        f"\n{MODEL.stat().st_size:,} bytes, {len(demo.items):,} films. First answer after "
         f"{first:.1f} seconds, with loading and compiling; the same again in {again:.0f} ms."
     )
 

@@ -145,6 +145,8 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         _tell(1)
         scoring = prepare_both(folder, f"{PREPARE}.gin", Path(VOCABULARY), before=lambda: _tell(2))
         sizes = saved or _sizes(scoring, minutes, begin, seed)
+        if saved:
+            print(f"{output / SIZES_FILE} decides steps and sizes, as an earlier call wrote it")
         if saved is None:
             _write_training_files(sizes)
             Path(SIZES_FILE).write_text(json_text(dataclasses.asdict(sizes), indent=2) + "\n")

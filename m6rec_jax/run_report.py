@@ -17,7 +17,6 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
 from m6rec_jax.engine.model_folder import read_ranking, restore_model
 from m6rec_jax.engine.ranking_weights import RankingWeights
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
     Comparison,
@@ -49,6 +48,7 @@ from m6rec_jax.pipeline.task_rows import task_vocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.parameter_table import count_parameters
+from m6rec_jax.training.task_data import trained_on
 
 NUM_USERS, NUM_RECOMMENDED, SHOWN_TEXTS, SHOWN_ANSWERS = 4, 10, 10, 8
 _QUESTIONS = {
@@ -176,13 +176,7 @@ def report_on_run(
     """
     location = locate(run)
     configuration.parse_config([run.absolute() / CONFIG_FILE, ALL_ROWS, *gin_files], bindings)
-    name = configuration.bound("TrainingData.mixture_or_task_name")
-    lengths = configuration.bound("TrainingData.task_feature_lengths")
-    if name is None or lengths is None:
-        raise ConfigError(
-            f"{run / CONFIG_FILE} names no task: TrainingData.mixture_or_task_name and "
-            "task_feature_lengths are not set; give them with --gin_file or --gin.NAME=VALUE"
-        )
+    name, lengths = trained_on(run / CONFIG_FILE)
     tasks = evaluated_tasks(name)
     datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here
     restored = restore_model(run, vocabulary_fingerprint=task_vocabulary(name).fingerprint)

@@ -159,8 +159,7 @@ def export_prompts(
             f"{model_dir} lies in a run's folder: name MODEL_DIR itself, and a step by --step"
         )
     settings = calibrated(read_settings(model_dir), model_dir, location.step)
-    wanted = (tasks,) if isinstance(tasks, str) else tasks
-    names = list(dict.fromkeys(wanted)) or sorted(settings.tasks)
+    names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
     if not names:
         raise ConfigError(
             f"{model_dir} was trained on no task (such as a converted checkpoint), so it has no "

@@ -20,7 +20,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     flat = {}
     for path, leaf in leaves:
-        name = "/".join(_part(key) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name in flat:
             raise ValueError(f"two leaves are called '{name}'")
         flat[name] = leaf
@@ -35,12 +35,4 @@ def unflatten(flat: Mapping[str, Any], like: PyTree) -> PyTree:
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts of the names' parts: what is handed to Orbax."""
-    tree: dict[str, Any] = traverse_util.unflatten_dict(flat, sep="/")
-    return tree
-
-
-def _part(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise TypeError(f"cannot name the tree path entry {key!r}")
+    return traverse_util.unflatten_dict(flat, sep="/")

@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
         "--sharding",
         metavar="NAME",
         help="a file of gin_configs/sharding, which overrides what gin files say (default with "
-        "--model, where they say nothing: fully_sharded, with several slices multi_slice)",
+        "--model, where they say nothing: fully_sharded)",
     )
     command.add_argument(
         "--steps",

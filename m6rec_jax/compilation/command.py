@@ -44,7 +44,6 @@ def compile_run(
     bindings: Sequence[str] = (),
     steps: Sequence[str] = STEPS,
     hlo_folder: Path | None = None,
-    progress: bool = True,
 ) -> CompileReport:
     """Compiles a run's steps for TPUs that need not be there.
 
@@ -52,12 +51,10 @@ def compile_run(
       topology: see `topologies.parse_topology`.
       slices: how many such slices.
       model, tuning, sharding: names of files in `gin_configs/models`, `tuning` and `sharding`.
-        Where a model is named and nothing else sets RULES, sharding is 'fully_sharded', or
-        'multi_slice' with several slices.
+        Where a model is named and nothing else sets RULES, sharding is 'fully_sharded'.
       gin_files, bindings: as for `m6rec train`; read after model and tuning, before sharding.
       steps: of `STEPS`.
       hlo_folder: where to write the optimised programs as text (None: nowhere).
-      progress: show a bar.
 
     Raises:
       ConfigError: libtpu is missing, no such slice, no step, or settings that do not fit.
@@ -71,12 +68,12 @@ def compile_run(
         raise ConfigError(
             "the TPU compiler is not installed: pip install 'm6rec_jax[compile]' (it needs no TPU)"
         )
-    files = gin_files_of(model, tuning, sharding, gin_files, slices)
+    files = gin_files_of(model, tuning, sharding, gin_files)
     request = {
         "topology": target.name,
         "slices": slices,
         "gin_files": files,
-        "default_sharding": default_sharding(model, sharding, slices),
+        "default_sharding": default_sharding(model, sharding),
         "bindings": list(bindings),
         "steps": list(steps),
         "hlo": None if hlo_folder is None else str(hlo_folder),
@@ -87,7 +84,7 @@ def compile_run(
     with progress_bar(
         total=len(steps),
         unit="step",
-        disable=None if progress else True,  # None: not where nobody looks
+        disable=None,  # shown where somebody looks
         bar_format="{desc} {bar} {n}/{total} [{elapsed}]",
     ) as bar:
         for event in _events(request, collected, bar):
@@ -109,7 +106,6 @@ def gin_files_of(
     tuning: str | None,
     sharding: str | None,
     gin_files: Sequence[str],
-    slices: int,
 ) -> list[str]:
     """Which gin files a request reads, in order.
 
@@ -128,15 +124,15 @@ def gin_files_of(
     if sharding is not None:
         files.append(f"gin_configs/sharding/{sharding}.gin")
     elif not gin_files:
-        files += filter(None, [default_sharding(model, sharding, slices)])
+        files += filter(None, [default_sharding(model, sharding)])
     return files
 
 
-def default_sharding(model: str | None, sharding: str | None, slices: int) -> str | None:
+def default_sharding(model: str | None, sharding: str | None) -> str | None:
     """The file of sharding rules where a model is named and no rules; else None."""
     if model is None or sharding is not None:
         return None
-    return f"gin_configs/sharding/{'fully_sharded' if slices == 1 else 'multi_slice'}.gin"
+    return "gin_configs/sharding/fully_sharded.gin"
 
 
 class _Collected:

@@ -92,10 +92,11 @@ def run(request: dict[str, Any]) -> None:
     """
     report_event("stage", text="settings")
     files, default = request["gin_files"], request["default_sharding"]
+    if default is not None and default not in files:
+        configuration.parse_config(files)  # bindings may be of macros that the default has
+        if configuration.macro("RULES", None) is None:
+            files = [*files, default]
     configuration.parse_config(files, request["bindings"])
-    if default is not None and default not in files and configuration.macro("RULES", None) is None:
-        files = [*files, default]
-        configuration.parse_config(files, request["bindings"])
     settings = StepSettings()
     topology = parse_topology(request["topology"], request["slices"])
     report_event("stage", text=str(topology))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +25,9 @@ from m6rec_jax.engine.model_folder import (
 )
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import ModelConfig
-from m6rec_jax.sharding import make_mesh
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch
-from m6rec_jax.training.task_data import training_batches
+from m6rec_jax.training.task_data import trained_on
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,15 +79,11 @@ def training_batches_of(
     They are read lazily: use them within `own_vocabulary` of the run.
 
     Raises:
-      ConfigError: the run has no `config.gin`. DataError: its data are not on this machine.
+      ConfigError: the run has no `config.gin`, or it names no task.
+      DataError: its data are not on this machine.
     """
     from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
 
     configuration.parse_config([run.absolute() / CONFIG_FILE, *gin_files], bindings)
-    name = configuration.bound("TrainingData.mixture_or_task_name")
-    lengths = configuration.bound("TrainingData.task_feature_lengths")
-    mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    source = training_batches(
-        name, lengths, batch_size, functools.partial(BatchIterator, num_shards=1), mesh
-    )
-    return (next(source) for _ in itertools.count())
+    name, lengths = trained_on(run / CONFIG_FILE)
+    return BatchIterator(name, lengths, batch_size, num_shards=1)

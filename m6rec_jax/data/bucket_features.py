@@ -97,8 +97,7 @@ class ValueCounts:
         return count, positive
 
     def _keys(self, first: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        keys: np.ndarray = (first * len(self._values.names) + numbers) * self._width
-        return keys
+        return (first * len(self._values.names) + numbers) * self._width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +141,7 @@ class GroupFeatures:
     def user_share(self) -> np.ndarray:
         """The user's smoothed share of liked items `[groups]`."""
         counts = self._counts
-        found: np.ndarray = self._shared.smoothed(counts.positive, counts.count, self._share)
-        return found
+        return self._shared.smoothed(counts.positive, counts.count, self._share)
 
     def of_users(self, names: Sequence[str]) -> dict[str, Source]:
         """Features of `Statistics.user_features`, for each group."""

@@ -382,8 +382,7 @@ def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndar
     first = np.load(job.folder / f"first_group-{view}.npy", mmap_mode="r")
     users = events.user[groups.rows.low]
     begins = np.searchsorted(users, users)
-    numbers: np.ndarray = first[users] + np.arange(len(users)) - begins
-    return numbers
+    return first[users] + np.arange(len(users)) - begins
 
 
 def _drawn(opened: _Opened) -> np.ndarray:

@@ -177,7 +177,7 @@ class BucketViews:
         outcomes = self._outcomes.codes[positions]
         told = candidates.to_pylist()
         texts = distinct_texts(
-            [outcomes, _codes_of(candidates)],
+            [outcomes, np.asarray(candidates.dictionary_encode().indices)],
             lambda n: sentence(f"{sentence(told[n])} {self._outcomes.values[outcomes[n]]}"),
         ).to_pylist()
         bounds = itertools.pairwise(groups.rows.offsets.tolist())
@@ -210,7 +210,7 @@ class BucketViews:
                 rows.append(number)
                 written.append((item, text))
                 likes.append(indices)
-        groups = take(groups, np.asarray(rows, np.int64))
+        groups = groups.take(np.asarray(rows, np.int64))
         features = GroupFeatures(bucket, groups, self._shared)
         users = [self._users[user].id for user in bucket.user[groups.rows.low].tolist()]
         histories = self._histories(groups, features).to_pylist()
@@ -341,7 +341,7 @@ class BucketViews:
         texts, ranges = self._behaviours(groups)
         contexts = self._contexts(groups, features)
         # One dictionary of all three.
-        columns = [_encoded(column) for column in (profiles, texts, contexts)]
+        columns = [column.dictionary_encode() for column in (profiles, texts, contexts)]
         dictionary = pa.concat_arrays([column.dictionary for column in columns])
         starts = np.cumsum([0, *(len(column.dictionary) for column in columns)])
         codes = [c.indices.to_numpy() + s for c, s in zip(columns, starts[:-1], strict=True)]
@@ -451,26 +451,7 @@ class _Attributes(Sequence[Mapping[str, Value]]):
         return self._records[index].attributes
 
 
-def take(groups: Groups, chosen: np.ndarray) -> Groups:
-    """Some of the groups."""
-    columns = {field.name: getattr(groups, field.name) for field in dataclasses.fields(groups)}
-    rows = columns.pop("rows")
-    return Groups(
-        Ranges(rows.low[chosen], rows.high[chosen]),
-        **{name: column[chosen] for name, column in columns.items()},
-    )
-
-
 def _lists(ranges: Ranges, values: pa.Array | np.ndarray) -> pa.ListArray:
     if isinstance(values, np.ndarray):
         values = pa.array(values if values.dtype == np.float32 else values.astype(np.int64))
     return pa.ListArray.from_arrays(pa.array(ranges.offsets, pa.int32()), values)
-
-
-def _encoded(column: pa.Array) -> pa.DictionaryArray:
-    found: pa.DictionaryArray = column.dictionary_encode()
-    return found
-
-
-def _codes_of(column: pa.Array) -> np.ndarray:
-    return np.asarray(_encoded(column).indices)

@@ -137,7 +137,7 @@ class _Check:
         paths = self._files(table, spec.file, [spec.id], list(spec.columns))
         if paths is None:
             return
-        filled: set[str] = set()
+        there, filled = set[str](), set[str]()
         seen: dict[str, int] = {}
         rejected: list[str] = []
         for rows in self._batches(table, paths):
@@ -146,6 +146,7 @@ class _Check:
             rows.note_text(spec.id)
             for name, kind in spec.columns.items():
                 if name in rows.raw.batch.schema.names:
+                    there.add(name)
                     values = rows.convert(name, kind)
                     if values.null_count < len(values):
                         filled.add(name)
@@ -165,7 +166,7 @@ class _Check:
         self.known[table] = seen
         if self.report.num_rows[table]:
             for name in spec.columns:
-                if name not in filled and not self._missing(table, name):
+                if name in there and name not in filled:
                     self.findings.add("empty_column", table, paths[0].name, name)
 
     def _silent(self, rows: CheckedRows) -> None:
@@ -284,12 +285,6 @@ class _Check:
             if all(column in names for column in required):
                 usable.append(path)
         return usable or None
-
-    def _missing(self, table: str, column: str) -> bool:
-        return any(
-            problem.kind == "missing_column" and (problem.table, problem.column) == (table, column)
-            for problem in self.findings.problems()
-        )
 
     def _quiet(
         self, table: str, paths: Sequence[Path], wanted: Sequence[str]

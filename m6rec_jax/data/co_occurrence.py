@@ -18,13 +18,14 @@ order in which it was made.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -207,13 +208,7 @@ class CoOccurrence:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Reads what `save` wrote; raises DataError where it is missing or damaged."""
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' "
-                "and 'reranking' (PrepareOptions.views)"
-            )
-        try:
+        with counted_file(Path(folder) / FILE) as path:
             table = pq.read_table(path)
             described = json.loads((table.schema.metadata or {})[b"counts"])
             items, others, amounts, later, totals = (
@@ -224,8 +219,20 @@ class CoOccurrence:
             of_items[items] = totals
             options = CoOccurrenceOptions(**described["options"])
             return cls(len(of_items), options, keys, amounts, of_items, later)
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
+
+
+@contextlib.contextmanager
+def counted_file(path: Path) -> Iterator[Path]:
+    """To read what was counted; raises DataError where the file is missing or damaged."""
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' and "
+            "'reranking' (PrepareOptions.views)"
+        )
+    try:
+        yield path
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
 
 
 class GrowingCoOccurrence(CoOccurrence):

@@ -299,8 +299,7 @@ def _converted(raw: files.RawBatch, name: str, kind: str) -> list[Any]:
         raise DataError(
             f"{raw.path}, row {raw.rows[bad[0].offset]}, column {name!r}: {bad[0].reason}"
         )
-    found: list[Any] = values.to_pylist()
-    return found
+    return values.to_pylist()
 
 
 @gin.configurable

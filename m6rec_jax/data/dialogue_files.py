@@ -104,6 +104,7 @@ def read_redial(path: Path) -> Iterator[Dialogue]:
     for number, line in _lines(path):
         try:
             raw = json.loads(line)
+            json.dumps(raw, ensure_ascii=False).encode()  # a ValueError for half a character
             # Where no film is named, the files have an empty list in place of an object.
             named_films = dict(raw["movieMentions"] or {})
             mentions = {str(key): repaired(title or "") for key, title in named_films.items()}

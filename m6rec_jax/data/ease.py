@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import linalg, sparse
 
-from m6rec_jax.data.co_occurrence import RelatedItems
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.data.co_occurrence import RelatedItems, counted_file
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import atomic_file
 
 FILE = "ease.parquet"
@@ -127,21 +127,13 @@ class Ease:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Reads what `save` wrote; raises DataError where it is missing or damaged."""
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' "
-                "and 'reranking' (PrepareOptions.views)"
-            )
-        try:
+        with counted_file(Path(folder) / FILE) as path:
             table = pq.read_table(path)
             item, other, weight = (table[n].to_numpy() for n in ("item", "other", "weight"))
             items = np.unique(item)
             places = np.searchsorted(items, other).astype(np.int32)
             shape = (len(items), len(item) // max(len(items), 1))
             return cls(items, places.reshape(shape), weight.reshape(shape))
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
 
 
 def _pairs(users: np.ndarray, items: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -165,8 +157,7 @@ def _inverse(pairs: np.ndarray, penalty: float) -> np.ndarray:
     if not len(pairs):
         return pairs
     factor = linalg.cholesky(pairs, lower=True, overwrite_a=True, check_finite=False)
-    inverse: np.ndarray = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
-    return inverse
+    return linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
 
 
 def _symmetric_rows(lower: np.ndarray, rows: slice) -> np.ndarray:

@@ -208,8 +208,7 @@ class WindowEntries:
 
     def at(self, place: int) -> np.ndarray:
         """Which entries all windows held at a place of the timeline `[entries]` bool."""
-        found: np.ndarray = (self.place < place) & (self.forgotten >= place)
-        return found
+        return (self.place < place) & (self.forgotten >= place)
 
 
 class FittedFactors:

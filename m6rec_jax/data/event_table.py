@@ -169,7 +169,9 @@ class EventTable:
                 held_out[batch["item"].to_numpy()]
                 for batch in self._stream("SELECT item FROM events", "row")
             ]
-            codes = splits.without_held_out(codes, np.concatenate(rows))
+            # Test rows of items that are held out stay, beside those of other items.
+            excluded = np.concatenate(rows) & (codes != splits.TEST)
+            codes = np.where(excluded, splits.EXCLUDED, codes).astype(np.int8)
         elif split.kind == "few_shot":
             codes = splits.few_shot(codes, **split.arguments())
         self._run("DROP TABLE parts")
@@ -248,8 +250,7 @@ class EventTable:
 
     def _run(self, query: str) -> list[tuple[Any, ...]]:
         # A result that is not read to its end keeps the next query from starting.
-        found: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
-        return found
+        return self._database.execute(query).fetchall()
 
     def _number(self, query: str) -> Any:
         return self._run(query)[0][0]

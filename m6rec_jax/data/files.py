@@ -77,10 +77,13 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
                 f'"{table}": {{"file": "{found[0].name}/*{found[0].suffix}"}} in {SPEC_FILE}'
             )
         return found
-    if any(sign in file for sign in "*?["):
+    if any(sign in file for sign in "*?[") and not (directory / file).is_file():
         anchor = Path(file).anchor
         base = Path(anchor) if anchor else directory
-        found = sorted(path for path in base.glob(file.removeprefix(anchor)) if path.is_file())
+        try:
+            found = sorted(path for path in base.glob(file.removeprefix(anchor)) if path.is_file())
+        except ValueError as error:
+            raise DataError(f"{table}.file in {SPEC_FILE}: {file!r}: {error}") from error
         if not found:
             raise DataError(f"{directory}: no file matches {file!r} ({table}.file in {SPEC_FILE})")
     else:
@@ -118,8 +121,8 @@ def column_names(path: Path) -> list[str]:
     return list(names)
 
 
-def require_columns(path: Path, wanted: Sequence[str]) -> None:
-    """Checks that the file has these columns.
+def require_columns(path: Path, wanted: Sequence[str]) -> list[str]:
+    """The names of all columns of a file, which must have these.
 
     Raises:
       DataError: names the file, the missing column, the columns there and the closest match.
@@ -128,6 +131,7 @@ def require_columns(path: Path, wanted: Sequence[str]) -> None:
     for column in wanted:
         if column not in names:
             raise DataError(missing_column_message(path, column, names))
+    return names
 
 
 def missing_column_message(path: Path, column: str, names: Sequence[str]) -> str:
@@ -164,10 +168,7 @@ def raw_batches(
     """
     first_row = 0
     for path in paths:
-        names = column_names(path)
-        for column in columns or ():
-            if column not in names:
-                raise DataError(missing_column_message(path, column, names))
+        names = require_columns(path, columns or ())
         wanted = list(columns) if columns is not None else names
         if path.suffix.lower() == ".parquet":
             batches = _parquet_batches(path, first_row, wanted, batch_size)

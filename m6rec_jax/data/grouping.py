@@ -178,7 +178,4 @@ class _FirstSeen:
 
     def before(self, cut: int) -> list[int]:
         """Items that came before a position, in ascending order."""
-        found: list[int] = np.sort(
-            self.items[: np.searchsorted(self.positions, cut, "left")]
-        ).tolist()
-        return found
+        return np.sort(self.items[: np.searchsorted(self.positions, cut, "left")]).tolist()

@@ -70,7 +70,6 @@ class KeyTable:
 
     def repeats(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Repeats from one row up to another, each with the row in which the same stands first."""
-        found: list[tuple[int, int]] = self._database.execute(
+        return self._database.execute(
             "SELECT row, first FROM repeats WHERE row >= ? AND row < ? ORDER BY row", [start, stop]
         ).fetchall()
-        return found

@@ -153,8 +153,7 @@ class NegativeSampler:
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         """How likely items are drawn by their events so far `[items]`, not scaled."""
-        found: np.ndarray = (counts + 1.0) ** self._power
-        return found
+        return (counts + 1.0) ** self._power
 
     def _draw(
         self,

@@ -76,8 +76,7 @@ def shares(alike: np.ndarray, liked: np.ndarray, own: float) -> np.ndarray:
       own: the user's share of all items.
     """
     nearer = np.maximum(alike, 0.0)
-    found: np.ndarray = (nearer @ liked + _OWN_WEIGHT * own) / (nearer.sum(axis=1) + _OWN_WEIGHT)
-    return found
+    return (nearer @ liked + _OWN_WEIGHT * own) / (nearer.sum(axis=1) + _OWN_WEIGHT)
 
 
 def times_likelier(

@@ -27,6 +27,8 @@ _WANTING = (*OF_CANDIDATES, "next_items")
 DEFAULT_NEGATIVES = 4
 # Behaviours of a history, where nothing else is asked for.
 _HISTORY = (5, 30)
+# With more the most popular items alone would be drawn.
+_MOST_POWER = 10
 
 
 @gin.configurable
@@ -63,6 +65,24 @@ class PrepareOptions:
     reranking_negatives: int = 11
     reranking_depth: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.views, str):
+            raise ConfigError(f"PrepareOptions.views = {self.views!r} must be several: ('...',)")
+        least = {
+            **dict.fromkeys(("group_size", "next_items_size", "document_events"), 1),
+            **dict.fromkeys(("reranking_negatives", "reranking_depth"), 1),
+            "max_events": 0,
+        }
+        for name, value in least.items():
+            given = getattr(self, name)
+            if given is not None and given < value:
+                raise ConfigError(f"PrepareOptions.{name} = {given} must be at least {value}")
+        if not 0 <= self.negative_power <= _MOST_POWER:
+            raise ConfigError(
+                f"PrepareOptions.negative_power = {self.negative_power} must be from 0 to "
+                f"{_MOST_POWER}"
+            )
 
 
 def view_settings(

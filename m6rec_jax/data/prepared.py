@@ -170,8 +170,7 @@ class Prepared:
         if view not in self.manifest["views"]:
             known = ", ".join(self.manifest["views"]) or "none"
             raise DataError(f"{self.folder}: view {view!r} is not prepared (prepared: {known})")
-        rows: dict[str, int] = self.manifest["views"][view]["rows"]
-        return rows
+        return self.manifest["views"][view]["rows"]
 
     @property
     def updates(self) -> tuple[str, ...]:

@@ -28,6 +28,10 @@ _TEXT = "quarantine_text"
 _CLEANED = "cleaned_from"
 
 
+# Rows that are written to a Parquet file together.
+_ROW_GROUP = 10_000
+
+
 class Quarantine:
     """Open files for rejected rows and for the clean folder. A context manager.
 
@@ -53,6 +57,7 @@ class Quarantine:
         self._tables: dict[str, pq.ParquetWriter] = {}
         self._csv: IO[str] | None = None
         self._parquet: pq.ParquetWriter | None = None
+        self._waiting = list[dict[str, Any]]()  # to be written to it
         try:
             self._check_free(directory)
             self.clean.mkdir(parents=True, exist_ok=True)
@@ -140,6 +145,8 @@ class Quarantine:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         whole = False
         try:
+            if error is None:
+                self._flush()
             for file in (self._csv, self._parquet, *self._tables.values()):
                 if file is not None:
                     with contextlib.suppress(OSError) if error else contextlib.nullcontext():
@@ -162,8 +169,15 @@ class Quarantine:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self._csv is not None:
             csv.DictWriter(self._csv, self._columns, restval="").writerows(rows)
-        elif self._parquet is not None:
-            self._parquet.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+        # Each table that is written is a row group, of a kilobyte or more.
+        self._waiting += rows if self._parquet is not None else []
+        if len(self._waiting) >= _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._parquet is not None and self._waiting:
+            self._parquet.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            self._waiting.clear()
 
 
 def clean_folder(path: Path) -> Path:

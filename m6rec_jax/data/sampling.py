@@ -22,6 +22,7 @@ from m6rec_jax.data.prepared import fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE, LabelSpec
 from m6rec_jax.data.splits import PART_NAMES
+from m6rec_jax.data.template_needs import TemplateNeeds
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
@@ -106,6 +107,7 @@ def sample_dataset(
             f"{given_text}, but the events of {dataset.directory} have no "
             "values: its dataset.json names no events.value"
         )
+    TemplateNeeds.of(dataset.spec, str(dataset.directory / SPEC_FILE))  # it is scaled, too
     tables = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
     made = {
         "from": dataset.spec.name,

@@ -170,6 +170,10 @@ class DatasetSpec:
         users = _table(top.section("users"))
         items = _table(top.section("items"))
         events = top.section("events").read(EventsSpec)
+        columns = (events.user, events.item, events.time, events.value, events.part)
+        names = [name for name in columns if name is not None]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise DataError(f"{source}: 'events' names the column {min(twice)!r} twice")
         return top.read(
             cls,
             users=users,
@@ -240,6 +244,8 @@ def load_json(path: Path) -> Any:
         raise DataError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
         ) from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise DataError(f"{path}: not JSON that can be read ({error})") from error
 
 
 _KIND_NAMES = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
@@ -380,8 +386,7 @@ def _repeats(top: Section) -> str | None:
     value = top.get("repeats")
     if value not in (None, COUNT, IGNORE):
         raise top.error("repeats", f'must be "{COUNT}" or "{IGNORE}", not {value!r}')
-    found: str | None = value
-    return found
+    return value
 
 
 def _statistics(top: Section, items: TableSpec) -> StatisticsSpec:

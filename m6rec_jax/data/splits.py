@@ -92,7 +92,7 @@ def by_user(
 ) -> np.ndarray:
     """Splits users: all events of a user go to one part, by a hash of the user's id and the seed.
 
-    `users` are ids, where other splits take any numbers; raises as `by_group`.
+    Raises as `by_group`.
     """
     return _by_hash("by_user", users, train, validation, seed)
 
@@ -116,8 +116,6 @@ def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.nd
 
     So an item is held out or not whatever else the table holds and in whatever order.
     """
-    if not 0 < fraction < 1:
-        raise DataError(f"split 'held_out_items': fraction must be between 0 and 1, not {fraction}")
     held = np.asarray([_uniform(f"{seed}:{item}") < fraction for item in item_ids], bool)
     if not held.any():
         raise DataError(
@@ -125,14 +123,6 @@ def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.nd
             f"{len(held)} items; give a larger fraction or another seed"
         )
     return held
-
-
-def without_held_out(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Excludes the train and validation rows of held-out items from a split.
-
-    Their test rows stay, beside those of other items: `held_out` `[rows]` says which is which.
-    """
-    return np.where(held_out & (codes != TEST), EXCLUDED, codes).astype(np.int8)
 
 
 def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> np.ndarray:
@@ -148,10 +138,8 @@ def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> n
         histories and statistics of test rows, so that nothing but the n rows is known.
 
     Raises:
-      DataError: fewer than `n` training rows, or an unknown `history`.
+      DataError: fewer than `n` training rows.
     """
-    if history not in ("all", "sampled"):
-        raise DataError(f"split 'few_shot': history must be 'all' or 'sampled', not {history!r}")
     rows = np.flatnonzero(codes == TRAIN)
     if not 0 < n <= len(rows):
         raise DataError(f"split 'few_shot': n={n} of {len(rows):,} training rows is impossible")
@@ -226,6 +214,8 @@ KINDS: Mapping[str, Mapping[str, type]] = {
     "by_column": {},
     "by_group": {**_SHARES, "seed": int},
 }
+_USUAL_SHARES = {"train": 0.8, "validation": 0.1}
+_HISTORIES = ("all", "sampled")
 _DERIVED = ("held_out_items", "few_shot")
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "held_out_items": {"fraction": 0.05, "seed": 0},
@@ -246,7 +236,7 @@ def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
         raise DataError(f"'splits.{name}' must be an object, not {entry!r}")
     options = dict(entry)
     kind = options.pop("kind", name)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(
             f"'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
             f"(known: {', '.join(KINDS)})"
@@ -287,6 +277,13 @@ def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
             raise DataError(f"split {text!r}: {name} must be {wanted}, not {value!r}")
         if isinstance(value, int) and name in ("seed", "n") and value < 0:
             raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
+        if name == "history" and value not in _HISTORIES:
+            raise DataError(f"split {text!r}: history must be 'all' or 'sampled', not {value!r}")
+        if name == "fraction" and not 0 < value < 1:
+            raise DataError(f"split {text!r}: fraction must be between 0 and 1, not {value!r}")
+    if _SHARES.keys() <= known.keys():
+        given = {name: value for name, value in options.items() if name in _SHARES}
+        shares(kind, **{**_USUAL_SHARES, **given})
 
 
 def _number_or_text(value: str) -> int | float | str:

@@ -61,63 +61,52 @@ def prepare_texts(
       render: makes the rows, in any order.
       progress: whether to show bars.
     """
-    with local_data_dir(out, dataset, split.name) as data_dir, full_disk_errors(data_dir):
+    with (
+        local_data_dir(out, dataset, split.name) as data_dir,
+        full_disk_errors(data_dir),
+        locked_folder(folder_of(data_dir, dataset, split.name), f"preparing {dataset}"),
+    ):
         folder = folder_of(data_dir, dataset, split.name)
-        with locked_folder(folder, f"preparing {folder}"):
-            _prepare_texts(data_dir, dataset, split, wanted, files, options, render, progress)
+        targets = {view: views.tfds_folder(data_dir, dataset, split.name, view) for view in wanted}
+        settings = dataclasses.asdict(options)
+        columns = {view: views.COLUMNS[view] for view in wanted}
+        described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
+        source = fingerprint(FORMAT, __version__, described, settings, columns, files=files)
+        built = all((target / "dataset_info.json").is_file() for target in targets.values())
+        if built and _fingerprint_of(folder) == source:
+            log.info("%s is prepared already", folder.name)
+            return Prepared.open(out, dataset, split.name)
+        rendered = folder / "rendered"
+        shutil.rmtree(rendered, ignore_errors=True)
+        writers = {}
+        for view in wanted:
+            (rendered / view).mkdir(parents=True)
+            writers[view] = RowWriter(rendered / view, view)
+        # What is written from here on is half new until a manifest says so.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        rows, manifest = render(folder)
+        with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
+            for view, part, row in rows:
+                writers[view].write(part, row)
+                bar.update()
+        for view, target in targets.items():
+            writers[view].close()
+            build_view(rendered / view, target, view)
+        own = {
+            "format": FORMAT,
+            "version": __version__,
+            "dataset": dataset,
+            "split": described,
+            "options": settings,
+            "fingerprint": source,
+            "views": {
+                view: {"fingerprint": source, "rows": writer.num_rows}
+                for view, writer in writers.items()
+            },
+        }
+        write_manifest(folder, {**manifest, **own})
+        shutil.rmtree(rendered)
     return Prepared.open(out, dataset, split.name)
-
-
-def _prepare_texts(
-    out: Path,
-    dataset: str,
-    split: Split,
-    wanted: Sequence[str],
-    files: Iterable[Path],
-    options: Any,
-    render: Render,
-    progress: bool,
-) -> None:
-    folder = folder_of(out, dataset, split.name)
-    targets = {view: views.tfds_folder(out, dataset, split.name, view) for view in wanted}
-    settings = dataclasses.asdict(options)
-    columns = {view: views.COLUMNS[view] for view in wanted}
-    described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
-    source = fingerprint(FORMAT, __version__, described, settings, columns, files=files)
-    built = all((target / "dataset_info.json").is_file() for target in targets.values())
-    if built and _fingerprint_of(folder) == source:
-        log.info("%s is prepared already", folder.name)
-        return
-    rendered = folder / "rendered"
-    shutil.rmtree(rendered, ignore_errors=True)
-    writers = {}
-    for view in wanted:
-        (rendered / view).mkdir(parents=True)
-        writers[view] = RowWriter(rendered / view, view)
-    # What is written from here on is half new until a manifest says so.
-    (folder / MANIFEST).unlink(missing_ok=True)
-    rows, manifest = render(folder)
-    with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
-        for view, part, row in rows:
-            writers[view].write(part, row)
-            bar.update()
-    for view, target in targets.items():
-        writers[view].close()
-        build_view(rendered / view, target, view)
-    own = {
-        "format": FORMAT,
-        "version": __version__,
-        "dataset": dataset,
-        "split": described,
-        "options": settings,
-        "fingerprint": source,
-        "views": {
-            view: {"fingerprint": source, "rows": writer.num_rows}
-            for view, writer in writers.items()
-        },
-    }
-    write_manifest(folder, {**manifest, **own})
-    shutil.rmtree(rendered)
 
 
 def _fingerprint_of(folder: Path) -> str | None:

@@ -223,15 +223,12 @@ def _encoded(kind: str, values: pa.Array) -> tuple[bytes, np.ndarray]:
             taken = pa.array(encoded, pa.large_binary()).take(values.indices)
             ends = np.frombuffer(taken.buffers()[1], np.int64)[: len(taken) + 1]
             return taken.buffers()[2].to_pybytes() if taken.buffers()[2] else b"", ends
-        return b"".join(encoded), np.concatenate([[0], np.cumsum(list(map(len, encoded)))]).astype(
-            np.int64
-        )
-    if kind == "time":
+    elif kind == "time":
         encoded = [_FIRST + b"\x08" + struct.pack("<d", value) for value in values.to_pylist()]
-        return b"".join(encoded), 10 * np.arange(len(encoded) + 1)
-    if kind == "value":
+    elif kind == "value":
         return values.to_numpy().astype("<f4").tobytes(), 4 * np.arange(len(values) + 1)
-    encoded = list(map(_varint, values.to_pylist()))
+    else:
+        encoded = list(map(_varint, values.to_pylist()))
     return b"".join(encoded), np.concatenate([[0], np.cumsum(list(map(len, encoded)))]).astype(
         np.int64
     )

@@ -70,6 +70,11 @@ class Groups:
     def __len__(self) -> int:
         return len(self.part)
 
+    def take(self, chosen: np.ndarray) -> Groups:
+        """Some of them, by their numbers or a mask."""
+        columns = {f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)[1:]}
+        return Groups(Ranges(self.rows.low[chosen], self.rows.high[chosen]), **columns)
+
 
 @dataclasses.dataclass(frozen=True)
 class UserCounts:
@@ -150,8 +155,7 @@ class UserBucket:
             start = first[group]
             moment = set(self.item[self.moment[start] : self.moment_end[start]].tolist())
             kept[group] = not own <= of_user <= own | moment
-        columns = {f.name: getattr(groups, f.name)[kept] for f in dataclasses.fields(groups)[1:]}
-        return Groups(Ranges(first[kept], end[kept]), **columns)
+        return groups.take(kept)
 
     def _grouped(self, grouping: Grouping) -> Groups:
         wanted = np.isin(self.part, grouping.parts)
@@ -227,8 +231,7 @@ class UserBucket:
     @cached_property
     def _pairs(self) -> np.ndarray:
         """A number for the user and the item of each event `[events]`."""
-        pairs: np.ndarray = self.start.astype(np.int64) << 32 | self.item
-        return pairs
+        return self.start.astype(np.int64) << 32 | self.item
 
     # ---- statistics of users
 
@@ -236,18 +239,15 @@ class UserBucket:
         """What was counted of each group's user."""
         first = self.start[groups.rows.low]
         found = UserCounts(*(np.zeros(len(groups), kind) for kind in (np.int64, np.int64, float)))
-        for ahead, mask in ((False, self.counted), (True, self.of_user)):
+        for ahead, (before, liked, total) in self._sums.items():
             chosen = groups.ahead == ahead
-            for name, values in zip(("count", "positive", "total"), self._sums[ahead], strict=True):
-                if name == "total":
-                    # Sums of one user each: that before `known`, if it holds an event.
-                    last = np.searchsorted(np.flatnonzero(mask), groups.known) - 1
-                    some = found.count > 0
-                    total = values[np.maximum(last, 0)] if len(values) else 0.0
-                    difference = np.where(some, total, 0.0)
-                else:
-                    difference = values[groups.known] - values[first]
-                getattr(found, name)[chosen] = difference[chosen]
+            known, start = groups.known[chosen], first[chosen]
+            found.count[chosen] = before[known] - before[start]
+            found.positive[chosen] = liked[known] - liked[start]
+            if len(total):
+                # Sums of one user each: that before `known`, if it holds an event.
+                last = total[np.maximum(before[known] - 1, 0)]
+                found.total[chosen] = np.where(found.count[chosen] > 0, last, 0.0)
         return found
 
     @cached_property

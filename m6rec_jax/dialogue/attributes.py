@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -84,7 +85,7 @@ class ItemAttributes:
         years = map(self.year_of, places)
         return [year for year in years if year is not None]
 
-    @property
+    @functools.cached_property
     def last_year(self) -> int | None:
         """Of all items; None where no year is known."""
         known = self.years[~np.isnan(self.years)]

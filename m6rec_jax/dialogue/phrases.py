@@ -107,6 +107,7 @@ _DECADES = {
     "nineties": 90,
 }
 # A full stop ends a sentence after three small letters, a number or a bracket: "Dr. No" goes on.
+_YEAR = re.compile(r"\d{4}")
 _SENTENCE_END = re.compile(r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.(?=\s|$)")
 
 
@@ -242,7 +243,7 @@ class KnownPhrases:
 
     def _narrowed(self, token: Token, after: Sequence[str]) -> Token:
         """A title with the year in brackets behind it, where there is one."""
-        if len(after) < 3 or after[0] != "(" or after[2] != ")" or not after[1].isdecimal():
+        if len(after) < 3 or after[0] != "(" or after[2] != ")" or not _YEAR.fullmatch(after[1]):
             return token
         places: tuple[int, ...] = token.what
         own = [place for place in places if self._attributes.year_of(place) == int(after[1])]

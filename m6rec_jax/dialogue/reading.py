@@ -274,6 +274,9 @@ class _TurnReader:
         last = self._wishes[-1] if self._wishes else None
         either = self._joins == "or" or (self._joins == "and" and plural and self._plural)
         if self._negative:
+            # "A comedy, but no comedy": what is said last holds, as between turns.
+            left = [Wanted(w.values - values) if isinstance(w, Wanted) else w for w in self._wishes]
+            self._wishes = [w for w in left if not isinstance(w, Wanted) or w.values]
             self._wishes.append(Unwanted(values))
             self._refused, self._listed = True, 0
         elif either and isinstance(last, Wanted):
@@ -335,7 +338,9 @@ class _TurnReader:
         if isinstance(last, Years):
             newer = kind == "or_newer"
             since, until = (last.since, None) if newer else (None, last.until)
-            self._wishes[-1] = Years(since, until, last.outside)
+            # "Before 1990 or newer" is all years.
+            either = [Years(since, until, last.outside)] if (since, until) != (None, None) else []
+            self._wishes[-1:] = either
 
     def _read_age(self, kind: str) -> None:
         """Newer or older than what was named last; recent or old where nothing was."""
@@ -373,13 +378,13 @@ class _TurnReader:
         """The wishes, with one span of years: "newer than 1990 and older than 2000"."""
         spans = [wish for wish in self._wishes if isinstance(wish, Years) and not wish.outside]
         rest = [w for w in self._wishes if not isinstance(w, Years) or w.outside]
-        if spans:
-            since = max((span.since for span in spans if span.since is not None), default=None)
-            until = min((span.until for span in spans if span.until is not None), default=None)
-            if since is not None and until is not None and since > until:
-                # "The 70s, 80s or 90s": no year is of all of them.
-                whole = [span for span in spans if None not in (span.since, span.until)] or spans
-                since = min((span.since for span in whole if span.since is not None), default=None)
-                until = max((span.until for span in whole if span.until is not None), default=None)
+        since = max((span.since for span in spans if span.since is not None), default=None)
+        until = min((span.until for span in spans if span.until is not None), default=None)
+        if since is not None and until is not None and since > until:
+            # "The 70s, 80s or 90s": no year is of all of them. "Something old or new": any is.
+            whole = [span for span in spans if None not in (span.since, span.until)]
+            since = min((span.since for span in whole if span.since is not None), default=None)
+            until = max((span.until for span in whole if span.until is not None), default=None)
+        if since is not None or until is not None:
             rest.append(Years(since, until))
         return tuple(dict.fromkeys(rest))

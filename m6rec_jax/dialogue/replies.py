@@ -105,12 +105,13 @@ class ReplyGrammar:
 
     def explain(self, place: int, wishes: Sequence[Wish]) -> list[str]:
         """Why an item is recommended: what it has of what was wished for."""
+        wishes = [wish for wish in wishes if self._filter.mask(wish)[place]]
         title, described = self._titles[place], self._described(place, wishes)
         if not described:
             return ["It goes with what you told me."]
         if not wishes:
             return [f"{title} is {described}."]
-        wished = self._wished(wishes)
+        wished = self._wished(wishes, place)
         return [
             f"You asked for {wished}, and {title} is {described}.",
             f"{title} is {described}, and you asked for {wished}.",
@@ -187,15 +188,20 @@ class ReplyGrammar:
                 item = words.says.render({"item": item, "value": _joined(values, joint)})
         return item
 
-    def _wished(self, wishes: Sequence[Wish]) -> str:
-        """Items that obey wishes: "comedy films from the 1990s for children"."""
+    def _wished(self, wishes: Sequence[Wish], place: int | None = None) -> str:
+        """Items that obey wishes: "comedy films from the 1990s for children".
+
+        With `place` a name that stands in several columns is of one that this item has it in.
+        """
+        has = frozenset() if place is None else self._attributes.values_of(place)
         phrase, spellings = self._words.items, self._attributes.spellings
         order = list(self._spoken)
         # Of each column what all must have: a value, or one of several.
         wanted: dict[str, list[str]] = {}
         for wish in wishes:
             if isinstance(wish, Wanted):
-                column = min(wish.columns, key=order.index)
+                own_columns = {column for column, _ in wish.values & has}
+                column = min(own_columns or wish.columns, key=order.index)
                 own = sorted(spellings[value] for value in wish.values if value[0] == column)
                 wanted.setdefault(column, []).append(_joined(own, "or"))
         for column, words in self._spoken.items():

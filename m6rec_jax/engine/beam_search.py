@@ -196,21 +196,18 @@ def _grouped(tree: Any, shape: tuple[int, int]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
 
 
-def top_k(x: Array, k: int, *, by_argmax: bool | None = None) -> tuple[Array, Array]:
+def top_k(x: Array, k: int) -> tuple[Array, Array]:
     """The k largest of the last axis, largest first; of equals the one with the smaller index.
 
     Args:
       x: float `[..., n]`, n at least k.
-      k: how many.
-      by_argmax: take one maximum after the other, k passes without a sort: `lax.top_k` and sorts
-        have no counterpart in exported programs. None: where k is small.
+      k: how many. Where they are few, one maximum is taken after the other, without a sort:
+        `lax.top_k` and sorts have no counterpart in exported programs.
 
     Returns:
       Values and indices, both `[..., k]`; no index comes twice.
     """
-    if by_argmax is None:
-        by_argmax = k <= _FEW
-    if not by_argmax:
+    if k > _FEW:
         values, indices = jax.lax.top_k(x, k)
         return values, indices
 

@@ -20,7 +20,7 @@ class PackedTexts(NamedTuple):
 
 
 def pack_texts(
-    vocab: Vocabulary, texts: Sequence[str], target_length: int, text_length: int | None = None
+    vocab: Vocabulary, texts: Sequence[str], target_length: int, text_length: int
 ) -> PackedTexts:
     """Packs texts into as few rows as their lengths allow.
 
@@ -30,17 +30,16 @@ def pack_texts(
     Args:
       vocab, texts: the vocabulary; candidates or items.
       target_length: most tokens of a row.
-      text_length: most tokens of a text, `[BOS]` and `[EOS]` included; None: a whole row.
+      text_length: most tokens of a text, `[BOS]` and `[EOS]` included.
 
     Raises:
       DataError: a text without words.
     """
-    limit = min(text_length or target_length, target_length)
     lengths = [len(vocab.encode_array(text)) + 2 for text in texts]
     return pack(
         lengths,
         target_length,
-        limit,
+        text_length,
         lambda members, share: rows.packed_candidates(
             vocab, [texts[i] for i in members], target_length, candidate_length=share
         ),

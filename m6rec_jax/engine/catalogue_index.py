@@ -96,7 +96,7 @@ class CatalogueIndex:
 
     Raises:
       DataError: vectors that hold NaN or infinity.
-      ConfigError: the recall target is not above 0 and at most 1.
+      ConfigError: the recall target is not above 0 and at most 1, or a step has no room.
     """
 
     def __init__(
@@ -112,6 +112,11 @@ class CatalogueIndex:
         if not 0 < recall_target <= 1:
             raise ConfigError(
                 f"CatalogueIndex.recall_target = {recall_target} must be above 0 and at most 1"
+            )
+        if min(users_per_step, items_per_step) < 1:
+            raise ConfigError(
+                f"CatalogueIndex.users_per_step = {users_per_step} and items_per_step = "
+                f"{items_per_step} must be at least 1"
             )
         self._recall_target = recall_target
         _check_finite("item", embeddings)

@@ -80,8 +80,7 @@ class AfterPrefix(NamedTuple):
 
     def entries(self, state: tuple[Any, Array]) -> Array:
         """See `TokenTrie.entries`, where the constraint is a trie."""
-        entries: Array = self.constraint.entries(state[0])
-        return entries
+        return self.constraint.entries(state[0])
 
 
 def any_text(vocabulary: Vocabulary, vocab_size: int) -> AllowedTokens:

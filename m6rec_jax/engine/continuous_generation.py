@@ -46,6 +46,9 @@ from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
 Array = jax.Array
 logger = logging.getLogger(__name__)
+# Between two looks at the queue. More save calls; fewer let requests start, and stop texts end,
+# sooner.
+_STEPS_PER_CALL = 4
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,8 +85,6 @@ class ContinuousGenerator(Engine):
       row_counts: numbers of texts for which a step is compiled, the largest one `num_slots`; None:
         1, a quarter of the slots, all.
       join_sizes: numbers of requests that are encoded together.
-      steps_per_call: steps between two looks at the queue. More save calls; fewer let requests
-        start, and stop texts end, sooner.
 
     Raises:
       ConfigError: no room for a word, or numbers that do not fit.
@@ -101,13 +102,12 @@ class ContinuousGenerator(Engine):
         num_slots: int = 16,
         row_counts: Sequence[int] | None = None,
         join_sizes: Sequence[int] = (1, 4),
-        steps_per_call: int = 4,
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
-        if options.target_length < 3 or num_slots < 1 or steps_per_call < 1:
+        if options.target_length < 3 or num_slots < 1:
             raise ConfigError(
-                f"target_length = {options.target_length}, num_slots = {num_slots} and "
-                f"steps_per_call = {steps_per_call} must be at least 3, 1 and 1"
+                f"target_length = {options.target_length} and num_slots = {num_slots} must be at "
+                "least 3 and 1"
             )
         counts = sorted(row_counts or {1, max(1, num_slots // 4), num_slots})
         if counts[0] < 1 or counts[-1] != num_slots:
@@ -116,13 +116,12 @@ class ContinuousGenerator(Engine):
         self._join_sizes = self._runtime.batch_sizes(join_sizes)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self.num_slots = self._row_counts[-1]
-        self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
         # Of a copy: what `over` makes shares the program, and must not keep this one's cache.
         self._join = self._jit(copy.copy(self)._join_sources, donate=1)
         self._advance = {
             width: self._jit(
-                functools.partial(advance_slots, model, num_steps=steps_per_call, width=width),
+                functools.partial(advance_slots, model, num_steps=_STEPS_PER_CALL, width=width),
                 donate=1,
             )
             for width in self._widths()
@@ -237,7 +236,7 @@ class ContinuousGenerator(Engine):
                     self._take_steps(variables, [], width, count)
 
     def step(self) -> bool:
-        """Lets requests in, takes `steps_per_call` steps; returns whether there is more to do."""
+        """Lets requests in, takes a few steps; returns whether there is more to do."""
         with self._stepping:
             try:
                 self._leave()
@@ -393,7 +392,7 @@ class ContinuousGenerator(Engine):
         batch = {
             "rows": np.array(rows, np.int32),
             "active": np.zeros(count, bool),
-            "given": np.full((count, self._steps_per_call), FREE, np.int32),
+            "given": np.full((count, _STEPS_PER_CALL), FREE, np.int32),
             "temperature": np.zeros(count, np.float32),
             "top_k": np.zeros(count, np.int32),
             "top_p": np.ones(count, np.float32),
@@ -405,7 +404,7 @@ class ContinuousGenerator(Engine):
         batch["task_ids"] = np.zeros(count, np.int32)
         for place, request in zip(places, running, strict=True):
             batch["active"][place] = True
-            coming = request.given[request.position :][: self._steps_per_call]
+            coming = request.given[request.position :][:_STEPS_PER_CALL]
             batch["given"][place, : len(coming)] = coming
             batch["num_given"][place] = max(0, len(request.given) - request.position)
             for name, value in zip(

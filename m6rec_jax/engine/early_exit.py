@@ -77,5 +77,4 @@ def exiting_scores(
         lambda now: ~jnp.all(now[1]),
         method=model.decode_while,
     )
-    found: Exited = exited
-    return found
+    return exited

@@ -211,14 +211,13 @@ class Engine:
         """What the decoder reads, of the features of `_history_batch`; for use inside jit."""
         if self._segments:
             return gathered_source(self.model, variables, features)
-        encoded: Encoded = self.model.apply(
+        return self.model.apply(
             variables,
             features["encoder_input_tokens"],
             features["encoder_block_ids"],
             features["task_ids"],
             method=self.model.encode,
         )
-        return encoded
 
     def _history_batch(
         self,

@@ -71,7 +71,10 @@ class ExportedModel(TrainedModel):
                 )
 
             return missing
-        run = self._exported.function(own)
+        try:
+            run = self._exported.function(own)
+        except ExportError as error:  # of another platform
+            raise ConfigError(str(error)) from error
 
         @jax.jit
         def call(variables: Any, features: Mapping[str, Any], *others: Any) -> Any:

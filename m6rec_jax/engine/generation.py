@@ -191,7 +191,6 @@ class Generator(Engine):
         prefixes: Sequence[str] | None = None,
         *,
         num_beams: int | None = None,
-        length_penalty: float = 0.0,
         item_scores: Sequence[ItemScores] | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
@@ -202,7 +201,6 @@ class Generator(Engine):
           histories, trie, prefixes, tasks: see the class.
           k: how many titles.
           num_beams: at least k; more miss fewer titles. None: k.
-          length_penalty: 0, and titles are ranked by their probability.
           item_scores: per history, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
           seen: see `beam_search`.
@@ -211,7 +209,7 @@ class Generator(Engine):
             histories,
             prefixes,
             num_beams=num_beams or k,
-            length_penalty=length_penalty,
+            length_penalty=0.0,  # titles are ranked by their probability
             trie=trie,
             tasks=tasks,
             seen=seen,

@@ -314,14 +314,11 @@ def open_index(
         )
     _verify(folder, manifest, IDS)
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
-    if len(ids) != manifest.count:
-        raise CheckpointError(f"{folder / MANIFEST} describes other files; build the index anew")
 
     @functools.cache
     def embeddings(number: int) -> np.ndarray:
         _verify(folder, manifest, manifest.files[number])
-        mapped: np.ndarray = np.load(folder / manifest.files[number], mmap_mode="r")
-        return mapped
+        return np.load(folder / manifest.files[number], mmap_mode="r")
 
     def open_part(number: int) -> ItemSearch:
         if approximate:

@@ -169,13 +169,12 @@ class LoadedModel(abc.ABC):
         """What all engines share of early layers' work; None: late interaction is off."""
         if not self.model.config.late_layers_start:
             return None
-        found: SegmentCache = SegmentCache(
+        return SegmentCache(
             self.model,
             source_length=self.settings.source_length,
             target_length=self.settings.target_length,
             runtime=Runtime(self.mesh, self.rules),
         )
-        return found
 
     def use_segments(self, folder: str | Path) -> None:
         """Lets the cache read candidates of `m6rec index segments`.

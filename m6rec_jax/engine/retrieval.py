@@ -85,10 +85,9 @@ class Retriever(Engine):
 
     def _user_vectors(self, variables: Variables, features: Mapping[str, Array]) -> Array:
         encoded = self._encoded(variables, features)
-        vectors: Array = self.model.apply(
+        return self.model.apply(
             variables, encoded, features["task_ids"], method=self.model.user_embedding
         )
-        return vectors
 
     def embed_items(self, texts: Sequence[str], task: str | None = None) -> np.ndarray:
         """Item texts (`DatasetTemplate.item`) to unit vectors, float32 `[items, retrieval]`.
@@ -153,10 +152,7 @@ def user_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, A
         features["task_ids"],
         method=model.encode,
     )
-    vectors: Array = model.apply(
-        variables, encoded, features["task_ids"], method=model.user_embedding
-    )
-    return vectors
+    return model.apply(variables, encoded, features["task_ids"], method=model.user_embedding)
 
 
 def item_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Array:
@@ -178,7 +174,4 @@ def item_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, A
         use_source=jnp.zeros(batch, bool),
         method=model.decode,
     )
-    vectors: Array = model.apply(
-        variables, hidden, features["task_ids"], method=model.item_embedding
-    )
-    return vectors
+    return model.apply(variables, hidden, features["task_ids"], method=model.item_embedding)

@@ -100,14 +100,10 @@ class SegmentCache:
         kept = dtype or config.dtype
 
         def encode(variables: Variables, tokens: Array, blocks: Array, tasks: Array) -> Array:
-            found: Array = model.apply(
-                variables, tokens, blocks, tasks, method=model.encode_segments
-            )
-            return found
+            return model.apply(variables, tokens, blocks, tasks, method=model.encode_segments)
 
         def decode(variables: Variables, tokens: Array, blocks: Array, tasks: Array) -> Array:
-            found: Array = model.apply(variables, tokens, blocks, tasks, method=model.decode_early)
-            return found
+            return model.apply(variables, tokens, blocks, tasks, method=model.decode_early)
 
         def decode_ends(variables: Variables, tokens: Array, blocks: Array, tasks: Array) -> Array:
             hidden, keys = model.apply(
@@ -242,14 +238,13 @@ def gathered_source(model: M6Rec, variables: Variables, features: Mapping[str, A
     `[batch, source]`, `task_ids`.
     """
     hidden = features["source_pool"][features["source_slots"]].astype(model.config.dtype)
-    encoded: Encoded = model.apply(
+    return model.apply(
         variables,
         hidden,
         features["encoder_block_ids"],
         features["task_ids"],
         method=model.encode_late,
     )
-    return encoded
 
 
 def gathered_ends(
@@ -268,7 +263,7 @@ def gathered_ends(
         rows, length, 2, -1, config.num_heads, config.head_dim
     )
     past = KeyValue(*keys.transpose(2, 3, 0, 4, 1, 5))
-    states: Array = model.apply(
+    return model.apply(
         variables,
         encoded,
         hidden,
@@ -277,7 +272,6 @@ def gathered_ends(
         features["task_ids"],
         method=model.decode_ends,
     )
-    return states
 
 
 def _parts(tokens: Sequence[np.ndarray], room: int) -> Iterator[list[np.ndarray]]:

@@ -98,6 +98,9 @@ class SegmentPool:
       counts: see `PoolCounts`.
       store: states computed before; None: there is none.
       store_task: the task of its states, where they depend on one.
+
+    Raises:
+      ConfigError: no room for the longest row.
     """
 
     def __init__(
@@ -112,6 +115,11 @@ class SegmentPool:
         dtype: str = "float32",
     ) -> None:
         self.name, self.width, self.capacity = name, width, capacity // PAGE * PAGE
+        if self.capacity < _pages(row_lengths[-1]) * PAGE:
+            raise ConfigError(
+                f"SegmentCache.{name}_slots = {capacity} is too small for one row of "
+                f"{row_lengths[-1]} tokens"
+            )
         self.counts = PoolCounts()
         self._dtype, self._runtime = jnp.dtype(dtype), runtime
         self.store: SegmentStore | None = None

@@ -33,10 +33,7 @@ def empty_slots(
     hidden = jnp.zeros((num_slots, width, model.config.embed_dim), model.config.dtype)
     encoded = Encoded(hidden, jnp.zeros((num_slots, width), bool))
     task_ids = jnp.zeros((num_slots,), jnp.int32)
-    cache: DecoderCache = model.apply(
-        variables, encoded, task_ids, max_length=length, method=model.start_decoding
-    )
-    return cache
+    return model.apply(variables, encoded, task_ids, max_length=length, method=model.start_decoding)
 
 
 def advance_slots(

@@ -86,7 +86,8 @@ class Evaluator:
       progress: show bars. A training run sets the attribute (`Logging.progress`).
 
     Raises:
-      ConfigError: no such task, a cut-off below 1, or an extra is missing that its metrics need.
+      ConfigError: no such task, a number of rows below 0 or a cut-off below 1, or an extra is
+        missing that its metrics need.
     """
 
     def __init__(
@@ -109,6 +110,10 @@ class Evaluator:
             require_text_metrics()  # not after an hour of training
         self.lengths = dict(task_feature_lengths)
         self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
+        if min(limit, sample) < 0:
+            raise ConfigError(
+                f"Evaluator.limit = {limit} and sample = {sample} must be 0 (all rows) or more"
+            )
         if min(self.ks, default=0) < 1:
             raise ConfigError(
                 f"Evaluator.ks = {self.ks} (or infer.k) must be cut-offs of 1 or more"
@@ -231,8 +236,7 @@ class Evaluator:
                 sample=sample_sizes(rows, self.sample).get(task.name, 0),
             )
 
-        found: EvaluationBatches = _TaskEvaluation(self, task).once("batches", make)
-        return found
+        return _TaskEvaluation(self, task).once("batches", make)
 
 
 def check_task(task: TaskInfo, prompts: PromptConfig, where: str) -> None:

@@ -63,8 +63,7 @@ class LiteRTProgram:
         self.inputs = {name: (detail["shape"], detail["dtype"]) for name, detail in details}
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = self._run(**inputs)
-        return found
+        return self._run(**inputs)
 
 
 class OnnxProgram:
@@ -246,8 +245,7 @@ class EdgeModel:
         tasks = self.manifest["tasks"]
         fitting = [own for own, task in tasks.items() if task["kind"] == kind]
         if name in fitting or (not name and len(fitting) == 1):
-            found: Mapping[str, Any] = tasks[name or fitting[0]]
-            return found
+            return tasks[name or fitting[0]]
         raise ExportError(f"no task {name!r} for {kind}: {', '.join(fitting) or 'none'}")
 
     def _run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:

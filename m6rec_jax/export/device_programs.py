@@ -9,6 +9,7 @@ widened then, since a table of floats would be most of a file.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -105,7 +106,7 @@ def write_device_export(
         folder, model, answered, precision, convert, candidates, without=without
     )
     if catalogue is not None:
-        vectors, scales = packed(catalogue)
+        vectors, scales = bytes_of_rows(catalogue.vectors)
         np.savez_compressed(
             folder / CATALOGUE,
             vectors=vectors,
@@ -226,16 +227,16 @@ def _signatures(
         bare, variables = M6Rec(config), _unshared(variables, config)
     lookup = None if precision == "float32" else _packed_lookup(variables)
 
+    def looked_up() -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if lookup is None else nn.intercept_methods(lookup)
+
     def apply(*args: Any, given: Any = variables, **options: Any) -> Any:
-        if lookup is None:
-            return bare.apply(given, *args, **options)
-        with nn.intercept_methods(lookup):
+        with looked_up():
             return bare.apply(given, *args, **options)
 
     def encoder(tokens: Array, blocks: Array, task: Array) -> Encoded:
         given = _biases_at_run_time(variables, task)
-        found: Encoded = apply(tokens, blocks, task, given=given, method=bare.encode)
-        return found
+        return apply(tokens, blocks, task, given=given, method=bare.encode)
 
     def encode(tokens: Array, blocks: Array, task: Array) -> tuple[Array, Array]:
         found = encoder(tokens, blocks, task)
@@ -262,9 +263,7 @@ def _signatures(
             "decoder_block_ids": blocks,
             "task_ids": task,
         }
-        if lookup is None:
-            return (_at_end(item_embeddings(bare, variables, features), blocks),)
-        with nn.intercept_methods(lookup):
+        with looked_up():
             return (_at_end(item_embeddings(bare, variables, features), blocks),)
 
     def ints(*shape: int) -> jax.ShapeDtypeStruct:
@@ -387,8 +386,7 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
     a file may have them once.
     """
     table = variables["params"]["token_embedder"]["embedding"]
-    scales = np.maximum(np.abs(table).max(axis=1), 1e-30) / 127
-    packed = np.rint(table / scales[:, None]).astype(np.int8)
+    packed, scales = bytes_of_rows(table)
 
     def lookup(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, TokenEmbedding) and context.method_name == "rows":
@@ -437,13 +435,12 @@ def known_tasks(
 
 def recommended_packed(catalogue: Catalogue, answered: Sequence[Answered]) -> list[Answered]:
     """As `recommended`, of vectors that were packed."""
-    vectors, scales = packed(catalogue)
+    vectors, scales = bytes_of_rows(catalogue.vectors)
     return recommended(catalogue._replace(vectors=vectors * scales[:, None]), answered)
 
 
-def packed(catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
-    """Its vectors as bytes, int8 `[items, retrieval]`, and a scale for each, float32 `[items]`."""
-    # Of an item without words the vector is zeros.
-    scales = np.maximum(np.abs(catalogue.vectors).max(axis=1), 1e-30) / 127
-    vectors = np.rint(catalogue.vectors / scales[:, None]).astype(np.int8)
-    return vectors, scales.astype(np.float32)
+def bytes_of_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as bytes, int8 `[rows, width]`, and a scale for each, float32 `[rows]`."""
+    # Of an item without words the row is zeros.
+    scales = np.maximum(np.abs(rows).max(axis=1), 1e-30) / 127
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales.astype(np.float32)

@@ -54,8 +54,10 @@ def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
 
     Raises:
       CheckpointError: no such model, it is damaged, or its held-out requests are gone.
-      ConfigError: what runs it is not installed.
+      ConfigError: what runs it is not installed, or a number of threads below 1.
     """
+    if min(threads) < 1:
+        raise ConfigError(f"--threads {min(threads)}: a model runs on one thread at least")
     if path.is_file():
         size = path.stat().st_size
         found = {"precision": "packed", "bytes": size, "shipped_bytes": size}

@@ -22,7 +22,7 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import litert
 from m6rec_jax.export.device_client import HELD_OUT, VOCABULARY
-from m6rec_jax.export.device_programs import packed, recommended_packed, write_programs
+from m6rec_jax.export.device_programs import bytes_of_rows, recommended_packed, write_programs
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Asked, Catalogue
 from m6rec_jax.io.hashing import file_sha256
@@ -104,7 +104,7 @@ def write(folder: Path, asked: Asked) -> None:
         without=["item"],
     )
     (folder / "catalogue.json").write_text(json.dumps(shown, ensure_ascii=False), "utf-8")
-    vectors, scales = packed(catalogue)
+    vectors, scales = bytes_of_rows(catalogue.vectors)
     (folder / "vectors.bin").write_bytes(scales.astype("<f4").tobytes() + vectors.tobytes())
     shared = (pages.FOLDER / name for name in pages.FILES)
     for path in (*(Path(__file__).parent / "web").iterdir(), *shared):

@@ -28,6 +28,7 @@ from m6rec_jax.errors import ConfigError, M6RecError
 
 Made = TypeVar("Made")
 Piece = TypeVar("Piece")
+Begun = TypeVar("Begun")
 R = TypeVar("R")
 Made_co = TypeVar("Made_co", covariant=True)
 
@@ -49,6 +50,19 @@ class Workers(Protocol[Made_co]):
         """`function(made, piece)` of every piece, in their order; raises what it raises."""
 
 
+def _in_order(
+    begin: Callable[[Piece], Begun], wait: Callable[[Begun], R], pieces: Iterable[Piece], most: int
+) -> Iterator[R]:
+    """What comes of each piece, with so many under way at most."""
+    under_way = collections.deque[Begun]()
+    for piece in pieces:
+        if len(under_way) == most:
+            yield wait(under_way.popleft())
+        under_way.append(begin(piece))
+    while under_way:
+        yield wait(under_way.popleft())
+
+
 class ThisProcess(Generic[Made]):
     """Threads: with two, Python prepares the next piece while devices work on one.
 
@@ -64,14 +78,12 @@ class ThisProcess(Generic[Made]):
         return functools.partial(function, self._made, *arguments)
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        under_way = collections.deque[concurrent.futures.Future[R]]()
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            for piece in pieces:
-                under_way.append(pool.submit(function, self._made, piece))
-                if len(under_way) == self._threads:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+
+            def begin(piece: Piece) -> concurrent.futures.Future[R]:
+                return pool.submit(function, self._made, piece)
+
+            yield from _in_order(begin, lambda future: future.result(), pieces, self._threads)
 
 
 class Processes(Generic[Made]):
@@ -85,7 +97,7 @@ class Processes(Generic[Made]):
     """
 
     def __init__(self, made: Made, number: int) -> None:
-        self._made = made
+        self._made, self._number = made, number
         context = multiprocessing.get_context("spawn")
         self._pool = concurrent.futures.ProcessPoolExecutor(number, context)
 
@@ -99,10 +111,10 @@ class Processes(Generic[Made]):
         return functools.partial(self._result, self._pool.submit(function, self._made, *arguments))
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        started = (self._pool.submit(function, self._made, piece) for piece in pieces)
-        under_way = collections.deque(started)
-        while under_way:  # what has been handed on is let go
-            yield self._result(under_way.popleft())
+        def begin(piece: Piece) -> concurrent.futures.Future[R]:
+            return self._pool.submit(function, self._made, piece)
+
+        return _in_order(begin, self._result, pieces, 2 * self._number)
 
     def _result(self, future: concurrent.futures.Future[R]) -> R:
         try:
@@ -265,16 +277,19 @@ class RayWorkers(Generic[Made]):
         return functools.partial(self._result, self._workers[0].run.remote(function, *arguments))
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        # Each in order: the result to come, and who works on it.
-        under_way = collections.deque[tuple[Any, int]]()
-        shared = self._ray.put(function)
-        for piece in pieces:
-            if len(under_way) == 4 * len(self._workers):
-                yield self._result(under_way.popleft()[0])
+        shared, under_way = self._ray.put(function), dict[Any, int]()  # results, and whose they are
+
+        def begin(piece: Piece) -> Any:
             worker = self._least_busy(under_way)
-            under_way.append((self._workers[worker].run.remote(shared, piece), worker))
-        while under_way:
-            yield self._result(under_way.popleft()[0])
+            begun = self._workers[worker].run.remote(shared, piece)
+            under_way[begun] = worker
+            return begun
+
+        def wait(begun: Any) -> R:
+            del under_way[begun]
+            return self._result(begun)
+
+        return _in_order(begin, wait, pieces, 4 * len(self._workers))
 
     def each(
         self, function: Callable[[Made, Piece, int, int], R], pieces: Iterable[Piece]
@@ -283,23 +298,18 @@ class RayWorkers(Generic[Made]):
 
         Each has its place among so many, and the same one for all pieces.
         """
-        under_way = collections.deque[list[Any]]()
         shared, number = self._ray.put(function), len(self._workers)
-        for piece in pieces:
-            if len(under_way) == 4:
-                yield [*map(self._result, under_way.popleft())]
-            put = self._ray.put(piece)
-            under_way.append(
-                [
-                    worker.run.remote(shared, put, place, number)
-                    for place, worker in enumerate(self._workers)
-                ]
-            )
-        while under_way:
-            yield [*map(self._result, under_way.popleft())]
 
-    def _least_busy(self, under_way: Iterable[tuple[Any, int]]) -> int:
-        workers = dict(under_way)
+        def begin(piece: Piece) -> list[Any]:
+            put = self._ray.put(piece)
+            return [
+                worker.run.remote(shared, put, place, number)
+                for place, worker in enumerate(self._workers)
+            ]
+
+        return _in_order(begin, lambda begun: [*map(self._result, begun)], pieces, 4)
+
+    def _least_busy(self, workers: Mapping[Any, int]) -> int:
         results = list(workers)
         done = self._ray.wait(results, num_returns=len(results), timeout=0)[0] if results else []
         busy = collections.Counter(workers[one] for one in set(results).difference(done))

@@ -264,8 +264,7 @@ class Parts:
     @property
     def batch_sizes(self) -> Sequence[int]:
         """Numbers of rows to pad to, ascending."""
-        sizes: Sequence[int] = self._shapes["batch_sizes"]
-        return sizes
+        return self._shapes["batch_sizes"]
 
     def settings(self, task: str) -> TaskSettings:
         """Of a task; raises ConfigError where there is no such task."""

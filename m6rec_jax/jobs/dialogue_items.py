@@ -132,13 +132,12 @@ class ItemRecommendationJob(RecommendationJob):
                 scores=top.scores,
                 num_ranked=index.num_items - np.array(list(map(len, listed))),
             )
-            reranked: RetrievalPredictions = evaluation.reranked(
+            return evaluation.reranked(
                 by_towers,
                 lambda _: ReadRows([row["source"] for row in ordered], named, listed),
                 lambda rows, ids: index.similarities(users[rows], ids),
                 name,
             )
-            return reranked
 
         # In use nothing is recommended that was named: that is what the task is, without a name.
         new, all_ = ranked("", named, others), ranked(ALL_ITEMS, nobody, targets)

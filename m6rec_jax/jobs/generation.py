@@ -363,12 +363,12 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         own = self.of_task(task)
         assert own.renderer is not None
         text = own.renderer.render(request)
-        for item in own.items(request):
-            self.check_item(item, task)
+        for index, item in enumerate(own.items(request)):
+            self.check_item(item, task, f"candidates[{index}]")
         return text
 
-    def check_item(self, item: Item | None, task: str) -> None:
-        """Raises RejectedRow where the task can write no text about an item."""
+    def check_item(self, item: Item | None, task: str, path: str) -> None:
+        """Raises RejectedRow where the task can write no text about an item; names its path."""
         template, generator = self.of_task(task).template, self.parts.generator(task)
         try:
             template.source((), item)
@@ -380,7 +380,8 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                     f"{generator.max_tokens}: {prefix!r}"
                 )
         except DataError as error:
-            raise RejectedRow("no_text", str(error)) from None
+            where = "" if item is None else f"'{path}' cannot be written about: "
+            raise RejectedRow("no_text", f"{where}{error}") from None
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
         results: dict[int, Texts] = {}

@@ -64,8 +64,7 @@ class PlattScaling:
 
     def probabilities(self, log_odds: np.ndarray) -> np.ndarray:
         """Probability of the first of two outcomes, float64 `[n]`, of their log odds `[n]`."""
-        found: np.ndarray = expit(self.scale * log_odds.astype(np.float64) + self.offset)
-        return found
+        return expit(self.scale * log_odds.astype(np.float64) + self.offset)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -24,18 +24,14 @@ def hidden_items(evaluation: Evaluation) -> Mapping[int, np.ndarray]:
     """By user, items that are not ranked."""
     if evaluation.data.repeats_count:
         return {}
-    found: Mapping[int, np.ndarray] = evaluation.once("seen", evaluation.data.seen_items)
-    return found
+    return evaluation.once("seen", evaluation.data.seen_items)
 
 
 def own_counts(evaluation: Evaluation) -> UserItemCounts | None:
     """How often users had items before the rows; None where repeats do not count."""
     if not evaluation.data.repeats_count:
         return None
-    found: UserItemCounts = evaluation.once(
-        "own counts", lambda: UserItemCounts.fit(*evaluation.data.past_events())
-    )
-    return found
+    return evaluation.once("own counts", lambda: UserItemCounts.fit(*evaluation.data.past_events()))
 
 
 def apart(

@@ -125,12 +125,11 @@ class RetrievalJob(Job):
             scores=top.scores,
             num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
         )
-        reranked: RetrievalPredictions = evaluation.reranked(
+        return evaluation.reranked(
             predictions,
             lambda with_text: rows_of_predictions(evaluation, predictions, excluded, with_text),
             lambda rows, ids: index.similarities(found["user"][rows], ids),
         )
-        return reranked
 
     def metrics(
         self, evaluation: Evaluation, predictions: RetrievalPredictions

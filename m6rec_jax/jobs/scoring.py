@@ -198,8 +198,7 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
             own_counts=own_counts(evaluation),
         )
 
-    found: MeanBaselines = evaluation.once("baselines", fit)
-    return found
+    return evaluation.once("baselines", fit)
 
 
 def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:

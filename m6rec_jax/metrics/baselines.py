@@ -41,8 +41,7 @@ class UserItemCounts:
         if not len(self.pairs):
             return np.zeros(len(asked), np.int64)
         places = np.minimum(np.searchsorted(self.pairs, asked), len(self.pairs) - 1)
-        found: np.ndarray = np.where(self.pairs[places] == asked, self.counts[places], 0)
-        return found
+        return np.where(self.pairs[places] == asked, self.counts[places], 0)
 
     def of_user(self, user: int) -> tuple[np.ndarray, np.ndarray]:
         """Items of a user, and how often it acted on each."""
@@ -163,8 +162,7 @@ class MeanBaselines:
 
 def _below_one(item_counts: np.ndarray) -> np.ndarray:
     """Numbers in the order of the counts, all below 1."""
-    below: np.ndarray = item_counts / (1.0 + item_counts.max(initial=0))
-    return below
+    return item_counts / (1.0 + item_counts.max(initial=0))
 
 
 def popularity_ranks(

@@ -101,8 +101,7 @@ def per_user_auc(
     rank_sum = np.bincount(codes, weights=rank * y, minlength=users.size)
     both = (positives > 0) & (negatives > 0)
     p, n = positives[both], negatives[both]
-    found: FloatArray = (rank_sum[both] - p * (p + 1) / 2.0) / (p * n)
-    return found
+    return (rank_sum[both] - p * (p + 1) / 2.0) / (p * n)
 
 
 def ordering_metrics(

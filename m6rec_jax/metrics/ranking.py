@@ -136,8 +136,7 @@ def reciprocal_ranks(ranks: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """1 / (best rank of the row), 0 when nothing is found, `[n]`."""
     array = _ranks(ranks, "MRR")
     found = (array != NO_TARGET) & (array != NOT_RANKED)
-    best: npt.NDArray[np.float64] = np.where(found, 1.0 / np.maximum(array, 1.0), 0.0).max(axis=1)
-    return best
+    return np.where(found, 1.0 / np.maximum(array, 1.0), 0.0).max(axis=1)
 
 
 def mean_reciprocal_rank(ranks: npt.ArrayLike) -> float:

@@ -81,7 +81,7 @@ def dot_product_attention(
         # Shared biases are written out: their gradients are then summed here, in float32.
         batch, queries, heads, _ = query.shape
         bias = jnp.broadcast_to(bias, (batch, heads, queries, key.shape[1])).astype(query.dtype)
-    out: Array = jax.nn.dot_product_attention(
+    return jax.nn.dot_product_attention(
         query,
         key,
         value,
@@ -89,7 +89,6 @@ def dot_product_attention(
         scale=1.0,
         implementation="cudnn" if implementation == "cudnn" else "xla",
     )
-    return out
 
 
 def cudnn_objections(query: Array, key: Array) -> str:

@@ -596,7 +596,4 @@ def initial_features() -> dict[str, Array]:
 def abstract_variables(config: ModelConfig) -> Mapping[str, Any]:
     """Shapes and types of a model's variables, in boxes with logical names; nothing is computed."""
     # Inside `eval_shape` the key and the features compile nothing.
-    found: Mapping[str, Any] = jax.eval_shape(
-        lambda: M6Rec(config).init(jax.random.key(0), initial_features())
-    )
-    return found
+    return jax.eval_shape(lambda: M6Rec(config).init(jax.random.key(0), initial_features()))

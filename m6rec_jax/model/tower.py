@@ -123,8 +123,7 @@ class Tower(nn.Module):
         norm, variables = LayerNorm(self.config, parent=None), self.final_norm.variables
 
         def apply(x: Array) -> Array:
-            normed: Array = norm.apply(variables, x)
-            return normed
+            return norm.apply(variables, x)
 
         return apply
 

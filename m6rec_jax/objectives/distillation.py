@@ -209,13 +209,12 @@ class DistillationLoss:
 
         arrays = teacher.outputs.hidden, student.outputs.hidden
         weights = student.features["decoder_loss_weights"]
-        found: Sum = language_modelling.in_chunks(
+        return language_modelling.in_chunks(
             sums,
             self._settings.chunk_length,
             (teacher.variables, student.variables),
             (*arrays, weights),
         )
-        return found
 
     def _of_classes(self, teacher: _Side, student: _Side) -> Sum:
         logits = [

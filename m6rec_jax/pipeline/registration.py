@@ -115,8 +115,7 @@ class TaskInfo:
 
     def candidate_length(self) -> int | None:
         """Most tokens of a candidate in the task's rows, as set in gin; None: they share T."""
-        length: int | None = configuration.bound(f"{self.rows}.candidate_length")
-        return length
+        return configuration.bound(f"{self.rows}.candidate_length")
 
     def prepared(self) -> Prepared:
         """The prepared data set; raises DataError when it is not there."""

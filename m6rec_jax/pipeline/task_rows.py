@@ -41,8 +41,7 @@ def tasks_of(mixture_or_task_name: str) -> list[str]:
 def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
     """The vocabulary of a task or mixture; raises ConfigError as `find_provider`."""
     features = find_provider(mixture_or_task_name).output_features
-    vocabulary: Vocabulary = features["encoder_input_tokens"].vocabulary.text
-    return vocabulary
+    return features["encoder_input_tokens"].vocabulary.text
 
 
 def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:

@@ -353,13 +353,11 @@ def _attributes(
 def _statistic(value: Any, path: str) -> Value:
     """A statistic: words, a number, or a list of words."""
     if isinstance(value, list):
-        parsed: Value = _value(value, "list<string>", path)
-        return parsed
+        return _value(value, "list<string>", path)
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        found: Value = _value(value, "float", path)
-        return found
+        return _value(value, "float", path)
     words = f"must be a text, a number or a list, not {short_text(value)}"
     raise _problem("wrong_type", path, words)
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -152,8 +152,13 @@ class Asking:
         finally:
             future.cancel()
 
-    def debug(self) -> dict[str, Any]:
-        """What the model read, and what it took, as `schemas.Debug`."""
+    def debug(self, unknown: Iterable[str]) -> dict[str, Any]:
+        """What the model read, and what it took, as `schemas.Debug`.
+
+        Args:
+          unknown: fields of the body that no route has.
+        """
+        ignored = {name for one in self._accepted for name in one.request.ignored}
         read = [{"task": one.task, "job": one.job, **one.text._asdict()} for one in self._accepted]
         seconds = self._seconds | {"total": time.monotonic() - self._began}
         segments = {
@@ -164,6 +169,7 @@ class Asking:
             "read": read,
             "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
             "segments": segments,
+            "ignored": sorted(ignored | set(unknown)),
         }
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # Nobody reads the answer: the status that nginx has for it.
 CLIENT_HAS_GONE = 499
+# What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
+_TYPE = re.compile(r"^(?:str|dict|int|float|bool)$|\[")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -72,7 +74,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, "cannot_be_answered", str(error))
         case RequestValidationError():
             first = error.errors()[0]
-            path = [str(part) for part in first["loc"][1:]]  # it begins with 'body' or 'query'
+            # It begins with 'body' or 'query', and names types where several are allowed.
+            path = [str(part) for part in first["loc"][1:] if not _TYPE.search(str(part))]
             name = ".".join(path) or "the body"
             return ApiError(422, "invalid_field", f"'{name}': {first['msg']}", name)
         case HTTPException():

@@ -14,11 +14,23 @@ from typing import Any
 
 import gin
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from m6rec_jax.server.errors import ApiError
 
 _LARGEST_INT = 2**63
+# Field with a list, and which of `Limits` holds for it.
+_LISTS = {
+    "candidates": "candidates",
+    "documents": "candidates",
+    "behaviours": "behaviours",
+    "messages": "behaviours",
+    "exclude": "exclude",
+    "instances": "instances",
+    "prompt": "instances",
+    "input": "instances",
+}
 
 
 @gin.configurable
@@ -48,20 +60,10 @@ class Limits:
 
     def check(self, row: Mapping[str, Any], path: str = "") -> None:
         """Raises ApiError (422) where a row has too much of something; names field and limit."""
-        limited = {
-            "candidates": self.candidates,
-            "documents": self.candidates,
-            "behaviours": self.behaviours,
-            "messages": self.behaviours,
-            "exclude": self.exclude,
-            "instances": self.instances,
-            "prompt": self.instances,
-            "input": self.instances,
-        }
-        for name, limit in limited.items():
-            value = row.get(name)
+        for name, setting in _LISTS.items():
+            value, limit = row.get(name), getattr(self, setting)
             if isinstance(value, list) and len(value) > limit:
-                raise _too_many(f"{path}{name}", f"has {len(value)} entries", name, limit)
+                raise _too_many(f"{path}{name}", f"has {len(value)} entries", setting, limit)
         for name in ("k", "top_n"):
             value = row.get(name)
             if isinstance(value, int | float) and value > self.k:
@@ -130,7 +132,8 @@ def strict_route(limits: Limits) -> type[APIRoute]:
 
     class StrictRequest(Request):
         async def json(self) -> Any:
-            found = limits.parse(await self.body())
+            # Many small values take a second.
+            found = await run_in_threadpool(limits.parse, await self.body())
             if isinstance(found, dict):
                 limits.check(found)
             return found
@@ -151,9 +154,7 @@ def _no_number(name: str) -> Any:
     raise ApiError(400, "nan", f"{name} is no JSON; write null where a value is not known")
 
 
-def _too_many(path: str, words: str, name: str, limit: int) -> ApiError:
-    setting = {"documents": "candidates", "messages": "behaviours"}.get(name, name)
-    setting = "instances" if name in ("prompt", "input") else setting
+def _too_many(path: str, words: str, setting: str, limit: int) -> ApiError:
     return ApiError(
         422, "too_many", f"'{path}' {words}, more than Limits.{setting} = {limit}", path
     )

@@ -75,7 +75,7 @@ def _answered(
     asked: Asking, body: schemas.Ask, task: str, job: str, **answer: Any
 ) -> dict[str, Any]:
     """An answer with what gave it, and how if that is asked."""
-    more = {"debug": asked.debug()} if body.debug else {}
+    more = {"debug": asked.debug(body.model_extra or ())} if body.debug else {}
     return {**asked.snapshot.describe(task, job), **answer, **more}
 
 

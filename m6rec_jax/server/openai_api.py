@@ -178,7 +178,7 @@ def _item(snapshot: Snapshot, entry: schemas.AnyItem | None, task: str) -> Item:
     try:
         if entry is not None:
             item = snapshot.service.item(entry, task=task, job="generation")
-        answerer.check_item(item, task)
+        answerer.check_item(item, task, "item")
     except RejectedRow as problem:
         raise _of_item(problem, "items") from None
     return item

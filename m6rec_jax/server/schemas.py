@@ -86,12 +86,14 @@ class Debug(BaseModel):
 
     `milliseconds`: `accept` checks and renders, `wait` is the queue, `run` the batch, and `total`
     all of it. `segments`: by pool, where segments were found meanwhile, this request's and those of
-    others in its batch; none where late interaction is off.
+    others in its batch; none where late interaction is off. `ignored`: fields that mean nothing
+    here, such as misspelt ones and columns that the data set does not have.
     """
 
     read: list[Read]
     milliseconds: dict[str, float]
     segments: dict[str, dict[str, int]]
+    ignored: list[str]
 
 
 class Answered(BaseModel):

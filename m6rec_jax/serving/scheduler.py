@@ -131,8 +131,7 @@ class _Entry:
     @property
     def generator(self) -> ContinuousGenerator:
         """Of the snapshot that answers."""
-        found: ContinuousGenerator = self.group[0].parts.continuous_generator()
-        return found
+        return self.group[0].parts.continuous_generator()
 
     def shared(self) -> Any:
         """What is encoded once for all requests of a batch for which it is equal."""

@@ -59,6 +59,8 @@ def make_mesh(
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
     bad = [name for name, size in sizes.items() if size < 1 and size != -1]
+    if largest_fsdp is not None and largest_fsdp < 1:
+        raise ConfigError(f"make_mesh.largest_fsdp = {largest_fsdp} must be at least 1")
     if bad:
         raise ConfigError(
             f"make_mesh({wanted}): {' and '.join(bad)} must be at least 1, or -1 for what remains"

@@ -19,14 +19,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.sharding.rules import LOGICAL_AXES, MeshAxes
+from m6rec_jax.sharding.rules import LOGICAL_AXES, LogicalRules, MeshAxes
 
 logger = logging.getLogger(__name__)
 
-Rules = Sequence[tuple[str, MeshAxes]]
 
-
-def variable_shardings(variables: Any, mesh: Mesh, rules: Rules) -> Any:
+def variable_shardings(variables: Any, mesh: Mesh, rules: LogicalRules) -> Any:
     """A sharding for every leaf of a tree of variables.
 
     A dimension that its mesh axes do not divide is copied to every device, with a warning.
@@ -76,7 +74,7 @@ def unboxed_shapes(variables: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), plain)
 
 
-def placed_shapes(variables: Any, mesh: Mesh, rules: Rules) -> Any:
+def placed_shapes(variables: Any, mesh: Mesh, rules: LogicalRules) -> Any:
     """`unboxed_shapes` with the shardings that `variable_shardings` gives; raises as that."""
     return jax.tree.map(
         lambda leaf, sharding: leaf.update(sharding=sharding),
@@ -101,7 +99,7 @@ def check_rows(rows: int, mesh: Mesh, accumulation_steps: int = 1) -> None:
     """
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
     parts = shares * accumulation_steps
-    if rows % parts:
+    if parts < 1 or rows % parts:
         raise ConfigError(
             f"BATCH_SIZE = {rows} does not divide into {parts} parts: {shares} "
             f"{'device shares' if shares == 1 else 'devices share'} the batch (data = "
@@ -143,23 +141,14 @@ def place_batch(
 def place_shared_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts a batch that every process has whole on the mesh, each its devices' part of it.
 
-    Unlike after `place_batch`, row i of the global batch is row i of `batch`, each `[rows, ...]`.
-
-    Raises:
-      ConfigError: the rows do not divide over the devices that share a batch.
+    Unlike after `place_batch`, row i of the global batch is row i of `batch`, each `[rows, ...]`,
+    as many as `Runtime.batch_sizes` allows.
     """
     sharding = batch_sharding(mesh)
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
-    placed: dict[str, jax.Array] = {}
-    for name, values in batch.items():
-        rows = np.asarray(values)
-        if len(rows) % shares:
-            raise ConfigError(
-                f"feature {name!r} has {len(rows)} rows, which the {shares} parts of the batch "
-                f"(mesh: data={mesh.shape['data']}, fsdp={mesh.shape['fsdp']}) do not divide"
-            )
-        placed[name] = jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
-    return placed
+    return {
+        name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+        for name, rows in ((name, np.asarray(values)) for name, values in batch.items())
+    }
 
 
 def batch_reader(mesh: Mesh) -> tuple[int, int]:
@@ -206,7 +195,7 @@ def _unboxed(leaf: Any) -> Any:
     return leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
 
 
-def _check_rules(rules: Rules, mesh: Mesh) -> None:
+def _check_rules(rules: LogicalRules, mesh: Mesh) -> None:
     for logical, mesh_axes in rules:
         if logical not in LOGICAL_AXES:
             raise ConfigError(

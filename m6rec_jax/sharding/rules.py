@@ -15,7 +15,6 @@ A logical axis that no rule names is not split; `LOGICAL_AXES` are those that th
 splits `embed`.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import gin
@@ -61,10 +60,10 @@ def fully_sharded_2d() -> LogicalRules:
     )
 
 
-def axis_rules(rules: Sequence[tuple[str, MeshAxes]]) -> AbstractContextManager[None]:
+def axis_rules(rules: LogicalRules) -> AbstractContextManager[None]:
     """Context in which the model's sharding constraints follow `rules`.
 
     Needed around whatever traces the model, together with `jax.set_mesh(mesh)`. Without a mesh or
     without rules the constraints do nothing.
     """
-    return nn.logical_axis_rules(tuple(rules))
+    return nn.logical_axis_rules(rules)

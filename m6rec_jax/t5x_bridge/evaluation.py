@@ -122,8 +122,7 @@ def _params_of(score_fn: Any) -> Mapping[str, Any]:
             "T5xEvaluator got a score function without a train state; it is made for t5x's eval "
             "and train"
         )
-    params: Mapping[str, Any] = state.params
-    return params
+    return state.params
 
 
 def _own_mesh(params: Mapping[str, Any]) -> Mesh:

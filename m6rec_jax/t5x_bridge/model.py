@@ -192,8 +192,7 @@ class M6RecModel(models.BaseTransformerModel):
         own = variables.split(params)
         rngs = None if dropout_rng is None else {"dropout": dropout_rng}
         outputs = self.module.apply(own, batch, deterministic=dropout_rng is None, rngs=rngs)
-        logits: Array = self.module.apply(own, outputs.hidden, method=self.module.token_logits)
-        return logits
+        return self.module.apply(own, outputs.hidden, method=self.module.token_logits)
 
 
 def prompts_traversal() -> traverse_util.ModelParamTraversal:

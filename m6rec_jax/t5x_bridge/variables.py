@@ -67,12 +67,11 @@ def logical_axis_rules(
       activation_partitioning_dims, parameter_partitioning_dims: 1 or 2, as for t5x's
         `standard_logical_axis_rules`.
     """
-    rules: Rules = partitioning.standard_logical_axis_rules(
+    return partitioning.standard_logical_axis_rules(
         activation_partitioning_dims,
         parameter_partitioning_dims,
         [(name, None) for name in PROMPT_AXES],
     )
-    return rules
 
 
 @gin.configurable

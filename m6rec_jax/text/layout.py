@@ -18,6 +18,7 @@ Nothing here reads text; `m6rec_jax.text.rows` makes the ids. `special_ids` are
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -208,10 +209,12 @@ def _common_limits(lengths: Sequence[int], budget: int) -> list[int]:
 
     Earlier segments get the tokens that an even division leaves over.
     """
-    level = max(lengths)
-    while (held := sum(min(length, level) for length in lengths)) > budget:
-        level -= 1
-    spare = budget - held
+
+    def held(level: int) -> int:
+        return sum(min(length, level) for length in lengths)
+
+    level = bisect.bisect_right(range(max(lengths)), budget, key=held) - 1
+    spare = budget - held(level)
     limits = []
     for length in lengths:
         limits.append(level + (length > level and spare > 0))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -37,6 +37,7 @@ _ENTRIES = ("about", "prefix", "text", "liked")
 _SHARED, _IN = "shared_", "_in"
 # Which liked item shares something, and fields that say so.
 _Way: TypeAlias = tuple[int | None, dict[str, Value]]
+_NOTHING: _Way = (None, {})
 # A text that named all nine actors of two sequels would name nothing else.
 _MOST_SHARED = 2
 # Of one part of a text; items that the user liked latest come first.
@@ -211,14 +212,18 @@ class WritingTemplate:
             columns = [column for column in map(source_of, part.fields) if column]
             columns = list(dict.fromkeys(columns))
             cited = [f"{_SHARED}{column}{_IN}" in part.fields for column in columns]
-            ways = [self._shared(item, liked, common, column) for column in columns]
+            ways = [
+                # More could not be paired below, and a history may share millions.
+                list(itertools.islice(self._shared(item, liked, common, column), _MOST_WAYS))
+                or [_NOTHING]
+                for column in columns
+            ]
             every = list(itertools.islice(itertools.product(*ways), _MOST_WAYS))
             texts: dict[str, None] = {}
             true = [way for way in every if _is_cited(way, cited)]
             if not true:  # only what is cited is said
-                nothing: _Way = (None, {})
                 pairs = [zip(way, cited, strict=True) for way in every]
-                true = [tuple(one if own else nothing for one, own in pair) for pair in pairs]
+                true = [tuple(one if own else _NOTHING for one, own in pair) for pair in pairs]
             for way in true[:_MOST_CHOICES]:
                 values = dict(item.attributes)
                 for _, some in way:
@@ -231,22 +236,17 @@ class WritingTemplate:
 
     def _shared(
         self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]], column: str
-    ) -> list[_Way]:
+    ) -> Iterator[_Way]:
         """What may truly be said of a shared column: where it is so, its values and that item."""
         own = [value for value in _values(item, column) if value not in common.get(column, ())]
-        ways: list[_Way] = []
         for place, other in enumerate(reversed(liked)):
             theirs = set(_values(other, column)) if _differ(other, item) else set()
             shared = [value for value in own if value in theirs]
             name = self._render(self.liked, other) if shared else ""
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):
-                    told: dict[str, Value] = {
-                        f"{_SHARED}{column}": values,
-                        f"{_SHARED}{column}{_IN}": name,
-                    }
-                    ways.append((place, told))
-        return ways or [(None, {})]
+                    told: dict[str, Value] = {f"{_SHARED}{column}": values, f"{_SHARED}{column}{_IN}": name}
+                    yield place, told
 
     def _render(self, template: Template, item: Item | None) -> str:
         if item is None and template.fields:

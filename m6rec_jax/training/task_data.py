@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -64,6 +65,25 @@ def validation_batches(
     return make(name, feature_lengths, batch_size, sample=sample, **_stream(mesh))
 
 
+def trained_on(file: Path) -> tuple[str, Mapping[str, int]]:
+    """Name and feature lengths of the task of a run, as gin is configured.
+
+    Args:
+      file: the run's settings, for the error.
+
+    Raises:
+      ConfigError: they name no task.
+    """
+    name = bound("TrainingData.mixture_or_task_name")
+    lengths = bound("TrainingData.task_feature_lengths")
+    if name is None or lengths is None:
+        raise ConfigError(
+            f"{file} names no task: TrainingData.mixture_or_task_name and task_feature_lengths "
+            "are not set; give them with --gin_file or --gin.NAME=VALUE"
+        )
+    return name, lengths
+
+
 def vocabulary_of(name: str, batches: ResumableBatches) -> Vocabulary | None:
     """A task's vocabulary; None for batches that are not the pipeline's."""
     pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
@@ -105,8 +125,7 @@ def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
 
 def frequent_tokens_of(name: str, most: int) -> list[int]:
     """Ids of the most frequent pieces of a task's vocabulary; raises as `text_vocabulary`."""
-    ids: list[int] = text_vocabulary(name).frequent_ids(most).tolist()
-    return ids
+    return text_vocabulary(name).frequent_ids(most).tolist()
 
 
 def pieces_of(name: str) -> list[str]:

@@ -89,8 +89,7 @@ def by_task(
         values = flatten(updates if params is None else params)
 
         def of_leaf(update: jax.Array, value: jax.Array) -> jax.Array:
-            new: jax.Array = transformation.update(update, optax.EmptyState(), value)[0]
-            return new
+            return transformation.update(update, optax.EmptyState(), value)[0]
 
         def of_parts(update: jax.Array, value: jax.Array, own: Sequence[Part]) -> jax.Array:
             new = jnp.zeros_like(update)

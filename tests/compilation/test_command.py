@@ -27,29 +27,28 @@ V5E = parse_topology("v5e:4x4")
 
 
 def test_gin_files_of_a_model_come_before_a_runs_own() -> None:
-    assert command.gin_files_of("xl", None, None, (), 1) == [
+    assert command.gin_files_of("xl", None, None, ()) == [
         "gin_configs/models/xl.gin",
         "gin_configs/runs/compile.gin",
         "gin_configs/sharding/fully_sharded.gin",
     ]
-    assert command.gin_files_of("xl", "option", "data_parallel", ("mine.gin",), 2) == [
+    assert command.gin_files_of("xl", "option", "data_parallel", ("mine.gin",)) == [
         "gin_configs/models/xl.gin",
         "gin_configs/tuning/option.gin",
         "gin_configs/runs/compile_tuning.gin",
         "mine.gin",
         "gin_configs/sharding/data_parallel.gin",  # a run's own file sets RULES
     ]
-    assert command.gin_files_of("xl", None, None, (), 2)[-1].endswith("multi_slice.gin")
     # A run's own file says how it is sharded, or the worker adds what is usual.
-    assert command.gin_files_of("xl", None, None, ("run.gin",), 1)[-1] == "run.gin"
-    assert command.gin_files_of(None, None, None, ("run.gin",), 2) == [
+    assert command.gin_files_of("xl", None, None, ("run.gin",))[-1] == "run.gin"
+    assert command.gin_files_of(None, None, None, ("run.gin",)) == [
         "gin_configs/runs/compile.gin",
         "run.gin",
     ]
     with pytest.raises(ConfigError, match="needs --model NAME or --gin_file FILE"):
-        command.gin_files_of(None, None, None, (), 1)
+        command.gin_files_of(None, None, None, ())
     with pytest.raises(ConfigError, match="--tuning goes with --model"):
-        command.gin_files_of(None, "option", None, ("run.gin",), 1)
+        command.gin_files_of(None, "option", None, ("run.gin",))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +242,7 @@ def test_a_compiler_that_ends_itself_at_the_slice(
     )
     worker_of(monkeypatch, tmp_path, program)
     with pytest.raises(ConfigError, match=r"SIGABRT\) at v5e:4x4") as caught:
-        command.compile_run("v5e:4x4", model="tiny", progress=False)
+        command.compile_run("v5e:4x4", model="tiny")
     assert "check failed: bad slice" in str(caught.value)
 
 
@@ -257,7 +256,7 @@ def test_a_compiler_that_ends_itself_at_a_step_loses_no_other(
         'print(EVENT + \'{"event": "step", "step": "score"}\', flush=True)\nos.abort()\n'
     )
     worker_of(monkeypatch, tmp_path, program)
-    found = command.compile_run("v5e:4x4", model="tiny", progress=False)
+    found = command.compile_run("v5e:4x4", model="tiny")
     assert [one.step for one in found.steps] == ["train", "score"]
     assert found.steps[0] == StepReport.from_json(json.loads(json.dumps(step().to_json())))
     assert "SIGABRT" in found.steps[1].error
@@ -271,7 +270,7 @@ def test_an_error_of_pythons_is_not_the_compilers(
     """What the worker could not tell of itself, such as a package that it lacks."""
     worker_of(monkeypatch, tmp_path, "import no_such_package\n")
     with pytest.raises(ConfigError, match="compiling ended with exit status 1 at starting") as told:
-        command.compile_run("v5e:4x4", model="tiny", progress=False)
+        command.compile_run("v5e:4x4", model="tiny")
     assert "No module named 'no_such_package'" in str(told.value)
     assert "no such slice" not in str(told.value)
 

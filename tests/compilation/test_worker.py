@@ -37,7 +37,7 @@ def run_worker(
         request = {
             "topology": "v5e:1x1",
             "slices": 1,
-            "gin_files": command.gin_files_of("tiny", None, sharding, gin_files, 1),
+            "gin_files": command.gin_files_of("tiny", None, sharding, gin_files),
             "default_sharding": command.default_sharding("tiny", sharding, 1),
             "bindings": bindings,
             "steps": ["train"],

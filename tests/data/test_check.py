@@ -238,6 +238,7 @@ def test_original_columns_are_kept_in_quarantine(tmp_path):
     report = check_dataset(write(tmp_path / "data", users=users), tmp_path / "r.parquet")
     rows = pq.read_table(tmp_path / "r.parquet").sort_by("quarantine_row").to_pylist()
     assert [row["quarantine_row"] for row in rows] == [2, 3, 4]
+    assert pq.ParquetFile(tmp_path / "r.parquet").num_row_groups == 1
     assert (rows[0]["user"], rows[0]["age"], rows[0]["note"]) == ("c", "old", "said hello")
     assert rows[0]["quarantine_reason"] == "age: 'old' is not a whole number"
     assert rows[1]["user"] == "d\\xff"

@@ -1,6 +1,7 @@
 """Readers of INSPIRED's and ReDial's files."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given
@@ -68,7 +69,10 @@ def test_broken_rows_of_inspired_are_told(tmp_path, change, message):
 
 @pytest.mark.parametrize(
     "broken",
-    ["{", "[]", "{}", '{"movieMentions": 3}', '{"movieMentions": {"1": 3}, "messages": []}'],
+    [
+        *("{", "[]", "{}", '{"movieMentions": 3}', '{"movieMentions": {"1": 3}, "messages": []}'),
+        json.dumps(files.redial(2)).replace("Hi", "\\ud800"),  # half a character
+    ],
 )
 def test_broken_lines_of_redial_are_told(tmp_path, broken):
     path = files.write_redial(tmp_path / "a.jsonl", [files.redial(1)])

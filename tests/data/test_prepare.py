@@ -366,6 +366,20 @@ def test_grouping() -> None:
         Grouping(size=0, max_events=3)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"views": "groups"}, r"views = 'groups' must be several"),
+        ({"group_size": -5}, "group_size = -5 must be at least 1"),
+        ({"reranking_depth": -1}, "reranking_depth = -1 must be at least 1"),
+        ({"negative_power": 1e9}, "negative_power = 1000000000.0 must be from 0 to 10"),
+    ],
+)
+def test_impossible_options_are_told(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrepareOptions(**option)
+
+
 def test_gin_sets_options(write_shop, tmp_path: Path) -> None:
     gin.clear_config()
     try:

@@ -70,6 +70,7 @@ def test_labels_compare_with_the_threshold():
         ("users", None, ["'users' is missing"]),
         ("events.time", None, ["'events.time' is missing"]),
         ("events.user", 3, ["'events.user' must be a string, not the number 3"]),
+        ("events.item", "user_id", ["'events' names the column 'user_id' twice"]),
         ("name", "  ", ["'name' must not be empty"]),
         ("items", [], ["'items' must be an object, not a list"]),
         ("users.columns", ["age"], ["'users.columns' must be an object", "not a list"]),
@@ -114,6 +115,9 @@ def test_load_reports_the_folder_file_and_place(tmp_path):
         DatasetSpec.load(tmp_path)
     path.write_bytes(b'{"name": "caf\xe9"}')
     with pytest.raises(DataError, match="not UTF-8: byte 0xe9 at offset 13"):
+        DatasetSpec.load(tmp_path)
+    path.write_text(f'{{"name": {"1" * 5000}}}')
+    with pytest.raises(DataError, match=r"not JSON that can be read .*limit"):
         DatasetSpec.load(tmp_path)
     path.write_text("[]")
     with pytest.raises(DataError, match="the whole file must be an object, not a list"):

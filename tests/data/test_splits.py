@@ -58,7 +58,7 @@ def test_a_column_names_the_parts(write_shop) -> None:
         assert (problem.kind, problem.rows, problem.column) == ("unknown_part", [5], "fold")
 
 
-def test_held_out_items_leave_training_and_validation() -> None:
+def test_held_out_items_are_drawn_by_their_ids() -> None:
     ids = [f"item {index}" for index in range(400)]
     held_out = splits.is_held_out(ids, fraction=0.25, seed=3)
     assert 60 < held_out.sum() < 140
@@ -67,11 +67,6 @@ def test_held_out_items_leave_training_and_validation() -> None:
         held_out[::-1][:50].tolist()
     )
     assert (splits.is_held_out(ids, fraction=0.25, seed=4) != held_out).any()
-    codes = np.resize(np.asarray([TRAIN, VALIDATION, TEST], np.int8), 400)
-    after = splits.without_held_out(codes, held_out)
-    assert (after[held_out & (codes != TEST)] == EXCLUDED).all()
-    assert (after[~held_out] == codes[~held_out]).all()
-    assert (after[codes == TEST] == TEST).all()
 
 
 def test_few_shot_keeps_n_rows() -> None:
@@ -127,6 +122,10 @@ def test_parse() -> None:
         ("few_shot:of=2024", {}, "no split '2024'"),
         ("a", {"a": {"kind": "few_shot", "n": 1, "of": "a"}}, "'a' cannot start from 'a'"),
         ("by_column:column=x", {}, "by_column has no option 'column'"),
+        ("mine", {"mine": {"kind": ["few_shot"]}}, r"kind' is \['few_shot'\]"),
+        ("few_shot:history=some", {}, "history must be 'all' or 'sampled', not 'some'"),
+        ("held_out_items:fraction=5", {}, "fraction must be between 0 and 1, not 5"),
+        ("per_user_temporal:train=2", {}, "train=2 and validation=0.1 must be positive and leave"),
     ],
 )
 def test_parse_errors(text: str, declared: dict, message: str) -> None:
@@ -172,7 +171,7 @@ def test_assignments_are_those_of_the_definitions(seed: int, write_shop) -> None
         ("by_user", by_user),
         (
             "held_out_items:fraction=0.3,seed=1",
-            splits.without_held_out(per_user, held_out[items]),
+            np.where(held_out[items] & (per_user != TEST), EXCLUDED, per_user),
         ),
         ("few_shot:n=5", splits.few_shot(per_user, n=5, seed=0)),
         ("few_shot:n=5,of=by_user", splits.few_shot(by_user, n=5, seed=0)),

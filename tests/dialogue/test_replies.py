@@ -102,6 +102,14 @@ def test_reasons_are_tied_to_the_wishes():
         "I know no more horror films for children, only films for children. "
         "How about Toy Story (1995)? It is an animation and children's film."
     )
+    comedy, for_children = wanted("genres", "comedy"), ForGroup("children")
+    assert GRAMMAR.explain(3, [comedy, for_children, wanted("genres", "horror")])[0] == (
+        "You asked for horror films, and Alien (1979) is a horror film."
+    )
+    hanks = frozenset((column, phrase_key("Tom Hanks")) for column in ("director", "cast"))
+    assert GRAMMAR.explain(4, [Wanted(hanks)])[0] == (
+        "You asked for films with Tom Hanks, and Big (1988) is a film with Tom Hanks."
+    )
     assert GRAMMAR.answer(0, "director") == ["Fargo (1996) is a film by Joel Coen and Ethan Coen."]
     assert GRAMMAR.answer(0, "year") == ["Fargo (1996) is a film from 1996."]
     assert ATTRIBUTES.last_year == 1996

@@ -169,9 +169,9 @@ def test_rows_of_padding_hold_nothing_up() -> None:
 def test_repeated_argmax_is_a_top_k() -> None:
     x = np.random.default_rng(0).integers(0, 5, (4, 30)).astype(np.float32)  # many ties
     x[1:3] = np.where(x[1:3] < 4, -np.inf, x[1:3])
-    for actual, expected in zip(top_k(x, 12, by_argmax=True), jax.lax.top_k(x, 12), strict=True):
+    for actual, expected in zip(top_k(x, 8), jax.lax.top_k(x, 8), strict=True):
         np.testing.assert_array_equal(actual, expected)
-    names = str(jax.make_jaxpr(lambda x: top_k(x, 12, by_argmax=True))(x))
+    names = str(jax.make_jaxpr(lambda x: top_k(x, 8))(x))
     assert "top_k" not in names
     assert "sort" not in names
     assert "top_k" in str(jax.make_jaxpr(lambda x: top_k(x, 12))(x))

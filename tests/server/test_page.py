@@ -78,7 +78,9 @@ def test_debug_shows_what_was_read_and_how_long_it_took(
     row = request(3) | {"task": "ctr"}
     assert client.post("/v1/score", json=row).json()["debug"] is None
     with caplog.at_level("DEBUG"):
-        debug = client.post("/v1/score", json=row | {"debug": True}).json()["debug"]
+        asked = row | {"debug": True, "behaviors": [], "user": {"agee": 3}}
+        debug = client.post("/v1/score", json=asked).json()["debug"]
+    assert debug["ignored"] == ["behaviors", "user.agee"]
     text: Any = service.accept(row, task="ctr").text  # type: ignore[union-attr]
     assert debug["read"] == [{"task": "ctr", "job": "scoring", **text._asdict()}]
     parts = debug["milliseconds"]
@@ -233,6 +235,7 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
         "read": [],
         "milliseconds": {"accept": 1, "wait": 2, "run": 3, "total": 7},
         "segments": {"source": counts},
+        "ignored": [],
     }
     answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
     shown = json.dumps(answered | {"debug": debug})

@@ -215,6 +215,8 @@ def test_what_is_wrong_is_named(client: TestClient) -> None:
     )
     assert failed(client, "/v1/retrieve", request(3) | {"k": 0}) == (422, "invalid_field", "k")
     assert failed(client, "/v1/retrieve", request(3) | {"k": 500}) == (422, "k_too_large", "k")
+    asked = {"model": "ctr", "query": "user", "documents": [5]}
+    assert failed(client, "/v1/rerank", asked) == (422, "invalid_field", "documents.0")
     assert failed(client, "/v1/rerank", {"documents": ["a"]}) == (422, "invalid_field", "query")
     too_long = client.get("/v1/items", params={"query": "a" * 201}).json()["error"]
     assert (too_long["code"], too_long["param"]) == ("invalid_field", "query")

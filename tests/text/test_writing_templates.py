@@ -1,6 +1,7 @@
 """Texts about items: what is shared with liked ones, and what is left out."""
 
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -80,6 +81,17 @@ def test_what_is_learnt_is_among_the_choices(liked):
     assert found is None or found.text in texts
     if not liked:
         assert choices == [[""], [""], ["Won 2.", ""]]
+
+
+def test_a_history_that_shares_much_takes_little_memory():
+    genres = [f"genre {n}" for n in range(100)]
+    liked = [film(f"film {n}", genres) for n in range(100)]
+    tracemalloc.start()
+    choices = WritingTemplate.parse("explanations", SPEC).choices(film("own", genres), liked, {})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(choices[1]) == 49
+    assert most < 10e6  # all pairs of genres of all films are 222 MB
 
 
 def test_an_item_is_cited_for_nothing_that_it_has_not():

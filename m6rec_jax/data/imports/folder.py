@@ -152,8 +152,7 @@ def _says(values: pa.ChunkedArray) -> np.ndarray:
         says = pc.greater(pc.list_value_length(values), 0)
     else:
         says = pc.not_equal(pc.utf8_trim_whitespace(values), "")
-    found: np.ndarray = says.fill_null(False).to_numpy()
-    return found
+    return says.fill_null(False).to_numpy()
 
 
 def _write_events(

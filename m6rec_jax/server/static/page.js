@@ -405,15 +405,16 @@ function showItems(items, asked) {
 
 const shown = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.toFixed(3) : score.toExponential(1));
 
+function nameWriteButton(button) {
+  const writer = state.models.find(({ id }) => id === $("writer").value);
+  button.textContent = writer.writing === "explanations" ? "Why?" : "Write";
+  button.setAttribute("aria-label", `${button.textContent} ${button.dataset.title}`);
+}
+
 function writeButton(item, asked, text) {
-  const button = make("button", { type: "button" });
-  function name() {
-    const writer = state.models.find(({ id }) => id === $("writer").value);
-    button.textContent = writer.writing === "explanations" ? "Why?" : "Write";
-    button.setAttribute("aria-label", `${button.textContent} ${item.title}`);
-  }
-  name();
-  $("writer").addEventListener("change", name);
+  const button = make("button", { type: "button", className: "write" });
+  button.dataset.title = item.title;
+  nameWriteButton(button);
   button.addEventListener("click", () => busy(button, async () => {
     text.setAttribute("aria-busy", "true"); // read out when it is whole
     text.textContent = "…";
@@ -535,6 +536,9 @@ $("ask").addEventListener("submit", (event) => {
 $("how").addEventListener("change", () => {
   showAsked();
   useCatalogue().catch(showProblem);
+});
+$("writer").addEventListener("change", () => {
+  $("results").querySelectorAll(".write").forEach(nameWriteButton);
 });
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
