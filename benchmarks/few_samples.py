@@ -1,17 +1,16 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 16 64 256 1024 4096 16384 all] [--seeds 0 1 2]
-        [--methods user_mean means regression tuning]
+        [--samples 64 256 1024 4096] [--seeds 0 1 2]
+        [--methods means regression tuning]
         [--gin.TRAIN_STEPS=960]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
 hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The validation part says when to
-stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Four
+stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Three
 things learn from the n ratings:
 
-    user_mean     user's smoothed mean, the same for every film
     means         user's and item's smoothed mean
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation and pooling, each run at the best of its
@@ -60,13 +59,13 @@ RUNS = 3
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
-SAMPLES = ("16", "64", "256", "1024", "4096", "16384", "all")
+SAMPLES = ("64", "256", "1024", "4096")
 
-USER_MEAN, MEANS, REGRESSION = "user mean", "user mean + item mean", "logistic regression"
+MEANS, REGRESSION = "user mean + item mean", "logistic regression"
 TUNED = f"option-adapter tuning and pooling, mean of {RUNS}"
 TUNING = "tuning"
 # Methods: what tables call them.
-METHODS = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION, TUNING: TUNED}
+METHODS = {"means": MEANS, "regression": REGRESSION, TUNING: TUNED}
 # Inverse strengths of the penalty that validation chooses from.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -154,13 +153,12 @@ def figures_of(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> dic
     }
 
 
-def means(task: str, prepared: Prepared, *, of_items: bool) -> dict[str, float]:
-    """Test figures of the user's mean, which is of all that histories hold; with the item's, too.
+def means(task: str, prepared: Prepared) -> dict[str, float]:
+    """Test figures of the user's mean, of all that histories hold, and the item's together.
 
     Args:
       task: of `scoring_task`.
       prepared: its split.
-      of_items: whether the item's mean is added.
     """
     from m6rec_jax.evaluation.evaluator import Evaluator
     from m6rec_jax.jobs.scoring import mean_baselines
@@ -169,12 +167,7 @@ def means(task: str, prepared: Prepared, *, of_items: bool) -> dict[str, float]:
     test = interactions(prepared, "test")
     evaluator = Evaluator(task, {"inputs": 1, "targets": 1}, split="test")
     fitted = mean_baselines(evaluator.evaluation(evaluator.tasks[0]))
-    scores = (
-        fitted.user_and_item_mean(test.users, test.items)
-        if of_items
-        else fitted.user_mean(test.users)
-    )
-    return figures_of(test.users, test.labels, scores)
+    return figures_of(test.users, test.labels, fitted.user_and_item_mean(test.users, test.items))
 
 
 def regression(task: str, lengths: Mapping[str, int], vocab_size: int) -> dict[str, float]:
@@ -231,7 +224,7 @@ def rows_of(
 
 
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
-    """Makes the rows of 'user_mean', 'means' or 'regression' on a prepared sample.
+    """Makes the rows of 'means' or 'regression' on a prepared sample.
 
     The regression reads rows of the tuning's own lengths, also beside a model that is told others.
     """
@@ -241,12 +234,9 @@ def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
     configuration.parse_config([GIN_FILE], unused)
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
-        if method == "user_mean":
-            figures = means(task, prepared, of_items=False)
-            return rows_of(figures, USER_MEAN, sample, config="likes, smoothed with 5")
         if method == "means":
             told = "likes, both smoothed with 5"
-            return rows_of(means(task, prepared, of_items=True), MEANS, sample, config=told)
+            return rows_of(means(task, prepared), MEANS, sample, config=told)
         figures = regression(task, lengths, int(configuration.macro("VOCAB_SIZE")))
     told = "pieces of history ({inputs} tokens) and candidate ({targets} in a row), L2"
     return rows_of(figures, REGRESSION, sample, config=told.format(**lengths))

@@ -272,14 +272,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "movielens")
-    parser.add_argument(
-        "--prepared", action="store_true", help="data and vocabularies are there: make none"
-    )
     options = parser.parse_args(arguments)
     foundation = options.output.resolve() / "foundation"
     chosen = [JOBS[name] for name in options.jobs]
-    if not options.prepared:
-        prepare_data(chosen)
+    prepare_data(chosen)
     if any(job.from_foundation for job in chosen):
         train(FOUNDATION, foundation)
     for seed in dict.fromkeys(options.seeds):

@@ -10,6 +10,8 @@ import scipy.sparse as sparse
 
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
+_BATCH_SIZE = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Bags:
@@ -19,18 +21,15 @@ class Bags:
       pieces: 0 or 1 `[n, 2 * vocab_size]`: which pieces the profile and the history hold, then
         which ones the candidate does.
       classes: int64 `[n]`, as the task labels them.
-      users, items: int64 `[n]`, places in their tables.
+      users: int64 `[n]`, places in their table.
     """
 
     pieces: sparse.csr_matrix
     classes: np.ndarray
     users: np.ndarray
-    items: np.ndarray
 
 
-def piece_bags(
-    task: str, lengths: Mapping[str, int], part: str, vocab_size: int, batch_size: int = 256
-) -> Bags:
+def piece_bags(task: str, lengths: Mapping[str, int], part: str, vocab_size: int) -> Bags:
     """Reads a part of a scoring task, cut to the same lengths as the model reads it.
 
     Args:
@@ -38,14 +37,13 @@ def piece_bags(
       lengths: `{"inputs": S, "targets": T}`.
       part: 'train', 'validation' or 'test'.
       vocab_size: ids are below it.
-      batch_size: rows read at a time.
 
     Raises:
       DataError: the part is empty or not prepared.
     """
     found: list[Bags] = []
     # Whole, whatever limit a run that is configured has for its validations.
-    for batch in EvaluationBatches(task, lengths, batch_size, split=part, limit=0):
+    for batch in EvaluationBatches(task, lengths, _BATCH_SIZE, split=part, limit=0):
         rows, places = np.nonzero(batch["decoder_labels"] >= 0)
         source = _presence(
             *_held(batch["encoder_input_tokens"]), len(batch["user_ids"]), vocab_size
@@ -64,14 +62,12 @@ def piece_bags(
                 sparse.hstack([source[rows], target], format="csr"),
                 batch["decoder_labels"][rows, places].astype(np.int64),
                 batch["user_ids"][rows, 0].astype(np.int64),
-                batch["decoder_item_ids"][rows, places].astype(np.int64),
             )
         )
     return Bags(
         sparse.vstack([bags.pieces for bags in found], format="csr"),
         np.concatenate([bags.classes for bags in found]),
         np.concatenate([bags.users for bags in found]),
-        np.concatenate([bags.items for bags in found]),
     )
 
 

@@ -45,8 +45,6 @@ from m6rec_jax.io.atomic import write_atomically
 RESULTS = ROOT / "benchmarks" / "results"
 
 PROVENANCE = ("command", "commit", "hardware", "date")
-# What a run is: a run that is made again replaces all of its rows.
-RUN_KEY = ("model", "dataset", "split", "seed")
 
 _REQUIRED = frozenset(("model", "gin_file", "dataset", "split", "seed", "metric", "value"))
 

@@ -30,7 +30,7 @@ class Configuration:
 
     Attributes:
       name: in the table.
-      topology, slices, model, tuning, sharding, bindings: see `compile_run`.
+      topology, slices, model, tuning, bindings: see `compile_run`.
       step: which to compile; each takes minutes.
     """
 
@@ -39,7 +39,6 @@ class Configuration:
     model: str
     slices: int = 1
     tuning: str | None = None
-    sharding: str | None = None
     bindings: tuple[str, ...] = ()
     step: str = "train"
 
@@ -50,7 +49,6 @@ class Configuration:
         words += [f"--slices {self.slices}"] if self.slices > 1 else []
         words += [f"--model {self.model}"]
         words += [f"--tuning {self.tuning}"] if self.tuning else []
-        words += [f"--sharding {self.sharding}"] if self.sharding else []
         words += [f"--steps {self.step}"]
         return " ".join([*words, *(f"--gin.{binding}" for binding in self.bindings)])
 
@@ -155,7 +153,6 @@ def main(arguments: list[str] | None = None) -> int:
             slices=one.slices,
             model=one.model,
             tuning=one.tuning,
-            sharding=one.sharding,
             bindings=one.bindings,
             steps=(one.step,),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -281,7 +282,9 @@ def _curves(name: str, folder: Path) -> Iterator[Curve]:
     lines = read_metrics(folder)
 
     def series(metric: str) -> tuple[list[int], list[float]]:
-        found = [(int(line["step"]), line[metric]) for line in lines if metric in line]
+        # A perplexity may be infinite.
+        own = (line for line in lines if math.isfinite(line.get(metric, math.nan)))
+        found = [(int(line["step"]), line[metric]) for line in own]
         return [step for step, _ in found], [value for _, value in found]
 
     training, validation = series("loss"), series("validation/loss")

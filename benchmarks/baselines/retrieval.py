@@ -6,9 +6,7 @@
 A user's last event is the test item, the one before it the validation item. All 1,682 items are
 ranked but those the user has seen; at test the validation item is part of the history. Popularity,
 ItemKNN, EASE and co-occurrence are a few lines of numpy each and have no randomness; SASRec is
-RecBole's
-module.
-Rows go to `benchmarks/results/movielens_retrieval.json` as each run ends.
+RecBole's module. Rows go to `benchmarks/results/movielens_retrieval.json` as each run ends.
 """
 
 from __future__ import annotations

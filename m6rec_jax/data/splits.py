@@ -275,12 +275,12 @@ def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
         types, wanted = _VALUES[known[name]]
         if isinstance(value, bool) or not isinstance(value, types):
             raise DataError(f"split {text!r}: {name} must be {wanted}, not {value!r}")
+        if name == "fraction" and not 0 < options[name] < 1:
+            raise DataError(f"split {text!r}: fraction must be between 0 and 1, not {value!r}")
         if isinstance(value, int) and name in ("seed", "n") and value < 0:
             raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
         if name == "history" and value not in _HISTORIES:
             raise DataError(f"split {text!r}: history must be 'all' or 'sampled', not {value!r}")
-        if name == "fraction" and not 0 < value < 1:
-            raise DataError(f"split {text!r}: fraction must be between 0 and 1, not {value!r}")
     if _SHARES.keys() <= known.keys():
         given = {name: value for name, value in options.items() if name in _SHARES}
         shares(kind, **{**_USUAL_SHARES, **given})

@@ -259,12 +259,13 @@ class _TaskEvaluation:
         self.depth = max(*self.ks, self._reranking.depth if self._reranking else 1)
 
     def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = (
-            list(self.data.rows(columns))
-            if columns
-            else self.once("rows", lambda: list(self.data.rows()))
-        )
-        return [rows[number] for number in self._read(len(rows))]
+        def read() -> list[dict[str, Any]]:
+            available = self._evaluator.batches(self._task).available_rows
+            wanted = set(self._read(available).tolist())
+            # One after the other: of a large part a few may be asked for.
+            return [row for n, row in enumerate(self.data.rows(columns)) if n in wanted]
+
+        return read() if columns else self.once("rows", read)
 
     def past_items(self) -> list[np.ndarray]:
         past = self.data.past_items()

@@ -106,8 +106,7 @@ class ItemRecommendationJob(RecommendationJob):
         return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
-        rows = evaluation.once("rows", lambda: list(evaluation.data.rows()))
-        found = evaluation.outputs()
+        rows, found = evaluation.rows(), evaluation.outputs()
         # A turn has a row for each of its items.
         by_turn = {(row["turn_index"], int(row["item_indices"][0])): row for row in rows}
         turns, items = found["user_ids"][:, 0], pad_targets(found["decoder_item_ids"])[:, 0]

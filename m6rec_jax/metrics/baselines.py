@@ -75,7 +75,6 @@ class MeanBaselines:
         labels: np.ndarray,
         num_users: int,
         num_items: int,
-        smoothing: float = SMOOTHING,
     ) -> MeanBaselines:
         """Counts the training part.
 
@@ -83,7 +82,6 @@ class MeanBaselines:
           users, items: int `[n]`, indices into the users and items tables.
           labels: int `[n]`, 0 or 1.
           num_users, num_items: of the tables.
-          smoothing: how many events of the global mean every user and item starts with.
 
         Raises:
           DataError: no events, or an index outside its table.
@@ -100,10 +98,7 @@ class MeanBaselines:
         def means(indices: np.ndarray, size: int) -> np.ndarray:
             sums = np.bincount(indices, weights=labels, minlength=size)
             counts = np.bincount(indices, minlength=size)
-            # An unseen index with no smoothing has no mean of its own.
-            empty = (counts == 0) & (smoothing == 0)
-            total = np.where(empty, 1.0, counts + smoothing)
-            return np.where(empty, mean, (sums + smoothing * mean) / total)
+            return (sums + SMOOTHING * mean) / (counts + SMOOTHING)
 
         return cls(
             mean,

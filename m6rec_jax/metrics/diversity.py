@@ -8,20 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics.phrases import fold, words
+from m6rec_jax.metrics.phrases import fold, ngrams, words
 
 
 def _ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
     """Number of distinct n-grams of all texts, and of all n-grams."""
-    seen: set[tuple[str, ...]] = set()
-    total = 0
-    for text in texts:
-        tokens = text.split()
-        # N-grams never reach across two texts.
-        for start in range(len(tokens) - n + 1):
-            seen.add(tuple(tokens[start : start + n]))
-            total += 1
-    return len(seen), total
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(found)), len(found)
 
 
 def corpus_distinct(texts: Sequence[str], n: int) -> float:

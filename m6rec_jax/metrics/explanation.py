@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 from m6rec_jax.metrics.generation import bleu
-from m6rec_jax.metrics.phrases import PhraseFinder, phrase_key
+from m6rec_jax.metrics.phrases import PhraseFinder, ngrams, phrase_key
 
 Feature = tuple[str, ...]
 
@@ -102,7 +102,7 @@ def peter_rouge(
     """
     total = 0.0
     for text, reference in zip(generated, references, strict=True):
-        got, wanted = _ngrams(text, order), _ngrams(reference, order)
+        got, wanted = set(ngrams(text, order)), set(ngrams(reference, order))
         if both := len(got & wanted):
             total += 2 * both / (len(got) + len(wanted))
     return 100.0 * total / len(generated)
@@ -124,8 +124,3 @@ def peter_metrics(
     values = {f"bleu_{n}": bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
     values |= {"rouge_1": peter_rouge(ours, theirs, 1), "rouge_2": peter_rouge(ours, theirs, 2)}
     return values | {"usr": unique_sentence_ratio(ours)}
-
-
-def _ngrams(text: str, order: int) -> set[tuple[str, ...]]:
-    words = text.split()
-    return {tuple(words[i : i + order]) for i in range(len(words) - order + 1)}

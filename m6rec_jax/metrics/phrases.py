@@ -59,6 +59,12 @@ def words(text: str) -> list[str]:
     return [piece for piece in pieces(fold(text)) if _is_word(piece)]
 
 
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """Runs of n of what stands between spaces."""
+    tokens = text.split()
+    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+
+
 def _is_word(piece: str) -> bool:
     return piece[0].isalnum() or piece[0] == "_"
 

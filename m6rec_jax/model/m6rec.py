@@ -249,8 +249,6 @@ class M6Rec(nn.Module):
         self, x: Array, blocks: Array, segment_ids: Array | None, task_ids: Array, **options: bool
     ) -> Array:
         stop = self.config.late_layers_start
-        if stop == 0:
-            return x
         mask = mask_bias(masks.block_mask(blocks, segment_ids))[:, None]
         return self.encoder.run(x, mask, task_ids, start=0, stop=stop, **options)
 
@@ -326,8 +324,6 @@ class M6Rec(nn.Module):
                 x = x + added.astype(x.dtype)
         x = self.dropout(x, deterministic=deterministic)
         stop = self.config.first_cross_layer
-        if stop == 0:
-            return x
         no_source = (None, None, None)
         mask = mask_bias(seen)[:, None]
         return self.decoder.run(

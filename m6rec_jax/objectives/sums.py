@@ -25,9 +25,6 @@ class Sum:
     total: Array
     count: Array
 
-    def __add__(self, other: "Sum") -> "Sum":
-        return Sum(self.total + other.total, self.count + other.count)
-
     def mean(self) -> Array:
         """total / count; 0 where nothing was counted."""
         return self.total / nonzero(self.count)

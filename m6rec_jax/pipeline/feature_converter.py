@@ -25,6 +25,7 @@ from m6rec_jax.pipeline.features import (
 )
 
 Batch = dict[str, np.ndarray]
+_PACKING_WINDOW = 128  # consecutive rows that are packed together
 
 
 def _specs(features: Mapping[str, Feature]) -> dict[str, Any]:
@@ -40,7 +41,6 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
 
     Args:
       pack: put several documents into a row, see the module's docstring.
-      packing_window: how many consecutive rows are packed together.
     """
 
     TASK_FEATURES: ClassVar[Mapping[str, Any]] = _specs(TASK_FEATURES)
@@ -49,10 +49,9 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
         name: tf.as_dtype(feature.dtype) for name, feature in SEGMENT_FEATURES.items()
     }
 
-    def __init__(self, pack: bool = False, packing_window: int = 128) -> None:
+    def __init__(self, pack: bool = False) -> None:
         # Lengths are static after padding, so run-time assertions would only cost time.
         super().__init__(pack=pack, apply_length_check=False)
-        self._packing_window = packing_window
 
     def __call__(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
@@ -109,7 +108,7 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
             return dict(zip(names, packed, strict=True))
 
         return (
-            ds.batch(self._packing_window)
+            ds.batch(_PACKING_WINDOW)
             .map(pack_window, num_parallel_calls=tf.data.AUTOTUNE)
             .unbatch()
         )

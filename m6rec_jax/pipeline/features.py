@@ -33,41 +33,23 @@ class Feature:
     padding: float
 
 
-def _features(axes: Mapping[str, str]) -> dict[str, Feature]:
-    return {
-        name: Feature(axis, np.dtype(rows.FEATURES[name].dtype), rows.FEATURES[name].padding)
-        for name, axis in axes.items()
-    }
-
-
-# What the jitted step sees.
-MODEL_FEATURES: Mapping[str, Feature] = _features(
-    {
-        "encoder_input_tokens": "inputs",
-        "encoder_block_ids": "inputs",
-        "decoder_input_tokens": "targets",
-        "decoder_target_tokens": "targets",
-        "decoder_loss_weights": "targets",
-        "decoder_contrast_tokens": "targets",
-        "decoder_block_ids": "targets",
-        "decoder_labels": "targets",
-        "decoder_item_ids": "targets",
-        "decoder_item_log_frequency": "targets",
-        # A position's, not a row's: packed rows hold documents of several seqio tasks.
-        "decoder_job_ids": "targets",
-        "task_ids": "row",
-        "retrieval": "row",
-        "user_ids": "row",
-    }
-)
+_AXES = {"encoder": "inputs", "decoder": "targets"}
+_ALL: Mapping[str, Feature] = {
+    name: Feature(_AXES.get(name.split("_")[0], "row"), np.dtype(own.dtype), own.padding)
+    for name, own in rows.FEATURES.items()
+}
 # How many behaviours of a row did not fit, and how many of its texts were cut. Batches count them
 # and take them out before the model sees the row.
-COUNT_FEATURES: Mapping[str, Feature] = _features({"num_dropped": "row", "num_truncated": "row"})
-TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}
+COUNT_FEATURES: Mapping[str, Feature] = {n: f for n, f in _ALL.items() if n.startswith("num_")}
 # Only in packed rows (several documents in one row): 1, 2, ... per document, 0 for padding.
-SEGMENT_FEATURES: Mapping[str, Feature] = _features(
-    {"encoder_segment_ids": "inputs", "decoder_segment_ids": "targets"}
-)
+SEGMENT_FEATURES: Mapping[str, Feature] = {
+    name: own for name, own in _ALL.items() if name.endswith("segment_ids")
+}
+# What the jitted step sees.
+MODEL_FEATURES: Mapping[str, Feature] = {
+    name: own for name, own in _ALL.items() if name not in (*COUNT_FEATURES, *SEGMENT_FEATURES)
+}
+TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}
 
 
 def feature_lengths(lengths: Mapping[str, int]) -> dict[str, int]:

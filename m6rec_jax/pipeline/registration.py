@@ -47,10 +47,8 @@ registers
     name                  prefix of the task names: letters, digits, `_`
     dataset or corpus     its name, as in dataset.json, dialogues.json or corpus.json
     split                 name of the prepared split
-    vocabulary            returns the vocabulary; None: the file of `locations.vocabulary_file`
-    vocabulary_split      beside which split that file lies; None: `split`. Splits that are tuned
-                          from one foundation need its vocabulary
-    shuffle_buffer_size   see `PreparedSource`
+    vocabulary_split      beside which split its vocabulary lies; None: `split`. Splits that are
+                          tuned from one foundation need its vocabulary
 
 and return the names registered, tasks before mixtures.
 """
@@ -78,9 +76,6 @@ from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
 from m6rec_jax.pipeline.task_rows import tasks_of
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
-from m6rec_jax.text.vocabulary import Vocabulary
-
-LoadVocabulary = Callable[[], Vocabulary]
 
 # For texts: in training the buffers of many corpora are held at a time, in every shard. TFDS has
 # shuffled the rows already.
@@ -177,11 +172,9 @@ def register_recommendation_tasks(
     dataset: str,
     *,
     split: str = "per_user_temporal",
-    vocabulary: LoadVocabulary | None = None,
     vocabulary_split: str | None = None,
     rating_values: Sequence[float] = (),
     positive_rating: float | None = None,
-    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
 ) -> list[str]:
     """Registers all tasks and mixtures of one split of a data set; see the module's docstring.
 
@@ -197,7 +190,7 @@ def register_recommendation_tasks(
     """
     values = tuple(sorted(rating_values))
     positive_classes = _positive_classes(values, positive_rating) if values else ()
-    add = _Registrar(name, dataset, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    add = _Registrar(name, dataset, split, vocabulary_split, SHUFFLE_BUFFER_SIZE)
     for kind, job in jobs().items():
         for suffix, view, rows in job.tasks:
             make, options = ROWS[rows]
@@ -229,9 +222,7 @@ def register_text_tasks(
     label_task: str | None = None,
     class_words: Sequence[str] = (),
     every_word_counts: bool = False,
-    vocabulary: LoadVocabulary | None = None,
     vocabulary_split: str | None = None,
-    shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
 ) -> list[str]:
     """Registers all tasks and mixtures of one split of a corpus; see the module's docstring.
 
@@ -241,7 +232,7 @@ def register_text_tasks(
       every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
         words may be of another class.
     """
-    add = _Registrar(name, corpus, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    add = _Registrar(name, corpus, split, vocabulary_split)
     add("infilling", "language", "documents", preprocessors.infilling_rows)
     add("generation", "language", "documents", preprocessors.generation_rows)
     if label_task is not None:
@@ -263,9 +254,7 @@ def register_generation_tasks(
     *,
     split: str = "per_user_temporal",
     views: Sequence[str] = WRITING,
-    vocabulary: LoadVocabulary | None = None,
     vocabulary_split: str | None = None,
-    shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
 ) -> list[str]:
     """Registers a task for every kind of text that a data set has; see the module's docstring.
 
@@ -273,7 +262,7 @@ def register_generation_tasks(
       split: texts of corpora have 'by_group'.
       views: of `data.views.WRITING`, those that are prepared.
     """
-    add = _Registrar(name, dataset, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    add = _Registrar(name, dataset, split, vocabulary_split)
     for view in views:
         add(view, "generation", view, text_preprocessors.text_generation_rows)
     return add.names
@@ -284,12 +273,10 @@ def register_dialogue_tasks(
     dataset: str,
     *,
     split: str = "by_group",
-    vocabulary: LoadVocabulary | None = None,
     vocabulary_split: str | None = None,
-    shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
 ) -> list[str]:
     """Registers the tasks of one data set of dialogues; see the module's docstring."""
-    add = _Registrar(name, dataset, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    add = _Registrar(name, dataset, split, vocabulary_split)
     texts = text_preprocessors.text_generation_rows
     add("replies", "generation", "replies", texts)
     add("titles", "title_recommendation", "recommendations", texts)
@@ -388,15 +375,13 @@ class _Registrar:
         name: str,
         dataset: str,
         split: str,
-        vocabulary: LoadVocabulary | None,
         vocabulary_split: str | None,
-        shuffle_buffer_size: int,
+        shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
     ) -> None:
         self.names: list[str] = []
         self._name, self._dataset, self._split = name, dataset, split
         self._vocabulary = SeqioVocabulary(
-            vocabulary
-            or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
+            functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
         )
         self._shuffle_buffer_size = shuffle_buffer_size
 

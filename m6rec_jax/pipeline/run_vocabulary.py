@@ -47,8 +47,12 @@ def own_vocabulary(model_dir: str | Path) -> Iterator[None]:
     if not has_model or not path.is_file():
         yield
         return
+    before = os.environ.get(OWN_VOCABULARY_VARIABLE)
     os.environ[OWN_VOCABULARY_VARIABLE] = str(path.absolute())
     try:
         yield
     finally:
-        del os.environ[OWN_VOCABULARY_VARIABLE]
+        if before is None:
+            del os.environ[OWN_VOCABULARY_VARIABLE]
+        else:
+            os.environ[OWN_VOCABULARY_VARIABLE] = before

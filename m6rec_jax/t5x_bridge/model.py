@@ -94,7 +94,12 @@ class M6RecModel(models.BaseTransformerModel):
         self.trainable = trainable
         self.mixture_or_task_name = mixture_or_task_name
         self._verb, self._length_penalty = verb, length_penalty
-        self._num_decodes = num_decodes if verb == "beam_search" else 1
+        if num_decodes > 1 and verb != "beam_search":
+            raise ConfigError(
+                f"M6RecModel.num_decodes = {num_decodes} needs M6RecModel.verb = 'beam_search', "
+                f"not {verb!r}"
+            )
+        self._num_decodes = num_decodes
         mend_checkpoint_manager()
 
     def get_initial_variables(

@@ -51,6 +51,7 @@ FEATURES: Mapping[str, Feature] = {
     "decoder_labels": Feature(np.int32, -1),
     "decoder_item_ids": Feature(np.int32, -1),
     "decoder_item_log_frequency": Feature(np.float32, 0),
+    # A position's, not a row's: packed rows hold documents of several seqio tasks.
     "decoder_job_ids": Feature(np.int32, -1),
     "task_ids": Feature(np.int32, 0),
     "retrieval": Feature(np.int32, 0),

@@ -245,8 +245,8 @@ class WritingTemplate:
             name = self._render(self.liked, other) if shared else ""
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):
-                    told: dict[str, Value] = {f"{_SHARED}{column}": values, f"{_SHARED}{column}{_IN}": name}
-                    yield place, told
+                    told: dict[str, Value] = {f"{_SHARED}{column}": values}
+                    yield place, told | {f"{_SHARED}{column}{_IN}": name}
 
     def _render(self, template: Template, item: Item | None) -> str:
         if item is None and template.fields:

@@ -160,6 +160,8 @@ def train(
     start, step = start or Start(), step or Step()
     checkpoints, validation = checkpoints or Checkpoints(), validation or Validation()
     log = log or Logging()
+    if train_steps < 1:
+        raise ConfigError(f"TRAIN_STEPS = {train_steps} must be at least 1")
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
     check_initial_embeddings(start.embeddings)

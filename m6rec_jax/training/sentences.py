@@ -58,10 +58,10 @@ class SentenceEncoder:
         most = weights["embeddings.position_embeddings.weight"].shape[0]
         if max_tokens > most:
             raise CheckpointError(
-                f"SentenceDistillation.max_tokens = {max_tokens}: the encoder in {folder} has "
-                f"{most} positions"
+                f"the encoder in {folder} has {most} positions, fewer than the {max_tokens} tokens "
+                "that are asked for (SentenceDistillation.max_tokens)"
             )
-        self.width = config.hidden_size
+        self.width, self._most = config.hidden_size, most
         self.fingerprint = hash_files([folder / WEIGHTS_FILE, folder / _VOCABULARY]).hexdigest()
         self._weights = jax.device_put(weights)
         self._tokens = sentence_tokenizer(folder, max_tokens)
@@ -79,7 +79,8 @@ class SentenceEncoder:
             starts, desc="reading sentences", unit=" batches", delay=5.0, leave=False
         ):
             numbers = order[start : start + size]
-            ids = np.zeros((size, -(-len(tokens[numbers[-1]]) // _LENGTH) * _LENGTH), np.int32)
+            longest = -(-len(tokens[numbers[-1]]) // _LENGTH) * _LENGTH
+            ids = np.zeros((size, min(longest, self._most)), np.int32)
             for row, number in enumerate(numbers):
                 ids[row, : len(tokens[number])] = tokens[number]
             found[numbers] = np.asarray(self._run(self._weights, ids))[: len(numbers)]

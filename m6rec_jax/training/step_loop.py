@@ -138,9 +138,6 @@ class StepLoop:
                             trained = trainable_groups(state.variables, self.trainable)
                             log.write(step, parameter_sizes(trained, self.mesh))
                     log.flush()
-        traces = (0 if compiled is None else compiled.num_traces, self.validate.num_traces)
-        if max(traces) > 1:
-            raise AssertionError("a step was traced more than once")
         return state, scalars | (validated or {}), stopped_by
 
     def owes_validation(self, step: int) -> bool:

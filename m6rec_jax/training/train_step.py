@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -220,8 +218,6 @@ class CompiledStep:
 
     Attributes:
       compiled: what XLA made of it.
-      compile_seconds: what tracing and compiling took.
-      num_traces: how often Python ran through the step: 1.
     """
 
     def __init__(
@@ -234,23 +230,15 @@ class CompiledStep:
         rules: LogicalRules,
         updates_state: bool,
     ) -> None:
-        self.num_traces = 0
         self._shapes = {name: x.shape for name, x in features.items()}
 
-        @functools.wraps(step)
-        def traced(state: TrainState, features: Features) -> Any:
-            self.num_traces += 1
-            return step(state, features)
-
         platform = mesh.devices.flat[0].platform
-        jitted = jit_step(traced, state, mesh, updates_state=updates_state)
-        begin = time.perf_counter()
+        jitted = jit_step(step, state, mesh, updates_state=updates_state)
         with jax.set_mesh(mesh), axis_rules(rules):
             lowered = jitted.lower(state, features)
             self.compiled: jax.stages.Compiled = lowered.compile(
                 compiler_options=compiler_options(platform) or None
             )
-        self.compile_seconds = time.perf_counter() - begin
 
     def __call__(self, state: TrainState, features: Features) -> Any:
         """Runs the step.

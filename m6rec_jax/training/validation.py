@@ -191,14 +191,11 @@ class Validator:
                 f"{rows:,}",
                 f"{batches.available_rows:,}",
                 ", the same ones each time (EVAL_ROWS = 0: on all)"
+                if batches.sampled_rows < batches.available_rows
+                else ", the first ones (EvaluationBatches.limit)"
                 if rows < batches.available_rows
                 else "",
             )
         return {f"validation/{name}": float(value) for name, value in metrics.items()} | (
             {} if rows is None else {"validation/rows": rows}
         )
-
-    @property
-    def num_traces(self) -> int:
-        """How often Python ran through the step: 0 before the first call, then 1."""
-        return self._compiled.num_traces if self._compiled else 0

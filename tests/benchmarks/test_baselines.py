@@ -19,8 +19,7 @@ def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> Export
     item = np.concatenate([rng.permutation(num_items)[:per_user] for _ in range(num_users)])
     value = rng.integers(1, 6, len(user)).astype(float)
     place = np.tile(np.arange(per_user), num_users)
-    temporal = np.select([place < 8, place < 9], ["train", "validation"], "test")
-    last = np.select([place < 8, place < 9], ["train", "validation"], "test")
+    part = np.select([place < 8, place < 9], ["train", "validation"], "test")
     return ExportedSplits(
         users=pa.table({"user_id": [str(u) for u in range(num_users)]}),
         items=pa.table({"item_id": [str(i) for i in range(num_items)]}),
@@ -29,8 +28,8 @@ def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> Export
         time=place.astype(float),
         value=value,
         label=(value >= 4).astype(np.int64),
-        per_user_temporal=temporal,
-        leave_one_out=last,
+        per_user_temporal=part,
+        leave_one_out=part,
     )
 
 

@@ -19,9 +19,6 @@ def test_candidates_have_their_own_pieces_and_their_rows(monkeypatch: pytest.Mon
         "decoder_labels": np.array(
             [[-1, -1, 4, -1, -1, -1, 0, -1], [-1, -1, 2, -1, -1, -1, -1, -1], [-1] * 8]
         ),
-        "decoder_item_ids": np.array(
-            [[-1, -1, 11, -1, -1, -1, 12, -1], [-1, -1, 13, -1, -1, -1, -1, -1], [-1] * 8]
-        ),
         "user_ids": np.array([[8], [9], [0]]),
     }
 
@@ -34,7 +31,6 @@ def test_candidates_have_their_own_pieces_and_their_rows(monkeypatch: pytest.Mon
     bags = piece_bags.piece_bags("task", {"inputs": 4, "targets": 8}, "train", vocab_size=10)
     assert bags.classes.tolist() == [4, 0, 2] * 2
     assert bags.users.tolist() == [8, 8, 9] * 2
-    assert bags.items.tolist() == [11, 12, 13] * 2
     held = [set(np.flatnonzero(row).tolist()) for row in bags.pieces.toarray()]
     expected = [{5, 6, 11, 12, 13}, {5, 6, 11, 12, 14}, {7, 11, 12, 13}]
     assert held == expected * 2

@@ -21,6 +21,7 @@ def folder(tmp_path: Path) -> Path:
 def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any) -> None:
     """Writes AUC rows: model -> a value per seed."""
     known = {"foundation": of} if (of := changes.pop("foundation", None)) else {}
+    found = []
     for model, aucs in values.items():
         for seed, value in enumerate(aucs):
             rows = results_file.metric_rows(
@@ -35,8 +36,8 @@ def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any)
                 }
                 | changes,
             )
-            rows = [row | known | STAMP for row in rows]
-            results_file.add_rows(folder / f"{name}.json", rows)
+            found += [row | known | STAMP for row in rows]
+    results_file.add_rows(folder / f"{name}.json", found)
 
 
 def run(folder: Path, *flags: str) -> int:

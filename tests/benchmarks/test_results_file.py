@@ -1,10 +1,10 @@
 """Result files: schema, merging, provenance."""
 
 import json
-import multiprocessing
 import os
 import re
 import socket
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +91,11 @@ def test_a_damaged_file_is_refused(text: str, message: str) -> None:
         results_file.parse_results(text, "x")
 
 
-def _add_seed(arguments: tuple[Path, int]) -> None:
-    path, seed = arguments
-    add(path, row(seed=seed))
-
-
 def test_studies_side_by_side_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.map(_add_seed, [(path, seed) for seed in range(24)], chunksize=1)
-    assert {r["seed"] for r in results_file.read_results(path).rows} == set(range(24))
+    with ThreadPool(4) as pool:
+        pool.map(lambda seed: add(path, row(seed=seed)), range(8), chunksize=1)
+    assert {r["seed"] for r in results_file.read_results(path).rows} == set(range(8))
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 

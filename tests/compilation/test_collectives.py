@@ -16,7 +16,6 @@ HLO = Path(__file__).with_name("hlo")
 ASYNC_FUSION = (HLO / "async_fusion.hlo").read_text()
 PAIRS = (HLO / "pairs.hlo").read_text()
 WRAPPED = (HLO / "wrapped.hlo").read_text()
-PRODUCT = "%d = bf16[4,8]{1,0} dot(%p, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
 
 
 def found(text: str, num_devices: int = 16, num_slices: int = 1) -> dict[str, Collective]:

@@ -205,30 +205,6 @@ def setup(request: Any, shop_vocabulary: Any) -> Any:
     return model, variables, encoded, any_text(shop_vocabulary, model.config.vocab_size)
 
 
-def test_cached_greedy_equals_uncached(setup: Any) -> None:
-    model, variables, encoded, constraint = setup
-    prefix_ids = jnp.zeros((3, LENGTH), jnp.int32)
-    whole = without_cache(encoded, LENGTH)
-
-    @jax.jit
-    def cached(variables: Any, encoded: Any) -> Decoded:
-        cache = model.apply(
-            variables, encoded, TASKS, max_length=LENGTH, method=model.start_decoding
-        )
-        return decode(model_step(model, variables, TASKS), cache, prefix_ids, constraint)
-
-    @jax.jit
-    def uncached(variables: Any, whole: Uncached) -> Decoded:
-        return decode(uncached_step(model, variables, TASKS), whole, prefix_ids, constraint)
-
-    actual, expected = cached(variables, encoded), uncached(variables, whole)
-    np.testing.assert_array_equal(actual.tokens, expected.tokens)
-    np.testing.assert_allclose(actual.log_probability, expected.log_probability, rtol=1e-4)
-    written = np.asarray(actual.tokens).tolist()
-    assert len({tuple(row) for row in written}) == 3
-    assert max(len(set(row)) for row in written) > LENGTH // 2
-
-
 def test_cached_beam_search_equals_uncached(setup: Any) -> None:
     model, variables, encoded, constraint = setup
     prefix_ids, beams = jnp.zeros((3, LENGTH), jnp.int32), 3

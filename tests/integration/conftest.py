@@ -6,7 +6,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from tests.integration.commands import SHOP, m6rec, m6rec_each, succeeded
+from tests.integration.commands import SHOP, m6rec_each, succeeded
 
 # What a user writes: a task module of their own, in a folder `tasks` of their own.
 TASK = """
@@ -67,14 +67,13 @@ def _make(folder: Path) -> None:
     (folder / "tasks" / "corner_shop.py").write_text(TASK)
     (folder / "prepare.gin").write_text(PREPARE)
     (folder / "train.gin").write_text(TRAIN)
-    for run in m6rec_each(
+    *preparing, training = m6rec_each(
         folder,
         ["data", "prepare", "shop", "--gin_file", "prepare.gin"],
         ["vocab", "train", "--gin_file", "prepare.gin"],
-    ):
+        ["train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"],
+    )
+    for run in (*preparing, training):
         succeeded(run)
-        with (folder / "prepare.stderr").open("a") as file:
-            file.write(run.stderr)
-    run = m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run")
-    succeeded(run)
-    (folder / "train.stderr").write_text(run.stderr)
+    (folder / "prepare.stderr").write_text("".join(run.stderr for run in preparing))
+    (folder / "train.stderr").write_text(training.stderr)

@@ -24,7 +24,7 @@ def events():
 
 def test_smoothed_means_equal_loops(events):
     users, items, labels = events
-    fitted = MeanBaselines.fit(users, items, labels, 10, 8, smoothing=5)
+    fitted = MeanBaselines.fit(users, items, labels, 10, 8)
     mean = labels.mean()
     for item in range(8):
         own = labels[items == item]

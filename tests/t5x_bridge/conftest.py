@@ -13,9 +13,10 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 
 @pytest.fixture
-def task(shop_vocabulary: Vocabulary) -> Iterator[str]:
+def task(shop_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A scoring task."""
-    names = register_recommendation_tasks("bridged", "nowhere", vocabulary=lambda: shop_vocabulary)
+    monkeypatch.setenv("M6REC_VOCABULARY", str(shop_vocabulary.model_file))
+    names = register_recommendation_tasks("bridged", "nowhere")
     yield "bridged_ctr"
     unregister(names)
 
