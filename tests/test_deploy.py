@@ -156,7 +156,7 @@ def test_overlays_fit_the_code(
     assert (target["kind"], target["name"]) in found
     metric = scaler["metrics"][0]["pods"]["metric"]["name"].split("|")[1]
     metrics = Metrics()
-    metrics.watch(lambda: 0, lambda: True)
+    metrics.watch(lambda: 0, lambda: True, lambda: None)
     assert metric in {family.name for family in metrics.registry.collect()}
     monitoring = found["PodMonitoring", "m6rec-serve"]["spec"]
     labels = found["Deployment", "m6rec-serve"]["spec"]["template"]["metadata"]["labels"]

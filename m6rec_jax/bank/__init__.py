@@ -7,6 +7,6 @@
         dataset.json           the data set's template, where there is one
       genres/
 
-`bank.export` takes tasks out of a training run, `bank.loading` stacks a folder's tasks for
-serving (`bank.loaded`, and as what commands answer requests with `bank.loading`).
+`bank.export` takes tasks out of a training run. `bank.loading` opens a folder with its backbone as
+a `bank.loaded.LoadedBank`, which commands serve.
 """

@@ -36,9 +36,8 @@ from m6rec_jax.model.config import ModelConfig
 # embedding as it is (a T5 1.1 that transformers 5 has saved: it ties what it saves).
 OWN_HEAD, TIED, UNSCALED = "own", "tied", "unscaled"
 
-MODEL_TYPES = ("t5", "mt5", "umt5")
 # Model type → class and whether every layer has its own relative position bias.
-_MODEL_TYPES = {
+MODEL_TYPES = {
     "t5": ("T5ForConditionalGeneration", False),
     "mt5": ("MT5ForConditionalGeneration", False),
     "umt5": ("UMT5ForConditionalGeneration", True),
@@ -82,9 +81,9 @@ def to_model_config(values: Mapping[str, Any], where: str, *, tied: bool) -> Mod
       CheckpointError: another kind of model, no size, an activation that we do not have.
     """
     model_type = values.get("model_type")
-    if model_type not in _MODEL_TYPES:
+    if model_type not in MODEL_TYPES:
         raise CheckpointError(
-            f"{where}: model_type {model_type!r} is not one of {', '.join(_MODEL_TYPES)}"
+            f"{where}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
         )
     missing = [name for name in _SIZES.values() if name not in values]
     if missing:
@@ -106,7 +105,7 @@ def to_model_config(values: Mapping[str, Any], where: str, *, tied: bool) -> Mod
                 values["num_layers"] if num_decoder_layers is None else num_decoder_layers
             ),
             mlp_activations=_ACTIVATIONS[projection],
-            per_layer_relative_bias=_MODEL_TYPES[model_type][1],
+            per_layer_relative_bias=MODEL_TYPES[model_type][1],
             logits_via_embedding=tied,
         )
     except (ConfigError, TypeError) as error:
@@ -137,7 +136,7 @@ def from_model_config(config: ModelConfig, model_type: str | None = None) -> dic
         raise ConfigError(f"{objection}; write it as {by_arithmetic!r} (--model-type)")
     return {
         "model_type": model_type,
-        "architectures": [_MODEL_TYPES[model_type][0]],
+        "architectures": [MODEL_TYPES[model_type][0]],
         **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
         **{theirs: getattr(config, ours) for ours, (theirs, _) in _OPTIONAL.items()},
         "num_decoder_layers": config.num_decoder_layers,
@@ -153,9 +152,9 @@ def from_model_config(config: ModelConfig, model_type: str | None = None) -> dic
 
 def _objection(config: ModelConfig, model_type: str) -> str:
     """Why a model is not of a type; empty if it is."""
-    if model_type not in _MODEL_TYPES:
+    if model_type not in MODEL_TYPES:
         return f"model type {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
-    if _MODEL_TYPES[model_type][1] != config.per_layer_relative_bias:
+    if MODEL_TYPES[model_type][1] != config.per_layer_relative_bias:
         has = "its own in every layer" if config.per_layer_relative_bias else "one for all layers"
         return f"a model whose position bias is {has} is no {model_type!r}"
     if model_type == "mt5" and config.logits_via_embedding:

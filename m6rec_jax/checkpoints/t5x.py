@@ -10,7 +10,7 @@ input matrix in the feed-forward layer is T5 1.0's ReLU, two are T5 1.1's gated 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from m6rec_jax.checkpoints.manifest import TensorSpec
@@ -121,12 +121,9 @@ def _config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig
 def _num_layers(found: Mapping[str, TensorSpec], tower: str, scanned: bool) -> int:
     if scanned:
         return found[f"target.{tower}.{tower}.mlp.wo.kernel"].shape[1]
-    return 1 + max(_numbers(found, tower), default=-1)
-
-
-def _numbers(found: Iterable[str], tower: str) -> list[int]:
     matches = map(_LAYER.match, found)
-    return [int(match[2]) for match in matches if match and match[1] == tower]
+    numbers = [int(match[2]) for match in matches if match and match[1] == tower]
+    return 1 + max(numbers, default=-1)
 
 
 def _entries(weights: Weights, scanned: bool) -> list[Entry]:

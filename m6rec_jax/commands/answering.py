@@ -92,11 +92,9 @@ def _add_serve(commands: Any) -> None:
         metavar="DIR",
         help="of the catalogue, to retrieve; TASK=DIR where several tasks do, given several times",
     )
-    command.add_argument(
-        "--engine",
-        choices=("process", "ray"),
-        default="process",
-        help="what answers: this process (default), or replicas of Ray Serve "
+    takes_engine(
+        command,
+        "what answers: this process (default), or replicas of Ray Serve "
         "(pip install 'm6rec_jax[serve,ray]')",
     )
     # Vertex AI names the port, and reaches the container from outside.

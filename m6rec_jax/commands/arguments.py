@@ -64,12 +64,12 @@ def takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
     )
 
 
-def takes_engine(parser: argparse.ArgumentParser) -> None:
+_WORKERS = (
+    "what computes: this machine (default), or workers of Ray, on this machine or the cluster that "
+    "RAY_ADDRESS names (pip install 'm6rec_jax[ray]')"
+)
+
+
+def takes_engine(parser: argparse.ArgumentParser, what: str = _WORKERS) -> None:
     """Adds `--engine`."""
-    parser.add_argument(
-        "--engine",
-        choices=("process", "ray"),
-        default="process",
-        help="what computes: this machine (default), or workers of Ray, on this machine or the "
-        "cluster that RAY_ADDRESS names (pip install 'm6rec_jax[ray]')",
-    )
+    parser.add_argument("--engine", choices=("process", "ray"), default="process", help=what)

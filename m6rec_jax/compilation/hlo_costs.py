@@ -50,8 +50,9 @@ def product_flops(computation: Computation, instruction: Instruction) -> int:
     """
     if instruction.opcode == "dot":
         left = _operand(computation, instruction, 0)
-        contracted = _numbers(instruction.attribute("lhs_contracting_dims"))
-        return 2 * _elements(instruction) * math.prod(left.shape[i] for i in contracted)
+        named = instruction.attribute("lhs_contracting_dims") or ""
+        contracted = [left.shape[int(axis)] for axis in re.findall(r"\d+", named)]
+        return 2 * instruction.buffers[0].num_elements * math.prod(contracted)
     if instruction.opcode == "convolution":
         return _convolution_flops(computation, instruction)
     return 0
@@ -194,14 +195,6 @@ def _written_by_fusion(inner: Computation, fusion: Instruction) -> int:
 
 def _operand(computation: Computation, instruction: Instruction, index: int) -> Buffer:
     return computation.instructions[instruction.operands[index]].buffers[0]
-
-
-def _elements(instruction: Instruction) -> int:
-    return instruction.buffers[0].num_elements
-
-
-def _numbers(text: str | None) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", text or "")]
 
 
 def _in_memory(buffer: Buffer) -> bool:

@@ -192,7 +192,7 @@ class _TurnReader:
             self._negative = self._refused = False
         if word in (",", "i", "but"):
             self._unseen = False
-        if self._pending is not None and self._is_no_comparison(word):
+        if self._pending is not None and self._is_no_comparison(self._pending, word):
             self._pending = None
         if self._pending is not None:
             self._pending = self._pending._replace(reach=self._pending.reach - 1)
@@ -203,13 +203,11 @@ class _TurnReader:
             if word != ",":
                 self._joins, self._plural, self._listed = "", False, 0
 
-    def _is_no_comparison(self, word: str) -> bool:
+    def _is_no_comparison(self, pending: _Pending, word: str) -> bool:
         """Whether a word ends it: "after work, ...", "since I loved ...", "not older than 20"."""
-        if self._pending is None:
-            return False
-        if self._pending.kind == "like":  # "it looks like we watched Fargo"
+        if pending.kind == "like":  # "it looks like we watched Fargo"
             return word in ("i", "we")
-        if self._pending.relative:  # but not "newer than that one"
+        if pending.relative:  # but not "newer than that one"
             return self._before == "than" and word != "one" and (word.isdigit() or word in NUMBERS)
         return word not in FILLERS and word not in self._near_years
 

@@ -25,7 +25,7 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
 
-# Of a source's task, which each of its rows needs.
+# Features given once per source, repeated for each of its rows.
 _OF_TASK = ("task_ids", "positive_classes", "exit_threshold", "exit_depth")
 
 

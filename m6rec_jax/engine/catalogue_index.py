@@ -11,7 +11,7 @@ of one shape: an item's score does not depend on how many others there are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import gin
@@ -162,16 +162,10 @@ class CatalogueIndex:
             excluded = np.arange(min(width, self.num_items))
             self.top_k(users, k, [excluded] * num_users)
 
-    def scores_of(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from indices to one user's similarities to them; user `[retrieval]`.
-
-        Orders the items that share a generated title (`Generator.recommend`). On the host, as
-        `similarities`: on devices each number of items would be a program of its own.
-        """
-        return lambda indices: np.einsum("nr,r->n", self._embeddings[indices], user)
-
     def similarities(self, users: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Of each user and the items named for it: float32 `[users, k]`, -inf at `NO_ITEM`.
+
+        On the host: on devices each number of items would be a program of its own.
 
         Args:
           users: float32 `[users, retrieval]`.

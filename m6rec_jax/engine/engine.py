@@ -82,6 +82,12 @@ class EngineOptions:
     not_traced = ("tasks", "task", "progress")
 
 
+def encoded_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:
+    """What the decoder reads of a batch of sources; for use inside jit."""
+    tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
+    return model.apply(variables, tokens, blocks, features["task_ids"], method=model.encode)
+
+
 class Engine:
     """Requests of unlike tasks may share a call, and then share batches.
 
@@ -211,13 +217,7 @@ class Engine:
         """What the decoder reads, of the features of `_history_batch`; for use inside jit."""
         if self._segments:
             return gathered_source(self.model, variables, features)
-        return self.model.apply(
-            variables,
-            features["encoder_input_tokens"],
-            features["encoder_block_ids"],
-            features["task_ids"],
-            method=self.model.encode,
-        )
+        return encoded_source(self.model, variables, features)
 
     def _history_batch(
         self,

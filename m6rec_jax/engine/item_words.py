@@ -20,7 +20,7 @@ from scipy import sparse
 
 # Letters with their marks, and digits.
 _NO_WORD = r"[^\p{L}\p{M}\p{N}]+"
-# Where the k-th last item weighs 1/k, earlier ones say little more.
+# With weights 1/k, items further back hardly matter.
 _RECENT = 5
 # Where all weigh the same: what a user likes whenever.
 _MANY = 50

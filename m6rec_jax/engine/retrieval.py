@@ -18,7 +18,7 @@ import numpy as np
 
 from m6rec_jax.engine.candidate_rows import pack_texts, text_ends
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.io.progress import progress_bar
@@ -145,13 +145,7 @@ class Retriever(Engine):
 
 def user_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Array:
     """The user tower over a batch, `[batch, retrieval]` of unit length. For use inside jit."""
-    encoded = model.apply(
-        variables,
-        features["encoder_input_tokens"],
-        features["encoder_block_ids"],
-        features["task_ids"],
-        method=model.encode,
-    )
+    encoded = encoded_source(model, variables, features)
     return model.apply(variables, encoded, features["task_ids"], method=model.user_embedding)
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import held_out, stablehlo
 from m6rec_jax.export.folder import PYTHON, verify
 from m6rec_jax.export.formats import MODULES, what_is_missing
 from m6rec_jax.export.held_out import Answered, Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import open_titles
-from m6rec_jax.io.atomic import new_folder
+from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.locations import data_dir
 
@@ -65,11 +65,11 @@ def export(
       By program, how it compares with the model; see `Exported.check`.
 
     Raises:
-      CheckpointError: no run, bank or index.
+      CheckpointError: no run, bank or index, or something is in `output`.
       ConfigError: none of its tasks can be exported, the format has no place for a catalogue, is
         not of such a precision or takes no such option, or something that it needs is missing.
-      DataError: something is in `output`, the tasks' data are not on this machine, or the export
-        is not equal to the model, and is not written.
+      DataError: the tasks' data are not on this machine, or the export is not equal to the model,
+        and is not written.
     """
     if missing := what_is_missing(format_):
         raise ConfigError(f"--format {format_} {missing}")
@@ -92,8 +92,7 @@ def export(
         runtime = web_page.find_runtime(runtime)
     if format_ == "stablehlo" and index is not None:
         raise ConfigError("--index is for the other formats: stablehlo holds no catalogue")
-    if output.exists():
-        raise DataError(f"{output} exists: an export needs a new folder")
+    check_new(output)
     # Attention of all platforms, and not of the one that exports.
     plain = "dot_product_attention.implementation = 'plain'"
     configuration.parse_config(gin_files, [*bindings, plain])

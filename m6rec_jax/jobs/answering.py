@@ -41,6 +41,8 @@ from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text.records import Item
 
 T = TypeVar("T")
+K = TypeVar("K")
+R = TypeVar("R")
 TaskState = TypeVar("TaskState")
 
 
@@ -415,12 +417,17 @@ def title_of(item: Item) -> str:
     return str(item.attributes.get("title") or item.id)
 
 
-def by_task(accepted: Sequence[Accepted]) -> dict[str, list[int]]:
-    """Indices of the requests of each task."""
-    found: dict[str, list[int]] = {}
-    for index, one in enumerate(accepted):
-        found.setdefault(one.task, []).append(index)
-    return found
+def grouped(
+    asked: Sequence[T], key: Callable[[T], K], answer: Callable[[K, list[T]], Sequence[R]]
+) -> list[R]:
+    """Answers, in order, of what is answered together where its key is equal."""
+    places: dict[K, list[int]] = {}
+    for place, one in enumerate(asked):
+        places.setdefault(key(one), []).append(place)
+    found: dict[int, R] = {}
+    for own, members in places.items():
+        found.update(zip(members, answer(own, [asked[i] for i in members]), strict=True))
+    return [found[place] for place in range(len(asked))]
 
 
 def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:

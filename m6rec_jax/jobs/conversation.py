@@ -407,7 +407,11 @@ class Conversation:
         # The two towers order films of one title, where there are towers.
         known = None
         if users is not None and self._index is not None:
-            known = [self._index.scores_of(user) for user in users]
+            similarities = self._index.similarities
+            known = [
+                lambda places, user=user: similarities(user[None], np.asarray(places)[None])[0]
+                for user in users
+            ]
         found = self._titles.recommend(
             sources,
             self._trie,

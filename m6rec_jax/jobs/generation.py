@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,8 +32,8 @@ from m6rec_jax.jobs.answering import (
     Answerer,
     Parts,
     RequestFields,
-    by_task,
     check_finite,
+    grouped,
 )
 from m6rec_jax.jobs.job import (
     Array,
@@ -384,35 +385,32 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             raise RejectedRow("no_text", f"{where}{error}") from None
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
-        results: dict[int, Texts] = {}
-        for task, members in by_task(accepted).items():
-            own = self.of_task(task)
-            asked = [
-                (i, index, item)
-                for i in members
-                for index, item in enumerate(own.items(accepted[i].request))
-            ]
-            found = self._decoding.generate(
-                self.parts.generator(task),
-                [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
-                [own.template.render_prefix(item) for *_, item in asked],
-                [task] * len(asked),
-                # A request is drawn the same text whatever shares its batch.
-                keys=[(accepted[i].number, index) for i, index, _ in asked],
-                choices=LazyChoices(
-                    [
-                        functools.partial(own.choices, accepted[i].request, item)
-                        for i, _, item in asked
-                    ]
-                ),
-            )
-            of: dict[int, list[GeneratedText]] = {i: [] for i in members}
-            for (i, *_), text in zip(asked, found, strict=True):
-                of[i].append(text)
-            results |= {i: Texts.of(texts) for i, texts in of.items()}
-        answers = [results[i] for i in range(len(accepted))]
+        answers = grouped(accepted, lambda one: one.task, self._answer)
         check_finite(accepted, (answer.log_probabilities for answer in answers))
         return answers
+
+    def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[Texts]:
+        own = self.of_task(task)
+        asked = [
+            (one, index, item)
+            for one in accepted
+            for index, item in enumerate(own.items(one.request))
+        ]
+        found = self._decoding.generate(
+            self.parts.generator(task),
+            [own.template.source(one.text.history, item) for one, _, item in asked],
+            [own.template.render_prefix(item) for *_, item in asked],
+            [task] * len(asked),
+            # A request is drawn the same text whatever shares its batch.
+            keys=[(one.number, index) for one, index, _ in asked],
+            choices=LazyChoices(
+                [functools.partial(own.choices, one.request, item) for one, _, item in asked]
+            ),
+        )
+        texts = iter(found)
+        return [
+            Texts.of(list(itertools.islice(texts, len(own.items(one.request))))) for one in accepted
+        ]
 
     def one_by_one(self, task: str) -> bool:
         """Whether a task's texts grow one by one where they can, see `texts`.

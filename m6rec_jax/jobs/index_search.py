@@ -26,11 +26,11 @@ from m6rec_jax.jobs.answering import (
     Parts,
     ScoredItem,
     TaskState,
-    by_task,
     check_default_k,
     check_finite,
     check_k,
     excluded_ids,
+    grouped,
     title_of,
 )
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
@@ -111,11 +111,11 @@ class IndexAnswerer(Answerer[TaskState]):
     Args:
       parts: see `Answerer`.
       k: how many items, for requests that do not say.
-      max_k: the most a request may ask for.
+      max_k: the most a request may ask for, at most `depth`.
+      depth: so many are searched for in any case, so that all requests run the same program; None:
+        `max_k`. More where `ItemLists.distinct` leaves out many.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
         None: where the data set's repeats do not count.
-      depth: so many are searched for in any case, so that all requests run the same program; None:
-        `max_k`.
 
     Raises:
       ConfigError: k, max_k and depth do not ascend.
@@ -126,10 +126,10 @@ class IndexAnswerer(Answerer[TaskState]):
     def __init__(
         self,
         parts: Parts,
-        k: int,
-        max_k: int,
-        exclude_seen: bool | None,
+        k: int = 10,
+        max_k: int = 100,
         depth: int | None = None,
+        exclude_seen: bool | None = None,
     ) -> None:
         self._name = type(self).__name__
         check_default_k(k, max_k, self._name)
@@ -213,12 +213,12 @@ class IndexAnswerer(Answerer[TaskState]):
         if not accepted:
             return []
         users, k, excluded = self.query(accepted)
-        results: dict[int, Any] = {}
-        for task, members in by_task(accepted).items():
-            found = self.search(task, Query(users[members], k, [excluded[i] for i in members]))
-            own = self.results(task, [accepted[i] for i in members], users[members], found)
-            results.update(zip(members, own, strict=True))
-        return [results[i] for i in range(len(accepted))]
+
+        def answer(task: str, places: list[int]) -> list[Any]:
+            found = self.search(task, Query(users[places], k, [excluded[i] for i in places]))
+            return self.results(task, [accepted[i] for i in places], users[places], found)
+
+        return grouped(range(len(accepted)), lambda place: accepted[place].task, answer)
 
     def describe(self, task: str) -> Mapping[str, Any]:
         index = self.index(task)

@@ -85,9 +85,9 @@ class TaskData(Protocol):
         """The prepared data set; raises DataError where it is not there."""
 
     def rows(
-        self, columns: Sequence[str] | None = None, *, view: str = "", part: str = ""
+        self, columns: Sequence[str] | None = None, *, part: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """Rows in their order; of another view or part where one is named."""
+        """Rows in their order; of another part where one is named."""
 
     def user_names(self) -> Mapping[int, str]:
         """Ids of the part's users, by index in the users table."""

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import expit
 
 from m6rec_jax.engine.likelihood import LikelihoodScorer, question_scores
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite, grouped
 from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
     Array,
@@ -204,28 +204,26 @@ class LikelihoodAnswers(CandidateAnswerer):
         return asked
 
     def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
-        places: dict[Question, list[int]] = {}
-        for place, one in enumerate(accepted):
-            places.setdefault(self._question(one.task), []).append(place)
-        found: dict[int, CandidateScores] = {}
-        for question, own in places.items():
-            asked = [accepted[place] for place in own]
-            scores = self.scorer(asked[0].task).score_requests(
-                [one.text.history for one in asked],
-                [one.text.candidates for one in asked],
-                [one.task for one in asked],
-            )
-            check_finite(asked, scores)
-            for place, one, values in zip(own, asked, scores, strict=True):
-                told: dict[str, Any] = {"mean_log_probabilities": values}
-                if isinstance(question, Contrast):
-                    probabilities = self._scaling.probabilities(values)
-                    told = {"probabilities": probabilities, "log_odds": values}
-                shown = next(iter(told.values()))
-                # Likeliest first; equals in the request's order.
-                told["ranking"] = np.argsort(-values, kind="stable").tolist()
-                found[place] = CandidateScores(one.request.candidates, shown, told)
-        return [found[place] for place in range(len(accepted))]
+        return grouped(accepted, lambda one: self._question(one.task), self._answer)
+
+    def _answer(self, question: Question, asked: Sequence[Accepted]) -> list[CandidateScores]:
+        scores = self.scorer(asked[0].task).score_requests(
+            [one.text.history for one in asked],
+            [one.text.candidates for one in asked],
+            [one.task for one in asked],
+        )
+        check_finite(asked, scores)
+        found = []
+        for one, values in zip(asked, scores, strict=True):
+            told: dict[str, Any] = {"mean_log_probabilities": values}
+            if isinstance(question, Contrast):
+                probabilities = self._scaling.probabilities(values)
+                told = {"probabilities": probabilities, "log_odds": values}
+            shown = next(iter(told.values()))
+            # Likeliest first; equals in the request's order.
+            told["ranking"] = np.argsort(-values, kind="stable").tolist()
+            found.append(CandidateScores(one.request.candidates, shown, told))
+        return found
 
     def describe(self, task: str) -> Mapping[str, Any]:
         asked = self._question(task).describe()

@@ -80,7 +80,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         depth: int = 100,
         exclude_seen: bool | None = None,
     ) -> None:
-        super().__init__(parts, k, max_k, exclude_seen, depth)
+        super().__init__(parts, k, max_k, depth, exclude_seen)
 
     def open_task(self, task: str) -> _RerankingTask:
         parts = self.parts

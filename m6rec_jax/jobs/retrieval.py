@@ -311,30 +311,7 @@ def _in_front(item_ids: np.ndarray) -> np.ndarray:
 
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
 class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
-    """Ids *and* scores of the items that fit best.
-
-    Args:
-      parts: see `Answerer`.
-      k: how many items, for requests that do not say.
-      max_k: the most a request may ask for, at most `depth`.
-      depth: how many are searched for in any case, so that all requests run the same program; None:
-        `max_k`. More where `ItemLists.distinct` leaves out many.
-      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
-        None: where the data set's repeats do not count.
-
-    Raises:
-      ConfigError: k, max_k and depth do not ascend.
-    """
-
-    def __init__(
-        self,
-        parts: Parts,
-        k: int = 10,
-        max_k: int = 100,
-        depth: int | None = None,
-        exclude_seen: bool | None = None,
-    ) -> None:
-        super().__init__(parts, k, max_k, exclude_seen, depth)
+    """Ids *and* scores of the items that fit best; arguments and errors as `IndexAnswerer`."""
 
     def open_task(self, task: str) -> RetrievalTask:
         self.parts.retriever().check_task(task)

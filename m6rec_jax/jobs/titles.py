@@ -24,10 +24,10 @@ from m6rec_jax.jobs.answering import (
     Parts,
     RequestFields,
     ScoredItem,
-    by_task,
     check_default_k,
     check_finite,
     check_k,
+    grouped,
 )
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
@@ -141,8 +141,11 @@ class SharedTitles:
         return [self._scores(user) for user in self._retriever.embed_users(histories, tasks)]
 
     def _scores(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        of_shared = self._index.scores_of(user)
-        return lambda indices: of_shared(np.searchsorted(self._shared, indices))
+        def scores(indices: np.ndarray) -> np.ndarray:
+            places = np.searchsorted(self._shared, indices)
+            return self._index.similarities(user[None], places[None])[0]
+
+        return scores
 
 
 # Kinds of texts that name an item, see `text.writing_templates`.
@@ -190,9 +193,6 @@ class _TitlesTask(NamedTuple):
     trie: TitleTrie
     shared: SharedTitles | None
 
-    def title(self, item: Item) -> str:
-        return _title(self.template, item)
-
     def excluded(self, request: Request, exclude_seen: bool) -> list[int]:
         """Indices of seen items; one without an id is seen where it has the title of others."""
         found = [self.index_of[id_] for id_ in request.exclude if id_ in self.index_of]
@@ -202,7 +202,7 @@ class _TitlesTask(NamedTuple):
                 continue
             # An item without what a title needs has no title of the catalogue.
             with contextlib.suppress(DataError):
-                found += self.items_of_title.get(self.title(item), [])
+                found += self.items_of_title.get(_title(self.template, item), [])
         return sorted(set(found))
 
 
@@ -292,30 +292,34 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return text._replace(history=source)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
-        results: dict[int, RecommendedTitles] = {}
-        for task, members in by_task(accepted).items():
-            own, asked = self.of_task(task), [accepted[i] for i in members]
-            histories = [one.text.history for one in asked]
-            hides = self.parts.hides_seen(task, self._exclude_seen)
-            found = self.parts.generator(task).recommend(
-                histories,
-                own.trie,
-                min(self._max_k, len(own.trie)),
-                prefixes=[own.template.render_prefix(_about(one.request)) for one in asked],
-                seen=[own.excluded(one.request, hides) for one in asked],
-                item_scores=None if own.shared is None else own.shared.item_scores(histories),
-                tasks=[task] * len(asked),
-            )
-            for i, one, titles in zip(members, asked, found, strict=True):
-                k = one.request.k or self._k
-                rows = [(item, title) for title in titles[:k] for item in title.indices]
-                results[i] = RecommendedTitles(
+        answers = grouped(accepted, lambda one: one.task, self._answer)
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
+        return answers
+
+    def _answer(self, task: str, asked: Sequence[Accepted]) -> list[RecommendedTitles]:
+        own = self.of_task(task)
+        histories = [one.text.history for one in asked]
+        hides = self.parts.hides_seen(task, self._exclude_seen)
+        found = self.parts.generator(task).recommend(
+            histories,
+            own.trie,
+            min(self._max_k, len(own.trie)),
+            prefixes=[own.template.render_prefix(_about(one.request)) for one in asked],
+            seen=[own.excluded(one.request, hides) for one in asked],
+            item_scores=None if own.shared is None else own.shared.item_scores(histories),
+            tasks=[task] * len(asked),
+        )
+        answers = []
+        for one, titles in zip(asked, found, strict=True):
+            k = one.request.k or self._k
+            rows = [(item, title) for title in titles[:k] for item in title.indices]
+            answers.append(
+                RecommendedTitles(
                     [own.ids[item] for item, _ in rows],
                     [title.title for _, title in rows],
                     [title.score for _, title in rows],
                 )
-        answers = [results[i] for i in range(len(accepted))]
-        check_finite(accepted, (answer.log_probabilities for answer in answers))
+            )
         return answers
 
     def describe(self, task: str) -> Mapping[str, Any]:

@@ -184,9 +184,9 @@ class TaskPart:
         self.prepared = task.prepared
 
     def rows(
-        self, columns: Sequence[str] | None = None, *, view: str = "", part: str = ""
+        self, columns: Sequence[str] | None = None, *, part: str = ""
     ) -> Iterator[dict[str, Any]]:
-        return read_rows(self.prepared(), view or self.view, part or self.part, columns)
+        return read_rows(self.prepared(), self.view, part or self.part, columns)
 
     def user_names(self) -> Mapping[int, str]:
         return user_names(self.prepared(), self.view, self.part)

@@ -354,7 +354,7 @@ def _statistic(value: Any, path: str) -> Value:
     """A statistic: words, a number, or a list of words."""
     if isinstance(value, list):
         return _value(value, "list<string>", path)
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return _value(value, "float", path)

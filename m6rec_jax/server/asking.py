@@ -44,9 +44,10 @@ class Server:
     draining: bool = False
 
     def __post_init__(self) -> None:
-        self.metrics.watch(lambda: self.scheduler.depth, lambda: self.ready)
-        self.metrics.watch_segments(
-            lambda: self.snapshots.current.segments if self.snapshots.ready else None
+        self.metrics.watch(
+            lambda: self.scheduler.depth,
+            lambda: self.ready,
+            lambda: self.snapshots.current.segments if self.snapshots.ready else None,
         )
 
     @property
@@ -109,10 +110,6 @@ class Asking:
         finally:
             for future in futures:
                 future.cancel()
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """What a function returns that `Scheduler.call` runs."""
-        return await self._called(self._scheduler.call(function, **self._queued))
 
     def call_together(
         self, function: Callable[[list[Any]], list[Any]], argument: Any

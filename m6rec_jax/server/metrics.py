@@ -109,14 +109,16 @@ class Metrics:
         if batch.failures:
             self._failures.labels(batch.job).inc(batch.failures)
 
-    def watch(self, depth: Callable[[], int], ready: Callable[[], bool]) -> None:
+    def watch(
+        self,
+        depth: Callable[[], int],
+        ready: Callable[[], bool],
+        segments: Callable[[], SegmentCache | None],
+    ) -> None:
         """Adds what is looked at when somebody asks."""
         self._gauge("queue_depth", "Requests that wait", depth)
         self._gauge("ready", "Whether requests are answered", ready)
-
-    def watch_segments(self, find: Callable[[], SegmentCache | None]) -> None:
-        """Adds what the cache of segments did, where there is one."""
-        self.registry.register(_Segments(find))
+        self.registry.register(_Segments(segments))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"m6rec_{name}", text, labels, registry=self.registry)

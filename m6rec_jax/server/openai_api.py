@@ -5,7 +5,6 @@ calls them. A model's name is that of a task; `m6rec` is the only task that fits
 from __future__ import annotations
 
 import base64
-import functools
 import re
 import time
 import uuid
@@ -119,7 +118,8 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
         accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
         vectors = [one.vector for one in await asked.answer(*accepted)]  # type: ignore[attr-defined]
     else:
-        vectors = await asked.call(functools.partial(retriever.embed_items, texts, task))
+        # A function of its own shares no call.
+        vectors = await asked.call_together(lambda _: [retriever.embed_items(texts, task)], None)
     in_base64 = body.encoding_format == "base64"
     return {
         "object": "list",

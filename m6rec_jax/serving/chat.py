@@ -130,7 +130,7 @@ def open_conversation(
       DataError: data are missing or wrong, or what is known of the user is.
     """
     tasks = _tasks(model)
-    folder = _folder(model, tasks.values(), prepared)
+    folder = conversation_folder(model, prepared)
     engines: dict[str, Any] = {}
     for part, name in tasks.items():
         if parts is not None:
@@ -166,11 +166,6 @@ def open_conversation(
         named_items=min((settings.named_items for settings in of_dialogues), default=0),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
-
-
-def conversation_folder(model: LoadedModel, prepared: str | None = None) -> Path:
-    """Of the prepared data that a dialogue reads; arguments and errors as `open_conversation`."""
-    return _folder(model, _tasks(model).values(), prepared)
 
 
 def _reranker(
@@ -289,10 +284,14 @@ class _LikedItems:
             raise DataError(f"what is known of the user: {problem}") from None
 
 
-def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> Path:
-    """Where the catalogue lies: what the tasks were trained on, or what the user names."""
+def conversation_folder(model: LoadedModel, prepared: str | None = None) -> Path:
+    """Of the prepared data that a dialogue reads: what its tasks were trained on, or what the user
+    names.
+
+    Arguments and errors as `open_conversation`.
+    """
     if not prepared:
-        own = {model.settings.tasks[task].prepared for task in tasks}
+        own = {model.settings.tasks[task].prepared for task in _tasks(model).values()}
         if len(own) > 1:
             raise ConfigError(
                 f"the model's tasks were trained on several catalogues: {', '.join(sorted(own))}; "

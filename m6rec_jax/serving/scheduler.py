@@ -244,12 +244,6 @@ class Scheduler:
             entry.texts = collections.deque(texts)
         return self._put(entry, bulk)
 
-    def call(
-        self, function: Callable[[], Any], *, deadline: float | None = None, bulk: bool = False
-    ) -> Queued[Any]:
-        """Queues what is no request of a `Service`, such as a turn of a dialogue; as `submit`."""
-        return self._put(_Entry(object(), lambda _: [function()], _time(deadline)), bulk)
-
     def call_together(
         self,
         function: Callable[[list[Any]], list[Any]],
@@ -483,21 +477,7 @@ class Scheduler:
 
     def _run(self, batch: Sequence[_Entry]) -> None:
         began = time.monotonic()
-        failures = 0
-        try:
-            results = batch[0].run(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                batch[0].future.set_exception(error)
-                failures = 1
-            else:
-                # One of them cannot be answered; the others can.
-                log.warning("a batch of %d failed (%s)", len(batch), type(error).__name__)
-                for entry in batch:
-                    failures += self._run_alone(entry)
-        else:
-            for entry, result in zip(batch, results, strict=True):
-                _finish(entry, result)
+        failures = self._answer(batch)
         seconds = self._batch_seconds = time.monotonic() - began
         self._measure(len(batch) / max(seconds, 1e-6))
         job = "other" if batch[0].accepted is None else batch[0].accepted.job
@@ -506,15 +486,20 @@ class Scheduler:
     def _measure(self, rate: float) -> None:
         self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
 
-    def _run_alone(self, entry: _Entry) -> bool:
-        """Answers one request; whether it failed."""
+    def _answer(self, batch: Sequence[_Entry]) -> int:
+        """Answers requests, each by itself where they fail together; returns how many failed."""
         try:
-            (result,) = entry.run([entry])
+            results = batch[0].run(batch)
         except Exception as error:
-            entry.future.set_exception(error)
-            return True
-        _finish(entry, result)
-        return False
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                return 1
+            # One of them cannot be answered; the others can.
+            log.warning("a batch of %d failed (%s)", len(batch), type(error).__name__)
+            return sum(self._answer([entry]) for entry in batch)
+        for entry, result in zip(batch, results, strict=True):
+            _finish(entry, result)
+        return 0
 
 
 def _time(deadline: float | None) -> float:

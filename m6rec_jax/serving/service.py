@@ -32,6 +32,7 @@ from m6rec_jax.jobs.answering import (
     RequestFields,
     Result,
     ServiceOptions,
+    grouped,
 )
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
@@ -207,14 +208,9 @@ class Service:
         Raises:
           DataError: the model answers with NaN.
         """
-        members: dict[str, list[int]] = {}
-        for index, one in enumerate(accepted):
-            members.setdefault(one.job, []).append(index)
-        results: dict[int, Result] = {}
-        for job, indices in members.items():
-            found = self.answerer(job).answer([accepted[i] for i in indices])
-            results.update(zip(indices, found, strict=True))
-        return [results[i] for i in range(len(accepted))]
+        return grouped(
+            accepted, lambda one: one.job, lambda job, own: self.answerer(job).answer(own)
+        )
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
         """`GenerationAnswers.texts` of a request whose texts grow one by one; None: of no other."""

@@ -21,7 +21,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gin
@@ -101,7 +101,9 @@ def join_processes(
         "process_id": _number("process_id", process_id),
     }
     place = find_cluster(os.environ, cluster, jax.config.values["jax_platforms"] or "")
-    if given["num_processes"] == 1 or (place == "none" and not any(_known(given))):
+    if given["num_processes"] == 1 or (
+        place == "none" and all(own is None for own in given.values())
+    ):
         return
     if place == "none":
         _check_complete(given)
@@ -244,10 +246,6 @@ def _number(name: str, given: int | None) -> int | None:
         return int(text)
     except ValueError:
         raise ConfigError(f"{_VARIABLES[name]} = {text!r} is not a whole number") from None
-
-
-def _known(given: Mapping[str, Any]) -> Iterator[bool]:
-    return (value is not None for value in given.values())
 
 
 def _check_complete(given: Mapping[str, Any]) -> None:

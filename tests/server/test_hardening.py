@@ -171,12 +171,13 @@ class Held:
     def __init__(self, server: Server) -> None:
         self.go = threading.Event()
         self.begun = threading.Event()
-        self.future = server.scheduler.call(self._run)
+        self.future = server.scheduler.call_together(self._run, None, (1,))
         assert self.begun.wait(10)
 
-    def _run(self) -> None:
+    def _run(self, arguments: list[None]) -> list[None]:
         self.begun.set()
         assert self.go.wait(20)
+        return arguments
 
 
 def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:

@@ -121,7 +121,7 @@ def test_who_asked_before_is_answered_by_what_was_there(
     old = server.snapshots.current
     expected = probabilities(old.service, "stars")
     begun, go = threading.Event(), threading.Event()
-    server.scheduler.call(lambda: (begun.set(), go.wait(WAIT)))
+    server.scheduler.call_together(lambda _: [begun.set() or go.wait(WAIT)], None, (1,))
     assert begun.wait(WAIT)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, client, "/v1/score", request(3) | {"task": "stars"})

@@ -195,7 +195,7 @@ def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
 def test_retry_after_is_the_measured_rate(schedulers: Any) -> None:
     scheduler, service = schedulers(max_queue=5, max_batch=1), Service()
     service.go.set()
-    slow = scheduler.call(lambda: time.sleep(0.3))
+    slow = scheduler.call_together(lambda _: [time.sleep(0.3)], None, (1,))
     slow.result(WAIT)
     service.go.clear()
     service.begun.clear()
