@@ -36,16 +36,14 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         title = repaired(TITLE.render({"title": film.title, "year": film.year}))
         if description:
             texts.append(Text(f"f{number}", film_group(film.title), title, (description,)))
-    missing = len(films) - len(texts)
-    write_film_corpus(
+    return write_film_corpus(
         folder,
         "film-attributes",
         texts,
-        {"nothing known": missing},
+        {"nothing known": len(films) - len(texts)},
         description=f"what is known of {len(texts):,} films, as text",
         licence=FILM_TABLE.licence,
     )
-    return f"film-attributes: {len(texts):,} films; left out: {missing} of which nothing is known"
 
 
 DATASET = register_dataset(

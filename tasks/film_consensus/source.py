@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tasks.films.texts import CONSENSUS_TABLE, VERDICTS, consensus_texts, write_
 def build(sources: Mapping[str, Path], folder: Path) -> str:
     """Writes the corpus; returns a line about it and what was left out."""
     texts, without = consensus_texts(sources)
-    write_film_corpus(
+    return write_film_corpus(
         folder,
         "film-consensus",
         texts,
@@ -24,11 +23,6 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         question="What do the critics say?",
         description=f"what critics agree on about {len(texts):,} films",
         licence=CONSENSUS_TABLE.licence,
-    )
-    counts = Counter(VERDICTS[text.label] for text in texts if text.label is not None)
-    return (
-        f"film-consensus: {len(texts):,} films, {counts['fresh']:,} fresh, {counts['rotten']:,} "
-        f"rotten; left out: {without} without one"
     )
 
 

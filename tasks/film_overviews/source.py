@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -107,22 +106,16 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         for number, (film, genre) in enumerate(zip(films, genres, strict=True))
         if film.overview
     ]
-    without = len(films) - len(texts)
-    write_film_corpus(
+    return write_film_corpus(
         folder,
         "film-overviews",
         texts,
-        {"no overview": without},
+        {"no overview": len(films) - len(texts)},
         label="genre",
         classes=GENRE_CLASSES,
         question=GENRE_QUESTION,
         description=f"overviews of {len(texts):,} films, with keywords",
         licence=OVERVIEWS.licence,
-    )
-    counts = Counter(text.label for text in texts if text.label is not None)
-    return (
-        f"film-overviews: {len(texts):,} films, {counts.total():,} with one of {len(counts)} "
-        f"genres; left out: {without} without an overview"
     )
 
 

@@ -107,7 +107,7 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         else:
             kept[key] = text
     labelled = sum(text.label is not None for text in kept.values())
-    missing = write_film_corpus(
+    return write_film_corpus(
         folder,
         "film-plots",
         list(kept.values()),
@@ -117,10 +117,6 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         question=GENRE_QUESTION,
         description=f"{len(kept):,} film plots, {labelled:,} of them with a genre",
         licence=f"{PLOTS.licence}; {REVIEW_SNIPPETS.licence}",
-    )
-    return (
-        f"film-plots: {len(kept):,} plots, {labelled:,} with one of {len(GENRE_CLASSES)} genres; "
-        f"left out: {missing}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tasks.films.texts import REVIEW_SNIPPETS, VERDICTS, review_texts, write_fil
 def build(sources: Mapping[str, Path], folder: Path) -> str:
     """Writes the corpus; returns a line about it and what was left out."""
     texts, left_out = review_texts(sources)
-    missing = write_film_corpus(
+    return write_film_corpus(
         folder,
         "film-reviews",
         texts,
@@ -25,10 +24,6 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         description=f"{len(texts):,} snippets of film reviews, fresh or rotten",
         licence=REVIEW_SNIPPETS.licence,
     )
-    counts = Counter(VERDICTS[text.label] for text in texts if text.label is not None)
-    found = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
-    films = len({text.group for text in texts})
-    return f"film-reviews: {found} snippets of {films:,} films; left out: {missing}"
 
 
 DATASET = register_dataset(

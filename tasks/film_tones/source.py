@@ -101,7 +101,7 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
             left_out["sentences without a tone"] += 1
         else:
             texts.append(dataclasses.replace(sentence, about="", label=int(rating > 0)))
-    missing = write_film_corpus(
+    return write_film_corpus(
         folder,
         "film-tones",
         texts,
@@ -112,11 +112,6 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         question="How does it sound?",
         description=f"{len(texts):,} sentences of critics whose words sound good or bad",
         licence=", ".join(source.licence for source in DATASET.sources),
-    )
-    counts = Counter(CLASSES[text.label] for text in texts if text.label is not None)
-    return (
-        f"film-tones: {len(texts):,} sentences, {counts['good']:,} good, {counts['bad']:,} bad by "
-        f"{len(ratings):,} words; left out: {missing}"
     )
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from m6rec_jax.data.corpora import CorpusSpec, Text, repaired, write_corpus
 from m6rec_jax.data.sources import FileRoute, PackageRoute, Source
@@ -232,27 +232,22 @@ def write_film_corpus(
     name: str,
     texts: Sequence[Text],
     left_out: Mapping[str, int],
-    *,
-    description: str,
-    licence: str,
     about: str | None = "title",
-    label: str | None = None,
-    classes: tuple[str, ...] = (),
-    question: str = "",
+    **spec: Any,
 ) -> str:
-    """Writes a corpus whose groups are films; returns what was left out, for people."""
-    spec = CorpusSpec(
-        name=name,
-        id="text_id",
-        group="film",
-        text="text",
-        about=about,
-        label=label,
-        classes=classes,
-        question=question,
-        description=description,
-        licence=licence,
-        provenance={"left_out": dict(left_out)},
-    )
-    write_corpus(folder, spec, texts)
-    return ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items())) or "none"
+    """Writes a corpus whose groups are films; returns a line about it and what was left out.
+
+    Args:
+      folder, texts: see `write_corpus`.
+      left_out: reason to number of texts.
+      name, about, **spec: see `CorpusSpec`.
+    """
+    provenance = {"left_out": dict(left_out)}
+    columns: Any = {"id": "text_id", "group": "film", "text": "text", "about": about}
+    corpus = CorpusSpec(name=name, provenance=provenance, **columns, **spec)
+    write_corpus(folder, corpus, texts)
+    films = len({text.group for text in texts})
+    counts = Counter(corpus.classes[text.label] for text in texts if text.label is not None)
+    labels = "".join(f", {counts[word]:,} {word}" for word in corpus.classes)
+    missing = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items())) or "none"
+    return f"{name}: {len(texts):,} texts of {films:,} films{labels}; left out: {missing}"
