@@ -42,7 +42,6 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "p95_milliseconds": ("p95, ms", 0, "lower"),
     "p99_milliseconds": ("p99, ms", 0, "lower"),
     "chat_p50_milliseconds": ("p50 of chat, ms", 0, "lower"),
-    "score_p50_milliseconds": ("p50 of scores, ms", 0, "lower"),
     "resident_mib_first_third": ("MiB, first third", 0, "none"),
     "resident_mib_last_third": ("MiB, last third", 0, "none"),
     "resident_mib_per_minute": ("growth, MiB a minute", 2, "lower"),

@@ -416,7 +416,6 @@ def stores(study: Study) -> dict[str, float]:
         raise RuntimeError(f"scores changed by {worst}")
     return {
         "refused_at_start": refused,
-        "store_hits_of_undamaged": hits,
         "largest_change_of_a_score": worst,
         **metrics,
         "exit_status": status,

@@ -195,9 +195,8 @@ def clients_study(study: Study, models: Sequence[str], seconds: float, turns: in
                         answers = ask(server, clients, seconds)
                         check_statuses(answers, 200)
                         metrics = answers.metrics()
-                        for path, own in sorted(answers.latencies.items()):
-                            kind = "chat" if "chat" in path else "score"
-                            metrics[f"{kind}_p50_milliseconds"] = 1000 * statistics.median(own)
+                        (chat,) = (own for path, own in answers.latencies.items() if "chat" in path)
+                        metrics["chat_p50_milliseconds"] = 1000 * statistics.median(chat)
                         runs[clients, name].append(metrics)
                         print(f"  {name}, {clients}: {metrics}", flush=True)
                     assert compiled_since(server) == 0
