@@ -12,7 +12,6 @@ from m6rec_jax.data.prepared import MANIFEST, folder_of
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, check_writable, in_bucket
 
 # Of a view; written last.
-_INFO = "dataset_info.json"
 
 
 @contextlib.contextmanager
@@ -35,17 +34,17 @@ def local_data_dir(out: str | Path, dataset: str, split: str) -> Iterator[Path]:
         before = _content(copies.fetch(folder) / MANIFEST)
         targets = [views.tfds_folder(out, dataset, split, view) for view in views.COLUMNS]
         for target in targets:
-            copies.fetch(target / _INFO)
+            copies.fetch(target / views.INFO)
         yield copies.of(out)
         # Of a view that was there already only the description was fetched.
-        made = [t for t in targets if any(p.name != _INFO for p in copies.of(t).glob("*"))]
+        made = [t for t in targets if any(p.name != views.INFO for p in copies.of(t).glob("*"))]
         if not made and _content(copies.of(folder) / MANIFEST) == before:
             return
         with bucket_errors(folder, "written"):
             (folder / MANIFEST).unlink(missing_ok=True)
             for target in made:
                 target.rmtree(missing_ok=True)  # type: ignore[attr-defined]
-                copies.store(target, last=_INFO)
+                copies.store(target, last=views.INFO)
                 shutil.rmtree(copies.of(target))
         copies.store(folder, last=MANIFEST)
 

@@ -25,7 +25,7 @@ from m6rec_jax.data.checked_rows import (
     as_floats,
     check_events,
     check_ids,
-    check_parts,
+    check_part_names,
 )
 from m6rec_jax.data.key_table import KeyTable, key_table
 from m6rec_jax.data.quarantine import Quarantine
@@ -253,7 +253,7 @@ class _Check:
             offsets = np.flatnonzero(self.needs.without_words(values))
             rows.reject("missing_words", offsets, spec.value, text)
         if spec.part is not None:
-            check_parts(rows, spec.part)
+            check_part_names(rows, spec.part)
         return times, values
 
     # ---- shared

@@ -228,7 +228,7 @@ def _places(
     return places
 
 
-def check_parts(rows: CheckedRows, column: str) -> None:
+def check_part_names(rows: CheckedRows, column: str) -> None:
     """Converts the names of events' parts, rejecting what is none."""
     parts = rows.convert(column, "string")
     for offset in where(pc.invert(pc.is_in(parts, pa.array([*PART_NAMES])))).tolist():

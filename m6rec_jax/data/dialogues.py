@@ -349,7 +349,5 @@ def _parts(found: list[tuple[str, Dialogue]], split: Split) -> list[str]:
         elif part == PARTS[TRAIN] and PARTS[VALIDATION] not in given and code == VALIDATION:
             part = PARTS[VALIDATION]
         parts.append(part)
-    for part in PARTS:
-        if part not in parts:
-            raise DataError(f"part {part!r} of the {len(parts):,} dialogues is empty")
+    splits.check_parts(np.array([PARTS.index(part) for part in parts]), split.name, "dialogues")
     return parts

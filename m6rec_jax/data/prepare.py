@@ -244,7 +244,7 @@ class _Preparation:
         for view in wanted:
             target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
             done = self.manifest["views"].get(view, {}).get("fingerprint") == made[view]
-            if done and (target / "dataset_info.json").is_file():
+            if done and (target / views.INFO).is_file():
                 log.info("%s is prepared already", target.parent.name)
                 continue
             targets[view] = target

@@ -139,17 +139,20 @@ class Prepared:
             raise DataError(f"{name} has several splits; name one of {there}")
         return cls.open(data_dir, name, split)
 
+    @property
+    def _names(self) -> tuple[str, str]:
+        """Of data set and split."""
+        return self.manifest["dataset"], self.manifest["split"]["name"]
+
     @functools.cached_property
     def folder(self) -> Path:
         """Where all but views and events lie; of a bucket, a copy on the local disk."""
-        names = (self.manifest["dataset"], self.manifest["split"]["name"])
         # Only some jobs read the events, which may be large.
-        return kept_copy(folder_of(self.data_dir, *names), without=[EVENTS])
+        return kept_copy(folder_of(self.data_dir, *self._names), without=[EVENTS])
 
     def events_file(self, name: str = PREPARED_EVENTS) -> Path:
         """A file of the events that training rows may see; every update adds `NAME.parquet`."""
-        names = (self.manifest["dataset"], self.manifest["split"]["name"])
-        return kept_copy(folder_of(self.data_dir, *names) / EVENTS / name)
+        return kept_copy(folder_of(self.data_dir, *self._names) / EVENTS / name)
 
     @property
     def vocabulary_file(self) -> Path:
@@ -158,8 +161,7 @@ class Prepared:
 
     def tfds_folder(self, view: str) -> Path:
         """Folder of a view's TFRecord shards."""
-        names = (self.manifest["dataset"], self.manifest["split"]["name"])
-        return views.tfds_folder(self.data_dir, *names, view)
+        return views.tfds_folder(self.data_dir, *self._names, view)
 
     def num_rows(self, view: str) -> dict[str, int]:
         """Rows of each part of a view.
@@ -283,11 +285,7 @@ def write_catalogue(
 ) -> None:
     """Writes `catalogue.parquet`; `attributes` are the declared columns of the items table."""
     columns = [attributes.column(name).combine_chunks() for name in attributes.column_names]
-    struct: pa.Array = (
-        pa.StructArray.from_arrays(columns, names=attributes.column_names)
-        if columns
-        else pa.nulls(len(items), pa.struct([]))
-    )
+    struct = pa.StructArray.from_arrays(columns, names=attributes.column_names)
     table = pa.table(
         {
             "item_index": pa.array(range(len(items)), pa.int64()),

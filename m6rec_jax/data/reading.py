@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.checked_rows import CheckedRows, check_events, check_ids, check_parts
+from m6rec_jax.data.checked_rows import CheckedRows, check_events, check_ids, check_part_names
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, EventsSpec, TableSpec
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.errors import DataError
@@ -162,7 +162,7 @@ class Dataset:
         codes = []
         for raw in files.raw_batches(self.event_files, [name]):
             rows = CheckedRows(raw, [], "events")
-            check_parts(rows, name)
+            check_part_names(rows, name)
             parts = rows.values[name].to_pylist()
             codes.append(np.asarray([PART_NAMES[part] for part in parts], np.int8))
         return np.concatenate(codes)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import numpy as np
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.prepared import Prepared
@@ -182,9 +183,7 @@ def _parts(reviews: list[Review], split: Split) -> list[str]:
     codes = splits.by_group([str(review.row) for review in reviews], **split.arguments())
     drawn = zip(reviews, codes.tolist(), strict=True)
     found = [review.part or PARTS[code] for review, code in drawn]
-    for part in PARTS:
-        if part not in found:
-            raise DataError(f"part {part!r} of the {len(reviews):,} reviews is empty")
+    splits.check_parts(np.array([PARTS.index(part) for part in found]), split.name, "reviews")
     return found
 
 

@@ -72,7 +72,7 @@ def prepare_texts(
         columns = {view: views.COLUMNS[view] for view in wanted}
         described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
         source = fingerprint(FORMAT, __version__, described, settings, columns, files=files)
-        built = all((target / "dataset_info.json").is_file() for target in targets.values())
+        built = all((target / views.INFO).is_file() for target in targets.values())
         if built and _fingerprint_of(folder) == source:
             log.info("%s is prepared already", folder.name)
             return Prepared.open(out, dataset, split.name)

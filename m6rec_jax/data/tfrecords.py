@@ -27,7 +27,6 @@ from m6rec_jax.io.atomic import replaced_folder
 _FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
 # Of a shard, about.
 _SHARD_BYTES = 256 << 20
-_INFO = "dataset_info.json"
 _FEATURES = "tensorflow_datasets.core.features."
 
 
@@ -94,9 +93,9 @@ def add_part(rendered: Path, target: Path, view: str, part: str, out: Path) -> N
     """
     files = _shards(rendered / f"{part}.parquet", view, seed=len(views.PARTS))
     _move(files, part, out)
-    info = json.loads((target / _INFO).read_text())
+    info = json.loads((target / views.INFO).read_text())
     info["splits"].append(_split(part, files))
-    (out / _INFO).write_text(json.dumps(info, indent=2))
+    (out / views.INFO).write_text(json.dumps(info, indent=2))
 
 
 def _shards(path: Path, view: str, seed: int) -> list[tuple[Path, int, int]]:
@@ -159,7 +158,7 @@ def _write_metadata(
         "splits": [_split(part, files) for part, files in shards.items()],
         "version": views.VERSION,
     }
-    (folder / _INFO).write_text(json.dumps(info, indent=2))
+    (folder / views.INFO).write_text(json.dumps(info, indent=2))
 
 
 def _feature(kind: str, many: bool) -> dict[str, object]:

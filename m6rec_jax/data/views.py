@@ -17,11 +17,12 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.writing_templates import WRITING
 
 __all__ = ["COLUMNS", "COUNTED", "DIALOGUE_VIEWS", "FURTHER_VIEWS", "PARTS", "WRITING"]
-__all__ += ["TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
+__all__ += ["INFO", "TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
 
 Row = dict[str, Any]
 TFDS_NAME = "recommender_text"
 VERSION = "1.0.0"
+INFO = "dataset_info.json"  # of TFDS, in the folder of a view
 
 # Of users, items and events, unless others are asked for.
 VIEWS = ("groups", "next_items", "documents", "catalogue")
@@ -101,7 +102,7 @@ def config_prefix(dataset: str, split: str) -> str:
 
 
 def tfds_folder(data_dir: str | Path, dataset: str, split: str, view: str) -> Path:
-    """Folder that holds a view's shards and `dataset_info.json`."""
+    """Folder that holds a view's shards and `INFO`."""
     config = f"{config_prefix(dataset, split)}.{check_view(view)}"
     return path_of(data_dir) / TFDS_NAME / config / VERSION
 

@@ -207,7 +207,7 @@ def test_too_few_dialogues_are_told(tmp_path):
     with pytest.raises(DataError, match=r"the files of dialogues\.json hold no dialogue"):
         prepare_dialogues(files.write_inspired_folder(tmp_path / "none", 0), tmp_path)
     folder = files.write_inspired_folder(tmp_path / "talks", 1)
-    with pytest.raises(DataError, match="of the 1 dialogues is empty"):
+    with pytest.raises(DataError, match=r"is empty \(1 dialogues"):
         prepare_dialogues(folder, tmp_path)
     with pytest.raises(DataError, match="dialogues have 'by_group'"):
         prepare_dialogues(folder, tmp_path, "leave_one_out")

@@ -96,7 +96,7 @@ def test_what_is_left_out_is_told(tmp_path):
         ({}, "by_group:seed=1", "the index files say which review is where"),
         ({}, "leave_one_out", "is impossible"),
         ({"idnex": "1"}, "by_group", "did you mean 'index'"),
-        ({"index": None}, "by_group:seed=1", "part 'test' of the 6 reviews is empty"),
+        ({"index": None}, "by_group:seed=1", "part 'test' is empty \\(6 reviews: "),
     ],
 )
 def test_a_wrong_description_is_told(tmp_path, changes, split, message):
