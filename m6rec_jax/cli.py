@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -136,12 +137,11 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether what was printed cannot be written: `head` has seen enough."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether standard output is a pipe that nobody reads any more: `head` has seen enough."""
+    poll = select.poll()
+    with contextlib.suppress(OSError):  # it is no file
+        poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_fixable(error: BaseException) -> bool:
