@@ -226,7 +226,7 @@ def test_any_stream_of_requests_under_a_pool_too_small(streams, stream):
 
 def test_clear_errors(shop_vocabulary):
     model, variables = make(shop_vocabulary)
-    with pytest.raises(ConfigError, match=r"SegmentCache.source_slots = 40 is too small for one row"):
+    with pytest.raises(ConfigError, match="source_slots = 40 is too small for one row"):
         engines(Scorer, model, variables, shop_vocabulary, source_slots=40)
     cached = engines(Scorer, model, variables, shop_vocabulary, source_slots=64)[1]
     with pytest.raises(ConfigError, match=r"64 slots, too few.*SegmentCache.source_slots"):

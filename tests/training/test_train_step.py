@@ -180,7 +180,7 @@ HALF_MASKED = optax.chain(
 def test_loss_falls_on_a_learnable_toy(optimizer: Any) -> None:
     rng = np.random.default_rng(1)
     data = [toy_batch(rng, 32)] * 40
-    _, history, compiled = run(setup("all", optimizer), data, "all")
+    _, history, _ = run(setup("all", optimizer), data, "all")
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
 
 
