@@ -47,7 +47,7 @@ from m6rec_jax.text.records import Item
 
 __all__ = ["Report", "check_dataset"]
 
-# Of what is done sooner no bar is shown.
+# Bars appear only after so many seconds.
 _BAR_SECONDS = 3.0
 
 

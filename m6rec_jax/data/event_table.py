@@ -39,7 +39,8 @@ _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
 # Each thread holds some of the memory: one alone has enough of the little.
 _MOST_THREADS = 8
 _BATCH_ROWS = 250_000
-# Of the file that `save` writes: of few users, whose events are read without the others'.
+# Rows of a row group of the file that `save` writes: few, so that some users' events can be read
+# alone.
 _ROW_GROUP = 50_000
 _SAVED = pa.schema(
     [

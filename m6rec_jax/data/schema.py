@@ -107,7 +107,7 @@ class LabelSpec:
         return self.at_least is None or (value is not None and value >= self.at_least)
 
     def labels(self, values: np.ndarray) -> np.ndarray:
-        """Labels 0 or 1 `[n]` int64 of the event values `[n]` (NaN, no value, is 0 or 1)."""
+        """Labels 0 or 1 `[n]` int64 of the event values `[n]` (NaN: no value)."""
         if self.at_least is None:
             return np.ones(len(values), np.int64)
         return (np.asarray(values, np.float64) >= self.at_least).astype(np.int64)

@@ -86,7 +86,9 @@ class UserCounts:
 
 
 class UserBucket:
-    """Args:
+    """Events of some users, and what each moment may know of them.
+
+    Args:
       events: row, user, item, time, value (NaN for none), part; in the order of user, time, row.
       timeline: of all users.
       visible_parts: part of a row -> parts whose events its history may hold.

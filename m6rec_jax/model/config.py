@@ -165,7 +165,7 @@ class ModelConfig:
       mlp_dim: width of the feed-forward layer.
       mlp_activations: one input matrix per entry, their outputs multiplied. ('gelu', 'linear') is
         T5 1.1's gated GELU (tanh approximation); ('relu',) is T5 1.0.
-      dropout_rate: 0 in [0, 1); one mask is shared along the length axis, as in T5.
+      dropout_rate: in [0, 1); one mask is shared along the length axis, as in T5.
       relative_attention_num_buckets, relative_attention_max_distance: relative position bias.
       per_layer_relative_bias: every layer has its own table (UMT5) instead of one per tower.
       embedding_stddev: standard deviation of token embeddings at the start (T5's is 1).

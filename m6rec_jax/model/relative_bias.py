@@ -80,7 +80,7 @@ class RelativeBias(nn.Module):
           query_length, key_length: both sequences start at position 0.
           column: int32 scalar below key_length, where the only query stands instead, in a cache
             that goes round: the key in column c is (column - c) mod key_length positions behind.
-            Known when it runs only, as in a loop over positions; query_length must be 1.
+            May be known only at run time, as in a loop over positions; query_length must be 1.
         """
         config = self.config
         table = self.param(

@@ -182,7 +182,7 @@ class LayerStack(nn.Module):
         start: int | Array,
         stop: int,
     ) -> tuple[Any, Array]:
-        """One layer after the other for as long as it takes, known when it runs only.
+        """One layer after the other while `going` says so, which is known only at run time.
 
         Args:
           run: (a layer's variables, its number, carry) → carry.

@@ -110,11 +110,6 @@ class BatchIterator(Iterator[Batch]):
         self._stop = weakref.finalize(self, _close, self._readers)
         self.num_batches = 0
 
-    @property
-    def num_shards(self) -> int:
-        """S, fixed for the life of a run."""
-        return int(self._settings["num_shards"])
-
     def close(self) -> None:
         """Ends the threads that read ahead, as the garbage collector does."""
         self._stop()

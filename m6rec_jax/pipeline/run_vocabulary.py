@@ -1,5 +1,4 @@
-"""A run is read and resumed with the vocabulary that it was trained with:
-its copy in RUN/inference.
+"""A run is read and resumed with its own vocabulary, the copy in RUN/inference.
 
 No other fits it, and the one beside the prepared data may have been trained anew since.
 """

@@ -1,11 +1,11 @@
 """Vectors for a vocabulary's pieces to start from, by a public sentence encoder.
 
-Each piece, phrases and titles among them, is encoded as a sentence of its own. Half a word says
-little so. Therefore the vectors of frequent pieces are moved until the mean over a sentence is what
-the encoder makes of all of it, as nearly as a penalty on the way allows (ridge regression), for
-sentences of the training data. All are put into as few dimensions as the model has (principal
-components). That static vectors keep most of what an encoder knows of texts, and more when they are
-fitted to it, was shown by Model2Vec (Tulkens and van Dongen, 2024).
+Each piece, phrases and titles among them, is encoded as a sentence of its own. Half a word by
+itself says little. Therefore the vectors of frequent pieces are moved until the mean over a
+sentence is what the encoder makes of all of it, as nearly as a penalty on the way allows (ridge
+regression), for sentences of the training data. All are put into as few dimensions as the model has
+(principal components). That static vectors keep most of what an encoder knows of texts, and more
+when they are fitted to it, was shown by Model2Vec (Tulkens and van Dongen, 2024).
 """
 
 from __future__ import annotations

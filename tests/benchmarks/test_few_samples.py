@@ -57,7 +57,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
     monkeypatch.setattr(few_samples, "scoring_task", scoring_task)
     monkeypatch.setattr(few_samples, "tune", tune)
-    monkeypatch.setattr(few_samples, "means", lambda *given, of_items: figures)
+    monkeypatch.setattr(few_samples, "means", lambda *given: figures)
     monkeypatch.setattr(few_samples, "regression", lambda *given: figures)
     monkeypatch.setattr(Sample, "size", lambda sample: sample.count or 79_619)
     monkeypatch.setattr(few_samples, "results_path", lambda name: tmp_path / f"{name}.json")
