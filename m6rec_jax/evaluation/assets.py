@@ -10,7 +10,7 @@ from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.pipeline.prompt_rows import prompt_row
-from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 
@@ -37,6 +37,7 @@ def save_task_assets(
     """
     tasks = evaluated_tasks(mixture_or_task_name)
     prepared = {task.name: task.prepared() for task in tasks}
+    manifest_of = {name: found.manifest for name, found in prepared.items()}
     settings = InferenceSettings(
         source_length=task_feature_lengths["inputs"],
         target_length=task_feature_lengths["targets"],
@@ -44,10 +45,10 @@ def save_task_assets(
             task.name: TaskSettings(
                 task_id=prompt_row(task.name),
                 positive_classes=task.positive_classes,
-                **_sampling_rates(task),
+                **_sampling_rates(manifest_of[task.name], task.view),
                 kind=task.kind,
-                max_events=_max_events(task),
-                named_items=_named_items(task),
+                max_events=_max_events(manifest_of[task.name], task.view),
+                named_items=_named_items(manifest_of[task.name]),
                 candidate_length=task.candidate_length(),
                 writing=task.view if task.kind == "generation" else "",
                 prepared=prepared[task.name].folder.name,
@@ -66,24 +67,20 @@ def save_task_assets(
     return settings
 
 
-def _sampling_rates(task: TaskInfo) -> dict[str, Any]:
+def _sampling_rates(manifest: Mapping[str, Any], view: str) -> dict[str, Any]:
     """Shares of the negatives that a scoring task's data hold; none for logged impressions."""
-    found = task.prepared().manifest["views"].get(task.view, {}).get("negatives", {})
+    found = manifest["views"].get(view, {}).get("negatives", {})
     return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}
 
 
-def _named_items(task: TaskInfo) -> int:
+def _named_items(manifest: Mapping[str, Any]) -> int:
     """Of how many named items the dialogues of a task say what is known."""
-    manifest = task.prepared().manifest
     options = manifest["options"] if "dialogue_spec" in manifest else {}
     return int(options["named_items"]) if options.get("attributes") else 0
 
 
-def _max_events(task: TaskInfo) -> int | None:
+def _max_events(manifest: Mapping[str, Any], view: str) -> int | None:
     """Most behaviours of a history, or turns of a dialogue, that a task is trained on."""
-    manifest = task.prepared().manifest
     if "dialogue_spec" in manifest:
-        found: int | None = manifest["options"]["max_turns"]
-    else:
-        found = manifest["views"].get(task.view, {}).get("grouping", {}).get("max_events")
-    return found
+        return manifest["options"]["max_turns"]
+    return manifest["views"].get(view, {}).get("grouping", {}).get("max_events")

@@ -38,13 +38,12 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
 from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
-from m6rec_jax.evaluation.reranking import RANKED
 from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
 from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.generation import choices_of_rows
-from m6rec_jax.jobs.job import labelled
+from m6rec_jax.jobs.job import jobs, labelled
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.metrics.generation import rouge
 from m6rec_jax.model import M6Rec
@@ -132,7 +131,7 @@ def calibrate(
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    retrieval = [task for task in evaluator.tasks if task.kind in RANKED]
+    retrieval = [task for task in evaluator.tasks if task.job.ranks_catalogue]
     zero_shot = [task for task in evaluator.tasks if task.kind in SCALED]
     learns = bool(retrieval or zero_shot)
     exits_early = restored.model.config.exit_losses != "none"
@@ -145,9 +144,10 @@ def calibrate(
     tasks = [task for task in evaluator.tasks if exits_early and task.kind in KINDS]
     if not tasks and not learns:
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
+        ranked = [kind for kind, job in jobs().items() if job.ranks_catalogue]
         raise ConfigError(
             f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit "
-            f"early, and weights are learnt for {', '.join((*RANKED, *SCALED))}"
+            f"early, and weights are learnt for {', '.join((*ranked, *SCALED))}"
         )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")

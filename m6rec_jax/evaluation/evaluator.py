@@ -31,7 +31,6 @@ from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import (
-    RANKED,
     LearntRanking,
     Reranking,
     Retrieval,
@@ -164,7 +163,7 @@ class Evaluator:
         """
         learnt = self._learnt_reranking
         is_learnt = ranking_name(task.name, "", learnt.towers) in self.ranking
-        if self.reranking is None and not (learnt.towers or is_learnt) and task.kind in RANKED:
+        if self.reranking is None and not (learnt.towers or is_learnt) and task.job.ranks_catalogue:
             raise ConfigError(
                 f"{task.name}: nothing was learnt without the towers (Reranking.towers = False): "
                 "`m6rec calibrate --gin.Reranking.towers=False` learns it"

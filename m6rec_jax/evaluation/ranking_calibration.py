@@ -50,7 +50,8 @@ def _told(weights: Mapping[str, float]) -> str:
 def learn_weights(
     evaluator: Evaluator, task: TaskInfo, restored: RestoredModel
 ) -> dict[str, LearntWeights]:
-    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task of `RANKED`.
+    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task that
+    ranks the catalogue.
 
     Returns:
       by `ranking_name`: a task's own; and of dialogues those for all items, the named ones too.

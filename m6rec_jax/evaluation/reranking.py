@@ -27,8 +27,6 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
 from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions
 
-# Kinds of tasks whose items it orders.
-RANKED = ("retrieval", "item_recommendation")
 # Rows that are reranked together.
 _BLOCK = 256
 # Share of the items whose events are masked where the weights of new ones are learnt.

@@ -99,6 +99,7 @@ class ItemRecommendationJob(RecommendationJob):
 
     kind = "item_recommendation"
     needs = "retrieval projections"
+    ranks_catalogue = True
     identity = ("decoder_item_ids", "user_ids")
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:

@@ -171,6 +171,7 @@ class Job(abc.ABC):
       identity: features returned beside the outputs, to say what each is of.
       has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
       needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
+      ranks_catalogue: whether it orders all items of the catalogue.
     """
 
     kind: ClassVar[str]
@@ -179,6 +180,7 @@ class Job(abc.ABC):
     identity: ClassVar[tuple[str, ...]] = ()
     has_scores: ClassVar[bool] = False
     needs_text_metrics: ClassVar[bool] = False
+    ranks_catalogue: ClassVar[bool] = False
 
     def check_model(self, prompts: PromptConfig, task: str, where: str) -> None:
         """Checks that a model has what the job needs of it.

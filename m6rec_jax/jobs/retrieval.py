@@ -88,7 +88,7 @@ class RetrievalJob(Job):
     needs = "retrieval projections"
     tasks = (TaskRows("retrieval", "next_items", "retrieval_rows"),)
     identity = ("decoder_item_ids", "user_ids")
-    has_scores = True
+    has_scores = ranks_catalogue = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`user`, the embedding of each row's user, `[rows, retrieval]`."""

@@ -92,7 +92,7 @@ def catalogue_cost(evaluate: Any, lengths: Mapping[str, int]) -> float:
     """
     cost = 0.0
     for task in getattr(evaluate, "tasks", ()):
-        if task.kind in ("retrieval", "item_recommendation"):
+        if task.job.ranks_catalogue:
             tokens = task.candidate_length() or lengths["targets"]
             cost += len(task.prepared().catalogue().items) * tokens / sum(lengths.values())
     return cost

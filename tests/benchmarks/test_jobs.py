@@ -15,7 +15,6 @@ from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
-from m6rec_jax.evaluation.reranking import RANKED
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from tests.benchmarks.conftest import bindings_of, recorded
 
@@ -101,7 +100,7 @@ def test_files_and_tasks_of_every_job_fit_together(name: str) -> None:
         of_task = f"MIXTURE_OR_TASK_NAME='{job.hybrid}'"
         configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", of_task])
         (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
-        assert task.kind in RANKED
+        assert task.job.ranks_catalogue
     assert set(job.tests) <= tested
     assert shared == foundation.NAME
 
