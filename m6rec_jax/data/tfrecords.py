@@ -7,6 +7,7 @@ dictionary-encoded, each distinct value is encoded once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -100,29 +101,40 @@ def add_part(rendered: Path, target: Path, view: str, part: str, out: Path) -> N
 
 def _shards(path: Path, view: str, seed: int) -> list[tuple[Path, int, int]]:
     """The rows of a Parquet file, shuffled, as files beside it: see `write_view`."""
-    found = []
     with pq.ParquetFile(path) as file:
         groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
         size = sum(group.total_byte_size for group in groups)
         order = np.random.default_rng(seed).permutation(file.metadata.num_rows)
         number = -(-size // _SHARD_BYTES) or 1
-        for shard in range(number):
-            table = _rows(file, order[shard::number])
-            scratch = path.with_name(f"{path.stem}-{shard}")
-            found.append((scratch, *write_shard(scratch, examples(table, view))))
+        dealt = [path.with_name(f"{path.stem}-{shard}.arrow") for shard in range(number)]
+        _deal(file, order, dealt)
+    found = []
+    for shard, rows in enumerate(dealt):
+        with pa.OSFile(str(rows)) as source, pa.ipc.open_stream(source) as reader:
+            table = reader.read_all()
+        # They lie there in the order of the whole file.
+        places = np.argsort(np.argsort(order[shard::number]))
+        scratch = path.with_name(f"{path.stem}-{shard}")
+        records = examples(table.take(pa.array(places)), view)
+        found.append((scratch, *write_shard(scratch, records)))
+        rows.unlink()
     return found
 
 
-def _rows(file: pq.ParquetFile, wanted: np.ndarray) -> pa.Table:
-    """Some rows of a file, in the order of their numbers in `wanted`."""
-    sorted_ = np.sort(wanted)
-    first = 0
-    found = []
-    for batch in file.iter_batches():
-        low, high = np.searchsorted(sorted_, (first, first + batch.num_rows))
-        found.append(batch.take(pa.array(sorted_[low:high] - first)))
-        first += batch.num_rows
-    return pa.Table.from_batches(found).take(pa.array(np.searchsorted(sorted_, wanted)))
+def _deal(file: pq.ParquetFile, order: np.ndarray, dealt: Sequence[Path]) -> None:
+    """Writes the rows of a file to several, in one pass: file k gets `order[k::number]`."""
+    owner = np.empty(len(order), np.int32)
+    owner[order] = np.arange(len(order)) % len(dealt)
+    with contextlib.ExitStack() as opened:
+        writers = [
+            opened.enter_context(pa.ipc.new_stream(str(path), file.schema_arrow)) for path in dealt
+        ]
+        first = 0
+        for batch in file.iter_batches():
+            own = owner[first : first + batch.num_rows]
+            for shard, writer in enumerate(writers):
+                writer.write_batch(batch.filter(pa.array(own == shard)))
+            first += batch.num_rows
 
 
 def _move(files: Sequence[tuple[Path, int, int]], part: str, folder: Path) -> None:
