@@ -38,7 +38,7 @@ def run_worker(
             "topology": "v5e:1x1",
             "slices": 1,
             "gin_files": command.gin_files_of("tiny", None, sharding, gin_files),
-            "default_sharding": command.default_sharding("tiny", sharding, 1),
+            "default_sharding": command.default_sharding("tiny", sharding),
             "bindings": bindings,
             "steps": ["train"],
             "hlo": None,
@@ -101,7 +101,9 @@ def test_a_runs_file_does_not_undo_the_sharding(
         f"MIXTURE_OR_TASK_NAME = 'a'\nTRAIN_STEPS = 500\nMODEL_DIR = 'b'\n{own}\n"
         "TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 8}\n"
     )
-    status, events = run_worker(sharding=sharding, gin_files=(str(file),))
+    # A setting of the default's may be changed, though the run's own file has it not.
+    changes = ("SCOPED_VMEM_KIB=14336",) if splits_parameters else ()
+    status, events = run_worker(*changes, sharding=sharding, gin_files=(str(file),))
     assert status == 0, events
     (told,) = (event for event in events if event["event"] == "run")
     assert ("embed" in dict(told["rules"])) == splits_parameters
