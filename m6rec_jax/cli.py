@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import re
 import select
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
-EXIT_NOBODY_READS = 128 + signal.SIGPIPE  # as of `yes | head`
+EXIT_NOBODY_READS = 141  # as of a program that SIGPIPE ends: `yes | head`
 # In the order of `m6rec --help`.
 _SUBJECTS = (data, training, export, answering, convert, prompts, compress, compilation, starting)
 # Commands that compute in large batches.
@@ -64,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     1 is for a report that found something wrong (a run that does not fit or is worse than another,
     a damaged task in a bank) and for errors of the program, 2 for an error that the user can fix, 3
-    for other processes of the run, or a bucket, that do not answer: another start may help.
+    for other processes of the run, or a bucket, that do not answer: another start may help. 141 is
+    for a reader of the output that has gone.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks
     # are. It goes last, so that nothing there can shadow a library.
@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.gin_bindings = _gin_bindings(rest, parser)
         if rest and not hasattr(args, "gin_file"):
             parser.error(f"m6rec {_command(args)} takes no gin settings: {' '.join(rest)}")
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        sys.stdout.flush()  # here, where an error is still told
+        return status
     except (Exception, KeyboardInterrupt) as error:
         status = _failed(error)
         if argv is None:
@@ -139,9 +141,9 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that nobody reads any more: `head` has seen enough."""
     poll = select.poll()
-    with contextlib.suppress(OSError):  # it is no file
+    with contextlib.suppress(OSError, TypeError, ValueError):  # it is no file, or closed
         poll.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _is_fixable(error: BaseException) -> bool:

@@ -162,13 +162,14 @@ def test_other_errors_of_the_system_keep_their_traceback(
     assert message.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
 def test_whoever_reads_may_stop(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lines: int
 ) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
-    monkeypatch.setattr(training, "run_params", lambda args: print("a line\n" * 100_000))
+    monkeypatch.setattr(training, "run_params", lambda args: print("a line\n" * lines))
     assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_NOBODY_READS
     assert capsys.readouterr().err == ""
 

@@ -87,13 +87,14 @@ def run(request: dict[str, Any]) -> None:
 
     Args:
       request: `topology`, `slices`, `gin_files`, `default_sharding` (a gin file that is read after
-        those if they leave RULES None; or None), `bindings`, `steps`, and `hlo`, the folder to
-        write the optimised text to (or None).
+        those if they and the bindings leave RULES None; or None), `bindings`, `steps`, and `hlo`,
+        the folder to write the optimised text to (or None).
     """
     report_event("stage", text="settings")
     files, default = request["gin_files"], request["default_sharding"]
     if default is not None and default not in files:
-        configuration.parse_config(files)  # bindings may be of macros that the default has
+        # Read first it decides nothing, and its macros may be bound.
+        configuration.parse_config([default, *files], request["bindings"])
         if configuration.macro("RULES", None) is None:
             files = [*files, default]
     configuration.parse_config(files, request["bindings"])

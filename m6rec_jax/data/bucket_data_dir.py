@@ -11,8 +11,6 @@ from m6rec_jax.data import views
 from m6rec_jax.data.prepared import MANIFEST, folder_of
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, check_writable, in_bucket
 
-# Of a view; written last.
-
 
 @contextlib.contextmanager
 def local_data_dir(out: str | Path, dataset: str, split: str) -> Iterator[Path]:

@@ -223,7 +223,7 @@ class CoOccurrence:
 
 @contextlib.contextmanager
 def counted_file(path: Path) -> Iterator[Path]:
-    """To read what was counted; raises DataError where the file is missing or damaged."""
+    """Yields a file to be read; raises DataError where it is missing or damaged."""
     if not path.is_file():
         raise DataError(
             f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' and "

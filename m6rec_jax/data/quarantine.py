@@ -85,7 +85,9 @@ class Quarantine:
             inside = Path(glob.escape(str(directory.resolve())))
             patterns = [str(inside / name) for name in names]
             # As a pattern '*' takes folders in as well, so '**' needs no meaning of its own.
-            if any(fnmatch.fnmatchcase(str(path), pattern) for pattern in patterns):
+            if path in {directory.resolve() / name for name in names} or any(
+                fnmatch.fnmatchcase(str(path), pattern) for pattern in patterns
+            ):
                 raise DataError(
                     f"{self.path} is, or would be read as, a file of the data set's {table}; name "
                     "another file, best in another folder"
@@ -145,13 +147,16 @@ class Quarantine:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         whole = False
         try:
-            if error is None:
-                self._flush()
-            for file in (self._csv, self._parquet, *self._tables.values()):
-                if file is not None:
-                    with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-                        file.close()
+            with contextlib.ExitStack() as files:
+                for file in (self._csv, self._parquet, *self._tables.values()):
+                    if file is not None:
+                        files.callback(file.close)
+                if error is None:
+                    self._flush()
             whole = error is None
+        except OSError:
+            if error is None:
+                raise
         finally:
             if not whole:
                 self.path.unlink(missing_ok=True)

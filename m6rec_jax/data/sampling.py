@@ -76,8 +76,8 @@ def sample_dataset(
     Raises:
       DataError: something is wrong with the folder, an event is there twice, nothing would be
         left, or there is no room on the disk.
-      ConfigError: an impossible number, something about values where events have none, or the
-        new folder has a data set that is no sample.
+      ConfigError: an impossible number, something about values where events have none, a template
+        that does not fit, or the new folder has a data set that is no sample.
     """
     for option, value in (
         ("users", users),
@@ -107,7 +107,8 @@ def sample_dataset(
             f"{given_text}, but the events of {dataset.directory} have no "
             "values: its dataset.json names no events.value"
         )
-    TemplateNeeds.of(dataset.spec, str(dataset.directory / SPEC_FILE))  # it is scaled, too
+    # Told before anything is read: outcomes of the template are scaled, too.
+    TemplateNeeds.of(dataset.spec, str(dataset.directory / SPEC_FILE))
     tables = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
     made = {
         "from": dataset.spec.name,

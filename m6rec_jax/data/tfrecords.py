@@ -28,6 +28,8 @@ from m6rec_jax.io.atomic import replaced_folder
 _FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
 # Of a shard, about.
 _SHARD_BYTES = 256 << 20
+# Files that are written in one pass; systems allow a process few more.
+_MOST_OPEN = 256
 _FEATURES = "tensorflow_datasets.core.features."
 
 
@@ -122,19 +124,21 @@ def _shards(path: Path, view: str, seed: int) -> list[tuple[Path, int, int]]:
 
 
 def _deal(file: pq.ParquetFile, order: np.ndarray, dealt: Sequence[Path]) -> None:
-    """Writes the rows of a file to several, in one pass: file k gets `order[k::number]`."""
+    """Writes the rows of a file to several: file k gets `order[k::number]`, in the file's order."""
     owner = np.empty(len(order), np.int32)
     owner[order] = np.arange(len(order)) % len(dealt)
-    with contextlib.ExitStack() as opened:
-        writers = [
-            opened.enter_context(pa.ipc.new_stream(str(path), file.schema_arrow)) for path in dealt
-        ]
-        first = 0
-        for batch in file.iter_batches():
-            own = owner[first : first + batch.num_rows]
-            for shard, writer in enumerate(writers):
-                writer.write_batch(batch.filter(pa.array(own == shard)))
-            first += batch.num_rows
+    for begin in range(0, len(dealt), _MOST_OPEN):
+        with contextlib.ExitStack() as opened:
+            writers = [
+                opened.enter_context(pa.ipc.new_stream(str(path), file.schema_arrow))
+                for path in dealt[begin : begin + _MOST_OPEN]
+            ]
+            first = 0
+            for batch in file.iter_batches():
+                own = owner[first : first + batch.num_rows] - begin
+                for shard, writer in enumerate(writers):
+                    writer.write_batch(batch.filter(pa.array(own == shard)))
+                first += batch.num_rows
 
 
 def _move(files: Sequence[tuple[Path, int, int]], part: str, folder: Path) -> None:

@@ -106,8 +106,8 @@ _DECADES = {
     "eighties": 80,
     "nineties": 90,
 }
-# A full stop ends a sentence after three small letters, a number or a bracket: "Dr. No" goes on.
 _YEAR = re.compile(r"\d{4}")
+# A full stop ends a sentence after three small letters, a number or a bracket: "Dr. No" goes on.
 _SENTENCE_END = re.compile(r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.(?=\s|$)")
 
 

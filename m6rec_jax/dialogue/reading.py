@@ -272,21 +272,27 @@ class _TurnReader:
         last = self._wishes[-1] if self._wishes else None
         either = self._joins == "or" or (self._joins == "and" and plural and self._plural)
         if self._negative:
-            # "A comedy, but no comedy": what is said last holds, as between turns.
-            left = [Wanted(w.values - values) if isinstance(w, Wanted) else w for w in self._wishes]
-            self._wishes = [w for w in left if not isinstance(w, Wanted) or w.values]
-            self._wishes.append(Unwanted(values))
-            self._refused, self._listed = True, 0
+            self._refuse(values)
+            self._refused = True
         elif either and isinstance(last, Wanted):
             for _ in range(max(1, self._listed)):
                 wish = self._wishes.pop()
                 values |= wish.values if isinstance(wish, Wanted) else frozenset()
-            self._wishes.append(Wanted(values))
+            self._want(values)
             self._listed = 1
         else:
             self._listed = self._listed + 1 if self._before == "," and self._listed else 1
-            self._wishes.append(Wanted(values))
+            self._want(values)
         self._joins, self._plural = "", plural
+
+    # "A comedy, but no comedy": what is said last holds, as between turns.
+
+    def _want(self, values: frozenset[ColumnValue]) -> None:
+        self._wishes = [*_without(self._wishes, Unwanted, values), Wanted(values)]
+
+    def _refuse(self, values: frozenset[ColumnValue]) -> None:
+        self._wishes = [*_without(self._wishes, Wanted, values), Unwanted(values)]
+        self._listed = 0
 
     def _read_group(self, name: str, wanted: frozenset[ColumnValue]) -> None:
         if self._refused and self._joins != "or":
@@ -297,7 +303,7 @@ class _TurnReader:
             return
         self._flags["withdrawn"] = self._flags.get("withdrawn", frozenset()) | {name}
         if known := frozenset(wanted & self._attributes.spellings.keys()):
-            self._wishes.append(Unwanted(known))
+            self._refuse(known)
 
     def _read_title(self, places: tuple[int, ...]) -> None:
         pending, self._pending = self._pending, None
@@ -386,3 +392,11 @@ class _TurnReader:
         if since is not None or until is not None:
             rest.append(Years(since, until))
         return tuple(dict.fromkeys(rest))
+
+
+def _without(
+    wishes: Sequence[Wish], kind: type[Wanted] | type[Unwanted], values: frozenset[ColumnValue]
+) -> list[Wish]:
+    """Wishes of a kind lose values, and go where they have no others."""
+    left = [kind(wish.values - values) if isinstance(wish, kind) else wish for wish in wishes]
+    return [wish for wish in left if not isinstance(wish, kind) or wish.values]

@@ -33,7 +33,7 @@ class GraphIndex:
 
     Raises:
       ConfigError: usearch is not installed.
-      CheckpointError: the graph is damaged, or of other embeddings.
+      CheckpointError: the graph is damaged.
     """
 
     def __init__(

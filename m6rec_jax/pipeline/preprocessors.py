@@ -225,6 +225,7 @@ def outcome_rows(
     task_name: str,
     outcome: Callable[[float], str],
     sampled: Callable[[], Sequence[str]] = tuple,
+    candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
 ) -> tf.data.Dataset:
     """`groups` view as a document to generate: each candidate is followed by its outcome in words.
@@ -236,6 +237,7 @@ def outcome_rows(
       ds: rows with `history`, `candidates`, `ratings`, `labels`.
       outcome: words for an event's value ("liked"), from the data set's template.
       sampled: returns words by label, 0 or 1, where negatives are sampled; none elsewhere.
+      candidate_weight: loss weight of the candidates' own words.
       outcome_weight: loss weight of the outcome words.
     """
 
@@ -251,6 +253,7 @@ def outcome_rows(
             if by_label
             else outcomes_in_words(example["ratings"], labels, outcome),
             sequence_length["targets"],
+            candidate_weight=candidate_weight,
             outcome_weight=outcome_weight,
         )
         return with_ids(row, task_name)

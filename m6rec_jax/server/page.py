@@ -50,7 +50,7 @@ def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
     router = APIRouter(tags=["recommendation"])
     for path in _FILES:
-        router.get(path, include_in_schema=False)(functools.partial(file, path))
+        router.get(path, include_in_schema=False)(_route(path))
 
     @router.get("/v1/items", response_model=schemas.Catalogue)
     async def items(
@@ -79,6 +79,13 @@ def file(path: str) -> Response:
 def _content(name: str) -> bytes:
     folder = pages.FOLDER if name in pages.FILES else Path(__file__).parent / "static"
     return (folder / name).read_bytes()
+
+
+def _route(path: str) -> Any:
+    async def answer() -> Response:
+        return file(path)
+
+    return answer
 
 
 def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def with_outcomes(
     outcomes: Sequence[str],
     target_length: int,
     *,
+    candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
 ) -> Row:
     """Lays out `[BOS] candidate [EOS] outcome` for every candidate, one block each.
@@ -142,6 +143,7 @@ def with_outcomes(
       candidates: texts.
       outcomes: words for each; a candidate whose outcome is empty is left out.
       target_length: most tokens of the row.
+      candidate_weight: loss weight of the candidates' words and of `[EOS]` after them.
       outcome_weight: loss weight of the outcome's words.
 
     Returns:
@@ -164,7 +166,7 @@ def with_outcomes(
         )
     texts = [text for text, _ in pairs]
     row = rows.packed_candidates(vocab, texts, target_length, candidate_length=share - longest + 1)
-    row["decoder_loss_weights"] *= 0
+    row["decoder_loss_weights"] *= np.float32(candidate_weight)
     # All but the last token of an outcome are read, after the `[EOS]` of their candidate.
     row = _continued(row, [ids[:-1] for ids in endings])
     ends = np.flatnonzero(np.diff(row["decoder_block_ids"], append=0)) + 1

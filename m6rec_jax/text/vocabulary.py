@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,10 @@ from m6rec_jax.errors import ConfigError, DataError
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
 _CONTROL_NAMES = ("[BOS']", "[EOS']", "USER:", "SYSTEM:", "___")
-# Bytes of a text that is not remembered. One of them may be 11 tokens.
-_LONG = 200
+# Bytes of a text, once it is normalised, that is not remembered.
+_LONG = 1_000
 _ROWS_MULTIPLE = 128  # keeps the vocabulary axis divisible over devices and TPU lanes
-# Encoded texts that are remembered (0.3 KiB each, 9 KiB at worst): titles and behaviours repeat.
+# Encoded texts that are remembered (0.3 KiB each, 4 KiB at worst): titles and behaviours repeat.
 _CACHE_SIZE = 65_536
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
@@ -152,7 +153,8 @@ class Vocabulary:
           A read-only array (it is shared with the cache).
         """
         # Long texts do not come again, and would fill the memory.
-        is_long = len(text.encode("utf-8", "surrogatepass")) > _LONG
+        plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+        is_long = len(plain.encode("utf-8", "surrogatepass")) > _LONG
         return (self._encode_new if is_long else self._encode_cached)(text)
 
     def encode_with_places(self, text: str) -> tuple[np.ndarray, np.ndarray]:

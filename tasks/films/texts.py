@@ -246,8 +246,9 @@ def write_film_corpus(
     columns: Any = {"id": "text_id", "group": "film", "text": "text", "about": about}
     corpus = CorpusSpec(name=name, provenance=provenance, **columns, **spec)
     write_corpus(folder, corpus, texts)
-    films = len({text.group for text in texts})
+    number = len({text.group for text in texts})
+    films = f"{number:,} film{'s' * (number != 1)}"
     counts = Counter(corpus.classes[text.label] for text in texts if text.label is not None)
     labels = "".join(f", {counts[word]:,} {word}" for word in corpus.classes)
     missing = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items())) or "none"
-    return f"{name}: {len(texts):,} texts of {films:,} films{labels}; left out: {missing}"
+    return f"{name}: {len(texts):,} texts of {films}{labels}; left out: {missing}"

@@ -256,7 +256,7 @@ def test_a_bucket_is_no_bank(
 def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match=r"was not trained on 'shop_cvr'; its tasks: shop_ctr"):
         export_prompts(run, ["shop_cvr"])
-    assert [p.manifest.task for p in export_prompts(run, "shop_ctr")] == ["shop_ctr"]
+    assert [p.manifest.task for p in export_prompts(run, ["shop_ctr"])] == ["shop_ctr"]
     with pytest.raises(ConfigError, match=r"checkpoints lies in a run's folder: name MODEL_DIR"):
         export_prompts(run / "checkpoints")
     with pytest.raises(CheckpointError, match=f"no checkpoint of step 7 .* {STEP}"):

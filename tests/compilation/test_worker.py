@@ -76,12 +76,13 @@ def test_settings_that_python_trips_over_are_told(
 
 
 @pytest.mark.parametrize(
-    ("sharding", "own", "splits_parameters"),
+    ("sharding", "own", "bound", "splits_parameters"),
     [
-        (None, "", True),  # the default, as without a file
-        ("data_parallel", "RULES = @fully_sharded()", False),
-        ("fully_sharded", "", True),
-        (None, "RULES = @data_parallel()", False),
+        (None, "", False, True),  # the default, as without a file
+        ("data_parallel", "RULES = @fully_sharded()", False, False),
+        ("fully_sharded", "", False, True),
+        (None, "RULES = @data_parallel()", False, False),
+        (None, "", True, False),
     ],
 )
 def test_a_runs_file_does_not_undo_the_sharding(
@@ -90,6 +91,7 @@ def test_a_runs_file_does_not_undo_the_sharding(
     tmp_path: Path,
     sharding: str | None,
     own: str,
+    bound: bool,
     splits_parameters: bool,
 ) -> None:
     """runs/train.gin, which it includes, sets RULES = None."""
@@ -98,16 +100,22 @@ def test_a_runs_file_does_not_undo_the_sharding(
     file.write_text(
         "import m6rec_jax.sharding\n"
         "include 'gin_configs/runs/pretrain.gin'\n"
-        f"MIXTURE_OR_TASK_NAME = 'a'\nTRAIN_STEPS = 500\nMODEL_DIR = 'b'\n{own}\n"
+        f"MIXTURE_OR_TASK_NAME = 'a'\nTRAIN_STEPS = 500\n{own}\n"
         "TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 8}\n"
     )
     # A setting of the default's may be changed, though the run's own file has it not.
     changes = ("SCOPED_VMEM_KIB=14336",) if splits_parameters else ()
-    status, events = run_worker(*changes, sharding=sharding, gin_files=(str(file),))
+    changes += ("RULES=@data_parallel()",) if bound else ()
+    status, events = run_worker(
+        *changes, "MODEL_DIR='b'", sharding=sharding, gin_files=(str(file),)
+    )
     assert status == 0, events
     (told,) = (event for event in events if event["event"] == "run")
     assert ("embed" in dict(told["rules"])) == splits_parameters
-    assert told["gin_files"][-1].startswith("gin_configs/sharding/") == (not own or bool(sharding))
+    is_default = not own and not bound
+    assert told["gin_files"][-1].startswith("gin_configs/sharding/") == (
+        is_default or bool(sharding)
+    )
 
 
 def test_a_step_that_xla_refuses_is_a_report(

@@ -533,6 +533,15 @@ def test_quarantine_is_no_file_of_the_data_set(tmp_path, name):
     check_dataset(folder, folder / "events.rejected.csv")
 
 
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
+    spec = {**SPEC, "events": {**SPEC["events"], "file": "events[1].csv"}}
+    folder = write(tmp_path / "data", spec=spec)
+    (folder / "events.csv").rename(folder / "events[1].csv")
+    assert check_dataset(folder).ok
+    with pytest.raises(DataError, match=r"would be read as, a file of the data set's"):
+        check_dataset(folder, folder / "events[1].csv")
+
+
 def test_quarantine_writes_over_nothing_but_its_own(tmp_path):
     folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"])
     for _ in range(2):  # over what it wrote before

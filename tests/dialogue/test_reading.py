@@ -56,6 +56,7 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("I hate horror, I want comedies", (unwanted("horror"), COMEDY)),
         ("not horror but comedy", (unwanted("horror"), COMEDY)),
         ("a comedy but no comedy", (unwanted("comedy"),)),
+        ("no horror. Actually, a horror film", (HORROR,)),
         ("I don’t like horror, give me a comedy", (unwanted("horror"), COMEDY)),
         ("No, a comedy", (COMEDY,)),
         ("no give me a comedy", (COMEDY,)),

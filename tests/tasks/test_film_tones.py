@@ -65,7 +65,7 @@ def test_a_sentence_sounds_as_its_words_whatever_the_critic_thinks(tmp_path):
     }
     # Films stay together in a split whichever corpus they are in.
     assert {text.group for text in corpus.texts()} == {"dogs"}
-    assert said.startswith("film-tones: 3 texts of 1 films, 1 bad, 2 good; ")
+    assert said.startswith("film-tones: 3 texts of 1 film, 1 bad, 2 good; ")
     left_out = {
         "films without consensus": 1,
         "sentences without a tone": 2,

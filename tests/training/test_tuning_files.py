@@ -79,7 +79,7 @@ def test_counts_of_mini(name: str) -> None:
     table = count_parameters(config, trainable)
     assert table.count("prompts") == COUNTS[name]
     assert table.count("backbone") == 1_836_800
-    assert (table.trainable_share > 1) == (trainable == "all")
+    assert (table.trainable_share > 1) == (trainable == "all") == (name == "full")
     if name in ("option_adapter", "option_embedding", "lora"):
         assert table.trainable_share == pytest.approx(0.01, abs=0.002)
 
