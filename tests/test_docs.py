@@ -26,7 +26,8 @@ def known_settings() -> dict[str, set[str]]:
                 found.setdefault(node.name, set()).update(a.arg for a in arguments)
             elif isinstance(node, ast.ClassDef):
                 names = found.setdefault(node.name, set())
-                bases[node.name] = [ast.unparse(base).split(".")[-1] for base in node.bases]
+                parents = [ast.unparse(base).partition("[")[0] for base in node.bases]
+                bases[node.name] = [parent.split(".")[-1] for parent in parents]
                 for part in node.body:
                     if isinstance(part, ast.AnnAssign):
                         names.add(ast.unparse(part.target))
