@@ -33,7 +33,7 @@ class GraphIndex:
 
     Raises:
       ConfigError: usearch is not installed.
-      CheckpointError: the graph is damaged.
+      CheckpointError: the graph is damaged, or of other embeddings.
     """
 
     def __init__(
@@ -64,6 +64,11 @@ class GraphIndex:
             raise CheckpointError(
                 f"{graph_file} is damaged ({error}); build the index anew"
             ) from error
+        if len(self._graph) != self.num_items or self._graph.ndim != dim:
+            raise CheckpointError(
+                f"{graph_file} holds {len(self._graph)} vectors of {self._graph.ndim}, and the "
+                f"index {self.num_items} of {dim}; build the index anew"
+            )
 
     def save(self, path: str | Path) -> None:
         """Writes the graph to a file."""

@@ -53,6 +53,8 @@ def test_a_saved_graph_finds_the_same(graph: GraphIndex, tmp_path: Path) -> None
     graph.save(tmp_path / "graph")
     again = GraphIndex(ITEMS, tmp_path / "graph")
     np.testing.assert_array_equal(again.top_k(USERS, 5).ids, graph.top_k(USERS, 5).ids)
+    with pytest.raises(CheckpointError, match="holds 3000 vectors of 24, and the index 2999"):
+        GraphIndex(ITEMS[:-1], tmp_path / "graph")
     (tmp_path / "cut").write_bytes((tmp_path / "graph").read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cut is damaged"):
         GraphIndex(ITEMS, tmp_path / "cut")
