@@ -6,9 +6,10 @@
 The teacher of a seed is what `m6rec demo` made with it. As it does, for each seed and model a
 backbone is pretrained on MovieLens-100k and then option-adapter-tuned for scoring and for
 retrieval: a small model alone, and distilled; one of shared layers, distilled; that one pruned to
-80% while it is trained on; and the last two with weights of 8 bits. What is finished is not run
-again. Rows go to `benchmarks/results/edge.json`; `ms_per_candidate` is on one thread, of a history
-that was encoded.
+80% while it is trained on; and the last two with weights of 8 bits. A teacher that is pretrained
+for as long as the small models are teaches a small one, too. What is finished is not run again.
+Rows go to `benchmarks/results/edge.json`; `ms_per_candidate` is on one thread, of a history that
+was encoded.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ JOBS = {
         "similarity_weight",
     ),
 }
-# The teacher has 500; a small backbone learns more slowly.
+# The demo's teacher has 500; a small backbone learns more slowly.
 BACKBONE_STEPS, PRUNING_STEPS = 1500, 1000
 
 
@@ -71,13 +72,13 @@ class Model:
     Attributes:
       gin_files: after those of the run.
       bindings: of gin, for every run.
-      is_taught: by the teacher's runs.
+      taught_by: the model whose runs it learns from; empty: none.
       pruned_from: the model whose backbone is trained on and pruned; empty: none.
     """
 
     gin_files: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
-    is_taught: bool = False
+    taught_by: str = ""
     pruned_from: str = ""
 
 
@@ -87,13 +88,15 @@ _SMALL = (
     *("num_encoder_layers=2", "num_decoder_layers=2"),
 )
 _small = tuple(f"ModelConfig.{binding}" for binding in _SMALL)
-TEACHER = "teacher"
+TEACHER, LONGER_TEACHER = "teacher", f"teacher, {BACKBONE_STEPS:,} steps"
 MODELS = {
     TEACHER: Model(),
+    LONGER_TEACHER: Model(),
     "small, alone": Model((EDGE,), _small),
-    "small, distilled": Model((EDGE,), _small, is_taught=True),
-    "shared, distilled": Model((EDGE,), is_taught=True),
-    "shared, pruned 80%": Model((EDGE,), is_taught=True, pruned_from="shared, distilled"),
+    "small, distilled": Model((EDGE,), _small, TEACHER),
+    f"small, distilled from {BACKBONE_STEPS:,} steps": Model((EDGE,), _small, LONGER_TEACHER),
+    "shared, distilled": Model((EDGE,), (), TEACHER),
+    "shared, pruned 80%": Model((EDGE,), (), TEACHER, pruned_from="shared, distilled"),
 }
 # Of which 8 bits are evaluated, too.
 ROUNDED = ("shared, distilled", "shared, pruned 80%")
@@ -135,9 +138,9 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
     frozen = "--gin.TRAINABLE='prompts'"
 
     def taught(part: str, *weights: str) -> list[str]:
-        if not model.is_taught:
+        if not model.taught_by:
             return []
-        teacher = folders.of(TEACHER, seed, part)
+        teacher = folders.of(model.taught_by, seed, part)
         given = (f"TEACHER='{teacher}'", *(f"Distillation.{weight}" for weight in weights))
         return [f"--gin_file={DISTILLATION}", *(f"--gin.{one}" for one in given)]
 
