@@ -139,8 +139,8 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
       files: gin files, later ones override earlier ones.
       bindings: `"MACRO=value"` or `"configurable.parameter=value"`, with or without `--gin.` in
         front; they override the files. Values are gin values; paths and names need no quotes
-        (`--gin.MODEL_DIR=runs/a`), and MODEL_DIR, DATASET and macros that end in _PATH are text
-        unless they are None, or refer to something by % or @.
+        (`--gin.MODEL_DIR=runs/a`), and MODEL_DIR, DATASET, BANK, PREPARED, ITEMS, TEACHER and
+        macros that end in _PATH are text unless they are None, or refer to something by % or @.
 
     Raises:
       ConfigError: unknown file, configurable, parameter or macro (with the closest match and

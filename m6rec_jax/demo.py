@@ -17,7 +17,7 @@ from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.data.sources import fetch
 from m6rec_jax.evaluation.report import write_report
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
-from m6rec_jax.quickstart import HYBRID_NOTE, evaluate_phase, prepare_both, run_phase
+from m6rec_jax.quickstart import HYBRID_NOTE, evaluate_phase, prepare_both, run_phase, seeds
 from m6rec_jax.run_report import TaskResult, parameter_groups, report_data
 from m6rec_jax.training.parameter_table import count_parameters
 
@@ -50,12 +50,8 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
     prepare_both(fetch(DATASET), PREPARE, vocabulary)
     folders = {name: output / name for name in PHASES}
     resumed = any((folder / CHECKPOINTS_FOLDER).exists() for folder in folders.values())
-    bindings = [
-        f"train.seed={seed}",
-        f"BatchIterator.seed={seed}",
-        f"vocabulary_file.path='{vocabulary}'",
-    ]
-    start = [f"INITIAL_CHECKPOINT_PATH='{folders['pretraining']}'"]
+    bindings = [*seeds(seed), f"vocabulary_file.path={str(vocabulary)!r}"]
+    start = [f"INITIAL_CHECKPOINT_PATH={str(folders['pretraining'])!r}"]
     run_phase(PHASES["pretraining"], folders["pretraining"], bindings)
     results: dict[str, TaskResult] = {}
     for name in ("scoring", "retrieval"):

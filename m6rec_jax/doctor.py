@@ -78,15 +78,6 @@ def _packages_are_there() -> list[str]:
     return [f"pip install {' '.join(missing)}: training needs them"] if missing else []
 
 
-def _tensorflow_is_the_full_package() -> list[str]:
-    if _version("tensorflow-cpu") and not _version("tensorflow"):
-        return [
-            "tensorflow-cpu is installed, but tensorflow-text (which seqio imports) needs the "
-            "package named tensorflow"
-        ]
-    return []
-
-
 def _tensorflow_text_matches() -> list[str]:
     text, tensorflow = _number("tensorflow-text")[:2], _number("tensorflow")[:2]
     if (0,) < text != tensorflow > (0,):
@@ -108,7 +99,6 @@ def _buckets_can_be_used() -> list[str]:
 
 CHECKS: tuple[Callable[[], list[str]], ...] = (
     _packages_are_there,
-    _tensorflow_is_the_full_package,
     _tensorflow_text_matches,
     _buckets_can_be_used,
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.engine.index_files import catalogue_fingerprint
 from m6rec_jax.engine.packed_file import read_packed
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import ScoredItem
@@ -74,7 +75,9 @@ class TitleFinder:
         wanted, year = (_plain(dated[1]), int(dated[2])) if dated else (_plain(title), None)
         near = difflib.get_close_matches(wanted, self._by_title, n=3, cutoff=_NEAR)
         begun = [name for name in self._by_title if wanted and name.startswith(f"{wanted} ")]
-        if near and difflib.SequenceMatcher(None, near[0], wanted).ratio() >= _MISSPELT:
+        # Another number is another film of a series, not a slip of the pen.
+        same_digits = near and re.findall(r"\d", near[0]) == re.findall(r"\d", wanted)
+        if same_digits and difflib.SequenceMatcher(None, near[0], wanted).ratio() >= _MISSPELT:
             for item in self._by_title[near[0]]:
                 if year in (None, item.attributes.get("year")):
                     return item
@@ -108,8 +111,9 @@ class EdgeDemo:
         fresh = load(path)
         tasks = {kind: name for name, kind in fresh.tasks.items()}
         self._scoring, self._retrieval = tasks["scoring"], tasks["retrieval"]
-        fingerprint = fresh.service.model.fingerprint(self._retrieval)
-        index = default_cache_dir() / "edge_indexes" / fingerprint[:16]
+        model = fresh.service.model.fingerprint(self._retrieval)
+        catalogue = catalogue_fingerprint(fresh.service.parts.data(self._retrieval).item_texts())
+        index = default_cache_dir() / "edge_indexes" / f"{model[:16]}-{catalogue[:16]}"
         if not index.is_dir():
             index.parent.mkdir(parents=True, exist_ok=True)
             build_index(index, path, task=self._retrieval)

@@ -24,7 +24,7 @@ from m6rec_jax.io.closest import did_you_mean
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
 # Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
 # begin with ~/.
-_OF_TEXT = re.compile(r"MODEL_DIR|DATASET|\w+_PATH")
+_OF_TEXT = re.compile(r"MODEL_DIR|DATASET|BANK|PREPARED|ITEMS|TEACHER|\w+_PATH")
 
 
 @dataclass(frozen=True, slots=True)

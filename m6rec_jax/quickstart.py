@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 from m6rec_jax import configuration
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.engine.model_folder import read_ranking
@@ -145,16 +146,16 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         _tell(1)
         scoring = prepare_both(folder, f"{PREPARE}.gin", Path(VOCABULARY), before=lambda: _tell(2))
         sizes = saved or _sizes(scoring, minutes, begin, seed)
-        if saved:
-            print(f"{output / SIZES_FILE} decides steps and sizes, as an earlier call wrote it")
         if saved is None:
             _write_training_files(sizes)
             Path(SIZES_FILE).write_text(json_text(dataclasses.asdict(sizes), indent=2) + "\n")
+        else:
+            print(f"{output / SIZES_FILE} decides steps and sizes, as an earlier call wrote it")
         _show(sizes)
         results, config = {}, None
         for number, name in enumerate((FOUNDATION, SCORER, RETRIEVER), start=3):
             _tell(number)
-            trained = run_phase(f"{name}.gin", Path(name), _seeds(seed))
+            trained = run_phase(f"{name}.gin", Path(name), seeds(seed))
             if name != FOUNDATION:
                 results[name] = trained
             if name == SCORER:
@@ -163,7 +164,7 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         _tell(6)
         configuration.parse_config(
             ["gin_configs/runs/build_index.gin", "data.gin"],
-            [f"MODEL_DIR='{RETRIEVER}'", f"PREPARED='data/{spec['name']}.leave_one_out'"],
+            [f"MODEL_DIR='{RETRIEVER}'", f"PREPARED={_prepared(spec['name'], 'leave_one_out')!r}"],
         )
         build_index("items.index")
         _tell(7)
@@ -236,7 +237,7 @@ def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResu
       KeyboardInterrupt: a signal stopped it.
     """
     print(f"{folder.name}: {gin_file}", flush=True)
-    settings = [f"MODEL_DIR='{folder}'", *bindings]
+    settings = [f"MODEL_DIR={str(folder)!r}", *bindings]
     configuration.parse_config([gin_file], settings)
     rows = configuration.macro("BATCH_SIZE")
     # As many shards as there are by default.
@@ -348,7 +349,7 @@ def _measure(seed: int) -> tuple[float, float]:
     try:
         # Where embeddings start changes no step, and what is cut the run itself will say.
         settings = ["Start.embeddings='random'", "Logging.progress=False", "Logging.cuts=False"]
-        settings += _seeds(seed)
+        settings += seeds(seed)
         result = run_phase(f"{FOUNDATION}.gin", folder, settings)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -413,8 +414,13 @@ Logging.period = {-(-steps // 40)}
 {own}""")
 
 
-def _seeds(seed: int) -> list[str]:
+def seeds(seed: int) -> list[str]:
+    """Bindings of a training run."""
     return [f"train.seed={seed}", f"BatchIterator.seed={seed}"]
+
+
+def _prepared(dataset: str, split: str) -> str:
+    return str(folder_of("data", dataset, split))
 
 
 def _tell(number: int) -> None:
@@ -432,14 +438,17 @@ def _show(sizes: Sizes) -> None:
 
 
 def _what_next(output: Path, page: Path, dataset: str) -> str:
+    prepared = [
+        shlex.quote(_prepared(dataset, split)) for split in ("per_user_temporal", "leave_one_out")
+    ]
     return f"""
 report: {page}
 
 To go on, from that folder:
-  cd {output}
+  cd {shlex.quote(str(output))}
   m6rec eval --gin.MODEL_DIR={SCORER}
-  m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED=data/{dataset}.per_user_temporal \\
+  m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED={prepared[0]} \\
       --requests requests.jsonl --output scores.jsonl
   m6rec eval --gin.MODEL_DIR={RETRIEVER}
-  m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED=data/{dataset}.leave_one_out \\
+  m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED={prepared[1]} \\
       --index items.index --requests requests.jsonl --output found.jsonl"""

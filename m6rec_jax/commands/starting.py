@@ -34,7 +34,13 @@ def add_commands(commands: Any) -> None:
         help="recommend by the small model that comes with this package, without network",
     )
     for name, meaning in (("liked", "films that you like"), ("disliked", "and that you do not")):
-        demo.add_argument(f"--{name}", nargs="+", metavar="TITLE", help=f"with --edge: {meaning}")
+        demo.add_argument(
+            f"--{name}",
+            action="extend",
+            nargs="+",
+            metavar="TITLE",
+            help=f"with --edge: {meaning}",
+        )
     demo.add_argument("--count", type=int, metavar="K", help="with --edge: of films (default 10)")
 
     add_command(commands, "doctor", run_doctor)

@@ -45,6 +45,7 @@ from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import TEXT_VIEWS
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.passages import passages
 
 CORPUS_FILE = "corpus.json"
@@ -224,7 +225,7 @@ class Corpus:
                     raise DataError(f"{where}: the {spec.id} {identifier!r} occurs twice")
                 seen.add(identifier)
                 given = text if spec.has_turns else [text]
-                parts = tuple(part for part in given or () if part and not part.isspace())
+                parts = tuple(part for part in given or () if text_of(part))
                 if not parts:
                     raise DataError(f"{where}, column {spec.text!r}: the text has no words")
                 if label is not None and label not in numbers:

@@ -239,10 +239,10 @@ class EventTable:
         query = f"SELECT count(*) FROM events WHERE value >= {value}"
         return float(self._number(query) / self.num_rows)
 
-    def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
-        """Events of one part of each item `[items]` int64; `codes` as for `known`."""
+    def item_counts(self, codes: np.ndarray) -> np.ndarray:
+        """Counted events of each item `[items]` int64; `codes` as for `known`."""
         counts = np.zeros(self.dataset.items.num_rows, np.int64)
-        for batch in self.known(codes, "row", (part,)):
+        for batch in self.known(codes, "row", STATISTICS_PARTS):
             counts += np.bincount(batch["item"].to_numpy(), minlength=len(counts))
         return counts
 

@@ -61,7 +61,6 @@ from m6rec_jax.data.splits import (
     CONTEXT,
     PARTS,
     STATISTICS_PARTS,
-    TRAIN,
     Split,
     part_counts,
 )
@@ -168,17 +167,24 @@ class _Preparation:
         self.folder = folder_of(out, dataset.spec.name, split.name)
         finish_staged(self.folder / UPDATE, out)
         old = _read_json(self.folder / MANIFEST) or {}
+        if old.get("dataset", dataset.spec.name) != dataset.spec.name:
+            raise DataError(
+                f"{self.folder} has another data set, {old['dataset']!r}: give "
+                f"{dataset.spec.name!r} another name, or another output"
+            )
         # What an earlier run left is of use only if it came from the same data.
         # Where files of an update have gone again, so must what it added.
         same = old.get("source") == self.source and not old.get("updates")
+        # Read before anything goes: what was prepared stays where the new tables are broken.
+        counted = old if same else self._counted()
         if not same:
             if old.get("updates"):
                 log.info("%s is prepared anew, and the parts of its updates go", self.folder)
             # Views of other data must not be read beside it; `finish` writes it anew.
+            (self.folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
             for name in (CATALOGUE, co_occurrence.FILE, ease.FILE):
                 (self.folder / name).unlink(missing_ok=True)
-        counted = old if same else self._counted()
         self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
         self.options = with_history_length(options, counted["counts"])
         self.manifest: dict[str, Any] = {
@@ -314,11 +320,13 @@ class _Preparation:
                 self.dataset.items.select(list(self.dataset.spec.items.columns)),
                 self.item_texts,
                 self.assignment.held_out,
-                self.events.item_counts(self.assignment.codes, TRAIN),
+                self.events.item_counts(self.assignment.codes),
             )
         write_manifest(self.folder, self.manifest)
 
     def _counted(self) -> dict[str, Any]:
+        # Before they are read: what is appended meanwhile is then seen to have come later.
+        read = files_of(self.dataset)
         num_users = self.dataset.users.num_rows
         counts = {
             "users": num_users,
@@ -349,7 +357,7 @@ class _Preparation:
             "repeats": {"protocol": protocol, "share": round(share, 6)},
             "buckets": num_buckets(self.events.num_rows, num_users),
             "last_time": self.events.times()[1],
-            "files": files_of(self.dataset),
+            "files": read,
         }
 
     def _description(self) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Catalogue:
       items: with their attributes.
       texts: as the item tower reads them.
       held_out: which items no training text mentions `[items]` bool.
-      train_counts: training events of each item `[items]` int64.
+      train_counts: events of each item that count for everybody, those of training and those before
+        it, `[items]` int64.
     """
 
     items: Sequence[Item]

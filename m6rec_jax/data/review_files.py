@@ -24,6 +24,7 @@ import numpy as np
 
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
+from m6rec_jax.text.format_strings import text_of
 
 PICKLE_SUFFIXES = (".pickle", ".pkl")
 JSON_SUFFIXES = (".jsonl", ".json")
@@ -188,7 +189,7 @@ def _text(value: Any, name: str, *, may_be_empty: bool = False) -> str:
     except UnicodeEncodeError:
         # Half of a surrogate pair: every later writer of the text would fail on it.
         raise _BadRow(f"{name} is not valid Unicode", value) from None
-    if not may_be_empty and not value.strip():
+    if not may_be_empty and not text_of(value):
         raise _BadRow(f"{name} is empty")
     return value
 

@@ -142,19 +142,6 @@ class Statistics(StatisticsState):
             found["user_mean_value"] = verbalize.rounded(mean, self.spread())
         return found
 
-    def features(self, user_id: str, item: Item, time: float | None = None) -> dict[str, Value]:
-        """What the events so far say about a user and an item: the features `names`.
-
-        Args:
-          user_id: may be unknown.
-          item: may be unknown.
-          time: the moment, unix seconds; None for "after all events".
-
-        Raises:
-          DataError: an event at `time` or later was counted already, so they would leak the future.
-        """
-        return self.group_features(user_id, [item], time)[0]
-
     def group_features(
         self,
         user_id: str,
@@ -163,11 +150,15 @@ class Statistics(StatisticsState):
         *,
         state: UserState | None = None,
     ) -> list[dict[str, Value]]:
-        """`features` of several items for one user, one dictionary per item.
+        """What the events so far say about a user and items: the features `names` of each item.
 
         Args:
-          user_id, items, time: see `features`.
+          user_id, items: may be unknown.
+          time: the moment, unix seconds; None for "after all events".
           state: see `user_features`.
+
+        Raises:
+          DataError: an event at `time` or later was counted already, so they would leak the future.
         """
         of_user = self.user_features(user_id, time, state=state)
         found: list[dict[str, Value]] = []

@@ -11,7 +11,7 @@ import numpy as np
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.format_strings import Template
+from m6rec_jax.text.format_strings import Template, text_of
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -67,7 +67,7 @@ def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict
     """
     found: dict[str, list[str]] = {}
     for part in optional_item_templates(template):
-        empty = [item.id for item in items if not part.render(item.attributes).strip()]
+        empty = [item.id for item in items if not text_of(part.render(item.attributes))]
         found |= {part.name: empty} if empty else {}
     return found
 

@@ -17,6 +17,7 @@ from m6rec_jax.data.prepared import MANIFEST, Prepared, fingerprint, folder_of, 
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import build_view
 from m6rec_jax.data.views import RowWriter
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
@@ -48,6 +49,7 @@ def prepare_texts(
     options: Any,
     render: Render,
     progress: bool,
+    made_with: Sequence[Any] = (),
 ) -> Prepared:
     """Writes the views of a split, unless they are on disk, made from the same.
 
@@ -60,6 +62,10 @@ def prepare_texts(
       options: a dataclass; rows depend on it, too.
       render: makes the rows, in any order.
       progress: whether to show bars.
+      made_with: further settings that what `render` writes depends on.
+
+    Raises:
+      DataError: the folder is of a data set of another name.
     """
     with (
         local_data_dir(out, dataset, split.name) as data_dir,
@@ -71,9 +77,15 @@ def prepare_texts(
         settings = dataclasses.asdict(options)
         columns = {view: views.COLUMNS[view] for view in wanted}
         described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
-        source = fingerprint(FORMAT, __version__, described, settings, columns, files=files)
+        made = (FORMAT, __version__, described, settings, columns, *made_with)
+        source, old = fingerprint(*made, files=files), _manifest_of(folder)
+        if old.get("dataset", dataset) != dataset:
+            raise DataError(
+                f"{folder} has another data set, {old['dataset']!r}: give {dataset!r} another "
+                "name, or another output"
+            )
         built = all((target / views.INFO).is_file() for target in targets.values())
-        if built and _fingerprint_of(folder) == source:
+        if built and old.get("fingerprint") == source:
             log.info("%s is prepared already", folder.name)
             return Prepared.open(out, dataset, split.name)
         rendered = folder / "rendered"
@@ -109,9 +121,8 @@ def prepare_texts(
     return Prepared.open(out, dataset, split.name)
 
 
-def _fingerprint_of(folder: Path) -> str | None:
+def _manifest_of(folder: Path) -> dict[str, Any]:
     try:
-        found: str | None = json.loads((folder / MANIFEST).read_text("utf-8")).get("fingerprint")
+        return dict(json.loads((folder / MANIFEST).read_text("utf-8")))
     except (OSError, ValueError):
-        return None
-    return found
+        return {}

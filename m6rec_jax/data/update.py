@@ -111,7 +111,8 @@ def update(
         # What the first events decided stays.
         decided = prepared.manifest["dataset_spec"].get("repeats")
         dataset = with_repeats(dataset, dataset.spec.repeats or decided)
-        new = _new_event_files(dataset, prepared, split, parsed)
+        files = files_of(dataset)
+        new = _new_event_files(dataset, files, prepared, split, parsed)
         if not new:
             log.info("%s: all files of events are prepared", dataset.directory)
             return prepared
@@ -119,7 +120,7 @@ def update(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         opened.callback(shutil.rmtree, scratch)
-        made = _Update(dataset, new, prepared, parsed, scratch, progress)
+        made = _Update(dataset, files, new, prepared, parsed, scratch, progress)
         rows = made.render(scratch)
         with staged_files(folder / UPDATE, out) as staged:
             made.write(scratch, staged, rows)
@@ -127,7 +128,11 @@ def update(
 
 
 def _new_event_files(
-    dataset: Dataset, prepared: Prepared, text: str, split: Split
+    dataset: Dataset,
+    found: Mapping[str, list[list[str]]],
+    prepared: Prepared,
+    text: str,
+    split: Split,
 ) -> tuple[Path, ...]:
     """Files of events that are not prepared; raises DataError where something else has changed."""
     manifest, directory = prepared.manifest, dataset.directory
@@ -151,7 +156,6 @@ def _new_event_files(
             "update can only go on as before: change back what it says of columns, labels, "
             f"repeats, statistics, templates and this split, {anew}"
         )
-    found = files_of(dataset)
     for table, old in manifest["files"].items():
         now = found[table]
         advice = (
@@ -173,6 +177,7 @@ class _Update:
 
     Args:
       dataset: with all files.
+      files: of `files_of`, before anything was read: what is appended meanwhile has come later.
       new: its files of new events.
       prepared: the past.
       split: of it.
@@ -183,6 +188,7 @@ class _Update:
     def __init__(
         self,
         dataset: Dataset,
+        files: dict[str, list[list[str]]],
         new: tuple[Path, ...],
         prepared: Prepared,
         split: Split,
@@ -190,7 +196,7 @@ class _Update:
         progress: bool,
     ) -> None:
         self._prepared, self._manifest, self._progress = prepared, prepared.manifest, progress
-        self._whole, self._split = dataset, split
+        self._files, self._split = files, split
         self.name = f"update_{len(prepared.updates) + 1}"
         self._options = PrepareOptions(**self._manifest["options"])
         self._dataset = dataclasses.replace(
@@ -439,7 +445,7 @@ class _Update:
             "items": self._dataset.items.num_rows,
             "held_out_items": int(self._held_out.sum()),
         }
-        files, new = files_of(self._whole), [path.name for path in self._dataset.event_files]
+        files, new = self._files, [path.name for path in self._dataset.event_files]
         entry: dict[str, Any] = {
             "name": self.name,
             "files": new,

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from m6rec_jax.errors import DataError
+
 # Rounds over the biases, and over the factors, of one fit. A fit starts where the last one ended.
 _BIAS_ROUNDS = 3
 _FACTOR_ROUNDS = 2
@@ -115,7 +117,7 @@ class ValueFactors:
         user_bias = rest.sum() / (len(seen) + self._smoothing)
         factors = self.item_factors[seen]
         gram = factors.T @ factors + self._regularization * np.eye(self._rank)
-        taste = np.linalg.solve(gram, factors.T @ (rest - user_bias))
+        taste = _solved(gram, factors.T @ (rest - user_bias))
         asked = np.asarray(indices, np.int64)
         known = (asked >= 0) & (asked < num_known)
         found = np.full(len(asked), self.mean + user_bias)
@@ -155,5 +157,15 @@ class ValueFactors:
             rows = slice(start, start + _ROWS_AT_ONCE)
             gram = (known[rows] @ squares)[:, place]
             gram += self._regularization * np.eye(rank)
-            found[rows] = np.linalg.solve(gram, (residuals[rows] @ other)[:, :, None])[:, :, 0]
+            found[rows] = _solved(gram, (residuals[rows] @ other)[:, :, None])[:, :, 0]
         return found
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError as error:
+        raise DataError(
+            "the events' values lie too far apart for {user_expected_value}, or are too large: "
+            "scale them down, or leave it out of the template"
+        ) from error

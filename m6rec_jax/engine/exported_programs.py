@@ -234,17 +234,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def main() -> int:
-    """Checks the export that this file lies in; prints JSON."""
+def main() -> str | None:
+    """Checks the export that this file lies in; prints JSON. Returns what is wrong, if anything."""
     exported = Exported(Path(__file__).resolve().parent)
+    manifest, results = exported.manifest, exported.check()
     found = {
-        "results": exported.check(),
+        "results": results,
         "jax": jax.__version__,
         "backend": jax.default_backend(),
         "imported": sorted({"flax", "m6rec_jax", "tensorflow"} & set(sys.modules)),
     }
     print(json.dumps(found))
-    return 0
+    wrong = [
+        name
+        for name, own in results.items()
+        if not own["largest_difference"] <= manifest["tolerance"]
+        or own["equal"] < manifest["equal_texts"]
+    ]
+    return f"not as the model answers: {', '.join(wrong)}" if wrong else None
 
 
 if __name__ == "__main__":

@@ -83,9 +83,18 @@ def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 if __name__ == "__main__":
+    at = Path(__file__).resolve().parent
+    results, manifest = check(at), json.loads((at / "export.json").read_text("utf-8"))
     found = {
-        "results": check(Path(__file__).resolve().parent),
+        "results": results,
         "tensorflow": tf.__version__,
         "imported": sorted({"flax", "m6rec_jax"} & set(sys.modules)),
     }
     print(json.dumps(found))
+    wrong = [
+        name
+        for name, own in results.items()
+        if not own["largest_difference"] <= manifest["tolerance"]
+        or own["equal"] < manifest["equal_texts"]
+    ]
+    sys.exit(f"not as the model answers: {', '.join(wrong)}" if wrong else 0)

@@ -366,5 +366,13 @@ def _padded(values: Sequence[int], length: int) -> list[int]:
 
 if __name__ == "__main__":
     opened = EdgeModel(Path(__file__).resolve().parent)
+    manifest, results = opened.manifest, check(opened)
     unwanted = {"flax", "jax", "m6rec_jax", "tensorflow"}
-    print(json.dumps({"results": check(opened), "imported": sorted(unwanted & set(sys.modules))}))
+    print(json.dumps({"results": results, "imported": sorted(unwanted & set(sys.modules))}))
+    wrong = [
+        name
+        for name, own in results.items()
+        if not own["largest_difference"] <= manifest["tolerance"]
+        or own["equal"] < manifest["equal_texts"]
+    ]
+    sys.exit(f"not as the model answers: {', '.join(wrong)}" if wrong else 0)

@@ -86,10 +86,13 @@ def verify(
     """
     command = [*interpreter, str(folder / script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(f"the export does not run: {last}\n{' '.join(command)}\n{done.stderr}")
-    found = json.loads(done.stdout.splitlines()[-1])
+        raise DataError(
+            f"the export does not run: {last}\n{' '.join(command)}\n{done.stderr}"
+        ) from error
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     results: dict[str, dict[str, float]] = found["results"]
     if not results:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import shutil
+import re
+import subprocess
 
 # The modules that write them: `write(folder, asked)`, and `CHECK`, a script of the folder, which
 # Python runs, or the module's `INTERPRETER`. Converters take seconds to import, or are extras.
@@ -26,6 +27,8 @@ _PACKAGES = {
     "web": ("ai_edge_quantizer", "litert"),
     "onnx": ("jax2onnx", "onnx"),
 }
+# The oldest one that has what the page's check uses of it.
+_NODE = 20
 
 
 def what_is_missing(format_: str) -> str | None:
@@ -34,10 +37,22 @@ def what_is_missing(format_: str) -> str | None:
         package, extra = _PACKAGES[format_]
         if importlib.util.find_spec(package) is None:
             return f"needs the package {package}: pip install 'm6rec_jax[{extra}]'"
-    if format_ == "web" and shutil.which("node") is None:
-        return "checks its export with Node.js (20 or newer): install it"
+    if format_ == "web" and (found := _node_version()) < _NODE:
+        there = f", not {found}" if found else ""
+        return f"checks its export with Node.js ({_NODE} or newer{there}): install it"
     # jax2onnx up to 0.17.1 reads programs as jax had them until then.
-    jax = importlib.metadata.version("jax")
-    if format_ == "onnx" and tuple(map(int, jax.split(".")[:2])) >= (0, 11):
-        return f"needs jax below 0.11 for its converter, jax2onnx, not {jax}"
+    if format_ == "onnx":
+        jax = importlib.metadata.version("jax")
+        if tuple(map(int, jax.split(".")[:2])) >= (0, 11):
+            return f"needs jax below 0.11 for its converter, jax2onnx, not {jax}"
     return None
+
+
+def _node_version() -> int:
+    """The first number of it; 0 where there is no Node.js."""
+    try:
+        done = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return 0
+    found = re.match(r"v(\d+)\.", done.stdout)
+    return int(found[1]) if found else 0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.engine.index_files import open_index, read_manifest
+from m6rec_jax.engine.index_files import catalogue_fingerprint, open_index, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder
@@ -45,7 +45,8 @@ def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
       index: the folder.
 
     Raises:
-      CheckpointError: none of the model's tasks built it, or it is damaged.
+      CheckpointError: none of the model's tasks built it, it is damaged, or items' texts have
+        changed since.
       DataError: an item of the index is not in the catalogue.
     """
     built_by = read_manifest(Path(index)).model
@@ -57,9 +58,14 @@ def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
             f"{', '.join(tasks) or 'any of this one (none retrieves)'}"
         )
     found = open_index(index, model.fingerprint(task))
-    items = open_serving_data(model, task, with_statistics=False).items
+    data = open_serving_data(model, task, with_statistics=False)
+    items, texts = data.items, data.item_texts()
     if missing := [id_ for id_ in found.ids if id_ not in items]:
         raise DataError(f"{index} has item {missing[0]!r}, which the catalogue has not")
+    if found.manifest.catalogue != catalogue_fingerprint({id_: texts[id_] for id_ in found.ids}):
+        raise CheckpointError(
+            f"{index} was built of other texts than the catalogue has now: build it anew"
+        )
     titles = [title_of(items[id_]) for id_ in found.ids]
     vectors = np.concatenate([found.embeddings(part) for part in range(found.num_parts)])
     return Catalogue(task, vectors, found.ids, titles)

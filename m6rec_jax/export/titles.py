@@ -62,12 +62,8 @@ class Titles(NamedTuple):
         (folder / TITLES).write_text(text + "\n", "utf-8")
 
 
-def open_titles(model: LoadedModel, prepared: str | None = None) -> Titles | None:
+def open_titles(model: LoadedModel) -> Titles | None:
     """The catalogue of the first task that writes titles; None: no task does.
-
-    Args:
-      model: of which.
-      prepared: see `open_serving_data`.
 
     Raises:
       ConfigError, DataError: as `TitlesAnswers`.
@@ -76,7 +72,7 @@ def open_titles(model: LoadedModel, prepared: str | None = None) -> Titles | Non
         template = model.template(task) if settings.kind == "generation" else None
         if template is not None and settings.writing in NAMING:
             writing = template.writing[settings.writing]
-            data = open_serving_data(model, task, prepared, with_statistics=False)
+            data = open_serving_data(model, task, with_statistics=False)
             items, generator = data.items.values(), model.generator(task)
             room = room_for_titles(writing, items, generator)
             trie = TitleTrie(generator.vocabulary, written_titles(writing, items), room)

@@ -261,7 +261,7 @@ def _copy_runtime(packages: Path, folder: Path) -> None:
             shutil.copyfile(core / "wasm" / f"{build}.{ending}", folder / f"{build}.{ending}")
     (folder / "LICENSE.txt").write_text(
         f"LiteRT.js {LITERT_JS_VERSION} ({', '.join(PACKAGES)}) by the authors of LiteRT, Google.\n"
-        "Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0\n"
+        "Apache License, Version 2.0: ../LICENSE.txt has it.\n"
         "Unchanged, but that index.js names a file of the second one, and WebAssembly is packed.\n",
         "utf-8",
     )
@@ -293,7 +293,7 @@ def _write_service_worker(folder: Path) -> None:
 
 def _page_files(folder: Path) -> list[str]:
     """What every browser loads; the manifest is still to be written."""
-    without = {"sw.js", CHECK, HELD_OUT}
+    without = {"sw.js", "LICENSE.txt", CHECK, HELD_OUT}
     found = [path.name for path in folder.iterdir() if path.is_file() and path.name not in without]
     return sorted([*found, "export.json", "runtime/index.js", "runtime/wasm_utils.js"])
 

@@ -89,11 +89,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
       CheckpointError: as `check_new`, or it cannot be written to (disk full, no permission).
     """
     check_new(folder)
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished = folder
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own: another process may be making the same folder.
+        made = tempfile.mkdtemp(".unfinished", f"{folder.name}.", folder.parent)
+        unfinished = Path(made)
         yield unfinished
+        unfinished.chmod(0o755)  # mkdtemp lets only its owner read
         if folder.exists():
             folder.rmdir()
         for path in (*unfinished.rglob("*"), unfinished):
@@ -103,7 +106,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished != folder:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

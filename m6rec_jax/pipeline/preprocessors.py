@@ -324,13 +324,16 @@ def outcomes_in_words(
     """The outcome of each candidate; "" for sampled negatives, which are no events.
 
     Args:
-      ratings: values of the events; NaN for events without one and for sampled negatives.
+      ratings: float32 values of the events; NaN for events without one and for sampled negatives.
       labels: 0 or 1 of each.
       outcome: words for an event's value, NaN included.
     """
+    rounded = np.asarray(ratings, np.float32)
+    # Half a step up: 0.7 as a float32 is less than the 0.7 that an outcome may begin with.
+    values = rounded.astype(np.float64) + np.spacing(np.abs(rounded)).astype(np.float64) / 2
     return [
-        "" if math.isnan(rating) and not label else outcome(float(rating))
-        for rating, label in zip(ratings, labels, strict=True)
+        "" if math.isnan(value) and not label else outcome(value)
+        for value, label in zip(values.tolist(), labels, strict=True)
     ]
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import decimal
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,18 +28,24 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.records import Value
 
 _ESCAPABLE = "[]{}\\"
+# Whitespace, and what SentencePiece's normalisation makes nothing of: control characters, invisible
+# ones, and the sign for what could not be read. A model would get no token of it.
+_SILENT = re.compile(
+    r"[\s\x01-\x08\x0e-\x1f\x7f\x8f\x9f\u061c\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd]*"
+)
 
 
 def text_of(value: Value) -> str:
     """Writes one value as text; the empty string means that there is nothing to write.
 
-    Strings stay as they are, except that one of nothing but whitespace counts as missing. Tuples
+    Strings stay as they are, except that one of nothing but whitespace and invisible characters
+    counts as missing. Tuples
     and lists are joined with ", " without their empty members. Whole floats lose their ".0", others
     keep six significant digits (from 100,000 on all of them), and none has an exponent. True is
     "yes", False is "no".
     """
     if type(value) is str:
-        return "" if value.isspace() else value
+        return "" if _SILENT.fullmatch(value) else value
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -47,7 +47,7 @@ _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
 class Vocabulary:
-    """A SentencePiece model with control ids beside it. Thread-safe; pickles as its path.
+    """A SentencePiece model with control ids beside it. Thread-safe.
 
     Attributes:
       model_file: absolute path of the SentencePiece file.
@@ -210,19 +210,6 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({self.model_file!r}, size={self.size})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "arguments": (self.model_file, self._num_sentinels),
-            "fingerprint": self.fingerprint,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(*state["arguments"])  # type: ignore[misc]
-        if self.fingerprint != state["fingerprint"]:
-            raise ConfigError(
-                f"{self.model_file} is not the file it was when this vocabulary was pickled"
-            )
 
     def _piece(self, id_: int) -> str:
         if id_ in self._names:

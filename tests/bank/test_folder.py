@@ -257,7 +257,7 @@ def test_files_of_others_are_named_and_kept(bank: BankFolder) -> None:
 
 
 def test_what_killed_commands_left_goes_with_the_next_change(bank: BankFolder) -> None:
-    for name in ("new.unfinished", "old.removed", "notes.backup"):
+    for name in ("new.1x.unfinished", "old.removed", "notes.backup"):
         (bank.path / name).mkdir()
         (bank.path / name / "file").touch()
     assert bank.names() == NAMES

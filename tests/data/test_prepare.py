@@ -7,6 +7,8 @@ from typing import Any
 
 import gin
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import prepare as prepare_module
@@ -15,7 +17,7 @@ from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.prepared import EVENTS, Prepared
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
@@ -146,6 +148,8 @@ def test_a_sample_alone_is_known(write_shop, tmp_path: Path, history: str) -> No
     else:
         assert told > validated
         assert told > drawn
+    counts = prepared.catalogue().train_counts
+    assert counts.sum() == prepared.statistics().count
     assert prepared.statistics().count == (6 if history == "sampled" else 32)
 
 
@@ -231,9 +235,18 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     back = run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
     assert back.num_rows("groups")["train"] == 16
-    # Other data: nothing that was there before counts.
+    # Broken data take nothing away.
     counted = ("co_occurrence.parquet", "ease.parquet")
+    events = folder / "events.parquet"
+    whole = events.read_bytes()
+    table = pq.read_table(events)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), events)
+    with pytest.raises(DataError, match="are the same event"):
+        run(folder, out, views=("groups",))
+    events.write_bytes(whole)
     assert all((back.folder / name).exists() for name in counted)  # of the view 'next_items'
+    assert (back.folder / EVENTS).is_dir()
+    # Other data: nothing that was there before counts.
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}

@@ -25,6 +25,12 @@ ITEMS = [
     for index, tags in enumerate(TAGS)
 ]
 BY = ("tags", "maker")
+
+
+def features(statistics: Statistics, user: str, item: Item, time: float | None = None) -> dict:
+    return statistics.group_features(user, [item], time)[0]
+
+
 # user, item, time, value; few of each, so that ties, repeats and shared tastes are common.
 LOGS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 9), st.sampled_from([2, 4, 5])),
@@ -268,7 +274,7 @@ def test_every_answer_equals_a_recount(
                 for name, value in told.items():
                     assert close(name, value, expected[name]), (name, value, expected[name])
                     differences += value != expected[name]
-                assert found == statistics.features(user_id, item, time)
+                assert found == features(statistics, user_id, item, time)
     # Halves of a percent may round either way in another order of operations, no more than that.
     assert differences <= 2
     assert statistics.count == len(events)
@@ -283,7 +289,7 @@ def test_the_words() -> None:
         Event("u0", "i4", 4.0, 4.0),
     ]
     statistics = fold(events, StatisticsOptions(smoothing=1.0, neighbour_smoothing=1.0))
-    told = statistics.features("u0", ITEMS[1])
+    told = features(statistics, "u0", ITEMS[1])
     # Has a test of its own.
     assert told.pop("user_neighbours_percent")
     assert told.pop("user_taste_difference")
@@ -318,14 +324,14 @@ def test_items_that_are_valued_alike() -> None:
     statistics = fold(events, options)
     # One user knows both items: -8 / (sqrt((16 + 4) * 4) + 1) = -0.805. i0's mean is
     # (9 + 11/3) / 3 = 4.22, and u1 is .78 above it: -0.805 * .78 / (.805 + 1).
-    of_i1 = statistics.features("u1", ITEMS[1])
+    of_i1 = features(statistics, "u1", ITEMS[1])
     assert of_i1["user_taste_difference"] == "-0.35"
     # Items of opposite values tell no share: u1's own is left, (1 + 2/3) / 2.
     assert of_i1["user_neighbours_percent"] == "83"
-    assert statistics.features("u1", ITEMS[2])["user_taste_difference"] is None  # unknown item
-    assert statistics.features("u9", ITEMS[1])["user_taste_difference"] is None  # unknown user
+    assert features(statistics, "u1", ITEMS[2])["user_taste_difference"] is None  # unknown item
+    assert features(statistics, "u9", ITEMS[1])["user_taste_difference"] is None  # unknown user
     # An item is no neighbour of itself.
-    assert statistics.features("u1", ITEMS[0])["user_taste_difference"] == "+0.00"
+    assert features(statistics, "u1", ITEMS[0])["user_taste_difference"] == "+0.00"
     # u2 values both items below the mean of all; now i1 is liked by nobody, but goes with i0.
     more = [*events, Event("u2", "i0", 4.0, 1.0), Event("u2", "i1", 5.0, 1.0)]
     alike = fold(more, options)
@@ -364,7 +370,7 @@ def test_purchases_have_no_shares() -> None:
     events = [Event(f"u{user}", f"i{item}", float(user)) for user in range(4) for item in (0, 1)]
     events.append(Event("u9", "i0", 9.0))
     statistics = fold(events, StatisticsOptions(), at_least=None)
-    told = statistics.features("u9", ITEMS[1])
+    told = features(statistics, "u9", ITEMS[1])
     assert "item_positive_percent" not in told
     assert told["user_tags_counts"] == ("1 red",)
     # 4 of 5 users bought i1; of those who bought i0, (4 + 5 * .8) / (5 + 5).
@@ -374,8 +380,8 @@ def test_purchases_have_no_shares() -> None:
     valued = Statistics(BY, None, True)
     for event in events:
         valued.update(dataclasses.replace(event, value=2.0), ITEMS[int(event.item_id[1:])])
-    assert valued.features("u9", ITEMS[1])["user_neighbours_times"] == "1.0"
-    assert valued.features("u9", ITEMS[1])["user_taste_difference"] == "+0.00"
+    assert features(valued, "u9", ITEMS[1])["user_neighbours_times"] == "1.0"
+    assert features(valued, "u9", ITEMS[1])["user_taste_difference"] == "+0.00"
 
 
 @settings(max_examples=25)
@@ -425,8 +431,8 @@ def test_load_errors(tmp_path: Path) -> None:
 def test_the_future_is_refused() -> None:
     statistics = fold([Event("u0", "i0", 5.0, 4.0)], StatisticsOptions())
     with pytest.raises(DataError, match="that would leak the future"):
-        statistics.features("u0", ITEMS[0], 5.0)
-    assert statistics.features("u0", ITEMS[0], 5.5)["item_count"] == "1"
+        features(statistics, "u0", ITEMS[0], 5.0)
+    assert features(statistics, "u0", ITEMS[0], 5.5)["item_count"] == "1"
     with pytest.raises(DataError, match="in the order of time"):
         statistics.update(Event("u0", "i0", 4.0, 4.0), ITEMS[0])
     with pytest.raises(DataError, match="comes after one at"):

@@ -275,6 +275,23 @@ def simple(write_shop, split: str = "per_user_temporal") -> Days:
     return Days(write_shop, [past, day], split, views=("groups", "next_items", "catalogue"))
 
 
+def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monkeypatch) -> None:
+    days = simple(write_shop)
+    days.add(1)
+    path = days.folder / "events-1.parquet"
+    render = update_module._Update.render
+
+    def late(self, folder):
+        table = pq.read_table(path)
+        pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+        return render(self, folder)
+
+    monkeypatch.setattr(update_module._Update, "render", late)
+    days.update()
+    with pytest.raises(DataError, match=r"events-1\.parquet is prepared and has changed since"):
+        days.update()
+
+
 def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     days = simple(write_shop)
     first = days.update()

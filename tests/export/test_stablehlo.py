@@ -56,7 +56,9 @@ def run(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def titles(run: Path, served: Path) -> Titles:
-    found = open_titles(load_model(run), str(served / "cache" / served_films.PREPARED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_DATA_DIR", str(served / "cache"))
+        found = open_titles(load_model(run))
     assert found is not None
     assert found.task == "titles"
     return found

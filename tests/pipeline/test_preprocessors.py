@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import seqio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors
@@ -173,6 +175,18 @@ def test_outcomes_of_purchases():
     ratings, labels = [math.nan, math.nan, 4.0, 1.0], [1, 0, 1, 0]
     found = outcomes_in_words(ratings, labels, lambda value: f"rated {value:g}")
     assert found == ["rated nan", "", "rated 4", "rated 1"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_outcomes_begin_at_their_thresholds(threshold: float, value: float) -> None:
+    """Values are kept as float32, and thresholds are not."""
+    step = np.spacing(np.float32(abs(threshold)))
+    values = [value, threshold, np.float32(threshold) - 2 * step]
+    found = outcomes_in_words(
+        np.asarray(values, np.float32), [1, 1, 1], lambda one: str(one >= threshold)
+    )
+    assert found[0] == str(value >= threshold) or abs(value - threshold) <= step
+    assert found[1:] == ["True", "False"]
 
 
 def test_sampled_negatives_have_an_outcome_where_there_are_words(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import Template, text_of
 from m6rec_jax.text.records import Value
+from m6rec_jax.text.vocabulary import Vocabulary
 
 
 def render(source: str, **values: object) -> str:
@@ -74,7 +75,15 @@ def test_escapes() -> None:
     assert render(r"\[{a}\] \{a\} \\", a="x") == r"[x] {a} \ ".rstrip()
 
 
-@given(st.text(min_size=1).filter(lambda text: not text.isspace()))
+def test_text_that_a_vocabulary_makes_nothing_of_is_missing(model_file: str) -> None:
+    vocabulary = Vocabulary(model_file)
+    silent = ["\ufffd\ufffd", "\u200b", "\ufeff \x7f", " \t"]
+    assert [text_of(text) for text in silent] == [""] * 4
+    for code in (*range(1, 0x3000), *range(0xFE00, 0x10000)):
+        assert not text_of(chr(code)) or vocabulary.encode(chr(code)), hex(code)
+
+
+@given(st.text(min_size=1).filter(text_of))
 def test_text_from_data_is_never_read_as_syntax(text: str) -> None:
     assert render("<{a}>[-{b}]", a=text, b=text) == f"<{text}>-{text}"
 

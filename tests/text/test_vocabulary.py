@@ -3,7 +3,6 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import os
-import pickle
 import random
 from pathlib import Path
 
@@ -213,18 +212,6 @@ def test_threads(
         results = list(pool.map(lambda _: [fresh.encode(text) for text in texts], range(16)))
     expected = [vocab.encode(text) for text in texts]
     assert all(result == expected for result in results)
-
-
-def test_pickle(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
-    copy = pickle.loads(pickle.dumps(vocab))
-    assert copy == vocab
-    assert copy.encode("Fargo (1996)") == vocab.encode("Fargo (1996)")
-    moved = tmp_path / "moved.model"
-    moved.write_bytes(Path(model_file).read_bytes())
-    pickled = pickle.dumps(Vocabulary(moved))
-    edited(model_file, moved, new=sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL)
-    with pytest.raises(ConfigError, match="not the file it was"):
-        pickle.loads(pickled)
 
 
 def test_fingerprint(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:

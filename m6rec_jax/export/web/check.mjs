@@ -60,7 +60,13 @@ for (const name of new Set(asked.map(named))) {
 }
 // NaN as Python reads it.
 console.log(JSON.stringify({ results, imported: [] }).replaceAll(":null", ":NaN"));
-process.exit(0);
+const { tolerance, equal_texts } = JSON.parse(readFileSync(at("export.json"), "utf8"));
+const wrong = Object.keys(results).filter((name) => {
+  const { largest_difference, equal } = results[name];
+  return !(largest_difference <= tolerance) || equal < equal_texts;
+});
+if (wrong.length) console.error(`not as the model answers: ${wrong.join(", ")}`);
+process.exit(wrong.length ? 1 : 0);
 
 function auc(labels, scores) {
   const order = [...scores.keys()].sort((a, b) => scores[a] - scores[b]);

@@ -125,7 +125,7 @@ function picker(root, picked, { reactions }) {
 
   search.oninput = look;
   search.onkeydown = (event) => {
-    if (event.key !== "Enter") return;
+    if (event.key !== "Enter" || event.isComposing) return; // of an input method: not yet typed
     event.preventDefault();
     found.querySelector("button")?.click();
   };
@@ -146,7 +146,8 @@ async function recommend() {
     const { result, milliseconds } = await ask("recommend", asked);
     times.push(`retrieved ${result.length} in ${milliseconds.toFixed(0)} ms`);
     found = result;
-    read(segments);
+    if (!found.length) throw new Error("Nothing is left to recommend: you know all of it.");
+    if (!scorers.length) read(segments);
   } else {
     if (!chosen.length) throw new Error("Choose what is to be ranked first.");
     found = chosen.map(({ item }) => ({ item, score: 0 }));
