@@ -122,6 +122,11 @@ class _TurnReader:
         self._latest, self._recent_years = latest, recent_years
         self._near_years = near_years
         self._wishes: list[Wish] = []
+        # Every value that some wish of the kind may hold.
+        self._said: dict[type[Wanted | Unwanted], set[ColumnValue]] = {
+            Wanted: set(),
+            Unwanted: set(),
+        }
         self._flags: dict[str, Any] = {}
         # Whether what follows is refused, and whether something was.
         self._negative = self._refused = False
@@ -288,11 +293,18 @@ class _TurnReader:
     # "A comedy, but no comedy": what is said last holds, as between turns.
 
     def _want(self, values: frozenset[ColumnValue]) -> None:
-        self._wishes = [*_without(self._wishes, Unwanted, values), Wanted(values)]
+        self._put(Wanted(values), Unwanted)
 
     def _refuse(self, values: frozenset[ColumnValue]) -> None:
-        self._wishes = [*_without(self._wishes, Wanted, values), Unwanted(values)]
+        self._put(Unwanted(values), Wanted)
         self._listed = 0
+
+    def _put(self, wish: Wanted | Unwanted, other: type[Wanted | Unwanted]) -> None:
+        if not wish.values.isdisjoint(self._said[other]):
+            self._wishes = list(_without(self._wishes, other, wish.values))
+            self._said[other] -= wish.values
+        self._wishes.append(wish)
+        self._said[type(wish)] |= wish.values
 
     def _read_group(self, name: str, wanted: frozenset[ColumnValue]) -> None:
         if self._refused and self._joins != "or":

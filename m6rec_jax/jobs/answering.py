@@ -34,7 +34,7 @@ from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.request_data import dataset_spec_of, open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.requests.serving_data import ServingData
@@ -219,13 +219,19 @@ class Parts:
         self._warm: set[Any] = set()
         self._lock = threading.RLock()
 
-    def over(self, model: LoadedModel, data: Mapping[str, Any] | None = None) -> Parts:
+    def over(
+        self,
+        model: LoadedModel,
+        data: Mapping[str, Any] | None = None,
+        index: Mapping[str, str] | None = None,
+    ) -> Parts:
         """The same for another state of the same bank, or with other data. Nothing is compiled.
 
         Args:
           model: this one's, or a `fork` of it.
           data: any of `prepared`, `items` and `index`, which are then read anew, also where they
             have the same names; None: data that were read stay.
+          index: further folders of indexes by task, which are read anew.
 
         Raises:
           ConfigError: an index of a task that there is not.
@@ -238,9 +244,12 @@ class Parts:
             other.prepared = data.get("prepared", self.prepared)
             other._items = data.get("items", self._items)
             _check_tasks_of_indexes(data.get("index"), model)
-            index = data.get("index", self._index)
+            named = data.get("index", self._index)
             # Tasks that are not named keep theirs.
-            other._index = self.indexes() | index if isinstance(index, dict) else index
+            other._index = self.indexes() | named if isinstance(named, dict) else named
+        if index is not None:
+            _check_tasks_of_indexes(index, model)
+            other._index = other.indexes() | dict(index)
         with self._lock:
             made = dict(self._made)
         known = [self.model.dataset_spec(task) for task in self.model.settings.tasks]
@@ -254,7 +263,12 @@ class Parts:
             for key, value in made.items()
             if isinstance(value, Engine)
             or (isinstance(value, ServingData) and keeps_data)
-            or (isinstance(value, StoredIndex) and data is None and self._same(model, key[-1]))
+            or (
+                isinstance(value, StoredIndex)
+                and data is None
+                and key[-1] not in (index or ())
+                and self._same(model, key[-1])
+            )
         }
         return other
 
@@ -297,10 +311,13 @@ class Parts:
         own = self.settings(task).prepared if self.prepared is None else self.prepared
         # Two runs on one folder may know the data set by other templates.
         described = self.once(
-            ("described", task), lambda: json.dumps(self.model.dataset_spec(task), sort_keys=True)
+            ("described", task, any_data_set),
+            lambda: json.dumps(
+                dataset_spec_of(self.model, task, self.prepared, any_data_set), sort_keys=True
+            ),
         )
         return self.once(
-            ("data", own, task if any_data_set or not own else described, any_data_set),
+            ("data", own, described),
             lambda: open_serving_data(
                 self.model, task, self.prepared, self._items, any_data_set=any_data_set
             ),

@@ -18,7 +18,7 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.task_settings import check_part
+from m6rec_jax.engine.task_settings import TaskSettings, check_part, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model import M6Rec, PromptConfig
@@ -284,6 +284,10 @@ class Job(abc.ABC):
     def asked_of(self) -> tuple[str, ...]:
         """Kinds of tasks that requests for this job may name."""
         return (self.kind,)
+
+    def may_be_asked_of(self, settings: TaskSettings) -> bool:
+        """Whether requests for this job may name a task with these settings."""
+        return settings.kind in self.asked_of and not dialogue_part(settings)
 
     @classmethod
     def answers(cls) -> bool:

@@ -42,9 +42,8 @@ def open_serving_data(
       DataError: the data are missing or damaged.
     """
     task = task_name(model.settings.tasks, task)
-    folder = kept_copy(path_of(prepared).expanduser()) if prepared else None
     own = model.settings.tasks[task].prepared
-    spec = _spec(model, task, folder, any_data_set)
+    spec = dataset_spec_of(model, task, prepared, any_data_set)
     if spec is None:
         raise ConfigError(_without_data_set(model, task))
     if prepared is None:
@@ -53,14 +52,24 @@ def open_serving_data(
                 f"the model folder does not say which prepared data '{task}' was trained on; name "
                 "them with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
             )
-        folder = kept_copy((model.data_dir or default_data_dir()) / own)
+        folder: Path | None = kept_copy((model.data_dir or default_data_dir()) / own)
+    else:
+        folder = _folder_of(prepared)
     file = None if items is None else Path(items).expanduser()
     return ServingData.open(spec, folder, file, with_statistics=with_statistics)
 
 
-def _spec(
-    model: LoadedModel, task: str, folder: Path | None, any_data_set: bool
+def dataset_spec_of(
+    model: LoadedModel, task: str, prepared: str | None, any_data_set: bool
 ) -> Mapping[str, Any] | None:
+    """What `dataset.json` says of the data that a task's requests are rendered with, if anything.
+
+    Arguments as `open_serving_data`.
+
+    Raises:
+      DataError: the data are missing or damaged.
+    """
+    folder = _folder_of(prepared) if prepared else None
     own = model.settings.tasks[task].prepared
     if folder is not None and (any_data_set or not own):
         known, there = model.dataset_spec(task), prepared_dataset_spec(folder)
@@ -70,6 +79,10 @@ def _spec(
         if any_data_set:
             return there
     return model.dataset_spec(task)
+
+
+def _folder_of(prepared: str) -> Path | None:
+    return kept_copy(path_of(prepared).expanduser()) if prepared else None
 
 
 def _without_data_set(model: LoadedModel, task: str) -> str:

@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.scoring import Scorer
@@ -98,9 +95,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         parts.retriever().check_task(retrieval)
         data = parts.data(retrieval)
         found = RetrievalTask(parts.renderer(retrieval), parts.index(retrieval), data.items)
-        if data.folder is None:
-            raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
-        catalogue = read_catalogue(data.folder)
+        catalogue, co_occurrence, ease = data.counted
         known = {item.id: index for index, item in enumerate(catalogue.items)}
         # Items that are newer than the prepared data co-occur with nothing, and stand at the end.
         new = [id_ for id_ in found.index.ids if id_ not in known]
@@ -115,8 +110,8 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         in_index = np.full(len(texts), NO_ITEM)
         in_index[of_found] = np.arange(len(of_found))
         reranker = Reranker(
-            CoOccurrence.load(data.folder),
-            Ease.load(data.folder),
+            co_occurrence,
+            ease,
             texts,
             catalogue.train_counts,
             None if scorer is None else parts.scorer(),

@@ -16,6 +16,7 @@ import numpy as np
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
@@ -100,6 +101,9 @@ class TitleRecommendationJob(RecommendationJob):
     @property
     def asked_of(self) -> tuple[str, ...]:
         return ("generation",)
+
+    def may_be_asked_of(self, settings: TaskSettings) -> bool:
+        return super().may_be_asked_of(settings) and settings.writing in NAMING
 
 
 def _items(titles: Sequence[Any], k: int) -> tuple[list[int], list[float]]:

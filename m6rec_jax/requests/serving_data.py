@@ -11,23 +11,39 @@ Light: no tensorflow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import co_occurrence, ease
-from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, read_catalogue
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, Catalogue, read_catalogue
 from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
+
+
+class Counted(NamedTuple):
+    """What prepared data say of items beside their texts: which ones people have together.
+
+    Attributes:
+      catalogue: in whose order the others count items.
+      co_occurrence, ease: see there.
+    """
+
+    catalogue: Catalogue
+    co_occurrence: CoOccurrence
+    ease: Ease
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +115,20 @@ class ServingData:
             items = list(read_catalogue(folder).items)
         by_id = {item.id: item for item in items}
         return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events, folder)
+
+    @functools.cached_property
+    def counted(self) -> Counted:
+        """Of the folder; read once, so that it stays beside what else was read of it.
+
+        Raises:
+          ConfigError: there is no folder.
+          DataError: something is missing or damaged.
+        """
+        if self.folder is None:
+            raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
+        return Counted(
+            read_catalogue(self.folder), CoOccurrence.load(self.folder), Ease.load(self.folder)
+        )
 
     def item_texts(self) -> dict[str, str]:
         """By id, the text of each item as the item tower reads it.

@@ -166,7 +166,8 @@ class Access:
 
 
 def _same(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
+    # Headers are read as latin-1, whatever the client wrote.
+    return hmac.compare_digest(given.encode("latin-1"), token.encode())
 
 
 def _unauthorized(name: str) -> ApiError:

@@ -117,17 +117,16 @@ class Asking:
         """What a function will give for an argument, see `Scheduler.call_together`; queued now."""
         sizes = self.snapshot.service.parts.batch_sizes
         future = self._scheduler.call_together(function, argument, sizes, **self._queued)
-        beside = asyncio.create_task(self._called(future))
-        # Nobody may be there any more to hear of an error.
-        beside.add_done_callback(lambda task: task.cancelled() or task.exception())
+        beside = asyncio.create_task(self._result(future))
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            future.cancel()  # also where the task was cancelled before it began
+            if not task.cancelled():
+                task.exception()  # nobody may be there any more to hear of it
+
+        beside.add_done_callback(ended)
         self._beside.append(beside)
         return beside
-
-    async def _called(self, future: Queued[Any]) -> Any:
-        try:
-            return await self._result(future)
-        finally:
-            future.cancel()
 
     async def pieces(self, accepted: Accepted) -> AsyncIterator[tuple[str, Result | None]]:
         """The one text of an answer, piece by piece as it is generated; last no text, and the

@@ -118,7 +118,7 @@ def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
     """The task that orders what was found; None: none does."""
     snapshot = asked.snapshot
     if name:
-        scorer = snapshot.task(name, "scoring")
+        scorer = snapshot.task(name, "scoring", "scorer")
         if not _knows_items(snapshot, scorer):
             raise ConfigError(f"'{scorer}' is served without a catalogue: it cannot score ids")
         return scorer
@@ -154,7 +154,9 @@ async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) ->
     return _answered(asked, body, task, "generation", texts=texts)
 
 
-def writing_task(asked: Asking, name: str | None, kind: str | None = None) -> str:
+def writing_task(
+    asked: Asking, name: str | None, kind: str | None = None, field: str = "task"
+) -> str:
     """The task of generation that is meant: the one named, the only one of that kind of texts, or
     the only one.
 
@@ -163,7 +165,7 @@ def writing_task(asked: Asking, name: str | None, kind: str | None = None) -> st
     """
     snapshot = asked.snapshot
     if name not in (None, ANY_TASK):
-        return snapshot.task(name, "generation")
+        return snapshot.task(name, "generation", field)
     own = snapshot.named("generation")
     fitting = [task for task in own if snapshot.tasks[task].writing == kind] or own
     if len(fitting) != 1:

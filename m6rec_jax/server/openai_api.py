@@ -104,7 +104,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     snapshot = asked.snapshot
     texts = [body.input] if isinstance(body.input, str) else body.input
     name = body.model.removesuffix(_ITEMS)
-    task = snapshot.task(name, "retrieval")
+    task = snapshot.task(name, "retrieval", "model")
     retriever = snapshot.service.parts.retriever()
     retriever.check_task(task)
     width = snapshot.service.model.model.config.prompts.retrieval_dim
@@ -147,7 +147,7 @@ def _base64(vector: np.ndarray) -> str:
 async def _accept_completion(
     server: Server, asked: Asking, body: schemas.Completion
 ) -> tuple[str, list[Accepted]]:
-    task = writing_task(asked, body.model)
+    task = writing_task(asked, body.model, field="model")
     wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
     if isinstance(body.prompt, dict):
         server.limits.check(body.prompt, "prompt.")

@@ -119,4 +119,5 @@ def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
         data = snapshot.data_of(name)
         if data is not None:
             return name, data
-    raise ApiError(400, "cannot_be_answered", "no task has a catalogue", "task")
+    none = "no task has a catalogue" if task is None else f"'{task}' has no catalogue"
+    raise ApiError(400, "cannot_be_answered", none, "task")

@@ -72,7 +72,7 @@ def routes(server: Server) -> APIRouter:
 def _task(asked: Asking, model: str) -> tuple[str, str]:
     snapshot = asked.snapshot
     if model != ANY_TASK:
-        task = snapshot.task(model, "scoring")
+        task = snapshot.task(model, "scoring", "model")
         if snapshot.tasks[task].kind in _JOBS:
             return task, _JOBS[snapshot.tasks[task].kind]
         raise ConfigError(f"'{task}' scores nothing; its kind is '{snapshot.tasks[task].kind}'")

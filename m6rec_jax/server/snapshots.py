@@ -70,8 +70,8 @@ class Snapshot:
             if "title_recommendation" in jobs and self.tasks[task].writing in NAMING:
                 pairs.append((task, "title_recommendation"))
         pairs += [(task, "scoring") for task in self.named("reranking")]
-        if "likelihood" in jobs:
-            pairs += [(task, "likelihood") for task in self.named("scoring", "retrieval")]
+        if "likelihood" in jobs or self.named("likelihood"):  # its programs depend on no task
+            pairs += [(task, "likelihood") for task in self.tasks if self._has_outcomes(task)]
         service.warm_up(pairs)
         if service.model.model.config.prompts.retrieval_dim and self.named("retrieval"):
             parts = service.parts
@@ -79,13 +79,8 @@ class Snapshot:
             parts.warm_once("retriever", retriever.warm_up)
             task = self.named("retrieval")[0]
             parts.warm_once("items", lambda: _warm_up_items(retriever, task, parts.batch_sizes))
-            pairs.append((task, "embeddings"))
+            pairs += [(task, "embeddings") for task in self.named("retrieval")]
         self._pairs = frozenset(pairs)
-        self._jobs = {job for _, job in pairs if job != "title_recommendation"}
-        if "likelihood" in jobs:  # of any task: its programs depend on none
-            scorer = service.parts.likelihood_scorer()
-            service.parts.warm_once(scorer.program_name, scorer.warm_up)
-            self._jobs.add("likelihood")
         for task, job in pairs:
             if job != "embeddings":  # of text, which takes no data
                 self.describe(task, job)
@@ -136,16 +131,25 @@ class Snapshot:
         jobs = [job for job in self.jobs(task) if job != "embeddings"]  # of text, which takes none
         return self.service.data(task, jobs[0]) if jobs else None
 
-    def check_answers_as(self, old: Snapshot) -> None:
-        """Raises ConfigError where something that could be asked no longer can."""
-        lost = [f"'{task}' for {job}" for task, job in sorted(old._pairs - self._pairs)]
-        if old.conversation and not self.conversation:
+    def check_answers_as(self, old: Snapshot, but: str = "") -> None:
+        """Raises ConfigError where something that could be asked no longer can.
+
+        Args:
+          old: the snapshot before.
+          but: a task whose prompts were replaced or removed: only what others lose counts.
+        """
+        lost = [
+            f"'{task}' for {job}" for task, job in sorted(old._pairs - self._pairs) if task != but
+        ]
+        removed = but in old.tasks and but not in self.tasks
+        talks = not (removed and dialogue_part(old.tasks[but]))
+        if talks and old.conversation and not self.conversation:
             lost.append(f"a chat ({self.no_conversation})")
         if lost:
-            raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
+            raise ConfigError(f"with this change nobody could ask {', '.join(lost)}")
 
-    def task(self, name: str | None, job: str) -> str:
-        """The task that is meant.
+    def task(self, name: str | None, job: str, field: str = "task") -> str:
+        """The task that is meant; `field` of the body names it.
 
         Raises:
           ApiError: 404 where there is no such task.
@@ -156,7 +160,7 @@ class Snapshot:
             return self.service.task(name, job)
         except ConfigError as error:
             if name and name not in self.tasks:
-                raise ApiError(404, "unknown_task", str(error), "task") from None
+                raise ApiError(404, "unknown_task", str(error), field) from None
             raise
 
     def accept(self, row: Mapping[str, Any], task: str, job: str, number: int = 0) -> Accepted:
@@ -237,13 +241,24 @@ class Snapshot:
 
     def _check_compiled(self, task: str, job: str) -> None:
         """A request that compiles would hold up all others."""
-        if job not in self._jobs and not self.answers(task, job):
+        if not self.answers(task, self.service.job(task, job)):
             raise ApiError(
                 400,
                 "cannot_be_answered",
-                f"'{task}' is not asked for '{job}' here: the server was not started with "
-                f"--gin.serve.jobs=\"['{job}']\", or an index, or other tasks or data are missing",
+                f"'{task}' is asked for {', '.join(self.jobs(task)) or 'nothing'} here, not for "
+                f"'{job}': the server was not started with --gin.serve.jobs=\"['{job}']\", or an "
+                "index, or other tasks or data are missing",
             )
+
+    def _has_outcomes(self, task: str) -> bool:
+        """Whether it can be asked how likely outcomes are."""
+        if dialogue_part(self.tasks[task]):
+            return False
+        try:
+            self.service.answerer("likelihood").of_task(task)
+        except (ConfigError, DataError):  # such as data that name none
+            return False
+        return True
 
     def _has_hybrid(self, task: str) -> bool:
         """Whether what a task finds can be reranked; warns where other settings would let it."""
@@ -336,16 +351,17 @@ class Snapshots:
                     fork.remove(task)
                 if what == "put":
                     fork.add(task)
-                return service.over(fork, None if index is None else {"index": {task: index}})
+                return service.over(fork, index=None if index is None else {task: index})
 
-            return self._swap("prompts", changed)
+            return self._swap("prompts", changed, task)
 
-    def _swap(self, what: str, change: Callable[[Service], Service]) -> Snapshot:
+    def _swap(
+        self, what: str, change: Callable[[Service], Service], changed_task: str = ""
+    ) -> Snapshot:
         old = self.current
         try:
             new = self._make(change(old.service), old.version + 1)
-            if what == "data":
-                new.check_answers_as(old)
+            new.check_answers_as(old, changed_task)
         except M6RecError as error:
             raise ApiError(409, "cannot_be_changed", str(error)) from error
         self._current = new

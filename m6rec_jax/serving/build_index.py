@@ -73,7 +73,7 @@ def build_index(
         )
     if bank is None and (Path(model_dir) / CHECKPOINTS_FOLDER).is_dir():
         _check_retrieves(model_dir, step)
-    if part_items is not None:
+    if part_items is not None and part_items > 0:  # else `write_index` refuses it
         step_items = configuration.bound("CatalogueIndex.items_per_step", ITEMS_PER_STEP)
         part_items = -(-part_items // step_items) * step_items
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -255,7 +256,9 @@ class _LikedItems:
         self._ids, self._value = list(data.items), data.spec.label.at_least
         self.repeats_count = data.spec.repeats_count
         self._places = {identifier: place for place, identifier in enumerate(self._ids)}
-        now = 0.0 if data.statistics is None else data.statistics.last_time + 1
+        assert data.statistics is not None  # read with the folder
+        last = data.statistics.last_time  # of no event -inf
+        now = last + 1 if math.isfinite(last) else 0.0
         self._user = {"user": {}, "time": now, **user, "behaviours": user.get("behaviours") or []}
         if "time" not in user:
             self._parse({**self._user, "time": None})  # says what is wrong

@@ -58,7 +58,10 @@ class Service:
         self.parts = Parts(model, options)
 
     def over(
-        self, model: LoadedModel | None = None, data: Mapping[str, Any] | None = None
+        self,
+        model: LoadedModel | None = None,
+        data: Mapping[str, Any] | None = None,
+        index: Mapping[str, str] | None = None,
     ) -> Service:
         """A service for a changed bank or other data, beside this one, which stays as it is.
 
@@ -66,11 +69,11 @@ class Service:
 
         Args:
           model: a `fork` of this one's bank; None: the same.
-          data: see `Parts.over`, also for the error.
+          data, index: see `Parts.over`, also for the error.
         """
         other = copy.copy(self)
         other.model = self.model if model is None else model
-        other.parts = self.parts.over(other.model, data)
+        other.parts = self.parts.over(other.model, data, index)
         return other
 
     @classmethod
@@ -114,8 +117,7 @@ class Service:
             )
         if name or len(tasks) == 1 or job is None:
             return task_name(tasks, name or "")
-        asked = job_of(job).asked_of
-        fitting = [task for task, settings in tasks.items() if settings.kind in asked]
+        fitting = [task for task, own in tasks.items() if job_of(job).may_be_asked_of(own)]
         if len(own := [task for task in fitting if tasks[task].kind == job]) == 1:
             return own[0]
         if len(fitting) != 1:

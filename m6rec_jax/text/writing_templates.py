@@ -239,10 +239,13 @@ class WritingTemplate:
     ) -> Iterator[_Way]:
         """What may truly be said of a shared column: where it is so, its values and that item."""
         own = [value for value in _values(item, column) if value not in common.get(column, ())]
+        known = frozenset(own)
         for place, other in enumerate(reversed(liked)):
             theirs = set(_values(other, column)) if _differ(other, item) else set()
+            if known.isdisjoint(theirs):  # walks the shorter one
+                continue
             shared = [value for value in own if value in theirs]
-            name = self._render(self.liked, other) if shared else ""
+            name = self._render(self.liked, other)
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):
                     told: dict[str, Value] = {f"{_SHARED}{column}": values}

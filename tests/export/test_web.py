@@ -171,7 +171,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     package.write_text('{"version": "1.0.0"}')
     with pytest.raises(ConfigError, match=r"core/package.json is 1.0.0: run\n  npm install"):
         web_page.find_runtime(tmp_path)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"--format web checks .* Node.js \(20 or newer\)"):
         command.export(tmp_path, tmp_path / "page", "web")
 

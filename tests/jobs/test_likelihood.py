@@ -170,7 +170,7 @@ def test_a_data_set_that_the_model_never_saw(infer, served, served_model):
 def test_what_cannot_be_scored_is_refused(infer, served, served_model, tmp_path):
     configure(ITEM, ("candidate",))
     spec = json.loads(json.dumps(served_films.SPEC))
-    spec["template"]["item"] = "{title}"
+    spec["template"]["item"] = "[{title}]"
     run = served_films.copy_run(served / "run", tmp_path / "run", ["plausible"], spec)
     asked = [request(1) | {"candidates": [{"title": "\u200b", "genre": "drama"}]}]
     found, rejected = infer(asked, "plausible", model_dir=run)

@@ -65,8 +65,8 @@ def test_items_are_found_by_id_and_by_words(client: TestClient) -> None:
 
 def test_models_say_what_they_can_be_asked_for(client: TestClient) -> None:
     models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
-    assert models["ctr"]["jobs"] == ["scoring"]
-    assert models["next"]["jobs"] == ["embeddings", "reranking", "retrieval"]
+    assert models["ctr"]["jobs"] == ["likelihood", "scoring"]
+    assert models["next"]["jobs"] == ["embeddings", "likelihood", "reranking", "retrieval"]
     assert models["titles"]["writing"] == "titles"
     assert models["ctr"]["data_set"] == "films"
     assert models["talk_replies"]["jobs"] == []

@@ -21,6 +21,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.engine.ranking_weights import RankingWeights
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -200,6 +201,32 @@ def test_what_does_not_fit_changes_nothing(
     assert client.delete("/v1/admin/prompts/stars", headers=ADMIN).status_code == 200
     put(client, "prompts/next", {"index": str(index)})
     put(client, "prompts/stars", {})
+
+
+def test_a_swap_of_prompts_keeps_data_and_takes_nothing_from_other_tasks(
+    swapped: tuple[Server, TestClient], own_folder: Path
+) -> None:
+    server, client = swapped
+    before = server.snapshots.current
+    parts = before.service.parts
+    index = own_folder / "again.index"
+    bank, prepared = str(own_folder / "bank"), str(parts.data("next").folder)
+    build_index(index, own_folder / "run", bank=bank, task="next", prepared=prepared)
+    # What is prepared may change on disk at any time, and is read anew by `PUT data` alone.
+    counted = Path(prepared) / "co_occurrence.parquet"
+    counted.rename(own_folder / "away.parquet")
+    put(client, "prompts/ctr", {})
+    put(client, "prompts/next", {"index": str(index)})
+    (own_folder / "away.parquet").rename(counted)
+    new = server.snapshots.current
+    assert new.jobs("next") == before.jobs("next")
+    assert "reranking" in new.jobs("next")
+    assert new.service.parts.data("next") is parts.data("next")
+    assert new.service.parts.index("next") is not parts.index("next")
+    other = copy.copy(new)
+    other._pairs = new._pairs - {("ctr", "scoring"), ("stars", "scoring")}
+    with pytest.raises(ConfigError, match=r"nobody could ask 'stars' for scoring$"):
+        other.check_answers_as(new, "ctr")
 
 
 def test_why_there_is_no_hybrid_is_told(

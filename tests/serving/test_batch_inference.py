@@ -402,7 +402,7 @@ def whole(data: ServingData, entry: Any) -> Any:
 def test_candidates_of_which_no_token_is_left_are_refused(folder: Path, tmp_path: Path) -> None:
     """The template renders the two fields, and the vocabulary normalises all of it away."""
     spec = json.loads(json.dumps(served_films.SPEC))
-    spec["template"]["candidate"] = "{title}"
+    spec["template"]["candidate"] = "[{title}]"
     served_films.copy_run(folder / "run", tmp_path / "run", ["ctr"], spec)
     rows = [request(1) | {"candidates": ["f1", {"title": "\u200b"}]}]
     requests = served_films.write_rows(tmp_path / "requests.jsonl", rows)
