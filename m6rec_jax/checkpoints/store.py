@@ -28,7 +28,6 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import DATA
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import write_atomically
 
 
@@ -44,7 +43,6 @@ class CheckpointStore:
         the background.
 
     Raises:
-      ConfigError: `keep` or `best_mode` make no sense.
       CheckpointError: the folder is in a bucket, and the package for it is missing.
     """
 
@@ -57,10 +55,6 @@ class CheckpointStore:
         best_mode: str = "max",
         asynchronous: bool = True,
     ) -> None:
-        if keep is not None and keep < 1:
-            raise ConfigError(f"keep = {keep} checkpoints: at least 1 (None: all)")
-        if best_mode not in ("max", "min"):
-            raise ConfigError(f"best_mode = {best_mode!r} is neither 'max' nor 'min'")
         self.folder = absolute(folder)
         self._best_metric = best_metric
         self._worst = worst = -math.inf if best_mode == "max" else math.inf

@@ -37,8 +37,11 @@ from m6rec_jax.training.train_step import jit_step, make_train_step
 
 logger = logging.getLogger(__name__)
 Features = dict[str, jax.ShapeDtypeStruct]
-# Left out of the step that is compiled: two need another model at hand, two are seldom set.
-_LEFT_OUT = ("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss")
+# Left out of the step that is compiled: two need another model at hand, three are seldom set.
+_LEFT_OUT = (
+    *("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss"),
+    "BatchIterator.pack",
+)
 
 
 @gin.configurable
@@ -129,6 +132,8 @@ def make_program(name: str, settings: StepSettings, mesh: Mesh) -> Program | str
         if settings.config.prompts.head == "none":
             return "the model has no head for classes (PromptConfig.head = 'none')"
         return _score(settings, mesh)
+    if settings.config.cross_attention_at != "all":
+        return "the model only scores (ModelConfig.cross_attention_at = 'ends')"
     return _decode(settings, mesh)
 
 
@@ -148,7 +153,7 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
         seed=0,
         accumulation_steps=parts,
     )
-    if left_out := [name for name in _LEFT_OUT if configuration.bound(name) is not None]:
+    if left_out := [name for name in _LEFT_OUT if configuration.bound(name)]:
         logger.warning(
             "compiled without %s: memory, products and times are those of the plain step",
             ", ".join(left_out),

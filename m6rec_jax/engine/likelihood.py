@@ -25,6 +25,7 @@ from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
+from m6rec_jax.objectives.language_modelling import target_logits, token_cross_entropy
 from m6rec_jax.text.questions import Question, question
 from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -53,11 +54,10 @@ def token_sums(model: M6Rec, variables: Variables, features: Mapping[str, Array]
     outputs = model.apply(variables, features)
     targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
     logits = model.apply(variables, outputs.hidden, method=model.token_logits)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    log_p = chosen - jax.nn.logsumexp(logits, axis=-1)
-    correct = chosen >= jnp.max(logits, axis=-1)
+    losses = token_cross_entropy(logits, targets)
+    correct = target_logits(logits, targets) >= jnp.max(logits, axis=-1)
     return TokenSums(
-        -jnp.sum(jnp.where(weights > 0, log_p * weights, 0.0), axis=1),
+        jnp.sum(jnp.where(weights > 0, losses * weights, 0.0), axis=1),
         jnp.sum(jnp.where(correct, weights, 0.0), axis=1),
         jnp.sum(weights, axis=1),
     )

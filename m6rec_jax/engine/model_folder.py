@@ -31,7 +31,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.location import absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     check_vocabulary,
     read_model_config,
@@ -141,7 +141,7 @@ def restore_model(
     location = locate(model_dir, step)
     manifest = read_manifest(location)
     check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
-    if step is None:
+    if step is None and location.folder != absolute(model_dir):
         warn_of_a_better_step(location.step, manifest)
     config = manifest.build_model_config()
     model = M6Rec(config)

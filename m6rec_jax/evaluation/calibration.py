@@ -141,13 +141,17 @@ def calibrate(
             "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising' "
             "(gin_configs/objectives/early_exit.gin)"
         )
-    tasks = [task for task in evaluator.tasks if exits_early and task.kind in KINDS]
+    config = restored.model.config
+    # Scoring by segments with queries at the ends alone runs all layers (`CandidateScoring`).
+    whole = config.cross_attention_at == "ends" and config.late_layers_start > 0
+    kinds_of_exits = [kind for kind in KINDS if not (whole and kind == "scoring")]
+    tasks = [task for task in evaluator.tasks if exits_early and task.kind in kinds_of_exits]
     if not tasks and not learns:
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
         ranked = [kind for kind, job in jobs().items() if job.ranks_catalogue]
         raise ConfigError(
-            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit "
-            f"early, and weights are learnt for {', '.join((*ranked, *SCALED))}"
+            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(kinds_of_exits)} "
+            f"exit early, and weights are learnt for {', '.join((*ranked, *SCALED))}"
         )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")

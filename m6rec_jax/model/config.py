@@ -235,7 +235,7 @@ class ModelConfig:
             *("vocab_size", "embed_dim", "num_encoder_layers", "num_decoder_layers"),
             *("num_heads", "head_dim", "mlp_dim"),
         )
-        _require_at_least("ModelConfig", self, 0, "scan_unroll")
+        _require_at_least("ModelConfig", self, 0, "scan_unroll", "late_layers_start")
         if self.embedding_rank is not None:
             _require_at_least("ModelConfig", self, 1, "embedding_rank")
         _require_at_least("ModelConfig", self, 2, "relative_attention_num_buckets")
@@ -265,7 +265,7 @@ class ModelConfig:
             raise ConfigError(
                 f"ModelConfig.dropout_rate = {self.dropout_rate} must be at least 0 and below 1"
             )
-        if not 0 <= self.late_layers_start <= self.num_encoder_layers:
+        if self.late_layers_start > self.num_encoder_layers:
             raise ConfigError(
                 f"ModelConfig.late_layers_start = {self.late_layers_start} must lie between 0 "
                 f"(off) and num_encoder_layers = {self.num_encoder_layers}"

@@ -38,6 +38,8 @@ def quantized(weight: Array, axes: tuple[int, ...], bits: int = BITS) -> tuple[A
 
     Scales are `[..., 1, ...]` along the axes. Zero stays zero.
     """
+    # Also of a backbone in bfloat16, which is packed as float32.
+    weight = weight.astype(jnp.float32)
     most = 2 ** (bits - 1) - 1
     largest = jnp.max(jnp.abs(weight), axis=axes, keepdims=True)
     scale = (largest / most).astype(jnp.float16)

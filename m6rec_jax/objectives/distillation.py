@@ -72,9 +72,14 @@ class Distillation:
         for name in ("temperature", "similarity_temperature"):
             if getattr(self, name) <= 0.0:
                 raise ConfigError(f"Distillation.{name} = {getattr(self, name)} must be positive")
-        for name in _TERMS:
+        for name in (*_TERMS, "chunk_length"):
             if getattr(self, name) < 0.0:
                 raise ConfigError(f"Distillation.{name} = {getattr(self, name)} is negative")
+        if self.num_relation_heads is not None and self.num_relation_heads < 1:
+            raise ConfigError(
+                f"Distillation.num_relation_heads = {self.num_relation_heads} must be at least 1 "
+                "(None: as many as the student has)"
+            )
         if not any(getattr(self, name) for name in _TERMS):
             raise ConfigError("every weight of Distillation is 0: nothing to learn from a teacher")
 

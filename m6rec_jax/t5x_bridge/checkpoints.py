@@ -95,6 +95,8 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
             manifest.vocabulary_fingerprint,
         ):
             raise CheckpointError(f"{target} holds checkpoints of another model: name a new folder")
+        if there.extra.get("trained_by"):
+            raise CheckpointError(f"{target} is a run under t5x, which goes on: name a new folder")
     restored = restore_model(location.folder)
     leaves = flatten({name: dict(tree) for name, tree in restored.variables.items()})
     write_t5x_files(

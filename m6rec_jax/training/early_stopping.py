@@ -37,14 +37,10 @@ class BestMetric:
         """Takes note of a validation; whether it is the best so far, or as good as it.
 
         Of equal ones the newest counts as the best, as for Orbax, which keeps that one; for the
-        patience it is no better.
-
-        Raises:
-          ConfigError: the validation did not report the metric.
+        patience it is no better. The metrics were checked before.
         """
         if self.name is None:
             return False
-        self.check(metrics)
         value = float(metrics[self.name])
         better = not math.isnan(value) and (
             self.best is None or self._sign * value > self._sign * self.best

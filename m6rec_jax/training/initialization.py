@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
+from m6rec_jax.checkpoints.location import StepLocation, absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
@@ -19,6 +19,7 @@ from m6rec_jax.checkpoints.manifest import (
     check_vocabulary,
     differences,
     same_task_sizes,
+    warn_of_a_better_step,
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item, restore_matching
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
@@ -116,6 +117,8 @@ def state_from_checkpoint(
     manifest, where = read_manifest(location), str(location.folder)
     check_vocabulary(manifest, run.vocabulary_fingerprint, where)
     params = restore_item(location, manifest, PARAMS, abstract.params, run.model_config)
+    if location.folder != absolute(path):
+        warn_of_a_better_step(location.step, manifest)
     logger.info("backbone from %s", where)
     computed = [
         line for line in differences(manifest, model.config) if line.split(":")[0] in _ARITHMETIC

@@ -201,9 +201,14 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return made
 
 
+def compiled(patterns: str | Sequence[str]) -> list[re.Pattern[str]]:
+    """Regular expressions; a string is one, not a sequence of letters."""
+    return [re.compile(one) for one in ((patterns,) if isinstance(patterns, str) else patterns)]
+
+
 def name_mask(tree: Any, left_out: Sequence[str]) -> Any:
     """A tree of bools: False where the leaf's name matches one of the regular expressions."""
-    patterns = [re.compile(pattern) for pattern in left_out]
+    patterns = compiled(left_out)
     return unflatten(
         {name: not any(p.search(name) for p in patterns) for name in flatten(tree)}, tree
     )
@@ -237,6 +242,8 @@ def _optimizer(
     steps: Sequence[optax.GradientTransformation],
     learning_rate: float | Schedule,
 ) -> Optimizer:
+    if clip_norm is not None and clip_norm <= 0.0:
+        raise ConfigError(f"clip_norm = {clip_norm} lets nothing train (None: not clipped)")
     clip = [] if clip_norm is None else [task_updates.clip_by_norm(clip_norm)]
     rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
     chain = optax.chain(*clip, *steps, optax.scale_by_learning_rate(rate))

@@ -15,7 +15,6 @@ so one threshold for all would empty some of them and leave others whole.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.training.optimizers import Optimizer
+from m6rec_jax.training.optimizers import Optimizer, compiled
 
 # Every embedding table and linear map of the backbone; not norms, nor biases of positions.
 PRUNED = (r"^params/.*kernel$", r"^params/token_embedder/")
@@ -102,7 +101,7 @@ def _pruned(
     shares: np.ndarray,
 ) -> Optimizer:
     inner = optax.with_extra_args_support(optimizer)
-    patterns = [re.compile(pattern) for pattern in names]
+    patterns = compiled(names)
 
     def chosen(tree: Any) -> dict[str, jax.Array]:
         return {
@@ -114,7 +113,7 @@ def _pruned(
     def init(params: Any) -> PruningState:
         if not chosen(nn.meta.unbox(params)):
             raise ConfigError(
-                f"no leaf that trains is called as one of {tuple(names)}, so there is nothing to "
+                f"no leaf that trains is called as {names!r} says, so there is nothing to "
                 "prune. A frozen backbone (train.trainable = 'prompts') keeps its zeros by itself"
             )
         return PruningState(jnp.zeros([], jnp.int32), inner.init(params))

@@ -148,16 +148,22 @@ class EvaluationSums(NamedTuple):
     metrics: Metrics
 
     def scalars(self, jobs: Sequence[str] = ()) -> dict[str, float]:
-        """`loss`, the objectives' metrics and `job_losses`, as means over everything added up."""
+        """`loss`, the objectives' metrics and `job_losses`, as means over everything added up.
+
+        Of what nothing was counted there is no metric.
+        """
         means = {
-            name: float(value.mean()) for name, value in self.metrics.items() if not is_by_job(name)
+            name: float(value.mean())
+            for name, value in self.metrics.items()
+            if not is_by_job(name) and float(value.count)
         }
-        loss = sum(
+        losses = [
             float(value) / float(self.counts[name])
             for name, value in self.weighted.items()
             if float(self.counts[name])
-        )
-        return {"loss": float(loss), **means, **job_losses(jobs, [self.metrics])}
+        ]
+        whole = {"loss": sum(losses)} if losses else {}
+        return {**whole, **means, **job_losses(jobs, [self.metrics])}
 
 
 def make_eval_step(

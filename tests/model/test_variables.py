@@ -369,6 +369,14 @@ def test_mismatched_features(config: ModelConfig, features: Features) -> None:
         shapes(config, short)
 
 
-def test_special_token_outside_the_vocabulary() -> None:
-    with pytest.raises(ConfigError, match="40, outside the vocabulary of 32"):
-        ModelConfig(vocab_size=32, prompts=PromptConfig(special_token_ids=(40,)))
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ((40,), "40, no number of a token in the vocabulary of 32"),
+        (("[BOS]",), r"'\[BOS\]', no number"),
+        ((5, 5), "names a token twice"),
+    ],
+)
+def test_wrong_special_tokens(ids: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(vocab_size=32, prompts=PromptConfig(special_token_ids=ids))

@@ -268,6 +268,7 @@ def test_a_loss_of_ones_own_keeps_its_denominators(batch: Features) -> None:
     ("settings", "config", "message"),
     [
         ({"relation_weight": 1.0, "num_relation_heads": 5}, WIDE, "num_relation_heads = 5"),
+        ({"relation_weight": 1.0, "num_relation_heads": -1}, WIDE, "at least 1"),
         ({"relation_weight": 1.0, "encoder_layer": 2}, WIDE, "encoder has layers 0 to 1"),
         ({"class_weight": 1.0}, WIDE.replace(prompts=PromptConfig()), "teacher 0, student 3"),
         ({"similarity_weight": 1.0}, WIDE.replace(prompts=PromptConfig()), "retrieval_dim"),

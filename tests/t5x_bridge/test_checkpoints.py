@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -128,6 +129,14 @@ def test_there_and_back_is_bit_exact(shop_vocabulary: Vocabulary, tmp_path: Path
         convert(f"t5x_bridge:{tmp_path / 'theirs'}", str(tmp_path / "stale"))
     convert(f"t5x_bridge:{tmp_path / 'theirs' / 'checkpoint_70'}", str(tmp_path / "theirs"))
     assert_same(read_ours(tmp_path / "theirs"), leaves)
+    # A run that t5x has begun goes on with what is there.
+    description = tmp_path / "theirs" / "m6rec.json"
+    told = json.loads(description.read_text())
+    description.write_text(json.dumps(told | {"extra": {"trained_by": "t5x"}}))
+    shutil.rmtree(tmp_path / "theirs" / "checkpoint_70")
+    with pytest.raises(CheckpointError, match="is a run under t5x, which goes on"):
+        convert(str(tmp_path / "ours"), f"t5x_bridge:{tmp_path / 'theirs'}")
+    assert (tmp_path / "theirs" / "inference").is_dir()
 
 
 def test_what_t5x_writes_through_orbax(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ def test_decay_spares_norms_factors_and_biases() -> None:
         "params": {"mlp": {"kernel": True, "wi_bias": False}, "norm": {"scale": False}},
         "prompts": {"bank": {"soft_prompts": True}, "decoder": {"ia3_key": {"factors": False}}},
     }
+    # A pattern alone is one, not a sequence of letters.
+    assert name_mask(params, "mlp/kernel") == name_mask(params, ("mlp/kernel",))
+
+
+def test_a_norm_of_zero_would_train_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"clip_norm = 0\.0 lets nothing train"):
+        adamw(0.01, clip_norm=0.0)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,11 @@ def test_validation_sums_equal_one_big_batch() -> None:
         assert added[name] == pytest.approx(value, rel=1e-5), name
     by_hand = expected["language_modelling/loss"] + 0.5 * expected["classification/loss"]
     assert expected["loss"] == pytest.approx(by_hand, rel=1e-5)
+    # Of what is not there nothing is reported: 0 would be the best loss of all.
+    nothing = toy_batch(rng, 4)
+    nothing["decoder_loss_weights"] = np.zeros_like(nothing["decoder_loss_weights"])
+    nothing["decoder_labels"] = np.full_like(nothing["decoder_labels"], -1)
+    assert not {"loss", "classification/accuracy"} & set(step(state, nothing).scalars())
 
 
 def test_prompts_alone_need_prompts() -> None:

@@ -42,11 +42,14 @@ class SpecialTokens(Method):
         return bool(prompts.special_token_ids)
 
     def check_model(self, config: ModelConfig) -> None:
-        for token in config.prompts.special_token_ids:
-            if not 0 <= token < config.vocab_size:
+        ids = config.prompts.special_token_ids
+        if len(set(ids)) != len(ids):
+            raise ConfigError(f"PromptConfig.special_token_ids = {ids} names a token twice")
+        for token in ids:
+            if not (isinstance(token, int) and 0 <= token < config.vocab_size):
                 raise ConfigError(
-                    f"PromptConfig.special_token_ids has {token}, outside the vocabulary of "
-                    f"{config.vocab_size}"
+                    f"PromptConfig.special_token_ids has {token!r}, no number of a token in the "
+                    f"vocabulary of {config.vocab_size}"
                 )
 
     def variables(self, config: ModelConfig) -> Mapping[str, Variable]:
