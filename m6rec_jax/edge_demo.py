@@ -76,8 +76,8 @@ class TitleFinder:
         near = difflib.get_close_matches(wanted, self._by_title, n=3, cutoff=_NEAR)
         begun = [name for name in self._by_title if wanted and name.startswith(f"{wanted} ")]
         # Another number is another film of a series, not a slip of the pen.
-        same_digits = near and re.findall(r"\d", near[0]) == re.findall(r"\d", wanted)
-        if same_digits and difflib.SequenceMatcher(None, near[0], wanted).ratio() >= _MISSPELT:
+        alike = near and difflib.SequenceMatcher(None, near[0], wanted).ratio() >= _MISSPELT
+        if alike and _numbers(near[0]) == _numbers(wanted):
             for item in self._by_title[near[0]]:
                 if year in (None, item.attributes.get("year")):
                     return item
@@ -184,6 +184,10 @@ def run_edge_demo(liked: Sequence[str], disliked: Sequence[str], k: int) -> None
         f"\n{MODEL.stat().st_size:,} bytes, {len(demo.items):,} films. First answer after "
         f"{first:.1f} seconds, with loading and compiling; the same again in {again:.0f} ms."
     )
+
+
+def _numbers(plain: str) -> list[str]:
+    return re.findall(r"\d|\b(?:i[vx]|v?i{1,3}|v|x)\b", plain)
 
 
 def _plain(title: str) -> str:

@@ -49,6 +49,8 @@ def test_a_title_is_found_in_nearly_any_spelling(titles, written, meant):
         ("Star Wars", "near: Star Wars: Episode IV – A New Hope"),
         ("Aliens Attack", "near: Aliens (1986)"),
         ("Alien (2003)", "near: Alien (1979)"),
+        ("Aliens 2", "near: Aliens (1986)"),
+        ("Aliens II", "near: Aliens (1986)"),
         ("zzzz", "'zzzz'"),
         ("?!", "'?!'"),
         ("", "''"),

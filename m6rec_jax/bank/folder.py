@@ -32,9 +32,9 @@ from m6rec_jax.io.locks import LOCK_FILE, locked_folder
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
 _FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE}
 _OF_TENSORS = f"{TENSORS_FOLDER}/_METADATA"  # Orbax's
-# No dots: 'ctr.unfinished' and 'ctr.removed' are on their way in and out.
+# No dots: 'ctr.1a2b3c4d.unfinished' and 'ctr.removed' are on their way in and out.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_ON_THEIR_WAY = re.compile(rf"{_NAME.pattern}\.(unfinished|removed)")
+_ON_THEIR_WAY = re.compile(rf"{_NAME.pattern}\.(\w+\.unfinished|removed)")
 logger = logging.getLogger(__name__)
 
 

@@ -131,7 +131,6 @@ def prepare(
         preparation = _Preparation(
             dataset, parsed, options, statistics_options, data_dir, engine, progress, opened
         )
-        preparation.check(wanted)
         preparation.make(wanted)
         preparation.finish()
     return Prepared.open(out, dataset.spec.name, parsed.name)
@@ -155,6 +154,7 @@ class _Preparation:
         self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         num_negatives(dataset, options)  # raises before anything is written
+        self._check(options.views)
         self.item_texts = texts_of_items(dataset, self.template)
         self.source = fingerprint(
             FORMAT,
@@ -228,7 +228,7 @@ class _Preparation:
             )
         )
 
-    def check(self, wanted: Sequence[str]) -> None:
+    def _check(self, wanted: Sequence[str]) -> None:
         """Raises an error where a view has no text, before any is made."""
         path = self.dataset.directory / SPEC_FILE
         for view in wanted:

@@ -94,13 +94,17 @@ def prepare_texts(
         for view in wanted:
             (rendered / view).mkdir(parents=True)
             writers[view] = RowWriter(rendered / view, view)
-        # What is written from here on is half new until a manifest says so.
-        (folder / MANIFEST).unlink(missing_ok=True)
-        rows, manifest = render(folder)
+        rows, manifest = render(rendered)
         with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
             for view, part, row in rows:
                 writers[view].write(part, row)
                 bar.update()
+        # Everything was read, so what was prepared may go; half new, nothing says that it is there.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in [path for path in rendered.iterdir() if path.name not in writers]:
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
+            path.replace(folder / path.name)
         for view, target in targets.items():
             writers[view].close()
             build_view(rendered / view, target, view)

@@ -149,8 +149,9 @@ def calibrate(
     if not tasks and not learns:
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
         ranked = [kind for kind, job in jobs().items() if job.ranks_catalogue]
+        exiting = " and ".join(kinds_of_exits) + ", and scoring but for 'ends'," * whole
         raise ConfigError(
-            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(kinds_of_exits)} "
+            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {exiting} "
             f"exit early, and weights are learnt for {', '.join((*ranked, *SCALED))}"
         )
     if not assets.exists():

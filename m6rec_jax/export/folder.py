@@ -88,13 +88,13 @@ def verify(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         found = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
+        results: dict[str, dict[str, float]] = found["results"]
+    except (IndexError, ValueError, KeyError, TypeError) as error:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataError(
             f"the export does not run: {last}\n{' '.join(command)}\n{done.stderr}"
         ) from error
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    results: dict[str, dict[str, float]] = found["results"]
     if not results:
         raise DataError("nothing of the export was checked")
     for name, result in results.items():
@@ -114,6 +114,8 @@ def verify(
                 f"{result['equal']:.2%} of what {name!r} of the export writes is what the model "
                 f"writes; it must be {manifest['equal_texts']:.0%}"
             )
+    if done.returncode:
+        raise DataError(f"the export's check ends with status {done.returncode}: {done.stderr}")
     if found["imported"]:
         raise DataError(f"the export imports {', '.join(found['imported'])}")
     _write(folder, manifest | {"verified": found})

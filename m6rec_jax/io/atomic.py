@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,14 +90,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
       CheckpointError: as `check_new`, or it cannot be written to (disk full, no permission).
     """
     check_new(folder)
-    unfinished = folder
+    # A name of its own: another process may be making the same folder.
+    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another process may be making the same folder.
-        made = tempfile.mkdtemp(".unfinished", f"{folder.name}.", folder.parent)
-        unfinished = Path(made)
+        unfinished.mkdir(parents=True)
         yield unfinished
-        unfinished.chmod(0o755)  # mkdtemp lets only its owner read
         if folder.exists():
             folder.rmdir()
         for path in (*unfinished.rglob("*"), unfinished):
@@ -106,8 +104,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
     finally:
-        if unfinished != folder:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -263,6 +263,7 @@ class Parts:
             for key, value in made.items()
             if isinstance(value, Engine)
             or (isinstance(value, ServingData) and keeps_data)
+            or (key[0] == "described" and keeps_data and self._described_alike(model, key[1]))
             or (
                 isinstance(value, StoredIndex)
                 and data is None
@@ -271,6 +272,12 @@ class Parts:
             )
         }
         return other
+
+    def _described_alike(self, model: LoadedModel, task: str) -> bool:
+        if task not in model.settings.tasks:
+            return False
+        same_data = model.settings.tasks[task].prepared == self.settings(task).prepared
+        return same_data and model.dataset_spec(task) == self.model.dataset_spec(task)
 
     def _same(self, model: LoadedModel, task: str) -> bool:
         return task in model.settings.tasks and (

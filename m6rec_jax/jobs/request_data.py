@@ -68,6 +68,7 @@ def dataset_spec_of(
 
     Raises:
       DataError: the data are missing or damaged.
+      ConfigError: they are of another kind than users, items and events.
     """
     folder = _folder_of(prepared) if prepared else None
     own = model.settings.tasks[task].prepared

@@ -208,6 +208,8 @@ def rows_of_predictions(
         history, items = of_key.pop(0) if len(of_key) > 1 else of_key[0]
         histories.append(history)
         past.append(items)
+    if not evaluation.data.repeats_count:
+        excluded = list(map(np.union1d, excluded, past))
     return ReadRows(histories, past, excluded)
 
 

@@ -59,7 +59,7 @@ class Tokens:
         if path in open_routes:
             return
         scheme, _, rest = authorization.partition(" ")
-        given = (rest if scheme.lower() == "bearer" else authorization).strip()
+        given = (rest if scheme.lower() == "bearer" else authorization).strip(" \t")
         is_admin = self.admin is not None and _same(given, self.admin)
         if path.startswith(PREFIX):
             if self.admin is None:

@@ -71,7 +71,10 @@ class Snapshot:
                 pairs.append((task, "title_recommendation"))
         pairs += [(task, "scoring") for task in self.named("reranking")]
         if "likelihood" in jobs or self.named("likelihood"):  # its programs depend on no task
-            pairs += [(task, "likelihood") for task in self.tasks if self._has_outcomes(task)]
+            asked = [task for task in self.tasks if self._has_outcomes(task)]
+            if not asked:
+                raise ConfigError("serve.jobs has 'likelihood', and no task can be asked for it")
+            pairs += [(task, "likelihood") for task in asked]
         service.warm_up(pairs)
         if service.model.model.config.prompts.retrieval_dim and self.named("retrieval"):
             parts = service.parts
@@ -138,11 +141,16 @@ class Snapshot:
           old: the snapshot before.
           but: a task whose prompts were replaced or removed: only what others lose counts.
         """
+        gone = old.tasks.get(but)
+        if gone and but in self.tasks and self.tasks[but].kind == gone.kind:
+            gone = None
+        # With a task goes what others could be asked because of it.
         lost = [
-            f"'{task}' for {job}" for task, job in sorted(old._pairs - self._pairs) if task != but
+            f"'{task}' for {job}"
+            for task, job in sorted(old._pairs - self._pairs)
+            if task != but and not (gone and job == gone.kind)
         ]
-        removed = but in old.tasks and but not in self.tasks
-        talks = not (removed and dialogue_part(old.tasks[but]))
+        talks = not (gone and dialogue_part(gone))
         if talks and old.conversation and not self.conversation:
             lost.append(f"a chat ({self.no_conversation})")
         if lost:
@@ -256,7 +264,8 @@ class Snapshot:
             return False
         try:
             self.service.answerer("likelihood").of_task(task)
-        except (ConfigError, DataError):  # such as data that name none
+        except (ConfigError, DataError) as error:  # such as data that name none
+            log.warning("'%s' is not asked for likelihood: %s", task, error)
             return False
         return True
 

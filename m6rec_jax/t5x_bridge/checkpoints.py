@@ -78,7 +78,8 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
       dry_run: only say what would be written.
 
     Raises:
-      CheckpointError: no such checkpoint, damage, or the target has that step already.
+      CheckpointError: no such checkpoint, damage, or the target has that step already, or is a run
+        under t5x.
     """
     location = locate(source)
     manifest = read_manifest(location)

@@ -39,10 +39,9 @@ def text_of(value: Value) -> str:
     """Writes one value as text; the empty string means that there is nothing to write.
 
     Strings stay as they are, except that one of nothing but whitespace and invisible characters
-    counts as missing. Tuples
-    and lists are joined with ", " without their empty members. Whole floats lose their ".0", others
-    keep six significant digits (from 100,000 on all of them), and none has an exponent. True is
-    "yes", False is "no".
+    counts as missing. Tuples and lists are joined with ", " without their empty members. Whole
+    floats lose their ".0", others keep six significant digits (from 100,000 on all of them), and
+    none has an exponent. True is "yes", False is "no".
     """
     if type(value) is str:
         return "" if _SILENT.fullmatch(value) else value

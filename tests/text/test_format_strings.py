@@ -79,8 +79,8 @@ def test_text_that_a_vocabulary_makes_nothing_of_is_missing(model_file: str) -> 
     vocabulary = Vocabulary(model_file)
     silent = ["\ufffd\ufffd", "\u200b", "\ufeff \x7f", " \t"]
     assert [text_of(text) for text in silent] == [""] * 4
-    for code in (*range(1, 0x3000), *range(0xFE00, 0x10000)):
-        assert not text_of(chr(code)) or vocabulary.encode(chr(code)), hex(code)
+    for code in {*range(1, 0x3000), *range(0xFE00, 0x10000)} - {0x85}:  # to Python, it is a space
+        assert bool(text_of(chr(code))) == bool(vocabulary.encode(chr(code))), hex(code)
 
 
 @given(st.text(min_size=1).filter(text_of))

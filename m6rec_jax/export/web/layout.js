@@ -44,11 +44,15 @@ export class Template {
   }
 }
 
+// As `text.format_strings`: a model gets no token of it.
+const SILENT =
+  /^[\s\x01-\x08\x0e-\x1f\x7f\x85\x8f\x9f\u061c\u200b\u200c\u200e\u200f\u2581\ufeff\ufffd]*$/;
+
 function rendered(part, values) {
   if (typeof part === "string") return part;
   if (part.name) {
     const text = String(values[part.name] ?? "");
-    return text.trim() ? text : "";
+    return SILENT.test(text) ? "" : text;
   }
   let found = "", hasContent = false;
   for (const own of part.parts) {
