@@ -71,10 +71,15 @@ class Snapshot:
                 pairs.append((task, "title_recommendation"))
         pairs += [(task, "scoring") for task in self.named("reranking")]
         if "likelihood" in jobs or self.named("likelihood"):  # its programs depend on no task
-            asked = [task for task in self.tasks if self._has_outcomes(task)]
-            if not asked:
-                raise ConfigError("serve.jobs has 'likelihood', and no task can be asked for it")
-            pairs += [(task, "likelihood") for task in asked]
+            lacking = {task: self._without_outcomes(task) for task in self.tasks}
+            if all(lacking.values()):
+                why = "; ".join(dict.fromkeys(map(str, lacking.values())))
+                raise ConfigError(f"no task can be asked for likelihood: {why}")
+            for task, reason in lacking.items():
+                if reason is None:
+                    pairs.append((task, "likelihood"))
+                else:
+                    log.warning("'%s' is not asked for likelihood: %s", task, reason)
         service.warm_up(pairs)
         if service.model.model.config.prompts.retrieval_dim and self.named("retrieval"):
             parts = service.parts
@@ -258,16 +263,14 @@ class Snapshot:
                 "index, or other tasks or data are missing",
             )
 
-    def _has_outcomes(self, task: str) -> bool:
-        """Whether it can be asked how likely outcomes are."""
-        if dialogue_part(self.tasks[task]):
-            return False
+    def _without_outcomes(self, task: str) -> str | None:
+        """Why it cannot be asked how likely outcomes are; None: it can."""
         try:
+            self.service.job(task, "likelihood")  # not of dialogues
             self.service.answerer("likelihood").of_task(task)
         except (ConfigError, DataError) as error:  # such as data that name none
-            log.warning("'%s' is not asked for likelihood: %s", task, error)
-            return False
-        return True
+            return str(error)
+        return None
 
     def _has_hybrid(self, task: str) -> bool:
         """Whether what a task finds can be reranked; warns where other settings would let it."""
