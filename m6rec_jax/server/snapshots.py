@@ -78,7 +78,7 @@ class Snapshot:
             for task, reason in lacking.items():
                 if reason is None:
                     pairs.append((task, "likelihood"))
-                else:
+                elif not dialogue_part(self.tasks[task]):
                     log.warning("'%s' is not asked for likelihood: %s", task, reason)
         service.warm_up(pairs)
         if service.model.model.config.prompts.retrieval_dim and self.named("retrieval"):
