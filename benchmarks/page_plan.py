@@ -246,7 +246,7 @@ PLAN: Sequence[Study] = (
         0.1,
         after=("movielens_reranking",),
     ),
-    Study("edge", ("edge",), ("python -m benchmarks.edge",), 7.8, after=("demo",), timed=True),
+    Study("edge", ("edge",), ("python -m benchmarks.edge",), 12.8, after=("demo",), timed=True),
     # How fast, and what it survives.
     Study(
         "serving_load",
