@@ -27,7 +27,7 @@ def enlarged_shop(folder: Path, users: int = 60, events: int = 2000) -> Path:
     """The shop of the tests with more of everything; customers keep to the kinds they like."""
     rng = random.Random(0)
     folder.mkdir()
-    spec = json.loads((SHOP / "dataset.json").read_text()) | {"name": "enlarged-shop"}
+    spec = json.loads((SHOP / "dataset.json").read_text()) | {"name": "Ana's enlarged shop"}
     (folder / "dataset.json").write_text(json.dumps(spec))
     items = [
         (f"{number:03d}", f"{name} {kind}", number % 7 + 1.5, kind, "true")
@@ -131,7 +131,7 @@ def test_a_report_of_no_run(made: Path, tmp_path: Path) -> None:
 
 
 def test_other_data_are_not_mixed_in(made: Path) -> None:
-    with pytest.raises(DataError, match=r"made of the data set 'enlarged-shop', .* 'corner-shop'"):
+    with pytest.raises(DataError, match=r"the data set 'Ana's enlarged shop', .* 'corner-shop'"):
         quickstart.run_quickstart(SHOP, made / "out")
 
 
