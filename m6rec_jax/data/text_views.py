@@ -37,7 +37,9 @@ class ViewRow(NamedTuple):
 
 
 Render = Callable[[Path], tuple[Iterable[ViewRow], Mapping[str, Any]]]
-"""Called with the folder of the prepared split; gives rows and what the manifest says of them."""
+"""Called with a folder inside that of the prepared split, to write to; gives rows and what the
+manifest says of them.
+"""
 
 
 def prepare_texts(
@@ -60,7 +62,8 @@ def prepare_texts(
       wanted: the views that are made.
       files: that the rows are made from.
       options: a dataclass; rows depend on it, too.
-      render: makes the rows, in any order.
+      render: makes the rows, in any order; what it writes to the folder that it is given comes to
+        lie beside the manifest when all rows were made.
       progress: whether to show bars.
       made_with: further settings that what `render` writes depends on.
 

@@ -119,7 +119,8 @@ def prepare_requests(
     def render(folder: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
         kind = "bool" if dataset_dir is None or spec.label.at_least is None else VALUE
         reading = _Reading(spec, kind, parsed, items, str(dataset_dir or requests))
-        return reading.rows(file, folder), reading.manifest
+        # What is left out is told where it stays, whatever comes of the rest.
+        return reading.rows(file, folder, folder.parent / REJECTED), reading.manifest
 
     # What rows depend on beside the files.
     return prepare_texts(out, spec.name, parsed, VIEWS, files, spec, render, progress)
@@ -162,12 +163,12 @@ class _Reading:
             "visible": {"history": seen},  # as far as known: a history is what its request says
         }
 
-    def rows(self, file: RequestFile, folder: Path) -> Iterator[ViewRow]:
+    def rows(self, file: RequestFile, folder: Path, left_out: Path) -> Iterator[ViewRow]:
         """All rows of the views; then writes what lies beside them."""
         rejected: Counter[str] = Counter()
         first: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / REJECTED).open("w", encoding="utf-8") as target:
+        with left_out.open("w", encoding="utf-8") as target:
             for chunk in file.chunks(Position(), _CHUNK):
                 for row in chunk.rows:
                     try:
@@ -179,7 +180,7 @@ class _Reading:
                         is_line = file.unit == "bytes"
                         place = f"line {row.number + 1}" if is_line else f"row {row.number}"
                         first += [f"  {place}: {problem}"][: _SHOWN - len(first)]
-        self._finish(folder, rejected, first)
+        self._finish(folder, left_out, rejected, first)
 
     def _views(self, row: ReadRow) -> Iterator[ViewRow]:
         if row.values is None:
@@ -281,7 +282,9 @@ class _Reading:
         self._items.setdefault(identifier, Item(identifier, item.attributes))
         return self._item_index.setdefault(identifier, len(self._item_index))
 
-    def _finish(self, folder: Path, rejected: Counter[str], first: Sequence[str]) -> None:
+    def _finish(
+        self, folder: Path, left_out: Path, rejected: Counter[str], first: Sequence[str]
+    ) -> None:
         number = sum(rejected.values())
         if number:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
@@ -290,7 +293,7 @@ class _Reading:
                 number,
                 number + len(self._codes),
                 kinds,
-                folder / REJECTED,
+                left_out,
                 "\n".join(first),
             )
         codes = np.asarray(self._codes, np.int8)

@@ -87,6 +87,7 @@ def test_what_is_trained_on_is_what_is_asked_later(
     prepared = prepare_requests(file, tmp_path / "out", folder, progress=False)
     rows = rows_of(prepared)
     assert set(rows) == set(range(60)) - set(bad)
+    assert f"all of them are in {prepared.folder / REJECTED}" in caplog.text
     rejected = [json.loads(line) for line in (prepared.folder / REJECTED).open()]
     assert {row["row"]: row["kind"] for row in rejected} == {n: own[1] for n, own in bad.items()}
     assert sum(prepared.manifest["rejected"].values()) == len(bad)
