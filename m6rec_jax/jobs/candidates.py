@@ -11,7 +11,8 @@ import numpy as np
 
 from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import Answerer, Parts, RequestFields, ScoredItem, title_of
+from m6rec_jax.jobs.answering import Answerer, RequestFields, ScoredItem, title_of
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.records import Item

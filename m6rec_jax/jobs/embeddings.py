@@ -20,7 +20,7 @@ import numpy as np
 
 from m6rec_jax.engine.retrieval import user_embeddings
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite
+from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -32,6 +32,7 @@ from m6rec_jax.jobs.job import (
     Variables,
     register,
 )
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.retrieval import pad_targets
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText

@@ -27,14 +27,7 @@ from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answerer,
-    Parts,
-    RequestFields,
-    check_finite,
-    grouped,
-)
+from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, check_finite, grouped
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -47,6 +40,7 @@ from m6rec_jax.jobs.job import (
     register,
 )
 from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec

@@ -23,7 +23,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
-    Parts,
     ScoredItem,
     TaskState,
     check_default_k,
@@ -33,6 +32,7 @@ from m6rec_jax.jobs.answering import (
     grouped,
     title_of,
 )
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
 from m6rec_jax.text.records import Item

@@ -24,7 +24,8 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model import M6Rec, PromptConfig
 
 if TYPE_CHECKING:
-    from m6rec_jax.jobs.answering import Answerer, Parts
+    from m6rec_jax.jobs.answering import Answerer
+    from m6rec_jax.jobs.parts import Parts
 
 Array = jax.Array
 Variables = Mapping[str, Any]

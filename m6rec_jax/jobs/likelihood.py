@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import expit
 
 from m6rec_jax.engine.likelihood import LikelihoodScorer, question_scores
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite, grouped
+from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
 from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
     Array,
@@ -39,6 +39,7 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import metrics_apart
 from m6rec_jax.jobs.scoring import candidate_names, mean_baselines
 from m6rec_jax.metrics import classification

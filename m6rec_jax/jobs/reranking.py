@@ -15,9 +15,10 @@ from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts
+from m6rec_jax.jobs.answering import Accepted, Answerer
 from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
 from m6rec_jax.jobs.job import TaskRows, register
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.scoring import ScoringJob
 
 

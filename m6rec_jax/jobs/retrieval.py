@@ -16,7 +16,7 @@ import numpy as np
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts
+from m6rec_jax.jobs.answering import Accepted, Answerer
 from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
 from m6rec_jax.jobs.job import (
     Array,
@@ -31,6 +31,7 @@ from m6rec_jax.jobs.job import (
     Variables,
     register,
 )
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import hidden_items, own_counts, prefixed, ranks_apart
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks

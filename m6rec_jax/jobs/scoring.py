@@ -22,7 +22,7 @@ from m6rec_jax.engine.scoring import (
     class_log_probabilities,
     positive_probability,
 )
-from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, check_finite
+from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite
 from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
     Array,
@@ -38,6 +38,7 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import metrics_apart, own_counts
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines

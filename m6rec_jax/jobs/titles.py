@@ -22,7 +22,6 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
-    Parts,
     RequestFields,
     ScoredItem,
     check_default_k,
@@ -38,6 +37,7 @@ from m6rec_jax.jobs.dialogue_items import (
 )
 from m6rec_jax.jobs.job import Array, Evaluation, Features, Variables, register
 from m6rec_jax.jobs.language import LanguagePredictions
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText

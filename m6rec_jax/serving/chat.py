@@ -34,8 +34,8 @@ from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.answering import Parts
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue, Read
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec

@@ -25,17 +25,10 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answerer,
-    Parts,
-    RequestFields,
-    Result,
-    ServiceOptions,
-    grouped,
-)
+from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, Result, grouped
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
+from m6rec_jax.jobs.parts import Parts, ServiceOptions
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.sharding import LogicalRules

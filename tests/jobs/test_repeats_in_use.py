@@ -8,7 +8,8 @@ import pytest
 from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.jobs.answering import Accepted, Parts
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.scoring import ScoringAnswers
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
