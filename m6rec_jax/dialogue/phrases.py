@@ -48,13 +48,15 @@ CUES = {
     "nothing but, not only, don't mind, don't know, no thanks, no idea, no problem, "
     "doesn't matter, can't get enough, never get tired of, older brother, older sister, "
     "older kids, older children, older son, older sons, older daughter, older daughters, "
+    "not just, never mind the, "
     "i don't care who, i don't care what, i don't care about, i don't care if, i don't care how, "
     "i don't care when, i don't care where, for example, for instance, in particular",
     "why": "why",
     "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great, bye, "
     "goodbye, good bye",
-    "clear": "surprise me, anything goes, start over, never mind, forget that, forget it, "
-    "anything is fine, i don't care, i don't care which, i don't care what you, whatever you like",
+    "clear": "start over, never mind, forget that, forget it",
+    "open": "surprise me, anything goes, anything is fine, i don't care, i don't care which, "
+    "i don't care what you, whatever you like",
 }
 
 
@@ -65,12 +67,13 @@ def _set_of(words: str) -> frozenset[str]:
 # After something that was refused, these begin what is wanted.
 RESUMES = _set_of(
     "but want wants like love loves prefer give show looking something anything someone instead "
-    "rather i we please how what a an maybe perhaps"
+    "rather i we please how what a an maybe perhaps more only just prefers likes loves while "
+    "because so watch ideally preferably"
 )
 # After a comma, too: "no horror, from the 90s".
 AFTER_COMMA = _set_of("from of in between with by for")
 # Before "like", these make it a taste in place of a comparison.
-TASTES = _set_of("i we you they would d also really do don t not")
+TASTES = _set_of("i we you they would d really do don t not")
 # These leave open what goes together.
 FILLERS = _set_of("the a an year years my of any other all")
 _BEFORE_YEARS = _set_of("from in of than year since the after before until between")
@@ -82,17 +85,17 @@ NEAR_YEARS = _set_of(
     "classic original favourite favorite january february march april may june july august "
     "september october november december"
 )
-SPANS = _set_of("and or to until till through the")
+_SPANS = _set_of("and or to until till through the")
 _COMMON = (
     RESUMES
     | TASTES
     | FILLERS
     | _BEFORE_YEARS
-    | SPANS
+    | _SPANS
     | _set_of(
         "no it is me us him her he she was are be been have has had can could will would see seen "
         "for on at by with about out up down who when where why which here there some one two new "
-        "old good best more less very not if so as its your our their time"
+        "old good best less very not if as its your our their time also"
     )
 )
 STOPS = frozenset(".;!?")
@@ -107,8 +110,12 @@ _DECADES = {
     "nineties": 90,
 }
 _YEAR = re.compile(r"\d{4}")
-# A full stop ends a sentence after three small letters, a number or a bracket: "Dr. No" goes on.
-_SENTENCE_END = re.compile(r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.(?=\s|$)")
+# A full stop ends a sentence after three small letters, a number or a bracket, and after "no" and
+# words such as "it" where no number follows: "Dr. No", "vs. Godzilla" and "No. 1" go on.
+_SENTENCE_END = re.compile(
+    r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.+(?=\s|$)"
+    r"|(?:(?<=\b[Nn]o)|(?<=\bTV)|(?<=[^\w.][a-z]{2})(?<!\b(?:vs|mr|dr|st|mt|jr|sr)))\.+(?=\s+\D|\s*$)"
+)
 
 
 class Token(NamedTuple):
@@ -170,7 +177,7 @@ class KnownPhrases:
                 dated = None
             # "1984" after "from" is a year, also where a title is called so.
             if dated is not None and (
-                before in _BEFORE_YEARS
+                before in _BEFORE_YEARS or _goes_on(tokens)
                 if token is not None and len(token.words) <= dated[1]
                 else token is None and before != "("
             ):
@@ -277,6 +284,17 @@ def _plurals(key: Key) -> list[Key]:
     if last.endswith("y"):
         ends.append(f"{last[:-1]}ies")
     return [(*before, end) for end in ends]
+
+
+def joins_years(token: Token) -> bool:
+    """Whether it stands between the years of one span: "from 1990 up to the 2000s"."""
+    return token.kind == "until" or token.words[0] in _SPANS
+
+
+def _goes_on(tokens: Sequence[Token]) -> bool:
+    """Whether the next token goes on with a span: "between 1890 and"."""
+    before = next((token for token in reversed(tokens) if not joins_years(token)), None)
+    return before is not None and before.kind == "period" and before is not tokens[-1]
 
 
 def _period(

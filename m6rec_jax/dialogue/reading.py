@@ -12,11 +12,11 @@ from m6rec_jax.dialogue.phrases import (
     FILLERS,
     NEAR_YEARS,
     RESUMES,
-    SPANS,
     STOPS,
     TASTES,
     KnownPhrases,
     Token,
+    joins_years,
 )
 from m6rec_jax.dialogue.wishes import (
     ForGroup,
@@ -89,6 +89,8 @@ class DialogueReader:
 
 # How many words may stand between "newer than" and its year or title.
 _REACH = 4
+# What leaves a span open where no year follows: "1990 or after".
+_OPEN_ENDS = {"newer_than": "or_newer", "older_than": "or_older"}
 
 
 class _Pending(NamedTuple):
@@ -165,9 +167,12 @@ class _TurnReader:
                 self._read_values(*token.what)
             elif token.kind == "word":
                 self._read_word(token.words[0])
+            elif token.kind in _OPEN_ENDS and self._is_open_end(number):
+                self._read_open_end(_OPEN_ENDS[token.kind])
             else:
                 self._read_cue(token)
-            self._before = token.words[-1]
+            if token.kind != "also":  # "I also like" is "I like"
+                self._before = token.words[-1]
             self._since_no.update(token.words)
         self._end_comparison()
         asks = "asked" in self._flags or "why" in self._flags
@@ -227,7 +232,7 @@ class _TurnReader:
     def _resumes_at_once(self, word: str) -> bool:
         """Whether nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy"."""
         if self._before == "no":
-            return word not in ("a", "an")
+            return word not in ("a", "an", "more")
         return self._before == "," and not self._refused
 
     def _read_cue(self, token: Token) -> None:
@@ -270,6 +275,8 @@ class _TurnReader:
         elif kind == "clear":
             self._flags["clears"] = True
             self._wishes.clear()
+        elif kind == "open" and not self._wishes:  # but not in "a comedy, I don't care which"
+            self._flags["clears"] = True
 
     def _read_values(self, values: frozenset[ColumnValue], plural: bool) -> None:
         if self._column is not None:
@@ -334,7 +341,7 @@ class _TurnReader:
         since, until = period
         while True:
             after = number
-            while after < len(self._tokens) and self._tokens[after].words[0] in SPANS:
+            while after < len(self._tokens) and joins_years(self._tokens[after]):
                 after += 1
             if after == len(self._tokens) or self._tokens[after].kind != "period":
                 break
@@ -347,6 +354,13 @@ class _TurnReader:
             self._wishes.append(Years(since, until, outside=self._negative))
             self._refused = self._negative
         return number
+
+    def _is_open_end(self, number: int) -> bool:
+        """ "1990 or after", where no other year or title follows from token `number` on."""
+        before = [token.kind for token in self._tokens[max(number - 3, 0) : number - 1]]
+        after = (t.kind for t in self._tokens[number:] if t.words[0] not in FILLERS)
+        is_last = next(after, None) not in ("period", "title")
+        return is_last and before in (["period", "or"], ["period", "and"])
 
     def _read_open_end(self, kind: str) -> None:
         """ "1990 or newer"."""

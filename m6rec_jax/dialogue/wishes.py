@@ -48,6 +48,12 @@ class Years:
     until: int | None
     outside: bool = False
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Its first and last year, infinite where it has none."""
+        since, until = self.since, self.until
+        return -np.inf if since is None else since, np.inf if until is None else until
+
 
 @dataclass(frozen=True, slots=True)
 class ForGroup:
@@ -81,10 +87,12 @@ def updated(
     Args:
       wishes: before it.
       turn: those of the turn.
-      adds: whether they come beside those of the same kind, not in their place.
+      adds: whether they come beside those of the same kind, not in their place: items are then to
+        be like any of those that were named, and years to be of any span.
       withdrawn: names of groups for which nothing is wanted any more.
     """
     kept: list[Wish] = []
+    turn = [_widened(new, wishes) for new in turn] if adds else turn
     wanted = [new for new in turn if isinstance(new, Wanted)]
     columns = frozenset[str]().union(*(new.columns for new in wanted))
     liked = frozenset[ColumnValue]().union(*(new.values for new in wanted))
@@ -101,9 +109,36 @@ def updated(
             kept += [Unwanted(left)] if left else []
         elif isinstance(old, ForGroup) and old.name in withdrawn:
             continue
-        elif isinstance(old, ForGroup | Unseen) or not any(type(new) is type(old) for new in turn):
+        elif isinstance(old, Years):
+            if all(_go_together(old, new) for new in turn if isinstance(new, Years)):
+                kept.append(old)
+        elif isinstance(old, ForGroup | Unseen) or not any(isinstance(new, Like) for new in turn):
             kept.append(old)
-    return tuple(dict.fromkeys([*turn, *kept]))
+    # "Before 1990", "also after 1995": any year is fine.
+    return tuple(w for w in dict.fromkeys([*turn, *kept]) if w != Years(None, None))
+
+
+def _widened(new: Wish, wishes: Sequence[Wish]) -> Wish:
+    """What is said with "also", together with earlier wishes of its kind."""
+    for old in wishes:
+        if isinstance(new, Like) and isinstance(old, Like):
+            new = Like(tuple(dict.fromkeys((*old.places, *new.places))))
+        elif isinstance(new, Years) and isinstance(old, Years) and not (new.outside or old.outside):
+            since = min((old, new), key=lambda span: span.bounds[0]).since
+            until = max((old, new), key=lambda span: span.bounds[1]).until
+            new = Years(since, until)
+    return new
+
+
+def _go_together(old: Years, new: Years) -> bool:
+    """Whether an earlier wish holds beside a later one: "after 1980", "but not from the 90s"."""
+    if old.outside and new.outside:
+        return True
+    if old.outside == new.outside:
+        return False
+    wanted, refused = (new, old) if old.outside else (old, new)
+    (since, until), (low, high) = wanted.bounds, refused.bounds
+    return since < low or high < until
 
 
 class Obeying(NamedTuple):
@@ -162,11 +197,11 @@ class WishFilter:
                 return attributes.has(values)
             case Unwanted(values):
                 return ~attributes.has(values)
-            case Years(since, until, outside):
+            case Years():
                 # What is not known obeys neither.
-                inside = attributes.years >= (-np.inf if since is None else since)
-                inside &= attributes.years <= (np.inf if until is None else until)
-                return (~np.isnan(attributes.years) & ~inside) if outside else inside
+                since, until = wish.bounds
+                inside = (attributes.years >= since) & (attributes.years <= until)
+                return (~np.isnan(attributes.years) & ~inside) if wish.outside else inside
             case ForGroup(name):
                 wanted, unwanted = self.group_values(name)
                 return attributes.has(wanted) & ~attributes.has(unwanted)

@@ -16,6 +16,7 @@ import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.layout import Row, decoder_features
+from m6rec_jax.text.rows import candidate_share
 from m6rec_jax.text.vocabulary import Vocabulary
 
 PARTS = ("before", "candidate", "after", "end")
@@ -110,7 +111,7 @@ class CountedSentence:
         """
         if not texts:
             raise DataError("a row needs at least one candidate")
-        share = target_length // len(texts) if candidate_length is None else candidate_length
+        share = candidate_share(len(texts), target_length, candidate_length)
         counts = np.array([part in self.counted for part in PARTS], np.float32)
         kept: list[np.ndarray] = []
         weights: list[np.ndarray] = []

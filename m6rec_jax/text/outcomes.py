@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -100,7 +100,7 @@ class Contrast:
           ConfigError: the row is too short, or see `tokens`.
         """
         read, positive, negative = self.tokens(vocab)
-        share = candidate_length or target_length // (len(texts) or 1)
+        share = rows.candidate_share(len(texts) or 1, target_length, candidate_length)
         row = rows.packed_candidates(
             vocab, texts, target_length, candidate_length=share - len(read)
         )
@@ -141,7 +141,8 @@ def with_outcomes(
     Args:
       vocab: the vocabulary.
       candidates: texts.
-      outcomes: words for each; a candidate whose outcome is empty is left out.
+      outcomes: words for each; a candidate whose outcome is empty is left out. Where all are, the
+        candidates stand there by themselves.
       target_length: most tokens of the row.
       candidate_weight: loss weight of the candidates' words and of `[EOS]` after them.
       outcome_weight: loss weight of the outcome's words.
@@ -150,12 +151,14 @@ def with_outcomes(
       The decoder features of `rows.packed_candidates`, without labels.
 
     Raises:
-      DataError: no candidate has an outcome.
+      DataError: no candidates.
       ConfigError: the row is too short.
     """
     pairs = [(text, words) for text, words in zip(candidates, outcomes, strict=True) if words]
     if not pairs:
-        raise DataError("none of the candidates of a row has an outcome in words")
+        row = rows.packed_candidates(vocab, candidates, target_length)
+        row["decoder_loss_weights"] *= np.float32(candidate_weight)
+        return row
     endings = [vocab.encode_array(words) for _, words in pairs]
     longest = max(map(len, endings))
     share = target_length // len(pairs)

@@ -44,6 +44,21 @@ def source_row(
     return layout.source_layout(vocab.special_ids, tokens, source_length)
 
 
+def candidate_share(number: int, target_length: int, candidate_length: int | None) -> int:
+    """The most tokens of one of a row's candidates: an even share, where `candidate_length` is None.
+
+    Raises:
+      ConfigError: the row is too short for that many.
+    """
+    share = target_length // number if candidate_length is None else candidate_length
+    if share < 3 or share * number > target_length:
+        raise ConfigError(
+            f"{number} candidates of {share} tokens do not fit target_length {target_length} with "
+            "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
+        )
+    return share
+
+
 def packed_candidates(
     vocab: Vocabulary,
     candidates: Sequence[str],
@@ -83,12 +98,7 @@ def packed_candidates(
     number = len(tokens)
     if number == 0:
         raise DataError("a row needs at least one candidate")
-    share = target_length // number if candidate_length is None else candidate_length
-    if share < 3 or share * number > target_length:
-        raise ConfigError(
-            f"{number} candidates of {share} tokens do not fit target_length {target_length} with "
-            "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
-        )
+    share = candidate_share(number, target_length, candidate_length)
     num_truncated = sum(len(ids) > share - 2 for ids in tokens)
     row, ends = layout.decoder_features(vocab.special_ids, [ids[: share - 2] for ids in tokens])
     for name, values in (

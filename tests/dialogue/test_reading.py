@@ -60,6 +60,12 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("I don’t like horror, give me a comedy", (unwanted("horror"), COMEDY)),
         ("No, a comedy", (COMEDY,)),
         ("no give me a comedy", (COMEDY,)),
+        *((f"{no} A comedy", (COMEDY,)) for no in ("No.", "no...", "I don't like it.", "No TV.")),
+        ("Less horror and more comedy", (unwanted("horror"), COMEDY)),
+        ("no horror, only comedy", (unwanted("horror"), COMEDY)),
+        ("My wife hates horror, she prefers comedy", (unwanted("horror"), COMEDY)),
+        ("no more horror", (unwanted("horror"),)),
+        ("I don't want to watch horror", (unwanted("horror"),)),
         ("anything but horror", (unwanted("horror"),)),
         ("why not a comedy?", (COMEDY,)),
         ("I don't want a horror or a comedy", (unwanted("horror"), unwanted("comedy"))),
@@ -127,6 +133,11 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("newer than the 80s", (Years(1990, None),)),
         ("made after 1995", (Years(1996, None),)),
         ("since 1995", (Years(1995, None),)),
+        ("from 1990 up to 2000", (Years(1990, 2000),)),
+        ("between 1890 and 1900", (Years(1890, 1900),)),
+        ("1990 or after, with Cher", (wanted("Cher", column="cast"), Years(1990, None))),
+        ("1990 and before", (Years(None, 1990),)),
+        ("before 1980 or after 1990", ()),
         ("1995 or newer", (Years(1995, None),)),
         ("before the 1980s", (Years(None, 1979),)),
         ("not older than 1990", (Years(1990, None),)),
@@ -155,7 +166,11 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("I like Fargo", ()),
         (f"I like Fargo ({'1' * 5000})", ()),  # more digits than Python reads
         ("I like horror", (HORROR,)),
+        ("also like Fargo", (Like((0,)),)),
+        ("I also like Fargo", ()),
         ("surprise me", ()),
+        ("A comedy, I don't care which", (COMEDY,)),
+        ("A comedy from the 90s, never mind the year", (COMEDY, Years(1990, 1999))),
     ],
 )  # fmt: skip
 def test_wishes(said, wishes):
@@ -207,6 +222,9 @@ def test_tens_are_ages():
         ("my daughter is one of those who love horror", (ForGroup("children"), HORROR)),
         ("nothing for my niece of six", (Unwanted(FOR_CHILDREN),)),
         ("Give me 6 films", ()),
+        ("My sister is 8 months pregnant, a comedy", (COMEDY,)),
+        ("My brother is two years older than me", ()),
+        ("He is one great actor, a comedy", (COMEDY,)),
     ],
 )
 def test_ages_of_others_are_not(said, wishes):

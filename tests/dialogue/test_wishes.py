@@ -115,6 +115,21 @@ def test_later_turns():
     assert Like((0,)) not in updated(both, [Like((1,))], adds=False)
 
 
+def test_also_widens_years_and_what_items_are_like() -> None:
+    state = updated((Years(1980, 1989), Like((0,))), [Years(1990, 1999), Like((3,))], adds=True)
+    assert state == (Years(1980, 1999), Like((0, 3)))
+    assert updated((Years(None, 1989),), [Years(1995, None)], adds=True) == ()
+
+
+def test_refused_years_hold_beside_others() -> None:
+    seventies, eighties = Years(1970, 1979, outside=True), Years(1980, 1989, outside=True)
+    assert updated((seventies,), [eighties], adds=False) == (eighties, seventies)
+    assert updated((Years(1981, None),), [eighties], False) == (eighties, Years(1981, None))
+    # What leaves nothing of the other takes its place.
+    assert updated((Years(1982, 1985),), [eighties], adds=False) == (eighties,)
+    assert updated((eighties,), [Years(1980, 1989)], adds=False) == (Years(1980, 1989),)
+
+
 def test_refusals_add_up():
     first, second = (Unwanted(frozenset({("genres", (n,))})) for n in ("war", "horror"))
     assert set(updated((first,), [second], adds=False)) == {first, second}

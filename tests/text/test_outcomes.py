@@ -6,6 +6,7 @@ import pytest
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
 from m6rec_jax.text.questions import question
+from m6rec_jax.text.rows import packed_candidates
 from tests.tasks import shop
 
 TEXTS = ["Alpha, comedy", "Beta, drama, 3 days ago", "Gamma"]
@@ -55,6 +56,8 @@ def test_long_candidates_are_cut_and_outcomes_are_not(vocab):
     assert contrast.num_tokens(vocab, "Gamma") == len(vocab.encode("Gamma")) + 2 + len(read)
     with pytest.raises(ConfigError, match="do not fit target_length"):
         contrast.lay_out(vocab, TEXTS, 8)
+    with pytest.raises(ConfigError, match="3 candidates of 10 tokens do not fit target_length 29"):
+        contrast.lay_out(vocab, TEXTS[:1] * 3, 29, candidate_length=10)
 
 
 def test_what_cannot_be_asked_is_named(vocab):
@@ -66,3 +69,13 @@ def test_what_cannot_be_asked_is_named(vocab):
         question(("liked", "disliked"), "{item}", ("candidate",))
     assert question((), "", ("candidate",)) is None
     assert question(("a", "b", "c"), "", ()) == Contrast("a", "c")
+
+
+def test_a_row_whose_candidates_have_no_outcomes_teaches_their_words_alone(vocab):
+    row = with_outcomes(vocab, TEXTS, [""] * 3, 60, candidate_weight=0.5)
+    trained = packed_candidates(vocab, TEXTS, 60)
+    np.testing.assert_array_equal(row["decoder_input_tokens"], trained["decoder_input_tokens"])
+    np.testing.assert_array_equal(
+        row["decoder_loss_weights"], trained["decoder_loss_weights"] * 0.5
+    )
+    assert not with_outcomes(vocab, TEXTS, [""] * 3, 60)["decoder_loss_weights"].any()
