@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tokenize
 from pathlib import Path
+from typing import Any
 
 import gin
 from gin import config as gin_config
@@ -28,11 +29,29 @@ def write_config(directory: str | Path, *, operative: bool) -> None:
     """
     from etils import epath  # knows bucket addresses; costs time, so not on top
 
-    text = gin.operative_config_str() if operative else gin.config_str()
+    text = _as_used() if operative else gin.config_str()
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     kind = "operative (as used)" if operative else "parsed (as read at the start)"
     (folder / CONFIG_FILE).write_text(f"# {kind} configuration, written by m6rec\n\n{text}")
+
+
+def _as_used() -> str:
+    """gin's operative configuration, without the scopes in which gin evaluates macros.
+
+    A setting called `MODEL/ModelConfig.dropout_rate` would go before any that is given later.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    with gin_config._OPERATIVE_CONFIG_LOCK:
+        used = dict(gin_config._OPERATIVE_CONFIG)
+    macros = {scope for scope, selector in used if selector == "gin.macro"}
+    for (scope, selector), values in sorted(used.items(), key=lambda one: one[0]):  # "" is first
+        is_plain = selector != "gin.macro" and (scope, selector) not in gin_config._CONFIG
+        plain = ("" if is_plain and macros.issuperset(scope.split("/")) else scope), selector
+        for name, value in values.items():
+            is_other = found.get(plain, {}).get(name, value) != value
+            found.setdefault((scope, selector) if is_other else plain, {})[name] = value
+    return str(gin_config._config_str(found))
 
 
 def changed_settings(directory: str | Path) -> list[str]:
@@ -55,14 +74,9 @@ def changed_settings(directory: str | Path) -> list[str]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     changed = []
     for name, value in sorted(now.items()):
-        # At a run's end settings have the scopes in which they were used.
-        before = [
-            used
-            for key, used in saved.items()
-            if key == name or (key.endswith(f"/{name}") and key not in now)
-        ]
-        if before and value not in before and name not in _NO_SETTINGS:
-            changed.append(f"{name}: {' or '.join(sorted(set(before)))} -> {value}")
+        before = saved.get(name, value)
+        if value != before and name not in _NO_SETTINGS:
+            changed.append(f"{name}: {before} -> {value}")
     return changed
 
 

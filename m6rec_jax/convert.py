@@ -118,11 +118,12 @@ def convert(
         check_new(checkpoint_of_step(there.folder, step))
     if model_type is not None:
         weights = replace(weights, model_type=model_type)
-    if there.format == OURS and vocabulary_file is not None:
+    vocabulary = None
+    if there.format in (OURS, HUGGING_FACE) and vocabulary_file is not None:
         vocabulary = Vocabulary(vocabulary_file)
-        weights = _for_vocabulary(weights, vocabulary)
-    else:
-        vocabulary = None
+        _check_rows(weights, vocabulary)
+        if there.format == OURS:
+            weights = _for_vocabulary(weights, vocabulary)
     if there.format != OURS:
         # Raises where the target cannot hold the model, in a dry run, too.
         mapping = "\n\n".join(filter(None, (mapping, _mapping(weights, there))))
@@ -290,18 +291,19 @@ def _vocabulary_of(place: Location) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
-    """The same model with a row for every id of the vocabulary.
-
-    Raises:
-      CheckpointError: it has fewer rows than the vocabulary has pieces of text.
-    """
+def _check_rows(weights: Weights, vocabulary: Vocabulary) -> None:
+    """Raises CheckpointError where a model has fewer rows than the vocabulary pieces of text."""
     rows = weights.config.vocab_size
     if rows < vocabulary.num_pieces:
         raise CheckpointError(
             f"the model has {rows} rows, but {vocabulary.model_file} has {vocabulary.num_pieces} "
             "pieces: it is not this model's vocabulary"
         )
+
+
+def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
+    """The same model with a row for every id of the vocabulary."""
+    rows = weights.config.vocab_size
     controls = sorted({*vocabulary.special_ids, vocabulary.user_id, vocabulary.blank_id})
     untrained = [id_ for id_ in controls if vocabulary.num_pieces <= id_ < rows]
     if untrained:

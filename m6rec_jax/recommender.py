@@ -168,7 +168,7 @@ class Recommender:
         """The k items that the user is likeliest to want next, best first.
 
         Args:
-          k: how many.
+          k: how many; of titles that several items share all of these come.
           by: 'reranking', what towers, co-occurrence and words find, in the order that `m6rec
             calibrate` has learnt; or 'titles', generated titles of the catalogue.
           **asked: see `Asked`.
@@ -180,6 +180,10 @@ class Recommender:
         """Why the user may like each candidate, in their order."""
         tasks = self.service.model.settings.tasks
         own = [name for name, task in tasks.items() if task.writing == "explanations"]
+        if not own and "task" not in asked:
+            raise ConfigError(
+                f"no task of this model writes explanations (it has: {', '.join(tasks)})"
+            )
         if len(own) == 1:
             asked.setdefault("task", own[0])
         return self.write(candidates, **asked)
@@ -243,6 +247,7 @@ class Recommender:
         ]
         accepted = [one for one in checked if isinstance(one, Accepted)]
         _warn({name for one in accepted for name in one.request.ignored})
+        _warn_of_unknown({item for one in accepted for item in one.request.unknown})
         results = iter(self.service.answer(accepted))
         return [next(results) if isinstance(one, Accepted) else one for one in checked]
 
@@ -255,11 +260,7 @@ class Recommender:
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
-        if accepted.request.unknown:
-            logger.warning(
-                "left out of the history, since the catalogue does not have them: %s",
-                ", ".join(accepted.request.unknown),
-            )
+        _warn_of_unknown(accepted.request.unknown)
         _warn(accepted.request.ignored)
         return accepted, self.service.answer([accepted])[0]
 
@@ -316,6 +317,14 @@ def _warn(ignored: Collection[str]) -> None:
     if ignored:
         logger.warning(
             "left out, since the data set has no such columns: %s", ", ".join(sorted(ignored))
+        )
+
+
+def _warn_of_unknown(items: Collection[str]) -> None:
+    if items:
+        logger.warning(
+            "left out of the history, since the catalogue does not have them: %s",
+            ", ".join(sorted(items)),
         )
 
 

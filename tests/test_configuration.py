@@ -202,6 +202,19 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
     assert {**again, "model": None} == {**before, "model": None}
 
 
+def test_what_is_given_after_a_written_config_holds(shipped: Path, tmp_path: Path) -> None:
+    """A run's model is a macro, whose settings gin calls `MODEL/ToyModel.width`."""
+    name = write("macro.gin", f"{RUN}\nToyModel.width = 7\nother/toy_run.steps = 5\n")
+    parse_config([name], ["TRAIN_STEPS=20"])
+    toy_run()
+    with gin.config_scope("other"):
+        toy_run()
+    write_config(tmp_path / "out", operative=True)
+    assert "other/toy_run.steps = 5" in (tmp_path / "out" / "config.gin").read_text()
+    parse_config(["out/config.gin"], ["ToyModel.width=8"])
+    assert toy_run()["model"].width == 8
+
+
 def test_a_macro_that_nothing_uses_is_named(caplog: pytest.LogCaptureFixture) -> None:
     name = write("idle.gin", "import math\nLORA_RANK = 4\ntoy_run.steps = 3\n")
     with caplog.at_level(logging.WARNING, "m6rec_jax"):

@@ -138,12 +138,17 @@ def test_rows_that_are_missing_start_as_the_mean_of_the_text(
 
 def test_another_models_vocabulary_is_refused(shop_vocabulary: Vocabulary, tmp_path: Path) -> None:
     write_huggingface(model_of(128), tmp_path / "theirs")
-    with pytest.raises(CheckpointError, match="it is not this model's vocabulary"):
-        convert(
-            f"huggingface:{tmp_path / 'theirs'}",
-            str(tmp_path / "ours"),
-            vocabulary_file=Path(shop_vocabulary.model_file),
-        )
+    convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    for source, target in (("huggingface:theirs", "new"), ("ours", "huggingface:new")):
+        with pytest.raises(CheckpointError, match="it is not this model's vocabulary"):
+            convert(
+                *(
+                    place.replace(":", f":{tmp_path}/") if ":" in place else f"{tmp_path / place}"
+                    for place in (source, target)
+                ),
+                vocabulary_file=Path(shop_vocabulary.model_file),
+            )
+    assert not (tmp_path / "new").exists()
 
 
 def test_more_rows_than_the_vocabulary_are_kept_and_named(

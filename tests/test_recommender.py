@@ -191,13 +191,15 @@ def test_dialogues_ask_what_was_loaded(
         own.chat(histroy=HISTORY)  # type: ignore[call-arg]
 
 
-def test_many_requests_at_once(rec: m6.Recommender) -> None:
+def test_many_requests_at_once(rec: m6.Recommender, caplog: pytest.LogCaptureFixture) -> None:
     rows = [
         {"user": {"taste": "x"}, "time": NOW, "behaviours": HISTORY, "candidates": [f"f{n}"]}
         for n in range(3)
     ]
     rows[1]["candidates"] = ["nothing"]
+    rows[2]["behaviours"] = [{"item": "gone", "time": NOW, "value": 5}]
     found = rec.answer(rows, task="ctr")
+    assert "left out of the history, since the catalogue does not have them: gone" in caplog.text
     assert isinstance(found[1], RejectedRow)
     assert len(found[0].items) == len(found[2].items) == 1
 
@@ -213,6 +215,8 @@ def test_clear_errors(rec: m6.Recommender, served: Path, tmp_path: Path) -> None
         rec.score(["f1"], histroy=HISTORY, task="ctr")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"did you mean 'next'"):
         rec.retrieve(task="nxt", **ASKED)
+    with pytest.raises(ConfigError, match="no task of this model writes explanations"):
+        rec.explain(["f1"], **ASKED)
     with pytest.raises(CheckpointError):
         m6.load(tmp_path)
     assert rec.tasks["ctr"] == "scoring"

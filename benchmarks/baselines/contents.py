@@ -85,9 +85,8 @@ def figures() -> dict[str, float]:
     users = np.array([row["user_index"] for row in rows], np.int64)
     targets = np.array([row["item_indices"][:1] for row in rows], np.int64)
     hidden = np.zeros((len(rows), counts["items"]), bool)
-    seen = prepared_rows.seen_items(prepared, "test")
-    for place, user in enumerate(users):
-        hidden[place, seen.get(int(user), [])] = True
+    for place, items in enumerate(prepared_rows.past_items(prepared, "test")):
+        hidden[place, items] = True
     hidden[np.arange(len(rows)), targets[:, 0]] = False
     texts = [description(item.attributes) for item in catalogue.items]
     scores = factor_scores(texts, train, ~catalogue.held_out)[users]

@@ -93,7 +93,8 @@ def compress_vocabulary(
             restored.model.config, restored.variables, old, new, kept
         )
         written = output.absolute() / ASSETS_FOLDER / VOCABULARY_FILE
-        settings = _with_settings((run / CONFIG_FILE).read_text(), size, written)
+        special = config.prompts.special_token_ids
+        settings = _with_settings((run / CONFIG_FILE).read_text(), size, written, special)
         write_run(output, run, restored.step, config, variables, new, settings)
     return Vocabulary(output / ASSETS_FOLDER / VOCABULARY_FILE)
 
@@ -199,13 +200,15 @@ def _with_pieces(proto: Any, kept: Sequence[int]) -> Any:
     return model
 
 
-def _with_settings(text: str, size: int, vocabulary_file: Path) -> str:
+def _with_settings(text: str, size: int, vocabulary_file: Path, special: Sequence[int]) -> str:
     """A run's gin settings with another vocabulary, in whatever scope they stand."""
     names = r"VOCAB_SIZE|ModelConfig\.vocab_size|vocabulary_file\.(?:path|shared)"
+    names += r"|PromptConfig\.special_token_ids"
     statement = rf"^(?:\w+/)*(?:{names}) = .*\n(?:[ \t]+.*\n)*"
     return (
         re.sub(statement, "", text, flags=re.MULTILINE)
         + f"\nVOCAB_SIZE = {size}\nModelConfig.vocab_size = %VOCAB_SIZE\n"
+        + f"PromptConfig.special_token_ids = {tuple(special)}\n"
         + f"import m6rec_jax.pipeline.locations\nvocabulary_file.path = {str(vocabulary_file)!r}\n"
     )
 

@@ -16,7 +16,7 @@ from m6rec_jax.engine.early_exit import exiting_scores
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import length_buckets, smallest_that_fits
 from m6rec_jax.engine.segment_cache import gathered_ends
-from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.task_settings import TaskSettings, check_number
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text import rows
@@ -152,9 +152,11 @@ class CandidateScorer(Engine, abc.ABC):
           For each request the score of each candidate, float32 `[candidates]`, in order.
 
         Raises:
-          DataError: another number of histories than of tasks, or a text without words.
+          DataError: another number of histories than of tasks or candidates, or a text without
+            words.
           ConfigError: no such task, or one without what is needed.
         """
+        check_number(len(histories), candidates=candidates)
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
         packed = [

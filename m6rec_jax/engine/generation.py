@@ -25,6 +25,7 @@ from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.generation_program import GeneratedBatch, generate
 from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.sampling import SamplingOptions, check_sampling
+from m6rec_jax.engine.task_settings import check_number
 from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
@@ -205,6 +206,7 @@ class Generator(Engine):
             similarities; None: the catalogue's order.
           seen: see `beam_search`.
         """
+        check_number(len(histories), item_scores=item_scores)
         found = self.beam_search(
             histories,
             prefixes,
@@ -245,6 +247,7 @@ class Generator(Engine):
             raise ConfigError(f"{num_texts} texts per history were asked for")
         number = len(histories)
         seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
+        check_number(number, seeds=seeds, choices=choices)
         if choices is not None and not any(choices):
             choices = None
         # Of an export there is one program for all.

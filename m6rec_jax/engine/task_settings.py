@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from m6rec_jax.engine.ranking_weights import RankingWeights
@@ -153,6 +153,13 @@ def check_part(prompts: PromptConfig, part: str, whose: str) -> None:
         )
 
 
+def check_number(number: int, **of_requests: Sized | None) -> None:
+    """Raises DataError where something is not given once for each of a number of requests."""
+    for name, values in of_requests.items():
+        if values is not None and len(values) != number:
+            raise DataError(f"{len(values)} {name.replace('_', ' ')} for {number} requests")
+
+
 class RequestedTasks:
     """Finds the settings that each request asks for by name.
 
@@ -194,8 +201,7 @@ class RequestedTasks:
             return [self.one()] * number if number else []
         if isinstance(names, str):  # a string is a sequence of strings, too
             raise ConfigError(f"tasks = {names!r}: give one task per request, [{names!r}, ...]")
-        if len(names) != number:
-            raise DataError(f"{len(names)} tasks for {number} requests")
+        check_number(number, tasks=names)
         found = {name: self.one(name) for name in set(names)}
         return [found[name] for name in names]
 

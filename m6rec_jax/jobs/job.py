@@ -93,9 +93,6 @@ class TaskData(Protocol):
     def user_names(self) -> Mapping[int, str]:
         """Ids of the part's users, by index in the users table."""
 
-    def seen_items(self) -> Mapping[int, np.ndarray]:
-        """By user, items of `past_events`, which are not recommended again."""
-
     def past_events(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items `[n]` of the events that rows see."""
 

@@ -8,8 +8,8 @@ user had are ranked nowhere, and all that rows want is new.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,13 +18,58 @@ from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import UserItemCounts
 
 REPEATS, NEW_ITEMS = "repeats", "new_items"
+Value = TypeVar("Value")
 
 
-def hidden_items(evaluation: Evaluation) -> Mapping[int, np.ndarray]:
-    """By user, items that are not ranked."""
+def in_order(
+    keys: Iterable[Hashable], values: Iterable[Value], wanted: Iterable[Hashable]
+) -> list[Value]:
+    """The values of wanted keys; those of equal keys one after the other."""
+    known: dict[Hashable, list[Value]] = {}
+    for key, value in zip(keys, values, strict=True):
+        known.setdefault(key, []).append(value)
+    own = (known[key] for key in wanted)
+    return [values.pop(0) if len(values) > 1 else values[0] for values in own]
+
+
+def row_key(row: Mapping[str, Any]) -> tuple[int, int]:
+    """User and first wanted item of a row: it has the predictions of those two."""
+    return row["user_index"], int(row["item_indices"][0])
+
+
+def past_of_rows(
+    evaluation: Evaluation, users: np.ndarray, targets: np.ndarray
+) -> list[np.ndarray]:
+    """What users had before the rows of predictions, oldest first `[n][past]`.
+
+    Several rows of a user that want the same item first are told apart by their order.
+
+    Args:
+      evaluation: of the task.
+      users: int `[n]`. targets: int `[n, m]`.
+    """
+
+    def read() -> tuple[list[tuple[int, int]], list[np.ndarray]]:
+        rows = evaluation.rows(("user_index", "item_indices"))
+        return [row_key(row) for row in rows], evaluation.past_items()
+
+    wanted = zip(users.tolist(), targets[:, 0].tolist(), strict=True)
+    return in_order(*evaluation.once("past of rows", read), wanted)
+
+
+def hidden_items(
+    evaluation: Evaluation, users: np.ndarray, targets: np.ndarray
+) -> list[np.ndarray]:
+    """Items that are not ranked, by row, each once: what the user had, but never a wanted one.
+
+    Args:
+      evaluation: of the task.
+      users: int `[n]`. targets: int `[n, m]`, -1 is padding.
+    """
     if evaluation.data.repeats_count:
-        return {}
-    return evaluation.once("seen", evaluation.data.seen_items)
+        return [np.zeros(0, np.int64)] * len(users)
+    past = past_of_rows(evaluation, users, targets)
+    return list(map(np.setdiff1d, past, targets))
 
 
 def own_counts(evaluation: Evaluation) -> UserItemCounts | None:

@@ -32,7 +32,15 @@ from m6rec_jax.jobs.job import (
     register,
 )
 from m6rec_jax.jobs.parts import Parts
-from m6rec_jax.jobs.past_items import hidden_items, own_counts, prefixed, ranks_apart
+from m6rec_jax.jobs.past_items import (
+    hidden_items,
+    in_order,
+    own_counts,
+    past_of_rows,
+    prefixed,
+    ranks_apart,
+    row_key,
+)
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
@@ -63,6 +71,8 @@ class RetrievalPredictions:
     towers_ranks: np.ndarray | None = None
 
 
+# Items of a history that are known beside its text.
+_MOST_PAST = 1000
 # What a reranked list is compared with.
 TWO_TOWERS = "two_towers"
 
@@ -108,14 +118,9 @@ class RetrievalJob(Job):
           DataError: a row wants nothing.
         """
         found = evaluation.outputs()
-        seen = hidden_items(evaluation)
         users = found["user_ids"][:, 0].astype(np.int64)
         targets = pad_targets(found["decoder_item_ids"])
-        nothing = np.zeros(0, np.int64)
-        excluded = [
-            np.setdiff1d(seen.get(int(user), nothing), wanted)
-            for user, wanted in zip(users, targets, strict=True)
-        ]
+        excluded = hidden_items(evaluation, users, targets)
         index = evaluation.index()
         top = index.top_k(found["user"], min(evaluation.depth, index.num_items), excluded)
         predictions = RetrievalPredictions(
@@ -193,24 +198,14 @@ def rows_of_predictions(
     excluded: Sequence[np.ndarray],
     with_text: bool,
 ) -> ReadRows:
-    """The rows of predictions, in their order.
-
-    Several rows of a user that want the same item first are told apart by their order.
-    """
-    columns = ("user_index", "item_indices", *(("history",) if with_text else ()))
-    known: dict[tuple[int, int], list[tuple[list[str], np.ndarray]]] = {}
-    for row, items in zip(evaluation.rows(columns), evaluation.past_items(), strict=True):
-        key = (row["user_index"], int(row["item_indices"][0]))
-        known.setdefault(key, []).append((row.get("history", []), items))
-    histories, past = [], []
-    users, wanted = predictions.users.tolist(), predictions.targets[:, 0].tolist()
-    for key in zip(users, wanted, strict=True):
-        of_key = known[key]
-        history, items = of_key.pop(0) if len(of_key) > 1 else of_key[0]
-        histories.append(history)
-        past.append(items)
-    if not evaluation.data.repeats_count:
-        excluded = list(map(np.union1d, excluded, past))
+    """The rows of predictions, in their order; of very long histories the last items."""
+    users, targets = predictions.users, predictions.targets
+    histories: Sequence[Sequence[str]] = [[]] * len(users)
+    if with_text:
+        rows = evaluation.rows(("user_index", "item_indices", "history"))
+        wanted = zip(users.tolist(), targets[:, 0].tolist(), strict=True)
+        histories = in_order(map(row_key, rows), (row["history"] for row in rows), wanted)
+    past = [items[-_MOST_PAST:] for items in past_of_rows(evaluation, users, targets)]
     return ReadRows(histories, past, excluded)
 
 
@@ -223,7 +218,8 @@ def baseline_ranks(
     reranked, by the two towers alone.
     """
     counts = evaluation.data.prepared().catalogue().train_counts
-    asked = (counts, predictions.users, predictions.targets, hidden_items(evaluation))
+    asked_for = predictions.users, predictions.targets
+    asked = (counts, *asked_for, hidden_items(evaluation, *asked_for))
     found, own = {"popularity": popularity_ranks(*asked)}, own_counts(evaluation)
     if own is not None:
         found["user_item_times"] = popularity_ranks(*asked, own)

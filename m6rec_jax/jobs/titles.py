@@ -72,14 +72,18 @@ class TitleRecommendationJob(RecommendationJob):
         scores = None
         if towers is not None:
             scores = SharedTitles(towers.retriever(), trie, texts).item_scores(sources)
-        k = min(max(evaluation.ks), len(trie))
+        longest = max(evaluation.ks)
         tasks = [evaluation.data.name] * len(rows)
         # An empty list for everybody: with it and without it are one program.
         of_all, of_new = (
             [
-                _items(titles, k)
+                # Several items may share a title.
+                _items(titles, min(longest, len(texts)))
                 for titles in generator.recommend(
-                    sources, trie, k, item_scores=scores, tasks=tasks, seen=seen
+                    *(sources, trie, min(longest, len(trie))),
+                    item_scores=scores,
+                    tasks=tasks,
+                    seen=seen,
                 )
             ]
             for seen in ([()] * len(rows), [named_items(row).tolist() for row in rows])

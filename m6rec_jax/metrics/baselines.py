@@ -6,7 +6,7 @@ They need no model and no text; reports and results tables show them beside the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -164,7 +164,7 @@ def popularity_ranks(
     item_counts: np.ndarray,
     users: np.ndarray,
     targets: np.ndarray,
-    seen: Mapping[int, np.ndarray],
+    excluded: Sequence[np.ndarray],
     own_counts: UserItemCounts | None = None,
 ) -> np.ndarray:
     """Ranks of wanted items when items are ordered by popularity, seen ones left out.
@@ -172,7 +172,7 @@ def popularity_ranks(
     Args:
       item_counts: training events of each item `[items]`.
       users: int `[n]`. targets: int `[n, m]`, -1 is padding.
-      seen: by user, items to leave out; never a wanted one.
+      excluded: items that are left out, by row; no wanted ones.
       own_counts: what a user acted on most comes first, and popularity decides between equals.
 
     Returns:
@@ -184,10 +184,8 @@ def popularity_ranks(
     for start in range(0, len(users), step):
         part = slice(start, start + step)
         hidden = np.zeros((len(users[part]), len(counts)), bool)
-        for i, user in enumerate(users[part]):
-            hidden[i, seen.get(int(user), [])] = True
-            wanted = targets[start + i]
-            hidden[i, wanted[wanted >= 0]] = False
+        for i, items in enumerate(excluded[part]):
+            hidden[i, items] = True
         scores = np.tile(counts, (len(hidden), 1))
         for i, user in enumerate(users[part] if own_counts is not None else ()):
             assert own_counts is not None

@@ -64,6 +64,15 @@ def default_settings(of: type) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(of)}
 
 
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    """The values of a setting that has several, of which gin may be given one by itself."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name} = {value!r} must be a list, such as ({value!r},)")
+    return tuple(value)
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PromptConfig(_Settings):
@@ -91,7 +100,7 @@ class PromptConfig(_Settings):
             if kind == "size":
                 _require_at_least("PromptConfig", self, 0, field.name)
             elif kind in ("set", "sizes"):
-                value = (value,) if isinstance(value, str) else tuple(value)
+                value = _listed(f"PromptConfig.{field.name}", value)
                 object.__setattr__(self, field.name, value)
                 for name in value if known else ():
                     _require_known(f"PromptConfig.{field.name}", name, known)
@@ -227,7 +236,8 @@ class ModelConfig:
     prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        activations = _listed("ModelConfig.mlp_activations", self.mlp_activations)
+        object.__setattr__(self, "mlp_activations", activations)
         _require_at_least(
             "ModelConfig",
             self,

@@ -9,7 +9,7 @@ In gin:
 - 'plain': the package's own, on every device (`plain_attention`).
 - 'xla': `jax.nn.dot_product_attention` as XLA compiles it.
 - 'cudnn': cuDNN's fused attention on NVIDIA GPUs, which never holds the weights of all queries. The
-  bias is rounded to bfloat16 there: beyond ±8, by up to 1/64.
+  bias is rounded to bfloat16 there: between 4 and 8 by up to 1/64, beyond by more.
 - 'auto': 'cudnn' on a GPU where it compiles for the types and lengths at hand, else 'plain'.
 
 All are equal within rounding, gradients included, so a checkpoint does not know which it was.

@@ -35,6 +35,7 @@ class RetrievalItems(NamedTuple):
       valid: bool `[batch, N]`, False at empty places and in rows that are not for retrieval.
       weights: float32 `[batch, N]`, how much each counts in the loss; 0 where not valid.
       dropped: float32 scalar, items that found no place.
+      chosen: int32 `[batch, M]`, all items of a row, those without a place, too; -1 where fewer.
     """
 
     positions: Array
@@ -42,6 +43,7 @@ class RetrievalItems(NamedTuple):
     valid: Array
     weights: Array
     dropped: Array
+    chosen: Array
 
 
 @gin.configurable(allowlist=["max_items_per_row", "order_discount"])
@@ -60,14 +62,17 @@ def retrieval_items(
     """
     item_ids = features["decoder_item_ids"]
     length = item_ids.shape[1]
-    places = min(max_items_per_row or max(1, length // 2), length)
+    most = max(1, length // 2)
+    places = min(max_items_per_row or most, length)
     present = (item_ids >= 0) & (features["retrieval"].reshape(-1, 1) > 0)
-    positions = jnp.argsort(~present, axis=1, stable=True)[:, :places]
+    order = jnp.argsort(~present, axis=1, stable=True)
+    positions = order[:, :places]
     valid = jnp.take_along_axis(present, positions, axis=1)
     ids = jnp.take_along_axis(item_ids, positions, axis=1)
+    chosen = jnp.take_along_axis(jnp.where(present, item_ids, -1), order[:, :most], axis=1)
     dropped = jnp.sum(present.astype(jnp.float32)) - jnp.sum(valid.astype(jnp.float32))
     discounts = jnp.arange(1, places + 1, dtype=jnp.float32) ** -order_discount
-    return RetrievalItems(positions, ids, valid, valid * discounts, dropped)
+    return RetrievalItems(positions, ids, valid, valid * discounts, dropped, chosen)
 
 
 def contrastive_count(features: Features) -> Array:
@@ -87,11 +92,10 @@ def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> A
       job_ids: int32 `[batch]`.
     """
     batch, places = items.ids.shape
-    every_id = items.ids.reshape(1, -1)
+    every_id = jnp.where(items.valid, items.ids, -2).reshape(1, -1)
     in_row = jnp.zeros((batch, batch * places), bool)
-    for place in range(places):
-        chosen = items.ids[:, place, None] == every_id
-        in_row |= chosen & items.valid[:, place, None]
+    for place in range(items.chosen.shape[1]):
+        in_row |= items.chosen[:, place, None] == every_id
     same_user = (user_ids[:, None] == user_ids[None, :]) & (user_ids >= 0)[:, None]
     same_user &= job_ids[:, None] == job_ids[None, :]
     same_user |= jnp.eye(batch, dtype=bool)

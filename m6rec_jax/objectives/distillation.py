@@ -125,6 +125,15 @@ class DistillationLoss:
                 f"Distillation.class_weight = {settings.class_weight} needs heads of equally many "
                 f"classes (PromptConfig.num_options): teacher {classes[0]}, student {classes[1]}"
             )
+        sizes = [of.task_sizes["task_num_options"] for of in (prompts, own)]
+        theirs = sizes[0] * (len(sizes[1]) // len(sizes[0]))
+        if settings.class_weight and any(
+            o not in (0, t) for t, o in zip(theirs, sizes[1], strict=True)
+        ):
+            raise ConfigError(
+                f"Distillation.class_weight = {settings.class_weight}: the student's tasks have "
+                f"{sizes[1]} classes (PromptConfig.task_num_options), the teacher's {theirs}"
+            )
         if settings.similarity_weight and not (prompts.retrieval_dim and own.retrieval_dim):
             raise ConfigError(
                 f"Distillation.similarity_weight = {settings.similarity_weight} needs retrieval "

@@ -1,4 +1,4 @@
-"""Reads prepared data as numpy, for what needs no tokens: baselines, seen items, reports."""
+"""Reads prepared data as numpy, for what needs no tokens: baselines, what users had, reports."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
 _ACTED = ("user_index", "time", "item_indices")
-# Of a history, for `past_items`.
-_MOST_PAST = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,19 +62,6 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
     return Interactions(np.concatenate(users), np.concatenate(items), np.concatenate(labels))
 
 
-def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
-    """Items of `past_events`, by user, each once: whole-catalogue ranking leaves them out.
-
-    None before the training part, whose rows want all of its events.
-    """
-    if part == "train":
-        return {}
-    users, items = np.unique(np.stack(past_events(prepared, part)), axis=1)
-    own, starts = np.unique(users, return_index=True)
-    # Of nothing `split` makes one part.
-    return dict(zip(own.tolist(), np.split(items, starts[1:]), strict=False))
-
-
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Users and items of the events that a part's rows see, indices in both tables `[n]`.
 
@@ -104,7 +89,7 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
 
     Events of the row's moment are in, since the order within a moment is not kept; events of parts
-    that the split hides from these rows are not. Of very long histories the last thousand are kept.
+    that the split hides from these rows are not.
     """
     of_updates = ("train", *prepared.updates)  # which see all before
     visible = prepared.manifest["visible"]["history"].get(part, of_updates)
@@ -133,7 +118,7 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
         )
         for user in {user for user, _ in before}
     }
-    return [whole[user][max(number - _MOST_PAST, 0) : number] for user, number in before]
+    return [whole[user][:number] for user, number in before]
 
 
 def _visible_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -190,9 +175,6 @@ class TaskPart:
 
     def user_names(self) -> Mapping[int, str]:
         return user_names(self.prepared(), self.view, self.part)
-
-    def seen_items(self) -> Mapping[int, np.ndarray]:
-        return seen_items(self.prepared(), self.part)
 
     @property
     def repeats_count(self) -> bool:

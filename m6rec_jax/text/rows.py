@@ -45,7 +45,7 @@ def source_row(
 
 
 def candidate_share(number: int, target_length: int, candidate_length: int | None) -> int:
-    """The most tokens of one of a row's candidates: an even share, where `candidate_length` is None.
+    """The most tokens of one of a row's candidates: an even share unless `candidate_length` says.
 
     Raises:
       ConfigError: the row is too short for that many.

@@ -157,7 +157,7 @@ class WritingTemplate:
     @property
     def needs_item(self) -> bool:
         """Whether a text can be asked for only about an item."""
-        return bool(self.about.fields or self.prefix.fields)
+        return bool(self.about.fields or self.prefix.fields or self.shared)
 
     def written(
         self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]]

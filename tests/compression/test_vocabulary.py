@@ -62,6 +62,7 @@ def smaller(shop_vocabulary: Any, tmp_path_factory: pytest.TempPathFactory) -> t
         "",
         f"VOCAB_SIZE = {SIZE}",
         "ModelConfig.vocab_size = %VOCAB_SIZE",
+        f"PromptConfig.special_token_ids = {made.special_ids}",
         "import m6rec_jax.pipeline.locations",
         f"vocabulary_file.path = {made.model_file!r}",
         "",

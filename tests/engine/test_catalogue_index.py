@@ -50,6 +50,8 @@ def test_fewer_items_left_than_asked_for():
     index = CatalogueIndex(unit(np.random.default_rng(0), 4))
     found = index.top_k(unit(np.random.default_rng(1), 1), 4, [np.array([0, 2, 3])])
     assert found.ids[0].tolist() == [1, -1, -1, -1]
+    again = index.top_k(unit(np.random.default_rng(1), 1), 4, [np.array([0, 2, 3] * 9)])
+    assert again.ids.tolist() == found.ids.tolist()
     assert np.isneginf(found.scores[0, 1:]).all()
 
 

@@ -219,6 +219,8 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
         generator.beam_search(HISTORIES, length_penalty=-0.5)
     with pytest.raises(ConfigError, match=r"TitleTrie\(max_tokens=23\) cuts it"):
         generator.greedy(HISTORIES, trie=TitleTrie(shop_vocabulary, ["Film A, " * 20]))
+    with pytest.raises(DataError, match="1 seeds for 5 requests"):
+        generator.sample(HISTORIES, seed=[1])
     with pytest.raises(DataError, match="1 prefixes for 5 histories"):
         generator.greedy(HISTORIES, ["x"])
     with pytest.raises(DataError, match=r"prefix 0 has \d+ tokens and leaves no room in 23"):

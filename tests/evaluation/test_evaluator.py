@@ -35,7 +35,7 @@ from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, rows_of_pre
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model import M6Rec
-from m6rec_jax.pipeline.prepared_rows import interactions, past_items, read_rows, seen_items
+from m6rec_jax.pipeline.prepared_rows import interactions, past_items, read_rows
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.pipeline.task_rows import sampled_indices
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
@@ -200,7 +200,7 @@ def test_reranked_lists_equal_reranking_by_hand(world):
 
     scorer = Scorer(model, variables, vocabulary, OPTIONS)
     retriever = Retriever(model, variables, vocabulary, OPTIONS)
-    catalogue, seen = prepared.catalogue(), seen_items(prepared, "test")
+    catalogue = prepared.catalogue()
     of_items = retriever.embed_items(catalogue.texts)
     known = prepared.co_occurrence(), prepared.ease(), catalogue.texts, catalogue.train_counts
     reranker = Reranker(*known, scorer, depth=4)
@@ -211,7 +211,7 @@ def test_reranked_lists_equal_reranking_by_hand(world):
         best = reranker.rerank(
             [row["history"]],
             [row["recent_indices"].tolist()],
-            [seen[user]],
+            [np.setdiff1d(row["recent_indices"], found.targets[i])],
             TopK(towers.top_items[i : i + 1], towers.scores[i : i + 1]),
             lambda ids, vector=vector: of_items[ids] @ vector,
         )
@@ -282,17 +282,16 @@ def test_rows_that_want_the_same_have_their_own_past():
     past = [np.arange(number) for number in range(3)]
     rows = [{"user_index": 7, "item_indices": np.array([3])}] * 3
     evaluated = SimpleNamespace(
-        data=SimpleNamespace(repeats_count=False),
         rows=lambda columns: rows,
+        once=lambda _, make: make(),
         past_items=lambda: past,
     )
     nothing = np.zeros((3, 0))
     towers = RetrievalPredictions(
         np.full(3, 7), np.full((3, 1), 3), np.ones((3, 1)), nothing, nothing, np.full(3, 40)
     )
-    read = rows_of_predictions(evaluated, towers, [np.array([9])] * 3, with_text=False)
-    assert read.past == past
-    assert [own.tolist() for own in read.excluded] == [[9], [0, 9], [0, 1, 9]]
+    read = rows_of_predictions(evaluated, towers, past, with_text=False)
+    assert [own.tolist() for own in read.past] == [[], [0], [0, 1]]
 
 
 @dataclasses.dataclass
@@ -317,10 +316,8 @@ class FakeData:
         return self.items
 
 
-def test_seen_items_of_the_test_part_are_all_but_the_last(world):
-    seen = seen_items(world[0], "test")
-    assert {user: len(items) for user, items in seen.items()} == dict.fromkeys(range(4), 5)
-    assert seen_items(world[0], "train") == {}
+def test_the_past_of_the_test_part_is_all_but_the_last(world):
+    assert [len(items) for items in past_items(world[0], "test")] == [5] * 4
     assert len(interactions(world[0], "train")) == 16
 
 

@@ -21,15 +21,15 @@ from m6rec_jax.metrics import ranking
 
 def evaluation_of(batch, **parts):
     """An evaluation whose program gives the batch back: what is read from where shows."""
-    data = SimpleNamespace(
-        positive_classes=(3, 4), seen_items=lambda: parts["seen"], repeats_count=False
-    )
+    data = SimpleNamespace(positive_classes=(3, 4), repeats_count=False)
     return SimpleNamespace(
         data=data,
         depth=2,
         outputs=lambda: run_program(lambda _, features: features, {}, [batch], Runtime()),
         index=lambda: parts["index"],
         once=lambda _, make: make(),
+        rows=lambda columns: parts["rows"],
+        past_items=lambda: parts["past"],
         reranked=lambda predictions, read, similarities: predictions,
     )
 
@@ -66,8 +66,11 @@ def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
         "user_ids": np.array([[0], [1]], np.int32),
         "example_weights": np.ones(2, np.float32),
     }
-    index, seen = CatalogueIndex(np.eye(4, dtype=np.float32)), {0: [0], 1: [0, 1]}
-    found = job_of("retrieval").predict(evaluation_of(batch, index=index, seen=seen))
+    index = CatalogueIndex(np.eye(4, dtype=np.float32))
+    # As they are stored, not in the order of the predictions.
+    rows = [{"user_index": 1, "item_indices": [0, 3]}, {"user_index": 0, "item_indices": [2]}]
+    past = [np.array([1, 0, 1]), np.array([0])]
+    found = job_of("retrieval").predict(evaluation_of(batch, index=index, rows=rows, past=past))
     assert found.targets.tolist() == [[2, -1], [0, 3]]
     assert found.ranks.tolist() == [[2, 0], [1, 3]]
     assert found.top_items.tolist() == [[1, 2], [0, 2]]

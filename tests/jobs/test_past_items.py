@@ -18,9 +18,12 @@ def evaluation(part: str = "test", repeats_count: bool = True) -> SimpleNamespac
         part=part,
         repeats_count=repeats_count,
         past_events=lambda: (pairs[:, 0], pairs[:, 1]),
-        seen_items=lambda: {0: np.array([1, 2])},
     )
-    return SimpleNamespace(data=data, once=lambda _, make: make())
+    rows = [{"user_index": user, "item_indices": [3]} for user in (0, 0, 1)]
+    past = [np.array(own) for own in ([1], [2, 1, 2], [3, 0])]
+    return SimpleNamespace(
+        data=data, once=lambda _, make: make(), rows=lambda _: rows, past_items=lambda: past
+    )
 
 
 @pytest.fixture
@@ -58,8 +61,10 @@ def test_ranks() -> None:
 
 
 def test_what_is_hidden_and_counted() -> None:
-    assert hidden_items(evaluation()) == {}
-    assert hidden_items(evaluation(repeats_count=False))[0].tolist() == [1, 2]
+    asked = np.array([1, 0, 0]), np.array([[3, -1], [3, 1], [3, 0]])
+    assert [own.tolist() for own in hidden_items(evaluation(), *asked)] == [[]] * 3
+    hidden = hidden_items(evaluation(repeats_count=False), *asked)
+    assert [own.tolist() for own in hidden] == [[0], [], [1, 2]]
     counted = own_counts(evaluation())
     assert counted is not None
     assert counted.of(np.array([0, 1]), np.array([2, 2])).tolist() == [1, 0]

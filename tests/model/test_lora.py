@@ -63,6 +63,8 @@ def test_config_errors() -> None:
     message = "lora_targets has unknown 'wi'; known: query, key, value, out"
     with pytest.raises(ConfigError, match=message):
         PromptConfig(lora_targets=("query", "wi"))
+    with pytest.raises(ConfigError, match=r"lora_targets = 3 must be a list, such as \(3,\)"):
+        PromptConfig(lora_targets=3)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="lora_rank = 2, but lora_targets is empty"):
         PromptConfig(lora_rank=2, lora_targets=())
     assert PromptConfig(lora_targets="out").lora_targets == ("out",)  # type: ignore[arg-type]

@@ -279,6 +279,11 @@ def test_a_loss_of_ones_own_keeps_its_denominators(batch: Features) -> None:
             WIDE.replace(prompts=dataclasses.replace(WIDE.prompts, num_tasks=2)),
             "bank of 2 tasks",
         ),
+        (
+            {"class_weight": 1.0},
+            WIDE.replace(prompts=dataclasses.replace(WIDE.prompts, task_num_options=(2,))),
+            r"tasks have \(3,\) classes .*, the teacher's \(2,\)",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(

@@ -22,7 +22,7 @@ from m6rec_jax.objectives import (
     loss_denominators,
     total_loss,
 )
-from m6rec_jax.objectives.contrastive import retrieval_items
+from m6rec_jax.objectives.contrastive import known_positives, retrieval_items
 from m6rec_jax.objectives.language_modelling import token_cross_entropy
 from tests.objectives.conftest import CONFIG, ROWS, TARGET, Features
 
@@ -331,6 +331,15 @@ def test_items_beyond_the_limit_are_counted(features: Features) -> None:
     assert items.ids[0].tolist() == [3, 7]
     assert items.valid.tolist() == [[True, True], [False, False], *[[True, False]] * 3]
     assert float(items.dropped) == 1
+
+
+def test_items_beyond_the_limit_are_no_negatives_of_who_chose_them() -> None:
+    chosen = np.array([[7, -1, 8, -1], [8, -1, -1, -1]], np.int32)
+    features = {"decoder_item_ids": chosen, "retrieval": np.ones((2, 1), np.int32)}
+    items = retrieval_items(features, max_items_per_row=1)
+    assert items.ids.tolist() == [[7], [8]]
+    known = known_positives(items, np.array([0, 1]), np.array([0, 0]))
+    assert known.tolist() == [[True, True], [False, True]]
 
 
 def test_a_lone_row_has_no_negatives(

@@ -139,6 +139,7 @@ def test_texts_that_share_nothing_need_no_liked_item():
     assert template.render_prefix(ALIEN) == "horror: "
     assert template.source(["profile"], ALIEN) == ["profile"]
     assert template.needs_item
+    assert WritingTemplate.parse("explanations", {"text": "[{shared_genres}]"}).needs_item
     assert not WritingTemplate.parse("contents", {"text": "{title}"}).needs_item
 
 
