@@ -167,7 +167,7 @@ def test_more_rows_than_the_vocabulary_are_kept_and_named(
 def test_a_given_vocabulary_goes_with_the_weights_or_nothing_is_written(
     shop_vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_t5x(random_weights(T5_1_1), tmp_path / "theirs")
+    write_t5x(model_of(shop_vocabulary.size), tmp_path / "theirs")
     target = f"huggingface:{tmp_path / 'out'}"
     arguments = ["convert", "--from", f"t5x:{tmp_path / 'theirs'}", "--to", target, "--vocabulary"]
     assert cli.main([*arguments, str(tmp_path / "missing.model")]) == 2

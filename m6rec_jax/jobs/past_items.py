@@ -54,7 +54,8 @@ def past_of_rows(
         return [row_key(row) for row in rows], evaluation.past_items()
 
     wanted = zip(users.tolist(), targets[:, 0].tolist(), strict=True)
-    return in_order(*evaluation.once("past of rows", read), wanted)
+    keys, past = evaluation.once("past of rows", read)
+    return in_order(keys, past, wanted)
 
 
 def hidden_items(
