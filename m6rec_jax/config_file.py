@@ -46,11 +46,13 @@ def _as_used() -> str:
         used = dict(gin_config._OPERATIVE_CONFIG)
     macros = {scope for scope, selector in used if selector == "gin.macro"}
     for (scope, selector), values in sorted(used.items(), key=lambda one: one[0]):  # "" is first
-        is_plain = selector != "gin.macro" and (scope, selector) not in gin_config._CONFIG
-        plain = ("" if is_plain and macros.issuperset(scope.split("/")) else scope), selector
+        own, plain = (scope, selector), ("", selector)
+        of_macro = selector != "gin.macro" and macros.issuperset(scope.split("/"))
         for name, value in values.items():
+            is_given = name in gin_config._CONFIG.get(own, {})
             is_other = found.get(plain, {}).get(name, value) != value
-            found.setdefault((scope, selector) if is_other else plain, {})[name] = value
+            place = plain if of_macro and not (is_given or is_other) else own
+            found.setdefault(place, {})[name] = value
     return str(gin_config._config_str(found))
 
 
@@ -74,9 +76,14 @@ def changed_settings(directory: str | Path) -> list[str]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     changed = []
     for name, value in sorted(now.items()):
-        before = saved.get(name, value)
-        if value != before and name not in _NO_SETTINGS:
-            changed.append(f"{name}: {before} -> {value}")
+        # At a run's end settings have the scopes in which they were used.
+        before = [
+            used
+            for key, used in saved.items()
+            if key == name or (key.endswith(f"/{name}") and key not in now)
+        ]
+        if before and value not in before and name not in _NO_SETTINGS:
+            changed.append(f"{name}: {' or '.join(sorted(set(before)))} -> {value}")
     return changed
 
 

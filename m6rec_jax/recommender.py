@@ -168,7 +168,7 @@ class Recommender:
         """The k items that the user is likeliest to want next, best first.
 
         Args:
-          k: how many; of titles that several items share all of these come.
+          k: how many; by 'titles', how many titles, each with all items that share it.
           by: 'reranking', what towers, co-occurrence and words find, in the order that `m6rec
             calibrate` has learnt; or 'titles', generated titles of the catalogue.
           **asked: see `Asked`.

@@ -204,7 +204,8 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
 
 def test_what_is_given_after_a_written_config_holds(shipped: Path, tmp_path: Path) -> None:
     """A run's model is a macro, whose settings gin calls `MODEL/ToyModel.width`."""
-    name = write("macro.gin", f"{RUN}\nToyModel.width = 7\nother/toy_run.steps = 5\n")
+    scoped = "MODEL/ToyModel.depth = 2\nother/toy_run.steps = 5\n"
+    name = write("macro.gin", f"{RUN}\nToyModel.width = 7\n{scoped}")
     parse_config([name], ["TRAIN_STEPS=20"])
     toy_run()
     with gin.config_scope("other"):

@@ -29,11 +29,11 @@ _NUMBER = rf"(?:\d{{1,2}}|{'|'.join(NUMBERS)})"
 # Of several people, too: "14 and 6".
 _AGE = rf"(?P<age>{_NUMBER}(?:(?: ,| and| or| , and| , or) {_NUMBER})*)"
 # Between somebody and their age: "who is", "of".
-_SAID_OF = _list_of("is s are who turns turned turning just only about")
 _LINKS = r"(?P<link>(?:(?: ,)? (?:of|is|s|are|who|turns|turned|turning|just|only|about|aged?))*)"
-# After "she is 6": "my sister is 8 months pregnant" and "he is one great actor" tell no age.
-_AFTER_AGES = _list_of(
-    "and or but so now today too already he she they it i we who that with for from no not please"
+# After a number that is no age: "my sister is 8 months pregnant", "he is one great actor".
+_NO_AGES = re.compile(
+    r"(?:(?:month|week|day|hour|minute|time|inche|mile|dollar)s?|feet|foot|percent)\b"
+    r"|years? (?:older|younger)|(?:great|good|big|bad|nice|fine)\b"
 )
 # People of whom an age alone says something.
 _ANYBODY = _list_of("he she who someone somebody boy girl brother sister cousin friend")
@@ -93,10 +93,9 @@ class People:
             if "age" in told and not told["link"] and not told["unit"]:
                 continue  # a number by itself
             length = found[0].count(" ") + 1
-            if "age" in told and not told["unit"] and told["link"].split()[-1] in _SAID_OF:
-                after = "".join(folded[start + length : start + length + 1])
-                if after.isalnum() and after not in _AFTER_AGES:
-                    continue
+            after = " ".join(folded[start + length : start + length + 2])
+            if "age" in told and not told["unit"] and _NO_AGES.match(after):
+                continue
             own = self._group_of[told["who"]] if told["who"] else ""
             age = self._years(told["age"], told["unit"]) if "age" in told else None
             if age is None and not own:

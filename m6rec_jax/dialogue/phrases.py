@@ -48,7 +48,8 @@ CUES = {
     "nothing but, not only, don't mind, don't know, no thanks, no idea, no problem, "
     "doesn't matter, can't get enough, never get tired of, older brother, older sister, "
     "older kids, older children, older son, older sons, older daughter, older daughters, "
-    "not just, never mind the, "
+    "not just, never mind the year, "
+    "never mind the decade, never mind the genre, never mind the actors, never mind the director, "
     "i don't care who, i don't care what, i don't care about, i don't care if, i don't care how, "
     "i don't care when, i don't care where, for example, for instance, in particular",
     "why": "why",
@@ -67,9 +68,11 @@ def _set_of(words: str) -> frozenset[str]:
 # After something that was refused, these begin what is wanted.
 RESUMES = _set_of(
     "but want wants like love loves prefer give show looking something anything someone instead "
-    "rather i we please how what a an maybe perhaps more only just prefers likes loves while "
-    "because so watch ideally preferably"
+    "rather i we please how what a an maybe perhaps prefers likes loves "
+    "ideally preferably"
 )
+# After a comma or "and" these do, too: "less horror and more comedy".
+AFTER_JOINTS = _set_of("more only just watch")
 # After a comma, too: "no horror, from the 90s".
 AFTER_COMMA = _set_of("from of in between with by for")
 # Before "like", these make it a taste in place of a comparison.
@@ -95,7 +98,7 @@ _COMMON = (
     | _set_of(
         "no it is me us him her he she was are be been have has had can could will would see seen "
         "for on at by with about out up down who when where why which here there some one two new "
-        "old good best less very not if as its your our their time also"
+        "old good best less more only just very not if so as its your our their time also"
     )
 )
 STOPS = frozenset(".;!?")
@@ -110,11 +113,13 @@ _DECADES = {
     "nineties": 90,
 }
 _YEAR = re.compile(r"\d{4}")
-# A full stop ends a sentence after three small letters, a number or a bracket, and after "no" and
-# words such as "it" where no number follows: "Dr. No", "vs. Godzilla" and "No. 1" go on.
+# A full stop ends a sentence after three small letters, a number or a bracket, and before a capital
+# after "no" and words such as "it": "Dr. No", "vs. Godzilla" and "No. 1" go on.
+_ABBREVIATED = "vs|mr|dr|st|mt|jr|sr|ft|ep|pt|ww|lt|co|ed"
 _SENTENCE_END = re.compile(
-    r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.+(?=\s|$)"
-    r"|(?:(?<=\b[Nn]o)|(?<=\bTV)|(?<=[^\w.][a-z]{2})(?<!\b(?:vs|mr|dr|st|mt|jr|sr)))\.+(?=\s+\D|\s*$)"
+    r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.(?=\s|$)"
+    rf"|(?:(?<=\b[Nn]o)|(?<=\bTV)|(?<=[^\w.][a-z]{{2}})(?<!\b(?:{_ABBREVIATED})))"
+    r"\.+(?=\s+[A-Z]|\s*$)"
 )
 
 
@@ -177,7 +182,7 @@ class KnownPhrases:
                 dated = None
             # "1984" after "from" is a year, also where a title is called so.
             if dated is not None and (
-                before in _BEFORE_YEARS or _goes_on(tokens)
+                before in _BEFORE_YEARS or _goes_on(tokens, dated[0])
                 if token is not None and len(token.words) <= dated[1]
                 else token is None and before != "("
             ):
@@ -291,10 +296,12 @@ def joins_years(token: Token) -> bool:
     return token.kind == "until" or token.words[0] in _SPANS
 
 
-def _goes_on(tokens: Sequence[Token]) -> bool:
-    """Whether the next token goes on with a span: "between 1890 and"."""
+def _goes_on(tokens: Sequence[Token], years: tuple[int, int]) -> bool:
+    """Whether years go on with a span: "between 1890 and 1900"."""
     before = next((token for token in reversed(tokens) if not joins_years(token)), None)
-    return before is not None and before.kind == "period" and before is not tokens[-1]
+    if before is None or before.kind != "period" or before is tokens[-1]:
+        return False
+    return bool(before.what <= years)
 
 
 def _period(

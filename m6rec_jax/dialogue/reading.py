@@ -9,6 +9,7 @@ from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes
 from m6rec_jax.dialogue.people import NUMBERS
 from m6rec_jax.dialogue.phrases import (
     AFTER_COMMA,
+    AFTER_JOINTS,
     FILLERS,
     NEAR_YEARS,
     RESUMES,
@@ -192,7 +193,8 @@ class _TurnReader:
             self._resume_after_comma((word,))
         # Not in "a horror or a thriller".
         goes_on = word in ("a", "an") and self._joins == "or"
-        resumes = word == "," or (word in RESUMES and not goes_on)
+        begins = word in RESUMES or (word in AFTER_JOINTS and self._before in (",", "and"))
+        resumes = word == "," or (begins and not goes_on)
         if word in STOPS:
             self._end_comparison()
             self._negative = self._refused = self._unseen = False
@@ -232,7 +234,7 @@ class _TurnReader:
     def _resumes_at_once(self, word: str) -> bool:
         """Whether nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy"."""
         if self._before == "no":
-            return word not in ("a", "an", "more")
+            return word not in ("a", "an")
         return self._before == "," and not self._refused
 
     def _read_cue(self, token: Token) -> None:
@@ -275,7 +277,7 @@ class _TurnReader:
         elif kind == "clear":
             self._flags["clears"] = True
             self._wishes.clear()
-        elif kind == "open" and not self._wishes:  # but not in "a comedy, I don't care which"
+        elif kind == "open":  # but what the turn asks for holds: "a comedy, I don't care which"
             self._flags["clears"] = True
 
     def _read_values(self, values: frozenset[ColumnValue], plural: bool) -> None:
@@ -356,11 +358,10 @@ class _TurnReader:
         return number
 
     def _is_open_end(self, number: int) -> bool:
-        """ "1990 or after", where no other year or title follows from token `number` on."""
+        """ "1990 or after" before a comma or an end, and not "1990 and after work"."""
         before = [token.kind for token in self._tokens[max(number - 3, 0) : number - 1]]
-        after = (t.kind for t in self._tokens[number:] if t.words[0] not in FILLERS)
-        is_last = next(after, None) not in ("period", "title")
-        return is_last and before in (["period", "or"], ["period", "and"])
+        after = self._tokens[number].words[0] if number < len(self._tokens) else ","
+        return before in (["period", "or"], ["period", "and"]) and after in (",", *STOPS)
 
     def _read_open_end(self, kind: str) -> None:
         """ "1990 or newer"."""

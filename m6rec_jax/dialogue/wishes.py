@@ -88,7 +88,8 @@ def updated(
       wishes: before it.
       turn: those of the turn.
       adds: whether they come beside those of the same kind, not in their place: items are then to
-        be like any of those that were named, and years to be of any span.
+        be like any of those that were named, and years to be of both spans, or, where these have
+        none in common, of either.
       withdrawn: names of groups for which nothing is wanted any more.
     """
     kept: list[Wish] = []
@@ -124,9 +125,12 @@ def _widened(new: Wish, wishes: Sequence[Wish]) -> Wish:
         if isinstance(new, Like) and isinstance(old, Like):
             new = Like(tuple(dict.fromkeys((*old.places, *new.places))))
         elif isinstance(new, Years) and isinstance(old, Years) and not (new.outside or old.outside):
-            since = min((old, new), key=lambda span: span.bounds[0]).since
-            until = max((old, new), key=lambda span: span.bounds[1]).until
-            new = Years(since, until)
+            lows = sorted((old, new), key=lambda span: span.bounds[0])
+            highs = sorted((old, new), key=lambda span: span.bounds[1])
+            if lows[1].bounds[0] <= highs[0].bounds[1]:  # "before 2000", "also newer than 1990"
+                new = Years(lows[1].since, highs[0].until)
+            else:
+                new = Years(lows[0].since, highs[1].until)
     return new
 
 

@@ -219,8 +219,8 @@ class CatalogueIndex:
             raise DataError("there are no users to rank for")
         _check_finite("user", users)
         check_seen(seen, number, self.num_items)
-        # Each once, so that no list is longer than the catalogue.
-        seen = None if seen is None else [np.unique(items) for items in seen]
+        if seen is not None:  # with repeats a list may be longer than the catalogue
+            seen = [np.unique(own) if len(own) > self.num_items else own for own in seen]
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
         # Powers of two, so that few shapes are compiled.
         step = min(most or self._users_per_step, 1 << (number - 1).bit_length())

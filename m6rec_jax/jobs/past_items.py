@@ -33,7 +33,7 @@ def in_order(
 
 
 def row_key(row: Mapping[str, Any]) -> tuple[int, int]:
-    """User and first wanted item of a row: it has the predictions of those two."""
+    """User and first wanted item, by which a row and its predictions are matched."""
     return row["user_index"], int(row["item_indices"][0])
 
 

@@ -80,7 +80,9 @@ class TitleRecommendationJob(RecommendationJob):
                 # Several items may share a title.
                 _items(titles, min(longest, len(texts)))
                 for titles in generator.recommend(
-                    *(sources, trie, min(longest, len(trie))),
+                    sources,
+                    trie,
+                    min(longest, len(trie)),
                     item_scores=scores,
                     tasks=tasks,
                     seen=seen,

@@ -92,7 +92,7 @@ def class_word_rows(
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         source, label = example["source"], int(example["label"])
-        if label >= len(words):
+        if label >= len(words) or not words[label]:
             raise DataError(
                 f"class {label} of {task_name} has no word: register_text_tasks was given "
                 f"class_words = {tuple(words)}"

@@ -60,11 +60,15 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("I don’t like horror, give me a comedy", (unwanted("horror"), COMEDY)),
         ("No, a comedy", (COMEDY,)),
         ("no give me a comedy", (COMEDY,)),
-        *((f"{no} A comedy", (COMEDY,)) for no in ("No.", "no...", "I don't like it.", "No TV.")),
+        *((f"{no} A comedy", (COMEDY,)) for no in ("No.", "No...", "I don't like it.", "No TV.")),
         ("Less horror and more comedy", (unwanted("horror"), COMEDY)),
         ("no horror, only comedy", (unwanted("horror"), COMEDY)),
         ("My wife hates horror, she prefers comedy", (unwanted("horror"), COMEDY)),
         ("no more horror", (unwanted("horror"),)),
+        ("I hate horror because horror scares me", (unwanted("horror"),)),
+        ("I hate horror more than drama", (unwanted("horror"), unwanted("drama"))),
+        ("I don't want... horror", (unwanted("horror"),)),
+        ("I don't like films ft. Cher", (unwanted("Cher", "cast"),)),
         ("I don't want to watch horror", (unwanted("horror"),)),
         ("anything but horror", (unwanted("horror"),)),
         ("why not a comedy?", (COMEDY,)),
@@ -138,6 +142,8 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("1990 or after, with Cher", (wanted("Cher", column="cast"), Years(1990, None))),
         ("1990 and before", (Years(None, 1990),)),
         ("before 1980 or after 1990", ()),
+        ("after 1980 and before about 1990", (Years(1981, 1989),)),
+        ("from 1990 and after work a comedy", (COMEDY, Years(1990, 1990))),
         ("1995 or newer", (Years(1995, None),)),
         ("before the 1980s", (Years(None, 1979),)),
         ("not older than 1990", (Years(1990, None),)),
@@ -193,6 +199,7 @@ def test_wishes(said, wishes):
         *("My nine year old nephew", "Something that grandchildren watch", "he's 4"),
         *("I am watching a film with someone aged three", "a movie for ages 4 to 8"),
         *("My kids are 14 and 6", "a girl, 6 years old", "My kids are 13, 9 and 5"),
+        *("she turns 6 tomorrow", "He is 6 what do you suggest"),
         *("our granddaughter turns eleven", "for an 18 months old", "a film for my 7yo"),
     ],
 )
@@ -225,6 +232,7 @@ def test_tens_are_ages():
         ("My sister is 8 months pregnant, a comedy", (COMEDY,)),
         ("My brother is two years older than me", ()),
         ("He is one great actor, a comedy", (COMEDY,)),
+        ("my son turns 30 tomorrow", ()),
     ],
 )
 def test_ages_of_others_are_not(said, wishes):
@@ -241,6 +249,7 @@ def test_ages_of_others_are_not(said, wishes):
         ("I liked Heat (1986)", {2}),
         ("1900 is long", {11}),
         ("films from 1900", set()),
+        ("I like Fargo from 1996 and 1900", {0, 11}),
     ],
 )
 def test_names(said, named):

@@ -119,6 +119,9 @@ def test_also_widens_years_and_what_items_are_like() -> None:
     state = updated((Years(1980, 1989), Like((0,))), [Years(1990, 1999), Like((3,))], adds=True)
     assert state == (Years(1980, 1999), Like((0, 3)))
     assert updated((Years(None, 1989),), [Years(1995, None)], adds=True) == ()
+    # What both have is narrower.
+    narrowed = updated((Years(None, 2000),), [Years(1991, None)], adds=True)
+    assert narrowed == (Years(1991, 2000),)
 
 
 def test_refused_years_hold_beside_others() -> None:
