@@ -78,7 +78,7 @@ def check_dataset(
     """
     directory = Path(directory)
     report = Report(directory)
-    findings = Findings(max_rows)
+    findings = Findings(max_rows, directory)
     try:
         spec = DatasetSpec.load(directory)
     except DataError as error:
@@ -167,7 +167,7 @@ class _Check:
         if self.report.num_rows[table]:
             for name in spec.columns:
                 if name in there and name not in filled:
-                    self.findings.add("empty_column", table, paths[0].name, name)
+                    self.findings.add("empty_column", table, paths[0], name)
 
     def _silent(self, rows: CheckedRows) -> None:
         """Rejects items of which a template says nothing."""
@@ -225,7 +225,7 @@ class _Check:
         self._note_repeats(paths[0].name)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
             text = self.spec.label.only(*labels)
-            self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
+            self.findings.add("one_label", "events", paths[0], spec.value or "", example=text)
 
     def _note_repeats(self, file: str) -> None:
         """Says what becomes of repeats where `dataset.json` does not."""
@@ -273,15 +273,15 @@ class _Check:
             try:
                 names = files.column_names(path)
             except DataError as error:
-                self.findings.add("damaged_file", table, path.name, example=str(error))
+                self.findings.add("damaged_file", table, path, example=str(error))
                 continue
             for column in (*required, *optional):
                 if column not in names:
                     text = files.missing_column_message(path, column, names)
-                    self.findings.add("missing_column", table, path.name, column, example=text)
+                    self.findings.add("missing_column", table, path, column, example=text)
             for name in names:
                 if name not in (*required, *optional):
-                    self.findings.add("undeclared_column", table, path.name, name)
+                    self.findings.add("undeclared_column", table, path, name)
             if all(column in names for column in required):
                 usable.append(path)
         return usable or None
@@ -291,7 +291,7 @@ class _Check:
     ) -> Iterator[CheckedRows]:
         """The same rows, some columns of them, without a word in the report."""
         report = Report(self.directory, num_rows={table: 0}, num_rejected={table: 0})
-        quiet = replace(self, findings=Findings(0), report=report, store=None)
+        quiet = replace(self, findings=Findings(0, self.directory), report=report, store=None)
         return quiet._batches(table, paths, wanted)
 
     def _batches(
@@ -322,19 +322,19 @@ class _Check:
                         self.report.num_rejected[table] += len(rows.reasons)
                         bar.update(raw.batch.num_rows)
                 except DataError as error:
-                    self.findings.add("damaged_file", table, path.name, example=str(error))
+                    self.findings.add("damaged_file", table, path, example=str(error))
                     is_whole = False
         if is_whole and not counts[table]:
-            self.findings.add("empty_table", table, paths[0].name)
+            self.findings.add("empty_table", table, paths[0])
 
     def _ragged(self, table: str) -> files.RaggedRow:
         def report(path: Path, row: int, expected: int, found: int, text: str) -> None:
             reason = f"{found} columns, not {expected}: {text[:80]!r}"
-            self.findings.add("ragged_row", table, path.name, rows=[row], example=reason)
+            self.findings.add("ragged_row", table, path, rows=[row], example=reason)
             self.report.num_rows[table] += 1
             self.report.num_rejected[table] += 1
             if self.store is not None:
-                self.store.reject_text(table, path.name, row, reason, text)
+                self.store.reject_text(table, path, row, reason, text)
 
         return report
 

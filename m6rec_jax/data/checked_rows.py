@@ -69,7 +69,8 @@ class CheckedRows:
     def place(self, number: int) -> str:
         """Where the row of a number stands: in this file, or in one before it."""
         first, path = self.starts[bisect.bisect(self.starts, number, key=lambda at: at[0]) - 1]
-        return f"row {number - first}{'' if path == self.raw.path else f' of {path.name}'}"
+        name = path if self.findings is None else self.findings.name_of(path)
+        return f"row {number - first}{'' if path == self.raw.path else f' of {name}'}"
 
     def reject(
         self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, reason: str
@@ -99,8 +100,8 @@ class CheckedRows:
     ) -> None:
         assert self.findings is not None
         rows = self.raw.rows[np.asarray(offsets, np.int64)]
-        name = self.raw.path.name
-        self.findings.add(kind, self.table, name, column, rows=rows.tolist(), example=example)
+        file = self.raw.path
+        self.findings.add(kind, self.table, file, column, rows=rows.tolist(), example=example)
 
     def convert(self, column: str, kind: str) -> pa.Array:
         """Converts a column, rejecting the rows whose value does not fit."""
@@ -141,7 +142,12 @@ class CheckedRows:
             owners, values = pc.list_parent_indices(values).to_numpy(), values.flatten()
         if not pa.types.is_string(values.type):
             return
-        for kind, pattern in _TEXT_NOTES.items():
+        notes = dict(_TEXT_NOTES)
+        if self.raw.path.suffix.lower() == ".csv":
+            # A quote that is never closed ends at the next one, rows further down.
+            separators = max(1, self.raw.batch.num_columns - 1)
+            notes["rows_in_value"] = rf"\n([^\n]*,){{{separators}}}"
+        for kind, pattern in notes.items():
             found = where(pc.match_substring_regex(values, pattern))
             if len(found):
                 example = repr(values[int(found[0])].as_py())[:80]

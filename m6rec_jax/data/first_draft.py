@@ -293,10 +293,12 @@ def _kind(values: pa.Array) -> str:
         return "list<string>"
     if pa.types.is_boolean(values.type):
         return "bool"
-    for kind in ("int", "float", "bool"):
+    text = columns.convert(values, "string")[0]
+    # As numbers, codes such as 007 would lose their zeros.
+    is_code = pc.any(pc.match_substring_regex(text, r"^0[0-9]")).as_py()
+    for kind in ("bool",) if is_code else ("int", "float", "bool"):
         if not columns.convert(values, kind)[1]:
             return kind
-    text = columns.convert(values, "string")[0]
     divided = pc.mean(pc.match_substring(text, LIST_SEPARATOR).cast(pa.float64())).as_py()
     return "list<string>" if (divided or 0) > 0.05 else "string"
 

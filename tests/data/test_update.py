@@ -294,6 +294,10 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     assert first.updates == ()  # no file is new
     counted = first.statistics().count
     days.add(1)
+    aside = (days.folder / "events-1.parquet").rename(days.folder.parent / "events-1.parquet")
+    assert days.update().manifest == first.manifest
+    assert "items-1.parquet, users-1.parquet: added with the next new events" in caplog.text
+    aside.rename(days.folder / "events-1.parquet")
     with caplog.at_level(logging.INFO):
         prepared = days.update()
     entry = dict(prepared.manifest["updates"][0])

@@ -2,7 +2,7 @@
 
 A line holds the items of a user, oldest first, separated by blanks. `items.tsv` has a line per
 item: its id, then columns of text, separated by tabs. A first line is taken for a header where it
-begins with a name of ids, such as `item_id`.
+begins with a name of ids, such as `item_id` or `isbn`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
 
 SEQUENCES, ITEMS = "sequences.txt", "items.tsv"
-_NAMES_OF_IDS = frozenset(("id", "item", "itemid", "iid", "movieid", "productid", "sku", "asin"))
+_NAMES_OF_IDS = frozenset(("item", "itemid", "iid", "movieid", "productid"))
+# As a word of its own: `squid` is an item.
+_ENDS_LIKE_AN_ID = re.compile(r"(^|[\W_])(id|sku|isbn\d*|asin|ean|gtin|key)$|[a-z]I[dD]$", re.ASCII)
 
 
 def read_sequences(folder: Path, report: Report) -> Imported:
@@ -46,7 +48,7 @@ def read_sequences(folder: Path, report: Report) -> Imported:
         folder, ITEMS, "a line for each item: its id, a tab, its text. The model reads text"
     )
     first = first_line(path).split("\t")
-    header = re.sub(r"[\W_]", "", first[0].lower()) in _NAMES_OF_IDS
+    header = _is_name_of_ids(first[0])
     if len(first) < 2:
         raise DataError(
             f"{path}, line 1: one field, {first[0][:60]!r}; a tab and the text of the item must "
@@ -70,6 +72,13 @@ def read_sequences(folder: Path, report: Report) -> Imported:
         has_times=False,
         has_ratings=False,
         order="the place of an event in its user's line",
+    )
+
+
+def _is_name_of_ids(text: str) -> bool:
+    plain = re.sub(r"[\W_]", "", text.lower())
+    return plain in _NAMES_OF_IDS or any(
+        _ENDS_LIKE_AN_ID.search(own.strip()) for own in (text, text.lower())
     )
 
 
