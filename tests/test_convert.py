@@ -330,6 +330,7 @@ def test_dry_run_prints_the_mapping_and_writes_nothing(
         ("t5x:gs://bucket/t5", "there", "only m6rec's own checkpoints may lie in a bucket"),
         ("t5x:here", "there", "--from t5x:here: nothing is there"),
         (".", "t5x:there", "no checkpoint at"),
+        ("t5x:~/not_there", "there", "--from t5x:~/not_there: nothing is there"),
     ],
 )
 def test_errors(source: str, target: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

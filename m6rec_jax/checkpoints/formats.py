@@ -39,7 +39,7 @@ class Location:
                 + ", ".join(FORMATS)
             )
         if name == OURS:
-            return Location(name, path_of(folder))
+            return Location(name, path_of(folder).expanduser())
         if in_bucket(folder):
             raise ConfigError(f"{text}: only m6rec's own checkpoints may lie in a bucket; copy it")
-        return Location(name, Path(folder))
+        return Location(name, Path(folder).expanduser())

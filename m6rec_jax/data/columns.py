@@ -50,7 +50,8 @@ def arrow_schema(kinds: Mapping[str, str]) -> pa.Schema:
 
 # An ArrowNotImplementedError is pyarrow's word for a cast that it does not have.
 _NO_FAST_WAY = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError)
-_PRINTED_LIST = re.compile(r"^\[\s*(['\"].*['\"])?\s*\]$", re.DOTALL)
+# No two blanks beside each other: they would take quadratic time.
+_PRINTED_LIST = re.compile(r"^\[\s*(?:['\"].*['\"]\s*)?\]$", re.DOTALL)
 _TRUE = frozenset(("true", "yes", "1", "t", "y"))
 _FALSE = frozenset(("false", "no", "0", "f", "n"))
 

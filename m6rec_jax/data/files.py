@@ -89,7 +89,8 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
     else:
         found = [directory / file]
         if not found[0].is_file():
-            names = sorted(path.name for path in directory.iterdir() if path.is_file())
+            there = directory.iterdir() if directory.is_dir() else ()
+            names = sorted(path.name for path in there if path.is_file())
             raise DataError(
                 f"{found[0]} does not exist ({table}.file in {SPEC_FILE})"
                 f"{did_you_mean(file, names)}"

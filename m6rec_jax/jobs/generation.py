@@ -164,11 +164,15 @@ class TrueTexts:
         self._template, self._vocabulary = template, vocabulary
         self._common = common_values(items, template.shared)
 
-    def of(self, item: Item, liked: Sequence[Item]) -> TextChoices:
-        """Of a text about an item for a user; `liked` before, oldest first."""
-        encode = self._vocabulary.encode
-        parts = self._template.choices(item, liked, self._common)
-        return TextChoices([[encode(text) for text in part] for part in parts])
+    def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
+        """Of texts about items for a user, who `liked` these before, oldest first."""
+        encode, known = self._vocabulary.encode, self._template.liked_items(liked)
+
+        def of(item: Item) -> TextChoices:
+            parts = self._template.choices(item, known, self._common)
+            return TextChoices([[encode(text) for text in part] for part in parts])
+
+        return of
 
 
 class LazyChoices(Sequence[TextChoices | None]):
@@ -206,7 +210,7 @@ def choices_of_rows(
 
     def maker(row: Row) -> Callable[[], TextChoices]:
         liked = [items[i] for i in row["liked_indices"]]
-        return functools.partial(true.of, items[row["item_indices"][0]], liked)
+        return lambda: true.for_user(liked)(items[row["item_indices"][0]])
 
     return LazyChoices(list(map(maker, rows)))
 
@@ -310,14 +314,20 @@ class _GenerationTask(NamedTuple):
         """What texts are written about."""
         return request.candidates if self.template.needs_item else (None,)
 
-    def choices(self, request: Request, item: Item | None) -> TextChoices | None:
-        """What a text may say; None: anything."""
-        if self.true is None or self.label is None or item is None:
+    def choices(self, request: Request) -> Callable[[Item], TextChoices] | None:
+        """What a text about an item may say; None: anything."""
+        if self.true is None or self.label is None:
             return None
         is_positive = self.label.is_positive
-        return self.true.of(
-            item, [past for event, past in request.behaviours if is_positive(event.value)]
+        return self.true.for_user(
+            past for event, past in request.behaviours if is_positive(event.value)
         )
+
+
+def _choices_of(
+    choices: Callable[[Item], TextChoices] | None, item: Item | None
+) -> TextChoices | None:
+    return None if choices is None or item is None else choices(item)
 
 
 class GenerationAnswers(Answerer[_GenerationTask]):
@@ -386,19 +396,20 @@ class GenerationAnswers(Answerer[_GenerationTask]):
     def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[Texts]:
         own = self.of_task(task)
         asked = [
-            (one, index, item)
+            (one, index, item, choices)
             for one in accepted
+            for choices in [own.choices(one.request)]
             for index, item in enumerate(own.items(one.request))
         ]
         found = self._decoding.generate(
             self.parts.generator(task),
-            [own.template.source(one.text.history, item) for one, _, item in asked],
-            [own.template.render_prefix(item) for *_, item in asked],
+            [own.template.source(one.text.history, item) for one, _, item, _ in asked],
+            [own.template.render_prefix(item) for *_, item, _ in asked],
             [task] * len(asked),
             # A request is drawn the same text whatever shares its batch.
-            keys=[(one.number, index) for one, index, _ in asked],
+            keys=[(one.number, index) for one, index, *_ in asked],
             choices=LazyChoices(
-                [functools.partial(own.choices, one.request, item) for one, _, item in asked]
+                [functools.partial(_choices_of, choices, item) for *_, item, choices in asked]
             ),
         )
         texts = iter(found)
@@ -418,10 +429,20 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
         The results of the streams are the texts of `answer`, but for what the request wants.
         """
-        items = enumerate(self.of_task(accepted.task).items(accepted.request))
-        return [functools.partial(self._submit, accepted, index, item) for index, item in items]
+        own = self.of_task(accepted.task)
+        choices = own.choices(accepted.request)
+        return [
+            functools.partial(self._submit, accepted, index, item, choices)
+            for index, item in enumerate(own.items(accepted.request))
+        ]
 
-    def _submit(self, accepted: Accepted, index: int, item: Item | None) -> GenerationStream:
+    def _submit(
+        self,
+        accepted: Accepted,
+        index: int,
+        item: Item | None,
+        choices: Callable[[Item], TextChoices] | None,
+    ) -> GenerationStream:
         own, wanted = self.of_task(accepted.task), accepted.wanted
         template = own.template
         generator = self.parts.continuous_generator()
@@ -433,7 +454,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             accepted.task,
             prefix=prefix,
             max_tokens=min(room, wanted.max_tokens or room),
-            choices=own.choices(accepted.request, item),
+            choices=_choices_of(choices, item),
             **self._decoding.for_one((accepted.number, index), wanted),
         )
 

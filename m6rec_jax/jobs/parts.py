@@ -26,6 +26,8 @@ from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.serving_data import ServingData
 
 T = TypeVar("T")
+# Kinds of tasks that an index of the catalogue may be named for.
+INDEXED = ("retrieval", "reranking")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,11 @@ class Parts:
         return task in model.settings.tasks and (
             model is self.model or model.fingerprint(task) == self.model.fingerprint(task)
         )
+
+    @property
+    def has_newer_catalogue(self) -> bool:
+        """Whether requests are answered with another catalogue than the prepared data's."""
+        return self._items is not None
 
     @property
     def batch_sizes(self) -> Sequence[int]:
@@ -296,4 +303,9 @@ def _check_tasks_of_indexes(index: Any, model: LoadedModel) -> None:
             raise ConfigError(
                 f"an index is named for '{task}'{did_you_mean(task, known)}; the model's tasks: "
                 f"{', '.join(sorted(known))}"
+            )
+        if known[task].kind not in INDEXED:
+            raise ConfigError(
+                f"an index is named for '{task}', and a task of kind '{known[task].kind}' searches "
+                "none"
             )

@@ -40,6 +40,8 @@ _BEHAVIOUR = ("item", "time", "value")
 # Of users or items that have no other column.
 TEXT = "text"
 _UNKNOWN = "unknown_item"
+# Characters of a statistic: those of a user are told with every candidate.
+_LONGEST_STATISTIC = 1000
 
 
 class RejectedRow(DataError):
@@ -352,14 +354,21 @@ def _attributes(
 
 def _statistic(value: Any, path: str) -> Value:
     """A statistic: words, a number, or a list of words."""
+    found, length = value, 0
     if isinstance(value, list):
-        return _value(value, "list<string>", path)
-    if isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return _value(value, "float", path)
-    words = f"must be a text, a number or a list, not {short_text(value)}"
-    raise _problem("wrong_type", path, words)
+        found = _value(value, "list<string>", path)
+        length = sum(map(len, found))
+    elif isinstance(value, str):
+        length = len(value)
+    elif isinstance(value, float):
+        found = _value(value, "float", path)
+    elif not isinstance(value, bool | int):
+        words = f"must be a text, a number or a list, not {short_text(value)}"
+        raise _problem("wrong_type", path, words)
+    if length > _LONGEST_STATISTIC:
+        words = f"has {length} characters; a statistic may have {_LONGEST_STATISTIC}"
+        raise _problem("too_long", path, words)
+    return found
 
 
 def _without_indices(path: str) -> str:

@@ -24,6 +24,7 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.served import Served
+from m6rec_jax.server.snapshots import FURTHER_JOBS
 from m6rec_jax.server.tracing import trace
 from m6rec_jax.serving.service import ServiceOptions
 from m6rec_jax.sharding import LogicalRules
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 # Seconds that an idle connection stays open. Balancers keep theirs for 600, and would else send a
 # request as the server closes it.
 _KEEP_ALIVE = 620
-_JOBS = ("title_recommendation", "likelihood")
 
 
 # What the command line says is not gin's to say.
@@ -83,9 +83,10 @@ def serve(
       M6RecError: the model, its data or its indexes are missing or wrong.
     """
     for job in jobs:
-        if job not in _JOBS:
+        if job not in FURTHER_JOBS:
             raise ConfigError(
-                f"serve.jobs has '{job}'{did_you_mean(job, _JOBS)}; known: {', '.join(_JOBS)}"
+                f"serve.jobs has '{job}'{did_you_mean(job, FURTHER_JOBS)}; known: "
+                f"{', '.join(FURTHER_JOBS)}"
             )
     options = ServiceOptions(
         prepared, items, index, segments=segments, source_buckets=source_buckets, continuous=True

@@ -45,7 +45,7 @@ class Limits:
       candidates: to be scored or written about, of `candidates` and `documents`.
       behaviours: of the history, of `behaviours`; and turns, of `messages`.
       exclude: ids of `exclude`.
-      text: characters of one text.
+      text: characters of one text, or of all texts of a list that is one value of a column.
       k: items that are asked for.
       nesting: objects and lists within each other.
       instances: rows of one body: Vertex AI's `instances`, `prompt` and `input` of OpenAI's routes.
@@ -108,16 +108,22 @@ class Limits:
                     raise self._too_deep()
                 if isinstance(value, dict):
                     left += [(key, depth) for key in value]
+                    for name, own in value.items():
+                        if isinstance(own, list) and name not in _LISTS:
+                            self._check_length(sum(len(m) for m in own if isinstance(m, str)))
                 members = value.values() if isinstance(value, dict) else value
                 left += [(member, depth + 1) for member in members]
 
-    def _check_text(self, text: str) -> None:
-        if len(text) > self.text:
+    def _check_length(self, characters: int) -> None:
+        if characters > self.text:
             raise ApiError(
                 422,
                 "text_too_long",
-                f"a text has {len(text)} characters, more than Limits.text = {self.text}",
+                f"a text has {characters} characters, more than Limits.text = {self.text}",
             )
+
+    def _check_text(self, text: str) -> None:
+        self._check_length(len(text))
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise ApiError(400, "invalid_utf8", "a text has half of a surrogate pair")
 

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # In place of a task's name: the only task that fits.
 ANY_TASK = "m6rec"
+# What `serve.jobs` may name.
+FURTHER_JOBS = ("title_recommendation", "likelihood")
 
 
 class Snapshot:
@@ -255,12 +257,14 @@ class Snapshot:
     def _check_compiled(self, task: str, job: str) -> None:
         """A request that compiles would hold up all others."""
         if not self.answers(task, self.service.job(task, job)):
+            why = "it is none for that, or an index, or other tasks or data are missing"
+            if job in FURTHER_JOBS:
+                why = f"the server was not started with --gin.serve.jobs=\"['{job}']\""
             raise ApiError(
                 400,
                 "cannot_be_answered",
                 f"'{task}' is asked for {', '.join(self.jobs(task)) or 'nothing'} here, not for "
-                f"'{job}': the server was not started with --gin.serve.jobs=\"['{job}']\", or an "
-                "index, or other tasks or data are missing",
+                f"'{job}': {why}",
             )
 
     def _without_outcomes(self, task: str) -> str | None:
@@ -374,7 +378,7 @@ class Snapshots:
         try:
             new = self._make(change(old.service), old.version + 1)
             new.check_answers_as(old, changed_task)
-        except M6RecError as error:
+        except (M6RecError, OSError) as error:  # such as a name that no file may have
             raise ApiError(409, "cannot_be_changed", str(error)) from error
         self._current = new
         self._swapped(what)

@@ -141,6 +141,8 @@ def open_conversation(
         else:
             engines[part] = model.generator(name, batch_sizes=(1,))
     index = None
+    if parts is not None and parts.has_newer_catalogue:
+        logger.warning("dialogues are about the catalogue in %s: ITEMS is not for them", folder)
     if parts is not None and "retrieval" in tasks:
         index = _built_index(parts, tasks["retrieval"], folder)
     of_dialogues = [model.settings.tasks[name] for name in tasks.values()]

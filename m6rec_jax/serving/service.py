@@ -28,7 +28,7 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, Result, grouped
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
-from m6rec_jax.jobs.parts import Parts, ServiceOptions
+from m6rec_jax.jobs.parts import INDEXED, Parts, ServiceOptions
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.sharding import LogicalRules
@@ -266,7 +266,7 @@ class Service:
             for task, settings in self.model.settings.tasks.items()
             if settings.kind in kinds
             and not dialogue_part(settings)
-            and (settings.kind not in ("retrieval", "reranking") or self.parts.has_index(task))
+            and (settings.kind not in INDEXED or self.parts.has_index(task))
         ]
 
     def _parser_of(self, job: str, task: str) -> RequestParser:

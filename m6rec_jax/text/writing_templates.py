@@ -23,7 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -54,6 +54,13 @@ class Written:
 
     text: str
     features: tuple[str, ...]
+
+
+class LikedItem(NamedTuple):
+    """An item that a user liked, and its values by shared column."""
+
+    item: Item
+    values: Mapping[str, set[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +198,16 @@ class WritingTemplate:
         text = _rendered(self.text, values, item).strip()
         return Written(text, tuple(dict.fromkeys(features))) if text else None
 
+    def liked_items(self, liked: Iterable[Item]) -> list[LikedItem]:
+        """What `choices` reads of liked items, the latest first; `liked` is oldest first."""
+        found = [
+            LikedItem(other, {column: set(_values(other, column)) for column in self.shared})
+            for other in liked
+        ]
+        return found[::-1]
+
     def choices(
-        self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]]
+        self, item: Item, liked: Sequence[LikedItem], common: Mapping[str, frozenset[str]]
     ) -> list[list[str]]:
         """For each part of the text, in order, all that holds and may stand there.
 
@@ -200,7 +215,8 @@ class WritingTemplate:
         choices is empty. Texts are put together with a space between their parts.
 
         Args:
-          item, liked, common: as for `written`.
+          item, common: as for `written`.
+          liked: of `liked_items`.
         """
 
         def source_of(field: str) -> str:
@@ -212,9 +228,11 @@ class WritingTemplate:
             columns = [column for column in map(source_of, part.fields) if column]
             columns = list(dict.fromkeys(columns))
             cited = [f"{_SHARED}{column}{_IN}" in part.fields for column in columns]
+            # More could not be paired below, and a history may share millions. What is said of one
+            # column alone is true.
+            most = _MOST_CHOICES if len(columns) == 1 else _MOST_WAYS
             ways = [
-                # More could not be paired below, and a history may share millions.
-                list(itertools.islice(self._shared(item, liked, common, column), _MOST_WAYS))
+                list(itertools.islice(self._shared(item, liked, common, column), most))
                 or [_NOTHING]
                 for column in columns
             ]
@@ -235,16 +253,20 @@ class WritingTemplate:
         return found
 
     def _shared(
-        self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]], column: str
+        self,
+        item: Item,
+        liked: Sequence[LikedItem],
+        common: Mapping[str, frozenset[str]],
+        column: str,
     ) -> Iterator[_Way]:
         """What may truly be said of a shared column: where it is so, its values and that item."""
         own = [value for value in _values(item, column) if value not in common.get(column, ())]
-        known = frozenset(own)
-        for place, other in enumerate(reversed(liked)):
-            theirs = set(_values(other, column)) if _differ(other, item) else set()
-            if known.isdisjoint(theirs):  # walks the shorter one
+        places = {value: place for place, value in enumerate(own)}
+        for place, (other, theirs) in enumerate(liked):
+            found = places.keys() & theirs[column]
+            if not found or not _differ(other, item):
                 continue
-            shared = [value for value in own if value in theirs]
+            shared = sorted(found, key=places.__getitem__)
             name = self._render(self.liked, other)
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):

@@ -1,6 +1,7 @@
 import datetime
 import decimal
 import math
+import time
 
 import pyarrow as pa
 import pytest
@@ -62,6 +63,13 @@ def test_lists():
     assert good(pa.array([[1, 2]]), "list<string>") == [["1", "2"]]
     # A film of this name is a title in brackets, not a printed list.
     assert good(text("[REC]"), "list<string>") == [["[REC]"]]
+
+
+def test_blanks_in_a_list_take_no_quadratic_time():
+    began = time.monotonic()
+    for odd in ("[" + " " * 100_000 + "x", "['" + " ' " * 30_000 + "x"):
+        good(text(odd), "list<string>")
+    assert time.monotonic() - began < 5  # some ms; else minutes
 
 
 def test_times_of_every_kind_mean_the_same_second():

@@ -43,7 +43,8 @@ def test_what_is_put_together_of_what_holds_is_true(items, name_first, data):
     own, liked = template(name_first), data.draw(st.permutations(range(1, len(NAMES))))
     liked = liked[: data.draw(st.integers(1, 5))]
     common = common_values(items, own.shared)
-    parts = own.choices(items[0], [items[place] for place in liked], common)
+    known = own.liked_items(items[place] for place in liked)
+    parts = own.choices(items[0], known, common)
     texts = [" ".join(filter(None, choice)) for choice in itertools.product(*parts)][:50]
     share = true_citations(texts, citations_of(own, items, [liked] * len(texts)))
     assert share == 1.0 if any(texts) else share is None

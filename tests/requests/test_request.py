@@ -125,6 +125,8 @@ def test_new_users_and_retrieval_need_less() -> None:
         ({"exclude": [None]}, "missing_field", r"exclude\[0\]"),
         ({"statistics": 3}, "wrong_type", "'statistics' must be an object"),
         ({"statistics": {"user_count": {}}}, "wrong_type", "statistics.user_count"),
+        # They are told with every candidate.
+        ({"statistics": {"user_count": ["ab"] * 501}}, "too_long", "has 1002 characters"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], kind: str, words: str) -> None:

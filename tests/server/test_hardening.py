@@ -107,6 +107,9 @@ def test_limits_name_field_and_limit(small: Callable[..., Any]) -> None:
     assert failed(client, "/v1/rerank", ranked) == (422, "too_many", "query.behaviours")
     long = SCORE | {"user": {"taste": "a" * 51}}
     assert failed(client, "/v1/score", long) == (422, "text_too_long", None)
+    # A list that is one value.
+    long = SCORE | {"candidates": [{"title": "Film", "genre": ["a" * 26] * 2}]}
+    assert failed(client, "/v1/score", long) == (422, "text_too_long", None)
     large = SCORE | {"more": ["a" * 40] * 200}
     assert failed(client, "/v1/score", large) == (413, "body_too_large", None)
 

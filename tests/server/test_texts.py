@@ -141,6 +141,25 @@ def test_a_score_does_not_wait_for_a_text(
     assert found.scores == pytest.approx(expected.scores, abs=2e-6)  # type: ignore[attr-defined]
 
 
+def test_texts_that_take_long_to_begin_leave_turns_to_others(
+    service: Service, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, begun = ContinuousGenerator.submit, list[str]()
+
+    def slow(own: ContinuousGenerator, *asked: Any, **options: Any) -> GenerationStream:
+        time.sleep(0.1)
+        begun.append("one")
+        return begin(own, *asked, **options)
+
+    monkeypatch.setattr(ContinuousGenerator, "submit", slow)
+    films = [f"f{n % 12}" for n in range(40)]
+    many = scheduler.submit(service, accept(service, 1, "titles", candidates=films))
+    wait_until(lambda: bool(begun))
+    scheduler.submit(service, accept(service, 3, "ctr")).result(WAIT)
+    assert len(begun) < service.parts.batch_sizes[-1]  # not all slots first
+    many.cancel()
+
+
 def test_many_texts_leave_slots_to_others(
     service: Service, scheduler: Scheduler, gate: Gate
 ) -> None:

@@ -56,9 +56,9 @@ def test_at_most_two_shared_values_are_told():
 
 
 def test_choices_are_all_that_holds():
-    choices = WritingTemplate.parse("explanations", SPEC).choices(
-        FARGO, [BLOOD, HEAT, ALIEN], {"genres": frozenset(["comedy"])}
-    )
+    template = WritingTemplate.parse("explanations", SPEC)
+    liked = template.liked_items([BLOOD, HEAT, ALIEN])
+    choices = template.choices(FARGO, liked, {"genres": frozenset(["comedy"])})
     assert choices == [
         ["By Coen, like Blood Simple.", ""],
         [
@@ -75,7 +75,7 @@ def test_choices_are_all_that_holds():
 @pytest.mark.parametrize("liked", [[], [BLOOD], [HEAT, BLOOD, ALIEN]])
 def test_what_is_learnt_is_among_the_choices(liked):
     template = WritingTemplate.parse("explanations", SPEC)
-    choices = template.choices(FARGO, liked, {})
+    choices = template.choices(FARGO, template.liked_items(liked), {})
     texts = {" ".join(filter(None, some)) for some in itertools.product(*choices)}
     found = template.written(FARGO, liked, {})
     assert found is None or found.text in texts
@@ -87,7 +87,8 @@ def test_a_history_that_shares_much_takes_little_memory():
     genres = [f"genre {n}" for n in range(100)]
     liked = [film(f"film {n}", genres) for n in range(100)]
     tracemalloc.start()
-    choices = WritingTemplate.parse("explanations", SPEC).choices(film("own", genres), liked, {})
+    template = WritingTemplate.parse("explanations", SPEC)
+    choices = template.choices(film("own", genres), template.liked_items(liked), {})
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(choices[1]) == 49
@@ -100,10 +101,11 @@ def test_an_item_is_cited_for_nothing_that_it_has_not():
     template = WritingTemplate.parse("explanations", SPEC | {"text": text})
     crime = film("Heat", ["crime"], "Mann")
     comedy = film("Hudsucker", ["comedy"], "Coen")
-    (choices,) = template.choices(film("Fargo", ["crime"], "Coen"), [crime, comedy], {})
+    fargo = film("Fargo", ["crime"], "Coen")
+    (choices,) = template.choices(fargo, template.liked_items([crime, comedy]), {})
     assert choices == ["crime again, like Heat.", ""]
     both = film("Blood", ["crime"], "Coen")
-    (choices,) = template.choices(film("Fargo", ["crime"], "Coen"), [crime, both], {})
+    (choices,) = template.choices(fargo, template.liked_items([crime, both]), {})
     assert "crime again by Coen, like Blood." in choices
     assert "crime again by Coen, like Heat." not in choices
 
