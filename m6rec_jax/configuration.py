@@ -201,6 +201,14 @@ def bound(parameter: str, default: Any = None) -> Any:
     return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
 
 
+def bound_directly(parameter: str) -> bool:
+    """Whether `configurable.parameter` is bound to something else than a macro."""
+    try:
+        return not _is_macro_reference(gin.query_parameter(parameter))
+    except ValueError:
+        return False
+
+
 def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
     """Checks what can be checked without imports; the name of a macro that is set, or none."""
     if isinstance(statement, config_parser.ImportStatement):

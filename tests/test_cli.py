@@ -193,6 +193,7 @@ def test_a_training_file_is_evaluated_on_all_rows(
     look_at_run(args)
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     assert parsed.parameter("Evaluator.limit", None) == limit
+    assert parsed.parameter("Evaluator.sample", None) == (None if limit is None else 0)
     assert parsed.parameter("evaluate.batch_size", None) == 64
     # A file of one's own has the last word, also if it includes the other.
     few, own = tmp_path / "few.gin", "Evaluator.limit = 5\nBATCH_SIZE = 8\n"

@@ -20,6 +20,7 @@ from m6rec_jax import configuration
 from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.engine.scoring import class_log_probabilities
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.flops import ModelFlops, decode_flops, score_flops, train_flops
 from m6rec_jax.model.m6rec import M6Rec
@@ -42,6 +43,16 @@ _LEFT_OUT = (
     *("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss"),
     "BatchIterator.pack",
 )
+
+# What training reads through macros, and this through the same ones.
+_THROUGH_MACROS = {
+    "Step.rules": "RULES",
+    "Step.accumulation_steps": "ACCUMULATION_STEPS",
+    "Step.frozen_dtype": "FROZEN_DTYPE",
+    "TrainingData.batch_size": "BATCH_SIZE",
+    "train.trainable": "TRAINABLE",
+    "train.optimizer": "OPTIMIZER",
+}
 
 
 @gin.configurable
@@ -153,6 +164,9 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
         seed=0,
         accumulation_steps=parts,
     )
+    for name, macro in _THROUGH_MACROS.items():
+        if configuration.bound_directly(name):
+            raise ConfigError(f"{name} is set, which is not compiled: set {macro} in its place")
     if left_out := [name for name in _LEFT_OUT if configuration.bound(name)]:
         logger.warning(
             "compiled without %s: memory, products and times are those of the plain step",

@@ -222,12 +222,12 @@ class _Check:
             if self.spec.label.at_least is not None:
                 labels.update(np.unique(self.spec.label.labels(values[good])).tolist())
             self._write(rows, good)
-        self._note_repeats(paths[0].name)
+        self._note_repeats(paths[0])
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
             text = self.spec.label.only(*labels)
             self.findings.add("one_label", "events", paths[0], spec.value or "", example=text)
 
-    def _note_repeats(self, file: str) -> None:
+    def _note_repeats(self, file: Path) -> None:
         """Says what becomes of repeats where `dataset.json` does not."""
         share = self.keys.share_of_repeats()
         if self.spec.repeats is not None or not share:

@@ -145,7 +145,7 @@ class CheckedRows:
         notes = dict(_TEXT_NOTES)
         if self.raw.path.suffix.lower() == ".csv":
             # A quote that is never closed ends at the next one, rows further down.
-            separators = max(1, self.raw.batch.num_columns - 1)
+            separators = min(1000, max(2, self.raw.batch.num_columns - 1))
             notes["rows_in_value"] = rf"\n([^\n]*,){{{separators}}}"
         for kind, pattern in notes.items():
             found = where(pc.match_substring_regex(values, pattern))

@@ -84,11 +84,14 @@ class Quarantine:
             # A `file` may be an absolute path, which `/` then takes alone.
             inside = Path(glob.escape(str(directory.resolve())))
             patterns = [str(inside / name) for name in names]
-            # As a pattern '*' takes folders in as well, so '**' needs no meaning of its own.
             for path in (self.path, *(self.clean / f"{own}.parquet" for own in _TABLES)):
                 whole = path.resolve()
                 if whole in {directory.resolve() / name for name in names} or any(
-                    fnmatch.fnmatchcase(str(whole), pattern) for pattern in patterns
+                    # Here '*' takes folders in as well, so '**' needs no meaning of its own.
+                    fnmatch.fnmatchcase(str(whole), pattern)
+                    if "**" in pattern
+                    else whole.match(pattern)
+                    for pattern in patterns
                 ):
                     raise DataError(
                         f"{path} is, or would be read as, a file of the data set's {table}; name "

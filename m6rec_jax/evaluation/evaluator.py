@@ -98,7 +98,7 @@ class Evaluator:
         split: str = "validation",
         limit: int = 0,
         sample: int = 0,
-        ks: Sequence[int] = DEFAULT_KS,
+        ks: Sequence[int] | int = DEFAULT_KS,
         reranking: Reranking | LearntRanking | None = None,
         rules: LogicalRules | None = None,
         mesh: Mesh | None = None,
@@ -108,7 +108,8 @@ class Evaluator:
         if any(task.job.needs_text_metrics for task in self.tasks):
             require_text_metrics()  # not after an hour of training
         self.lengths = dict(task_feature_lengths)
-        self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
+        self.split, self.limit, self.sample = split, limit, sample
+        self.ks = (ks,) if isinstance(ks, int) else tuple(ks)
         if min(limit, sample) < 0:
             raise ConfigError(
                 f"Evaluator.limit = {limit} and sample = {sample} must be 0 (all rows) or more"

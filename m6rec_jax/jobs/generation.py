@@ -166,10 +166,12 @@ class TrueTexts:
 
     def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
         """Of texts about items for a user, who `liked` these before, oldest first."""
-        encode, known = self._vocabulary.encode, self._template.liked_items(liked)
+        encode, given = self._vocabulary.encode, tuple(liked)
+        # Made once for all texts, but not before the first is asked for.
+        known = functools.cache(lambda: self._template.liked_items(given))
 
         def of(item: Item) -> TextChoices:
-            parts = self._template.choices(item, known, self._common)
+            parts = self._template.choices(item, known(), self._common)
             return TextChoices([[encode(text) for text in part] for part in parts])
 
         return of

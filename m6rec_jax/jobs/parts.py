@@ -27,7 +27,7 @@ from m6rec_jax.requests.serving_data import ServingData
 
 T = TypeVar("T")
 # Kinds of tasks that an index of the catalogue may be named for.
-INDEXED = ("retrieval", "reranking")
+INDEXED = ("retrieval", "reranking", "item_recommendation")
 
 
 @dataclasses.dataclass(frozen=True)

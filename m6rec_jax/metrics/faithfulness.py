@@ -125,7 +125,9 @@ def faithfulness(
     silent = all_true = named = true = 0
     for text, item in zip(explanations, item_values, strict=True):
         # By folded words, so that a repeated value is one.
-        mentions = {mention.key: mention for mention in dictionary.mentions(text)}
+        mentions: dict[Key, dict[str, str]] = {}
+        for mention in dictionary.mentions(text):
+            mentions.setdefault(mention.key, {}).update(mention.values)
         if not mentions:
             silent += 1
             continue
@@ -135,8 +137,8 @@ def faithfulness(
             if attribute in item
         }
         holding = sum(
-            any(key in own.get(attribute, ()) for attribute in mention.values)
-            for key, mention in mentions.items()
+            any(key in own.get(attribute, ()) for attribute in values)
+            for key, values in mentions.items()
         )
         named += len(mentions)
         true += holding

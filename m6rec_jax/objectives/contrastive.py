@@ -187,7 +187,7 @@ def contrastive_loss(
 
     Returns:
       The loss' sum, and metrics: loss, accuracy (the positive beats all in-batch negatives),
-      dropped_items (items for which `max_items_per_row` left no place) and the losses by job.
+      dropped_share (of items for which `max_items_per_row` left no place) and the losses by job.
 
     Raises:
       ConfigError: the model has no retrieval projections, or features are missing.
@@ -226,6 +226,6 @@ def contrastive_loss(
     return summed, {
         f"{NAME}/loss": jax.tree.map(jax.lax.stop_gradient, summed),
         f"{NAME}/accuracy": weighted_sum(right.astype(jnp.float32), items.weights),
-        f"{NAME}/dropped_items": Sum(items.dropped, jnp.ones(())),
+        f"{NAME}/dropped_share": Sum(items.dropped, items.dropped + jnp.sum(items.valid)),
         **sums_by_job(NAME, loss, items.weights, job_ids[:, None], jobs),
     }

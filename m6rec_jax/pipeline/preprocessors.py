@@ -80,8 +80,10 @@ def scoring_rows(
       language_weight: weight of the candidates' own words in the language modelling loss.
     """
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        text, source_length = vocabulary.text, sequence_length["inputs"]
+        source_length = sequence_length["inputs"]
         labels = example["labels"]
         if rating_values:
             labels = rating_classes(example["ratings"], rating_values)
@@ -134,8 +136,10 @@ def retrieval_rows(
         )
     log_frequency = None if item_log_frequency is None else item_log_frequency()
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        text, items = vocabulary.text, example["items"]
+        items = example["items"]
         if item_word_dropout and rng is not None:
             items = [drop_words(item, item_word_dropout, rng) for item in items]
         row = rows.source_row(text, example["history"], sequence_length["inputs"])
@@ -168,9 +172,11 @@ def generation_rows(
     Rows have `source` (segments, none for a description of an item) and `target`.
     """
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         row = rows.generation_row(
-            vocabulary.text,
+            text,
             example["source"],
             example["target"],
             sequence_length["inputs"],
@@ -199,12 +205,14 @@ def infilling_rows(
       mean_span_length: tokens per span, on average.
     """
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         assert rng is not None
         segments = [*example["source"], example["target"]]
         row = rows.text_infilling_row(
-            vocabulary.text,
-            [vocabulary.text.encode_array(segment) for segment in segments],
+            text,
+            [text.encode_array(segment) for segment in segments],
             sequence_length["inputs"],
             sequence_length["targets"],
             rng,
@@ -243,8 +251,10 @@ def outcome_rows(
 
     by_label = sampled()
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        text, labels = vocabulary.text, example["labels"]
+        labels = example["labels"]
         row = rows.source_row(text, example["history"], sequence_length["inputs"])
         row |= with_outcomes(
             text,
@@ -301,12 +311,14 @@ def likelihood_rows(
     asked = question(contrast, sentence, counted) or Contrast.of(outcomes())
     of_items = item_texts() if asked.as_item else ()
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         indices = example["item_indices"]
         texts = [of_items[i] for i in indices] if asked.as_item else example["candidates"]
-        row = rows.source_row(vocabulary.text, example["history"], sequence_length["inputs"])
+        row = rows.source_row(text, example["history"], sequence_length["inputs"])
         row |= asked.lay_out(
-            vocabulary.text,
+            text,
             texts,
             sequence_length["targets"],
             example["labels"],

@@ -43,8 +43,9 @@ def classification_rows(
       language_weight: weight of the question's words in the language modelling loss.
     """
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        text = vocabulary.text
         row = rows.source_row(text, example["source"], sequence_length["inputs"])
         row |= rows.packed_candidates(
             text,
@@ -90,6 +91,8 @@ def class_word_rows(
             f"class_word_rows.word_dropout = {word_dropout} is not from 0 up to below 1"
         )
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         source, label = example["source"], int(example["label"])
         if label >= len(words) or not words[label]:
@@ -99,9 +102,9 @@ def class_word_rows(
             )
         if rng is not None:
             source = [drop_words(part, word_dropout, rng) for part in source]
-        row = rows.source_row(vocabulary.text, source, sequence_length["inputs"])
+        row = rows.source_row(text, source, sequence_length["inputs"])
         row |= with_outcomes(
-            vocabulary.text,
+            text,
             [example["question"]],
             [words[label]],
             sequence_length["targets"],
@@ -136,9 +139,11 @@ def text_generation_rows(
     if not loss_weight > 0:
         raise ConfigError(f"text_generation_rows.loss_weight = {loss_weight} must be above 0")
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         row = rows.generation_row(
-            vocabulary.text,
+            text,
             example["source"],
             example["target"],
             sequence_length["inputs"],
@@ -171,8 +176,10 @@ def recommendation_rows(
     """
     frequency = log_frequency()
 
+    text = vocabulary.text
+
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        text, items = vocabulary.text, example["item_indices"]
+        items = example["item_indices"]
         row = rows.source_row(text, example["source"], sequence_length["inputs"])
         row |= rows.packed_candidates(
             text,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import seqio
@@ -12,18 +11,19 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """Adapts a text `Vocabulary`, which is loaded when it is first used.
+    """Adapts a text `Vocabulary`, which is loaded when it is used.
 
-    Registering a task must not read files, so the adapter takes a function, which is called at
-    most once. Two adapters are equal when their vocabularies are: seqio compares them when it
-    mixes tasks.
+    Registering a task must not read files, so the adapter takes a function, such as
+    `locations.load_vocabulary`: it knows whether the file has changed. Whoever reads rows asks for
+    `text` once, when the data set is built. Two adapters are equal when their vocabularies are:
+    seqio compares them when it mixes tasks.
     """
 
     def __init__(self, load: Callable[[], Vocabulary]) -> None:
         super().__init__(extra_ids=0)
         self._load = load
 
-    @functools.cached_property
+    @property
     def text(self) -> Vocabulary:
         """The vocabulary of `m6rec_jax.text`."""
         return self._load()

@@ -119,7 +119,8 @@ class Limits:
             raise ApiError(
                 422,
                 "text_too_long",
-                f"a text has {characters} characters, more than Limits.text = {self.text}",
+                f"a text, or a list of texts, has {characters} characters, more than Limits.text = "
+                f"{self.text}",
             )
 
     def _check_text(self, text: str) -> None:

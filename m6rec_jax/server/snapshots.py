@@ -64,6 +64,7 @@ class Snapshot:
         jobs: Collection[str] = (),
     ) -> None:
         self.service, self.version, self.since = service, version, time.time()
+        self._further_jobs = frozenset(jobs)
         self._described: dict[tuple[str, str], Mapping[str, Any]] = {}
         pairs = service.answerable()
         for task, job in list(pairs):
@@ -258,7 +259,7 @@ class Snapshot:
         """A request that compiles would hold up all others."""
         if not self.answers(task, self.service.job(task, job)):
             why = "it is none for that, or an index, or other tasks or data are missing"
-            if job in FURTHER_JOBS:
+            if job in FURTHER_JOBS and job not in self._further_jobs:
                 why = f"the server was not started with --gin.serve.jobs=\"['{job}']\""
             raise ApiError(
                 400,

@@ -24,6 +24,7 @@ from m6rec_jax.checkpoints.manifest import (
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item, restore_matching
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.layout import TASKS, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.model.m6rec import M6Rec, initial_features
@@ -68,19 +69,44 @@ def initial_state(
         # What is not returned is not computed: no random backbone where one is given.
         return (_as(variables["params"], abstract.params) if params is None else {}), prompts
 
-    def rest(params: PyTree, prompts: PyTree) -> tuple[PyTree, PyTree]:
-        groups = trainable_groups({"params": params, "prompts": prompts}, trainable)
-        return jnp.zeros((), jnp.int32), _as(optimizer.init(groups), abstract.opt_state)
-
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     with jax.set_mesh(mesh), axis_rules(rules):
         shardings = (placed.params if params is None else {}, placed.prompts)
         made, prompts = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
-        params = made if params is None else params
-        step, opt_state = jax.jit(rest, out_shardings=(placed.step, placed.opt_state))(
-            params, prompts
+        step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=placed.step)()
+    params = made if params is None else params
+    state = TrainState(step=step, params=params, prompts=prompts, opt_state=None)
+    return with_optimizer_state(state, optimizer, abstract, mesh, rules, trainable=trainable)
+
+
+def with_optimizer_state(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: LogicalRules,
+    *,
+    trainable: str,
+) -> TrainState:
+    """The state with what the optimizer begins with; arguments as of `initial_state`."""
+
+    def begin(params: PyTree, prompts: PyTree) -> PyTree:
+        groups = trainable_groups({"params": params, "prompts": prompts}, trainable)
+        return _as(optimizer.init(groups), abstract.opt_state)
+
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.opt_state)
+    with jax.set_mesh(mesh), axis_rules(rules):
+        made = jax.jit(begin, out_shardings=placed)(state.params, state.prompts)
+    return state.replace(opt_state=made)
+
+
+def check_prompts_of_checkpoint(choice: str) -> None:
+    """Raises ConfigError for a choice of `Start.prompts` that there is not."""
+    if choice not in INITIAL_PROMPTS:
+        raise ConfigError(
+            f"Start.prompts = {choice!r} is not one of {', '.join(INITIAL_PROMPTS)}"
+            f"{did_you_mean(choice, INITIAL_PROMPTS)}"
         )
-    return TrainState(step=step, params=params, prompts=prompts, opt_state=opt_state)
 
 
 def state_from_checkpoint(
@@ -105,14 +131,9 @@ def state_from_checkpoint(
         equal name and shape. What the checkpoint has for one task goes to every task of a bank.
 
     Raises:
-      ConfigError: unknown choice of prompts.
       CheckpointError: no such checkpoint, another size or vocabulary, damage; or 'all' of the
         prompts, and settings of theirs differ by which they would mean something else.
     """
-    if initial_prompts not in INITIAL_PROMPTS:
-        raise ConfigError(
-            f"Start.prompts = {initial_prompts!r} is not one of " + ", ".join(INITIAL_PROMPTS)
-        )
     location = locate(path)  # once: the other run may still be saving
     manifest, where = read_manifest(location), str(location.folder)
     check_vocabulary(manifest, run.vocabulary_fingerprint, where)

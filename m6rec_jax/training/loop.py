@@ -42,7 +42,12 @@ from m6rec_jax.training.initial_embeddings import (
     with_initial_embeddings,
 )
 from m6rec_jax.training.initial_prompts import check_initial_prompts, with_initial_prompts
-from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
+from m6rec_jax.training.initialization import (
+    check_prompts_of_checkpoint,
+    initial_state,
+    state_from_checkpoint,
+    with_optimizer_state,
+)
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
 from m6rec_jax.training.options import (
@@ -165,6 +170,7 @@ def train(
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
     check_initial_embeddings(start.embeddings)
+    check_prompts_of_checkpoint(start.prompts)
     check_initial_prompts(
         start.soft_prompts, model.config, start.prompts, start.class_labels, start.options
     )
@@ -215,12 +221,12 @@ def train(
             extended = add_sentences(step.sentences, encoder, text_vocabulary(name))
         if step.weight_bits is not None:
             loss = RoundedWeightsLoss(loss, step.weight_bits)
-        best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)
+        best = BestMetric(validation.best_metric, validation.mode, validation.patience)
         store = CheckpointStore(
             folder / CHECKPOINTS_FOLDER,
             keep=checkpoints.keep,
             best_metric=validation.best_metric,
-            best_mode=validation.best_mode,
+            best_mode=validation.mode,
         )
         resumed, validated = store.latest_step() is not None, True
         if resumed:
@@ -254,7 +260,7 @@ def train(
         trainable=trainable,
         checkpoint_period=checkpoints.period,
         log_period=log.period,
-        validation_period=None if plan is None else plan.period,
+        validation_period=plan.period if plan and validation.period else None,
         validate_first=validation.first,
         validated=validated,
         validate=Validator(
@@ -380,7 +386,7 @@ def _new_state(
                 seed,
             )
     with jax.set_mesh(mesh):
-        return with_initial_prompts(
+        state = with_initial_prompts(
             state,
             model.config,
             data.mixture_or_task_name,
@@ -388,22 +394,25 @@ def _new_state(
             labels=start.class_labels,
             options=start.options,
             seed=seed,
-        )
+        ).replace(opt_state=None)
+    # Made anew: some optimizers keep a copy of the weights.
+    return with_optimizer_state(state, optimizer, abstract, mesh, rules, trainable=trainable)
 
 
 def _validation_plan(
     validation: Validation, data: TrainingData, step: Step, train_steps: int, progress: bool
 ) -> ValidationPlan | None:
-    """How often and on how many rows a run is validated; None: never.
+    """How often, unless only first, and on how many rows a run is validated; None: never.
 
     `evaluate` is told the rows, and whether it shows bars.
     """
-    if validation.period is None:
+    if validation.period is None and not validation.first:
         return None
-    plan = ValidationPlan(validation.period, validation.rows or 0)
+    period = validation.period or train_steps
+    plan = ValidationPlan(period, validation.rows or 0)
     if validation.rows is None:
         plan = plan_validation(
-            validation.period,
+            period,
             train_steps,
             data.batch_size,
             passes=1 + (validation.evaluate is not None),
@@ -411,12 +420,12 @@ def _validation_plan(
             first=validation.first,
             least_rows=data.batch_size // step.accumulation_steps,
         )
-        if plan.period != validation.period:
+        if plan.period != period:
             logger.info(
                 "validation every %d steps instead of %d: it computes the vectors of all items "
                 "(Validation.rows = 0: as often as asked for, on all rows)",
                 plan.period,
-                validation.period,
+                period,
             )
     evaluate: Any = validation.evaluate
     if plan.rows and hasattr(evaluate, "sample"):

@@ -11,6 +11,8 @@ What gin does not name has the default written here.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +27,14 @@ from m6rec_jax.training.initial_prompts import Words
 from m6rec_jax.training.task_data import MakeBatches, MakeEvaluationBatches
 from m6rec_jax.training.train_step import LossFunction
 from m6rec_jax.training.validation import Evaluate
+
+logger = logging.getLogger(__name__)
+
+# Names of metrics, cut-offs left out, of which less is better; of the others more is.
+_LESS_IS_BETTER = re.compile(
+    r"(^|/)\w*loss(/|$)|(^|/)distillation/|(perplexity|error|alignment|uniformity)$"
+    r"|(silent|dropped)_share$|share_(of_cut|with_dropped)_"
+)
 
 
 @gin.configurable
@@ -94,7 +104,8 @@ class Step:
     Attributes:
       accumulation_steps: parts that a batch is computed in.
       frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
-      rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh`.
+      rules: sharding rules, as '@fully_sharded()'; None: `data_parallel`. The mesh comes from
+        `make_mesh`.
       loss: the objectives.
       distillation: what the loss adds so that the model learns from a teacher; None: nothing.
       sentences: likewise from a sentence encoder.
@@ -112,6 +123,11 @@ class Step:
 
     def __post_init__(self) -> None:
         _require_positive(self, "accumulation_steps")
+        if isinstance(self.rules, str):
+            raise ConfigError(
+                f"Step.rules = {self.rules!r} (RULES) is a text: write @{self.rules}(), or give a "
+                "file of gin_configs/sharding/ with --gin_file"
+            )
 
 
 @gin.configurable
@@ -146,7 +162,8 @@ class Validation:
       evaluate: further metrics, (model, variables, step) → `{name: value}`.
       best_metric: metric by which a checkpoint is best, e.g. 'validation/loss'; that checkpoint is
         kept (None: none is best).
-      best_mode: 'min' or 'max'.
+      best_mode: 'min' or 'max'; None: 'min' of losses, perplexities and errors, by the metric's
+        name, else 'max'.
       patience: validations without a new best before training ends (None: never).
       batches: makes one pass of validation batches; None: `pipeline.EvaluationBatches`.
     """
@@ -156,15 +173,17 @@ class Validation:
     first: bool = False
     evaluate: Evaluate | None = None
     best_metric: str | None = None
-    best_mode: str = "min"
+    best_mode: str | None = None
     patience: int | None = None
     batches: MakeEvaluationBatches | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "period", "patience")
-        if self.rows is not None and self.rows < 0:
-            raise ConfigError(f"Validation.rows = {self.rows} must be at least 1, or 0 for all")
-        if self.best_mode not in ("min", "max"):
+        if self.rows is not None and (not isinstance(self.rows, int) or self.rows < 0):
+            raise ConfigError(
+                f"Validation.rows = {self.rows!r} must be a whole number, or 0 for all rows"
+            )
+        if self.best_mode not in (None, "min", "max"):
             raise ConfigError(
                 f"Validation.best_mode = {self.best_mode!r} is neither 'min' nor 'max'"
             )
@@ -172,6 +191,14 @@ class Validation:
             raise ConfigError("Validation.patience needs Validation.best_metric")
         if self.best_metric is not None and self.period is None:
             raise ConfigError("Validation.best_metric needs Validation.period")
+        if self.evaluate is not None and self.period is None and not self.first:
+            logger.warning("Validation.evaluate is never asked: Validation.period is None")
+
+    @property
+    def mode(self) -> str:
+        """Whether the best is the least or the most, 'min' or 'max'."""
+        less = _LESS_IS_BETTER.search((self.best_metric or "").partition("@")[0])
+        return self.best_mode or ("min" if less else "max")
 
 
 @gin.configurable

@@ -11,6 +11,7 @@ import pytest
 from m6rec_jax import configuration
 from m6rec_jax.compilation.steps import Program, StepSettings, make_program, rules_of
 from m6rec_jax.engine.kept_programs import _from_source
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import make_mesh
 from m6rec_jax.training.optimizers import adafactor
@@ -41,6 +42,9 @@ def test_the_compiled_training_step_is_the_one_that_runs(
         accumulation_steps=parts,
     )
     program = make_program("train", settings, mesh)
+    configuration.parse_config([], [f"{Step.__name__}.frozen_dtype = 'bfloat16'"])
+    with pytest.raises(ConfigError, match=r"frozen_dtype is set, .* set FROZEN_DTYPE in its place"):
+        make_program("train", settings, mesh)
     gin.clear_config()
     assert isinstance(program, Program)
     assert "compiled without Step.weight_bits: memory" in caplog.text

@@ -310,12 +310,15 @@ def test_sequences_as_a_loop_reads_them(
     ("first", "header"),
     [
         *(("item_id", True), ("book_id", True), ("newsId", True), ("parent_asin", True)),
-        *(("ISBN13", True), ("squid", False), ("17", False)),
+        *(("ISBN13", True), ('"isbn-13"', True), ("squid", False), ("17", False)),
+        # An item of the sequences.
+        ("abcId", False),
     ],
 )
 def test_which_first_line_of_items_is_a_header(tmp_path: Path, first: str, header: bool) -> None:
     products = PRODUCTS.replace("item_id", first)
-    source = write(tmp_path / "in", sequences_txt=SEQUENCES, items_tsv=products)
+    sequences = SEQUENCES + "u4 abcId 2\n"
+    source = write(tmp_path / "in", sequences_txt=sequences, items_tsv=products)
     import_dataset("sequences", source, tmp_path / "out", name="x")
     assert len(rows(tmp_path / "out", "items")) == 3 + (not header)
 

@@ -159,7 +159,7 @@ def test_lengths_of_lists_and_numbers_of_rows_come_from_gin(world, setting, endi
     assert (model_dir / "evaluation" / f"eval_shop_retrieval-test-3-{ending}.json").is_file()
 
 
-@pytest.mark.parametrize("ks", [(), (0, 5)])
+@pytest.mark.parametrize("ks", [(), (0, 5), 0])
 def test_cut_offs_begin_at_one(world, ks):
     with pytest.raises(ConfigError, match="must be cut-offs of 1 or more"):
         evaluation.Evaluator("eval_shop_retrieval", LENGTHS, ks=ks)

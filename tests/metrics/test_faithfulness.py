@@ -90,6 +90,12 @@ def test_shares_by_hand():
     assert result == pytest.approx(expected)
 
 
+def test_the_order_of_words_is_no_matter():
+    dictionary = AttributeDictionary({"cast": ["Will"], "tags": ["will"]}, cased=("cast",))
+    for text in ("Will plays on, will he?", "will he? Will plays on"):
+        assert faithfulness([text], [{"cast": ["Will"]}], dictionary)["true_share"] == 1
+
+
 def test_nothing_named_has_no_share():
     result = faithfulness(["", "👍 !!"], [{}, {}], AttributeDictionary(VALUES))
     assert result == {"silent_share": 1.0}

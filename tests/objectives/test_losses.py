@@ -322,10 +322,16 @@ def check_contrastive(
     assert float(loss.count) == float(loss_denominators(features)["contrastive"])
     assert float(loss.count) == pytest.approx(count)
     assert mean(metrics["contrastive/accuracy"]) == pytest.approx(right / count)
-    assert float(metrics["contrastive/dropped_items"].total) == 0
+    assert float(metrics["contrastive/dropped_share"].total) == 0
 
 
-def test_items_beyond_the_limit_are_counted(features: Features) -> None:
+def test_items_beyond_the_limit_are_counted(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    gin.bind_parameter("retrieval_items.max_items_per_row", 2)
+    _, metrics = contrastive_loss(M6Rec(CONFIG), variables, outputs, features)
+    gin.clear_config()
+    assert mean(metrics["contrastive/dropped_share"]) == pytest.approx(1 / 6)
     items = retrieval_items(features, max_items_per_row=2)
     assert items.ids.shape == (ROWS, 2)
     assert items.ids[0].tolist() == [3, 7]

@@ -227,6 +227,8 @@ def test_what_is_wrong_is_named(client: TestClient) -> None:
     # That would compile, and hold up all others.
     titles = row | {"task": "ctr", "by": "titles"}
     assert failed(client, "/v1/recommend", titles) == (400, "cannot_be_answered", None)
+    unfit = client.post("/v1/recommend", json=titles).json()["error"]["message"]
+    assert "serve.jobs" not in unfit  # it was started with them
     jobless = client.post("/v1/score", json=row | {"task": "next"}).json()["error"]["message"]
     assert "serve.jobs" not in jobless
     missing = client.post("/v1/score", json=row | {"task": "cttr"}).json()["error"]["message"]

@@ -207,6 +207,7 @@ def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("config", "options", "message"),
     [
         (CONFIG, {"initial_soft_prompts": "text"}, "= 'text' is not one of random, vocabulary"),
+        (CONFIG, {"initial_prompts": "machting"}, r"'machting' is not one .* mean 'matching'\?"),
         (
             dataclasses.replace(CONFIG, prompts=PromptConfig(adapter_rank=2)),
             {"initial_soft_prompts": "vocabulary"},

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AbstractMesh
 
@@ -140,6 +142,22 @@ def test_matching_prompts_are_taken_over(
     assert "new: ['bank/soft_prompts" in caplog.text
 
 
+def test_an_optimizer_that_keeps_the_weights_begins_with_those_of_the_checkpoint(
+    pretrained: Any, tmp_path: Path
+) -> None:
+    """As schedule-free ones do."""
+    result, folder = pretrained
+    back = optax.GradientTransformation(
+        lambda params: params,
+        lambda _, kept, params: (jax.tree.map(lambda a, b: a - b, kept, params), kept),
+    )
+    given = {"initial_checkpoint_path": str(folder), "initial_prompts": "all"}
+    tuned, _ = toy_train(tmp_path, 1, trainable="prompts", optimizer=back, **given)
+    saved, now = copied(result.state.prompts), copied(tuned.state.prompts)
+    for name in saved:
+        np.testing.assert_allclose(now[name], saved[name], atol=1e-6, err_msg=name)
+
+
 def test_initial_checkpoint_of_another_size(pretrained: Any, tmp_path: Path) -> None:
     _, folder = pretrained
     with pytest.raises(CheckpointError, match="embed_dim: 16 -> 24"):
@@ -168,8 +186,7 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
         "eval_period": 2,
         "checkpoint_period": 100,
         "keep_checkpoints": 1,
-        "best_metric": "validation/auc",
-        "best_mode": "max",
+        "best_metric": "validation/auc",  # the most is best, as its name says
         "early_stopping_patience": 3,
     }
     result, _ = toy_train(tmp_path, 40, **settings)

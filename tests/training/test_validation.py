@@ -65,12 +65,38 @@ def test_the_rows_asked_for_reach_both_passes(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"period": 0}, r"Validation\.period = 0 must be at least 1"),
-        ({"rows": -1}, r"Validation\.rows = -1 must be at least 1, or 0 for all"),
+        ({"rows": -1}, r"Validation\.rows = -1 must be a whole number, or 0 for all rows"),
         ({"best_metric": "validation/loss"}, "best_metric needs Validation.period"),
         ({"patience": 2}, "patience needs Validation.best_metric"),
         ({"best_mode": "most"}, "'most' is neither 'min' nor 'max'"),
+        ({"rows": "all"}, r"Validation\.rows = 'all' must be a whole number"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Validation(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "mode"),
+    [
+        ("validation/loss", None, "min"),
+        ("validation/log_loss", None, "min"),
+        ("validation/loss/films", None, "min"),
+        ("validation/books/generation_perplexity", None, "min"),
+        ("validation/calibration_error", None, "min"),
+        ("validation/user_averaged_auc", None, "max"),
+        ("validation/ndcg@10", None, "max"),
+        ("validation/silent_share", "min", "min"),
+    ],
+)
+def test_what_is_best_goes_by_the_name(name: str, given: str | None, mode: str) -> None:
+    assert Validation(period=1, best_metric=name, best_mode=given).mode == mode
+
+
+def test_an_evaluation_that_is_never_asked_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    Validation(evaluate=lambda model, variables, step: {})
+    assert "Validation.evaluate is never asked" in caplog.text
+    caplog.clear()
+    Validation(evaluate=lambda model, variables, step: {}, first=True)
+    assert not caplog.text

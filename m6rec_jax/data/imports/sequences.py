@@ -2,7 +2,7 @@
 
 A line holds the items of a user, oldest first, separated by blanks. `items.tsv` has a line per
 item: its id, then columns of text, separated by tabs. A first line is taken for a header where it
-begins with a name of ids, such as `item_id` or `isbn`.
+begins with a name of ids, such as `item_id` or `isbn`, which is in no sequence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from m6rec_jax.io.closest import did_you_mean
 SEQUENCES, ITEMS = "sequences.txt", "items.tsv"
 _NAMES_OF_IDS = frozenset(("item", "itemid", "iid", "movieid", "productid"))
 # As a word of its own: `squid` is an item.
-_ENDS_LIKE_AN_ID = re.compile(r"(^|[\W_])(id|sku|isbn\d*|asin|ean|gtin|key)$|[a-z]I[dD]$", re.ASCII)
+_ENDS_LIKE_AN_ID = re.compile(
+    r"(^|[\W_])(id|sku|isbn([\W_]?\d+)?|asin|ean|gtin)$|[a-z]I[dD]$", re.ASCII
+)
 
 
 def read_sequences(folder: Path, report: Report) -> Imported:
@@ -48,7 +50,7 @@ def read_sequences(folder: Path, report: Report) -> Imported:
         folder, ITEMS, "a line for each item: its id, a tab, its text. The model reads text"
     )
     first = first_line(path).split("\t")
-    header = _is_name_of_ids(first[0])
+    header = _is_name_of_ids(first[0]) and not _is_in_a_sequence(first[0], sequences)
     if len(first) < 2:
         raise DataError(
             f"{path}, line 1: one field, {first[0][:60]!r}; a tab and the text of the item must "
@@ -76,10 +78,14 @@ def read_sequences(folder: Path, report: Report) -> Imported:
 
 
 def _is_name_of_ids(text: str) -> bool:
+    text = re.sub(r"^\W+|\W+$", "", text)
     plain = re.sub(r"[\W_]", "", text.lower())
-    return plain in _NAMES_OF_IDS or any(
-        _ENDS_LIKE_AN_ID.search(own.strip()) for own in (text, text.lower())
-    )
+    return plain in _NAMES_OF_IDS or any(map(_ENDS_LIKE_AN_ID.search, (text, text.lower())))
+
+
+def _is_in_a_sequence(item: str, sequences: Path) -> bool:
+    with sequences.open(encoding="utf-8", errors="replace") as lines:
+        return any(item in line and item in line.split()[1:] for line in lines)
 
 
 def _file(folder: Path, name: str, content: str) -> Path:
