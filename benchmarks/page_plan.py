@@ -210,8 +210,10 @@ PLAN: Sequence[Study] = (
         (
             "python -m benchmarks.tuning --methods full option_adapter",
             "python -m benchmarks.tuning --seeds 0 --methods prompt option option_embedding lora",
+            "python -m benchmarks.tuning --seeds 1 2 --methods option_embedding"
+            " --tasks film_reviews_sentiment film_plots_genre",
         ),
-        2.9,
+        3.2,
         after=("foundation_with_answers",),
     ),
     # What some 20 core-hours leave no room for.
