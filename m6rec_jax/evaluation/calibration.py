@@ -42,8 +42,8 @@ from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
 from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
-from m6rec_jax.jobs.generation import choices_of_rows
 from m6rec_jax.jobs.job import jobs, labelled
+from m6rec_jax.jobs.true_texts import choices_of_rows
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.metrics.generation import rouge
 from m6rec_jax.model import M6Rec

@@ -19,7 +19,6 @@ import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import LabelSpec
-from m6rec_jax.data.views import WRITING
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.engine.likelihood import token_sums
@@ -41,6 +40,13 @@ from m6rec_jax.jobs.job import (
 )
 from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
 from m6rec_jax.jobs.parts import Parts
+from m6rec_jax.jobs.true_texts import (
+    LazyChoices,
+    TrueTexts,
+    choices_about,
+    choices_of_rows,
+    tells_shared,
+)
 from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
@@ -49,8 +55,7 @@ from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.dialogue import REPLY_PREFIX
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
-from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values, common_values
+from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
 # By the view that the texts come from.
 _METRICS = {
@@ -146,84 +151,6 @@ class GenerationJob(Job):
         return GenerationAnswers(parts)
 
 
-class TrueTexts:
-    """What texts of a template may truly say.
-
-    Args:
-      template: tells what items share with what the user liked.
-      items: the catalogue.
-      vocabulary: of the model.
-    """
-
-    def __init__(
-        self,
-        template: WritingTemplate,
-        items: Iterable[Item],
-        vocabulary: Vocabulary,
-    ) -> None:
-        self._template, self._vocabulary = template, vocabulary
-        self._common = common_values(items, template.shared)
-
-    def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
-        """Of texts about items for a user, who `liked` these before, oldest first."""
-        encode, given = self._vocabulary.encode, tuple(liked)
-        # Made once for all texts, but not before the first is asked for.
-        known = functools.cache(lambda: self._template.liked_items(given))
-
-        def of(item: Item) -> TextChoices:
-            parts = self._template.choices(item, known(), self._common)
-            return TextChoices([[encode(text) for text in part] for part in parts])
-
-        return of
-
-
-class LazyChoices(Sequence[TextChoices | None]):
-    """Choices of many texts, each made when it is asked for: all of them may not fit in memory.
-
-    Args:
-      makers: for each text a function that gives its choices; None: it may say anything.
-    """
-
-    def __init__(self, makers: Sequence[Callable[[], TextChoices | None]]) -> None:
-        self._makers = makers
-
-    def __len__(self) -> int:
-        return len(self._makers)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._makers[index]()
-
-
-def choices_of_rows(
-    data: TaskData, rows: Sequence[Row], vocabulary: Vocabulary
-) -> LazyChoices | None:
-    """What each text may truly say; None where the template tells of nothing shared.
-
-    Args:
-      data: of a task of kind 'generation'.
-      rows: of its view.
-      vocabulary: of the model.
-    """
-    prepared = data.prepared()
-    if not _tells_shared(prepared, data.view):
-        return None
-    items = prepared.catalogue().items
-    true = TrueTexts(prepared.template().writing[data.view], items, vocabulary)
-
-    def maker(row: Row) -> Callable[[], TextChoices]:
-        liked = [items[i] for i in row["liked_indices"]]
-        return lambda: true.for_user(liked)(items[row["item_indices"][0]])
-
-    return LazyChoices(list(map(maker, rows)))
-
-
-def _tells_shared(prepared: Prepared, view: str) -> bool:
-    """Whether texts of a view tell what an item of the catalogue shares with others."""
-    if view not in WRITING or "dataset_spec" not in prepared.manifest:
-        return False
-    return bool(prepared.template().writing[view].shared)
-
-
 def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
     """Columns of texts, as the rows have them."""
     return {name: np.array([row[name] for row in rows], object) for name in names}
@@ -265,7 +192,7 @@ def metrics_of_texts(data: TaskData, rows: Sequence[Row], texts: Sequence[str]) 
 
 def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts | None:
     """What holds of each row's item; None where items are not known by attributes."""
-    if not _tells_shared(prepared, view):
+    if not tells_shared(prepared, view):
         return None
     template = prepared.template().writing[view]
     items = prepared.catalogue().items
@@ -324,12 +251,6 @@ class _GenerationTask(NamedTuple):
         return self.true.for_user(
             past for event, past in request.behaviours if is_positive(event.value)
         )
-
-
-def _choices_of(
-    choices: Callable[[Item], TextChoices] | None, item: Item | None
-) -> TextChoices | None:
-    return None if choices is None or item is None else choices(item)
 
 
 class GenerationAnswers(Answerer[_GenerationTask]):
@@ -411,7 +332,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             # A request is drawn the same text whatever shares its batch.
             keys=[(one.number, index) for one, index, *_ in asked],
             choices=LazyChoices(
-                [functools.partial(_choices_of, choices, item) for *_, item, choices in asked]
+                [functools.partial(choices_about, choices, item) for *_, item, choices in asked]
             ),
         )
         texts = iter(found)
@@ -456,7 +377,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             accepted.task,
             prefix=prefix,
             max_tokens=min(room, wanted.max_tokens or room),
-            choices=_choices_of(choices, item),
+            choices=choices_about(choices, item),
             **self._decoding.for_one((accepted.number, index), wanted),
         )
 

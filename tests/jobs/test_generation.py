@@ -10,8 +10,9 @@ import pytest
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.generation import GenerationAnswers, LazyChoices
+from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.true_texts import LazyChoices
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from tests.serving.served_films import (
