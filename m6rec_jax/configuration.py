@@ -23,7 +23,7 @@ import inspect
 import logging
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,11 @@ def own_settings(file: str | Path) -> set[str]:
     return {*parsed.macros, *parsed.parameters}
 
 
-def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
+def parse_config(
+    files: Sequence[str | Path] = (),
+    bindings: Sequence[str] = (),
+    read: Collection[str] = READ_BY_COMMANDS,
+) -> ParsedConfig:
     """Reads gin files, then bindings, and locks the configuration. Earlier settings are dropped.
 
     Args:
@@ -141,6 +145,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
         front; they override the files. Values are gin values; paths and names need no quotes
         (`--gin.MODEL_DIR=runs/a`), and MODEL_DIR, DATASET, BANK, PREPARED, ITEMS, TEACHER and
         macros that end in _PATH are text unless they are None, or refer to something by % or @.
+      read: macros that the caller reads itself; others that no file uses get a warning.
 
     Raises:
       ConfigError: unknown file, configurable, parameter or macro (with the closest match and
@@ -151,7 +156,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     for statement, origin in statements_of(files, bindings):
         _apply(statement, origin)
     for name, origin in parsed.macros.items():
-        if not origin.line and name not in {*parsed.macro_uses, *READ_BY_COMMANDS}:
+        if not origin.line and name not in {*parsed.macro_uses, *read}:
             logger.warning("%s: nothing in these files uses it, so it changes nothing", origin)
     try:
         gin.finalize()

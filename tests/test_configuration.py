@@ -225,6 +225,8 @@ def test_a_macro_that_nothing_uses_is_named(caplog: pytest.LogCaptureFixture) ->
     caplog.clear()
     parse_config([write("used.gin", "R = 1.0\ntoy_run.rate = %R\n")], ["R=2.0", "MODEL_DIR='x'"])
     assert not caplog.messages, "commands read MODEL_DIR"
+    parse_config(["used.gin"], ["MODEL_DIR='x'"], read=())
+    assert caplog.messages[0].startswith("--gin.MODEL_DIR: nothing"), "one that reads none"
 
 
 @pytest.mark.parametrize("operative", [False, True])

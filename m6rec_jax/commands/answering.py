@@ -179,7 +179,7 @@ def run_serve(args: argparse.Namespace) -> None:
             f"m6rec serve needs the package {error.name}: pip install 'm6rec_jax[serve]'"
         ) from error
 
-    configure(args)
+    configure(args, reads_macros=False)
     serve(
         args.folder,
         bank=args.bank,

@@ -106,11 +106,18 @@ def check_there(given: str | Path, what: str) -> None:
         raise ConfigError(f"{what}: nothing is there{did_you_mean(path.name, near)}")
 
 
-def configure(args: argparse.Namespace) -> None:
-    """Sets what gin files and the command line say."""
+def configure(args: argparse.Namespace, *, reads_macros: bool = True) -> None:
+    """Sets what gin files and the command line say.
+
+    Args:
+      args: of a command that takes gin.
+      reads_macros: whether the command reads `READ_BY_COMMANDS`; else they too change nothing
+        unless a file uses them, which is told.
+    """
     from m6rec_jax import configuration
 
-    configuration.parse_config(args.gin_file, args.gin_bindings)
+    read = configuration.READ_BY_COMMANDS if reads_macros else ()
+    configuration.parse_config(args.gin_file, args.gin_bindings, read)
 
 
 def configure_together(args: argparse.Namespace, *, heed_preemption: bool = False) -> None:
