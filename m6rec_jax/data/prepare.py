@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,7 @@ from m6rec_jax.data.prepared import (
     Prepared,
     fingerprint,
     folder_of,
+    old_manifest,
     write_catalogue,
     write_manifest,
 )
@@ -166,12 +167,7 @@ class _Preparation:
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         finish_staged(self.folder / UPDATE, out)
-        old = _read_json(self.folder / MANIFEST) or {}
-        if old.get("dataset", dataset.spec.name) != dataset.spec.name:
-            raise DataError(
-                f"{self.folder} has another data set, {old['dataset']!r}: give "
-                f"{dataset.spec.name!r} another name, or another output"
-            )
+        old = old_manifest(self.folder, dataset.spec.name)
         # What an earlier run left is of use only if it came from the same data.
         # Where files of an update have gone again, so must what it added.
         same = old.get("source") == self.source and not old.get("updates")
@@ -413,13 +409,3 @@ def files_of(dataset: Dataset) -> dict[str, list[list[str]]]:
         table: [[os.path.relpath(file, dataset.directory), file_sha256(file)] for file in files]
         for table, files in zip(("users", "items", "events"), tables, strict=True)
     }
-
-
-def _read_json(path: Path) -> Mapping[str, Any] | None:
-    try:
-        found: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and prepare again") from error
-    return found

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import glob
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.io.staged import is_cut_short
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "prepare.json"
 CATALOGUE = "catalogue.parquet"
@@ -306,6 +309,27 @@ def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
     digest = hash_files(files)
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def old_manifest(folder: Path, dataset: str) -> dict[str, Any]:
+    """What an earlier run says of a folder that is to be prepared; empty where nothing can be read.
+
+    Raises:
+      DataError: it is of a data set of another name.
+    """
+    try:
+        found = dict(json.loads((folder / MANIFEST).read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (TypeError, ValueError) as error:
+        log.warning("%s is damaged (%s), so all is prepared anew", folder / MANIFEST, error)
+        return {}
+    if found.get("dataset", dataset) != dataset:
+        raise DataError(
+            f"{folder} has another data set, {found['dataset']!r}: give {dataset!r} another name, "
+            "or another output"
+        )
+    return found
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

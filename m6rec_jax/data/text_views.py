@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +12,17 @@ from typing import Any, NamedTuple
 from m6rec_jax import __version__
 from m6rec_jax.data import views
 from m6rec_jax.data.bucket_data_dir import local_data_dir
-from m6rec_jax.data.prepared import MANIFEST, Prepared, fingerprint, folder_of, write_manifest
+from m6rec_jax.data.prepared import (
+    MANIFEST,
+    Prepared,
+    fingerprint,
+    folder_of,
+    old_manifest,
+    write_manifest,
+)
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import build_view
 from m6rec_jax.data.views import RowWriter
-from m6rec_jax.errors import DataError
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
@@ -81,12 +86,7 @@ def prepare_texts(
         columns = {view: views.COLUMNS[view] for view in wanted}
         described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
         made = (FORMAT, __version__, described, settings, columns, *made_with)
-        source, old = fingerprint(*made, files=files), _manifest_of(folder)
-        if old.get("dataset", dataset) != dataset:
-            raise DataError(
-                f"{folder} has another data set, {old['dataset']!r}: give {dataset!r} another "
-                "name, or another output"
-            )
+        source, old = fingerprint(*made, files=files), old_manifest(folder, dataset)
         built = all((target / views.INFO).is_file() for target in targets.values())
         if built and old.get("fingerprint") == source:
             log.info("%s is prepared already", folder.name)
@@ -126,10 +126,3 @@ def prepare_texts(
         write_manifest(folder, {**manifest, **own})
         shutil.rmtree(rendered)
     return Prepared.open(out, dataset, split.name)
-
-
-def _manifest_of(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / MANIFEST).read_text("utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -247,7 +247,7 @@ def write_index(
     folder = Path(folder)
     if not texts:
         raise DataError("the catalogue is empty: there is nothing to embed")
-    part_items = min(part_items or len(texts), len(texts))
+    part_items = len(texts) if part_items is None else min(part_items, len(texts))
     if part_items < 1 or (graph and part_items < len(texts)):
         raise ConfigError(
             f"part_items = {part_items} must be at least 1, and an index with a graph has one part"

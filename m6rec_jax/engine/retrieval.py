@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -133,10 +134,11 @@ class Retriever(Engine):
     def warm_up(self) -> None:
         """Compiles every shape that `embed_users` can have."""
         if self.options.tasks:
-            task = next(iter(self.options.tasks))
+            # The longest histories that any task reads, whichever it is.
+            own = dataclasses.replace(next(iter(self.options.tasks.values())), source_length=None)
             for history in self.warm_up_histories():
                 for size in self._batch_sizes:
-                    self._embed([history] * size, [self.options.tasks[task]] * size, self.variables)
+                    self._embed([history] * size, [own] * size, self.variables)
 
     def index(self, texts: Sequence[str], task: str | None = None) -> CatalogueIndex:
         """Embeds a catalogue (see `embed_items`) and puts it on the devices."""

@@ -11,7 +11,6 @@ it at once.
 from __future__ import annotations
 
 import abc
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -99,12 +98,12 @@ class Answerer(abc.ABC, Generic[TaskState]):
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._states: dict[str, TaskState] = {}
-        self._lock = threading.Lock()
 
     def of_task(self, task: str) -> TaskState:
         """What answering a task takes, made once; errors as `open_task`."""
         if task not in self._states:
-            with self._lock:
+            # The parts' own lock: what they are asked to make may ask for a task's state.
+            with self.parts.lock:
                 if task not in self._states:
                     self._states[task] = self.open_task(task)
         return self._states[task]

@@ -64,6 +64,9 @@ class Parts:
       model: of a run or a bank.
       options: what to answer with, and in which shapes.
 
+    Attributes:
+      lock: held while something is made.
+
     Raises:
       ConfigError: an index of a task that there is not.
     """
@@ -82,7 +85,7 @@ class Parts:
         }
         self._made: dict[Any, Any] = {}
         self._warm: set[Any] = set()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     def over(
         self,
@@ -102,7 +105,7 @@ class Parts:
           ConfigError: an index of a task that there is not.
         """
         other = copy.copy(self)
-        other.model, other._lock = model, threading.RLock()
+        other.model, other.lock = model, threading.RLock()
         if model is not self.model:
             other._index = self.indexes()  # new tasks have indexes of their own
         if data is not None:
@@ -115,7 +118,7 @@ class Parts:
         if index is not None:
             _check_tasks_of_indexes(index, model)
             other._index = other.indexes() | dict(index)
-        with self._lock:
+        with self.lock:
             made = dict(self._made)
         known = [self.model.dataset_spec(task) for task in self.model.settings.tasks]
         keeps_data = data is None and all(
@@ -165,7 +168,7 @@ class Parts:
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` gives, made once."""
-        with self._lock:
+        with self.lock:
             if key not in self._made:
                 self._made[key] = make()
             found: T = self._made[key]
@@ -180,7 +183,7 @@ class Parts:
 
     def num_compilations(self) -> int:
         """Programs that the engines have traced so far."""
-        with self._lock:
+        with self.lock:
             return sum(e.num_compilations for e in self._made.values() if isinstance(e, Engine))
 
     def data(self, task: str, *, any_data_set: bool = False) -> ServingData:

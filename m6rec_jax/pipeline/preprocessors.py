@@ -231,7 +231,7 @@ def outcome_rows(
     *,
     vocabulary: SeqioVocabulary,
     task_name: str,
-    outcome: Callable[[float], str],
+    outcome: Callable[[], Callable[[float], str]],
     sampled: Callable[[], Sequence[str]] = tuple,
     candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
@@ -243,14 +243,13 @@ def outcome_rows(
 
     Args:
       ds: rows with `history`, `candidates`, `ratings`, `labels`.
-      outcome: words for an event's value ("liked"), from the data set's template.
+      outcome: returns what gives the words for an event's value ("liked"), of the data set's
+        template.
       sampled: returns words by label, 0 or 1, where negatives are sampled; none elsewhere.
       candidate_weight: loss weight of the candidates' own words.
       outcome_weight: loss weight of the outcome words.
     """
-
-    by_label = sampled()
-
+    by_label, words = sampled(), outcome()
     text = vocabulary.text
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
@@ -261,7 +260,7 @@ def outcome_rows(
             example["candidates"],
             [by_label[label] for label in labels]
             if by_label
-            else outcomes_in_words(example["ratings"], labels, outcome),
+            else outcomes_in_words(example["ratings"], labels, words),
             sequence_length["targets"],
             candidate_weight=candidate_weight,
             outcome_weight=outcome_weight,

@@ -464,8 +464,8 @@ def _item_texts(dataset: str, split: str) -> Sequence[str]:
     return locations.prepared(dataset, split).catalogue().texts
 
 
-def _outcome(dataset: str, split: str, value: float) -> str:
-    return _template_outcome(locations.data_dir(), dataset, split)(value)
+def _outcome(dataset: str, split: str) -> Callable[[float | None], str]:
+    return locations.prepared(dataset, split).template().outcome
 
 
 def _sampled_outcomes(dataset: str, split: str) -> Sequence[str]:
@@ -477,12 +477,6 @@ def _sampled_outcomes(dataset: str, split: str) -> Sequence[str]:
 
 def _outcomes(dataset: str, split: str) -> Sequence[str]:
     return [outcome.text for outcome in locations.prepared(dataset, split).template().outcomes]
-
-
-@functools.lru_cache(maxsize=8)
-def _template_outcome(folder: Any, dataset: str, split: str) -> Callable[[float | None], str]:
-    del folder  # part of the key: where `prepared` looks
-    return locations.prepared(dataset, split).template().outcome
 
 
 # Functions that lay out rows for `Job.tasks`, and what each must know of the data set, as functions

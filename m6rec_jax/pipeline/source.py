@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.views import INFO
 from m6rec_jax.errors import DataError
 
 with contextlib.suppress(RuntimeError):  # a program has used them already
@@ -66,7 +67,8 @@ class PreparedSource(seqio.DataSource):
         super().__init__(splits=PARTS, caching_permitted=False)
         self._locate = locate
         self._shuffle_buffer_size = shuffle_buffer_size
-        self._builders: dict[Path, tfds.core.DatasetBuilder] = {}
+        # By folder and content of its description: data prepared anew are read anew.
+        self._builders: dict[tuple[Path, bytes], tfds.core.DatasetBuilder] = {}
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -76,12 +78,13 @@ class PreparedSource(seqio.DataSource):
           DataError: the folder is missing or holds no TFDS data set.
         """
         folder = self._locate()
-        if folder not in self._builders:
-            try:
-                self._builders[folder] = tfds.builder_from_directory(folder)
-            except Exception as error:  # TFDS raises many kinds, depending on what is broken
-                raise DataError(f"{folder} holds no readable TFDS data set: {error}") from error
-        return self._builders[folder]
+        try:
+            key = folder, (folder / INFO).read_bytes()
+            if key not in self._builders:
+                self._builders[key] = tfds.builder_from_directory(folder)
+        except Exception as error:  # TFDS raises many kinds, depending on what is broken
+            raise DataError(f"{folder} holds no readable TFDS data set: {error}") from error
+        return self._builders[key]
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

@@ -477,11 +477,8 @@ class Scheduler:
         """How many of `number` requests fill a padded batch."""
         if self._fill is None:
             self._fill = _CPU_FILL if jax.default_backend() == "cpu" else 0.0
-        best = 1
-        for size in sorted(sizes):
-            if number >= size * self._fill:
-                best = max(best, min(number, size))
-        return best
+        filled = [size for size in sizes if number >= size * self._fill]
+        return min(number, max(filled, default=min(sizes)))
 
     def _run(self, batch: Sequence[_Entry]) -> None:
         began = time.monotonic()

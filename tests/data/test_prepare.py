@@ -17,7 +17,7 @@ from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import EVENTS, Prepared
+from m6rec_jax.data.prepared import EVENTS, MANIFEST, Prepared
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
@@ -253,9 +253,10 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert not any((prepared.folder / name).exists() for name in counted)
     with pytest.raises(DataError, match="prepared with the views next_items, reranking"):
         prepared.co_occurrence()
-    again = Prepared.open(out, "shop", "per_user_temporal")
-    assert again.manifest == prepared.manifest
-    assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
+    assert prepared.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
+    (prepared.folder / MANIFEST).write_text("{", encoding="utf-8")
+    assert run(folder, out, views=("groups",)).manifest == prepared.manifest
+    assert Prepared.open(out, "shop", "per_user_temporal").manifest == prepared.manifest
 
 
 def test_what_a_derived_split_starts_from_is_another_source(write_shop, tmp_path: Path) -> None:

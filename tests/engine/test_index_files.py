@@ -222,6 +222,8 @@ def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:
         open_index(tmp_path, "a")
     with pytest.raises(DataError, match="the catalogue is empty"):
         build(tmp_path / "other", {})
+    with pytest.raises(ConfigError, match="part_items = 0 must be at least 1"):
+        build(tmp_path / "other", part_items=0)
     content = bytearray((folder / "embeddings.npy").read_bytes())
     content[-1] ^= 1
     (folder / "embeddings.npy").write_bytes(content)

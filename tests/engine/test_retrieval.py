@@ -8,6 +8,7 @@ import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
@@ -60,6 +61,18 @@ def test_a_catalogue_of_any_size_takes_bounded_memory(tiny, monkeypatch):
     np.testing.assert_allclose(retriever.embed_items(texts), expected, atol=1e-5)
     assert len(vectors) > 8
     assert most <= 3
+
+
+def test_warm_up_compiles_what_any_task_reads(tiny):
+    """Also where the first task's histories are the shortest."""
+    tasks = {"short": TaskSettings(source_length=32), "long": TaskSettings()}
+    options = EngineOptions(S, T, batch_sizes=(1,), source_buckets=(32, 64, S), tasks=tasks)
+    retriever = Retriever(*tiny, options)
+    retriever.warm_up()
+    compiled = retriever.num_compilations
+    for words in (1, 20, 200):
+        retriever.embed_users([["film " * words]], ["long"])
+    assert retriever.num_compilations == compiled == 3
 
 
 def test_a_model_without_projections(tiny):

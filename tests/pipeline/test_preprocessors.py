@@ -149,7 +149,11 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
         return "liked" if rating >= 4 else "disliked"
 
     found = run(
-        shop_views, "groups", preprocessors.outcome_rows, vocabulary=vocabulary, outcome=outcome
+        shop_views,
+        "groups",
+        preprocessors.outcome_rows,
+        vocabulary=vocabulary,
+        outcome=lambda: outcome,
     )
     words = {outcome(r): shop_vocabulary.encode(outcome(r)) for r in (1, 5)}
     seen = set()
@@ -198,7 +202,7 @@ def test_sampled_negatives_have_an_outcome_where_there_are_words(
         "groups",
         preprocessors.outcome_rows,
         vocabulary=vocabulary,
-        outcome=str,
+        outcome=lambda: str,
         sampled=lambda: words,
     )
     written = [row["decoder_target_tokens"][row["decoder_loss_weights"] > 0] for row in found]

@@ -147,11 +147,22 @@ def test_a_batch_is_of_one_job_and_within_its_budget(schedulers: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "taken"), [(1, 1), (3, 1), (4, 4), (7, 7), (8, 8), (15, 8), (16, 16), (40, 32)]
+    ("waiting", "smallest", "taken"),
+    [
+        (1, 1, 1),
+        (3, 1, 1),
+        (4, 1, 4),
+        (7, 1, 7),
+        (8, 1, 8),
+        (15, 1, 8),
+        (16, 1, 16),
+        (40, 1, 32),
+        (3, 8, 3),  # one by one they would be padded to as many
+    ],
 )
-def test_padding_is_worth_it(schedulers: Any, waiting: int, taken: int) -> None:
+def test_padding_is_worth_it(schedulers: Any, waiting: int, smallest: int, taken: int) -> None:
     """At least half of a padded batch is filled: a CPU computes padding, too."""
-    scheduler, service = schedulers(fill=0.5), Service((1, 8, 32))
+    scheduler, service = schedulers(fill=0.5), Service((smallest, 8, 32))
     futures = [blocked(scheduler, service)]
     futures += [scheduler.submit(service, asked(n)) for n in range(1, waiting + 1)]
     service.go.set()
