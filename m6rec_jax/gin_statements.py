@@ -44,19 +44,15 @@ class Origin:
         return f"\n    {self.text}" if self.text else ""
 
 
-def shipped_root() -> Path | None:
+def shipped_root() -> Path:
     """The folder that holds `gin_configs`: in a wheel the package, in a checkout its parent."""
     package = Path(__file__).resolve().parent
-    for root in (package, package.parent):
-        if (root / "gin_configs").is_dir():
-            return root
-    return None
+    return package if (package / "gin_configs").is_dir() else package.parent
 
 
 def search_path() -> list[Path]:
     """Folders in which gin files are looked for, first match wins."""
-    root = shipped_root()
-    return [Path.cwd()] + ([root] if root is not None else [])
+    return [Path.cwd(), shipped_root()]
 
 
 def find_file(name: str, origin: Origin | None = None) -> Path:
@@ -74,7 +70,6 @@ def find_file(name: str, origin: Origin | None = None) -> Path:
     searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else folders))
     raise ConfigError(
         f"{'' if origin is None else f'{origin}: '}no gin file '{name}'{near}. Searched: {searched}"
-        + ("" if shipped_root() else " (this installation ships no gin_configs)")
     )
 
 
@@ -164,10 +159,8 @@ def _with_home(statement: Any) -> Any:
 
 def _existing_files(asked: Path, folders: Sequence[Path]) -> list[str]:
     """Names one could have meant: the shipped files, and files beside the one asked for."""
-    names = []
     root = shipped_root()
-    if root is not None:
-        names += [str(p.relative_to(root)) for p in sorted((root / "gin_configs").rglob("*.gin"))]
+    names = [str(p.relative_to(root)) for p in sorted((root / "gin_configs").rglob("*.gin"))]
     for folder in folders:
         names += [str(asked.parent / p.name) for p in sorted((folder / asked.parent).glob("*.gin"))]
     return names

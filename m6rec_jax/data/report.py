@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Severity = Literal["error", "note"]
 
@@ -112,9 +112,9 @@ class Report:
         """The problems of one kind."""
         return [problem for problem in self.problems if problem.kind == kind]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> str:
         """A JSON object: the attributes, `ok`, and `severity` of each problem."""
-        return {
+        values = {
             "directory": str(self.directory),
             "name": self.name,
             "ok": self.ok,
@@ -126,10 +126,7 @@ class Report:
             "quarantine": None if self.quarantine is None else str(self.quarantine),
             "clean": None if self.clean is None else str(self.clean),
         }
-
-    def to_json(self) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return json.dumps(values, indent=2, ensure_ascii=False)
 
     def render(self) -> str:
         """The report as lines of text."""

@@ -159,7 +159,7 @@ class KnownPhrases:
         self._values = self._spoken_values(words)
         self._cues = _spoken_cues(words, attributes.columns)
         keys = [*self._titles, *self._values, *self._cues]
-        self._finder = PhraseFinder.of_keys(keys)
+        self._finder = PhraseFinder(keys)
 
     def tokens(self, text: str) -> list[Token]:
         """A turn as phrases that are known and words between them, in its order."""

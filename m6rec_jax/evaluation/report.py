@@ -46,19 +46,11 @@ class Comparison:
     higher_is_better: bool = True
 
     @property
-    def strongest(self) -> float | None:
-        """The best baseline's value, or None."""
-        values = [value for value in self.baselines.values() if value is not None]
-        if not values:
-            return None
-        return max(values) if self.higher_is_better else min(values)
-
-    @property
     def lead(self) -> float | None:
         """How far the model is ahead of the best baseline; positive is better."""
-        if self.strongest is None:
-            return None
-        return (self.model - self.strongest) * (1 if self.higher_is_better else -1)
+        sign = 1 if self.higher_is_better else -1
+        leads = [sign * (self.model - v) for v in self.baselines.values() if v is not None]
+        return min(leads, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,14 +153,11 @@ class CalibrationTable:
     """Predicted against observed frequency, `[b]` each; empty bins are left out.
 
     Attributes:
-      lower, upper: edges of each bin.
       counts: examples in the bin.
       mean_predicted: mean probability in the bin.
       mean_observed: share of label 1 in the bin.
     """
 
-    lower: FloatArray
-    upper: FloatArray
     counts: npt.NDArray[np.int64]
     mean_predicted: FloatArray
     mean_observed: FloatArray
@@ -188,17 +185,11 @@ def calibration_table(
     )
     # One that more than a bin's worth of examples share has a bin of its own.
     inner = np.union1d(inner, np.nextafter(inner[times > 1], 0.0))
-    edges = np.concatenate([[p.min()], inner[inner >= p.min()], [p.max()]])
-    # Interior edges only: the first and last bin are closed at the outer end.
-    index = np.searchsorted(edges[1:-1], p, side="left")
-    size = edges.size - 1
-    counts = np.bincount(index, minlength=size)
-    used = counts > 0
-    predicted = np.bincount(index, weights=p, minlength=size)[used] / counts[used]
-    observed = np.bincount(index, weights=y, minlength=size)[used] / counts[used]
-    return CalibrationTable(
-        edges[:-1][used], edges[1:][used], counts[used].astype(np.int64), predicted, observed
+    _, bins, counts = np.unique(
+        np.searchsorted(inner, p, side="left"), return_inverse=True, return_counts=True
     )
+    predicted, observed = (np.bincount(bins, weights=values) / counts for values in (p, y))
+    return CalibrationTable(counts, predicted, observed)
 
 
 def probability_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:

@@ -29,7 +29,7 @@ UNKNOWN, MAX_WORDS = "<unk>", 15
 
 def feature_sets(explanations: Sequence[str], features: Iterable[str]) -> list[frozenset[Feature]]:
     """The features that each explanation contains, as `phrase_key`; one in a longer one counts."""
-    finder = PhraseFinder(features)
+    finder = PhraseFinder(map(phrase_key, features))
     return [finder.all_in(text) for text in explanations]
 
 
@@ -51,7 +51,7 @@ def feature_matching_ratio(explanations: Sequence[str], features: Sequence[str])
     finders: dict[str, PhraseFinder] = {}
     for text, feature in zip(explanations, features, strict=True):
         if feature not in finders:
-            finders[feature] = PhraseFinder([feature])
+            finders[feature] = PhraseFinder([phrase_key(feature)])
         matched += bool(finders[feature].all_in(text))
     return matched / len(explanations)
 

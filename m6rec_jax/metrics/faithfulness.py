@@ -73,7 +73,7 @@ class AttributeDictionary:
             raise DataError("faithfulness: the dictionary of attribute values is empty")
         self._neutral = {key for key in map(phrase_key, neutral) if key}
         phrases = [*self._spellings, *self._neutral]
-        self._finder = PhraseFinder.of_keys(phrases)
+        self._finder = PhraseFinder(phrases)
 
     def mentions(self, text: str) -> list[Mention]:
         """The values that a text names, in the order of the text; one named twice comes twice."""

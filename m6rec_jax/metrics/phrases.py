@@ -72,21 +72,13 @@ def _is_word(piece: str) -> bool:
 class PhraseFinder:
     """Finds the phrases of a dictionary in texts, by whole words and without regard to case.
 
-    A text of w words costs at most w × (words of the longest phrase) look-ups. Phrases that fold to
-    the same words are one.
+    A text of w words costs at most w × (words of the longest phrase) look-ups.
+
+    Args:
+      keys: the phrases, split and folded (`phrase_key`).
     """
 
-    def __init__(self, phrases: Iterable[str]):
-        self._index(phrase_key(phrase) for phrase in phrases)
-
-    @classmethod
-    def of_keys(cls, keys: Iterable[tuple[str, ...]]) -> PhraseFinder:
-        """A finder of phrases that are split and folded already (`phrase_key`)."""
-        finder = cls(())
-        finder._index(keys)
-        return finder
-
-    def _index(self, keys: Iterable[tuple[str, ...]]) -> None:
+    def __init__(self, keys: Iterable[tuple[str, ...]]) -> None:
         self._phrases = {key for key in keys if key}
         # First word -> lengths of the phrases that begin with it, longest first.
         lengths: dict[str, set[int]] = {}

@@ -50,8 +50,9 @@ class InputFeed:
           Whatever reading it raised.
         """
         item = self._queue.get()
-        if isinstance(item, _Failure):
-            raise item.error
+        if item is None:
+            assert self._failure is not None  # it was kept before
+            raise self._failure
         self._consumed += 1
         return item
 
@@ -100,7 +101,7 @@ class InputFeed:
             with self._snapshot_taken:
                 self._failure = error
                 self._snapshot_taken.notify_all()
-            self._put(_Failure(error))
+            self._put(None)
 
     def _put(self, item: Any) -> None:
         while not self._stop.is_set():
@@ -109,8 +110,3 @@ class InputFeed:
                 return
             except queue.Full:
                 continue
-
-
-class _Failure:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
