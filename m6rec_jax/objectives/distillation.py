@@ -9,7 +9,7 @@ The teacher's variables come as a collection beside the student's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,10 +156,8 @@ class DistillationLoss:
         variables: Any,
         features: Features,
         *,
-        rngs: Mapping[str, Array] | None = None,
-        deterministic: bool = True,
         denominators: Mapping[str, Array] | None = None,
-        jobs: Sequence[int] = (),
+        **options: Any,
     ) -> tuple[Array, Metrics]:
         """As `total_loss`; the teacher never drops anything."""
         settings = self._settings
@@ -169,13 +167,7 @@ class DistillationLoss:
         config = model.config
         with watch(config.num_encoder_layers - 1, config.num_decoder_layers - 1) as own:
             loss, metrics = self._objectives(
-                model,
-                student,
-                features,
-                rngs=rngs,
-                deterministic=deterministic,
-                denominators=given,
-                jobs=jobs,
+                model, student, features, denominators=given, **options
             )
         taught = dict(features)
         if self._teacher.config.prompts.num_tasks == 1:

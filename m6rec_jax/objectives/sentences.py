@@ -7,7 +7,7 @@ batch are to one another needs no common vocabulary or width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,22 +102,14 @@ class SentenceLoss:
         variables: Any,
         features: Features,
         *,
-        rngs: Mapping[str, Array] | None = None,
-        deterministic: bool = True,
         denominators: Mapping[str, Array] | None = None,
-        jobs: Sequence[int] = (),
+        **options: Any,
     ) -> tuple[Array, Metrics]:
         """As `total_loss`."""
         given = self.denominators(features) if denominators is None else denominators
         with watch() as seen:
             loss, metrics = self._objectives(
-                model,
-                variables,
-                features,
-                rngs=rngs,
-                deterministic=deterministic,
-                denominators=given,
-                jobs=jobs,
+                model, variables, features, denominators=given, **options
             )
         wanted = features[SENTENCE_VECTORS]
         numbers = 1 + jnp.arange(wanted.shape[1])
