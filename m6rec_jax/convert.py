@@ -36,8 +36,14 @@ from m6rec_jax.checkpoints.huggingface import (
     read_huggingface,
     write_huggingface,
 )
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.location import (
+    CHECKPOINTS_FOLDER,
+    absolute,
+    list_steps,
+    locate,
+    read_manifest,
+)
+from m6rec_jax.checkpoints.manifest import RunDescription, warn_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
@@ -54,6 +60,7 @@ from m6rec_jax.engine.model_folder import (
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import check_new
+from m6rec_jax.io.buckets import kept_copy
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -197,6 +204,8 @@ def _read(place: Location, dry_run: bool) -> tuple[Weights, int]:
 def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
     location = locate(folder)
     manifest = read_manifest(location)
+    if location.folder != absolute(folder):
+        warn_of_a_better_step(location.step, manifest)
     config = manifest.build_model_config()
     notes = []
     if left := len(manifest.tensors.get(PROMPTS, {})):
@@ -288,7 +297,7 @@ def _vocabulary_of(place: Location) -> Path | None:
         candidates = [folder / ASSETS_FOLDER / VOCABULARY_FILE for folder in folders]
     else:
         candidates = []
-    return next((path for path in candidates if path.exists()), None)
+    return next((kept_copy(path) for path in candidates if path.exists()), None)
 
 
 def _check_rows(weights: Weights, vocabulary: Vocabulary) -> None:

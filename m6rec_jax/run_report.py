@@ -16,7 +16,7 @@ import numpy as np
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
-from m6rec_jax.engine.model_folder import read_ranking, restore_model
+from m6rec_jax.engine.model_folder import all_devices, read_ranking, restore_model
 from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
@@ -55,7 +55,11 @@ NUM_USERS, NUM_RECOMMENDED, SHOWN_TEXTS, SHOWN_ANSWERS = 4, 10, 10, 8
 _QUESTIONS = {
     "scoring": "How likely is it that the user acts on an item?",
     "likelihood": "How likely is an item liked, or how plausible, without any tuning?",
+    "reranking": "How likely is it that an item comes next?",
     "retrieval": "Which item comes next, of all of them?",
+    "embeddings": "How near are users to the items that they come to?",
+    "title_recommendation": "Which item comes next, by its title?",
+    "item_recommendation": "Which item fits a dialogue?",
     "classification": "Which class does a text have?",
     "language": "How well is text predicted?",
     "generation": "What does the model write?",
@@ -85,10 +89,12 @@ _METRICS = {
     "rouge_2": "ROUGE-2",
     "true_share": "true values",
     "new/recall@10": "recall @ 10, new items",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
 }
 # Views whose rows have users.
 _OF_USERS = ("groups", "next_items", "reranking")
-_LOWER_IS_BETTER = ("log_loss", "perplexity")
+_LOWER_IS_BETTER = ("log_loss", "perplexity", "alignment", "uniformity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +103,7 @@ class TaskResult:
 
     Attributes:
       task, split: what was evaluated. lengths: of its rows, in tokens.
-      sample: rows that were evaluated, drawn at random (0: all).
+      sample, limit: rows that were evaluated, drawn at random, and of them the first (0: all).
       evaluation: that made the metrics.
       predictions, metrics: of the model.
       baselines: name -> metric -> value.
@@ -107,6 +113,7 @@ class TaskResult:
     split: str
     lengths: Mapping[str, int]
     sample: int
+    limit: int
     evaluation: Evaluation
     predictions: Any
     metrics: Mapping[str, float]
@@ -145,6 +152,7 @@ def evaluate_task(
         split,
         lengths,
         sample,
+        evaluator.limit,
         evaluator.evaluation(task),
         predictions,
         evaluator.metrics(task, predictions),
@@ -180,7 +188,10 @@ def report_on_run(
     name, lengths = trained_on(run / CONFIG_FILE)
     tasks = evaluated_tasks(name)
     datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here
-    restored = restore_model(run, vocabulary_fingerprint=task_vocabulary(name).fingerprint)
+    mesh, rules = all_devices(run, None)
+    restored = restore_model(
+        run, vocabulary_fingerprint=task_vocabulary(name).fingerprint, mesh=mesh, rules=rules
+    )
     asked: dict[str, Any] = {"split": split, "sample": rows}
     asked["ranking"] = read_ranking(run, restored.step)
     results = [
@@ -217,14 +228,13 @@ def report_data(
       others: fields of `ReportData`: title, summary, parameters, facts, notes.
     """
     several = len(results) > 1
-    are_hybrid = any(getattr(r.predictions, "towers_ranks", None) is not None for r in results)
     return ReportData(
         comparisons=[line for result in results for line in _comparisons(result, several)],
         curves=[curve for name, folder in folders.items() for curve in _curves(name, folder)],
         scored=[drawn for result in results for drawn in _scored(result, several)],
         ranked=[drawn for result in results for drawn in _ranked(result, several)],
         users=[panel for result in results for panel in _users(result)],
-        score_name="hybrid's weighted sum" if are_hybrid else "cosine similarity",
+        score_name="hybrid's weighted sum" if any(map(is_hybrid, results)) else "cosine similarity",
         texts=[text for result in results for text in _texts(result, several)],
         **others,
     )
@@ -238,15 +248,23 @@ def parameter_groups(config: ModelConfig, trainable: str) -> list[ParameterGroup
     return [ParameterGroup(f"{g.part}: {g.name}", g.count, g.trains) for g in groups]
 
 
+def is_hybrid(result: TaskResult) -> bool:
+    """Whether more than the two towers ranked."""
+    return getattr(result.predictions, "towers_ranks", None) is not None
+
+
 def sample_notes(results: Sequence[TaskResult]) -> list[str]:
-    """Notes on metrics of a sample of rows."""
-    return [
-        f"{result.task.name}: on {result.sample:,} of {total:,} rows, drawn at random."
-        for result in results
-        if 0
-        < result.sample
-        < (total := result.task.prepared().num_rows(result.task.view)[result.split])
-    ]
+    """Notes on metrics of some rows alone."""
+    notes = []
+    for result in results:
+        total = result.task.prepared().num_rows(result.task.view)[result.split]
+        if 0 < result.sample < total:
+            notes.append(
+                f"{result.task.name}: on {result.sample:,} of {total:,} rows, drawn at random."
+            )
+        if 0 < result.limit < (result.sample or total):
+            notes.append(f"{result.task.name}: on the first {result.limit:,} rows.")
+    return notes
 
 
 def _title(result: TaskResult, several: bool) -> str:
@@ -348,7 +366,7 @@ def _first_rows(result: TaskResult, count: int) -> dict[str, np.ndarray]:
         count,
         split=result.split,
         sample=result.sample,
-        limit=count,
+        limit=min(count, result.limit or count),
     )
     batch = next(iter(batches))
     return {name: rows[batch["example_weights"] > 0] for name, rows in batch.items()}

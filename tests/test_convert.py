@@ -235,16 +235,22 @@ def test_a_run_without_a_checkpoint_is_not_overwritten(name: str, tmp_path: Path
 
 
 def test_a_step_of_a_run_brings_the_runs_vocabulary(
-    shop_vocabulary: Vocabulary, tmp_path: Path
+    shop_vocabulary: Vocabulary, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = model_of(shop_vocabulary.size)
     write_huggingface(
         weights, tmp_path / "theirs", vocabulary_file=Path(shop_vocabulary.model_file)
     )
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    best = {"best": {"name": "auc", "best_step": 10, "best": 0.9}}
+    with CheckpointStore(tmp_path / "ours" / "checkpoints") as store:
+        store.add_validation(0, {}, best)
     for number, folder in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
         target = tmp_path / f"back{number}"
+        caplog.clear()
         report = convert(str(tmp_path / folder), f"huggingface:{target}")
+        # Whoever names a step wants that one.
+        assert ("by auc step 10 was better" in caplog.text) == (number < 2)
         assert (target / "spiece.model").read_bytes() == Path(
             shop_vocabulary.model_file
         ).read_bytes()

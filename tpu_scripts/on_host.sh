@@ -39,16 +39,19 @@ report() {
   echo "m6rec-host $HOST $*"
 }
 
+refuse_while_running() {
+  local run
+  for run in "$RUNS"/*/; do
+    run=$(basename "$run")
+    if is_running "$run"; then
+      fail "the run $run is going on; stop it first: launch.sh --run $run --stop"
+    fi
+  done
+}
+
 install() {
-  local version=$1 extra=$2 run
-  if [[ -d $RUNS ]]; then
-    for run in "$RUNS"/*/; do
-      run=$(basename "$run")
-      if is_running "$run"; then
-        fail "the run $run is going on; stop it before you install: launch.sh --run $run --stop"
-      fi
-    done
-  fi
+  local version=$1 extra=$2
+  refuse_while_running
   rm -rf "$CODE"
   mv "$HOME/m6rec.new" "$CODE"
   if [[ ! -x $ENVIRONMENT/bin/python ]] || ! is_version "$ENVIRONMENT/bin/python" "$version"; then
@@ -78,6 +81,7 @@ data() {
 }
 
 model() {
+  refuse_while_running
   mkdir -p "$MODEL"
   # What the bucket no longer has would be served: a task that was taken out, a later step.
   gcloud storage rsync --recursive "$1" "$MODEL" --delete-unmatched-destination-objects

@@ -76,6 +76,10 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
         missing.
     """
     folder = absolute(path)
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file: if it is packed, name the run that it was made of"
+        )
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint at {folder}: no such folder")
     if (folder / MANIFEST_ITEM).is_dir() and folder.name.isdigit():
@@ -104,4 +108,4 @@ def read_manifest(location: StepLocation) -> Manifest:
     path = location.manifest_file
     if not path.exists():
         raise CheckpointError(f"{path} is missing: not a checkpoint of m6rec, or a damaged one")
-    return parse_manifest(path.read_text(), str(path))
+    return parse_manifest(path.read_bytes(), str(path))

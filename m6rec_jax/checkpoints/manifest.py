@@ -147,7 +147,7 @@ def make_manifest(
     )
 
 
-def parse_manifest(text: str, where: str) -> Manifest:
+def parse_manifest(text: str | bytes, where: str) -> Manifest:
     """Reads a manifest's JSON; raises CheckpointError if it is damaged or of a newer format."""
     try:
         values = json.loads(text)
@@ -292,7 +292,7 @@ def warn_of_a_better_step(step: int, manifest: Manifest) -> None:
     if best.get("best_step") not in (None, step):
         logger.warning(
             "took step %d, the newest; by %s step %d was better (%.4g). m6rec eval, infer and "
-            "prompts add take it by --gin.evaluate.step=%d, --gin.infer.step=%d and --step %d; a "
-            "run starts from it where INITIAL_CHECKPOINT_PATH ends in checkpoints/%d",
+            "prompts add take it by --gin.evaluate.step=%d, --gin.infer.step=%d and --step %d; "
+            "m6rec convert and INITIAL_CHECKPOINT_PATH take RUN/checkpoints/%d",
             *(step, best["name"], best["best_step"], best["best"], *[best["best_step"]] * 4),
         )

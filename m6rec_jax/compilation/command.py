@@ -109,8 +109,8 @@ def gin_files_of(
 ) -> list[str]:
     """Which gin files a request reads, in order.
 
-    With files of a run, the default of sharding is none of them: `worker.run` adds it where they do
-    not set RULES. Raises ConfigError for neither a model nor a gin file.
+    The default of sharding is none of them: `worker.run` adds it where they do not set RULES.
+    Raises ConfigError for neither a model nor a gin file.
     """
     if model is None and not gin_files:
         raise ConfigError("m6rec compile needs --model NAME or --gin_file FILE")
@@ -123,8 +123,6 @@ def gin_files_of(
     files += map(str, gin_files)
     if sharding is not None:
         files.append(f"gin_configs/sharding/{sharding}.gin")
-    elif not gin_files:
-        files += filter(None, [default_sharding(model, sharding)])
     return files
 
 

@@ -92,7 +92,7 @@ def run(request: dict[str, Any]) -> None:
     """
     report_event("stage", text="settings")
     files, default = request["gin_files"], request["default_sharding"]
-    if default is not None and default not in files:
+    if default is not None:
         # Read first it decides nothing, and its macros may be bound.
         configuration.parse_config([default, *files], request["bindings"])
         if configuration.macro("RULES", None) is None:

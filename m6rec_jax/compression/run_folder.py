@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.task_data import trained_on
 
 _LOG = logging.getLogger(__name__)
+# In `config.gin`, which breaks long lines and indents what follows.
+_MODEL_DIR = re.compile(r"^MODEL_DIR = .*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 
 def write_run(
@@ -48,7 +51,7 @@ def write_run(
       run: that the model was made of; its tasks are kept.
       step: of the run.
       config, variables, vocabulary: of the new model.
-      settings: its `config.gin`; None: none.
+      settings: its `config.gin`, but for MODEL_DIR; None: none.
 
     Raises:
       CheckpointError: something is in `output`.
@@ -65,6 +68,8 @@ def write_run(
             store.save(step, trees, data={}, run=described)
         save_assets(folder, vocabulary, read_settings(run), read_dataset_specs(run))
         if settings is not None:
+            own = f"MODEL_DIR = {str(output.absolute())!r}\n"
+            settings = _MODEL_DIR.sub(lambda _: own, settings)
             (folder / CONFIG_FILE).write_text(settings)
     for name in (EXITS_FILE, RANKING_FILE):
         if (run / ASSETS_FOLDER / name).exists():

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from m6rec_jax.checkpoints.location import locate
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.compression.run_folder import training_batches_of, write_run
 from m6rec_jax.config_file import CONFIG_FILE
@@ -30,7 +31,7 @@ from m6rec_jax.engine.model_folder import (
     read_vocabulary,
     restore_model,
 )
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
@@ -90,8 +91,7 @@ def compress_structure(
     if batches < 0:
         raise ConfigError(f"batches = {batches} must not be negative")
     check_new(output)
-    if run.is_file():
-        raise CheckpointError(f"{run} is packed: name the run that it was made of")
+    locate(run)  # raises for a packed file, which can be restored, too
     restored = restore_model(run)
     config = _smaller(restored.model.config, sizes)
     if batches:

@@ -96,6 +96,8 @@ class DialogueWords:
     recent_years: int = 10
 
     def __post_init__(self) -> None:
+        _texts(self.also_called, "DialogueWords.also_called")
+        _texts(self.year_asked, "DialogueWords.year_asked")
         self.of_attributes()
         self.of_groups()
 

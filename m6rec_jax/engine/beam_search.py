@@ -16,7 +16,7 @@ best a beam can hope for is to keep what it has up to the full length.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,6 @@ Array = jax.Array
 
 # Up to here repeated argmax is about as fast as a sort, and one program then serves all ends.
 _FEW = 8
-
-
-class ReorderedCache(Protocol):
-    """A cache whose rows can be chosen anew, such as `model.decoder_cache.DecoderCache`."""
-
-    def take_rows(self, rows: Array) -> Any:
-        """The cache with `rows` `[rows]` in place of its own."""
 
 
 class Beams(NamedTuple):
@@ -81,7 +74,7 @@ class _Progress(NamedTuple):
 
 def beam_search(
     step: Step,
-    cache: ReorderedCache,
+    cache: Any,
     prefix_ids: Array,
     constraint: Constraint,
     *,
@@ -92,7 +85,8 @@ def beam_search(
 
     Args:
       step: gives logits for `[sources * beams]` rows, those of a source next to one another.
-      cache: of no position yet, of as many rows, with room for the length of `prefix_ids`.
+      cache: of no position yet, of as many rows, with room for the length of `prefix_ids`; has
+        `take_rows`, as `model.decoder_cache.DecoderCache`.
       prefix_ids: int32 `[sources, length]`, see `decoding.decode`.
       constraint: which tokens may come.
       num_beams: how many texts live at a time, and how many are returned.

@@ -141,6 +141,8 @@ def checked_buckets(name: str, buckets: Sequence[int] | None, limit: int) -> tup
     """
     if buckets is None:
         return length_buckets(limit)
+    if isinstance(buckets, int):
+        raise ConfigError(f"{name} = {buckets} is no list: write ({buckets},)")
     ordered = tuple(sorted(set(buckets)))
     if not ordered or ordered[-1] != limit:
         raise ConfigError(f"{name} = {tuple(buckets)} must end with the length {limit}")

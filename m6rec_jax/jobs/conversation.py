@@ -118,7 +118,9 @@ class Conversation:
         are asked for their engine's default.
       batch_sizes: numbers of dialogues that are searched for together, ascending.
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
-      had: places of items that the user had and that do not come again.
+      past: places of items that the user had: what is asked to be new is none of them, nor of those
+        that the history names.
+      had: those of them that do not come again in any case.
       read_liked: what a retriever of users reads, given the places of the items that were liked in
         the dialogue; None: the retriever reads dialogues.
       mode: 'grounded': what is said holds, see `ReplyGrammar`; 'free': the model writes.
@@ -145,6 +147,7 @@ class Conversation:
         tasks: Mapping[str, str] | None = None,
         batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
+        past: Sequence[int] = (),
         had: Sequence[int] = (),
         read_liked: Callable[[Sequence[int]], Read] | None = None,
         mode: str = "grounded",
@@ -189,7 +192,7 @@ class Conversation:
             self._told = NamedItems(catalogue.names, attributes, words, named_items)
         self._filter = WishFilter(attributes, words.of_groups())
         self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
-        self._seen = self._named_in(self._history)
+        self._seen = self._named_in(self._history).union(past)
         self.restart()
 
     def resumed(

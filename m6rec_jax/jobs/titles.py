@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -313,7 +314,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         found = self.parts.generator(task).recommend(
             histories,
             own.trie,
-            min(self._max_k, len(own.trie)),
+            self._num_beams(own),
             prefixes=[own.template.render_prefix(_about(one.request)) for one in asked],
             seen=[own.excluded(one.request, hides) for one in asked],
             item_scores=None if own.shared is None else own.shared.item_scores(histories),
@@ -346,17 +347,28 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             own, generator = self.of_task(task), self.parts.generator(task)
-            for history in generator.warm_up_histories():
-                for size in self.parts.batch_sizes:
-                    for seen in own.trie.warm_up_seen():
-                        generator.recommend(
-                            [history] * size,
-                            own.trie,
-                            min(self._max_k, len(own.trie)),
-                            prefixes=[""] * size,
-                            seen=[seen] * size,
-                            tasks=[task] * size,
-                        )
+            shapes = tuple(leaf.shape for leaf in own.trie.arrays)
+            self.parts.warm_once(
+                ("titles", generator.max_tokens, own.trie.length, self._num_beams(own), shapes),
+                functools.partial(self._warm, generator, task),
+            )
+
+    def _warm(self, generator: Generator, task: str) -> None:
+        own = self.of_task(task)
+        for history in generator.warm_up_histories():
+            for size in self.parts.batch_sizes:
+                for seen in own.trie.warm_up_seen():
+                    generator.recommend(
+                        [history] * size,
+                        own.trie,
+                        self._num_beams(own),
+                        prefixes=[""] * size,
+                        seen=[seen] * size,
+                        tasks=[task] * size,
+                    )
+
+    def _num_beams(self, own: _TitlesTask) -> int:
+        return min(self._max_k, len(own.trie))
 
     def _towers(self, task: str) -> str | None:
         """The one task with two towers on the same data; None: none or several."""

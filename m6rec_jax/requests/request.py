@@ -133,6 +133,8 @@ class RequestParser:
         Raises:
           RejectedRow: something is missing or wrong; says what and where.
         """
+        if not isinstance(row, Mapping):
+            raise RejectedRow("wrong_type", f"a request is an object, not {short_text(row)}")
         try:
             return self._parse(row, set())
         except RecursionError:

@@ -164,6 +164,7 @@ def open_conversation(
         tasks=tasks,
         batch_sizes=(1,) if parts is None else parts.batch_sizes,
         history=told.history,
+        past=told.past,
         had=[] if known is None or known.repeats_count else told.past,
         read_liked=None if of_dialogues else known or _LikedItems({}, folder, retriever),
         named_items=min((settings.named_items for settings in of_dialogues), default=0),

@@ -24,6 +24,7 @@ from etils import epath
 
 from m6rec_jax.checkpoints.location import (
     CHECKPOINTS_FOLDER,
+    absolute,
     list_steps,
     locate,
     read_manifest,
@@ -33,6 +34,7 @@ from m6rec_jax.checkpoints.manifest import (
     RunDescription,
     make_manifest,
     parse_manifest,
+    warn_of_a_better_step,
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -83,6 +85,8 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
     """
     location = locate(source)
     manifest = read_manifest(location)
+    if location.folder != absolute(source):
+        warn_of_a_better_step(location.step, manifest)
     config = manifest.build_model_config()
     shapes = _shapes(config)
     entries = _entries(shapes)
@@ -171,7 +175,7 @@ def read_description(checkpoint: str | Path | epath.Path) -> Manifest:
     folder = epath.Path(checkpoint)
     for path in (folder / DESCRIPTION_FILE, folder.parent / DESCRIPTION_FILE):
         if path.exists():
-            return parse_manifest(path.read_text(), str(path))
+            return parse_manifest(path.read_bytes(), str(path))
     raise CheckpointError(
         f"neither {folder} nor {folder.parent} has a file {DESCRIPTION_FILE}, which says what "
         "model the checkpoint is of. Runs of gin_configs/t5x/ write it; copy it, too"

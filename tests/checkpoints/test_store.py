@@ -242,9 +242,10 @@ def test_damaged_data_state(change: str, damaged: Path) -> None:
 
 def test_damaged_manifest(damaged: Path) -> None:
     path = damaged / "checkpoints" / "20" / "manifest" / "metadata"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(CheckpointError, match=r"manifest/metadata is damaged"):
-        restore(damaged)
+    for content in (path.read_bytes()[:100], b"\xff\xfe\x00"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"manifest/metadata is damaged"):
+            restore(damaged)
 
 
 def test_missing_item(damaged: Path) -> None:

@@ -30,7 +30,6 @@ def test_gin_files_of_a_model_come_before_a_runs_own() -> None:
     assert command.gin_files_of("xl", None, None, ()) == [
         "gin_configs/models/xl.gin",
         "gin_configs/runs/compile.gin",
-        "gin_configs/sharding/fully_sharded.gin",
     ]
     assert command.gin_files_of("xl", "option", "data_parallel", ("mine.gin",)) == [
         "gin_configs/models/xl.gin",

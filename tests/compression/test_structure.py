@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax import edge_demo
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.compression import structure
 from m6rec_jax.compression.structure import Sizes, compressed, gate_derivatives
+from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import load_model, variable_targets
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.tuning.lora import TARGETS
@@ -122,8 +125,15 @@ def test_importance_is_the_derivative_by_a_gate() -> None:
 
 def test_a_folder_that_loads(served: Path, tmp_path: Path) -> None:
     sizes = ["--heads", "1", "--mlp-dim", "32", "--encoder-layers", "1", "--batches", "0"]
-    arguments = ["compress", "structure", str(served / "run"), "--output", str(tmp_path / "small")]
-    assert main([*arguments, *sizes]) == 0
+    shutil.copytree(served / "run", tmp_path / "run")
+    # As gin breaks a line that is too long.
+    settings = "MODEL_DIR = \\\n    'runs/ctr'\nModelConfig.num_heads = 2\n"
+    (tmp_path / "run" / CONFIG_FILE).write_text(settings)
+    arguments = ["compress", "structure", str(tmp_path / "run")]
+    assert main([*arguments, "--output", str(tmp_path / "small"), *sizes]) == 0
+    settings = (tmp_path / "small" / CONFIG_FILE).read_text()
+    assert settings.splitlines()[0] == f"MODEL_DIR = {str(tmp_path / 'small')!r}"
+    assert "num_heads = 1" in settings
     found = load_model(tmp_path / "small")
     config = found.model.config
     assert dataclasses.astuple(Sizes(1, 32, 1, 2)) == (
@@ -139,12 +149,14 @@ def test_a_folder_that_loads(served: Path, tmp_path: Path) -> None:
     [
         (["--heads", "9", "--batches", "0"], "num_heads = 9: the model has 2"),
         (["--heads", "1"], "has no config.gin"),
+        (["--heads", "1", "--batches", "0"], "films.m6rec is a file: if it is packed"),
     ],
 )
 def test_what_does_not_fit_is_refused(
     given: list[str], said: str, served: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    arguments = ["compress", "structure", str(served / "run"), "--output", str(tmp_path / "small")]
+    run = edge_demo.MODEL if "packed" in said else served / "run"
+    arguments = ["compress", "structure", str(run), "--output", str(tmp_path / "small")]
     assert main([*arguments, *given]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "small").exists()

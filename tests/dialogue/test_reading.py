@@ -328,6 +328,7 @@ def test_what_is_said_is_read(genre, refused, decade, phrase):
             {"attributes": {"genres": {"says": "{value} {item}", "cues": "by"}}},
             "a list of texts is needed, not 'by'",
         ),
+        ({"also_called": "movie"}, "also_called: a list of texts is needed, not 'movie'"),
         ({"groups": {"kids": {"wanted": ["a"]}}}, "'wanted' must be columns with values"),
         ({"groups": {"kids": {"says": "{item}"}}}, r"groups\['kids'\] needs 'wanted'"),
         (

@@ -115,8 +115,9 @@ def test_no_head_is_needed(tiny):
 def test_bad_arguments_are_named(tiny):
     with pytest.raises(ConfigError, match="exactly one field"):
         LikelihoodScorer(*tiny, EngineOptions(S, T), sentence="liked")
-    with pytest.raises(ConfigError, match="source_buckets"):
-        LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=(3,)))
+    for buckets in ((3,), S):
+        with pytest.raises(ConfigError, match="source_buckets"):
+            LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=buckets))
     scorer = LikelihoodScorer(*tiny, EngineOptions(S, T))
     with pytest.raises(ConfigError, match="nothing is asked"):
         scorer.score_requests(HISTORIES[:1], TEXTS[1:2])

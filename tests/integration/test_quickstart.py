@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +126,21 @@ def test_a_report_of_any_run(made: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert re.search(r"<b>0\.\d\d, was [01]</b>", text)
     page = report_on_run(Path("foundation"), tmp_path / "foundation.html", rows=8)
     assert "perplexity" in page.read_text()
+
+
+def test_a_report_by_all_devices_on_the_first_rows(made: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    command = ["report", "retriever", "--output", str(page), "--gin.Evaluator.limit=3"]
+    subprocess.run(
+        [sys.executable, "-m", "m6rec_jax.cli", *command],
+        cwd=made / "out",
+        env=os.environ | {"XLA_FLAGS": devices},
+        check=True,
+    )
+    text = page.read_text()
+    assert "hit rate @ 10" in text
+    assert "on the first 3 rows" in text
 
 
 def test_a_report_of_no_run(made: Path, tmp_path: Path) -> None:

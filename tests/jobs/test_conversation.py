@@ -205,6 +205,14 @@ def test_acts():
 
 
 @pytest.mark.usefixtures("film_words")
+def test_new_to_a_user_is_nothing_of_the_past():
+    """Also where the history, which may be cut, does not name it."""
+    conversation = Conversation(FILMS, titles=FilmModel(), past=[films.NAMES.index("Alien")])
+    answer = conversation.answer("A horror film that I have not seen")
+    assert [films.NAMES[place] for place in answer.written.places] == ["Casper"]
+
+
+@pytest.mark.usefixtures("film_words")
 def test_the_model_chooses_what_is_said():
     wanted = "I recommend The Kid (1921). It is a comedy film."
     model = FilmModel(reply=wanted)

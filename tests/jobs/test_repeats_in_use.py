@@ -1,5 +1,6 @@
 """What requests about data with repeats are answered: nothing is hidden, two rates of negatives."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
         check_task=lambda task: None, score_requests=lambda *_: [scored], warm_up=None
     )
     parts = SimpleNamespace(
+        lock=contextlib.nullcontext(),
         settings=lambda task: settings,
         scorer=lambda: scorer,
         renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), statistics),

@@ -135,6 +135,12 @@ def test_what_is_wrong_is_named(change: dict[str, Any], kind: str, words: str) -
     assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize("row", [None, 3, "candidates"])
+def test_a_row_that_is_no_object(row: Any) -> None:
+    with pytest.raises(RejectedRow, match="a request is an object, not "):
+        parser().parse(row)
+
+
 def test_what_is_not_known_is_left_out_and_named() -> None:
     told = [{"item": item, "time": 1, "value": 1} for item in ("9", "1", {"id": "8"})]
     found = parser().parse(request(behaviours=told))

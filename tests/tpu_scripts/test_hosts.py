@@ -161,6 +161,11 @@ def test_every_host_serves_by_itself(pod: World) -> None:
     again = pod.run("serve", "--", *words)
     assert again.returncode == 1
     assert "already going on" in again.stderr
+    (pod.folder / "buckets/bucket/model/run/config.gin").unlink()
+    other = pod.run("serve", "--model=gs://bucket/model", "--", *words)
+    assert other.returncode == 1
+    assert "the run serve is going on" in other.stderr
+    assert (home / "m6rec-model/run/config.gin").is_file()  # of the model that is served
     succeeded(pod.run("launch", "--run=serve", "--stop"))
     assert succeeded(pod.run("launch", "--run=serve", "--status")).count("stopped") == 2
     succeeded(pod.run("serve", "--", "run", "--host=::1"))
