@@ -27,6 +27,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import Vocabulary
+from tests.random_variables import filled
 
 S, T = 48, 24
 # One shape, so that whatever is asked for together is one batch.
@@ -72,14 +73,7 @@ def backbone_config(vocabulary: Vocabulary) -> ModelConfig:
 
 def random_params(config: ModelConfig, seed: int) -> Any:
     shapes = jax.eval_shape(M6Rec(config).init, jax.random.key(0), initial_features())
-    rng = np.random.default_rng(seed)
-
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
-        return (values + ("norm/scale" in name)).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, nn.meta.unbox(shapes)["params"])
+    return filled(nn.meta.unbox(shapes)["params"], seed)
 
 
 @pytest.fixture(scope="session")

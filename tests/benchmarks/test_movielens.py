@@ -73,8 +73,9 @@ def test_rerankers_are_tested_with_the_towers_of_their_seed(calls, tmp_path: Pat
 def test_seconds_of_an_interrupted_run_are_not_told(calls, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "other").mkdir(parents=True)
-    assert movielens.train("a.gin", folder) is not None
-    assert movielens.train("a.gin", folder) == movielens.train("a.gin", folder)
+    seconds = movielens.train("a.gin", folder)
+    assert seconds is not None
+    assert movielens.train("a.gin", folder) == seconds
     interrupted = tmp_path / "interrupted"
     (interrupted / "checkpoints").mkdir(parents=True)
     assert [call[0] for call in calls] == ["train"]

@@ -18,6 +18,7 @@ from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import Vocabulary
+from tests.engine.teacher_forcing import batch_of_one
 from tests.pipeline import shop_rows
 
 S, T, LAYERS = 96, 64, 5
@@ -47,11 +48,8 @@ def at_every_exit(deep: Tiny, history: list[str], text: str) -> np.ndarray:
     model, variables, vocabulary = deep
     row = rows.source_row(vocabulary, history, S)
     row |= rows.packed_candidates(vocabulary, [text], T)
-    row["task_ids"] = np.array([0])
     end = len(row["decoder_input_tokens"]) - 1
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    features = rows.pad_batch([row], lengths)
+    features = batch_of_one(row, S, T)
     outputs = FORWARD(model, variables, features)
     found = [
         read_log_probabilities(model, variables, hidden, features["task_ids"])
@@ -114,10 +112,7 @@ def test_a_lower_threshold_never_runs_more_layers(deep: Tiny) -> None:
     model, variables, vocabulary = deep
     row = rows.source_row(vocabulary, HISTORIES[0], S)
     row |= rows.packed_candidates(vocabulary, TEXTS[0], T)
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    features = rows.pad_batch([row], lengths) | {"task_ids": np.zeros((1, 1), np.int32)}
-    features["exit_depth"] = np.full((1, 1), LAYERS, np.int32)
+    features = batch_of_one(row, S, T) | {"exit_depth": np.full((1, 1), LAYERS, np.int32)}
     positive = np.array([[0, 1, 0]])
 
     @jax.jit

@@ -7,13 +7,11 @@ import pytest
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.generation_program import generate
-from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.sampling import SamplingOptions
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text import rows
-from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.vocabulary import EOS_ID
+from tests.engine.teacher_forcing import text_log_probability
 from tests.pipeline import shop_rows
 
 S, T = 96, 24
@@ -33,20 +31,7 @@ def trie(shop_vocabulary):
 
 
 def likelihood(tiny, history, text, before=""):
-    """Log probability of a whole text by teacher forcing.
-
-    What comes before the text is cut into tokens by itself, and does not count.
-    """
-    model, variables, vocabulary = tiny
-    first = vocabulary.encode(before)
-    row = rows.source_row(vocabulary, history, S)
-    row |= decoder_features(vocabulary.special_ids, [np.array(first + vocabulary.encode(text))])[0]
-    row["decoder_loss_weights"][: len(first)] = 0
-    names = [name for name in row if not name.startswith("num_")]
-    sizes = {name: S if name.startswith("encoder_") else T for name in names}
-    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
-    sums = jax.jit(token_sums, static_argnums=0)(model, variables, batch)
-    return -float(sums.negative_log_likelihood[0])
+    return text_log_probability(tiny, history, text, (S, T), before)
 
 
 def test_scores_are_the_likelihoods_of_training(tiny, generator, trie):

@@ -1,13 +1,12 @@
 """Zero-shot scores against brute force: one forward pass, log-softmax in numpy, by hand."""
 
-import jax
 import numpy as np
 import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text import rows
+from tests.engine.teacher_forcing import log_probabilities
 from tests.pipeline import shop_rows
 
 S, T = 96, 64
@@ -16,17 +15,9 @@ HISTORIES = [example["history"] for example in EXAMPLES[:4]]
 TEXTS = [[t for e in EXAMPLES for t in e["candidates"]][: 3 * n] for n in range(4)]
 
 
-def forward(model, variables, features):
-    outputs = model.apply(variables, features)
-    return model.apply(variables, outputs.hidden, method=model.token_logits)
-
-
-FORWARD = jax.jit(forward, static_argnums=0)
-
-
 def brute_force(tiny, history, text, before="", after="", counts="candidate"):
     """Mean of log p(token | history, tokens before it), the counted ones told by their words."""
-    model, variables, vocab = tiny
+    vocab = tiny[2]
     ids = vocab.encode(before + text + after)
     # The counted tokens: those of the whole sentence but the ones of the words around.
     head, tail = len(vocab.encode(before)), len(vocab.encode(after))
@@ -35,15 +26,7 @@ def brute_force(tiny, history, text, before="", after="", counts="candidate"):
         "after": range(len(ids) - tail, len(ids)),
         "all": range(len(ids) + 1),
     }[counts]
-    row = rows.source_row(vocab, history, S)
-    inputs = np.array([vocab.bos_id, *ids, vocab.eos_id])
-    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
-    row["task_ids"] = np.array([0])
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    logits = np.asarray(FORWARD(model, variables, rows.pad_batch([row], lengths)), np.float64)[0]
-    log_p = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    log_p -= logits.max(-1, keepdims=True)
+    log_p = log_probabilities(tiny, history, [*ids, vocab.eos_id], (S, T))
     targets = [*ids, vocab.eos_id]
     return float(np.mean([log_p[place, targets[place]] for place in chosen]))
 
@@ -70,15 +53,9 @@ def test_scores_equal_brute_force(tiny, sentence, counted, arguments):
 
 def log_probability(tiny, history, text, read, token):
     """log p(token | history, [BOS] text [EOS] and what is read after it)."""
-    model, variables, vocab = tiny
-    inputs = np.array([vocab.bos_id, *vocab.encode(text), vocab.eos_id, *read])
-    row = rows.source_row(vocab, history, S) | {"task_ids": np.array([0])}
-    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    logits = np.asarray(FORWARD(model, variables, rows.pad_batch([row], lengths)), np.float64)[0]
-    last = logits[len(inputs) - 1]
-    return last[token] - last.max() - np.log(np.exp(last - last.max()).sum())
+    vocab = tiny[2]
+    inputs = [*vocab.encode(text), vocab.eos_id, *read]
+    return log_probabilities(tiny, history, inputs, (S, T))[len(inputs), token]
 
 
 @pytest.mark.parametrize("outcomes", [("liked", "disliked"), ("Film comedy", "Film drama")])

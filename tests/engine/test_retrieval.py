@@ -11,6 +11,7 @@ from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
+from tests.engine.teacher_forcing import batch_of_one
 from tests.pipeline import shop_rows
 
 S, T = 96, 64
@@ -31,11 +32,7 @@ def test_towers_do_not_depend_on_batch_mates(tiny):
     # The item tower is the model's forward pass over a retrieval row, whatever user is in it.
     row = rows.source_row(vocabulary, histories[0], S)
     row |= rows.packed_candidates(vocabulary, [shop_rows.ITEMS[4]], T)
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S}
-    size = len(row["decoder_input_tokens"])
-    lengths |= {"decoder_input_tokens": size, "decoder_block_ids": size}
-    batch = rows.pad_batch([row], lengths) | {"retrieval": np.ones((1, 1), np.int32)}
-    batch["task_ids"] = np.zeros((1, 1), np.int32)
+    batch = batch_of_one(row | {"retrieval": np.array([1])}, S, len(row["decoder_input_tokens"]))
     outputs = jax.jit(model.apply)(variables, batch)
     vectors = model.apply(variables, outputs.hidden, batch["task_ids"], method=model.item_embedding)
     np.testing.assert_allclose(vectors[0, -1], items[4], atol=1e-5)

@@ -13,6 +13,7 @@ from m6rec_jax.engine.scoring import Scorer, chosen_classes, class_log_probabili
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
+from tests.engine.teacher_forcing import batch_of_one
 from tests.pipeline import shop_rows
 
 S, T = 96, 64
@@ -31,11 +32,8 @@ def one_by_one(tiny, history, candidate):
     model, variables, vocabulary = tiny
     row = rows.source_row(vocabulary, history, S)
     row |= rows.packed_candidates(vocabulary, [candidate], T)
-    row["task_ids"] = np.array([0])
     end = len(row["decoder_input_tokens"]) - 1
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    logp = FORWARD(model, variables, rows.pad_batch([row], lengths))
+    logp = FORWARD(model, variables, batch_of_one(row, S, T))
     return float(np.exp(logp[0, end, 1:]).sum())
 
 

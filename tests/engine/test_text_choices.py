@@ -94,5 +94,5 @@ def test_what_need_not_be_said_still_need_not() -> None:
     choices = TextChoices([[long, ()], [(3_002,), ()], [long]])
     first, token, _, _ = choices.arrays
     assert set(token[first[0] : first[1]].tolist()) == {3_002, 2}
-    assert choices.walk(0, long[:1_500]) == choices.walk(0, (3_002, *long[:1_500]))
+    assert choices.walk(0, long[:1_500]) == choices.walk(0, (3_002, *long[:1_500])) > 0
     assert choices.walk(0, (EOS_ID,)) == 0

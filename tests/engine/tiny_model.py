@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import Vocabulary
+from tests.random_variables import filled
 
 
 def make_model(
@@ -45,11 +45,4 @@ def make_model(
 
 def livelier(variables: Any) -> Any:
     """A new model writes the same word for ever, for everybody: let every variable be random."""
-    rng = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path)
-        values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
-        return jnp.asarray(values + ("scale" in name), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, variables)
+    return jax.tree.map(jnp.asarray, filled(variables, about_one="scale"))

@@ -3,16 +3,14 @@
 import json
 
 import gin
-import jax
 import numpy as np
 import pytest
-import scipy.special
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
-from m6rec_jax.text import rows
+from tests.engine.teacher_forcing import log_probabilities
 from tests.serving import served_films
 from tests.serving.served_films import MAX_EVENTS, NOW, S, T, request
 
@@ -27,24 +25,8 @@ def configure(sentence, counted):
     gin.bind_parameter("LikelihoodScorer.counted", counted)
 
 
-def forward(model, variables, features):
-    outputs = model.apply(variables, features)
-    return model.apply(variables, outputs.hidden, method=model.token_logits)
-
-
-FORWARD = jax.jit(forward, static_argnums=0)
-
-
-def log_probabilities(model, history, inputs, task_id):
-    """log p of every token after each of the `inputs`, `[T, vocabulary]`."""
-    row = rows.source_row(model.vocabulary, history, S) | {"task_ids": np.array([task_id])}
-    inputs = np.array(inputs)
-    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
-    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
-    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
-    batch = rows.pad_batch([row], lengths)
-    logits = np.asarray(FORWARD(model.model, model.variables, batch), np.float64)[0]
-    return scipy.special.log_softmax(logits, axis=-1)
+def tiny_of(bundle):
+    return bundle.model, bundle.variables, bundle.vocabulary
 
 
 def directly(model, history, before, text, after, counted, task_id=1):
@@ -53,7 +35,7 @@ def directly(model, history, before, text, after, counted, task_id=1):
     ids = vocabulary.encode(before + text + after)
     first, last = len(vocabulary.encode(before)), len(ids) - len(vocabulary.encode(after))
     chosen = range(first, last) if counted == "candidate" else range(last, len(ids))
-    log_p = log_probabilities(model, history, [vocabulary.bos_id, *ids], task_id)
+    log_p = log_probabilities(tiny_of(model), history, ids, (S, T), task_id)
     return float(np.mean([log_p[place, ids[place]] for place in chosen]))
 
 
@@ -97,7 +79,7 @@ def odds(model, history, text, task_id=1):
     ids, others = vocabulary.encode("liked"), vocabulary.encode("disliked")
     place = next(i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
     read = [*vocabulary.encode(text), vocabulary.eos_id, *ids[:place]]
-    log_p = log_probabilities(model, history, [vocabulary.bos_id, *read], task_id)
+    log_p = log_probabilities(tiny_of(model), history, read, (S, T), task_id)
     return float(log_p[len(read), ids[place]] - log_p[len(read), others[place]])
 
 

@@ -3,19 +3,16 @@
 import json
 
 import gin
-import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.jobs.titles import TitlesAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
-from m6rec_jax.text import rows
-from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.records import Item
+from tests.engine.teacher_forcing import text_log_probability
 from tests.serving import served_films
 from tests.serving.served_films import ITEMS, MAX_EVENTS, NOW, SPEC, S, T, request
 
@@ -64,22 +61,6 @@ def history_of(bundle, films, asked):
     return renderer.render(parser.parse(asked)).history
 
 
-def log_probability(bundle, history, prefix, title):
-    """Of a title after what is cut into tokens by itself, by teacher forcing."""
-    vocabulary = bundle.vocabulary
-    given = vocabulary.encode(prefix)
-    row = rows.source_row(vocabulary, history, S)
-    row |= decoder_features(
-        vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
-    )[0]
-    row["decoder_loss_weights"][: len(given)] = 0
-    names = [name for name in row if not name.startswith("num_")]
-    sizes = {name: S if name.startswith("encoder_") else T for name in names}
-    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
-    sums = jax.jit(token_sums, static_argnums=0)(bundle.model, bundle.variables, batch)
-    return -float(sums.negative_log_likelihood[0])
-
-
 def seen_by(asked, text="{title}"):
     """What a user has seen: by id, or where a film that is told without one is called the same."""
     seen = set(asked.get("exclude", ()))
@@ -111,8 +92,9 @@ def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_mode
         of_id = {item.id: text.format(**item.attributes) for item in FILMS}
         left = [id_ for id_ in of_id if id_ not in seen_by(own, text)]
         history = history_of(served_model, films, own)
+        model = served_model.model, served_model.variables, served_model.vocabulary
         scores = {
-            title: log_probability(served_model, history, prefix, title)
+            title: text_log_probability(model, history, title, (S, T), prefix)
             for title in {of_id[id_] for id_ in left}
         }
         assert set(row["item_ids"]) == set(left)

@@ -13,6 +13,7 @@ from flax import linen as nn
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.tuning.lora import TARGETS
 from m6rec_jax.text.vocabulary import EOS_ID
+from tests.random_variables import filled
 
 Variables = dict[str, Any]
 Features = Mapping[str, np.ndarray]
@@ -104,13 +105,7 @@ def make_variables(features: Features) -> Callable[..., Variables]:
     def make(config: ModelConfig, seed: int = 0) -> Variables:
         model = M6Rec(config)
         shapes = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), features)))
-        rng = np.random.default_rng(seed)
-
-        def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
-            return (values + ("norm/scale" in name)).astype(np.float32)
-
-        return jax.tree_util.tree_map_with_path(fill, shapes)
+        made: Variables = filled(shapes, seed)
+        return made
 
     return make

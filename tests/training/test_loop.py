@@ -17,7 +17,6 @@ from jax.sharding import AbstractMesh
 
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 from m6rec_jax.io import buckets
 from m6rec_jax.model.config import PromptConfig
@@ -28,11 +27,7 @@ from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.parameter_sizes import PREFIX
 from m6rec_jax.training.step_loop import window_means
-from tests.training.toy_run import toy_config, toy_train
-
-
-def copied(tree: Any) -> dict[str, np.ndarray]:
-    return {name: np.array(leaf) for name, leaf in flatten(tree).items()}
+from tests.training.toy_run import copied, toy_config, toy_train
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import gin
@@ -26,6 +25,8 @@ from m6rec_jax.training.train_state import TrainState, abstract_state
 from m6rec_jax.training.train_step import make_train_step
 from tests.training.toy_run import toy_batch, toy_config
 
+pytestmark = pytest.mark.usefixtures("no_gin")
+
 RATE = 0.01
 # Name to shape of one task's slice; the axis of tasks is put in.
 SLICES = {
@@ -38,12 +39,6 @@ BACKBONE = {
     "params/encoder/layers/mlp/wi/kernel": (2, 8, 16),
     "params/token_embedder/table": (9, 8),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_settings() -> Iterator[None]:
-    yield
-    gin.clear_config()
 
 
 def axis_of(name: str) -> int:

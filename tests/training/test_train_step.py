@@ -21,7 +21,7 @@ from m6rec_jax.training.optimizers import Optimizer, adafactor, adamw, name_mask
 from m6rec_jax.training.step_loop import window_means
 from m6rec_jax.training.train_state import abstract_state
 from m6rec_jax.training.train_step import CompiledStep, make_eval_step, make_train_step
-from tests.training.toy_run import ROWS, toy_batch, toy_config
+from tests.training.toy_run import ROWS, copied, toy_batch, toy_config
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +71,6 @@ def run(
 def batches(count: int, rows: int = ROWS) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(5)
     return [toy_batch(rng, rows) for _ in range(count)]
-
-
-def copied(tree: Any) -> dict[str, np.ndarray]:
-    return {name: np.array(leaf) for name, leaf in flatten(tree).items()}
 
 
 def test_accumulation_equals_one_big_batch() -> None:

@@ -18,10 +18,16 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.checkpoints.location import list_steps
+from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 
 VOCAB, SOURCE, TARGET, ROWS = 32, 8, 4, 8
 SPECIAL = (1, 2)
+
+
+def copied(tree: Any) -> dict[str, np.ndarray]:
+    """Leaves by name, that no later step overwrites."""
+    return {name: np.array(leaf) for name, leaf in flatten(tree).items()}
 
 
 def toy_config(**changes: Any) -> ModelConfig:
