@@ -94,7 +94,7 @@ def _of_file(path: Path, including: tuple[Path, ...]) -> Iterator[tuple[Any, Ori
         chain = " -> ".join(str(p) for p in (*including, path))
         raise ConfigError(f"gin files include each other in a circle: {chain}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows writes a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     for statement, origin in _statements(text, shown_path(path)):

@@ -113,7 +113,7 @@ def test_each_call_starts_anew(shipped: Path) -> None:
 
 def test_later_files_win() -> None:
     write("a.gin", "ToyModel.width = 1\nToyModel.depth = 1\n")
-    write("b.gin", "ToyModel.width = 2\n")
+    write("b.gin", "\ufeffToyModel.width = 2\n")  # as editors on Windows begin a file
     parse_config(["a.gin", "b.gin"])
     assert (ToyModel().width, ToyModel().depth) == (2, 1)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from m6rec_jax.commands.arguments import add_command, local_path, takes_gin, takes_run
 from m6rec_jax.commands.settings import look_at_own
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import check_output
 
 
@@ -79,6 +80,8 @@ def run_compress_structure(args: argparse.Namespace) -> None:
     on most"""
     if args.batches:
         look_at_own(args)
+    elif args.gin_file or args.gin_bindings:
+        raise ConfigError("--batches 0 reads no data, so gin files and --gin settings do nothing")
     from m6rec_jax.compression.structure import Sizes, compress_structure
 
     sizes = Sizes(args.heads, args.mlp_dim, args.encoder_layers, args.decoder_layers)
@@ -106,7 +109,9 @@ def run_compress_pack(args: argparse.Namespace) -> None:
     if args.limits:
         packed = dataclasses.replace(packed, about={**packed.about, "limits": args.limits})
     if args.catalogue:
-        packed = dataclasses.replace(packed, files={**packed.files, **_carried_data(packed.files)})
+        packed = dataclasses.replace(
+            packed, files={**packed.files, **_carried_data(args.folder, packed.files)}
+        )
     write_packed(args.output, packed)
     leaves = flatten(packed.variables).values()
     left = sum(int((leaf != 0).sum()) for leaf in leaves)
@@ -116,18 +121,22 @@ def run_compress_pack(args: argparse.Namespace) -> None:
     )
 
 
-def _carried_data(files: Iterable[str]) -> dict[str, bytes]:
+def _carried_data(run: Path, files: Iterable[str]) -> dict[str, bytes]:
     """What requests to a packed model's tasks are rendered with, as files beside its own."""
+    from m6rec_jax.config_file import CONFIG_FILE
+    from m6rec_jax.configuration import check_config
     from m6rec_jax.data.sources import default_data_dir
     from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER, RANKING_FILE
-    from m6rec_jax.io.buckets import kept_copy
+    from m6rec_jax.io.buckets import kept_copy, path_of
     from m6rec_jax.requests.serving_data import files_without_users
 
+    config, data_dir = run / CONFIG_FILE, None
+    if config.is_file():  # quickstart's name a folder of their own
+        data_dir = check_config([config]).parameter("data_dir.path", None)
+    base = path_of(data_dir).expanduser() if data_dir else default_data_dir()
     paths = [Path(file) for file in files]
     with_counts = any(path.name == RANKING_FILE for path in paths)
-    folders = [
-        kept_copy(default_data_dir() / path.stem) for path in paths if DATASETS_FOLDER in path.parts
-    ]
+    folders = [kept_copy(base / path.stem) for path in paths if DATASETS_FOLDER in path.parts]
     return {
         f"{DATA_FOLDER}/{folder.name}/{file}": data
         for folder in folders

@@ -77,7 +77,9 @@ def run_demo(args: argparse.Namespace) -> None:
     else:
         from m6rec_jax import demo
 
-        demo.run_demo(args.output or Path("runs/demo"), seed=args.seed or 0)
+        output = args.output or Path("runs/demo")
+        with alone_in(str(output)):
+            demo.run_demo(output, seed=args.seed or 0)
 
 
 def run_doctor(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,16 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
     try:
         yield
     except _kinds() as error:
-        if isinstance(error, OSError) and error.errno not in _NUMBERS:
+        # A database that may put nothing more on disk says that its memory is full; other errors of
+        # its files end with what the system says.
+        memory = type(error).__name__ == "OutOfMemoryException"
+        if isinstance(error, OSError):
+            is_full = error.errno in _NUMBERS
+        else:
+            is_full = memory or any(os.strerror(number) in str(error) for number in _NUMBERS)
+        if not is_full:
             raise
         named = " or ".join(str(path) for path in paths if path is not None)
-        # A database that may put nothing more on disk says that its memory is full.
-        memory = type(error).__name__ == "OutOfMemoryException"
         raise DataError(
             f"no room on the disk of {named}"
             f"{', or too little memory for the database' if memory else ''} "

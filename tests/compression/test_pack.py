@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
+from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.packed_file import (
     float_variables,
@@ -226,7 +227,9 @@ def test_weights_of_the_hybrid_and_what_they_weigh_are_carried(
     (calibrated / "inference" / "ranking.json").write_text(json.dumps(weights))
     data = shutil.copytree(with_data.parent, tmp_path / "data")
     served_films.write_co_occurrence(data / served_films.PREPARED)
-    monkeypatch.setenv("M6REC_DATA_DIR", str(data))
+    # The run's own folder of data, as quickstart names one.
+    (calibrated / CONFIG_FILE).write_text(f"data_dir.path = {str(data)!r}\n")
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nothing is here"))
     file = tmp_path / "films.m6rec"
     assert main(["compress", "pack", str(calibrated), "--output", str(file), "--catalogue"]) == 0
     counts = f"data/{served_films.PREPARED}/co_occurrence.parquet"

@@ -149,6 +149,7 @@ def test_a_folder_that_loads(served: Path, tmp_path: Path) -> None:
     [
         (["--heads", "9", "--batches", "0"], "num_heads = 9: the model has 2"),
         (["--heads", "1"], "has no config.gin"),
+        (["--heads", "1", "--batches", "0", "--gin.BATCH_SIZE=2"], "--batches 0 reads no data"),
         (["--heads", "1", "--batches", "0"], "films.m6rec is a file: if it is packed"),
     ],
 )

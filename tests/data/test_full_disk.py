@@ -65,6 +65,8 @@ def test_events_without_room_for_their_table(tmp_path):
         full_disk_errors(tmp_path),
     ):
         EventTable(shop, tmp_path / "table")
+    with pytest.raises(duckdb.IOException, match="No files found"), full_disk_errors(tmp_path):
+        duckdb.read_parquet(str(tmp_path / "nowhere.parquet"))
 
 
 def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypatch):
