@@ -55,6 +55,8 @@ from m6rec_jax.training.step_loop import EARLY_STOPPING
 
 SIZES_FILE = "quickstart.json"
 VOCABULARY = "vocabulary.model"
+# The retriever's best checkpoint is the one with the best NDCG@10.
+_LEAST_ITEMS = 10
 PREPARE, FOUNDATION, SCORER, RETRIEVER = "prepare", "foundation", "scorer", "retriever"
 OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')")
 HYBRID_NOTE = (
@@ -119,7 +121,8 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
       seed: of initialisation, dropout and the order of the data.
 
     Raises:
-      DataError: the data have errors (with the check's report), or the output is of other data.
+      DataError: the data have errors (with the check's report), fewer than 10 items, or the output
+        is of other data.
       ConfigError: `minutes` is not positive.
       KeyboardInterrupt: a signal stopped one of the runs.
     """
@@ -132,6 +135,11 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
     print(report.render())
     if not report.ok:
         raise DataError(f"{folder} has errors: mend them first; m6rec data check says the same")
+    if report.num_rows["items"] < _LEAST_ITEMS:
+        raise DataError(
+            f"{folder} has {report.num_rows['items']} items, and it takes at least {_LEAST_ITEMS}: "
+            "so many of them are to be recommended"
+        )
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(output):

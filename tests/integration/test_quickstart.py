@@ -148,9 +148,17 @@ def test_a_report_of_no_run(made: Path, tmp_path: Path) -> None:
         report_on_run(tmp_path)
 
 
-def test_other_data_are_not_mixed_in(made: Path) -> None:
-    with pytest.raises(DataError, match=r"the data set 'Ana's enlarged shop', .* 'corner-shop'"):
-        quickstart.run_quickstart(SHOP, made / "out")
+def test_other_data_are_not_mixed_in(made: Path, tmp_path: Path) -> None:
+    other = enlarged_shop(tmp_path / "shop")
+    spec = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(spec | {"name": "another shop"}))
+    with pytest.raises(DataError, match=r"the data set 'Ana's enlarged shop', .* 'another shop'"):
+        quickstart.run_quickstart(other, made / "out")
+
+
+def test_a_catalogue_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 7 items, and it takes at least 10"):
+        quickstart.run_quickstart(SHOP, tmp_path)
 
 
 def test_data_with_errors_are_refused(
@@ -174,11 +182,12 @@ def test_a_vocabulary_of_before_the_sizes_were_chosen_is_trained_anew(
 
     (tmp_path / "vocabulary.model").write_text("of other data")
     monkeypatch.setattr(quickstart, "prepare_both", prepare)
+    shop = enlarged_shop(tmp_path / "shop")
     with pytest.raises(DataError, match=r"vocabulary\.model is not of this command"):
-        quickstart.run_quickstart(SHOP, tmp_path)
+        quickstart.run_quickstart(shop, tmp_path)
     (tmp_path / "prepare.gin").touch()
     with pytest.raises(KeyboardInterrupt):
-        quickstart.run_quickstart(SHOP, tmp_path)
+        quickstart.run_quickstart(shop, tmp_path)
 
 
 @pytest.mark.parametrize(("devices", "rows"), [(1, 64), (6, 72), (8, 64)])
