@@ -58,7 +58,7 @@ _QUESTIONS = {
     "reranking": "How likely is it that an item comes next?",
     "retrieval": "Which item comes next, of all of them?",
     "embeddings": "How near are users to the items that they come to?",
-    "title_recommendation": "Which item comes next, by its title?",
+    "title_recommendation": "Which title fits a dialogue?",
     "item_recommendation": "Which item fits a dialogue?",
     "classification": "Which class does a text have?",
     "language": "How well is text predicted?",
