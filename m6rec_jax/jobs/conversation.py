@@ -120,7 +120,7 @@ class Conversation:
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
       past: places of items that the user had: what is asked to be new is none of them, nor of those
         that the history names.
-      had: those of them that do not come again in any case.
+      repeats_count: whether items of the past may come again where nothing new is asked for.
       read_liked: what a retriever of users reads, given the places of the items that were liked in
         the dialogue; None: the retriever reads dialogues.
       mode: 'grounded': what is said holds, see `ReplyGrammar`; 'free': the model writes.
@@ -148,7 +148,7 @@ class Conversation:
         batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
         past: Sequence[int] = (),
-        had: Sequence[int] = (),
+        repeats_count: bool = False,
         read_liked: Callable[[Sequence[int]], Read] | None = None,
         mode: str = "grounded",
         num_items: int = 3,
@@ -166,7 +166,8 @@ class Conversation:
             raise ConfigError(f"Conversation.mode = {mode!r} is none of {', '.join(MODES)}")
         self._read_liked, self._reranker = read_liked, reranker
         self.is_grounded = mode == "grounded"
-        self.catalogue, self._history, self._had = catalogue, tuple(history), frozenset(had)
+        self.catalogue, self._history = catalogue, tuple(history)
+        self._had = frozenset(() if repeats_count else past)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
         self._tasks, self._batch_sizes = dict(tasks or {}), batch_sizes
         self._num_items = min(num_items, len(catalogue.titles))

@@ -207,7 +207,8 @@ def test_acts():
 @pytest.mark.usefixtures("film_words")
 def test_new_to_a_user_is_nothing_of_the_past():
     """Also where the history, which may be cut, does not name it."""
-    conversation = Conversation(FILMS, titles=FilmModel(), past=[films.NAMES.index("Alien")])
+    past = [films.NAMES.index("Alien")]
+    conversation = Conversation(FILMS, titles=FilmModel(), past=past, repeats_count=True)
     answer = conversation.answer("A horror film that I have not seen")
     assert [films.NAMES[place] for place in answer.written.places] == ["Casper"]
 
@@ -262,7 +263,7 @@ def test_what_is_named_together_is_recommended(read_liked):
     assert conversation.answer("Others?").retrieved.titles == ["Fargo (1996)"]
     # Nor does what the user had come again, however often it is named beside.
     had = Conversation(
-        CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2, had=[4]
+        CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2, past=[4]
     )
     assert had.answer("I liked Heat (1995)").retrieved.titles[0] == "Alien (1979)"
     assert 4 not in had.named
