@@ -1,0 +1,133 @@
+"""Titles as people write them: with typing errors, without article, subtitle or year.
+
+    TitleSearch(["Star Wars: Episode IV – A New Hope", "Star Maps"]).find("star wrs")  # [0, 1]
+
+What is written is compared with the whole title, with what stands before and after its colon or
+dash (`rapidfuzz`), and word by word, so that some words of a title find it and the beginning of the
+last one is enough. "The Matrix" and "Matrix, The" are one title, "Rocky II" and "Rocky 2" are, too.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from rapidfuzz import fuzz, process
+
+# Titles less alike are no result, and from `SURE` on one is what was meant: one wrong letter of a
+# short word is.
+_LEAST, SURE = 0.6, 0.8
+# Words that are less alike are two words.
+_SAME_WORD = 0.75
+# All words of a title are more than some, and a word more than its beginning.
+_SOME_WORDS, _BEGINNING = 0.9, 0.95
+# Another number is another film of a series, not a slip of the pen.
+_OTHER_NUMBER = 0.75
+_SAME_YEAR, _NEXT_YEAR = 0.1, 0.05
+_ROMANS = ("ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
+_ROMAN = {roman: str(n) for n, roman in enumerate(_ROMANS, start=2)}
+_YEAR = re.compile(r"^(.*\S)\W+\(?(1[89]\d\d|20\d\d)\)?\W*$")
+_PARTS = re.compile(r":\s| [-–—] ")
+
+
+class TitleSearch:
+    """Finds titles; ready for calls from several threads.
+
+    Args:
+      titles: perhaps with a year in brackets at the end.
+      years: of each; None: not known, or in the title.
+      popularity: of each, such as how often it was watched: of several that fit as well the most
+        popular is first. None: the one that stands first is.
+    """
+
+    def __init__(
+        self,
+        titles: Sequence[str],
+        years: Sequence[int | None] | None = None,
+        popularity: Sequence[float] | None = None,
+    ) -> None:
+        dated = [_dated(title) for title in titles]
+        self._years = np.array(
+            [year or 0 for year in years] if years else [year or 0 for _, year in dated], np.int64
+        )
+        self._popularity = np.zeros(len(titles)) if popularity is None else np.asarray(popularity)
+        texts: list[str] = []
+        owners: list[int] = []
+        vocabulary: dict[str, int] = {}
+        words: list[int] = []
+        self._starts = np.zeros(len(titles), np.int64)
+        self._numbers: list[frozenset[str]] = []
+        for place, (title, _) in enumerate(dated):
+            whole = _plain(title)
+            parts = map(_plain, _PARTS.split(title))
+            every = list(dict.fromkeys([whole, *(part for part in parts if part)]))
+            texts += every
+            owners += [place] * len(every)
+            self._starts[place] = len(words)
+            words += [vocabulary.setdefault(word, len(vocabulary)) for word in whole.split(" ")]
+            self._numbers.append(_numbers(whole))
+        self._texts, self._owners = texts, np.array(owners, np.int64)
+        self._vocabulary, self._words = list(vocabulary), np.array(words, np.int64)
+
+    def find(self, query: str, k: int = 10, at_least: float = _LEAST) -> list[int]:
+        """Places of the k titles that are likest to what is written, best first.
+
+        Args:
+          query: a title, or some of its words, perhaps with a year behind.
+          k: how many, at most.
+          at_least: how alike they are, from 0 to 1 (equal); `SURE`: one of them is meant.
+        """
+        if not len(self._numbers):
+            return []
+        likeness = self._likeness(_plain(query))
+        title, year = _dated(query)
+        if year is not None:  # but "Blade Runner 2049"
+            apart = np.abs(self._years - year)
+            bonus = np.where(apart == 0, _SAME_YEAR, np.where(apart == 1, _NEXT_YEAR, 0.0))
+            dated = self._likeness(_plain(title))
+            likeness = np.maximum(likeness, dated + np.where(dated >= at_least, bonus, 0.0))
+        order = np.lexsort((-self._popularity, -likeness.round(2)))[:k]
+        return [int(place) for place in order if likeness[place] >= at_least]
+
+    def _likeness(self, query: str) -> np.ndarray:
+        """How like all titles are to a plain text, float64 `[titles]`."""
+        found = np.zeros(len(self._numbers))
+        alike = process.cdist([query], self._texts, scorer=fuzz.ratio, score_cutoff=100 * _LEAST)[0]
+        np.maximum.at(found, self._owners, alike / 100)
+        words = query.split(" ")
+        covered = np.zeros(len(found))
+        for word in words:
+            ratios = process.cdist(
+                [word], self._vocabulary, scorer=fuzz.ratio, score_cutoff=100 * _SAME_WORD
+            )
+            same = ratios[0] / 100
+            if word is words[-1]:
+                begun = [_BEGINNING * one.startswith(word) for one in self._vocabulary]
+                same = np.maximum(same, begun)
+            covered += len(word) * np.maximum.reduceat(same[self._words], self._starts)
+        found = np.maximum(found, _SOME_WORDS * covered / max(1, sum(map(len, words))))
+        if numbers := _numbers(query):
+            others = [not numbers <= of_title for of_title in self._numbers]
+            found[others] *= _OTHER_NUMBER
+        return found
+
+
+def _dated(title: str) -> tuple[str, int | None]:
+    """A title without the year at its end, and that year."""
+    found = _YEAR.match(title)
+    return (found[1], int(found[2])) if found else (title, None)
+
+
+def _numbers(plain: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\d+", plain))
+
+
+def _plain(title: str) -> str:
+    """Lower-case words and numbers, without accents and articles."""
+    letters = unicodedata.normalize("NFKD", title)
+    text = "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
+    words = re.sub(r"[^\w]+|_", " ", text.replace("&", " and ").replace("'", "")).split()
+    names = [word for word in words if word not in ("the", "a", "an")] or words
+    return " ".join([_ROMAN.get(word, word) for word in names]) or title.strip()
