@@ -1,4 +1,4 @@
-"""Keeps tensorflow's notes about itself off the screen of a command (`keep_quiet`)."""
+"""Keeps tensorflow's and libtpu's notes about themselves off the screen (`keep_quiet`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import absl.logging
@@ -21,6 +22,10 @@ _NOTES = (
     rb"^I\d{4} .*(oneDNN custom operations|Could not find cuda drivers|cpu_feature_guard)|"
     rb"^To enable the following instructions"
 )
+_GOOGLE = "0x1ae0"
+# Disks and network cards of Google's are no TPUs.
+_STORAGE_AND_NETWORK = ("0x01", "0x02")
+_PCI = Path("/sys/bus/pci/devices")
 # A process of its own, so that what is written last is shown even if this one dies while loading.
 _FILTER = f"""
 import re, signal, sys
@@ -43,9 +48,23 @@ def keep_quiet() -> None:
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         absl.logging.set_verbosity(absl.logging.ERROR)
+    # `m6rec compile` uses libtpu as a compiler. Anything else would look for its TPU, in vain and
+    # aloud.
+    extra_platforms = importlib.util.find_spec("jax_plugins") is not None
+    if importlib.util.find_spec("libtpu") and not (extra_platforms or has_tpu()):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     hooked = any(isinstance(finder, _TensorflowFinder) for finder in sys.meta_path)
     if os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0" and not hooked:
         sys.meta_path.insert(0, _TensorflowFinder())
+
+
+def has_tpu(devices: Path = _PCI) -> bool:
+    """Whether a TPU is among the PCI devices, which `devices` lists as Linux does."""
+    return any(
+        (device / "vendor").read_text().strip() == _GOOGLE
+        and not (device / "class").read_text().startswith(_STORAGE_AND_NETWORK)
+        for device in devices.glob("*")
+    )
 
 
 class _TensorflowFinder(importlib.abc.MetaPathFinder):

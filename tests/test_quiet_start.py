@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from m6rec_jax.quiet_start import has_tpu
+
 NOTES = """WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 I0000 00:00:1.2   32 port.cc:153] oneDNN custom operations are on. To turn them off, ...
 I0000 00:00:1.2   32 cudart_stub.cc:31] Could not find cuda drivers on your machine
@@ -55,3 +57,18 @@ def test_nothing_is_lost_when_loading_fails(end: str, message: str, tmp_path: Pa
     assert run.returncode != 0
     assert message in run.stderr
     assert "oneDNN" not in run.stderr
+
+
+def test_a_tpu_is_no_disk_and_no_network_card(tmp_path: Path) -> None:
+    def plug_in(name: str, vendor: str, kind: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(f"{vendor}\n")
+        (tmp_path / name / "class").write_text(f"{kind}\n")
+
+    assert not has_tpu(tmp_path)
+    plug_in("0000:00:04.0", "0x1ae0", "0x020000")  # a virtual network card of Google's
+    plug_in("0000:00:05.0", "0x1ae0", "0x010802")  # a disk
+    plug_in("0000:00:06.0", "0x10de", "0x030200")  # a GPU
+    assert not has_tpu(tmp_path)
+    plug_in("0000:00:07.0", "0x1ae0", "0x088000")
+    assert has_tpu(tmp_path)

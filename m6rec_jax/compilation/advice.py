@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 from m6rec_jax.compilation.step_report import StepReport
@@ -13,6 +14,8 @@ COMFORTABLE = 0.75
 # Beyond that ratio of executed to own operations, something is computed twice or more.
 LEAST_WASTE = 1.4
 LEAST_ASYNCHRONOUS = 0.8
+# Of a step: what waits for less is not worth a change.
+LEAST_EXPOSED = 0.05
 LOGITS_SHARE = 0.1
 
 
@@ -48,6 +51,7 @@ def _memory(report: StepReport, setup: Setup) -> Iterator[str]:
     memory = report.memory
     if memory.share <= COMFORTABLE:
         return
+    alone = math.prod(setup.mesh.values()) == 1
     state = sum(size for name, size in memory.arguments.items() if name != "batch")
     if state > memory.available / 4:
         held = ", ".join(
@@ -55,7 +59,12 @@ def _memory(report: StepReport, setup: Setup) -> Iterator[str]:
             for name, size in memory.arguments.items()
             if name != "batch" and size
         )
-        if not setup.shards_parameters:
+        if alone:
+            yield (
+                f"the chip holds {held}: take a slice of several chips, and split them with "
+                "--gin_file gin_configs/sharding/fully_sharded.gin"
+            )
+        elif not setup.shards_parameters:
             yield (
                 f"every device holds {held}: split them with "
                 "--gin_file gin_configs/sharding/fully_sharded.gin"
@@ -90,7 +99,8 @@ def _memory(report: StepReport, setup: Setup) -> Iterator[str]:
             f"a device computes {in_a_part} rows at a time: ACCUMULATION_STEPS = "
             f"{2 * setup.accumulation_steps} halves that, or lower BATCH_SIZE"
         )
-    yield "take a larger slice, or split layers as well: gin_configs/sharding/fully_sharded_2d.gin"
+    layers = "" if alone else ", or split layers as well: gin_configs/sharding/fully_sharded_2d.gin"
+    yield f"take a larger slice{layers}"
 
 
 def _time(report: StepReport, setup: Setup) -> Iterator[str]:
@@ -101,7 +111,8 @@ def _time(report: StepReport, setup: Setup) -> Iterator[str]:
             else "look for computation that devices repeat: rules that leave large arrays whole"
         )
         yield (f"{report.flops_ratio:.2f} times the model's own operations are executed: {cause}")
-    if report.layer_bytes and report.asynchronous_share < LEAST_ASYNCHRONOUS:
+    waits = report.seconds["exposed"] > LEAST_EXPOSED * report.seconds["step"]
+    if waits and report.layer_bytes and report.asynchronous_share < LEAST_ASYNCHRONOUS:
         kind, path, size = report.synchronous[0]
         yield (
             f"only {report.asynchronous_share:.0%} of the bytes sent in the layer loop move while "

@@ -166,6 +166,17 @@ SETUP = Setup(
 
 def test_nothing_is_advised_where_all_is_well() -> None:
     assert advise(step(), SETUP) == ()
+    # Collectives that nothing hides, of a model so small that nobody waits for them.
+    small = CollectiveGroup("all-reduce", "layer loop", False, False, 3, 9, 9)
+    assert advise(step(collectives=(small,)), SETUP) == ()
+
+
+def test_a_single_chip_is_not_told_to_share() -> None:
+    memory = Memory(16 * GIB, 20 * GIB, arguments={"params": 12 * GIB})
+    one_chip = dataclasses.replace(SETUP, mesh={"data": 1, "fsdp": 1, "tensor": 1})
+    advice = advise(step(memory=memory), one_chip)
+    assert advice[0].startswith("the chip holds params 12.0 GiB: take a slice of several chips")
+    assert not any("2d" in text or "every device" in text for text in advice)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +208,10 @@ def test_nothing_is_advised_where_all_is_well() -> None:
         ({"executed_flops": 1500}, {"remat": "full"}, ["1.50 times", "remat = 'dots'"]),
         ({"executed_flops": 3000}, {}, ["3.00 times", "devices repeat"]),
         (
-            {"collectives": (CollectiveGroup("all-reduce", "layer loop", False, False, 3, 9, 9),)},
+            {
+                "collectives": (CollectiveGroup("all-reduce", "layer loop", False, False, 3, 9, 9),),
+                "seconds": {"exposed": 0.01, "step": 0.031},
+            },
             {},
             ["only 0% of the bytes", "jit(step)/layers/norm"],
         ),
