@@ -111,6 +111,18 @@ def text_columns(
     return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]
 
 
+def title_column(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> str | None:
+    """The first text, where it is of words and at least half of the items have one of their own.
+
+    Args:
+      texts: of `text_columns`.
+      items: values by column, one for each item.
+    """
+    values = items[texts[0]]
+    is_title = isinstance(values[0], str) and 2 * len(set(values)) >= len(values)
+    return texts[0] if is_title else None
+
+
 def positives(
     ratings: Mapping[float, int], at_least: float | None = None
 ) -> tuple[float | None, str]:

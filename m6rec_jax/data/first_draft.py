@@ -27,14 +27,17 @@ from m6rec_jax.data.draft import (
     drafted_template,
     positives,
     text_columns,
+    title_column,
     without_taken,
 )
+from m6rec_jax.data.key_table import key_table
 from m6rec_jax.data.schema import (
     COUNT,
     LIST_SEPARATOR,
     SPEC_FILE,
     DatasetSpec,
     EventsSpec,
+    ItemsSpec,
     LabelSpec,
     StatisticsSpec,
     TableSpec,
@@ -115,10 +118,9 @@ def draft_dataset(
     if value is not None:
         numbers = columns.convert(events.columns[value], columns.VALUE)[0].drop_null()
         threshold, told = positives(Counter(numbers.to_pylist()), at_least)
-    pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
-    share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
-    # The first events of a long log have fewer repeats than all of them.
-    repeats = None if events.is_cut else protocol_for(share)
+    num_events, share = _repeats(events.path, user, items.of, time)
+    repeats = protocol_for(share)
+    title = title_column(texts, of_items)
     by = counted_by(texts, of_items) if threshold is None else []
     if users is None:
         if (folder / "users.parquet").exists():
@@ -136,7 +138,7 @@ def draft_dataset(
     spec = DatasetSpec(
         name=name or folder.name,
         users=of_users,
-        items=TableSpec(items.id, item_columns, items.table.path.name),
+        items=ItemsSpec(items.id, item_columns, items.table.path.name, title),
         events=EventsSpec(
             user, items.of, time, value if threshold is not None else None, events.path.name
         ),
@@ -156,16 +158,15 @@ def draft_dataset(
     spec.save(folder)
     return [
         f"users: {of_users.file}: id {of_users.id!r}; {where}",
-        f"items: {spec.items.file}: id {items.id!r}; {_shown(spec.items)}; text {texts[0]!r}",
+        f"items: {spec.items.file}: id {items.id!r}; {_shown(spec.items)}; text {texts[0]!r}; "
+        + (f"title, shown to people, {title!r}" if title else "no title: their texts are shown"),
         f"events: {events.path.name}: user {user!r}, item {items.of!r}, time {time!r}"
         + (f", value {value!r}" if value else "")
         + hint,
         told,
-        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before'
-        if repeats
-        else "repeats: left to `m6rec data prepare`, which sees all events",
+        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before',
         *([f"{NOT_USED}: {', '.join(sorted(unused))}"] if unused else []),
-        f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
+        f"{folder / SPEC_FILE}: drafted from {num_events:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",
     ]
@@ -337,6 +338,20 @@ def _all_ids(path: Path, column: str) -> dict[str, None]:
         ids = columns.convert(raw.batch.column(column), columns.ID)[0]
         found |= dict.fromkeys(ids.drop_null().unique().to_pylist())
     return found
+
+
+def _repeats(path: Path, user: str, item: str, time: str) -> tuple[int, float]:
+    """How many events a table has, and the share of them with an item that the user had before."""
+    kinds = {user: columns.ID, item: columns.ID, time: columns.TIME}
+    num_events = 0
+    with key_table() as keys:
+        for raw in files.raw_batches([path], list(kinds)):
+            num_events += len(raw.rows)
+            key = [columns.convert(raw.batch.column(name), kind)[0] for name, kind in kinds.items()]
+            events = pa.table([raw.rows, *key], names=["row", "user", "item", "time"]).drop_null()
+            keys.add(events.append_column("value", pa.nulls(len(events), pa.float64())))
+        keys.find_repeats()
+        return num_events, keys.share_of_repeats()
 
 
 def _shown(spec: TableSpec) -> str:

@@ -13,8 +13,9 @@ A data set is a folder with three tables, `users`, `items` and `events`, and one
 Optional keys: `description`, `licence`, `provenance` (where the rows came from, free form),
 `repeats` ("count" or "ignore": whether rows want items that the user had before), `statistics`
 (`{"by": [item columns]}`), `template` and `splits` (read by `text.templates` and `data.splits`),
-and `file` in each table (a file name, or a pattern such as `events-*.parquet`; without it
-`users.parquet` or `users.csv` is looked for, and so on).
+`title` in `items` (the column that people call an item by), and `file` in each table (a file
+name, or a pattern such as `events-*.parquet`; without it `users.parquet` or `users.csv` is looked
+for, and so on).
 """
 
 from __future__ import annotations
@@ -69,6 +70,23 @@ class TableSpec:
     def kinds(self) -> dict[str, str]:
         """The columns that the file must have, the id first, and what is in each."""
         return {self.id: ID, **self.columns}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsSpec(TableSpec):
+    """The table of items.
+
+    Attributes:
+      title: the column that is shown to people and searched; None: `title` where there is one, else
+        the item's text.
+    """
+
+    title: str | None = None
+
+    @property
+    def title_column(self) -> str | None:
+        """The column that holds titles; None where none does."""
+        return self.title or ("title" if self.columns.get("title") == "string" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +153,7 @@ class DatasetSpec:
 
     name: str
     users: TableSpec
-    items: TableSpec
+    items: ItemsSpec
     events: EventsSpec
     label: LabelSpec = LabelSpec()
     repeats: str | None = None
@@ -167,8 +185,8 @@ class DatasetSpec:
             ignored.
         """
         top = Section(raw, source, "")
-        users = _table(top.section("users"))
-        items = _table(top.section("items"))
+        users = _table(top.section("users"), TableSpec)
+        items = _table(top.section("items"), ItemsSpec)
         events = top.section("events").read(EventsSpec)
         columns = (events.user, events.item, events.time, events.value, events.part)
         names = [name for name in columns if name is not None]
@@ -194,6 +212,8 @@ class DatasetSpec:
         for key, table in (("users", self.users), ("items", self.items)):
             entry: dict[str, Any] = {} if table.file is None else {"file": table.file}
             raw[key] = entry | {"id": table.id, "columns": dict(table.columns)}
+        if self.items.title is not None:
+            raw["items"]["title"] = self.items.title
         names = ("file", "user", "item", "time", "value", "part")
         values = {name: getattr(self.events, name) for name in names}
         raw["events"] = {name: value for name, value in values.items() if value is not None}
@@ -213,6 +233,7 @@ class DatasetSpec:
         raw = self.to_dict()
         for name in ("name", "description", "licence", "provenance", "splits"):
             raw.pop(name, None)
+        raw["items"].pop("title", None)
         for table in ("users", "items", "events"):
             raw[table].pop("file", None)
         return raw
@@ -348,7 +369,10 @@ class Section:
                 raise self.error(key, f"is not a known key (known: {', '.join(known)}){hint}")
 
 
-def _table(section: Section) -> TableSpec:
+_AnyTable = TypeVar("_AnyTable", bound=TableSpec)
+
+
+def _table(section: Section, spec: type[_AnyTable]) -> _AnyTable:
     identifier = section.text("id")
     columns = section.require("columns")
     if not isinstance(columns, dict):
@@ -364,7 +388,15 @@ def _table(section: Section) -> TableSpec:
             raise section.error(key, "is the id column: declare it once, as 'id'")
         if name in OF_REQUESTS:
             raise section.error(key, "means something else in requests: rename the column")
-    return section.read(TableSpec, id=identifier, columns=dict(columns))
+    table = section.read(spec, id=identifier, columns=dict(columns))
+    texts = [name for name, of in columns.items() if of == "string"]
+    if isinstance(table, ItemsSpec) and table.title not in (None, *texts):
+        hint = did_you_mean(str(table.title), texts)
+        raise section.error(
+            "title",
+            f"names {table.title!r}, not an item column of strings ({', '.join(texts)}){hint}",
+        )
+    return table
 
 
 def _label(top: Section, events: EventsSpec) -> LabelSpec:

@@ -151,7 +151,7 @@ class Answerer(abc.ABC, Generic[TaskState]):
 
 def title_of(item: Item) -> str:
     """What a person calls an item."""
-    return str(item.attributes.get("title") or item.id)
+    return item.title or str(item.attributes.get("title") or item.id)
 
 
 def grouped(

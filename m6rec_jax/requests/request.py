@@ -251,9 +251,11 @@ class RequestParser:
                 "columns",
                 item_id,
             )
+        title = str(own.get(self._spec.items.title_column or "") or "")
         if known is None:
-            return Item(item_id or "", own)
-        return Item(known.id, {**known.attributes, **own}) if own else known
+            return Item(item_id or "", own, title)
+        attributes = {**known.attributes, **own}
+        return Item(known.id, attributes, title or known.title) if own else known
 
     def _given(self, entry: Any, path: str, ignored: set[str]) -> Mapping[str, Value]:
         if entry is None:

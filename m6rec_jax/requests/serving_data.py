@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,9 @@ from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
+
+# Characters of an item's text that stand for a title that it lacks.
+_LONGEST_TITLE = 80
 
 
 class Counted(NamedTuple):
@@ -52,7 +56,7 @@ class ServingData:
 
     Attributes:
       spec, template: of the data set the model was trained on; the model's.
-      items: the catalogue by id, in its order.
+      items: the catalogue by id, in its order; all have titles.
       statistics: None where requests bring their own, or none are rendered.
       max_events: behaviours of a history, at most, when rows for scoring were prepared there; None
         where none were.
@@ -86,7 +90,8 @@ class ServingData:
           with_statistics: False where only items are asked for: statistics may be large.
 
         Raises:
-          DataError: something is missing or damaged.
+          DataError: something is missing or damaged, or an item without a title lacks what its
+            text needs.
           ConfigError: another data set, or one without statistics that the template renders.
         """
         spec = DatasetSpec.from_dict(dataset_spec, "the model's dataset.json")
@@ -113,7 +118,7 @@ class ServingData:
             digest.update(Path(items_file).read_bytes())
         elif folder is not None:
             items = list(read_catalogue(folder).items)
-        by_id = {item.id: item for item in items}
+        by_id = {item.id: _titled(item, spec, template) for item in items}
         return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events, folder)
 
     @functools.cached_property
@@ -209,6 +214,13 @@ def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
     return text, manifest
+
+
+def _titled(item: Item, spec: DatasetSpec, template: DatasetTemplate) -> Item:
+    """With its title, or else with the beginning of its text in place of one."""
+    title = str(item.attributes.get(spec.items.title_column or "") or "")
+    title = title or textwrap.shorten(template.item(item), _LONGEST_TITLE, placeholder=" …")
+    return dataclasses.replace(item, title=title)
 
 
 def _check_template(

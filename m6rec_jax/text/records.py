@@ -20,10 +20,15 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item that can be recommended; item templates name its attributes."""
+    """One item that can be recommended; item templates name its attributes.
+
+    Attributes:
+      title: what a person calls it; empty where that is not known.
+    """
 
     id: str
     attributes: Mapping[str, Value] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

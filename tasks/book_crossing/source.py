@@ -36,7 +36,14 @@ import numpy as np
 
 from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, StatisticsSpec, TableSpec
+from m6rec_jax.data.schema import (
+    DatasetSpec,
+    EventsSpec,
+    ItemsSpec,
+    LabelSpec,
+    StatisticsSpec,
+    TableSpec,
+)
 from m6rec_jax.data.sources import (
     ArchiveRoute,
     PackageRoute,
@@ -242,7 +249,7 @@ def write_canonical(raw: RawTables, folder: Path, name: str) -> str:
         ),
         licence="research use; no terms are stated for passing the data on",
         users=TableSpec("user_id", USER_COLUMNS, "users.parquet"),
-        items=TableSpec("item_id", ITEM_COLUMNS, "items.parquet"),
+        items=ItemsSpec("item_id", ITEM_COLUMNS, "items.parquet"),
         events=EventsSpec("user_id", "item_id", "draw", "rating", "events.parquet"),
         label=LabelSpec(at_least=CONVERSION),
         statistics=StatisticsSpec(by=("author",)),

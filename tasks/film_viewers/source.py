@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, StatisticsSpec, TableSpec
+from m6rec_jax.data.schema import (
+    DatasetSpec,
+    EventsSpec,
+    ItemsSpec,
+    LabelSpec,
+    StatisticsSpec,
+    TableSpec,
+)
 from m6rec_jax.data.sources import PublicDataset, register_dataset
 from tasks.films.made_up_viewers import fame, make_viewers
 from tasks.films.table import FILM_TABLE, Film, FilmTable
@@ -94,7 +101,7 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         description=f"{line}; no person stands behind them",
         licence="CC0-1.0",
         users=TableSpec("user_id", {}, "users.parquet"),
-        items=TableSpec("item_id", ITEM_COLUMNS, "items.parquet"),
+        items=ItemsSpec("item_id", ITEM_COLUMNS, "items.parquet"),
         events=EventsSpec("user_id", "item_id", "timestamp", "liked", "events.parquet"),
         label=LabelSpec(at_least=1),
         statistics=StatisticsSpec(by=("genres", "director", "cast", "decade", "country")),

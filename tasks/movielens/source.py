@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, StatisticsSpec, TableSpec
+from m6rec_jax.data.schema import (
+    DatasetSpec,
+    EventsSpec,
+    ItemsSpec,
+    LabelSpec,
+    StatisticsSpec,
+    TableSpec,
+)
 from m6rec_jax.data.sources import (
     ArchiveRoute,
     PackageRoute,
@@ -118,7 +125,7 @@ def dataset_spec(name: str, description: str, provenance: Mapping[str, Any]) -> 
         description=description,
         licence="GroupLens: research use, no redistribution; film attributes CC0-1.0",
         users=TableSpec("user_id", USER_COLUMNS, "users.parquet"),
-        items=TableSpec("item_id", ITEM_COLUMNS, "items.parquet"),
+        items=ItemsSpec("item_id", ITEM_COLUMNS, "items.parquet"),
         events=EventsSpec("user_id", "item_id", "timestamp", "rating", "events.parquet"),
         label=LabelSpec(at_least=4),
         statistics=StatisticsSpec(by=("genres", "director")),

@@ -129,12 +129,14 @@ def test_ordinary_headers_give_a_draft_that_is_accepted(tmp_path: Path) -> None:
     assert check_dataset(tmp_path).ok
 
 
-def test_of_large_tables_all_ids_are_looked_for(
+def test_of_large_tables_all_ids_are_looked_for_and_all_events_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(first_draft, "_SAMPLE", 10)
     films = [(n, f"Film {n}") for n in range(100)]
-    acted = [(f"v{n % 3}", 99 - n, f"2024-01-01 00:{n // 60:02d}:{n % 60:02d}") for n in range(95)]
+    acted = [
+        (f"v{n % 3}", 99 - n % 48, f"2024-01-01 00:{n // 60:02d}:{n % 60:02d}") for n in range(95)
+    ]
     tables = [
         write(tmp_path / "films.csv", "film_id,title", films),
         write(tmp_path / "views.csv", "user_id,film_id,seen_at", acted),
@@ -143,9 +145,11 @@ def test_of_large_tables_all_ids_are_looked_for(
     with pytest.raises(DataError, match=r"users\.parquet is there: name it with the other tables"):
         draft_dataset(tables)
     (tmp_path / "users.parquet").unlink()
-    assert "repeats: left to `m6rec data prepare`, which sees all events" in draft_dataset(tables)
+    said = draft_dataset(tables)
+    assert 'repeats: "count": 49.5% of the events' in "\n".join(said)
     spec = DatasetSpec.load(tmp_path)
-    assert (spec.events.user, spec.events.item, spec.repeats) == ("user_id", "film_id", None)
+    assert (spec.events.user, spec.events.item, spec.repeats) == ("user_id", "film_id", "count")
+    assert spec.items.title == "title"
     assert check_dataset(tmp_path).ok
 
 
@@ -168,6 +172,7 @@ def test_what_was_paid_is_no_rating_and_items_without_titles_are_told_apart(tmp_
     assert any("every event is a positive" in line for line in said)
     assert found.template["item"] == "{kind}[, {department}][, {size}][, {brand}]"
     assert found.template["event"] == "{kind}[, {size}][, {ago}]"
+    assert found.items.title is None
     assert found.statistics.by == ("kind",)
     told = "[, top {item_popularity_rank}%][, had {user_kind_counts}]"
     assert told in found.template["candidate"]

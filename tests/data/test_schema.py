@@ -86,6 +86,8 @@ def test_labels_compare_with_the_threshold():
         ("label.at_least", -math.inf, ["'label.at_least' must be a finite number, not -inf"]),
         ("events.value", None, ["'label.at_least'", "'events.value' is not declared"]),
         ("statistics.by", ["tag"], ["names 'tag'", "(tags)", "did you mean 'tags'?"]),
+        ("items.title", "tags", ["'items.title' names 'tags', not an item column of strings"]),
+        ("users.title", "age", ["'users.title' is not a known key"]),
         ("statistics.by", "tags", ["'statistics.by' must be a list"]),
         ("template", "x", ["'template' must be an object, not a string"]),
     ],

@@ -20,6 +20,7 @@ from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import TEST, TRAIN, Split
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
@@ -223,6 +224,25 @@ def test_a_newer_catalogue(data: ServingData, tmp_path: Path) -> None:
         ServingData.open(data.spec.to_dict(), None, path)
     with pytest.raises(DataError, match="the catalogue is empty"):
         ServingData.open(data.spec.to_dict(), None).item_texts()
+
+
+def test_items_are_called_by_the_column_of_titles_or_else_by_their_text(
+    data: ServingData, tmp_path: Path
+) -> None:
+    path = tmp_path / "new_items.csv"
+    long = " ".join(["soft"] * 40)
+    path.write_text(f"item_id,title,maker,tags\nx,{long},,\ny,Chair,maker 1,\n")
+    spec = data.spec.to_dict()
+    assert ServingData.open(spec, None, path).items["y"].title == "Chair"
+    spec["items"]["title"] = "maker"
+    items = ServingData.open(spec, None, path).items
+    assert items["y"].title == "maker 1"
+    assert items["x"].title.startswith("soft soft")
+    assert len(items["x"].title) <= 80
+    parser = RequestParser(DatasetSpec.from_dict(spec), items)
+    entries = ["x", {"id": "y", "maker": "maker 2"}, {"title": "Lamp", "maker": "maker 3"}]
+    titles = [title_of(item) for item in parser.items(entries)]
+    assert titles == [items["x"].title, "maker 2", "maker 3"]
 
 
 def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:

@@ -71,12 +71,12 @@ def test_ids_are_looked_up_and_own_columns_go_before() -> None:
     ]
     assert [item for _, item in found.behaviours] == [
         FARGO,
-        Item("", {"title": "New", "genres": ("a", "b")}),
+        Item("", {"title": "New", "genres": ("a", "b")}, "New"),
     ]
     assert found.candidates == (
         CATALOGUE["2"],
         Item("1", {**FARGO.attributes, "price": 9.0}),
-        Item("new", {"title": "Unseen"}),
+        Item("new", {"title": "Unseen"}, "Unseen"),
     )
     assert found.candidate_statistics == ({}, {"item_count": "about 500"}, {})
     assert found.statistics == {"user_count": 2}

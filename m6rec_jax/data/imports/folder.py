@@ -18,7 +18,14 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from m6rec_jax.data.columns import ID, TIME, VALUE, arrow_schema
-from m6rec_jax.data.draft import NOT_USED, drafted_template, positives, text_columns, without_taken
+from m6rec_jax.data.draft import (
+    NOT_USED,
+    drafted_template,
+    positives,
+    text_columns,
+    title_column,
+    without_taken,
+)
 from m6rec_jax.data.imports.atomic_files import read_atomic_files
 from m6rec_jax.data.imports.lines import Report
 from m6rec_jax.data.imports.records import (
@@ -32,7 +39,7 @@ from m6rec_jax.data.imports.records import (
 )
 from m6rec_jax.data.imports.sequences import read_sequences
 from m6rec_jax.data.key_table import key_table
-from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, TableSpec
+from m6rec_jax.data.schema import DatasetSpec, EventsSpec, ItemsSpec, LabelSpec, TableSpec
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.io.closest import did_you_mean
@@ -137,7 +144,7 @@ def _write(
     spec = DatasetSpec(
         name=name or imported.name,
         users=TableSpec(USER, user_columns, FILES["users"]),
-        items=TableSpec(ITEM, item_columns, FILES["items"]),
+        items=ItemsSpec(ITEM, item_columns, FILES["items"], title_column(texts, values)),
         events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
         label=LabelSpec(threshold),
         template=drafted_template(user_columns, texts, threshold, imported.has_times),
