@@ -4,10 +4,10 @@
     python -m benchmarks.box [--viewers 2000]
 
 Viewers are made up anew, from another seed. Of each the first films but eight are known: the scorer
-orders those eight by whether they are liked, and the towers look for the next film in the whole
-catalogue. Beside it: how often films are watched in the training data; and counts of the genres
-that a viewer liked or watched. Last, how long `m6rec demo --edge` takes to its first recommendation
-where nothing was made yet. Rows go to `benchmarks/results/box.json`.
+orders those eight by whether they are liked, and the towers look for the next film among the 2,000
+best-known ones. Beside it, over the whole catalogue: how often films are watched in the training
+data; and counts of the genres that a viewer liked or watched. Last, how long `m6rec demo --edge`
+takes to its first recommendation. Rows go to `benchmarks/results/box.json`.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ def measure(demo: EdgeDemo, viewers: Sequence[Viewer]) -> dict[str, dict[str, fl
             {"item": ids[one.film], "time": one.time, "value": one.liked} for one in viewer.known
         ]
         # Later than what the file's statistics hold, which are of other viewers.
-        request = {"history": history, "time": max(viewer.asked[0].time, demo.last_time + 1)}
+        moment = max(viewer.asked[0].time, demo.last_time + 1)
         begin = time.perf_counter()
-        scored = demo.score(asked_ids, **request)
+        scored = demo.score(asked_ids, history, moment)
         middle = time.perf_counter()
-        found = [one.id for one in demo.retrieve(_KS[-1], **request)]
+        found = demo.retrieve(_KS[-1], history, moment)
         seconds["score"].append((middle - begin) / len(asked_ids))
         seconds["retrieve"].append(time.perf_counter() - middle)
-        scores[_MODEL] += [one.score for one in scored]
+        scores[_MODEL] += scored.tolist()
         scores[_POPULARITY] += [counts.times[one.film] for one in viewer.asked]
         scores[_GENRES] += counts.liking(viewer)
         wanted = asked_ids[0]
@@ -143,7 +143,6 @@ def measure(demo: EdgeDemo, viewers: Sequence[Viewer]) -> dict[str, dict[str, fl
     }
     measured[_MODEL] |= {
         "bytes": float(MODEL.stat().st_size),
-        # The first requests compile.
         "ms_per_candidate": 1000 * float(np.median(seconds["score"])),
         "request_milliseconds": 1000 * float(np.median(seconds["retrieve"])),
     }
@@ -151,7 +150,7 @@ def measure(demo: EdgeDemo, viewers: Sequence[Viewer]) -> dict[str, dict[str, fl
 
 
 def first_recommendation_seconds() -> float:
-    """From starting the demo to its first film: imports, vectors of the catalogue, compiling.
+    """From starting the demo to its first film: imports, loading, vectors of films.
 
     Raises:
       DataError: it fails, or recommends nothing.

@@ -1,41 +1,44 @@
 """`m6rec demo --edge`: recommendations by the model that comes with the package, without network.
 
 The packed model (docs/edge.md) reads the films that one likes, finds those that are watched after
-them by its two towers, and orders these by how likely they are liked. Vectors of the catalogue are
-made once and kept in the data folder. A reason is what a film shares with the liked ones; it is
-looked up, not written by the model.
+them by its two towers, and orders these by how likely they are liked. It runs in numpy, since
+importing JAX and compiling would take most of the time. A reason is what a film shares with the
+liked ones; it is looked up, not written by the model.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+import atexit
+import functools
+import json
+import shutil
+import tempfile
 import textwrap
 import time
-import unicodedata
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.engine.index_files import catalogue_fingerprint
-from m6rec_jax.engine.packed_file import read_packed
+import numpy as np
+
+from m6rec_jax.engine.numpy_model import NumpyModel
+from m6rec_jax.engine.packed_archive import read_archive, write_files
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.jobs.answering import ScoredItem
-from m6rec_jax.recommender import Recommender, load
-from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.request import RequestParser
+from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text.records import Item
-from m6rec_jax.text.writing_templates import common_values
+from m6rec_jax.text.rows import packed_candidates, source_row
+from m6rec_jax.text.title_search import SURE, TitleSearch
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.writing_templates import WritingTemplate, common_values
 
 MODEL = Path(__file__).parent / "edge_model" / "films.m6rec"
 LIKED = ("Alien", "Blade Runner", "The Terminator")
-# So many films at least are found by the towers and ordered by the scorer, and so many may be asked
-# for at most.
-_FOUND, MOST = 64, 100
+# The towers look among so many films, the best known ones, and find so many at least for the
+# scorer to order; so many may be asked for at most.
+_WELL_KNOWN, _FOUND, MOST = 2000, 64, 100
 _DAY = 86_400.0
-# Titles at least so alike are taken for misspelt ones.
-_MISSPELT, _NEAR = 0.85, 0.6
 
 
 class Recommended(NamedTuple):
@@ -52,40 +55,6 @@ class Recommended(NamedTuple):
     reason: str
 
 
-class TitleFinder:
-    """Items by what people call them.
-
-    Args:
-      items: with an attribute `title` and perhaps a `year`.
-      known: how well known each is, by id; of several of one title the best known is meant.
-    """
-
-    def __init__(self, items: Mapping[str, Item], known: Mapping[str, int]) -> None:
-        self._by_title: dict[str, list[Item]] = defaultdict(list)
-        for item in sorted(items.values(), key=lambda item: -known.get(item.id, 0)):
-            self._by_title[_plain(str(item.attributes["title"]))].append(item)
-
-    def find(self, title: str) -> Item:
-        """The item of a title, "Alien" or "Alien (1979)", in any case and nearly any spelling.
-
-        Raises:
-          ConfigError: there is none; names near titles.
-        """
-        dated = re.fullmatch(r"(.+?)\s*\((\d{4})\)", title.strip())
-        wanted, year = (_plain(dated[1]), int(dated[2])) if dated else (_plain(title), None)
-        near = difflib.get_close_matches(wanted, self._by_title, n=3, cutoff=_NEAR)
-        begun = [name for name in self._by_title if wanted and name.startswith(f"{wanted} ")]
-        # Another number is another film of a series, not a slip of the pen.
-        alike = near and difflib.SequenceMatcher(None, near[0], wanted).ratio() >= _MISSPELT
-        if alike and _numbers(near[0]) == _numbers(wanted):
-            for item in self._by_title[near[0]]:
-                if year in (None, item.attributes.get("year")):
-                    return item
-        names = [named(item) for key in (*near, *begun[:3]) for item in self._by_title[key][:3]]
-        hint = f"; near: {', '.join(dict.fromkeys(names))}" if names else ""
-        raise ConfigError(f"the catalogue has no film {title!r}{hint}")
-
-
 def named(item: Item) -> str:
     """Title and year."""
     year = item.attributes.get("year")
@@ -93,7 +62,7 @@ def named(item: Item) -> str:
 
 
 class EdgeDemo:
-    """The packed model, with vectors of its catalogue.
+    """The packed model and its catalogue.
 
     Args:
       path: of a packed file with its catalogue, one task of scoring and one of retrieval.
@@ -103,30 +72,65 @@ class EdgeDemo:
       items: the catalogue by id.
       times_seen: how often items occur in the training data, by id.
       last_time: of what they count, unix seconds; requests are about later moments.
-      titles: finds items.
+
+    Raises:
+      CheckpointError: the file is damaged.
     """
 
     def __init__(self, path: Path = MODEL) -> None:
-        self.about = read_packed(path).about
-        fresh = load(path)
-        tasks = {kind: name for name, kind in fresh.tasks.items()}
-        self._scoring, self._retrieval = tasks["scoring"], tasks["retrieval"]
-        model = fresh.service.model.fingerprint(self._retrieval)
-        catalogue = catalogue_fingerprint(fresh.service.parts.data(self._retrieval).item_texts())
-        index = default_cache_dir() / "edge_indexes" / f"{model[:16]}-{catalogue[:16]}"
-        if not index.is_dir():
-            index.parent.mkdir(parents=True, exist_ok=True)
-            build_index(index, path, task=self._retrieval)
-        self.recommender = Recommender(fresh.service.over(data={"index": str(index)}))
-        self._data = self.recommender.service.parts.data(self._retrieval)
+        self._archive = read_archive(path)
+        self.about = self._archive.manifest["about"]
+        folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        write_files(folder, self._archive.files)
+        inference = folder / "inference"
+        self._settings = json.loads((inference / "settings.json").read_text())
+        self._tasks = {task["kind"]: task for task in self._settings["tasks"].values()}
+        prepared = self._tasks["scoring"]["prepared"]
+        spec = json.loads((inference / "datasets" / f"{prepared}.json").read_text())
+        self._data = ServingData.open(spec, folder / "data" / prepared)
+        self._vocabulary_file = inference / "vocabulary.model"
         assert self._data.statistics is not None  # the file carries them
         self.last_time = self._data.statistics.last_time
         seen = self._data.statistics.items
-        self.times_seen = {id_: seen.count[number] for id_, number in seen.index.items()}
+        self.times_seen = {id_: int(seen.count[number]) for id_, number in seen.index.items()}
         self.items = self._data.items
-        self.titles = TitleFinder(self.items, self.times_seen)
-        self._explanations = self._data.template.writing["explanations"]
-        self._common = common_values(self.items.values(), self._explanations.shared)
+
+    @functools.cached_property
+    def _titles(self) -> TitleSearch:
+        items = self.items.values()
+        return TitleSearch(
+            [str(item.attributes["title"]) for item in items],
+            [y if isinstance(y := item.attributes.get("year"), int) else None for item in items],
+            [self.times_seen.get(item.id, 0) for item in items],
+        )
+
+    def find(self, title: str) -> Item:
+        """The item that people call so; of several the best known one.
+
+        Raises:
+          ConfigError: there is none; names near titles.
+        """
+        places, items = self._titles.find(title, k=3, at_least=SURE), list(self.items.values())
+        if places:
+            return items[places[0]]
+        near = ", ".join(named(items[place]) for place in self._titles.find(title, k=3))
+        raise ConfigError(f"the catalogue has no film {title!r}{near and f'; near: {near}'}")
+
+    @functools.cached_property
+    def _model(self) -> NumpyModel:
+        return NumpyModel(self._archive)
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._vocabulary_file)
+
+    @functools.cached_property
+    def _well_known(self) -> tuple[list[str], np.ndarray]:
+        """Ids of the best known items, and their vectors."""
+        ids = sorted(self.items, key=lambda id_: -self.times_seen.get(id_, 0))[:_WELL_KNOWN]
+        texts = [self._data.template.item(self.items[id_]) for id_ in ids]
+        return ids, self._model.items(self._candidate_tokens(texts))
 
     def recommend(
         self, liked: Sequence[Item], disliked: Sequence[Item] = (), k: int = 10
@@ -138,22 +142,65 @@ class EdgeDemo:
             {"item": item.id, "time": now - (len(values) - n) * _DAY, "value": value}
             for n, (item, value) in enumerate(values)
         ]
-        found = self.retrieve(max(_FOUND, k), history=history, time=now)
-        scored = self.score([one.id for one in found], history=history, time=now)
-        best = sorted(scored, key=lambda one: -one.score)[:k]
-        return [self._recommended(self.items[one.id], one.score, liked) for one in best]
+        ids = self.retrieve(max(_FOUND, k), history, now)
+        scores = self.score(ids, history, now)
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [self._recommended(self.items[ids[n]], float(scores[n]), liked) for n in best]
 
-    def retrieve(self, k: int, **asked: Any) -> list[ScoredItem]:
-        """`Recommender.retrieve` by the file's task."""
-        return self.recommender.retrieve(k, task=self._retrieval, **asked)
+    def retrieve(self, k: int, history: Sequence[Mapping[str, Any]], time: float) -> list[str]:
+        """Ids of the k well-known items that are likeliest to be watched next, best first.
 
-    def score(self, candidates: Sequence[str], **asked: Any) -> list[ScoredItem]:
-        """`Recommender.score` by the file's task."""
-        return self.recommender.score(candidates, task=self._scoring, **asked)
+        Args:
+          k: how many.
+          history: `item`, `time` and `value` of each behaviour, oldest first.
+          time: the moment, unix seconds.
+        """
+        ids, vectors = self._well_known
+        source, _ = self._tokens("retrieval", [], history, time)
+        watched = {behaviour["item"] for behaviour in history}
+        order = np.argsort(-(vectors @ self._model.user(source)), kind="stable")
+        return [ids[place] for place in order if ids[place] not in watched][:k]
+
+    def score(
+        self, candidates: Sequence[str], history: Sequence[Mapping[str, Any]], time: float
+    ) -> np.ndarray:
+        """How likely each candidate is liked, float32 `[candidates]`; see `retrieve`."""
+        source, texts = self._tokens("scoring", candidates, history, time)
+        positive = self._tasks["scoring"]["positive_classes"]
+        return self._model.probabilities(source, texts, positive)
+
+    def _tokens(
+        self,
+        kind: str,
+        candidates: Sequence[str],
+        history: Sequence[Mapping[str, Any]],
+        time: float,
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Token ids of a history and of candidates, as a task reads them."""
+        data = self._data
+        parser = RequestParser(data.spec, data.items, data.statistics_names())
+        renderer = RequestRenderer(data.template, data.statistics, self._tasks[kind]["max_events"])
+        row = {"user": {}, "time": time, "behaviours": history, "candidates": list(candidates)}
+        text = renderer.render(parser.parse(row))
+        source = source_row(self._vocabulary, text.history, self._settings["source_length"])
+        return source["encoder_input_tokens"], self._candidate_tokens(text.candidates)
+
+    def _candidate_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        most = self._settings["target_length"]
+        return [
+            packed_candidates(self._vocabulary, [text], most)["decoder_input_tokens"]
+            for text in texts
+        ]
 
     def _recommended(self, item: Item, score: float, liked: Sequence[Item]) -> Recommended:
-        written = self._explanations.written(item, liked, self._common)
+        explanations, common = self._explanations
+        written = explanations.written(item, liked, common)
         return Recommended(item, score, written.text if written else "")
+
+    @functools.cached_property
+    def _explanations(self) -> tuple[WritingTemplate, Mapping[str, frozenset[str]]]:
+        explanations = self._data.template.writing["explanations"]
+        return explanations, common_values(self.items.values(), explanations.shared)
 
 
 def run_edge_demo(liked: Sequence[str], disliked: Sequence[str], k: int) -> None:
@@ -165,7 +212,7 @@ def run_edge_demo(liked: Sequence[str], disliked: Sequence[str], k: int) -> None
     """
     begin = time.perf_counter()
     demo = EdgeDemo()
-    films, others = ([demo.titles.find(title) for title in titles] for titles in (liked, disliked))
+    films, others = ([demo.find(title) for title in titles] for titles in (liked, disliked))
     found = demo.recommend(films, others, k)
     first = time.perf_counter() - begin
     begin = time.perf_counter()
@@ -182,18 +229,5 @@ def run_edge_demo(liked: Sequence[str], disliked: Sequence[str], k: int) -> None
         print(f"{rank:3}. {one.score:6.0%}  {named(one.item)}{one.reason and '  '}{one.reason}")
     print(
         f"\n{MODEL.stat().st_size:,} bytes, {len(demo.items):,} films. First answer after "
-        f"{first:.1f} seconds, with loading and compiling; the same again in {again:.0f} ms."
+        f"{first:.1f} seconds, with loading; the same again in {again:.0f} ms."
     )
-
-
-def _numbers(plain: str) -> list[str]:
-    return re.findall(r"\d|\b(?:i[vx]|v?i{1,3}|v|x)\b", plain)
-
-
-def _plain(title: str) -> str:
-    """Lower-case words and digits, without accents and a leading article."""
-    letters = unicodedata.normalize("NFKD", title)
-    text = "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
-    words = re.sub(r"[^\w]+|_", " ", text.replace("&", " and ").replace("'", "")).split()
-    plain = " ".join(words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words)
-    return plain or title.strip()

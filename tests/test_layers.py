@@ -141,6 +141,7 @@ LIGHT = [
     ("m6rec_jax", OF_MODELS),
     ("m6rec_jax.configuration", OF_MODELS),
     ("m6rec_jax.metrics.generation", OF_MODELS),
+    ("m6rec_jax.edge_demo", OF_MODELS),
     ("m6rec_jax.cli", set()),
     ("m6rec_jax.evaluation.report", set()),
     ("m6rec_jax.engine.scoring", set()),

@@ -48,6 +48,7 @@ from m6rec_jax.engine.loaded_model import (
     TrainedModel,
     template_of,
 )
+from m6rec_jax.engine.packed_archive import write_files
 from m6rec_jax.engine.packed_file import Packed, quantized_variables, read_packed
 from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
@@ -231,9 +232,7 @@ def _open_packed(
     _check_step(path, packed.step, step)
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, data in packed.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+    write_files(folder, packed.files)
     # It is small: of several devices each has all of it.
     where = None if mesh is None else replicated(mesh)
     variables = jax.device_put(packed.variables, where)

@@ -15,13 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import lzma
-import math
-import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +24,23 @@ import numpy as np
 
 from m6rec_jax.checkpoints.manifest import library_versions, read_model_config
 from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.engine.packed_archive import (
+    DAMAGE,
+    FLOATS,
+    FORMAT,
+    MANIFEST,
+    VALUES,
+    ZEROS,
+    damaged,
+    read_archive,
+)
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.atomic import atomic_file
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.quantization import BITS, SCALE, dequantized, quantized, scaled_axes
 
-FORMAT = 1
-_MANIFEST, _ZEROS, _VALUES, _FLOATS = "manifest.json", "zeros", "values", "floats"
 _BACKBONE = "params/"
-_CARRIED = re.compile(r"(inference|data)(/[\w.\-]+)+")
-# What zipfile, lzma and numpy raise at bytes that nobody packed.
-_DAMAGE = (
-    *(zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, struct.error, RuntimeError),
-    *(ValueError, KeyError, TypeError, AttributeError),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +97,9 @@ def write_packed(path: Path, packed: Packed) -> None:
     every = np.concatenate(weights)
     floats = [leaf.ravel().astype("<f2") for leaf in leaves.values() if leaf.dtype != np.int8]
     entries = {
-        _ZEROS: np.packbits(every == 0).tobytes(),
-        _VALUES: every[every != 0].tobytes(),
-        _FLOATS: np.concatenate(floats).tobytes(),
+        ZEROS: np.packbits(every == 0).tobytes(),
+        VALUES: every[every != 0].tobytes(),
+        FLOATS: np.concatenate(floats).tobytes(),
         **packed.files,
     }
     manifest = {
@@ -122,7 +119,7 @@ def write_packed(path: Path, packed: Packed) -> None:
             atomic_file(path) as unfinished,
             zipfile.ZipFile(unfinished, "w", zipfile.ZIP_LZMA) as archive,
         ):
-            archive.writestr(_MANIFEST, json.dumps(manifest))
+            archive.writestr(MANIFEST, json.dumps(manifest))
             for name, data in entries.items():
                 archive.writestr(name, data)
     except OSError as error:
@@ -135,41 +132,15 @@ def read_packed(path: str | Path) -> Packed:
     Raises:
       CheckpointError: it is no such file, is truncated or damaged, or of a newer version.
     """
+    archive = read_archive(path)
+    manifest = archive.manifest
     try:
-        with zipfile.ZipFile(path) as archive:
-            found = {name: archive.read(name) for name in archive.namelist()}
-        manifest = json.loads(found.pop(_MANIFEST))
-        if manifest["format"] > FORMAT:
-            raise CheckpointError(f"{path} was packed by a newer m6rec_jax; update this one")
-        if {name: sha256(data) for name, data in found.items()} != manifest["sha256"]:
-            raise CheckpointError(f"{path} is damaged: its parts are not those that were packed")
-        parts = [found.pop(name) for name in (_ZEROS, _VALUES, _FLOATS)]
-        for name in found:
-            # They are written to a folder, and must stay in it.
-            if not _CARRIED.fullmatch(name) or ".." in name:
-                raise CheckpointError(f"{path} holds {name!r}, which no packed model has")
         config = read_model_config(manifest["model"], manifest["versions"]["m6rec_jax"])
-        variables = nested(dict(_leaves(manifest["leaves"], *parts)))
-        return Packed(config, variables, int(manifest["step"]), found, manifest["about"])
-    except _DAMAGE as error:
-        raise CheckpointError(
-            f"{path} is no packed model, or is truncated or damaged: {error}"
-        ) from error
-
-
-def _leaves(
-    specs: Mapping[str, Any], zeros: bytes, values: bytes, floats: bytes
-) -> Iterator[tuple[str, np.ndarray]]:
-    count = sum(math.prod(spec["shape"]) for spec in specs.values() if spec["int8"])
-    alive = np.unpackbits(np.frombuffer(zeros, np.uint8), count=count) == 0
-    weights = np.zeros(count, np.int8)
-    weights[alive] = np.frombuffer(values, np.int8)
-    others = np.frombuffer(floats, "<f2")
-    for name, spec in specs.items():
-        size = math.prod(spec["shape"])
-        if spec["int8"]:
-            leaf, weights = weights[:size], weights[size:]
-        else:
-            leaf, others = others[:size], others[size:]
-            leaf = leaf if name.endswith(SCALE) else leaf.astype(np.float32)
-        yield name, leaf.reshape(spec["shape"])
+        variables = {
+            name: leaf if leaf.dtype == np.int8 or name.endswith(SCALE) else leaf.astype(np.float32)
+            for name, leaf in archive.leaves.items()
+        }
+        step, about = int(manifest["step"]), manifest["about"]
+        return Packed(config, nested(variables), step, archive.files, about)
+    except DAMAGE as error:
+        raise damaged(path, error) from error

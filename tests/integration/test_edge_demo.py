@@ -13,7 +13,7 @@ def refuse(*_):
 socket.socket.connect = socket.create_connection = refuse
 from m6rec_jax.cli import main
 status = main(["demo", "--edge", *sys.argv[1:]])
-assert "tensorflow" not in sys.modules
+assert not {"tensorflow", "jax"} & set(sys.modules)
 sys.exit(status)
 """
 
