@@ -209,7 +209,9 @@ def test_a_single_chip_is_not_told_to_share() -> None:
         ({"executed_flops": 3000}, {}, ["3.00 times", "devices repeat"]),
         (
             {
-                "collectives": (CollectiveGroup("all-reduce", "layer loop", False, False, 3, 9, 9),),
+                "collectives": (
+                    CollectiveGroup("all-reduce", "layer loop", False, False, 3, 9, 9),
+                ),
                 "seconds": {"exposed": 0.01, "step": 0.031},
             },
             {},
