@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from m6rec_jax import __version__
 from m6rec_jax.commands import (
@@ -31,6 +31,7 @@ from m6rec_jax.commands import (
 )
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.huge_pages import start_with_huge_pages
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
@@ -61,10 +62,11 @@ _FIXABLE = frozenset(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
-    1 is for a report that found something wrong (a run that does not fit or is worse than another,
-    a damaged task in a bank) and for errors of the program, 2 for an error that the user can fix, 3
-    for other processes of the run, or a bucket, that do not answer: another start may help. 141 is
-    for a reader of the output that has gone.
+    1 is for a report that found something wrong (a run that does not fit or is worse than another
+    or than a baseline, a damaged task in a bank, requests none of which could be answered) and for
+    errors of the program, 2 for an error that the user can fix, 3 for other processes of the run,
+    or a bucket, that do not answer: another start may help. 141 is for a reader of the output that
+    has gone.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks
     # are. It goes last, so that nothing there can shadow a library.
@@ -77,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         start_with_huge_pages()
     _set_up_logging()
     try:
-        args.gin_bindings = _gin_bindings(rest, parser)
+        args.gin_bindings = _gin_bindings(rest, args.parser)
         if rest and not hasattr(args, "gin_file"):
-            parser.error(f"m6rec {_command(args)} takes no gin settings: {' '.join(rest)}")
+            args.parser.error(f"m6rec {_command(args)} takes no gin settings: {' '.join(rest)}")
         status = args.run(args) or 0
         sys.stdout.flush()  # here, where an error is still told
         return status
@@ -190,10 +192,10 @@ def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[
     bindings = []
     for argument in rest:
         if not argument.startswith("--gin."):
-            parser.error(
-                f"unrecognized argument: {argument} (a value with spaces stands in quotes: "
-                "'--gin.MODEL_DIR=runs/my run')"
-            )
+            options = re.findall(r"--[\w-]+", parser.format_help())
+            near = did_you_mean(argument.partition("=")[0], options)
+            quotes = " (a value with spaces stands in quotes: '--gin.MODEL_DIR=runs/my run')"
+            parser.error(f"unrecognized argument: {argument}{near or quotes}")
         name, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             raise ConfigError(
@@ -203,8 +205,17 @@ def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[
     return bindings
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest choice to a misspelt one; its sub-commands' parsers do, too."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = did_you_mean(found[1], re.findall(r"[\w-]+", found[2])) if found else ""
+        super().error(message + near)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="m6rec",
         description="One language model for every job of a recommender (M6-Rec in JAX).",
         epilog="Settings live in gin files: add --gin_file FILE and --gin.NAME=VALUE to the "

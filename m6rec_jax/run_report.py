@@ -464,9 +464,10 @@ def _remark(result: TaskResult, number: int) -> str:
     found = result.predictions
     if isinstance(found, ScoringPredictions | LikelihoodPredictions):
         scores = found.scores if found.probabilities is None else found.probabilities
-        return f"{scores[number]:.2f}, was {found.labels[number]}"
+        answer = "positive" if found.labels[number] else "negative"
+        return f"model {scores[number]:.2f}, truth {answer}"
     if isinstance(found, ClassificationPredictions):
         best = int(found.probabilities[number].argmax())
         share = found.probabilities[number, best]
-        return f"class {best} ({share:.2f}), was {found.labels[number]}"
+        return f"model class {best} ({share:.2f}), truth class {found.labels[number]}"
     return ""

@@ -51,6 +51,23 @@ def test_settings_that_a_command_would_ignore_are_refused(
     assert run == [command]
 
 
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["serv"], "serve"),
+        (["data", "chekc", "folder"], "check"),
+        (["quickstart", "folder", "--minuts", "8"], "--minutes"),
+    ],
+)
+def test_the_nearest_name_is_named(
+    words: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == cli.EXIT_USER_ERROR
+    assert f"did you mean '{nearest}'?" in capsys.readouterr().err
+
+
 def test_a_port_of_the_surroundings_is_of_the_server_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -122,11 +122,10 @@ def _add_serve(commands: Any) -> None:
     takes_gin(command)
 
 
-def run_infer(args: argparse.Namespace) -> None:
+def run_infer(args: argparse.Namespace) -> int | None:
     """write a checkpoint's predictions to a file: for a task, or for a file of requests"""
     if args.requests is not None:
-        _infer_requests(args)
-        return
+        return _infer_requests(args)
     if args.index or args.shard or args.engine != "process":
         raise ConfigError("m6rec infer: --index, --shard and --engine go with --requests FILE")
     look_at_run(args)
@@ -136,9 +135,11 @@ def run_infer(args: argparse.Namespace) -> None:
     configure_together(args)
     paths = infer() if args.output is None else infer(output=args.output)
     print_once("\n".join(map(str, paths)))
+    return None
 
 
-def _infer_requests(args: argparse.Namespace) -> None:
+def _infer_requests(args: argparse.Namespace) -> int:
+    """Returns 1 where not one request was answered, and some were there."""
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
     look_first(args, "gin_configs/runs/infer_requests.gin")
@@ -154,6 +155,10 @@ def _infer_requests(args: argparse.Namespace) -> None:
     index = {} if args.index is None else {"index": str(args.index)}
     reports = infer_requests(args.requests, args.output, shard=shard, engine=args.engine, **index)
     print("\n".join(map(str, reports)))
+    return int(
+        any(report.totals.rejected for report in reports)
+        and not any(report.totals.answered for report in reports)
+    )
 
 
 def run_chat(args: argparse.Namespace) -> None:

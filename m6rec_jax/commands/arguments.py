@@ -13,7 +13,7 @@ def add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=run.__doc__, description=description
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 

@@ -73,7 +73,8 @@ def add_commands(commands: Any) -> None:
         type=existing_path,
         nargs="+",
         metavar="TABLE",
-        help="of events, of items and perhaps of users: CSV or Parquet files in one folder",
+        help="of events, of items and perhaps of users: CSV or Parquet files in one folder, or "
+        "that folder",
     )
     init.add_argument("--name", help="of the data set (default: what the folder is called)")
     init.add_argument(
@@ -212,6 +213,7 @@ def run_data_show(args: argparse.Namespace) -> None:
     """rows of prepared data as a model reads them, and what is odd about them"""
     from m6rec_jax.data.prepared import CATALOGUE, Prepared
     from m6rec_jax.data.show import show_catalogue, show_rows
+    from m6rec_jax.data.tfrecords import read_shards
     from m6rec_jax.pipeline.locations import data_dir
     from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -224,9 +226,6 @@ def run_data_show(args: argparse.Namespace) -> None:
             f"{prepared.folder} has no part {args.part!r}{did_you_mean(args.part, parts)} "
             f"(known: {', '.join(parts)})"
         )
-    # tensorflow takes seconds to import.
-    from m6rec_jax.pipeline.prepared_rows import read_rows
-
     count = None
     if prepared.vocabulary_file.is_file():
         vocabulary = Vocabulary(prepared.vocabulary_file)
@@ -240,7 +239,7 @@ def run_data_show(args: argparse.Namespace) -> None:
         print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
         part = args.part or ("train" if "train" in rows else next(iter(rows), ""))
         if rows.get(part):
-            found = read_rows(prepared, view, part)
+            found = read_shards(prepared.tfds_folder(view), view, part)
             print(*show_rows(view, found, args.rows, count, items), sep="\n")
     if catalogue is not None:
         print(*show_catalogue(catalogue, args.rows), sep="\n")

@@ -76,7 +76,8 @@ def draft_dataset(
     Where there is no table of users, `users.parquet` with their ids is written, too.
 
     Args:
-      tables: of events and items, perhaps also of users; CSV or Parquet, in one folder.
+      tables: of events and items, perhaps also of users; CSV or Parquet, in one folder; or that
+        folder, which then has no other such files.
       name: of the data set; None: what the folder is called.
       at_least: from which value an event is a positive; None: what divides events most evenly.
 
@@ -88,9 +89,16 @@ def draft_dataset(
         the times and texts of items are; or there is a `dataset.json`.
       ConfigError: a threshold that divides nothing.
     """
+    if len(tables) == 1 and tables[0].is_dir():
+        there = sorted(tables[0].iterdir())
+        tables = [path for path in there if path.suffix.lower() in files.SUFFIXES]
     folders = {path.resolve().parent for path in tables}
     if len(folders) != 1 or len(tables) not in (2, 3) or len(set(tables)) != len(tables):
-        raise DataError("name two or three tables of one folder: events, items and perhaps users")
+        names = ", ".join(map(str, tables)) or "no CSV or Parquet file"
+        raise DataError(
+            "name two or three tables of one folder (events, items and perhaps users), not "
+            f"{len(tables)}: {names}"
+        )
     (folder,) = folders
     if (folder / SPEC_FILE).exists():
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")

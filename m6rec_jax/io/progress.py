@@ -1,4 +1,4 @@
-"""The one progress bar: lively on a terminal, a line every half minute in a log file."""
+"""The one progress bar: lively on a terminal, a line every ten seconds in a log file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 TERMINAL_SECONDS = 0.5
-LOG_SECONDS = 30.0
+LOG_SECONDS = 10.0
 
 
 def progress_bar(*arguments: Any, **options: Any) -> tqdm[Any]:

@@ -66,7 +66,7 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     assert check_dataset(tmp_path).ok
     for name in ("dataset.json", "users.parquet"):
         (tmp_path / name).unlink()
-    draft_dataset([tmp_path / "movies.csv", tmp_path / "ratings.csv"], at_least=3)
+    draft_dataset([tmp_path], at_least=3)
     spec = DatasetSpec.load(tmp_path)
     assert spec.label.at_least == 3
     assert spec.template["outcomes"] == [{"at_least": 3, "text": "liked"}, {"text": "disliked"}]

@@ -107,6 +107,7 @@ def test_tfds_gives_back_what_was_written(
     ]
     assert read != ROWS  # shuffled
     assert sorted(map(key, read)) == sorted(map(key, ROWS))
+    assert list(map(key, tfrecords.read_shards(target, "groups", "train"))) == list(map(key, read))
     assert builder.info.dataset_size == sum(
         path.stat().st_size - 16 * length
         for path, length in zip(

@@ -123,7 +123,7 @@ def test_a_report_of_any_run(made: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "user and item mean" in text
     # The text that was read, and the answers to it.
     assert "bought " in text
-    assert re.search(r"<b>0\.\d\d, was [01]</b>", text)
+    assert re.search(r"<b>model 0\.\d\d, truth (positive|negative)</b>", text)
     page = report_on_run(Path("foundation"), tmp_path / "foundation.html", rows=8)
     assert "perplexity" in page.read_text()
 
