@@ -27,6 +27,7 @@ from m6rec_jax.commands import (
     export,
     prompts,
     starting,
+    t5x,
     training,
 )
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
@@ -38,7 +39,18 @@ EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
 EXIT_NOBODY_READS = 141  # as of a program that SIGPIPE ends: `yes | head`
 # In the order of `m6rec --help`.
-_SUBJECTS = (data, training, export, answering, convert, prompts, compress, compilation, starting)
+_SUBJECTS = (
+    data,
+    training,
+    export,
+    answering,
+    convert,
+    prompts,
+    compress,
+    compilation,
+    t5x,
+    starting,
+)
 # Commands that compute in large batches.
 _COMPUTING = ("train", "eval", "infer", "calibrate", "index", "compress", "quickstart", "demo")
 

@@ -106,6 +106,16 @@ def _of_file(path: Path, including: tuple[Path, ...]) -> Iterator[tuple[Any, Ori
 
 
 def _of_binding(binding: str) -> Iterator[tuple[Any, Origin]]:
+    text = with_quotes(binding)
+    return _statements(text, f"--gin.{text.partition('=')[0].strip()}", on_line=False)
+
+
+def with_quotes(binding: str) -> str:
+    """`NAME=VALUE` of the command line as a statement: a value that is text in gin's quotes.
+
+    Raises:
+      ConfigError: there is no name, or no value.
+    """
     text = binding.removeprefix("--").removeprefix("gin.").strip()
     name, equals, value = text.partition("=")
     name, value = name.strip(), value.strip()
@@ -114,7 +124,7 @@ def _of_binding(binding: str) -> Iterator[tuple[Any, Origin]]:
     if _lacks_quotes(name, value):
         # The shell leaves it alone behind an equals sign.
         value = repr(os.path.expanduser(value) if value.startswith("~/") else value)
-    return _statements(f"{name} = {value}", f"--gin.{name}", on_line=False)
+    return f"{name} = {value}"
 
 
 def _lacks_quotes(name: str, value: str) -> bool:

@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 python_version=${M6REC_TPU_PYTHON:-3.11}
 extra=tpu
+t5x=0
 includes=()
 archive_folder=${XDG_CACHE_HOME:-$HOME/.cache}/m6rec-tpu
 
@@ -22,6 +23,7 @@ is copied lies in \$XDG_CACHE_HOME/m6rec-tpu, else ~/.cache/m6rec-tpu.
   --python-version V    a Python that the hosts lack is fetched by uv. Default: \$M6REC_TPU_PYTHON,
                         else 3.11
   --extra NAMES         of the package, separated by commas. Default: $extra
+  --t5x                 t5x, too: requirements-t5x.txt
 $(ssh_options)
 
 $(slice_options)
@@ -33,6 +35,7 @@ own_option() {
     --include) need_value "$@" && includes+=("$2") ;;
     --python-version) need_value "$@" && python_version=$2 ;;
     --extra) need_value "$@" && extra=$2 ;;
+    --t5x) t5x=1 CONSUMED=1 ;;
     *) return 1 ;;
   esac
 }
@@ -50,7 +53,7 @@ for path in "${includes[@]}"; do
 done
 
 archive=$archive_folder/$name.tar.gz
-members=(pyproject.toml README.md LICENSE constraints.txt m6rec_jax tasks gin_configs tpu_scripts)
+members=(pyproject.toml README.md LICENSE constraints.txt requirements-t5x.txt m6rec_jax tasks gin_configs tpu_scripts)
 run mkdir -p "$archive_folder"
 if ((${#includes[@]})); then
   # ./: a path that begins with a hyphen is no option.
@@ -69,4 +72,4 @@ for node in $(nodes); do
     "--zone=$zone" --worker=all --quiet "${ssh_flags[@]}" "${patience[@]/#/--scp-flag=}"
 done
 # The new files bring the program that puts them in place: a bare host has none.
-on_slices all "rm -rf m6rec.new && mkdir m6rec.new && tar -xzf m6rec.tar.gz -C m6rec.new && bash m6rec.new/tpu_scripts/on_host.sh install $(quote_all "$python_version" "$extra") || exit 1"
+on_slices all "rm -rf m6rec.new && mkdir m6rec.new && tar -xzf m6rec.tar.gz -C m6rec.new && bash m6rec.new/tpu_scripts/on_host.sh install $(quote_all "$python_version" "$extra" "$t5x") || exit 1"

@@ -14,7 +14,7 @@ takes_arguments=1
 
 usage() {
   cat <<TEXT
-Usage: launch.sh [options] -- train|eval|infer --gin_file FILE --gin.NAME=VALUE ...
+Usage: launch.sh [options] -- [t5x.]train|eval|infer --gin_file FILE --gin.NAME=VALUE ...
        launch.sh [options] --stop | --status
 
 Starts m6rec on every host, in the background: it goes on when you log out. Output goes to
@@ -23,13 +23,14 @@ on is not started twice. The same command resumes it from its newest checkpoint.
 among the installed ones and relative to ~/m6rec, where install.sh --include puts yours.
 
 Hosts share no disk: give a bucket as --gin.MODEL_DIR=gs://BUCKET/FOLDER. A slice of P hosts wants
-BATCH_SIZE and BatchIterator.num_shards to be multiples of P (of all hosts, of several slices).
+BATCH_SIZE and BatchIterator.num_shards to be multiples of P (of all hosts, of several slices); t5x
+wants BATCH_SIZE to be a multiple of the copies of the model. t5x.* needs install.sh --t5x.
 
   --run RUN           its name. Default: \$M6REC_TPU_RUN, else m6rec
   --data ADDRESS      what stage_data.sh wrote: copied to ~/m6rec-data of every host, which m6rec
                       then reads as M6REC_DATA_DIR. Default: \$M6REC_TPU_DATA; none: nothing is copied
   --env NAME=VALUE    an environment variable of the run; may be given several times
-  --stop              let the run finish its step, save and leave; watch.sh then leaves, too
+  --stop              let training finish its step, save and leave; watch.sh then leaves, too
   --grace SECONDS     how long --stop waits. Default: $grace
   --force             after that, kill it
   --status            say of every host whether the run is going on there, and how it ended
@@ -70,22 +71,22 @@ esac
 
 ((${#ARGUMENTS[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
 case ${ARGUMENTS[0]} in
-  train | eval | infer) ;;
-  *) fail "cannot launch $(quote "${ARGUMENTS[0]}"): only train, eval and infer run on a slice; serve.sh serves" ;;
+  train | eval | infer | t5x.train | t5x.eval | t5x.infer) ;;
+  *) fail "cannot launch $(quote "${ARGUMENTS[0]}"): only train, eval and infer run on a slice, and t5x.train, t5x.eval and t5x.infer; serve.sh serves" ;;
 esac
 has_gin_file=0
 for argument in "${ARGUMENTS[@]}"; do
   case $argument in
     --gin_file | --gin_file=*) has_gin_file=1 ;;
-    --gin.MODEL_DIR=*)
-      address=${argument#--gin.MODEL_DIR=}
+    --gin.MODEL_DIR=* | --gin.*_OUTPUT_DIR=*)
+      address=${argument#*=}
       [[ ${address#[\'\"]} == gs://* ]] ||
-        say "warning: MODEL_DIR is $(quote "$address"): hosts share no disk, so several hosts need a bucket (gs://...) unless you mounted a shared file system there"
+        say "warning: ${argument%%=*} is $(quote "$address"): hosts share no disk, so several hosts need a bucket (gs://...) unless you mounted a shared file system there"
       ;;
   esac
 done
 # What a run is evaluated with, it says itself.
-[[ ${ARGUMENTS[0]} != train ]] || ((has_gin_file)) || fail "train needs --gin_file FILE after --"
+[[ ${ARGUMENTS[0]} != @(train|t5x.*) ]] || ((has_gin_file)) || fail "${ARGUMENTS[0]} needs --gin_file FILE after --"
 check_environment "${environment[@]}"
 
 if [[ -n $data ]]; then

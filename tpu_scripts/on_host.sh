@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on the hosts of a slice; the other scripts call it there through ssh.
 #
-#   on_host.sh install PYTHON_VERSION EXTRA
+#   on_host.sh install PYTHON_VERSION EXTRA T5X          (T5X is 0 or 1)
 #   on_host.sh data gs://BUCKET/FOLDER
 #   on_host.sh model gs://BUCKET/FOLDER
 #   on_host.sh start RUN [NAME=VALUE ...] -- train --gin_file FILE ...
@@ -50,7 +50,7 @@ refuse_while_running() {
 }
 
 install() {
-  local version=$1 extra=$2
+  local version=$1 extra=$2 t5x=$3
   refuse_while_running
   rm -rf "$CODE"
   mv "$HOME/m6rec.new" "$CODE"
@@ -68,6 +68,10 @@ install() {
   cd "$CODE"
   "$ENVIRONMENT/bin/python" -m pip install --quiet -c constraints.txt -e ".[$extra]" ||
     fail "pip could not install the package; what it says stands above"
+  if ((t5x)); then
+    "$ENVIRONMENT/bin/python" -m pip install --quiet --no-deps -r requirements-t5x.txt ||
+      fail "pip could not install t5x; what it says stands above"
+  fi
   report installed "$("$ENVIRONMENT/bin/m6rec" --version)"
 }
 

@@ -19,7 +19,7 @@ takes_arguments=1
 
 usage() {
   cat <<TEXT
-Usage: watch.sh --accelerator-type TYPE [options] -- train|eval|infer --gin_file FILE ...
+Usage: watch.sh --accelerator-type TYPE [options] -- [t5x.]train|eval|infer --gin_file FILE ...
 
 Brings a run to its end. Makes the slice if there is none, installs, launches, and then looks at it
 from time to time:
@@ -43,7 +43,7 @@ A run that finished is not started again: name another with --run.
                          Default: $unreachable_polls
 
 Handed on to create.sh: --accelerator-type, --runtime-version, --spot, --create-option; to
-install.sh: --include, --python-version, --extra; to launch.sh: --run, --data, --env. See there;
+install.sh: --include, --python-version, --extra, --t5x; to launch.sh: --run, --data, --env. See there;
 \$M6REC_TPU_ACCELERATOR_TYPE and \$M6REC_TPU_RUN hold here, too.
 $(ssh_options)
 
@@ -61,6 +61,7 @@ own_option() {
     --unreachable-polls) need_value "$@" && unreachable_polls=$2 ;;
     --accelerator-type) need_value "$@" && accelerator_type=$2 ;;
     --spot) create_options+=("$1") CONSUMED=1 ;;
+    --t5x) install_options+=("$1") CONSUMED=1 ;;
     --runtime-version | --create-option)
       need_value "$@" && create_options+=("$1" "$2")
       ;;

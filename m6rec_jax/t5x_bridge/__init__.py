@@ -11,5 +11,6 @@ Run files that use it are in gin_configs/t5x/.
     evaluation   the metrics of `m6rec eval`, by `t5x.eval`
     recording    what a run writes beside its checkpoints when it starts
     restoring    what a run takes from checkpoints
+    programs     t5x's programs in several processes
     checkpoints  runs under t5x become runs of ours and back (needs no t5x)
 """

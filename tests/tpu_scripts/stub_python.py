@@ -16,6 +16,7 @@ from pathlib import Path
 
 WORLD = Path(os.environ["STUB"])
 HOST = os.environ["STUB_HOST"]
+RUNS = ("train", "eval", "infer", "t5x.train", "t5x.eval", "t5x.infer")
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
             note("pip.jsonl", argv)
         case ["--version"]:
             print("m6rec_jax 0.0")
-        case ["train" | "eval" | "infer" as command, "--gin.join_processes.cluster=tpu", *rest]:
+        case [command, "--gin.join_processes.cluster=tpu", *rest] if command in RUNS:
             return play([command, *rest])
         case ["serve", *_]:
             return play(argv)

@@ -53,6 +53,26 @@ def test_install(world: World) -> None:
     assert pip["argv"][-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
 
 
+def test_t5x_runs_as_m6rec_does(world: World) -> None:
+    world.write("workers", 2)
+    succeeded(world.run("install", "--t5x"))
+    assert [call["argv"][-3:] for call in world.lines("pip.jsonl") if "-r" in call["argv"]] == [
+        ["--no-deps", "-r", "requirements-t5x.txt"]
+    ] * 2
+    assert (world.folder / "hosts/pod-1/m6rec/requirements-t5x.txt").is_file()
+    command = ("t5x.train", *TRAIN[2:])
+    run = world.run("launch", "--", *command)
+    succeeded(run)
+    assert "warning" not in run.stderr
+    until(lambda: len(world.received()) == 2)
+    assert [received["argv"] for received in world.received()] == [list(command)] * 2
+    succeeded(world.run("launch", "--stop"))
+    assert succeeded(world.run("launch", "--status")).count("stopped") == 2
+    outside = world.run("launch", "--", "t5x.infer", *TRAIN[2:4], "--gin.INFER_OUTPUT_DIR='/out'")
+    succeeded(outside)
+    assert "INFER_OUTPUT_DIR" in outside.stderr
+
+
 def test_stop_tells_hosts_whose_run_has_ended_already(pod: World) -> None:
     """One host that is told to stop stops all: the others' word may come after their end."""
     pod.write("behaviours.json", {"pod-0": ["exit 143"], "pod-1": ["exit 0"]})

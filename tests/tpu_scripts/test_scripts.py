@@ -153,6 +153,8 @@ def test_dry_run_of_watch(world: World) -> None:
         ("launch", (), {}, ("nothing to run", "-- train")),
         ("launch", ("--", "serve"), {}, ("serve", "train, eval and infer")),
         ("launch", ("--", "train"), {}, ("train needs --gin_file",)),
+        ("launch", ("--", "t5x.eval"), {}, ("t5x.eval needs --gin_file",)),
+        ("launch", ("--", "t5x.export"), {}, ("t5x.export", "t5x.infer")),
         ("launch", ("--data=x", *TRAIN), {}, ("--data x", "gs://BUCKET/FOLDER")),
         ("launch", ("--env=1X=2", *TRAIN), {}, ("1X=2", "NAME=VALUE")),
         ("launch", ("--run=../x", *TRAIN), {}, ("../x", "letters")),
