@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.dataset
 from scipy.stats import kendalltau
 
 from benchmarks.command_line import errors_told
 from benchmarks.results_file import add_rows, results_path, told_rows
-from m6rec_jax.data.event_table import saved_events
 from m6rec_jax.data.prepared import EVENTS
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.jobs.answering import Accepted
@@ -79,7 +80,9 @@ def requests(service: Service, task: str, users: int, candidates: int) -> list[d
     records = Dataset.open(dataset_folder(DATASET)).user_records
     ids, rng = list(data.items), np.random.default_rng(0)
     drawn = rng.permutation(len(records))[:users]
-    events = saved_events(data.folder / EVENTS, drawn).to_pylist()
+    files = pyarrow.dataset.dataset([*(data.folder / EVENTS).glob("*.parquet")])
+    order = [(name, "ascending") for name in ("user", "time", "row")]
+    events = files.to_table(filter=pc.field("user").isin(drawn)).sort_by(order).to_pylist()
     found = []
     for user, own in itertools.groupby(events, key=lambda event: event["user"]):
         behaviours = [{**event, "item": ids[event["item"]]} for event in own]

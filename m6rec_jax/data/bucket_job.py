@@ -65,6 +65,23 @@ class Summary(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Past:
+    """What an update goes on from.
+
+    Attributes:
+      part: name of the part that it adds.
+      num_items: items that were there before.
+      num_events: events that were counted before, the first ones of the timeline.
+      prepared: folder with their statistics and co-occurrence.
+    """
+
+    part: str
+    num_items: int
+    num_events: int
+    prepared: Path
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
     """What is rendered and how; small, since it is handed to processes with every bucket.
 
@@ -75,6 +92,7 @@ class Job:
       options: of the preparation, which say how long histories are.
       co_occurrence: how items are counted for candidates of 'reranking'.
       statistics: options of what the template tells.
+      past: of an update; None where everything is prepared.
     """
 
     folder: Path
@@ -83,6 +101,7 @@ class Job:
     options: PrepareOptions
     co_occurrence: CoOccurrenceOptions
     statistics: StatisticsOptions
+    past: Past | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the tables that the data set has read.
@@ -107,6 +126,15 @@ class Job:
     def asks_neighbours(self) -> bool:
         """Whether the rows of 'groups' tell what pairs of items say."""
         return not set(_OF_NEIGHBOURS).isdisjoint(self.template.candidate_template.fields)
+
+    @property
+    def num_old_items(self) -> int:
+        """How many items, the first ones, are in documents and catalogue already."""
+        return 0 if self.past is None else self.past.num_items
+
+    def part_name(self, part: int) -> str:
+        """What the rows of a part are called; an update has training rows alone."""
+        return PARTS[part] if self.past is None else self.past.part
 
     def sampler(self, held_out: np.ndarray) -> NegativeSampler:
         """Draws negatives; never held-out items `[items]`."""
@@ -154,10 +182,11 @@ class Job:
             if view != "catalogue":
                 seed = [bucket, part, list(views.COLUMNS).index(view)]
                 numbers = np.random.default_rng(seed).permutation(numbers)
+            name = self.part_name(part)
             written = tfrecords.write_shard(
-                self.shard_file(view, PARTS[part], bucket), map(records.__getitem__, numbers)
+                self.shard_file(view, name, bucket), map(records.__getitem__, numbers)
             )
-            found.append(Shard(view, PARTS[part], bucket, *written))
+            found.append(Shard(view, name, bucket, *written))
         return found
 
 
@@ -255,6 +284,7 @@ def fit_factors(job: Job) -> FittedFactors:
         Timeline.open(job.folder / "timeline"),
         job.dataset.items.num_rows,
         job.statistics,
+        None if job.past is None else job.load("past"),
     )
 
 
@@ -290,7 +320,11 @@ def answer(job: Job, stretch: tuple[int, slice]) -> None:
     shared = job.load("counted")
     timeline = Timeline.open(job.folder / "timeline")
     fold = NeighbourFold(
-        timeline, WindowEntries.open(job.folder / "entries"), shared.item_number, shared
+        timeline,
+        WindowEntries.open(job.folder / "entries"),
+        shared.item_number,
+        shared,
+        None if job.past is None else job.load("past"),
     )
     order = np.load(job.folder / "asked_order.npy", mmap_mode="r")
     answers = list(fold.answer(Asked.open(job.folder / "asked"), order[numbers]))
@@ -362,7 +396,7 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
 def _with_items(opened: _Opened, bucket: int, behaviours: Rows) -> Rows:
     """Documents of a bucket, and of its share of the items, but for those that are held out."""
     buckets = opened.job.load("buckets")
-    share = slice(buckets.index(bucket), None, len(buckets))
+    share = slice(opened.job.num_old_items + buckets.index(bucket), None, len(buckets))
     held_out = opened.job.load("held_out")[share]
     documents = [
         item_document(opened.template, item)

@@ -33,13 +33,21 @@ from m6rec_jax.data.bucket_job import Job, Shard, Summary
 from m6rec_jax.data.bucket_views import Rows
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.ease import Ease, EaseOptions
-from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
+from m6rec_jax.data.epochs import (
+    FittedFactors,
+    PastCounts,
+    Standings,
+    WindowEntries,
+    schedule,
+)
 from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.prepared import STATISTICS
 from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
+from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.timeline import Timeline, parts_of_users
 from m6rec_jax.data.user_bucket import Ranges
@@ -107,6 +115,10 @@ class BucketRun:
         job.save("held_out", assignment.held_out)
         self._shared = self._look_up_table()
         job.save("counted", self._shared)
+        if job.past is not None:
+            before = Statistics.load(job.past.prepared / STATISTICS)
+            counted = PastCounts(job.past.num_events, before.pairs.to_arrays(), before.factors)
+            job.save("past", counted)
         self._summaries: list[Summary] | None = None
         self._fitted: Callable[[], FittedFactors] | None = None
         self._has_pairs = False
@@ -131,11 +143,34 @@ class BucketRun:
         Raises:
           DataError: a record lacks what its template needs, or a view has no row.
         """
-        wanted = tuple(view for view in targets if view != "catalogue")
+        found, shards = self.render(tuple(targets))
+        for view, target in targets.items():
+            if not shards[view]:
+                raise DataError(
+                    f"{self._job.dataset.spec.name!r} has no row for the view {view!r}: nothing "
+                    "that a user liked has what the template asks for"
+                )
+            by_part = {part: shards[view][part] for part in PARTS if part in shards[view]}
+            tfrecords.write_view(target, view, by_part)
+        return found
+
+    def render(
+        self, all_views: Sequence[str]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[tuple[Path, int, int]]]]]:
+        """Renders views.
+
+        Returns:
+          view -> what the manifest says of it, and view -> part -> its files, each with what
+          `tfrecords.write_shard` returned.
+
+        Raises:
+          DataError: a record lacks what its template needs.
+        """
+        wanted = tuple(view for view in all_views if view != "catalogue")
         found: dict[str, dict[str, Any]] = {
             view: {"grouping": dataclasses.asdict(self._job.grouping(view))} for view in wanted
         }
-        for view in targets:
+        for view in all_views:
             (self._job.folder / view).mkdir()
         shards: list[Shard] = []
         if wanted:
@@ -153,12 +188,17 @@ class BucketRun:
                     "positives": int(all_drawn[:, 2].sum()),
                     **rates,
                 }
-        if "catalogue" in targets:
+        if "catalogue" in all_views:
             found["catalogue"] = {}
             shards += self._job.write_shards("catalogue", 0, self._catalogue())
-        for view, target in targets.items():
-            found[view]["rows"] = self._move(view, target, [s for s in shards if s.view == view])
-        return found
+        files: dict[str, dict[str, list[tuple[Path, int, int]]]] = {view: {} for view in all_views}
+        for shard in shards:
+            path = self._job.shard_file(shard.view, shard.part, shard.bucket)
+            of_part = files[shard.view].setdefault(shard.part, [])
+            of_part.append((path, shard.records, shard.bytes))
+        for view, parts in files.items():
+            found[view]["rows"] = {part: sum(n for _, n, _ in some) for part, some in parts.items()}
+        return found, files
 
     def save_statistics(self, path: Path) -> int:
         """Writes the statistics after the last event to a folder.
@@ -187,8 +227,12 @@ class BucketRun:
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
         users, items = self._counted_events
-        options = self._job.co_occurrence
-        CoOccurrence.counted(users, items, self._num_items, options).save(folder)
+        if self._job.past is not None:
+            counts: CoOccurrence = self._growing_counts()
+            counts.advance(len(users))
+        else:
+            counts = CoOccurrence.counted(users, items, self._num_items, self._job.co_occurrence)
+        counts.save(folder)
 
     def save_ease(self, folder: Path, options: EaseOptions) -> None:
         """Writes what follows from all that a user had, likewise."""
@@ -291,8 +335,9 @@ class BucketRun:
             for summary in summaries:
                 counts[summary.users] = summary.groups[view]
             np.save(job.folder / f"first_group-{view}.npy", np.cumsum(counts) - counts)
-        if job.negatives and "groups" in wanted:
-            self._weigh_items(np.unique(np.concatenate([s.counts for s in summaries])))
+        counts_of_groups = np.unique(np.concatenate([s.counts for s in summaries]))
+        if job.negatives and "groups" in wanted and len(counts_of_groups):
+            self._weigh_items(counts_of_groups)
         if "groups" in wanted and job.asks_neighbours:
             self._answer(self._buckets)
         if "reranking" in wanted:
@@ -342,8 +387,7 @@ class BucketRun:
     def _draw_candidates(self) -> None:
         """The candidates of 'reranking', in one pass over the events."""
         job = self._job
-        start = CoOccurrence(self._num_items, job.co_occurrence)
-        counts = GrowingCoOccurrence(*self._counted_events, start)
+        counts = self._growing_counts()
         candidates = RerankingCandidates(
             counts,
             job.load("held_out"),
@@ -362,39 +406,25 @@ class BucketRun:
         for bucket, one in zip(self._buckets, drawn, strict=True):
             job.save(f"candidates-{bucket}", one)
 
+    def _growing_counts(self) -> GrowingCoOccurrence:
+        """Counts before the first event, of an update before its first one."""
+        start, past = CoOccurrence(self._num_items, self._job.co_occurrence), self._job.past
+        if past is None:
+            return GrowingCoOccurrence(*self._counted_events, start)
+        before = CoOccurrence.load(past.prepared)
+        start.totals[: before.num_items] = before.totals
+        counts = (before.keys, before.amounts, start.totals, before.later)
+        start = CoOccurrence(self._num_items, before.options, *counts)
+        return GrowingCoOccurrence(*self._counted_events, start, past.num_events)
+
     def _catalogue(self) -> Rows:
-        items, template = self._job.dataset.item_records, self._job.template
+        first, template = self._job.num_old_items, self._job.template
         rows = [
             {"item_id": item.id, "item_index": index, "text": template.item(item)}
-            for index, item in enumerate(items)
+            for index, item in enumerate(self._job.dataset.item_records[first:], first)
         ]
         table = pa.Table.from_pylist(rows, views.schema("catalogue"))
         return Rows(table, np.full(len(rows), TRAIN))
-
-    def _move(self, view: str, target: Path, shards: Sequence[Shard]) -> dict[str, int]:
-        """Gives the shards of a view their names and moves them to their folder.
-
-        Returns:
-          rows of each part.
-        """
-        if not shards:
-            raise DataError(
-                f"{self._job.dataset.spec.name!r} has no row for the view {view!r}: nothing that a "
-                "user liked has what the template asks for"
-            )
-        by_part = {part: [s for s in shards if s.part == part] for part in PARTS}
-        tfrecords.write_view(
-            target,
-            view,
-            {
-                part: [
-                    (self._job.shard_file(view, part, s.bucket), s.records, s.bytes) for s in some
-                ]
-                for part, some in by_part.items()
-                if some
-            },
-        )
-        return {part: sum(s.records for s in some) for part, some in by_part.items() if some}
 
     def _map(
         self,

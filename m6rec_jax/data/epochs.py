@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -211,6 +211,20 @@ class WindowEntries:
         return (self.place < place) & (self.forgotten >= place)
 
 
+class PastCounts(NamedTuple):
+    """What an update need not count again.
+
+    Attributes:
+      num_events: the first so many events of the timeline are counted in it.
+      pairs: of `PairCounts.to_arrays`, by numbers of items.
+      factors: of the last fit.
+    """
+
+    num_events: int
+    pairs: tuple[np.ndarray, np.ndarray]
+    factors: ValueFactors
+
+
 class FittedFactors:
     """The factors of every fit of `StatisticsState`, on disk.
 
@@ -231,8 +245,9 @@ class FittedFactors:
         timeline: Timeline,
         num_items: int,
         options: StatisticsOptions,
+        past: PastCounts | None = None,
     ) -> Self:
-        """Fits them, each starting from the one before.
+        """Fits them, each starting from the one before; not again those of the past.
 
         Args:
           folder: exists.
@@ -240,6 +255,7 @@ class FittedFactors:
           timeline: that they come from.
           num_items: of the items table.
           options: of the statistics.
+          past: of an update.
         """
         counts = schedule(
             FIRST_FIT,
@@ -247,9 +263,14 @@ class FittedFactors:
             int(timeline.count[-1]),
         )
         found = cls(folder, counts, options)
-        factors = found._new()
+        factors, done = found._new(), 0
+        if past is not None and past.factors.fitted:
+            factors = past.factors
+            done = int(np.searchsorted(counts, past.num_events, side="right"))
+            found._save(done - 1, factors)
         first = np.sort(timeline.first_place(np.arange(num_items)))
-        for number, place in enumerate(np.searchsorted(timeline.count, counts).tolist()):
+        places = np.searchsorted(timeline.count, counts[done:]).tolist()
+        for number, place in enumerate(places, done):
             held = entries.at(place)
             users, items = entries.user[held], entries.item[held]
             # Users are numbered as they came first, and so are items.
@@ -260,13 +281,16 @@ class FittedFactors:
                 int(users.max()) + 1,
                 int(np.searchsorted(first, place)),
             )
-            np.savez(
-                folder / f"{number}.npz",
-                mean=factors.mean,
-                bias=factors.item_bias,
-                factors=factors.item_factors,
-            )
+            found._save(number, factors)
         return found
+
+    def _save(self, number: int, factors: ValueFactors) -> None:
+        np.savez(
+            self._folder / f"{number}.npz",
+            mean=factors.mean,
+            bias=factors.item_bias,
+            factors=factors.item_factors,
+        )
 
     def of(self, epoch: int) -> ValueFactors:
         """Of one fit; -1 for the last one, or none if there was none."""

@@ -18,7 +18,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import splits
@@ -97,12 +96,14 @@ class EventTable:
     Args:
       dataset: an open data set.
       folder: for the database; must not exist.
+      saved: files that `save` wrote, which are then read in place of the data set's events and
+        numbered in the order of time.
 
     Raises:
       DataError: as `Dataset.iter_events`, or an event is there twice.
     """
 
-    def __init__(self, dataset: Dataset, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, folder: Path, saved: Sequence[Path] = ()) -> None:
         self.dataset = dataset
         self._folder = folder
         folder.mkdir(parents=True)
@@ -116,8 +117,11 @@ class EventTable:
         )
         try:
             self._run("SET preserve_insertion_order = false")
-            self.num_rows = self._read()
-            self._check_repeated()
+            if saved:
+                self.num_rows = self._read_saved(saved)
+            else:
+                self.num_rows = self._read()
+                self._check_repeated()
         except BaseException:
             self.close()
             raise
@@ -273,6 +277,14 @@ class EventTable:
             num_rows += batch.num_rows
         return num_rows
 
+    def _read_saved(self, files: Sequence[Path]) -> int:
+        self._database.execute(
+            """CREATE TABLE events AS SELECT row_number() OVER (ORDER BY time, row) - 1 AS row,
+              user, item, time, value FROM read_parquet(?)""",
+            [list(map(str, files))],
+        )
+        return int(self._number("SELECT count(*) FROM events"))
+
     def _give_parts(self, part: str) -> None:
         """Makes the table `parts`, by an expression in SQL for the part of a row."""
         self._run(
@@ -327,22 +339,6 @@ class EventTable:
                 f"{self.dataset.item_records[item].id!r}, time and value); "
                 "`m6rec data check --quarantine` sets repeated ones aside"
             )
-
-
-def saved_events(folder: Path, users: np.ndarray) -> pa.Table:
-    """Reads what `EventTable.save` wrote to the files of a folder, of some users only.
-
-    Args:
-      folder: several files hold events of several times, in the order of time.
-      users: distinct indices in the users table `[users]`.
-
-    Returns:
-      row, user, item, time, value; by user, then in the user's order.
-    """
-    files = pa.dataset.dataset([*folder.glob("*.parquet")], schema=_SAVED)
-    acting = pc.field("user").isin(pa.array(users, _SAVED.field("user").type))
-    order = [(name, "ascending") for name in ("user", "time", "row")]
-    return files.to_table(filter=acting).sort_by(order)
 
 
 def assign(dataset: Dataset, split: Split) -> Assignment:

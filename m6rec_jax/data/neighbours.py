@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from m6rec_jax.data.epochs import WindowEntries
+from m6rec_jax.data.epochs import PastCounts, WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import StatisticsSettings
 from m6rec_jax.data.timeline import Timeline
@@ -155,6 +155,7 @@ class NeighbourFold:
       entries: of their windows.
       item_number: number of each item, in the order in which items came first `[items]`.
       counted: what the statistics count.
+      past: of an update: pairs that are counted already.
 
     Attributes:
       pairs: the counts, by numbers of items.
@@ -166,10 +167,15 @@ class NeighbourFold:
         entries: WindowEntries,
         item_number: np.ndarray,
         counted: StatisticsSettings,
+        past: PastCounts | None = None,
     ) -> None:
         self._timeline, self._entries, self._counted = timeline, entries, counted
         self._item_number = item_number
         self.pairs = PairCounts(counted.options.dense_items)
+        self._first_place = 0  # of the events whose pairs are not counted yet
+        if past is not None:
+            self.pairs.load(*past.pairs)
+            self._first_place = past.num_events
         num_items = len(item_number)
         self._first = np.sort(timeline.first_place(np.arange(num_items)))
         self._count, self._total = np.zeros(num_items, np.int64), np.zeros(num_items)
@@ -253,6 +259,8 @@ class NeighbourFold:
         items, differences = entries.item[entering], entries.difference[entering]
         low = entries.low[entering]
         lengths = entering - low
+        self._num_users += int(np.count_nonzero(lengths == 0))
+        lengths[entries.place[entering] < self._first_place] = 0
         ends = np.cumsum(lengths)
         if ends[-1]:
             held = np.arange(ends[-1])
@@ -262,7 +270,6 @@ class NeighbourFold:
             self.pairs.add_symmetric(np.repeat(items, lengths), entries.item[held], products)
         np.add.at(self._holders, items, 1)
         np.add.at(self._square, items, differences * differences)
-        self._num_users += int(np.count_nonzero(lengths == 0))
 
     def _count_items(self, places: slice) -> None:
         timeline = self._timeline

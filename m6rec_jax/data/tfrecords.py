@@ -87,16 +87,15 @@ def build_view(rendered: Path, target: Path, view: str) -> None:
     write_view(target, view, shards)
 
 
-def add_part(rendered: Path, target: Path, view: str, part: str, out: Path) -> None:
+def add_part(files: Sequence[tuple[Path, int, int]], target: Path, part: str, out: Path) -> None:
     """Makes the files that give a view another part.
 
     Args:
-      rendered: what `views.RowWriter` wrote, `<part>.parquet`.
+      files: as `write_view` takes them.
       target: folder of the view, of `write_view`, which stays as it is.
-      view, part: their names.
+      part: its name.
       out: for the new files of `target`; exists.
     """
-    files = _shards(rendered / f"{part}.parquet", view, seed=len(views.PARTS))
     _move(files, part, out)
     info = json.loads((target / views.INFO).read_text())
     info["splits"].append(_split(part, files))

@@ -1,11 +1,10 @@
 """`m6rec data update`: new events of a prepared data set become a new part of its views.
 
-The past is not made again. Statistics and co-occurrence go on from where they were saved; of
-earlier events only those of users who act now are read. The rows of the new part, `update_1` and so
-on, are training rows: they see what training rows of the past see, and the updates before them. So
-they are, to the letter, the rows that one preparation of everything would make of the new events,
-if all of them were training events. One thing differs: sampled negatives look at popularity as an
-update begins, not when 2% more events have come.
+The past is not rendered again, and pairs of its items and factors are not counted again. The rows of
+the new part, `update_1` and so on, are training rows: they see what training rows of the past see,
+and the updates before them. So they are, to the letter, the rows that one preparation of everything
+would make of the new events, if all of them were training events. One thing differs: sampled
+negatives look at popularity as an update begins, not when 2% more events have come.
 
 Everything that an update changes is written aside and then takes its place at once (`io.staged`).
 """
@@ -17,23 +16,21 @@ import dataclasses
 import itertools
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gin
 import numpy as np
-import pyarrow as pa
 
 from m6rec_jax.data import splits, tfrecords, views
-from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, GrowingCoOccurrence
-from m6rec_jax.data.event_table import EventTable, saved_events
-from m6rec_jax.data.grouping import Group, Grouping, UserEvents, groups_of_user
-from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.bucket_job import Job, Past
+from m6rec_jax.data.bucket_run import BucketRun
+from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
+from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.prepare import FORMAT, files_of, texts_of_items
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
-    num_negatives,
     template_and_options,
     view_settings,
     with_repeats,
@@ -51,19 +48,14 @@ from m6rec_jax.data.prepared import (
     write_manifest,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import RowRenderer, item_document
-from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TRAIN, Split
-from m6rec_jax.data.statistics import StatisticsOptions, as_of
-from m6rec_jax.data.views import RowWriter
+from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.locks import locked_folder
-from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.staged import finish_staged, staged_files
-from m6rec_jax.text.records import Event, Item
 
 log = logging.getLogger(__name__)
 _EVENTS_FILE = "events.parquet"
@@ -128,9 +120,8 @@ def update(
         scratch.mkdir()
         opened.callback(shutil.rmtree, scratch)
         made = _Update(dataset, files, new, prepared, parsed, scratch, progress)
-        rows = made.render(scratch)
         with staged_files(folder / UPDATE, out) as staged:
-            made.write(scratch, staged, rows)
+            made.write(staged)
         return Prepared.open(out, dataset.spec.name, name)
 
 
@@ -180,7 +171,7 @@ def _new_event_files(
 
 
 class _Update:
-    """The new events, what is known of the past, and the rows of the new part.
+    """The new events, and the rows of the new part.
 
     Args:
       dataset: with all files.
@@ -188,8 +179,8 @@ class _Update:
       new: its files of new events.
       prepared: the past.
       split: of it.
-      scratch: a folder for what is on the way.
-      progress: whether to show a bar.
+      scratch: a folder for temporary files.
+      progress: whether to show bars.
     """
 
     def __init__(
@@ -203,40 +194,29 @@ class _Update:
         progress: bool,
     ) -> None:
         self._prepared, self._manifest, self._progress = prepared, prepared.manifest, progress
-        self._files, self._split = files, split
+        self._files, self._split, self._scratch = files, split, scratch
         self.name = f"update_{len(prepared.updates) + 1}"
         self._options = PrepareOptions(**self._manifest["options"])
+        self._statistics = StatisticsOptions(**self._manifest["statistics_options"])
         self._dataset = dataclasses.replace(
             with_template(dataset, self._options.template),
             event_files=new,
             after=self._manifest["last_time"],
         )
         self._template, _ = template_and_options(self._dataset, None)
-        self._negatives = num_negatives(self._dataset, self._options)
         self._catalogue = prepared.catalogue()
         self._texts = texts_of_items(self._dataset, self._template)
         self._held_out = self._new_held_out()
+        self._new_events = scratch / _EVENTS_FILE
         with EventTable(self._dataset, scratch / "table") as events:
             everything = np.full(events.num_rows, TRAIN, np.int8)
             acted = events.known(everything, "row").read_all()
             users, items = (acted[name].to_numpy() for name in ("user", "item"))
             left_out = self._held_out[items] | self._of_other_parts()[users]
             codes = np.where(left_out, EXCLUDED, TRAIN).astype(np.int8)
-            events.save(codes, scratch / _EVENTS_FILE)
-            self._events = events.known(codes, "time, row").read_all()
+            events.save(codes, self._new_events)
+            self._counts = events.item_counts(codes)
             self._times = events.times()
-        users = np.unique(self._events["user"].to_numpy())
-        # What the users who act now did before.
-        self._past = saved_events(prepared.folder / EVENTS, users)
-        self._statistics = prepared.statistics()
-        self._co_occurrence = self._growing_co_occurrence()
-        self._views = self._views_to_update()
-
-    # ---- what there is
-
-    @property
-    def _num_old(self) -> int:
-        return len(self._catalogue.texts)
 
     def _new_held_out(self) -> np.ndarray:
         """Which items are held out `[items]` bool: the new ones as the split draws them."""
@@ -264,33 +244,14 @@ class _Update:
             )
         return np.zeros(len(users), bool)
 
-    def _growing_co_occurrence(self) -> GrowingCoOccurrence | None:
-        """Counts of the past, that the new events are added to one by one."""
-        if set(views.COUNTED).isdisjoint(self._manifest["views"]):
-            return None
-        before, size = self._prepared.co_occurrence(), len(self._dataset.item_records)
-        totals = np.zeros(size, np.int64)
-        totals[: before.num_items] = before.totals
-        counts = (before.keys, before.amounts, totals, before.later)
-        start = CoOccurrence(size, before.options, *counts)
-        users = self._past["user"].to_numpy()
-        later = np.searchsorted(users, users, side="right") - np.arange(len(users))
-        last = self._past.filter(pa.array(later <= before.options.window))
-        self._context = last.num_rows
-        acted, items = (
-            np.concatenate([last[name].to_numpy(), self._events[name].to_numpy()])
-            for name in ("user", "item")
-        )
-        return GrowingCoOccurrence(acted, items, start, self._context)
-
     def _views_to_update(self) -> list[str]:
         """The prepared views, but for those that other settings have made than the last ones."""
-        counts = self._co_occurrence
-        counted = CoOccurrenceOptions() if counts is None else counts.options
-        options = StatisticsOptions(**self._manifest["statistics_options"])
+        counted = CoOccurrenceOptions()
+        if self._is_counted:
+            counted = self._prepared.co_occurrence().options
         found = []
         for view, entry in self._manifest["views"].items():
-            settings = view_settings(view, self._dataset, self._options, options, counted)
+            settings = view_settings(view, self._dataset, self._options, self._statistics, counted)
             if entry["fingerprint"] == fingerprint(self._manifest["source"], *settings):
                 found.append(view)
             else:
@@ -302,138 +263,58 @@ class _Update:
                 )
         return found
 
-    # ---- rows
+    @property
+    def _is_counted(self) -> bool:
+        """Whether co-occurrence is there."""
+        return not set(views.COUNTED).isdisjoint(self._manifest["views"])
 
-    def render(self, folder: Path) -> dict[str, int]:
-        """Writes the rows of each view to a folder of its own, `VIEW/<name>.parquet`.
-
-        Returns:
-          view -> number of rows, where there are some.
+    def write(self, staged: Path) -> None:
+        """Writes all files that are new or change, below `staged`: see `staged_files`.
 
         Raises:
           DataError: a record lacks what its template needs.
         """
-        writers = {}
-        for view in self._views:
-            (folder / view).mkdir()
-            writers[view] = RowWriter(folder / view, view)
-        for index in range(self._num_old, len(self._texts)):
-            item = self._dataset.item_records[index]
-            if "catalogue" in writers:
-                told = {"item_id": item.id, "item_index": index, "text": self._texts[index]}
-                writers["catalogue"].write(self.name, told)
-            if "documents" in writers and not self._held_out[index]:
-                writers["documents"].write(self.name, item_document(self._template, item))
-        groups, renderer = self._groups(), self._renderer()
-        bar = progress_bar(
-            as_of(self._count, self._in_order(), groups, lambda pair: pair[1].time),
-            desc=f"rendering {self.name}",
-            total=len(groups),
-            unit=" rows",
-            disable=not self._progress,
-        )
-        for view, group in bar:
-            row = renderer.row(view, group)
-            if row is not None:
-                writers[view].write(self.name, row)
-        for writer in writers.values():
-            writer.close()
-        return {
-            view: writer.num_rows[self.name] for view, writer in writers.items() if writer.num_rows
-        }
-
-    def _groups(self) -> list[tuple[str, Group]]:
-        """Views and the groups of their rows, in the order of time."""
-        found: list[tuple[str, Group]] = []
-        for view in self._views:
-            if view == "catalogue":
-                continue
-            settings = dict(self._manifest["views"][view]["grouping"])
-            grouping = Grouping(**settings | {"parts": (TRAIN,)})
-            number = 0
-            for events, codes in self._users():
-                for group in groups_of_user(events, codes, grouping, number):
-                    found.append((view, group))
-                    number += 1
-        return sorted(found, key=lambda pair: pair[1].time)
-
-    def _users(self) -> Iterator[tuple[UserEvents, np.ndarray]]:
-        """Past and new events of the users who act now, and their part codes."""
-        names = ("user", "row", "item", "time", "value")
-        order = [(name, "ascending") for name in ("user", "time", "row")]
-        past, new = (
-            {name: table[name].to_numpy() for name in names}
-            for table in (self._past, self._events.sort_by(order))
-        )
-        for user in np.unique(new["user"]).tolist():
-            before, now = (
-                slice(*np.searchsorted(columns["user"], [user, user + 1]))
-                for columns in (past, new)
-            )
-            columns = [np.concatenate([past[n][before], new[n][now]]) for n in names[1:]]
-            codes = np.repeat([CONTEXT, TRAIN], [before.stop - before.start, now.stop - now.start])
-            yield UserEvents(user, *columns), codes
-
-    def _renderer(self) -> RowRenderer:
-        options, sampler, reranking = self._options, None, None
-        if self._negatives:
-            ids = [item.id for item in self._dataset.item_records]
-            never = self._held_out.nonzero()[0].tolist()
-            sampler = NegativeSampler(ids, options.negative_power, options.seed, never)
-        if self._co_occurrence is not None:
-            reranking = RerankingCandidates(
-                self._co_occurrence,
-                self._held_out,
-                negatives=options.reranking_negatives,
-                depth=options.reranking_depth,
-                seed=options.seed,
-                repeats=self._dataset.spec.repeats_count,
-            )
-        return RowRenderer(
-            self._dataset,
-            self._template,
-            self._statistics,
-            sampler,
-            self._negatives,
-            reranking,
-        )
-
-    def _in_order(self) -> Iterator[tuple[Event, Item]]:
-        """The new events in the order of time."""
-        users, items = self._dataset.user_records, self._dataset.item_records
-        columns = (self._events[name].to_pylist() for name in ("user", "item", "time", "value"))
-        for user, item, time, value in zip(*columns, strict=True):
-            yield Event(users[user].id, items[item].id, time, value), items[item]
-
-    def _count(self, event: Event, item: Item) -> None:
-        self._statistics.update(event, item)
-        if self._co_occurrence is not None:
-            self._context += 1
-            self._co_occurrence.advance(self._context)
-
-    # ---- files
-
-    def write(self, rendered: Path, staged: Path, rows: Mapping[str, int]) -> None:
-        """Writes all files that are new or change, below `staged`: see `staged_files`.
-
-        Args:
-          rendered, rows: of `render`.
-          staged: in place of the TFDS data_dir.
-        """
         prepared = self._prepared
         folder = staged / prepared.folder.name
         (folder / EVENTS).mkdir(parents=True)
-        for view in rows:
-            target = prepared.tfds_folder(view)
-            new = staged / target.relative_to(prepared.data_dir)
-            new.mkdir(parents=True)
-            tfrecords.add_part(rendered / view, target, view, self.name, new)
-        shutil.move(rendered / _EVENTS_FILE, folder / EVENTS / f"{self.name}.parquet")
-        self._statistics.save(folder / STATISTICS)
-        if self._co_occurrence is not None:
-            self._co_occurrence.save(folder)
-        counts = np.bincount(self._events["item"].to_numpy(), minlength=len(self._texts))
-        counts[: self._num_old] += self._catalogue.train_counts
+        saved = [*(prepared.folder / EVENTS).glob("*.parquet"), self._new_events]
+        with EventTable(self._dataset, self._scratch / "all_events", saved) as events:
+            past = events.num_rows - int(self._counts.sum())
+            codes = np.where(np.arange(events.num_rows) < past, CONTEXT, TRAIN).astype(np.int8)
+            job = Job(
+                self._scratch / "buckets",
+                self._dataset,
+                splits.VISIBLE_PARTS,
+                self._options,
+                CoOccurrenceOptions(),
+                self._statistics,
+                Past(self.name, len(self._catalogue.texts), past, prepared.folder),
+            )
+            with BucketRun(
+                job,
+                events,
+                Assignment(self._split, codes, self._held_out),
+                self._manifest["buckets"],
+                "process",
+                self._progress,
+            ) as run:
+                entries, shards = run.render(self._views_to_update())
+                rows = {
+                    view: entry["rows"][self.name]
+                    for view, entry in entries.items()
+                    if entry["rows"]
+                }
+                for view in rows:
+                    target = prepared.tfds_folder(view)
+                    new = staged / target.relative_to(prepared.data_dir)
+                    new.mkdir(parents=True)
+                    tfrecords.add_part(shards[view][self.name], target, self.name, new)
+                run.save_statistics(folder / STATISTICS)
+                if self._is_counted:
+                    run.save_co_occurrence(folder)
+        shutil.move(self._new_events, folder / EVENTS / f"{self.name}.parquet")
+        counts = self._counts.copy()
+        counts[: len(self._catalogue.texts)] += self._catalogue.train_counts
         write_catalogue(
             folder / CATALOGUE,
             self._dataset.item_records,
@@ -445,7 +326,7 @@ class _Update:
         write_manifest(folder, self._new_manifest(rows))
 
     def _new_manifest(self, rows: Mapping[str, int]) -> dict[str, Any]:
-        old, number = self._manifest, self._events.num_rows
+        old, number = self._manifest, int(self._counts.sum())
         before = old["counts"]
         counts = {
             "users": self._dataset.users.num_rows,

@@ -275,14 +275,14 @@ def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monke
     days = simple(write_shop)
     days.add(1)
     path = days.folder / "events-1.parquet"
-    render = update_module._Update.render
+    write = update_module._Update.write
 
-    def late(self, folder):
+    def late(self, staged):
         table = pq.read_table(path)
         pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
-        return render(self, folder)
+        return write(self, staged)
 
-    monkeypatch.setattr(update_module._Update, "render", late)
+    monkeypatch.setattr(update_module._Update, "write", late)
     days.update()
     with pytest.raises(DataError, match=r"events-1\.parquet is prepared and has changed since"):
         days.update()
