@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.provenance import ROOT, portable, versions
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
-from benchmarks.serving_folder import PREPARED, write_folder
+from benchmarks.serving_folder import write_folder
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
@@ -44,7 +44,6 @@ LIBRARIES = ("jax", "flax", "tensorflow", "ai-edge-litert", "jax2onnx")
 def write_model(folder: Path) -> None:
     """Run, bank, index and data, where `export_in` looks for them."""
     write_folder(folder, MODEL_FILE)
-    (folder / PREPARED).symlink_to("data")
 
 
 def export_in(format_: str, folder: Path) -> dict[str, dict[str, float]]:

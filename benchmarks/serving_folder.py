@@ -7,7 +7,6 @@ Sizes are those of MovieLens-100K: 1,682 items, texts of some twelve tokens, his
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.decoding_cpu import random_variables, random_words
 from m6rec_jax import configuration
@@ -24,29 +22,37 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepare_options import PrepareOptions
+from m6rec_jax.data.reading import write_dataset
+from m6rec_jax.data.schema import TIME, VALUE, DatasetSpec
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import read_vocabulary, restore_model, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.build_segments import build_segments
-from m6rec_jax.text.records import Event, Item
-from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.records import Item
 
 ITEMS, USERS, EVENTS = 1_682, 943, 20_000
 SOURCE_LENGTH, TARGET_LENGTH, MAX_EVENTS = 144, 72, 12
-PREPARED = "films.by_time"
+PREPARED = "films.per_user_temporal"
 NOW = 1_764_000_000.0
 SPEC: dict[str, Any] = {
     "name": "films",
-    "users": {"id": "user_id", "columns": {"taste": "string"}},
-    "items": {"id": "item_id", "columns": {"title": "string", "genre": "string"}},
-    "events": {"user": "user_id", "item": "item_id", "time": "time", "value": "rating"},
+    "users": {"file": "users.parquet", "id": "user_id", "columns": {"taste": "string"}},
+    "items": {
+        "file": "items.parquet",
+        "id": "item_id",
+        "columns": {"title": "string", "genre": "string"},
+    },
+    "events": {
+        "file": "events.parquet",
+        "user": "user_id",
+        "item": "item_id",
+        "time": "time",
+        "value": "rating",
+    },
     "label": {"at_least": 4},
     "template": {
         "profile": "likes {taste}",
@@ -74,7 +80,7 @@ TASKS: dict[str, dict[str, Any]] = {
 # On the command line of `m6rec serve`, in the folder.
 INDEXES = {"next": "index", "talk_next": "talk_index"}
 ARGUMENTS = (
-    *("run", "--bank", "bank", "--gin.PREPARED='data'"),
+    *("run", "--bank", "bank", f"--gin.PREPARED='{PREPARED}'"),
     *(f"--index={task}={name}" for task, name in INDEXES.items()),
 )
 ALL_JOBS = "--gin.serve.jobs=['title_recommendation', 'likelihood']"
@@ -96,31 +102,28 @@ def catalogue() -> list[Item]:
 
 
 def write_data(folder: Path, items: Sequence[Item]) -> Path:
-    """Writes catalogue, statistics and co-occurrences as `m6rec data prepare` does."""
-    folder.mkdir(parents=True)
+    """Prepares random events of these items below a folder; returns where catalogue and
+    statistics are."""
+    tables = folder / "tables"
+    tables.mkdir(parents=True)
     rng = np.random.default_rng(2)
-    statistics = Statistics.for_dataset(DatasetSpec.from_dict(SPEC))
-    counted = []
-    for n in range(EVENTS):
-        place, user = int(rng.integers(len(items))), int(rng.integers(USERS))
-        event = Event(
-            f"u{user}", items[place].id, NOW - 60.0 * (EVENTS - n), float(rng.integers(1, 6))
-        )
-        statistics.update(event, items[place])
-        counted.append((user, place))
-    statistics.save(folder / STATISTICS)
-    users, places = np.transpose(counted)
-    CoOccurrence.counted(users, places, len(items)).save(folder)
-    Ease.fitted(users, places, len(items)).save(folder)
-    rows = pa.Table.from_pylist([dict(item.attributes) for item in items])
-    texts = [DatasetTemplate.parse(SPEC["template"]).item(item) for item in items]
-    nothing = np.zeros(len(items), bool), np.zeros(len(items), np.int64)
-    write_catalogue(folder / CATALOGUE, items, rows, texts, *nothing)
-    views = {"groups": {"grouping": {"max_events": MAX_EVENTS}}}
-    (folder / MANIFEST).write_text(
-        json.dumps({"dataset": "films", "dataset_spec": SPEC, "views": views})
+    users = [f"u{user}" for user in range(USERS)]
+    spec = DatasetSpec.from_dict(SPEC)
+    write_dataset(
+        tables,
+        spec,
+        {"user_id": users, "taste": ["drama"] * USERS},
+        [{"item_id": item.id, **item.attributes} for item in items],
+        {
+            "user_id": rng.choice(users, EVENTS).tolist(),
+            "item_id": rng.choice([item.id for item in items], EVENTS).tolist(),
+            "time": (NOW - 60.0 * np.arange(EVENTS, 0, -1)).tolist(),
+            "rating": rng.integers(1, 6, EVENTS).astype(float).tolist(),
+        },
+        {"time": TIME, "rating": VALUE},
     )
-    return folder
+    options = PrepareOptions(views=("groups", "next_items"), max_events=MAX_EVENTS)
+    return prepare(tables, folder, options=options, progress=False).folder
 
 
 def write_folder(folder: Path, gin_file: str, *, late_layers_start: int = 0) -> Path:
@@ -151,7 +154,7 @@ def write_folder(folder: Path, gin_file: str, *, late_layers_start: int = 0) -> 
     with CheckpointStore(folder / "run" / "checkpoints") as store:
         store.save(1, dict(variables), data={}, run=described, frozen=("params",))
     save_assets(folder / "run", vocabulary, settings, {PREPARED: SPEC})
-    data = write_data(folder / "data", catalogue())
+    data = write_data(folder, catalogue())
     add_prompts(folder / "bank", folder / "run")
     bank, prepared = str(folder / "bank"), str(data)
     run = folder / "run"

@@ -138,9 +138,9 @@ class Job:
 
     def sampler(self, held_out: np.ndarray) -> NegativeSampler:
         """Draws negatives; never held-out items `[items]`."""
-        ids = self.dataset.items.column(self.dataset.spec.items.id).to_pylist()
         never = held_out.nonzero()[0].tolist()
-        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
+        number = self.dataset.items.num_rows
+        return NegativeSampler(number, self.options.negative_power, self.options.seed, never)
 
     # ---- files on the way
 

@@ -227,12 +227,13 @@ class BucketRun:
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
         users, items = self._counted_events
-        if self._job.past is not None:
-            counts: CoOccurrence = self._growing_counts()
-            counts.advance(len(users))
+        if self._job.past is None:
+            options = self._job.co_occurrence
+            CoOccurrence.counted(users, items, self._num_items, options).save(folder)
         else:
-            counts = CoOccurrence.counted(users, items, self._num_items, self._job.co_occurrence)
-        counts.save(folder)
+            counts = self._growing_counts()
+            counts.advance(len(users))
+            counts.save(folder)
 
     def save_ease(self, folder: Path, options: EaseOptions) -> None:
         """Writes what follows from all that a user had, likewise."""

@@ -14,8 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.errors import ConfigError
 
 # What came of candidates, where the template has no words for it.
@@ -59,12 +57,12 @@ def at_another_rate(
 class NegativeSampler:
     """Draws items for a user, in proportion to (events so far + 1) ** power.
 
-    Popularity is taken from as-of-time statistics, so a draw cannot depend on the future; it is
-    refreshed when 2% more events came. Each draw has its own random numbers, from the seed and its
+    Popularity is as of the moment of the draw, which so cannot depend on the future; it is looked
+    at again when 2% more events came. Each draw has its own random numbers, from the seed and its
     `key`.
 
     Args:
-      item_ids: all items of the items table.
+      num_items: of the items table.
       power: 0 draws all items alike, 1 by popularity.
       seed: of all draws.
       never: items that are never drawn, as indices in the table (held-out items).
@@ -75,21 +73,17 @@ class NegativeSampler:
     """
 
     def __init__(
-        self, item_ids: Sequence[str], power: float, seed: int, never: Collection[int] = ()
+        self, num_items: int, power: float, seed: int, never: Collection[int] = ()
     ) -> None:
-        self._index = {item_id: index for index, item_id in enumerate(item_ids)}
+        self._num_items = num_items
         self._power = power
         self._seed = seed
         self._never = frozenset(never)
-        # Place in the statistics -> index in the table.
-        self._table_index: list[int] = []
-        self._next_refresh = -1
-        self._cumulative = np.zeros(0)
         self.drawn = np.zeros((2, 3), np.int64)
 
-    def sample(
+    def draw(
         self,
-        statistics: Statistics,
+        cumulative: np.ndarray,
         key: str,
         positives: Sequence[int],
         seen: Collection[int],
@@ -101,10 +95,10 @@ class NegativeSampler:
         Beside an item that the user had before stand others of which that is true, beside a new
         one new ones. What the user acted on in the group or at its moment is no negative. A user
         who had few others meets them several times: with fewer of them, having had an item would
-        tell its label.
+        give its label away.
 
         Args:
-          statistics: as of the moment of the draw.
+          cumulative: running sums of the `weights` of all items `[items]`.
           key: names the draw, such as user and time.
           positives: items of the group's rows, as indices in the table, as all items.
           seen: items that the user had before.
@@ -115,20 +109,6 @@ class NegativeSampler:
         Returns:
           `[positives][count]` indices in the items table.
         """
-        if statistics.count >= self._next_refresh:
-            self._refresh(statistics)
-        return self.draw(self._cumulative, key, positives, seen, moment, count)
-
-    def draw(
-        self,
-        cumulative: np.ndarray,
-        key: str,
-        positives: Sequence[int],
-        seen: Collection[int],
-        moment: Collection[int],
-        count: int,
-    ) -> list[list[int]]:
-        """`sample` by given popularity: running sums of the `weights` of all items `[items]`."""
         digest = hashlib.blake2b(f"{self._seed}:{key}".encode("utf-8", "surrogatepass")).digest()
         # As a list of numbers it would be the same seed, and take ten times as long.
         random = np.random.default_rng(np.frombuffer(digest, np.uint8).astype(np.uint32))
@@ -138,7 +118,7 @@ class NegativeSampler:
         if not had.isdisjoint(positives):
             again = np.asarray(sorted(had.difference(moment, positives)), np.int64)
         # No union: held-out items may be many, and are the same at every call.
-        new = len(self._index) - len(self._never) - len(acted - self._never)
+        new = self._num_items - len(self._never) - len(acted - self._never)
         found = []
         for positive in positives:
             repeat = positive in had
@@ -174,22 +154,12 @@ class NegativeSampler:
         if len(chosen) < count:  # the user acted on nearly everything that is popular
             left = [
                 index
-                for index in range(len(self._index))
+                for index in range(self._num_items)
                 if index not in acted and index not in never and index not in chosen
             ]
             picked = random.choice(len(left), count - len(chosen), replace=False)
             chosen.update(dict.fromkeys(left[index] for index in picked))
         return list(chosen)
-
-    def _refresh(self, statistics: Statistics) -> None:
-        indices = statistics.items.index
-        if len(self._table_index) < len(indices):
-            new = list(indices)[len(self._table_index) :]
-            self._table_index += [self._index[item_id] for item_id in new]
-        counts = np.zeros(len(self._index))
-        counts[self._table_index] = statistics.items.count
-        self._cumulative = np.cumsum(self.weights(counts))
-        self._next_refresh = next_refresh(statistics.count)
 
 
 def _draw_some(

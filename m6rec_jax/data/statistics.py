@@ -43,11 +43,9 @@ are to act on this item who acted on what the user acted on.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 
@@ -60,11 +58,9 @@ from m6rec_jax.data.statistics_state import (
 )
 from m6rec_jax.errors import DataError
 from m6rec_jax.text import verbalize
-from m6rec_jax.text.records import Event, Item, Value
+from m6rec_jax.text.records import Item, Value
 
-__all__ = ["Statistics", "StatisticsOptions", "as_of"]
-
-Query = TypeVar("Query")
+__all__ = ["Statistics", "StatisticsOptions"]
 
 
 class Statistics(StatisticsState):
@@ -74,10 +70,6 @@ class Statistics(StatisticsState):
     """
 
     # ---- files
-
-    def save(self, path: str | Path) -> None:
-        """Writes the statistics to a folder, see `statistics_files`."""
-        statistics_files.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -268,45 +260,6 @@ class Statistics(StatisticsState):
                 f"statistics hold an event at {self.last_time}, so there are none as of "
                 f"{time}: that would leak the future"
             )
-
-
-def as_of(
-    update: Callable[[Event, Item], None],
-    events: Iterable[tuple[Event, Item]],
-    queries: Iterable[Query],
-    time_of: Callable[[Query], float],
-) -> Iterator[Query]:
-    """Folds `events` into statistics, stopping at each query's moment.
-
-    While a query is given out, the statistics hold exactly the events before its time. After the
-    last query they take in the events that remain.
-
-    Args:
-      update: takes the next event, as `Statistics.update`.
-      events: in the order of time, with their items.
-      queries: in the order of time; infinity means "after all events".
-      time_of: the time of a query.
-
-    Yields:
-      the queries.
-
-    Raises:
-      DataError: queries out of order.
-    """
-    pending = iter(events)
-    following = next(pending, None)
-    previous = -math.inf
-    for query in queries:
-        time = time_of(query)
-        if time < previous:
-            raise DataError(f"a query at {time} comes after one at {previous}")
-        previous = time
-        while following is not None and following[0].time < time:
-            update(*following)
-            following = next(pending, None)
-        yield query
-    for event in itertools.chain([following] if following else [], pending):
-        update(*event)
 
 
 def _had_features(

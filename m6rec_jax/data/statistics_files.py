@@ -76,15 +76,6 @@ def ranks_table(counts: Sequence[float], shares: Sequence[float]) -> pa.Table:
     return pa.table({"count": pa.array([counts]), "share": pa.array([shares])})
 
 
-def save(state: StatisticsState, path: str | Path) -> None:
-    """Writes a state to a folder; an older one there is replaced."""
-    scalars = {name: getattr(state, name) for name in _SCALARS}
-    scalars["factors_mean"] = state.factors.mean
-    # No event yet: minus infinity is not JSON.
-    scalars["last_time"] = None if math.isinf(state.last_time) else state.last_time
-    write(path, state, scalars, _tables(state))
-
-
 def write(
     path: str | Path,
     counted: StatisticsSettings,
@@ -101,8 +92,27 @@ def write(
         (folder / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
 
 
+def write_empty(path: str | Path, counted: StatisticsSettings) -> None:
+    """Writes statistics of no event."""
+    scalars = {**dict.fromkeys(_SCALARS, 0), "factors_mean": 0.0, "last_time": None}
+    tables = {name: schema.empty_table() for name, schema in SCHEMAS.items()}
+    write(path, counted, scalars, {**tables, "ranks": ranks_table([], [])})
+
+
+def tables_without_users(path: Path) -> dict[str, pa.Table]:
+    """The tables of a folder without what each user did; counts of items, and of users, stay."""
+    tables = {file.stem: pq.read_table(file) for file in path.glob("*.parquet")}
+    number = tables["users"].num_rows
+    nothing = {pa.string(): "", _INT: 0, _FLOAT: -math.inf}
+    columns = [[nothing.get(kind, [])] * number for kind in SCHEMAS["users"].types]
+    tables["users"] = table("users", [f"forgotten {n}" for n in range(number)], *columns[1:])
+    return tables | {
+        name: SCHEMAS[name].empty_table() for name in ("by", USER_ITEMS) if name in tables
+    }
+
+
 def load(kind: type[State], path: str | Path) -> State:
-    """Reads what `save` wrote: the same features, and the same after further updates.
+    """Reads what `write` wrote.
 
     Raises:
       DataError: the folder is missing, of another format, or damaged.
@@ -133,42 +143,6 @@ def load(kind: type[State], path: str | Path) -> State:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as e:
         raise DataError(f"{path}: the statistics are damaged: {e}") from e
     return found
-
-
-def _tables(state: StatisticsState) -> dict[str, pa.Table]:
-    items, users = state.items, list(state.users.values())
-    keys, counts = state.pairs.to_arrays()
-    by: list[tuple[Any, ...]] = [
-        (index, column, name, *entry)
-        for index, user in enumerate(users)
-        for column, values in enumerate(user.by)
-        for name, entry in values.items()
-    ]
-    of_items, of_users = (SCHEMAS[name].names[1:] for name in ("items", "users"))
-    found = {
-        "items": table("items", list(items.index), *(getattr(items, name) for name in of_items)),
-        "users": table(
-            "users",
-            list(state.users),
-            *([getattr(user, name) for user in users] for name in of_users),
-        ),
-        "by": table("by", *_transposed(by, 5)),
-        "pairs": table("pairs", keys, *counts.T),
-        "ranks": ranks_table(state.sorted_counts.tolist(), state.sorted_shares.tolist()),
-        "factors": table("factors", state.factors.item_bias, state.factors.item_factors.tolist()),
-    }
-    if state.options.user_items:
-        had = [
-            (number, items.index[item_id], *entry)
-            for number, user in enumerate(users)
-            for item_id, entry in user.items.items()
-        ]
-        found[USER_ITEMS] = table(USER_ITEMS, *_transposed(had, 4))
-    return found
-
-
-def _transposed(rows: Sequence[tuple[Any, ...]], number: int) -> list[Sequence[Any]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * number
 
 
 def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:

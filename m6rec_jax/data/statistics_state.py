@@ -13,7 +13,7 @@ import numpy as np
 from m6rec_jax.data.pair_counts import DENSE_ITEMS, PairCounts
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.value_factors import ValueFactors
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
@@ -144,17 +144,6 @@ class ItemStates:
     holders: list[int] = dataclasses.field(default_factory=list)
     square: list[float] = dataclasses.field(default_factory=list)
 
-    def index_of(self, item_id: str) -> int:
-        """The index of an item, a new one if need be."""
-        index = self.index.get(item_id)
-        if index is None:
-            index = self.index[item_id] = len(self.count)
-            for counts in (self.count, self.positive, self.holders):
-                counts.append(0)
-            for sums in (self.value, self.square):
-                sums.append(0.0)
-        return index
-
 
 class StatisticsSettings:
     """What statistics count, for those who count and those who look counts up.
@@ -241,50 +230,6 @@ class StatisticsState(StatisticsSettings):
         """Whether an event counts as positive."""
         return self.at_least is None or (event.value is not None and event.value >= self.at_least)
 
-    def update(self, event: Event, item: Item) -> None:
-        """Counts the next event.
-
-        Args:
-          event: not earlier than the ones before.
-          item: the item of the event, for its columns of `by`.
-
-        Raises:
-          DataError: the event is earlier than one that was counted before.
-        """
-        if event.time < self.last_time:
-            raise DataError(
-                f"an event of user {event.user_id!r} at {event.time} comes after one at "
-                f"{self.last_time}: statistics take events in the order of time"
-            )
-        self.last_time = event.time
-        value = _value_of(event)
-        # Before this event counts: its own value must not pull the mean that it is compared with.
-        difference = value - self.mean()
-        liked = self.is_positive(event)
-        self.count += 1
-        self.positive += liked
-        self.value += value
-        self.square += difference * difference
-        items = self.items
-        index = items.index_of(event.item_id)
-        items.count[index] += 1
-        items.positive[index] += liked
-        items.value[index] += value
-        user = self.users.get(event.user_id)
-        if user is None:
-            user = self.users[event.user_id] = self._new_user()
-        self._count_user(user, event, item)
-        if self.keeps_windows and index not in user.window:
-            if self.options.neighbours:
-                self._count_pairs(user, index, difference)
-            user.remember(index, value, difference, self.options.neighbour_window)
-            items.holders[index] += 1
-            items.square[index] += difference * difference
-        if self.count >= self.next_refresh:
-            self._refresh()
-        if self.has_factors and self.count >= self.next_fit:
-            self._fit_factors()
-
     def fold_in(self, user_id: str, behaviours: Sequence[tuple[Event, Item]]) -> UserState | None:
         """A user's state with behaviours that these statistics do not hold, which stay as they are.
 
@@ -309,10 +254,6 @@ class StatisticsState(StatisticsSettings):
             self._count_ahead(state, event, item)
         return state
 
-    def forget_users(self) -> None:
-        """Forgets what each user did; counts of items, and of users, stay."""
-        self.users = {f"forgotten {n}": self._new_user() for n in range(len(self.users))}
-
     def _new_user(self) -> UserState:
         return UserState(0, 0, 0.0, -math.inf, tuple({} for _ in self.by))
 
@@ -320,7 +261,7 @@ class StatisticsState(StatisticsSettings):
         liked = self.is_positive(event)
         user.count += 1
         user.positive += liked
-        user.value += _value_of(event)
+        user.value += value_of(event)
         user.last_time = event.time
         if self.options.user_items and item.id:  # a request may describe an item without an id
             times, _ = user.items.get(item.id, (0, 0.0))
@@ -333,36 +274,12 @@ class StatisticsState(StatisticsSettings):
 
     def _count_ahead(self, user: UserState, event: Event, item: Item) -> None:
         """Counts an event in its user's state alone."""
-        value = _value_of(event)
+        value = value_of(event)
         self._count_user(user, event, item)
         # An item of which nothing else is known resembles no other.
         index = self.items.index.get(item.id)
         if self.keeps_windows and index is not None and index not in user.window:
             user.remember(index, value, value - self.mean(), self.options.neighbour_window)
-
-    def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
-        if not user.window:
-            return
-        products = difference * np.asarray(user.window_difference)
-        self.pairs.add_symmetric(np.full(len(products), index), np.asarray(user.window), products)
-
-    def _refresh(self) -> None:
-        """Ranks all items anew. At every event at first, then whenever 2% more events came."""
-        counts = np.asarray(self.items.count, np.float64)
-        self.sorted_counts = np.sort(counts)
-        if self.has_labels:
-            positive = np.asarray(self.items.positive, np.float64)
-            self.sorted_shares = np.sort(self.smoothed(positive, counts, self.share()))
-        self.next_refresh = next_refresh(self.count)
-
-    def _fit_factors(self) -> None:
-        users = self.users.values()
-        self.factors.fit(
-            [user.window for user in users],
-            [user.window_value for user in users],
-            len(self.items.count),
-        )
-        self.next_fit = next_fit(self.count, self.options.factor_growth)
 
     def share(self) -> float:
         """Share of positive events; 0 before the first."""
@@ -377,7 +294,7 @@ class StatisticsState(StatisticsSettings):
         return math.sqrt(self.square / self.count) if self.square else 1.0
 
 
-def _value_of(event: Event) -> float:
+def value_of(event: Event) -> float:
     return 0.0 if event.value is None or math.isnan(event.value) else event.value
 
 

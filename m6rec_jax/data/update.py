@@ -1,10 +1,10 @@
 """`m6rec data update`: new events of a prepared data set become a new part of its views.
 
-The past is not rendered again, and pairs of its items and factors are not counted again. The rows of
-the new part, `update_1` and so on, are training rows: they see what training rows of the past see,
-and the updates before them. So they are, to the letter, the rows that one preparation of everything
-would make of the new events, if all of them were training events. One thing differs: sampled
-negatives look at popularity as an update begins, not when 2% more events have come.
+The past is not rendered again, nor are its pairs of items counted or its factors fitted again. The
+rows of the new part, `update_1` and so on, are training rows: they see what training rows of the
+past see, and the updates before them. So they are, to the letter, the rows that one preparation of
+all events would make of the new ones, if all of them were training events. One thing differs:
+sampled negatives look at popularity as an update begins, not when 2% more events have come.
 
 Everything that an update changes is written aside and then takes its place at once (`io.staged`).
 """

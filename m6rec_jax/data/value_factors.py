@@ -49,23 +49,6 @@ class ValueFactors:
         """Whether there was a fit."""
         return len(self.item_bias) > 0
 
-    def fit(
-        self, windows: Sequence[Sequence[int]], values: Sequence[Sequence[float]], num_items: int
-    ) -> None:
-        """Fits all items anew.
-
-        Args:
-          windows: for each user, indices of the items they valued.
-          values: for each user, the values they gave them.
-          num_items: indices are below this.
-        """
-        lengths = np.fromiter(map(len, windows), np.int64, len(windows))
-        total = int(lengths.sum())
-        users = np.repeat(np.arange(len(windows)), lengths)
-        items = np.fromiter((i for window in windows for i in window), np.int64, total)
-        given = np.fromiter((v for some in values for v in some), np.float64, total)
-        self.fit_entries(users, items, given, len(windows), num_items)
-
     def fit_entries(
         self,
         users: np.ndarray,
@@ -74,7 +57,12 @@ class ValueFactors:
         num_users: int,
         num_items: int,
     ) -> None:
-        """`fit` of the entries of all windows `[n]`, user by user: user, item, value."""
+        """Fits all items anew.
+
+        Args:
+          users, items, given: the values in the windows of all users, user by user `[n]`.
+          num_users, num_items: indices are below these.
+        """
         self.mean = float(given.mean()) if len(given) else 0.0
         user_bias, self.item_bias = self._biases(users, items, given, num_users, num_items)
         shape = (num_users, num_items)

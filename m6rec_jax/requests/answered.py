@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data import splits
+from m6rec_jax.data import splits, statistics_files
 from m6rec_jax.data.columns import ARROW_TYPES, VALUE, parse_value
 from m6rec_jax.data.files import SUFFIXES, table_files
 from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
@@ -319,7 +319,7 @@ class _Reading:
         events = {"user": users, "item": indices, "value": values, "time": times}
         events["row"] = np.arange(len(users))
         pq.write_table(pa.table(events), folder / EVENTS / PREPARED_EVENTS)
-        self._statistics.save(folder / STATISTICS)
+        statistics_files.write_empty(folder / STATISTICS, self._statistics)
         counts = {"users": len(self._users), "items": len(items)}
         self.manifest["counts"] = counts | {"requests": splits.part_counts(codes)}
         self.manifest["rejected"] = dict(rejected)

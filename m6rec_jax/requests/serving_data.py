@@ -14,12 +14,12 @@ import dataclasses
 import functools
 import hashlib
 import json
-import tempfile
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import co_occurrence, ease
@@ -29,6 +29,7 @@ from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, Catalogue, 
 from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_files import tables_without_users
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
@@ -165,22 +166,19 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     """
     text, _ = _read_manifest(folder)
     read_catalogue(folder)
-    statistics = Statistics.load(folder / STATISTICS)
-    statistics.forget_users()
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch)
-        statistics.save(copy / STATISTICS)
-        counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
-        of_items = (folder / name for name in (CATALOGUE, *counts))
-        for table in (*filter(Path.is_file, of_items), *copy.rglob("*.parquet")):
-            target = copy / table.relative_to(folder if table.parent == folder else copy)
-            pq.write_table(pq.read_table(table), target, compression="none", use_dictionary=False)
-        files = {
-            str(path.relative_to(copy)): path.read_bytes()
-            for path in sorted(copy.rglob("*"))
-            if path.is_file()
-        }
-    return {MANIFEST: text.encode(), **files}
+    Statistics.load(folder / STATISTICS)  # raises
+    counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
+    of_items = (folder / name for name in (CATALOGUE, *counts))
+    tables = {path.name: pq.read_table(path) for path in of_items if path.is_file()}
+    for name, table in tables_without_users(folder / STATISTICS).items():
+        tables[f"{STATISTICS}/{name}.parquet"] = table
+    described = f"{STATISTICS}/statistics.json"
+    files = {MANIFEST: text.encode(), described: (folder / described).read_bytes()}
+    for name, table in sorted(tables.items()):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="none", use_dictionary=False)
+        files[name] = sink.getvalue().to_pybytes()
+    return files
 
 
 def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
+from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.splits import TEST, TRAIN, VALIDATION
+from tests.data.fold import UserEvents, groups_of_user
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -13,18 +13,19 @@ import pytest
 
 from m6rec_jax.data import prepare as prepare_module
 from m6rec_jax.data.bucket_run import BucketRun
-from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
-from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
+from m6rec_jax.data.grouping import Grouping
+from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import EVENTS, MANIFEST, Prepared
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions
+from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Event, Item
+from tests.data.fold import FoldedSampler, FoldedStatistics, UserEvents, groups_of_user
 
 DAY = 86_400.0
 
@@ -317,13 +318,13 @@ def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
 
 def test_negatives_by_popularity() -> None:
     ids = [f"i{index}" for index in range(50)]
-    statistics = Statistics(options=StatisticsOptions(neighbours=False))
+    statistics = FoldedStatistics(options=StatisticsOptions(neighbours=False))
     for number in range(200):
         bought = f"i{8 - number % 2}"
         statistics.update(Event(f"u{number}", bought, float(number)), Item(bought, {}))
 
     def share(power: float) -> float:
-        sampler = NegativeSampler(ids, power, seed=0)
+        sampler = FoldedSampler(ids, power, seed=0)
         drawn = [sampler.sample(statistics, str(n), [8], [], [], 1)[0][0] for n in range(300)]
         assert 8 not in drawn
         return sum(item == 7 for item in drawn) / 300
@@ -331,7 +332,7 @@ def test_negatives_by_popularity() -> None:
     assert share(0.0) == pytest.approx(1 / 49, abs=0.03)
     assert share(1.0) == pytest.approx(101 / 149, abs=0.08)
     # Whoever acted on nearly everything gets what is left.
-    sampler = NegativeSampler(ids, 1.0, 0, never=[49])
+    sampler = FoldedSampler(ids, 1.0, 0, never=[49])
     assert sorted(sampler.sample(statistics, "k", [0], range(1, 46), [], 5)[0]) == [46, 47, 48]
 
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.statistics_state import FIRST_FIT
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.records import Event, Item, Value
+from tests.data.fold import FoldedStatistics, as_of, fit_windows
 
 TAGS = (("red",), ("red", "blue"), (), ("blue", "green"), ("red", "red"), ("green",))
 ITEMS = [
@@ -57,7 +58,7 @@ OPTIONS = st.builds(
 
 
 def fold(events: list[Event], options: StatisticsOptions, at_least: float | None = 4) -> Statistics:
-    statistics = Statistics(BY, at_least, at_least is not None, options)
+    statistics = FoldedStatistics(BY, at_least, at_least is not None, options)
     for event in events:
         statistics.update(event, ITEMS[int(event.item_id[1:])])
     return statistics
@@ -108,7 +109,8 @@ def expected_value(
             for key, e, window in windows(events[:number], options.neighbour_window)
             if key == ""
         }
-        factors.fit(
+        fit_windows(
+            factors,
             [[places[e.item_id] for e in window] for window in held.values()],
             [[e.value for e in window] for window in held.values()],
             len(places),
@@ -257,7 +259,7 @@ def close(name: str, found: Value, expected: Value) -> bool:
 def test_every_answer_equals_a_recount(
     events: list[Event], options: StatisticsOptions, labelled: bool
 ) -> None:
-    statistics = Statistics(BY, 4 if labelled else None, labelled, options)
+    statistics = FoldedStatistics(BY, 4 if labelled else None, labelled, options)
     pairs = [(event, ITEMS[int(event.item_id[1:])]) for event in events]
     # Three users, one of them unknown, and all items at every moment, also between events.
     moments = sorted({*(event.time for event in events), 4.5, 100.0})
@@ -377,7 +379,7 @@ def test_purchases_have_no_shares() -> None:
     assert told["user_neighbours_times"] == "1.0"
     assert "user_taste_difference" not in told
     # With amounts, both.
-    valued = Statistics(BY, None, True)
+    valued = FoldedStatistics(BY, None, True)
     for event in events:
         valued.update(dataclasses.replace(event, value=2.0), ITEMS[int(event.item_id[1:])])
     assert features(valued, "u9", ITEMS[1])["user_neighbours_times"] == "1.0"
@@ -396,7 +398,7 @@ def test_a_saved_state_goes_on_as_before(
     path = tmp_path_factory.mktemp("statistics") / "state"
     statistics = fold(first, options, 4 if labelled else None)
     statistics.save(path)
-    loaded = Statistics.load(path)
+    loaded = FoldedStatistics.load(path)
     later = [Event(e.user_id, e.item_id, e.time + 100, e.value) for e in second]
     for event in [None, *later]:
         if event is not None:
@@ -411,21 +413,21 @@ def test_a_saved_state_goes_on_as_before(
 
 def test_load_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no statistics \(statistics.json is missing\)"):
-        Statistics.load(tmp_path / "nowhere")
+        FoldedStatistics.load(tmp_path / "nowhere")
     fold([Event("u0", "i0", 1.0, 4.0)], StatisticsOptions()).save(tmp_path / "state")
     description = tmp_path / "state" / "statistics.json"
     raw = description.read_text()
     description.write_text(json.dumps(json.loads(raw) | {"format": "other"}))
     with pytest.raises(DataError, match="format 'other'"):
-        Statistics.load(tmp_path / "state")
+        FoldedStatistics.load(tmp_path / "state")
     description.write_text(raw)
     users = tmp_path / "state" / "users.parquet"
     users.write_bytes(users.read_bytes()[:40])
     with pytest.raises(DataError, match="damaged"):
-        Statistics.load(tmp_path / "state")
+        FoldedStatistics.load(tmp_path / "state")
     users.unlink()
     with pytest.raises(DataError, match=r"users\.parquet is missing"):
-        Statistics.load(tmp_path / "state")
+        FoldedStatistics.load(tmp_path / "state")
 
 
 def test_the_future_is_refused() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from m6rec_jax.data import value_factors
 from m6rec_jax.data.value_factors import ValueFactors
+from tests.data.fold import fit_windows
 
 Ratings = list[tuple[int, int, float]]
 
@@ -79,14 +80,14 @@ def test_fits_equal_loops(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
     found = ValueFactors(rank=2, smoothing=1.5, regularization=0.7)
     earlier = [rating for rating in ratings if rating[1] < 7]
     start = np.random.default_rng(0).normal(0.0, 0.1, (7, 2))
-    found.fit(*by_user(earlier, 7), 7)
+    fit_windows(found, *by_user(earlier, 7), 7)
     expected = reference_fit(earlier, 7, start, 1.5, 0.7)
     for got, wanted in zip(
         (found.mean, found.item_bias, found.item_factors), expected, strict=True
     ):
         # float64 in another order of operations.
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
-    found.fit(*by_user(ratings, 7), 9)
+    fit_windows(found, *by_user(ratings, 7), 9)
     start = np.concatenate([expected[2], np.zeros((2, 2))])
     mean, bias, factors = reference_fit(ratings, 7, start, 1.5, 0.7)
     np.testing.assert_allclose(found.item_bias, bias, rtol=1e-9, atol=1e-12)
@@ -108,5 +109,5 @@ def test_fits_equal_loops(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_to_fit() -> None:
     factors = ValueFactors(rank=3, smoothing=5.0, regularization=1.0)
     assert not factors.fitted
-    factors.fit([[], []], [[], []], 2)
+    fit_windows(factors, [[], []], [[], []], 2)
     assert factors.expected([0, 1], [], []).tolist() == [0.0, 0.0]

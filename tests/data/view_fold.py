@@ -14,8 +14,7 @@ import numpy as np
 from m6rec_jax.data import views
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, CoOccurrenceOptions, RelatedItems
 from m6rec_jax.data.event_table import Assignment
-from m6rec_jax.data.grouping import Group, UserEvents, groups_of_user
-from m6rec_jax.data.negatives import NegativeSampler, sampling_rates
+from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
     grouping,
@@ -24,15 +23,24 @@ from m6rec_jax.data.prepare_options import (
     template_and_options,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import RowRenderer, item_document
+from m6rec_jax.data.render import item_document
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.timeline import parts_of_users
 from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
+from tests.data.fold import (
+    FoldedSampler,
+    FoldedStatistics,
+    Group,
+    RowRenderer,
+    UserEvents,
+    as_of,
+    groups_of_user,
+)
 
 
 class CoOccurrenceByEvent:
@@ -123,7 +131,7 @@ def events_in_order(dataset: Dataset, assignment: Assignment) -> Iterator[tuple[
             yield event, dataset.item_records[row["item_index"]], code in of_users
 
 
-class StatisticsAhead(Statistics):
+class StatisticsAhead(FoldedStatistics):
     """Statistics of some of whose users more is known than counts for everybody.
 
     So is an event of the validation part known to the same user's rows of the test part, and to
@@ -250,9 +258,9 @@ class ViewFold:
             found += groups_of_user(user, codes[user.rows], how, len(found), visible)
         return sorted(found, key=lambda group: (group.time, group.group_id))
 
-    def _sampler(self) -> NegativeSampler | None:
+    def _sampler(self) -> FoldedSampler | None:
         if not self.negatives:
             return None
         ids = [item.id for item in self.dataset.item_records]
         never = self.assignment.held_out.nonzero()[0].tolist()
-        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
+        return FoldedSampler(ids, self.options.negative_power, self.options.seed, never)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.negatives import corrected_probability
-from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.parts import Parts
@@ -16,6 +15,7 @@ from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
 from m6rec_jax.text.records import Event, Item, User
 from m6rec_jax.text.templates import DatasetTemplate
+from tests.data.fold import FoldedStatistics
 
 TEMPLATE = {"event": "{title}", "candidate": "{title}", "item": "{title}"}
 ITEMS = [Item(id_, {"title": id_}) for id_ in "abc"]
@@ -24,7 +24,7 @@ PREDICTED = np.array([0.2, 0.3, 0.4], np.float32)
 
 def answers(settings: TaskSettings) -> ScoringAnswers:
     """With a scorer that predicts the same of all candidates."""
-    statistics = Statistics()
+    statistics = FoldedStatistics()
     statistics.update(Event("u", "a", 1.0), ITEMS[0])
     scored = corrected_probability(PREDICTED, settings.sampling_rate).astype(np.float32)
     scorer = SimpleNamespace(

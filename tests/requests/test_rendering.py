@@ -28,6 +28,7 @@ from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 from tasks.book_crossing import source as book_crossing
 from tasks.movielens import source as movielens
+from tests.data.fold import FoldedStatistics
 from tests.data.plain_splits import plain_split
 from tests.data.view_fold import ViewFold
 
@@ -134,7 +135,7 @@ def behaviour(data: ServingData, event: tuple[int, int, float, float], own: bool
 def data(write_shop, tmp_path: Path) -> ServingData:
     log = [(n % 4, n % 7, 3600.0 * n, float(1 + n % 5)) for n in range(30)]
     dataset = Dataset.open(write_shop(log, num_users=NUM_USERS, num_items=NUM_ITEMS))
-    statistics = Statistics.for_dataset(dataset.spec)
+    statistics = FoldedStatistics.for_dataset(dataset.spec)
     items, users = dataset.item_records, dataset.user_records
     for user, item, time, value in log:
         statistics.update(Event(users[user].id, items[item].id, time, value), items[item])
@@ -206,7 +207,7 @@ def test_serving_data_of_something_else(data: ServingData, tmp_path: Path) -> No
         ServingData.open(spec | {"name": "other"}, folder)
     with pytest.raises(DataError, match=r"prepare\.json is missing"):
         ServingData.open(spec, tmp_path)
-    fewer = Statistics.for_dataset(data.spec, StatisticsOptions(factors=0))
+    fewer = FoldedStatistics.for_dataset(data.spec, StatisticsOptions(factors=0))
     fewer.save(folder / STATISTICS)
     with pytest.raises(ConfigError, match=r"no field \{user_expected_value\}.* prepared for"):
         ServingData.open(spec, folder)

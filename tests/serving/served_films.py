@@ -18,12 +18,12 @@ from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
+from tests.data.fold import FoldedStatistics
 from tests.pipeline import shop_rows
 
 S, T, MAX_EVENTS = 48, 32, 3
@@ -96,7 +96,7 @@ def write_data(
 ) -> Path:
     """Writes a catalogue and statistics as `m6rec data prepare` does."""
     folder.mkdir(parents=True)
-    statistics = Statistics.for_dataset(DatasetSpec.from_dict(spec))
+    statistics = FoldedStatistics.for_dataset(DatasetSpec.from_dict(spec))
     for n in range(40):
         item = items[n % len(items)]
         statistics.update(Event(f"u{n % 5}", item.id, 1000.0 * n, float(1 + n % 5)), item)

@@ -1,0 +1,565 @@
+"""The fold: statistics counted event by event in the order of time, and rows rendered on the way.
+
+The definition of what `prepare` makes, for tests to compare with. Slow, and short of cleverness.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from m6rec_jax.data import statistics_files
+from m6rec_jax.data.co_occurrence import ranked_text
+from m6rec_jax.data.grouping import Grouping
+from m6rec_jax.data.negatives import NegativeSampler, asked
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.render import Renderer, item_in_document, sentence
+from m6rec_jax.data.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.splits import EXCLUDED, VISIBLE_PARTS
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_files import SCHEMAS, USER_ITEMS, ranks_table, table
+from m6rec_jax.data.statistics_state import (
+    ItemStates,
+    UserState,
+    next_fit,
+    next_refresh,
+    value_of,
+)
+from m6rec_jax.data.value_factors import ValueFactors
+from m6rec_jax.data.views import Row
+from m6rec_jax.errors import DataError
+from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.writing_templates import WRITING, common_values
+
+Query = TypeVar("Query")
+_SCALARS = ("count", "positive", "value", "square", "last_time", "next_refresh", "next_fit")
+
+
+@dataclasses.dataclass(frozen=True)
+class UserEvents:
+    """All events of one user in the user's order (time, then position in the file), each `[n]`."""
+
+    user: int
+    rows: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Rows of one user that share a history.
+
+    Attributes:
+      group_id: counted over all users, in the order of the users table and then the user's.
+      part: part code of all its rows.
+      user: index in the users table.
+      time: of the first row, unix seconds; statistics hold events before it.
+      items, values: of the rows (NaN for no value), in the user's order.
+      history_items, history_times, history_values: visible events before, oldest first.
+      seen: items of all visible events before the history's end, ascending; or nothing.
+      moment: items of all events at the time of the first row, where `strict`; or nothing.
+    """
+
+    group_id: int
+    part: int
+    user: int
+    time: float
+    items: list[int]
+    values: list[float]
+    history_items: list[int]
+    history_times: list[float]
+    history_values: list[float]
+    seen: list[int]
+    moment: list[int]
+
+
+def groups_of_user(
+    events: UserEvents,
+    codes: np.ndarray,
+    grouping: Grouping,
+    first_id: int = 0,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
+) -> Iterator[Group]:
+    """Groups one user's rows.
+
+    Rows of one part that follow each other directly in the user's order go together; excluded rows
+    do not count, all others separate.
+
+    Args:
+      events: all events of the user, `[n]`.
+      codes: their part codes `[n]`.
+      grouping: how.
+      first_id: id of the first group.
+      visible_parts: part of a row -> parts whose events its history may hold.
+    """
+    known = codes != EXCLUDED
+    times, values = events.times[known], events.values[known]
+    items, codes = events.items[known], codes[known]
+    rows = np.full(len(codes), grouping.repeats)
+    for part in () if grouping.repeats else grouping.parts:
+        known = np.flatnonzero(np.isin(codes, (*visible_parts[part], part)))
+        first = known[np.unique(items[known], return_index=True)[1]]
+        rows[first[codes[first] == part]] = True
+    # Found once: a user whom many share, or a bot, has as many groups as events.
+    visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
+    seen = {
+        part: _FirstSeen.of(items, positions) if grouping.with_seen else None
+        for part, positions in visible.items()
+    }
+    start = 0
+    while start < len(codes):
+        part, time = int(codes[start]), float(times[start])
+        if part not in grouping.parts or not rows[start]:
+            start += 1
+            continue
+        end = start + 1
+        while end < min(len(codes), start + grouping.size) and codes[end] == part and rows[end]:
+            end += 1
+        cut, of_part = start, seen[part]
+        moment: list[int] = []
+        if grouping.strict:
+            cut = int(np.searchsorted(times, time, "left"))
+            if of_part is not None:
+                # What came at the same moment, as in one basket, is in no history, and no negative.
+                moment = items[cut : int(np.searchsorted(times, time, "right"))].tolist()
+        positions = visible[part]
+        last = int(np.searchsorted(positions, cut, "left"))
+        history = positions[max(0, last - grouping.max_events) : last]
+        had = [] if of_part is None else of_part.before(cut)
+        own = set(items[start:end].tolist())
+        if grouping.strict and own <= set(had) <= own | set(moment):
+            start = end
+            continue
+        yield Group(
+            group_id=first_id,
+            part=part,
+            user=events.user,
+            time=time,
+            items=items[start:end].tolist(),
+            values=values[start:end].tolist(),
+            history_items=items[history].tolist(),
+            history_times=times[history].tolist(),
+            history_values=values[history].tolist(),
+            seen=had,
+            moment=moment,
+        )
+        first_id += 1
+        start = end
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _FirstSeen:
+    """A user's distinct items in the order in which they came, and where: `[distinct]`."""
+
+    items: np.ndarray
+    positions: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, positions: np.ndarray) -> _FirstSeen:
+        """Args: the user's items `[n]`, and the positions of those that may be known."""
+        distinct, first = np.unique(items[positions], return_index=True)
+        order = np.argsort(first)
+        return cls(distinct[order], positions[first[order]])
+
+    def before(self, cut: int) -> list[int]:
+        """Items that came before a position, in ascending order."""
+        return np.sort(self.items[: np.searchsorted(self.positions, cut, "left")]).tolist()
+
+
+class RowRenderer:
+    """Rows of the views, as of the moment the statistics stand at.
+
+    Args:
+      dataset: an open data set.
+      template: its checked template.
+      statistics: as of the moment of the group that is rendered.
+      sampler: draws negatives; None for data with logged outcomes.
+      negatives: negatives per positive row.
+      reranking: draws the candidates of 'reranking', which is not rendered without.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        template: DatasetTemplate,
+        statistics: Statistics,
+        sampler: NegativeSampler | None = None,
+        negatives: int = 0,
+        reranking: RerankingCandidates | None = None,
+    ) -> None:
+        self._users, self._items = dataset.user_records, dataset.item_records
+        self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
+        self._template, self._label = template, dataset.spec.label
+        self._statistics = statistics
+        self._renderer = Renderer(template, statistics)
+        self._sampler, self._negatives = sampler, negatives
+        self._reranking = reranking
+        self._common = {
+            kind: common_values(self._items, entry.shared)
+            for kind, entry in template.writing.items()
+        }
+
+    def row(self, view: str, group: Group) -> Row | None:
+        """The row of `view` that a group becomes, None where it becomes none.
+
+        Groups have one event where the view is one of `writing_templates.WRITING`.
+        """
+        if view in WRITING:
+            return self.writing_row(view, group)
+        return {
+            "groups": self.scoring_row,
+            "next_items": self.next_items_row,
+            "reranking": self.reranking_row,
+            "documents": self.behaviour_document,
+        }[view](group)
+
+    def scoring_row(self, group: Group) -> Row:
+        """A row of the view 'groups'. Sampled negatives stand after the positive they go with."""
+        items, values = group.items, group.values
+        labels = self._label.labels(np.asarray(values)).tolist()
+        if self._sampler is not None:
+            items, values, labels = self._with_negatives(group)
+        return {
+            **self._of_user(group),
+            "group_id": group.group_id,
+            "candidates": self._candidates(group, items),
+            "item_indices": items,
+            "labels": labels,
+            "ratings": values,
+        }
+
+    def next_items_row(self, group: Group) -> Row:
+        """A row of the view 'next_items'; the text of an item is the same for all users."""
+        return {
+            **self._of_user(group),
+            "items": [self._template.item(self._items[index]) for index in group.items],
+            "item_indices": group.items,
+        }
+
+    def reranking_row(self, group: Group) -> Row | None:
+        """A row of the view 'reranking'; None where `RerankingCandidates.draw` gives none."""
+        assert self._reranking is not None
+        recent = group.history_items[-self._reranking.counts.options.recent :]
+        drawn = self._reranking.draw(group.part, group.user, group.items[0], recent, group.seen)
+        if drawn is None:
+            return None
+        items, ranks = (numbers.tolist() for numbers in drawn)
+        return {
+            **self._of_user(group),
+            "recent_indices": recent,
+            "candidates": [
+                ranked_text(rank, self._template.item(self._items[index]))
+                for index, rank in zip(items, ranks, strict=True)
+            ],
+            "item_indices": items,
+            "labels": [1] + [0] * (len(items) - 1),
+        }
+
+    def behaviour_document(self, group: Group) -> Row:
+        """A document: the history, and what the user did next, each with its outcome in words."""
+        candidates = [item_in_document(self._template, self._items[index]) for index in group.items]
+        texts = [
+            sentence(sentence(candidate) + " " + self._template.outcome(value))
+            for candidate, value in zip(candidates, group.values, strict=True)
+        ]
+        return {"kind": "behaviour", "source": self._history(group), "target": " ".join(texts)}
+
+    def writing_row(self, kind: str, group: Group) -> Row | None:
+        """A text about an item that the user liked, from what stood in the history before.
+
+        Returns:
+          None where the user did not like it, or the template has nothing to say.
+        """
+        (index,), (value,) = group.items, group.values
+        if not self._label.is_positive(value):
+            return None
+        template, item = self._template.writing[kind], self._items[index]
+        liked = [
+            past
+            for past, worth in zip(group.history_items, group.history_values, strict=True)
+            if self._label.is_positive(worth)
+        ]
+        written = template.written(item, [self._items[past] for past in liked], self._common[kind])
+        if written is None:
+            return None
+        user_id = self._users[group.user].id
+        return {
+            "text_id": f"{user_id}/{item.id}",
+            "text_index": group.group_id,
+            "user_id": user_id,
+            "item_indices": [index],
+            "seen_indices": [],
+            "liked_indices": liked,
+            "source": template.source(self._history(group), item),
+            "prefix": template.render_prefix(item),
+            "target": written.text,
+            "features": list(written.features),
+        }
+
+    def _of_user(self, group: Group) -> Row:
+        return {
+            "user_id": self._users[group.user].id,
+            "user_index": group.user,
+            "time": group.time,
+            "history": self._history(group),
+        }
+
+    def _history(self, group: Group) -> list[str]:
+        user = self._users[group.user]
+        events = [
+            Event(user.id, self._items[item].id, time, value)
+            for item, time, value in zip(
+                group.history_items, group.history_times, group.history_values, strict=True
+            )
+        ]
+        return self._renderer.history(
+            user, events, self._items_by_id, group.time, state=self._state(group)
+        )
+
+    def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
+        items = [self._items[index] for index in indices]
+        user_id = self._users[group.user].id
+        return self._renderer.candidates(user_id, items, group.time, state=self._state(group))
+
+    def _state(self, group: Group) -> UserState | None:
+        """What is known of a group's user, in place of what statistics know by the id."""
+        return None
+
+    def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
+        assert self._sampler is not None
+        drawn = self._sampler.sample(
+            self._statistics,
+            key=f"{self._users[group.user].id}:{group.time}:{self._items[group.items[0]].id}",
+            positives=group.items,
+            seen=group.seen,
+            moment=group.moment,
+            count=self._negatives,
+        )
+        items: list[int] = []
+        values: list[float] = []
+        labels: list[int] = []
+        for row in asked(drawn):
+            items += [group.items[row], *drawn[row]]
+            values += [group.values[row]] + [math.nan] * len(drawn[row])
+            labels += [1] + [0] * len(drawn[row])
+        return items, values, labels
+
+
+class FoldedStatistics(Statistics):
+    """Statistics that take events one by one."""
+
+    def update(self, event: Event, item: Item) -> None:
+        """Counts the next event.
+
+        Args:
+          event: not earlier than the ones before.
+          item: the item of the event, for its columns of `by`.
+
+        Raises:
+          DataError: the event is earlier than one that was counted before.
+        """
+        if event.time < self.last_time:
+            raise DataError(
+                f"an event of user {event.user_id!r} at {event.time} comes after one at "
+                f"{self.last_time}: statistics take events in the order of time"
+            )
+        self.last_time = event.time
+        value = value_of(event)
+        # Before this event counts: its own value must not pull the mean that it is compared with.
+        difference = value - self.mean()
+        liked = self.is_positive(event)
+        self.count += 1
+        self.positive += liked
+        self.value += value
+        self.square += difference * difference
+        items = self.items
+        index = _index_of(items, event.item_id)
+        items.count[index] += 1
+        items.positive[index] += liked
+        items.value[index] += value
+        user = self.users.get(event.user_id)
+        if user is None:
+            user = self.users[event.user_id] = self._new_user()
+        self._count_user(user, event, item)
+        if self.keeps_windows and index not in user.window:
+            if self.options.neighbours:
+                self._count_pairs(user, index, difference)
+            user.remember(index, value, difference, self.options.neighbour_window)
+            items.holders[index] += 1
+            items.square[index] += difference * difference
+        if self.count >= self.next_refresh:
+            self._refresh()
+        if self.has_factors and self.count >= self.next_fit:
+            self._fit_factors()
+
+    def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
+        if not user.window:
+            return
+        products = difference * np.asarray(user.window_difference)
+        self.pairs.add_symmetric(np.full(len(products), index), np.asarray(user.window), products)
+
+    def _refresh(self) -> None:
+        """Ranks all items anew. At every event at first, then whenever 2% more events came."""
+        counts = np.asarray(self.items.count, np.float64)
+        self.sorted_counts = np.sort(counts)
+        if self.has_labels:
+            positive = np.asarray(self.items.positive, np.float64)
+            self.sorted_shares = np.sort(self.smoothed(positive, counts, self.share()))
+        self.next_refresh = next_refresh(self.count)
+
+    def _fit_factors(self) -> None:
+        users = self.users.values()
+        fit_windows(
+            self.factors,
+            [user.window for user in users],
+            [user.window_value for user in users],
+            len(self.items.count),
+        )
+        self.next_fit = next_fit(self.count, self.options.factor_growth)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the statistics to a folder, as `prepare` does."""
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        scalars["factors_mean"] = self.factors.mean
+        # No event yet: minus infinity is not JSON.
+        scalars["last_time"] = None if math.isinf(self.last_time) else self.last_time
+        statistics_files.write(path, self, scalars, _tables(self))
+
+
+def fit_windows(
+    factors: ValueFactors,
+    windows: Sequence[Sequence[int]],
+    values: Sequence[Sequence[float]],
+    num_items: int,
+) -> None:
+    """Fits factors to the items and values of each user's window."""
+    users = np.repeat(np.arange(len(windows)), list(map(len, windows)))
+    items = np.array([i for window in windows for i in window], np.int64)
+    given = np.array([v for some in values for v in some], np.float64)
+    factors.fit_entries(users, items, given, len(windows), num_items)
+
+
+def _index_of(items: ItemStates, item_id: str) -> int:
+    """The index of an item, a new one if need be."""
+    index = items.index.get(item_id)
+    if index is None:
+        index = items.index[item_id] = len(items.count)
+        for counts in (items.count, items.positive, items.holders):
+            counts.append(0)
+        for sums in (items.value, items.square):
+            sums.append(0.0)
+    return index
+
+
+def _tables(state: Statistics) -> dict[str, pa.Table]:
+    items, users = state.items, list(state.users.values())
+    keys, counts = state.pairs.to_arrays()
+    by: list[tuple[Any, ...]] = [
+        (index, column, name, *entry)
+        for index, user in enumerate(users)
+        for column, values in enumerate(user.by)
+        for name, entry in values.items()
+    ]
+    of_items, of_users = (SCHEMAS[name].names[1:] for name in ("items", "users"))
+    found = {
+        "items": table("items", list(items.index), *(getattr(items, name) for name in of_items)),
+        "users": table(
+            "users",
+            list(state.users),
+            *([getattr(user, name) for user in users] for name in of_users),
+        ),
+        "by": table("by", *_transposed(by, 5)),
+        "pairs": table("pairs", keys, *counts.T),
+        "ranks": ranks_table(state.sorted_counts.tolist(), state.sorted_shares.tolist()),
+        "factors": table("factors", state.factors.item_bias, state.factors.item_factors.tolist()),
+    }
+    if state.options.user_items:
+        had = [
+            (number, items.index[item_id], *entry)
+            for number, user in enumerate(users)
+            for item_id, entry in user.items.items()
+        ]
+        found[USER_ITEMS] = table(USER_ITEMS, *_transposed(had, 4))
+    return found
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]], number: int) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * number
+
+
+def as_of(
+    update: Callable[[Event, Item], None],
+    events: Iterable[tuple[Event, Item]],
+    queries: Iterable[Query],
+    time_of: Callable[[Query], float],
+) -> Iterator[Query]:
+    """Folds `events` into statistics, stopping at each query's moment.
+
+    While a query is given out, the statistics hold exactly the events before its time. After the
+    last query they take in the events that remain.
+
+    Args:
+      update: takes the next event, as `Statistics.update`.
+      events: in the order of time, with their items.
+      queries: in the order of time; infinity means "after all events".
+      time_of: the time of a query.
+
+    Yields:
+      the queries.
+
+    Raises:
+      DataError: queries out of order.
+    """
+    pending = iter(events)
+    following = next(pending, None)
+    previous = -math.inf
+    for query in queries:
+        time = time_of(query)
+        if time < previous:
+            raise DataError(f"a query at {time} comes after one at {previous}")
+        previous = time
+        while following is not None and following[0].time < time:
+            update(*following)
+            following = next(pending, None)
+        yield query
+    for event in itertools.chain([following] if following else [], pending):
+        update(*event)
+
+
+class FoldedSampler(NegativeSampler):
+    """Draws by statistics that grow: popularity is looked at again when 2% more events came."""
+
+    def __init__(self, item_ids: Sequence[str], *args: Any, **options: Any) -> None:
+        super().__init__(len(item_ids), *args, **options)
+        self._places = {item_id: index for index, item_id in enumerate(item_ids)}
+        self._next_refresh = -1
+
+    def sample(
+        self,
+        statistics: Statistics,
+        key: str,
+        positives: Sequence[int],
+        seen: Collection[int],
+        moment: Collection[int],
+        count: int,
+    ) -> list[list[int]]:
+        """`draw`, by how popular items are as the statistics stand."""
+        if statistics.count >= self._next_refresh:
+            self._refresh(statistics)
+        return self.draw(self._cumulative, key, positives, seen, moment, count)
+
+    def _refresh(self, statistics: Statistics) -> None:
+        counts = np.zeros(len(self._places))
+        for item_id, index in statistics.items.index.items():
+            counts[self._places[item_id]] = statistics.items.count[index]
+        self._cumulative = np.cumsum(self.weights(counts))
+        self._next_refresh = next_refresh(statistics.count)
