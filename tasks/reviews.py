@@ -1,6 +1,6 @@
 """Reviews in PETER's format: TripAdvisor, Yelp and Amazon, as its authors give them out.
 
-A folder with reviews.pickle, the index files and a reviews.json named after the data set
+A folder with reviews.jsonl, the index files and a reviews.json named after the data set
 (`m6rec_jax.data.reviews`), then
 
     m6rec data prepare FOLDER

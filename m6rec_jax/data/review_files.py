@@ -4,8 +4,8 @@
      "template": ["pool", "great", "the pool is great", 1]}
 
 `template` is (feature, opinion, sentence, sentiment): the sentence of the review that says
-something of a feature, and whether it is meant well (1) or not (-1). In the wild it is a pickle of
-a list of such dictionaries; JSON lines of the same records (`reviews.jsonl`) are to be preferred. A
+something of a feature, and whether it is meant well (1) or not (-1). The authors give out a pickle
+of a list of such dictionaries, which is to be written as JSON lines first (`docs/data_sets.md`). A
 bad row is left out and counted with its reason, never mended.
 """
 
@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +25,7 @@ from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.format_strings import text_of
 
-PICKLE_SUFFIXES = (".pickle", ".pkl")
-JSON_SUFFIXES = (".jsonl", ".json")
+_SUFFIXES = (".jsonl", ".json")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,26 +78,25 @@ def read_reviews(
     """The reviews of a file, in its order, and what was left out.
 
     Args:
-      path: `.pickle`, `.pkl`, `.jsonl` or `.json` (JSON lines, UTF-8; blank lines are no rows).
+      path: `.jsonl` or `.json` (JSON lines, UTF-8; blank lines are no rows).
       index_dir: the folder of the three index files; None gives all rows, with `part=None`.
 
     Raises:
-      DataError: a file is missing, damaged or of another format; a pickle asks for more than
-        builtin containers and scalars; an index file holds something that is not a row number; a
-        row is in two parts (that would leak); there is no review to give.
+      DataError: a file is missing, damaged or of another format; an index file holds something
+        that is not a row number; a row is in two parts (that would leak); there is no review to
+        give.
     """
     path, report = Path(path), ReviewReport()
-    if path.suffix.lower() not in (*PICKLE_SUFFIXES, *JSON_SUFFIXES):
+    if path.suffix.lower() not in _SUFFIXES:
         raise DataError(
-            f"{path}: the name of a file of reviews must end in "
-            f"{', '.join((*PICKLE_SUFFIXES, *JSON_SUFFIXES))}"
+            f"{path}: the name of a file of reviews must end in {', '.join(_SUFFIXES)}; "
+            "docs/data_sets.md says how a pickle is written as JSON lines"
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     parts = None if index_dir is None else _read_index(Path(index_dir), report)
-    rows = _pickle_rows(path) if path.suffix.lower() in PICKLE_SUFFIXES else _json_rows(path)
     reviews, num_rows = [], 0
-    for row, record in enumerate(rows):
+    for row, record in enumerate(_json_rows(path)):
         num_rows += 1
         part = None if parts is None else parts.pop(row, None)
         try:
@@ -109,7 +106,7 @@ def read_reviews(
                 raise record
             reviews.append(_review(row, part, record))
         except _BadRow as bad:
-            found = "" if bad.found is None else f": {_shown(bad.found)}"
+            found = "" if bad.found is None else f": {reprlib.repr(bad.found)}"
             report.reject(bad.reason, f"{path.name}, row {row}{found}")
     if parts:
         row = min(parts)
@@ -126,13 +123,6 @@ def read_reviews(
             f"{path} has {num_rows} rows, but none gives a review: {'; '.join(reasons)}"
         )
     return reviews, report
-
-
-def _pickle_rows(path: Path) -> Iterator[Any]:
-    records = load_pickle(path)
-    if not isinstance(records, (list, tuple)):
-        raise DataError(f"{path} must hold a list of reviews, but holds a {_kind(records)}")
-    yield from records
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
@@ -194,14 +184,6 @@ def _text(value: Any, name: str, *, may_be_empty: bool = False) -> str:
     return value
 
 
-def _shown(value: object) -> str:
-    """A value for a message: short, however large, deep or circular it is."""
-    try:
-        return reprlib.repr(value)
-    except (ValueError, RecursionError):
-        return _kind(value)
-
-
 def _kind(value: Any) -> str:
     return type(value).__name__
 
@@ -250,59 +232,3 @@ def _index_rows(path: Path) -> np.ndarray:
                 f"{path} must hold row numbers with spaces between them, but holds {token[:40]!r}"
             ) from None
     return np.asarray(rows, np.int64)
-
-
-# ---- pickles of strangers: a pickle is a program, which may import any function and call it. Here
-# it may build Python's own containers and scalars; any other name that it asks for is refused
-# before it is looked up. (Bytes in protocols before 3 are refused, too: they call a function.) A
-# hostile file can still take much memory or time, but it can run nothing.
-
-# What builtin containers need by name: in older protocols sets are called for, and Python 2's name
-# of the module stands in them. All else (dict, list, str, int, ...) has operations of its own.
-_ALLOWED = {
-    (module, name): kind
-    for module in ("builtins", "__builtin__")
-    for name, kind in (("set", set), ("frozenset", frozenset))
-}
-
-
-class _Refused(Exception):
-    pass
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO):
-        # UTF-8 for the byte strings that Python 2 pickled as text.
-        super().__init__(file, encoding="utf-8")
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a persistent object")
-
-
-def load_pickle(path: str | Path) -> Any:
-    """Reads the first object of a pickle file, builtin containers and scalars only.
-
-    Raises:
-      DataError: the file does not exist, asks for anything else (the message names it), or is not a
-        whole pickle.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _Unpickler(file).load()
-    except _Refused as error:
-        raise DataError(
-            f"{path} asks for {error}. A pickle may run any program, so only lists, dictionaries, "
-            "texts and numbers are read; write the rows as JSON lines if you trust this file"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:
-        # Nonsense for bytes makes the unpickler raise nearly anything.
-        raise DataError(f"{path} is not a whole pickle: {error or type(error).__name__}") from error

@@ -2,7 +2,7 @@
 
 A folder with the files and a `reviews.json`:
 
-    {"name": "tripadvisor", "file": "reviews.pickle", "index": "1"}
+    {"name": "tripadvisor", "file": "reviews.jsonl", "index": "1"}
 
 The file holds one record per review (`review_files`).
 

@@ -1,7 +1,6 @@
-"""Reviews in PETER's format: both file forms, splits, and every kind of bad row."""
+"""Reviews in PETER's format: splits, and every kind of bad row."""
 
 import json
-import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -31,22 +30,14 @@ def write_index(folder, index):
     return folder
 
 
-def write(folder, records, form):
-    path = folder / f"reviews.{form}"
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(records))
-    else:
-        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
+def write(folder, records):
+    path = folder / "reviews.jsonl"
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), "utf-8")
     return path
 
 
-@pytest.fixture(params=["pickle", "jsonl"])
-def form(request):
-    return request.param
-
-
-def test_reviews_of_all_parts(tmp_path, form):
-    path = write(tmp_path, RECORDS, form)
+def test_reviews_of_all_parts(tmp_path):
+    path = write(tmp_path, RECORDS)
     reviews, report = read_reviews(path, write_index(tmp_path / "1", INDEX))
     assert [review.row for review in reviews] == list(range(10))
     assert reviews[6] == Review(
@@ -63,8 +54,8 @@ def test_reviews_of_all_parts(tmp_path, form):
     assert not report.num_rejected
 
 
-def test_without_index_files(tmp_path, form):
-    reviews, _ = read_reviews(write(tmp_path, RECORDS, form))
+def test_without_index_files(tmp_path):
+    reviews, _ = read_reviews(write(tmp_path, RECORDS))
     assert len(reviews) == 10
     assert {review.part for review in reviews} == {None}
 
@@ -83,13 +74,13 @@ BAD = {
 }
 
 
-def test_every_bad_row_is_counted_with_its_reason(tmp_path, form):
+def test_every_bad_row_is_counted_with_its_reason(tmp_path):
     records = [record(i, **changes) for i, changes in enumerate(BAD.values())]
     records += [["not", "a", "dictionary"], record(99)]
-    reviews, report = read_reviews(write(tmp_path, records, form))
+    reviews, report = read_reviews(write(tmp_path, records))
     assert [review.row for review in reviews] == [len(records) - 1]
     assert report.num_rejected == dict.fromkeys([*BAD, "not a dictionary"], 1)
-    assert report.examples["item is not a text"] == f"reviews.{form}, row 2: 1.5"
+    assert report.examples["item is not a text"] == "reviews.jsonl, row 2: 1.5"
 
 
 def test_bad_lines_are_rows(tmp_path):
@@ -105,35 +96,22 @@ def test_bad_lines_are_rows(tmp_path):
     assert report.num_rejected == {"not JSON": 2, "not UTF-8": 1, "user is not valid Unicode": 1}
 
 
-def test_ids_may_be_numbers(tmp_path, form):
-    path = write(tmp_path, [record(0, user=17, item=0)], form)
+def test_ids_may_be_numbers(tmp_path):
+    path = write(tmp_path, [record(0, user=17, item=0)])
     ((review,), _) = read_reviews(path)
     assert (review.user, review.item) == ("17", "0")
 
 
-def test_an_opinion_may_be_empty(tmp_path, form):
-    path = write(tmp_path, [record(0, template=["a", "", "c", 1.0])], form)
+def test_an_opinion_may_be_empty(tmp_path):
+    path = write(tmp_path, [record(0, template=["a", "", "c", 1.0])])
     ((review,), _) = read_reviews(path)
     assert review.opinion == ""
 
 
-def test_values_that_cannot_be_written_out(tmp_path):
-    circle = []
-    circle.append(circle)
-    records = [
-        record(0, user=10**5000),
-        record(1, user=circle),
-        record(2),
-    ]
-    reviews, report = read_reviews(write(tmp_path, records, "pickle"))
-    assert len(reviews) == 1
-    assert report.num_rejected == {"user is not a text": 2}
-
-
-def test_faults_of_index_files_are_counted(tmp_path, form):
+def test_faults_of_index_files_are_counted(tmp_path):
     index = {"train": [0, 1, 1, 1, 12], "validation": [2, -1], "test": [3, 10, 11]}
     folder = write_index(tmp_path / "1", index)
-    reviews, report = read_reviews(write(tmp_path, RECORDS, form), folder)
+    reviews, report = read_reviews(write(tmp_path, RECORDS), folder)
     assert [review.row for review in reviews] == [0, 1, 2, 3]
     assert report.num_rejected == {
         "repeated in an index file": 2,
@@ -146,7 +124,7 @@ def test_faults_of_index_files_are_counted(tmp_path, form):
 def test_a_row_in_two_splits_is_refused(tmp_path):
     folder = write_index(tmp_path / "1", INDEX | {"test": [7, 8, 3]})
     with pytest.raises(DataError, match=r"row 3, in train\.index and test\.index"):
-        read_reviews(write(tmp_path, RECORDS, "jsonl"), folder)
+        read_reviews(write(tmp_path, RECORDS), folder)
 
 
 @given(st.lists(st.sampled_from(["train", "validation", "test", "none"]), min_size=1, max_size=10))
@@ -154,7 +132,7 @@ def test_a_row_in_two_splits_is_refused(tmp_path):
 def test_any_assignment_comes_back(tmp_path_factory, splits):
     folder = tmp_path_factory.mktemp("reviews")
     index = {name: [i for i, split in enumerate(splits) if split == name] for name in INDEX}
-    path = write(folder, RECORDS[: len(splits)], "jsonl")
+    path = write(folder, RECORDS[: len(splits)])
     wanted = {i: split for i, split in enumerate(splits) if split != "none"}
     if not wanted:
         with pytest.raises(DataError, match="name no row"):
@@ -165,7 +143,7 @@ def test_any_assignment_comes_back(tmp_path_factory, splits):
 
 
 def test_refusals_before_anything_is_read(tmp_path):
-    path = write(tmp_path, RECORDS, "jsonl")
+    path = write(tmp_path, RECORDS)
     with pytest.raises(DataError, match="must end in"):
         read_reviews(tmp_path / "reviews.csv")
     with pytest.raises(DataError, match=r"none\.jsonl does not exist"):
@@ -180,22 +158,12 @@ def test_refusals_before_anything_is_read(tmp_path):
         read_reviews(path, folder)
 
 
-def test_a_file_without_any_review_is_refused(tmp_path, form):
+def test_a_file_without_any_review_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no rows"):
-        read_reviews(write(tmp_path, [], form))
+        read_reviews(write(tmp_path, []))
     bad = [record(0, user=None), record(1, user=None), 3]
     with pytest.raises(DataError, match=r"3 rows, but none gives a review: user is missing \(2; "):
-        read_reviews(write(tmp_path, bad, form))
+        read_reviews(write(tmp_path, bad))
     folder = write_index(tmp_path / "1", {"train": [3, 4], "validation": [], "test": []})
     with pytest.raises(DataError, match=r"none gives a review: no such row \(2; "):
-        read_reviews(write(tmp_path, [record(0)], form), folder)
-
-
-def test_a_pickle_must_hold_a_list_and_no_program(tmp_path):
-    path = tmp_path / "reviews.pickle"
-    path.write_bytes(pickle.dumps(record(0)))
-    with pytest.raises(DataError, match="must hold a list of reviews, but holds a dict"):
-        read_reviews(path)
-    path.write_bytes(pickle.dumps([record(0, user=print)]))
-    with pytest.raises(DataError, match=r"asks for builtins\.print"):
-        read_reviews(path)
+        read_reviews(write(tmp_path, [record(0)]), folder)

@@ -91,7 +91,7 @@ def test_what_is_left_out_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "split", "message"),
     [
-        ({"file": "none.pickle"}, "by_group", r"none\.pickle does not exist"),
+        ({"file": "none.jsonl"}, "by_group", r"none\.jsonl does not exist"),
         ({"index": "2"}, "by_group", r"train\.index does not exist"),
         ({}, "by_group:seed=1", "the index files say which review is where"),
         ({}, "leave_one_out", "is impossible"),
