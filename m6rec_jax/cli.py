@@ -60,6 +60,7 @@ _FIXABLE = frozenset(
         errno.EACCES,
         errno.EDQUOT,
         errno.EEXIST,
+        errno.EFBIG,
         errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ENOENT,
@@ -165,6 +166,10 @@ def _is_fixable(error: BaseException) -> bool:
     inner = error.__context__
     while error.__suppress_context__ and inner is not None and isinstance(error, type(inner)):
         error, inner = inner, inner.__context__
+    duckdb = sys.modules.get("duckdb")
+    # What a database says of a full disk or too little memory names both.
+    if duckdb and isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        return True
     return isinstance(error, M6RecError) or (isinstance(error, OSError) and error.errno in _FIXABLE)
 
 

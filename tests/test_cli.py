@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import gin
 import pytest
 
@@ -164,6 +165,17 @@ def test_a_full_disk_is_told_by_what_gin_calls_too(
     assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_USER_ERROR
     message = capsys.readouterr().err
     assert message == "m6rec: [Errno 28] No space left on device: 'metrics.jsonl'\n"
+
+
+def test_a_database_without_room_needs_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fills(args: object) -> None:
+        raise duckdb.IOException("Could not write file: No space left on device")
+
+    monkeypatch.setattr(training, "run_params", fills)
+    assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_USER_ERROR
+    assert capsys.readouterr().err.endswith("No space left on device\n")
 
 
 def test_other_errors_of_the_system_keep_their_traceback(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +40,6 @@ from m6rec_jax.data.schema import (
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.records import Item
 
@@ -88,7 +86,6 @@ def check_dataset(
     report.name = spec.name
     needs = _check_declared(spec, directory, findings)
     with contextlib.ExitStack() as opened:
-        opened.enter_context(full_disk_errors(tempfile.gettempdir(), quarantine))
         store = None
         if quarantine is not None:
             store = opened.enter_context(Quarantine(Path(quarantine), spec, directory))

@@ -69,7 +69,6 @@ from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.data.template_needs import items_without_text
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import replaced_folder
-from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.staged import finish_staged
@@ -124,7 +123,6 @@ def prepare(
     parsed = Split.parse(split, dataset.spec.splits)
     with (
         local_data_dir(out, dataset.spec.name, parsed.name) as data_dir,
-        full_disk_errors(data_dir),
         contextlib.ExitStack() as opened,
     ):
         folder = folder_of(data_dir, dataset.spec.name, parsed.name)

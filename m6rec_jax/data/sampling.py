@@ -24,7 +24,6 @@ from m6rec_jax.data.schema import SPEC_FILE, LabelSpec
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.data.template_needs import TemplateNeeds
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -129,7 +128,6 @@ def sample_dataset(
             "another sample_dataset.name"
         )
     with (
-        full_disk_errors(tempfile.gettempdir(), folder),
         tempfile.TemporaryDirectory(prefix="m6rec-events-") as scratch,
         EventTable(dataset, Path(scratch) / "table") as events,
     ):

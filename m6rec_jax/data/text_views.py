@@ -23,7 +23,6 @@ from m6rec_jax.data.prepared import (
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import build_view
 from m6rec_jax.data.views import RowWriter
-from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
 
@@ -77,7 +76,6 @@ def prepare_texts(
     """
     with (
         local_data_dir(out, dataset, split.name) as data_dir,
-        full_disk_errors(data_dir),
         locked_folder(folder_of(data_dir, dataset, split.name), f"preparing {dataset}"),
     ):
         folder = folder_of(data_dir, dataset, split.name)

@@ -53,7 +53,6 @@ from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TRAIN, Split
 from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
-from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.staged import finish_staged, staged_files
 
@@ -95,7 +94,6 @@ def update(
         return Prepared.open(out, dataset.spec.name, name)  # raises
     with (
         locked_folder(folder, f"updating {folder}"),
-        full_disk_errors(folder),
         contextlib.ExitStack() as opened,
     ):
         finish_staged(folder / UPDATE, out)

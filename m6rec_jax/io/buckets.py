@@ -140,9 +140,7 @@ class BucketCopies:
           DataError: it cannot be read.
         """
         if in_bucket(path):
-            from m6rec_jax.io.full_disk import full_disk_errors
-
-            with bucket_errors(path, "read"), full_disk_errors(self._folder):
+            with bucket_errors(path, "read"):
                 self._fetch(path_of(path), without)
         return self.of(path)
 

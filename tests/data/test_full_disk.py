@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import resource
-import sys
 from pathlib import Path
 
 import duckdb
@@ -17,7 +16,6 @@ from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.mapped_arrays import mapped_array
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
@@ -45,7 +43,7 @@ def test_a_check_that_has_no_room_leaves_no_clean_folder(tmp_path):
     whole = check_dataset(SHOP, file).clean
     size = (whole / "events.parquet").stat().st_size
     with (
-        pytest.raises(DataError, match=r"no room on the disk of .*rejected.*File too large"),
+        pytest.raises(OSError, match="File too large"),
         files_of_at_most(size // 2),
     ):
         check_dataset(SHOP, file)
@@ -59,14 +57,8 @@ def test_a_check_that_has_no_room_leaves_no_clean_folder(tmp_path):
 def test_events_without_room_for_their_table(tmp_path):
     shop = Dataset.open(SHOP)
     assert shop.users.num_rows + shop.items.num_rows == 11
-    with (
-        pytest.raises(DataError, match="no room on the disk"),
-        files_of_at_most(1_000),
-        full_disk_errors(tmp_path),
-    ):
+    with pytest.raises(duckdb.IOException, match="File too large"), files_of_at_most(1_000):
         EventTable(shop, tmp_path / "table")
-    with pytest.raises(duckdb.IOException, match="No files found"), full_disk_errors(tmp_path):
-        duckdb.read_parquet(str(tmp_path / "nowhere.parquet"))
 
 
 def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypatch):
@@ -81,20 +73,6 @@ def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypa
         events.shrink()
         codes = np.zeros(number, np.int8)
         assert sum(map(len, events.known(codes, "user, time, row"))) == number
-
-
-def test_a_database_without_memory_is_told_of():
-    with (
-        pytest.raises(DataError, match="or too little memory for the database"),
-        full_disk_errors(),
-    ):
-        raise duckdb.OutOfMemoryException("failed to pin block")
-
-
-def test_nothing_is_asked_of_a_database_that_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(DataError, match="no room on the disk of disk"), full_disk_errors("disk"):
-        raise OSError(28, "No space left on device")
 
 
 def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):
@@ -114,7 +92,7 @@ def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):
     for room in (1, shards // 2, shards):
         out = tmp_path / str(room)
         written.clear()
-        with pytest.raises(DataError, match=f"no room on the disk of {out}"):
+        with pytest.raises(OSError, match="No space left"):
             prepare(SHOP, out, progress=False)
         assert not any(".tfrecord-" in path.name for path in content(out))
         written.extend([out] * shards)  # from here on there is room
