@@ -55,7 +55,7 @@ class LayerStack(nn.Module):
         # Sharing keeps the axis, of length one, so that names and shardings stay the same.
         num_distinct = 1 if self.config.share_layers else self.num_layers
         keys = jax.random.split(self.make_rng("params"), num_distinct)
-        keys = jnp.broadcast_to(keys, (self.num_layers,)) if num_distinct == 1 else keys
+        keys = jnp.broadcast_to(keys, (self.num_layers, *keys.shape[1:]))
         variables = jax.vmap(one_layer)(
             keys, jax.random.split(self.make_rng(COLLECTION), self.num_layers)
         )

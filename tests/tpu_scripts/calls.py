@@ -50,8 +50,8 @@ def stub_m6rec(world: World) -> Path:
     return world.folder / "m6rec"
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+def until(condition: Callable[[], bool], within: float = 60) -> None:
+    deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -14,6 +14,12 @@ from tests.tpu_scripts.world import HERE, World, program
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
+    made = make_world(tmp_path)
+    yield made
+    made.kill_runs()
+
+
+def make_world(tmp_path: Path) -> World:
     folder = tmp_path / "world"
     made = World(folder=folder, home=tmp_path / "home", bin=tmp_path / "bin")
     made.home.mkdir()
@@ -27,8 +33,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     program(folder / "host_bin" / "python3.11", interpreter + (HERE / "stub_python.py").read_text())
     (folder / "buckets" / "bucket").mkdir(parents=True)
     made.write("behaviours.json", {"*": ["wait"]})
-    yield made
-    made.kill_runs()
+    return made
 
 
 @pytest.fixture
