@@ -33,6 +33,7 @@ from benchmarks.command_line import errors_told
 from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.prepared import EVENTS
 from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.pipeline.locations import dataset_folder
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
@@ -82,7 +83,13 @@ def requests(service: Service, task: str, users: int, candidates: int) -> list[d
     drawn = rng.permutation(len(records))[:users]
     files = pyarrow.dataset.dataset([*(data.folder / EVENTS).glob("*.parquet")])
     order = [(name, "ascending") for name in ("user", "time", "row")]
-    events = files.to_table(filter=pc.field("user").isin(drawn)).sort_by(order).to_pylist()
+    events = (
+        files.to_table(
+            filter=pc.field("user").isin(drawn) & pc.field("part").isin(STATISTICS_PARTS)
+        )
+        .sort_by(order)
+        .to_pylist()
+    )
     found = []
     for user, own in itertools.groupby(events, key=lambda event: event["user"]):
         behaviours = [{**event, "item": ids[event["item"]]} for event in own]

@@ -96,8 +96,8 @@ class EventTable:
     Args:
       dataset: an open data set.
       folder: for the database; must not exist.
-      saved: files that `save` wrote, which are then read in place of the data set's events and
-        numbered in the order of time.
+      saved: files that `save` wrote. Their events that training rows may see are then read in
+        place of the data set's, and numbered in the order of time.
 
     Raises:
       DataError: as `Dataset.iter_events`, or an event is there twice.
@@ -208,10 +208,11 @@ class EventTable:
         return pa.RecordBatchReader.from_batches(schema, with_parts())
 
     def save(self, codes: np.ndarray, path: Path) -> None:
-        """Writes the events that training rows may see, by user, then in the user's order."""
-        with pq.ParquetWriter(path, _SAVED, compression="zstd") as writer:
-            for batch in self.known(codes, "user, time, row", STATISTICS_PARTS):
-                writer.write_batch(batch.select(_SAVED.names), row_group_size=_ROW_GROUP)
+        """Writes the events with their `part`, by user, then in the user's order."""
+        events = self.known(codes, "user, time, row")
+        with pq.ParquetWriter(path, events.schema, compression="zstd") as writer:
+            for batch in events:
+                writer.write_batch(batch, row_group_size=_ROW_GROUP)
 
     def leave_out(self, where: str, values: Sequence[Any] = ()) -> int:
         """Deletes the events that a condition in SQL is true of; returns how many these were.
@@ -280,8 +281,8 @@ class EventTable:
     def _read_saved(self, files: Sequence[Path]) -> int:
         self._database.execute(
             """CREATE TABLE events AS SELECT row_number() OVER (ORDER BY time, row) - 1 AS row,
-              user, item, time, value FROM read_parquet(?)""",
-            [list(map(str, files))],
+              user, item, time, value FROM read_parquet(?) WHERE list_contains(?, part)""",
+            [list(map(str, files)), list(STATISTICS_PARTS)],
         )
         return int(self._number("SELECT count(*) FROM events"))
 

@@ -79,7 +79,7 @@ log = logging.getLogger(__name__)
 _COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 5
+FORMAT = 6
 
 
 @gin.configurable

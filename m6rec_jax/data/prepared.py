@@ -33,6 +33,7 @@ from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
 from m6rec_jax.data.schema import COUNT
+from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file, write_atomically
@@ -51,6 +52,7 @@ STATISTICS = "statistics"
 EVENTS = "events"
 # Of `EVENTS`; every update adds a file of its own.
 PREPARED_EVENTS = "prepared.parquet"
+EVENT_COLUMNS = ["row", "user", "item", "time", "value", "part"]
 # What an update has ready, see `io.staged`.
 UPDATE = "update"
 VOCABULARY = "vocabulary.model"
@@ -154,10 +156,6 @@ class Prepared:
         # Only some jobs read the events, which may be large.
         return kept_copy(folder_of(self.data_dir, *self._names), without=[EVENTS])
 
-    def events_file(self, name: str = PREPARED_EVENTS) -> Path:
-        """A file of the events that training rows may see; every update adds `NAME.parquet`."""
-        return kept_copy(folder_of(self.data_dir, *self._names) / EVENTS / name)
-
     @property
     def vocabulary_file(self) -> Path:
         """Where the data set's tasks look for their vocabulary; `prepare` does not make it."""
@@ -231,20 +229,39 @@ class Prepared:
         """What follows from all that a user had; raises DataError where it is missing."""
         return Ease.load(self.folder)
 
+    def events(self, updates: Sequence[str] = ()) -> pa.Table:
+        """Events of all parts, by user, then in the user's order.
+
+        Their columns: `row`, `user`, `item` (indices), `time`, `value` (NaN for none), `part`, a
+        code of `splits`, and `update`: 0, or the number of the update that they came with.
+
+        Args:
+          updates: those whose events are wanted, too, oldest first.
+
+        Raises:
+          DataError: a file is missing or damaged.
+        """
+        tables: list[pa.Table] = []
+        for name in (PREPARED_EVENTS, *(f"{name}.parquet" for name in updates)):
+            path = kept_copy(folder_of(self.data_dir, *self._names) / EVENTS / name)
+            try:
+                table = pq.read_table(path)
+                number = pa.array(np.full(len(table), len(tables)))
+                tables.append(table.select(EVENT_COLUMNS).append_column("update", number))
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise DataError(f"{path}: {error}; prepare the data set again") from error
+        order = [(name, "ascending") for name in ("user", "time", "update", "row")]
+        return pa.concat_tables(tables).sort_by(order)
+
     def known_events(self) -> pa.Table:
         """The events that training rows may see: `user`, `item` (indices), `value` (NaN for none).
 
         So they are those of the training part and, of few-shot splits, what else histories hold;
-        those of updates are not among them.
-
-        Raises:
-          DataError: the file is missing or damaged.
+        those of updates are not among them. Raises DataError as `events`.
         """
-        path = self.events_file()
-        try:
-            return pq.read_table(path, columns=["user", "item", "value"])
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: {error}; prepare the data set again") from error
+        events = self.events()
+        known = np.isin(events["part"].to_numpy(), STATISTICS_PARTS)
+        return events.filter(pa.array(known)).select(["user", "item", "value"])
 
     def template(self) -> DatasetTemplate:
         """The template that all text was rendered with."""

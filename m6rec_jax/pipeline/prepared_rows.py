@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.splits import PART_NAMES, STATISTICS_PARTS
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
@@ -62,96 +60,76 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
     return Interactions(np.concatenate(users), np.concatenate(items), np.concatenate(labels))
 
 
+class _Events(NamedTuple):
+    """Events by user, then in the user's order, as a part sees them. All `[n]`.
+
+    Attributes:
+      users, items: indices in both tables.
+      times: unix seconds.
+      of_part: whether they are events of the part itself.
+      visible: whether histories of the part's rows, or statistics, may hold them.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    of_part: np.ndarray
+    visible: np.ndarray
+
+
+def _events(prepared: Prepared, part: str) -> _Events:
+    names = prepared.updates
+    updates = names[: names.index(part) + 1] if part in names else ()
+    table = prepared.events(updates)
+    users, items, times, codes, numbers = (
+        table[name].to_numpy() for name in ("user", "item", "time", "part", "update")
+    )
+    # Rows of an update see what training rows see.
+    seen = prepared.manifest["visible"]["history"]["train" if updates else part]
+    of_part = numbers == len(updates) if updates else codes == PART_NAMES[part]
+    visible = np.isin(codes, [*STATISTICS_PARTS, *(PART_NAMES[name] for name in seen)])
+    return _Events(users.astype(np.int64), items, times, of_part, visible)
+
+
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Users and items of the events that a part's rows see, indices in both tables `[n]`.
 
     Of the training part itself these are all of its events. Of another part's own events there are
     none, though where users are split its rows see earlier ones: here they would tell what is
-    wanted. Where a column names the parts, a user's events after its first row of the part are left
+    wanted. Where a column names the parts, a user's events after its first one of the part are left
     out, though later rows see some of them: they are the future of the first one.
 
     Args:
       prepared: a split.
       part: of it; before an update come the training part and earlier updates.
     """
-    users, items, times = _visible_events(prepared, part)
-    view = _view_of_events(prepared, part)
-    if part != "train" and view is not None:
+    events = _events(prepared, part)
+    there = events.visible
+    if part != "train":
         first = np.full(prepared.manifest["counts"]["users"], np.inf)
-        for row in read_rows(prepared, view, part, ("user_index", "time")):
-            first[row["user_index"]] = min(first[row["user_index"]], row["time"])
-        there = times <= first[users]
-        users, items = users[there], items[there]
-    return users, items
+        np.minimum.at(first, events.users[events.of_part], events.times[events.of_part])
+        there = there & ~events.of_part & (events.times <= first[events.users])
+    return events.users[there], events.items[there]
 
 
 def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
 
-    Events of the row's moment are in, since the order within a moment is not kept; events of parts
-    that the split hides from these rows are not.
+    Events of parts that the split hides from these rows are not among them.
     """
-    of_updates = ("train", *prepared.updates)  # which see all before
-    visible = prepared.manifest["visible"]["history"].get(part, of_updates)
-    users, items, times = _visible_events(prepared, part)
-    if part == "train":  # whose rows these events are
-        users, items, times = users[:0], items[:0], times[:0]
-    order = np.lexsort((times, users))  # a moment's events stay as they were counted
-    # Of the type that users are looked up by: a search does not copy them.
-    users, items, times = users[order].astype(np.int64), items[order], times[order]
-    of_part: dict[int, list[np.ndarray]] = collections.defaultdict(list)
-    lengths: collections.Counter[int] = collections.Counter()
-    rows = list(enumerate(read_rows(prepared, "next_items", part, _ACTED)))
-    before = [(0, 0)] * len(rows)
-    for number, row in sorted(rows, key=lambda row: row[1]["time"]):
-        user = row["user_index"]
-        earlier = times[slice(*np.searchsorted(users, [user, user + 1]))]
-        before[number] = user, np.searchsorted(earlier, row["time"], side="right") + lengths[user]
-        # Of such parts users have no later event of another one.
-        if part in visible:
-            of_part[user].append(row["item_indices"])
-            lengths[user] += len(row["item_indices"])
-    # Rows of a user share its items: they are parts of one array.
-    whole = {
-        user: np.concatenate(
-            [items[slice(*np.searchsorted(users, [user, user + 1]))], *of_part[user]]
-        )
-        for user in {user for user, _ in before}
-    }
-    return [whole[user][:number] for user, number in before]
-
-
-def _visible_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users, items and times of the events of earlier parts that a part's rows may see `[n]`.
-
-    Training events, those of earlier updates, and for test rows those of validation rows.
-    """
-    updates = prepared.updates
-    earlier = updates[: updates.index(part)] if part in updates else ()
-    files = [prepared.events_file(f"{name}.parquet") for name in ("prepared", *earlier)]
-    names = ["user", "item", "time"]
-    table = pa.concat_tables(pq.read_table(file, columns=names) for file in files)
-    users, items, times = ([table[name].to_numpy()] for name in names)
-    seen = prepared.manifest["visible"]["history"].get(part, ())
-    view = _view_of_events(prepared, "validation")
-    if "validation" in seen and part != "validation" and view is not None:
-        labelled = "label" in prepared.manifest["dataset_spec"]
-        columns = (*_ACTED, *(("labels",) if view == "groups" else ()))
-        for row in read_rows(prepared, view, "validation", columns):
-            own = row["item_indices"]
-            if view == "groups" and not labelled:  # sampled negatives are no events
-                own = own[row["labels"] == 1]
-            users.append(np.full(len(own), row["user_index"]))
-            items.append(own)
-            times.append(np.full(len(own), row["time"]))
-    return np.concatenate(users), np.concatenate(items), np.concatenate(times)
-
-
-def _view_of_events(prepared: Prepared, part: str) -> str | None:
-    """A view whose rows hold the events of a part, if there is one."""
-    views = prepared.manifest["views"]
-    known = (v for v in ("next_items", "groups") if v in views and part in prepared.num_rows(v))
-    return next(known, None)
+    events = _events(prepared, part)
+    seen = events.items[events.visible]
+    before = np.concatenate([[0], np.cumsum(events.visible)])
+    places: dict[tuple[int, float, int], int] = {}
+    for place in np.flatnonzero(events.of_part).tolist():
+        key = events.users[place], events.times[place], events.items[place]
+        places.setdefault(key, place)
+    found = []
+    for row in read_rows(prepared, "next_items", part, _ACTED):
+        place = places[row["user_index"], row["time"], int(row["item_indices"][0])]
+        start = np.searchsorted(events.users, row["user_index"])
+        found.append(seen[before[start] : before[place]])
+    return found
 
 
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:

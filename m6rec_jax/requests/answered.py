@@ -35,6 +35,7 @@ from m6rec_jax.data.files import SUFFIXES, table_files
 from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
 from m6rec_jax.data.prepared import (
     CATALOGUE,
+    EVENT_COLUMNS,
     EVENTS,
     PREPARED_EVENTS,
     STATISTICS,
@@ -154,8 +155,8 @@ class _Reading:
         self._item_index = {id_: index for index, id_ in enumerate(by_id)}
         self._users: dict[str, int] = {}
         self._codes: list[int] = []
-        # Of the training part: user, item, value, time.
-        self._events: list[tuple[int, int, float, float]] = []
+        # User, item, time, value, part.
+        self._events: list[tuple[int, int, float, float, int]] = []
         seen = {"train": ["train"], "validation": ["train"], "test": ["train"]}
         self.manifest: dict[str, Any] = {
             "dataset_spec": spec.to_dict(),
@@ -213,13 +214,12 @@ class _Reading:
             "history": text.history,
         }
         self._codes.append(code)
-        if code == TRAIN:
-            # Without a label, what was not chosen is no event.
-            self._events += [
-                (user_index, index, value, request.time or 0.0)
-                for index, value, label in zip(indices, values, labels, strict=True)
-                if label or not math.isnan(value)
-            ]
+        # Without a label, what was not chosen is no event.
+        self._events += [
+            (user_index, index, request.time or 0.0, value, code)
+            for index, value, label in zip(indices, values, labels, strict=True)
+            if label or not math.isnan(value)
+        ]
         scored = {
             "group_id": row.number,
             "candidates": text.candidates,
@@ -299,9 +299,11 @@ class _Reading:
         codes = np.asarray(self._codes, np.int8)
         splits.check_parts(codes, self._split.name, "requests")
         items = list(self._items.values())
-        columns = zip(*self._events, strict=True) if self._events else ((), (), (), ())
-        types = (np.int64, np.int64, np.float64, np.float64)
-        users, indices, values, times = map(np.asarray, columns, types)
+        columns = zip(*self._events, strict=True) if self._events else [()] * 5
+        types = (np.int64, np.int64, np.float64, np.float64, np.int8)
+        arrays = [np.arange(len(self._events)), *map(np.asarray, columns, types)]
+        events = dict(zip(EVENT_COLUMNS, arrays, strict=True))
+        trained = events["item"][events["part"] == TRAIN]
         write_catalogue(
             folder / CATALOGUE,
             items,
@@ -313,11 +315,9 @@ class _Reading:
             ),
             [self._template.item(item) for item in items],
             np.zeros(len(items), bool),
-            np.bincount(indices, minlength=len(items)),
+            np.bincount(trained, minlength=len(items)),
         )
         (folder / EVENTS).mkdir(exist_ok=True)
-        events = {"user": users, "item": indices, "value": values, "time": times}
-        events["row"] = np.arange(len(users))
         pq.write_table(pa.table(events), folder / EVENTS / PREPARED_EVENTS)
         statistics_files.write_empty(folder / STATISTICS, self._statistics)
         counts = {"users": len(self._users), "items": len(items)}
