@@ -254,7 +254,7 @@ class Engine:
             "exit_depth": np.array([one.depth for one in own], np.int32)[:, None],
         }
 
-    def _source_row(self, segments: Sequence[str], settings: TaskSettings) -> Row:
+    def _source_row(self, segments: Sequence[rows.Text], settings: TaskSettings) -> Row:
         """A history as the task was trained to read it."""
         limit = self.options.source_length
         return rows.source_row(

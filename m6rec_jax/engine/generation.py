@@ -32,6 +32,7 @@ from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec
+from m6rec_jax.text.rows import Text
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 Array = jax.Array
@@ -48,6 +49,7 @@ class GeneratedText(NamedTuple):
       ended: False where the text was cut off at the longest length.
       entry: which title of the trie it is, where there was one.
       continuation: the text without its prefix.
+      tokens: all of it, with [EOS] where the text has ended.
     """
 
     text: str
@@ -56,6 +58,7 @@ class GeneratedText(NamedTuple):
     ended: bool
     entry: int | None = None
     continuation: str = ""
+    tokens: tuple[int, ...] = ()
 
 
 class RecommendedTitle(NamedTuple):
@@ -89,7 +92,8 @@ class Asked(TypedDict, total=False):
 class Generator(Engine):
     """Text for histories given as text segments.
 
-    Every method takes `histories` (per request, segments as of `DatasetTemplate.history_segments`),
+    Every method takes `histories` (per request, segments as of `DatasetTemplate.history_segments`,
+    or their token ids),
     `prefixes` (per request, how its text begins, such as "title:" before a title of a trie; a
     prefix is cut into tokens by itself, so end it where a word ends) and what `Asked` says. All
     raise
@@ -121,7 +125,7 @@ class Generator(Engine):
 
     def greedy(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[Text]],
         prefixes: Sequence[str] | None = None,
         **asked: Unpack[Asked],
     ) -> list[GeneratedText]:
@@ -131,7 +135,7 @@ class Generator(Engine):
 
     def sample(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[Text]],
         prefixes: Sequence[str] | None = None,
         *,
         num_samples: int = 1,
@@ -158,7 +162,7 @@ class Generator(Engine):
 
     def beam_search(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[Text]],
         prefixes: Sequence[str] | None = None,
         *,
         num_beams: int = 4,
@@ -186,7 +190,7 @@ class Generator(Engine):
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[Text]],
         trie: TitleTrie,
         k: int,
         prefixes: Sequence[str] | None = None,
@@ -234,7 +238,7 @@ class Generator(Engine):
         verb: str,
         num_texts: int,
         options: Any,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[Text]],
         prefixes: Sequence[str] | None,
         *,
         trie: TitleTrie | None = None,
@@ -351,6 +355,7 @@ class Generator(Engine):
                     bool(ended),
                     int(entry) if of_trie and entry != NO_ENTRY else None,
                     after,
+                    tuple(tokens[: (tokens != EOS_ID).cumprod().sum() + 1].tolist()),
                 )
             )
         return texts

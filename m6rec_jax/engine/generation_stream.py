@@ -168,6 +168,7 @@ class GrowingText:
                 reason == "stop",
                 None,
                 now.continuation,
+                tuple(self._tokens),
             ),
         )
 

@@ -49,7 +49,8 @@ class TaskSettings:
       retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a
         candidate when the task was trained, where they are fewer than the model's.
-      writing: for 'generation', what is written: a key of the template's `writing`, or 'replies'.
+      writing: for 'generation', what is written: a key of the template's `writing`, or 'replies';
+        empty for tasks of texts alone, see `reads_text`.
       prepared: name of the folder of prepared data, within the data folder, that the task was
         trained on: catalogue and statistics, unless serving is given others. The model folder's
         `datasets/<prepared>.json` has its columns and template. Empty where nobody said.
@@ -77,6 +78,11 @@ class TaskSettings:
     view: str = ""
     exits: ExitSettings | None = None
     ranking: RankingWeights | None = None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether requests are one text: those of tasks that a user registered with seqio."""
+        return self.kind == "generation" and not self.writing
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:

@@ -17,6 +17,7 @@ from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.sampling import check_sampling
 from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.rows import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Decoding:
     def generate(
         self,
         generator: Generator,
-        sources: Sequence[Sequence[str]],
+        sources: Sequence[Sequence[Text]],
         prefixes: Sequence[str] | None = None,
         tasks: Sequence[str] | None = None,
         keys: Sequence[Sequence[int]] | None = None,

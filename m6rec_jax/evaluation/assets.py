@@ -32,10 +32,11 @@ def save_task_assets(
       The settings written.
 
     Raises:
-      ConfigError: the task is none of `register_recommendation_tasks` or `register_text_tasks`.
+      ConfigError: there is no such task.
       DataError: its data are not prepared.
     """
-    tasks = evaluated_tasks(mixture_or_task_name)
+    found = evaluated_tasks(mixture_or_task_name)
+    tasks = [task for task in found if task.dataset]
     prepared = {task.name: task.prepared() for task in tasks}
     manifest_of = {name: found.manifest for name, found in prepared.items()}
     settings = InferenceSettings(
@@ -55,6 +56,14 @@ def save_task_assets(
                 view=task.view,
             )
             for task in tasks
+        }
+        | {
+            task.name: TaskSettings(
+                prompt_row(task.name),
+                kind="generation" if task.kind == "text_to_text" else task.kind,
+            )
+            for task in found
+            if not task.dataset
         },
     )
     # Texts have no template.

@@ -45,9 +45,10 @@ from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, examples, seqio_metrics
 from m6rec_jax.pipeline.task_rows import (
+    count_rows,
     find_provider,
-    rows_per_task,
     sample_sizes,
     sampled_indices,
     task_vocabulary,
@@ -68,7 +69,7 @@ class Evaluator:
     `<task>/<metric>`.
 
     Args:
-      mixture_or_task_name: registered with `register_recommendation_tasks`.
+      mixture_or_task_name: registered with seqio.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
       batch_size: rows of a step, over all devices; raised to a multiple of what devices and
         processes need, with a message. Metrics do not depend on it.
@@ -224,7 +225,8 @@ class Evaluator:
         def make() -> EvaluationBatches:
             rows: dict[str, int] = {}
             for other in self.tasks if self.sample else ():
-                rows |= rows_per_task(find_provider(other.name), self.split)
+                provider = find_provider(other.name)
+                rows |= count_rows(provider, self.lengths, self.split, self.sample)
             return EvaluationBatches(
                 task.name,
                 self.lengths,
@@ -260,6 +262,10 @@ class _TaskEvaluation:
 
     def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         def read() -> list[dict[str, Any]]:
+            if isinstance(task := find_provider(self._task.name), TextToTextTask):
+                evaluator = self._evaluator
+                number = evaluator.batches(self._task).read_rows
+                return examples(task, evaluator.split, evaluator.lengths, number)
             available = self._evaluator.batches(self._task).available_rows
             wanted = set(self._read(available).tolist())
             # One after the other: of a large part a few may be asked for.
@@ -270,6 +276,13 @@ class _TaskEvaluation:
     def past_items(self) -> list[np.ndarray]:
         past = self.data.past_items()
         return [past[number] for number in self._read(len(past))]
+
+    def seqio_metrics(
+        self, tokens: np.ndarray, log_probabilities: np.ndarray, scores: np.ndarray
+    ) -> dict[str, float]:
+        task = find_provider(self._task.name)
+        assert isinstance(task, TextToTextTask)
+        return seqio_metrics(task.original, self.rows(), tokens, log_probabilities, scores)
 
     def _read(self, number: int) -> np.ndarray:
         """Which of so many rows are read, ascending."""

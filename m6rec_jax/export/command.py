@@ -10,6 +10,8 @@ from pathlib import Path
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.config_file import CONFIG_FILE
+from m6rec_jax.engine.model_folder import read_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import held_out, stablehlo
 from m6rec_jax.export.folder import PYTHON, verify
@@ -42,7 +44,7 @@ def export(
     num_beams: int | None = None,
     precision: str | None = None,
     runtime: Path | None = None,
-    gin_files: Sequence[str] = (),
+    gin_files: Sequence[str | Path] = (),
     bindings: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Exports the newest checkpoint of a run, or a bank's tasks on its backbone.
@@ -95,6 +97,9 @@ def export(
     check_new(output)
     # Attention of all platforms, and not of the one that exports.
     plain = "dot_product_attention.implementation = 'plain'"
+    trained_by = run / CONFIG_FILE
+    if trained_by.is_file() and any(t.reads_text for t in read_settings(run).tasks.values()):
+        gin_files = [trained_by, *gin_files]  # imports the module that registers the task
     configuration.parse_config(gin_files, [*bindings, plain])
     model = load_with_bank(run, bank=bank)
     model.data_dir = model.data_dir or data_dir()

@@ -20,6 +20,9 @@ from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.prepared_rows import read_rows
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, examples
+from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
+from m6rec_jax.text.rows import without_end
 
 # The sizes of batches that every program is checked with.
 BATCH_SIZES = (1, 7, 64)
@@ -149,15 +152,30 @@ def ask(
       DataError: the part has no rows, or the data are not on this machine.
     """
     settings = model.settings.tasks[task]
-    dataset, _, name = settings.prepared.rpartition(".")
-    prepared = Prepared.open(data_dir(), dataset, name)
-    found = list(itertools.islice(read_rows(prepared, settings.view, split), rows))
+    if settings.reads_text:
+        found = _texts(model, task, split, rows)
+    else:
+        dataset, _, name = settings.prepared.rpartition(".")
+        prepared = Prepared.open(data_dir(), dataset, name)
+        found = list(itertools.islice(read_rows(prepared, settings.view, split), rows))
     if not found:
         raise DataError(f"'{task}' has no rows in {split!r} to check an export with")
     answered: list[Answered] = []
     for part in _parts(found):
         answered += answer(model, task, settings.kind, part, recorder, num_beams, titles)
     return answered
+
+
+def _texts(model: LoadedModel, task: str, split: str, rows: int) -> list[dict[str, Any]]:
+    """The first inputs of a seqio task, as rows to be written about; raises as `find_provider`."""
+    provider = find_provider(task)
+    assert isinstance(provider, TextToTextTask)
+    lengths = {"inputs": model.settings.source_length, "targets": model.settings.target_length}
+    tasks_with(provider, split)  # raises where it has no such split
+    return [
+        {"source": [model.vocabulary.decode(without_end(row["inputs"]))], "prefix": ""}
+        for row in examples(provider, split, lengths, rows)
+    ]
 
 
 def answer(

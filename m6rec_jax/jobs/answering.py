@@ -75,10 +75,12 @@ class RequestFields(NamedTuple):
     Attributes:
       candidates: field of the candidates; None: none are read.
       about: field of the item that a title's prefix is about; None: none is read.
+      text: field of the text that is all that is read; None: requests tell of a user.
     """
 
     candidates: str | None = None
     about: str | None = None
+    text: str | None = None
 
 
 class Answerer(abc.ABC, Generic[TaskState]):

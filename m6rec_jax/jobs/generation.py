@@ -70,6 +70,8 @@ _NOTHING = Template.parse("", "")
 _REPLIES = WritingTemplate(
     "replies", _NOTHING, Template.parse(REPLY_PREFIX, "reply"), _NOTHING, _NOTHING, ()
 )
+# All that is read is the input.
+_TEXTS = WritingTemplate("", _NOTHING, _NOTHING, _NOTHING, _NOTHING, ())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -266,6 +268,8 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         if dialogue_part(self.parts.settings(task)):
             # Its requests are dialogues, which are no rows to render.
             return _GenerationTask(None, _REPLIES)
+        if self.parts.settings(task).reads_text:
+            return _GenerationTask(self.parts.renderer(task, candidates=False), _TEXTS)
         data, kind = self.parts.data(task), self.parts.settings(task).writing
         known = data.template.writing
         if kind not in known:
@@ -284,6 +288,8 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return _GenerationTask(renderer, template, true, data.spec.label)
 
     def fields(self, task: str) -> RequestFields:
+        if self.parts.settings(task).reads_text:
+            return RequestFields(text="input")
         needs_item = self.of_task(task).template.needs_item
         return RequestFields(candidates="candidates" if needs_item else None)
 

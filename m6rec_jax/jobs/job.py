@@ -119,7 +119,8 @@ class Evaluation(Protocol):
     def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The evaluated rows, those of all processes: generated texts are the same everywhere.
 
-        Whole ones are kept; of some columns alone they are read anew.
+        Whole ones are kept; of some columns alone they are read anew. Those of tasks of kind
+        'text_to_text' are seqio's examples.
         """
 
     def outputs(self) -> Found:
@@ -142,6 +143,11 @@ class Evaluation(Protocol):
 
     def past_items(self) -> list[np.ndarray]:
         """`TaskData.past_items` of the evaluated rows."""
+
+    def seqio_metrics(
+        self, tokens: np.ndarray, log_probabilities: np.ndarray, scores: np.ndarray
+    ) -> dict[str, float]:
+        """Metrics that a task of kind 'text_to_text' brings (`pipeline.seqio_tasks`)."""
 
     def reranked(
         self,

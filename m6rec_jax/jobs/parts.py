@@ -23,7 +23,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.request_data import dataset_spec_of, open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.serving_data import ServingData
+from m6rec_jax.requests.serving_data import ServingData, texts_alone
 
 T = TypeVar("T")
 # Kinds of tasks that an index of the catalogue may be named for.
@@ -188,6 +188,8 @@ class Parts:
 
     def data(self, task: str, *, any_data_set: bool = False) -> ServingData:
         """What a task's requests are rendered with; errors as `open_serving_data`."""
+        if self.settings(task).reads_text:
+            return texts_alone()
         own = self.settings(task).prepared if self.prepared is None else self.prepared
         # Two runs on one folder may know the data set by other templates.
         described = self.once(

@@ -16,14 +16,13 @@ from typing import Any
 
 import gin
 import numpy as np
-import seqio
 
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import CheckpointError
 from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES
 from m6rec_jax.pipeline.input_processes import InputProcess
-from m6rec_jax.pipeline.registration import data_fingerprint
+from m6rec_jax.pipeline.registration import task_info
 from m6rec_jax.pipeline.shards import LocalShards, read_settings
-from m6rec_jax.pipeline.task_rows import Batch, find_provider, require_multiple, rows_per_task
+from m6rec_jax.pipeline.task_rows import Batch, find_provider, require_multiple, tasks_with
 
 
 @gin.configurable
@@ -78,8 +77,7 @@ class BatchIterator(Iterator[Batch]):
             "BatchIterator.num_shards", num_shards, "the number of processes", process_count
         )
         self._provider = find_provider(mixture_or_task_name)
-        _check_sharding(self._provider, split, num_shards)
-        rows = rows_per_task(self._provider, split)
+        tasks = tasks_with(self._provider, split)
         self._settings: dict[str, Any] = {
             "mixture_or_task_name": mixture_or_task_name,
             "feature_lengths": dict(feature_lengths),
@@ -90,8 +88,9 @@ class BatchIterator(Iterator[Batch]):
             "pack": pack,
             # Other versions of the package may have other ones.
             "features": sorted(TASK_FEATURES),
-            "rows": rows,
-            "data": {task: data_fingerprint(task, split) for task in rows},
+            # Before preprocessing; None where a source does not say.
+            "rows": {task.name: task.num_input_examples(split) for task in tasks},
+            "data": {task.name: task_info(task.name).fingerprint(split) for task in tasks},
         }
         rows_per_shard = batch_size // num_shards
         per_process = num_shards // process_count
@@ -195,19 +194,3 @@ class BatchIterator(Iterator[Batch]):
 def _close(readers: list[LocalShards | InputProcess]) -> None:
     for reader in readers:
         reader.close()
-
-
-def _check_sharding(provider: seqio.Task | seqio.Mixture, split: str, num_shards: int) -> None:
-    for task in seqio.get_subtasks(provider):
-        source = task.source
-        if split not in task.splits or source.supports_arbitrary_sharding or num_shards == 1:
-            continue
-        files = len(source.list_shards(split))
-        if files < num_shards:
-            # seqio would then cut a *shuffled* stream by row number, with another seed per shard:
-            # rows would be lost and repeated.
-            raise ConfigError(
-                f"task '{task.name}' has {files} files in split '{split}', too few for "
-                f"BatchIterator.num_shards = {num_shards}; lower it, or read the data through "
-                "m6rec_jax.pipeline.source.PreparedSource"
-            )

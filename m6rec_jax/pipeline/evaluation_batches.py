@@ -12,13 +12,15 @@ import tensorflow as tf
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES, feature_lengths
-from m6rec_jax.pipeline.source import SampledSource, steady_options
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
+from m6rec_jax.pipeline.source import PreparedSource, SampledSource, steady_options
 from m6rec_jax.pipeline.task_rows import (
     Batch,
+    count_rows,
     find_provider,
     next_rows,
     require_multiple,
-    rows_per_task,
+    rows_in_order,
     sample_sizes,
     sampled_indices,
     task_dataset,
@@ -40,11 +42,13 @@ class EvaluationBatches:
       process_index, process_count: of this process.
       limit: stop after so many rows of this process (0: all).
       sample: read so many rows in all (0: all), drawn at random once: the same ones at every pass
-        and for any number of processes. A mixture's tasks have their share.
+        and for any number of processes. A mixture's tasks have their share. Of sources other than
+        prepared data they are the first ones.
 
     Attributes:
       available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
         which `limit` may shorten; of all processes together.
+      are_more: whether there are more available rows than were counted, see `count_rows`.
       num_rows, num_rows_with_dropped_behaviours: of this pass and process: rows, and those whose
         history was too long for S.
       num_texts, num_truncated_texts: likewise: texts in the decoder, such as candidates, and those
@@ -73,13 +77,18 @@ class EvaluationBatches:
         self._rows = batch_size // process_count
         self._split, self._limit = split, limit
         self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
-        available = rows_per_task(self._provider, split)
+        most = sample or limit * process_count
+        available = count_rows(self._provider, feature_lengths, split, most)
+        self.are_more = bool(most) and any(
+            available.get(task.name, 0) > most and not isinstance(task.source, PreparedSource)
+            for task in seqio.get_subtasks(self._provider)
+        )
         per_task = self._per_task = sample_sizes(available, sample)
         self.available_rows, self.sampled_rows = sum(available.values()), sum(per_task.values())
         self.read_rows = min(self.sampled_rows, limit * process_count or self.sampled_rows)
         if not self.available_rows:
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
-        # PreparedSource gives the last shard of a task the largest share.
+        # One of the shards of a task has the largest share.
         largest = sum(-(-rows // process_count) for rows in per_task.values())
         largest = min(largest, limit) if limit else largest
         self.num_batches = -(-largest // self._rows)
@@ -118,33 +127,35 @@ class EvaluationBatches:
         """
         names = set(self._provider.output_features)
         parts = [
-            task_dataset(
-                self._sampled(task),
-                self._lengths,
-                split=self._split,
-                shuffle=False,
-                seed=0,  # decides masking where a task masks at random
-                num_epochs=1,
-                shard_info=self._shard,
-            ).map(lambda row: {name: value for name, value in row.items() if name in names})
+            self._rows_of(task).map(
+                lambda row: {name: value for name, value in row.items() if name in names}
+            )
             for task in seqio.get_subtasks(self._provider)
             if self._per_task.get(task.name)
         ]
         turns = tf.data.Dataset.range(len(parts)).repeat()
         return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
 
-    def _sampled(self, task: seqio.Task) -> seqio.Task:
-        """The task, reading only the rows of the sample."""
-        available = int(task.num_input_examples(self._split) or 0)
+    def _rows_of(self, task: seqio.Task) -> tf.data.Dataset:
+        """This process's rows of the sample."""
         rows = self._per_task[task.name]
-        if rows == available:
-            return task
-        return seqio.Task(
-            task.name,
-            SampledSource(task.source, sampled_indices(available, rows)),
-            task.output_features,
-            task.preprocessors,
-            shuffle_buffer_size=None,
+        if not isinstance(task.source, PreparedSource):
+            numbered = rows_in_order(task, self._lengths, self._split).take(rows).enumerate()
+            if self._shard is not None:
+                numbered = numbered.shard(self._shard.num_shards, self._shard.index)
+            of_texts = isinstance(task, TextToTextTask)
+            return numbered.map(lambda number, row: _numbered(row, number) if of_texts else row)
+        available = task.source.num_input_examples(self._split)
+        if rows < available:
+            task = task.replace(source=SampledSource(task.source, sampled_indices(available, rows)))
+        return task_dataset(
+            task,
+            self._lengths,
+            split=self._split,
+            shuffle=False,
+            seed=0,  # decides masking where a task masks at random
+            num_epochs=1,
+            shard_info=self._shard,
         )
 
     def _filled(self, part: Batch) -> Batch:
@@ -162,3 +173,8 @@ class EvaluationBatches:
         self.num_texts += int(batch["decoder_block_ids"][:real].max(axis=1, initial=0).sum())
         batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
         return batch
+
+
+def _numbered(row: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A row of no user with its number instead, by which it is found among those of all processes."""
+    return row | {"user_ids": tf.cast(number, tf.int32)[None]}

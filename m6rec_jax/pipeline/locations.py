@@ -133,8 +133,18 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
             f"no vocabulary at {path}: train one with `m6rec vocab train`, or name a SentencePiece "
             f"file with gin's vocabulary_file.path or {VOCABULARY_VARIABLE}"
         )
-    copy = kept_copy(path)
-    return _vocabulary(str(copy.resolve()), copy.stat().st_mtime_ns)
+    return read_vocabulary(path)
+
+
+def read_vocabulary(path: str | Path) -> Vocabulary:
+    """The vocabulary of a SentencePiece file, which may be in a bucket; it is loaded once.
+
+    Raises:
+      ConfigError: there is no such file, or it is none of the kind.
+    """
+    copy = kept_copy(path_of(path))
+    changed = copy.stat().st_mtime_ns if copy.is_file() else 0
+    return _vocabulary(str(copy.resolve()), changed)
 
 
 @functools.lru_cache(maxsize=8)

@@ -72,9 +72,9 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import Job, job_of, jobs
 from m6rec_jax.pipeline import locations, preprocessors, text_preprocessors
-from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, task_features
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
-from m6rec_jax.pipeline.task_rows import tasks_of
+from m6rec_jax.pipeline.task_rows import find_provider, tasks_of
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 
 # For texts: in training the buffers of many corpora are held at a time, in every shard. TFDS has
@@ -91,16 +91,16 @@ class TaskInfo:
     Attributes:
       name: of the seqio task.
       kind: of its job, such as 'scoring', see `m6rec_jax.jobs`.
-      view, dataset, split: of the prepared data.
+      view, dataset, split: of the prepared data; empty where the task has another source.
       positive_classes: for scoring, the classes whose probabilities add up to the score.
       rows: gin's name of the function that makes its rows: 'scoring_rows'.
     """
 
     name: str
     kind: str
-    view: str
-    dataset: str
-    split: str
+    view: str = ""
+    dataset: str = ""
+    split: str = ""
     positive_classes: tuple[int, ...] = (1,)
     rows: str = ""
 
@@ -113,56 +113,59 @@ class TaskInfo:
         return configuration.bound(f"{self.rows}.candidate_length")
 
     def prepared(self) -> Prepared:
-        """The prepared data set; raises DataError when it is not there."""
+        """The prepared data set.
+
+        Raises:
+          DataError: it is not there.
+          ConfigError: the task has another source.
+        """
+        if not self.dataset:
+            raise ConfigError(
+                f"'{self.name}' was registered with seqio and reads no data of `m6rec data "
+                "prepare`, which this needs; such tasks train, evaluate, serve and export "
+                "(docs/seqio_tasks.md)"
+            )
         return locations.prepared(self.dataset, self.split)
+
+    def fingerprint(self, split: str) -> str | None:
+        """Of the prepared rows of a part: equal ones were prepared from equal data alike.
+
+        None where the task has another source.
+
+        Raises:
+          DataError: the data are not prepared.
+        """
+        if not self.dataset:
+            return None
+        prepared = self.prepared()
+        prepared.num_rows(self.view)  # raises where the view is not prepared any more
+        found: str = prepared.manifest["views"][self.view]["fingerprint"]
+        of_update = [own for own in prepared.manifest.get("updates", ()) if own["name"] == split]
+        return fingerprint(found, of_update[0]["fingerprint"]) if of_update else found
 
 
 _TASKS: dict[str, TaskInfo] = {}
 
 
 def task_info(name: str) -> TaskInfo:
-    """What was registered under a task's name.
+    """What was registered under a task's name, here or with seqio alone.
+
+    Tasks of seqio write texts, or are judged as language where their rows are no texts.
 
     Raises:
       ConfigError: no such task.
     """
-    if name not in _TASKS:
-        raise ConfigError(
-            f"'{name}' is no task of register_recommendation_tasks or register_text_tasks; known: "
-            f"{', '.join(sorted(_TASKS)) or 'none'}. Is the module that registers it imported "
-            "(a line such as import tasks.movielens in the gin file)?"
-        )
-    return _TASKS[name]
-
-
-def data_fingerprint(task: str, split: str) -> str | None:
-    """Fingerprint of the rows of a part: equal ones were prepared from equal data alike.
-
-    None for tasks that were not registered by this module.
-
-    Raises:
-      DataError: the data are not prepared.
-    """
-    info = _TASKS.get(task)
-    if info is None:
-        return None
-    prepared = info.prepared()
-    prepared.num_rows(info.view)  # raises where the view is not prepared any more
-    found: str = prepared.manifest["views"][info.view]["fingerprint"]
-    of_update = [own for own in prepared.manifest.get("updates", ()) if own["name"] == split]
-    return fingerprint(found, of_update[0]["fingerprint"]) if of_update else found
-
-
-def is_registered(mixture_or_task_name: str) -> bool:
-    """Whether all tasks of a mixture (or the task itself) were registered by this module."""
-    return all(name in _TASKS for name in tasks_of(mixture_or_task_name))
+    if name in _TASKS:
+        return _TASKS[name]
+    is_text = isinstance(find_provider(name), TextToTextTask)
+    return TaskInfo(name, "text_to_text" if is_text else "language")
 
 
 def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     """The tasks of a mixture (or the task itself).
 
     Raises:
-      ConfigError: nothing is registered under the name, or not by this module.
+      ConfigError: nothing is registered under the name.
     """
     return [task_info(name) for name in tasks_of(mixture_or_task_name)]
 
@@ -335,9 +338,11 @@ def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, floa
 def register_mixture(name: str, tasks: Sequence[str]) -> str:
     """Registers a mixture of registered tasks at the rates of `mixture_rates`; returns its name.
 
-    All tasks must share a vocabulary, `vocabulary_file.shared` in gin.
+    All tasks must share a vocabulary, `vocabulary_file.shared` in gin. They may be seqio's own,
+    which seqio mixes with each other alone, since their features differ.
     """
-    seqio.MixtureRegistry.add(name, [(task, functools.partial(_rate, task)) for task in tasks])
+    rates = [(find_provider(task), functools.partial(_rate, task)) for task in tasks]
+    seqio.MixtureRegistry.add(name, rates)
     return name
 
 
@@ -417,10 +422,7 @@ class _Registrar:
                 shuffle_buffer_size=self._shuffle_buffer_size,
             ),
             preprocessors=[rows],
-            output_features={
-                feature: seqio.Feature(self._vocabulary, add_eos=False, dtype=tf.as_dtype(f.dtype))
-                for feature, f in TASK_FEATURES.items()
-            },
+            output_features=task_features(self._vocabulary),
             shuffle_buffer_size=None,  # the source shuffles, before it repeats
         )
         self.names.append(name)

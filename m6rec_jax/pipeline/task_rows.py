@@ -10,20 +10,21 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.pipeline.source import PreparedSource
+from m6rec_jax.pipeline.seqio_tasks import readable
+from m6rec_jax.pipeline.source import PreparedSource, steady_options
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
 
 
 def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
-    """The registered task or mixture.
+    """The registered task or mixture, with rows that the model reads (`seqio_tasks.readable`).
 
     Raises:
-      ConfigError: nothing of this name is registered; names what is.
+      ConfigError: nothing of this name is registered; names what is. Or as `readable`.
     """
     try:
-        return seqio.get_mixture_or_task(mixture_or_task_name)
+        return readable(seqio.get_mixture_or_task(mixture_or_task_name))
     except ValueError as error:
         names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
         raise ConfigError(
@@ -44,17 +45,44 @@ def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
     return features["encoder_input_tokens"].vocabulary.text
 
 
-def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:
-    """Number of rows in a split of every task that has it.
+def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Task]:
+    """A mixture's tasks (or the task itself) that have a split.
 
     Raises:
-      DataError: no task has the split, or a data set is not prepared.
+      DataError: no task has it, or a data set is not prepared.
     """
     tasks = [task for task in seqio.get_subtasks(provider) if _has_split(task, split)]
     if not tasks:
         known = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
         raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(known)}")
-    return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
+    return tasks
+
+
+def count_rows(
+    provider: seqio.Task | seqio.Mixture, lengths: Mapping[str, int], split: str, most: int
+) -> dict[str, int]:
+    """Number of rows in a split of every task that has it.
+
+    Prepared data say it. Of other sources rows are counted by reading them, since preprocessors may
+    drop some or make several of one.
+
+    Args:
+      provider, lengths, split: see `task_dataset`.
+      most: where rows are counted, one more is the end (0: all are counted).
+
+    Raises:
+      DataError: as `tasks_with`, or a row cannot be read.
+    """
+    found = {}
+    for task in tasks_with(provider, split):
+        if isinstance(task.source, PreparedSource):
+            found[task.name] = task.source.num_input_examples(split)
+            continue
+        rows = iter(rows_in_order(task, lengths, split).take(most + 1 if most else -1))
+        found[task.name] = 0
+        while next_rows(rows, end={}):
+            found[task.name] += 1
+    return found
 
 
 def sampled_indices(rows: int, sample: int) -> np.ndarray:
@@ -101,6 +129,19 @@ def task_dataset(
         shard_info=shard_info,
         try_in_mem_cache=False,
     )
+
+
+def rows_in_order(task: seqio.Task, lengths: Mapping[str, int], split: str) -> tf.data.Dataset:
+    """The rows of one task once, all in one process."""
+    return task_dataset(
+        task,
+        lengths,
+        split=split,
+        shuffle=False,
+        seed=0,  # decides masking where a task masks at random
+        num_epochs=1,
+        shard_info=None,
+    ).with_options(steady_options())
 
 
 def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:

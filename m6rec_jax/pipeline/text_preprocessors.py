@@ -158,6 +158,34 @@ def text_generation_rows(
     return map_rows(ds, make, columns)
 
 
+def text_to_text_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+) -> tf.data.Dataset:
+    """Rows of a seqio task: `targets` are written, given `inputs`.
+
+    What is longer than S or T loses its end, and is counted.
+
+    Args:
+      ds: rows with the token ids `inputs` and `targets`, with `[EOS]` at their ends or without.
+    """
+    text, source_length = vocabulary.text, sequence_length["inputs"]
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        inputs, targets = (rows.without_end(example[name]) for name in columns)
+        row = rows.generation_row(
+            text, [inputs], targets, source_length, sequence_length["targets"]
+        )
+        is_cut = len(inputs) > source_length - 2  # beside [BOS'] and [EOS']
+        return with_ids(row | {"num_dropped": np.array([is_cut], np.int32)}, task_name)
+
+    columns = ("inputs", "targets")
+    return map_rows(ds, make, columns)
+
+
 def recommendation_rows(
     ds: tf.data.Dataset,
     sequence_length: Lengths,

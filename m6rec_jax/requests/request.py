@@ -77,6 +77,7 @@ class Request:
       about: the item that the prefix of a generated title is about, None where it does not say.
       ignored: fields of users, behaviours, items and statistics that the data set does not have.
       unknown: ids of behaviours that were left out, since the catalogue does not have them.
+      has_history: whether requests of its task tell of a user; else the user's text is all.
     """
 
     user: User
@@ -90,12 +91,13 @@ class Request:
     about: Item | None = None
     ignored: frozenset[str] = frozenset()
     unknown: tuple[str, ...] = ()
+    has_history: bool = True
 
     @property
     def gaps(self) -> list[str]:
         """What the answer had to do without: `unknown_items`, `no_behaviours`."""
         found = ["unknown_items"] if self.unknown else []
-        return found if self.behaviours else [*found, "no_behaviours"]
+        return found if self.behaviours or not self.has_history else [*found, "no_behaviours"]
 
 
 class RequestParser:
@@ -107,6 +109,7 @@ class RequestParser:
       statistics: names that `statistics` may have.
       candidates_field: where candidates stand; None: they are not read.
       about_field: where the item stands that a title's prefix is about; None: likewise.
+      text_field: where the text stands that is all that is read; None: requests tell of a user.
     """
 
     def __init__(
@@ -116,11 +119,13 @@ class RequestParser:
         statistics: Iterable[str] = (),
         candidates_field: str | None = "candidates",
         about_field: str | None = None,
+        text_field: str | None = None,
     ) -> None:
         self._spec = spec
         self._catalogue = catalogue
         self._statistics = frozenset(statistics)
         self._candidates_field, self._about_field = candidates_field, about_field
+        self._text_field = text_field
         self._user_texts = set(spec.users.columns) == {TEXT}
         # Else an id that is not known would be read as a text.
         self._item_texts = set(spec.items.columns) == {TEXT} and all(
@@ -151,6 +156,9 @@ class RequestParser:
         return [self._item(entry, f"items[{i}]", left_out) for i, entry in enumerate(entries)]
 
     def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
+        if self._text_field is not None:
+            text = _required(row.get(self._text_field), "string", self._text_field)
+            return Request(User("", {TEXT: text}), None, (), has_history=False)
         user = self._user(row.get("user"), ignored)
         now = _time(row.get("time"), "time")
         told = [

@@ -31,6 +31,7 @@ from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_files import tables_without_users
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.requests.request import TEXT
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -150,6 +151,16 @@ class ServingData:
         """Names of the statistics that a template may render, and a request may bring."""
         known = self.statistics or Statistics.for_dataset(self.spec)
         return known.names()
+
+
+@functools.cache
+def texts_alone() -> ServingData:
+    """Of tasks whose requests are one text each: no catalogue, and users who are that text."""
+    table = {"id": "id", "columns": {TEXT: "string"}}
+    events = {"user": "user", "item": "item", "time": "time"}
+    every = dict.fromkeys(("profile", "event", "candidate", "item"), f"{{{TEXT}}}")
+    spec = {"name": "texts", "users": table, "items": table, "events": events, "template": every}
+    return ServingData.open(spec, None)
 
 
 def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from m6rec_jax.engine.task_settings import dialogue_part
+from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Answer, Conversation
@@ -136,8 +136,9 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     }
 
 
-def _segments(text: str) -> list[str]:
-    return text.splitlines() or [""]
+def _segments(text: str, settings: TaskSettings | None = None) -> list[str]:
+    """A segment a line; of a task that reads one text, that."""
+    return [text] if settings and settings.reads_text else text.splitlines() or [""]
 
 
 def _base64(vector: np.ndarray) -> str:
@@ -161,7 +162,7 @@ async def _accept_completion(
     item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
     accepted = [
         await asked.accept_text(
-            *(_segments(text), task, "generation"),
+            *(_segments(text, asked.snapshot.tasks[task]), task, "generation"),
             items=[item],
             number=body.seed or 0,
             wanted=wanted,

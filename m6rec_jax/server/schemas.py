@@ -69,6 +69,9 @@ class Write(Ask):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_HISTORY | {"candidates": ["181"]}]})
     candidates: list[Any] | None = Field(None, description="as for scoring")
+    input: str | None = Field(
+        None, description="of a task of seqio: the text, in place of all other fields"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of sampling, where the server samples")
 
 

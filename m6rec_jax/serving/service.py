@@ -278,5 +278,10 @@ class Service:
         data = self.data(task, job)
         fields: RequestFields = answerer.fields(task)
         return RequestParser(
-            data.spec, data.items, data.statistics_names(), fields.candidates, fields.about
+            data.spec,
+            data.items,
+            data.statistics_names(),
+            fields.candidates,
+            fields.about,
+            fields.text,
         )

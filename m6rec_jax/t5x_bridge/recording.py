@@ -19,7 +19,6 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.engine.model_folder import ASSETS_FOLDER
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.pipeline.prompt_rows import check_prompt_rows
-from m6rec_jax.pipeline.registration import is_registered
 from m6rec_jax.pipeline.task_rows import tasks_of
 from m6rec_jax.t5x_bridge.checkpoints import write_description
 from m6rec_jax.t5x_bridge.model import M6RecModel
@@ -56,7 +55,5 @@ def describe_run(
     )
     write_description(model_dir, run)
     # A user may have set a limit of their own in what an earlier launch wrote.
-    if not (epath.Path(model_dir) / ASSETS_FOLDER).exists() and is_registered(
-        model.mixture_or_task_name
-    ):
+    if not (epath.Path(model_dir) / ASSETS_FOLDER).exists():
         save_task_assets(model_dir, model.mixture_or_task_name, task_feature_lengths)

@@ -14,23 +14,28 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import layout
 from m6rec_jax.text.infilling import text_infilling_row
 from m6rec_jax.text.layout import FEATURES, Row, pad_batch
-from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
+
+# A text, or its token ids, int32 `[n]`, where a seqio task has tokenised it.
+Text = str | np.ndarray
 
 __all__ = [
     "FEATURES",
     "Row",
+    "Text",
     "drop_words",
     "generation_row",
     "packed_candidates",
     "pad_batch",
     "source_row",
     "text_infilling_row",
+    "without_end",
 ]
 
 
 def source_row(
     vocab: Vocabulary,
-    segments: Sequence[str],
+    segments: Sequence[Text],
     source_length: int,
 ) -> Row:
     """Tokenises and lays out the encoder's side; see `layout.source_layout`.
@@ -40,7 +45,7 @@ def source_row(
       segments: profile, behaviours (oldest first), context; what `history_segments` returns.
       source_length: as there.
     """
-    tokens = [vocab.encode_array(segment) for segment in segments]
+    tokens = [_ids(vocab, segment) for segment in segments]
     return layout.source_layout(vocab.special_ids, tokens, source_length)
 
 
@@ -117,8 +122,8 @@ def packed_candidates(
 
 def generation_row(
     vocab: Vocabulary,
-    source_segments: Sequence[str],
-    target_text: str,
+    source_segments: Sequence[Text],
+    target_text: Text,
     source_length: int,
     target_length: int,
     *,
@@ -137,7 +142,7 @@ def generation_row(
     Args:
       vocab: the vocabulary.
       source_segments: as for `source_row`; may be empty.
-      target_text: what to generate after the prefix.
+      target_text: what to generate after the prefix; token ids may be none, an empty answer.
       source_length, target_length: the most tokens of source and target, at least 3.
       prefix: has loss weight 0; may be empty.
       text_index: of the text in its table, put where the input is [EOS].
@@ -147,14 +152,14 @@ def generation_row(
       ConfigError: a length is too short, or the prefix leaves no room for a token.
     """
     source = source_row(vocab, source_segments, source_length)
-    given, ids = vocab.encode_array(prefix), vocab.encode_array(target_text)
+    given, ids = vocab.encode_array(prefix), _ids(vocab, target_text)
     room = target_length - 2 - len(given)
     if room < 1:
         raise ConfigError(
             f"the prefix has {len(given)} tokens and leaves no room for a text in target_length "
             f"{target_length}"
         )
-    if not len(ids):
+    if not len(ids) and isinstance(target_text, str):
         raise DataError("there is no text to generate")
     row, ends = layout.decoder_features(vocab.special_ids, [np.concatenate([given, ids[:room]])])
     row["decoder_loss_weights"][: len(given)] = 0
@@ -164,6 +169,16 @@ def generation_row(
         row["decoder_loss_weights"][-2] = 0
     row["decoder_item_ids"][ends] = text_index
     return source | row | {"num_truncated": np.array([is_cut], np.int32)}
+
+
+def without_end(ids: np.ndarray) -> np.ndarray:
+    """Token ids up to the first [EOS], as seqio decodes them."""
+    ends = np.flatnonzero(ids == EOS_ID)
+    return ids[: ends[0]] if len(ends) else ids
+
+
+def _ids(vocab: Vocabulary, text: Text) -> np.ndarray:
+    return text if isinstance(text, np.ndarray) else vocab.encode_array(text)
 
 
 def drop_words(text: str, share: float, rng: np.random.Generator) -> str:

@@ -212,10 +212,10 @@ def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
     Measured on the first rows of the part that trains, which TFDS has shuffled.
     """
     from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-    from m6rec_jax.pipeline.task_rows import find_provider, rows_per_task
+    from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
 
     split = bound("BatchIterator.split", "train")
-    for task in rows_per_task(find_provider(name), split):
+    for task in (own.name for own in tasks_with(find_provider(name), split)):
         rows = EvaluationBatches(task, lengths, MEASURED_ROWS, split=split, limit=MEASURED_ROWS)
         for _ in rows:
             pass
@@ -253,24 +253,12 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
 def save_inference_assets(
     name: str, feature_lengths: Mapping[str, int], model_dir: str, *, resumed: bool
 ) -> None:
-    """Writes `MODEL_DIR/inference`, so that the folder can be loaded by itself.
-
-    Tasks that were registered with seqio directly have no template that is known here, which is
-    logged.
-    """
+    """Writes `MODEL_DIR/inference`, so that the folder can be loaded by itself."""
     # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
     with gin.unlock_config():
         from m6rec_jax.engine.model_folder import ASSETS_FOLDER, SETTINGS_FILE
         from m6rec_jax.evaluation.assets import save_task_assets
-        from m6rec_jax.pipeline.registration import is_registered
 
-    if not is_registered(name):
-        logger.warning(
-            "'%s' was not registered by register_recommendation_tasks: what inference needs beside "
-            "the checkpoint is not written; `engine.model_folder.save_assets` does it",
-            name,
-        )
-        return
     # A user may have set a limit of their own in what an earlier launch wrote; but what a launch
     # left that came to no checkpoint may be of other settings. The settings are written last.
     if not (resumed and (epath.Path(model_dir) / ASSETS_FOLDER / SETTINGS_FILE).exists()):

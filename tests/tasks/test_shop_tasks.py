@@ -14,7 +14,6 @@ from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.registration import (
-    data_fingerprint,
     evaluated_tasks,
     register_recommendation_tasks,
     task_info,
@@ -154,7 +153,7 @@ def test_data_that_were_prepared_anew_are_refused(shop_tasks, shop_dir, tmp_path
     described["updates"] = [{"name": f"update_{n}", "fingerprint": "ab"[n - 1]} for n in (1, 2)]
     manifest.write_text(json.dumps(described))
     parts = ("train", "update_1", "update_2")
-    found = {split: data_fingerprint("tiny_shop_ctr", split) for split in parts}
+    found = {split: task_info("tiny_shop_ctr").fingerprint(split) for split in parts}
     assert found["train"] == "of other data"
     assert len(set(found.values())) == 3
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(shop_dir))
@@ -209,5 +208,5 @@ def test_positive_rating_must_divide_the_values():
 
 
 def test_unknown_task_is_named():
-    with pytest.raises(ConfigError, match="'nothing' is no task of register_recommendation_tasks"):
+    with pytest.raises(ConfigError, match="no seqio task or mixture is called 'nothing'"):
         task_info("nothing")

@@ -8,7 +8,6 @@ import pytest
 
 from m6rec_jax.engine.model_folder import ASSETS_FOLDER, SETTINGS_FILE
 from m6rec_jax.evaluation import assets
-from m6rec_jax.pipeline import registration
 from m6rec_jax.training import task_data
 
 
@@ -16,7 +15,6 @@ from m6rec_jax.training import task_data
 def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
     """Lengths of every writing; nothing is written."""
     found: list[dict[str, int]] = []
-    monkeypatch.setattr(registration, "is_registered", lambda name: True)
     monkeypatch.setattr(assets, "save_task_assets", lambda model_dir, name, x: found.append(x))
     return found
 

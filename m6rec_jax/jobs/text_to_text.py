@@ -1,0 +1,112 @@
+"""Text to text: tasks that a user registers with seqio, whose targets are written given inputs.
+
+Metrics: the task's own (its `metric_fns` and `metric_objs`, of texts after its `postprocess_fn`),
+the likelihood of the targets, and `ended_share`. One of the task's own replaces another of its
+name. Requests for such tasks are those of generation: `{"input": "..."}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from m6rec_jax.engine.generation import GeneratedText
+from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Found,
+    Job,
+    Row,
+    TaskData,
+    Variables,
+    register,
+)
+from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
+from m6rec_jax.model import M6Rec
+from m6rec_jax.text.rows import without_end
+from m6rec_jax.text.vocabulary import PAD_ID
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextToTextPredictions:
+    """One entry per example.
+
+    Attributes:
+      rows: examples of seqio, in their order.
+      inputs, targets: their texts.
+      texts: what was generated.
+      language: how likely the targets are.
+    """
+
+    rows: Sequence[Row]
+    inputs: Sequence[str]
+    targets: Sequence[str]
+    texts: Sequence[GeneratedText]
+    language: LanguagePredictions
+
+
+@register
+class TextToTextJob(Job):
+    """A text for every example, and how likely its target is."""
+
+    kind = "text_to_text"
+    identity = ("user_ids",)
+    has_scores = True
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`TokenSums` of the targets, `[rows]`."""
+        return token_sums(model, variables, features)._asdict()
+
+    def predict(self, evaluation: Evaluation) -> TextToTextPredictions:
+        found, rows, generator = evaluation.outputs(), evaluation.rows(), evaluation.generator()
+        order = np.argsort(found["user_ids"][:, 0])  # rows of several processes take turns
+        inputs = [without_end(row["inputs"]) for row in rows]
+        texts = Decoding().generate(
+            generator, [[ids] for ids in inputs], None, [evaluation.data.name] * len(rows)
+        )
+        decode = generator.vocabulary.decode
+        return TextToTextPredictions(
+            rows,
+            [decode(ids) for ids in inputs],
+            [decode(without_end(row["targets"])) for row in rows],
+            texts,
+            LanguagePredictions.of({name: values[order] for name, values in found.items()}),
+        )
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: TextToTextPredictions
+    ) -> dict[str, float]:
+        """Those of the module's docstring, and `num_examples`."""
+        texts, language = predictions.texts, predictions.language
+        tokens = np.full((len(texts), max(len(text.tokens) for text in texts)), PAD_ID, np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            row[: len(text.tokens)] = text.tokens
+        log_probabilities = np.array([text.log_probability for text in texts])
+        metrics = language_metrics(language)
+        metrics["ended_share"] = float(np.mean([text.ended for text in texts]))
+        metrics["num_examples"] = float(len(texts))
+        return metrics | evaluation.seqio_metrics(
+            tokens, log_probabilities, -language.negative_log_likelihood
+        )
+
+    def columns(self, data: TaskData, predictions: TextToTextPredictions) -> Columns:
+        """Texts, to be read, and their log probabilities."""
+        texts = predictions.texts
+        return {
+            "input": np.array(predictions.inputs, object),
+            "target": np.array(predictions.targets, object),
+            "prediction": np.array([text.text for text in texts], object),
+            "log_probability": np.array([text.log_probability for text in texts]),
+            "ended": np.array([text.ended for text in texts]),
+            "target_log_probability": -predictions.language.negative_log_likelihood,
+        }
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """The sums of each row."""
+        return dataclasses.asdict(LanguagePredictions.of(found))

@@ -1,0 +1,254 @@
+"""Tasks that a user registers with seqio, from any source, as the model reads them.
+
+    seqio.TaskRegistry.add(
+        "colours",
+        source=seqio.TextLineDataSource({"train": "train.tsv", "validation": "validation.tsv"}),
+        preprocessors=[parse, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        output_features={"inputs": seqio.Feature(VOCABULARY), "targets": seqio.Feature(VOCABULARY)},
+        postprocess_fn=..., metric_fns=[...],
+    )
+
+`readable` gives a task or mixture whose rows have the features of `pipeline.features`: rows of
+'inputs' and 'targets' are laid out by `text_to_text_rows`, after the task's own preprocessors.
+Tasks whose rows have these features already stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline import locations
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.source import PreparedSource, steady_options
+from m6rec_jax.pipeline.text_preprocessors import text_to_text_rows
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+
+logger = logging.getLogger(__name__)
+
+Example = dict[str, Any]
+Lengths = Mapping[str, int]
+TEXTS = ("inputs", "targets")
+
+
+class ShardedSource(seqio.DataSource):
+    """Another source, cut into any number of shards; each row is in exactly one of them.
+
+    Shards are files where there are enough. Otherwise each reads all rows in their order and keeps
+    every n-th, so that it does not depend on how a source shuffles: seqio cuts the shuffled rows,
+    and with a seed for each shard some rows would be in several and others in none.
+    """
+
+    def __init__(self, source: seqio.DataSource) -> None:
+        super().__init__(
+            splits=(),
+            caching_permitted=False,
+            performs_internal_shuffling=source.performs_internal_shuffling,
+        )
+        self._source = source
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return tuple(self._source.splits)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Rows before preprocessing; None: the source does not say."""
+        return self._source.num_input_examples(split)
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return self._source.list_shards(split)
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """The rows of a shard; raises DataError where the source cannot be opened."""
+        del unused
+        source, number = self._source, shard_info.num_shards if shard_info else 1
+        try:
+            files = len(source.list_shards(split))
+            if source.supports_arbitrary_sharding or files >= max(number, 2):
+                return source.get_dataset(
+                    split=split, shuffle=shuffle, seed=seed, shard_info=shard_info
+                )
+            rows = source.get_dataset(split=split, shuffle=False)
+        except (ValueError, OSError, tf.errors.OpError) as error:
+            raise DataError(f"split '{split}' of {source} cannot be read: {error}") from error
+        return rows if shard_info is None else rows.shard(number, shard_info.index)
+
+
+class TextToTextTask(seqio.Task):
+    """A task of 'inputs' and 'targets' whose rows have the features of `pipeline.features`.
+
+    Attributes:
+      original: as it was registered.
+    """
+
+    def __init__(self, original: seqio.Task) -> None:
+        self.original = original
+        inputs, targets = (original.output_features[name].vocabulary for name in TEXTS)
+        if inputs != targets:  # as seqio compares them, which reads no file
+            raise ConfigError(
+                f"the 'inputs' and 'targets' of task '{original.name}' have two vocabularies; the "
+                "model has one"
+            )
+        vocabulary = _readable_vocabulary(targets, original.name)
+        self._rows = functools.partial(
+            text_to_text_rows, vocabulary=vocabulary, task_name=original.name
+        )
+        super().__init__(
+            original.name,
+            ShardedSource(original.source),
+            task_features(vocabulary),
+            shuffle_buffer_size=original.shuffle_buffer_size,
+        )
+
+    def preprocess_precache(
+        self, dataset: tf.data.Dataset, seed: int | None = None
+    ) -> tf.data.Dataset:
+        return self.original.preprocess_precache(dataset, seed)
+
+    def preprocess_postcache(
+        self, dataset: tf.data.Dataset, sequence_length: Lengths | None, seed: int | None = None
+    ) -> tf.data.Dataset:
+        rows = self.original.preprocess_postcache(dataset, sequence_length, seed)
+        return self._rows(rows, sequence_length or {})
+
+
+def task_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
+    """The `output_features` of tasks whose rows have the features of `pipeline.features`."""
+    return {
+        name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(feature.dtype))
+        for name, feature in TASK_FEATURES.items()
+    }
+
+
+def readable(provider: seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
+    """A task, or a mixture at its rates, whose rows the model can read.
+
+    Raises:
+      ConfigError: a task whose features are neither 'inputs' and 'targets' nor those of
+        `pipeline.features`, or with a vocabulary that is none of SentencePiece.
+    """
+    if isinstance(provider, seqio.Task):
+        return _readable_task(provider)
+    tasks = [(task, _readable_task(task)) for task in provider.tasks]
+    if all(task is original for original, task in tasks):
+        return provider
+
+    def rate(original: seqio.Task, _: seqio.Task) -> float:
+        return provider.get_rate(original)
+
+    return seqio.Mixture(
+        provider.name,
+        [(task, functools.partial(rate, original)) for original, task in tasks],
+        sample_fn=provider._sample_fn,
+    )
+
+
+def _readable_task(task: seqio.Task) -> seqio.Task:
+    features = set(task.output_features)
+    if set(TASK_FEATURES) <= features:
+        is_sharded = isinstance(task.source, PreparedSource | ShardedSource)
+        return task if is_sharded else task.replace(source=ShardedSource(task.source))
+    if set(TEXTS) <= features:
+        return TextToTextTask(task)
+    raise ConfigError(
+        f"the output_features of task '{task.name}' are {', '.join(sorted(features))}; the model "
+        "reads 'inputs' and 'targets' (docs/seqio_tasks.md)"
+    )
+
+
+def _readable_vocabulary(vocabulary: seqio.Vocabulary, task: str) -> SeqioVocabulary:
+    if isinstance(vocabulary, SeqioVocabulary):
+        return vocabulary
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        path = vocabulary.sentencepiece_model_file
+        return SeqioVocabulary(functools.partial(locations.read_vocabulary, path))
+    raise ConfigError(
+        f"the vocabulary of task '{task}' is a {type(vocabulary).__name__}; the model reads "
+        "seqio.SentencePieceVocabulary (docs/seqio_tasks.md)"
+    )
+
+
+def examples(task: TextToTextTask, split: str, lengths: Lengths, number: int) -> list[Example]:
+    """The first examples of a split as seqio has them after its preprocessors, in numpy."""
+    dataset = task.original.get_dataset(
+        dict(lengths), split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
+    )
+    return list(tfds.as_numpy(dataset.take(number).with_options(steady_options())))
+
+
+def seqio_metrics(
+    task: seqio.Task,
+    rows: Sequence[Example],
+    tokens: np.ndarray,
+    log_probabilities: np.ndarray,
+    scores: np.ndarray,
+) -> dict[str, float]:
+    """The metrics of a task by its own `metric_fns` and `metric_objs`, as `seqio.Evaluator` does.
+
+    Texts and targets go through the task's `postprocess_fn` before metrics compare them.
+
+    Args:
+      task: as it was registered.
+      rows: its `examples`, `[n]`.
+      tokens: int32 `[n, target]`, what was generated.
+      log_probabilities: `[n]`, of that; `aux_values["scores"]` of metrics that take them.
+      scores: `[n]`, log likelihoods of the targets.
+
+    Raises:
+      ConfigError: a metric of intermediates, or two of one name.
+    """
+    kinds = seqio.metrics.ModelOutputType
+    outputs: Mapping[Any, Any] = {
+        kinds.PREDICTION: tokens,
+        kinds.PREDICTION_WITH_AUX: (tokens, {"scores": log_probabilities}),
+        kinds.SCORE: scores,
+    }
+    values: dict[str, float] = {}
+    for metric in task.metric_objs:
+        if metric.model_output_type not in outputs:
+            raise ConfigError(
+                f"a metric of task '{task.name}' takes {metric.model_output_type.name}; there are "
+                f"{', '.join(kind.name for kind in outputs)}"
+            )
+        output, features = outputs[metric.model_output_type], task.output_features
+        made = metric.from_model_output(rows, output, features)
+        if isinstance(made, seqio.metrics.CollectingMetric):
+            computed, _ = made.actual_compute(rows, features)
+        else:
+            computed = made.compute()
+        if twice := values.keys() & computed.keys():
+            raise ConfigError(f"task '{task.name}' has two metrics called '{min(twice)}'")
+        values |= _numbers(task.name, computed.items())
+    return values
+
+
+def _numbers(task: str, metrics: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    values = {}
+    for name, value in metrics:
+        value = value.value if isinstance(value, seqio.metrics.Scalar) else value
+        if isinstance(value, seqio.metrics.MetricValue):
+            logger.warning(
+                "'%s' of task '%s' is a %s, which is not shown", name, task, type(value).__name__
+            )
+        else:
+            values[name] = float(value)
+    return values
