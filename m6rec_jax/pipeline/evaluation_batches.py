@@ -176,5 +176,5 @@ class EvaluationBatches:
 
 
 def _numbered(row: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A row of no user with its number instead, by which it is found among those of all processes."""
+    """A row of no user, with its number instead: by it the rows of processes are put in order."""
     return row | {"user_ids": tf.cast(number, tf.int32)[None]}

@@ -189,7 +189,7 @@ def _readable_vocabulary(vocabulary: seqio.Vocabulary, task: str) -> SeqioVocabu
 
 def examples(task: TextToTextTask, split: str, lengths: Lengths, number: int) -> list[Example]:
     """The first examples of a split as seqio has them after its preprocessors, in numpy."""
-    dataset = task.original.get_dataset(
+    dataset = task.original.replace(source=task.source).get_dataset(
         dict(lengths), split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
     )
     return list(tfds.as_numpy(dataset.take(number).with_options(steady_options())))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
+import seqio
 import tensorflow as tf
 from t5x import utils
 
@@ -23,6 +24,25 @@ from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import COUNT_FEATURES, MODEL_FEATURES
 from m6rec_jax.pipeline.shards import training_shard
 from m6rec_jax.pipeline.task_rows import find_provider
+
+
+def register_readable(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
+    """Puts what `find_provider` gives into seqio's registries: t5x looks tasks up there, by name.
+
+    Returns:
+      The task or mixture.
+
+    Raises:
+      ConfigError: as `find_provider`.
+    """
+    found = find_provider(mixture_or_task_name)
+    for provider in (found, *seqio.get_subtasks(found)):
+        is_task = isinstance(provider, seqio.Task)
+        registry = seqio.TaskRegistry if is_task else seqio.MixtureRegistry
+        if registry.get(provider.name) is not provider:
+            registry.remove(provider.name)
+            registry.add_provider(provider.name, provider)
+    return found
 
 
 class T5xFeatureConverter(M6RecFeatureConverter):

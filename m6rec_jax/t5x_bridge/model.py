@@ -28,9 +28,8 @@ from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.objectives import Metrics, total_loss
 from m6rec_jax.pipeline.registration import evaluated_tasks
-from m6rec_jax.pipeline.task_rows import find_provider
 from m6rec_jax.t5x_bridge import variables
-from m6rec_jax.t5x_bridge.data import T5xFeatureConverter
+from m6rec_jax.t5x_bridge.data import T5xFeatureConverter, register_readable
 from m6rec_jax.t5x_bridge.restoring import mend_checkpoint_manager
 from m6rec_jax.t5x_bridge.trainer import without_denominators
 from m6rec_jax.training.task_data import refuse_larger_vocabulary
@@ -84,7 +83,7 @@ class M6RecModel(models.BaseTransformerModel):
         self._frozen = trainable == "prompts"
         if self._frozen and optimizer_def is not None:
             optimizer_def = optimizers.MultiOptimizer(((prompts_traversal(), optimizer_def),))
-        features = find_provider(mixture_or_task_name).output_features
+        features = register_readable(mixture_or_task_name).output_features
         super().__init__(
             module=module,
             input_vocabulary=features["encoder_input_tokens"].vocabulary,
