@@ -123,7 +123,7 @@ def requests(number: int, num_items: int, behaviours: int, candidates: int) -> I
             "request": row,
             "user": user,
             "time": NOW,
-            "behaviours": [{"item": f"f{i}", "time": t, "value": int(v)} for i, t, v in told],
+            "history": [{"item": f"f{i}", "time": t, "value": int(v)} for i, t, v in told],
             "candidates": [f"f{i}" for i in rng.integers(0, num_items, candidates)],
         }
 
@@ -135,9 +135,9 @@ def malformed(request: dict[str, Any], number: int) -> tuple[str, bytes]:
         ("invalid_json", None),
         ("invalid_utf8", None),
         ("not_an_object", [request]),
-        ("wrong_type", request | {"behaviours": "none"}),
-        ("missing_field", request | {"behaviours": [{"time": NOW - 1, "value": 3}]}),
-        ("time_out_of_order", request | {"behaviours": [late, late | {"time": NOW - 2}]}),
+        ("wrong_type", request | {"history": "none"}),
+        ("missing_field", request | {"history": [{"time": NOW - 1, "value": 3}]}),
+        ("time_out_of_order", request | {"history": [late, late | {"time": NOW - 2}]}),
         ("nan", request | {"time": float("nan")}),
         ("bad_time", request | {"time": NOW * 1000}),
         ("no_text", request | {"user": {}}),

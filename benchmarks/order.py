@@ -97,7 +97,7 @@ def requests(service: Service, task: str, users: int, candidates: int) -> list[d
         row: dict[str, Any] = {"user": {"id": records[user].id, **records[user].attributes}}
         row["time"] = data.statistics.last_time + 1
         row["candidates"] = rng.choice(unseen, candidates, replace=False).tolist()
-        found.append(row | {"behaviours": behaviours})
+        found.append(row | {"history": behaviours})
     return found
 
 

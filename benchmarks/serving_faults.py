@@ -161,7 +161,7 @@ class Fuzzer:
         return {
             "task": pick.choice(["ctr", "next", "titles", "explanations", "m6rec", None]),
             "user": {"taste": "abc"},
-            "behaviours": history[::-1],
+            "history": history[::-1],
             "candidates": [str(pick.randint(1, ITEMS)) for _ in range(pick.randrange(1, 6))],
             "k": 3,
             "model": pick.choice(["ctr", "next", "next:items", "titles", "m6rec"]),
@@ -204,7 +204,7 @@ class Fuzzer:
     def _many(self) -> bytes:
         """10,000 of something."""
         fields = self._fields()
-        name = self._random.choice(["candidates", "behaviours", "documents", "messages", "exclude"])
+        name = self._random.choice(["candidates", "history", "documents", "messages", "exclude"])
         fields[name] = [self._random.choice(["1", {"title": "a"}, 3])] * 10_000
         return json.dumps(fields).encode()
 

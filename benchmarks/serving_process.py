@@ -135,7 +135,7 @@ def history(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "user": {"id": f"u{rng.integers(USERS)}", "taste": "abc"},
         "time": NOW,
-        "behaviours": [
+        "history": [
             {
                 "item": str(rng.integers(1, ITEMS + 1)),
                 "time": NOW - 600 * n,

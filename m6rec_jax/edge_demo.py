@@ -180,7 +180,7 @@ class EdgeDemo:
         data = self._data
         parser = RequestParser(data.spec, data.items, data.statistics_names())
         renderer = RequestRenderer(data.template, data.statistics, self._tasks[kind]["max_events"])
-        row = {"user": {}, "time": time, "behaviours": history, "candidates": list(candidates)}
+        row = {"user": {}, "time": time, "history": history, "candidates": list(candidates)}
         text = renderer.render(parser.parse(row))
         source = source_row(self._vocabulary, text.history, self._settings["source_length"])
         return source["encoder_input_tokens"], self._candidate_tokens(text.candidates)

@@ -279,10 +279,9 @@ def _request(given: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
     for name, value in given.items():
         plain = _records(value) if name in _LISTS else _plain(value)
         row[name] = _renamed(plain, names.get(name, {}))
-    row["behaviours"] = row.pop("history", [])
-    for behaviour in row["behaviours"]:
-        if isinstance(behaviour, dict) and "item" in behaviour:
-            behaviour["item"] = _renamed(behaviour["item"], names["candidates"])
+    for event in row.setdefault("history", []):
+        if isinstance(event, dict) and "item" in event:
+            event["item"] = _renamed(event["item"], names["candidates"])
     return row
 
 

@@ -74,7 +74,7 @@ def test_numbers_and_arrays_of_numpy(rec: m6.Recommender) -> None:
         ["f4"], task="ctr", **ASKED
     )
     assert len(rec.retrieve(k=np.int64(2), task="next", **asked)) == 2  # type: ignore[arg-type]
-    row = {**asked, "behaviours": history, "candidates": ("f4",), "time": np.float64(NOW)}
+    row = {**asked, "history": history, "candidates": ("f4",), "time": np.float64(NOW)}
     (answer,) = rec.answer([row], task="ctr")
     assert answer.items == rec.score(["f4"], task="ctr", **ASKED)
     lists = {"genres": ("drama",), "item": {"n": np.array(["a"]), "m": np.int8(3)}}
@@ -109,7 +109,7 @@ def test_columns_of_the_tables(rec: m6.Recommender, caplog: pytest.LogCaptureFix
     assert not caplog.messages
     rec.score(["f4"], **{**ASKED, "user": {"taste": "x", "tsate": "y"}}, task="ctr")
     rec.embed_items([{"id": "f3", "titel": "?"}], task="next")
-    row = {"user": {"taste": "x"}, "time": NOW, "behaviours": HISTORY, "candidates": ["f4"]}
+    row = {"user": {"taste": "x"}, "time": NOW, "history": HISTORY, "candidates": ["f4"]}
     rec.answer([row, {**row, "user": {"tsate": "y", "taste": "x"}}], task="ctr")
     assert caplog.messages == [
         "left out, since the data set has no such columns: user.tsate",
@@ -193,11 +193,11 @@ def test_dialogues_ask_what_was_loaded(
 
 def test_many_requests_at_once(rec: m6.Recommender, caplog: pytest.LogCaptureFixture) -> None:
     rows = [
-        {"user": {"taste": "x"}, "time": NOW, "behaviours": HISTORY, "candidates": [f"f{n}"]}
+        {"user": {"taste": "x"}, "time": NOW, "history": HISTORY, "candidates": [f"f{n}"]}
         for n in range(3)
     ]
     rows[1]["candidates"] = ["nothing"]
-    rows[2]["behaviours"] = [{"item": "gone", "time": NOW, "value": 5}]
+    rows[2]["history"] = [{"item": "gone", "time": NOW, "value": 5}]
     found = rec.answer(rows, task="ctr")
     assert "left out of the history, since the catalogue does not have them: gone" in caplog.text
     assert isinstance(found[1], RejectedRow)

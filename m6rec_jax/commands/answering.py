@@ -51,7 +51,7 @@ def add_commands(commands: Any) -> None:
         "--user",
         type=existing_path,
         metavar="FILE",
-        help="JSON: user, behaviours, time and statistics of a request, as far as they are known",
+        help="JSON: user, history, time and statistics of a request, as far as they are known",
     )
     takes_gin(chat)
 

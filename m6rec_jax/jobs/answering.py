@@ -171,7 +171,7 @@ def grouped(
 
 def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:
     """Ids of items that must not be recommended."""
-    seen = [*(item.id for _, item in request.behaviours), *request.unknown] if exclude_seen else []
+    seen = [*(item.id for _, item in request.history), *request.unknown] if exclude_seen else []
     return [*seen, *request.exclude]
 
 

@@ -251,7 +251,7 @@ class _GenerationTask(NamedTuple):
             return None
         is_positive = self.label.is_positive
         return self.true.for_user(
-            past for event, past in request.behaviours if is_positive(event.value)
+            past for event, past in request.history if is_positive(event.value)
         )
 
 

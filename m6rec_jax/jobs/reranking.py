@@ -134,7 +134,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         own, requests = self.of_task(task), [one.request for one in accepted]
         best = own.reranker.rerank(
             [one.text.history for one in accepted],
-            [self._indices(own, [item.id for _, item in one.behaviours]) for one in requests],
+            [self._indices(own, [item.id for _, item in one.history]) for one in requests],
             [self._indices(own, ids) for ids in self.excluded(accepted)],
             TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
             lambda ids: own.found.index.similarities(

@@ -207,7 +207,7 @@ class _TitlesTask(NamedTuple):
     def excluded(self, request: Request, exclude_seen: bool) -> list[int]:
         """Indices of seen items; one without an id is seen where it has the title of others."""
         found = [self.index_of[id_] for id_ in request.exclude if id_ in self.index_of]
-        for _, item in request.behaviours if exclude_seen else ():
+        for _, item in request.history if exclude_seen else ():
             if item.id:
                 found += [self.index_of[item.id]] if item.id in self.index_of else []
                 continue

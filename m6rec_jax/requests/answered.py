@@ -1,6 +1,6 @@
 """Requests with answers become prepared data: training from a file in place of three tables.
 
-    {"user": {"age": 24}, "behaviours": [{"item": {"title": "Alien"}, "value": 5}],
+    {"user": {"age": 24}, "history": [{"item": {"title": "Alien"}, "value": 5}],
      "candidates": [{"title": "Heat"}, {"title": "Up"}], "answers": [true, false], "part": "train"}
 
 A row is what a served model is asked (`requests.request`), and the answer to each of its

@@ -59,7 +59,7 @@ class RequestRenderer:
             that the template cannot do without has no value.
         """
         state = self._state(request)
-        latest = request.behaviours
+        latest = request.history
         if self._max_events is not None:
             latest = latest[max(0, len(latest) - self._max_events) :]
         events, items = _by_id(latest)
@@ -84,7 +84,7 @@ class RequestRenderer:
         """Ids of the items that the user had, by the request and, where they say so, statistics."""
         known = None if self._statistics is None else self._statistics.users.get(request.user.id)
         earlier = () if known is None else known.items
-        return frozenset([*earlier, *(item.id for _, item in request.behaviours if item.id)])
+        return frozenset([*earlier, *(item.id for _, item in request.history if item.id)])
 
     def _state(self, request: Request) -> UserState | None:
         if self._statistics is None:
@@ -97,7 +97,7 @@ class RequestRenderer:
             )
         counted = [
             (event, item)
-            for event, item in request.behaviours
+            for event, item in request.history
             if not math.isnan(event.time)
             and (event.value is not None or not self._statistics.has_values)
         ]
@@ -117,7 +117,7 @@ class RequestRenderer:
 
 def _lacking(request: Request, statistics: Statistics | None) -> str:
     """What a request leaves out that a template may need, for an error message."""
-    events = [event for event, _ in request.behaviours]
+    events = [event for event, _ in request.history]
     lacking = {
         "'time'": request.time is None,
         "'time' of a behaviour": any(math.isnan(event.time) for event in events),
@@ -139,7 +139,7 @@ def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[
     for index, (event, item) in enumerate(behaviours):
         key = event.item_id
         if not key or items.setdefault(key, item) is not item:
-            key = f"behaviours[{index}]"
+            key = f"history[{index}]"
             items[key] = item
             event = dataclasses.replace(event, item_id=key)
         events.append(event)

@@ -2,7 +2,7 @@
 
     {"user": {"id": "196", "age": 24, "gender": "female", "occupation": "writer"},
      "time": 893286638,
-     "behaviours": [{"item": "50", "time": 881250949, "value": 5},
+     "history": [{"item": "50", "time": 881250949, "value": 5},
                     {"item": {"title": "A new film", "genres": ["drama"]}, "time": 893280000,
                      "value": 4}],
      "candidates": ["181", {"id": "50", "statistics": {"item_count": "about 500"}}],
@@ -67,7 +67,7 @@ class Request:
     Attributes:
       user: with an empty id where the request has none.
       time: the moment it is asked at, unix seconds; None where it does not say.
-      behaviours: what the user did until then, oldest first, with the items; a time that is not
+      history: what the user did until then, oldest first, with the items; a time that is not
         known is NaN.
       candidates: to be scored.
       statistics: of the user and the moment, as far as the request brings them.
@@ -82,7 +82,7 @@ class Request:
 
     user: User
     time: float | None
-    behaviours: tuple[tuple[Event, Item], ...]
+    history: tuple[tuple[Event, Item], ...]
     candidates: tuple[Item, ...] = ()
     statistics: Mapping[str, Value] = field(default_factory=dict)
     candidate_statistics: tuple[Mapping[str, Value], ...] = ()
@@ -95,9 +95,9 @@ class Request:
 
     @property
     def gaps(self) -> list[str]:
-        """What the answer had to do without: `unknown_items`, `no_behaviours`."""
+        """What the answer had to do without: `unknown_items`, `no_history`."""
         found = ["unknown_items"] if self.unknown else []
-        return found if self.behaviours or not self.has_history else [*found, "no_behaviours"]
+        return found if self.history or not self.has_history else [*found, "no_history"]
 
 
 class RequestParser:
@@ -162,11 +162,11 @@ class RequestParser:
         user = self._user(row.get("user"), ignored)
         now = _time(row.get("time"), "time")
         told = [
-            self._behaviour(entry, user.id, f"behaviours[{index}]", ignored)
-            for index, entry in enumerate(_list(row.get("behaviours"), "behaviours"))
+            self._behaviour(entry, user.id, f"history[{index}]", ignored)
+            for index, entry in enumerate(_list(row.get("history"), "history"))
         ]
         _check_order([event.time for event, _ in told], now)
-        behaviours = tuple((event, item) for event, item in told if item is not None)
+        history = tuple((event, item) for event, item in told if item is not None)
         unknown = tuple(event.item_id for event, item in told if item is None)
         candidates: list[Item] = []
         given: list[Mapping[str, Value]] = []
@@ -183,7 +183,7 @@ class RequestParser:
         return Request(
             user,
             now,
-            behaviours,
+            history,
             tuple(candidates),
             self._given(row.get(_STATISTICS), _STATISTICS, ignored),
             tuple(given),
@@ -217,7 +217,7 @@ class RequestParser:
         if not isinstance(entry, Mapping):
             raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
         ignored.update(
-            f"behaviours.{name}"
+            f"history.{name}"
             for name, value in entry.items()
             if name not in _BEHAVIOUR and value is not None
         )
@@ -234,7 +234,7 @@ class RequestParser:
         if self._spec.events.value is not None:
             value = _value(entry.get("value"), VALUE, f"{path}.value")
         elif entry.get("value") is not None:
-            ignored.add("behaviours.value")
+            ignored.add("history.value")
         return Event(user_id, item_id, math.nan if time is None else time, value), item
 
     def _item(self, entry: Any, path: str, ignored: set[str]) -> Item:
@@ -313,7 +313,7 @@ def _check_order(times: list[float], now: float | None) -> None:
     for index, time in enumerate(times):
         if math.isnan(time):
             continue
-        path = f"behaviours[{index}].time"
+        path = f"history[{index}].time"
         if time < previous:
             raise _problem(
                 "time_out_of_order", path, f"is {time!r}, earlier than the one before ({previous})"
@@ -355,7 +355,7 @@ def _attributes(
         if value is None or name in others:
             continue
         if name not in columns:
-            # Without indices: behaviours[3].item.prize is ignored as behaviours.item.prize.
+            # Without indices: history[3].item.prize is ignored as history.item.prize.
             ignored.add(f"{_without_indices(path)}.{name}")
             continue
         parsed = _value(value, columns[name], f"{path}.{name}")

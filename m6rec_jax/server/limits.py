@@ -26,8 +26,8 @@ _AT_ONCE = 1 << 16
 _LISTS = {
     "candidates": "candidates",
     "documents": "candidates",
-    "behaviours": "behaviours",
-    "messages": "behaviours",
+    "history": "history",
+    "messages": "history",
     "exclude": "exclude",
     "instances": "instances",
     "prompt": "instances",
@@ -43,7 +43,7 @@ class Limits:
     Attributes:
       body_bytes: of the body; more is 413.
       candidates: to be scored or written about, of `candidates` and `documents`.
-      behaviours: of the history, of `behaviours`; and turns, of `messages`.
+      history: events of `history`; and turns, of `messages`.
       exclude: ids of `exclude`.
       text: characters of one text, or of all texts of a list that is one value of a column.
       k: items that are asked for.
@@ -53,7 +53,7 @@ class Limits:
 
     body_bytes: int = 1 << 20
     candidates: int = 1000
-    behaviours: int = 1000
+    history: int = 1000
     exclude: int = 10_000
     text: int = 20_000
     k: int = 1000

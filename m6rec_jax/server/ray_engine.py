@@ -455,7 +455,7 @@ def user_of(body: bytes, session: str | None = None) -> str:
     user = row.get("user")
     if isinstance(user, dict) and user.get("id") is not None:
         return json.dumps(user["id"])
-    parts = [user, *_first(row.get("behaviours")), *_first(row.get("messages"))]
+    parts = [user, *_first(row.get("history")), *_first(row.get("messages"))]
     for name in ("query", "prompt", "input"):
         text = row.get(name)
         for one in _first(text) if isinstance(text, list) else [text]:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 _USER: dict[str, Any] = {"age": 24, "gender": "female", "occupation": "writer"}
-_BEHAVIOURS: list[Any] = [{"item": "50", "time": 1764000000, "value": 5}]
-_HISTORY: dict[str, Any] = {"user": _USER, "behaviours": _BEHAVIOURS}
+_EVENTS: list[Any] = [{"item": "50", "time": 1764000000, "value": 5}]
+_HISTORY: dict[str, Any] = {"user": _USER, "history": _EVENTS}
 
 # A catalogue's id, or an object of the items table's columns.
 AnyItem = str | dict[str, Any]
@@ -27,7 +27,7 @@ class Ask(BaseModel):
         None, description="columns of the users table, and `id`; a text where they have no others"
     )
     time: Any = Field(None, description="unix seconds or ISO 8601; none: now")
-    behaviours: list[Any] | None = Field(None, description="what the user did, oldest first")
+    history: list[Any] | None = Field(None, description="what the user did, oldest first")
     statistics: dict[str, Any] | None = Field(None, description="in place of those looked up")
     debug: bool = Field(False, description="whether the answer has `debug`")
 
@@ -203,7 +203,7 @@ class Rerank(BaseModel):
     model: str = Field("m6rec", description="a task of scoring, reranking or likelihood")
     query: str | dict[str, Any] = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
-        "request (`user`, `behaviours`, ...)"
+        "request (`user`, `history`, ...)"
     )
     documents: list[AnyItem] = Field(
         min_length=1,
@@ -240,7 +240,7 @@ class Completion(BaseModel):
     model: str = Field(description="a task of generation")
     prompt: str | list[str] | dict[str, Any] = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
-        "request (`user`, `behaviours`, ...)"
+        "request (`user`, `history`, ...)"
     )
     item: AnyItem | None = Field(None, description="that the text is about; no field of OpenAI's")
     max_tokens: int | None = Field(None, ge=1)

@@ -186,7 +186,7 @@ class Snapshot:
           RejectedRow, ConfigError, DataError: as `Service.accept`.
         """
         self._check_compiled(task, job)
-        row = {"behaviours": [], **row}
+        row = {"history": [], **row}
         if row.get("time") is None:
             row["time"] = time.time()
         accepted = self.service.accept(row, task=task, job=job, number=number)

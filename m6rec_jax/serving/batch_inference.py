@@ -42,7 +42,7 @@ from m6rec_jax.sharding import LogicalRules
 log = logging.getLogger(__name__)
 
 _GAPS = {
-    "no_behaviours": "without behaviours",
+    "no_history": "without a history",
     "unknown_items": "with behaviours left out, whose items the catalogue does not have",
 }
 _ARROW_TYPES = {

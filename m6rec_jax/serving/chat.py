@@ -46,7 +46,7 @@ from m6rec_jax.text.format_strings import Template
 HELP = "Say something; /new starts anew, /quit (or the end of input) ends."
 _PROMPT = "> "
 # What a request may say of a user.
-_KNOWN = ("user", "behaviours", "time", "statistics")
+_KNOWN = ("user", "history", "time", "statistics")
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def open_conversation(
       prepared: folder of prepared data with the catalogue; None: what the model was trained on.
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
-      user: what is known of the user, a request's `user`, `behaviours`, `time` and `statistics`
+      user: what is known of the user, a request's `user`, `history`, `time` and `statistics`
         (`requests.request`). A warning names columns that the data set does not have.
       parts: whose engines are asked, for dialogues of a `Service`; None: engines of its own.
 
@@ -262,10 +262,10 @@ class _LikedItems:
         assert data.statistics is not None  # read with the folder
         last = data.statistics.last_time  # of no event -inf
         now = last + 1 if math.isfinite(last) else 0.0
-        self._user = {"user": {}, "time": now, **user, "behaviours": user.get("behaviours") or []}
+        self._user = {"user": {}, "time": now, **user, "history": user.get("history") or []}
         if "time" not in user:
             self._parse({**self._user, "time": None})  # says what is wrong
-            told = (entry for entry in self._user["behaviours"] if isinstance(entry, Mapping))
+            told = (entry for entry in self._user["history"] if isinstance(entry, Mapping))
             times = [parse_value(entry.get("time"), TIME) for entry in told]
             self._user["time"] = max([now, *(time for time in times if time is not None)])
         if ignored := self._parse(self._user).ignored:
@@ -278,9 +278,9 @@ class _LikedItems:
     def __call__(self, liked: Sequence[int]) -> Read:
         time = self._user["time"]
         told = [{"item": self._ids[i], "time": time, "value": self._value} for i in liked]
-        row = {**self._user, "behaviours": [*self._user["behaviours"], *told]}
+        row = {**self._user, "history": [*self._user["history"], *told]}
         request = self._parse(row)
-        past = [self._places[item.id] for _, item in request.behaviours if item.id in self._places]
+        past = [self._places[item.id] for _, item in request.history if item.id in self._places]
         return Read(self._renderer.render(request).history, past)
 
     def _parse(self, row: Mapping[str, Any]) -> Request:

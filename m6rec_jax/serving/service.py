@@ -3,7 +3,7 @@
     options = ServiceOptions(index="runs/films.index")
     service = Service.open("runs/ctr", bank="runs/bank", options=options)
     service.warm_up()
-    accepted = service.accept({"time": ..., "behaviours": [...], "candidates": [...]}, task="ctr")
+    accepted = service.accept({"time": ..., "history": [...], "candidates": [...]}, task="ctr")
     results = service.answer([accepted])
 
 A batch may hold requests of several tasks and jobs. Nothing is kept of a request, so threads may
@@ -192,7 +192,7 @@ class Service:
           RejectedRow: one of them is unknown, or has nothing to read.
           ConfigError: as `accept`.
         """
-        row = {"time": time, "behaviours": [], "candidates": list(entries)}
+        row = {"time": time, "history": [], "candidates": list(entries)}
         request = self._parser_of(job, task).parse(row)
         answerer: Any = self.answerer(job)
         return request.candidates, answerer.candidate_texts(request, task)

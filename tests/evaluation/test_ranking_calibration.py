@@ -54,7 +54,7 @@ def request(number: int, behaviours: int) -> dict:
         for k in range(behaviours + 1)
     ]
     then = events.pop()["time"]
-    return {"user": {"id": user, "age": age}, "time": then, "behaviours": events}
+    return {"user": {"id": user, "age": age}, "time": then, "history": events}
 
 
 def test_weights_are_learnt_and_order_what_is_evaluated_and_served(

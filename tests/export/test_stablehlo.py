@@ -125,7 +125,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     service = Service.open(exported, options=options)
     jobs = [("ctr", "scoring"), ("titles", "generation"), ("titles", "title_recommendation")]
     service.warm_up(jobs)
-    row = {"time": served_films.NOW, "user": {"taste": "drama"}, "behaviours": []}
+    row = {"time": served_films.NOW, "user": {"taste": "drama"}, "history": []}
     row["candidates"] = ["f1", "f2"]
     accepted: Any = service.accept(row, task="ctr")
     (result,) = service.answer([accepted])
@@ -138,7 +138,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     index = build_index(tmp_path / "index", exported, task="next", batch_size=4, **shared)
     assert index.count == len(served_films.ITEMS)
     del row["candidates"]
-    row |= {"behaviours": [{"item": "f3", "time": 1.0, "value": 5}], "about": {"genre": "drama"}}
+    row |= {"history": [{"item": "f3", "time": 1.0, "value": 5}], "about": {"genre": "drama"}}
     asked = {"task": "titles", "job": "title_recommendation"}
     found = []
     for own in (service, Service.open(run, options=options)):

@@ -129,9 +129,9 @@ TEMPLATES = {
 
 REQUESTS = [
     {"user": {"city": "Faro"}, "time": "2024-06-01T10:00:00Z", "candidates": ["0001", "0003"],
-     "behaviours": [{"item": "0002", "time": "2024-05-01"}]},
-    {"user": {}, "time": "2024-06-01T10:00:00Z", "behaviours": [], "candidates": []},
-    {"user": {}, "time": "2024-06-01T10:00:00Z", "behaviours": [], "candidates": ["9999"]},
+     "history": [{"item": "0002", "time": "2024-05-01"}]},
+    {"user": {}, "time": "2024-06-01T10:00:00Z", "history": [], "candidates": []},
+    {"user": {}, "time": "2024-06-01T10:00:00Z", "history": [], "candidates": ["9999"]},
 ]  # fmt: skip
 
 RUN = "--gin.MODEL_DIR=run"

@@ -89,7 +89,7 @@ def folder(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "user": {"city": "Faro"},
             "time": "2024-06-01T10:00:00Z",
-            "behaviours": [{"item": "0002", "time": "2024-05-01"}][:number],
+            "history": [{"item": "0002", "time": "2024-05-01"}][:number],
             "candidates": ["0001", "0003"],
         }
         for number in (0, 1)

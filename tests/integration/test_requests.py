@@ -29,9 +29,9 @@ NUMBER = 400
 MALFORMED = {
     5: b'{"id": 5, "time": ',
     77: b'{"id": 77, "user": {"city": "K\xf6ln"}}',
-    150: b'{"id": 150, "time": NaN, "behaviours": [], "candidates": []}',
-    151: b'{"id": 151, "time": 1717200000, "behaviours": 7, "candidates": ["0001"]}',
-    399: b'{"id": 399, "time": 1717200000, "behaviours": [], "candidates": ["9999"]}',
+    150: b'{"id": 150, "time": NaN, "history": [], "candidates": []}',
+    151: b'{"id": 151, "time": 1717200000, "history": 7, "candidates": ["0001"]}',
+    399: b'{"id": 399, "time": 1717200000, "history": [], "candidates": ["9999"]}',
 }
 
 
@@ -44,7 +44,7 @@ def request(number: int) -> dict[str, Any]:
         "id": number,
         "user": user,
         "time": "2024-06-01T10:00:00Z",
-        "behaviours": [
+        "history": [
             {"item": SKUS[(number + n) % 7], "time": f"2024-05-{n + 1:02d}"}
             for n in range(number % 5)
         ],

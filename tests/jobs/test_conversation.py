@@ -431,7 +431,7 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("behaviours", "number"),
+    ("history", "number"),
     [
         ([{"item": "f1", "time": 1e9, "value": 5}], 2),
         (
@@ -441,9 +441,9 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
         (None, 1),
     ],
 )
-def test_what_a_user_did_may_be_newer_than_the_data(behaviours, number, tmp_path):
+def test_what_a_user_did_may_be_newer_than_the_data(history, number, tmp_path):
     folder = served_films.write_data(tmp_path / "films")
-    known = {"user": {"taste": "drama"}, "behaviours": behaviours}
+    known = {"user": {"taste": "drama"}, "history": history}
     liked = chat_module._LikedItems(known, folder, None)
     assert len(liked([0]).past) == number
     with pytest.raises(ConfigError, match=r"has 'usr' \(did you mean 'user'\?\): a dialogue takes"):

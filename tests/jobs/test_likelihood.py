@@ -103,7 +103,7 @@ def test_outcomes_of_the_template_are_asked_for_where_nothing_is_said(infer, ser
 def test_items_need_no_statistics_where_none_are_told(infer):
     """The catalogue's words, as `{item}` has them, tell no statistics; scoring's need them."""
     configure(ITEM, ("candidate",))
-    asked = [{"time": NOW, "user": {"taste": "drama"}, "behaviours": [], "candidates": []}]
+    asked = [{"time": NOW, "user": {"taste": "drama"}, "history": [], "candidates": []}]
     asked[0]["candidates"] = [{"title": "Film Z", "genre": "drama"}, {"title": "Film Z"}, "f1"]
     found, rejected = infer(asked, "plausible")
     assert not found
@@ -133,9 +133,7 @@ def test_a_data_set_that_the_model_never_saw(infer, served, served_model):
     asked = [
         {
             "time": NOW,
-            "behaviours": [
-                {"item": f"b{n % 4}", "time": 900_000 + n, "value": 5} for n in range(5)
-            ],
+            "history": [{"item": f"b{n % 4}", "time": 900_000 + n, "value": 5} for n in range(5)],
             "candidates": ["b3", "b0"],
         }
     ]

@@ -36,7 +36,7 @@ def test_requests_are_told_in_the_words_of_their_task(infer):
     rows = [request(n) for n in range(3)]
     found, _ = infer(rows, "ctr")
     assert [len(row["probabilities"]) for row in found] == [len(r["candidates"]) for r in rows]
-    books = [{"time": served_films.NOW, "behaviours": [], "candidates": ["b0", "b3", "f0"]}]
+    books = [{"time": served_films.NOW, "history": [], "candidates": ["b0", "b3", "f0"]}]
     _, rejected = infer(books, "books_next", "books", job="scoring")
     assert rejected[0]["reason"].startswith("'candidates[2]' is 'f0', which the catalogue does not")
 

@@ -64,7 +64,7 @@ def history_of(bundle, films, asked):
 def seen_by(asked, text="{title}"):
     """What a user has seen: by id, or where a film that is told without one is called the same."""
     seen = set(asked.get("exclude", ()))
-    for entry in (behaviour["item"] for behaviour in asked["behaviours"]):
+    for entry in (behaviour["item"] for behaviour in asked["history"]):
         if isinstance(entry, dict):
             called = text.format(**entry)
             seen |= {film.id for film in FILMS if text.format(**film.attributes) == called}
@@ -79,7 +79,7 @@ def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_mode
     configure(ALL.replace("12", "15") if task == "contents" else ALL)
     asked = [request(number) for number in range(5)]
     asked[1] |= {"exclude": ["f0", "f13", "unknown"]}
-    asked[2]["behaviours"] = [
+    asked[2]["history"] = [
         {"item": {"title": "Film E", "genre": "drama"}, "time": NOW - 5, "value": 5}
     ]
     if task == "titles":
@@ -110,7 +110,7 @@ def test_films_of_one_title_are_ordered_by_the_retriever(
     recommend, configure, served, served_model, films, tmp_path
 ):
     configure(ALL)
-    asked = [request(number) | {"behaviours": [], "time": NOW + number} for number in range(12)]
+    asked = [request(number) | {"history": [], "time": NOW + number} for number in range(12)]
     found, _ = recommend(asked)
     retriever = served_model.retriever("next")
     histories = [history_of(served_model, films, one) for one in asked]

@@ -39,7 +39,7 @@ SPEC: dict[str, Any] = {
 def asked(number: int) -> dict[str, Any]:
     """A request with answers: of a data set with columns, some of which are missing."""
     row: dict[str, Any] = {
-        "behaviours": [
+        "history": [
             {"item": {"title": f"Film {number + n}"}, "value": 1 + n, "time": 1000 * n}
             for n in range(number % 4)
         ],
@@ -136,7 +136,7 @@ def test_a_shop_without_labels(tmp_path: Path) -> None:
         {
             "user": {"id": f"u{number}"},
             "time": 1e6,
-            "behaviours": [{"item": {"title": "Tea"}, "time": 1.0}] * (number % 3),
+            "history": [{"item": {"title": "Tea"}, "time": 1.0}] * (number % 3),
             "candidates": [{"title": "Tea"}, {"title": "Mug"}],
             "answers": [True, False],
         }

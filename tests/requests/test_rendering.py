@@ -104,7 +104,7 @@ def test_served_text_is_training_text(
         request = {
             "user": {"age": 20 + user} | ({"id": f"u{user}"} if known else {}),
             "time": now,
-            "behaviours": [behaviour(data, event, own_fields) for event, _ in before],
+            "history": [behaviour(data, event, own_fields) for event, _ in before],
             "candidates": [f"i{item}" for item in row["item_indices"]],
         }
         told = renderer.render(parser.parse(request))
@@ -116,7 +116,7 @@ def test_served_text_is_training_text(
                 for event, code in before[-MAX_EVENTS:] or before
                 if code != TRAIN
             ]
-            fewer = renderer.render(parser.parse(request | {"behaviours": later}))
+            fewer = renderer.render(parser.parse(request | {"history": later}))
             assert fewer.candidates == row["candidates"]
 
 
@@ -143,7 +143,7 @@ def data(write_shop, tmp_path: Path) -> ServingData:
 
 
 def ask(data: ServingData, **changes: Any) -> Any:
-    row = {"user": {"age": 9}, "time": 1e6, "behaviours": [], "candidates": ["i1"]} | changes
+    row = {"user": {"age": 9}, "time": 1e6, "history": [], "candidates": ["i1"]} | changes
     return RequestParser(data.spec, data.items, data.statistics_names()).parse(row)
 
 
@@ -167,9 +167,7 @@ def test_items_without_ids_are_told_one_by_one(data: ServingData) -> None:
         {"item": {"id": "i1", "title": "Three"}, "time": 3, "value": 1},
         {"item": "i1", "time": 4, "value": 1},
     ]
-    told = RequestRenderer(data.template, data.statistics, 3).render(
-        ask(data, behaviours=behaviours)
-    )
+    told = RequestRenderer(data.template, data.statistics, 3).render(ask(data, history=behaviours))
     assert [text.split(",")[0] for text in told.history[1:-1]] == [
         "disliked Two",
         "disliked Three",
@@ -184,7 +182,7 @@ def test_the_statistics_stay_as_they_are(data: ServingData) -> None:
     before = dataclasses.asdict(state)
     behaviours = [{"item": "i3", "time": 9e5, "value": 5}]
     renderer = RequestRenderer(data.template, data.statistics)
-    later = renderer.render(ask(data, user={"id": "u1", "age": 1}, behaviours=behaviours))
+    later = renderer.render(ask(data, user={"id": "u1", "age": 1}, history=behaviours))
     now = renderer.render(ask(data, user={"id": "u1", "age": 1}))
     assert later.history[0] != now.history[0]
     assert dataclasses.asdict(state) == before
@@ -292,7 +290,7 @@ def test_titles_are_enough_for_the_templates_of_public_data(source: Any, known: 
     row = {
         "user": user if "user" in known else None,
         "time": 36_000 if "time" in known else None,
-        "behaviours": [
+        "history": [
             {"item": {"title": "Fargo"}}
             | ({"time": 28_000} if "event time" in known else {})
             | ({"value": 9} if "value" in known else {})
@@ -300,7 +298,7 @@ def test_titles_are_enough_for_the_templates_of_public_data(source: Any, known: 
         "candidates": [{"title": "Heat"}],
     }
     if "columns" in known:
-        row["behaviours"][0]["item"] |= {"year": 1996, "author": "A"}
+        row["history"][0]["item"] |= {"year": 1996, "author": "A"}
         more = {"year": 1995, "genres": ["Crime", "Drama"], "author": "B", "publisher": "C"}
         row["candidates"][0] |= more
     request = RequestParser(DatasetSpec.from_dict(spec), {}).parse(row)

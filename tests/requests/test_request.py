@@ -40,7 +40,7 @@ def request(**changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "user": {"id": "ana", "age": 31},
         "time": 2000,
-        "behaviours": [{"item": "1", "time": 1000, "value": 5}],
+        "history": [{"item": "1", "time": 1000, "value": 5}],
         "candidates": ["2"],
     }
     return {name: value for name, value in (row | changes).items() if value is not ...}
@@ -49,7 +49,7 @@ def request(**changes: Any) -> dict[str, Any]:
 def test_ids_are_looked_up_and_own_columns_go_before() -> None:
     found = parser().parse(
         request(
-            behaviours=[
+            history=[
                 {"item": 1, "time": "1970-01-01T00:10:00", "value": "4"},
                 {"item": {"title": "New", "genres": ["a", "b"]}, "time": 600.0, "value": 1},
             ],
@@ -65,11 +65,11 @@ def test_ids_are_looked_up_and_own_columns_go_before() -> None:
     )
     assert found.user == User("ana", {"age": 31})
     assert found.time == 2000.0
-    assert [event for event, _ in found.behaviours] == [
+    assert [event for event, _ in found.history] == [
         Event("ana", "1", 600.0, 4.0),
         Event("ana", "", 600.0, 1.0),
     ]
-    assert [item for _, item in found.behaviours] == [
+    assert [item for _, item in found.history] == [
         FARGO,
         Item("", {"title": "New", "genres": ("a", "b")}, "New"),
     ]
@@ -85,9 +85,9 @@ def test_ids_are_looked_up_and_own_columns_go_before() -> None:
 
 def test_new_users_and_retrieval_need_less() -> None:
     found = parser(candidates_field=None).parse(
-        {"time": 5, "behaviours": [], "candidates": "anything"}
+        {"time": 5, "history": [], "candidates": "anything"}
     )
-    assert (found.user, found.behaviours, found.candidates) == (User(""), (), ())
+    assert (found.user, found.history, found.candidates) == (User(""), (), ())
     assert found.k is None
     assert parser(candidates_field="found").parse(request(found=["1"])).candidates == (FARGO,)
 
@@ -106,13 +106,13 @@ def test_new_users_and_retrieval_need_less() -> None:
         ({"user": {"age": 1.5}}, "wrong_type", "1.5 is not a whole number"),
         ({"user": {"age": float("nan")}}, "nan", "'user.age'"),
         ({"user": {"id": [1]}}, "wrong_type", "'user.id' .* not an id"),
-        ({"behaviours": {}}, "wrong_type", "must be a list"),
-        ({"behaviours": ["1"]}, "wrong_type", r"behaviours\[0\]' must be an object"),
-        ({"behaviours": [{"time": 1, "value": 1}]}, "missing_field", r"\[0\]\.item' is missing"),
+        ({"history": {}}, "wrong_type", "must be a list"),
+        ({"history": ["1"]}, "wrong_type", r"history\[0\]' must be an object"),
+        ({"history": [{"time": 1, "value": 1}]}, "missing_field", r"\[0\]\.item' is missing"),
         (
-            {"behaviours": [{"item": "1", "time": t, "value": 1} for t in (20, 10)]},
+            {"history": [{"item": "1", "time": t, "value": 1} for t in (20, 10)]},
             "time_out_of_order",
-            r"'behaviours\[1\].time' is 10.0, earlier than the one before \(20.0\)",
+            r"'history\[1\].time' is 10.0, earlier than the one before \(20.0\)",
         ),
         ({"candidates": ...}, "missing_field", "'candidates' is missing"),
         ({"candidates": ["1", "7"]}, "unknown_item", r"'candidates\[1\]' is '7'"),
@@ -143,29 +143,29 @@ def test_a_row_that_is_no_object(row: Any) -> None:
 
 def test_what_is_not_known_is_left_out_and_named() -> None:
     told = [{"item": item, "time": 1, "value": 1} for item in ("9", "1", {"id": "8"})]
-    found = parser().parse(request(behaviours=told))
-    assert [item for _, item in found.behaviours] == [FARGO]
+    found = parser().parse(request(history=told))
+    assert [item for _, item in found.history] == [FARGO]
     assert (found.unknown, found.gaps) == (("9", "8"), ["unknown_items"])
     # It is not recommended, though an index may have it.
     assert excluded_ids(found, exclude_seen=True)[:3] == ["1", "9", "8"]
-    assert parser().parse(request(behaviours=told[:1])).gaps == ["unknown_items", "no_behaviours"]
-    for behaviours in (..., None, []):
-        found = parser().parse(request(behaviours=behaviours))
-        assert (found.behaviours, found.gaps) == ((), ["no_behaviours"])
-    assert parser().parse(request(behaviours=told[1:2])).gaps == []
+    assert parser().parse(request(history=told[:1])).gaps == ["unknown_items", "no_history"]
+    for history in (..., None, []):
+        found = parser().parse(request(history=history))
+        assert (found.history, found.gaps) == ((), ["no_history"])
+    assert parser().parse(request(history=told[1:2])).gaps == []
 
 
 def test_times_and_values_may_be_missing() -> None:
     told = [{"item": "1", "time": 20}, {"item": "1", "value": 1}, {"item": "2", "time": 30}]
-    found = parser().parse(request(time=..., behaviours=told))
-    events = [event for event, _ in found.behaviours]
+    found = parser().parse(request(time=..., history=told))
+    events = [event for event, _ in found.history]
     assert found.time is None
     assert [event.value for event in events] == [None, 1.0, None]
     assert [math.isnan(event.time) for event in events] == [False, True, False]
     # What is known must still fit together.
     told[2]["time"] = 10
     with pytest.raises(RejectedRow, match=r"10\.0, earlier than the one before"):
-        parser().parse(request(behaviours=told))
+        parser().parse(request(history=told))
 
 
 def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
@@ -174,11 +174,11 @@ def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
         raw[table]["columns"] = {"text": "string"}
     fargo = Item("Fargo", {"text": "Fargo"})
     texts = RequestParser(DatasetSpec.from_dict(raw), {"Fargo": fargo})
-    behaviours, candidates = ["Heat", {"item": "Fargo"}], ["Up", "Fargo"]
-    row = request(user="Ana", behaviours=behaviours, candidates=candidates, time=...)
+    history, candidates = ["Heat", {"item": "Fargo"}], ["Up", "Fargo"]
+    row = request(user="Ana", history=history, candidates=candidates, time=...)
     found = texts.parse(row)
     assert found.user == User("", {"text": "Ana"})
-    assert [item for _, item in found.behaviours] == [
+    assert [item for _, item in found.history] == [
         Item("", {"text": "Heat"}),
         fargo,
     ]
@@ -186,7 +186,7 @@ def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
     # An id that is not known is none of a catalogue with ids of its own, and no text.
     by_id = RequestParser(DatasetSpec.from_dict(raw), {"1": Item("1", {"text": "Fargo"})})
     with pytest.raises(RejectedRow, match="'candidates\\[0\\]' is '2', which the catalogue"):
-        by_id.parse(request(user="Ana", behaviours=[], candidates=["2", "1"], time=...))
+        by_id.parse(request(user="Ana", history=[], candidates=["2", "1"], time=...))
 
 
 def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:
@@ -205,7 +205,7 @@ def test_fields_the_data_set_does_not_have_are_named() -> None:
     read = parser()
     row = request(
         user={"age": 3, "agee": 4, "gone": None},
-        behaviours=[
+        history=[
             {"item": {"id": "1", "prize": 3}, "time": 1, "value": 1, "where": "home"},
             {"item": {"id": "1", "prize": 4}, "time": 2, "value": 1},
         ],
@@ -214,8 +214,8 @@ def test_fields_the_data_set_does_not_have_are_named() -> None:
     )
     assert read.parse(row).ignored == {
         "user.agee",
-        "behaviours.item.prize",
-        "behaviours.where",
+        "history.item.prize",
+        "history.where",
         "statistics.item_cuont",
     }
 
@@ -251,7 +251,7 @@ JSON = st.recursive(
 @settings(max_examples=300)
 @given(
     st.dictionaries(
-        st.sampled_from(["user", "time", "behaviours", "candidates", "k", "exclude", "statistics"]),
+        st.sampled_from(["user", "time", "history", "candidates", "k", "exclude", "statistics"]),
         JSON,
     ),
     st.booleans(),

@@ -66,7 +66,7 @@ def test_cohere_reranks(address: str, service: Service) -> None:
 
 def test_jina_reranks(address: str, service: Service) -> None:
     """As api.jina.ai documents it; a query may also be who is asked about."""
-    query = {"user": {"taste": "comedy"}, "behaviours": [], "time": 2_000_000}
+    query = {"user": {"taste": "comedy"}, "history": [], "time": 2_000_000}
     for asked in (PROFILE, query):
         body = {"model": "m6rec", "query": asked, "documents": DOCUMENTS, "return_documents": True}
         body |= {"model": "ctr", "top_n": 3}

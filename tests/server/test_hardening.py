@@ -88,11 +88,11 @@ def test_bodies_of_another_type(client: TestClient) -> None:
 
 
 def test_limits_name_field_and_limit(small: Callable[..., Any]) -> None:
-    _, client = small(Limits(body_bytes=4000, candidates=3, behaviours=9, exclude=1, text=50, k=5))
+    _, client = small(Limits(body_bytes=4000, candidates=3, history=9, exclude=1, text=50, k=5))
     event = {"item": "f1", "time": 1000.0, "value": 3}
     for changes, path in (
         ({"candidates": ["f1"] * 4}, "candidates"),
-        ({"behaviours": [event] * 10}, "behaviours"),
+        ({"history": [event] * 10}, "history"),
         ({"exclude": ["f1", "f2"]}, "exclude"),
         ({"k": 6}, "k"),
     ):
@@ -103,8 +103,8 @@ def test_limits_name_field_and_limit(small: Callable[..., Any]) -> None:
     instances = {"instances": [{"candidates": ["f1"] * 4}], "parameters": {"task": "ctr"}}
     (prediction,) = post(client, "/predict", instances)["predictions"]
     assert prediction["error"]["param"] == "instances[0].candidates"
-    ranked = {"query": {"behaviours": [event] * 10}, "documents": ["f1"], "model": "ctr"}
-    assert failed(client, "/v1/rerank", ranked) == (422, "too_many", "query.behaviours")
+    ranked = {"query": {"history": [event] * 10}, "documents": ["f1"], "model": "ctr"}
+    assert failed(client, "/v1/rerank", ranked) == (422, "too_many", "query.history")
     long = SCORE | {"user": {"taste": "a" * 51}}
     assert failed(client, "/v1/score", long) == (422, "text_too_long", None)
     # A list that is one value.
@@ -267,7 +267,7 @@ FIELDS = {
     **{"query": st.text() | JSON, "messages": JSON, "stream": st.booleans(), "item": JSON},
     "candidates": st.lists(st.sampled_from(["f1", "f99", {"title": "a"}]) | JSON, max_size=4),
     "documents": st.lists(st.sampled_from(["a", {"id": "f2"}]) | JSON, max_size=4) | JSON,
-    "behaviours": st.lists(
+    "history": st.lists(
         st.fixed_dictionaries(
             {"item": st.just("f3") | JSON, "time": st.just(5.0) | JSON, "value": st.just(3) | JSON}
         )

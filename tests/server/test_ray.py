@@ -41,14 +41,12 @@ def test_a_user_is_known_by_what_stays_as_the_history_grows() -> None:
 
     first, second = {"item": "f1", "time": 1}, {"item": "f2", "time": 2}
     young = {"age": 20}
-    assert user({"user": young, "behaviours": [first]}) == user(
-        {"user": young, "behaviours": [first, second], "candidates": ["f3"], "task": "ctr"}
+    assert user({"user": young, "history": [first]}) == user(
+        {"user": young, "history": [first, second], "candidates": ["f3"], "task": "ctr"}
     )
-    assert user({"user": young, "behaviours": [first]}) != user(
-        {"user": young, "behaviours": [second]}
-    )
-    known = {"user": {"id": "7"} | young, "behaviours": [first]}
-    assert user(known) == user({"user": {"id": "7"}, "behaviours": [second]}) != ""
+    assert user({"user": young, "history": [first]}) != user({"user": young, "history": [second]})
+    known = {"user": {"id": "7"} | young, "history": [first]}
+    assert user(known) == user({"user": {"id": "7"}, "history": [second]}) != ""
     assert user(known) == user({"instances": [known]}) == user({"query": known, "documents": []})
     assert user(known) == user({"model": "reasons", "prompt": known, "item": "f1"})
     assert user({"query": "24 years old\nliked A"}) == user(

@@ -137,7 +137,7 @@ def test_recommends_what_was_found_reranked_and_scored(
     for item in found["items"]:
         assert item["retrieval_score"] == pytest.approx(of_id[item["id"]], abs=SAME)
     # What a request lacks counts once, however many tasks answer it.
-    gaps = server.metrics.gaps.labels("no_behaviours")._value
+    gaps = server.metrics.gaps.labels("no_history")._value
     before = gaps.get()
     nobody = {"user": {"taste": "comedy"}}
     assert post(client, "/v1/recommend", nobody)["scored_by"]["task"] == "ctr"
@@ -179,7 +179,7 @@ def test_writes(client: TestClient, service: Service) -> None:
 def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestClient) -> None:
     """What a text tells of liked items is known of a request, not of a history as text."""
     liked = [{"item": "f0", "time": 5.0, "value": 5}, {"item": "f1", "time": 6.0, "value": 1}]
-    row = {"user": {"taste": "comedy"}, "behaviours": liked}
+    row = {"user": {"taste": "comedy"}, "history": liked}
     found = post(client, "/v1/explain", row | {"candidates": ["f3", "f4"]})
     assert [text["text"] for text in found["texts"]] == ["comedy again", ""]
     body = {"model": "reasons", "prompt": row, "item": "f3"}

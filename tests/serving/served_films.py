@@ -162,7 +162,7 @@ def request(number: int) -> dict[str, Any]:
         "number": number,
         "user": user,
         "time": NOW,
-        "behaviours": behaviours,
+        "history": behaviours,
         "candidates": candidates,
     }
 
@@ -171,8 +171,8 @@ MALFORMED = [
     b"{half a row",
     b'{"time": "\xff"}',
     json.dumps(request(1) | {"time": "then"}).encode(),
-    json.dumps(request(1) | {"candidates": ["unknown"], "behaviours": ["unknown"]}).encode(),
-    json.dumps(request(1) | {"time": NOW - 1e5, "behaviours": []}).encode()[:-1] + b', "k": 0}',
+    json.dumps(request(1) | {"candidates": ["unknown"], "history": ["unknown"]}).encode(),
+    json.dumps(request(1) | {"time": NOW - 1e5, "history": []}).encode()[:-1] + b', "k": 0}',
     json.dumps(request(1) | {"user": {}}).encode(),
 ]
 

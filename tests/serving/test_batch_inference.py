@@ -139,8 +139,8 @@ def test_scores_equal_those_of_one_request_at_a_time(
     assert rejected[0]["raw"] == "{half a row"
     assert "'then' is neither unix seconds" in rejected[2]["reason"]
     summary, gaps = str(report).splitlines()
-    told = [request(row)["behaviours"] for row in GOOD]
-    assert gaps == f"Answered with what is known, in rows: without behaviours {told.count([])}"
+    told = [request(row)["history"] for row in GOOD]
+    assert gaps == f"Answered with what is known, in rows: without a history {told.count([])}"
     assert summary == (
         f"45 requests: 40 answered ({scored}), 5 rejected "
         f"({scored.with_name('out.rejected.jsonl')}: wrong_type 2, invalid_json 1, invalid_utf8 1, "
@@ -278,7 +278,7 @@ def test_retrieval_gives_ids_and_scores(
     vectors = retriever.embed_items(list(data.item_texts().values()))
     for row, user, (asked, _) in zip(read_rows(tmp_path / "out.jsonl"), users, told, strict=True):
         out = set(asked.exclude)
-        out |= {item.id for _, item in asked.behaviours} if exclude_seen else set()
+        out |= {item.id for _, item in asked.history} if exclude_seen else set()
         scores = dict(zip(data.items, (vectors @ user).tolist(), strict=True))
         best = sorted((id_ for id_ in scores if id_ not in out), key=lambda id_: -scores[id_])
         best = best[: asked.k or 5]
@@ -302,7 +302,7 @@ def test_lists_with_titles_and_without_doubles(folder: Path, tmp_path: Path) -> 
     data = served_films.write_data(tmp_path / "data", items=[*served_films.ITEMS, twin])
     index = str(tmp_path / "index")
     build_index(index, folder / "run", task="next", prepared=str(data), progress=False)
-    row = request(1) | {"behaviours": [], "k": 13}
+    row = request(1) | {"history": [], "k": 13}
     requests = served_films.write_rows(tmp_path / "requests.jsonl", [row])
     own = {"requests": requests, "index": index, "prepared": str(data)}
     infer(folder, tmp_path / "all.jsonl", "next", **own)
@@ -351,10 +351,10 @@ def test_parquet_in_and_out(folder: Path, scored: Path, tmp_path: Path) -> None:
 
     rows = [request(number) for number in range(25)]
     for row in rows:
-        row["behaviours"] = [b | {"item": item(b["item"])} for b in row["behaviours"]]
+        row["history"] = [b | {"item": item(b["item"])} for b in row["history"]]
         row["candidates"] = [item(entry) for entry in row["candidates"]]
     rows[7]["time"] = float("nan")
-    rows[8]["behaviours"] = None
+    rows[8]["history"] = None
     writer = pq.ParquetWriter(
         tmp_path / "requests.parquet", schema := pa.Table.from_pylist(rows).schema
     )
@@ -363,7 +363,7 @@ def test_parquet_in_and_out(folder: Path, scored: Path, tmp_path: Path) -> None:
     writer.close()
     report = infer(folder, tmp_path / "out.parquet", requests=tmp_path / "requests.parquet")
     assert report.totals.rejected == {"nan": 1}
-    assert report.totals.gaps["no_behaviours"] > 0
+    assert report.totals.gaps["no_history"] > 0
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.schema.names == [*schema.names, "probabilities"]
     by_number = {row["number"]: row["probabilities"] for row in read_rows(scored)}
@@ -386,7 +386,7 @@ def test_requests_alone_are_enough(folder: Path, data: ServingData, tmp_path: Pa
     """No catalogue and no statistics: items bring their columns, and ids lead nowhere."""
     rows = [request(number) for number in range(6)]
     for row in rows:
-        row["behaviours"] = [b | {"item": whole(data, b["item"])} for b in row["behaviours"]]
+        row["history"] = [b | {"item": whole(data, b["item"])} for b in row["history"]]
         row["candidates"] = [whole(data, entry) for entry in row["candidates"]]
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, request(1)]))
@@ -456,7 +456,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
 
 def test_a_value_that_no_words_can_tell_is_a_rejected_row(folder: Path, tmp_path: Path) -> None:
     rows = [request(number) for number in range(3)]
-    rows[1]["behaviours"][0]["value"] = 1.7e308
+    rows[1]["history"][0]["value"] = 1.7e308
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = infer(folder, tmp_path / "out.jsonl", requests=path)

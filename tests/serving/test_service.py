@@ -135,7 +135,7 @@ def test_short_histories_have_a_program_of_their_own(service: Service, folder: P
     buckets = (32, service.model.settings.source_length)
     own = Service.open(folder / "run", options=options(folder, source_buckets=buckets))
     rows = [request(1) | {"candidates": ["f1", "f2"]} for _ in range(2)]
-    rows[0] |= {"behaviours": [], "user": {"taste": "comedy"}}
+    rows[0] |= {"history": [], "user": {"taste": "comedy"}}
     for row, programs in zip(rows, (1, 2), strict=True):
         asked = [one.accept(row, task="ctr") for one in (own, service)]
         found, expected = (s.answer([a])[0] for s, a in zip((own, service), asked, strict=True))
@@ -167,7 +167,7 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
     for number in range(6):
         accepted = accept(service, number, "next", job="reranking")
         (found,) = service.answer([accepted])
-        behaviours = [item.id for _, item in accepted.request.behaviours if item.id]
+        behaviours = [item.id for _, item in accepted.request.history if item.id]
         places = {item.id: n for n, item in enumerate(ITEMS)}
         seen = [places[id_] for id_ in behaviours]
         retriever = service.model.retriever("next")

@@ -98,7 +98,7 @@ def test_an_index_in_parts_is_searched_by_all_workers(served: Path, tmp_path: Pa
     served_films.write_co_occurrence(data)
     rows = [served_films.request(number) for number in range(23)]
     rows[1] |= {"k": 12}
-    rows[2] |= {"exclude": [f"f{n}" for n in range(9)], "behaviours": []}
+    rows[2] |= {"exclude": [f"f{n}" for n in range(9)], "history": []}
     for number in range(10, 15):  # a chunk without any that can be answered
         rows[number] |= {"time": "then"}
     requests = served_films.write_rows(tmp_path / "requests.jsonl", rows)

@@ -339,7 +339,7 @@ function body() {
   return {
     ...(Object.keys(user).length ? { user } : {}),
     time: now,
-    behaviours: history.map(({ item, value }, index) => ({
+    history: history.map(({ item, value }, index) => ({
       item,
       time: now - 3600 * (history.length - index),
       ...(state.catalogue.value === null ? {} : { value: Number(value) }),
