@@ -45,7 +45,7 @@ from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
-from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, examples, seqio_metrics
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
 from m6rec_jax.pipeline.task_rows import (
     count_rows,
     find_provider,
@@ -265,7 +265,7 @@ class _TaskEvaluation:
             if isinstance(task := find_provider(self._task.name), TextToTextTask):
                 evaluator = self._evaluator
                 number = evaluator.batches(self._task).read_rows
-                return examples(task, evaluator.split, evaluator.lengths, number)
+                return task.examples(evaluator.split, evaluator.lengths, number)
             available = self._evaluator.batches(self._task).available_rows
             wanted = set(self._read(available).tolist())
             # One after the other: of a large part a few may be asked for.
@@ -282,7 +282,7 @@ class _TaskEvaluation:
     ) -> dict[str, float]:
         task = find_provider(self._task.name)
         assert isinstance(task, TextToTextTask)
-        return seqio_metrics(task.original, self.rows(), tokens, log_probabilities, scores)
+        return task.metrics(self.rows(), tokens, log_probabilities, scores)
 
     def _read(self, number: int) -> np.ndarray:
         """Which of so many rows are read, ascending."""

@@ -20,7 +20,7 @@ from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.prepared_rows import read_rows
-from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, examples
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
 from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
 from m6rec_jax.text.rows import without_end
 
@@ -174,7 +174,7 @@ def _texts(model: LoadedModel, task: str, split: str, rows: int) -> list[dict[st
     tasks_with(provider, split)  # raises where it has no such split
     return [
         {"source": [model.vocabulary.decode(without_end(row["inputs"]))], "prefix": ""}
-        for row in examples(provider, split, lengths, rows)
+        for row in provider.examples(split, lengths, rows)
     ]
 
 

@@ -1,23 +1,14 @@
 """Tasks that a user registers with seqio, from any source, as the model reads them.
 
-    seqio.TaskRegistry.add(
-        "colours",
-        source=seqio.TextLineDataSource({"train": "train.tsv", "validation": "validation.tsv"}),
-        preprocessors=[parse, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-        output_features={"inputs": seqio.Feature(VOCABULARY), "targets": seqio.Feature(VOCABULARY)},
-        postprocess_fn=..., metric_fns=[...],
-    )
-
 `readable` gives a task or mixture whose rows have the features of `pipeline.features`: rows of
 'inputs' and 'targets' are laid out by `text_to_text_rows`, after the task's own preprocessors.
-Tasks whose rows have these features already stay as they are.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,6 +121,60 @@ class TextToTextTask(seqio.Task):
         rows = self.original.preprocess_postcache(dataset, sequence_length, seed)
         return self._rows(rows, sequence_length or {})
 
+    def examples(self, split: str, lengths: Lengths, number: int) -> list[Example]:
+        """The first examples of a split after the task's own preprocessors, in numpy."""
+        dataset = self.original.replace(source=self.source).get_dataset(
+            dict(lengths), split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
+        )
+        return list(tfds.as_numpy(dataset.take(number).with_options(steady_options())))
+
+    def metrics(
+        self,
+        rows: Sequence[Example],
+        tokens: np.ndarray,
+        log_probabilities: np.ndarray,
+        scores: np.ndarray,
+    ) -> dict[str, float]:
+        """What `metric_fns` and `metric_objs` give, as `seqio.Evaluator` calls them.
+
+        Args:
+          rows: `[n]` of `examples`.
+          tokens: int32 `[n, target]`, what was generated.
+          log_probabilities: `[n]`, of that; `aux_values["scores"]` of metrics that take them.
+          scores: `[n]`, log likelihoods of the targets.
+
+        Raises:
+          ConfigError: a metric of intermediates, or two of one name.
+        """
+        kinds = seqio.metrics.ModelOutputType
+        outputs: Mapping[Any, Any] = {
+            kinds.PREDICTION: tokens,
+            kinds.PREDICTION_WITH_AUX: (tokens, {"scores": log_probabilities}),
+            kinds.SCORE: scores,
+        }
+        features, values = self.original.output_features, dict[str, float]()
+        for metric in self.original.metric_objs:
+            if metric.model_output_type not in outputs:
+                raise ConfigError(
+                    f"a metric of task '{self.name}' takes {metric.model_output_type.name}; there "
+                    f"are {', '.join(kind.name for kind in outputs)}"
+                )
+            made = metric.from_model_output(rows, outputs[metric.model_output_type], features)
+            if isinstance(made, seqio.metrics.CollectingMetric):
+                computed, _ = made.actual_compute(rows, features)
+            else:
+                computed = made.compute()
+            if twice := values.keys() & computed.keys():
+                raise ConfigError(f"task '{self.name}' has two metrics called '{min(twice)}'")
+            for name, value in computed.items():
+                value = value.value if isinstance(value, seqio.metrics.Scalar) else value
+                if isinstance(value, seqio.metrics.MetricValue):
+                    kind = type(value).__name__
+                    logger.warning("'%s' of '%s' is not shown: a %s", name, self.name, kind)
+                else:
+                    values[name] = float(value)
+        return values
+
 
 def task_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
     """The `output_features` of tasks whose rows have the features of `pipeline.features`."""
@@ -185,70 +230,3 @@ def _readable_vocabulary(vocabulary: seqio.Vocabulary, task: str) -> SeqioVocabu
         f"the vocabulary of task '{task}' is a {type(vocabulary).__name__}; the model reads "
         "seqio.SentencePieceVocabulary (docs/seqio_tasks.md)"
     )
-
-
-def examples(task: TextToTextTask, split: str, lengths: Lengths, number: int) -> list[Example]:
-    """The first examples of a split as seqio has them after its preprocessors, in numpy."""
-    dataset = task.original.replace(source=task.source).get_dataset(
-        dict(lengths), split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
-    )
-    return list(tfds.as_numpy(dataset.take(number).with_options(steady_options())))
-
-
-def seqio_metrics(
-    task: seqio.Task,
-    rows: Sequence[Example],
-    tokens: np.ndarray,
-    log_probabilities: np.ndarray,
-    scores: np.ndarray,
-) -> dict[str, float]:
-    """The metrics of a task by its own `metric_fns` and `metric_objs`, as `seqio.Evaluator` does.
-
-    Texts and targets go through the task's `postprocess_fn` before metrics compare them.
-
-    Args:
-      task: as it was registered.
-      rows: its `examples`, `[n]`.
-      tokens: int32 `[n, target]`, what was generated.
-      log_probabilities: `[n]`, of that; `aux_values["scores"]` of metrics that take them.
-      scores: `[n]`, log likelihoods of the targets.
-
-    Raises:
-      ConfigError: a metric of intermediates, or two of one name.
-    """
-    kinds = seqio.metrics.ModelOutputType
-    outputs: Mapping[Any, Any] = {
-        kinds.PREDICTION: tokens,
-        kinds.PREDICTION_WITH_AUX: (tokens, {"scores": log_probabilities}),
-        kinds.SCORE: scores,
-    }
-    values: dict[str, float] = {}
-    for metric in task.metric_objs:
-        if metric.model_output_type not in outputs:
-            raise ConfigError(
-                f"a metric of task '{task.name}' takes {metric.model_output_type.name}; there are "
-                f"{', '.join(kind.name for kind in outputs)}"
-            )
-        output, features = outputs[metric.model_output_type], task.output_features
-        made = metric.from_model_output(rows, output, features)
-        if isinstance(made, seqio.metrics.CollectingMetric):
-            computed, _ = made.actual_compute(rows, features)
-        else:
-            computed = made.compute()
-        if twice := values.keys() & computed.keys():
-            raise ConfigError(f"task '{task.name}' has two metrics called '{min(twice)}'")
-        values |= _numbers(task.name, computed.items())
-    return values
-
-
-def _numbers(task: str, metrics: Iterable[tuple[str, Any]]) -> dict[str, float]:
-    values = {}
-    for name, value in metrics:
-        value = value.value if isinstance(value, seqio.metrics.Scalar) else value
-        if isinstance(value, seqio.metrics.MetricValue):
-            logger.warning(
-                "'%s' of task '%s' is a %s, which is not shown", name, task, type(value).__name__
-            )
-        else:
-            values[name] = float(value)
-    return values

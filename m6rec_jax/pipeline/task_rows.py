@@ -12,6 +12,7 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.seqio_tasks import readable
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
@@ -40,9 +41,17 @@ def tasks_of(mixture_or_task_name: str) -> list[str]:
 
 
 def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
-    """The vocabulary of a task or mixture; raises ConfigError as `find_provider`."""
+    """The vocabulary of a task or mixture.
+
+    Raises:
+      ConfigError: as `find_provider`, or it is none of this package's.
+    """
     features = find_provider(mixture_or_task_name).output_features
-    return features["encoder_input_tokens"].vocabulary.text
+    vocabulary = features["encoder_input_tokens"].vocabulary
+    if not isinstance(vocabulary, SeqioVocabulary):
+        kind = type(vocabulary).__name__
+        raise ConfigError(f"the vocabulary of '{mixture_or_task_name}', a {kind}, has no text")
+    return vocabulary.text
 
 
 def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Task]:

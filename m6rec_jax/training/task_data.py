@@ -89,32 +89,14 @@ def vocabulary_of(name: str, batches: ResumableBatches) -> Vocabulary | None:
     pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
     if pipeline is None or not isinstance(batches, pipeline.BatchIterator):
         return None
-    from m6rec_jax.pipeline.task_rows import find_provider
-
-    return _text_vocabulary(find_provider(name))
-
-
-def _text_vocabulary(provider: Any) -> Vocabulary | None:
-    """The `text.Vocabulary` of a seqio task or mixture; None where it has another kind."""
-    for feature in provider.output_features.values():
-        text: Vocabulary | None = getattr(feature.vocabulary, "text", None)
-        if text is not None:
-            return text
-    return None
+    return text_vocabulary(name)
 
 
 def text_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a registered task.
+    """The vocabulary of a registered task; raises ConfigError as `task_rows.task_vocabulary`."""
+    from m6rec_jax.pipeline.task_rows import task_vocabulary
 
-    Raises:
-      ConfigError: it is none of this package's.
-    """
-    from m6rec_jax.pipeline.task_rows import find_provider
-
-    vocabulary = _text_vocabulary(find_provider(name))
-    if vocabulary is None:
-        raise ConfigError(f"the vocabulary of '{name}' is not of m6rec_jax.text: it has no text")
-    return vocabulary
+    return task_vocabulary(name)
 
 
 def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:

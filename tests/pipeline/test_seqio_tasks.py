@@ -10,8 +10,7 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.registration import register_mixture, task_info, unregister
-from m6rec_jax.pipeline.seqio_tasks import examples, seqio_metrics
+from m6rec_jax.pipeline.registration import task_info, unregister
 from m6rec_jax.pipeline.task_rows import find_provider, task_vocabulary
 from m6rec_jax.text.rows import generation_row
 from m6rec_jax.text.vocabulary_training import train_vocabulary
@@ -166,7 +165,7 @@ def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes
     real = [batch["user_ids"][batch["example_weights"] > 0, 0] for batch in found]
     assert sorted(np.concatenate(real)) == list(range(total)), "rows are known by number"
     assert len({len(batches) for batches in parts}) == 1
-    assert len(examples(find_provider("changed"), "validation", LENGTHS, total)) == total
+    assert len(find_provider("changed").examples("validation", LENGTHS, total)) == total
 
 
 def test_a_sample_of_a_size_that_nobody_says_reads_no_more_than_it_needs(names):
@@ -177,12 +176,12 @@ def test_a_sample_of_a_size_that_nobody_says_reads_no_more_than_it_needs(names):
 def test_metrics_are_those_of_seqio(names):
     """Against `seqio.Evaluator`, which is given the same predictions and scores."""
     task = find_provider("five_files")
-    rows = examples(task, "validation", LENGTHS, 7)
+    rows = task.examples("validation", LENGTHS, 7)
     vocabulary = task_vocabulary("five_files")
     texts = [f"it is {n % 2}" for n in range(7)]
     tokens = np.array([[*vocabulary.encode(text), 1] for text in texts])
     log_probabilities, scores = -np.arange(7.0), np.linspace(-9, -1, 7)
-    found = seqio_metrics(task.original, rows, tokens, log_probabilities, scores)
+    found = task.metrics(rows, tokens, log_probabilities, scores)
     evaluator = seqio.Evaluator(
         "five_files", seqio.EncDecFeatureConverter(pack=False), sequence_length=LENGTHS
     )
@@ -221,14 +220,3 @@ def test_what_the_model_cannot_read_is_refused(names):
         EvaluationBatches("missing", LENGTHS, 4, split="train")
     with pytest.raises(ConfigError, match="'one_file' was registered with seqio"):
         task_info("one_file").prepared()
-
-
-def test_it_is_mixed_with_tasks_whose_rows_are_the_models(names):
-    """Which seqio refuses where features differ."""
-    mixture = register_mixture("mixed", ["one_file", "function"])
-    try:
-        tasks = [info.kind for info in map(task_info, ("one_file", "function"))]
-        assert tasks == ["text_to_text"] * 2
-        assert next(BatchIterator(mixture, LENGTHS, 4))["encoder_input_tokens"].any()
-    finally:
-        unregister([mixture])

@@ -7,14 +7,17 @@ import gin
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.preprocessors import job_id
 from m6rec_jax.pipeline.registration import (
     evaluated_tasks,
+    register_mixture,
     register_recommendation_tasks,
     task_info,
     unregister,
@@ -118,6 +121,32 @@ def test_outcomes_are_predicted_where_scoring_has_its_classes(shop_tasks):
     assert pieces(weighted) == ["▁liked", "▁disliked"]
     at_end = row["decoder_input_tokens"] == 1
     assert (at_end == (row["decoder_loss_weights"] > 0)).all()
+
+
+def test_a_task_of_seqio_is_mixed_with_tasks_of_prepared_data(shop_tasks):
+    """Which seqio refuses, where features differ; the vocabulary is one file in two shapes."""
+    file = locations.load_vocabulary("tiny-shop", "leave_one_out").model_file
+    feature = seqio.Feature(seqio.SentencePieceVocabulary(file))
+    seqio.TaskRegistry.add(
+        "plain",
+        source=seqio.FunctionDataSource(
+            lambda split, shuffle_files: tf.data.Dataset.from_tensors(
+                {"inputs": "Alpha", "targets": "comedy"}
+            ),
+            splits=["train"],
+        ),
+        preprocessors=[seqio.preprocessors.tokenize],
+        output_features={"inputs": feature, "targets": feature},
+    )
+    gin.bind_parameter("mixture_rates.rates", {"plain": 3.0})
+    mixture = register_mixture("plain_and_shop", ["plain", "tiny_shop_generation"])
+    try:
+        assert {task.kind for task in evaluated_tasks(mixture)} == {"text_to_text", "language"}
+        iterator = BatchIterator(mixture, LENGTHS, 8, num_shards=1)
+        jobs = np.concatenate([next(iterator)["decoder_job_ids"][:, 0] for _ in range(40)])
+        assert np.mean(jobs == job_id("plain")) == pytest.approx(0.75, abs=0.08)
+    finally:
+        unregister(["plain", mixture])
 
 
 def test_training_batches_of_every_task_resume(shop_tasks):
