@@ -139,6 +139,8 @@ class Snapshot:
 
     def data_of(self, task: str) -> ServingData | None:
         """Catalogue and columns of a task's requests; None: it takes none."""
+        if self.tasks[task].reads_text:
+            return None
         jobs = [job for job in self.jobs(task) if job != "embeddings"]  # of text, which takes none
         return self.service.data(task, jobs[0]) if jobs else None
 

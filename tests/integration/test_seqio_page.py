@@ -80,11 +80,13 @@ def test_what_is_served_is_what_files_are_answered(followed: tuple[Path, dict[st
             client.post(address.partition("8000")[2], json=json.loads(body)).json()
             for address, _, body in requests
         ]
+        models = client.get("/v1/models").json()["data"]
         nothing = client.post("/v1/write", json={"task": "kinds"})
         both_lines = {"model": "kinds", "prompt": "kind of\nred pan"}
         of_lines = client.post("/v1/completions", json=both_lines).json()
     assert [found[0]["texts"][0]["text"], found[1]["choices"][0]["text"]] == [expected] * 2
     assert of_lines["choices"][0]["text"] == expected, "lines are no behaviours here"
+    assert {model["id"]: model["data_set"] for model in models}["kinds"] == ""
     assert (nothing.status_code, nothing.json()["error"]["code"]) == (422, "missing_field")
 
 
