@@ -75,6 +75,15 @@ class Catalogue:
     held_out: np.ndarray
     train_counts: np.ndarray
 
+    @functools.cached_property
+    def kinds(self) -> list[tuple[str, ...]]:
+        """Of each item the values of the catalogue's first column of lists, such as genres."""
+        every = [item.attributes for item in self.items]
+        lists = {name: None for own in every for name, v in own.items() if isinstance(v, tuple)}
+        column = next(iter(lists), "")
+        values = [own.get(column) for own in every]
+        return [value if isinstance(value, tuple) else () for value in values]
+
     @property
     def log_frequency(self) -> np.ndarray:
         """Log of each item's share of the training events, one added to each, `[items]` float32."""

@@ -106,8 +106,8 @@ def show_catalogue(catalogue: Catalogue, shown: int) -> Iterator[str]:
     if shared:
         yield (
             f"catalogue: {sum(map(len, shared)):,} of {len(catalogue.items):,} items share "
-            f"{len(shared):,} texts, so their scores tie: say more of them in the template's "
-            "'item' and 'candidate', or leave doubles out of results (ItemLists.distinct = True)"
+            f"{len(shared):,} texts, so their scores tie and one of them is recommended: say "
+            "more of them in the template's 'item' and 'candidate'"
         )
         texts = {ids[0]: text for text, ids in sharing.items()}
         for ids in shared[:shown]:

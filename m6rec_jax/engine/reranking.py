@@ -11,7 +11,8 @@ user had; words (`item_words`) find what is called alike; and where repeats coun
 to what they had. Each finds what the others miss, so candidates are the best of each, and popular
 items where they find little. They are ordered by the weighted sum of their features
 (`ranking_weights`), which `m6rec calibrate` learns on validation rows. An item that nobody has
-acted on has weights of its own, of its text and of this user alone.
+acted on has weights of its own, of its text and of this user alone. A user without a past is
+recommended what is popular, spread over kinds.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class Reranker:
       depth: how many items co-occurrence, EASE, words and what the user had add, each, at most;
         the most popular ones follow where all together are fewer.
       offered: which items may be recommended, bool `[items]`; None: all.
+      kinds: of each item, or of the first ones, such as genres; None: nothing is said of them, and
+        users without a past are recommended to as others are.
 
     Raises:
       DataError: counts of more items than there are.
@@ -118,6 +121,7 @@ class Reranker:
         *,
         depth: int = 100,
         offered: np.ndarray | None = None,
+        kinds: Sequence[Sequence[str]] | None = None,
     ) -> None:
         if max(co_occurrence.num_items, len(counts)) > len(texts):
             raise DataError(
@@ -127,6 +131,7 @@ class Reranker:
         self._scorer, self._texts = scorer, texts
         self._co_occurrence, self._ease = co_occurrence, ease
         self._depth, self._words = depth, ItemWords(texts)
+        self._kinds = None if kinds is None else _memberships(kinds, len(texts))
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
         self._offered = np.ones(len(texts), bool) if offered is None else offered
@@ -177,10 +182,38 @@ class Reranker:
         ids, features = self.candidates(histories, past, seen, found, similarities, tasks)
         weights = self.weights.vector(self.has_scorer).astype(np.float32)
         scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
+        if self._kinds is not None:
+            for row, (had, out) in enumerate(zip(past, seen, strict=True)):
+                if not len(had):
+                    number = max(self._depth, found.ids.shape[1])
+                    ids[row], scores[row] = self._without_past(
+                        self._kinds, out, number, ids.shape[1]
+                    )
         order = np.argsort(-scores, axis=1, kind="stable")
         return TopK(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
         )
+
+    def _without_past(
+        self, kinds: sparse.csr_matrix, out: Any, number: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Popular items, but some, spread over kinds by D'Hondt's method; and their scores.
+
+        A number of them, where there are so many, and `NO_ITEM` up to a width.
+        """
+        ids, scores = np.full(width, NO_ITEM, np.int64), np.full(width, -np.inf, np.float32)
+        popular = self._popular[~np.isin(self._popular, np.asarray(out, np.int64))]
+        popular = popular[: 4 * self._depth]
+        has = kinds[popular].toarray()
+        shares = has / np.maximum(1, has.sum(axis=1, keepdims=True))
+        before = np.zeros(len(popular))
+        for place in range(min(number, len(popular))):
+            values = self._popularity[popular] - np.log1p(before)
+            best = int(values.argmax())
+            ids[place], scores[place] = popular[best], values[best]
+            before += shares @ has[best]
+            before[best] = np.inf
+        return ids, scores
 
     def candidates(
         self,
@@ -314,6 +347,15 @@ class Reranker:
         left = self._offered[items] & ~np.isin(items, out)
         items, values = items[left], values[left]
         return items[np.lexsort((items, -values))[: self._depth]]
+
+
+def _memberships(kinds: Sequence[Sequence[str]], num_items: int) -> sparse.csr_matrix:
+    """1 where an item is of a kind, `[items, kinds]`."""
+    numbers = {kind: number for number, kind in enumerate({k for own in kinds for k in own})}
+    pairs = {(item, numbers[kind]) for item, own in enumerate(kinds) for kind in own}
+    items, columns = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+    shape = (num_items, len(numbers))
+    return sparse.csr_matrix((np.ones(len(items)), (items, columns)), shape=shape)
 
 
 def _row(matrix: sparse.csr_matrix, row: int) -> RelatedItems:

@@ -191,6 +191,7 @@ class Reranking:
                 catalogue.train_counts,
                 scorer,
                 depth=self.depth,
+                kinds=catalogue.kinds,
             )
         return self._rerankers[data.name]
 

@@ -51,6 +51,7 @@ class ConversationCatalogue:
       names: by which items are named in a dialogue, such as titles without a year.
       items: with their attributes; none: nothing is known of them.
       popularity: how often each occurs; none: nobody knows.
+      kinds: of each, such as genres.
     """
 
     titles: Sequence[str]
@@ -58,6 +59,7 @@ class ConversationCatalogue:
     names: Sequence[str]
     items: Sequence[Item] = ()
     popularity: Sequence[int] = ()
+    kinds: Sequence[Sequence[str]] = ()
 
 
 class Recommended(NamedTuple):

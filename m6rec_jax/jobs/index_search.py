@@ -88,12 +88,9 @@ class ItemLists:
 
     Attributes:
       titles: files of results have them, too, in the column `titles`.
-      distinct: of items with the same text, which tie, only the first stands in a list. Lists are
-        shorter where the `depth` items that are searched for have fewer texts.
     """
 
     titles: bool = False
-    distinct: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class IndexAnswerer(Answerer[TaskState]):
       k: how many items, for requests that do not say.
       max_k: the most a request may ask for, at most `depth`.
       depth: so many are searched for in any case, so that all requests run the same program; None:
-        `max_k`. More where `ItemLists.distinct` leaves out many.
+        `max_k`. More where many items share a text.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
         None: where the data set's repeats do not count.
 
@@ -148,22 +145,21 @@ class IndexAnswerer(Answerer[TaskState]):
     def listed(
         self, task: str, ids: Sequence[str], scores: np.ndarray, k: int, items: Mapping[str, Item]
     ) -> Retrieved:
-        """The k best of what was found, as `ItemLists` wants them.
+        """The k best of what was found; of items with the same text, which tie, only the first.
 
         Args:
           task: of retrieval.
           ids, scores: of the items found, best first; scores may go on.
-          k: how many are wanted.
+          k: how many are wanted; there are fewer where the items found have fewer texts.
           items: of the catalogue, by id.
         """
-        places = list(range(len(ids)))
-        if self.lists.distinct:
-            template, first = self.parts.data(task).template, dict[str, int]()
-            for place, id_ in enumerate(ids):
-                text = template.item(items[id_]) if id_ in items else id_
-                first.setdefault(text, place)
-            places = list(first.values())
-        return Retrieved([ids[place] for place in places[:k]], scores[places[:k]], items)
+        template, places = self.parts.data(task).template, dict[str, int]()
+        for place, id_ in enumerate(ids):
+            if len(places) == k:
+                break
+            places.setdefault(template.item(items[id_]) if id_ in items else id_, place)
+        first = list(places.values())
+        return Retrieved([ids[place] for place in first], scores[first], items)
 
     @abc.abstractmethod
     def retrieval(self, task: str) -> tuple[str, RetrievalTask]:

@@ -119,6 +119,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             weights,
             depth=self._depth,
             offered=in_index != NO_ITEM,
+            kinds=catalogue.kinds,
         )
         return _RerankingTask(
             retrieval, found, reranker, scorer, of_found, in_index, index_of, list(index_of)

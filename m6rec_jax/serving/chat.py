@@ -155,7 +155,8 @@ def open_conversation(
     catalogue, reranker = read_conversation_catalogue(folder, titles), None
     if "retrieval" in tasks:
         weights = model.settings.tasks[tasks["retrieval"]].ranking
-        reranker = _reranker(folder, catalogue, weights)
+        kinds = None if of_dialogues else catalogue.kinds
+        reranker = _reranker(folder, catalogue, weights, kinds)
     return Conversation(
         catalogue,
         **engines,
@@ -173,11 +174,16 @@ def open_conversation(
 
 
 def _reranker(
-    folder: Path, catalogue: ConversationCatalogue, weights: RankingWeights | None
+    folder: Path,
+    catalogue: ConversationCatalogue,
+    weights: RankingWeights | None,
+    kinds: Sequence[Sequence[str]] | None,
 ) -> Reranker | None:
     """Of the prepared data; None where nothing says which of their items occur together.
 
-    Weights that were learnt with a scorer say nothing of an order without one.
+    Weights that were learnt with a scorer say nothing of an order without one. What is liked in a
+    dialogue is all that a task of retrieval reads; tasks of dialogues read the rest, too, and need
+    no `kinds`.
     """
     if not (folder / CO_OCCURRENCE).is_file():
         return None
@@ -187,6 +193,7 @@ def _reranker(
         catalogue.texts,
         np.asarray(catalogue.popularity),
         weights=None if weights is None or weights.with_scorer else weights,
+        kinds=kinds,
     )
 
 
@@ -217,7 +224,12 @@ def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationC
         for item, text in zip(catalogue.items, written, strict=True)
     ]
     return ConversationCatalogue(
-        written, catalogue.texts, names, catalogue.items, catalogue.train_counts.tolist()
+        written,
+        catalogue.texts,
+        names,
+        catalogue.items,
+        catalogue.train_counts.tolist(),
+        catalogue.kinds,
     )
 
 

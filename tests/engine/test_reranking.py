@@ -243,3 +243,27 @@ def test_what_does_not_belong_together_is_refused(co_occurrence: CoOccurrence) -
         reranker.use(RankingWeights({"scorer": 1.0}, {}))
     with pytest.raises(ConfigError, match="learnt without a scorer, and there is one"):
         by_scorer(co_occurrence, FakeScorer({})).use(RankingWeights({}, {}))
+
+
+def test_without_a_past_what_is_popular_comes_spread_over_kinds(world: World) -> None:
+    """By hand: each count, one added, over one more than the mean number of its kinds before it."""
+    kinds = [("a",), ("a", "b"), ("b",), ("a",), (), ("a",), ("c", "b"), ("a",)]
+    past, seen = [[], world.past[1], []], [[6], world.seen[1], [0, 1, 2]]
+    found, reranker = world.top(10), world.reranker(depth=10, kinds=kinds)
+    best = reranker.rerank([[]] * 3, past, seen, found, world.similarities)
+    for row in (0, 2):
+        taken: list[int] = []
+        while len(taken) < 8 - len(seen[row]):
+            left = [item for item in range(8) if item not in (*seen[row], *taken)]
+            before = {
+                item: np.mean([sum(k in kinds[t] for t in taken) for k in kinds[item] or ("",)])
+                for item in left
+            }
+            quotients = {i: (world.counts[i] + 1) / (before[i] + 1) for i in left}
+            taken.append(max(left, key=lambda i: (round(quotients[i], 6), world.counts[i], -i)))
+            score = best.scores[row, len(taken) - 1]
+            np.testing.assert_allclose(score, np.log(quotients[taken[-1]]), rtol=1e-5)
+        assert best.ids[row][best.ids[row] != NO_ITEM].tolist() == taken
+    # Who has a past is recommended to as before.
+    other = world.reranker(depth=10).rerank([[]] * 3, past, seen, found, world.similarities)
+    np.testing.assert_array_equal(best.ids[1], other.ids[1])

@@ -251,7 +251,7 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
         np.arange(30), targets, ranks, top, np.take_along_axis(scores, top, 1), np.full(30, 40)
     )
     reranking = Reranking(depth=2)
-    past = [rng.integers(0, 40, n % 5) for n in range(30)]
+    past = [rng.integers(0, 40, 1 + n % 4) for n in range(30)]
     read = ReadRows([[]] * 30, past, [np.zeros(0, np.int64)] * 30)
     retrieval = Retrieval(data, towers, read, similarities, Runtime())
     found = reranking(retrieval, None)
