@@ -313,6 +313,7 @@ class Truth:
         self._dictionary = AttributeDictionary(values, neutral=titles)
         asked = {own.ask for own in spoken.values() if own.ask}
         asked.add(f"What would you like? You may name {words.items} that you liked.")
+        asked |= {f"Hello. {question}" for question in asked}
         self._of_none = {*self._OF_NONE, *asked}
         self._all_named = f"I know no more {words.items}, only those that we spoke of."
 

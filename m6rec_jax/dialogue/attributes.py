@@ -26,6 +26,7 @@ class ItemAttributes:
       items: the catalogue.
       columns: whose values count; those that no item has are left out.
       year: the column of the year.
+      unspoken: columns by whose values items are chosen (`has`), and of which nobody speaks.
 
     Attributes:
       columns: those of which something is known.
@@ -33,21 +34,29 @@ class ItemAttributes:
       years: float64 `[items]`, NaN where it is not known.
     """
 
-    def __init__(self, items: Sequence[Item], columns: Iterable[str], year: str) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        columns: Iterable[str],
+        year: str,
+        unspoken: Iterable[str] = (),
+    ) -> None:
         self.num_items = len(items)
         self.spellings: dict[ColumnValue, str] = {}
         self._own: list[dict[str, tuple[str, ...]]] = []
         places: dict[ColumnValue, list[int]] = {}
         columns, keys = tuple(columns), dict[str, Key]()
+        every = (*columns, *(column for column in unspoken if column not in columns))
         for place, item in enumerate(items):
-            own = attribute_values(item, columns)
-            self._own.append({column: values for column, values in own.items() if values})
+            own = attribute_values(item, every)
+            self._own.append({c: values for c, values in own.items() if values and c in columns})
             for column, values in own.items():
                 for value in values:
                     if value not in keys:
                         keys[value] = phrase_key(value)
-                    if keys[value]:
+                    if keys[value] and column in columns:
                         self.spellings.setdefault((column, keys[value]), value)
+                    if keys[value]:
                         places.setdefault((column, keys[value]), []).append(place)
         self._places = {value: np.unique(found) for value, found in places.items()}
         known = {column for column, _ in self._places}

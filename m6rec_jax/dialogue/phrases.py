@@ -35,8 +35,8 @@ CUES = {
     "until": "until, up to",
     "or_newer": "or newer, or later, or more recent, and later, onwards, onward",
     "or_older": "or older, or earlier, and earlier",
-    "newer": "newer, more recent, more modern",
-    "older": "older",
+    "newer": "newer, more recent, more modern, not that old, not so old, too old, less old",
+    "older": "older, not that new, not so new, too new, too modern",
     "recent": "something new, something modern, new {items}, modern {items}, recent, a new one, "
     "new ones, newest, latest",
     "old": "something old, something classic, old {items}, classic {items}, an old one, old ones",
@@ -53,8 +53,11 @@ CUES = {
     "i don't care who, i don't care what, i don't care about, i don't care if, i don't care how, "
     "i don't care when, i don't care where, for example, for instance, in particular",
     "why": "why",
-    "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great, bye, "
-    "goodbye, good bye",
+    "thanks": "thanks, thank you, thx, cheers, great choice, sounds good, sounds great",
+    "bye": "bye, goodbye, good bye, see you, good night, that is all, that's all",
+    "good": "any good, is it good, is that good, worth watching, worth it, worth seeing, good one",
+    "about": "what is it about, what's it about, what is that about, tell me more, more about it, "
+    "tell me about it",
     "clear": "start over, never mind, forget that, forget it",
     "open": "surprise me, anything goes, anything is fine, i don't care, i don't care which, "
     "i don't care what you, whatever you like",

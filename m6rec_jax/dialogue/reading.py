@@ -43,7 +43,10 @@ class Reading(NamedTuple):
       withdrawn: names of the groups that nothing is wanted for.
       asked: a column whose values are asked for; None: none is.
       why: a reason is asked for.
-      thanks: it thanks, or says goodbye.
+      thanks: it thanks.
+      bye: it says goodbye.
+      good: it asks whether an item is good.
+      about: it asks what an item is.
     """
 
     wishes: tuple[Wish, ...] = ()
@@ -55,6 +58,9 @@ class Reading(NamedTuple):
     asked: str | None = None
     why: bool = False
     thanks: bool = False
+    bye: bool = False
+    good: bool = False
+    about: bool = False
 
 
 class DialogueReader:
@@ -176,7 +182,7 @@ class _TurnReader:
                 self._before = token.words[-1]
             self._since_no.update(token.words)
         self._end_comparison()
-        asks = "asked" in self._flags or "why" in self._flags
+        asks = not self._flags.keys().isdisjoint(("asked", "why", "good", "about"))
         return Reading(self._merged(), tuple(named), () if asks else tuple(liked), **self._flags)
 
     def _is_liked(self) -> bool:
@@ -272,7 +278,7 @@ class _TurnReader:
             self._flags["asked"] = what
         elif kind == "also":
             self._flags["adds"] = True
-        elif kind in ("why", "thanks"):
+        elif kind in ("why", "thanks", "bye", "good", "about"):
             self._flags[kind] = True
         elif kind == "clear":
             self._flags["clears"] = True

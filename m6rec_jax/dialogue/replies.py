@@ -8,7 +8,10 @@ all that may be replied, and the model chooses among it:
     recommend      How about Fargo (1996)? It is a crime film by Ethan Coen and Joel Coen.
     explain        You asked for crime films, and Fargo (1996) is a crime film.
     answer         Fargo (1996) is a film by Ethan Coen and Joel Coen.
+    describe       Fargo (1996) is a crime and drama film by Joel Coen with Frances McDormand.
+    rate           Of 1,682 films Fargo (1996) is number 8 by how many people chose it.
     acknowledge    You are welcome. Enjoy it.
+    leave          Goodbye.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ class Act(enum.Enum):
     RECOMMEND = "recommend"
     EXPLAIN = "explain"
     ANSWER = "answer"
+    DESCRIBE = "describe"
+    RATE = "rate"
     ACKNOWLEDGE = "acknowledge"
+    LEAVE = "leave"
 
 
 # Of one column: a text that named all nine actors would name nothing else.
@@ -69,10 +75,31 @@ class ReplyGrammar:
         self._spoken = {c: own for c, own in words.of_attributes().items() if c in known}
         self._groups = words.of_groups()
 
-    def ask(self) -> list[str]:
-        """Questions about what is wished for."""
+    def ask(self, first: bool = False) -> list[str]:
+        """Questions about what is wished for, after a greeting where it is the first reply."""
         own = [words.ask for words in self._spoken.values() if words.ask]
-        return [*own, f"What would you like? You may name {self._words.items} that you liked."]
+        own.append(f"What would you like? You may name {self._words.items} that you liked.")
+        return [f"Hello. {question}" for question in own] if first else own
+
+    def leave(self) -> list[str]:
+        """After a goodbye."""
+        return ["Goodbye.", "Goodbye. Come back when you like."]
+
+    def describe(self, place: int) -> list[str]:
+        """All that is known of an item."""
+        facts = {column: self._attributes.of(place, column) for column in self._spoken}
+        year = self._attributes.year_of(place)
+        if not any(facts.values()) and year is None:
+            return [f"Nothing is known of {self._titles[place]}."]
+        return [f"{self._titles[place]} is {self._one(facts, None)}."]
+
+    def rate(self, place: int, rank: int) -> list[str]:
+        """How popular an item is: its place among all, from 1; nothing more is known."""
+        title, every = self._titles[place], f"{len(self._titles):,} {self._words.items}"
+        return [
+            f"I have no opinion, but of {every} {title} is number {rank:,} by how many people "
+            "chose it."
+        ]
 
     def acknowledge(self) -> list[str]:
         """After thanks."""

@@ -14,14 +14,16 @@ settings. `gin_configs/examples/film_dialogue.gin` has those of films.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import gin
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.gin_statements import statements_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.format_strings import Template
 
+FILMS = "gin_configs/examples/film_dialogue.gin"
 _ATTRIBUTE = ("says", "cues", "asked", "ask", "names")
 _GROUP = ("says", "cues", "people", "under", "wanted", "unwanted")
 
@@ -144,6 +146,19 @@ class DialogueWords:
             wanted, unwanted = values
             found[name] = GroupWords(says, cues, wanted, unwanted, people, under)
         return found
+
+
+def words_of(columns: Collection[str]) -> DialogueWords:
+    """The words of the settings; where these name no attributes, those of a catalogue of films.
+
+    Args:
+      columns: of the catalogue. One that has directors is of films.
+    """
+    words = DialogueWords()
+    if words.attributes or "director" not in columns:
+        return words
+    statements = (statement for statement, _ in statements_of([FILMS]))
+    return DialogueWords(**{s.arg_name: s.value for s in statements if hasattr(s, "arg_name")})
 
 
 def _fields(given: object, known: Sequence[str], where: str) -> dict[str, object]:

@@ -25,7 +25,7 @@ from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.replies import Act, ReplyGrammar
 from m6rec_jax.dialogue.state import DialogueState
 from m6rec_jax.dialogue.wishes import Obeying, WishFilter
-from m6rec_jax.dialogue.words import DialogueWords
+from m6rec_jax.dialogue.words import words_of
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.index_files import in_batches
@@ -186,9 +186,10 @@ class Conversation:
         if retrieval is not None:
             task = self._tasks.get("retrieval")
             self._index = index or retrieval.index(catalogue.texts, task)
-        words = DialogueWords()
         items = catalogue.items or [Item("")] * len(catalogue.titles)
-        attributes = ItemAttributes(items, words.attributes, words.year)
+        words = words_of(items[0].attributes)
+        of_groups = {c for own in words.of_groups().values() for c in (*own.wanted, *own.unwanted)}
+        attributes = ItemAttributes(items, words.attributes, words.year, sorted(of_groups))
         self._reader = DialogueReader(catalogue.names, attributes, words)
         self._told: NamedItems | None = None
         if named_items:
@@ -196,6 +197,11 @@ class Conversation:
         self._filter = WishFilter(attributes, words.of_groups())
         self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
         self._seen = self._named_in(self._history).union(past)
+        # Of items with one title the one that occurs most often is recommended.
+        popularity = catalogue.popularity or [0] * len(catalogue.titles)
+        order = sorted(range(len(popularity)), key=lambda place: popularity[place])
+        first = {catalogue.titles[place]: place for place in order}
+        self._doubles = frozenset(order).difference(first.values())
         self.restart()
 
     def resumed(
@@ -308,6 +314,12 @@ class Conversation:
             return Act.EXPLAIN
         if latest and reading.asked is not None and (reading.named or not reading.wishes):
             return Act.ANSWER
+        if latest and reading.good and not reading.wishes:
+            return Act.RATE
+        if latest and reading.about and not reading.wishes:
+            return Act.DESCRIBE
+        if reading.bye and not (reading.wishes or reading.named):
+            return Act.LEAVE
         if reading.thanks and not (reading.wishes or reading.named):
             return Act.ACKNOWLEDGE
         nothing = not (self.state.wishes or self.named or reading.clears)
@@ -315,7 +327,9 @@ class Conversation:
 
     def obeying(self) -> Obeying:
         """Which items may be recommended now, and why."""
-        return self._filter.obeying(self.state.wishes, self._had.union(self.named), self._seen)
+        return self._filter.obeying(
+            self.state.wishes, self._had.union(self.named, self._doubles), self._seen
+        )
 
     def _named_in(self, lines: Iterable[str]) -> set[int]:
         return {place for line in lines for place in self._reader.read(line).named}
@@ -330,15 +344,26 @@ class Conversation:
                 return grammar.explain(state.latest[-1], state.wishes)
             case Act.ANSWER:
                 return grammar.answer(state.latest[-1], state.reading.asked or "")
+            case Act.DESCRIBE:
+                return grammar.describe(state.latest[-1])
+            case Act.RATE:
+                return grammar.rate(state.latest[-1], self._rank(state.latest[-1]))
             case Act.ACKNOWLEDGE:
                 return grammar.acknowledge()
+            case Act.LEAVE:
+                return grammar.leave()
             case Act.ASK:
-                return grammar.ask()
+                return grammar.ask(first=len(dialogue.turns) == 1)
             case Act.RECOMMEND:
                 found = _found(answer)
                 offered = dict.fromkeys(place for own in found for place in own.places)
                 places = list(offered)[: self._num_items] if found else self._popular(obeying)
                 return grammar.recommend(places, obeying)
+
+    def _rank(self, place: int) -> int:
+        """Of an item by how often it occurs, from 1."""
+        popularity = np.asarray(self.catalogue.popularity or np.zeros(len(self.catalogue.titles)))
+        return 1 + int((popularity > popularity[place]).sum())
 
     def _popular(self, obeying: Obeying) -> list[int]:
         """Items that may be recommended, those that occur most often first."""

@@ -152,6 +152,8 @@ def open_conversation(
     retriever = None if of_dialogues else model.settings.tasks[tasks["retrieval"]]
     known = None if user is None else _LikedItems(user, folder, retriever)
     told = Read([], []) if known is None else known([])
+    if not titles and not of_dialogues:  # nothing was trained to write titles in another way
+        titles = "{title}[ ({year})]"
     catalogue, reranker = read_conversation_catalogue(folder, titles), None
     if "retrieval" in tasks:
         weights = model.settings.tasks[tasks["retrieval"]].ranking

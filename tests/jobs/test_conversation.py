@@ -13,6 +13,7 @@ from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.dialogue.wishes import Years
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.generation import GeneratedText, RecommendedTitle
 from m6rec_jax.engine.reranking import Reranker
@@ -184,10 +185,10 @@ def test_recommendations_obey():
     assert conversation.recommend([other])[0].written.places == [3]
 
 
-@pytest.mark.usefixtures("film_words")
 def test_acts():
+    """Words of films by themselves, since the catalogue has directors."""
     conversation = Conversation(FILMS, titles=FilmModel(), history=["likes Alien"])
-    assert conversation.answer("Hello").reply == "Which genre would you like?"
+    assert conversation.answer("Hello").reply == "Hello. Which genre would you like?"
     conversation.answer("I liked Fargo")
     answer = conversation.answer("Who directed Fargo?")
     assert answer.reply == "Fargo (1996) is a film by Joel Coen and Ethan Coen."
@@ -198,10 +199,39 @@ def test_acts():
     assert conversation.answer("Why?").reply == (
         "You asked for horror films new to you, and Casper (1995) is a horror film."
     )
+    rated = conversation.answer("Is it any good?")
+    assert "of 12 films Casper (1995) is number" in rated.reply
+    assert rated.written is None
+    assert conversation.answer("What is it about?").reply == (
+        "Casper (1995) is a children's and horror film by Brad Silberling with Christina Ricci "
+        "from United States."
+    )
     assert conversation.answer("Thanks").reply == "You are welcome."
+    assert conversation.answer("OK, bye").reply == "Goodbye."
     # Without titles and towers: what occurs most often.
     popular = Conversation(FILMS, replies=FilmModel())
     assert popular.answer("comedies").reply.startswith("How about That Thing You Do! (1996)?")
+
+
+def test_not_that_old_is_newer_than_what_was_named_last():
+    conversation = Conversation(FILMS, titles=FilmModel())
+    conversation.answer("I liked Heat (1986)")
+    conversation.state.latest = [2]
+    conversation.hear("Not that old, please")
+    assert conversation.state.wishes == (Years(1987, None),)
+
+
+def test_a_certificate_keeps_films_from_children():
+    """Also one that is animated; and what has two ids is recommended by one of them."""
+    rude = films.Item("rude", {**films.ITEMS[5].attributes, "title": "Rude", "certificate": "R"})
+    twin = films.Item("twin", dict(films.ITEMS[5].attributes))
+    items, titles = [*films.ITEMS, rude, twin], [*films.TITLES, "Rude", films.TITLES[5]]
+    catalogue = ConversationCatalogue(titles, titles, titles, items, [1] * 13 + [2])
+    conversation = Conversation(catalogue, titles=FilmModel())
+    conversation.hear("for my kids")
+    offered = [items[place].id for place in np.flatnonzero(conversation.obeying().allowed)]
+    assert "twin" in offered
+    assert not {"rude", films.ITEMS[5].id} & set(offered)
 
 
 @pytest.mark.usefixtures("film_words")
