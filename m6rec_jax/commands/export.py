@@ -77,6 +77,7 @@ def run_export(args: argparse.Namespace) -> None:
     """write a model's programs for use without m6rec_jax, checked against the model"""
     look_first(args, reads=())
     from m6rec_jax.export.command import export
+    from m6rec_jax.export.held_out import RANKED_BY
 
     results = export(
         args.folder,
@@ -99,6 +100,8 @@ def run_export(args: argparse.Namespace) -> None:
             f"{name}: {result['rows']} rows, largest difference "
             f"{result['largest_difference']:.2g} of the largest number{equal}"
         )
+        if name.startswith("recommend "):
+            print(f"{name} ranks by {RANKED_BY}")
     print(args.output)
 
 

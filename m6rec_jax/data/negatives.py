@@ -3,55 +3,39 @@
 Negatives repeat as often as positives do: an item that the user had before stands beside others
 that the user had, a new one beside new ones. Otherwise having had an item would tell its label.
 
-A model trained on all positives and a share `w` of the negatives predicts odds that are 1/w too
-high. `corrected_probability` takes that back.
+A model that meets each negative w times on average, beside all positives, predicts odds that are
+1/w of the true ones; `corrected_probability` takes that back. Of new items a few are drawn of many,
+so that w is small. Of a user who had few other items these are drawn several times: then w may be
+above 1, and the odds in the rows are too low.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-
-from m6rec_jax.errors import ConfigError
 
 # What came of candidates, where the template has no words for it.
 CHOSEN, NOT_CHOSEN = "chosen", "not chosen"
 
 
-def corrected_probability(probability: np.ndarray | float, sampling_rate: float) -> np.ndarray:
-    """Probability in the world where all negatives count: p' = p / (p + (1 - p) / w).
+def corrected_probability(probability: Any, sampling_rate: Any) -> Any:
+    """Probability in the world where each negative counts once: p' = p / (p + (1 - p) / w).
 
-    One w for all items: exact where negatives are drawn alike (`NegativeSampler` with power 0).
-    Drawn by popularity, popular items stand for fewer negatives than w says, so that their odds
-    come out too low beside those of rare ones.
-
-    Args:
-      probability: predicted by a model trained on sampled negatives, any shape.
-      sampling_rate: w, the share of the negatives that were sampled (`prepare.json` records it),
-        above 0 and at most 1.
-
-    Raises:
-      ConfigError: a sampling rate outside (0, 1].
-    """
-    if not 0 < sampling_rate <= 1:
-        raise ConfigError(f"a sampling rate lies above 0 and not above 1, not {sampling_rate}")
-    p = np.asarray(probability, np.float64)
-    return p / (p + (1 - p) / sampling_rate)
-
-
-def at_another_rate(
-    probability: np.ndarray | float, sampling_rate: float, other: float
-) -> np.ndarray:
-    """What `corrected_probability` gives by one rate, as it would have been by another one.
+    One w for all items of a kind: exact where negatives are drawn alike (`NegativeSampler` with
+    power 0). Drawn by popularity, popular items stand for fewer negatives than w says, so that
+    their odds come out too low beside those of rare ones.
 
     Args:
-      probability: corrected by `sampling_rate`, any shape.
-      sampling_rate, other: above 0 and at most 1.
+      probability: predicted by a model trained on sampled negatives: a number, or an array of numpy
+        or JAX of any shape.
+      sampling_rate: w, how often a negative was drawn on average (`sampling_rates`), above 0: below
+        1 where a share of them was drawn, above 1 where they were drawn repeatedly. A number, or an
+        array that broadcasts with the probability.
     """
-    p = np.asarray(probability, np.float64)
-    return p / (p + (1 - p) * (sampling_rate / other))
+    return probability / (probability + (1 - probability) / sampling_rate)
 
 
 class NegativeSampler:
@@ -188,11 +172,17 @@ def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
       drawn: of `NegativeSampler`.
 
     Returns:
-      each where there was something to draw.
+      Draws per item that could be drawn, above 0; each where something was drawn.
     """
     names = ("sampling_rate", "repeat_sampling_rate")
     return {
         name: sampled / eligible
         for name, (sampled, eligible, _) in zip(names, drawn.tolist(), strict=True)
-        if eligible
+        if sampled
     }
+
+
+def recorded_rates(manifest: Mapping[str, Any], view: str) -> dict[str, Any]:
+    """`sampling_rates` of a view, as its `prepare.json` has them; none for logged impressions."""
+    found = manifest["views"].get(view, {}).get("negatives", {})
+    return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}

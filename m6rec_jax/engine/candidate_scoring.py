@@ -26,7 +26,7 @@ from m6rec_jax.text.vocabulary import Vocabulary
 Array = jax.Array
 
 # Features given once per source, repeated for each of its rows.
-_OF_TASK = ("task_ids", "positive_classes", "exit_threshold", "exit_depth")
+_OF_TASK = ("task_ids", "positive_classes", "sampling_rates", "exit_threshold", "exit_depth")
 
 
 class _Part(NamedTuple):
@@ -88,14 +88,14 @@ class CandidateScorer(Engine, abc.ABC):
             found = read(
                 model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
             )
-        return found.reshape(features["decoder_block_ids"].shape)
+        return self.finish(found, own).reshape(features["decoder_block_ids"].shape)
 
     def _score_ends(self, variables: Variables, features: Mapping[str, Array]) -> Array:
         """float32 `[sources, rows, 1]`: rows are candidates, whose ends alone are computed."""
         encoded, own = self._encoded(variables, features), _of_rows(features)
         gathered = {**features, **own, "task_ids": features["task_ids"]}
         hidden = gathered_ends(self.model, encoded, variables, gathered)
-        found = self.read(variables, hidden[:, None], own)
+        found = self.finish(self.read(variables, hidden[:, None], own), own)
         return found.reshape(*features["candidate_slots"].shape[:2], 1)
 
     @abc.abstractmethod
@@ -130,9 +130,12 @@ class CandidateScorer(Engine, abc.ABC):
         del settings, size
         return {}
 
-    def finish(self, values: np.ndarray, settings: TaskSettings) -> np.ndarray:
-        """What becomes of the numbers read on the device for a row of that task."""
-        del settings
+    def finish(self, values: Array, features: Mapping[str, Array]) -> Array:
+        """What becomes of the numbers, after early exits have compared them. Inside jit.
+
+        Arguments and result as of `read`.
+        """
+        del features
         return values
 
     def score_requests(
@@ -140,6 +143,7 @@ class CandidateScorer(Engine, abc.ABC):
         histories: Sequence[Sequence[str]],
         candidates: Sequence[Sequence[str]],
         tasks: Sequence[str] | None = None,
+        repeats: Sequence[Sequence[bool]] | None = None,
     ) -> list[np.ndarray]:
         """Scores candidates given as text, for histories given as text segments.
 
@@ -147,22 +151,31 @@ class CandidateScorer(Engine, abc.ABC):
           histories: per request, segments as `DatasetTemplate.history_segments` gives them.
           candidates: per request, any number of texts as `DatasetTemplate.candidate` gives them.
           tasks: the task of each request; None: the default one.
+          repeats: per request, which candidates the user had before; None: none of them. It counts
+            for tasks whose negatives were sampled by two rates (`TaskSettings.sampling_rates`).
 
         Returns:
           For each request the score of each candidate, float32 `[candidates]`, in order.
 
         Raises:
-          DataError: another number of histories than of tasks or candidates, or a text without
-            words.
+          DataError: numbers that do not fit each other, or a text without words.
           ConfigError: no such task, or one without what is needed.
         """
-        check_number(len(histories), candidates=candidates)
+        if repeats is None:
+            repeats = [[False] * len(texts) for texts in candidates]
+        check_number(len(histories), candidates=candidates, repeats=repeats)
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
         packed = [
             self._packed(texts, own.text_length(self.candidate_length))
             for texts, own in zip(candidates, settings, strict=True)
         ]
+        for found, texts, had in zip(packed, candidates, repeats, strict=True):
+            if len(had) != len(texts):
+                raise DataError(f"{len(had)} repeats for {len(texts)} candidates")
+            for row, members in zip(found.rows, found.indices, strict=True):
+                marks = np.array(had, np.int32)[members]
+                row["decoder_repeats"] = marks[row["decoder_block_ids"] - 1]
         targets = [found.rows for found in packed]
         scored = self._score(variables, sources, targets, settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
@@ -237,9 +250,7 @@ class CandidateScorer(Engine, abc.ABC):
                 for k, r in enumerate(part.rows):
                     blocks = targets[part.request][r]["decoder_block_ids"]
                     ends = [0] if self._ends else text_ends(blocks)
-                    of_row = values[place, k, ends]
-                    finished = self.finish(of_row, settings[part.request])
-                    results[part.request][r] = finished.astype(np.float32)
+                    results[part.request][r] = values[place, k, ends].astype(np.float32)
         return results
 
     def _run(
@@ -297,7 +308,10 @@ class CandidateScorer(Engine, abc.ABC):
             place = slice(length - len(own), None) if self._ends else slice(len(own))
             slots[k, place], visible[k, place] = own, True
         if self._ends:
-            return {"candidate_slots": slots, "candidate_visible": visible}
+            # A row is one candidate, and its number one.
+            others = self.decoder_features[len(CandidateScorer.decoder_features) :]
+            own_marks = {name: batch[name][:, :1] for name in others}
+            return {"candidate_slots": slots, "candidate_visible": visible} | own_marks
         return batch | {"candidate_slots": slots}
 
 

@@ -11,6 +11,7 @@ Shapes come from a few buckets, so a new request compiles nothing once each buck
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,18 @@ def positive_probability(log_probabilities: Array, positive: Array) -> Array:
     return jnp.exp(jnp.minimum(jax.nn.logsumexp(chosen, axis=-1), 0.0))
 
 
+def served_probability(probability: Any, repeats: Any, sampling_rates: Any) -> Any:
+    """A model's probabilities as they are served: corrected for how negatives were sampled.
+
+    Args:
+      probability: of candidates, `[..., n]`, of numpy or JAX, as all arguments.
+      repeats: which of them the user had before, bool `[..., n]`.
+      sampling_rates: `TaskSettings.sampling_rates`, `[..., 2]`.
+    """
+    new, had = sampling_rates[..., :1], sampling_rates[..., 1:]
+    return corrected_probability(probability, new * ~repeats + had * repeats)
+
+
 def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndarray:
     """Which classes are positive, bool `[classes]`.
 
@@ -78,8 +91,8 @@ def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndar
 class Scorer(CandidateScorer):
     """Probability of the positive classes for rows or for requests in text.
 
-    The settings of a task name its positive classes and the share of the negatives that training
-    saw (`TaskSettings.sampling_rate`), by which probabilities are corrected.
+    The settings of a task name its positive classes and how often training saw each negative
+    (`TaskSettings.sampling_rates`), by which probabilities are corrected.
 
     Raises:
       ConfigError: the model has no classes, or lengths that do not fit together.
@@ -87,6 +100,7 @@ class Scorer(CandidateScorer):
 
     needed_part = "classes"
     program_name = "score"
+    decoder_features = (*CandidateScorer.decoder_features, "decoder_repeats")
     may_exit = True
 
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
@@ -96,10 +110,14 @@ class Scorer(CandidateScorer):
     def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
         capacity = self.model.config.prompts.num_options
         positive = np.zeros((size, capacity), np.int32)
+        rates = np.ones((size, 2), np.float32)
         for row, own in enumerate(settings):
             chosen = chosen_classes(own.positive_classes, own.num_options or capacity)
             positive[row, : len(chosen)] = chosen
-        return {"positive_classes": positive}
+            rates[row] = own.sampling_rates
+        return {"positive_classes": positive, "sampling_rates": rates}
 
-    def finish(self, values: np.ndarray, settings: TaskSettings) -> np.ndarray:
-        return corrected_probability(values, settings.sampling_rate)
+    def finish(self, values: Array, features: Mapping[str, Array]) -> Array:
+        return served_probability(
+            values, features["decoder_repeats"] > 0, features["sampling_rates"]
+        )

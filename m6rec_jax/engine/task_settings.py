@@ -37,9 +37,10 @@ class TaskSettings:
     Attributes:
       task_id: row of the prompt bank.
       positive_classes: classes whose probabilities a score adds up.
-      sampling_rate: share of the negatives that training saw; 1 where none were sampled.
-      repeat_sampling_rate: the same of items that the user had before; None where they are sampled
-        as others are.
+      sampling_rate: how often training saw each negative on average, above 0; 1 where none were
+        sampled (`data.negatives`).
+      repeat_sampling_rate: the same of items that the user had before, which may be above 1; None
+        where they are sampled as others are.
       kind: of `pipeline.registration`, such as 'scoring' or 'retrieval'; empty where nobody said.
       max_events: behaviours of a history, or turns of a dialogue, at most, when the data were
         prepared; None: all.
@@ -106,6 +107,12 @@ class TaskSettings:
         values = dataclasses.asdict(self if exits else dataclasses.replace(self, exits=None))
         del values["prepared"], values["named_items"], values["ranking"]
         return values
+
+    @property
+    def sampling_rates(self) -> tuple[float, float]:
+        """Of items that are new to the user, and of those that the user had before."""
+        repeats = self.repeat_sampling_rate
+        return self.sampling_rate, self.sampling_rate if repeats is None else repeats
 
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax.data.negatives import recorded_rates
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -46,7 +47,7 @@ def save_task_assets(
             task.name: TaskSettings(
                 task_id=prompt_row(task.name),
                 positive_classes=task.positive_classes,
-                **_sampling_rates(manifest_of[task.name], task.view),
+                **recorded_rates(manifest_of[task.name], task.view),
                 kind=task.kind,
                 max_events=_max_events(manifest_of[task.name], task.view),
                 named_items=_named_items(manifest_of[task.name]),
@@ -74,12 +75,6 @@ def save_task_assets(
     }
     save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, specs)
     return settings
-
-
-def _sampling_rates(manifest: Mapping[str, Any], view: str) -> dict[str, Any]:
-    """Shares of the negatives that a scoring task's data hold; none for logged impressions."""
-    found = manifest["views"].get(view, {}).get("negatives", {})
-    return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}
 
 
 def _named_items(manifest: Mapping[str, Any]) -> int:

@@ -68,9 +68,11 @@ def arguments(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             found[name] = tf.constant(values)
             continue
         width = max(1, *map(len, values))
-        found[name] = tf.constant([[*own, *[""] * (width - len(own))] for own in values])
-        counted = "history_length" if name == "history" else "num_candidates"
-        found[counted] = tf.constant(list(map(len, values)), tf.int32)
+        filler = False if name == "repeats" else ""
+        found[name] = tf.constant([[*own, *[filler] * (width - len(own))] for own in values])
+        if name != "repeats":
+            counted = "history_length" if name == "history" else "num_candidates"
+            found[counted] = tf.constant(list(map(len, values)), tf.int32)
     return found
 
 

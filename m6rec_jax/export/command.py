@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from m6rec_jax.export.titles import open_titles
 from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.locations import data_dir
+
+logger = logging.getLogger(__name__)
 
 # Which have no bfloat16, and of them those whose weights may have fewer bits.
 _ON_DEVICES = ("litert", "web", "onnx")
@@ -148,4 +151,5 @@ def write_export(output: Path, format_: str, asked: Asked) -> dict[str, dict[str
     module = importlib.import_module(f"m6rec_jax.export.{MODULES[format_]}")
     with new_folder(output) as unfinished:
         module.write(unfinished, asked)
+        logger.info("checking the export in a process of its own, without m6rec_jax")
         return verify(unfinished, module.CHECK, getattr(module, "INTERPRETER", PYTHON))

@@ -132,9 +132,19 @@ class EdgeModel:
                 self._catalogue = vectors, file["ids"].tolist(), file["titles"].tolist()
 
     def score(
-        self, history: Sequence[str], candidates: Sequence[str], task: str = ""
+        self,
+        history: Sequence[str],
+        candidates: Sequence[str],
+        task: str = "",
+        repeats: Sequence[bool] = (),
     ) -> np.ndarray:
-        """Probability of each candidate, float32 `[candidates]`; -1 for texts without words."""
+        """Probability of each candidate, float32 `[candidates]`; -1 for texts without words.
+
+        Args:
+          history, candidates: texts.
+          task: name of one of the export's; empty: its only one for scoring.
+          repeats: which candidates the user had before, `[candidates]`; empty: none of them.
+        """
         own = self._task(task, "scoring")
         encoded = self._encode(history, own)
         number, lengths = self.manifest["candidates"], self.manifest["candidate_lengths"]
@@ -147,6 +157,8 @@ class EdgeModel:
             longest = len(rows[part[-1]][0])
             length = next(own for own in lengths if own >= longest)
             tokens, blocks = (np.zeros((number, length), np.int32) for _ in range(2))
+            had = np.zeros((number, 1), np.int32)
+            had[: len(part), 0] = [repeats[k] for k in part] if len(repeats) else 0
             for place, k in enumerate(part):
                 tokens[place, : len(rows[k][0])], blocks[place, : len(rows[k][1])] = rows[k]
             answer = self._run(
@@ -154,12 +166,13 @@ class EdgeModel:
                 **encoded,
                 tokens=tokens,
                 blocks=blocks,
+                repeats=had,
                 task=[[own["task_id"]]],
                 positive=[own["positive"]],
+                sampling_rates=[own["sampling_rates"]],
             )
             found[part] = answer["scores"][: len(part)]
-        rate = own["sampling_rate"]
-        return np.where(found < 0, found, found / (found + (1 - found) / rate)).astype(np.float32)
+        return found
 
     def user(self, history: Sequence[str], task: str = "") -> np.ndarray:
         """A unit vector, float32 `[retrieval]`."""
@@ -177,7 +190,9 @@ class EdgeModel:
         return np.array(found["vectors"][0] * bool(row))
 
     def recommend(self, history: Sequence[str], k: int = 10, task: str = "") -> list[Recommended]:
-        """The nearest items of the packed catalogue, best first.
+        """The nearest items of the packed catalogue by the two towers alone, best first.
+
+        A server's ranking is a hybrid of them and of co-occurrence, which no export has.
 
         Raises:
           ExportError: the export has no catalogue, or it is of another task.
@@ -328,7 +343,9 @@ def check(model: EdgeModel) -> dict[str, Any]:
                 equal += answer == expected
                 continue
             if signature == "score":
-                answer = model.score(inputs["history"], inputs["candidates"], task)
+                answer = model.score(
+                    inputs["history"], inputs["candidates"], task, inputs["repeats"]
+                )
                 labels += inputs.get("labels", ())
                 ours += answer.tolist()
                 theirs += expected

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,15 +33,18 @@ from m6rec_jax.engine.scoring import (
     chosen_classes,
     positive_probability,
     read_log_probabilities,
+    served_probability,
 )
 from m6rec_jax.export import device_client
 from m6rec_jax.export.device_client import CATALOGUE, HELD_OUT, VOCABULARY
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import Answered, Asked, Catalogue, recommended
+from m6rec_jax.export.held_out import RANKED_BY, Answered, Asked, Catalogue, recommended
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.config import TASK_SIZES
 from m6rec_jax.model.embedding import TokenEmbedding
 from m6rec_jax.model.prompts import COLLECTION, SIZES_COLLECTION, task_axis
+
+logger = logging.getLogger(__name__)
 
 Array = jax.Array
 CLIENT = "client.py"
@@ -101,7 +105,7 @@ def write_device_export(
     own: dict[str, Any] = {}
     if catalogue is not None:
         answered = [*answered, *recommended_packed(catalogue, answered)]
-        own["catalogue_task"] = catalogue.task
+        own |= {"catalogue_task": catalogue.task, "recommend": RANKED_BY}
     fields = write_programs(
         folder, model, answered, precision, convert, candidates, without=without
     )
@@ -147,6 +151,7 @@ def write_programs(
     for method in without:
         for name in _PROGRAMS_OF.get(method, (method,)):
             signatures.pop(name, None)
+    logger.info("converting %d programs to %s", len(signatures), precision)
     convert(folder, signatures, precision)
     num_bytes = sum(path.stat().st_size for path in folder.iterdir())
     (folder / VOCABULARY).write_bytes(model.vocabulary.text_model)
@@ -202,15 +207,14 @@ def _lengths(model: LoadedModel, answered: Sequence[Answered], usual: Sequence[s
         return min(limit, -(-needed[round(part * (len(needed) - 1))] // _MULTIPLE) * _MULTIPLE)
 
     asked = list({text for one in answered for text in one.inputs.get("candidates", ())})
-    items = [one.inputs["text"] for one in answered if one.signature == "item"]
-    found = {length(usual or asked, part) for part in _PARTS} | {length([*asked, *usual], 1.0)}
+    found = {length(usual or asked, part) for part in _PARTS} | {limit}
     # Each length is a program in the file: one that saves little time is not worth its bytes.
     lengths = sorted(found, reverse=True)
     kept = lengths[:1]
     for own in lengths[1:]:
         if own <= _SHORTER * kept[-1]:
             kept.append(own)
-    return Lengths(kept[::-1], length(items, 1.0))
+    return Lengths(kept[::-1], limit)
 
 
 def _signatures(
@@ -243,7 +247,14 @@ def _signatures(
         return found.hidden, found.mask.astype(_INT)
 
     def score(
-        hidden: Array, mask: Array, tokens: Array, blocks: Array, task: Array, positive: Array
+        hidden: Array,
+        mask: Array,
+        tokens: Array,
+        blocks: Array,
+        repeats: Array,
+        task: Array,
+        positive: Array,
+        sampling_rates: Array,
     ) -> tuple[Array]:
         tasks = jnp.repeat(task, candidates, axis=0)
         early = apply(tokens, blocks, tasks, method=bare.decode_early)
@@ -251,7 +262,8 @@ def _signatures(
         states = apply(encoded, early, blocks, tasks, method=bare.decode_late)
         found = read_log_probabilities(bare, variables, states, tasks)
         chosen = jnp.repeat(positive, candidates, axis=0)
-        return (_at_end(positive_probability(found, chosen)[..., None], blocks)[:, 0],)
+        probabilities = _at_end(positive_probability(found, chosen)[..., None], blocks)
+        return (served_probability(probabilities, repeats > 0, sampling_rates)[:, 0],)
 
     def user(tokens: Array, blocks: Array, task: Array) -> tuple[Array]:
         encoded = encoder(tokens, blocks, task)
@@ -277,10 +289,13 @@ def _signatures(
     if kinds & {"scoring", "generation"}:
         found["encode"] = Signature(encode, source, ("hidden", "mask"))
     if "scoring" in kinds:
-        positive = {"positive": ints(1, config.prompts.num_options)}
+        of_task = task | {
+            "positive": ints(1, config.prompts.num_options),
+            "sampling_rates": jax.ShapeDtypeStruct((1, 2), _FLOAT),
+        }
         for length in lengths.candidates:
             texts = {name: ints(candidates, length) for name in ("tokens", "blocks")}
-            inputs = encoded | texts | task | positive
+            inputs = encoded | texts | {"repeats": ints(candidates, 1)} | of_task
             found[f"score_{length}"] = Signature(score, inputs, ("scores",))
     if "retrieval" in kinds:
         text = {name: ints(1, lengths.item) for name in ("tokens", "blocks")}
@@ -424,7 +439,7 @@ def known_tasks(
             "kind": own.kind,
             "task_id": own.task_id,
             "positive": positive,
-            "sampling_rate": own.sampling_rate,
+            "sampling_rates": own.sampling_rates,
             "source_length": min(
                 own.source_length or settings.source_length, settings.source_length
             ),

@@ -16,10 +16,12 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.metrics.baselines import UserItemCounts
 from m6rec_jax.pipeline.locations import data_dir
-from m6rec_jax.pipeline.prepared_rows import read_rows
+from m6rec_jax.pipeline.prepared_rows import past_events, read_rows
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
 from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
 from m6rec_jax.text.rows import without_end
@@ -29,6 +31,8 @@ BATCH_SIZES = (1, 7, 64)
 KINDS = ("scoring", "retrieval", "generation")
 # Items that are recommended of a catalogue.
 TOP_K = 20
+# What an export's `recommend` does, for `export.json` and whoever exports.
+RANKED_BY = "the two towers alone, not the hybrid that a server ranks by"
 
 
 class Catalogue(NamedTuple):
@@ -80,7 +84,7 @@ class Answered(NamedTuple):
     Attributes:
       signature: 'score', 'user', 'item', 'recommend' or 'generate'.
       task: that was asked.
-      inputs: `history` (segments), `candidates` and `labels` (lists), `text`, `prefix`.
+      inputs: `history` (segments), `candidates`, `repeats` and `labels` (lists), `text`, `prefix`.
       output: scores, a vector or a text; of 'recommend' the scores of the best items.
     """
 
@@ -158,11 +162,18 @@ def ask(
         dataset, _, name = settings.prepared.rpartition(".")
         prepared = Prepared.open(data_dir(), dataset, name)
         found = list(itertools.islice(read_rows(prepared, settings.view, split), rows))
+        if settings.repeat_sampling_rate is not None:
+            had = UserItemCounts.fit(*past_events(prepared, split))
+            for row in found:
+                users = np.full(len(row["item_indices"]), row["user_index"])
+                row["repeats"] = had.of(users, row["item_indices"]) > 0
     if not found:
         raise DataError(f"'{task}' has no rows in {split!r} to check an export with")
     answered: list[Answered] = []
-    for part in _parts(found):
-        answered += answer(model, task, settings.kind, part, recorder, num_beams, titles)
+    with progress_bar(desc=f"{task}: the model's own answers", total=len(found)) as bar:
+        for part in _parts(found):
+            answered += answer(model, task, settings.kind, part, recorder, num_beams, titles)
+            bar.update(len(part))
     return answered
 
 
@@ -198,7 +209,8 @@ def answer(
     }
     if kind == "scoring":
         columns = [r["history"] for r in rows], [r["candidates"] for r in rows]
-        scores = model.scorer(task, **options).score_requests(*columns)
+        repeats = [list(map(bool, r.get("repeats", [False] * len(r["candidates"])))) for r in rows]
+        scores = model.scorer(task, **options).score_requests(*columns, repeats=repeats)
         return [
             Answered(
                 "score",
@@ -206,11 +218,12 @@ def answer(
                 {
                     "history": row["history"],
                     "candidates": row["candidates"],
+                    "repeats": had,
                     "labels": [int(label > 0) for label in row.get("labels", ())],
                 },
                 own,
             )
-            for row, own in zip(rows, scores, strict=True)
+            for row, had, own in zip(rows, repeats, scores, strict=True)
         ]
     if kind == "retrieval":
         retriever = model.retriever(task, **options)

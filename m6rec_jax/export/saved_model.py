@@ -4,15 +4,17 @@ The graph cuts texts into tokens, lays out rows and runs the programs of `jax.ex
 ours is needed to serve it, but the ops of tensorflow_text, which TF Serving has built in.
 Signatures, which may be asked for any task of their kind by its name:
 
-    score      history, history_length, candidates, num_candidates, task   -> scores
+    score      history, history_length, candidates, num_candidates,
+               repeats, task                                               -> scores
     user       history, history_length, task                               -> vectors
     item       text, task                                                  -> vectors
     recommend  history, history_length, task                               -> ids, titles, scores
     generate   history, history_length, prefix, task                       -> texts
 
 `history` is strings `[batch, segments]`, as `DatasetTemplate.history_segments` renders them, padded
-at the end; `history_length` int32 `[batch]` counts them. Batches and lists of candidates are padded
-to a few sizes within the graph, so that few programs are compiled.
+at the end; `history_length` int32 `[batch]` counts them. `repeats` says which candidates the user
+had before. Batches and lists of candidates are padded to a few sizes within the graph, so that few
+programs are compiled.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.export import check_saved_model, tf_serving
 from m6rec_jax.export.device_programs import known_tasks
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import TOP_K, Asked, recommended
+from m6rec_jax.export.held_out import RANKED_BY, TOP_K, Asked, recommended
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.stablehlo import exported
 from m6rec_jax.export.tensorflow_op import call_program
@@ -51,6 +53,7 @@ CANDIDATES = (4, 16, 64)
 _STRINGS = tf.TensorSpec([None, None], tf.string)
 _STRING = tf.TensorSpec([None], tf.string)
 _COUNTS = tf.TensorSpec([None], tf.int32)
+_MARKS = tf.TensorSpec([None, None], tf.bool)
 # Of candidates that are padding, or have no words.
 NO_SCORE = -1.0
 
@@ -82,7 +85,7 @@ class ServedModel(tf.Module):
         }
         self.functions: dict[str, Any] = {}
         for name, needed, spec in (
-            ("score", "score", (_STRINGS, _COUNTS, _STRINGS, _COUNTS, _STRING)),
+            ("score", "score", (_STRINGS, _COUNTS, _STRINGS, _COUNTS, _MARKS, _STRING)),
             ("user", "user", (_STRINGS, _COUNTS, _STRING)),
             ("item", "item", (_STRING, _STRING)),
             ("generate", "greedy", (_STRINGS, _COUNTS, _STRING, _STRING)),
@@ -100,7 +103,13 @@ class ServedModel(tf.Module):
             )
 
     def score(
-        self, history: Any, history_length: Any, candidates: Any, num_candidates: Any, task: Any
+        self,
+        history: Any,
+        history_length: Any,
+        candidates: Any,
+        num_candidates: Any,
+        repeats: Any,
+        task: Any,
     ) -> dict[str, Any]:
         """Probabilities float32 `[batch, candidates]`; `NO_SCORE` for what is not there."""
         shape = tf.shape(candidates)
@@ -110,10 +119,10 @@ class ServedModel(tf.Module):
         inputs = self._source(history, history_length, own)
         inputs["decoder_input_tokens"] = _widened(rows.tokens, wide)
         inputs["decoder_block_ids"] = _widened(rows.blocks, wide)
+        marks = tf.cast(repeats, tf.int32)[:, :, None] * rows.blocks
+        inputs["decoder_repeats"] = _widened(marks, wide)
         values = self._run("score", inputs, own)["values"][: shape[0], : shape[1]]
         found = tf.gather(values, rows.ends, axis=2, batch_dims=2)
-        rate = own["sampling_rate"][:, None]
-        found = found / (found + (1.0 - found) / rate)
         return {"scores": tf.where(rows.present, found, NO_SCORE)}
 
     def user(self, history: Any, history_length: Any, task: Any) -> dict[str, Any]:
@@ -136,7 +145,7 @@ class ServedModel(tf.Module):
         return {"vectors": tf.where(rows.present, found, 0.0)}
 
     def recommend(self, history: Any, history_length: Any, task: Any) -> dict[str, Any]:
-        """`ids`, `titles` and `scores` `[batch, k]` of the catalogue, best first."""
+        """`ids`, `titles` and `scores` `[batch, k]` of the catalogue, best first by the towers."""
         own = tf.debugging.assert_equal(
             task, self._catalogue_task, f"the catalogue is of {self._catalogue_task}"
         )
@@ -241,7 +250,7 @@ class _Tasks(tf.Module):
         self._values: dict[str, np.ndarray] = {
             "task_ids": column("task_id")[:, None],
             "positive_classes": column("positive"),
-            "sampling_rate": column("sampling_rate", np.float32),
+            "sampling_rates": column("sampling_rates", np.float32),
             "source_length": column("source_length"),
             "text_length": column("text_length"),
         }
@@ -293,8 +302,10 @@ def write(folder: Path, asked: Asked) -> None:
     tf_serving.write_batching(folder / tf_serving.BATCHING, BATCH_SIZES)
     (folder / HELD_OUT).write_text(json.dumps([one.to_json() for one in answered]), "utf-8")
     shutil.copy(check_saved_model.__file__, folder / CHECK)
+    own: dict[str, Any] = {} if asked.catalogue is None else {"recommend": RANKED_BY}
     write_manifest(
         *(folder, FORMAT, asked.model, asked.platforms, asked.precision),
         version=VERSION,
         signatures=sorted(served.functions),
+        **own,
     )

@@ -6,6 +6,7 @@ number of rows left open, for all platforms at once; weights are arguments, so p
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Call, Recorded
+
+logger = logging.getLogger(__name__)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 CHECK = "load.py"
@@ -89,6 +92,7 @@ def write(folder: Path, asked: Asked) -> None:
 def exported(
     program: Recorded, weights: Mapping[str, np.ndarray], call: Call, platforms: Sequence[str]
 ) -> jax_export.Exported:
+    logger.info("exporting %s for %s", program.name, ", ".join(platforms))
     scope = jax_export.SymbolicScope()
     inputs = {
         name: jax.ShapeDtypeStruct(

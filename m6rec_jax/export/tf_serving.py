@@ -45,6 +45,7 @@ def write_warm_up(
                     "history_length": [1] * size,
                     "candidates": [["a"] * number] * size,
                     "num_candidates": [number] * size,
+                    "repeats": [[False] * number] * size,
                     "text": ["a"] * size,
                     "prefix": [""] * size,
                     "task": [task_of[name]] * size,

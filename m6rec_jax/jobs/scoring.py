@@ -14,14 +14,16 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.data.negatives import at_another_rate
+from m6rec_jax.data.negatives import recorded_rates
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.engine.scoring import (
     Scorer,
     chosen_classes,
     class_log_probabilities,
     positive_probability,
+    served_probability,
 )
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite
 from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
@@ -41,7 +43,7 @@ from m6rec_jax.jobs.job import (
 from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import metrics_apart, own_counts
 from m6rec_jax.metrics import classification
-from m6rec_jax.metrics.baselines import MeanBaselines
+from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer
 
@@ -53,7 +55,7 @@ class ScoringPredictions:
     """One entry per scored candidate.
 
     Where negatives were sampled the probabilities are those among the rows as sampled, as their
-    labels are; served ones are corrected (`data.negatives.corrected_probability`).
+    labels and so the metrics are; files of predictions have them as they are served.
 
     Attributes:
       users, items: int64 `[n]`, indices into the users and the items table.
@@ -133,11 +135,22 @@ class ScoringJob(Job):
         return ExampleScores("log likelihood", predictions.users, values)
 
     def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
-        """User, item, label, class and probability of each candidate."""
+        """User, item, label, class and probability of each candidate, as it is served.
+
+        Of the training part, whose rows do not say what came before them, all items count as new.
+        """
+        settings = TaskSettings(**recorded_rates(data.prepared().manifest, data.view))
+        repeats = np.zeros(len(predictions.items), bool)
+        if settings.repeat_sampling_rate is not None and data.part != "train":
+            had = UserItemCounts.fit(*data.past_events())
+            repeats = had.of(predictions.users, predictions.items) > 0
+        probabilities = served_probability(
+            predictions.probabilities, repeats, np.array(settings.sampling_rates)
+        )
         return candidate_names(data, predictions.users, predictions.items) | {
             "label": predictions.labels,
             "class": predictions.classes,
-            "probability": predictions.probabilities,
+            "probability": probabilities,
         }
 
     def score_columns(self, data: TaskData, found: Found) -> Columns:
@@ -234,6 +247,7 @@ class ScoringAnswers(CandidateAnswerer):
         return self.parts.scorer()
 
     def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
+        had = [self._repeats(one) for one in accepted]
         # Candidates of one history are scored together: it is encoded once.
         places: dict[tuple[str, ...], list[int]] = {}
         for place, one in enumerate(accepted):
@@ -242,6 +256,7 @@ class ScoringAnswers(CandidateAnswerer):
             [history for _, *history in places],
             [[c for i in own for c in accepted[i].text.candidates] for own in places.values()],
             [task for task, *_ in places],
+            [[repeat for i in own for repeat in had[i]] for own in places.values()],
         )
         by_place: dict[int, np.ndarray] = {}
         for own, values in zip(places.values(), scored, strict=True):
@@ -249,18 +264,14 @@ class ScoringAnswers(CandidateAnswerer):
             by_place.update(zip(own, np.split(values, ends[:-1]), strict=True))
         found = [by_place[place] for place in range(len(accepted))]
         check_finite(accepted, found)
-        probabilities = map(self._of_kinds, accepted, found)
         return [
             CandidateScores(one.request.candidates, own, {"probabilities": own})
-            for one, own in zip(accepted, probabilities, strict=True)
+            for one, own in zip(accepted, found, strict=True)
         ]
 
-    def _of_kinds(self, one: Accepted, probabilities: np.ndarray) -> np.ndarray:
-        """Corrects those of items that the user had by the rate at which such were sampled."""
-        own = self.parts.settings(one.task)
-        if own.repeat_sampling_rate is None:
-            return probabilities
+    def _repeats(self, one: Accepted) -> list[bool]:
+        """Which candidates the user had before, where the task's negatives tell them apart."""
+        if self.parts.settings(one.task).repeat_sampling_rate is None:
+            return [False] * len(one.text.candidates)
         had = self.of_task(one.task).had(one.request)
-        repeats = np.array([item.id in had for item in one.request.candidates], bool)
-        others = at_another_rate(probabilities, own.sampling_rate, own.repeat_sampling_rate)
-        return np.where(repeats, others, probabilities).astype(np.float32)
+        return [item.id in had for item in one.request.candidates]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import gin
@@ -25,6 +26,7 @@ from m6rec_jax.pipeline.task_rows import (
     sampled_indices,
     task_dataset,
 )
+from m6rec_jax.sharding.processes import sum_over_processes
 
 
 @gin.configurable
@@ -34,13 +36,15 @@ class EvaluationBatches:
     Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
     float32 is 1 for real rows and 0 for padding. Each process reads its part of the rows, and all
     yield the same number of batches, of padding where they have no rows left, because jitted steps
-    wait for one another. Rows of a mixture's tasks come by turns.
+    wait for one another. Rows of a mixture's tasks come by turns. Candidates that do not fit into
+    one row take several (`preprocessors.scoring_rows`), and then there are more batches than
+    `len` says.
 
     Args:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
       batch_size: rows of a global batch; a multiple of `process_count`.
       process_index, process_count: of this process.
-      limit: stop after so many rows of this process (0: all).
+      limit: stop after so many rows of this process (0: all), of those that are laid out.
       sample: read so many rows in all (0: all), drawn at random once: the same ones at every pass
         and for any number of processes. A mixture's tasks have their share. Of sources other than
         prepared data they are the first ones.
@@ -52,7 +56,7 @@ class EvaluationBatches:
       num_rows, num_rows_with_dropped_behaviours: of this pass and process: rows, and those whose
         history was too long for S.
       num_texts, num_truncated_texts: likewise: texts in the decoder, such as candidates, and those
-        too long for their share of T.
+        that were cut.
 
     Raises:
       ConfigError: unknown task, or sizes that do not divide.
@@ -108,17 +112,21 @@ class EvaluationBatches:
         dataset = dataset.batch(self._rows).prefetch(2).with_options(steady_options())
         iterator = iter(dataset)
         self._reset_counts()
-        for _ in range(self.num_batches):
-            yield self._filled(next_rows(iterator, end={}))
-        rest = bool(next_rows(iterator, end={}))
+        for number in itertools.count():
+            part = next_rows(iterator, end={})
+            if number >= self.num_batches and not self._any_process(bool(part)):
+                break
+            yield self._filled(part)
         # With several processes the sources decide how many rows are this one's.
         counts_all = not self._limit and self._shard is None
-        if rest or (counts_all and self.num_rows != sum(self._per_task.values())):
+        if counts_all and self.num_rows < sum(self._per_task.values()):
             raise DataError(
-                f"'{self._provider.name}' yields {'more' if rest else 'fewer'} rows than its "
-                f"{self._split} data have; evaluation needs preprocessors that make one row of one "
-                "row"
+                f"'{self._provider.name}' yields fewer rows than its {self._split} data have; "
+                "evaluation needs preprocessors that make at least one row of each"
             )
+
+    def _any_process(self, has_rows: bool) -> bool:
+        return has_rows if self._shard is None else sum_over_processes(has_rows)[0] > 0
 
     def _all_rows(self) -> tf.data.Dataset:
         """Rows of all tasks that have some, by turns until each of them is at its end.

@@ -47,7 +47,9 @@ SEGMENT_FEATURES: Mapping[str, Feature] = {
 }
 # What the jitted step sees.
 MODEL_FEATURES: Mapping[str, Feature] = {
-    name: own for name, own in _ALL.items() if name not in (*COUNT_FEATURES, *SEGMENT_FEATURES)
+    name: own
+    for name, own in _ALL.items()
+    if name not in (*COUNT_FEATURES, *SEGMENT_FEATURES, "decoder_repeats")
 }
 TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}
 

@@ -10,7 +10,7 @@ Arguments that they share:
     sequence_length    `{"inputs": S, "targets": T}`
     vocabulary         of the task
     task_name          its row of the prompt bank is used, see `prompt_rows`
-    candidate_length   most tokens of one candidate; None shares T among those of a row
+    candidate_length   most tokens of one candidate; None: T, of retrieval a share of it
 """
 
 from __future__ import annotations
@@ -71,33 +71,36 @@ def scoring_rows(
 ) -> tf.data.Dataset:
     """`groups` view: one history, its candidates packed into the decoder, a class for each.
 
+    As in use no candidate is cut because of others: those that do not fit into T tokens together
+    take several rows, each with the whole history.
+
     Args:
       ds: rows with `history`, `candidates`, `labels`, `ratings`, `item_indices`, `user_index`.
       rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the index of
         the candidate's rating among these values, so that the head learns from finer labels.
-      candidate_length: set it where texts may be longer than their share of T. In use a candidate
-        may have all of T; with this it is cut as in training, by what `evaluation.assets` saves.
+      candidate_length: set it where a few texts are long: they are then cut, in training and, by
+        what `evaluation.assets` saves, in use.
       language_weight: weight of the candidates' own words in the language modelling loss.
     """
 
     text = vocabulary.text
 
-    def make(example: Example, rng: np.random.Generator | None) -> Row:
-        source_length = sequence_length["inputs"]
-        labels = example["labels"]
+    def make(example: Example, rng: np.random.Generator | None) -> list[Row]:
+        labels, length = example["labels"], sequence_length["targets"]
         if rating_values:
             labels = rating_classes(example["ratings"], rating_values)
-        row = rows.source_row(text, example["history"], source_length)
-        row |= rows.packed_candidates(
-            text,
-            example["candidates"],
-            sequence_length["targets"],
-            labels,
-            example["item_indices"],
-            candidate_length=candidate_length,
-        )
-        row["decoder_loss_weights"] *= np.float32(language_weight)
-        return with_ids(row, task_name, user=example["user_index"])
+        source = rows.source_row(text, example["history"], sequence_length["inputs"])
+        limit = rows.candidate_share(1, length, candidate_length)
+        sizes = [min(len(text.encode_array(c)) + 2, limit) for c in example["candidates"]]
+        found = []
+        for part in rows.rows_of_texts(sizes, length):
+            candidates, items = example["candidates"][part], example["item_indices"][part]
+            row = source | rows.packed_candidates(
+                text, candidates, length, labels[part], items, candidate_length=limit
+            )
+            row["decoder_loss_weights"] *= np.float32(language_weight)
+            found.append(with_ids(row, task_name, user=example["user_index"]))
+        return found
 
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
     if rating_values:
@@ -151,7 +154,9 @@ def retrieval_rows(
             item_log_frequency=(
                 None if log_frequency is None else log_frequency[example["item_indices"]]
             ),
-            candidate_length=candidate_length,
+            candidate_length=rows.candidate_share(
+                len(items), sequence_length["targets"], candidate_length
+            ),
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
         return with_ids(row, task_name, user=example["user_index"], retrieval=1)
@@ -312,19 +317,18 @@ def likelihood_rows(
 
     text = vocabulary.text
 
-    def make(example: Example, rng: np.random.Generator | None) -> Row:
-        indices = example["item_indices"]
+    def make(example: Example, rng: np.random.Generator | None) -> list[Row]:
+        indices, length = example["item_indices"], sequence_length["targets"]
         texts = [of_items[i] for i in indices] if asked.as_item else example["candidates"]
-        row = rows.source_row(text, example["history"], sequence_length["inputs"])
-        row |= asked.lay_out(
-            text,
-            texts,
-            sequence_length["targets"],
-            example["labels"],
-            indices,
-            candidate_length=candidate_length,
-        )
-        return with_ids(row, task_name, user=example["user_index"])
+        source = rows.source_row(text, example["history"], sequence_length["inputs"])
+        limit = rows.candidate_share(1, length, candidate_length)
+        sizes = [min(asked.num_tokens(text, one), limit) for one in texts]
+        found = []
+        for part in rows.rows_of_texts(sizes, length):
+            labels, items = example["labels"][part], indices[part]
+            row = asked.lay_out(text, texts[part], length, labels, items, candidate_length=limit)
+            found.append(with_ids(source | row, task_name, user=example["user_index"]))
+        return found
 
     return map_rows(ds, make, ("history", "candidates", "labels", "item_indices", "user_index"))
 
@@ -350,7 +354,7 @@ def outcomes_in_words(
 
 def map_rows(
     ds: tf.data.Dataset,
-    make: Callable[[Example, np.random.Generator | None], Row],
+    make: Callable[[Example, np.random.Generator | None], Row | list[Row]],
     columns: Sequence[str],
     *,
     random: bool = False,
@@ -359,7 +363,8 @@ def map_rows(
 
     Args:
       ds: examples, dictionaries of tensors.
-      make: from columns (strings decoded) and a random generator to a row of all task features.
+      make: from columns (strings decoded) and a random generator to a row of all task features, or
+        to several of them.
       columns: those that `make` reads.
       random: give `make` a generator, seeded by seqio's seed for this row; otherwise None.
 
@@ -377,8 +382,10 @@ def map_rows(
     def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
         example = {name: python_value(value) for name, value in zip(columns, values, strict=True)}
         rng = np.random.default_rng(seed.astype(np.uint32)) if random else None
-        row = make(example, rng)
-        return [row[name].astype(f.dtype, copy=False) for name, f in TASK_FEATURES.items()]
+        made = make(example, rng)
+        found = made if isinstance(made, list) else [made]
+        batch = rows.pad_batch(found, {n: max(len(r[n]) for r in found) for n in TASK_FEATURES})
+        return list(batch.values())
 
     def tf_row(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
         tensors = tf.numpy_function(
@@ -388,15 +395,18 @@ def map_rows(
             stateful=False,
         )
         for tensor in tensors:
-            tensor.set_shape([None])
+            tensor.set_shape([None, None])
         return dict(zip(TASK_FEATURES, tensors, strict=True))
 
     if random:
-        return seqio.map_over_dataset(lambda example, seed: tf_row(example, seed), num_seeds=1)(ds)
+        random_rows = seqio.map_over_dataset(
+            lambda example, seed: tf_row(example, seed), num_seeds=1
+        )
+        return random_rows(ds).unbatch()
     return ds.map(
         lambda example: tf_row(example, tf.zeros([2], tf.int64)),
         num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    ).unbatch()
 
 
 def job_id(task_name: str) -> int:

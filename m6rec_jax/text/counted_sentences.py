@@ -16,7 +16,7 @@ import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.layout import Row, decoder_features
-from m6rec_jax.text.rows import candidate_share
+from m6rec_jax.text.rows import candidate_share, check_room
 from m6rec_jax.text.vocabulary import Vocabulary
 
 PARTS = ("before", "candidate", "after", "end")
@@ -111,7 +111,7 @@ class CountedSentence:
         """
         if not texts:
             raise DataError("a row needs at least one candidate")
-        share = candidate_share(len(texts), target_length, candidate_length)
+        share = candidate_length or candidate_share(len(texts), target_length)
         counts = np.array([part in self.counted for part in PARTS], np.float32)
         kept: list[np.ndarray] = []
         weights: list[np.ndarray] = []
@@ -135,6 +135,7 @@ class CountedSentence:
             # Where the input is [EOS] nothing is predicted.
             weights += [counted, np.zeros(1, np.float32)]
         row, ends = decoder_features(vocab.special_ids, kept)
+        check_room(row, len(texts), target_length)
         row["decoder_loss_weights"] = np.concatenate(weights)
         for name, values in (("decoder_labels", labels), ("decoder_item_ids", item_ids)):
             if values is not None:

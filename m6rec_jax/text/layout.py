@@ -53,6 +53,8 @@ FEATURES: Mapping[str, Feature] = {
     "decoder_item_log_frequency": Feature(np.float32, 0),
     # A position's, not a row's: packed rows hold documents of several seqio tasks.
     "decoder_job_ids": Feature(np.int32, -1),
+    # 1 where a candidate is an item that the user had before; of requests alone.
+    "decoder_repeats": Feature(np.int32, 0),
     "task_ids": Feature(np.int32, 0),
     "retrieval": Feature(np.int32, 0),
     "user_ids": Feature(np.int32, -1),

@@ -100,11 +100,12 @@ class Contrast:
           ConfigError: the row is too short, or see `tokens`.
         """
         read, positive, negative = self.tokens(vocab)
-        share = rows.candidate_share(len(texts) or 1, target_length, candidate_length)
+        share = candidate_length or rows.candidate_share(len(texts) or 1, target_length)
         row = rows.packed_candidates(
             vocab, texts, target_length, candidate_length=share - len(read)
         )
         row = _continued(row, [read] * len(texts))
+        rows.check_room(row, len(texts), target_length)
         ends = np.flatnonzero(np.diff(row["decoder_block_ids"], append=0))
         row["decoder_loss_weights"] *= 0
         for name, values in (

@@ -6,6 +6,7 @@ describes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,26 @@ def source_row(
     return layout.source_layout(vocab.special_ids, tokens, source_length)
 
 
-def candidate_share(number: int, target_length: int, candidate_length: int | None) -> int:
+def rows_of_texts(lengths: Sequence[int], target_length: int) -> list[slice]:
+    """Which texts share a decoder row, so that none is cut because of its neighbours.
+
+    Args:
+      lengths: tokens of each text, `[BOS]`, `[EOS]` and whatever is read included.
+      target_length: most tokens of a row, at least those of each text.
+
+    Returns:
+      The texts of each row, in their order, as many as fit.
+    """
+    starts, room = [0], target_length
+    for place, length in enumerate(lengths):
+        if length > room:
+            starts.append(place)
+            room = target_length
+        room -= length
+    return list(itertools.starmap(slice, itertools.pairwise([*starts, len(lengths)])))
+
+
+def candidate_share(number: int, target_length: int, candidate_length: int | None = None) -> int:
     """The most tokens of one of a row's candidates: an even share unless `candidate_length` says.
 
     Raises:
@@ -62,6 +82,16 @@ def candidate_share(number: int, target_length: int, candidate_length: int | Non
             "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
         )
     return share
+
+
+def check_room(row: Row, number: int, target_length: int) -> None:
+    """Raises ConfigError where a row of so many texts is longer than it may be."""
+    length = len(row["decoder_input_tokens"])
+    if length > target_length:
+        raise ConfigError(
+            f"{number} texts take {length} tokens and do not fit target_length {target_length}; "
+            "raise it, or lower candidate_length"
+        )
 
 
 def packed_candidates(
@@ -86,8 +116,8 @@ def packed_candidates(
       item_ids: row of each candidate in the items table; -1 or None where there is none.
       item_log_frequency: log of each candidate's share of the events; None where none is needed.
       candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
-        share, target_length // len(candidates). Name it where rows hold different numbers of
-        candidates and a long text must be cut alike in all of them.
+        share, target_length // len(candidates). Name it where a long text must be cut alike
+        whatever stands beside it (`rows_of_texts`).
 
     Returns:
       The features of `layout.decoder_features` and num_truncated int32 [1]: how many were cut.
@@ -103,9 +133,10 @@ def packed_candidates(
     number = len(tokens)
     if number == 0:
         raise DataError("a row needs at least one candidate")
-    share = candidate_share(number, target_length, candidate_length)
+    share = candidate_length or candidate_share(number, target_length)
     num_truncated = sum(len(ids) > share - 2 for ids in tokens)
     row, ends = layout.decoder_features(vocab.special_ids, [ids[: share - 2] for ids in tokens])
+    check_room(row, number, target_length)
     for name, values in (
         ("decoder_labels", labels),
         ("decoder_item_ids", item_ids),

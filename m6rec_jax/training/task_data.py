@@ -28,6 +28,8 @@ MakeBatches = Callable[..., ResumableBatches]
 MakeEvaluationBatches = Callable[..., Iterable[Batch]]
 # Of each task, before the first step.
 MEASURED_ROWS = 300
+# How many times as long rows are while they are measured.
+_ROOMY = 8
 
 
 def training_batches(
@@ -189,28 +191,50 @@ def jobs_of(name: str) -> dict[str, int]:
 
 
 def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
-    """Logs what of a run's rows does not fit its lengths, a line for each of its tasks.
+    """Logs what of a run's rows does not fit its lengths, and which length would do, by task.
 
-    Measured on the first rows of the part that trains, which TFDS has shuffled.
+    Measured on the first rows of the part that trains, which TFDS has shuffled, laid out with room
+    for longer texts.
     """
     from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
     from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
 
-    split = bound("BatchIterator.split", "train")
+    split, room = bound("BatchIterator.split", "train"), lengths["targets"]
+    roomy = {**lengths, "targets": _ROOMY * room}
     for task in (own.name for own in tasks_with(find_provider(name), split)):
-        rows = EvaluationBatches(task, lengths, MEASURED_ROWS, split=split, limit=MEASURED_ROWS)
-        for _ in rows:
-            pass
+        rows = EvaluationBatches(task, roomy, MEASURED_ROWS, split=split, limit=MEASURED_ROWS)
+        num_cut, needed = 0, list[int]()
+        laid_out = (
+            pair
+            for b in rows
+            for pair in zip(b["decoder_block_ids"], b["decoder_labels"], strict=True)
+        )
+        for blocks, labels in laid_out:
+            sizes = np.bincount(blocks)[1:]
+            # Candidates with labels take several rows where they must; other texts share one.
+            whole = labels.max() >= 0
+            num_cut += int((sizes > (room if whole else room // max(len(sizes), 1))).sum())
+            needed.append(int(sizes.sum() if whole else len(sizes) * sizes.max(initial=0)))
+        num_cut += rows.num_truncated_texts
         logger.info(
             "%s: %.1f%% of rows lose their oldest behaviours to %d tokens, %.1f%% of texts are cut "
-            "to their share of %d (of the first %d rows; TASK_FEATURE_LENGTHS)",
+            "(of the first %d rows; TASK_FEATURE_LENGTHS)",
             task,
             100 * rows.num_rows_with_dropped_behaviours / max(rows.num_rows, 1),
             lengths["inputs"],
-            100 * rows.num_truncated_texts / max(rows.num_texts, 1),
-            lengths["targets"],
+            100 * num_cut / max(rows.num_texts, 1),
             rows.num_rows,
         )
+        if max(needed, default=0) > room:
+            logger.warning(
+                "%s: %.1f%% of rows have more than %d tokens of texts: candidates that are scored "
+                "take several rows, other texts lose their ends. TASK_FEATURE_LENGTHS['targets'] = "
+                "%d would hold all of these rows",
+                task,
+                100 * sum(own > room for own in needed) / rows.num_rows,
+                room,
+                max(needed),
+            )
 
 
 def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:

@@ -336,18 +336,19 @@ def test_negatives_by_popularity() -> None:
     assert sorted(sampler.sample(statistics, "k", [0], range(1, 46), [], 5)[0]) == [46, 47, 48]
 
 
-def test_correction_undoes_the_sampling() -> None:
+@pytest.mark.parametrize("rate", [0.1, 1.8])
+def test_correction_undoes_the_sampling(rate: float) -> None:
+    """A tenth of the negatives, or all of them and most of them twice."""
     random = np.random.default_rng(0)
     truth = random.uniform(0.01, 0.3, 400_000)
     label = random.random(400_000) < truth
-    kept = label | (random.random(400_000) < 0.1)
-    # What a perfect model of the kept rows predicts: positives all, negatives a tenth.
-    predicted = truth / (truth + (1 - truth) * 0.1)
-    assert predicted[kept].mean() == pytest.approx(label[kept].mean(), abs=0.005)
-    assert corrected_probability(predicted, 0.1) == pytest.approx(truth)
+    times = np.where(label, 1, int(rate) + (random.random(400_000) < rate % 1))
+    # What a perfect model of the rows predicts.
+    predicted = truth / (truth + (1 - truth) * rate)
+    mean = np.average(predicted, weights=times)
+    assert mean == pytest.approx(np.average(label, weights=times), abs=0.005)
+    assert corrected_probability(predicted, rate) == pytest.approx(truth)
     assert corrected_probability(0.3, 1.0) == pytest.approx(0.3)
-    with pytest.raises(ConfigError, match="not 0"):
-        corrected_probability(0.3, 0)
 
 
 def user(codes: list[int], times: list[float]) -> tuple[UserEvents, np.ndarray]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from m6rec_jax.data.negatives import at_another_rate, corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Prepared
@@ -174,9 +173,3 @@ def test_what_rows_of_other_users_see(write_shop, tmp_path: Path) -> None:
     for part in ("validation", "test"):
         users, items = past_events(prepared, part)
         assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(expected)
-
-
-def test_a_rate_of_its_own() -> None:
-    p = np.linspace(0.01, 0.99, 9)
-    one = corrected_probability(p, 0.02)
-    np.testing.assert_allclose(at_another_rate(one, 0.02, 0.5), corrected_probability(p, 0.5))

@@ -115,6 +115,7 @@ def test_what_has_no_score(signatures: Any) -> None:
         "history_length": tf.constant([1]),
         "candidates": tf.constant([["Film A", " ", "x"]]),
         "num_candidates": tf.constant([2]),
+        "repeats": tf.constant([[False] * 3]),
     }
     score = signatures["score"]
     first, no_words, padding = score(task=tf.constant(["ctr"]), **asked)["scores"].numpy()[0]
@@ -165,6 +166,7 @@ def test_tf_serving_warms_up_every_size(exported: Path, signatures: Any) -> None
         history_length=tf.constant([1]),
         candidates=tf.constant([["Film A"]]),
         num_candidates=tf.constant([1]),
+        repeats=tf.constant([[False]]),
         task=tf.constant(["ctr"]),
     )["scores"]
     padded = score(
@@ -172,6 +174,7 @@ def test_tf_serving_warms_up_every_size(exported: Path, signatures: Any) -> None
         history_length=tf.constant([1]),
         candidates=tf.constant([["Film A", "Film A"]]),
         num_candidates=tf.constant([1]),
+        repeats=tf.constant([[False, False]]),
         task=tf.constant(["ctr"]),
     )["scores"]
     np.testing.assert_allclose(padded[0, 0], alone[0, 0], rtol=1e-5)

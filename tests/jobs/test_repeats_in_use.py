@@ -2,11 +2,13 @@
 
 import contextlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.engine.scoring import served_probability
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.parts import Parts
@@ -23,12 +25,16 @@ PREDICTED = np.array([0.2, 0.3, 0.4], np.float32)
 
 
 def answers(settings: TaskSettings) -> ScoringAnswers:
-    """With a scorer that predicts the same of all candidates."""
+    """With a scorer that always predicts the same."""
     statistics = FoldedStatistics()
     statistics.update(Event("u", "a", 1.0), ITEMS[0])
-    scored = corrected_probability(PREDICTED, settings.sampling_rate).astype(np.float32)
+
+    def score_requests(*asked: Any) -> list[np.ndarray]:
+        (repeats,), rates = asked[-1], np.array(settings.sampling_rates)
+        return [served_probability(PREDICTED, np.array(repeats), rates).astype(np.float32)]
+
     scorer = SimpleNamespace(
-        check_task=lambda task: None, score_requests=lambda *_: [scored], warm_up=None
+        check_task=lambda task: None, score_requests=score_requests, warm_up=None
     )
     parts = SimpleNamespace(
         lock=contextlib.nullcontext(),

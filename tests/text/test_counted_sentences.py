@@ -72,8 +72,8 @@ def test_long_candidates_lose_their_end_and_nothing_else(vocab):
     assert (row["decoder_loss_weights"][ends] == 0).all()
     with pytest.raises(ConfigError, match="do not fit the target length 4"):
         sentence.lay_out(vocab, texts[:1], 4)
-    with pytest.raises(ConfigError, match="2 candidates of 10 tokens do not fit target_length 19"):
-        sentence.lay_out(vocab, texts, 19, candidate_length=10)
+    with pytest.raises(ConfigError, match="2 texts take 20 tokens"):
+        sentence.lay_out(vocab, texts[:1] * 2, 19, candidate_length=10)
 
 
 @pytest.mark.parametrize(

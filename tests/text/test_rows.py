@@ -14,6 +14,7 @@ from m6rec_jax.text.rows import (
     generation_row,
     packed_candidates,
     pad_batch,
+    rows_of_texts,
     source_row,
     text_infilling_row,
 )
@@ -149,6 +150,16 @@ def test_candidate_length_cuts_alike_whatever_the_company(vocab: Vocabulary) -> 
     assert len(alone["decoder_input_tokens"]) == 6
 
 
+@given(st.lists(st.integers(3, 20), max_size=12), st.integers(20, 40))
+def test_rows_of_texts_are_full_and_whole(lengths: list[int], room: int) -> None:
+    parts = rows_of_texts(lengths, room)
+    assert [length for part in parts for length in lengths[part]] == lengths
+    sums = [sum(lengths[part]) for part in parts]
+    assert max(sums) <= room
+    for number, part in enumerate(parts[1:]):
+        assert sums[number] + lengths[part][0] > room, "it would have fitted into the row before"
+
+
 def test_broken_rows(vocab: Vocabulary) -> None:
     with pytest.raises(ConfigError, match="source_length 2 has no room"):
         source_row(vocab, [PROFILE], 2)
@@ -158,8 +169,8 @@ def test_broken_rows(vocab: Vocabulary) -> None:
         packed_candidates(vocab, ["Fargo", " "], 16)
     with pytest.raises(ConfigError, match="8 candidates of 2 tokens do not fit target_length 16"):
         packed_candidates(vocab, ["Fargo"] * 8, 16)
-    with pytest.raises(ConfigError, match="2 candidates of 9 tokens do not fit target_length 16"):
-        packed_candidates(vocab, ["Fargo"] * 2, 16, candidate_length=9)
+    with pytest.raises(ConfigError, match="3 texts take"):
+        packed_candidates(vocab, ["loved Star Wars, sci-fi, 12 days"] * 3, 16, candidate_length=9)
     with pytest.raises(DataError, match="3 labels for 2 candidates"):
         packed_candidates(vocab, ["Fargo"] * 2, 16, labels=[1, 0, 1])
     with pytest.raises(DataError, match="1 item_ids for 2 candidates"):

@@ -35,7 +35,7 @@ for (const name of new Set(asked.map(named))) {
     }
     let found;
     if (signature === "score") {
-      found = await model.score(inputs.history, inputs.candidates, task);
+      found = await model.score(inputs.history, inputs.candidates, task, inputs.repeats);
       labels.push(...inputs.labels);
       ours.push(...found);
       theirs.push(...output);

@@ -92,8 +92,8 @@ class Model {
     this.encoded = { key: null, tensors: {} };
   }
 
-  /** The probability of each candidate; -1 for texts without words. */
-  async score(history, candidates, task) {
+  /** The probability of each candidate; -1 for texts without words. `repeats`: had before or not. */
+  async score(history, candidates, task, repeats = []) {
     const own = this.task(task, "scoring");
     const encoded = await this.encode(history, own);
     const { candidates: number, candidate_lengths: lengths } = this.manifest;
@@ -106,17 +106,16 @@ class Model {
       const part = order.slice(start, start + number);
       const length = lengths.find((most) => most >= rows[part.at(-1)].tokens.length);
       const tokens = new Int32Array(number * length), blocks = new Int32Array(number * length);
+      const had = part.map((place) => (repeats[place] ? 1 : 0));
       part.forEach((place, row) => {
         tokens.set(rows[place].tokens, row * length);
         blocks.set(rows[place].blocks, row * length);
       });
-      const inputs = { tokens, blocks, task: [own.task_id], positive: own.positive };
+      const inputs = { tokens, blocks, repeats: had, task: [own.task_id], positive: own.positive };
+      inputs.sampling_rates = own.sampling_rates;
       const { scores } = await this.run(`score_${length}`, inputs, encoded);
       const values = taken(scores);
-      part.forEach((place, row) => {
-        const value = values[row];
-        found[place] = value / (value + (1 - value) / own.sampling_rate);
-      });
+      part.forEach((place, row) => (found[place] = values[row]));
     }
     return found;
   }

@@ -160,7 +160,9 @@ async function recommend() {
     found = found.filter((_, place) => rendered[place] !== null);
     if (!found.length) throw new Error("Say more of yourself first: the model's texts need it.");
     const candidates = rendered.filter((text) => text !== null);
-    const { result, milliseconds } = await ask("score", { history: segments, candidates, task });
+    const repeats = found.map(({ item }) => known.includes(item));
+    const asked = { history: segments, candidates, task, repeats };
+    const { result, milliseconds } = await ask("score", asked);
     times.push(`ranked ${result.length} in ${milliseconds.toFixed(0)} ms`);
     found = found.map(({ item }, place) => ({ item, score: result[place], text: candidates[place] }));
     found.sort((a, b) => b.score - a.score);

@@ -31,7 +31,7 @@ const METHODS = {
     return { catalogue: model.catalogue, threads: model.threads };
   },
 
-  score: (asked) => model.score(asked.history, asked.candidates, asked.task),
+  score: (asked) => model.score(asked.history, asked.candidates, asked.task, asked.repeats),
 
   recommend: (asked) => model.recommend(asked.history, asked),
 
