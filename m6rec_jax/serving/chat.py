@@ -153,7 +153,9 @@ def open_conversation(
     known = None if user is None else _LikedItems(user, folder, retriever)
     told = Read([], []) if known is None else known([])
     if not titles and not of_dialogues:  # nothing was trained to write titles in another way
-        titles = "{title}[ ({year})]"
+        columns = read_catalogue(folder).items[0].attributes
+        titles = "{title}" * ("title" in columns)
+        titles += "[ ({year})]" * ("title" in columns and "year" in columns)
     catalogue, reranker = read_conversation_catalogue(folder, titles), None
     if "retrieval" in tasks:
         weights = model.settings.tasks[tasks["retrieval"]].ranking
