@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST_PYTHON ?= python3.13
 NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray slices results accept newest demo clean
+.PHONY: help install test slow lint types docs parity ray slices results accept newest demo picture clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -68,6 +68,12 @@ newest:  ## Which formats of export work with the newest jax, flax and TensorFlo
 
 demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo
+
+picture:  ## docs/images/report.png of runs/demo/report.html (wants chromium)
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,900 \
+	    --screenshot=docs/images/report.png file://$(CURDIR)/runs/demo/report.html
+	$(BIN)/python -c "from PIL import Image; p = 'docs/images/report.png'; \
+	    Image.open(p).quantize(64).save(p, optimize=True)"
 
 clean:  ## Remove the environment and caches (runs/ stays)
 	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -363,7 +363,7 @@ def hybrid(task: Task, score: Score, depth: int) -> RetrievalPredictions:
     reranking = Reranking(depth=_DEPTH)
     learnt = LearntRanking(reranking)
     learnt(retrieval(task.part("validation"), score, depth), None)
-    weights = learnt.learnt[""].weights
+    weights = learnt.learnt["", True].weights
     told = ", ".join(f"{name} {value:.2f}" for name, value in weights.known.items())
     of_new = ", ".join(f"{name} {value:.2f}" for name, value in weights.new.items())
     print(f"  weights: {told}; of new items {of_new}", flush=True)

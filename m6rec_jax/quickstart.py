@@ -5,13 +5,14 @@
 
 Each step is what a command of `m6rec` does with a gin file that is written to the output folder, on
 top of those in gin_configs/own_data, so that one can go on from there. Run again after an
-interruption, it goes on where it stopped.
+interruption, it goes on where it stopped; with more minutes, pretraining goes on from where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import shlex
@@ -36,6 +37,7 @@ from m6rec_jax.evaluation.calibration import calibrate
 from m6rec_jax.evaluation.calibration import report as calibration_report
 from m6rec_jax.evaluation.report import write_report
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.jobs.retrieval import TWO_TOWERS
 from m6rec_jax.pipeline.fitted_settings import measured_lengths, vocabulary_rows
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.registration import evaluated_tasks
@@ -55,7 +57,7 @@ from m6rec_jax.training.step_loop import EARLY_STOPPING
 
 SIZES_FILE = "quickstart.json"
 VOCABULARY = "vocabulary.model"
-# The retriever's best checkpoint is the one with the best NDCG@10.
+INDEX = "items.index"
 _LEAST_ITEMS = 10
 PREPARE, FOUNDATION, SCORER, RETRIEVER = "prepare", "foundation", "scorer", "retriever"
 OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')")
@@ -74,12 +76,23 @@ _STEPS = (
     "calibrate and evaluate",
     "report",
 )
-# Shares of the time: of pretraining, of tuning the scorer and the retriever.
-_SHARES = {FOUNDATION: 0.45, SCORER: 0.2, RETRIEVER: 0.25}
-_EVALUATION_SHARE = 0.05
+# Shares of the time for steps and rows: of pretraining, of tuning the scorer and the retriever.
+_SHARES = {FOUNDATION: 0.42, SCORER: 0.19, RETRIEVER: 0.24}
+_EVALUATION_SHARE = 0.15
+# Starting and compiling three runs, their validation, index, evaluation and report take so many
+# times what it takes to start and compile one (on a grocer's 216,000 events).
+_STARTS = 7
+# The rows of evaluation are read by two models and ranked three times: as long as so many steps.
+_STEPS_PER_EVALUATION = 2
 # Fewer would say more of how a run begins than of its steps.
 _MEASURED_STEPS = 8
-_LEAST_STEPS, _MOST_STEPS = 20, {FOUNDATION: 1500, SCORER: 600, RETRIEVER: 600}
+# With fewer the loss of pretraining is still that of random pieces, and the scorer tosses a coin.
+_LEAST_STEPS = {FOUNDATION: 200, SCORER: 80, RETRIEVER: 80}
+_MOST_STEPS = {FOUNDATION: 1500, SCORER: 600, RETRIEVER: 600}
+# From so many minutes on the model is `mini`, below `tiny`.
+_MINUTES_OF_MINI = 4
+# What a job is judged by.
+_HEADLINES = {"scoring": "auc", "retrieval": "ndcg@10"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +106,7 @@ class Sizes:
       vocab_size: rows of the embedding.
       inputs, targets: tokens of a row.
       batch_size, num_shards: of training.
+      minutes: that all of it is to take. least_minutes: fewer teach the model nothing.
       steps: of each run.
       rows_read: training rows that embeddings are started from.
       rows: that are evaluated of a test part (0: all).
@@ -106,24 +120,33 @@ class Sizes:
     targets: int
     batch_size: int
     num_shards: int
+    minutes: float
+    least_minutes: int
     steps: Mapping[str, int]
     rows_read: int
     rows: int
 
 
-def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: int = 0) -> Path:
-    """Makes everything below `output`; returns the report.
+def run_quickstart(
+    folder: Path, output: Path, *, minutes: float = 12.0, seed: int = 0
+) -> tuple[Path, list[str]]:
+    """Makes everything below `output`.
 
     Args:
       folder: of users, items and events, with a `dataset.json`.
-      output: what an earlier, unfinished call left there is used.
+      output: what an earlier call left there is used: finished where that was cut off, and trained
+        longer where `minutes` are more than then.
       minutes: what all of it should take on this machine; decides steps and sizes.
       seed: of initialisation, dropout and the order of the data.
+
+    Returns:
+      The report, and which jobs are behind a baseline, in sentences.
 
     Raises:
       DataError: the data have errors (with the check's report), fewer than 10 items, or the output
         is of other data.
-      ConfigError: `minutes` is not positive.
+      ConfigError: `minutes` is not positive, or too little for the model to learn anything; then
+        what was prepared is kept.
       KeyboardInterrupt: a signal stopped one of the runs.
     """
     if not minutes > 0:
@@ -154,13 +177,22 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
             Path(VOCABULARY).unlink(missing_ok=True)
         _tell(1)
         scoring = prepare_both(folder, f"{PREPARE}.gin", Path(VOCABULARY), before=lambda: _tell(2))
-        sizes = saved or _sizes(scoring, minutes, begin, seed)
-        if saved is None:
+        if saved is not None and minutes <= saved.minutes:
+            sizes = saved
+            print(f"{output / SIZES_FILE}: goes on with the plan of {saved.minutes:g} minutes")
+        else:
+            sizes = _sizes(scoring, minutes, begin, seed)
+            if saved is not None:
+                sizes = _extended(saved, sizes)
             _write_training_files(sizes)
             Path(SIZES_FILE).write_text(json_text(dataclasses.asdict(sizes), indent=2) + "\n")
-        else:
-            print(f"{output / SIZES_FILE} decides steps and sizes, as an earlier call wrote it")
         _show(sizes)
+        if any(sizes.steps[name] < least for name, least in _LEAST_STEPS.items()):
+            raise ConfigError(
+                f"--minutes {sizes.minutes:g} is too little to learn from these data on this "
+                f"machine (at least: {_listed(_LEAST_STEPS)} steps): --minutes "
+                f"{sizes.least_minutes} is enough. {output} keeps what is prepared"
+            )
         results, config = {}, None
         for number, name in enumerate((FOUNDATION, SCORER, RETRIEVER), start=3):
             _tell(number)
@@ -175,7 +207,7 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
             ["gin_configs/runs/build_index.gin", "data.gin"],
             [f"MODEL_DIR='{RETRIEVER}'", f"PREPARED={_prepared(spec['name'], 'leave_one_out')!r}"],
         )
-        build_index("items.index")
+        build_index(INDEX)
         _tell(7)
         tested = []
         for name, trained in results.items():
@@ -193,7 +225,7 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
             facts={
                 "Folder": str(output),
                 "Events": f"{report.num_rows['events']:,}",
-                "Steps": ", ".join(f"{name} {count:,}" for name, count in sizes.steps.items()),
+                "Steps": _listed(sizes.steps),
                 "Tokens of a row": f"inputs {sizes.inputs}, targets {sizes.targets}",
                 "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
                 "Minutes of this call": f"{(time.monotonic() - begin) / 60:.1f}",
@@ -209,7 +241,11 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         )
         page = write_report(output / "report.html", data)
     print(_what_next(output, page, spec["name"]))
-    return page
+    behind = list(itertools.chain.from_iterable(map(behind_baselines, tested)))
+    if behind:
+        print("", *behind, sep="\n")
+        print(f"More than --minutes {sizes.minutes:g} may help: the same command goes on from here")
+    return page, behind
 
 
 def prepare_both(
@@ -296,6 +332,24 @@ def print_metrics(result: TaskResult) -> None:
         print(f"{metric.ljust(width)}  {'  '.join(values)}")
 
 
+def behind_baselines(result: TaskResult) -> list[str]:
+    """In a sentence, the best baseline that a job is behind by its headline metric, if any."""
+    metric = _HEADLINES[result.task.kind]
+    value = result.metrics.get(metric, math.inf)  # of one label there is no AUC
+    values = {
+        name: of[metric]
+        for name, of in result.baselines.items()
+        if metric in of and name != TWO_TOWERS  # a part of the hybrid
+    }
+    best = max(values, key=values.__getitem__, default=None)
+    if best is None or values[best] <= value:
+        return []
+    return [
+        f"{result.task.kind} is behind a baseline: {metric} {value:.4f}, and "
+        f"{best.replace('_', ' ')} has {values[best]:.4f}"
+    ]
+
+
 # --- sizes ------------------------------------------------------------------------------------
 
 
@@ -329,28 +383,54 @@ def _sizes(prepared: Prepared, minutes: float, begin: float, seed: int) -> Sizes
     batch_size += -batch_size % multiple
     draft = Sizes(
         dataset=dataset,
-        model="mini" if minutes >= 4 else "tiny",
+        model="mini" if minutes >= _MINUTES_OF_MINI else "tiny",
         max_events=prepared.manifest["options"]["max_events"],
         vocab_size=vocabulary_rows(dataset),
         inputs=lengths["inputs"],
         targets=lengths["targets"],
         batch_size=batch_size,
         num_shards=num_shards,
+        minutes=minutes,
+        least_minutes=0,
         steps=dict.fromkeys(_SHARES, _MEASURED_STEPS),
         rows_read=min(5000, 4 * rows),
         rows=0,
     )
     _write_training_files(draft)
-    compiling, per_step = _measure(seed)
-    seconds = 60 * minutes
-    left = max(seconds - (time.monotonic() - begin) - 3 * compiling, 0.2 * seconds)
+    starting, per_step = _measure(seed)
+    besides = time.monotonic() - begin + _STARTS * starting
+    left = max(60 * minutes - besides, 0.0)
     steps = {
-        name: int(np.clip(share * left / per_step, _LEAST_STEPS, _MOST_STEPS[name]))
+        name: int(np.clip(share * left / per_step, 1, _MOST_STEPS[name]))
         for name, share in _SHARES.items()
     }
-    # A forward pass is about a third of a step.
-    tested = int(_EVALUATION_SHARE * seconds / (per_step / batch_size / 3))
-    return dataclasses.replace(draft, steps=steps, rows=max(tested, 100))
+    needed = max(_LEAST_STEPS[name] * per_step / share for name, share in _SHARES.items())
+    tested = int(_EVALUATION_SHARE * left / per_step * batch_size / _STEPS_PER_EVALUATION)
+    print(
+        f"{minutes:g} minutes: about {besides / 60:.1f} for preparing, compiling and all else but "
+        f"steps, of {per_step:.2g} s each"
+    )
+    return dataclasses.replace(
+        draft,
+        least_minutes=math.ceil((besides + needed) / 60),
+        steps=steps,
+        rows=max(tested, 100),
+    )
+
+
+def _extended(saved: Sizes, sizes: Sizes) -> Sizes:
+    """The longer plan, after what it makes anew is removed: pretraining goes on if it can."""
+    same = sizes.model == saved.model
+    if same:
+        steps = {name: max(count, saved.steps[name]) for name, count in sizes.steps.items()}
+        sizes = dataclasses.replace(sizes, steps=steps)
+        if steps == saved.steps:
+            return sizes
+    for name in (SCORER, RETRIEVER, INDEX, *(() if same else (FOUNDATION,))):
+        if Path(name).is_dir():
+            print(f"{name}: made anew, since {sizes.minutes:g} minutes change what it starts from")
+            shutil.rmtree(name)
+    return sizes
 
 
 def _measure(seed: int) -> tuple[float, float]:
@@ -439,13 +519,16 @@ def _tell(number: int) -> None:
     print(f"\n[{number + 1}/{len(_STEPS)}] {_STEPS[number]}", flush=True)
 
 
+def _listed(steps: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in steps.items())
+
+
 def _show(sizes: Sizes) -> None:
     print(
         f"chosen: model {sizes.model}, {sizes.vocab_size:,} pieces, histories of up to "
         f"{sizes.max_events} events, rows of {sizes.inputs} + {sizes.targets} tokens, "
-        f"{sizes.batch_size} rows a step; steps: "
-        + ", ".join(f"{name} {count:,}" for name, count in sizes.steps.items())
-        + f"\n        (all of it in the *.gin files beside {SIZES_FILE})"
+        f"{sizes.batch_size} rows a step; steps: {_listed(sizes.steps)}\n"
+        f"        (all of it in the *.gin files beside {SIZES_FILE})"
     )
 
 
@@ -458,9 +541,10 @@ report: {page}
 
 To go on, from that folder:
   cd {shlex.quote(str(output))}
+  M6REC_DATA_DIR=data m6rec serve {RETRIEVER} --index {INDEX}   # and open http://127.0.0.1:8080
   m6rec eval --gin.MODEL_DIR={SCORER}
   m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED={prepared[0]} \\
       --requests requests.jsonl --output scores.jsonl
   m6rec eval --gin.MODEL_DIR={RETRIEVER}
   m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED={prepared[1]} \\
-      --index items.index --requests requests.jsonl --output found.jsonl"""
+      --index {INDEX} --requests requests.jsonl --output found.jsonl"""

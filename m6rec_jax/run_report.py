@@ -52,6 +52,8 @@ from m6rec_jax.training.parameter_table import count_parameters
 from m6rec_jax.training.task_data import trained_on
 
 NUM_USERS, NUM_RECOMMENDED, SHOWN_TEXTS, SHOWN_ANSWERS = 4, 10, 10, 8
+# Users of whom some are shown.
+_MOST_USERS = 64
 _QUESTIONS = {
     "scoring": "How likely is it that the user acts on an item?",
     "likelihood": "How likely is an item liked, or how plausible, without any tuning?",
@@ -290,9 +292,16 @@ def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
             question,
             shown,
             metrics[metric],
-            {name.replace("_", " "): values.get(metric) for name, values in known.items()},
+            {_shown(name): values.get(metric) for name, values in known.items()},
             higher_is_better=metric not in _LOWER_IS_BETTER,
         )
+
+
+def _shown(baseline: str) -> str:
+    """What a baseline is called."""
+    return {"ease": "EASE", "user_item_times": "times had before"}.get(
+        baseline, baseline.replace("_", " ")
+    )
 
 
 def _curves(name: str, folder: Path) -> Iterator[Curve]:
@@ -316,7 +325,7 @@ def _curves(name: str, folder: Path) -> Iterator[Curve]:
         yield Curve(f"Loss of {metric.removeprefix('loss/')}: {name}", {"training": series(metric)})
     for metric in ("auc", "ndcg@10", "accuracy", "perplexity"):
         of = series(f"validation/{metric}")
-        if len(of[0]) > 1:
+        if of[0]:
             yield Curve(f"Validation {_METRICS[metric]}: {name}", {metric: of})
 
 
@@ -336,7 +345,7 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
     if "groups" in result.task.prepared().manifest["views"]:
         fitted = mean_baselines(result.evaluation)
         scores = fitted.scores(found.users, found.items)
-        baselines = {name.replace("_", " "): values for name, values in scores.items()}
+        baselines = {_shown(name): values for name, values in scores.items()}
     probable = found.probabilities is not None
     yield ScoredExamples(
         found.labels,
@@ -351,7 +360,7 @@ def _ranked(result: TaskResult, several: bool) -> Iterator[RankedTargets]:
     found = result.predictions
     if isinstance(found, RetrievalPredictions):
         ranks = baseline_ranks(result.evaluation, found)
-        by_name = {name.replace("_", " "): own for name, own in ranks.items()}
+        by_name = {_shown(name): own for name, own in ranks.items()}
         longest = min(50, int(found.num_ranked.max()))
         yield RankedTargets(
             {"this model": found.ranks, **by_name}, longest, _title(result, several)
@@ -397,8 +406,8 @@ def _users(result: TaskResult) -> Iterator[UserPanel]:
     if not isinstance(found, RetrievalPredictions):
         return
     texts = result.task.prepared().catalogue().texts
-    rows = _first_rows(result, NUM_USERS)
-    for row in range(len(rows["user_ids"])):
+    rows = _first_rows(result, _MOST_USERS)
+    for row in _hits_and_misses(found, len(rows["user_ids"])):
         history = [piece.text for piece in _source(result, rows, row)]
         wanted = set(found.targets[row][found.targets[row] >= 0].tolist())
         there = found.top_items[row] >= 0
@@ -419,6 +428,17 @@ def _users(result: TaskResult) -> Iterator[UserPanel]:
             [texts[item] for item in sorted(wanted)],
             len(history),
         )
+
+
+def _hits_and_misses(found: RetrievalPredictions, num_rows: int) -> list[int]:
+    """The first rows of both kinds, as many of each as there are, ascending."""
+    ranks = np.where(found.ranks > 0, found.ranks, np.iinfo(np.int64).max)[:num_rows].min(axis=1)
+    hits, misses = (
+        np.flatnonzero(of_kind).tolist()
+        for of_kind in (ranks <= NUM_RECOMMENDED, ranks > NUM_RECOMMENDED)
+    )
+    some = hits[: max(NUM_USERS // 2, NUM_USERS - len(misses))]
+    return sorted([*some, *misses[: NUM_USERS - len(some)]])
 
 
 def _texts(result: TaskResult, several: bool) -> Iterator[ModelText]:

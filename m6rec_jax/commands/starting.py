@@ -46,9 +46,9 @@ def add_commands(commands: Any) -> None:
     add_command(commands, "doctor", run_doctor)
 
 
-def run_quickstart(args: argparse.Namespace) -> None:
+def run_quickstart(args: argparse.Namespace) -> int:
     """a data set folder to a tuned scorer and retriever and a report about them; run the same
-    command again to resume"""
+    command again to resume, or with more minutes to train on"""
     from m6rec_jax.data.schema import DatasetSpec
 
     DatasetSpec.load(args.folder)  # before libraries are imported, and anything is made
@@ -57,7 +57,10 @@ def run_quickstart(args: argparse.Namespace) -> None:
     output = args.output or Path("runs") / args.folder.resolve().name
     output.mkdir(parents=True, exist_ok=True)
     with alone_in(str(output)):
-        quickstart.run_quickstart(args.folder, output, minutes=args.minutes, seed=args.seed)
+        _, behind = quickstart.run_quickstart(
+            args.folder, output, minutes=args.minutes, seed=args.seed
+        )
+    return int(bool(behind))
 
 
 def run_demo(args: argparse.Namespace) -> None:

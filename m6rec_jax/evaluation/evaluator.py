@@ -372,6 +372,10 @@ class _TaskEvaluation:
         weights = self._evaluator.ranking.get(
             ranking_name(self._task.name, name, self._reranking.towers)
         )
+        rest_ranks = None
+        rest = self._evaluator.ranking.get(ranking_name(self._task.name, name, towers=False))
+        if rest is not None and isinstance(self._reranking, Reranking) and self._reranking.towers:
+            rest_ranks = self._reranking.without_towers()(towers, rest).ranks
         found = self._reranking(towers, weights)
         length = max(self.ks)
         return dataclasses.replace(
@@ -379,6 +383,7 @@ class _TaskEvaluation:
             top_items=found.top_items[:, :length],
             scores=found.scores[:, :length],
             towers_ranks=predictions.ranks,
+            rest_ranks=rest_ranks,
         )
 
     def _options(self, **options: Any) -> EngineOptions:

@@ -54,7 +54,8 @@ def learn_weights(
     ranks the catalogue.
 
     Returns:
-      by `ranking_name`: a task's own; and of dialogues those for all items, the named ones too.
+      by `ranking_name`: a task's own, and those without the towers; and of dialogues those for all
+      items, the named ones too.
 
     Raises:
       DataError: no rows, or no co-occurrence; or none of the wanted items was found.
@@ -67,10 +68,10 @@ def learn_weights(
     evaluator.predict(task, restored.model, restored.variables)
     evaluator.sample, evaluator.reranking = own
     found = {}
-    for name, of_name in learnt.learnt.items():
+    for (name, towers), of_name in learnt.learnt.items():
         # Without rows that want nothing here.
         wants = (of_name.ranks_before > 0).any(axis=1)
-        found[ranking_name(task.name, name, reranking.towers)] = LearntWeights(
+        found[ranking_name(task.name, name, towers)] = LearntWeights(
             of_name.weights.known,
             of_name.weights.new,
             f"ndcg@{_K}",

@@ -238,7 +238,8 @@ def render_report(data: ReportData) -> str:
         "percent": "{:.2%}".format,
     }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(data=data, figures=_figures(data))
+    facts = {**_single_points(data), **data.facts}
+    return template.render(data=data, figures=_figures(data), facts=facts)
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:
@@ -254,6 +255,8 @@ def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
     """Title, caption and drawing of each figure. The drawings are ours, so they are not escaped."""
     drawings: list[tuple[str, str, str]] = []
     for number, curve in enumerate(data.curves):
+        if not _is_drawn(curve):
+            continue
         drawing = report_figures.curves(curve.series, name=f"curve{number}")
         drawings.append((curve.title, "", drawing))
     for number, ranked in enumerate(data.ranked):
@@ -276,6 +279,23 @@ def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
         )
         drawings.append((_titled("Calibration", scored.title), caption, drawing))
     return [(title, caption, markupsafe.Markup(svg)) for title, caption, svg in drawings]
+
+
+def _is_drawn(curve: Curve) -> bool:
+    """Whether there is a line to draw: of a single point its value is told."""
+    return any(len(steps) > 1 for steps, _ in curve.series.values())
+
+
+def _single_points(data: ReportData) -> dict[str, str]:
+    """What `Curve` of one point each say."""
+    return {
+        curve.title: ", ".join(
+            f"{_decimals(values[0])} ({name}, step {steps[0]:,})"
+            for name, (steps, values) in curve.series.items()
+        )
+        for curve in data.curves
+        if not _is_drawn(curve)
+    }
 
 
 def _titled(what: str, title: str) -> str:

@@ -88,6 +88,12 @@ def _legend(figure: Any, handles: Sequence[Any] | None = None) -> None:
     figure.legend(loc="outside upper left", ncols=2, borderaxespad=0.0, **options)
 
 
+def _line(number: int) -> dict[str, Any]:
+    """Colour and dashes of a line; a second round of colours has other dashes."""
+    dashes = _DASHES[(number + number // len(_LINES)) % len(_DASHES)]
+    return {"color": _LINES[number % len(_LINES)], "linestyle": dashes}
+
+
 def curves(
     series: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, name: str = "curve"
 ) -> str:
@@ -136,12 +142,11 @@ def hit_rates(
     lengths = np.arange(1, longest + 1)
     with _style(name):
         figure, axes = _axes()
-        for (label, of), colour, dash in zip(ranks.items(), _LINES, _DASHES, strict=False):
+        for number, (label, of) in enumerate(ranks.items()):
             axes.plot(
                 lengths,
                 [ranking.hit_rate(of, k) for k in lengths.tolist()],
-                color=colour,
-                linestyle=dash,
+                **_line(number),
                 label=f"\u200b{label}",
             )
         axes.set_xscale("log")
@@ -179,9 +184,7 @@ def roc_curves(
             false_positive, true_positive, _ = roc_curve(labels, np.asarray(values, np.float64))
             (line,) = axes.plot(
                 *_thinned(false_positive, true_positive),
-                color=_LINES[number % len(_LINES)],
-                # A second round of colours has other dashes.
-                linestyle=_DASHES[(number + number // len(_LINES)) % len(_DASHES)],
+                **_line(number),
                 linewidth=1.9 if number == 0 else 1.3,
                 # A label that starts with "_" would be left out of the legend.
                 label=f"\u200b{label}  {area:.3f}",

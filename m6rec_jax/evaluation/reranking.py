@@ -10,6 +10,7 @@ Its weights are those that `m6rec calibrate` left in MODEL_DIR; `LearntRanking` 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -138,6 +139,12 @@ class Reranking:
             scores=np.concatenate(scores),
         )
 
+    def without_towers(self) -> Reranking:
+        """The same, in which the towers take no part."""
+        other = copy.copy(self)
+        other.towers = False
+        return other
+
     def blocks(self, found: Retrieval) -> Iterator[_Asked]:
         """What the reranker is asked, block by block."""
         found = self._asked(found)
@@ -219,24 +226,30 @@ class LearntRanking:
     random once, from which the weights of items that nobody has acted on are learnt.
 
     Args:
-      reranking: what is to be used with the weights.
+      reranking: what is to be used with the weights. Where the towers take part, weights without
+        them are learnt, too: what the model adds is the difference.
 
     Attributes:
-      learnt: by `Retrieval.name`.
+      learnt: by `Retrieval.name` and by whether the towers took part.
     """
 
     def __init__(self, reranking: Reranking) -> None:
         self.depth, self.reads_text = reranking.depth, reranking.reads_text
         self.towers, self._reranking = reranking.towers, reranking
-        self.learnt: dict[str, Learnt] = {}
+        self.learnt: dict[tuple[str, bool], Learnt] = {}
 
     def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
         """As `Reranking`; what was learnt before is not looked at."""
         del weights
-        reranker = self._reranking.reranker(found)
+        if self.towers:
+            self._learn(self._reranking.without_towers(), found)
+        return self._learn(self._reranking, found)
+
+    def _learn(self, reranking: Reranking, found: Retrieval) -> RetrievalPredictions:
+        reranker = reranking.reranker(found)
         masked = np.random.default_rng(0).random(len(reranker.new)) < _MASKED
         features, rows, wanted, number, num_rows = [], [], [], 0, 0
-        for block, arguments in self._reranking.blocks(found):
+        for block, arguments in reranking.blocks(found):
             targets = found.predictions.targets[block]
             for mask in (None, masked):
                 own = reranker.candidates(*arguments, masked=mask)
@@ -249,7 +262,7 @@ class LearntRanking:
                 num_rows += int(same.any(axis=1).sum()) if mask is None else 0
         vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
         weights = RankingWeights.of_vector(vector, reranker.has_scorer)
-        predictions = self._reranking(found, weights)
-        before = found.predictions.ranks
-        self.learnt[found.name] = Learnt(weights, num_rows, predictions.ranks, before)
+        predictions = reranking(found, weights)
+        learnt = Learnt(weights, num_rows, predictions.ranks, found.predictions.ranks)
+        self.learnt[found.name, reranking.towers] = learnt
         return predictions

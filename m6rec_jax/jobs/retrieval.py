@@ -6,7 +6,7 @@ Metrics: `hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k`; the same over items never 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -59,7 +59,8 @@ class RetrievalPredictions:
       top_items: int64 `[n, k]`, best first; -1 where fewer are left.
       scores: float32 `[n, k]`, cosine similarities, or what a reranker ordered by.
       num_ranked: int64 `[n]`, how many items were ranked, all but the seen ones.
-      towers_ranks: likewise `ranks` by the two towers alone, where these are a reranker's.
+      towers_ranks, rest_ranks: likewise `ranks` by the two towers alone, and by all else that a
+        reranker knows, where these are a reranker's.
     """
 
     users: np.ndarray
@@ -69,6 +70,7 @@ class RetrievalPredictions:
     scores: np.ndarray
     num_ranked: np.ndarray
     towers_ranks: np.ndarray | None = None
+    rest_ranks: np.ndarray | None = None
 
 
 # Items of a history that are known beside its text.
@@ -214,17 +216,32 @@ def baseline_ranks(
 ) -> dict[str, np.ndarray]:
     """Ranks `[n, m]` of the wanted items by each baseline, as `predictions.ranks`.
 
-    By popularity; where repeats count, by what the user had most often; where the predictions are
-    reranked, by the two towers alone.
+    By popularity; by co-occurrence with the user's last items; by EASE; where repeats count, by
+    what the user had most often; where the predictions are reranked, by the two towers alone and by
+    the hybrid without them.
     """
-    counts = evaluation.data.prepared().catalogue().train_counts
-    asked_for = predictions.users, predictions.targets
-    asked = (counts, *asked_for, hidden_items(evaluation, *asked_for))
-    found, own = {"popularity": popularity_ranks(*asked)}, own_counts(evaluation)
+    prepared, users = evaluation.data.prepared(), predictions.users
+    hidden = hidden_items(evaluation, users, predictions.targets)
+
+    def ranked(
+        preferred: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> np.ndarray:
+        counts = prepared.catalogue().train_counts
+        return popularity_ranks(counts, predictions.targets, hidden, preferred)
+
+    found = {"popularity": ranked()}
+    if "answers" not in prepared.manifest:  # of requests with answers nothing is counted
+        past = past_of_rows(evaluation, users, predictions.targets)
+        co_occurrence, ease = prepared.co_occurrence(), prepared.ease()
+        found["co_occurrence"] = ranked(lambda row: co_occurrence.related(past[row], hidden[row]))
+        found["ease"] = ranked(lambda row: ease.related(past[row], hidden[row]))
+    own = own_counts(evaluation)
     if own is not None:
-        found["user_item_times"] = popularity_ranks(*asked, own)
+        found["user_item_times"] = ranked(lambda row: own.of_user(int(users[row])))
     if predictions.towers_ranks is not None:
         found[TWO_TOWERS] = predictions.towers_ranks
+    if predictions.rest_ranks is not None:
+        found["hybrid_without_model"] = predictions.rest_ranks
     return found
 
 

@@ -6,7 +6,7 @@ They need no model and no text; reports and results tables show them beside the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -162,18 +162,18 @@ def _below_one(item_counts: np.ndarray) -> np.ndarray:
 
 def popularity_ranks(
     item_counts: np.ndarray,
-    users: np.ndarray,
     targets: np.ndarray,
     excluded: Sequence[np.ndarray],
-    own_counts: UserItemCounts | None = None,
+    preferred: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> np.ndarray:
     """Ranks of wanted items when items are ordered by popularity, seen ones left out.
 
     Args:
       item_counts: training events of each item `[items]`.
-      users: int `[n]`. targets: int `[n, m]`, -1 is padding.
+      targets: int `[n, m]`, -1 is padding.
       excluded: items that are left out, by row; no wanted ones.
-      own_counts: what a user acted on most comes first, and popularity decides between equals.
+      preferred: a row to items that come before all others, and scores above 0 that order them;
+        popularity decides between equals.
 
     Returns:
       int64 `[n, m]`, for `metrics.ranking`.
@@ -181,15 +181,16 @@ def popularity_ranks(
     counts = _below_one(item_counts)
     ranks = np.zeros(targets.shape, np.int64)
     step = max(1, 20_000_000 // max(len(counts), 1))
-    for start in range(0, len(users), step):
+    for start in range(0, len(targets), step):
         part = slice(start, start + step)
-        hidden = np.zeros((len(users[part]), len(counts)), bool)
+        hidden = np.zeros((len(targets[part]), len(counts)), bool)
         for i, items in enumerate(excluded[part]):
             hidden[i, items] = True
         scores = np.tile(counts, (len(hidden), 1))
-        for i, user in enumerate(users[part] if own_counts is not None else ()):
-            assert own_counts is not None
-            items, times = own_counts.of_user(int(user))
-            scores[i, items] += times
+        for i in range(len(scores) if preferred is not None else 0):
+            assert preferred is not None
+            items, values = preferred(start + i)
+            # Popularity stays below what tells apart scores that are equal but for rounding.
+            scores[i, items] = 1 + values + 1e-9 * counts[items]
         ranks[part] = ranking.ranks_by_score(scores, targets[part], hidden)
     return ranks

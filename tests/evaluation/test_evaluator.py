@@ -271,7 +271,7 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     # What is learnt is what a search on the candidates finds, and it orders better.
     learning = LearntRanking(reranking)
     learnt = learning(retrieval, None)
-    own = learning.learnt[""]
+    own = learning.learnt["", True]
     assert own.num_rows == num_found
     np.testing.assert_array_equal(learnt.ranks, reranking(retrieval, own.weights).ranks)
     assert ranking.mean_reciprocal_rank(learnt.ranks) > ranking.mean_reciprocal_rank(found.ranks)

@@ -309,7 +309,7 @@ def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
     reranked = evaluator.predict(task, *world[1:3])
     known = prepared.co_occurrence(), prepared.ease(), catalogue.texts, catalogue.train_counts
     reranker = Reranker(*known, depth=3)
-    reranker.use(learnt.learnt["all"].weights)
+    reranker.use(learnt.learnt["all", True].weights)
     retriever = Retriever(*world[1:3], world[0], EngineOptions(64, 24, batch_sizes=(LIMIT,)))
     vectors = retriever.embed_items(catalogue.texts)
     users = retriever.embed_users([row["source"] for row in rows])

@@ -18,6 +18,9 @@ from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.job import Evaluation
+from m6rec_jax.jobs.past_items import past_of_rows
+from m6rec_jax.jobs.retrieval import RetrievalPredictions, baseline_ranks
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service, ServiceOptions
@@ -57,6 +60,23 @@ def request(number: int, behaviours: int) -> dict:
     return {"user": {"id": user, "age": age}, "time": then, "history": events}
 
 
+def check_baselines(evaluation: Evaluation, predictions: RetrievalPredictions) -> None:
+    """Co-occurrence and EASE, item by item: what they say, then popularity."""
+    prepared = task_info(TASK).prepared()
+    ranks, counts = baseline_ranks(evaluation, predictions), prepared.catalogue().train_counts
+    past = past_of_rows(evaluation, predictions.users, predictions.targets)
+    for name, source in (("co_occurrence", prepared.co_occurrence()), ("ease", prepared.ease())):
+        for row, (wanted,) in enumerate(predictions.targets.tolist()):
+            hidden = np.setdiff1d(past[row], [wanted])
+            found = source.related(past[row], hidden)
+            values = dict(zip(found.items.tolist(), found.shares.tolist(), strict=True))
+            order = sorted(
+                set(range(len(counts))) - set(hidden.tolist()),
+                key=lambda item: (-values.get(item, -1.0), -counts[item], item),
+            )
+            assert ranks[name][row, 0] == order.index(wanted) + 1
+
+
 def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,12 +110,17 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     plain = Evaluator(TASK, LENGTHS, 3, ks=(1, 5))
     towers = plain.predict(task_info(TASK), model.model, model.variables)
     assert "two_towers" not in plain.baselines(task_info(TASK), towers)
-    plain.ranking = {TASK: weights}
+    rest = read_ranking(model_dir, 3)[f"{TASK}/without_towers"]
+    plain.ranking = {TASK: weights, f"{TASK}/without_towers": rest}
     hybrid = plain.predict(task_info(TASK), model.model, model.variables)
     np.testing.assert_array_equal(hybrid.scores, evaluated.scores)
     np.testing.assert_array_equal(hybrid.towers_ranks, towers.ranks)
     beside = plain.baselines(task_info(TASK), hybrid)["two_towers"]
     assert beside["mrr"] == plain.metrics(task_info(TASK), towers)["mrr"]
+    plain.reranking, plain.ranking = Reranking(towers=False), {f"{TASK}/without_towers": rest}
+    without_model = plain.predict(task_info(TASK), model.model, model.variables)
+    np.testing.assert_array_equal(hybrid.rest_ranks, without_model.ranks)
+    check_baselines(plain.evaluation(task_info(TASK)), hybrid)
 
     build_index(tmp_path / "index", model_dir, task=TASK, progress=False)
     service = Service.open(model_dir, options=ServiceOptions(index=str(tmp_path / "index")))
@@ -132,9 +157,10 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
 
     # Nor does it stand for the towers alone, or its figures for the run's.
     gin.bind_parameter("Reranking.towers", False)
+    told = {"known": weights.known, "new": weights.new}
+    path.write_text(json.dumps({"step": 3, "tasks": {TASK: told}}))
     with pytest.raises(ConfigError, match=r"nothing was learnt without the towers .*calibrate"):
         evaluate(str(model_dir), TASK, LENGTHS, batch_size=3)
-    told = {"known": weights.known, "new": weights.new}
     path.write_text(json.dumps({"step": 3, "tasks": {TASK: told, name: told}}))
     evaluate(str(model_dir), TASK, LENGTHS, batch_size=3)
     (written,) = (model_dir / "evaluation").iterdir()

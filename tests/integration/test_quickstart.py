@@ -18,8 +18,8 @@ from typing import Any
 import gin
 import pytest
 
-from m6rec_jax import configuration, quickstart
-from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax import cli, configuration, quickstart
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.run_report import report_on_run
 
 SHOP = Path(__file__).resolve().parents[1] / "data" / "shop"
@@ -58,9 +58,10 @@ def enlarged_shop(folder: Path, users: int = 60, events: int = 2000) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What quickstart makes, with hardly any training; killed before the retriever was tuned.
+    """What quickstart makes, with hardly any training: too few minutes, a few more, in which it is
+    killed, still more, killed again, and the same once more.
 
-    `killed` has the scorer's metrics and the sizes of then.
+    `killed` has the metrics and the sizes of the second time that it was killed.
     """
     folder = tmp_path_factory.mktemp("quickstart")
     out = folder / "out"
@@ -73,19 +74,36 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return run_phase(gin_file, run, bindings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quickstart, "_LEAST_STEPS", 4)
-        patch.setattr(quickstart, "run_phase", killed)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(quickstart, "_MINUTES_OF_MINI", 1000)
+        with pytest.raises(ConfigError, match=r"--minutes \d+ is enough") as refused:
             quickstart.run_quickstart(shop, out, minutes=0.02)
-    (folder / "killed").mkdir()
-    for path in (out / "scorer" / "metrics.jsonl", out / "quickstart.json"):
-        shutil.copy(path, folder / "killed")
-    with pytest.MonkeyPatch.context() as patch:
+        (enough,) = re.findall(r"--minutes (\d+) is enough", str(refused.value))
+        assert not (out / "foundation").exists()
+        patch.setattr(quickstart, "_measure", lambda _: (1.0, 0.01))
+        for minutes, steps in ((float(enough), 4), (200.0, 6)):
+            runs = ("foundation", "scorer", "retriever")
+            patch.setattr(quickstart, "_LEAST_STEPS", dict.fromkeys(runs, steps))
+            patch.setattr(quickstart, "_MOST_STEPS", dict.fromkeys(runs, steps))
+            patch.setattr(quickstart, "run_phase", killed)
+            with pytest.raises(KeyboardInterrupt):
+                quickstart.run_quickstart(shop, out, minutes=minutes)
+            assert last_step(out / "scorer") == steps
+        (folder / "killed").mkdir()
+        for name in ("foundation/metrics.jsonl", "scorer/metrics.jsonl", "quickstart.json"):
+            shutil.copy(out / name, folder / "killed" / name.replace("/", "_"))
         patch.setattr(quickstart, "_measure", None)
-        page = quickstart.run_quickstart(shop, out, minutes=5)
+        patch.setattr(quickstart, "run_phase", run_phase)
+        page, behind = quickstart.run_quickstart(shop, out, minutes=100)
     assert page == out / "report.html"
+    assert any(line.startswith("scoring is behind a baseline: auc 0.") for line in behind)
     yield folder
     gin.clear_config()
+
+
+def last_step(run: Path) -> int:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    step: int = json.loads(lines[-1])["step"]
+    return step
 
 
 def test_everything_lies_in_one_folder(made: Path) -> None:
@@ -95,7 +113,7 @@ def test_everything_lies_in_one_folder(made: Path) -> None:
     assert {"foundation", "scorer", "retriever", "items.index", "vocabulary.model"} <= names
     assert "measured" not in names
     sizes = json.loads((out / "quickstart.json").read_text())
-    assert sizes["steps"] == {"foundation": 4, "scorer": 4, "retriever": 4}
+    assert sizes["steps"] == {"foundation": 6, "scorer": 6, "retriever": 6}
     assert sizes["model"] == "tiny"
     assert (out / "retriever" / "inference" / "ranking.json").is_file()
     text = (out / "report.html").read_text()
@@ -106,12 +124,24 @@ def test_everything_lies_in_one_folder(made: Path) -> None:
 
 
 def test_the_same_command_goes_on(made: Path) -> None:
-    """What was there when it was killed stays, the rest is made."""
+    """What was there when it was killed stays, the rest is made; with more minutes pretraining
+    went on from its checkpoint.
+    """
     out, killed = made / "out", made / "killed"
     assert (out / "quickstart.json").read_text() == (killed / "quickstart.json").read_text()
-    lines = (out / "scorer" / "metrics.jsonl").read_text()
-    assert [json.loads(line)["step"] for line in lines.splitlines()][-1] == 4
-    assert lines.startswith((killed / "metrics.jsonl").read_text())
+    for name in ("scorer", "foundation"):
+        lines = (out / name / "metrics.jsonl").read_text()
+        assert lines.startswith((killed / f"{name}_metrics.jsonl").read_text())
+        steps = [json.loads(line)["step"] for line in lines.splitlines() if '"loss"' in line]
+        assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_requests_none_of_which_can_be_answered(made: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(made / "out")
+    Path("bad.jsonl").write_text('{"candidates": ["nothing"]}\n')
+    words = ["infer", "--gin.MODEL_DIR=scorer", "--gin.PREPARED=data/Ana_s_enlarged_shop"]
+    words[-1] += ".per_user_temporal"
+    assert cli.main([*words, "--requests", "bad.jsonl", "--output", "bad_scores.jsonl"]) == 1
 
 
 def test_a_report_of_any_run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

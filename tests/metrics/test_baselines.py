@@ -50,7 +50,7 @@ def test_popularity_ranks_leave_out_what_was_seen():
     items = np.array([0] * 5 + [1] * 4 + [2] * 3 + [3])
     counts = np.bincount(items, minlength=5)
     targets = np.array([[2, -1], [3, 0]])
-    ranks = popularity_ranks(counts, np.array([0, 1]), targets, [np.array([0]), np.array([1])])
+    ranks = popularity_ranks(counts, targets, [np.array([0]), np.array([1])])
     assert ranks.tolist() == [[2, ranking.NO_TARGET], [3, 1]]
 
 
@@ -67,7 +67,8 @@ def test_what_a_user_acted_on_before_comes_first(events):
     for user in range(10):
         expected = sorted(range(8), key=lambda i: (times[8 * user + i], popularity[i], -i))
         assert np.argsort(scores[user][::-1], kind="stable").tolist() == [7 - i for i in expected]
-        ranks = popularity_ranks(popularity, np.full(8, user), np.arange(8)[:, None], [[]] * 8, own)
+        targets = np.arange(8)[:, None]
+        ranks = popularity_ranks(popularity, targets, [[]] * 8, lambda _, u=user: own.of_user(u))
         assert [expected[-rank] for rank in ranks[:, 0]] == list(range(8))
     metrics = fitted.scoring_metrics(users, items, labels)
     assert set(metrics["user_item_times"]) == {"auc", "user_averaged_auc"}
