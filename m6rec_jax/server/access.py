@@ -14,9 +14,11 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.admin import PREFIX
@@ -30,6 +32,8 @@ access_log = logging.getLogger("m6rec_jax.access")
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", *PAGE})
 # Of a body that is too large so much is read, so that the client hears the answer.
 DRAINED_BYTES = 64 << 20
+# What the documentation's page is made of.
+DOCS_FILES = "/docs-files"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -56,7 +60,7 @@ class Tokens:
 
     def check(self, path: str, authorization: str, open_routes: Collection[str]) -> None:
         """Raises ApiError (401, 403) where a request brings no token that its route wants."""
-        if path in open_routes:
+        if path in open_routes or path.startswith(DOCS_FILES):
             return
         scheme, _, rest = authorization.partition(" ")
         given = (rest if scheme.lower() == "bearer" else authorization).strip(" \t")
@@ -76,7 +80,7 @@ class Access:
     """Wraps the app. Args: see `Server` and `Tokens`; `open_routes` beside `OPEN`."""
 
     def __init__(
-        self, app: ASGIApp, server: Server, tokens: Tokens, open_routes: Collection[str] = ()
+        self, app: FastAPI, server: Server, tokens: Tokens, open_routes: Collection[str] = ()
     ) -> None:
         self._app, self._server, self._tokens = app, server, tokens
         self._open = OPEN | frozenset(open_routes)
@@ -101,6 +105,7 @@ class Access:
         try:
             try:
                 headers = Headers(scope=scope)
+                self._check_method(scope)
                 self._tokens.check(scope["path"], headers.get("authorization", ""), self._open)
                 await self._check_body(scope, headers, receive)
             except ApiError as error:
@@ -124,6 +129,19 @@ class Access:
             level = logging.DEBUG if route in self._open else logging.INFO
             line = "%s %s %d %.1f ms %s"
             access_log.log(level, line, scope["method"], route, status, 1000 * seconds, id_)
+
+    def _check_method(self, scope: Scope) -> None:
+        """Raises ApiError (405) where there is a route, but not by this method."""
+        found = [(route.matches(scope)[0], route) for route in self._app.routes]
+        others = [getattr(route, "methods", ()) for fit, route in found if fit == Match.PARTIAL]
+        if others and not any(fit == Match.FULL for fit, _ in found):
+            allowed = ", ".join(sorted({method for methods in others for method in methods}))
+            raise ApiError(
+                405,
+                "method_not_allowed",
+                f"{scope['path']} is asked by {allowed}, not by {scope['method']}",
+                headers={"Allow": allowed},
+            )
 
     async def _check_body(self, scope: Scope, headers: Headers, receive: Receive) -> None:
         length = headers.get("content-length", "0")

@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Annotated, Any, Literal
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.responses import StreamingResponse
+from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.jobs.answering import Accepted, Result
@@ -22,8 +23,24 @@ from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.server.snapshots import Snapshot, Snapshots
 from m6rec_jax.serving.scheduler import Queued, Scheduler
 
-# How a client says how long it waits, in milliseconds, and that others go first.
+# How a client says how long it waits, and that others go first.
 TIMEOUT, PRIORITY = "X-Timeout-Ms", "X-Priority"
+
+
+def read_headers(
+    request: Request,
+    timeout: Annotated[
+        int | SkipJsonSchema[None],
+        Header(alias=TIMEOUT, ge=1, le=3_600_000, description="milliseconds it may wait"),
+    ] = None,
+    priority: Annotated[
+        Literal["interactive", "bulk"],
+        Header(alias=PRIORITY, description="'bulk': others go first"),
+    ] = "interactive",
+) -> None:
+    """Keeps the headers that may go with a request: a dependency of routes that are `asking`."""
+    request.state.timeout = None if timeout is None else timeout / 1000
+    request.state.bulk = priority == "bulk"
 
 
 @dataclasses.dataclass
@@ -68,8 +85,8 @@ class Asking:
         self._request = request
         self.snapshot: Snapshot = server.snapshots.current
         self._queued: dict[str, Any] = {
-            "deadline": time.monotonic() + _timeout(request, server.timeout),
-            "bulk": _is_bulk(request),
+            "deadline": time.monotonic() + (request.state.timeout or server.timeout),
+            "bulk": request.state.bulk,
         }
         self._gone = asyncio.create_task(self._wait_until_gone())
         self._began = time.monotonic()
@@ -148,13 +165,13 @@ class Asking:
         finally:
             future.cancel()
 
-    def debug(self, unknown: Iterable[str]) -> dict[str, Any]:
-        """What the model read, and what it took, as `schemas.Debug`.
+    @property
+    def unknown_items(self) -> list[str]:
+        """Of the history, which were left out."""
+        return sorted({item for one in self._accepted for item in one.request.unknown})
 
-        Args:
-          unknown: fields of the body that no route has.
-        """
-        ignored = {name for one in self._accepted for name in one.request.ignored}
+    def debug(self) -> dict[str, Any]:
+        """What the model read, and what it took, as `schemas.Debug`."""
         read = [{"task": one.task, "job": one.job, **one.text._asdict()} for one in self._accepted]
         seconds = self._seconds | {"total": time.monotonic() - self._began}
         segments = {
@@ -165,7 +182,6 @@ class Asking:
             "read": read,
             "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
             "segments": segments,
-            "ignored": sorted(ignored | set(unknown)),
         }
 
     def close(self) -> None:
@@ -227,22 +243,3 @@ async def events(pieces: AsyncGenerator[Mapping[str, Any], None]) -> StreamingRe
 
 def _event(piece: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(piece, ensure_ascii=False)}\n\n"
-
-
-def _timeout(request: Request, default: float) -> float:
-    given = request.headers.get(TIMEOUT)
-    if given is None:
-        return default
-    digits = given.isascii() and given.isdigit() and len(given) <= 10
-    if not (digits and 1 <= int(given) <= 3_600_000):
-        raise ApiError(
-            400, "bad_header", f"{TIMEOUT} must be a number of milliseconds, at most an hour"
-        )
-    return int(given) / 1000
-
-
-def _is_bulk(request: Request) -> bool:
-    given = request.headers.get(PRIORITY, "interactive")
-    if given not in ("interactive", "bulk"):
-        raise ApiError(400, "bad_header", f"{PRIORITY} must be 'interactive' or 'bulk'")
-    return given == "bulk"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from m6rec_jax.errors import ConfigError
@@ -25,7 +27,26 @@ log = logging.getLogger(__name__)
 # Nobody reads the answer: the status that nginx has for it.
 CLIENT_HAS_GONE = 499
 # What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
-_TYPE = re.compile(r"^(?:str|dict|int|float|bool)$|\[")
+_TYPE = re.compile(r"^(?:constrained-)?(?:str|dict|int|float|bool)$|\[")
+# Codes of our own among its types.
+_OWN_TYPES = ("unknown_field", "bad_time")
+# What each status says, for the OpenAPI document.
+STATUSES = {
+    400: "The body is no JSON.",
+    401: "No token, or none that suffices.",
+    403: "The server was started without an admin token.",
+    404: "There is no such task, model or item.",
+    409: "The request fits this document, but not what is served now: a job that no task is for, "
+    "times out of order, nothing to read.",
+    413: "The body is too large.",
+    415: "The body is no JSON by its `Content-Type`.",
+    422: "A field is missing or wrong.",
+    429: "The queue is full; `Retry-After` says when to ask again.",
+    500: "The server failed; its log says where.",
+    501: "Replicas of Ray are not changed while they run.",
+    503: "The model is loading, or the server is ending.",
+    504: "The request waited until after its deadline.",
+}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -62,7 +83,8 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RejectedRow():
-            return ApiError(422, error.kind, str(error), _param(str(error)))
+            status = 404 if error.kind == "unknown_item" else 409
+            return ApiError(status, error.kind, str(error), _param(str(error)))
         case QueueFull():
             after = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, "queue_full", str(error), headers=after)
@@ -71,13 +93,11 @@ def as_api_error(error: Exception) -> ApiError:
         case DeadlinePassed():
             return ApiError(504, "deadline_passed", str(error))
         case ConfigError():
-            return ApiError(400, "cannot_be_answered", str(error))
-        case RequestValidationError():
-            first = error.errors()[0]
-            # It begins with 'body' or 'query', and names types where several are allowed.
-            path = [str(part) for part in first["loc"][1:] if not _TYPE.search(str(part))]
-            name = ".".join(path) or "the body"
-            return ApiError(422, "invalid_field", f"'{name}': {first['msg']}", name)
+            return ApiError(409, "cannot_be_answered", str(error))
+        case RequestValidationError():  # its places begin with 'body', 'query' or 'header'
+            return _invalid([{**one, "loc": one["loc"][1:]} for one in error.errors()])
+        case ValidationError():
+            return _invalid(error.errors())
         case HTTPException():
             code = _CODES.get(error.status_code, "http_error")
             return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
@@ -85,6 +105,20 @@ def as_api_error(error: Exception) -> ApiError:
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s, not answered:\n%s", type(error).__name__, where.rstrip())
     return ApiError(500, "internal_error", "the server failed to answer; its log says where")
+
+
+def _invalid(errors: Sequence[Any]) -> ApiError:
+    # Where several types are allowed each has errors of its own, and the one that was meant has got
+    # furthest.
+    worst = max(errors, key=lambda one: (one["type"] in _OWN_TYPES, len(one["loc"])))
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in (*worst["loc"], *filter(None, [worst.get("ctx", {}).get("field")]))
+        if not _TYPE.search(str(part))
+    )
+    name = path.removeprefix(".") or "the body"
+    code = worst["type"] if worst["type"] in _OWN_TYPES else "invalid_field"
+    return ApiError(422, code, f"'{name}': {worst['msg']}", name)
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
@@ -95,7 +129,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
 
 def add_handlers(app: FastAPI) -> None:
     """Answers every error in the one shape."""
-    for kind in (Exception, HTTPException, RequestValidationError):
+    for kind in (Exception, HTTPException, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, _answer)
 
 

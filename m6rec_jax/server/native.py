@@ -66,7 +66,7 @@ def routes(server: Server) -> APIRouter:
 
 
 def _row(body: schemas.Ask, **changes: Any) -> dict[str, Any]:
-    """The fields of a request; those of the caller's own are of no use over HTTP."""
+    """The fields of a request."""
     row = {name: getattr(body, name) for name in type(body).model_fields if name not in _OURS}
     return {name: value for name, value in row.items() if value is not None} | changes
 
@@ -75,7 +75,8 @@ def _answered(
     asked: Asking, body: schemas.Ask, task: str, job: str, **answer: Any
 ) -> dict[str, Any]:
     """An answer with what gave it, and how if that is asked."""
-    more = {"debug": asked.debug(body.model_extra or ())} if body.debug else {}
+    more = {"debug": asked.debug()} if body.debug else {}
+    answer["unknown_items"] = asked.unknown_items
     return {**asked.snapshot.describe(task, job), **answer, **more}
 
 
@@ -168,9 +169,9 @@ def writing_task(
         return snapshot.task(name, "generation", field)
     own = snapshot.named("generation")
     fitting = [task for task in own if snapshot.tasks[task].writing == kind] or own
-    if len(fitting) != 1:
-        raise ConfigError(
-            f"{len(fitting) or 'none'} of the model's tasks can be meant; name one of them: "
-            f"{', '.join(sorted(fitting)) or 'the model has none of generation'}"
-        )
-    return fitting[0]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(sorted(fitting or snapshot.tasks))
+    if not fitting:
+        raise ConfigError(f"no task that is served writes texts; served are: {names}")
+    raise ConfigError(f"several tasks write texts: name one of them in '{field}': {names}")

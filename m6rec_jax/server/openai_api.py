@@ -29,6 +29,7 @@ from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 from m6rec_jax.text.dialogue import SYSTEM, USER
 from m6rec_jax.text.records import Item
 
+_STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 # After a retrieval task's name: vectors of items, not of users.
 _ITEMS = ":items"
 
@@ -58,7 +59,7 @@ def routes(server: Server) -> APIRouter:
         async with asking(server, request) as asked:
             return await _embed(asked, body)
 
-    @router.post("/v1/completions", response_model=None)
+    @router.post("/v1/completions", response_model=None, responses=_STREAMS)
     async def completions(body: schemas.Completion, request: Request) -> Any:
         """Texts for users, who are described in text or by a request's fields."""
         if body.stream:
@@ -66,7 +67,7 @@ def routes(server: Server) -> APIRouter:
         async with asking(server, request) as asked:
             return await _complete(server, asked, body)
 
-    @router.post("/v1/chat/completions", response_model=None)
+    @router.post("/v1/chat/completions", response_model=None, responses=_STREAMS)
     async def chat(body: schemas.Chat, request: Request) -> Any:
         """The next turn of a dialogue, and what is recommended in it."""
         if body.stream:
@@ -109,11 +110,11 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     retriever.check_task(task)
     width = snapshot.service.model.model.config.prompts.retrieval_dim
     if body.dimensions not in (None, width):
-        raise ApiError(400, "unsupported", f"vectors have {width} numbers", "dimensions")
+        raise ApiError(409, "unsupported", f"vectors have {width} numbers", "dimensions")
     counts = await run_in_threadpool(lambda: [snapshot.num_tokens([text]) for text in texts])
     for index, count in enumerate(counts):
         if not count:
-            raise ApiError(422, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
+            raise ApiError(409, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
     if name == body.model:
         accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
         vectors = [one.vector for one in await asked.answer(*accepted)]  # type: ignore[attr-defined]
@@ -133,6 +134,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
             for index, vector in enumerate(vectors)
         ],
         "usage": _usage(sum(counts)),
+        "m6rec": {"ignored": body.ignored},
     }
 
 
@@ -151,7 +153,6 @@ async def _accept_completion(
     task = writing_task(asked, body.model, field="model")
     wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
     if isinstance(body.prompt, dict):
-        server.limits.check(body.prompt, "prompt.")
         row = body.prompt | {"candidates": [body.item or {}]}
         try:
             one = await asked.accept(row, task, "generation", body.seed or 0)
@@ -172,12 +173,13 @@ async def _accept_completion(
     return task, accepted
 
 
-def _item(snapshot: Snapshot, entry: schemas.AnyItem | None, task: str) -> Item:
+def _item(snapshot: Snapshot, entry: Any, task: str) -> Item:
     """What a text is about; raises RejectedRow where the task can write none about it."""
     answerer: Any = snapshot.service.answerer("generation")
     item = Item("", {})
     try:
         if entry is not None:
+            snapshot.row_types(task, "generation").check_item(entry)
             item = snapshot.service.item(entry, task=task, job="generation")
         answerer.check_item(item, task, "item")
     except RejectedRow as problem:
@@ -205,7 +207,7 @@ async def _complete(server: Server, asked: Asking, body: schemas.Completion) -> 
     return _head("text_completion", "cmpl", task) | {
         "choices": choices,
         "usage": _usage(read, written),
-        "m6rec": described,
+        "m6rec": {**described, "ignored": body.ignored},
     }
 
 
@@ -238,7 +240,7 @@ async def _completion_events(
     async with asking(server, request) as asked:
         task, prompts = await _accept_completion(server, asked, body)
         if len(prompts) != 1:
-            raise ApiError(400, "unsupported", "one prompt is streamed at a time", "prompt")
+            raise ApiError(409, "unsupported", "one prompt is streamed at a time", "prompt")
         (accepted,) = prompts
         head = _head("text_completion", "cmpl", task)
 
@@ -256,7 +258,7 @@ async def _completion_events(
                 yield event(piece, None)
         if not grows:
             yield event(whole, None)
-        yield event("", reason)
+        yield event("", reason) | {"m6rec": {"ignored": body.ignored}}
         if body.stream_options is not None and body.stream_options.include_usage:
             read = await run_in_threadpool(asked.snapshot.num_tokens, accepted.text.history)
             yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
@@ -270,14 +272,14 @@ def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
         raise ApiError(404, "model_not_found", f"'{body.model}' is none of {known}", "model")
     if snapshot.conversation is None:
         raise ApiError(
-            400,
+            409,
             "no_dialogues",
             f"this model cannot chat: {snapshot.no_conversation}. /v1/completions writes texts, "
             "/v1/recommend recommends",
             "model",
         )
     if body.messages[-1].role != "user":
-        raise ApiError(422, "invalid_field", "the last message must be the user's", "messages")
+        raise ApiError(409, "no_question", "the last message must be the user's", "messages")
     return snapshot.conversation
 
 
@@ -320,7 +322,7 @@ def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict
     return _head("chat.completion", "chatcmpl", body.model) | {
         "choices": [choice],
         "usage": _usage(read, snapshot.num_tokens([content])),
-        "m6rec": recommended | {"snapshot": snapshot.version},
+        "m6rec": recommended | {"snapshot": snapshot.version, "ignored": body.ignored},
     }
 
 
@@ -354,7 +356,8 @@ async def _chat_events(
         if not said:
             yield begins
             yield event({"content": content})
-        yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
+        about = {"snapshot": asked.snapshot.version, "ignored": body.ignored}
+        yield event({}, "stop", m6rec=recommended | about)
         if body.stream_options is not None and body.stream_options.include_usage:
             texts = [message.text for message in body.messages]
             read = await run_in_threadpool(asked.snapshot.num_tokens, texts)

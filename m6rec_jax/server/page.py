@@ -120,4 +120,4 @@ def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
         if data is not None:
             return name, data
     none = "no task has a catalogue" if task is None else f"'{task}' has no catalogue"
-    raise ApiError(400, "cannot_be_answered", none, "task")
+    raise ApiError(409, "cannot_be_answered", none, "task")

@@ -37,8 +37,6 @@ def routes(server: Server) -> APIRouter:
         """Documents, likeliest first, for a user described in text."""
         async with asking(server, request) as asked:
             task, job = _task(asked, body.model)
-            if not isinstance(body.query, str):
-                server.limits.check(body.query, "query.")
             accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]
@@ -62,7 +60,7 @@ def routes(server: Server) -> APIRouter:
                 "meta": {
                     "api_version": {"version": request.url.path[2]},
                     "billed_units": {"search_units": 1},
-                    "m6rec": asked.snapshot.describe(task, job),
+                    "m6rec": {**asked.snapshot.describe(task, job), "ignored": body.ignored},
                 },
             }
 
@@ -94,6 +92,7 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
         if isinstance(body.query, str):
             history = body.query.splitlines() or [""]
             if entries:
+                snapshot.row_types(task, job).check({"candidates": entries})
                 found, rendered = snapshot.service.candidates(
                     entries, task=task, job=job, time=time.time()
                 )
@@ -126,13 +125,14 @@ def _of_documents(problem: RejectedRow, places: Sequence[int]) -> RejectedRow:
     return RejectedRow(problem.kind, said)
 
 
-def _text(document: schemas.AnyItem) -> str | None:
+def _text(document: Any) -> str | None:
     """A document that is text; None: an item."""
-    if isinstance(document, str):
+    if isinstance(document, dict) and set(document) == {"text"}:
+        document = document["text"]
+    return document if isinstance(document, str) else None
+
+
+def _shown(document: Any) -> dict[str, Any]:
+    if isinstance(document, dict):
         return document
-    text = document.get("text") if set(document) == {"text"} else None
-    return text if isinstance(text, str) else None
-
-
-def _shown(document: schemas.AnyItem) -> dict[str, Any]:
-    return {"text": document} if isinstance(document, str) else document
+    return {"text" if isinstance(document, str) else "id": document}

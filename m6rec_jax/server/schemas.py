@@ -1,44 +1,93 @@
-"""Bodies of requests and answers, with examples, as the OpenAPI page shows them.
+"""Bodies of requests and answers, as the OpenAPI page shows them.
 
-What users, behaviours and items hold is checked by `requests.request`, which knows the data set.
+What users, events and items hold depends on the data set: `row_types` checks it.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypeAliasType
 
-_USER: dict[str, Any] = {"age": 24, "gender": "female", "occupation": "writer"}
-_EVENTS: list[Any] = [{"item": "50", "time": 1764000000, "value": 5}]
-_HISTORY: dict[str, Any] = {"user": _USER, "history": _EVENTS}
+from m6rec_jax.server.row_types import (
+    MAX_CANDIDATES,
+    MAX_EXCLUDE,
+    MAX_HISTORY,
+    Id,
+    Text,
+    Time,
+    check_names,
+)
 
-# A catalogue's id, or an object of the items table's columns.
-AnyItem = str | dict[str, Any]
+# Of these the OpenAPI page shows what the data sets have.
+User = TypeAliasType("User", dict[str, Any] | str)
+Item = TypeAliasType("Item", dict[str, Any] | Id)
+Event = TypeAliasType("Event", dict[str, Any] | str)
+Statistics = TypeAliasType("Statistics", dict[str, Any])
+Known = TypeAliasType("Known", dict[str, Any])
+
+_Candidates = Annotated[list[Item], Field(max_length=MAX_CANDIDATES)]
+# Requests of one body.
+_MANY = 128
+_Prompts = Annotated[list[Text], Field(min_length=1, max_length=_MANY)]
 
 
-class Ask(BaseModel):
+class Strict(BaseModel):
+    """Without fields of other names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        return check_names(given, cls.model_fields, {})
+
+
+class Foreign(BaseModel):
+    """As other services' clients ask: fields that mean nothing here stand in the answer."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of these fields."""
+        return sorted(self.model_extra or ())
+
+
+class Error(BaseModel):
+    """What is wrong."""
+
+    class Reason(BaseModel):
+        """`code` stays as it is; `param` is the field that is meant."""
+
+        message: str
+        type: Literal["invalid_request_error", "server_error"]
+        param: str | None
+        code: str
+
+    error: Reason
+
+
+class Ask(Strict):
     """Who is asked about: fields of files of requests (docs/requests.md)."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_HISTORY]})
-
     task: str | None = Field(None, description="one of the model's tasks; none: the only one")
-    user: dict[str, Any] | str | None = Field(
+    user: User | None = Field(
         None, description="columns of the users table, and `id`; a text where they have no others"
     )
-    time: Any = Field(None, description="unix seconds or ISO 8601; none: now")
-    history: list[Any] | None = Field(None, description="what the user did, oldest first")
-    statistics: dict[str, Any] | None = Field(None, description="in place of those looked up")
-    debug: bool = Field(False, description="whether the answer has `debug`")
+    time: Time | None = Field(None, description="unix seconds or ISO 8601; none: now")
+    history: Annotated[list[Event], Field(max_length=MAX_HISTORY)] | None = Field(
+        None, description="what the user did, oldest first"
+    )
+    statistics: Statistics | None = Field(None, description="in place of those looked up")
+    debug: bool = Field(False, strict=True, description="whether the answer has `debug`")
 
 
 class Score(Ask):
     """Candidates to be scored."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [_HISTORY | {"candidates": ["181", {"title": "New"}]}]}
-    )
-    candidates: list[Any] = Field(description="ids, or objects of the items table's columns")
+    candidates: _Candidates = Field(description="ids, or objects of the items table's columns")
     job: Literal["scoring", "likelihood"] | None = Field(
         None, description="`likelihood`: zero-shot; none: what the task is for"
     )
@@ -47,9 +96,12 @@ class Score(Ask):
 class Retrieve(Ask):
     """Items of the catalogue to be found."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_HISTORY | {"k": 10}]})
-    k: int | None = Field(None, ge=1, description="how many")
-    exclude: list[Any] | None = Field(None, description="ids that must not come")
+    k: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = Field(
+        None, description="how many"
+    )
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] | None = Field(
+        None, description="ids that must not come"
+    )
 
 
 class Recommend(Retrieve):
@@ -61,18 +113,19 @@ class Recommend(Retrieve):
     scorer: str | None = Field(
         None, description="task that orders what was found; '': none; none: the one that there is"
     )
-    about: Any = Field(None, description="for titles: the item that the prefix is about")
+    about: Item | None = Field(None, description="for titles: the item that the prefix is about")
 
 
 class Write(Ask):
     """Texts to be written: one about each candidate, or one about none."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_HISTORY | {"candidates": ["181"]}]})
-    candidates: list[Any] | None = Field(None, description="as for scoring")
-    input: str | None = Field(
+    candidates: _Candidates | None = Field(None, description="as for scoring")
+    input: Text | None = Field(
         None, description="of a task of seqio: the text, in place of all other fields"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of sampling, where the server samples")
+    seed: int = Field(
+        0, strict=True, ge=0, lt=2**32, description="of sampling, where the server samples"
+    )
 
 
 class Read(BaseModel):
@@ -89,14 +142,12 @@ class Debug(BaseModel):
 
     `milliseconds`: `accept` checks and renders, `wait` is the queue, `run` the batch, and `total`
     all of it. `segments`: by pool, where segments were found meanwhile, this request's and those of
-    others in its batch; none where late interaction is off. `ignored`: fields that mean nothing
-    here, such as misspelt ones and columns that the data set does not have.
+    others in its batch; none where late interaction is off.
     """
 
     read: list[Read]
     milliseconds: dict[str, float]
     segments: dict[str, dict[str, int]]
-    ignored: list[str]
 
 
 class Answered(BaseModel):
@@ -114,8 +165,11 @@ class Answered(BaseModel):
 
 
 class AnsweredRequest(Answered):
-    """`debug` is there where the request wants it."""
+    """`unknown_items`: of the history, which were left out: neither the catalogue has them, nor
+    were they described. `debug` is there where the request wants it.
+    """
 
+    unknown_items: list[str]
     debug: Debug | None = None
 
 
@@ -185,71 +239,56 @@ class Catalogue(BaseModel):
     items: list[CatalogueItem]
 
 
-class Rerank(BaseModel):
-    """As Cohere's and Jina's clients ask; other fields are ignored."""
+class Rerank(Foreign):
+    """As Cohere's and Jina's clients ask."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "m6rec",
-                    "query": "24 years old, female, writer\nliked Fargo, crime",
-                    "documents": ["Heat, crime", {"id": "181"}],
-                    "top_n": 1,
-                }
-            ]
-        }
-    )
     model: str = Field("m6rec", description="a task of scoring, reranking or likelihood")
-    query: str | dict[str, Any] = Field(
+    query: Text | Known = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    documents: list[AnyItem] = Field(
-        min_length=1,
-        description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`",
+    documents: Annotated[list[Item], Field(min_length=1, max_length=MAX_CANDIDATES)] = Field(
+        description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`"
     )
-    top_n: int | None = Field(None, ge=1)
-    return_documents: bool = False
+    top_n: Annotated[int, Field(strict=True, ge=1)] | None = None
+    return_documents: bool = Field(False, strict=True)
 
 
-class Embeddings(BaseModel):
+class Embeddings(Foreign):
     """As OpenAI's client asks."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "m6rec", "input": "liked Fargo, crime"}]}
-    )
     model: str = Field(description="a task of retrieval: vectors of users; `TASK:items`: of items")
-    input: str | list[str]
+    input: Text | _Prompts
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="the model's own, if any")
+    dimensions: Annotated[int, Field(strict=True)] | None = Field(
+        None, description="the model's own, if any"
+    )
 
 
 class StreamOptions(BaseModel):
     """Whether a last event counts tokens."""
 
-    include_usage: bool = False
+    include_usage: bool = Field(False, strict=True)
 
 
-class Completion(BaseModel):
+class Completion(Foreign):
     """As OpenAI's client asks. What it leaves out is as the server is set (`Decoding` in gin)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "m6rec", "prompt": "liked Fargo, crime"}]}
-    )
     model: str = Field(description="a task of generation")
-    prompt: str | list[str] | dict[str, Any] = Field(
+    prompt: Text | _Prompts | Known = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    item: AnyItem | None = Field(None, description="that the text is about; no field of OpenAI's")
-    max_tokens: int | None = Field(None, ge=1)
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    temperature: float | None = Field(None, ge=0, le=2, description="0: the likeliest tokens")
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**32)
+    item: Item | None = Field(None, description="that the text is about; no field of OpenAI's")
+    max_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = Field(
+        None, description="0: the likeliest tokens"
+    )
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None = None
     n: Literal[1] | None = None
-    stream: bool | None = False
+    stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None
 
 
@@ -257,14 +296,14 @@ class TextPart(BaseModel):
     """A part of a message; only text is read."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(BaseModel):
     """A turn of a dialogue. What a system message says is read as what is known of the user."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=64)]
+    content: Text | Annotated[list[TextPart], Field(max_length=64)]
 
     @property
     def text(self) -> str:
@@ -274,47 +313,37 @@ class Message(BaseModel):
         return "\n".join(part.text for part in self.content)
 
 
-class Chat(BaseModel):
+class Chat(Foreign):
     """As OpenAI's client asks."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"model": "m6rec", "messages": [{"role": "user", "content": "I liked Fargo."}]}
-            ]
-        }
-    )
     model: str = Field(description="`m6rec`, or any task of dialogues")
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_HISTORY)
     n: Literal[1] | None = None
-    stream: bool | None = False
+    stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None
 
 
-class Predict(BaseModel):
+class Parameters(Strict):
+    """Of all instances; none: the only task, and what it is for."""
+
+    task: str | None = None
+    job: str | None = None
+
+
+class Predict(Strict):
     """Vertex AI's contract: every instance is a request with the fields of its job."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "instances": [_HISTORY | {"candidates": ["181"]}],
-                    "parameters": {"job": "scoring"},
-                }
-            ]
-        }
-    )
-    instances: list[dict[str, Any]]
-    parameters: dict[str, Any] | None = Field(None, description="`task` and `job` of all instances")
+    instances: list[dict[str, Any]] = Field(max_length=_MANY)
+    parameters: Parameters | None = None
 
 
-class PutPrompts(BaseModel):
+class PutPrompts(Strict):
     """Prompts to be added, or replaced by what the bank's folder holds now."""
 
     index: str | None = Field(None, description="folder of the catalogue's index, for retrieval")
 
 
-class PutData(BaseModel):
+class PutData(Strict):
     """Folders and files on the server to read anew; what is left out, or null, stays the same."""
 
     prepared: str | None = None

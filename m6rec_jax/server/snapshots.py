@@ -28,6 +28,7 @@ from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
+from m6rec_jax.server.row_types import RowTypes
 from m6rec_jax.serving.chat import open_conversation
 from m6rec_jax.serving.service import Service
 from m6rec_jax.text.records import Item, User
@@ -65,6 +66,7 @@ class Snapshot:
     ) -> None:
         self.service, self.version, self.since = service, version, time.time()
         self._further_jobs = frozenset(jobs)
+        self._row_types: dict[str, RowTypes] = {}
         self._described: dict[tuple[str, str], Mapping[str, Any]] = {}
         pairs = service.answerable()
         for task, job in list(pairs):
@@ -185,9 +187,11 @@ class Snapshot:
         """Checks and renders a request; now is its time where it names none.
 
         Raises:
+          ValidationError: of pydantic, where a field is no field of the data set's.
           RejectedRow, ConfigError, DataError: as `Service.accept`.
         """
         self._check_compiled(task, job)
+        self.row_types(task, job).check(row)
         row = {"history": [], **row}
         if row.get("time") is None:
             row["time"] = time.time()
@@ -195,6 +199,13 @@ class Snapshot:
         if isinstance(accepted, RejectedRow):
             raise accepted
         return accepted
+
+    def row_types(self, task: str, job: str) -> RowTypes:
+        """What requests of a task may hold."""
+        data = self.service.data(task, job)
+        if data.spec.name not in self._row_types:
+            self._row_types[data.spec.name] = RowTypes(data.spec, data.statistics_names())
+        return self._row_types[data.spec.name]
 
     def accept_text(
         self,
@@ -260,15 +271,19 @@ class Snapshot:
     def _check_compiled(self, task: str, job: str) -> None:
         """A request that compiles would hold up all others."""
         if not self.answers(task, self.service.job(task, job)):
-            why = "it is none for that, or an index, or other tasks or data are missing"
-            if job in FURTHER_JOBS and job not in self._further_jobs:
-                why = f"the server was not started with --gin.serve.jobs=\"['{job}']\""
-            raise ApiError(
-                400,
-                "cannot_be_answered",
-                f"'{task}' is asked for {', '.join(self.jobs(task)) or 'nothing'} here, not for "
-                f"'{job}': {why}",
-            )
+            raise ConfigError(f"'{task}' cannot be asked for '{job}': {self._lacking(task, job)}")
+
+    def _lacking(self, task: str, job: str) -> str:
+        """Why a task cannot be asked for a job, and what to do."""
+        others = [name for name in self.tasks if self.answers(name, job)]
+        if others:
+            return f"name one of the tasks that can: {', '.join(sorted(others))}"
+        if job in FURTHER_JOBS and job not in self._further_jobs:
+            return f"start the server with --gin.serve.jobs=\"['{job}']\""
+        if job in ("retrieval", "reranking") and self.tasks[task].kind == "retrieval":
+            return "start the server with --index FOLDER, which `m6rec index build` makes"
+        able = ", ".join(self.jobs(task)) or "nothing"
+        return f"it is a task of {self.tasks[task].kind}, and can be asked for {able}"
 
     def _without_outcomes(self, task: str) -> str | None:
         """Why it cannot be asked how likely outcomes are; None: it can."""

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server, asking
-from m6rec_jax.server.errors import ApiError, as_api_error
+from m6rec_jax.server.errors import as_api_error
 from m6rec_jax.server.limits import strict_route
 
 # Columns of files of requests, by job (docs/requests.md): what a prediction holds.
@@ -34,16 +34,15 @@ def routes(server: Server) -> APIRouter:
     @router.post(predict_route())
     async def predict(body: schemas.Predict, request: Request) -> dict[str, list[Prediction]]:
         """A prediction for each instance: the columns of files of requests, or its error."""
-        parameters = body.parameters or {}
+        parameters = body.parameters or schemas.Parameters()
         found: dict[int, Prediction] = {}
         accepted: dict[int, Accepted] = {}
         async with asking(server, request) as asked:
             snapshot = asked.snapshot
-            task = snapshot.task(_name(parameters, "task"), _name(parameters, "job") or "scoring")
-            job = snapshot.service.job(task, _name(parameters, "job"))
+            task = snapshot.task(parameters.task, parameters.job or "scoring")
+            job = snapshot.service.job(task, parameters.job)
             for index, row in enumerate(body.instances):
                 try:
-                    server.limits.check(row, f"instances[{index}].")
                     accepted[index] = await asked.accept(row, task, job)
                 except Exception as error:
                     told = as_api_error(error)
@@ -56,14 +55,6 @@ def routes(server: Server) -> APIRouter:
         return {"predictions": [found[index] for index in range(len(body.instances))]}
 
     return router
-
-
-def _name(parameters: dict[str, Any], field: str) -> str | None:
-    value = parameters.get(field)
-    if value is None or isinstance(value, str):
-        return value
-    path = f"parameters.{field}"
-    raise ApiError(422, "wrong_type", f"'{path}' must be a text", path)
 
 
 def _columns(result: Any) -> Prediction:

@@ -18,14 +18,16 @@ from m6rec_jax.server.app import make_app
 from m6rec_jax.server.metrics import PROGRAMS
 from m6rec_jax.sharding import fully_sharded_2d, make_mesh
 from tests.server import served
-from tests.serving.served_films import request
+from tests.server.served import request
 
 
 def answers(client: TestClient) -> dict[str, Any]:
     """Of all jobs, for two users and histories of several lengths."""
     found: dict[str, Any] = {}
     for number in (3, 5):
-        body = request(number) | {"k": 3}
+        row = request(number)
+        without_candidates = {name: value for name, value in row.items() if name != "candidates"}
+        rows = {"score": row, "write": row}
         for name, path, more in (
             ("score", "score", {"task": "ctr"}),
             ("likelihood", "score", {"task": "plausible"}),
@@ -34,7 +36,9 @@ def answers(client: TestClient) -> dict[str, Any]:
             ("titles", "recommend", {"task": "contents", "by": "titles"}),
             ("write", "write", {"task": "titles"}),
         ):
-            response = client.post(f"/v1/{path}", json=body | more)
+            response = client.post(
+                f"/v1/{path}", json=rows.get(path, without_candidates | {"k": 3}) | more
+            )
             assert response.status_code == 200, (name, response.text)
             answer = response.json()
             found[f"{name} {number}"] = answer.get("items", answer.get("texts"))

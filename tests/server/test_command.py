@@ -23,8 +23,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.launch import _bind, serve
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.integration.commands import ROOT
+from tests.server.served import request
 from tests.serving import served_films
-from tests.serving.served_films import request
 
 COMMAND = """
 import sys

@@ -20,8 +20,10 @@ from m6rec_jax.server.asking import Server
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.engine.tiny_model import make_model
 from tests.server import served as served_folder
+from tests.server.served import request
+from tests.server.test_routes import post
 from tests.serving import served_films
-from tests.serving.served_films import ITEMS, request
+from tests.serving.served_films import ITEMS
 
 TOKEN = "t" * 16
 # Where to keep what the page looks like; nowhere without.
@@ -78,9 +80,7 @@ def test_debug_shows_what_was_read_and_how_long_it_took(
     row = request(3) | {"task": "ctr"}
     assert client.post("/v1/score", json=row).json()["debug"] is None
     with caplog.at_level("DEBUG"):
-        asked = row | {"debug": True, "behaviors": [], "user": {**row["user"], "agee": 3}}
-        debug = client.post("/v1/score", json=asked).json()["debug"]
-    assert {"behaviors", "user.agee"} <= set(debug["ignored"])
+        debug = client.post("/v1/score", json=row | {"debug": True}).json()["debug"]
     text: Any = service.accept(row, task="ctr").text  # type: ignore[union-attr]
     assert debug["read"] == [{"task": "ctr", "job": "scoring", **text._asdict()}]
     parts = debug["milliseconds"]
@@ -89,7 +89,7 @@ def test_debug_shows_what_was_read_and_how_long_it_took(
     assert parts["accept"] + parts["wait"] + parts["run"] <= parts["total"] + 0.01
     assert not any(line in caplog.text for line in text.history if len(line) > 8)
     assert debug["segments"] == {}  # late interaction is off
-    both = client.post("/v1/recommend", json=request(5) | {"k": 3, "debug": True}).json()["debug"]
+    both = post(client, "/v1/recommend", request(5) | {"k": 3, "debug": True})["debug"]
     assert [read["task"] for read in both["read"]] == ["next", "ctr"]
 
 
@@ -235,7 +235,6 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
         "read": [],
         "milliseconds": {"accept": 1, "wait": 2, "run": 3, "total": 7},
         "segments": {"source": counts},
-        "ignored": [],
     }
     answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
     shown = json.dumps(answered | {"debug": debug})

@@ -29,8 +29,8 @@ from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.server.ray_engine import Front, Replica, Replicas, _OfReplicas, user_of
 from m6rec_jax.server.tracing import with_spans
+from tests.server.served import request
 from tests.server.test_command import Running, ask
-from tests.serving.served_films import request
 
 ADMIN = "an admin's token of a test"
 

@@ -29,9 +29,10 @@ from m6rec_jax.server.metrics import PROGRAMS
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service
 from tests.server import served
+from tests.server.served import request
 from tests.server.test_routes import failed, post
 from tests.serving import served_films
-from tests.serving.served_films import ITEMS, request
+from tests.serving.served_films import ITEMS
 
 ADMIN = {"Authorization": "Bearer " + "a" * 20}
 WAIT = 60

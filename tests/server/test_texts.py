@@ -22,8 +22,8 @@ from m6rec_jax.server.metrics import PROGRAMS
 from m6rec_jax.serving.scheduler import DeadlinePassed, Scheduler, SchedulerClosed
 from m6rec_jax.serving.service import Service
 from tests.server import served
+from tests.server.served import request
 from tests.server.test_routes import wait_until
-from tests.serving.served_films import request
 
 WAIT = 30
 
