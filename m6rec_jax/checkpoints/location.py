@@ -91,9 +91,11 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
     root = folder / CHECKPOINTS_FOLDER if (folder / CHECKPOINTS_FOLDER).is_dir() else folder
     steps = list_steps(root)
     if not steps:
+        runs = [str(own) for own in folder.iterdir() if (own / CHECKPOINTS_FOLDER).is_dir()]
+        below = f"; there are runs below it: {', '.join(sorted(runs))}" if runs else ""
         raise CheckpointError(
             f"no checkpoint at {folder}: expected MODEL_DIR, its '{CHECKPOINTS_FOLDER}' folder, or "
-            "one step's folder in it"
+            f"one step's folder in it{below}"
         )
     if step is not None and step not in steps:
         raise CheckpointError(

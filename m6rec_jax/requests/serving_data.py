@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import TEXT
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.title_search import TitleSearch
 
 # Characters of an item's text that stand for a title that it lacks.
 _LONGEST_TITLE = 80
@@ -136,6 +137,45 @@ class ServingData:
         return Counted(
             read_catalogue(self.folder), CoOccurrence.load(self.folder), Ease.load(self.folder)
         )
+
+    @functools.cached_property
+    def title_search(self) -> tuple[TitleSearch, Sequence[Item]]:
+        """Finds items by what people write of their titles: places in the items beside it."""
+        items = [*self.items.values()]
+        years = [item.attributes.get("year") for item in items]
+        whole = [year if isinstance(year, int) else None for year in years]
+        titles = [item.title for item in items]
+        return TitleSearch(titles, whole if any(whole) else None), items
+
+    def details(self, item: Item) -> str:
+        """One line of what is known of an item beside its title."""
+        told = (v for k, v in item.attributes.items() if k != self.spec.items.title_column)
+        texts = (", ".join(v) if isinstance(v, tuple) else str(v) for v in told)
+        return textwrap.shorten(" · ".join(texts), _LONGEST_TITLE, placeholder=" …")
+
+    def together(self, ids: Sequence[str], past: Sequence[str]) -> list[list[str]]:
+        """For each of some items, the titles of those two of a user's items that people have with
+        it most often; none where nobody had both.
+
+        Raises:
+          ConfigError, DataError: as `counted`.
+        """
+        counts = self.counted.co_occurrence
+        known = dict.fromkeys(item for item in past if item in self._places)
+        shares = []
+        for item in known:
+            found = counts.related([self._places[item]], out=())
+            shares.append(dict(zip(found.items.tolist(), found.shares.tolist(), strict=True)))
+        titles = []
+        for id_ in ids:
+            own = [share.get(self._places.get(id_, -1), 0.0) for share in shares]
+            best = sorted(zip(own, known, strict=True), key=lambda pair: -pair[0])[:2]
+            titles.append([self.items[item].title for share, item in best if share > 0])
+        return titles
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {item.id: place for place, item in enumerate(self.counted.catalogue.items)}
 
     def item_texts(self) -> dict[str, str]:
         """By id, the text of each item as the item tower reads it.

@@ -170,6 +170,11 @@ class Asking:
         """Of the history, which were left out."""
         return sorted({item for one in self._accepted for item in one.request.unknown})
 
+    @property
+    def history(self) -> list[str]:
+        """Ids of its items, oldest first."""
+        return [item.id for one in self._accepted[:1] for _, item in one.request.history]
+
     def debug(self) -> dict[str, Any]:
         """What the model read, and what it took, as `schemas.Debug`."""
         read = [{"task": one.task, "job": one.job, **one.text._asdict()} for one in self._accepted]

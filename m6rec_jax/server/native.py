@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
@@ -77,7 +77,21 @@ def _answered(
     """An answer with what gave it, and how if that is asked."""
     more = {"debug": asked.debug()} if body.debug else {}
     answer["unknown_items"] = asked.unknown_items
+    if "items" in answer:
+        _describe(asked, task, job, answer["items"])
     return {**asked.snapshot.describe(task, job), **answer, **more}
+
+
+def _describe(asked: Asking, task: str, job: str, items: list[dict[str, Any]]) -> None:
+    """Adds what people read of items: details, and what of the history goes with them."""
+    data = asked.snapshot.service.data(task, job)
+    try:
+        because = data.together([item["id"] for item in items], asked.history)
+    except (ConfigError, DataError):  # such as data without co-occurrence
+        because = [[] for _ in items]
+    for item, titles in zip(items, because, strict=True):
+        item["because"] = [title for title in titles if title != item["title"]]
+        item["details"] = data.details(data.items[item["id"]]) if item["id"] in data.items else ""
 
 
 def ranked(result: Any) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.errors import ApiError
 from m6rec_jax.server.snapshots import Snapshot
-from m6rec_jax.text.records import Item
 
 _FILES = {
     "/": ("page.html", "text/html"),
@@ -62,7 +61,7 @@ def routes(server: Server) -> APIRouter:
         ] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> dict[str, Any]:
-        """Items of the catalogue whose titles have all words of a query, in its order."""
+        """Items of the catalogue whose titles are like a query, in spite of typing errors."""
         snapshot = server.snapshots.current
         return await run_in_threadpool(_find, snapshot, task, query, limit)
 
@@ -90,14 +89,13 @@ def _route(path: str) -> Any:
 
 def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:
     task, data = _data(snapshot, task)
-    words = query.casefold().split()
-
-    def fits(item: Item) -> bool:
-        title = title_of(item).casefold()
-        return item.id != query and all(word in title for word in words)
-
-    exact = [data.items[query]] if query in data.items else []
-    found = itertools.chain(exact, filter(fits, data.items.values()))
+    if not query.strip():
+        found = list(itertools.islice(data.items.values(), limit))
+    else:
+        exact = [data.items[query]] if query in data.items else []
+        search, items = data.title_search
+        alike = (items[place] for place in search.find(query, limit))
+        found = [*exact, *(item for item in alike if item.id != query)][:limit]
     return {
         "task": task,
         "num_items": len(data.items),
@@ -105,9 +103,7 @@ def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[
         "item_columns": data.spec.items.columns,
         "value": data.spec.events.value,
         "liked_at_least": data.spec.label.at_least,
-        "items": [
-            {"id": item.id, "title": title_of(item)} for item in itertools.islice(found, limit)
-        ],
+        "items": [{"id": item.id, "title": title_of(item)} for item in found],
     }
 
 

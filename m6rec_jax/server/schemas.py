@@ -174,11 +174,16 @@ class AnsweredRequest(Answered):
 
 
 class RankedItem(BaseModel):
-    """An item and what it is ordered by. `id` is empty for an item that has none."""
+    """An item and what it is ordered by. `id` is empty for an item that has none. `details`: what
+    is known of it beside its title. `because`: titles of the history that people have together
+    with it, at most two.
+    """
 
     id: str
     title: str
     score: float
+    details: str
+    because: list[str]
 
 
 class RecommendedItem(RankedItem):

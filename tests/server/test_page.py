@@ -59,6 +59,8 @@ def test_items_are_found_by_id_and_by_words(client: TestClient) -> None:
         assert {"id": item.id, "title": title} in by_words["items"]
     assert client.get("/v1/items?query=f3").json()["items"][0]["id"] == "f3"
     assert client.get("/v1/items?query=nothing+of+this").json()["items"] == []
+    misspelt = client.get("/v1/items?query=flim+d").json()["items"]
+    assert misspelt[0]["title"] == "Film D"
     assert len(client.get("/v1/items?limit=2").json()["items"]) == 2
     assert client.get("/v1/items?limit=101").status_code == 422
     assert client.get("/v1/items?task=ctx").status_code == 404

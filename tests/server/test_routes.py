@@ -113,9 +113,9 @@ def test_reranks_items_of_a_user_as_it_scores_them(client: TestClient) -> None:
     np.testing.assert_allclose([scores[0], scores[2]], expected, atol=SAME)
     for query in (row, "user"):
         unknown = {"model": "ctr", "query": query, "documents": ["a", items[0], {"id": "f99"}]}
-        assert failed(client, "/v1/rerank", unknown) == (422, "unknown_item", "documents[2]")
+        assert failed(client, "/v1/rerank", unknown) == (404, "unknown_item", "documents[2]")
         silent = {"model": "ctr", "query": query, "documents": [items[0], "a", " "]}
-        assert failed(client, "/v1/rerank", silent) == (422, "no_text", "documents[2]")
+        assert failed(client, "/v1/rerank", silent) == (409, "no_text", "documents[2]")
 
 
 def test_retrieves(client: TestClient, service: Service) -> None:
@@ -160,9 +160,9 @@ def test_without_a_catalogue_ids_are_not_scored(
 
     monkeypatch.setattr(Service, "data", unknown)
     assert post(client, "/v1/recommend", request(5))["scored_by"] is None
-    body = request(5) | {"scorer": "ctr"}
+    body = fields_of("/v1/recommend", request(5) | {"scorer": "ctr"})
     response = client.post("/v1/recommend", json=body)
-    assert response.status_code == 400
+    assert response.status_code == 409
     assert "'ctr' is served without a catalogue" in response.json()["error"]["message"]
 
 
@@ -197,11 +197,11 @@ def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestCli
         json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
     ]
     assert "".join(event["choices"][0]["text"] for event in events) == "comedy again"
-    for item, code in ((None, "missing_field"), ("f99", "unknown_item")):
-        assert failed(client, "/v1/completions", body | {"item": item}) == (422, code, "item")
+    for item, wrong in ((None, (409, "missing_field")), ("f99", (404, "unknown_item"))):
+        assert failed(client, "/v1/completions", body | {"item": item}) == (*wrong, "item")
     too_many = body | {"prompt": row | {"exclude": ["f1"] * 10_001}}
     found = failed(client, "/v1/completions", too_many)
-    assert found == (422, "too_many", "prompt.exclude")
+    assert found == (422, "invalid_field", "exclude")
 
 
 def test_a_request_without_a_history_is_of_now(client: TestClient) -> None:

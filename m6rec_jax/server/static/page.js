@@ -204,8 +204,9 @@ function columnFields(root, columns, prefix) {
       input = make("input", { id, type: isNumber ? "number" : "text", autocomplete: "off" });
       if (isNumber) input.step = kind === "int" ? "1" : "any";
     }
-    const text = kind === "list<string>" ? `${name}, separated by commas` : name;
-    const label = make("label", { htmlFor: id, text: name === "id" ? "User's id" : text });
+    const words = name === "id" ? "User's id" : human(name);
+    const text = kind === "list<string>" ? `${words}, separated by commas` : words;
+    const label = make("label", { htmlFor: id, text });
     root.append(make("div", { children: [label, input] }));
     return [name, input, kind];
   });
@@ -214,6 +215,12 @@ function columnFields(root, columns, prefix) {
       .filter(([, input]) => input.value.trim())
       .map(([name, input, kind]) => [name, valueOf(input.value.trim(), kind)]),
   );
+}
+
+/** A column's name as a label. */
+function human(name) {
+  const words = name.replaceAll("_", " ");
+  return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 function valueOf(text, kind) {
@@ -260,8 +267,7 @@ async function start() {
   showProblem(null);
   $("token-form").hidden = true;
   const chats = can("dialogue").length > 0;
-  $("chat").hidden = !chats;
-  $("no-chat").hidden = chats;
+  $("chat-card").hidden = !chats;
   $("main").hidden = false;
   say("The model is ready.");
 }
@@ -370,40 +376,46 @@ async function rank() {
     about: described ? described[index] : item.id,
   }));
   if (described) items.sort((a, b) => b.score - a.score);
-  showItems(items, asked);
+  showItems(items, asked, Boolean(described || answer.scored_by));
   showDetails(answer);
   say(`${items.length} items are ranked.`);
-  $("results-title").focus();
+  $("results-title").scrollIntoView();
+  $("results-title").focus({ preventScroll: true });
 }
 
 /** Shows what a request was answered with. */
-function showItems(items, asked) {
+function showItems(items, asked, isScored) {
   $("no-results").hidden = items.length > 0;
   $("no-results").textContent = "Nothing was found.";
-  const scores = items.map(({ score }) => score);
-  // Probabilities as they are; other scores from the least to the greatest.
-  const areShares = scores.every((score) => score >= 0 && score <= 1);
-  const least = areShares ? 0 : Math.min(...scores);
-  const range = areShares ? 1 : Math.max(...scores) - least || 1;
-  $("results").replaceChildren(...items.map((item) => {
-    const bar = make("div", { className: "bar" });
-    bar.style.width = `${Math.max(1, 100 * (item.score - least) / range)}%`;
+  // Probabilities are shown; other scores say nothing but the order.
+  const areShares = isScored && items.every(({ score }) => score >= 0 && score <= 1);
+  $("results").replaceChildren(...items.map((item, index) => {
     const head = make("div", {
       className: "head",
       children: [
+        make("span", { className: "rank", text: `${index + 1}` }),
         make("span", { className: "title", text: item.title }),
-        make("span", { className: "score", text: shown(item.score) }),
       ],
     });
+    const parts = [head];
+    if (item.details) parts.push(make("p", { className: "muted", text: item.details }));
+    if (item.because.length) {
+      const others = item.because.join(" and ");
+      parts.push(make("p", { className: "muted", text: `People who had ${others} had this, too.` }));
+    }
+    if (areShares) {
+      const bar = make("div", { className: "bar" });
+      bar.style.width = `${Math.max(1, 100 * item.score)}%`;
+      head.append(make("span", { className: "score", text: percent(item.score) }));
+      parts.push(make("div", { className: "track", children: [bar], "aria-hidden": "true" }));
+    }
     const text = make("p", { className: "text", "aria-live": "polite" });
     if ($("writer").value) head.append(writeButton(item, asked, text));
-    return make("li", {
-      children: [head, make("div", { className: "track", children: [bar], "aria-hidden": "true" }), text],
-    });
+    return make("li", { children: [...parts, text] });
   }));
 }
 
-const shown = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.toFixed(3) : score.toExponential(1));
+const percent = (share) => (share > 0 && share < 0.01 ? "under 1%" : `${Math.round(100 * share)}%`);
 
 function nameWriteButton(button) {
   const writer = state.models.find(({ id }) => id === $("writer").value);
