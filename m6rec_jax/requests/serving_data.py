@@ -161,7 +161,7 @@ class ServingData:
           ConfigError, DataError: as `counted`.
         """
         counts = self.counted.co_occurrence
-        known = dict.fromkeys(item for item in past if item in self._places)
+        known = dict.fromkeys(i for i in past if i in self._places and i in self.items)
         shares = []
         for item in known:
             found = counts.related([self._places[item]], out=())

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Header, Request
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 
@@ -30,8 +31,8 @@ TIMEOUT, PRIORITY = "X-Timeout-Ms", "X-Priority"
 def read_headers(
     request: Request,
     timeout: Annotated[
-        int | SkipJsonSchema[None],
-        Header(alias=TIMEOUT, ge=1, le=3_600_000, description="milliseconds it may wait"),
+        Annotated[int, Field(ge=1, le=3_600_000)] | SkipJsonSchema[None],
+        Header(alias=TIMEOUT, description="milliseconds it may wait"),
     ] = None,
     priority: Annotated[
         Literal["interactive", "bulk"],
