@@ -20,7 +20,8 @@ from m6rec_jax.server.errors import STATUSES, add_handlers
 _ABOUT = """One language model for every job of a recommender.
 
 Every error has one shape: `{"error": {"message", "type", "param", "code"}}`. Two headers may go
-with every request: `X-Timeout-Ms`, how long it may wait, and `X-Priority: bulk`: others go first.
+with every request: `X-Timeout-Ms`, how long it may wait (1 to 3,600,000), and `X-Priority: bulk`:
+others go first.
 """
 _ASKED = responses(400, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 

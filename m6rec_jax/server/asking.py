@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
-from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.jobs.answering import Accepted, Result
@@ -31,12 +30,12 @@ TIMEOUT, PRIORITY = "X-Timeout-Ms", "X-Priority"
 def read_headers(
     request: Request,
     timeout: Annotated[
-        Annotated[int, Field(ge=1, le=3_600_000)] | SkipJsonSchema[None],
-        Header(alias=TIMEOUT, description="milliseconds it may wait"),
+        Annotated[int, Field(ge=1, le=3_600_000)] | None,
+        Header(alias=TIMEOUT, include_in_schema=False),
     ] = None,
     priority: Annotated[
         Literal["interactive", "bulk"],
-        Header(alias=PRIORITY, description="'bulk': others go first"),
+        Header(alias=PRIORITY, include_in_schema=False),
     ] = "interactive",
 ) -> None:
     """Keeps the headers that may go with a request: a dependency of routes that are `asking`."""

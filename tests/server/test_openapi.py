@@ -1,6 +1,5 @@
 """The OpenAPI document against the server: what it says is what happens."""
 
-import os
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -29,12 +28,9 @@ def test_schemathesis_finds_nothing(
     address = listen(make_app(server, Tokens(read="r" * 20, admin=ADMIN)))
     command = [str(SCHEMATHESIS), "run", f"{address}/openapi.json", "--no-color", "--seed", "1"]
     command += ["--max-examples", str(examples), "-H", f"Authorization: Bearer {ADMIN}"]
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": ""}
-    found = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     server.scheduler.close(10)
-    assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-2000:]
+    assert found.returncode == 0, found.stdout[:12000] + found.stderr[-2000:]
 
 
 def test_documentation_needs_no_other_host(client: TestClient) -> None:
