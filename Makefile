@@ -62,7 +62,7 @@ newest:  ## Which formats of export work with the newest jax, flax and TensorFlo
 	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade jax flax tensorflow tensorflow-text
-	$(NEWEST)/bin/python -m pip install --quiet -e '.[saved-model,litert,onnx]'
+	$(NEWEST)/bin/python -m pip install --quiet -e '.[saved-model,litert]'
 	$(NEWEST)/bin/python -m benchmarks.export_formats
 	$(NEWEST)/bin/m6rec doctor
 

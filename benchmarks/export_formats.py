@@ -38,7 +38,7 @@ TASKS = {"ctr": "scoring", "next": "retrieval", "titles": "generation"}
 HISTORIES = [["likes abc", "liked a film", "disliked another"], ["likes"], ["likes x", "Monday"]]
 CANDIDATES = [["Film A"], ["Film B, c", "D"], ["E"]]
 # Whose versions decide which formats work.
-LIBRARIES = ("jax", "flax", "tensorflow", "ai-edge-litert", "jax2onnx")
+LIBRARIES = ("jax", "flax", "tensorflow", "ai-edge-litert")
 
 
 def write_model(folder: Path) -> None:

@@ -86,7 +86,6 @@ SCORERS = [Format("litert", precision, of_scorer=True) for precision in PRECISIO
 PAGE = Format("web", "int8")
 FORMATS = [
     *(Format(name, kind) for name in ("stablehlo", "saved_model") for kind in PRODUCTS),
-    Format("onnx"),
     *(Format("litert", precision) for precision in PRECISIONS),
     *(PAGE, *SCORERS),
 ]

@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
         "--index",
         type=existing_path,
         metavar="DIR",
-        help="of `m6rec index build`: saved_model, litert, onnx and web recommend its items",
+        help="of `m6rec index build`: saved_model, litert and web recommend its items",
     )
     export.add_argument(
         "--runtime",
@@ -65,7 +65,7 @@ def add_commands(commands: Any) -> None:
         "path",
         type=existing_path,
         metavar="PATH",
-        help="folder of m6rec export --format litert or onnx, or file of m6rec compress pack",
+        help="folder of m6rec export --format litert, or file of m6rec compress pack",
     )
     bench.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"

@@ -27,7 +27,7 @@ from m6rec_jax.pipeline.locations import data_dir
 logger = logging.getLogger(__name__)
 
 # Which have no bfloat16, and of them those whose weights may have fewer bits.
-_ON_DEVICES = ("litert", "web", "onnx")
+_ON_DEVICES = ("litert", "web")
 _WITH_PRECISIONS = ("litert", "web")
 # Formats that take them.
 _OPTIONS = {"platforms": ("stablehlo", "saved_model"), "beams": ("stablehlo",), "runtime": ("web",)}
@@ -106,12 +106,11 @@ def export(
     configuration.parse_config(gin_files, [*bindings, plain])
     model = load_with_bank(run, bank=bank)
     model.data_dir = model.data_dir or data_dir()
-    exported = [kind for kind in held_out.KINDS if (format_, kind) != ("onnx", "generation")]
-    tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in exported}
+    tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
     if not tasks:
         kinds = ", ".join(sorted({own.kind for own in model.settings.tasks.values()})) or "none"
         raise ConfigError(
-            f"{run} has tasks of kind {kinds}; {', '.join(exported)} can be exported as {format_}"
+            f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
     own = copy.copy(model)  # in the export's precision

@@ -1,4 +1,4 @@
-"""Runs an export for devices; needs numpy, sentencepiece, and ai-edge-litert or onnxruntime.
+"""Runs an export for devices; needs ai-edge-litert, numpy and sentencepiece.
 
     model = EdgeModel("exported/phone")
     model.score(["24 years old", "liked Fargo (1996)"], ["Heat (1995)", "Alien (1979)"])
@@ -21,12 +21,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
 
-LITERT_FORMAT, ONNX_FORMAT = "m6rec-litert-1", "m6rec-onnx-1"
+LITERT_FORMAT = "m6rec-litert-1"
 MANIFEST, MODEL, VOCABULARY = "export.json", "model.tflite", "vocabulary.model"
 CATALOGUE, HELD_OUT = "catalogue.npz", "held_out.json"
 EOS_ID = 1
@@ -44,18 +44,12 @@ class Recommended(NamedTuple):
     score: float
 
 
-class Program(Protocol):
-    """One of an export's functions."""
+class Program:
+    """One of an export's functions.
 
-    # Shape and type of each array that it takes.
-    inputs: dict[str, tuple[Any, Any]]
-
-    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Results by name."""
-
-
-class LiteRTProgram:
-    """Of a file of several."""
+    Attributes:
+      inputs: shape and type of each array that it takes.
+    """
 
     def __init__(self, interpreter: Any, name: str) -> None:
         self._run = interpreter.get_signature_runner(name)
@@ -63,47 +57,24 @@ class LiteRTProgram:
         self.inputs = {name: (detail["shape"], detail["dtype"]) for name, detail in details}
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Results by name."""
         return self._run(**inputs)
 
 
-class OnnxProgram:
-    """A file of its own."""
-
-    def __init__(self, session: Any) -> None:
-        types = {"tensor(int32)": np.int32, "tensor(float)": np.float32}
-        self._session = session
-        self._outputs = [one.name for one in session.get_outputs()]
-        self.inputs = {one.name: (one.shape, types[one.type]) for one in session.get_inputs()}
-
-    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
-
-
-def open_programs(folder: Path, format_: str, num_threads: int) -> dict[str, Program]:
-    """Those of an export, by name. Either format's package is imported where it is needed."""
-    if format_ == ONNX_FORMAT:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3  # errors
-        return {
-            path.stem: OnnxProgram(onnxruntime.InferenceSession(path, options))
-            for path in sorted(folder.glob("*.onnx"))
-        }
+def open_programs(folder: Path, num_threads: int) -> dict[str, Program]:
+    """Those of an export, by name."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(folder / MODEL), num_threads=num_threads)
     interpreter.allocate_tensors()
-    names = interpreter.get_signature_list()
-    return {name: LiteRTProgram(interpreter, name) for name in names}
+    return {name: Program(interpreter, name) for name in interpreter.get_signature_list()}
 
 
 class EdgeModel:
     """An export that was opened.
 
     Args:
-      folder: of `m6rec export --format litert` or `onnx`.
+      folder: of `m6rec export --format litert`.
       num_threads: of a program.
 
     Raises:
@@ -121,7 +92,7 @@ class EdgeModel:
             path = self.folder / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
                 raise ExportError(f"{path} is missing or damaged; export the model anew")
-        self._programs = open_programs(self.folder, self.manifest["format"], num_threads)
+        self._programs = open_programs(self.folder, num_threads)
         self._pieces = sentencepiece.SentencePieceProcessor(str(self.folder / VOCABULARY))
         self.num_steps = 0
         self._encoded: tuple[Any, dict[str, np.ndarray]] = (None, {})
@@ -309,16 +280,15 @@ def text_row(
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What `export.json` holds; raises ExportError where there is none of these formats."""
+    """What `export.json` holds; raises ExportError where there is none of this format."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))
         found = manifest["format"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
-    if found not in (LITERT_FORMAT, ONNX_FORMAT):
-        known = f"{LITERT_FORMAT!r} and {ONNX_FORMAT!r}"
-        raise ExportError(f"{path} is of format {found!r}; this reads {known}")
+    if found != LITERT_FORMAT:
+        raise ExportError(f"{path} is of format {found!r}; this reads {LITERT_FORMAT!r}")
     return dict(manifest)
 
 

@@ -1,4 +1,4 @@
-"""Programs for devices that run them by a client of few packages: LiteRT's, ONNX Runtime's.
+"""Programs for devices that run them by a client of few packages: LiteRT's.
 
 Programs have fixed shapes: one history, some candidates of it at a time, in programs for short ones
 and one for all. The history is encoded by itself, so that its states are reused for further

@@ -45,7 +45,7 @@ def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
     """Measures a model.
 
     Args:
-      path: folder of `m6rec export --format litert` or `onnx`, or file of `m6rec compress pack`.
+      path: folder of `m6rec export --format litert`, or file of `m6rec compress pack`.
       threads: numbers of them, one after the other.
 
     Returns:
@@ -71,7 +71,7 @@ def bench(path: Path, threads: Sequence[int]) -> dict[str, Any]:
         if done.returncode:
             message = (done.stderr.strip().splitlines() or ["no message"])[-1]
             if message.startswith("ModuleNotFoundError"):
-                raise ConfigError(f"{message}: pip install 'm6rec_jax[litert,onnx]'")
+                raise ConfigError(f"{message}: pip install 'm6rec_jax[litert]'")
             raise CheckpointError(message)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     return found | {"rows": rows}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -17,7 +16,6 @@ MODULES = {
     "saved_model": "saved_model",
     "litert": "litert",
     "web": "web_page",
-    "onnx": "onnx_programs",
 }
 FORMATS = tuple(MODULES)
 # Packages that formats need, and the extras that bring them.
@@ -25,7 +23,6 @@ _PACKAGES = {
     "saved_model": ("tensorflow_serving", "saved-model"),
     "litert": ("ai_edge_quantizer", "litert"),
     "web": ("ai_edge_quantizer", "litert"),
-    "onnx": ("jax2onnx", "onnx"),
 }
 # The oldest one that has what the page's check uses of it.
 _NODE = 20
@@ -40,11 +37,6 @@ def what_is_missing(format_: str) -> str | None:
     if format_ == "web" and (found := _node_version()) < _NODE:
         there = f", not {found}" if found else ""
         return f"checks its export with Node.js ({_NODE} or newer{there}): install it"
-    # jax2onnx up to 0.17.1 reads programs as jax had them until then.
-    if format_ == "onnx":
-        jax = importlib.metadata.version("jax")
-        if tuple(map(int, jax.split(".")[:2])) >= (0, 11):
-            return f"needs jax below 0.11 for its converter, jax2onnx, not {jax}"
     return None
 
 

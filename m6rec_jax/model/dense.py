@@ -7,7 +7,6 @@ bfloat16 outputs, to bfloat16 sums). The rule here rounds the cotangent too and 
 all three products.
 """
 
-import contextvars
 import functools
 import math
 import string
@@ -33,9 +32,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 # What a backward pass that recomputes the rest may keep: results of weight products, as rounded.
 PRODUCT = "weight product"
-# Whether what is traced neither asks where it will run nor loops over layers: converters to other
-# formats may be unable to tell, or slower.
-is_plain = contextvars.ContextVar("is_plain", default=False)
 
 
 def dot(
@@ -100,8 +96,6 @@ def materialised_on_cpu(x: Array) -> Array:
     and a bfloat16 product with a transposed left operand and a float32 result then fails at run
     time ("Unsupported element type for DotThunk", jaxlib 0.10.2).
     """
-    if is_plain.get():
-        return x
     return jax.lax.platform_dependent(
         x, cpu=jax.lax.optimization_barrier, default=lambda operand: operand
     )

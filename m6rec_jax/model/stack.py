@@ -16,7 +16,7 @@ from flax.core import meta
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.dense import PRODUCT, is_plain
+from m6rec_jax.model.dense import PRODUCT
 from m6rec_jax.model.prompts import COLLECTION
 
 Array = jax.Array
@@ -160,7 +160,7 @@ class LayerStack(nn.Module):
         stack = (None if config.share_layers else params, self.layer_prompts)
         slices = jax.tree.map(lambda leaf: leaf[start:stop], stack, is_leaf=_is_list)
         num_layers = stop - start
-        if self.separate or is_plain.get():
+        if self.separate:
             results = []
             for i in range(num_layers):
                 one = jax.tree.map(lambda leaf, i=i: leaf[i], (*slices, own), is_leaf=_is_list)

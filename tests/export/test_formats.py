@@ -33,10 +33,7 @@ def test_the_doctor_and_the_command_agree(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(importlib.util, "find_spec", find)
     report = doctor.report()
-    for format_, missing in (
-        ("saved_model", "needs the package tensorflow_serving: pip install"),
-        ("onnx", "needs jax below 0.11 for its converter, jax2onnx, not 0.12.0.1"),
-    ):
+    for format_, missing in (("saved_model", "needs the package tensorflow_serving: pip install"),):
         assert f"  {format_:22} {missing}" in report
         with pytest.raises(ConfigError, match=f"--format {format_} {missing}"):
             command.export(tmp_path, tmp_path / "exported", format_)
@@ -106,7 +103,11 @@ def test_a_model_of_bfloat16_is_exported_in_float32(
 @pytest.mark.parametrize(
     ("format_", "given", "said"),
     [
-        ("onnx", {"platforms": ("cpu",)}, "--platforms is for --format stablehlo and saved_model"),
+        (
+            "litert",
+            {"platforms": ("cpu",)},
+            "--platforms is for --format stablehlo and saved_model",
+        ),
         ("saved_model", {"num_beams": 2}, "--beams is for --format stablehlo"),
         ("stablehlo", {"runtime": "x"}, "--runtime is for --format web"),
         ("stablehlo", {"rows": 0}, "--rows 0: an export is checked with one row at least"),
@@ -119,7 +120,7 @@ def test_what_a_format_has_no_use_for(
         command.export(tmp_path, tmp_path / "exported", format_, **given)
 
 
-@pytest.mark.parametrize("format_", ["stablehlo", "saved_model", "onnx"])
+@pytest.mark.parametrize("format_", ["stablehlo", "saved_model"])
 def test_bytes_are_for_devices(format_: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"int8 is for litert and web; --format {format_} takes"):
         command.export(tmp_path, tmp_path / "exported", format_, precision="int8")

@@ -214,7 +214,7 @@ def test_predictions_of_a_part(world: World) -> None:
     assert evaluator.metrics(task, predictions)["share_of_cut_texts"] < 0.1  # longer than a row
 
 
-@pytest.mark.parametrize("format_", ["stablehlo", "saved_model", "litert", "onnx"])
+@pytest.mark.parametrize("format_", ["stablehlo", "saved_model", "litert"])
 def test_exports(world: World, format_: str, tmp_path: Path) -> None:
     if missing := formats.what_is_missing(format_):
         pytest.skip(missing)
@@ -262,7 +262,6 @@ ASKED: dict[str, Callable[[World, Path], list[np.ndarray]]] = {
     "stablehlo": ask_stablehlo,
     "saved_model": ask_saved_model,
     "litert": ask_device,
-    "onnx": ask_device,
 }
 
 
