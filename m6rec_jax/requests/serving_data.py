@@ -36,6 +36,8 @@ from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.title_search import TitleSearch
 
+# Characters of what a page says of an item beside its title: a line.
+_LONGEST_DETAILS = 64
 # Characters of an item's text that stand for a title that it lacks.
 _LONGEST_TITLE = 80
 
@@ -149,9 +151,11 @@ class ServingData:
 
     def details(self, item: Item) -> str:
         """One line of what is known of an item beside its title."""
-        told = (v for k, v in item.attributes.items() if k != self.spec.items.title_column)
-        texts = (", ".join(v) if isinstance(v, tuple) else str(v) for v in told)
-        return textwrap.shorten(" · ".join(texts), _LONGEST_TITLE, placeholder=" …")
+        columns = item.attributes.items()
+        told = [v for k, v in columns if v and k != self.spec.items.title_column]
+        texts = [", ".join(v) if isinstance(v, tuple | list) else str(v) for v in told]
+        once = " · ".join(dict.fromkeys(texts))  # who directs often writes
+        return textwrap.shorten(once, _LONGEST_DETAILS, placeholder=" …")
 
     def together(self, ids: Sequence[str], past: Sequence[str]) -> list[list[str]]:
         """For each of some items, the titles of those two of a user's items that people have with

@@ -31,7 +31,7 @@ class Limits:
       nesting: objects and lists within each other.
     """
 
-    body_bytes: int = 1 << 20
+    body_bytes: int = 8 << 20
     nesting: int = 16
 
     def parse(self, body: bytes) -> Any:

@@ -26,13 +26,19 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.requests.request import TEXT
 
 Text = Annotated[str, Field(max_length=20_000)]
-Whole = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+# JSON's 3.0 is whole, and "3" is no number.
+INTEGRAL = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+# Of 64 bits; the document has bounds as floats, which hold these exactly.
+_LARGEST = 9 * 10**18
+Whole = Annotated[int, Field(strict=True, ge=-_LARGEST, le=_LARGEST), INTEGRAL]
 Number = Annotated[float, Field(strict=True, ge=-1e300, le=1e300)]
 # Most entries of lists.
 MAX_CANDIDATES, MAX_HISTORY, MAX_EXCLUDE = 1000, 1000, 10_000
 # Of users and items; numbers are as good as their digits.
 Id = Text | Whole
-_Texts = Annotated[list[Text], Field(max_length=1000)]
+ShortId = Annotated[str, Field(max_length=256)] | Whole
+_Words = Annotated[str, Field(max_length=1000)]
+_Texts = Annotated[list[_Words], Field(max_length=100)]
 _COLUMNS: dict[str, Any] = {
     "string": Id,
     "int": Whole,
@@ -40,7 +46,7 @@ _COLUMNS: dict[str, Any] = {
     "bool": StrictBool,
     "list<string>": _Texts,
 }
-_Statistic = Annotated[str, Field(max_length=1000)] | Whole | Number | StrictBool | _Texts
+_Statistic = _Words | Whole | Number | StrictBool | _Texts
 
 
 def _unix(seconds: float) -> float:
@@ -118,7 +124,7 @@ class RowTypes:
             "input": Text,
             "history": Annotated[list[event], Field(max_length=MAX_HISTORY)],  # type: ignore[valid-type]
             "candidates": Annotated[list[item], Field(max_length=MAX_CANDIDATES)],  # type: ignore[valid-type]
-            "exclude": Annotated[list[Id], Field(max_length=MAX_EXCLUDE)],
+            "exclude": Annotated[list[ShortId], Field(max_length=MAX_EXCLUDE)],
         }
         self._row: TypeAdapter[Any] = TypeAdapter(_record("Row", _nullable(row), {}))
 

@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypeAliasType
 
 from m6rec_jax.server.row_types import (
+    INTEGRAL,
     MAX_CANDIDATES,
     MAX_EXCLUDE,
     MAX_HISTORY,
     Id,
+    ShortId,
     Text,
     Time,
+    Whole,
     check_names,
 )
 
@@ -96,10 +99,10 @@ class Score(Ask):
 class Retrieve(Ask):
     """Items of the catalogue to be found."""
 
-    k: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = Field(
+    k: Annotated[int, Field(strict=True, ge=1, le=1000), INTEGRAL] | None = Field(
         None, description="how many"
     )
-    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] | None = Field(
+    exclude: Annotated[list[ShortId], Field(max_length=MAX_EXCLUDE)] | None = Field(
         None, description="ids that must not come"
     )
 
@@ -123,8 +126,8 @@ class Write(Ask):
     input: Text | None = Field(
         None, description="of a task of seqio: the text, in place of all other fields"
     )
-    seed: int = Field(
-        0, strict=True, ge=0, lt=2**32, description="of sampling, where the server samples"
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32), INTEGRAL] = Field(
+        0, description="of sampling, where the server samples"
     )
 
 
@@ -255,7 +258,7 @@ class Rerank(Foreign):
     documents: Annotated[list[Item], Field(min_length=1, max_length=MAX_CANDIDATES)] = Field(
         description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`"
     )
-    top_n: Annotated[int, Field(strict=True, ge=1)] | None = None
+    top_n: Annotated[int, Field(strict=True, ge=1, lt=2**31), INTEGRAL] | None = None
     return_documents: bool = Field(False, strict=True)
 
 
@@ -265,9 +268,7 @@ class Embeddings(Foreign):
     model: str = Field(description="a task of retrieval: vectors of users; `TASK:items`: of items")
     input: Text | _Prompts
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(strict=True)] | None = Field(
-        None, description="the model's own, if any"
-    )
+    dimensions: Whole | None = Field(None, description="the model's own, if any")
 
 
 class StreamOptions(BaseModel):
@@ -285,13 +286,13 @@ class Completion(Foreign):
         "request (`user`, `history`, ...)"
     )
     item: Item | None = Field(None, description="that the text is about; no field of OpenAI's")
-    max_tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    max_tokens: Annotated[int, Field(strict=True, ge=1, lt=2**31), INTEGRAL] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = Field(
         None, description="0: the likeliest tokens"
     )
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32), INTEGRAL] | None = None
     n: Literal[1] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None
