@@ -137,10 +137,11 @@ class RowTypes:
         self._item.validate_python(entry)
 
     def schemas(self) -> dict[str, Any]:
-        """JSON schemas of `User`, `Event`, `Item`, `Statistics`, and what they refer to."""
-        whole = self._row.json_schema(ref_template="#/components/schemas/{model}")
-        schemas: dict[str, Any] = whole["$defs"]
-        return schemas
+        """JSON schemas of `User`, `Event`, `Item`, `Statistics`, of `Known`, which has all of them,
+        and of what they refer to.
+        """
+        known = self._row.json_schema(ref_template="#/components/schemas/{model}")
+        return {**known.pop("$defs"), "Known": known}
 
 
 def _nullable(fields: Mapping[str, Any]) -> dict[str, Any]:
