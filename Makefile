@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST_PYTHON ?= python3.13
 NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray slices results accept newest demo picture clean
+.PHONY: help install test slow lint types docs parity ray slices results accept stats newest demo picture clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -56,6 +56,9 @@ results: install  ## Render docs/results.md, speed.md and tpu.md from benchmarks
 
 accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)
 	$(BIN)/python -m tests.compilation.eight_devices --accept
+
+stats: install  ## Lines of each folder, its budget (pyproject.toml) and the ceiling to reach
+	$(BIN)/python -m tests.test_budget
 
 # The newest libraries alone first: with everything asked for at once pip tries older ones of each.
 newest:  ## Which formats of export work with the newest jax, flax and TensorFlow, in .venv-newest

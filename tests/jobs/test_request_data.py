@@ -1,5 +1,7 @@
 """Every task of a run is served with the data that it was trained on, and with no others."""
 
+import dataclasses
+
 import pytest
 
 from m6rec_jax.engine.index_files import open_index
@@ -18,7 +20,8 @@ def cache(served, monkeypatch):
 def test_each_task_has_its_own_data(served_model):
     for task, items in (("next", ITEMS), ("titles", ITEMS), ("books_next", BOOKS)):
         data = open_serving_data(served_model, task)
-        assert list(data.items.values()) == items
+        titled = [dataclasses.replace(item, title=item.attributes["title"]) for item in items]
+        assert list(data.items.values()) == titled
     assert served_model.dataset_spec("books_next") == BOOKS_SPEC
     assert served_model.template("books_next").item(BOOKS[0]) == "Book 0, a book"
     assert served_model.template("ctr").item(ITEMS[0]) == "Film A, comedy"
