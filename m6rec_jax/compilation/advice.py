@@ -111,7 +111,7 @@ def _time(report: StepReport, setup: Setup) -> Iterator[str]:
             else "look for computation that devices repeat: rules that leave large arrays whole"
         )
         yield (f"{report.flops_ratio:.2f} times the model's own operations are executed: {cause}")
-    waits = report.seconds["exposed"] > LEAST_EXPOSED * report.seconds["step"]
+    waits = report.seconds.get("exposed", 0) > LEAST_EXPOSED * report.seconds.get("step", 0)
     if waits and report.layer_bytes and report.asynchronous_share < LEAST_ASYNCHRONOUS:
         kind, path, size = report.synchronous[0]
         yield (
