@@ -28,7 +28,6 @@ from m6rec_jax.jobs.job import (
     Features,
     Job,
     TaskData,
-    TaskRows,
     Variables,
     register,
 )
@@ -65,7 +64,6 @@ class EmbeddingsJob(Job):
 
     kind = "embeddings"
     needs = "retrieval projections"
-    tasks = (TaskRows("embeddings", "next_items", "retrieval_rows"),)
     identity = ("decoder_item_ids", "user_ids")
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:

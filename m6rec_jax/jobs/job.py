@@ -36,20 +36,6 @@ Columns = dict[str, np.ndarray]
 Row = Mapping[str, Any]
 
 
-class TaskRows(NamedTuple):
-    """A task that every data set of users, items and events gets.
-
-    Attributes:
-      suffix: of its name, `<name>_<suffix>`.
-      view: of the prepared data that its rows come from.
-      rows: the function that lays them out, of `pipeline.registration.ROWS`.
-    """
-
-    suffix: str
-    view: str
-    rows: str
-
-
 class ExampleScores(NamedTuple):
     """How good a model's predictions are, example by example.
 
@@ -171,7 +157,6 @@ class Job(abc.ABC):
     Attributes:
       kind: name in the registry, and of registered tasks.
       needs: part of a model that it reads: 'classes', 'retrieval projections' or ''.
-      tasks: registered for every data set, see `TaskRows`.
       identity: features returned beside the outputs, to say what each is of.
       has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
       needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
@@ -180,7 +165,6 @@ class Job(abc.ABC):
 
     kind: ClassVar[str]
     needs: ClassVar[str] = ""
-    tasks: ClassVar[tuple[TaskRows, ...]] = ()
     identity: ClassVar[tuple[str, ...]] = ()
     has_scores: ClassVar[bool] = False
     needs_text_metrics: ClassVar[bool] = False

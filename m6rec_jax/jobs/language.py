@@ -18,7 +18,6 @@ from m6rec_jax.jobs.job import (
     Found,
     Job,
     TaskData,
-    TaskRows,
     Variables,
     register,
 )
@@ -68,11 +67,6 @@ class LanguageJob(Job):
     """How likely the target tokens are."""
 
     kind = "language"
-    tasks = (
-        TaskRows("infilling", "documents", "infilling_rows"),
-        TaskRows("generation", "documents", "generation_rows"),
-        TaskRows("outcomes", "groups", "outcome_rows"),
-    )
     has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:

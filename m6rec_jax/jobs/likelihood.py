@@ -33,7 +33,6 @@ from m6rec_jax.jobs.job import (
     Found,
     Job,
     TaskData,
-    TaskRows,
     Variables,
     jobs,
     labelled,
@@ -92,7 +91,6 @@ class LikelihoodJob(Job):
     """The answer to a `text.questions.Question` about each candidate."""
 
     kind = "likelihood"
-    tasks = (TaskRows("zero_shot", "groups", "likelihood_rows"),)
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 

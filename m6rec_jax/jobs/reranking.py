@@ -17,7 +17,7 @@ from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer
 from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
-from m6rec_jax.jobs.job import TaskRows, register
+from m6rec_jax.jobs.job import register
 from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.scoring import ScoringJob
 
@@ -27,7 +27,6 @@ class RerankingJob(ScoringJob):
     """The probability that a candidate comes next; everything else as scoring."""
 
     kind = "reranking"
-    tasks = (TaskRows("reranking", "reranking", "scoring_rows"),)
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         return RerankingAnswers(parts)

@@ -27,7 +27,6 @@ from m6rec_jax.jobs.job import (
     Found,
     Job,
     TaskData,
-    TaskRows,
     Variables,
     register,
 )
@@ -99,7 +98,6 @@ class RetrievalJob(Job):
 
     kind = "retrieval"
     needs = "retrieval projections"
-    tasks = (TaskRows("retrieval", "next_items", "retrieval_rows"),)
     identity = ("decoder_item_ids", "user_ids")
     has_scores = ranks_catalogue = True
 

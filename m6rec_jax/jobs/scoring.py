@@ -35,7 +35,6 @@ from m6rec_jax.jobs.job import (
     Found,
     Job,
     TaskData,
-    TaskRows,
     Variables,
     labelled,
     register,
@@ -77,7 +76,6 @@ class ScoringJob(Job):
 
     kind = "scoring"
     needs = "classes"
-    tasks = (TaskRows("ctr", "groups", "scoring_rows"),)
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 

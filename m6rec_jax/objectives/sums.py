@@ -60,7 +60,7 @@ def sums_by_job(
       weights: `[batch, places]`.
       job_ids: int32 `[batch, places]`, or `[batch, 1]` where a row is of one job; not read without
         jobs.
-      jobs: numbers of the jobs (`pipeline.preprocessors.job_id`). Rows of others are left out.
+      jobs: numbers of the jobs (`pipeline.row_layout.job_id`). Rows of others are left out.
 
     Returns:
       Σ values · weights and Σ weights of each job, `[jobs]`.

@@ -14,7 +14,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES, feature_lengths
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
-from m6rec_jax.pipeline.source import PreparedSource, SampledSource, steady_options
+from m6rec_jax.pipeline.source import PreparedSource, steady_options
 from m6rec_jax.pipeline.task_rows import (
     Batch,
     count_rows,
@@ -155,7 +155,7 @@ class EvaluationBatches:
             return numbered.map(lambda number, row: _numbered(row, number) if of_texts else row)
         available = task.source.num_input_examples(self._split)
         if rows < available:
-            task = task.replace(source=SampledSource(task.source, sampled_indices(available, rows)))
+            task = task.replace(source=task.source.sampled(sampled_indices(available, rows)))
         return task_dataset(
             task,
             self._lengths,

@@ -11,11 +11,10 @@ registers
     movielens_100k_retrieval     next_items   the two towers
     movielens_100k_reranking     reranking    which of the co-occurring items comes next
     movielens_100k_zero_shot     groups       which outcome of a candidate is likelier, untuned
+    movielens_100k_embeddings    next_items   the user as a vector
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
     movielens_100k_foundation_without_outcomes
-
-and one for whatever else jobs ask for (`jobs.job.Job.tasks`).
 
     register_text_tasks("film_reviews", corpus="film-reviews", label_task="sentiment")
 
@@ -58,7 +57,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
@@ -70,16 +70,12 @@ from m6rec_jax.data.prepared import Prepared, fingerprint
 from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.job import Job, job_of, jobs
+from m6rec_jax.jobs.job import Job, job_of
 from m6rec_jax.pipeline import locations, preprocessors, text_preprocessors
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, task_features
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
 from m6rec_jax.pipeline.task_rows import find_provider, tasks_of
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
-
-# For texts: in training the buffers of many corpora are held at a time, in every shard. TFDS has
-# shuffled the rows already.
-TEXT_SHUFFLE_BUFFER_SIZE = 256
 
 FOUNDATION = ("infilling", "generation", "outcomes", "retrieval")
 
@@ -191,30 +187,40 @@ def register_recommendation_tasks(
     Raises:
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
-    values = tuple(sorted(rating_values))
-    positive_classes = _positive_classes(values, positive_rating) if values else ()
-    add = _Registrar(name, dataset, split, vocabulary_split, SHUFFLE_BUFFER_SIZE)
-    for kind, job in jobs().items():
-        for suffix, view, rows in job.tasks:
-            make, options = ROWS[rows]
-            own: dict[str, Any] = {
-                key: functools.partial(of, dataset, split) for key, of in options.items()
-            }
-            add(suffix, kind, view, make, **own)
-    if values:
-        add(
-            "ctr_ratings",
-            "scoring",
-            "groups",
-            preprocessors.scoring_rows,
-            positive_classes=positive_classes,
-            rating_values=values,
-        )
-    add.mixture("pretrain", ("infilling", "generation"))
-    add.mixture("foundation", FOUNDATION, _foundation_rate)
+
+    def late(read: Callable[[Prepared], Any]) -> Callable[[], Any]:
+        return lambda: read(locations.prepared(dataset, split))
+
+    frequency = {"item_log_frequency": late(lambda data: data.catalogue().log_frequency)}
+    words = {"outcome": late(lambda data: data.template().outcome), "sampled": late(_sampled_words)}
+    questions = {
+        "item_texts": late(lambda data: data.catalogue().texts),
+        "outcomes": late(lambda data: [outcome.text for outcome in data.template().outcomes]),
+    }
+    rows = preprocessors
+    tasks = [
+        _Task("scoring", "ctr", "groups", rows.scoring_rows),
+        _Task("retrieval", "retrieval", "next_items", rows.retrieval_rows, frequency),
+        _Task("reranking", "reranking", "reranking", rows.scoring_rows),
+        _Task("likelihood", "zero_shot", "groups", rows.likelihood_rows, questions),
+        _Task("embeddings", "embeddings", "next_items", rows.retrieval_rows, frequency),
+        _Task("language", "infilling", "documents", rows.infilling_rows),
+        _Task("language", "generation", "documents", rows.generation_rows),
+        _Task("language", "outcomes", "groups", rows.outcome_rows, words),
+    ]
+    if rating_values:
+        values = tuple(sorted(rating_values))
+        classes = _positive_classes(values, positive_rating)
+        ratings = {"rating_values": values}
+        tasks += [_Task("scoring", "ctr_ratings", "groups", rows.scoring_rows, ratings, classes)]
     others = tuple(kind for kind in FOUNDATION if kind != "outcomes")
-    add.mixture("foundation_without_outcomes", others, _foundation_rate)
-    return add.names
+    mixtures = {
+        "pretrain": ("infilling", "generation"),
+        "foundation": FOUNDATION,
+        "foundation_without_outcomes": others,
+    }
+    data = name, dataset, split, vocabulary_split
+    return _register(*data, tasks, mixtures, _foundation_rate, SHUFFLE_BUFFER_SIZE)
 
 
 def register_text_tasks(
@@ -235,20 +241,19 @@ def register_text_tasks(
       every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
         words may be of another class.
     """
-    add = _Registrar(name, corpus, split, vocabulary_split)
-    add("infilling", "language", "documents", preprocessors.infilling_rows)
-    add("generation", "language", "documents", preprocessors.generation_rows)
+    rows = text_preprocessors
+    tasks = [
+        _Task("language", "infilling", "documents", preprocessors.infilling_rows),
+        _Task("language", "generation", "documents", preprocessors.generation_rows),
+    ]
     if label_task is not None:
         if class_words:
-            settings: dict[str, Any] = {"words": class_words}
-            if every_word_counts:
-                settings["word_dropout"] = 0.0
-            rows = text_preprocessors.class_word_rows
-            add(f"{label_task}_in_words", "language", "labelled_texts", rows, **settings)
-        rows = text_preprocessors.classification_rows
-        add(label_task, "classification", "labelled_texts", rows)
-    add.mixture("pretrain", ("infilling", "generation"))
-    return add.names
+            words = {"words": class_words} | ({"word_dropout": 0.0} if every_word_counts else {})
+            suffix = f"{label_task}_in_words"
+            tasks += [_Task("language", suffix, "labelled_texts", rows.class_word_rows, words)]
+        tasks += [_Task("classification", label_task, "labelled_texts", rows.classification_rows)]
+    mixtures = {"pretrain": ("infilling", "generation")}
+    return _register(name, corpus, split, vocabulary_split, tasks, mixtures)
 
 
 def register_generation_tasks(
@@ -265,10 +270,9 @@ def register_generation_tasks(
       split: texts of corpora have 'by_group'.
       views: of `data.views.WRITING`, those that are prepared.
     """
-    add = _Registrar(name, dataset, split, vocabulary_split)
-    for view in views:
-        add(view, "generation", view, text_preprocessors.text_generation_rows)
-    return add.names
+    rows = text_preprocessors.text_generation_rows
+    tasks = [_Task("generation", view, view, rows) for view in views]
+    return _register(name, dataset, split, vocabulary_split, tasks)
 
 
 def register_dialogue_tasks(
@@ -279,19 +283,72 @@ def register_dialogue_tasks(
     vocabulary_split: str | None = None,
 ) -> list[str]:
     """Registers the tasks of one data set of dialogues; see the module's docstring."""
-    add = _Registrar(name, dataset, split, vocabulary_split)
-    texts = text_preprocessors.text_generation_rows
-    add("replies", "generation", "replies", texts)
-    add("titles", "title_recommendation", "recommendations", texts)
-    add(
-        "retrieval",
-        "item_recommendation",
-        "recommendations",
-        text_preprocessors.recommendation_rows,
-        log_frequency=functools.partial(_item_log_frequency, dataset, split),
+
+    def log_frequency() -> np.ndarray:
+        return locations.prepared(dataset, split).catalogue().log_frequency
+
+    rows, view = text_preprocessors, "recommendations"
+    frequency = {"log_frequency": log_frequency}
+    tasks = [
+        _Task("generation", "replies", "replies", rows.text_generation_rows),
+        _Task("title_recommendation", "titles", view, rows.text_generation_rows),
+        _Task("item_recommendation", "retrieval", view, rows.recommendation_rows, frequency),
+    ]
+    mixtures = {"conversation": ("replies", "titles", "retrieval")}
+    return _register(name, dataset, split, vocabulary_split, tasks, mixtures)
+
+
+class _Task(NamedTuple):
+    """A task over a view of prepared data.
+
+    Attributes:
+      kind, view, positive_classes: see `TaskInfo`.
+      suffix: of its name, `<name>_<suffix>`.
+      preprocessor: from the view's columns to rows, see `row_layout`.
+      settings: of the preprocessor.
+    """
+
+    kind: str
+    suffix: str
+    view: str
+    preprocessor: Callable[..., tf.data.Dataset]
+    settings: Mapping[str, Any] = MappingProxyType({})
+    positive_classes: tuple[int, ...] = (1,)
+
+
+def _register(
+    name: str,
+    dataset: str,
+    split: str,
+    vocabulary_split: str | None,
+    tasks: Sequence[_Task],
+    mixtures: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    rate: Callable[[str, seqio.Task], float] = lambda suffix, task: 1.0,
+    # In training the buffers of many corpora are held at a time, in every shard.
+    shuffle_buffer_size: int = 256,
+) -> list[str]:
+    """Registers tasks, and mixtures of some of them by their suffixes; returns all names."""
+    vocabulary = SeqioVocabulary(
+        functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
-    add.mixture("conversation", ("replies", "titles", "retrieval"))
-    return add.names
+    for kind, suffix, view, preprocessor, settings, positive_classes in tasks:
+        task = f"{name}_{suffix}"
+        locate = functools.partial(locations.prepared_view, dataset, split, view)
+        rows = functools.partial(preprocessor, vocabulary=vocabulary, task_name=task, **settings)
+        seqio.TaskRegistry.add(
+            task,
+            source=PreparedSource(locate, shuffle_buffer_size=shuffle_buffer_size),
+            preprocessors=[rows],
+            output_features=task_features(vocabulary),
+            shuffle_buffer_size=None,  # the source shuffles, before it repeats
+        )
+        _TASKS[task] = TaskInfo(
+            task, kind, view, dataset, split, positive_classes, preprocessor.__name__
+        )
+    for mixture, suffixes in mixtures.items():
+        rates = [(f"{name}_{suffix}", functools.partial(rate, suffix)) for suffix in suffixes]
+        seqio.MixtureRegistry.add(f"{name}_{mixture}", rates)
+    return [f"{name}_{suffix}" for suffix in (*(task.suffix for task in tasks), *mixtures)]
 
 
 @gin.configurable
@@ -368,86 +425,6 @@ def unregister(names: Sequence[str]) -> None:
         _TASKS.pop(name, None)
 
 
-class _Registrar:
-    """Registers tasks and mixtures over the views of one prepared split.
-
-    Attributes:
-      names: registered so far.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        dataset: str,
-        split: str,
-        vocabulary_split: str | None,
-        shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
-    ) -> None:
-        self.names: list[str] = []
-        self._name, self._dataset, self._split = name, dataset, split
-        self._vocabulary = SeqioVocabulary(
-            functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
-        )
-        self._shuffle_buffer_size = shuffle_buffer_size
-
-    def __call__(
-        self,
-        suffix: str,
-        kind: str,
-        view: str,
-        preprocessor: Callable[..., tf.data.Dataset],
-        positive_classes: tuple[int, ...] = (1,),
-        **options: Any,
-    ) -> None:
-        """Registers the task `<name>_<suffix>`.
-
-        Args:
-          kind, view, positive_classes: see `TaskInfo`.
-          preprocessor: from the view's columns to rows; called with the data set,
-            `sequence_length`, `vocabulary`, `task_name` and `options`.
-          **options: of the preprocessor.
-
-        Raises:
-          ConfigError: no job is of that kind.
-        """
-        job_of(kind)
-        name, dataset, split = f"{self._name}_{suffix}", self._dataset, self._split
-        rows = functools.partial(
-            preprocessor, vocabulary=self._vocabulary, task_name=name, **options
-        )
-        seqio.TaskRegistry.add(
-            name,
-            source=PreparedSource(
-                functools.partial(locations.prepared_view, dataset, split, view),
-                shuffle_buffer_size=self._shuffle_buffer_size,
-            ),
-            preprocessors=[rows],
-            output_features=task_features(self._vocabulary),
-            shuffle_buffer_size=None,  # the source shuffles, before it repeats
-        )
-        self.names.append(name)
-        _TASKS[name] = TaskInfo(
-            name, kind, view, dataset, split, positive_classes, preprocessor.__name__
-        )
-
-    def mixture(
-        self,
-        suffix: str,
-        of: Sequence[str],
-        rate: Callable[[str, seqio.Task], float] | None = None,
-    ) -> None:
-        """Registers a mixture of tasks by their suffixes; `rate` of a suffix, otherwise 1."""
-        name = f"{self._name}_{suffix}"
-        seqio.MixtureRegistry.add(
-            name,
-            [
-                (f"{self._name}_{kind}", functools.partial(rate, kind) if rate else 1.0)
-                for kind in of
-            ],
-        )
-        self.names.append(name)
-
-
 def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[int, ...]:
     if positive is None or not values[0] < positive <= values[-1]:
         raise ConfigError(
@@ -457,46 +434,7 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
     return tuple(i for i, value in enumerate(values) if value >= positive)
 
 
-def _item_log_frequency(dataset: str, split: str) -> np.ndarray:
-    """`Catalogue.log_frequency` of a prepared split, `[items]`."""
-    return locations.prepared(dataset, split).catalogue().log_frequency
-
-
-def _item_texts(dataset: str, split: str) -> Sequence[str]:
-    return locations.prepared(dataset, split).catalogue().texts
-
-
-def _outcome(dataset: str, split: str) -> Callable[[float | None], str]:
-    return locations.prepared(dataset, split).template().outcome
-
-
-def _sampled_outcomes(dataset: str, split: str) -> Sequence[str]:
+def _sampled_words(prepared: Prepared) -> Sequence[str]:
     """Words by label where negatives are sampled."""
-    prepared = locations.prepared(dataset, split)
     labelled = "label" in prepared.manifest["dataset_spec"]
     return () if labelled else prepared.outcome_words() or ()
-
-
-def _outcomes(dataset: str, split: str) -> Sequence[str]:
-    return [outcome.text for outcome in locations.prepared(dataset, split).template().outcomes]
-
-
-# Functions that lay out rows for `Job.tasks`, and what each must know of the data set, as functions
-# of its name and split.
-ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[..., Any]]]] = {
-    "infilling_rows": (preprocessors.infilling_rows, {}),
-    "generation_rows": (preprocessors.generation_rows, {}),
-    "outcome_rows": (
-        preprocessors.outcome_rows,
-        {"outcome": _outcome, "sampled": _sampled_outcomes},
-    ),
-    "scoring_rows": (preprocessors.scoring_rows, {}),
-    "retrieval_rows": (
-        preprocessors.retrieval_rows,
-        {"item_log_frequency": _item_log_frequency},
-    ),
-    "likelihood_rows": (
-        preprocessors.likelihood_rows,
-        {"item_texts": _item_texts, "outcomes": _outcomes},
-    ),
-}

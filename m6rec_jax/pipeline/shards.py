@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
-from m6rec_jax.pipeline.preprocessors import training_rows
+from m6rec_jax.pipeline.row_layout import training_rows
 from m6rec_jax.pipeline.source import steady_options
 from m6rec_jax.pipeline.task_rows import Batch, find_provider, next_rows, task_dataset
 

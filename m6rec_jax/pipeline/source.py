@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,18 +58,22 @@ class PreparedSource(seqio.DataSource):
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
       shuffle_buffer_size: rows held for shuffling, and saved with the iterator state. It can be
         small: TFDS has shuffled the rows, only epochs must differ.
+      sample: read only these rows, int `[n]`, ascending, in their order; None: all.
     """
 
     def __init__(
         self,
         locate: Callable[[], Path],
         shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
+        sample: np.ndarray | None = None,
     ) -> None:
         super().__init__(splits=PARTS, caching_permitted=False)
-        self._locate = locate
+        self._locate, self._sample = locate, sample
         self._shuffle_buffer_size = shuffle_buffer_size
-        # By folder and content of its description: data prepared anew are read anew.
-        self._builders: dict[tuple[Path, bytes], tfds.core.DatasetBuilder] = {}
+
+    def sampled(self, rows: np.ndarray) -> PreparedSource:
+        """The same data, of which some rows are read; they cannot be shuffled."""
+        return PreparedSource(self._locate, sample=rows)
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -79,12 +84,9 @@ class PreparedSource(seqio.DataSource):
         """
         folder = self._locate()
         try:
-            key = folder, (folder / INFO).read_bytes()
-            if key not in self._builders:
-                self._builders[key] = tfds.builder_from_directory(folder)
+            return _builder(folder, (folder / INFO).read_bytes())
         except Exception as error:  # TFDS raises many kinds, depending on what is broken
             raise DataError(f"{folder} holds no readable TFDS data set: {error}") from error
-        return self._builders[key]
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -106,7 +108,7 @@ class PreparedSource(seqio.DataSource):
         return split in self.builder.info.splits
 
     def num_input_examples(self, split: str) -> int:
-        """Rows of a split.
+        """Rows of a split, or of the sample.
 
         Raises:
           DataError: the data set has no such split.
@@ -116,15 +118,7 @@ class PreparedSource(seqio.DataSource):
             raise DataError(
                 f"{self._locate()} has no split '{split}', only {', '.join(sorted(splits))}"
             )
-        return int(splits[split].num_examples)
-
-    def row_range(self, split: str, shard_info: seqio.ShardInfo | None) -> tuple[int, int]:
-        """First row and one past the last row of a shard; sizes differ by at most one."""
-        rows = self.num_input_examples(split)
-        if shard_info is None:
-            return 0, rows
-        index, num_shards = shard_info.index, shard_info.num_shards
-        return rows * index // num_shards, rows * (index + 1) // num_shards
+        return int(splits[split].num_examples) if self._sample is None else len(self._sample)
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [str(name) for name in self.builder.info.splits[split].filenames]
@@ -154,22 +148,28 @@ class PreparedSource(seqio.DataSource):
                 raise DataError(
                     f"{self._locate()} has no column '{column}', only {', '.join(known)}"
                 )
-        first, end = self.row_range(split, shard_info)
-        nothing = first == end and not shuffle and self.num_input_examples(split) > 0
-        if nothing:
-            end += 1  # TFDS reads no empty range
-        if first == end:
-            part = f"shard {shard_info.index} of {shard_info.num_shards} of " if shard_info else ""
+        rows, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
+        first, end = (rows * index // shard.num_shards for index in (shard.index, shard.index + 1))
+        if not rows or (shuffle and first == end):
             raise DataError(
-                f"{part}split '{split}' of {self._locate()} has no rows "
-                f"({self.num_input_examples(split)} in all)"
+                f"shard {shard.index} of {shard.num_shards} of split '{split}' of "
+                f"{self._locate()} has no rows ({rows} in all)"
             )
+        nothing = first == end
+        end = max(end, first + 1)  # TFDS reads no empty range
+        if self._sample is not None:
+            places = self._sample[first:end]
+            first, end = int(places[0]), int(places[-1]) + 1
         dataset = self.builder.as_dataset(
-            split=tfds.core.ReadInstruction(split, from_=first, to=end, unit="abs"),
+            split=tfds.core.ReadInstruction(split, first, end, unit="abs"),
             shuffle_files=shuffle,
             decoders=tfds.decode.PartialDecoding(list(columns)) if columns else None,
             read_config=tfds.ReadConfig(shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
         )
+        if self._sample is not None:
+            chosen = tf.constant(np.isin(np.arange(first, end), places))
+            dataset = dataset.enumerate().filter(lambda index, _: chosen[index])
+            dataset = dataset.map(lambda _, row: row)
         if shuffle:
             dataset = dataset.shuffle(
                 min(self._shuffle_buffer_size, end - first),
@@ -179,50 +179,7 @@ class PreparedSource(seqio.DataSource):
         return dataset.take(0) if nothing else dataset
 
 
-class SampledSource(seqio.DataSource):
-    """Some rows of another source, in their order, cut into contiguous shards.
-
-    Args:
-      source: where the rows are.
-      rows: int `[n]`, their indices, ascending (`task_rows.sampled_indices`).
-    """
-
-    def __init__(self, source: seqio.DataSource, rows: np.ndarray) -> None:
-        super().__init__(splits=tuple(source.splits), caching_permitted=False)
-        self._source, self._rows = source, rows
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        return True
-
-    def num_input_examples(self, split: str) -> int:
-        del split
-        return len(self._rows)
-
-    def list_shards(self, split: str) -> Sequence[str]:
-        return list(self._source.list_shards(split))
-
-    def get_dataset(
-        self,
-        split: str = "validation",
-        shuffle: bool = False,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-    ) -> tf.data.Dataset:
-        """The rows of a shard, never shuffled."""
-        del shuffle
-        rows = self._rows
-        if shard_info is not None:
-            first, end = (
-                len(rows) * index // shard_info.num_shards
-                for index in (shard_info.index, shard_info.index + 1)
-            )
-            rows = rows[first:end]
-        dataset = self._source.get_dataset(split=split, shuffle=False, seed=seed)
-        if not len(rows):
-            return dataset.take(0)
-        chosen = np.zeros(rows[-1] + 1, bool)
-        chosen[rows] = True
-        table = tf.constant(chosen)
-        dataset = dataset.take(len(chosen)).enumerate()
-        return dataset.filter(lambda index, _: table[index]).map(lambda _, row: row)
+@functools.lru_cache(maxsize=64)
+def _builder(folder: Path, description: bytes) -> tfds.core.DatasetBuilder:
+    del description  # part of the key: data prepared anew are read anew
+    return tfds.builder_from_directory(folder)

@@ -55,7 +55,7 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.text.decode([int(i) for i in ids])
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError  # rows are made by `preprocessors.map_rows`
+        raise NotImplementedError  # rows are made by `row_layout`
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         raise NotImplementedError

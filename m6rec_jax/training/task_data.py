@@ -183,7 +183,7 @@ def jobs_of(name: str) -> dict[str, int]:
 
     Empty where there is one task, whose loss is the run's.
     """
-    from m6rec_jax.pipeline.preprocessors import job_id
+    from m6rec_jax.pipeline.row_layout import job_id
     from m6rec_jax.pipeline.task_rows import tasks_of
 
     tasks = tasks_of(name)

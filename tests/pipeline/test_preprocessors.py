@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.pipeline import preprocessors
+from m6rec_jax.pipeline import preprocessors, row_layout
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.preprocessors import outcomes_in_words
 from m6rec_jax.pipeline.source import PreparedSource
@@ -44,7 +44,7 @@ def run(shop_views, view, preprocessor, lengths=LENGTHS, seed=0, **options):
             limit = {"row": 1, **lengths}[feature.axis]
             assert row[name].ndim == 1
             assert len(row[name]) <= limit
-        jobs = [preprocessors.job_id("shop")] * len(row["decoder_input_tokens"])
+        jobs = [row_layout.job_id("shop")] * len(row["decoder_input_tokens"])
         assert row["decoder_job_ids"].tolist() == jobs
     return found
 
@@ -228,7 +228,7 @@ def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
     dropped = functools.partial(preprocessors.retrieval_rows, item_word_dropout=0.5)
     plain = run(shop_views, "next_items", preprocessors.retrieval_rows, vocabulary=vocabulary)
     outside = run(shop_views, "next_items", dropped, vocabulary=vocabulary)
-    with preprocessors.training_rows():
+    with row_layout.training_rows():
         inside = run(shop_views, "next_items", dropped, vocabulary=vocabulary)
 
     def tokens(found, side):
@@ -259,10 +259,10 @@ def test_budget_is_counted(shop_views, vocabulary):
 
 def test_jobs_differ_by_their_names():
     """Not by their index in a mixture: rows in saved states outlive changes of it."""
-    assert preprocessors.job_id("movielens_100k_retrieval") == 338482795
+    assert row_layout.job_id("movielens_100k_retrieval") == 338482795
     for known in ("book_crossing_retrieval", "movielens_100k_ctr"):
-        assert preprocessors.job_id(known) >= 0
-        assert preprocessors.job_id(known) != 338482795
+        assert row_layout.job_id(known) >= 0
+        assert row_layout.job_id(known) != 338482795
 
 
 def test_wrong_view_is_named(shop_views, vocabulary):

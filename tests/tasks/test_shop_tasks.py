@@ -14,7 +14,6 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.preprocessors import job_id
 from m6rec_jax.pipeline.registration import (
     evaluated_tasks,
     register_mixture,
@@ -22,6 +21,7 @@ from m6rec_jax.pipeline.registration import (
     task_info,
     unregister,
 )
+from m6rec_jax.pipeline.row_layout import job_id
 
 pytestmark = pytest.mark.usefixtures("no_gin")
 

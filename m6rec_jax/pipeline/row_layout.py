@@ -1,0 +1,202 @@
+"""How a task's rows are laid out: from the columns of a view to tokens, as a seqio preprocessor.
+
+A preprocessor is a function of a `RowLayout` and of settings that returns a function from columns
+to a row, which `preprocessor` turns into one of seqio's:
+
+    @preprocessor("source", "target")
+    def generation_rows(layout):
+        return lambda example: layout.generation([example["source"]], example["target"])
+
+Rows have every feature of `pipeline.features.TASK_FEATURES`. They are made by `m6rec_jax.text.rows`
+within `tf.numpy_function(stateful=False)`: training runs the code that serving runs, and tf.data
+can save its iterators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gin
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.prompt_rows import prompt_row
+from m6rec_jax.pipeline.source import python_value
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.text import rows
+from m6rec_jax.text.rows import Row, Text
+from m6rec_jax.text.vocabulary import Vocabulary
+
+Example = Mapping[str, Any]
+MakeRows = Callable[[Example], Row | list[Row]]
+
+_FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=False)
+
+
+@contextlib.contextmanager
+def training_rows() -> Iterator[None]:
+    """Pipelines built inside may vary their rows at random (word dropout)."""
+    token = _FOR_TRAINING.set(True)
+    try:
+        yield
+    finally:
+        _FOR_TRAINING.reset(token)
+
+
+class AtRandom(NamedTuple):
+    """Rows that a generator decides; seqio's seed for a row seeds it."""
+
+    make: Callable[[Example, np.random.Generator], Row]
+
+
+class RowLayout(NamedTuple):
+    """A task's vocabulary and lengths.
+
+    Attributes:
+      text: its vocabulary.
+      task_name: its row of the prompt bank is used, see `prompt_rows`.
+      source_length, target_length: most tokens of a row, S and T.
+    """
+
+    text: Vocabulary
+    task_name: str
+    source_length: int
+    target_length: int
+
+    def source(self, segments: Sequence[Text]) -> Row:
+        """The encoder's features, see `text.rows.source_row`."""
+        return rows.source_row(self.text, segments, self.source_length)
+
+    def candidates(self, texts: Sequence[str], *values: Any, **options: Any) -> Row:
+        """The decoder's features of texts with an end each, see `text.rows.packed_candidates`."""
+        return rows.packed_candidates(self.text, texts, self.target_length, *values, **options)
+
+    def generation(self, source: Sequence[Text], target: Text, **options: Any) -> Row:
+        """A whole row: the target is written, given the source; see `text.rows.generation_row`."""
+        row = rows.generation_row(
+            self.text, source, target, self.source_length, self.target_length, **options
+        )
+        return self.row(row)
+
+    def row(self, row: Row, *, user: int = -1, retrieval: int = 0) -> Row:
+        """With `task_ids`, `retrieval`, `user_ids` `[1]` and `decoder_job_ids` `[n]`."""
+        positions = len(row["decoder_input_tokens"])
+        return row | {
+            "task_ids": np.array([prompt_row(self.task_name)], np.int32),
+            "retrieval": np.array([retrieval], np.int32),
+            "user_ids": np.array([user], np.int32),
+            "decoder_job_ids": np.full(positions, job_id(self.task_name), np.int32),
+        }
+
+    def dropout(self, setting: str, share: float, make: Callable[..., Row]) -> MakeRows | AtRandom:
+        """Rows for which `make` drops a share of the words, in training alone.
+
+        Args:
+          setting: gin's name of the share, for the error.
+          share: of the words.
+          make: from columns and the function that drops words of a text to a row.
+
+        Raises:
+          ConfigError: it is no share.
+        """
+        if not 0 <= share < 1:
+            raise ConfigError(f"{setting} = {share} is not from 0 up to below 1")
+        if not share or not _FOR_TRAINING.get():
+            return lambda example: make(example, str)
+        return AtRandom(
+            lambda example, rng: make(example, lambda text: rows.drop_words(text, share, rng))
+        )
+
+
+def preprocessor(
+    *columns: str, optional: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., tf.data.Dataset]]:
+    """Turns a function of a `RowLayout` and settings into a preprocessor of seqio.
+
+    The settings are gin's. The preprocessor takes rows with the columns, `sequence_length`
+    `{"inputs": S, "targets": T}`, a `vocabulary`, a `task_name` and settings; it raises ConfigError
+    where the data lack a column.
+
+    Args:
+      *columns: those that are read.
+      optional: further ones, read where the data have them.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., tf.data.Dataset]:
+        configurable = gin.configurable(function)
+
+        @functools.wraps(function)
+        def preprocess(
+            ds: tf.data.Dataset,
+            sequence_length: Mapping[str, int],
+            *,
+            vocabulary: SeqioVocabulary,
+            task_name: str,
+            **settings: Any,
+        ) -> tf.data.Dataset:
+            lengths = sequence_length["inputs"], sequence_length["targets"]
+            layout = RowLayout(vocabulary.text, task_name, *lengths)
+            further = [column for column in optional if column in ds.element_spec]
+            return _map_rows(ds, configurable(layout, **settings), [*columns, *further])
+
+        del preprocess.__wrapped__  # seqio asks for the signature of what it calls
+        return preprocess
+
+    return decorate
+
+
+def _map_rows(
+    ds: tf.data.Dataset, make: MakeRows | AtRandom, columns: Sequence[str]
+) -> tf.data.Dataset:
+    """Rows in parallel and in order."""
+    if missing := [column for column in columns if column not in ds.element_spec]:
+        raise ConfigError(
+            f"the prepared data have no column '{missing[0]}', only "
+            f"{', '.join(sorted(ds.element_spec))}; is this the right view, and was it prepared by "
+            "this version (`m6rec data prepare` prepares it anew)?"
+        )
+
+    def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
+        example = {name: python_value(value) for name, value in zip(columns, values, strict=True)}
+        if isinstance(make, AtRandom):
+            made: Row | list[Row] = make.make(example, np.random.default_rng(seed.astype("uint32")))
+        else:
+            made = make(example)
+        several = made if isinstance(made, list) else [made]
+        lengths = {name: max(len(row[name]) for row in several) for name in TASK_FEATURES}
+        return list(rows.pad_batch(several, lengths).values())
+
+    def tf_row(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
+        tensors = tf.numpy_function(
+            numpy_row,
+            [seed, *(example[name] for name in columns)],
+            [tf.as_dtype(feature.dtype) for feature in TASK_FEATURES.values()],
+            stateful=False,
+        )
+        for tensor in tensors:
+            tensor.set_shape([None, None])
+        return dict(zip(TASK_FEATURES, tensors, strict=True))
+
+    if isinstance(make, AtRandom):
+        return seqio.map_over_dataset(tf_row, num_seeds=1)(ds).unbatch()
+    return ds.map(
+        lambda example: tf_row(example, tf.zeros([2], tf.int64)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).unbatch()
+
+
+def job_id(task_name: str) -> int:
+    """The number that marks the rows of a seqio task.
+
+    It is the CRC-32 of the name without the sign bit: the same in every mixture, process and
+    launch.
+    """
+    return zlib.crc32(task_name.encode("utf-8")) & 0x7FFFFFFF
