@@ -30,6 +30,7 @@ from m6rec_jax.data.splits import PARTS, TRAIN
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template
+from m6rec_jax.data.tfrecords import ShardFile
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.data.user_bucket import Groups, UserBucket
 from m6rec_jax.data.user_states import UserStates, entries_of
@@ -41,13 +42,11 @@ _OF_NEIGHBOURS = ("user_neighbours_percent", "user_taste_difference", "user_neig
 
 
 class Shard(NamedTuple):
-    """A file that was written: view, part, bucket, records, and bytes of its records."""
+    """A file that was written, of a part of a view."""
 
     view: str
     part: str
-    bucket: int
-    records: int
-    bytes: int
+    file: ShardFile
 
 
 class Summary(NamedTuple):
@@ -169,10 +168,6 @@ class Job:
         """Where it is what pairs of items say: of a stretch of the groups, or of all."""
         return self.folder / f"answers{'' if stretch is None else f'-{stretch}'}.npy"
 
-    def shard_file(self, view: str, part: str, bucket: int) -> Path:
-        """Where the rows of a bucket go."""
-        return self.folder / view / f"{part}-{bucket}"
-
     def write_shards(self, view: str, bucket: int, rows: Rows) -> list[Shard]:
         """Writes the rows of each part, shuffled but for the catalogue."""
         records = list(tfrecords.examples(rows.table, view))
@@ -183,10 +178,9 @@ class Job:
                 seed = [bucket, part, list(views.COLUMNS).index(view)]
                 numbers = np.random.default_rng(seed).permutation(numbers)
             name = self.part_name(part)
-            written = tfrecords.write_shard(
-                self.shard_file(view, name, bucket), map(records.__getitem__, numbers)
-            )
-            found.append(Shard(view, name, bucket, *written))
+            path = self.folder / view / f"{name}-{bucket}"
+            written = tfrecords.write_shard(path, map(records.__getitem__, numbers))
+            found.append(Shard(view, name, written))
         return found
 
 

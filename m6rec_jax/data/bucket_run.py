@@ -49,6 +49,7 @@ from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import next_refresh
+from m6rec_jax.data.tfrecords import ShardFile
 from m6rec_jax.data.timeline import Timeline, parts_of_users
 from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.user_states import save_statistics
@@ -156,12 +157,11 @@ class BucketRun:
 
     def render(
         self, all_views: Sequence[str]
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[tuple[Path, int, int]]]]]:
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[ShardFile]]]]:
         """Renders views.
 
         Returns:
-          view -> what the manifest says of it, and view -> part -> its files, each with what
-          `tfrecords.write_shard` returned.
+          view -> what the manifest says of it, and view -> part -> its files.
 
         Raises:
           DataError: a record lacks what its template needs.
@@ -191,13 +191,11 @@ class BucketRun:
         if "catalogue" in all_views:
             found["catalogue"] = {}
             shards += self._job.write_shards("catalogue", 0, self._catalogue())
-        files: dict[str, dict[str, list[tuple[Path, int, int]]]] = {view: {} for view in all_views}
+        files: dict[str, dict[str, list[ShardFile]]] = {view: {} for view in all_views}
         for shard in shards:
-            path = self._job.shard_file(shard.view, shard.part, shard.bucket)
-            of_part = files[shard.view].setdefault(shard.part, [])
-            of_part.append((path, shard.records, shard.bytes))
+            files[shard.view].setdefault(shard.part, []).append(shard.file)
         for view, parts in files.items():
-            found[view]["rows"] = {part: sum(n for _, n, _ in some) for part, some in parts.items()}
+            found[view]["rows"] = {part: sum(f.records for f in fs) for part, fs in parts.items()}
         return found, files
 
     def save_statistics(self, path: Path) -> int:

@@ -21,8 +21,7 @@ from m6rec_jax.data.prepared import (
     write_manifest,
 )
 from m6rec_jax.data.splits import Split
-from m6rec_jax.data.tfrecords import build_view
-from m6rec_jax.data.views import RowWriter
+from m6rec_jax.data.tfrecords import RowWriter
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
 
@@ -107,8 +106,7 @@ def prepare_texts(
                 shutil.rmtree(folder / path.name)
             path.replace(folder / path.name)
         for view, target in targets.items():
-            writers[view].close()
-            build_view(rendered / view, target, view)
+            writers[view].build(target)
         own = {
             "format": FORMAT,
             "version": __version__,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
@@ -113,42 +112,3 @@ def schema(view: str) -> pa.Schema:
     return pa.schema(
         [(name, pa.list_(_ARROW[kind]) if many else _ARROW[kind]) for name, (kind, many) in columns]
     )
-
-
-class RowWriter:
-    """Writes rows of one view to a file `<part>.parquet` for each part.
-
-    Args:
-      folder: must exist.
-      view: gives the columns.
-      buffer_rows: rows in memory per part.
-    """
-
-    def __init__(self, folder: Path, view: str, buffer_rows: int = 1_000) -> None:
-        self._folder = folder
-        self._schema = schema(view)
-        self._buffer_rows = buffer_rows
-        self._buffers: dict[str, list[Row]] = {}
-        self._files: dict[str, pq.ParquetWriter] = {}
-        self.num_rows: dict[str, int] = {}
-
-    def write(self, part: str, row: Row) -> None:
-        """Adds a row to a part."""
-        buffer = self._buffers.setdefault(part, [])
-        buffer.append(row)
-        self.num_rows[part] = self.num_rows.get(part, 0) + 1
-        if len(buffer) >= self._buffer_rows:
-            self._flush(part)
-
-    def close(self) -> None:
-        """Writes what is held and closes all files."""
-        for part in self._buffers:
-            self._flush(part)
-            self._files[part].close()
-
-    def _flush(self, part: str) -> None:
-        if part not in self._files:
-            path = self._folder / f"{part}.parquet"
-            self._files[part] = pq.ParquetWriter(path, self._schema, compression="zstd")
-        rows, self._buffers[part] = self._buffers[part], []
-        self._files[part].write_table(pa.Table.from_pylist(rows, self._schema))

@@ -93,12 +93,11 @@ def test_tfds_gives_back_what_was_written(
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfrecords, "_SHARD_BYTES", shard_bytes)
-    writer = views.RowWriter(tmp_path, "groups", buffer_rows=7)
+    writer = tfrecords.RowWriter(tmp_path, "groups")
     for row in ROWS:
         writer.write("train", row)
-    writer.close()
     target = tmp_path / "recommender_text" / "shop.all.groups" / "1.0.0"
-    tfrecords.build_view(tmp_path, target, "groups")
+    writer.build(target)
     assert (len(list(target.glob("*.tfrecord-*"))) > 1) == (shard_bytes == 100)
     builder = tfds.builder_from_directory(target)
     read = [

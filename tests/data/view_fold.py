@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from m6rec_jax.data import views
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, CoOccurrenceOptions, RelatedItems
@@ -29,7 +31,6 @@ from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.timeline import parts_of_users
-from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
 from tests.data.fold import (
@@ -217,11 +218,11 @@ class ViewFold:
             ),
         )
         renderer.visible_parts = self.assignment.split.visible_parts
-        writer = RowWriter(folder, view)
+        rows: dict[str, list[views.Row]] = {}
         if view == "documents":
             for item, held in zip(self.dataset.item_records, self.assignment.held_out, strict=True):
                 if not held:
-                    writer.write("train", item_document(self.template, item))
+                    rows.setdefault("train", []).append(item_document(self.template, item))
 
         def update(event: Event, item: Item, of_user_only: bool) -> None:
             statistics.update(event, item, of_user_only)
@@ -232,14 +233,17 @@ class ViewFold:
         for group in as_of(update, events, self._groups(view), lambda group: group.time):
             row = renderer.row(view, group)
             if row is not None:
-                writer.write(PARTS[group.part], row)
-        writer.close()
+                rows.setdefault(PARTS[group.part], []).append(row)
+        for part, some in rows.items():
+            table = pa.Table.from_pylist(some, views.schema(view))
+            pq.write_table(table, folder / f"{part}.parquet")
         if view in views.COUNTED:
             counts.save(folder)
-        if not writer.num_rows:
+        if not rows:
             raise DataError(f"no row for the view {view!r}")
         grouped = grouping(view, self.dataset, self.options)
-        entry = {"grouping": dataclasses.asdict(grouped), "rows": writer.num_rows}
+        numbers = {part: len(some) for part, some in rows.items()}
+        entry: dict[str, Any] = {"grouping": dataclasses.asdict(grouped), "rows": numbers}
         if sampler is not None and sampler.drawn.any():
             entry["negatives"] = {
                 "per_positive": self.negatives,

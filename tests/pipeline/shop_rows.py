@@ -69,12 +69,11 @@ def write_views(folder: Path) -> dict[str, Path]:
     for view in ("groups", "next_items", "documents"):
         rendered, folders[view] = folder / "rendered" / view, folder / "shop" / view / "1.0.0"
         rendered.mkdir(parents=True)
-        writer = views.RowWriter(rendered, view)
+        writer = tfrecords.RowWriter(rendered, view)
         for part in views.PARTS:
             for row in rows_of(part)[view]:
                 writer.write(part, row)
-        writer.close()
-        tfrecords.build_view(rendered, folders[view], view)
+        writer.build(folders[view])
     return folders
 
 
