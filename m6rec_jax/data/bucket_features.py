@@ -11,7 +11,7 @@ import numpy as np
 from m6rec_jax.data import words
 from m6rec_jax.data.epochs import FittedFactors, Standings, epoch_of
 from m6rec_jax.data.statistics_state import StatisticsOptions, StatisticsSettings, values_of
-from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
+from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket, UserCounts
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source
 from m6rec_jax.text.records import Item, Value
@@ -59,45 +59,29 @@ class ValueCounts:
 
     def __init__(self, bucket: UserBucket, values: ItemValues) -> None:
         self._values = values
-        events = np.flatnonzero(bucket.of_user)
-        ranges = values.ranges(bucket.item[events])
-        self.position = events[ranges.owners]
-        self.number = values.numbers[ranges.numbers]
-        # By user, value and position, in this order.
-        self._width = len(bucket.item) + 1
-        keys = self._keys(bucket.start[self.position], self.number) + self.position
+        ranges = values.ranges(bucket.item[bucket.past])
+        # By user, value and place in the past, in this order.
+        self._width = len(bucket.past) + 1
+        keys = self._keys(bucket.past_start[ranges.owners], values.numbers[ranges.numbers])
+        keys += ranges.owners
         order = np.argsort(keys)
         self._sorted = keys[order]
-        self.position, self.number = self.position[order], self.number[order]
-        counted, liked = bucket.counted[self.position], bucket.liked[self.position]
-        ones = np.ones(len(order), bool)
-        self._sums = {
-            ahead: tuple(np.concatenate([[0], np.cumsum(mask & m)]) for m in (ones, liked))
-            for ahead, mask in ((False, counted), (True, ones))
-        }
+        liked = bucket.liked[bucket.past[ranges.owners[order]]]
+        self._liked = np.concatenate([[0], np.cumsum(liked)])
 
-    def at(
-        self, first: np.ndarray, known: np.ndarray, ahead: np.ndarray, numbers: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def at(self, known: Ranges, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Events with values, and positive ones among them. All `[n]`.
 
         Args:
-          first: position of the user's first event.
-          known: position before which events count.
-          ahead: whether events that count for the user only do.
+          known: of the past, what is known of the users.
           numbers: of the values.
         """
-        keys = self._keys(first, numbers)
-        low = np.searchsorted(self._sorted, keys)
-        high = np.searchsorted(self._sorted, keys + known)
-        count, positive = (
-            np.where(ahead, some[high] - some[low], counted[high] - counted[low])
-            for some, counted in zip(self._sums[True], self._sums[False], strict=True)
-        )
-        return count, positive
+        keys = self._keys(known.low, numbers)
+        low, high = (np.searchsorted(self._sorted, keys + end) for end in (0, known.high))
+        return high - low, self._liked[high] - self._liked[low]
 
-    def _keys(self, first: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        return (first * len(self._values.names) + numbers) * self._width
+    def _keys(self, starts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return (starts * len(self._values.names) + numbers) * self._width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +125,15 @@ class GroupFeatures:
     def user_share(self) -> np.ndarray:
         """The user's smoothed share of liked items `[groups]`."""
         counts = self._counts
-        return self._shared.smoothed(counts.positive, counts.count, self._share)
+        return self._shared.smoothed(counts.positive, counts.events, self._share)
 
     def of_users(self, names: Sequence[str]) -> dict[str, Source]:
         """Features of `Statistics.user_features`, for each group."""
         counts = self._counts
-        known = counts.count > 0
-        mean = self._shared.smoothed(counts.total, counts.count, self._mean)
+        known = counts.events > 0
+        mean = self._shared.smoothed(counts.total, counts.events, self._mean)
         make: Mapping[str, Callable[[str], Source]] = {
-            "user_count": lambda n: words.of_distinct(n, counts.count, known, verbalize.count),
+            "user_count": lambda n: words.of_distinct(n, counts.events, known, verbalize.count),
             "user_positive_percent": lambda n: words.percents(n, self.user_share, known),
             "user_mean_value": lambda n: words.rounded(n, mean, self._spread, known),
         }
@@ -206,7 +190,7 @@ class GroupFeatures:
         if any(name.startswith("item_liked_") for name in names):
             standing("shares", share)
         if not {"user_item_times", "user_item_ago"}.isdisjoint(names):
-            times, last = self._bucket.times_had(self._groups, owners, items)
+            times, last = self._bucket.times_had(self._groups.known[owners], items)
             ages = self._bucket.time[self._groups.rows.low][owners] - self._bucket.time[last]
             had = times > 0
             make["user_item_times"] = lambda n: words.of_distinct(n, times, had, verbalize.count)
@@ -235,8 +219,8 @@ class GroupFeatures:
         return found
 
     @cached_property
-    def _counts(self):  # type: ignore[no-untyped-def]
-        return self._bucket.counts(self._groups)
+    def _counts(self) -> UserCounts:
+        return self._bucket.counts(self._groups.known)
 
     def _of_values(
         self,
@@ -249,15 +233,8 @@ class GroupFeatures:
         counts = ValueCounts(self._bucket, values)
         ranges = values.ranges(items)
         asked = ranges.owners
-        groups = self._groups
-        of_group = owners[asked]
         numbers = values.numbers[ranges.numbers]
-        count, positive = counts.at(
-            self._bucket.start[groups.rows.low][of_group],
-            groups.known[of_group],
-            groups.ahead[of_group],
-            numbers,
-        )
+        count, positive = counts.at(self._groups.known[owners[asked]], numbers)
         met = np.bincount(asked, count > 0, len(items)) > 0
         found: dict[str, Source] = {}
         name = f"user_{field}_percent"
@@ -287,7 +264,7 @@ class GroupFeatures:
         assert factors is not None
         timeline = bucket.timeline
         found = np.full(len(items), np.nan)
-        positions, windows = bucket.windows(groups)
+        positions, windows = bucket.windows(groups.known)
         numbers = self._shared.item_number
         asked = np.where(
             timeline.first_place(items) < groups.place[candidates.owners], numbers[items], -1

@@ -289,7 +289,7 @@ def ask(job: Job, bucket: int) -> Asked:
     number = opened.shared.item_number
     groups = events.groups(job.grouping("groups"))
     candidates = opened.candidates(opened.rows(events), groups)
-    positions, windows = events.windows(groups)
+    positions, windows = events.windows(groups.known)
     offsets = candidates.ranges.offsets
     asked = np.empty(len(groups), GROUP)
     asked["place"], asked["own"] = (
@@ -335,17 +335,17 @@ def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
     groups = events.groups(job.grouping("reranking"))
     first = groups.rows.low
     most = min(job.grouping("reranking").max_events, job.co_occurrence.recent)
-    recent, ranges = events.histories(groups, most)
-    seen, seen_ranges = events.seen(groups)
+    recent = events.histories(groups, most)
+    seen, seen_ranges = events.seen(groups.history)
     return AskedCandidates(
         opened.timeline.count[groups.place],
         groups.part,
         events.user[first],
         events.item[first],
-        ranges,
-        events.item[recent],
+        recent,
+        events.item[events.past],
         seen_ranges,
-        seen,
+        events.item[seen],
     )
 
 

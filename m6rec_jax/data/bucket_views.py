@@ -151,13 +151,14 @@ class BucketViews:
         )
         ends = np.cumsum(drawn.counts)
         own = Ranges(ends - drawn.counts, ends)
-        positions, recent = self._bucket.histories(groups, min(self._max_events, num_recent))
+        bucket = self._bucket
+        recent = bucket.histories(groups, min(self._max_events, num_recent))
         rows = self._rows(
             "reranking",
             groups,
             {
                 **self._of_users(groups, features),
-                "recent_indices": _lists(recent, self._bucket.item[positions[recent.numbers]]),
+                "recent_indices": _lists(recent, bucket.item[bucket.past[recent.numbers]]),
                 "candidates": _lists(own, texts),
                 "item_indices": _lists(own, items),
                 "labels": _lists(own, np.nonzero(inside)[1] == 0),
@@ -197,11 +198,11 @@ class BucketViews:
         template = self._template.writing[kind]
         bucket = self._bucket
         common = common_values(self._items, template.shared)
-        positions, ranges = bucket.histories(groups, self._max_events)
+        ranges = bucket.histories(groups, self._max_events)
         liked = self._label.labels(bucket.value).astype(bool)
         rows, written, likes = [], [], []
         for number in np.flatnonzero(liked[groups.rows.low]).tolist():
-            past = positions[ranges.low[number] : ranges.high[number]]
+            past = bucket.past[ranges.low[number] : ranges.high[number]]
             indices = bucket.item[past[liked[past]]].tolist()
             items = [self._items[index] for index in indices]
             item = self._items[bucket.item[groups.rows.low[number]]]
@@ -255,7 +256,8 @@ class BucketViews:
     ) -> Candidates:
         """`shown`, each followed by `number` sampled negatives, or as many as there are."""
         bucket, timeline = self._bucket, self._bucket.timeline
-        seen, ranges = bucket.seen(groups)
+        positions, ranges = bucket.seen(groups.history)
+        seen = bucket.item[positions]
         epochs = epoch_of(timeline.count[groups.place], popularity.schedule)
         shown = self.shown(groups)
         items: list[int] = []
@@ -360,8 +362,8 @@ class BucketViews:
         """Texts of the histories' events, those that say something, and each group's ones."""
         bucket, template = self._bucket, self._template
         fields = template.event_template.fields
-        positions, ranges = bucket.histories(groups, self._max_events)
-        owners, events = ranges.owners, positions[ranges.numbers]
+        ranges = bucket.histories(groups, self._max_events)
+        owners, events = ranges.owners, bucket.past[ranges.numbers]
         seconds = bucket.time[groups.rows.low][owners] - bucket.time[events]
         ages = np.zeros(len(events), np.int64)
         if "ago" in fields:

@@ -1,8 +1,9 @@
 """Everything about the events of some users, as arrays: groups, histories, counts, windows.
 
 A bucket holds all events of its users in each user's order (time, then row of the table).
-*Positions* count events of the bucket. What `grouping.groups_of_user` and `StatisticsState.update`
-do event by event is done here for all groups at once.
+*Positions* count events of the bucket. The *past* holds the positions that rows may know of: first
+those that training rows see, by user, then those that rows of other parts see, if they see others.
+What a row knows of its user is a range of the past.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.grouping import Grouping
-from m6rec_jax.data.splits import STATISTICS_PARTS
-from m6rec_jax.data.timeline import Timeline, parts_of_users, running_sums
+from m6rec_jax.data.splits import STATISTICS_PARTS, TRAIN
+from m6rec_jax.data.timeline import Timeline, running_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Ranges:
 
     low: np.ndarray
     high: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> Ranges:
+        return Ranges(self.low[chosen], self.high[chosen])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -54,33 +59,29 @@ class Groups:
     Attributes:
       rows: positions of each group's rows.
       part: part code of the rows.
-      cut: position before which the history ends.
-      known: position before which events are in the statistics of the user.
       place: place in the timeline that the statistics stand at.
-      ahead: whether statistics of the user hold events that count for the user only.
+      history: of the past, the events that the history may hold.
+      known: of the past, the events in the statistics of the user.
     """
 
     rows: Ranges
     part: np.ndarray
-    cut: np.ndarray
-    known: np.ndarray
     place: np.ndarray
-    ahead: np.ndarray
+    history: Ranges
+    known: Ranges
 
     def __len__(self) -> int:
         return len(self.part)
 
     def take(self, chosen: np.ndarray) -> Groups:
         """Some of them, by their numbers or a mask."""
-        columns = {f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)[1:]}
-        return Groups(Ranges(self.rows.low[chosen], self.rows.high[chosen]), **columns)
+        return Groups(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
 
-@dataclasses.dataclass(frozen=True)
-class UserCounts:
-    """What is known of the user of each group, or of other things asked about. All `[n]`."""
+class UserCounts(NamedTuple):
+    """Number of events, of positive ones, and sum of their values. All `[n]`."""
 
-    count: np.ndarray
+    events: np.ndarray
     positive: np.ndarray
     total: np.ndarray
 
@@ -97,11 +98,12 @@ class UserBucket:
 
     Attributes:
       user, item, time, value, part: of each event `[events]`.
-      start: position of the first event of the event's user `[events]`.
       moment: position of the first event of the same user and time `[events]`.
       moment_end: position after the last one `[events]`.
       place: place of the event in the timeline, if it is there `[events]`.
       users: the users, ascending; `user_start` `[users + 1]` says where their events begin.
+      past: see the module `[past]`; `past_start` `[past]` says where the user's own begins in it.
+      of_training: of the past, what a training row after all events would know `[users]`.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class UserBucket:
         size = len(self.user)
         self.users, first = np.unique(self.user, return_index=True)
         self.user_start = np.append(first, size)
-        self.start = np.repeat(first, np.diff(self.user_start))
+        self._start = np.repeat(first, np.diff(self.user_start))
         changes = np.append(True, (np.diff(self.time) != 0) | (np.diff(self.user) != 0))
         begins = np.flatnonzero(changes)
         lengths = np.diff(np.append(begins, size))
@@ -130,13 +132,22 @@ class UserBucket:
         self.place = timeline.place_of_row[events.column("row").to_numpy()]
         self.worth = np.nan_to_num(self.value)
         self.liked = np.ones(size, bool) if at_least is None else self.value >= at_least
-        self.counted = np.isin(self.part, STATISTICS_PARTS)
-        self.of_user = self.counted | np.isin(self.part, parts_of_users(visible_parts))
+        seen = list(dict.fromkeys([visible_parts[TRAIN], *visible_parts.values()]))
+        self._seeing = np.asarray(
+            [seen.index(visible_parts[part]) for part in sorted(visible_parts)]
+        )
+        number, position = np.nonzero([np.isin(self.part, parts) for parts in seen])
+        self.past = position
+        # How many of the past, for each of `seen`, lie before each position `[seen, events + 1]`.
+        before = np.arange(size + 1) + (size + 1) * np.arange(len(seen))[:, None]
+        self._before = np.searchsorted((size + 1) * number + position, before)
+        self.past_start = self._before[number, self._start[position]]
+        self.of_training = Ranges(*(self._before[0, ends] for ends in (first, self.user_start[1:])))
 
     # ---- groups and histories
 
     def groups(self, grouping: Grouping) -> Groups:
-        """The rows of a view, grouped: see `grouping.groups_of_user`."""
+        """The rows of a view, grouped."""
         if grouping not in self._groups:
             groups = self._grouped(grouping)
             if grouping.with_seen and grouping.strict:
@@ -146,12 +157,13 @@ class UserBucket:
 
     def _with_others(self, groups: Groups) -> Groups:
         """Without those that only repeat, with nothing else that the user had to stand beside."""
-        items, had = self.seen(groups)
+        positions, had = self.seen(groups.history)
+        items = self.item[positions]
         first, end = groups.rows.low, groups.rows.high
-        number = had.high - had.low
         last = np.maximum(end, self.moment_end[first])
         kept = np.ones(len(groups), bool)
-        for group in np.flatnonzero((number > 0) & (number <= last - self.moment[first])).tolist():
+        few = (had.lengths > 0) & (had.lengths <= last - self.moment[first])
+        for group in np.flatnonzero(few).tolist():
             of_user = set(items[had.low[group] : had.high[group]].tolist())
             own = set(self.item[first[group] : end[group]].tolist())
             start = first[group]
@@ -164,9 +176,10 @@ class UserBucket:
         changes = np.append(True, (np.diff(self.part) != 0) | (np.diff(self.user) != 0))
         if not grouping.repeats:
             new = np.zeros(len(self.part), bool)
+            pairs = _pairs(self._start, self.item)
             for part, visible in self._visible_parts.items():
                 known = np.flatnonzero(np.isin(self.part, (*visible, part)))
-                first = known[self._first_of_item(known)]
+                first = known[_is_first(pairs[known])]
                 new[first[self.part[first] == part]] = True
             wanted &= new
             changes[1:] |= np.diff(new)
@@ -176,168 +189,120 @@ class UserBucket:
         end = np.append(first[1:], len(self.part))
         first, end = first[wanted[first]], end[wanted[first]]
         part = self.part[first]
-        seen = self._visible_parts.items()
-        ahead = [part for part, parts in seen if set(parts).difference(STATISTICS_PARTS)]
-        known = self.moment[first]
+        low, before, at_once = (
+            self._before[self._seeing[part], position]
+            for position in (self._start[first], self.moment[first], first)
+        )
         return Groups(
             rows=Ranges(first, end),
             part=part,
-            cut=known if grouping.strict else first,
-            known=known,
             place=self.timeline.place_of(self.time[first]),
-            ahead=np.isin(part, ahead),
+            history=Ranges(low, before if grouping.strict else at_once),
+            known=Ranges(low, before),
         )
 
-    def histories(self, groups: Groups, max_events: int) -> tuple[np.ndarray, Ranges]:
-        """Visible events before each group: positions, and each group's range among them."""
-        positions = np.zeros(0, np.int64)
-        low, high = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
-        for visible, mask in self._by_visible(groups):
-            last = len(positions) + np.searchsorted(visible, groups.cut[mask])
-            first = len(positions) + np.searchsorted(visible, self.start[groups.rows.low[mask]])
-            low[mask], high[mask] = np.maximum(first, last - max_events), last
-            positions = np.concatenate([positions, visible])
-        return positions, Ranges(low, high)
+    def histories(self, groups: Groups, max_events: int) -> Ranges:
+        """Of the past, the latest events that the histories of groups hold."""
+        low, high = groups.history.low, groups.history.high
+        return Ranges(np.maximum(low, high - max_events), high)
 
-    def seen(self, groups: Groups) -> tuple[np.ndarray, Ranges]:
-        """Items of all visible events before the histories' ends, each once, and ranges among them.
+    def seen(self, known: Ranges) -> tuple[np.ndarray, Ranges]:
+        """The distinct items in ranges of the past, each from its user's first event on.
 
-        In the order in which they came first.
+        Returns:
+          positions of their first events, and each one's range among them.
         """
-        items = np.zeros(0, np.int64)
-        low, high = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
-        first = groups.rows.low
-        for visible, mask in self._by_visible(groups):
-            visible = visible[self._first_of_item(visible)]
-            low[mask] = len(items) + np.searchsorted(visible, self.start[first[mask]])
-            high[mask] = len(items) + np.searchsorted(visible, groups.cut[mask])
-            items = np.concatenate([items, self.item[visible]])
-        return items, Ranges(low, high)
-
-    def _by_visible(self, groups: Groups) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Positions that groups may see, and which groups `[groups]` bool; parts alike together."""
-        parts: dict[tuple[int, ...], list[int]] = {}
-        for part, visible in self._visible_parts.items():
-            parts.setdefault(tuple(visible), []).append(part)
-        return [
-            (np.flatnonzero(np.isin(self.part, visible)), np.isin(groups.part, seeing))
-            for visible, seeing in parts.items()
-        ]
-
-    def _first_of_item(self, positions: np.ndarray) -> np.ndarray:
-        """Which of the positions `[n]`, ascending, are the first of their user and item."""
-        found = np.zeros(len(positions), bool)
-        found[np.unique(self._pairs[positions], return_index=True)[1]] = True
-        return found
+        first = np.flatnonzero(_is_first(self._past_pairs))
+        ends = (np.searchsorted(first, end) for end in (known.low, known.high))
+        return self.past[first], Ranges(*ends)
 
     @cached_property
-    def _pairs(self) -> np.ndarray:
-        """A number for the user and the item of each event `[events]`."""
-        return self.start.astype(np.int64) << 32 | self.item
+    def _past_pairs(self) -> np.ndarray:
+        """A number for the user and the item of each event of the past, by who sees it."""
+        return _pairs(self.past_start, self.item[self.past])
 
     # ---- statistics of users
 
-    def counts(self, groups: Groups) -> UserCounts:
-        """What was counted of each group's user."""
-        first = self.start[groups.rows.low]
-        found = UserCounts(*(np.zeros(len(groups), kind) for kind in (np.int64, np.int64, float)))
-        for ahead, (before, liked, total) in self._sums.items():
-            chosen = groups.ahead == ahead
-            known, start = groups.known[chosen], first[chosen]
-            found.count[chosen] = before[known] - before[start]
-            found.positive[chosen] = liked[known] - liked[start]
-            if len(total):
-                # Sums of one user each: that before `known`, if it holds an event.
-                last = total[np.maximum(before[known] - 1, 0)]
-                found.total[chosen] = np.where(found.count[chosen] > 0, last, 0.0)
-        return found
+    def counts(self, known: Ranges) -> UserCounts:
+        """What was counted in ranges of the past, each from its user's first event on."""
+        liked, total = self._sums
+        count = known.lengths
+        positive = liked[known.high] - liked[known.low]
+        return UserCounts(count, positive, np.where(count > 0, total[known.high - 1], 0.0))
 
     @cached_property
-    def _sums(self) -> dict[bool, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """With events that count for the user only, or without: what `counts` looks up."""
-        found = {}
-        for ahead, mask in ((False, self.counted), (True, self.of_user)):
-            starts = np.searchsorted(np.flatnonzero(mask), self.user_start)
-            found[ahead] = (
-                _before(mask),
-                _before(mask & self.liked),
-                running_sums(self.worth[mask], starts),
-            )
-        return found
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positive events before each of the past, and sums of the user's values up to each."""
+        starts = np.append(np.unique(self.past_start), len(self.past))
+        total = running_sums(self.worth[self.past], starts)
+        return _before(self.liked[self.past]), np.append(total, 0.0)
 
-    def times_had(
-        self, groups: Groups, owners: np.ndarray, items: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def times_had(self, known: Ranges, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How often users had items, and when last. All `[n]`.
 
         Args:
-          groups: whose users are asked about.
-          owners: of which group each item is.
+          known: of the past, what is known of the users.
           items: indices in the items table.
 
         Returns:
           the times, and the position of the last one (of any event where there is none).
         """
-        times, last = np.zeros(len(items), np.int64), np.zeros(len(items), np.int64)
-        width = len(self.item) + 1
-        pair = self.start[groups.rows.low][owners] << 32 | items
-        for ahead, mask in ((False, self.counted), (True, self.of_user)):
-            events = np.flatnonzero(mask)
-            events = events[np.lexsort((events, self._pairs[events]))]
-            chosen = groups.ahead[owners] == ahead
-            if not len(events):
-                continue
-            # Numbers of pairs instead of pairs, for which there would be no room beside positions.
-            pairs, first = np.unique(self._pairs[events], return_index=True)
-            number = np.repeat(np.arange(len(pairs)), np.diff(np.append(first, len(events))))
-            asked = np.minimum(np.searchsorted(pairs, pair[chosen]), len(pairs) - 1)
-            known = groups.known[owners[chosen]]
-            end = np.searchsorted(number * width + events, asked * width + known)
-            there = pairs[asked] == pair[chosen]
-            times[chosen] = np.where(there, end - first[asked], 0)
-            last[chosen] = events[np.maximum(end - 1, 0)]
-        return times, last
+        if not len(self.past):
+            return np.zeros(len(items), np.int64), np.zeros(len(items), np.int64)
+        order = np.argsort(self._past_pairs, kind="stable")
+        # Numbers of pairs instead of pairs, for which there would be no room beside the past.
+        pairs, first, lengths = np.unique(
+            self._past_pairs[order], return_index=True, return_counts=True
+        )
+        width = len(self.past) + 1
+        number = np.repeat(np.arange(len(pairs)), lengths)
+        pair = _pairs(known.low, items)
+        place = np.minimum(np.searchsorted(pairs, pair), len(pairs) - 1)
+        end = np.searchsorted(number * width + order, place * width + known.high)
+        times = np.where(pairs[place] == pair, end - first[place], 0)
+        return times, self.past[order[np.maximum(end - 1, 0)]]
 
     # ---- windows
 
-    def windows(self, groups: Groups) -> tuple[np.ndarray, Ranges]:
-        """The user's last distinct items as of each group: positions of their first events."""
-        positions = np.zeros(0, np.int64)
-        low, high = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
-        for ahead, entries in enumerate((self.entries, self.entries_ahead)):
-            mask = groups.ahead == bool(ahead)
-            last = np.searchsorted(entries, groups.known[mask])
-            first = np.searchsorted(entries, self.start[groups.rows.low[mask]])
-            low[mask] = len(positions) + np.maximum(first, last - self.window)
-            high[mask] = len(positions) + last
-            positions = np.concatenate([positions, entries])
-        return positions, Ranges(low, high)
+    def windows(self, known: Ranges) -> tuple[np.ndarray, Ranges]:
+        """The users' last distinct items as of each range of the past.
+
+        Returns:
+          positions of their first events, and each one's range among them.
+        """
+        low, high = (np.searchsorted(self.entries, end) for end in (known.low, known.high))
+        return self.past[self.entries], Ranges(np.maximum(low, high - self.window), high)
 
     @cached_property
     def entries(self) -> np.ndarray:
-        """Positions of the counted events whose item enters its user's window, ascending."""
-        return self._entering(np.flatnonzero(self.counted))
+        """Which events of the past enter their user's window, ascending.
 
-    @cached_property
-    def entries_ahead(self) -> np.ndarray:
-        """As `entries`, where events that count for the user only are in, too.
-
-        From a user's first one on, an item that was not counted before resembles no other, and
-        does not enter.
+        From a user's first event on that counts for the user only, an item that was not counted
+        before resembles no other, and does not enter.
         """
-        of_user_only = self.of_user & ~self.counted
-        later = _before(of_user_only)[1:] > _before(of_user_only)[self.start]
-        unknown = later & (self.timeline.first_place(self.item) >= self.place)
-        return self._entering(np.flatnonzero(self.of_user & ~unknown))
-
-    def _entering(self, positions: np.ndarray) -> np.ndarray:
-        """Of positions, ascending, those whose item is not in the user's window yet."""
-        enters = self._first_of_item(positions)
-        starts = np.searchsorted(positions, self.user_start)
+        before = _before(~np.isin(self.part[self.past], STATISTICS_PARTS))
+        later = before[1:] > before[self.past_start]
+        unknown = self.timeline.first_place(self.item[self.past]) >= self.place[self.past]
+        known = np.flatnonzero(~(later & unknown))
+        enters = _is_first(self._past_pairs[known])
+        starts = np.searchsorted(known, np.append(np.unique(self.past_start), len(self.past)))
         for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
             if end - start > self.window:  # what was forgotten may enter again
-                enters[start:end] = _enters(self.item[positions[start:end]].tolist(), self.window)
-        return positions[enters]
+                items = self.item[self.past[known[start:end]]]
+                enters[start:end] = _enters(items.tolist(), self.window)
+        return known[enters]
+
+
+def _pairs(starts: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """A number for each pair of a user, by where its events begin, and an item `[n]`."""
+    return starts.astype(np.int64) << 32 | items
+
+
+def _is_first(keys: np.ndarray) -> np.ndarray:
+    """Which of the keys `[n]` are the first of their value `[n]` bool."""
+    found = np.zeros(len(keys), bool)
+    found[np.unique(keys, return_index=True)[1]] = True
+    return found
 
 
 def _enters(items: Sequence[int], window: int) -> list[bool]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data import statistics_files
-from m6rec_jax.data.bucket_features import SharedStatistics
+from m6rec_jax.data.bucket_features import SharedStatistics, ValueCounts
 from m6rec_jax.data.epochs import Population, Standings, WindowEntries
 from m6rec_jax.data.statistics_state import FIRST_FIT, next_fit, next_refresh
 from m6rec_jax.data.timeline import Timeline, running_sums
@@ -41,48 +41,42 @@ class UserStates:
     @classmethod
     def of_bucket(cls, bucket: UserBucket, shared: SharedStatistics) -> UserStates:
         """Counts what a bucket holds."""
-        counted = np.flatnonzero(bucket.counted)
-        starts = np.searchsorted(counted, bucket.user_start)
-        some = np.flatnonzero(np.diff(starts))
-        first, last = counted[starts[some]], counted[starts[some + 1] - 1]
-        liked = np.concatenate([[0], np.cumsum(bucket.liked[counted])])
-        total = running_sums(bucket.worth[counted], starts)[starts[some + 1] - 1]
-        entries = bucket.entries if shared.keeps_windows else np.zeros(0, np.int64)
-        bounds = np.searchsorted(entries, bucket.user_start)
-        high = bounds[some + 1]
-        window = Ranges(np.maximum(bounds[some], high - bucket.window), high)
-        held = entries[window.numbers]
+        some = np.flatnonzero(bucket.of_training.lengths)
+        known = bucket.of_training[some]
+        held, offsets = np.zeros(0, np.int64), np.zeros(len(some) + 1, np.int32)
+        if shared.keeps_windows:
+            positions, windows = bucket.windows(known)
+            held, offsets = positions[windows.numbers], windows.offsets
         values = bucket.worth[held]
-        offsets = pa.array(window.offsets, pa.int32())
         columns = {
             "window": pa.array(shared.item_number[bucket.item[held]], pa.int32()),
             "window_value": pa.array(values),
             "window_difference": pa.array(values - bucket.timeline.mean(bucket.place[held])),
         }
+        ends = pa.array(offsets, pa.int32())
+        count, positive, total = bucket.counts(known)
         users = pa.table(
             {
                 "user": bucket.users[some],
-                "first": bucket.place[first],
-                "count": np.diff(starts)[some],
-                "positive": liked[starts[some + 1]] - liked[starts[some]],
+                "first": bucket.place[bucket.past[known.low]],
+                "count": count,
+                "positive": positive,
                 "value": total,
-                "last_time": bucket.time[last],
-                **{name: pa.ListArray.from_arrays(offsets, c) for name, c in columns.items()},
+                "last_time": bucket.time[bucket.past[known.high - 1]],
+                **{name: pa.ListArray.from_arrays(ends, c) for name, c in columns.items()},
             }
         )
-        items = _had(bucket, shared, counted) if shared.options.user_items else None
-        return cls(users, _by(bucket, shared, counted), items)
+        items = _had(bucket, shared, known) if shared.options.user_items else None
+        return cls(users, _by(bucket, shared, known), items)
 
 
 def entries_of(bucket: UserBucket) -> pa.Table:
     """The entries of the users' windows: user, item, place, forgotten, value."""
-    entries = bucket.entries
+    entries = bucket.past[bucket.entries[bucket.entries < bucket.of_training.high[-1]]]
     forgotten = np.full(len(entries), np.iinfo(np.int64).max)
-    later = np.arange(len(entries)) + bucket.window
-    inside = later < len(entries)
-    same = np.zeros(len(entries), bool)
-    same[inside] = bucket.user[entries[inside]] == bucket.user[entries[later[inside]]]
-    forgotten[same] = bucket.place[entries[later[same]]]
+    kept, later = entries[: -bucket.window], entries[bucket.window :]
+    same = np.flatnonzero(bucket.user[kept] == bucket.user[later])
+    forgotten[same] = bucket.place[later[same]]
     return pa.table(
         {
             "user": bucket.user[entries],
@@ -94,47 +88,33 @@ def entries_of(bucket: UserBucket) -> pa.Table:
     )
 
 
-def _by(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa.Table:
-    tables = []
+def _by(bucket: UserBucket, shared: SharedStatistics, known: Ranges) -> pa.Table:
+    tables = [statistics_files.SCHEMAS["by"].empty_table()]
+    items = bucket.item[bucket.past[known.numbers]]
     for column, values in enumerate(shared.item_values):
-        ranges = values.ranges(bucket.item[counted])
-        position = counted[ranges.owners]
-        number = values.numbers[ranges.numbers]
-        keys = bucket.start[position] * len(values.names) + number
-        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        first = first[order]
-        count = np.bincount(inverse, minlength=len(order))[order]
-        positive = np.bincount(inverse, bucket.liked[position], len(order))[order]
-        tables.append(
-            pa.table(
-                {
-                    "user": bucket.user[position[first]],
-                    "column": np.full(len(first), column, np.int8),
-                    "name": pa.array(values.names, pa.string()).take(pa.array(number[first])),
-                    "count": count.astype(np.int64),
-                    "positive": positive.astype(np.int64),
-                }
-            )
-        )
-    if not tables:
-        return statistics_files.SCHEMAS["by"].empty_table()
+        ranges = values.ranges(items)
+        of_user, number = known.owners[ranges.owners], values.numbers[ranges.numbers]
+        keys = of_user * len(values.names) + number
+        first = np.sort(np.unique(keys, return_index=True)[1])
+        of_user, number = of_user[first], number[first]
+        counts = ValueCounts(bucket, values).at(known[of_user], number)
+        users = bucket.user[bucket.past[known.low[of_user]]]
+        names = pa.array(values.names, pa.string()).take(pa.array(number))
+        columns = np.full(len(first), column)
+        tables.append(statistics_files.table("by", users, columns, names, *counts))
     return pa.concat_tables(tables)
 
 
-def _had(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa.Table:
-    pairs = bucket.start[counted].astype(np.int64) << 32 | bucket.item[counted]
-    _, first, inverse = np.unique(pairs, return_index=True, return_inverse=True)
-    last = np.zeros(len(first), np.int64)
-    np.maximum.at(last, inverse, counted)
-    order = np.argsort(first)
-    first = counted[first[order]]
+def _had(bucket: UserBucket, shared: SharedStatistics, known: Ranges) -> pa.Table:
+    positions, ranges = bucket.seen(known)
+    first = positions[ranges.numbers]
+    times, last = bucket.times_had(known[ranges.owners], bucket.item[first])
     return pa.table(
         {
             "user": bucket.user[first],
             "item": shared.item_number[bucket.item[first]],
-            "times": np.bincount(inverse, minlength=len(order))[order],
-            "last_time": bucket.time[last[order]],
+            "times": times,
+            "last_time": bucket.time[last],
         }
     )
 
