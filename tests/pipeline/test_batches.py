@@ -346,7 +346,5 @@ def test_clear_errors(number_tasks):
         make(task, batch_size=16).load_state_dict(states)
     with pytest.raises(CheckpointError, match="num_shards = 2, now it is 4"):
         make(task, num_shards=4).load_state_dict(states)
-    with pytest.raises(CheckpointError, match="lacks shard-00001-of-00002"):
-        iterator.load_state_dict({k: v for k, v in states.items() if "00001-" not in k})
     with pytest.raises(CheckpointError, match="shard-00000-of-00002 is damaged"):
         iterator.load_state_dict({**states, "shard-00000-of-00002": b"nonsense"})

@@ -1,7 +1,5 @@
 """Settings that follow from the data: measured against the rows, kept, and told apart by labels."""
 
-import json
-
 import numpy as np
 import pytest
 import seqio
@@ -43,18 +41,6 @@ def test_rows_hold_nearly_everything_and_no_more(monkeypatch):
     assert np.mean(np.array(histories) <= lengths["inputs"]) >= 0.9
     assert np.mean(np.array(histories) <= lengths["inputs"] - 8) < 0.9
     assert lengths["inputs"] % 8 == lengths["targets"] % 8 == 0
-
-
-def test_what_was_measured_is_kept_for_the_same_text_and_vocabulary():
-    first = fitted_settings.measured_lengths(*DATA)
-    (path,) = (locations.prepared(*DATA).folder).glob("lengths.json")
-    found = json.loads(path.read_text())
-    assert found["lengths"] == first
-    kept = {"inputs": 40, "targets": 48}
-    path.write_text(json.dumps(found | {"lengths": kept}))
-    assert fitted_settings.measured_lengths(*DATA) == kept
-    path.write_text(json.dumps({"lengths": kept, "of": found["of"] | {"vocabulary": "other"}}))
-    assert fitted_settings.measured_lengths(*DATA) == first
 
 
 def test_outcomes_are_asked_for_where_there_are_some(monkeypatch):
