@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST_PYTHON ?= python3.13
 NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray slices results accept stats newest demo picture clean
+.PHONY: help install test slow lint types docs parity ray slices results stats newest demo picture clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -49,13 +49,10 @@ ray: install  ## Replicas and workers of Ray, some killed (installs ray)
 # XLA's TPU compiler is large, so only this target installs it; without it these tests are skipped.
 slices: install  ## `m6rec compile` for slices that are not there (installs libtpu)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,compile]'
-	$(BIN)/python -m pytest tests/compilation/test_command.py -rs
+	$(BIN)/python -m pytest tests/compilation -rs
 
-results: install  ## Render docs/results.md, speed.md and tpu.md from benchmarks/results
+results: install  ## Render docs/results.md and speed.md from benchmarks/results
 	$(BIN)/python -m benchmarks.render_results
-
-accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)
-	$(BIN)/python -m tests.compilation.eight_devices --accept
 
 stats: install  ## Lines of each folder, its budget (pyproject.toml) and the ceiling to reach
 	$(BIN)/python -m tests.test_budget

@@ -415,11 +415,4 @@ PLAN: Sequence[Study] = (
         where={"split": ("scoring by workers", "retrieval by workers")},
         timed=True,
     ),
-    Study(
-        "tpu_compile",
-        ("compile",),
-        ("python -m benchmarks.tpu_compile",),
-        1.2,
-        modules=("libtpu",),
-    ),
 )

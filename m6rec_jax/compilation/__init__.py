@@ -1,1 +1,1 @@
-"""What XLA makes of a run's steps on TPUs that need not be there: `m6rec compile`."""
+"""`m6rec compile`: a run's steps, compiled for devices that need not exist."""

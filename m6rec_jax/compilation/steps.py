@@ -1,4 +1,4 @@
-"""The programs that a run compiles, lowered for devices that need not exist: train, score, decode.
+"""The programs that a run compiles, traced for devices that need not exist: train, score, decode.
 
 Nothing is computed or allocated: all arguments are shapes with shardings.
 """
@@ -22,7 +22,6 @@ from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.flops import ModelFlops, decode_flops, score_flops, train_flops
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.pipeline.features import MODEL_FEATURES, feature_lengths
 from m6rec_jax.sharding import (
@@ -30,6 +29,7 @@ from m6rec_jax.sharding import (
     axis_rules,
     batch_sharding,
     check_rows,
+    compiler_options,
     data_parallel,
     replicated,
 )
@@ -37,6 +37,7 @@ from m6rec_jax.training.train_state import TrainState, abstract_state
 from m6rec_jax.training.train_step import jit_step, make_train_step
 
 logger = logging.getLogger(__name__)
+STEPS = ("train", "score", "decode")
 Features = dict[str, jax.ShapeDtypeStruct]
 # Left out of the step that is compiled: two need another model at hand, three are seldom set.
 _LEFT_OUT = (
@@ -93,9 +94,9 @@ class StepSettings:
         return lengths["encoder_input_tokens"], lengths["decoder_input_tokens"]
 
     @property
-    def writes(self) -> bool:
-        """The loss needs vocabulary logits."""
-        return configuration.bound("total_loss.language_modelling_weight", 1.0) != 0
+    def logical_rules(self) -> LogicalRules:
+        """The sharding rules of the steps."""
+        return data_parallel() if self.rules is None else tuple(self.rules)
 
     def rows(self, mesh: Mesh) -> int:
         """Rows of a step; raises ConfigError as `check_rows`."""
@@ -106,51 +107,53 @@ class StepSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A step, ready to be lowered.
+    """A step, ready to be compiled.
 
     Attributes:
-      name: 'train', 'score' or 'decode'.
-      flops: the model's own.
-      loop_trips: how often a loop runs, at most, whose bound the compiled text does not say.
       jitted: with shardings and donated arguments.
       arguments: abstract.
-      argument_bytes: of each argument on one device: what state and batch take, by name.
-      shards_parameters: no device holds all of them.
+      mesh, rules: of the run.
+      loop_trips: how often a loop runs, at most, whose end depends on the data.
     """
 
-    name: str
-    flops: ModelFlops
-    loop_trips: int
     jitted: Any
     arguments: tuple[Any, ...]
-    argument_bytes: dict[str, int]
-    shards_parameters: bool
+    mesh: Mesh
+    rules: LogicalRules
+    loop_trips: int = 1
 
-    def lower(self, mesh: Mesh, rules: LogicalRules) -> jax.stages.Lowered:
-        """Traces the step on a mesh."""
-        with jax.set_mesh(mesh), axis_rules(rules):
-            return self.jitted.lower(*self.arguments)
+    def trace(self) -> jax.stages.Traced:
+        """The step as JAX traces it on the mesh."""
+        with jax.set_mesh(self.mesh), axis_rules(self.rules):
+            return self.jitted.trace(*self.arguments)
+
+    def compile(self, traced: jax.stages.Traced) -> jax.stages.Compiled:
+        """Compiles what `trace` returned, with the options that training compiles with.
+
+        Raises JaxRuntimeError where XLA refuses it.
+        """
+        options = compiler_options(self.mesh.devices.flat[0].platform)
+        with jax.set_mesh(self.mesh), axis_rules(self.rules):
+            return traced.lower().compile(compiler_options=options or None)
 
 
-def make_program(name: str, settings: StepSettings, mesh: Mesh) -> Program | str:
-    """A step of a run, or why the run has no such step.
+def missing_steps(config: ModelConfig) -> dict[str, str]:
+    """The steps that a model does not have, and why."""
+    missing = {}
+    if config.prompts.head == "none":
+        missing["score"] = "the model has no head for classes (PromptConfig.head = 'none')"
+    if config.cross_attention_at != "all":
+        missing["decode"] = "the model only scores (ModelConfig.cross_attention_at = 'ends')"
+    return missing
+
+
+def make_program(name: str, settings: StepSettings, mesh: Mesh) -> Program:
+    """A step of a run, one of `STEPS` that its model has.
 
     Raises ConfigError for settings that do not fit each other or the mesh.
     """
-    if name == "train":
-        return _train(settings, mesh)
-    if name == "score":
-        if settings.config.prompts.head == "none":
-            return "the model has no head for classes (PromptConfig.head = 'none')"
-        return _score(settings, mesh)
-    if settings.config.cross_attention_at != "all":
-        return "the model only scores (ModelConfig.cross_attention_at = 'ends')"
-    return _decode(settings, mesh)
-
-
-def rules_of(settings: StepSettings) -> LogicalRules:
-    """The sharding rules of the steps."""
-    return data_parallel() if settings.rules is None else tuple(settings.rules)
+    makers = {"train": _train, "score": _score, "decode": _decode}
+    return makers[name](settings, mesh)
 
 
 def _train(settings: StepSettings, mesh: Mesh) -> Program:
@@ -169,31 +172,11 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
             raise ConfigError(f"{name} is set, which is not compiled: set {macro} in its place")
     if left_out := [name for name in _LEFT_OUT if configuration.bound(name)]:
         logger.warning(
-            "compiled without %s: memory, products and times are those of the plain step",
+            "compiled without %s: memory and operations are those of the plain step",
             ", ".join(left_out),
         )
-    source, target = settings.lengths
-    return Program(
-        name="train",
-        flops=train_flops(
-            settings.config,
-            rows,
-            source,
-            target,
-            trainable=settings.trainable,
-            language_modelling=settings.writes,
-        ),
-        loop_trips=1,
-        jitted=jit_step(step, state, mesh),
-        arguments=(state, features),
-        argument_bytes=_bytes(
-            params=state.params,
-            prompts=state.prompts,
-            optimizer=state.opt_state,
-            batch=features,
-        ),
-        shards_parameters=_are_sharded(state.params),
-    )
+    jitted = jit_step(step, state, mesh)
+    return Program(jitted, (state, features), mesh, settings.logical_rules)
 
 
 def _score(settings: StepSettings, mesh: Mesh) -> Program:
@@ -205,21 +188,14 @@ def _score(settings: StepSettings, mesh: Mesh) -> Program:
     def score(variables: Any, features: Mapping[str, jax.Array]) -> jax.Array:
         return class_log_probabilities(model, variables, features)
 
-    return Program(
-        name="score",
-        flops=score_flops(settings.config, rows, *settings.lengths),
-        loop_trips=1,
-        jitted=jax.jit(score, out_shardings=batch_sharding(mesh)),
-        arguments=(variables, features),
-        argument_bytes=_bytes(**variables, batch=features),
-        shards_parameters=_are_sharded(variables["params"]),
-    )
+    jitted = jax.jit(score, out_shardings=batch_sharding(mesh))
+    return Program(jitted, (variables, features), mesh, settings.logical_rules)
 
 
 def _decode(settings: StepSettings, mesh: Mesh) -> Program:
     rows, model = settings.rows(mesh), settings.model
     variables = _state(settings, mesh).variables
-    source, target = settings.lengths
+    _, target = settings.lengths
     names = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
     by_rows = batch_sharding(mesh)
     features = _features(settings, mesh, rows, names)
@@ -233,13 +209,11 @@ def _decode(settings: StepSettings, mesh: Mesh) -> Program:
         return generate(model, variables, features, allowed, None, verb="greedy", num_texts=1)
 
     return Program(
-        name="decode",
-        flops=decode_flops(settings.config, rows, source, target),
+        jax.jit(decode, out_shardings=by_rows),
+        (variables, features, allowed),
+        mesh,
+        settings.logical_rules,
         loop_trips=target,
-        jitted=jax.jit(decode, out_shardings=by_rows),
-        arguments=(variables, features, allowed),
-        argument_bytes=_bytes(**variables, batch=features),
-        shards_parameters=_are_sharded(variables["params"]),
     )
 
 
@@ -248,7 +222,7 @@ def _state(settings: StepSettings, mesh: Mesh) -> TrainState:
         settings.model,
         settings.optimizer,
         mesh,
-        rules_of(settings),
+        settings.logical_rules,
         trainable=settings.trainable,
         frozen_dtype=settings.frozen_dtype,
     )
@@ -266,20 +240,3 @@ def _features(
         )
         for name in names
     }
-
-
-def _are_sharded(params: Any) -> bool:
-    return not all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
-
-
-def _bytes(**trees: Any) -> dict[str, int]:
-    """Of every tree on one device."""
-
-    def on_device(leaf: jax.ShapeDtypeStruct) -> int:
-        shape = leaf.sharding.shard_shape(leaf.shape)
-        size = leaf.dtype.itemsize
-        for length in shape:
-            size *= length
-        return size
-
-    return {name: sum(map(on_device, jax.tree.leaves(tree))) for name, tree in trees.items()}
