@@ -122,7 +122,7 @@ class BatchIterator(Iterator[Batch]):
         Raises:
           DataError: a row cannot be read or preprocessed.
         """
-        parts = [part for own in self._ask_all("next") for part in own]
+        parts = list(itertools.chain(*self._ask_all("next")))
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for name in COUNT_FEATURES:
             del batch[name]
@@ -137,8 +137,8 @@ class BatchIterator(Iterator[Batch]):
         """
         return {
             self._shard_key(shard): state
-            for own in self._ask_all("states", self.num_batches)
-            for shard, state in own.items()
+            for states in self._ask_all("states", self.num_batches)
+            for shard, state in states.items()
         }
 
     def load_state_dict(self, states: Mapping[str, bytes]) -> None:

@@ -35,20 +35,20 @@ class Feature:
 
 _AXES = {"encoder": "inputs", "decoder": "targets"}
 _ALL: Mapping[str, Feature] = {
-    name: Feature(_AXES.get(name.split("_")[0], "row"), np.dtype(own.dtype), own.padding)
-    for name, own in rows.FEATURES.items()
+    name: Feature(_AXES.get(name.split("_")[0], "row"), np.dtype(of_text.dtype), of_text.padding)
+    for name, of_text in rows.FEATURES.items()
 }
 # How many behaviours of a row did not fit, and how many of its texts were cut. Batches count them
 # and take them out before the model sees the row.
 COUNT_FEATURES: Mapping[str, Feature] = {n: f for n, f in _ALL.items() if n.startswith("num_")}
 # Only in packed rows (several documents in one row): 1, 2, ... per document, 0 for padding.
 SEGMENT_FEATURES: Mapping[str, Feature] = {
-    name: own for name, own in _ALL.items() if name.endswith("segment_ids")
+    name: feature for name, feature in _ALL.items() if name.endswith("segment_ids")
 }
 # What the jitted step sees.
 MODEL_FEATURES: Mapping[str, Feature] = {
-    name: own
-    for name, own in _ALL.items()
+    name: feature
+    for name, feature in _ALL.items()
     if name not in (*COUNT_FEATURES, *SEGMENT_FEATURES, "decoder_repeats")
 }
 TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}

@@ -66,13 +66,13 @@ def measured_lengths(
         read, judged = _MEASURED[view]
         texts: list[int] = []
         most = 1
-        found = prepared_rows.read_rows(prepared, view, "train", (read, judged))
-        for row in itertools.islice(found, rows):
-            source, own = list(row[read]), row[judged]
+        all_rows = prepared_rows.read_rows(prepared, view, "train", (read, judged))
+        for row in itertools.islice(all_rows, rows):
+            source, targets = list(row[read]), row[judged]
             if view == "documents":  # masked spans may be in either
-                source, own = [*source, own] if source else [], [own]
-            texts += [2 + tokens(text) for text in own]  # [BOS], [EOS]
-            most = max(most, len(own))
+                source, targets = [*source, targets] if source else [], [targets]
+            texts += [2 + tokens(text) for text in targets]  # [BOS], [EOS]
+            most = max(most, len(targets))
             if source:
                 histories.append(2 + sum(map(tokens, source)))
         share = float(np.percentile(texts, _TEXTS_PERCENTILE))

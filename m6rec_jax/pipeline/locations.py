@@ -40,8 +40,8 @@ def data_dir(path: str | None = None) -> Path:
 
 def tables_dir() -> Path:
     """Where data sets lie that are known by name: `data_dir`, or the cache where it is a bucket."""
-    found = data_dir()
-    return default_cache_dir() if in_bucket(found) else found
+    folder = data_dir()
+    return default_cache_dir() if in_bucket(folder) else folder
 
 
 def dataset_folder(name_or_folder: str) -> Path:
@@ -115,9 +115,9 @@ def prepared_view(dataset: str, split: str, view: str) -> Path:
     Raises:
       DataError: the split or the view is not prepared.
     """
-    found = prepared(dataset, split)
-    found.num_rows(view)  # raises where the view is missing
-    return found.tfds_folder(view)
+    data = prepared(dataset, split)
+    data.num_rows(view)  # raises where the view is missing
+    return data.tfds_folder(view)
 
 
 def load_vocabulary(dataset: str, split: str) -> Vocabulary:
@@ -126,8 +126,8 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
     Raises:
       ConfigError: there is no such file; says how to make or name one.
     """
-    own = os.environ.get(OWN_VOCABULARY_VARIABLE)
-    path = Path(own) if own else vocabulary_file(dataset, split)
+    of_run = os.environ.get(OWN_VOCABULARY_VARIABLE)
+    path = Path(of_run) if of_run else vocabulary_file(dataset, split)
     if not path.is_file():
         raise ConfigError(
             f"no vocabulary at {path}: train one with `m6rec vocab train`, or name a SentencePiece "

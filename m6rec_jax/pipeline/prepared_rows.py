@@ -124,12 +124,12 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     for place in np.flatnonzero(events.of_part).tolist():
         key = events.users[place], events.times[place], events.items[place]
         places.setdefault(key, place)
-    found = []
+    before_rows = []
     for row in read_rows(prepared, "next_items", part, _ACTED):
         place = places[row["user_index"], row["time"], int(row["item_indices"][0])]
         start = np.searchsorted(events.users, row["user_index"])
-        found.append(seen[before[start] : before[place]])
-    return found
+        before_rows.append(seen[before[start] : before[place]])
+    return before_rows
 
 
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:

@@ -247,12 +247,12 @@ def rating_classes(ratings: np.ndarray, values: Sequence[float]) -> np.ndarray:
     Raises:
       DataError: a rating is none of the values.
     """
-    known = np.sort(np.asarray(values, np.float64))
+    ordered = np.sort(np.asarray(values, np.float64))
     # The nearest: ratings were written in float32, where 0.2 lies above 0.2.
-    classes = np.abs(known[None] - np.asarray(ratings, np.float64)[:, None]).argmin(axis=1)
-    bad = np.flatnonzero(~np.isclose(known[classes], ratings))
+    classes = np.abs(ordered[None] - np.asarray(ratings, np.float64)[:, None]).argmin(axis=1)
+    bad = np.flatnonzero(~np.isclose(ordered[classes], ratings))
     if bad.size:
         raise DataError(
-            f"the rating {ratings[bad[0]]} is none of rating_values = {tuple(known.tolist())}"
+            f"the rating {ratings[bad[0]]} is none of rating_values = {tuple(ordered.tolist())}"
         )
     return classes

@@ -135,9 +135,9 @@ class TaskInfo:
             return None
         prepared = self.prepared()
         prepared.num_rows(self.view)  # raises where the view is not prepared any more
-        found: str = prepared.manifest["views"][self.view]["fingerprint"]
-        of_update = [own for own in prepared.manifest.get("updates", ()) if own["name"] == split]
-        return fingerprint(found, of_update[0]["fingerprint"]) if of_update else found
+        of_view: str = prepared.manifest["views"][self.view]["fingerprint"]
+        updates = {update["name"]: update for update in prepared.manifest.get("updates", ())}
+        return fingerprint(of_view, updates[split]["fingerprint"]) if split in updates else of_view
 
 
 _TASKS: dict[str, TaskInfo] = {}

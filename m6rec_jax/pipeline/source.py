@@ -142,11 +142,11 @@ class PreparedSource(seqio.DataSource):
             shard to be shuffled has none (it is repeated, so its reader would wait forever; a
             pass in order, for evaluation, may have none).
         """
-        known = tuple(self.builder.info.features)
+        columns_there = tuple(self.builder.info.features)
         for column in columns or ():
-            if column not in known:
+            if column not in columns_there:
                 raise DataError(
-                    f"{self._locate()} has no column '{column}', only {', '.join(known)}"
+                    f"{self._locate()} has no column '{column}', only {', '.join(columns_there)}"
                 )
         rows, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
         first, end = (rows * index // shard.num_shards for index in (shard.index, shard.index + 1))

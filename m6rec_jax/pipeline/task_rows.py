@@ -62,8 +62,8 @@ def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.T
     """
     tasks = [task for task in seqio.get_subtasks(provider) if _has_split(task, split)]
     if not tasks:
-        known = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
-        raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(known)}")
+        splits = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
+        raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(splits)}")
     return tasks
 
 
@@ -82,16 +82,16 @@ def count_rows(
     Raises:
       DataError: as `tasks_with`, or a row cannot be read.
     """
-    found = {}
+    counts = {}
     for task in tasks_with(provider, split):
         if isinstance(task.source, PreparedSource):
-            found[task.name] = task.source.num_input_examples(split)
+            counts[task.name] = task.source.num_input_examples(split)
             continue
         rows = iter(rows_in_order(task, lengths, split).take(most + 1 if most else -1))
-        found[task.name] = 0
+        counts[task.name] = 0
         while next_rows(rows, end={}):
-            found[task.name] += 1
-    return found
+            counts[task.name] += 1
+    return counts
 
 
 def sampled_indices(rows: int, sample: int) -> np.ndarray:
