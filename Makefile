@@ -2,11 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# jax from 0.11 on needs Python 3.12.
-NEWEST_PYTHON ?= python3.13
-NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray slices results stats newest demo picture clean
+.PHONY: help install test slow lint types docs parity ray slices results stats demo picture clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -57,15 +54,6 @@ results: install  ## Render docs/results.md and speed.md from benchmarks/results
 stats: install  ## Lines of each folder, its budget (pyproject.toml) and the ceiling to reach
 	$(BIN)/python -m tests.test_budget
 
-# The newest libraries alone first: with everything asked for at once pip tries older ones of each.
-newest:  ## Which formats of export work with the newest jax, flax and TensorFlow, in .venv-newest
-	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade jax flax tensorflow tensorflow-text
-	$(NEWEST)/bin/python -m pip install --quiet -e '.[saved-model,litert]'
-	$(NEWEST)/bin/python -m benchmarks.export_formats
-	$(NEWEST)/bin/m6rec doctor
-
 demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo
 
@@ -76,4 +64,4 @@ picture:  ## docs/images/report.png of runs/demo/report.html (wants chromium)
 	    Image.open(p).quantize(64).save(p, optimize=True)"
 
 clean:  ## Remove the environment and caches (runs/ stays)
-	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -10,9 +10,6 @@ from typing import ParamSpec
 
 from m6rec_jax.errors import DataError, M6RecError
 
-# Exit status of a study that has measured all, and not what is claimed.
-UNMET = 3
-
 _Arguments = ParamSpec("_Arguments")
 
 

@@ -22,7 +22,6 @@ class Run:
     made: str
     model: str
     seeds: str
-    date: str
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
@@ -43,12 +42,12 @@ def comparison_table(rows: Sequence[Row]) -> str:
     lines = {_run(of): _lines(of) for of in groups.values()}
     if len(lines) > 1 and all(len(own) == 1 for own in lines.values()):
         (first, *_) = lines
-        same = f"{first.made}, {first.model}; {first.seeds}, {first.date}.\n\n"
+        same = f"{first.made}, {first.model}; {first.seeds}.\n\n"
         table = [["data set", "task", *FIGURES], ["---", "---", *_ALIGNED]]
         table += [[run.dataset, f"`{run.task}`", *own[0]] for run, own in lines.items()]
         return same + _markdown(table)
     return "\n".join(
-        f"{run.dataset}, `{run.task}`: {run.made}, {run.model}; {run.seeds}, {run.date}.\n\n"
+        f"{run.dataset}, `{run.task}`: {run.made}, {run.model}; {run.seeds}.\n\n"
         + _markdown([[*FIGURES], [*_ALIGNED], *own])
         for run, own in lines.items()
     )
@@ -65,8 +64,7 @@ def strongest(metric: str, baselines: Mapping[str, float]) -> str | None:
 def _run(rows: Sequence[Row]) -> Run:
     first, seeds = rows[0], {row["seed"] for row in rows} - {None}
     told = {0: "nothing drawn", 1: "one seed"}.get(len(seeds), f"{len(seeds)} seeds")
-    date = str(max(row["date"] for row in rows))
-    return Run(first["dataset"], first["split"], made_by(first), first["model"], told, date)
+    return Run(first["dataset"], first["split"], made_by(first), first["model"], told)
 
 
 def _lines(rows: Iterable[Row]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Do the recommendations of a dialogue obey what is asked for, and is every reply true?
+"""Do the recommendations of a dialogue obey what is asked for?
 
     python -m benchmarks.conversation_requests RUN --name NAME
 
@@ -9,15 +9,13 @@ items that the model would recommend first. The first three recommendations coun
 judged item by item from the catalogue's columns, by none of the reader's or the filter's code. The
 same requests are answered without the filter, too. Any run that `m6rec chat` takes will do.
 
-Rows go to `benchmarks/results/conversation_requests.json`, and two dialogues of eight turns, drawn
-by the seed, to `docs/conversation_examples.md`.
+Rows go to `benchmarks/results/conversation_requests.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command_line import errors_told
-from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.dialogue.words import DialogueWords
@@ -33,7 +30,6 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
 
 RESULTS = "conversation_requests"
-EXAMPLES = ROOT / "docs" / "conversation_examples.md"
 GIN_FILE = "gin_configs/examples/film_dialogue.gin"
 # How items are called.
 TITLES = "{title}[ ({year})]"
@@ -225,7 +221,7 @@ class RequestMaker:
         return sorted(v for v, n in counts.items() if n >= LEAST_ITEMS and not v.endswith("."))
 
 
-def judge(conversation: Any, requests: Sequence[Request], grammar: Truth) -> list[dict[str, Any]]:
+def judge(conversation: Any, requests: Sequence[Request]) -> list[dict[str, Any]]:
     """What was recommended for each request, with the filter and without it, and if it obeys."""
     found = []
     for request in requests:
@@ -238,12 +234,9 @@ def judge(conversation: Any, requests: Sequence[Request], grammar: Truth) -> lis
         }
         dialogue = conversation.resumed([], request.history)
         dialogue.hear(request.text)
-        unnamed = {*range(len(conversation.catalogue.titles))} - set(dialogue.named)
         (answer,) = conversation.recommend([dialogue])
         told["obey"] = [*map(request.obeys, _places(answer)[:FIRST])]
         told["unfiltered"] = [*map(request.obeys, unfiltered(conversation, request, FIRST))]
-        none_left = not any(map(request.obeys, unnamed))
-        told["true"] = grammar.holds(answer.reply, none_left=none_left)
         found.append(told)
     return found
 
@@ -278,83 +271,6 @@ def _places(answer: Any) -> list[int]:
     return [] if way is None else list(way.places)
 
 
-class Truth:
-    """Whether a reply is of the grammar, and what it says of an item is the item's own.
-
-    Args:
-      items, titles: of the catalogue.
-      words: how people speak of them.
-    """
-
-    # That name an item, and what they say of it.
-    _OF_ITEMS = (
-        re.compile(
-            r"(?P<none>I know no more .+?, only .+?\. )?(?:How about |You could try |I recommend )"
-            r"(?P<item>.+?)[.?](?: It is (?P<said>an? .+)\.)?"
-        ),
-        re.compile(r"You asked for .+?, and (?P<item>.+) is (?P<said>an? .+)\."),
-        re.compile(r"(?P<item>.+) is (?P<said>an? .+?)(?:, and you asked for .+)?\."),
-        re.compile(r"(?:That is not known of|I do not know that of) (?P<item>.+)\."),
-    )
-    _OF_NONE = (
-        *("You are welcome.", "You are welcome. Enjoy it.", "Gladly."),
-        "It goes with what you told me.",
-    )
-
-    def __init__(self, items: Sequence[Item], titles: Sequence[str], words: DialogueWords) -> None:
-        from m6rec_jax.metrics.faithfulness import AttributeDictionary
-
-        self._items, self._places = items, dict[str, list[int]]()
-        for place, title in enumerate(titles):
-            self._places.setdefault(title, []).append(place)
-        spoken = words.of_attributes()
-        self._columns = list(spoken)
-        values = {c: {v for item in items for v in self._of(item, c)} for c in self._columns}
-        self._dictionary = AttributeDictionary(values, neutral=titles)
-        asked = {own.ask for own in spoken.values() if own.ask}
-        asked.add(f"What would you like? You may name {words.items} that you liked.")
-        asked |= {f"Hello. {question}" for question in asked}
-        self._of_none = {*self._OF_NONE, *asked}
-        self._all_named = f"I know no more {words.items}, only those that we spoke of."
-
-    def holds(self, reply: str, *, none_left: bool = True) -> bool:
-        """Of any reply; `none_left`: it may say that no more is known of what was asked for."""
-        if reply == self._all_named:
-            return none_left
-        if reply in self._of_none:
-            return True
-        for form in self._OF_ITEMS:
-            found = form.fullmatch(reply)
-            if found is None or found["item"] not in self._places:
-                continue
-            told = found.groupdict()
-            said, _, alike = (told.get("said") or "").partition(", like ")
-            return (none_left or not told.get("none")) and all(
-                any(self._is_true(self._items[place], said) for place in self._places[title])
-                for title in (found["item"], *self._named(alike))
-            )
-        return False
-
-    def _named(self, text: str) -> list[str]:
-        """The titles of an enumeration; itself where it is none."""
-        found, left = [], text
-        for title in sorted(self._places, key=len, reverse=True):
-            if title in left:
-                found.append(title)
-                left = left.replace(title, "")
-        return found if not left.replace(" and ", "").strip(", ") else [text]
-
-    def _is_true(self, item: Item, said: str) -> bool:
-        own = {value for column in self._columns for value in self._of(item, column)}
-        named = [set(m.values.values()) for m in self._dictionary.mentions(said)]
-        years = set(re.findall(r"from (\d{4})", said))
-        return all(values & own for values in named) and years <= {str(item.attributes["year"])}
-
-    def _of(self, item: Item, column: str) -> tuple[str, ...]:
-        values: Any = item.attributes.get(column) or ()
-        return tuple(values)
-
-
 def shares(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Figures over some requests, in percent."""
 
@@ -368,46 +284,7 @@ def shares(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "obey": percent("obey", told),
         "obey_held_out": percent("obey", held_out),
         "obey_without_filter": percent("unfiltered", told),
-        "true_replies": 100 * sum(row["true"] for row in told) / len(told),
     }
-
-
-def script(maker: RequestMaker, titles: Sequence[str]) -> list[str]:
-    """Eight turns of a user, drawn."""
-    held_out = [bool(maker.rng.integers(2)) for _ in range(4)]
-    return [
-        "Hello!",
-        f"I liked {titles[maker.place(lambda i: maker.years[i] > 0)]}.",
-        maker.request("genre", held_out[0]).text,
-        "Something newer?",
-        "Who directed it?",
-        maker.request("decade", held_out[1]).text,
-        maker.request("for children", held_out[2]).text,
-        "Thank you!",
-    ]
-
-
-def example(conversation: Any, turns: Sequence[str], grammar: Truth) -> tuple[str, list[bool]]:
-    """A dialogue as Markdown, and which of its replies are true."""
-    dialogue = conversation.resumed([])
-    lines, true = ["| | |", "|---|---|"], []
-    for turn in turns:
-        answer = dialogue.answer(turn)
-        way = answer.written or answer.retrieved
-        offered = " · ".join(way.titles) if way else ""
-        lines.append(f"| **user** | {turn} |")
-        lines.append(f"| **system** | {answer.reply}{f'<br>*{offered}*' if offered else ''} |")
-        true.append(grammar.holds(answer.reply))
-    return "\n".join(lines), true
-
-
-EXAMPLES_HEAD = """\
-<!-- Written by `python -m benchmarks.conversation_requests`. Change that, not this file. -->
-# Two dialogues
-
-Eight turns each ({model}), drawn by the seeds below from the wordings of
-`benchmarks/conversation_requests.py`. In italics all that was recommended.
-"""
 
 
 @errors_told
@@ -436,23 +313,14 @@ def measure(run: str, name: str) -> None:
     asked = [
         maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2) for n in range(REQUESTS)
     ]
-    truth = Truth(catalogue.items, catalogue.titles, DialogueWords())
-    told = judge(conversation, asked, truth)
+    told = judge(conversation, asked)
     for row in told:
-        if not all(row["obey"]) or not row["true"]:
+        if not all(row["obey"]):
             print(row["kind"], "held out" if row["held_out"] else "", row["text"], sep=" | ")
     figures = {
         kind: shares([row for row in told if kind in ("all", row["kind"])])
         for kind in ("all", *kinds)
     }
-    examples, true = [EXAMPLES_HEAD.format(model=name)], list[bool]()
-    for seed in (SEED, SEED + 1):
-        maker.rng = np.random.default_rng([seed, 1])
-        text, own = example(conversation, script(maker, catalogue.titles), truth)
-        examples.append(f"## Seed {seed}\n\n{text}\n")
-        true += own
-    EXAMPLES.write_text("\n".join(examples), encoding="utf-8")
-    figures["two dialogues"] = {"true_replies": 100 * sum(true) / len(true)}
     rows = told_rows(
         figures,
         dataset=name,

@@ -24,16 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import errors_told
-from benchmarks.movielens import (
-    DATASET,
-    EXAMPLES,
-    PREPARE,
-    PREPARE_LEAVE_ONE_OUT,
-    m6rec,
-    train,
-)
+from benchmarks.movielens import DATASET, PREPARE, PREPARE_LEAVE_ONE_OUT
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.runs import EXAMPLES, m6rec, train
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
@@ -46,20 +40,10 @@ from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 PRETRAIN, EDGE = f"{EXAMPLES}/demo_pretrain.gin", "gin_configs/models/edge.gin"
 DISTILLATION = "gin_configs/objectives/distillation.gin"
 PRUNING = "gin_configs/compression/pruning.gin"
-# job: (gin file, its evaluation's, the metric, and what a teacher teaches).
+# job: (gin file, the metric, and what a teacher teaches).
 JOBS = {
-    "scoring": (
-        f"{EXAMPLES}/demo_ctr.gin",
-        f"{EXAMPLES}/demo_ctr.gin",
-        "auc",
-        "class_weight",
-    ),
-    "retrieval": (
-        f"{EXAMPLES}/demo_retrieval.gin",
-        f"{EXAMPLES}/movielens_retrieval_eval.gin",
-        "hit_rate@10",
-        "similarity_weight",
-    ),
+    "scoring": (f"{EXAMPLES}/demo_ctr.gin", "auc", "class_weight"),
+    "retrieval": (f"{EXAMPLES}/demo_retrieval.gin", "hit_rate@10", "similarity_weight"),
 }
 # The demo's teacher has 500; a small backbone learns more slowly.
 BACKBONE_STEPS, PRUNING_STEPS = 1500, 1000
@@ -162,19 +146,19 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
     if name != TEACHER:
         seconds = train(PRETRAIN, backbone, [*files, *common, *of_pretraining])
     metrics, rounded = dict[str, float](), dict[str, float]()
-    for job, (gin_file, eval_gin_file, metric, lesson) in JOBS.items():
+    for job, (gin_file, metric, lesson) in JOBS.items():
         run = folders.of(name, seed, job)
         start = f"--gin.INITIAL_CHECKPOINT_PATH='{backbone}'"
         lessons = taught(job, "relation_weight=0.0", f"{lesson}=1.0")
         if name != TEACHER:
             train(gin_file, run, [*files, *common, frozen, start, *lessons])
         _check_zeros(run, backbone)
-        metrics[metric] = _tested(run, eval_gin_file, metric, rounds=False)
+        metrics[metric] = _tested(run, gin_file, metric, rounds=False)
         if name in ROUNDED:
-            rounded[metric] = _tested(run, eval_gin_file, metric, rounds=True)
+            rounded[metric] = _tested(run, gin_file, metric, rounds=True)
     run, teacher = (folders.of(one, seed, "scoring") for one in (name, TEACHER))
     # As shares of the teacher's.
-    whole = {"auc": _tested(teacher, JOBS["scoring"][1], "auc", rounds=False)}
+    whole = {"auc": _tested(teacher, JOBS["scoring"][0], "auc", rounds=False)}
     whole["parameters"] = _sizes(restored_params(teacher))["parameters"]
 
     def add(model: str, found: dict[str, float], path: Path, seconds: float | None) -> None:
@@ -210,11 +194,11 @@ def _share_of_zeros(params: Mapping[str, Any]) -> float:
     return 1.0 - sizes["nonzero_parameters"] / sizes["parameters"]
 
 
-def _tested(run: Path, eval_gin_file: str, metric: str, *, rounds: bool) -> float:
+def _tested(run: Path, gin_file: str, metric: str, *, rounds: bool) -> float:
     """A metric on the test part, perhaps of the weights as a packed file has them; kept."""
     path = run / f"test{'-int8' * rounds}.json"
     if not path.exists():
-        parse_config([eval_gin_file], [f"MODEL_DIR='{run}'"])
+        parse_config([gin_file], [f"MODEL_DIR='{run}'"])
         task = macro("MIXTURE_OR_TASK_NAME")
         lengths = macro("TASK_FEATURE_LENGTHS")
         with own_vocabulary(run):

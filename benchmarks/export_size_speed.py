@@ -1,14 +1,13 @@
 """What exports of the demo's models are worth: how near to the model, how large, how fast.
 
     m6rec demo
-    python -m benchmarks.export_size_speed [--demo runs/demo] [--parts formats litert browser ...]
+    python -m benchmarks.export_size_speed [--demo runs/demo] [--parts formats litert packed]
 
 Exports the demo's scoring and retrieval in every format, each of which verifies itself on 500
-held-out rows of both tasks (`formats`). Times LiteRT's programs of the
-scorer on one thread (`litert`), and the browser page in Chromium at a phone's size, as fast as here
-and four times as slow (`browser`): these two want a quiet machine. Packs the scorer with weights of
-8, 4 and 3 bits (`packed`), and a model of random weights of which 80% are zero (`sparse`). Exports
-that are there are not made again. Rows go to `benchmarks/results/export_size_speed.json`.
+held-out rows of both tasks (`formats`). Times LiteRT's programs of the scorer on one thread
+(`litert`), for which the machine should be quiet. Packs the scorer with weights of 8, 4 and 3 bits
+(`packed`). Exports that are there are not made again. Rows go to
+`benchmarks/results/export_size_speed.json`.
 """
 
 from __future__ import annotations
@@ -17,55 +16,32 @@ import argparse
 import dataclasses
 import itertools
 import json
-import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import chromium
 from benchmarks.command_line import errors_told
-from benchmarks.decoding_cpu import random_variables
-from benchmarks.movielens import DATASET, m6rec
+from benchmarks.movielens import DATASET
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
+from benchmarks.runs import m6rec
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import load_model, packed_of
-from m6rec_jax.engine.packed_file import Packed, quantized_variables, write_packed
+from m6rec_jax.engine.packed_file import write_packed
 from m6rec_jax.errors import DataError
 from m6rec_jax.export.edge_bench import bench
 from m6rec_jax.metrics.classification import auc
-from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.model.quantization import SCALE, scaled_axes
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.prepared_rows import read_rows
 
 RUNS = {"pretraining": "", "scoring": "ctr", "retrieval": "next"}
 ROWS = 500
-# A phone's screen, in CSS pixels.
-PHONE = 390, 844
-SLOWDOWNS = (1, 4)
-CANDIDATES, TURNS = 100, 20
 BITS = (8, 4, 3)
-# About 10M parameters, of which a fifth stays, as the paper's model has.
-TEN_MILLION = ModelConfig(
-    vocab_size=8192,
-    embed_dim=256,
-    num_encoder_layers=4,
-    num_decoder_layers=4,
-    num_heads=4,
-    head_dim=64,
-    mlp_dim=768,
-    logits_via_embedding=True,
-)
-SPARSITY = 0.8
 
 
 class Format(NamedTuple):
@@ -83,11 +59,10 @@ class Format(NamedTuple):
 PRODUCTS = ("float32", "bfloat16")
 PRECISIONS = ("float32", "float16", "int8")
 SCORERS = [Format("litert", precision, of_scorer=True) for precision in PRECISIONS]
-PAGE = Format("web", "int8")
 FORMATS = [
     *(Format(name, kind) for name in ("stablehlo", "saved_model") for kind in PRODUCTS),
     *(Format("litert", precision) for precision in PRECISIONS),
-    *(PAGE, *SCORERS),
+    *(Format("web", "int8"), *SCORERS),
 ]
 
 
@@ -166,70 +141,6 @@ def measure_litert(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
         )
 
 
-# Milliseconds of each of some requests, which a worker is asked as the page asks its own.
-RANK = """(async (asked) => {
-    const worker = new Worker("worker.js");
-    const ask = (id, method, asked) => new Promise((done, fail) => {
-        worker.onmessage = ({ data }) => {
-            if (data.error) fail(new Error(data.error));
-            else if (data.id === id) done(data.milliseconds);
-        };
-        worker.postMessage({ id, method, asked });
-    });
-    const threads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
-    await ask(0, "open", { threads });
-    const found = [];
-    for (const one of asked) found.push(await ask(found.length + 1, "score", one));
-    worker.terminate();
-    return found;
-})"""
-# How slow the browser is in fact.
-LOOP = """(() => {
-    const begin = performance.now();
-    for (let i = 0, sum = 0; i < 4e8; i++) sum += i % 7;
-    return performance.now() - begin;
-})()"""
-OPENED = "document.querySelector('#main:not([hidden])')"
-
-
-def measure_browser(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
-    """The page's first visit, a later one from what it kept, and ranking 100 candidates."""
-    folder = study.exported(PAGE)
-    held_out = json.loads((folder / "held_out.json").read_text("utf-8"))
-    scored = [one for one in held_out if one["signature"] == "score"]
-    texts = list(dict.fromkeys(text for one in scored for text in one["inputs"]["candidates"]))
-    # The first one warms up; histories differ, so none is kept.
-    asked = [
-        {"history": one["inputs"]["history"], "candidates": texts[:CANDIDATES], "task": one["task"]}
-        for one in scored[: TURNS + 1]
-    ]
-    for slowdown in SLOWDOWNS:
-        with (
-            tempfile.TemporaryDirectory() as profile,
-            chromium.browser(Path(profile), seconds=600, slowdown=slowdown) as tab,
-            chromium.static_host(folder) as address,
-        ):
-            tab.resize(*PHONE)
-            starts = []
-            for _ in range(2):
-                began = time.perf_counter()
-                chromium.visit(tab, address, OPENED)
-                starts.append(1000 * (time.perf_counter() - began))
-            _, *times = tab.run(f"{RANK}({json.dumps(asked)})")
-            # The first ones are compiled while they run.
-            loop = statistics.median(tab.run(LOOP) for _ in range(5))
-        yield (
-            f"page, {slowdown} times as slow" if slowdown > 1 else "page",
-            {
-                "first_load_bytes": manifest_of(folder)["first_load_bytes"],
-                "first_start_milliseconds": starts[0],
-                "start_milliseconds": starts[1],
-                "hundred_candidates_milliseconds": statistics.median(times),
-                "loop_milliseconds": loop,
-            },
-        )
-
-
 def held_out_auc(model: LoadedModel) -> float:
     """AUC of the first held-out rows of a scorer's task."""
     (task, settings), *_ = model.settings.tasks.items()
@@ -253,33 +164,10 @@ def measure_packed(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
         yield f"{bits} bits", found
 
 
-def measure_sparse(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
-    """Bytes of random weights, the smallest of each matrix dropped; no vocabulary."""
-    flat = flatten(random_variables(M6Rec(TEN_MILLION)))
-    for name, leaf in flat.items():
-        if scaled_axes(name.removeprefix("params/")):
-            sizes = np.abs(leaf)
-            flat[name] = np.where(sizes > np.quantile(sizes, SPARSITY), leaf, 0)
-    variables = quantized_variables(nested(flat))
-    path = study.output / "sparse.m6rec"
-    write_packed(path, Packed(TEN_MILLION, variables, 0, {}))
-    leaves = [leaf for name, leaf in flatten(variables).items() if not name.endswith(SCALE)]
-    yield (
-        "random weights, 80% zero",
-        {
-            "parameters": sum(leaf.size for leaf in leaves),
-            "nonzero_parameters": sum(int(np.count_nonzero(leaf)) for leaf in leaves),
-            "bytes": path.stat().st_size,
-        },
-    )
-
-
 PARTS: Mapping[str, Callable[[Study], Iterable[tuple[str, dict[str, float]]]]] = {
     "formats": measure_formats,
     "packed": measure_packed,
-    "sparse": measure_sparse,
     "litert": measure_litert,
-    "browser": measure_browser,
 }
 
 
@@ -302,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
                 dataset=DATASET,
                 split=part,
                 seed=None,
-                config="m6rec demo" if part != "sparse" else "random weights",
+                config="m6rec demo",
             )
             add_rows(results_path("export_size_speed"), rows)
     return 0

@@ -1,9 +1,7 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 64 256 1024 4096] [--seeds 0 1 2]
-        [--methods means regression tuning]
-        [--gin.TRAIN_STEPS=960]
+        [--samples 64 256 1024 4096] [--seeds 0 1 2] [--methods means regression tuning]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
@@ -20,10 +18,8 @@ A fair foundation has read no user and no rating of a film: `python -m benchmark
 --books`. RecBole's FM and DIN on the same rows are `benchmarks/baselines/`'s.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
-foundation, of other bindings or of another number of steps, are an error.
-Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bindings` (the
---gin.NAME=VALUE given), `train_steps`, `trainable_share`, and a list of the runs' `step` (the best
-one) and `curve`.
+foundation are an error. Beside the usual keys a row has `samples`, and those of tuning
+`foundation`, `trainable_share`, and a list of the runs' `step`, the best one of each.
 """
 
 from __future__ import annotations
@@ -41,12 +37,11 @@ import numpy as np
 
 from benchmarks.baselines.exported_splits import number_of_samples
 from benchmarks.command_line import errors_told, with_bindings
-from benchmarks.locks import locked
-from benchmarks.movielens import DATASET, EXAMPLES, m6rec
+from benchmarks.movielens import DATASET
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from benchmarks.tuned_run import Run, backbone_of, conditions_of, refuse_others, tune
-from m6rec_jax.data.prepared import Prepared, folder_of
+from benchmarks.runs import EXAMPLES, Run, backbone_of, m6rec, refuse_others, tune
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.splits import Split
 from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
@@ -108,26 +103,20 @@ class Sample:
 
 @contextmanager
 def prepared_sample(sample: Sample) -> Iterator[Prepared]:
-    """Prepares a sample's rows, and removes them afterwards.
-
-    A second command on the same sample waits until they are free: it would find them removed.
-    """
+    """Prepares a sample's rows, and removes them afterwards."""
     from m6rec_jax.pipeline import locations
 
     split = sample.split()
-    name = Split.parse(split).name
-    folder = folder_of(locations.data_dir(), DATASET, name)
-    with locked(folder, f"waiting for another command to be done with {split}"):
-        m6rec(
-            *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
-            "--gin.VIEWS=('groups',)",
-        )
-        prepared = locations.prepared(DATASET, name)
-        try:
-            yield prepared
-        finally:
-            shutil.rmtree(prepared.tfds_folder("groups").parent)
-            shutil.rmtree(prepared.folder)
+    m6rec(
+        *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
+        "--gin.VIEWS=('groups',)",
+    )
+    prepared = locations.prepared(DATASET, Split.parse(split).name)
+    try:
+        yield prepared
+    finally:
+        shutil.rmtree(prepared.tfds_folder("groups").parent)
+        shutil.rmtree(prepared.folder)
 
 
 @contextmanager
@@ -208,7 +197,7 @@ def rows_of(
     model: str,
     sample: Sample,
     *,
-    known: Row | None = None,
+    settings: Mapping[str, object] | None = None,
     **how: object,
 ) -> list[Row]:
     """Rows of one model on one sample; `how` is for `metric_rows`."""
@@ -220,7 +209,7 @@ def rows_of(
         seed=sample.seed,
         **how,  # type: ignore[arg-type]
     )
-    return [row | {"samples": sample.size()} | (known or {}) for row in rows]
+    return [row | {"samples": sample.size()} | dict(settings or {}) for row in rows]
 
 
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
@@ -248,9 +237,9 @@ def of_tuning(
     foundation: Path,
     output: Path,
     bindings: Sequence[str],
-    conditions: Mapping[str, object],
+    fingerprint: str,
 ) -> list[Row]:
-    """Tunes the foundation on a prepared sample; `conditions` are of `conditions_of`."""
+    """Tunes the foundation, whose backbone has this fingerprint, on a prepared sample."""
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         runs = [
             tune(
@@ -263,13 +252,15 @@ def of_tuning(
             )
             for number in range(RUNS)
         ]
-    known = [run.known() for run in runs]
-    each = {name: [of_run[name] for of_run in known] for name in ("step", "curve")}
     return rows_of(
         averaged_figures(runs),
         TUNED,
         sample,
-        known={**conditions, **known[0], **each},
+        settings={
+            "foundation": fingerprint,
+            "trainable_share": runs[0].settings()["trainable_share"],
+            "step": [run.step for run in runs],
+        },
         gin_file=GIN_FILE,
         seconds=sum(run.seconds for run in runs),
     )
@@ -303,15 +294,15 @@ def study(
       All rows of the file.
 
     Raises:
-      DataError: rows of another foundation, or with other bindings or steps, are there.
+      DataError: rows of another foundation are there.
       M6RecError: a run failed.
     """
     path = results_path(RESULTS)
-    conditions: dict[str, object] = {}
+    fingerprint = ""
     if TUNING in methods:
-        conditions = conditions_of(backbone_of(foundation), [GIN_FILE], bindings)
-        own = [row for row in read_results(path).rows if row["model"] == TUNED]
-        refuse_others(path, own, foundation, conditions)
+        fingerprint = backbone_of(foundation)
+        tuned = [row for row in read_results(path).rows if row["model"] == TUNED]
+        refuse_others(path, tuned, foundation, fingerprint)
     bar = progress_bar(samples, unit="sample", desc="few samples")
     for sample in bar:
         done = read_results(path).runs
@@ -326,12 +317,8 @@ def study(
             continue
         with prepared_sample(sample) as prepared:
             for method in missing:
-                # Another command may have made it while this one waited for the sample.
-                run = (METHODS[method], DATASET, sample.label, sample.seed)
-                if run in read_results(path).runs:
-                    continue
                 if method == TUNING:
-                    rows = of_tuning(sample, prepared, foundation, output, bindings, conditions)
+                    rows = of_tuning(sample, prepared, foundation, output, bindings, fingerprint)
                 else:
                     rows = of_references(method, sample, prepared)
                 add_rows(path, rows)

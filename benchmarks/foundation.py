@@ -20,15 +20,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.command_line import errors_told, with_bindings
-from benchmarks.movielens import EXAMPLES, evaluated, m6rec, train
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
-from benchmarks.tuned_run import backbone_of
+from benchmarks.runs import EXAMPLES, backbone_of, evaluated, m6rec, train
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
@@ -36,7 +35,8 @@ WRITING_PREPARE = f"{EXAMPLES}/movielens_writing_prepare.gin"
 BOOKS_PREPARE = f"{EXAMPLES}/book_crossing_prepare.gin"
 VOCABULARY = f"{EXAMPLES}/foundation_vocabulary.gin"
 RATED_PREPARE = f"{EXAMPLES}/book_crossing_rated_prepare.gin"
-EVALUATE = f"{EXAMPLES}/foundation_eval.gin"
+# Of each source, to measure perplexity.
+ROWS = 2_000
 NAME = "foundation"
 # What has not read everything.
 BOOKS_NAME = "foundation_books"
@@ -88,14 +88,19 @@ def pretrain_file(name: str) -> str:
     return f"{EXAMPLES}/{name}{'' if name == ANSWERS_NAME else '_pretrain'}.gin"
 
 
-def perplexities(
-    folder: Path, arguments: Sequence[str] = (), limit: int | None = None
-) -> dict[str, float]:
-    """Held-out perplexity of every source, on `limit` rows each, evaluated unless that was done."""
-    output = folder / f"perplexity{'' if limit is None else f'-{limit}'}.json"
-    if limit is not None:
-        arguments = [*arguments, f"--gin.evaluate.limit={limit}"]
-    figures = evaluated(EVALUATE, folder, output, *arguments)
+def perplexities(folder: Path, mixture: str, limit: int = ROWS) -> dict[str, float]:
+    """Perplexity of every source of a mixture, on `limit` rows of its validation part.
+
+    Evaluated unless that was done.
+    """
+    figures = evaluated(
+        pretrain_file(NAME),
+        folder,
+        folder / f"perplexity-{limit}.json",
+        f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
+        "--gin.SPLIT='validation'",
+        f"--gin.evaluate.limit={limit}",
+    )
     end = "/perplexity"
     return {name.removesuffix(end): value for name, value in figures.items() if name.endswith(end)}
 
@@ -160,15 +165,13 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         which.add_argument(flag, dest="name", action="store_const", const=name, help=told)
     parser.set_defaults(name=NAME)
-    parser.add_argument("--eval-limit", type=int, help="rows of each source, at most")
+    parser.add_argument("--eval-limit", type=int, default=ROWS, help="rows of each source, at most")
     options, bindings = with_bindings(parser, arguments)
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
-    of_eval: list[str] = []
     start: list[str] = []
     prepare_data()
     if name == BOOKS_NAME:
-        of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
         prepare_rated_books()
     if name == ANSWERS_NAME:
         prepare_questions()
@@ -177,10 +180,11 @@ def main(arguments: list[str] | None = None) -> int:
         start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
     seconds = train(pretrain, folder, [*start, *bindings])
     print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
-    figures = perplexities(folder, of_eval, options.eval_limit)
+    mixture = name if name == BOOKS_NAME else "foundation_language"
+    figures = perplexities(folder, mixture, options.eval_limit)
     for task, value in sorted(figures.items()):
         print(f"{task}: perplexity {value:.2f}")
-    if not bindings and not options.eval_limit:
+    if not bindings and options.eval_limit == ROWS:
         known = {"foundation": backbone_of(folder)}
         rows = rows_of(name, pretrain, figures, folder, seconds)
         add_rows(results_path(NAME), [row | known for row in rows])

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.decoding_cpu import random_variables, random_words
+from benchmarks.random_models import random_variables, random_words
 from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.runtime import Runtime

@@ -34,10 +34,10 @@ _LIBRARIES = (
 )
 
 
-def usable_cores(process: int = 0) -> int:
-    """Processors that a process may run on: this one, or 1, which has the machine or container."""
+def usable_cores() -> int:
+    """Processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(process))
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 

@@ -27,12 +27,11 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.locks import locked
 from benchmarks.provenance import (
     ROOT,
     current_command,
@@ -68,11 +67,6 @@ class Results:
     def runs(self) -> set[RunKey]:
         """The `(model, dataset, split, seed)` that have rows: what a resumed study skips."""
         return {run_key(row) for row in self.rows}
-
-    @property
-    def foundations(self) -> set[str]:
-        """Fingerprints of the backbones that its rows name."""
-        return {row["foundation"] for row in self.rows if "foundation" in row}
 
 
 def run_key(row: Mapping[str, Any]) -> RunKey:
@@ -150,21 +144,14 @@ def read_results(path: Path) -> Results:
     return parse_results(path.read_text(encoding="utf-8"), path.stem)
 
 
-def add_rows(
-    path: Path,
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    derive: Callable[[Sequence[Row]], Sequence[Row]] | None = None,
-) -> Results:
+def add_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Results:
     """Adds measured rows to a result file; rows of an earlier run of the same key make way.
 
-    The file is locked while it is read and replaced at once, so that studies running side by side
-    lose nothing and a killed one leaves no half file.
+    The file is replaced at once: a study that is killed leaves no half of it.
 
     Args:
       path: the file, see `results_path`.
       rows: those without a command, commit, hardware or date get that of this process, now.
-      derive: all rows, new ones included, to those that are written; for what follows from them.
 
     Raises:
       DataError: a row or the file on disk does not keep to the schema.
@@ -179,18 +166,13 @@ def add_rows(
     for number, row in enumerate(new):
         _check_row(row, f"new row {number} for {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path):
-        replaced = {run_key(row) for row in new}
-        kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
-        merged: Sequence[Row] = [*kept, *new]
-        if not merged:
-            return Results(path.stem, ())
-        provenance = {key: merged[-1][key] for key in PROVENANCE}
-        if derive is not None:
-            merged = derive(merged)
-        text = _to_json(merged, provenance)
-        results = parse_results(text, path.stem)
-        write_atomically(path, text, durable=True)
+    replaced = {run_key(row) for row in new}
+    kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
+    merged = [*kept, *new]
+    provenance = {key: merged[-1][key] for key in PROVENANCE}
+    text = _to_json(merged, provenance)
+    results = parse_results(text, path.stem)
+    write_atomically(path, text, durable=True)
     return results
 
 

@@ -8,36 +8,29 @@
     {{ table(["auc"], split="few_shot_64") }}  of one split (or `dataset`) of several
     {{ tables() }}                             one of each split, of all its metrics
     {{ figure("FM", "auc") }}                  one mean, to be named in a sentence
-    {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
-    {{ curves("auc") }}                        validations by step, a panel for each data set
-    {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
     {{ comparison("explanation") }}            figures of a job beside their baselines
     {{ jobs }}                                 which jobs there are rows of
     {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
-    {{ lines_by("samples", "auc") }}           the same as a picture, the key in powers
-    {{ provenance() }}                         commands, commits and hardware of the rows
     {% if has("score") %} ... {% endif %}      only where that split (`dataset`, `model`) has rows
 
 A result file without prose gets its name as title and a table for each of its splits. Measured
 figures come from these calls; what prose says of data, settings and other people's papers is typed.
+Below each section stand the hardware and dates of its rows, and a link to the file.
 
-Prose with a line `{# page: NAME.md #}` stands on the page `docs/NAME.md`, other on that of results.
+Prose with a line `{# page: speed.md #}` stands on `docs/speed.md`, other on `docs/results.md`.
 """
 
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from benchmarks.comparison_table import comparison_table
 from benchmarks.metric_names import describe_metric
-from benchmarks.results_chart import DotPicture, LinePicture, Picture, PointPicture
 from benchmarks.results_file import Results, Row
 from benchmarks.table_cells import Cell, called, made_by
 from m6rec_jax.errors import DataError
@@ -74,13 +67,9 @@ class Line:
     def seeds(self) -> int:
         return len({row["seed"] for row in self.rows if row["seed"] is not None})
 
-    @property
-    def date(self) -> str:
-        return str(max(row["date"] for row in self.rows))
-
     def said(self, column: str) -> str:
         """What a column says that is of no metric; nothing of the seeds where nothing is drawn."""
-        told = {"seeds": str(self.seeds or ""), "made by": self.made_by, "date": self.date}
+        told = {"seeds": str(self.seeds or ""), "made by": self.made_by}
         return told[column]
 
     @property
@@ -98,7 +87,7 @@ class Line:
 
 def _of_all(lines: Sequence[Line], columns: Collection[str]) -> str:
     """What all lines of a table have in common, as a sentence below it."""
-    told = [lines[0].date] if "date" in columns else []
+    told = []
     if "seeds" in columns and (seeds := max(line.seeds for line in lines)):
         drawn = "" if all(line.seeds for line in lines) else " where anything is drawn"
         told.append(f"{'one seed' if seeds == 1 else f'{seeds} seeds'}{drawn}")
@@ -131,26 +120,14 @@ class Section:
     Args:
       results: the file.
       prose: a template; None: there is none.
-      images: folder of pictures.
-      foundations: fingerprints of today's.
     """
 
-    def __init__(
-        self,
-        results: Results,
-        prose: str | None,
-        images: Path,
-        foundations: Collection[str] = (),
-    ) -> None:
+    def __init__(self, results: Results, prose: str | None) -> None:
         self.results = results
-        self._foundations = foundations
         self.prose = prose
-        self._images = images
-        self.pictures: dict[Path, Picture] = {}
         order = re.search(r"\{#\s*order:\s*(\d+)\s*#\}", prose or "")
         self.order = int(order.group(1)) if order else 100
-        page = re.search(r"\{#\s*page:\s*(\w+\.md)\s*#\}", prose or "")
-        self.page = page.group(1) if page else None
+        self.is_of_speed = re.search(r"\{#\s*page: speed\.md\s*#\}", prose or "") is not None
 
     def render(self) -> str:
         """Returns the section's Markdown, which begins with its title, `# Title`.
@@ -159,30 +136,30 @@ class Section:
           DataError: the prose asks for what the file does not hold, or is not a valid template.
         """
         if self.prose is None:
-            return self._without_prose()
-        text = filled_in(
-            self.prose,
-            f"{self.results.name}.md",
-            table=self.table,
-            tables=self.tables,
-            figure=self.figure,
-            chart=self.chart,
-            curves=self.curves,
-            trade_off=self.trade_off,
-            comparison=self.comparison,
-            jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
-            table_by=self.table_by,
-            lines_by=self.lines_by,
-            provenance=self.provenance,
-            has=self.has,
-        )
+            text = f"# {self.results.name.replace('_', ' ').capitalize()}\n\n{self.tables()}"
+        else:
+            text = filled_in(
+                self.prose,
+                f"{self.results.name}.md",
+                table=self.table,
+                tables=self.tables,
+                figure=self.figure,
+                comparison=self.comparison,
+                jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
+                table_by=self.table_by,
+                has=self.has,
+            )
         if not text.startswith("# "):
             raise DataError(f"{self.results.name}.md: the first line must be '# Title'")
-        return text + "\n"
+        return f"{text.rstrip()}\n\n{self._measured()}\n"
 
-    def _without_prose(self) -> str:
-        title = f"# {self.results.name.replace('_', ' ').capitalize()}"
-        return f"{title}\n\n{self.tables()}\n{self.provenance()}"
+    def _measured(self) -> str:
+        """On what the rows were measured, and when."""
+        name = f"{self.results.name}.json"
+        machines = dict.fromkeys(row["hardware"].partition(";")[0] for row in self.results.rows)
+        dates = sorted({row["date"] for row in self.results.rows})
+        days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        return f"*[`{name}`](../benchmarks/results/{name}): {days}, on {'; on '.join(machines)}.*"
 
     def has(self, split: str | None = None, **values: str) -> bool:
         """Whether a row is of a split and has these values: studies are rendered before their end.
@@ -251,7 +228,7 @@ class Section:
                 raise DataError(f"{self.results.name}.md: no row has the metric {metric!r}")
             if bold and better != "none" and len(means) > 1:
                 best[metric] = max(means) if better == "higher" else min(means)
-        last = {"seeds": "---:", "made by": "---", "date": "---"}
+        last = {"seeds": "---:", "made by": "---"}
         same = {name for name in last if len({line.said(name) for line in lines} - {""}) < 2}
         columns = [name for name in last if name not in same]
         head = ["model", *(describe_metric(metric)[0] for metric in metrics), *columns]
@@ -314,52 +291,6 @@ class Section:
             )
         return f"{cells[0].mean:,.{describe_metric(metric)[1]}f}"
 
-    def chart(self, metric: str, *, dataset: str | None = None, split: str | None = None) -> str:
-        """A dot for every seed and a bar for every mean, as an SVG file beside the page."""
-        cells = [(line.model, line.cell(metric)) for line in self._lines(dataset, split)]
-        data = [(model, cell.values) for model, cell in cells if cell is not None]
-        data.sort(key=lambda pair: statistics.fmean(pair[1]))
-        title, _, better = describe_metric(metric)
-        if better == "lower":
-            data.reverse()
-        picture = DotPicture(title, tuple(data))
-        return self._drawn(f"{split or ''}_{metric}", picture, f"{title} by model")
-
-    def curves(self, metric: str) -> str:
-        """The `curve` of the rows, mean over seeds, a panel per data set and a line per model."""
-        title = describe_metric(metric)[0]
-        panels = []
-        for dataset in dict.fromkeys(row["dataset"] for row in self.results.rows):
-            lines = []
-            for line in self._lines(dataset, None):
-                steps: dict[float, list[float]] = {}
-                for row in line.rows:
-                    for step, value in row.get("curve", ()) if row["metric"] == metric else ():
-                        steps.setdefault(step, []).append(value)
-                if steps:
-                    points = tuple((step, statistics.fmean(steps[step])) for step in sorted(steps))
-                    lines.append((line.model, points))
-            if lines:
-                panels.append((dataset.replace("_", " "), tuple(lines)))
-        if not panels:
-            raise DataError(f"{self.results.name}.md: no row of {metric!r} has a curve")
-        picture = LinePicture("steps", title, tuple(panels))
-        return self._drawn(f"{metric}_by_step", picture, f"{title} by step")
-
-    def trade_off(
-        self, x: str, y: str, *, dataset: str | None = None, split: str | None = None
-    ) -> str:
-        """One metric by another: the means of every model that has both; x is drawn in powers."""
-        points = []
-        for line in self._lines(dataset, split):
-            cells = line.cell(x), line.cell(y)
-            if cells[0] is not None and cells[1] is not None:
-                points.append((line.model, cells[0].mean, cells[1].mean, cells[1].spread or 0.0))
-        titles = describe_metric(x)[0], describe_metric(y)[0]
-        picture = PointPicture(*titles, tuple(points))
-        name = f"{dataset or ''}_{split or ''}_{y}_by_{x}"
-        return self._drawn(name, picture, f"{titles[1]} by {titles[0]}")
-
     def comparison(self, job: str) -> str:
         """A line for every data set, task and figure of a job, beside what it is compared with."""
         rows = [row for row in self.results.rows if row.get("job") == job]
@@ -392,16 +323,6 @@ class Section:
             table.append([model, *texts, made])
         return "".join("| " + " | ".join(line) + " |\n" for line in table)
 
-    def lines_by(self, key: str, metric: str) -> str:
-        """A picture of one metric by a key of the rows, which is drawn in powers."""
-        lines = tuple(
-            (model, tuple((value, found[value].mean) for value in sorted(found)))
-            for (model, _), found in self._cells_by(key, metric).items()
-        )
-        title = describe_metric(metric)[0]
-        picture = LinePicture(key.replace("_", " "), title, (("", lines),), log_x=True)
-        return self._drawn(f"{metric}_by_{key}", picture, f"{title} by {key}")
-
     def _cells_by(self, key: str, metric: str) -> dict[tuple[str, str], dict[float, Cell]]:
         """(model, made by) -> value of the key -> cell."""
         values: dict[tuple[str, str], dict[float, list[float]]] = {}
@@ -415,45 +336,3 @@ class Section:
             line: {at: Cell(tuple(found)) for at, found in by_key.items()}
             for line, by_key in values.items()
         }
-
-    def _drawn(self, name: str, picture: Picture, alt: str) -> str:
-        name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{name}").strip("_")
-        path = self._images / f"{name}.svg"
-        self.pictures[path] = picture
-        return f"![{alt}]({self._images.name}/{path.name})\n"
-
-    def provenance(self) -> str:
-        """Which commands made the rows, at which commit, on what, when.
-
-        Rows of a foundation that is no more are named first.
-        """
-        seen = dict.fromkeys(
-            (row["command"], row["commit"], row["date"], row["hardware"])
-            for row in self.results.rows
-        )
-        lines = [
-            self._of_earlier(fingerprint)
-            for fingerprint in sorted(self.results.foundations - set(self._foundations))
-        ]
-        lines.append("<details><summary>Commands, commits and hardware</summary>\n\n")
-        hardware = list(dict.fromkeys(entry[3] for entry in seen))
-        for text in hardware:
-            lines.append(f"On {text}:\n\n")
-            lines += [
-                f"- `{command}` ({commit}, {date})\n"
-                for command, commit, date, machine in seen
-                if machine == text
-            ]
-            lines.append("\n")
-        return "".join(lines) + "</details>\n"
-
-    def _of_earlier(self, fingerprint: str) -> str:
-        """A sentence that says what was made from a foundation that is no more."""
-        rows = [row for row in self.results.rows if "foundation" in row]
-        own = [row for row in rows if row["foundation"] == fingerprint]
-        told = f"made from an earlier foundation (`{fingerprint}`), not one of"
-        told += " [The foundations](results.md#the-foundations).\n\n"
-        if len(own) < len(rows):
-            what = dict.fromkeys(str(row.get("job", row["dataset"])) for row in own)
-            told = f"{', '.join(what)}: {told}"
-        return told[0].upper() + told[1:]

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.decoding_cpu import random_variables, random_words
+from benchmarks.random_models import random_variables, random_words
 from m6rec_jax import configuration
 from m6rec_jax.bank.export import add_prompts, export_prompts
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts

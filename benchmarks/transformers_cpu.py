@@ -40,8 +40,8 @@ import jax
 import numpy as np
 
 from benchmarks.command_line import errors_told
-from benchmarks.decoding_cpu import greedy_program, random_variables, random_words
 from benchmarks.late_interaction import S, T, texts
+from benchmarks.random_models import greedy_program, random_variables, random_words
 from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface

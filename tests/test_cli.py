@@ -206,10 +206,10 @@ def test_whoever_reads_may_stop(
 @pytest.mark.parametrize(
     ("file", "bindings", "limit"),
     [
-        ("movielens_content.gin", [], 0),
-        ("movielens_content.gin", ["Evaluator.limit = 7"], 7),
+        ("movielens_explanations.gin", [], 0),
+        ("movielens_explanations.gin", ["Evaluator.limit = 7"], 7),
         ("movielens_explanations.gin", ["EVAL_LIMIT = 7"], 7),
-        ("movielens_content_eval.gin", [], None),
+        ("movielens_zero_shot.gin", [], None),
     ],
 )
 def test_a_training_file_is_evaluated_on_all_rows(
@@ -317,7 +317,7 @@ print(json.dumps(found))
     run = tmp_path_factory.mktemp("run")
     (run / "config.gin").write_text("MODEL_DIR = 'a'\ntrain.model_dir = %MODEL_DIR\n")
     examples = "gin_configs/examples/movielens"
-    files = {"eval": f"{examples}_content_eval.gin", "run": run}
+    files = {"eval": f"{examples}_zero_shot.gin", "run": run}
     commands = json.dumps([words.format(**files) for words in TOLD_AT_ONCE])
     python = [sys.executable, "-c", code, commands]
     done = subprocess.run(python, capture_output=True, text=True, timeout=60, cwd=ROOT)

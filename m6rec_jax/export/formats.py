@@ -1,6 +1,6 @@
 """What `m6rec export` can write, and what keeps a format from being written with what is installed.
 
-`benchmarks/export_formats.py` tries all of them, with the pinned libraries and the newest ones.
+`benchmarks/export_size_speed.py` tries all of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Embeddings: vectors of users and items by the two towers, for a vector database.
 
-    m6rec infer --gin_file gin_configs/examples/movielens_embeddings.gin \
-        --gin.MODEL_DIR=runs/retrieval --output vectors.parquet
+    m6rec infer --gin.MODEL_DIR=runs/retrieval --output vectors.parquet \
+        --gin.MIXTURE_OR_TASK_NAME=movielens_100k_leave_one_out_embeddings
     m6rec infer --gin.MODEL_DIR=runs/retrieval --gin.JOB=embeddings \
         --requests users.jsonl --output vectors.jsonl
     rec.answer(rows, job="embeddings"); rec.embed_items()

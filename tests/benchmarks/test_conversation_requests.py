@@ -44,43 +44,11 @@ def maker(monkeypatch):
 
 def test_what_is_asked_in_known_words_is_obeyed(conversation, maker):
     asked = [maker.request(kind, False) for kind in study.PHRASES for _ in range(8)]
-    truth = study.Truth(films.ITEMS, films.TITLES, films.WORDS)
-    told = study.judge(conversation, asked, truth)
+    told = study.judge(conversation, asked)
     for row in told:
         # Of a kind that few films are of, others may follow the last of them.
         assert row["obey"][0], row
-        assert row["true"], row
         # What was seen is what would be recommended.
         assert row["kind"] != "not seen" or not any(row["unfiltered"]), row
     found = study.shares(told)
     assert found["obey"] > found["obey_without_filter"]
-    assert found["true_replies"] == 100
-
-
-def test_untrue_replies_are_told():
-    truth = study.Truth(films.ITEMS, films.TITLES, films.WORDS)
-    assert truth.holds("How about Fargo (1996)? It is a crime film by Joel Coen from 1996.")
-    assert truth.holds("I recommend Fargo (1996).")
-    assert not truth.holds("How about Fargo (1996)? It is a horror film.")
-    assert not truth.holds("How about Fargo (1996)? It is a crime film from 1995.")
-    assert not truth.holds("How about Fargo 2? It is a crime film.")
-    assert not truth.holds("How about Fargo (1996) film crime?")
-    assert truth.holds("How about Fargo (1996)? It is a crime film, like Heat (1995).")
-    assert not truth.holds("How about Fargo (1996)? It is a crime film, like Big (1988).")
-    no_more = "I know no more films by Joel Coen, only other films. How about Big (1988)?"
-    assert truth.holds(no_more, none_left=True)
-    assert not truth.holds(no_more, none_left=False)
-    assert truth.holds("You asked for crime films, and Fargo (1996) is a film by Joel Coen.")
-    assert not truth.holds("Alien (1979) is a film by Joel Coen.")
-    assert truth.holds("Which genre would you like?")
-    assert not truth.holds("Which one would you like?")
-
-
-def test_a_dialogue_is_written(conversation, maker):
-    turns = study.script(maker, films.TITLES)
-    assert len(turns) == 8
-    truth = study.Truth(films.ITEMS, films.TITLES, films.WORDS)
-    text, true = study.example(conversation, turns, truth)
-    assert true == [True] * 8, text
-    assert text.count("| **user** |") == text.count("| **system** |") == 8
-    assert "You are welcome" in text

@@ -84,7 +84,7 @@ def test_backbones_train_whole_and_jobs_their_prompts(made, tmp_path: Path) -> N
     assert found["shared, pruned 80%, int8"]["auc"] == pytest.approx(0.6)
     # The page has a line for each, with all columns.
     prose = (RESULTS / "edge.md").read_text(encoding="utf-8")
-    page = Section(results, prose, tmp_path).render()
+    page = Section(results, prose).render()
     lines = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
     assert len(lines) == 1 + len(found)
     assert not any("–" in line.split(" | ")[: 1 + len(COLUMNS)] for line in lines)

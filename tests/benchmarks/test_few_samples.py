@@ -12,7 +12,7 @@ import pytest
 from benchmarks import few_samples
 from benchmarks.few_samples import MEANS, REGRESSION, TUNED, TUNING, Sample
 from benchmarks.results_file import read_results
-from benchmarks.tuned_run import Run
+from benchmarks.runs import Run
 from m6rec_jax import configuration
 from m6rec_jax.data.splits import Split
 from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
@@ -30,7 +30,7 @@ def run_of(seed: int) -> Run:
     predictions = ScoringPredictions(
         np.arange(60) // 6, np.arange(60), labels, labels, probabilities
     )
-    return Run(scoring_metrics(predictions), [(20, 0.6)], 0.01, 3.0, 20, predictions)
+    return Run(scoring_metrics(predictions), 0.01, 3.0, 20, predictions)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert (REGRESSION, "few_shot_all", 1) not in found
     assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_all", 0)} <= found
     (row, *_) = (row for row in rows if row["model"] == TUNED)
-    assert (row["foundation"], row["step"], row["curve"]) == ("base", [20] * 3, [[[20, 0.6]]] * 3)
+    assert (row["foundation"], row["step"]) == ("base", [20] * 3)
     done = len(made)
     assert few_samples.main(arguments) == 0
     assert len(made) == done
@@ -104,25 +104,6 @@ def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path:
         ((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-6
     )
     assert found[TUNED]["seconds"] == 9.0
-
-
-def test_what_another_command_made_meanwhile_is_not_made_again(
-    made, tmp_path: Path, monkeypatch
-) -> None:
-    """Two commands want the same sample; one waits while the other prepares it and tunes."""
-    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "0"]
-    prepared_sample = few_samples.prepared_sample
-
-    @contextmanager
-    def after_another(sample: Sample) -> Iterator[SimpleNamespace]:
-        monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
-        assert few_samples.main(arguments) == 0
-        with prepared_sample(sample) as prepared:
-            yield prepared
-
-    monkeypatch.setattr(few_samples, "prepared_sample", after_another)
-    assert few_samples.main(arguments) == 0
-    assert len([run for run in made if run[0] == TUNING]) == 3
 
 
 def test_a_sample_knows_nothing_else(made) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from benchmarks import foundation, movielens
+from benchmarks import foundation, runs
 from benchmarks.provenance import ROOT
 from benchmarks.tuning import TASKS
 from m6rec_jax import configuration
@@ -34,7 +34,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
             path.touch()
 
     monkeypatch.setattr(foundation, "m6rec", m6rec)
-    monkeypatch.setattr(movielens, "m6rec", m6rec)
+    monkeypatch.setattr(runs, "m6rec", m6rec)
     monkeypatch.setenv(sources.DATA_DIR_VARIABLE, str(tmp_path / "data"))
     return made
 
@@ -59,7 +59,7 @@ def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_p
     assert {call[0] for call in calls[done:]} == {"data"}
     # What was trained so, or asked on few rows, is not taken for the whole of it.
     assert foundation.main(arguments[:-1]) == 2
-    assert "begun as --gin_file" in capsys.readouterr().err
+    assert "was begun with" in capsys.readouterr().err
     assert foundation.main([*arguments[:2], "--gin.TRAIN_STEPS=3"]) == 0
     (asked,) = (call for call in calls[done:] if call[0] == "eval")
     assert "--gin.evaluate.limit=5" not in asked
@@ -77,7 +77,7 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
     assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'first'}'" in second
     assert f"--gin.MODEL_DIR='{tmp_path / 'run'}'" in second
     (evaluated,) = (call for call in calls if call[0] == "eval")
-    assert not any("MIXTURE_OR_TASK_NAME" in text for text in evaluated)
+    assert "--gin.MIXTURE_OR_TASK_NAME='foundation_language'" in evaluated
 
 
 def test_no_class_is_one_that_a_study_asks_for():

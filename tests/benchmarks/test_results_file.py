@@ -4,7 +4,6 @@ import json
 import os
 import re
 import socket
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +88,6 @@ def test_a_bad_row_is_refused_and_nothing_is_written(
 def test_a_damaged_file_is_refused(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         results_file.parse_results(text, "x")
-
-
-def test_studies_side_by_side_lose_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    with ThreadPool(4) as pool:
-        pool.map(lambda seed: add(path, row(seed=seed)), range(8), chunksize=1)
-    assert {r["seed"] for r in results_file.read_results(path).rows} == set(range(8))
-    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_hardware_names_the_machine_but_not_whose_it_is() -> None:

@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 import seqio
 
-from benchmarks.frozen_states import frozen_states
 from m6rec_jax.data.corpora import CorpusSpec, Text, prepare_corpus, write_corpus
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.engine import EngineOptions
@@ -215,21 +214,6 @@ def test_a_head_with_spare_classes_names_them(world):
     )
     assert columns["predicted_class"].tolist() == [f"class {len(CLASSES) + 1}"]
     assert columns["class"].tolist() == [CLASSES[0]]
-
-
-def test_frozen_states_are_those_that_a_probe_is_given(world):
-    _, _, model, variables, model_dir = world
-    means, states = frozen_states(model_dir, "notes_genre", LENGTHS)
-    (batch,) = EvaluationBatches("notes_genre", LENGTHS, 64, split="train", limit=64)
-    assert len(means["train"]) == len(states["train"]) == (batch["decoder_labels"] >= 0).sum()
-    table = np.asarray(variables["params"]["token_embedder"]["embedding"])
-    features = {name: values for name, values in batch.items() if values.ndim == 2}
-    hidden = np.asarray(model.apply(variables, features).hidden)
-    for row in range(3):
-        tokens = batch["encoder_input_tokens"][row, batch["encoder_block_ids"][row] > 0]
-        np.testing.assert_allclose(means["train"][row], table[tokens].mean(0), atol=1e-6)
-        (end,) = np.flatnonzero(batch["decoder_labels"][row] >= 0)
-        np.testing.assert_allclose(states["train"][row], hidden[row, end], atol=1e-5)
 
 
 def test_too_few_options_are_refused(world):

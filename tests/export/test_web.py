@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import chromium
 from m6rec_jax import pages
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import ConfigError
@@ -26,6 +25,7 @@ from m6rec_jax.requests.request import Request
 from m6rec_jax.text import layout
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Event, User
+from tests import chromium
 from tests.export import asked
 from tests.serving import served_films
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from benchmarks import chromium
-from benchmarks.chromium import Browser
 from m6rec_jax.server import page
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.serving.service import Service, ServiceOptions
+from tests import chromium
+from tests.chromium import Browser
 from tests.engine.tiny_model import make_model
 from tests.server import served as served_folder
 from tests.server.served import request

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-_PERIOD = 0.02
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
 
 
@@ -94,14 +92,12 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(folder: Path, *, seconds: float = 120, slowdown: float = 1) -> Iterator[Browser]:
+def browser(folder: Path, *, seconds: float = 120) -> Iterator[Browser]:
     """Starts Chromium with a profile in a folder.
 
     Args:
       folder: of the profile.
       seconds: after which it is killed: a browser that hangs must not hang who waits for it.
-      slowdown: how many times as slow all of its processes are. The protocol's own throttling
-        knows the page's thread alone, and not workers.
     """
     (their_read, write), (read, their_write) = os.pipe(), os.pipe()
     # The protocol wants the pipes at 3 and 4.
@@ -116,29 +112,14 @@ def browser(folder: Path, *, seconds: float = 120, slowdown: float = 1) -> Itera
     os.close(their_write)
     watchdog = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
     watchdog.start()
-    ended = threading.Event()
-    if slowdown > 1:
-        threading.Thread(target=_slow, args=(process.pid, slowdown, ended), daemon=True).start()
     try:
         yield Browser(read, write)
     finally:
-        ended.set()
         watchdog.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         os.close(write)
-
-
-def _slow(group: int, slowdown: float, ended: threading.Event) -> None:
-    """Lets processes run for one part of each 20 milliseconds, and stops them for the others."""
-    runs = _PERIOD / slowdown
-    with contextlib.suppress(ProcessLookupError):
-        while not ended.is_set():
-            os.killpg(group, signal.SIGSTOP)
-            time.sleep(_PERIOD - runs)
-            os.killpg(group, signal.SIGCONT)
-            time.sleep(runs)
 
 
 @contextlib.contextmanager
