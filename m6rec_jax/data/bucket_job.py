@@ -17,7 +17,7 @@ import pyarrow.ipc
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
-from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
+from m6rec_jax.data.co_occurrence import RECENT
 from m6rec_jax.data.epochs import FittedFactors, WindowEntries
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler
@@ -89,7 +89,6 @@ class Job:
       dataset: with its final template.
       visible_parts: part of a row -> parts whose events its history may hold.
       options: of the preparation, which say how long histories are.
-      co_occurrence: how items are counted for candidates of 'reranking'.
       statistics: options of what the template tells.
       past: of an update; None where everything is prepared.
     """
@@ -98,7 +97,6 @@ class Job:
     dataset: Dataset
     visible_parts: Mapping[int, tuple[int, ...]]
     options: PrepareOptions
-    co_occurrence: CoOccurrenceOptions
     statistics: StatisticsOptions
     past: Past | None = None
 
@@ -334,8 +332,7 @@ def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
     events = opened.bucket(bucket)
     groups = events.groups(job.grouping("reranking"))
     first = groups.rows.low
-    most = min(job.grouping("reranking").max_events, job.co_occurrence.recent)
-    recent = events.histories(groups, most)
+    recent = events.histories(groups, min(job.grouping("reranking").max_events, RECENT))
     seen, seen_ranges = events.seen(groups.history)
     return AskedCandidates(
         opened.timeline.count[groups.place],
@@ -381,7 +378,7 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
         return rows.next_items(groups)
     if view == "reranking":
         drawn = job.load(f"candidates-{bucket}")
-        return rows.reranking(groups, drawn, job.co_occurrence.recent)
+        return rows.reranking(groups, drawn)
     if view == "documents":
         return _with_items(opened, bucket, rows.documents(groups))
     return rows.writing(view, groups, _numbers(job, view, events, groups))

@@ -32,7 +32,7 @@ from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_job import Job, Shard, Summary
 from m6rec_jax.data.bucket_views import Rows
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
-from m6rec_jax.data.ease import Ease, EaseOptions
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.epochs import (
     FittedFactors,
     PastCounts,
@@ -226,17 +226,15 @@ class BucketRun:
         """Writes which items occur together, for requests to be answered with."""
         users, items = self._counted_events
         if self._job.past is None:
-            options = self._job.co_occurrence
-            CoOccurrence.counted(users, items, self._num_items, options).save(folder)
+            CoOccurrence.counted(users, items, self._num_items).save(folder)
         else:
             counts = self._growing_counts()
             counts.advance(len(users))
             counts.save(folder)
 
-    def save_ease(self, folder: Path, options: EaseOptions) -> None:
+    def save_ease(self, folder: Path) -> None:
         """Writes what follows from all that a user had, likewise."""
-        users, items = self._counted_events
-        Ease.fitted(users, items, self._num_items, options).save(folder)
+        Ease.fitted(*self._counted_events, self._num_items).save(folder)
 
     # ---- steps
 
@@ -407,13 +405,13 @@ class BucketRun:
 
     def _growing_counts(self) -> GrowingCoOccurrence:
         """Counts before the first event, of an update before its first one."""
-        start, past = CoOccurrence(self._num_items, self._job.co_occurrence), self._job.past
+        start, past = CoOccurrence(self._num_items), self._job.past
         if past is None:
             return GrowingCoOccurrence(*self._counted_events, start)
         before = CoOccurrence.load(past.prepared)
         start.totals[: before.num_items] = before.totals
         counts = (before.keys, before.amounts, start.totals, before.later)
-        start = CoOccurrence(self._num_items, before.options, *counts)
+        start = CoOccurrence(self._num_items, *counts)
         return GrowingCoOccurrence(*self._counted_events, start, past.num_events)
 
     def _catalogue(self) -> Rows:

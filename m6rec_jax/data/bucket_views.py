@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from m6rec_jax.data import views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
-from m6rec_jax.data.co_occurrence import ranked_text
+from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.render import item_in_document, sentence
@@ -140,8 +140,8 @@ class BucketViews:
             },
         )
 
-    def reranking(self, groups: Groups, drawn: DrawnCandidates, num_recent: int) -> Rows:
-        """The rows of 'reranking'; of histories the last `num_recent` items are told."""
+    def reranking(self, groups: Groups, drawn: DrawnCandidates) -> Rows:
+        """The rows of 'reranking'; of histories the last items are told."""
         features = GroupFeatures(self._bucket, groups, self._shared)
         inside = np.arange(drawn.items.shape[1]) < drawn.counts[:, None]
         items, ranks = drawn.items[inside], drawn.ranks[inside]
@@ -152,7 +152,7 @@ class BucketViews:
         ends = np.cumsum(drawn.counts)
         own = Ranges(ends - drawn.counts, ends)
         bucket = self._bucket
-        recent = bucket.histories(groups, min(self._max_events, num_recent))
+        recent = bucket.histories(groups, min(self._max_events, RECENT))
         rows = self._rows(
             "reranking",
             groups,
@@ -302,7 +302,7 @@ class BucketViews:
         neighbours: tuple[np.ndarray, np.ndarray] | None,
     ) -> pa.Array:
         template = self._template.candidate_template
-        told = features.of_candidates(template.fields, ranges, items, neighbours)
+        told = features.of_candidates(template.fields, ranges.owners, items, neighbours)
         return render_all(
             template,
             len(items),

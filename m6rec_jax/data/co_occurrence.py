@@ -19,7 +19,6 @@ order in which it was made.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import json
@@ -29,17 +28,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import gin
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
 FILE = "co_occurrence.parquet"
 # Raise it when counts or words change, so that data prepared before are prepared again.
-FORMAT = 3
+FORMAT = 4
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
@@ -51,32 +49,14 @@ _COLUMNS = {
     **{"item": pa.int32(), "other": pa.int32()},
     **{"amount": pa.int64(), "later": pa.int64(), "total": pa.int64()},
 }
+# Largest distance of two items; an event adds at most twice as many pairs.
+WINDOW = 10
+# How many of a user's last items candidates are compared with; the k-th last one weighs 1/k.
+RECENT = 10
+# Added to an item's total, so that items with few counts weigh less.
+SMOOTHING = 20.0
 # Of amounts. A multiple of it is 1/d for every distance d up to 10.
 ONE = 2520 << 16
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class CoOccurrenceOptions:
-    """How items are counted; saved with the counts.
-
-    Attributes:
-      window: largest distance of two items; an event adds at most twice as many pairs.
-      recent: how many of a user's last items candidates are compared with; the k-th last one weighs
-        1/k.
-      smoothing: added to an item's total, so that items with few counts weigh less.
-    """
-
-    window: int = 10
-    recent: int = 10
-    smoothing: float = 20.0
-
-    def __post_init__(self) -> None:
-        if self.window < 1 or self.recent < 1 or self.smoothing < 0:
-            raise ConfigError(
-                "CoOccurrenceOptions need a window and recent items of 1 or more and no negative "
-                f"smoothing, not {self}"
-            )
 
 
 class RelatedItems(NamedTuple):
@@ -96,7 +76,6 @@ class CoOccurrence:
 
     Args:
       num_items: of the items table, by whose indices items are named.
-      options: None: gin's or the defaults.
       keys: of the pairs, `item << 32 | other`, ascending; each pair is there in both orders
         `[pairs]`.
       amounts: of the pairs, int64, `ONE` for 1 `[pairs]`.
@@ -107,13 +86,11 @@ class CoOccurrence:
     def __init__(
         self,
         num_items: int,
-        options: CoOccurrenceOptions | None = None,
         keys: np.ndarray | None = None,
         amounts: np.ndarray | None = None,
         totals: np.ndarray | None = None,
         later: np.ndarray | None = None,
     ) -> None:
-        self.options = options or CoOccurrenceOptions()
         self.num_items = num_items
         self.keys = np.zeros(0, np.int64) if keys is None else keys
         self.amounts = np.zeros(0, np.int64) if amounts is None else amounts
@@ -123,23 +100,16 @@ class CoOccurrence:
         self._starts = np.searchsorted(self.keys, np.arange(num_items + 1) << 32).tolist()
 
     @classmethod
-    def counted(
-        cls,
-        users: np.ndarray,
-        items: np.ndarray,
-        num_items: int,
-        options: CoOccurrenceOptions | None = None,
-    ) -> CoOccurrence:
+    def counted(cls, users: np.ndarray, items: np.ndarray, num_items: int) -> CoOccurrence:
         """Counts all events, given in the order of time: their users and items `[events]`."""
-        options = options or CoOccurrenceOptions()
-        sequences = _Sequences(users, items, options.window)
+        sequences = _Sequences(users, items)
         lows = range(0, len(users), _EVENTS_AT_ONCE)
         keys, amounts, later = _summed_pairs(
             sequences.pairs(low, low + _EVENTS_AT_ONCE)[:2] for low in lows
         )
         totals = np.zeros(num_items, np.int64)
         np.add.at(totals, keys >> 32, amounts)
-        return cls(num_items, options, keys, amounts, totals, later)
+        return cls(num_items, keys, amounts, totals, later)
 
     def related(
         self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
@@ -147,17 +117,16 @@ class CoOccurrence:
         """Items that occur with the recent ones; equal shares in the order of the items table.
 
         Args:
-          recent: a user's items, oldest first; the last `options.recent` of them count.
+          recent: a user's items, oldest first; the last `RECENT` of them count.
           out: items to leave out; None: the recent ones.
         """
-        return self._shares(self.amounts, self.totals, self.options.smoothing, recent, out)
+        return self._shares(self.amounts, self.totals, SMOOTHING, recent, out)
 
     def followers(
         self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
     ) -> RelatedItems:
         """As `related`, by what came after the recent ones alone, with half the smoothing."""
-        smoothing = self.options.smoothing / 2
-        return self._shares(self.later, self._later_totals, smoothing, recent, out)
+        return self._shares(self.later, self._later_totals, SMOOTHING / 2, recent, out)
 
     @functools.cached_property
     def _later_totals(self) -> np.ndarray:
@@ -174,7 +143,7 @@ class CoOccurrence:
         recent: Sequence[int] | np.ndarray,
         out: Sequence[int] | np.ndarray | None,
     ) -> RelatedItems:
-        last = [int(item) for item in recent[-self.options.recent :]]
+        last = [int(item) for item in recent[-RECENT:]]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
         others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
         for position, item in enumerate(reversed(last), 1):
@@ -194,7 +163,7 @@ class CoOccurrence:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the counts to `co_occurrence.parquet` in a folder, whole or not at all."""
-        described = {"num_items": self.num_items, "options": dataclasses.asdict(self.options)}
+        described = {"num_items": self.num_items}
         items = self.keys >> 32
         others = self.keys & 0xFFFFFFFF
         columns = (items, others, self.amounts, self.later, self.totals[items])
@@ -217,8 +186,7 @@ class CoOccurrence:
             keys = items.astype(np.int64) << 32 | others
             of_items = np.zeros(int(described["num_items"]), np.int64)
             of_items[items] = totals
-            options = CoOccurrenceOptions(**described["options"])
-            return cls(len(of_items), options, keys, amounts, of_items, later)
+            return cls(len(of_items), keys, amounts, of_items, later)
 
 
 @contextlib.contextmanager
@@ -242,13 +210,13 @@ class GrowingCoOccurrence(CoOccurrence):
       users, items: of events in the order of time `[events]`.
       start: what was counted before.
       context: so many of the events are part of that already: later ones come after them. Of each
-        user the last `options.window` are needed.
+        user the last `WINDOW` are needed.
     """
 
     def __init__(
         self, users: np.ndarray, items: np.ndarray, start: CoOccurrence, context: int = 0
     ) -> None:
-        self._sequences = _Sequences(users, items, start.options.window)
+        self._sequences = _Sequences(users, items)
         lows = range(context, len(users), _EVENTS_AT_ONCE)
         added = (self._sequences.pairs(low, low + _EVENTS_AT_ONCE)[0] for low in lows)
         begun = (start.keys, np.stack([start.amounts, start.later], axis=1))
@@ -256,7 +224,7 @@ class GrowingCoOccurrence(CoOccurrence):
             itertools.chain([begun], ((keys, np.zeros((len(keys), 2), np.int64)) for keys in added))
         )
         totals = start.totals.copy()
-        super().__init__(start.num_items, start.options, keys, amounts, totals, later)
+        super().__init__(start.num_items, keys, amounts, totals, later)
         self._number = self._high = context
 
     def advance(self, number: int) -> None:
@@ -277,8 +245,8 @@ class GrowingCoOccurrence(CoOccurrence):
 class _Sequences:
     """Events of all users, and which pairs each of them adds: see `GrowingCoOccurrence`."""
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, window: int) -> None:
-        self._items, self._window = items.astype(np.int64), window
+    def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
+        self._items = items.astype(np.int64)
         self._order = np.argsort(users, kind="stable")
         # Of each event its place in the order of users, and that of its user's first event.
         self._rank = np.empty(len(users), np.int64)
@@ -292,7 +260,7 @@ class _Sequences:
         In the order of events, each pair in both orders. The second amount is what was counted
         where the other came later.
         """
-        distances = np.arange(1, self._window + 1)
+        distances = np.arange(1, WINDOW + 1)
         before = self._rank[low:high, None] - distances
         known = before >= self._first[low:high, None]
         others = self._items[self._order[np.maximum(before, 0)]]

@@ -31,10 +31,10 @@ import gin
 import numpy as np
 import pyarrow as pa
 
-from m6rec_jax.data import co_occurrence, splits
-from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions
+from m6rec_jax.data import co_occurrence, ease, splits
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.dialogue_files import FORMATS, Dialogue, Turn
-from m6rec_jax.data.ease import Ease, EaseOptions
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
 from m6rec_jax.data.schema import Section, load_json
@@ -206,7 +206,6 @@ def prepare_dialogues(
         return _rows(dialogues, parts, items, options), manifest
 
     files = [folder / DIALOGUES_FILE, *paths, *(() if known is None else known.files)]
-    counted = [dataclasses.asdict(one) for one in (CoOccurrenceOptions(), EaseOptions())]
     return prepare_texts(
         out,
         spec.name,
@@ -216,7 +215,7 @@ def prepare_dialogues(
         options,
         render,
         progress,
-        made_with=(co_occurrence.FORMAT, *counted),
+        made_with=(co_occurrence.FORMAT, ease.FORMAT),
     )
 
 

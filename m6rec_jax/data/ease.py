@@ -12,49 +12,31 @@ items alone have weights, and of each the largest ones are kept, of either sign.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import gin
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import linalg, sparse
 
 from m6rec_jax.data.co_occurrence import RelatedItems, counted_file
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import atomic_file
 
 FILE = "ease.parquet"
+# Raise it when weights change, so that they are fitted again.
+FORMAT = 1
+# How many items have weights, the most popular ones. A fit holds four bytes of each pair, 0.4 GB,
+# and takes time as the cube.
+ITEMS = 10_000
+# Of squared weights.
+PENALTY = 200.0
+# Weights that are kept of each item.
+NEIGHBOURS = 100
 # Items whose rows are made together.
 _BLOCK = 256
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class EaseOptions:
-    """How weights are fitted.
-
-    Attributes:
-      items: how many have weights, the most popular ones. A fit holds four
-        bytes of each pair, 0.4 GB for 10,000, and takes time as the cube.
-      penalty: of squared weights.
-      neighbours: weights that are kept of each item.
-    """
-
-    items: int = 10_000
-    penalty: float = 200.0
-    neighbours: int = 100
-
-    def __post_init__(self) -> None:
-        if self.items < 1 or self.penalty <= 0 or self.neighbours < 1:
-            raise ConfigError(
-                "EaseOptions need items and neighbours of 1 or more and a penalty above 0, not "
-                f"{self}"
-            )
 
 
 class Ease:
@@ -70,21 +52,14 @@ class Ease:
         self.items, self._others, self._weights = items, others, weights
 
     @classmethod
-    def fitted(
-        cls,
-        users: np.ndarray,
-        items: np.ndarray,
-        num_items: int,
-        options: EaseOptions | None = None,
-    ) -> Ease:
+    def fitted(cls, users: np.ndarray, items: np.ndarray, num_items: int) -> Ease:
         """Fits weights to events in any order: their users and items `[events]`."""
-        options = options or EaseOptions()
         counts = np.bincount(items, minlength=num_items)
-        kept = np.sort(np.argsort(-counts, kind="stable")[: options.items])
+        kept = np.sort(np.argsort(-counts, kind="stable")[:ITEMS])
         kept = kept[counts[kept] > 0]
-        size, most = len(kept), min(options.neighbours, max(len(kept) - 1, 0))
+        size, most = len(kept), min(NEIGHBOURS, max(len(kept) - 1, 0))
         others, weights = np.zeros((size, most), np.int32), np.zeros((size, most), np.float32)
-        inverse = _inverse(_pairs(users, items, kept), options.penalty)
+        inverse = _inverse(_pairs(users, items, kept), PENALTY)
         diagonal = inverse.diagonal().copy()
         for start in range(0, size, _BLOCK):
             rows = slice(start, min(start + _BLOCK, size))

@@ -14,7 +14,13 @@ from typing import NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
-from m6rec_jax.data.statistics_state import FIRST_FIT, StatisticsOptions, next_fit, next_refresh
+from m6rec_jax.data.statistics_state import (
+    FACTOR_REGULARIZATION,
+    FIRST_FIT,
+    StatisticsOptions,
+    next_fit,
+    next_refresh,
+)
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.value_factors import ValueFactors
@@ -302,5 +308,4 @@ class FittedFactors:
         return found
 
     def _new(self) -> ValueFactors:
-        options = self._options
-        return ValueFactors(options.factors, options.smoothing, options.factor_regularization)
+        return ValueFactors(self._options.factors, self._options.smoothing, FACTOR_REGULARIZATION)

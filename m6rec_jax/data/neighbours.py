@@ -8,7 +8,7 @@ the timeline, and before that counts the pairs of all that went before.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -16,7 +16,11 @@ import numpy as np
 
 from m6rec_jax.data.epochs import PastCounts, WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.statistics_state import StatisticsSettings
+from m6rec_jax.data.statistics_state import (
+    NEIGHBOUR_SMOOTHING,
+    SIMILARITY_SMOOTHING,
+    StatisticsSettings,
+)
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.io.mapped_arrays import open_arrays
 
@@ -48,7 +52,6 @@ def differences(
     square: np.ndarray,
     window_square: np.ndarray,
     above_mean: np.ndarray,
-    smoothing: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """By how much a user will value items above their means.
 
@@ -56,13 +59,12 @@ def differences(
       products: of the pairs of items asked about and items of the user's window `[asked, window]`.
       square, window_square: of the values of these items `[asked]`, `[window]`.
       above_mean: by how much the user valued the window's items above their means `[window]`.
-      smoothing: of similarities.
 
     Returns:
       the differences `[asked]`, and how alike the items are `[asked, window]`.
     """
     scale = np.sqrt(np.outer(square, window_square))
-    alike = products / (scale + smoothing)
+    alike = products / (scale + SIMILARITY_SMOOTHING)
     # The 1 stands for an item valued just alike that the user gave its mean.
     return alike @ above_mean / (np.abs(alike).sum(axis=1) + 1.0), alike
 
@@ -84,7 +86,6 @@ def times_likelier(
     holders: np.ndarray,
     window_holders: np.ndarray,
     num_users: int,
-    smoothing: float,
 ) -> np.ndarray:
     """How much likelier items are made by what the user acted on `[asked]`.
 
@@ -92,12 +93,62 @@ def times_likelier(
       together: users who acted on both `[asked, window]`.
       holders, window_holders: users who acted on each `[asked]`, `[window]`.
       num_users: all of them.
-      smoothing: towards "no likelier", in users.
     """
     own = holders[:, None] / num_users
-    times = (together + smoothing * own) / (window_holders[None, :] + smoothing) / own
+    weight = NEIGHBOUR_SMOOTHING  # towards "no likelier"
+    times = (together + weight * own) / (window_holders[None, :] + weight) / own
     # Summed in sorted order, so that the order of the window cannot change a digit.
     return np.asarray([row.mean() for row in np.sort(times, axis=1)])
+
+
+class ItemSums(NamedTuple):
+    """Of items: users who acted on each, sum of squared differences, smoothed mean. All `[n]`."""
+
+    holders: np.ndarray
+    square: np.ndarray
+    mean: np.ndarray
+
+
+def features(
+    counted: StatisticsSettings,
+    pairs: PairCounts,
+    items: np.ndarray,
+    window: np.ndarray,
+    values: np.ndarray,
+    sums_of: Callable[[np.ndarray], ItemSums],
+    num_users: int,
+    own: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What pairs of items say of items to a user, all by their numbers.
+
+    Args:
+      counted: what the statistics count.
+      pairs: the counts.
+      items: that are asked about `[asked]`.
+      window, values: items of the user's window, and the values that it gave them `[window]`.
+      sums_of: what is known of items `[n]`.
+      num_users: all of them.
+      own: the user's share of liked items.
+
+    Returns:
+      `user_taste_difference`; and the share of `user_neighbours_percent`, or where every event is
+      positive `user_neighbours_times`. NaN where there is no such feature.
+    """
+    of_items, of_window = sums_of(items), sums_of(window)
+    together, products = pairs.get(items, window)
+    above = second = np.full(len(items), np.nan)
+    if counted.at_least is None:
+        second = times_likelier(together, of_items.holders, of_window.holders, num_users)
+    if counted.has_values:
+        above, alike = differences(
+            products,
+            of_items.square,
+            of_window.square,
+            values - of_window.mean,
+        )
+        if counted.at_least is not None:
+            second = shares(alike, values >= counted.at_least, own)
+    return above, second
 
 
 class Asked(NamedTuple):
@@ -190,9 +241,7 @@ class NeighbourFold:
           order: numbers of the groups that are answered, in the order of places.
 
         Yields:
-          for each group `user_taste_difference`, and the share of `user_neighbours_percent`, or
-          `user_neighbours_times` where every event is positive. `[2, items]`, NaN where nothing is
-          known.
+          for each group what `features` says of its items, NaN where nothing is known `[2, items]`.
         """
         for group in asked.groups[order]:
             place, own, low, high, window_low, window_high = group.tolist()
@@ -202,7 +251,16 @@ class NeighbourFold:
             known = self._first[items] < place
             if window_low < window_high and known.any():
                 window = asked.window[window_low:window_high]
-                found[:, known] = self._features(items[known], window, own)
+                found[:, known] = features(
+                    self._counted,
+                    self.pairs,
+                    items[known],
+                    window["item"],
+                    window["value"],
+                    self._sums,
+                    self._num_users,
+                    own,
+                )
             yield found
 
     def advance(self, place: int) -> None:
@@ -223,35 +281,10 @@ class NeighbourFold:
             self._count_items(slice(start, min(start + _EVENTS_AT_ONCE, place)))
         self._place = place
 
-    def _features(
-        self, items: np.ndarray, window: np.ndarray, own: float
-    ) -> tuple[np.ndarray, ...]:
-        counted, options, others = self._counted, self._counted.options, window["item"]
-        together, products = self.pairs.get(items, others)
-        above = times = np.full(len(items), np.nan)
-        if counted.at_least is None:
-            weight = options.neighbour_smoothing
-            holders = self._holders
-            times = times_likelier(
-                together, holders[items], holders[others], self._num_users, weight
-            )
-        if not counted.has_values:
-            return above, times
-        timeline, place = self._timeline, self._place
-        mean = timeline.total[place] / timeline.count[place]
-        means = (self._total[others] + options.smoothing * mean) / (
-            self._count[others] + options.smoothing
-        )
-        above, alike = differences(
-            products,
-            self._square[items],
-            self._square[others],
-            window["value"] - means,
-            options.similarity_smoothing,
-        )
-        if counted.at_least is None:
-            return above, times
-        return above, shares(alike, window["value"] >= counted.at_least, own)
+    def _sums(self, items: np.ndarray) -> ItemSums:
+        mean = self._timeline.total[self._place] / self._timeline.count[self._place]
+        means = self._counted.smoothed(self._total[items], self._count[items], mean)
+        return ItemSums(self._holders[items], self._square[items], means)
 
     def _count_pairs(self, entering: np.ndarray) -> None:
         """Counts entries, by their numbers, with all that the windows of their users hold."""

@@ -30,7 +30,6 @@ from m6rec_jax.data import co_occurrence, ease, statistics_files, views
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
-from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.prepare_options import (
     OF_CANDIDATES,
@@ -79,7 +78,7 @@ log = logging.getLogger(__name__)
 _COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 6
+FORMAT = 7
 
 
 @gin.configurable
@@ -208,7 +207,6 @@ class _Preparation:
             self.dataset,
             self.split.visible_parts,
             self.options,
-            CoOccurrenceOptions(),
             self.statistics_options,
         )
         return self._opened.enter_context(
@@ -280,13 +278,7 @@ class _Preparation:
         return path
 
     def _settings(self, view: str) -> list[Any]:
-        return view_settings(
-            view,
-            self.dataset,
-            self.options,
-            self.statistics_options,
-            CoOccurrenceOptions(),
-        )
+        return view_settings(view, self.dataset, self.options, self.statistics_options)
 
     def finish(self) -> None:
         """Writes what all views share."""
@@ -298,11 +290,10 @@ class _Preparation:
             events = self.run.save_statistics(self.folder / STATISTICS)
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
         if not set(views.COUNTED).isdisjoint(self.manifest["views"]):
-            options = ease.EaseOptions()
-            wanted = fingerprint(self.source, dataclasses.asdict(options))
+            wanted = fingerprint(self.source, ease.FORMAT)
             there = (self.folder / ease.FILE).is_file()
             if self.manifest["ease"] != wanted or not there:
-                self.run.save_ease(self.folder, options)
+                self.run.save_ease(self.folder)
                 self.manifest["ease"] = wanted
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:

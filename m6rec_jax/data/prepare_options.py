@@ -10,7 +10,6 @@ from typing import Any
 import gin
 
 from m6rec_jax.data import co_occurrence, statistics_files, views
-from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE
@@ -90,7 +89,6 @@ def view_settings(
     dataset: Dataset,
     options: PrepareOptions,
     statistics_options: StatisticsOptions,
-    co_occurrence_options: CoOccurrenceOptions,
 ) -> list[Any]:
     """All that the rows of a view depend on beside the data set and its split (for JSON)."""
     if view == "catalogue":
@@ -105,7 +103,7 @@ def view_settings(
     if view == "groups" and negatives:
         found.append([negatives, options.negative_power, options.seed])
     if view in views.COUNTED:
-        found.append([co_occurrence.FORMAT, dataclasses.asdict(co_occurrence_options)])
+        found.append(co_occurrence.FORMAT)
     if view == "reranking":
         found.append([options.reranking_negatives, options.reranking_depth, options.seed])
     return found

@@ -79,7 +79,8 @@ class Renderer:
         """
         found: Sequence[Features] = [{} for _ in items]
         if self._statistics is not None:
-            found = self._statistics.group_features(user_id, items, time, state=state)
+            names = self._template.candidate_template.fields
+            found = self._statistics.group_features(user_id, items, time, state=state, names=names)
         if given is not None:
             found = [{**one, **own} for one, own in zip(found, given, strict=True)]
         return list(map(self._template.candidate, items, found))

@@ -130,8 +130,10 @@ def load(kind: type[State], path: str | Path) -> State:
                 f"{path}: format {raw.get('format')!r}, expected {FORMAT!r}; prepare the "
                 "data set again"
             )
-        # The statistics in the box (`m6rec demo --edge`) are older than this option.
-        options = StatisticsOptions(**{"user_items": False, **raw["options"]})
+        # The statistics in the box (`m6rec demo --edge`) are older than some options.
+        known = {field.name for field in dataclasses.fields(StatisticsOptions)}
+        given = {"user_items": False, **raw["options"]}
+        options = StatisticsOptions(**{name: given[name] for name in known.intersection(given)})
         found = kind(**raw["settings"], options=options)
         for name in _SCALARS:
             setattr(found, name, raw["state"][name])

@@ -17,6 +17,12 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
+# How much likelier one item makes another is pulled towards "no likelier" as if by so many users.
+NEIGHBOUR_SMOOTHING = 5.0
+# Pulls the similarity of each pair of items towards zero, in the unit of squared values.
+SIMILARITY_SMOOTHING = 10.0
+# Weight of the factors' squares.
+FACTOR_REGULARIZATION = 10.0
 # Events before the first fit of the factors, and the fewest between two fits.
 FIRST_FIT = 10
 
@@ -41,13 +47,9 @@ class StatisticsOptions:
       neighbours: whether to count pairs of items. Costs most of the time and memory of large
         catalogues: at most `2 * neighbour_window` pairs per event.
       neighbour_window: how many of a user's last items are paired with a new one.
-      neighbour_smoothing: pulls how much likelier one item makes another towards "no likelier".
-      similarity_smoothing: pulls the similarity of each pair of items towards zero, in the unit of
-        squared values.
       dense_items: up to this many items, pairs are kept as square arrays.
       factors: hidden factors of items and tastes that explain values, see `value_factors`; 0: none.
         They are fitted to the users' windows, whether or not pairs are counted.
-      factor_regularization: weight of the factors' squares.
       factor_growth: they are fitted anew when this share more events came.
       user_items: whether to count how often each user had each item.
     """
@@ -55,23 +57,13 @@ class StatisticsOptions:
     smoothing: float = 5.0
     neighbours: bool = True
     neighbour_window: int = 1000
-    neighbour_smoothing: float = 5.0
-    similarity_smoothing: float = 10.0
     dense_items: int = DENSE_ITEMS
     factors: int = 16
-    factor_regularization: float = 10.0
     factor_growth: float = 0.03
     user_items: bool = True
 
     def __post_init__(self) -> None:
-        for name in (
-            "smoothing",
-            "neighbour_smoothing",
-            "neighbour_window",
-            "similarity_smoothing",
-            "factor_regularization",
-            "factor_growth",
-        ):
+        for name in ("smoothing", "neighbour_window", "factor_growth"):
             value = getattr(self, name)
             if value <= 0:
                 raise ConfigError(f"StatisticsOptions.{name} must be positive, not {value}")
@@ -175,6 +167,36 @@ class StatisticsSettings:
         """Whether some events can be negative."""
         return self.at_least is not None
 
+    def user_names(self) -> tuple[str, ...]:
+        """Names of the features of users alone."""
+        names = ["user_count"]
+        if self.has_labels:
+            names.append("user_positive_percent")
+        if self.has_values:
+            names.append("user_mean_value")
+        return tuple(names)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all features: what a candidate template may ask for."""
+        names = ["item_count", "item_popularity_top", "item_popularity_rank"]
+        if self.options.user_items:
+            names += ["user_item_times", "user_item_ago"]
+        if self.has_labels:
+            names += ["item_positive_percent", "item_liked_top", "item_liked_rank"]
+        if self.has_values:
+            names.append("item_mean_value")
+        for field in self.by:
+            names.append(f"user_{field}_counts")
+            if self.has_labels:
+                names.append(f"user_{field}_percent")
+        if self.options.neighbours:
+            names.append("user_neighbours_percent" if self.has_labels else "user_neighbours_times")
+            if self.has_values:
+                names.append("user_taste_difference")
+        if self.has_factors:
+            names.append("user_expected_value")
+        return (*names, *self.user_names())
+
     def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
         """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
         return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
@@ -213,9 +235,7 @@ class StatisticsState(StatisticsSettings):
         self.sorted_shares = np.zeros(0)
         self.next_refresh = 1
         factors = self.options.factors if has_values else 0
-        self.factors = ValueFactors(
-            factors, self.options.smoothing, self.options.factor_regularization
-        )
+        self.factors = ValueFactors(factors, self.options.smoothing, FACTOR_REGULARIZATION)
         self.next_fit = FIRST_FIT
 
     @classmethod
@@ -249,12 +269,13 @@ class StatisticsState(StatisticsSettings):
             behaviours = [pair for pair in behaviours if pair[0].time > known.last_time]
         if not behaviours:
             return known
-        state = self._new_user() if known is None else known.copy()
+        state = self.new_user() if known is None else known.copy()
         for event, item in behaviours:
             self._count_ahead(state, event, item)
         return state
 
-    def _new_user(self) -> UserState:
+    def new_user(self) -> UserState:
+        """A user of whom nothing is known."""
         return UserState(0, 0, 0.0, -math.inf, tuple({} for _ in self.by))
 
     def _count_user(self, user: UserState, event: Event, item: Item) -> None:

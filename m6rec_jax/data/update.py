@@ -26,7 +26,6 @@ import numpy as np
 from m6rec_jax.data import splits, tfrecords, views
 from m6rec_jax.data.bucket_job import Job, Past
 from m6rec_jax.data.bucket_run import BucketRun
-from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.prepare import FORMAT, files_of, texts_of_items
 from m6rec_jax.data.prepare_options import (
@@ -244,12 +243,9 @@ class _Update:
 
     def _views_to_update(self) -> list[str]:
         """The prepared views, but for those that other settings have made than the last ones."""
-        counted = CoOccurrenceOptions()
-        if self._is_counted:
-            counted = self._prepared.co_occurrence().options
         found = []
         for view, entry in self._manifest["views"].items():
-            settings = view_settings(view, self._dataset, self._options, self._statistics, counted)
+            settings = view_settings(view, self._dataset, self._options, self._statistics)
             if entry["fingerprint"] == fingerprint(self._manifest["source"], *settings):
                 found.append(view)
             else:
@@ -284,7 +280,6 @@ class _Update:
                 self._dataset,
                 splits.VISIBLE_PARTS,
                 self._options,
-                CoOccurrenceOptions(),
                 self._statistics,
                 Past(self.name, len(self._catalogue.texts), past, prepared.folder),
             )

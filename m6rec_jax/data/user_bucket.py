@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from m6rec_jax.data.features import Counts
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.splits import STATISTICS_PARTS, TRAIN
 from m6rec_jax.data.timeline import Timeline, running_sums
@@ -76,14 +76,6 @@ class Groups:
     def take(self, chosen: np.ndarray) -> Groups:
         """Some of them, by their numbers or a mask."""
         return Groups(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
-
-
-class UserCounts(NamedTuple):
-    """Number of events, of positive ones, and sum of their values. All `[n]`."""
-
-    events: np.ndarray
-    positive: np.ndarray
-    total: np.ndarray
 
 
 class UserBucket:
@@ -223,12 +215,12 @@ class UserBucket:
 
     # ---- statistics of users
 
-    def counts(self, known: Ranges) -> UserCounts:
+    def counts(self, known: Ranges) -> Counts:
         """What was counted in ranges of the past, each from its user's first event on."""
         liked, total = self._sums
         count = known.lengths
         positive = liked[known.high] - liked[known.low]
-        return UserCounts(count, positive, np.where(count > 0, total[known.high - 1], 0.0))
+        return Counts(count, positive, np.where(count > 0, total[known.high - 1], 0.0))
 
     @cached_property
     def _sums(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.baselines import retrieval
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
-from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions
+from m6rec_jax.data import co_occurrence
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.errors import DataError
 
 
@@ -63,14 +64,15 @@ def test_item_knn_sums_cosines_of_the_nearest() -> None:
     np.testing.assert_allclose(scores[:, target], expected, rtol=1e-5)
 
 
-def test_co_occurrence_is_the_packages() -> None:
+def test_co_occurrence_is_the_packages(monkeypatch) -> None:
     """Two implementations of one definition: over a square array, and event by event."""
     data = small()
     scores = retrieval.co_occurrence(data, ("train", "validation"), 3, 4, 2.0)
-    options = CoOccurrenceOptions(window=3, recent=4, smoothing=2.0)
+    for name, value in (("WINDOW", 3), ("RECENT", 4), ("SMOOTHING", 2.0)):
+        monkeypatch.setattr(co_occurrence, name, value)
     rows = data.rows("leave_one_out", "train")
     users, items = data.user[rows], data.item[rows]
-    counted = CoOccurrence.counted(users, items, data.items.num_rows, options)
+    counted = CoOccurrence.counted(users, items, data.items.num_rows)
     for user in range(data.users.num_rows):
         own = (data.user == user) & (data.leave_one_out != "test")
         found = counted.related(data.item[own].tolist())

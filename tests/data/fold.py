@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data import statistics_files
-from m6rec_jax.data.co_occurrence import ranked_text
+from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.reading import Dataset
@@ -248,7 +248,7 @@ class RowRenderer:
     def reranking_row(self, group: Group) -> Row | None:
         """A row of the view 'reranking'; None where `RerankingCandidates.draw` gives none."""
         assert self._reranking is not None
-        recent = group.history_items[-self._reranking.counts.options.recent :]
+        recent = group.history_items[-RECENT:]
         drawn = self._reranking.draw(group.part, group.user, group.items[0], recent, group.seen)
         if drawn is None:
             return None
@@ -388,7 +388,7 @@ class FoldedStatistics(Statistics):
         items.value[index] += value
         user = self.users.get(event.user_id)
         if user is None:
-            user = self.users[event.user_id] = self._new_user()
+            user = self.users[event.user_id] = self.new_user()
         self._count_user(user, event, item)
         if self.keeps_windows and index not in user.window:
             if self.options.neighbours:

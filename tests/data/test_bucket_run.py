@@ -11,7 +11,6 @@ import pytest
 from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun
-from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
@@ -116,7 +115,6 @@ class Both:
                 dataset,
                 parsed.visible_parts,
                 options,
-                CoOccurrenceOptions(),
                 self.fold.statistics_options,
             )
             targets = {view: folder / view / "1.0.0" for view in options.views}

@@ -1,5 +1,8 @@
 """CoOccurrence of items in sequences, against counting by hand, and the rows drawn by it."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +11,6 @@ from hypothesis import strategies as st
 from m6rec_jax.data import co_occurrence
 from m6rec_jax.data.co_occurrence import (
     CoOccurrence,
-    CoOccurrenceOptions,
     GrowingCoOccurrence,
     RelatedItems,
     rank_words,
@@ -16,16 +18,24 @@ from m6rec_jax.data.co_occurrence import (
 )
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import TEST, TRAIN
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from tests.data.view_fold import CoOccurrenceByEvent
 
 NUM_ITEMS = 8
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, NUM_ITEMS - 1)), max_size=40)
 
 
-def counted(events, options: CoOccurrenceOptions) -> CoOccurrence:
-    users, items = columns(events)
-    return CoOccurrence.counted(users, items, NUM_ITEMS, options)
+def counted(events) -> CoOccurrence:
+    return CoOccurrence.counted(*columns(events), NUM_ITEMS)
+
+
+@contextlib.contextmanager
+def counting(window: int, recent: int) -> Iterator[pytest.MonkeyPatch]:
+    """Small numbers in place of those that fit real data."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("WINDOW", window), ("RECENT", recent), ("SMOOTHING", 2.0)):
+            patch.setattr(co_occurrence, name, value)
+        yield patch
 
 
 def columns(events) -> tuple[np.ndarray, np.ndarray]:
@@ -33,18 +43,18 @@ def columns(events) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
-def shares_by_hand(events, recent, options: CoOccurrenceOptions, later: bool) -> np.ndarray:
+def shares_by_hand(events, recent, window: int, most: int, later: bool) -> np.ndarray:
     """The definition, over a square array."""
-    smoothing = options.smoothing / (2 if later else 1)
+    smoothing = 2.0 / (2 if later else 1)
     near = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for user in range(4):
         sequence = [item for other, item in events if other == user]
         for first, a in enumerate(sequence):
-            for distance, b in enumerate(sequence[first + 1 : first + 1 + options.window], 1):
+            for distance, b in enumerate(sequence[first + 1 : first + 1 + window], 1):
                 if a != b:
                     near[a, b] += 1 / distance
                     near[b, a] += 0 if later else 1 / distance
-    shares, last = np.zeros(NUM_ITEMS), recent[::-1][: options.recent]
+    shares, last = np.zeros(NUM_ITEMS), recent[::-1][:most]
     for place, item in enumerate(last, 1):
         shares += near[item] / (near[item].sum() + smoothing) / place
     return shares / sum(1 / place for place in range(1, len(last) + 1)) if last else shares
@@ -60,10 +70,10 @@ def shares_by_hand(events, recent, options: CoOccurrenceOptions, later: bool) ->
     later=st.booleans(),
 )
 def test_ranking_equals_counting_by_hand(events, recent, out, window, last, later) -> None:
-    options = CoOccurrenceOptions(window=window, recent=last, smoothing=2.0)
-    counts = counted(events, options)
-    found = (counts.followers if later else counts.related)(recent, out)
-    shares = shares_by_hand(events, recent, options, later)
+    with counting(window, last):
+        counts = counted(events)
+        found = (counts.followers if later else counts.related)(recent, out)
+    shares = shares_by_hand(events, recent, window, last, later)
     left = [
         i for i in range(NUM_ITEMS) if shares[i] > 0 and i not in (recent if out is None else out)
     ]
@@ -85,16 +95,15 @@ def test_counts_grow_as_event_by_event(
     events, day, steps, window, at_once, tmp_path_factory
 ) -> None:
     """At every step to the last bit, in one go as from what was saved the day before."""
-    options = CoOccurrenceOptions(window=window, recent=3, smoothing=2.0)
-    by_event, counted_by_event = CoOccurrenceByEvent(NUM_ITEMS, options), 0
+    by_event, counted_by_event = CoOccurrenceByEvent(NUM_ITEMS), 0
     day = min(day, len(events))
     folder = tmp_path_factory.mktemp("counts")
-    with pytest.MonkeyPatch.context() as patch:
+    with counting(window, 3) as patch:
         patch.setattr(co_occurrence, "_EVENTS_AT_ONCE", at_once)
-        of_yesterday = counted(events[:day], options)
+        of_yesterday = counted(events[:day])
         of_yesterday.save(folder)
         yesterday = CoOccurrence.load(folder)
-        assert (yesterday.options, yesterday.num_items) == (options, NUM_ITEMS)
+        assert yesterday.num_items == NUM_ITEMS
         np.testing.assert_array_equal(yesterday.later, of_yesterday.later)
         # Of each user what the window holds; all but that is forgotten.
         last = [
@@ -103,7 +112,7 @@ def test_counts_grow_as_event_by_event(
             if sum(user == events[n][0] for user, _ in events[n + 1 : day]) < window
         ]
         tail = [events[n] for n in last]
-        all_at_once = GrowingCoOccurrence(*columns(events), CoOccurrence(NUM_ITEMS, options))
+        all_at_once = GrowingCoOccurrence(*columns(events), CoOccurrence(NUM_ITEMS))
         continued = GrowingCoOccurrence(*columns(tail + events[day:]), yesterday, len(tail))
         for number in sorted({min(step, len(events)) for step in steps} | {len(events)}):
             for user, item in events[counted_by_event:number]:
@@ -119,7 +128,7 @@ def test_counts_grow_as_event_by_event(
                     found, expected = one.related(recent, out), by_event.related(recent, out)
                     assert found.items.tolist() == expected.items.tolist()
                     assert found.shares.tolist() == expected.shares.tolist()
-        np.testing.assert_array_equal(all_at_once.later, counted(events, options).later)
+        np.testing.assert_array_equal(all_at_once.later, counted(events).later)
 
 
 def test_missing_and_damaged_files_say_what_to_do(tmp_path) -> None:
@@ -128,8 +137,6 @@ def test_missing_and_damaged_files_say_what_to_do(tmp_path) -> None:
     (tmp_path / "co_occurrence.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"damaged.*prepare the data set again"):
         CoOccurrence.load(tmp_path)
-    with pytest.raises(ConfigError, match="window=0"):
-        CoOccurrenceOptions(window=0)
 
 
 def test_words_are_few_and_in_order() -> None:
@@ -154,7 +161,7 @@ def drawn_from(never=(), depth=4, repeats=False) -> RerankingCandidates:
     # 0 stands next to 1 twice, to 2 and 3 once; 4 is two places away.
     sequences = [(0, [1, 0]), (1, [1, 0, 2]), (2, [3, 0]), (3, [0, 5, 4])]
     events = [(user, item) for user, items in sequences for item in items]
-    counts = counted(events, CoOccurrenceOptions())
+    counts = counted(events)
     held_out = np.isin(np.arange(NUM_ITEMS), never)
     return RerankingCandidates(counts, held_out, negatives=2, depth=depth, seed=0, repeats=repeats)
 

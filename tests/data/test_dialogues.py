@@ -2,7 +2,6 @@
 
 import json
 
-import gin
 import numpy as np
 import pytest
 
@@ -110,15 +109,6 @@ def test_what_training_dialogues_name_is_counted(prepared):
         )
     assert catalogue.items[0].attributes == {"title": "Fargo", "year": 1996}
     assert not catalogue.held_out.any()
-
-
-def test_what_is_counted_with_other_options_is_counted_again(tmp_path, no_gin):
-    talks = files.write_inspired_folder(tmp_path / "talks")
-    prepare_dialogues(talks, tmp_path, progress=False)
-    with gin.unlock_config():
-        gin.bind_parameter("CoOccurrenceOptions.window", 1)
-    again = prepare_dialogues(talks, tmp_path, progress=False)
-    assert again.co_occurrence().options.window == 1
 
 
 def test_what_was_killed_is_prepared_again(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.data import neighbours
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.statistics_state import FIRST_FIT
@@ -48,8 +49,6 @@ OPTIONS = st.builds(
     smoothing=st.sampled_from([0.5, 5.0]),
     neighbours=st.booleans(),
     neighbour_window=st.sampled_from([1, 2, 200]),
-    neighbour_smoothing=st.sampled_from([0.5, 5.0]),
-    similarity_smoothing=st.sampled_from([0.5, 10.0]),
     dense_items=st.sampled_from([0, 3, 4096]),
     factors=st.sampled_from([0, 2]),
     factor_growth=st.sampled_from([0.03, 0.9]),
@@ -97,7 +96,7 @@ def expected_value(
     events: list[Event], mine: list[Event], item_id: str, options: StatisticsOptions
 ) -> float:
     """Where and when `Statistics` fits its factors; the arithmetic is `ValueFactors`' own test."""
-    factors = ValueFactors(options.factors, options.smoothing, options.factor_regularization)
+    factors = ValueFactors(options.factors, options.smoothing, 10.0)
     places: dict[str, int] = {}
     next_fit = FIRST_FIT
     for number, event in enumerate(events, 1):
@@ -224,14 +223,14 @@ def reference(
         if labelled:
             scale = math.sqrt(squares(item.id) * squares(other.item_id))
             alike = sum(difference(a) * difference(b) for a, b in both)
-            alike /= scale + options.similarity_smoothing
+            alike /= scale + 10.0
             of_other = [e.value for e in events if e.item_id == other.item_id]
             towards = (sum(of_other) + k * mean) / (len(of_other) + k)
             told_of += alike * (other.value - towards)
             total += abs(alike)
             weights.append(max(0.0, alike))
             liked_weights.append(max(0.0, alike) * liked(other))
-        weight = options.neighbour_smoothing
+        weight = 5.0
         holders = {i.id: sum(key == i.id for key, *_ in met) for i in ITEMS}
         chance = holders[item.id] / len({event.user_id for event in events})
         times.append((len(both) + weight * chance) / (holders[other.item_id] + weight) / chance)
@@ -290,7 +289,7 @@ def test_the_words() -> None:
         Event("u1", "i1", 3.0, 3.0),
         Event("u0", "i4", 4.0, 4.0),
     ]
-    statistics = fold(events, StatisticsOptions(smoothing=1.0, neighbour_smoothing=1.0))
+    statistics = fold(events, StatisticsOptions(smoothing=1.0))
     told = features(statistics, "u0", ITEMS[1])
     # Has a test of its own.
     assert told.pop("user_neighbours_percent")
@@ -316,13 +315,14 @@ def test_the_words() -> None:
     }
 
 
-def test_items_that_are_valued_alike() -> None:
+def test_items_that_are_valued_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "SIMILARITY_SMOOTHING", 1.0)
     events = [
         Event("u0", "i0", 1.0, 4.0),  # mean of all 0: 4 above
         Event("u0", "i1", 2.0, 2.0),  # mean of all 4: 2 below
         Event("u1", "i0", 3.0, 5.0),  # mean of all 3: 2 above
     ]
-    options = StatisticsOptions(smoothing=1.0, similarity_smoothing=1.0)
+    options = StatisticsOptions(smoothing=1.0)
     statistics = fold(events, options)
     # One user knows both items: -8 / (sqrt((16 + 4) * 4) + 1) = -0.805. i0's mean is
     # (9 + 11/3) / 3 = 4.22, and u1 is .78 above it: -0.805 * .78 / (.805 + 1).
@@ -441,9 +441,7 @@ def test_the_future_is_refused() -> None:
         list(as_of(statistics.update, [], [7.0, 6.0], lambda time: time))
 
 
-@pytest.mark.parametrize(
-    "name", ["smoothing", "neighbour_smoothing", "neighbour_window", "factor_regularization"]
-)
+@pytest.mark.parametrize("name", ["smoothing", "neighbour_window", "factor_growth"])
 def test_impossible_options(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"StatisticsOptions\.{name} must be positive, not 0"):
         StatisticsOptions(**{name: 0})

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data import views
-from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, CoOccurrenceOptions, RelatedItems
+from m6rec_jax.data import co_occurrence, views
+from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, RelatedItems
 from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.prepare_options import (
@@ -47,8 +47,7 @@ from tests.data.fold import (
 class CoOccurrenceByEvent:
     """`CoOccurrence` in dictionaries, event by event: the definition."""
 
-    def __init__(self, num_items: int, options: CoOccurrenceOptions | None = None) -> None:
-        self.options = options or CoOccurrenceOptions()
+    def __init__(self, num_items: int) -> None:
         self.num_items = num_items
         self._pairs: dict[int, dict[int, int]] = {}
         self._later: dict[tuple[int, int], int] = {}
@@ -64,7 +63,7 @@ class CoOccurrenceByEvent:
                 later = self._later.get((other, item), 0)
                 self._later[other, item] = later + round(ONE / distance)
         last.append(item)
-        del last[: -self.options.window]
+        del last[: -co_occurrence.WINDOW]
 
     def _add(self, item: int, other: int, amount: int) -> None:
         row = self._pairs.setdefault(item, {})
@@ -73,10 +72,10 @@ class CoOccurrenceByEvent:
 
     def related(self, recent: Sequence[int], out: Sequence[int] | None = None) -> RelatedItems:
         scores: dict[int, float] = {}
-        last = recent[-self.options.recent :]
+        last = recent[-co_occurrence.RECENT :]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
         for position, item in enumerate(reversed(last), 1):
-            total = self._totals[item] + ONE * self.options.smoothing
+            total = self._totals[item] + ONE * co_occurrence.SMOOTHING
             weight = 1.0 / (position * weights * total)
             for other, amount in self._pairs.get(item, {}).items():
                 scores[other] = scores.get(other, 0.0) + weight * amount
@@ -97,7 +96,6 @@ class CoOccurrenceByEvent:
         later = [self._later.get((key >> 32, key & 0xFFFFFFFF), 0) for key in keys]
         CoOccurrence(
             self.num_items,
-            self.options,
             np.asarray(keys, np.int64),
             np.asarray(amounts, np.int64),
             self._totals,
@@ -146,7 +144,7 @@ class StatisticsAhead(FoldedStatistics):
     def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
         ahead, known = self.users_ahead.get(event.user_id), self.users.get(event.user_id)
         if of_user_only and ahead is None:
-            ahead = self._new_user() if known is None else known.copy()
+            ahead = self.new_user() if known is None else known.copy()
             self.users_ahead[event.user_id] = ahead
         if ahead is not None:
             self._count_ahead(ahead, event, item)

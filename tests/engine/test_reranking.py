@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m6rec_jax.data import ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease, EaseOptions
+from m6rec_jax.data.ease import Ease
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.item_words import ItemWords
 from m6rec_jax.engine.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
@@ -40,7 +41,9 @@ class World:
         self.counts = np.bincount(self.items, minlength=8)
         acted = np.arange(100) % 12, self.items, 8
         self.co_occurrence = CoOccurrence.counted(*acted)
-        self.ease = Ease.fitted(*acted, EaseOptions(penalty=2.0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ease, "PENALTY", 2.0)
+            self.ease = Ease.fitted(*acted)
         names = np.array(["red", "nail", "polish", "hair", "oil"])
         self.texts = [" ".join(names[rng.permutation(5)[:2]]) for _ in range(10)]
         vectors = rng.normal(size=(13, 4))
