@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from m6rec_jax.dialogue.words import GroupWords
 from m6rec_jax.metrics.phrases import phrase_key
 
-
-def _list_of(words: str) -> list[str]:
-    return words.split()
-
-
-_NAMES = _list_of(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+_NAMES, _ANYBODY = (
+    names.split()
+    for names in (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy "
+        "eighty ninety",
+        # People of whom an age alone says something.
+        "he she who someone somebody boy girl brother sister cousin friend",
+    )
 )
 # From twenty on in tens, which are enough for ages.
 NUMBERS = {name: n if n <= 20 else 10 * (n - 18) for n, name in enumerate(_NAMES)}
@@ -30,29 +30,8 @@ _NUMBER = rf"(?:\d{{1,2}}|{'|'.join(NUMBERS)})"
 _AGE = rf"(?P<age>{_NUMBER}(?:(?: ,| and| or| , and| , or) {_NUMBER})*)"
 # Between somebody and their age: "who is", "of".
 _LINKS = r"(?P<link>(?:(?: ,)? (?:of|is|s|are|who|turns|turned|turning|just|only|about|aged?))*)"
-# After a number that is no age: "my sister is 8 months pregnant", "he is one great actor".
-_NO_AGES = re.compile(
-    r"(?:(?:month|week|day|hour|minute|time|inche|mile|dollar)s?|feet|foot|percent)\b"
-    r"|years? (?:older|younger)|(?:great|good|big|bad|nice|fine)\b"
-)
-# People of whom an age alone says something.
-_ANYBODY = _list_of("he she who someone somebody boy girl brother sister cousin friend")
 # Pieces of a turn that are looked at.
 _REACH = 12
-
-
-class Somebody(NamedTuple):
-    """People who are spoken of.
-
-    Attributes:
-      group: whose they are; empty: they are none's.
-      length: of the phrase, in pieces.
-      is_aged: an age says it.
-    """
-
-    group: str
-    length: int
-    is_aged: bool
 
 
 class People:
@@ -82,25 +61,21 @@ class People:
             ),
         )
 
-    def at(self, folded: Sequence[str], start: int) -> Somebody | None:
-        """Who is spoken of at a place of a turn's folded pieces, the longest phrase for it."""
+    def at(self, folded: Sequence[str], start: int) -> tuple[str, int, bool] | None:
+        """Who is spoken of at a place of a turn's folded pieces, by the longest phrase for it: the
+        name of their group, empty for none, how many pieces they are, and whether an age says it.
+        """
         text = " ".join(folded[start : start + _REACH])
-        for pattern in self._patterns:
-            found = pattern.match(text)
-            if found is None:
-                continue
+        for found in filter(None, (pattern.match(text) for pattern in self._patterns)):
             told = found.groupdict()
             if "age" in told and not told["link"] and not told["unit"]:
                 continue  # a number by itself
             length = found[0].count(" ") + 1
-            after = " ".join(folded[start + length : start + length + 2])
-            if "age" in told and not told["unit"] and _NO_AGES.match(after):
-                continue
             own = self._group_of[told["who"]] if told["who"] else ""
             age = self._years(told["age"], told["unit"]) if "age" in told else None
             if age is None and not own:
                 continue
-            return Somebody(self._group(own, age), length, age is not None)
+            return self._group(own, age), length, age is not None
         return None
 
     def _group(self, own: str, age: int | None) -> str:

@@ -92,7 +92,7 @@ NEAR_YEARS = _set_of(
     "september october november december"
 )
 _SPANS = _set_of("and or to until till through the")
-_COMMON = (
+COMMON = (
     RESUMES
     | TASTES
     | FILLERS
@@ -156,7 +156,7 @@ class KnownPhrases:
                 self._titles.setdefault(key, []).append(place)
                 self._surfaces.setdefault(key, set()).add(tuple(pieces(name)))
         self._items = {words.item, words.items, *words.also_called}
-        self._common = _COMMON | self._items
+        self._common = COMMON | self._items
         self._groups = words.of_groups()
         self._people = People(self._groups)
         self._values = self._spoken_values(words)
@@ -245,16 +245,17 @@ class KnownPhrases:
         found = self._people.at(folded, start)
         if found is None:
             return None
-        end = start + found.length
+        name, length, is_aged = found
+        end = start + length
         words = tuple(folded[start:end])
-        if found.is_aged and end < len(folded):  # "a ten-year-old film", "ten-year-old comedies"
+        if is_aged and end < len(folded):  # "a ten-year-old film", "ten-year-old comedies"
             values = any(key in self._values for key in self._finder.at(folded, end))
             if values or folded[end] in self._items:
                 return None
-        if not found.group:
+        if not name:
             return Token("plain", words)
-        wanted = column_values(self._groups[found.group].wanted)
-        return Token("group", words, (found.group, wanted))
+        wanted = column_values(self._groups[name].wanted)
+        return Token("group", words, (name, wanted))
 
     def _narrowed(self, token: Token, after: Sequence[str]) -> Token:
         """A title with the year in brackets behind it, where there is one."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes
+from m6rec_jax.dialogue.misspelt import MisspeltTitles
 from m6rec_jax.dialogue.people import NUMBERS
 from m6rec_jax.dialogue.phrases import (
     AFTER_COMMA,
@@ -42,11 +43,8 @@ class Reading(NamedTuple):
       clears: no earlier wish holds any longer.
       withdrawn: names of the groups that nothing is wanted for.
       asked: a column whose values are asked for; None: none is.
-      why: a reason is asked for.
-      thanks: it thanks.
-      bye: it says goodbye.
-      good: it asks whether an item is good.
-      about: it asks what an item is.
+      acts: of 'why', 'thanks', 'bye', 'good' (is an item?) and 'about' (what is it?) those that it
+        says.
     """
 
     wishes: tuple[Wish, ...] = ()
@@ -56,11 +54,7 @@ class Reading(NamedTuple):
     clears: bool = False
     withdrawn: frozenset[str] = frozenset()
     asked: str | None = None
-    why: bool = False
-    thanks: bool = False
-    bye: bool = False
-    good: bool = False
-    about: bool = False
+    acts: frozenset[str] = frozenset()
 
 
 class DialogueReader:
@@ -74,8 +68,9 @@ class DialogueReader:
         self, names: Sequence[str], attributes: ItemAttributes, words: DialogueWords
     ) -> None:
         self._phrases = KnownPhrases(names, attributes, words)
-        self._attributes, self._recent_years = attributes, words.recent_years
-        self._near_years = NEAR_YEARS | {words.item, words.items, *words.also_called}
+        self.corrected = MisspeltTitles(names, self._phrases.tokens).corrected
+        self.attributes, self.recent_years = attributes, words.recent_years
+        self.near_years = NEAR_YEARS | {words.item, words.items, *words.also_called}
 
     def read(self, text: str, latest: Sequence[int] = ()) -> Reading:
         """What a turn says.
@@ -85,19 +80,11 @@ class DialogueReader:
           latest: places of the items that were named or offered last: "newer" means newer than
             these.
         """
-        return _TurnReader(
-            self._phrases.tokens(text),
-            self._attributes,
-            latest,
-            self._recent_years,
-            self._near_years,
-        ).read()
+        return _TurnReader(self, self._phrases.tokens(text), latest).read()
 
 
 # How many words may stand between "newer than" and its year or title.
 _REACH = 4
-# What leaves a span open where no year follows: "1990 or after".
-_OPEN_ENDS = {"newer_than": "or_newer", "older_than": "or_older"}
 
 
 class _Pending(NamedTuple):
@@ -120,16 +107,10 @@ class _TurnReader:
     """Puts the tokens of one turn together."""
 
     def __init__(
-        self,
-        tokens: Sequence[Token],
-        attributes: ItemAttributes,
-        latest: Sequence[int],
-        recent_years: int,
-        near_years: frozenset[str],
+        self, reader: DialogueReader, tokens: Sequence[Token], latest: Sequence[int]
     ) -> None:
-        self._tokens, self._attributes = tokens, attributes
-        self._latest, self._recent_years = latest, recent_years
-        self._near_years = near_years
+        self._reader, self._attributes = reader, reader.attributes
+        self._tokens, self._latest = tokens, latest
         self._wishes: list[Wish] = []
         # Every value that some wish of the kind may hold.
         self._said: dict[type[Wanted | Unwanted], set[ColumnValue]] = {
@@ -137,6 +118,7 @@ class _TurnReader:
             Unwanted: set(),
         }
         self._flags: dict[str, Any] = {}
+        self._acts: set[str] = set()
         # Whether what follows is refused, and whether something was.
         self._negative = self._refused = False
         # The words since "no".
@@ -174,16 +156,16 @@ class _TurnReader:
                 self._read_values(*token.what)
             elif token.kind == "word":
                 self._read_word(token.words[0])
-            elif token.kind in _OPEN_ENDS and self._is_open_end(number):
-                self._read_open_end(_OPEN_ENDS[token.kind])
             else:
                 self._read_cue(token)
             if token.kind != "also":  # "I also like" is "I like"
                 self._before = token.words[-1]
             self._since_no.update(token.words)
         self._end_comparison()
-        asks = not self._flags.keys().isdisjoint(("asked", "why", "good", "about"))
-        return Reading(self._merged(), tuple(named), () if asks else tuple(liked), **self._flags)
+        acts = frozenset(self._acts)
+        asks = "asked" in self._flags or acts & {"why", "good", "about"}
+        own = () if asks else tuple(liked)
+        return Reading(self._merged(), tuple(named), own, acts=acts, **self._flags)
 
     def _is_liked(self) -> bool:
         """Whether a title here is one that the user likes."""
@@ -227,7 +209,7 @@ class _TurnReader:
             return word in ("i", "we")
         if pending.relative:  # but not "newer than that one"
             return self._before == "than" and word != "one" and (word.isdigit() or word in NUMBERS)
-        return word not in FILLERS and word not in self._near_years
+        return word not in FILLERS and word not in self._reader.near_years
 
     def _resume_after_comma(self, words: Sequence[str]) -> None:
         """ "No horror, from the 90s": what is refused ends there.
@@ -260,7 +242,7 @@ class _TurnReader:
             relative = token.words[-1] == "than"
             self._pending = _Pending(kind, _REACH, self._negative, relative)
         elif kind in ("newer", "older", "recent", "old"):
-            self._read_age(kind)
+            self._read_age(kind, token.words)
         elif kind in ("or_newer", "or_older"):
             self._read_open_end(kind)
         elif kind == "like":
@@ -279,7 +261,7 @@ class _TurnReader:
         elif kind == "also":
             self._flags["adds"] = True
         elif kind in ("why", "thanks", "bye", "good", "about"):
-            self._flags[kind] = True
+            self._acts.add(kind)
         elif kind == "clear":
             self._flags["clears"] = True
             self._wishes.clear()
@@ -363,12 +345,6 @@ class _TurnReader:
             self._refused = self._negative
         return number
 
-    def _is_open_end(self, number: int) -> bool:
-        """ "1990 or after" before a comma or an end, and not "1990 and after work"."""
-        before = [token.kind for token in self._tokens[max(number - 3, 0) : number - 1]]
-        after = self._tokens[number].words[0] if number < len(self._tokens) else ","
-        return before in (["period", "or"], ["period", "and"]) and after in (",", *STOPS)
-
     def _read_open_end(self, kind: str) -> None:
         """ "1990 or newer"."""
         last = self._wishes[-1] if self._wishes else None
@@ -379,14 +355,16 @@ class _TurnReader:
             either = [Years(since, until, last.outside)] if (since, until) != (None, None) else []
             self._wishes[-1:] = either
 
-    def _read_age(self, kind: str) -> None:
+    def _read_age(self, kind: str, cue: Sequence[str]) -> None:
         """Newer or older than what was named last; recent or old where nothing was."""
         years, last = self._attributes.known_years(self._latest), self._attributes.last_year
         if kind in ("newer", "older") and years:
+            if cue[-1] == "old" and last is not None:  # where nothing is newer, of the last year
+                years = [min(year, last - 1) for year in years]
             self._compare(f"{kind}_than", years, self._negative)
         elif last is not None:
             way = "newer_than" if kind in ("newer", "recent") else "until"
-            self._compare(way, [last - self._recent_years], self._negative)
+            self._compare(way, [last - self._reader.recent_years], self._negative)
 
     def _compare(self, kind: str, years: Sequence[int], negative: bool) -> None:
         """Newer or older than these years."""

@@ -50,7 +50,9 @@ class DialogueState:
         self.turns.append(f"{speaker}: {text}")
         reading = Reading()
         if self._reader is not None and (speaker == USER or named is None):
-            reading = self._reader.read(text, self.latest)
+            misspelt = speaker == USER and named is None
+            said = self._reader.corrected(text) if misspelt else text
+            reading = self._reader.read(said, self.latest)
         named = reading.named if named is None else named
         if speaker == USER:
             before = () if reading.clears else self.wishes

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import gin
 
@@ -23,9 +24,8 @@ from m6rec_jax.gin_statements import statements_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.format_strings import Template
 
+_Words = TypeVar("_Words", "AttributeWords", "GroupWords")
 FILMS = "gin_configs/examples/film_dialogue.gin"
-_ATTRIBUTE = ("says", "cues", "asked", "ask", "names")
-_GROUP = ("says", "cues", "people", "under", "wanted", "unwanted")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ class GroupWords:
     """
 
     says: Template
-    cues: tuple[str, ...]
     wanted: Mapping[str, tuple[str, ...]]
-    unwanted: Mapping[str, tuple[str, ...]]
-    people: tuple[str, ...]
-    under: int
+    cues: tuple[str, ...] = ()
+    unwanted: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    people: tuple[str, ...] = ()
+    under: int = 0
 
 
 @gin.configurable
@@ -113,39 +113,17 @@ class DialogueWords:
 
     def of_attributes(self) -> dict[str, AttributeWords]:
         """The words of each column."""
-        found = {}
-        for column, given in self.attributes.items():
-            where = f"DialogueWords.attributes['{column}']"
-            own = _fields(given, _ATTRIBUTE, where)
-            says = _template(own.get("says"), ("item", "value"), where)
-            cues, asked = (_texts(own.get(name, ()), where) for name in ("cues", "asked"))
-            found[column] = AttributeWords(
-                says, cues, asked, str(own.get("ask", "")), bool(own.get("names", False))
-            )
-        return found
+        return {
+            column: _read(AttributeWords, given, f"attributes['{column}']", {"item", "value"})
+            for column, given in self.attributes.items()
+        }
 
     def of_groups(self) -> dict[str, GroupWords]:
         """The words of each group."""
-        found = {}
-        for name, given in self.groups.items():
-            where = f"DialogueWords.groups['{name}']"
-            own = _fields(given, _GROUP, where)
-            values = []
-            for part in ("wanted", "unwanted"):
-                named = own.get(part, {})
-                if not isinstance(named, Mapping):
-                    raise ConfigError(f"{where}: '{part}' must be columns with values: {named!r}")
-                values.append({str(k): _texts(v, where) for k, v in named.items()})
-            if not values[0]:
-                raise ConfigError(f"{where} needs 'wanted', values that such items have")
-            says = _template(own.get("says"), ("item",), where)
-            cues, people = (_texts(own.get(part, ()), where) for part in ("cues", "people"))
-            under = own.get("under", 0)
-            if not isinstance(under, int):
-                raise ConfigError(f"{where}: 'under' must be a number of years, not {under!r}")
-            wanted, unwanted = values
-            found[name] = GroupWords(says, cues, wanted, unwanted, people, under)
-        return found
+        return {
+            name: _read(GroupWords, given, f"groups['{name}']", {"item"})
+            for name, given in self.groups.items()
+        }
 
 
 def words_of(columns: Collection[str]) -> DialogueWords:
@@ -161,27 +139,33 @@ def words_of(columns: Collection[str]) -> DialogueWords:
     return DialogueWords(**{s.arg_name: s.value for s in statements if hasattr(s, "arg_name")})
 
 
-def _fields(given: object, known: Sequence[str], where: str) -> dict[str, object]:
+def _read(kind: type[_Words], given: object, where: str, fields: set[str]) -> _Words:
+    """Words of a kind; `fields` are those of what it says."""
+    where = f"DialogueWords.{where}"
     if not isinstance(given, Mapping):
         raise ConfigError(f"{where} must be a dictionary, not {given!r}")
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     for name in given:
-        if name not in known:
-            raise ConfigError(
-                f"{where} has no '{name}'{did_you_mean(str(name), known)}; known: "
-                f"{', '.join(known)}"
-            )
-    return dict(given)
-
-
-def _template(source: object, fields: Sequence[str], where: str) -> Template:
-    says = Template.parse(str(source or ""), f"{where}['says']")
-    if set(says.fields) != set(fields):
-        wanted = " and ".join(f"{{{name}}}" for name in fields)
+        if name not in types:
+            hint = did_you_mean(str(name), types)
+            raise ConfigError(f"{where} has no '{name}'{hint}; known: {', '.join(types)}")
+    if "wanted" in types and not given.get("wanted"):
+        raise ConfigError(f"{where} needs 'wanted', values that such items have")
+    source = str(given.get("says", ""))
+    says = Template.parse(source, f"{where}['says']")
+    if set(says.fields) != fields:
+        wanted = " and ".join(f"{{{name}}}" for name in sorted(fields))
         raise ConfigError(f"{where}: 'says' must have {wanted}, and has {source!r}")
-    return says
+    own = {
+        name: _texts(v, f"{where}['{name}']") if types[name].startswith(("tuple", "Mapping")) else v
+        for name, v in given.items()
+    }
+    return kind(**own | {"says": says})
 
 
-def _texts(given: object, where: str) -> tuple[str, ...]:
+def _texts(given: object, where: str) -> Any:
+    if isinstance(given, Mapping):
+        return {column: _texts(values, where) for column, values in given.items()}
     if not isinstance(given, list | tuple):
         raise ConfigError(f"{where}: a list of texts is needed, not {given!r}")
     return tuple(map(str, given))

@@ -310,17 +310,17 @@ class Conversation:
     def act(self) -> Act:
         """What the user's latest turn is replied to with."""
         reading, latest = self.state.reading, self.state.latest
-        if latest and reading.why and not reading.wishes:
+        if latest and "why" in reading.acts and not reading.wishes:
             return Act.EXPLAIN
         if latest and reading.asked is not None and (reading.named or not reading.wishes):
             return Act.ANSWER
-        if latest and reading.good and not reading.wishes:
+        if latest and "good" in reading.acts and not reading.wishes:
             return Act.RATE
-        if latest and reading.about and not reading.wishes:
+        if latest and "about" in reading.acts and not reading.wishes:
             return Act.DESCRIBE
-        if reading.bye and not (reading.wishes or reading.named):
+        if "bye" in reading.acts and not (reading.wishes or reading.named):
             return Act.LEAVE
-        if reading.thanks and not (reading.wishes or reading.named):
+        if "thanks" in reading.acts and not (reading.wishes or reading.named):
             return Act.ACKNOWLEDGE
         nothing = not (self.state.wishes or self.named or reading.clears)
         return Act.ASK if nothing else Act.RECOMMEND

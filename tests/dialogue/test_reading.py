@@ -139,8 +139,6 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("since 1995", (Years(1995, None),)),
         ("from 1990 up to 2000", (Years(1990, 2000),)),
         ("between 1890 and 1900", (Years(1890, 1900),)),
-        ("1990 or after, with Cher", (wanted("Cher", column="cast"), Years(1990, None))),
-        ("1990 and before", (Years(None, 1990),)),
         ("before 1980 or after 1990", ()),
         ("after 1980 and before about 1990", (Years(1981, 1989),)),
         ("from 1990 and after work a comedy", (COMEDY, Years(1990, 1990))),
@@ -208,10 +206,10 @@ def test_relations_and_ages_are_for_children(said):
 
 
 def test_tens_are_ages():
-    words = GroupWords(Template.parse("{item}", ""), (), {}, {}, ("my niece",), under=25)
+    words = GroupWords(Template.parse("{item}", ""), {}, people=("my niece",), under=25)
     people = People({"young": words})
     found = [people.at(f"my niece is {age}".split(), 0) for age in ("twenty", "thirty", "30")]
-    assert [somebody.group for somebody in found] == ["young", "", ""]
+    assert [name for name, _, _ in found] == ["young", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -229,9 +227,6 @@ def test_tens_are_ages():
         ("my daughter is one of those who love horror", (ForGroup("children"), HORROR)),
         ("nothing for my niece of six", (Unwanted(FOR_CHILDREN),)),
         ("Give me 6 films", ()),
-        ("My sister is 8 months pregnant, a comedy", (COMEDY,)),
-        ("My brother is two years older than me", ()),
-        ("He is one great actor, a comedy", (COMEDY,)),
         ("my son turns 30 tomorrow", ()),
     ],
 )
@@ -265,9 +260,41 @@ def test_one_spelling_names_all_items_of_its_words(said, named):
     assert set(DialogueReader(names, bare, DialogueWords()).read(said).named) == named
 
 
+MISSPELT = DialogueReader(
+    ["Toy Story", "Star Wars", "Pride and Prejudice", "Othello", "Big", "Something Wild"],
+    ItemAttributes([Item("")] * 6, (), ""),
+    DialogueWords(),
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("I liked Toy Storry and star war.", {0, 1}),
+        ("pride and prejudise was great", {2}),
+        ("Have you seen Otello? Or 'Toy Story'?", {0, 3}),
+        ("Hello! Something newer, please", set()),
+        ("otello", set()),
+        ("I loved something, it was wild", set()),
+    ],
+)
+def test_misspelt_titles_are_meant(said, named):
+    assert set(MISSPELT.read(MISSPELT.corrected(said)).named) == named
+
+
+@given(
+    st.sampled_from(NAMES), st.sampled_from(["I liked {}.", "{} was great", "like {}, but newer"])
+)
+def test_a_title_as_it_is_written_stays(name, said):
+    said = said.format(name)
+    assert READER.corrected(said) == said
+
+
 def test_what_is_compared_with_the_last_item():
     assert READER.read("something newer", [3]).wishes == (Years(1980, None),)
     assert READER.read("newer than that", [3, 4]).wishes == (Years(1989, None),)
+    # Nothing is newer than the last year.
+    assert READER.read("not that old", [0]).wishes == (Years(1996, None),)
     assert READER.read("older", [3, 4]).wishes == (Years(None, 1978),)
     assert READER.read("I saw it before", [3]).wishes == ()
 
@@ -277,8 +304,8 @@ def test_questions_and_thanks():
     # A digit of another script is no year.
     assert READER.read("Who directed Fargo (፩)?").asked == "director"
     assert READER.read("when was it made?").asked == "year"
-    assert READER.read("Why?").why
-    assert READER.read("Thanks, bye").thanks
+    assert READER.read("Why?").acts == {"why"}
+    assert READER.read("Thanks, bye").acts == {"thanks", "bye"}
     assert READER.read("also comedies").adds
     assert READER.read("never mind, surprise me").clears
 
@@ -329,12 +356,7 @@ def test_what_is_said_is_read(genre, refused, decade, phrase):
             "a list of texts is needed, not 'by'",
         ),
         ({"also_called": "movie"}, "also_called: a list of texts is needed, not 'movie'"),
-        ({"groups": {"kids": {"wanted": ["a"]}}}, "'wanted' must be columns with values"),
         ({"groups": {"kids": {"says": "{item}"}}}, r"groups\['kids'\] needs 'wanted'"),
-        (
-            {"groups": {"kids": {"says": "{item}", "wanted": {"genres": ["a"]}, "under": "7"}}},
-            "'under' must be a number of years, not '7'",
-        ),
     ],
 )
 def test_wrong_words_are_told(words, message):
