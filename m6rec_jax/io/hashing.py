@@ -12,15 +12,10 @@ def sha256(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def file_digest(path: Path, kind: str) -> str:
-    """Of what a file holds; `kind` is the name of the hash function, as "sha256" or "md5"."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
 def file_sha256(path: Path) -> str:
     """Of what a file holds."""
-    return file_digest(path, "sha256")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_files(paths: Iterable[Path]) -> hashlib._Hash:

@@ -1,15 +1,12 @@
 """What is known of films, in sentences: director, cast, country, awards."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.data.corpora import CORPUS_FILE, Text, repaired
-from m6rec_jax.data.sources import PublicDataset, register_dataset
+from m6rec_jax.data.corpora import repaired
 from m6rec_jax.text.format_strings import Template
-from tasks.films.table import FILM_TABLE, FilmTable, film_group
-from tasks.films.texts import TITLE, write_film_corpus
+from tasks.films.table import FILM_COLUMNS, FilmTable
+from tasks.films.texts import TITLE, film_text, write_texts
 
 _DESCRIPTION = Template.parse(
     "[A {genre} film.][ Directed by {director}.][ Written by {writer}.][ With {cast}.]"
@@ -19,39 +16,15 @@ _DESCRIPTION = Template.parse(
 )
 
 
-def build(sources: Mapping[str, Path], folder: Path) -> str:
-    """Writes the corpus; returns a line about it and what was left out."""
-    films = FilmTable.load(sources[FILM_TABLE.name] / "movies.db").films
+def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
+    """Writes the corpus; counts what is left out."""
     texts = []
-    for number, film in enumerate(films):
-        values = {
+    for number, film in enumerate(FilmTable.load(raw["film-table"] / "movies.db").films):
+        values = {column: getattr(film, column) for column in FILM_COLUMNS} | {
             "genre": ", ".join(name.lower() for name in film.genre),
             "awards": film.awards and film.awards.rstrip("."),
-        } | {
-            name: getattr(film, name)
-            for name in _DESCRIPTION.fields
-            if name not in ("genre", "awards")
         }
         description = repaired(_DESCRIPTION.render(values))
-        title = repaired(TITLE.render({"title": film.title, "year": film.year}))
-        if description:
-            texts.append(Text(f"f{number}", film_group(film.title), title, (description,)))
-    return write_film_corpus(
-        folder,
-        "film-attributes",
-        texts,
-        {"nothing known": len(films) - len(texts)},
-        description=f"what is known of {len(texts):,} films, as text",
-        licence=FILM_TABLE.licence,
-    )
-
-
-DATASET = register_dataset(
-    PublicDataset(
-        name="film-attributes",
-        description="what is known of films, as text",
-        sources=(FILM_TABLE,),
-        build=build,
-        spec_file=CORPUS_FILE,
-    )
-)
+        about = repaired(TITLE.render({"title": film.title, "year": film.year}))
+        texts.append(film_text(f"f{number}", film.title, about, description))
+    return write_texts(folder, texts)

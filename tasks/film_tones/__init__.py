@@ -8,12 +8,11 @@ film_tones_tone_in_words, where the answer is written; film_tones_infilling, _ge
 """
 
 from m6rec_jax.pipeline.registration import register_text_tasks
-from tasks.film_tones.source import CLASSES
 
 TASKS = register_text_tasks(
     "film_tones",
     corpus="film-tones",
     label_task="tone",
-    class_words=CLASSES,
+    class_words=("bad", "good"),
     every_word_counts=True,
 )

@@ -17,25 +17,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from m6rec_jax.data.sources import PackageRoute, Source
-from m6rec_jax.errors import DataError
-
-_FILM_TABLE_SHA256 = "1d9c6a02e488d0354b2309e16130c58820a91ac2ce417e814c5964f9579a65ac"
-FILM_TABLE = Source(
-    name="film-table",
-    title="Film attributes (Wikidata contributors, snapshot of October 2026)",
-    licence="CC0-1.0",
-    terms="Free to use for any purpose.",
-    routes=(
-        PackageRoute(
-            "bokeh-sampledata",
-            "2026.1",
-            "f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f",
-            {"bokeh_sampledata/_data/movies.db": _FILM_TABLE_SHA256},
-        ),
-    ),
-)
-
 FILM_COLUMNS: Mapping[str, str] = {
     "director": "list<string>",
     "writer": "list<string>",
@@ -154,20 +135,14 @@ class FilmTable:
 
         The table lists a cast in alphabetical order, so its first names say nothing: those who
         appear in most films of the table are kept, the best known first.
-
-        Raises:
-          DataError: the file is not this table.
         """
         query = (
             "SELECT o.Title, o.Year, o.Director, o.Writer, o.Cast, o.Country, o.Language,"
             " o.Runtime, o.Rating, o.Awards, coalesce(t.Reviews, 0), o.Genre, t.Meter"
             " FROM omdb o LEFT JOIN tomatoes t ON o.ID = t.ID ORDER BY o.ID"
         )
-        try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-                rows = connection.execute(query).fetchall()
-        except sqlite3.Error as error:
-            raise DataError(f"{path} is not the film table ({error})") from error
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(query).fetchall()
         fame = Counter(name for row in rows for name in _names(row[4]))
         credits_written = Counter(name for row in rows for name in _names(row[3]))
         return cls(

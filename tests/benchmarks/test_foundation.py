@@ -46,7 +46,7 @@ def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_p
     place = verbs.index(("vocab", "train"))
     fetched = {call[2] for call in calls[:place] if call[:2] == ("data", "fetch")}
     assert fetched == {"sentence-encoder", "movielens-100k", "book-crossing", *foundation.TEXTS}
-    assert fetched <= set(sources.available())
+    assert fetched <= set(sources.public_datasets())
     prepared = [call[2] for call in calls[:place] if call[:2] == ("data", "prepare")]
     assert set(prepared) == {"movielens-100k", "book-crossing-small", *foundation.TEXTS}
     assert [call[0] for call in calls[place:]] == ["vocab", "train", "eval"]

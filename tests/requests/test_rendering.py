@@ -26,8 +26,6 @@ from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
-from tasks.book_crossing import source as book_crossing
-from tasks.movielens import source as movielens
 from tests.data.fold import FoldedStatistics
 from tests.data.plain_splits import plain_split
 from tests.data.view_fold import ViewFold
@@ -248,7 +246,7 @@ def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:
     """The example of docs/requests.md is a request of MovieLens, as the examples around it are."""
     page = (Path(__file__).parents[2] / "docs" / "requests.md").read_text(encoding="utf-8")
     example, *_ = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    spec = movielens.dataset_spec("movielens-100k", "", {})
+    spec = DatasetSpec.load(_TASKS / "movielens")
     catalogue = {
         identifier: Item(identifier, {"title": f"Film {identifier}", "year": 1995})
         for identifier in ("50", "181")
@@ -263,29 +261,23 @@ def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:
     ]
 
 
+_TASKS = Path(__file__).parents[2] / "tasks"
 # What the public templates say where everything is known; they were trained on nothing else.
 COMPLETE = {
-    movielens: [
+    "movielens": [
         "24 year old female writer",
         "loved Fargo (1996), 2 hours ago",
         "Thursday morning",
         "Heat (1995), Crime, Drama",
     ],
-    book_crossing: ["reader of 24 from Peru", "loved Fargo by A", "", "Heat by B, 1995, C"],
+    "book_crossing": ["reader of 24 from Peru", "loved Fargo by A", "", "Heat by B, 1995, C"],
 }
 
 
 @given(known=st.sets(st.sampled_from(["user", "time", "event time", "value", "columns"])))
 @pytest.mark.parametrize("source", COMPLETE)
-def test_titles_are_enough_for_the_templates_of_public_data(source: Any, known: set[str]) -> None:
-    spec = {
-        "name": "films",
-        "users": {"id": "user", "columns": source.USER_COLUMNS},
-        "items": {"id": "item", "columns": source.ITEM_COLUMNS},
-        "events": {"user": "user", "item": "item", "time": "time", "value": "value"},
-        "label": {"at_least": 4},
-        "template": source.TEMPLATE,
-    }
+def test_titles_are_enough_for_the_templates_of_public_data(source: str, known: set[str]) -> None:
+    spec = DatasetSpec.load(_TASKS / source)
     user = {"age": 24, "gender": "female", "occupation": "writer", "country": "Peru"}
     row = {
         "user": user if "user" in known else None,
@@ -301,8 +293,8 @@ def test_titles_are_enough_for_the_templates_of_public_data(source: Any, known: 
         row["history"][0]["item"] |= {"year": 1996, "author": "A"}
         more = {"year": 1995, "genres": ["Crime", "Drama"], "author": "B", "publisher": "C"}
         row["candidates"][0] |= more
-    request = RequestParser(DatasetSpec.from_dict(spec), {}).parse(row)
-    told = RequestRenderer(DatasetTemplate.parse(source.TEMPLATE), None).render(request)
+    request = RequestParser(spec, {}).parse(row)
+    told = RequestRenderer(DatasetTemplate.parse(spec.template), None).render(request)
     _, event, _, candidate = texts = [*told.history, *told.candidates]
     assert "Fargo" in event
     assert "Heat" in candidate

@@ -4,17 +4,20 @@ import bz2
 import csv
 import io
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from m6rec_jax.data.corpora import Corpus, repaired
 from m6rec_jax.data.splits import by_group
-from m6rec_jax.errors import DataError
 from tasks.chitchat import source as chitchat
 from tasks.film_attributes import source as film_attributes
 from tasks.film_consensus import source as film_consensus
+from tasks.film_overviews import source as film_overviews
 from tasks.film_plots import source as film_plots
 from tasks.film_reviews import source as film_reviews
+from tasks.film_tones import source as film_tones
 from tasks.films.table import film_group
 from tests.tasks.film_database import write_films
 
@@ -57,25 +60,26 @@ def raw(tmp_path):
     return folders
 
 
-def built(build, raw, folder):
+def built(module, raw, folder):
     folder.mkdir()
-    said = build(raw, folder)
+    shutil.copy(Path(module.__file__).with_name("corpus.json"), folder)
+    counts = module.build(raw, folder)
     corpus = Corpus.open(folder)
-    return list(corpus.texts()), corpus.spec, said
+    return list(corpus.texts()), corpus.spec, {what: n for what, n in counts.items() if n}
 
 
 def test_reviews(raw, tmp_path):
-    texts, spec, said = built(film_reviews.build, raw, tmp_path / "out")
+    texts, spec, counts = built(film_reviews, raw, tmp_path / "out")
     assert [(t.parts[0], spec.classes[t.label], t.about) for t in texts] == [
         ("A joy & a half.", "fresh", "about a boy"),
         ("Dull… very.", "rotten", "about a boy"),
         ("Not the <i>Reunion</i>.", "rotten", "american reunion an"),
     ]
-    assert said == "film-reviews: 3 texts of 2 films, 2 rotten, 1 fresh; left out: 1 repeated"
+    assert counts == {"repeated texts left out": 1}
 
 
 def test_plots_have_their_rarest_genre(raw, tmp_path):
-    texts, spec, said = built(film_plots.build, raw, tmp_path / "out")
+    texts, spec, counts = built(film_plots, raw, tmp_path / "out")
     genres = {t.about: None if t.label is None else spec.classes[t.label] for t in texts}
     assert genres == {
         "About a Boy": "comedy",
@@ -86,14 +90,12 @@ def test_plots_have_their_rarest_genre(raw, tmp_path):
         "about a boy": None,  # the plot that came with the snippets
     }
     assert texts[0].parts == ("A man ( Hugh meets a boy.",)
-    assert said.startswith("film-plots: 6 texts of 5 films, ")
-    assert "2 drama" in said
-    assert said.endswith("; left out: 1 empty")
+    assert counts == {"empty texts left out": 1}
 
 
 def test_a_film_has_one_name_in_all_corpora(raw, tmp_path):
-    reviews, _, _ = built(film_reviews.build, raw, tmp_path / "reviews")
-    plots, _, _ = built(film_plots.build, raw, tmp_path / "plots_out")
+    reviews, _, _ = built(film_reviews, raw, tmp_path / "reviews")
+    plots, _, _ = built(film_plots, raw, tmp_path / "plots_out")
     group = {t.group for t in [reviews[0], reviews[1], plots[0], plots[-1]]}
     assert len(group) == 1
     assert by_group([reviews[0].group]) == by_group([plots[0].group])
@@ -138,7 +140,7 @@ def test_attributes_and_consensus(tmp_path):
         ],
     )
     sources = {"film-table": folder, "film-consensus-table": folder}
-    texts, _, said = built(film_attributes.build, sources, tmp_path / "a")
+    texts, _, counts = built(film_attributes, sources, tmp_path / "a")
     assert [(t.group, t.about, t.parts[0]) for t in texts] == [
         (
             "alien",
@@ -152,14 +154,72 @@ def test_attributes_and_consensus(tmp_path):
             "A drama, sci-fi, film-noir film. It takes 167 minutes. Rated PG.",
         ),
     ]
-    assert "left out: 2 nothing known" in said
-    texts, spec, said = built(film_consensus.build, sources, tmp_path / "b")
+    assert counts == {"empty texts left out": 2}
+    texts, spec, counts = built(film_consensus, sources, tmp_path / "b")
     assert [(t.about, t.parts[0], t.label) for t in texts] == [
         ("Alien (1979)", "It isn't dull.", spec.classes.index("fresh")),
         ("Solaris (1972)", "Slow.", spec.classes.index("rotten")),
         ("Untold (1973)", "Nobody knows.", None),
     ]
-    assert "3 texts of 3 films, 1 rotten, 1 fresh; left out: 1 no consensus" in said
+    assert counts == {"empty texts left out": 1}
+
+
+def test_an_overview_has_its_keywords_and_the_rarest_genre(tmp_path):
+    def names(*values):
+        return json.dumps([{"id": number, "name": name} for number, name in enumerate(values)])
+
+    rows = [
+        (names("Action", "Science Fiction"), names("mars", "war in space"), "Off they go.", "Mars"),
+        (names("Science Fiction"), names(), "CafÃ© &amp; stars.", "The Café"),
+        (names("Foreign", "TV Movie"), names("tea"), "They talk.", "Odd"),
+        (names("Music"), names("song"), "They sing.", "Song"),
+        (names("Drama"), names("nothing"), "", "Blank"),
+    ]
+    text = csv_text(("genres", "keywords", "overview", "title"), rows)
+    (tmp_path / "movies.csv").write_text(text, encoding="utf-8")
+    raw = {"film-overviews-table": tmp_path}
+    texts, spec, counts = built(film_overviews, raw, tmp_path / "out")
+    labels = [None if text.label is None else spec.classes[text.label] for text in texts]
+    assert labels == ["action", "science fiction", None, "musical"]
+    assert [(text.about, text.group, text.parts[0]) for text in texts] == [
+        ("Mars", "mars", "Off they go. It is about mars, war in space."),
+        ("The Café", "cafe", "Café & stars."),
+        ("Odd", "odd", "They talk. It is about tea."),
+        ("Song", "song", "They sing. It is about song."),
+    ]
+    assert counts == {"empty texts left out": 1}
+
+
+def test_a_sentence_sounds_as_its_words_whatever_the_critic_thinks(tmp_path):
+    ratings = {"awful": -3.0, "dull": -1.0, "fine": 0.75, "superb": 3.5, "so-so": -0.25}
+    # The last entry of a word counts, and a sign is no word.
+    entries = [("dull", 2.5), *ratings.items(), (":-)", 1.0)]
+    lines = "".join(f"{word}\t{rating}\t0.5\t[1, 2]\r\n" for word, rating in entries)
+    (tmp_path / "vader_lexicon.txt").write_text(lines, "utf-8")
+    reviews = [
+        ("fresh", "AWFUL fun, and a superb dog.", "dogs", "True"),
+        *[("rotten", "A fine cast.", "dogs", "True")] * 3,
+        ("fresh", "So-so.", "dogs", "True"),
+        ("fresh", "Finer than awfully many.", "cats", "True"),
+        ("plot", "An awful day.", "cats", "True"),
+    ]
+    text = csv_text(("category", "text", "movie_name", "has_plot_and_reviews"), reviews)
+    (tmp_path / "rotten_tomatoes_corpus_full.csv.bz2").write_bytes(bz2.compress(text.encode()))
+    write_films(
+        tmp_path / "movies.db",
+        [{"Title": "Dogs", "Year": 1990}],
+        [{"ID": 1, "Consensus": "Dull, but dull.", "Meter": 90}],
+    )
+    names = ("tone-lexicon", "review-snippets", "film-consensus-table")
+    texts, spec, counts = built(film_tones, dict.fromkeys(names, tmp_path), tmp_path / "out")
+    # .5 and more; "Finer" and "awfully" are other words, and a plot is no critic's sentence.
+    assert {text.parts[0]: spec.classes[text.label] for text in texts} == {
+        "AWFUL fun, and a superb dog.": "good",
+        "A fine cast.": "good",
+        "Dull, but dull.": "bad",
+    }
+    assert {text.group for text in texts} == {"dogs"}
+    assert counts == {"sentences without a tone left out": 2, "repeated texts left out": 2}
 
 
 def test_dialogues(raw, tmp_path):
@@ -175,24 +235,12 @@ def test_dialogues(raw, tmp_path):
         "crowd": {"messages": [turn("a", "x"), turn("b", "y"), turn("c", "z")]},
     }
     (raw["chitchat-dialogues"] / "dataset.json").write_text(json.dumps(conversations))
-    texts, spec, said = built(chitchat.build, raw, tmp_path / "out")
+    texts, spec, counts = built(chitchat, raw, tmp_path / "out")
     assert [(t.id, t.group, t.about, t.parts) for t in texts] == [
         ("one", "one", "Who are you?", ("USER: Hi you ?", "SYSTEM: Hm"))
     ]
     assert spec.has_turns
-    assert "1 dialogues, 2 turns; left out: 2 without two speakers" in said
-
-
-def test_wrong_files_are_named(raw, tmp_path):
-    (raw["plots"] / "movies.csv").write_text("ID,Title\n")
-    with pytest.raises(DataError, match=r"movies\.csv: the header is \['ID', 'Title'\]"):
-        film_plots.build(raw, tmp_path)
-    (raw["review-snippets"] / "rotten_tomatoes_corpus_full.csv.bz2").write_bytes(b"no bz2")
-    with pytest.raises(DataError, match="cannot be read"):
-        film_reviews.build(raw, tmp_path)
-    (raw["chitchat-dialogues"] / "dataset.json").write_text('{"a": {}}')
-    with pytest.raises(DataError, match="does not hold these dialogues"):
-        chitchat.build(raw, tmp_path)
+    assert counts == {"dialogues without two speakers left out": 2}
 
 
 @pytest.mark.parametrize(

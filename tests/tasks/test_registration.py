@@ -26,9 +26,9 @@ def nowhere(tmp_path, monkeypatch):
     [
         ("film_reviews", ["film_reviews_sentiment"], "classification"),
         ("film_plots", ["film_plots_genre"], "classification"),
-        ("film_notes", ["film_attributes_infilling", "film_consensus_generation"], "language"),
-        ("film_notes", ["film_consensus_verdict", "film_overviews_genre"], "classification"),
-        ("film_notes", ["film_tones_tone"], "classification"),
+        ("foundation", ["film_attributes_infilling", "film_consensus_generation"], "language"),
+        ("film_consensus", ["film_consensus_verdict"], "classification"),
+        ("foundation_answers", ["film_overviews_genre", "film_tones_tone"], "classification"),
         ("film_viewers", ["film_viewers_ctr"], "scoring"),
         ("foundation_answers", ["film_tones_tone_in_words", "film_reviews_infilling"], "language"),
         ("chitchat", ["chitchat_infilling", "chitchat_generation"], "language"),
