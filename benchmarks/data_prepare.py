@@ -39,7 +39,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import M6RecError
-from tasks.films.texts import GENRE_CLASSES
+from tasks.films.texts import GENRE_CLASSES as GENRES
 
 # By the views that are prepared.
 GIN_FILES = {
@@ -47,9 +47,7 @@ GIN_FILES = {
     "reranking": "gin_configs/examples/movielens_reranking_prepare.gin",
 }
 
-
 NAME = "synthetic-ratings"
-GENRES = GENRE_CLASSES[:19]
 _EVENTS_A_USER, _DAY = 106, 86_400.0
 Figures = dict[str, float]
 
@@ -68,8 +66,7 @@ def write_ratings(folder: Path, num_events: int) -> None:
         "genres": [sorted({GENRES[a], GENRES[b]}) for a, b in genres.tolist()],
         "director": [[f"Director {n}"] for n in random.integers(num_items // 3, size=num_items)],
     }
-    ratings = DatasetSpec.load(ROOT / "tasks" / "movielens")
-    spec = dataclasses.replace(ratings, name=NAME, description="Drawn at random.")
+    spec = dataclasses.replace(DatasetSpec.load(ROOT / "tasks/movielens"), name=NAME)
     missing = {name: [None] * num_items for name in spec.items.columns if name not in items}
     users = {
         "user_id": [str(index) for index in range(num_users)],
