@@ -39,6 +39,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files, splits
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.reading import read_rows
 from m6rec_jax.data.schema import Section, load_json
 from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
@@ -204,39 +205,28 @@ class Corpus:
                 kinds[name] = "string"
         numbers = {name: number for number, name in enumerate(spec.classes)}
         seen: set[str] = set()
-        for raw in files.raw_batches(self.files, list(kinds)):
-            found = {name: _converted(raw, name, kind) for name, kind in kinds.items()}
-            empty = [None] * raw.batch.num_rows
-            rows = zip(
-                raw.rows.tolist(),
-                found[spec.id],
-                found[spec.group],
-                found[spec.text],
-                found[spec.about] if spec.about else empty,
-                found[spec.label] if spec.label else empty,
-                strict=True,
-            )
-            for row, identifier, group, text, about, label in rows:
-                where = f"{raw.path}, row {row}"
-                for name, value in ((spec.id, identifier), (spec.group, group)):
-                    if value is None:
-                        raise DataError(f"{where}, column {name!r}: the value is missing")
-                if identifier in seen:
-                    raise DataError(f"{where}: the {spec.id} {identifier!r} occurs twice")
-                seen.add(identifier)
-                given = text if spec.has_turns else [text]
-                parts = tuple(part for part in given or () if text_of(part))
-                if not parts:
-                    raise DataError(f"{where}, column {spec.text!r}: the text has no words")
-                if label is not None and label not in numbers:
-                    raise DataError(
-                        f"{where}, column {spec.label!r}: {label!r} is none of the classes"
-                        f"{did_you_mean(label, numbers)} ({', '.join(numbers)})"
-                    )
-                number = None if label is None else numbers[label]
-                yield Text(identifier, group, about or "", parts, number)
-        if not seen:
-            raise DataError(f"{self.files[0]} has no rows")
+        for path, row, values in read_rows(self.files, kinds):
+            found = dict(zip(kinds, values, strict=True))
+            identifier, group, text = (found[name] for name in (spec.id, spec.group, spec.text))
+            about = found[spec.about] if spec.about else None
+            label = found[spec.label] if spec.label else None
+            where = f"{path}, row {row}"
+            if group is None:
+                raise DataError(f"{where}, column {spec.group!r}: the value is missing")
+            if identifier in seen:
+                raise DataError(f"{where}: the {spec.id} {identifier!r} occurs twice")
+            seen.add(identifier)
+            given = text if spec.has_turns else [text]
+            parts = tuple(part for part in given or () if text_of(part))
+            if not parts:
+                raise DataError(f"{where}, column {spec.text!r}: the text has no words")
+            if label is not None and label not in numbers:
+                raise DataError(
+                    f"{where}, column {spec.label!r}: {label!r} is none of the classes"
+                    f"{did_you_mean(label, numbers)} ({', '.join(numbers)})"
+                )
+            number = None if label is None else numbers[label]
+            yield Text(identifier, group, about or "", parts, number)
 
 
 def corpus_summary(folder: str | Path) -> str:
@@ -292,15 +282,6 @@ def _classes(top: Section, label: str | None) -> tuple[str, ...]:
     if len(names) < 2 or len(set(names)) < len(names):
         raise top.error("classes", f"must be two different names or more, not {names!r}")
     return tuple(names)
-
-
-def _converted(raw: files.RawBatch, name: str, kind: str) -> list[Any]:
-    values, bad = columns.convert(raw.batch.column(name), kind)
-    if bad:
-        raise DataError(
-            f"{raw.path}, row {raw.rows[bad[0].offset]}, column {name!r}: {bad[0].reason}"
-        )
-    return values.to_pylist()
 
 
 @gin.configurable

@@ -9,17 +9,13 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import Any, NamedTuple
 
 from m6rec_jax.data import columns, files
+from m6rec_jax.data.columns import identifier, literal
 from m6rec_jax.data.draft import (
     NOT_USED,
     counted_by,
@@ -30,7 +26,6 @@ from m6rec_jax.data.draft import (
     title_column,
     without_taken,
 )
-from m6rec_jax.data.key_table import key_table
 from m6rec_jax.data.schema import (
     COUNT,
     LIST_SEPARATOR,
@@ -43,6 +38,7 @@ from m6rec_jax.data.schema import (
     TableSpec,
     protocol_for,
 )
+from m6rec_jax.data.tables import Source, Tables
 from m6rec_jax.data.values import LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
@@ -64,6 +60,7 @@ _AMOUNTS = re.compile(
     re.I,
 )
 _IDS = re.compile(r"id$|sku|key|code|ean", re.I)
+_NO_COLUMNS = (files.UNNAMED, "file_row_number")
 # Unix seconds of 1973: smaller numbers are hardly times.
 _LEAST_SECONDS = 1e8
 
@@ -102,18 +99,28 @@ def draft_dataset(
     (folder,) = folders
     if (folder / SPEC_FILE).exists():
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
-    events, items, users = _roles([_Table.read(path) for path in tables])
-    item_columns = without_taken(_kinds(items.table, items.id), of_items=True)
-    unused = {*items.table.columns} - {*item_columns, items.id}
-    of_items = {
-        name: columns.convert(items.table.columns[name], kind)[0].to_pylist()
-        for name, kind in item_columns.items()
-    }
+    with Tables(folder) as database:
+        read = [_Table.read(database, f"t{place}", path) for place, path in enumerate(tables)]
+        return _draft(folder, *_roles(read), name, at_least)
+
+
+def _draft(
+    folder: Path,
+    events: _Table,
+    items: _Linked,
+    users: _Linked | None,
+    name: str | None,
+    at_least: float | None,
+) -> list[str]:
+    """Writes `dataset.json` and says what was guessed."""
+    item_columns = without_taken(items.table.kinds(items.id), of_items=True)
+    unused = {*items.table.names} - {*item_columns, items.id}
+    of_items = {name: items.table.values(name, kind) for name, kind in item_columns.items()}
     texts = text_columns(item_columns, items.table.path, of_items)
     if users is not None:
         user = users.of
     else:
-        others = (own for own in events.columns if own != items.of)
+        others = (own for own in events.names if own != items.of)
         user = next((own for own in others if _USERS.search(own)), "")
         if not user:
             raise events.error("which column is the user", "call it user_id")
@@ -124,9 +131,12 @@ def draft_dataset(
         raise events.error("which values --at-least divides", "call their column rating")
     threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
     if value is not None:
-        numbers = columns.convert(events.columns[value], columns.VALUE)[0].drop_null()
-        threshold, told = positives(Counter(numbers.to_pylist()), at_least)
-    num_events, share = _repeats(events.path, user, items.of, time)
+        number = events.value(value, columns.VALUE)
+        query = (
+            f"SELECT {number}, count(*) FROM {events.name} WHERE {number} IS NOT NULL GROUP BY 1"
+        )
+        threshold, told = positives(dict(events.database.rows(query)), at_least)
+    num_events, share = _repeats(events, user, items.of, time)
     repeats = protocol_for(share)
     title = title_column(texts, of_items)
     by = counted_by(texts, of_items) if threshold is None else []
@@ -134,13 +144,17 @@ def draft_dataset(
         if (folder / "users.parquet").exists():
             path = folder / "users.parquet"
             raise DataError(f"{path} is there: name it with the other tables, or remove it")
-        ids = list(_all_ids(events.path, user))
+        of_users = TableSpec(user, {}, "users.parquet")
         with atomic_file(folder / "users.parquet") as scratch:
-            pq.write_table(pa.table({user: pa.array(ids, pa.string())}), scratch)
-        of_users, where = TableSpec(user, {}, "users.parquet"), f"{len(ids):,} ids, written there"
+            ids = f"""SELECT {events.value(user, columns.ID)} AS {identifier(user)}
+              FROM {events.source.sql} WHERE {events.value(user, columns.ID)} IS NOT NULL
+              GROUP BY 1 ORDER BY min(file_row_number)"""
+            to = f"{literal(str(scratch))} (FORMAT parquet)"
+            ((count,),) = events.database.rows(f"COPY ({ids}) TO {to}")
+        where = f"{count:,} ids, written there"
     else:
-        user_columns = without_taken(_kinds(users.table, users.id))
-        unused |= {*users.table.columns} - {*user_columns, users.id}
+        user_columns = without_taken(users.table.kinds(users.id))
+        unused |= {*users.table.names} - {*user_columns, users.id}
         of_users = TableSpec(users.id, user_columns, users.table.path.name)
         where = _shown(of_users)
     spec = DatasetSpec(
@@ -182,57 +196,106 @@ def draft_dataset(
 
 @dataclass(frozen=True)
 class _Table:
-    """The first rows of a file, without columns that have no name; `is_cut` where it has more."""
+    """The first rows of a file as the table `name`; `is_cut` where it has more."""
 
+    database: Tables
+    name: str
     path: Path
-    columns: Mapping[str, pa.Array]
+    source: Source
     num_rows: int
     is_cut: bool
 
     @classmethod
-    def read(cls, path: Path) -> _Table:
-        if path.suffix.lower() not in files.SUFFIXES:
-            files.table_files(path.parent, path.stem, path.name)  # says what is wrong
-        batches, rows = list[pa.RecordBatch](), 0
-        for raw in files.raw_batches([path]):
-            batches.append(raw.batch)
-            rows += raw.batch.num_rows
-            if rows > _SAMPLE:
-                break
+    def read(cls, database: Tables, name: str, path: Path) -> _Table:
+        files.table_files(path.parent, path.stem, path.name)  # says where it is none
+        source = database.source(path, files.column_names(path))
+        ((rows,),) = database.rows(
+            f"CREATE TABLE {name} AS SELECT * FROM {source.sql} LIMIT {_SAMPLE + 1}"
+        )
         if not rows:
             raise DataError(f"{path} has no rows")
-        table = pa.Table.from_batches(batches).slice(0, _SAMPLE).combine_chunks()
-        return cls(
-            path,
-            {name: pa.concat_arrays(table[name].chunks) for name in table.column_names if name},
-            table.num_rows,
-            rows > _SAMPLE,
-        )
+        database.rows(f"DELETE FROM {name} WHERE file_row_number >= {_SAMPLE}")
+        return cls(database, name, path, source, min(rows, _SAMPLE), rows > _SAMPLE)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all columns that have one."""
+        return [name for name in self.source.types if name not in _NO_COLUMNS]
 
     def error(self, what: str, mend: str) -> DataError:
         return DataError(
-            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.columns)}); {mend}, "
+            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.names)}); {mend}, "
             f"or write {SPEC_FILE} by hand (docs/own_data.md)"
         )
 
-    def filled(self, name: str, kind: str) -> pa.Array | None:
-        """The cells of a column that are not empty; None where most are, or of another kind.
+    def value(self, name: str, kind: str) -> str:
+        """SQL for the values of a column as a kind."""
+        return columns.conversion(identifier(name), self.source.types[name], kind)[0]
+
+    def values(self, name: str, kind: str) -> list[Any]:
+        """The values of a column as a kind, in the order of the rows."""
+        query = f"SELECT {self.value(name, kind)} FROM {self.name} ORDER BY file_row_number"
+        return [value for (value,) in self.database.rows(query)]
+
+    def filled(self, name: str, kind: str) -> _Filled | None:
+        """What is in the cells of a column; None where most are empty, or of another kind.
 
         What to do about empty ones is for `m6rec data check` to say.
         """
-        found, bad = columns.convert(self.columns[name], kind)
-        found, enough = found.drop_null(), max(1, len(found) / 2)
-        is_one = len(found) >= enough and all(one.kind == "nan" for one in bad)
-        return found if is_one else None
+        value, bad = columns.conversion(identifier(name), self.source.types[name], kind)
+        ((misfits, *found),) = self.database.rows(
+            f"""SELECT count(*) FILTER (bad IS NOT NULL AND lower(trim(bad)) <> 'nan'),
+              count(value), count(DISTINCT value), min(value), max(value)
+            FROM (SELECT {value} AS value, {bad} AS bad FROM {self.name})"""
+        )
+        filled = _Filled(*found)
+        is_one = not misfits and filled.number >= max(1, self.num_rows / 2)
+        return filled if is_one else None
 
-    def keys(self) -> dict[str, pa.Array]:
+    def unique_columns(self) -> list[str]:
         """Columns whose values each row has alone."""
-        found = {name: self.filled(name, columns.ID) for name in self.columns}
-        return {
-            name: ids
-            for name, ids in found.items()
-            if ids is not None and len(ids.unique()) == self.num_rows
+        found = {name: self.filled(name, columns.ID) for name in self.names}
+        return [
+            name
+            for name, filled in found.items()
+            if filled is not None and filled.distinct == self.num_rows
+        ]
+
+    def kinds(self, id_: str) -> dict[str, str]:
+        """Types of all columns but the id."""
+        return {name: self._kind(name) for name in self.names if name != id_}
+
+    def _kind(self, name: str) -> str:
+        sql_type = self.source.types[name]
+        if sql_type.endswith("[]"):
+            return "list<string>"
+        if sql_type == "BOOLEAN":
+            return "bool"
+        bad = {
+            kind: columns.conversion(identifier(name), sql_type, kind)[1]
+            for kind in ("int", "float", "bool")
         }
+        counts = ", ".join(f"count({text})" for text in bad.values())
+        text = self.value(name, "string")
+        # As numbers, codes such as 007 would lose their zeros.
+        ((is_code, divided, *misfits),) = self.database.rows(
+            f"""SELECT bool_or(regexp_matches({text}, '^0[0-9]')),
+              avg(CAST(contains({text}, {literal(LIST_SEPARATOR)}) AS INTEGER)), {counts}
+            FROM {self.name}"""
+        )
+        for kind, count in zip(bad, misfits, strict=True):
+            if not count and (kind == "bool" or not is_code):
+                return kind
+        return "list<string>" if (divided or 0) > 0.05 else "string"
+
+
+class _Filled(NamedTuple):
+    """Cells of a column that are not empty."""
+
+    number: int
+    distinct: int
+    least: Any
+    most: Any
 
 
 class _Linked(NamedTuple):
@@ -272,16 +335,20 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
 
 def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
     """Columns of events whose values stand among the ids of another table, with how likely so."""
-    for key, known in other.keys().items():
+    ids = {name: events.filled(name, columns.ID) for name in events.names}
+    for key in other.unique_columns():
+        rows = other.name
         # Of a table that is cut all ids count; a log, which is larger, is none of items or users.
         if other.is_cut and other.path.stat().st_size < events.path.stat().st_size:
-            known = pa.array(list(_all_ids(other.path, key)), pa.string())
-        for name in events.columns:
-            ids = events.filled(name, columns.ID)
-            if ids is None:
+            rows = other.source.sql
+        known = f"SELECT {other.value(key, columns.ID)} FROM {rows}"
+        for name, filled in ids.items():
+            if filled is None:
                 continue
-            there = pc.sum(pc.is_in(ids, value_set=known)).as_py()
-            if there < len(ids) / 2:
+            value = events.value(name, columns.ID)
+            query = f"SELECT count(*) FROM {events.name} WHERE {value} IN ({known})"
+            ((there,),) = events.database.rows(query)
+            if there < filled.number / 2:
                 continue
             owner = f"{other.path.stem.rstrip('s')}_{key}"
             alike = max(
@@ -292,37 +359,16 @@ def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
             yield _Linked(other, key, name, likely)
 
 
-def _kinds(table: _Table, id_: str) -> dict[str, str]:
-    """Types of all columns but the id."""
-    return {name: _kind(values) for name, values in table.columns.items() if name != id_}
-
-
-def _kind(values: pa.Array) -> str:
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        return "list<string>"
-    if pa.types.is_boolean(values.type):
-        return "bool"
-    text = columns.convert(values, "string")[0]
-    # As numbers, codes such as 007 would lose their zeros.
-    is_code = pc.any(pc.match_substring_regex(text, r"^0[0-9]")).as_py()
-    for kind in ("bool",) if is_code else ("int", "float", "bool"):
-        if not columns.convert(values, kind)[1]:
-            return kind
-    divided = pc.mean(pc.match_substring(text, LIST_SEPARATOR).cast(pa.float64())).as_py()
-    return "list<string>" if (divided or 0) > 0.05 else "string"
-
-
 def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
     """The column of times, and a remark about their unit."""
     found = []
-    for name in events.columns:
+    for name in events.names:
         seconds = events.filled(name, columns.TIME)
         if name in taken or seconds is None:
             continue
-        least, most = pc.min_max(seconds)["min"].as_py(), pc.min_max(seconds)["max"].as_py()
-        if least >= _LEAST_SECONDS or (least >= 0 and _TIMES.search(name)):
-            empty = events.num_rows - len(seconds)
-            found.append(((not _TIMES.search(name), empty), name, most))
+        if seconds.least >= _LEAST_SECONDS or (seconds.least >= 0 and _TIMES.search(name)):
+            empty = events.num_rows - seconds.number
+            found.append(((not _TIMES.search(name), empty), name, seconds.most))
     if not found:
         raise events.error("when things happened", "a column of times is needed, such as bought_at")
     _, name, most = min(found, key=lambda one: one[0])
@@ -332,34 +378,29 @@ def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
 def _value(events: _Table, taken: set[str]) -> str | None:
     """The column of values with the fewest empty cells, if there is one."""
     found = {}
-    for name in events.columns:
+    for name in events.names:
         of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
         numbers = events.filled(name, columns.VALUE) if of_value and name not in taken else None
         if numbers is not None:
-            found[name] = len(numbers)
+            found[name] = numbers.number
     return max(found, key=found.__getitem__, default=None)
 
 
-def _all_ids(path: Path, column: str) -> dict[str, None]:
-    found: dict[str, None] = {}
-    for raw in files.raw_batches([path], [column]):
-        ids = columns.convert(raw.batch.column(column), columns.ID)[0]
-        found |= dict.fromkeys(ids.drop_null().unique().to_pylist())
-    return found
-
-
-def _repeats(path: Path, user: str, item: str, time: str) -> tuple[int, float]:
-    """How many events a table has, and the share of them with an item that the user had before."""
+def _repeats(events: _Table, user: str, item: str, time: str) -> tuple[int, float]:
+    """How many events a file has, and the share of them with an item that the user had before."""
     kinds = {user: columns.ID, item: columns.ID, time: columns.TIME}
-    num_events = 0
-    with key_table() as keys:
-        for raw in files.raw_batches([path], list(kinds)):
-            num_events += len(raw.rows)
-            key = [columns.convert(raw.batch.column(name), kind)[0] for name, kind in kinds.items()]
-            events = pa.table([raw.rows, *key], names=["row", "user", "item", "time"]).drop_null()
-            keys.add(events.append_column("value", pa.nulls(len(events), pa.float64())))
-        keys.find_repeats()
-        return num_events, keys.share_of_repeats()
+    key = ", ".join(
+        f"{events.value(name, kind)} AS {slot}"
+        for slot, (name, kind) in zip(("user", "item", "time"), kinds.items(), strict=True)
+    )
+    ((count, share),) = events.database.rows(
+        f"""WITH events AS (SELECT {key} FROM {events.source.sql}),
+          once AS (SELECT DISTINCT * FROM events
+            WHERE user IS NOT NULL AND item IS NOT NULL AND time IS NOT NULL)
+        SELECT (SELECT count(*) FROM events),
+          (SELECT 1 - count(DISTINCT (user, item)) / count(*) FROM once)"""
+    )
+    return count, share or 0.0
 
 
 def _shown(spec: TableSpec) -> str:

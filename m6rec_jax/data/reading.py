@@ -1,13 +1,13 @@
 """Strict reading of a data set folder: the first thing that is wrong raises a `DataError`.
 
 `users` and `items` are held in memory; `events` may be larger than memory and is streamed.
-`data.check` is the lenient twin that reports every problem of a folder.
+`data.check` makes the same checks and reports every problem of a folder.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.checked_rows import CheckedRows, check_events, check_ids, check_part_names
+from m6rec_jax.data.checks import Check, Column, event_checks, id_checks, part_check, value_checks
+from m6rec_jax.data.columns import identifier
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, EventsSpec, TableSpec
 from m6rec_jax.data.splits import PART_NAMES
+from m6rec_jax.data.tables import Tables, columns_of
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
+
+DEFAULT_BATCH_SIZE = 65_536
+_ROWS_AT_ONCE = 10_000
 
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
 
@@ -117,7 +122,7 @@ class Dataset:
 
     # ---- events
 
-    def iter_events(self, batch_size: int = files.DEFAULT_BATCH_SIZE) -> Iterator[pa.RecordBatch]:
+    def iter_events(self, batch_size: int = DEFAULT_BATCH_SIZE) -> Iterator[pa.RecordBatch]:
         """Streams the events in the order of the file, so many at a time, as `EVENT_SCHEMA`.
 
         Raises:
@@ -125,19 +130,22 @@ class Dataset:
             null or not a number.
         """
         spec = self.spec.events
-        starts: list[tuple[int, Path]] = []
-        for raw in files.raw_batches(self.event_files, [*spec.kinds], batch_size):
-            rows = CheckedRows(raw, starts, "events")
-            users, items = check_events(rows, spec, self.user_index, self.item_index)
-            times = rows.values[spec.time]
-            self._check_past(rows, times)
-            values = pa.nulls(len(times), pa.float64())
-            if spec.value is not None:
-                values = rows.values[spec.value]
-            arrays = [pa.array(rows.numbers), pa.array(users), pa.array(items), times, values]
-            yield pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
-        if not starts:
-            raise DataError(f"{_names(self.event_files)} has no rows")
+        indices = {"users": self._indices(self.users), "items": self._indices(self.items)}
+        with Tables(self.directory) as tables:
+            for name, ids in indices.items():
+                tables.database.register(f"known_{name}", ids)
+            declared = columns_of(spec)
+            checks = [*value_checks(declared), *event_checks(declared, tuple(indices))]
+            _load(tables, "events", self.event_files, declared, checks)
+            self._check_past(tables)
+            value = "CAST(NULL AS DOUBLE)" if spec.value is None else "value"
+            events = tables.database.sql(
+                f"""SELECT row, u.index AS user_index, i.index AS item_index, time, {value} AS value
+                FROM events JOIN known_users AS u ON u.id = user
+                JOIN known_items AS i ON i.id = item ORDER BY row"""
+            )
+            for batch in events.to_arrow_reader(batch_size):
+                yield batch.cast(EVENT_SCHEMA)
 
     def events(self) -> pa.Table:
         """The whole events table in memory: as `iter_events`, with `user_id` and `item_id`."""
@@ -159,49 +167,86 @@ class Dataset:
                 f"the part of each ({', '.join(PART_NAMES)}); declare it in {SPEC_FILE}, as in "
                 '"events": {..., "part": "split"}'
             )
-        codes = []
-        for raw in files.raw_batches(self.event_files, [name]):
-            rows = CheckedRows(raw, [], "events")
-            check_part_names(rows, name)
-            parts = rows.values[name].to_pylist()
-            codes.append(np.asarray([PART_NAMES[part] for part in parts], np.int8))
-        return np.concatenate(codes)
+        declared = [column for column in columns_of(self.spec.events) if column.name == name]
+        with Tables(self.directory) as tables:
+            _load(tables, "events", self.event_files, declared, [part_check(*declared)])
+            parts = tables.database.sql("SELECT part FROM events ORDER BY row").fetchnumpy()["part"]
+        return np.asarray([PART_NAMES[part] for part in parts], np.int8)
 
-    def _check_past(self, rows: CheckedRows, times: pa.Array) -> None:
-        seconds = times.to_numpy()
-        early = np.flatnonzero(seconds <= self.after)
-        if early.size:
+    def _check_past(self, tables: Tables) -> None:
+        early = tables.rows(
+            "SELECT file, number, time FROM events WHERE time <= ? ORDER BY row LIMIT 1",
+            [self.after],
+        )
+        for file, number, time in early:
             raise DataError(
-                f"{rows.raw.path}, row {rows.raw.rows[early[0]]}, column "
-                f"{self.spec.events.time!r}: {seconds[early[0]]} is not later than {self.after}, "
-                "the last event that is prepared. An update takes what came since: leave earlier "
-                "events out of its files, or make everything anew with `m6rec data prepare`"
+                f"{tables.files[file]}, row {number}, column {self.spec.events.time!r}: {time} is "
+                f"not later than {self.after}, the last event that is prepared. An update takes "
+                "what came since: leave earlier events out of its files, or make everything anew "
+                "with `m6rec data prepare`"
             )
 
+    @staticmethod
+    def _indices(table: pa.Table) -> pa.Table:
+        return pa.table({"id": table.column(0), "index": np.arange(table.num_rows)})
 
-def _names(paths: Sequence[Path]) -> str:
-    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} (and {len(paths) - 1} more)"
 
-
-def _index(ids: pa.ChunkedArray) -> Mapping[str, int]:
-    return {identifier: index for index, identifier in enumerate(ids.to_pylist())}
+def _load(
+    tables: Tables,
+    table: str,
+    paths: Sequence[Path],
+    declared: Sequence[Column],
+    checks: Iterable[Check],
+) -> None:
+    """Reads files into a table; raises DataError where a row is wrong, or there is none."""
+    tables.create(table, declared)
+    for path in paths:
+        names = files.require_columns(path, [column.name for column in declared])
+        tables.load(table, path, tables.source(path, names), declared)
+    if not tables.num_rows[table]:
+        more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+        raise DataError(f"{paths[0]}{more} has no rows")
+    tables.check(table, checks)
+    wrong = tables.first_error(table)
+    if wrong is not None:
+        where = f"{wrong.path}, row {wrong.number}"
+        where += f", column {wrong.column!r}" if wrong.column else ""
+        raise DataError(
+            f"{where}: {wrong.reason} (`m6rec data check` lists every problem of a folder, and "
+            "sets such rows aside with --quarantine)"
+        )
 
 
 def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
-    schema = columns.arrow_schema(spec.kinds)
-    batches = []
-    starts: list[tuple[int, Path]] = []
-    seen: dict[str, int] = {}
-    for raw in files.raw_batches(paths, schema.names):
-        rows = CheckedRows(raw, starts, table)
-        check_ids(rows, spec.id, seen)
-        for name, kind in spec.columns.items():
-            rows.convert(name, kind)
-        arrays = [rows.values[name] for name in schema.names]
-        batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    if not batches:
-        raise DataError(f"{_names(paths)} has no rows")
-    return pa.Table.from_batches(batches).combine_chunks()
+    declared = columns_of(spec)
+    with Tables(paths[0].parent) as tables:
+        checks = [*value_checks(declared), *id_checks(table, spec.id)]
+        _load(tables, table, paths, declared, checks)
+        slots = ", ".join(f"{slot} AS {identifier(name)}" for slot, name, _ in declared)
+        found = tables.database.sql(f"SELECT {slots} FROM {table} ORDER BY row")
+        return found.to_arrow_table().cast(columns.arrow_schema(spec.kinds)).combine_chunks()
+
+
+def read_rows(
+    paths: Sequence[Path], kinds: Mapping[str, str]
+) -> Iterator[tuple[Path, int, list[Any]]]:
+    """Streams rows of a table that is none of users, items or events: file, number, and values.
+
+    Args:
+      paths: the files.
+      kinds: column -> kind, as in `columns.SQL_TYPES`.
+
+    Raises:
+      DataError: a missing column, no rows, a null id, or a value that does not fit its type.
+    """
+    declared = [Column(f"c{place}", *kind) for place, kind in enumerate(kinds.items())]
+    with Tables(paths[0].parent) as tables:
+        _load(tables, "texts", paths, declared, value_checks(declared))
+        slots = ", ".join(column.slot for column in declared)
+        found = tables.database.execute(f"SELECT file, number, {slots} FROM texts ORDER BY row")
+        while rows := found.fetchmany(_ROWS_AT_ONCE):
+            for file, number, *values in rows:
+                yield tables.files[file], number, values
 
 
 def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
@@ -215,24 +260,24 @@ def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
       DataError: no such file, another format, or rows that an items table must not have.
     """
     path = Path(path)
-    found = files.table_files(path.parent, "items", path.name)
-    files.require_columns(path, [*spec.items.kinds])
-    table = _read_table(found, "items", spec.items)
+    table = _read_table(files.table_files(path.parent, "items", path.name), "items", spec.items)
     return [Item(identifier, row) for identifier, row in _records(table, spec.items)]
 
 
+def _index(ids: pa.ChunkedArray) -> Mapping[str, int]:
+    return {identifier: index for index, identifier in enumerate(ids.to_pylist())}
+
+
 def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = list(spec.columns)
-    attributes = []
-    for name, kind in spec.columns.items():
-        values = table.column(name).to_pylist()
-        if kind == "list<string>":
-            values = [tuple(value or ()) for value in values]
-        attributes.append(values)
-    ids = table.column(spec.id).to_pylist()
-    rows = zip(*attributes, strict=True) if attributes else iter([()] * len(ids))
-    for identifier, row in zip(ids, rows, strict=True):
-        yield identifier, dict(zip(names, row, strict=True))
+    for row in table.to_pylist():
+        identifier = row.pop(spec.id)
+        yield (
+            identifier,
+            {
+                name: tuple(row[name] or ()) if kind == "list<string>" else row[name]
+                for name, kind in spec.columns.items()
+            },
+        )
 
 
 def write_dataset(

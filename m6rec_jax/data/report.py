@@ -3,48 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
-Severity = Literal["error", "note"]
-
-KINDS: Mapping[str, tuple[Severity, str]] = {
-    "schema": ("error", "dataset.json does not fit"),
-    "missing_file": ("error", "a table's file is missing or ambiguous"),
-    "damaged_file": ("error", "a file cannot be read to its end"),
-    "missing_column": ("error", "a declared column is missing"),
-    "empty_table": ("error", "a table has no rows"),
-    "ragged_row": ("error", "wrong number of columns"),
-    "missing_id": ("error", "no id"),
-    "missing_time": ("error", "no time"),
-    "missing_value": ("error", "no value"),
-    "invalid_utf8": ("error", "invalid UTF-8"),
-    "wrong_type": ("error", "value of another type than declared"),
-    "template": ("error", "the template of dataset.json does not fit"),
-    "missing_words": ("error", "no value that the template has words for, and it needs one"),
-    "bad_list": ("error", "list that cannot be read"),
-    "bad_time": ("error", "time that cannot be read"),
-    "nan": ("error", "value is not a number"),
-    "time_out_of_range": ("error", "time before 1970 or after 2100"),
-    "duplicate_id": ("error", "id stands in an earlier row already"),
-    "duplicate_event": ("error", "same user, item, time and value as an earlier row"),
-    "unknown_user": ("error", "user is not in the users table"),
-    "unknown_item": ("error", "item is not in the items table"),
-    "unknown_part": ("error", "part is none of train, validation, test and context"),
-    "one_label": ("error", "all events have the same label"),
-    "repeats": ("note", "events with an item that the user had before, of which nothing is said"),
-    "not_sorted": ("note", "time lies before that of the row above (no harm: reading sorts)"),
-    "control_characters": ("note", "control characters in text"),
-    "wrong_encoding": ("note", "text that was decoded with the wrong encoding"),
-    "outer_whitespace": ("note", "id begins or ends with a space"),
-    "undeclared_column": ("note", "column of the file that dataset.json does not declare"),
-    "empty_column": ("note", "declared column without a single value"),
-    "rows_in_value": ("note", "value that holds whole rows; a double quote may lack its end"),
-    "missing_as_text": ("note", "text that says that a value is missing; leave the cell empty"),
-}
+from m6rec_jax.data.checks import KINDS
 
 
 @dataclass(slots=True)
@@ -65,13 +28,13 @@ class Problem:
     table: str
     file: str
     column: str = ""
-    count: int = 0
+    count: int = 1
     rows: list[int] = field(default_factory=list)
     example: str = ""
 
     @property
-    def severity(self) -> Severity:
-        """Errors stop reading and put rows into quarantine; notes do neither."""
+    def severity(self) -> str:
+        """'error' or 'note': errors stop reading and put rows into quarantine."""
         return KINDS[self.kind][0]
 
     @property
@@ -114,19 +77,9 @@ class Report:
 
     def to_json(self) -> str:
         """A JSON object: the attributes, `ok`, and `severity` of each problem."""
-        values = {
-            "directory": str(self.directory),
-            "name": self.name,
-            "ok": self.ok,
-            "num_rows": self.num_rows,
-            "num_rejected": self.num_rejected,
-            "problems": [
-                {"severity": problem.severity, **asdict(problem)} for problem in self.problems
-            ],
-            "quarantine": None if self.quarantine is None else str(self.quarantine),
-            "clean": None if self.clean is None else str(self.clean),
-        }
-        return json.dumps(values, indent=2, ensure_ascii=False)
+        problems = [{"severity": own.severity, **asdict(own)} for own in self.problems]
+        values = {**asdict(self), "ok": self.ok, "problems": problems}
+        return json.dumps(values, indent=2, ensure_ascii=False, default=str)
 
     def render(self) -> str:
         """The report as lines of text."""
@@ -154,38 +107,3 @@ class Report:
         if self.clean is not None:
             lines.append(f"The data set without them: {self.clean}")
         return "\n".join(lines)
-
-
-class Findings:
-    """Collects problems while tables stream by."""
-
-    def __init__(self, max_rows: int, directory: Path) -> None:
-        self.max_rows, self.directory = max_rows, directory
-        self._found: dict[tuple[str, str, str, str], Problem] = {}
-
-    def add(
-        self,
-        kind: str,
-        table: str,
-        file: str | Path,
-        column: str = "",
-        *,
-        rows: Sequence[int] = (),
-        example: str = "",
-    ) -> None:
-        """Counts rows (given in ascending order) of one kind; without rows, the file itself."""
-        file = self.name_of(file)
-        key = (kind, table, file, column)
-        problem = self._found.get(key)
-        if problem is None:
-            problem = self._found[key] = Problem(kind, table, file, column, example=example)
-        problem.count += len(rows) or 1
-        problem.rows.extend(int(row) for row in rows[: self.max_rows - len(problem.rows)])
-
-    def name_of(self, file: str | Path) -> str:
-        """What a file is called: files of several folders may share a name."""
-        return os.path.relpath(file, self.directory) if isinstance(file, Path) else file
-
-    def problems(self) -> list[Problem]:
-        """Everything found, errors first, then in the order in which it was met."""
-        return sorted(self._found.values(), key=lambda problem: problem.severity != "error")

@@ -21,8 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.files import column_names, open_parquet, parquet_damage, takeable
-from m6rec_jax.data.values import without_nanoseconds
+from m6rec_jax.data.files import (
+    column_names,
+    open_parquet,
+    parquet_damage,
+    takeable,
+    without_nanoseconds,
+)
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import RejectedRow
 

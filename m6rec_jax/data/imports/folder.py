@@ -6,18 +6,11 @@ are streamed; in memory are the tables of users and items.
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.ipc
-import pyarrow.parquet as pq
-
-from m6rec_jax.data.columns import ID, TIME, VALUE, arrow_schema
+from m6rec_jax.data.checks import REQUIRED, Check, Column, event_checks, id_checks, value_checks
+from m6rec_jax.data.columns import ID, TIME, VALUE, identifier, literal
 from m6rec_jax.data.draft import (
     NOT_USED,
     drafted_template,
@@ -27,30 +20,28 @@ from m6rec_jax.data.draft import (
     without_taken,
 )
 from m6rec_jax.data.imports.atomic_files import read_atomic_files
-from m6rec_jax.data.imports.lines import Report
+from m6rec_jax.data.imports.lines import WIDTH
 from m6rec_jax.data.imports.records import (
     ITEM,
-    LINE,
     POSITION,
     RATING,
     TIMESTAMP,
     USER,
     Imported,
+    ImportedTable,
 )
 from m6rec_jax.data.imports.sequences import read_sequences
-from m6rec_jax.data.key_table import key_table
 from m6rec_jax.data.schema import DatasetSpec, EventsSpec, ItemsSpec, LabelSpec, TableSpec
+from m6rec_jax.data.tables import Tables
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.io.closest import did_you_mean
 
-FORMATS: Mapping[str, Callable[[Path, Report], Imported]] = {
+FORMATS: Mapping[str, Callable[[Path], Imported]] = {
     "recbole": read_atomic_files,
     "sequences": read_sequences,
 }
 FILES = {"users": "users.parquet", "items": "items.parquet", "events": "events.parquet"}
-# So many distinct ratings are counted to choose a threshold.
-_MOST_RATINGS = 10_000
 
 
 def import_dataset(
@@ -92,156 +83,177 @@ def import_dataset(
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; give the one that holds the files")
     check_new(output)
-    report = Report()
-    imported = reader(source, report)
-    with new_folder(output) as folder:
-        counts, spec = _write(imported, folder, report, name, at_least)
+    imported = reader(source)
+    with new_folder(output) as folder, Tables(source) as tables:
+        tables.rows("CREATE OR REPLACE MACRO place(number) AS concat('line ', number + 1)")
+        spec, notes = _write(tables, imported, folder, name, at_least)
         spec.save(folder)
-    sizes = ", ".join(f"{count:,} {table}" for table, count in counts.items())
-    return [f"{spec.name}: {sizes} in {output}", *report.render()]
+        counts = [tables.rows(f"SELECT count(*) FROM {table}")[0][0] for table in FILES]
+    sizes = ", ".join(f"{count:,} {table}" for count, table in zip(counts, FILES, strict=True))
+    return [f"{spec.name}: {sizes} in {output}", *notes]
+
+
+class _LeftOut:
+    """Takes rows that are not wanted out of tables, and says what."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self.lines: list[str] = []
+
+    def leave_out(self, what: str, table: str, where: str) -> None:
+        """Deletes the rows for which a condition in SQL holds."""
+        query = f"SELECT count(*), min(number), any_value(file) FROM {table} WHERE {where}"
+        ((count, number, file),) = self._tables.rows(query)
+        if count:
+            name = self._tables.files[file].name
+            self.lines.append(f"{what}, left out: {count:,}, first in {name}, line {number + 1}")
+            self._tables.rows(f"DELETE FROM {table} WHERE {where}")
 
 
 def _write(
-    imported: Imported, folder: Path, report: Report, name: str | None, at_least: float | None
-) -> tuple[dict[str, int], DatasetSpec]:
-    """Writes the three tables; their sizes, and what describes them."""
-    items = imported.items
-    item_columns = without_taken(imported.item_columns, of_items=True)
-    user_columns = without_taken(imported.user_columns)
-    given = {**imported.item_columns, **imported.user_columns}
+    tables: Tables, imported: Imported, folder: Path, name: str | None, at_least: float | None
+) -> tuple[DatasetSpec, list[str]]:
+    """Writes the three tables; what describes them, and lines for the user."""
+    items, users = imported.items, imported.users
+    notes, left = list(imported.notes), _LeftOut(tables)
+    item_columns = without_taken(items.columns, of_items=True)
+    user_columns = without_taken(users.columns) if users is not None else {}
+    given = {**items.columns, **(users.columns if users is not None else {})}
     if taken := given.keys() - {**item_columns, **user_columns}:
-        report.notes.append(f"{NOT_USED}: {', '.join(sorted(taken))}")
-    values = {name: items[name].to_pylist() for name in item_columns}
-    texts = text_columns(item_columns, imported.item_file, values)
-    silent = np.logical_not(_says(items[texts[0]]))
-    report.count(
-        f"items without {texts[0]!r}, left out",
-        imported.item_file,
-        items[LINE].to_numpy()[silent],
+        notes.append(f"{NOT_USED}: {', '.join(sorted(taken))}")
+    _load_records(tables, "items", items, ITEM, item_columns)
+    slots = {column: f"c{place}" for place, column in enumerate(item_columns)}
+    values = {
+        column: [value for (value,) in tables.rows(f"SELECT {slot} FROM items ORDER BY row")]
+        for column, slot in slots.items()
+    }
+    texts = text_columns(item_columns, items.path, values)
+    text = slots[texts[0]]
+    silent = f"{text} IS NULL"
+    if item_columns[texts[0]] == "string":
+        silent = f"trim(coalesce({text}, ''), E' \\t') = ''"
+    left.leave_out(f"items without {texts[0]!r}", "items", silent)
+    if users is None:
+        tables.create("users", [Column("id", USER, ID)])
+    else:
+        _load_records(tables, "users", users, USER, user_columns)
+    columns = _load_events(tables, imported, left)
+    ((lacking, first),) = tables.rows(
+        "SELECT count(DISTINCT user), min_by(user, row) FROM events ANTI JOIN users ON id = user"
     )
-    items = items.filter(pa.array(~silent)).drop_columns([LINE])
-    pq.write_table(items, folder / FILES["items"], compression="zstd")
-    users, num_events, ratings = _write_events(imported, items[ITEM], folder, report)
-    num_users = _write_users(imported, users, folder, report)
+    if users is not None and lacking:
+        notes.append(
+            f"users without a row of their own: {lacking:,}, first {first!r}; they have no "
+            "attributes"
+        )
+    tables.rows(
+        """INSERT INTO users BY NAME
+        SELECT (SELECT coalesce(max(row), 0) FROM users) + min(row) + 1 AS row, user AS id
+        FROM events ANTI JOIN users ON id = user GROUP BY user"""
+    )
     threshold = None
-    if imported.has_ratings:
-        threshold, told = positives(ratings, at_least)
-        report.notes.append(told)
+    if RATING in columns:
+        counts = dict(tables.rows("SELECT value, count(*) FROM events GROUP BY value"))
+        threshold, told = positives(counts, at_least)
+        notes.append(told)
     elif at_least is not None:
-        raise ConfigError(f"{imported.event_file} has no ratings that a threshold could divide")
-    when = TIMESTAMP if imported.has_times else POSITION
+        raise ConfigError(f"{imported.events.path} has no ratings that a threshold could divide")
+    _copy(tables, "items", {ITEM: "id", **slots}, folder)
+    user_slots = {column: f"c{place}" for place, column in enumerate(user_columns)}
+    _copy(tables, "users", {USER: "id", **user_slots}, folder)
+    _copy(tables, "events", columns, folder)
     provenance = {
         "format": "m6rec data import",
-        "files": [imported.event_file.name, imported.item_file.name],
-        "notes": report.render(),
+        "files": [imported.events.path.name, items.path.name],
     }
-    if not imported.has_times:
+    if imported.order:
         provenance["times"] = (
             f"There are none. '{POSITION}' is {imported.order}, so that splits and histories keep "
             "the order; templates must not name {ago}, {weekday}, or the like"
         )
-        report.notes.append(f"no times: {POSITION!r} is {imported.order}; the template names none")
+        notes.append(f"no times: {POSITION!r} is {imported.order}; the template names none")
+    notes += left.lines
+    when = POSITION if imported.order else TIMESTAMP
     spec = DatasetSpec(
         name=name or imported.name,
         users=TableSpec(USER, user_columns, FILES["users"]),
         items=ItemsSpec(ITEM, item_columns, FILES["items"], title_column(texts, values)),
         events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
         label=LabelSpec(threshold),
-        template=drafted_template(user_columns, texts, threshold, imported.has_times),
-        provenance=provenance,
+        template=drafted_template(user_columns, texts, threshold, not imported.order),
+        provenance={**provenance, "notes": notes},
     )
-    return {"users": num_users, "items": items.num_rows, "events": num_events}, spec
+    return spec, notes
 
 
-def _says(values: pa.ChunkedArray) -> np.ndarray:
-    """Which of the values `[n]` have words."""
-    if pa.types.is_list(values.type):
-        says = pc.greater(pc.list_value_length(values), 0)
-    else:
-        says = pc.not_equal(pc.utf8_trim_whitespace(values), "")
-    return says.fill_null(False).to_numpy()
+def _load_records(
+    tables: Tables, table: str, imported: ImportedTable, id_: str, kinds: Mapping[str, str]
+) -> None:
+    """Reads users or items, each of which must be there once."""
+    columns = [Column("id", id_, ID)]
+    columns += [Column(f"c{place}", *kind) for place, kind in enumerate(kinds.items())]
+    checks = [*value_checks(columns), *id_checks(table, id_)]
+    _load(tables, table, imported, columns, checks)
+    if not tables.num_rows[table]:
+        raise DataError(f"{imported.path} has no rows")
 
 
-def _write_events(
-    imported: Imported, items: pa.ChunkedArray, folder: Path, report: Report
-) -> tuple[list[str], int, Counter[float]]:
-    """Writes the events of known items; their users, their number, and each rating's number."""
-    kinds = {USER: ID, ITEM: ID, (TIMESTAMP if imported.has_times else POSITION): TIME}
-    kinds |= {RATING: VALUE} if imported.has_ratings else {}
-    schema = arrow_schema(kinds)
-    users: dict[str, None] = {}
-    ratings: Counter[float] = Counter()
-    count = 0
-    events = _of_known_items(imported, items.combine_chunks(), report)
-    if imported.has_times:  # else their places tell all events apart
-        events = _each_once(events, schema.append(pa.field(LINE, pa.int64())), imported, report)
-    with pq.ParquetWriter(folder / FILES["events"], schema, compression="zstd") as writer:
-        for batch in events:
-            count += len(batch)
-            users |= dict.fromkeys(pc.unique(batch[USER]).to_pylist())
-            if imported.has_ratings and len(ratings) < _MOST_RATINGS:
-                for pair in pc.value_counts(batch[RATING]).to_pylist():
-                    ratings[pair["values"]] += pair["counts"]
-            writer.write_batch(batch.select(schema.names))
-    if not count:
+def _load_events(tables: Tables, imported: Imported, left: _LeftOut) -> dict[str, str]:
+    """Reads the events of known items, each once; the names of their columns, and the slots."""
+    events = imported.events
+    when = POSITION if imported.order else TIMESTAMP
+    slots = {USER: ("user", ID), ITEM: ("item", ID), when: ("time", TIME)}
+    if RATING in events.columns:
+        slots[RATING] = ("value", VALUE)
+    columns = [Column(slot, name, kind) for name, (slot, kind) in slots.items()]
+    checks = [one for one in value_checks(columns) if one.kind not in REQUIRED.values()]
+    checks += imported.checks if imported.order else event_checks(columns, ())
+    _load(tables, "events", events, columns, checks)
+    for slot, name, _ in columns:
+        left.leave_out(f"events without {name}", "events", f"{slot} IS NULL")
+    unknown = "NOT EXISTS (FROM items WHERE id = item)"
+    left.leave_out("events of unknown items, or of such without text", "events", unknown)
+    key = ", ".join(column.slot for column in columns)
+    if not imported.order:  # else their places tell all events apart
+        again = f"row NOT IN (SELECT min(row) FROM events GROUP BY {key})"
+        left.leave_out("events that are there twice", "events", again)
+    if not tables.rows("FROM events LIMIT 1"):
         raise DataError(
-            f"{imported.event_file} has no event with an item of {imported.item_file}: are ids "
-            "written alike in both?"
+            f"{events.path} has no event with an item of {imported.items.path}: are ids written "
+            "alike in both?"
         )
-    return list(users), count, ratings
+    return {name: slot for slot, name, _ in columns}
 
 
-def _of_known_items(
-    imported: Imported, known: pa.Array, report: Report
-) -> Iterator[pa.RecordBatch]:
-    for batch in imported.events:
-        there = pc.is_in(batch[ITEM], value_set=known)
-        unknown = batch.filter(pc.invert(there))
-        what = "events of unknown items, or of such without text, left out"
-        report.count(what, imported.event_file, unknown[LINE].to_numpy())
-        yield batch.filter(there)
+def _load(
+    tables: Tables,
+    table: str,
+    imported: ImportedTable,
+    columns: Sequence[Column],
+    checks: Sequence[Check],
+) -> None:
+    """Reads a file into a table; raises DataError at the first line that is wrong."""
+    if imported.names:
+        columns = [*columns, Column("width", WIDTH, "int")]
+        wanted = len(imported.names)
+        what = (
+            f" fields, not the {wanted} of line 1 ({', '.join(imported.names)}); one tab stands "
+            "between two fields, and none inside of one"
+        )
+        reason = f"concat(width, {literal(what)})"
+        checks = [Check("ragged_row", "", f"width <> {wanted}", reason), *checks]
+    tables.create(table, columns)
+    tables.load(table, imported.path, imported.source, columns)
+    tables.check(table, checks)
+    wrong = tables.first_error(table)
+    if wrong is not None:
+        column = f"column {wrong.column!r}: " if wrong.column in imported.names else ""
+        raise DataError(f"{wrong.path}, line {wrong.number + 1}: {column}{wrong.reason}")
 
 
-def _each_once(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, imported: Imported, report: Report
-) -> Iterator[pa.RecordBatch]:
-    """Leaves out events that equal an earlier one; all wait on disk until these are known."""
-    with tempfile.TemporaryFile() as file, key_table() as keys:
-        with pa.ipc.new_stream(file, schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch.select(schema.names))
-                key = {
-                    "row": batch[LINE],
-                    "user": batch[USER],
-                    "item": batch[ITEM],
-                    "time": batch[TIMESTAMP],
-                    "value": batch[RATING] if imported.has_ratings else batch[TIMESTAMP],
-                }
-                keys.add(pa.table(key))
-        keys.find_repeats()
-        file.seek(0)
-        for batch in pa.ipc.open_stream(file):
-            if not len(batch):
-                continue
-            first, last = batch[LINE][0].as_py(), batch[LINE][-1].as_py()
-            again = pa.array([line for line, _ in keys.repeats(first, last + 1)], pa.int64())
-            what = "events that are there twice, left out"
-            report.count(what, imported.event_file, again.to_numpy())
-            yield batch.filter(pc.invert(pc.is_in(batch[LINE], value_set=again)))
-
-
-def _write_users(imported: Imported, seen: list[str], folder: Path, report: Report) -> int:
-    """Writes those of the users' file, then those of events that it lacks; returns how many."""
-    users = pa.table({USER: pa.array(seen, pa.string())})
-    if imported.users is not None:
-        known = imported.users.drop_columns([LINE])
-        users = users.filter(pc.invert(pc.is_in(users[USER], value_set=known[USER])))
-        if users.num_rows:
-            first = users[USER][0].as_py()
-            report.notes.append(
-                f"users without a row of their own: {users.num_rows:,}, first {first!r}; they "
-                "have no attributes"
-            )
-        users = pa.concat_tables([known, users], promote_options="default")
-    pq.write_table(users, folder / FILES["users"], compression="zstd")
-    return users.num_rows
+def _copy(tables: Tables, table: str, columns: Mapping[str, str], folder: Path) -> None:
+    """Writes slots of a table as columns of some names."""
+    selected = ", ".join(f"{slot} AS {identifier(name)}" for name, slot in columns.items())
+    order = "row, time" if table == "events" else "row"
+    to = f"{literal(str(folder / FILES[table]))} (FORMAT parquet, COMPRESSION zstd)"
+    tables.rows(f"COPY (SELECT {selected} FROM {table} ORDER BY {order}) TO {to}")

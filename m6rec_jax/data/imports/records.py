@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
+from m6rec_jax.data.checks import Check
+from m6rec_jax.data.tables import Source
 
-# Columns of what is imported, whatever they are called in its files. `LINE` is where a row stood.
-USER, ITEM, LINE = "user_id", "item_id", "line"
+# Columns of what is imported, whatever they are called in its files.
+USER, ITEM = "user_id", "item_id"
 # Of events: unix seconds, or where there are none, the place of an event in an order.
 TIMESTAMP, POSITION, RATING = "timestamp", "position", "rating"
+
+
+@dataclass(frozen=True)
+class ImportedTable:
+    """A table in a file of another format.
+
+    Attributes:
+      path: the file.
+      source: as `data.tables` reads it.
+      names: of all of the file's columns.
+      columns: attribute column -> type, as in `schema.COLUMN_TYPES`, for users and items.
+    """
+
+    path: Path
+    source: Source
+    names: Sequence[str]
+    columns: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -20,25 +38,18 @@ class Imported:
 
     Attributes:
       name: what its files call it.
-      item_file, event_file: the files of items and events.
-      items: columns `ITEM`, `LINE` and those of `item_columns`.
-      item_columns: attribute column -> type, as in `schema.COLUMN_TYPES`.
-      users: columns `USER`, `LINE` and those of `user_columns`; None where users have no file.
-      user_columns: as `item_columns`.
-      events: batches with columns `USER`, `ITEM`, `TIMESTAMP` or `POSITION`, `LINE` and perhaps
-        `RATING`, none of them null.
-      has_times, has_ratings: which of these columns events have.
-      order: where there are no times, what `POSITION` counts.
+      items: with the column `ITEM`.
+      users: with the column `USER`; None where users have no file.
+      events: with the columns `USER`, `ITEM`, `TIMESTAMP` or `POSITION`, and perhaps `RATING`.
+      order: where there are no times, what `POSITION` counts; else "".
+      notes: for the user: what was not used.
+      checks: of events without times, beside those of all.
     """
 
     name: str
-    item_file: Path
-    event_file: Path
-    items: pa.Table
-    item_columns: Mapping[str, str]
-    users: pa.Table | None
-    user_columns: Mapping[str, str]
-    events: Iterator[pa.RecordBatch]
-    has_times: bool
-    has_ratings: bool
-    order: str = ""
+    items: ImportedTable
+    users: ImportedTable | None
+    events: ImportedTable
+    order: str
+    notes: Sequence[str]
+    checks: Sequence[Check] = ()

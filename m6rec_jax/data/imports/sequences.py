@@ -8,22 +8,12 @@ begins with a name of ids, such as `item_id` or `isbn`, which is in no sequence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from m6rec_jax.data.imports.lines import (
-    Lines,
-    Report,
-    first_line,
-    line_batches,
-    read_table,
-    split_words,
-)
-from m6rec_jax.data.imports.records import ITEM, LINE, POSITION, USER, Imported
+from m6rec_jax.data.checks import Check
+from m6rec_jax.data.imports.lines import fields, first_line, lines, words
+from m6rec_jax.data.imports.records import ITEM, POSITION, USER, Imported, ImportedTable
+from m6rec_jax.data.tables import Source
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
 
@@ -34,16 +24,26 @@ _ENDS_LIKE_AN_ID = re.compile(
     r"(^|[\W_])(id|sku|isbn([\W_]?\d+)?|asin|ean|gtin)$|[a-z]I[dD]$", re.ASCII
 )
 
+# A line must hold all that a user did.
+_USER_ONCE = Check(
+    "duplicate_id",
+    USER,
+    "t.number > r.first",
+    "concat('user ', shown(t.user), ' is on line ', r.first + 1, ' already; join the two lines, "
+    "oldest item first')",
+    "events AS t JOIN (SELECT user, min(number) AS first FROM events GROUP BY user) AS r "
+    "USING (user)",
+)
 
-def read_sequences(folder: Path, report: Report) -> Imported:
+
+def read_sequences(folder: Path) -> Imported:
     """Reads a folder with both files.
 
     Args:
       folder: holds them.
-      report: collects what is left out.
 
     Raises:
-      DataError: a file is missing, or a line of it is not as this module's docstring says.
+      DataError: a file is missing, or the first line of the items is no row.
     """
     sequences = _file(folder, SEQUENCES, "a line `user item item ...` for each user")
     path = _file(
@@ -57,23 +57,20 @@ def read_sequences(folder: Path, report: Report) -> Imported:
             "follow its id"
         )
     names = [ITEM, *_column_names(path, first[1:] if header else [""] * (len(first) - 1))]
-    report.notes.append(
-        f"{path.name}: {'a header' if header else 'no header'}; columns {', '.join(names)}"
-    )
+    note = f"{path.name}: {'a header' if header else 'no header'}; columns {', '.join(names)}"
     kinds = dict.fromkeys(names[1:], "string")
-    items = read_table(path, report, names, kinds, ITEM, header=header)
+    places = f"""(SELECT file_row_number, words[1] AS {USER}, unnest(words[2:]) AS {ITEM},
+        unnest(range(len(words) - 1)) AS {POSITION}
+      FROM (SELECT file_row_number, {words("line")} AS words FROM {lines(sequences)}))"""
+    types = {USER: "VARCHAR", ITEM: "VARCHAR", POSITION: "BIGINT"}
     return Imported(
-        name=folder.resolve().name,
-        item_file=path,
-        event_file=sequences,
-        items=items,
-        item_columns=kinds,
-        users=None,
-        user_columns={},
-        events=_events(sequences, report),
-        has_times=False,
-        has_ratings=False,
-        order="the place of an event in its user's line",
+        folder.resolve().name,
+        ImportedTable(path, fields(path, names, header=header), names, kinds),
+        None,
+        ImportedTable(sequences, Source(places, types, 1), (), {}),
+        "the place of an event in its user's line",
+        [note],
+        [_USER_ONCE],
     )
 
 
@@ -104,40 +101,7 @@ def _column_names(path: Path, names: list[str]) -> list[str]:
     for place, name in enumerate(names):
         plain = re.sub(r"\W+", "_", name.strip()).strip("_")
         plain = plain or ("text" if place == 0 else f"text_{place + 1}")
-        if plain in (*found, ITEM, LINE):
+        if plain.lower() in (*map(str.lower, found), ITEM):
             raise DataError(f"{path}, line 1: two columns are called {plain!r}; rename one")
         found.append(plain)
     return found
-
-
-def _events(path: Path, report: Report) -> Iterator[pa.RecordBatch]:
-    known: dict[str, int] = {}
-    for lines in line_batches(path, report):
-        rows = split_words(lines.texts)
-        lengths = pc.list_value_length(rows).to_numpy()
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        words = rows.flatten()
-        users = words.take(pa.array(starts))
-        _check_users(lines, users, known)
-        report.count("users without items", path, lines.numbers[lengths == 1])
-        position = np.arange(len(words)) - np.repeat(starts, lengths)
-        of_items = pa.array(position > 0)
-        batch = {
-            USER: users.take(pa.array(np.repeat(np.arange(len(users)), lengths))),
-            ITEM: words,
-            POSITION: pa.array(position - 1.0),
-            LINE: pa.array(np.repeat(lines.numbers, lengths)),
-        }
-        yield pa.RecordBatch.from_pydict(batch).filter(of_items)
-
-
-def _check_users(lines: Lines, users: pa.Array, known: dict[str, int]) -> None:
-    for offset, user in enumerate(users.to_pylist()):
-        if user in known:
-            raise lines.error(
-                offset,
-                f"user {user!r} is on line {known[user]} already; join the two lines, oldest item "
-                "first",
-            )
-        known[user] = int(lines.numbers[offset])
