@@ -132,7 +132,7 @@ def test_imports_only_lower_layers(layer: str, path: Path) -> None:
 
 # Neither the server nor the command line must pay for tensorflow (seconds and gigabytes).
 NEVER = {
-    *("tensorflow", "tensorflow_datasets", "seqio", "clu", "usearch", "ray", "matplotlib"),
+    *("tensorflow", "tensorflow_datasets", "seqio", "clu", "ray", "matplotlib"),
     *("sacrebleu", "rouge_score", "nltk"),
 }
 OF_MODELS = {"jax", "flax", "etils.epath"}

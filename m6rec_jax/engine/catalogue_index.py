@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import gin
 import jax
@@ -29,8 +29,6 @@ NO_ITEM = -1
 
 # Items that a device ranks at a time.
 ITEMS_PER_STEP = 131_072
-# Of `approx_max_k` on TPUs, whose units sort slowly and find maxima of bins fast.
-TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
 # is: few shapes are compiled, and `warm_up` can compile all of them.
 _LEAST_EXCLUDED, _EXCLUDED_GROWTH = 2048, 64
@@ -57,32 +55,7 @@ def best_of(found: Sequence[TopK], k: int) -> TopK:
     return TopK(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
 
-class ItemSearch(Protocol):
-    """How the best items of users are asked for, exactly (`CatalogueIndex`) or not (`GraphIndex`).
-
-    Attributes:
-      num_items: of the catalogue.
-    """
-
-    num_items: int
-
-    def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
-        """The k most similar items of each user, without those already seen.
-
-        Args:
-          users: float32 `[users, retrieval]`.
-          k: how many; at most as many as there are items.
-          seen: per user, indices into the catalogue that must not be recommended.
-
-        Raises:
-          DataError: another number of users in `seen`, or an item outside the catalogue.
-        """
-
-    def warm_up(self, num_users: int, k: int) -> None:
-        """Compiles every program that `top_k` of so many users and items may run."""
-
-
-@gin.configurable(allowlist=["users_per_step", "items_per_step", "recall_target"])
+@gin.configurable(allowlist=["users_per_step", "items_per_step"])
 class CatalogueIndex:
     """Embeddings of a catalogue on the devices, searched exactly.
 
@@ -91,12 +64,13 @@ class CatalogueIndex:
       mesh: split the items over all its devices; None: the default device.
       users_per_step, items_per_step: ranked at a time, the items on each device; they bound the
         `[users, items]` matrix of scores of `top_k`.
-      recall_target: share of the best items that `top_k` finds; below 1 by `lax.approx_max_k`, on
-        each device. None: 1, but on TPUs `TPU_RECALL_TARGET`. Ranks are exact in any case.
+
+    Attributes:
+      num_items: of the catalogue.
 
     Raises:
       DataError: vectors that hold NaN or infinity.
-      ConfigError: the recall target is not above 0 and at most 1, or a step has no room.
+      ConfigError: a step has no room.
     """
 
     def __init__(
@@ -105,20 +79,12 @@ class CatalogueIndex:
         mesh: Mesh | None = None,
         users_per_step: int = 1024,
         items_per_step: int = ITEMS_PER_STEP,
-        recall_target: float | None = None,
     ) -> None:
-        if recall_target is None:
-            recall_target = TPU_RECALL_TARGET if jax.default_backend() == "tpu" else 1.0
-        if not 0 < recall_target <= 1:
-            raise ConfigError(
-                f"CatalogueIndex.recall_target = {recall_target} must be above 0 and at most 1"
-            )
         if min(users_per_step, items_per_step) < 1:
             raise ConfigError(
                 f"CatalogueIndex.users_per_step = {users_per_step} and items_per_step = "
                 f"{items_per_step} must be at least 1"
             )
-        self._recall_target = recall_target
         _check_finite("item", embeddings)
         self._embeddings = embeddings
         self.num_items = len(embeddings)
@@ -140,6 +106,16 @@ class CatalogueIndex:
             )
 
     def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
+        """The k most similar items of each user, without those already seen.
+
+        Args:
+          users: float32 `[users, retrieval]`.
+          k: how many; at most as many as there are items.
+          seen: per user, indices into the catalogue that must not be recommended.
+
+        Raises:
+          DataError: another number of users in `seen`, or an item outside the catalogue.
+        """
         ids, scores = [], []
         for _, part, excluded in self._steps(users, seen):
             best, own = _top_k(
@@ -149,7 +125,6 @@ class CatalogueIndex:
                 k=k,
                 num_items=self.num_items,
                 block=self._block,
-                recall_target=self._recall_target,
                 mesh=self._mesh,
             )
             ids.append(own)
@@ -157,6 +132,7 @@ class CatalogueIndex:
         return TopK(*(np.concatenate(parts)[: len(users)] for parts in (ids, scores)))
 
     def warm_up(self, num_users: int, k: int) -> None:
+        """Compiles every program that `top_k` of so many users and items may run."""
         users = np.zeros((num_users, self._items.shape[1]), np.float32)
         for width in excluded_widths(self.num_items):
             excluded = np.arange(min(width, self.num_items))
@@ -218,7 +194,7 @@ class CatalogueIndex:
         if not number:
             raise DataError("there are no users to rank for")
         _check_finite("user", users)
-        check_seen(seen, number, self.num_items)
+        _check_seen(seen, number, self.num_items)
         if seen is not None:  # with repeats a list may be longer than the catalogue
             seen = [np.unique(own) if len(own) > self.num_items else own for own in seen]
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
@@ -246,7 +222,7 @@ def _check_finite(what: str, vectors: np.ndarray) -> None:
         )
 
 
-def check_seen(seen: Sequence[np.ndarray] | None, num_users: int, num_items: int) -> None:
+def _check_seen(seen: Sequence[np.ndarray] | None, num_users: int, num_items: int) -> None:
     """Raises DataError where seen items are not of these users, or not of the catalogue."""
     if seen is None:
         return
@@ -280,15 +256,7 @@ def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items
     return jnp.where(first + jnp.arange(items.shape[0]) < num_items, scores, -jnp.inf)
 
 
-def _best(scores: Array, k: int, recall_target: float) -> tuple[Array, Array]:
-    if recall_target < 1:
-        values, indices = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
-    else:
-        values, indices = jax.lax.top_k(scores, k)
-    return values, indices
-
-
-@functools.partial(jax.jit, static_argnames=("k", "num_items", "block", "recall_target", "mesh"))
+@functools.partial(jax.jit, static_argnames=("k", "num_items", "block", "mesh"))
 def _top_k(
     users: Array,
     items: Array,
@@ -297,14 +265,13 @@ def _top_k(
     k: int,
     num_items: int,
     block: int,
-    recall_target: float,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
     """(scores, ids) of the k best; each device ranks its own items, then the winners meet."""
 
     def of_block(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
         scores = _scores(users, items, excluded, first, num_items)
-        best, indices = _best(scores, min(k, block), recall_target)
+        best, indices = jax.lax.top_k(scores, min(k, block))
         return best, indices + first
 
     def local(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:

@@ -5,7 +5,6 @@
       ids.parquet       item_id, in the order of the embeddings
       embeddings.npy    float32 [items, retrieval], unit vectors; of an index in parts
                         embeddings-00000-of-00008.npy and so on
-      graph.usearch     only where approximate search was asked for
 
 A catalogue that is too large for one memory has an index in parts, searched one after the other, or
 by several workers that open some of them each. What is found does not depend on the parts.
@@ -36,8 +35,7 @@ import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from m6rec_jax import __version__
-from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex, ItemSearch, TopK, best_of
-from m6rec_jax.engine.graph_index import GraphIndex
+from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex, TopK, best_of
 from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.hashing import file_sha256
@@ -47,7 +45,7 @@ from m6rec_jax.io.unfinished import Unfinished, unfinished_folder
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-MANIFEST, IDS, EMBEDDINGS, GRAPH = "manifest.json", "ids.parquet", "embeddings.npy", "graph.usearch"
+MANIFEST, IDS, EMBEDDINGS = "manifest.json", "ids.parquet", "embeddings.npy"
 # Items between two records of progress.
 DEFAULT_BLOCK = 4096
 
@@ -101,14 +99,14 @@ class OpenPart:
       lock: to be held while a part is in use.
     """
 
-    def __init__(self, open_part: Callable[[int], ItemSearch]) -> None:
+    def __init__(self, open_part: Callable[[int], CatalogueIndex]) -> None:
         self._open_part, self.lock = open_part, threading.RLock()
-        self._number, self._search = -1, cast(ItemSearch, None)
+        self._number, self._search = -1, cast(CatalogueIndex, None)
 
-    def __getitem__(self, number: int) -> ItemSearch:
+    def __getitem__(self, number: int) -> CatalogueIndex:
         if number != self._number:
             # It makes room first.
-            self._number, self._search = -1, cast(ItemSearch, None)
+            self._number, self._search = -1, cast(CatalogueIndex, None)
             self._search = self._open_part(number)
             self._number = number
         return self._search
@@ -123,7 +121,6 @@ class StoredIndex:
       ids, index_of: id of each item; index of each id.
       parts: answer with indices, from 0 in each.
       embeddings: of a part by its number, mapped from disk, float32 `[items, retrieval]`.
-      approximate: search does not rank all items.
     """
 
     manifest: IndexManifest
@@ -131,7 +128,6 @@ class StoredIndex:
     index_of: Mapping[str, int]
     parts: OpenPart
     embeddings: Callable[[int], np.ndarray]
-    approximate: bool
 
     @property
     def num_parts(self) -> int:
@@ -219,7 +215,6 @@ def write_index(
     *,
     model: str,
     dim: int,
-    graph: bool = False,
     part_items: int | None = None,
     block: int = DEFAULT_BLOCK,
     extra: Mapping[str, Any] | None = None,
@@ -233,7 +228,6 @@ def write_index(
       embed: blocks of texts to float32 `[texts, dim]` each, in their order.
       model: fingerprint of what `embed` uses.
       dim: width of the embeddings.
-      graph: also build a graph for approximate search.
       part_items: of a part; None: all.
       block: items embedded at a time.
       extra: kept in the manifest.
@@ -242,16 +236,14 @@ def write_index(
     Raises:
       DataError: something else is there, another process is building it, or there are no items.
       CheckpointError: the index that is there is damaged or of a newer version.
-      ConfigError: a graph without usearch, or of parts; or blocks of nothing.
+      ConfigError: parts or blocks of nothing.
     """
     folder = Path(folder)
     if not texts:
         raise DataError("the catalogue is empty: there is nothing to embed")
     part_items = len(texts) if part_items is None else min(part_items, len(texts))
-    if part_items < 1 or (graph and part_items < len(texts)):
-        raise ConfigError(
-            f"part_items = {part_items} must be at least 1, and an index with a graph has one part"
-        )
+    if part_items < 1:
+        raise ConfigError(f"part_items = {part_items} must be at least 1")
     if block < 1:
         raise ConfigError(f"block = {block} must be at least 1")
     files = part_files(len(texts), part_items)
@@ -259,17 +251,13 @@ def write_index(
     with contextlib.suppress(OSError):
         folder.rmdir()  # succeeds where it is empty, which is as good as new
     if folder.exists():
-        return _same_index(folder, model, catalogue, graph, part_items)
+        return _same_index(folder, model, catalogue, part_items)
     made_of = [model, catalogue, part_items]
     with unfinished_folder(folder, f"building {folder}", made_of) as unfinished:
         _embed_all(unfinished, texts, embed, part_items, dim, block, progress)
         path = unfinished.path
         pq.write_table(pa.table({"item_id": pa.array(list(texts), pa.string())}), path / IDS)
         files.append(IDS)
-        if graph:
-            log.info("building the graph of %s items", f"{len(texts):,}")
-            GraphIndex(np.load(path / EMBEDDINGS, mmap_mode="r")).save(path / GRAPH)
-            files.append(GRAPH)
         manifest = IndexManifest(
             model,
             catalogue,
@@ -286,19 +274,15 @@ def write_index(
     return manifest
 
 
-def open_index(
-    folder: str | Path, model: str, *, approximate: bool = False, mesh: Mesh | None = None
-) -> StoredIndex:
+def open_index(folder: str | Path, model: str, *, mesh: Mesh | None = None) -> StoredIndex:
     """Opens an index for the model that built it.
 
     Args:
       folder, model: of `write_index`; the model is the one that embeds the users.
-      approximate: search the index's graph instead of all items.
-      mesh: devices to split the items over, for exact search; None: the default device.
+      mesh: devices to split the items over; None: the default device.
 
     Raises:
-      CheckpointError: there is none, it is damaged or another model's, or it has no graph.
-      ConfigError: approximate search without usearch.
+      CheckpointError: there is none, it is damaged or another model's.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -308,10 +292,6 @@ def open_index(
             f"use has {model[:16]}…), so its vectors mean nothing to this one's users; build it "
             "anew with `m6rec index build`"
         )
-    if approximate and GRAPH not in manifest.checksums:
-        raise CheckpointError(
-            f"{folder} was built without a graph; build it anew with --gin.build_index.graph=True"
-        )
     _verify(folder, manifest, IDS)
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
 
@@ -320,14 +300,11 @@ def open_index(
         _verify(folder, manifest, manifest.files[number])
         return np.load(folder / manifest.files[number], mmap_mode="r")
 
-    def open_part(number: int) -> ItemSearch:
-        if approximate:
-            _verify(folder, manifest, GRAPH)
-            return GraphIndex(embeddings(number), folder / GRAPH)
+    def open_part(number: int) -> CatalogueIndex:
         return CatalogueIndex(embeddings(number), mesh)
 
     index_of = {id_: index for index, id_ in enumerate(ids)}
-    index = StoredIndex(manifest, ids, index_of, OpenPart(open_part), embeddings, approximate)
+    index = StoredIndex(manifest, ids, index_of, OpenPart(open_part), embeddings)
     if index.num_parts == 1:
         index.parts[0]  # damage is told at once; of several not all need be on this machine
     return index
@@ -340,7 +317,7 @@ def _verify(folder: Path, manifest: IndexManifest, name: str) -> None:
 
 
 def in_batches(
-    search: ItemSearch,
+    search: CatalogueIndex,
     users: np.ndarray,
     k: int,
     seen: Sequence[np.ndarray],
@@ -429,16 +406,12 @@ def _embed_all(
             bar.update(len(found))
 
 
-def _same_index(
-    folder: Path, model: str, catalogue: str, graph: bool, part_items: int
-) -> IndexManifest:
+def _same_index(folder: Path, model: str, catalogue: str, part_items: int) -> IndexManifest:
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} exists and is no index; name a new folder")
     manifest = read_manifest(folder)
     if (manifest.model, manifest.catalogue) != (model, catalogue):
         what = "of another model or catalogue"
-    elif graph and GRAPH not in manifest.checksums:
-        what = "without a graph"
     elif part_items != manifest.part_items:
         what = f"in parts of {manifest.part_items:,} items"
     else:

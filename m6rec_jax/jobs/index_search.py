@@ -220,7 +220,6 @@ class IndexAnswerer(Answerer[TaskState]):
         index = self.index(task)
         return {
             "index": [index.manifest.model, index.manifest.catalogue],
-            "approximate": index.approximate,
             "k": self.default_k,
             "max_k": self.max_k,
             "depth": self._depth,

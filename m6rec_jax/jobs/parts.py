@@ -39,7 +39,6 @@ class ServiceOptions:
         in the data folder; '': neither, requests bring all of it.
       items: Parquet or CSV file of a newer catalogue.
       index: folder of `m6rec index build`, or one for each task by name.
-      approximate: search the index's graph.
       segments: folder of `m6rec index segments`, for a model with late interaction.
       batch_sizes: numbers of rows to pad to, over all devices.
       source_buckets, target_buckets: lengths to pad to; None: the longest alone.
@@ -49,7 +48,6 @@ class ServiceOptions:
     prepared: str | None = None
     items: str | None = None
     index: str | Mapping[str, str] | None = None
-    approximate: bool = False
     segments: str | None = None
     batch_sizes: Sequence[int] = (1, 32)
     source_buckets: Sequence[int] | None = None
@@ -75,7 +73,6 @@ class Parts:
         self.model = model
         # An export has programs of whole batches alone.
         self.continuous = options.continuous and model.options().programs is None
-        self.approximate = options.approximate
         self.prepared, self._items, self._index = options.prepared, options.items, options.index
         _check_tasks_of_indexes(options.index, model)
         self._shapes: dict[str, Any] = {
@@ -272,12 +269,7 @@ class Parts:
             )
         return self.once(
             ("index", folder, task),
-            lambda: open_index(
-                folder,
-                self.model.fingerprint(task),
-                approximate=self.approximate,
-                mesh=self.model.mesh,
-            ),
+            lambda: open_index(folder, self.model.fingerprint(task), mesh=self.model.mesh),
         )
 
     def has_index(self, task: str) -> bool:

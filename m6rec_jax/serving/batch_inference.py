@@ -95,7 +95,6 @@ def infer_requests(
     prepared: str | None = None,
     items: str | None = None,
     index: str | None = None,
-    approximate: bool = False,
     batch_size: int = 32,
     chunk_size: int = 1024,
     source_buckets: Sequence[int] | None = None,
@@ -114,7 +113,7 @@ def infer_requests(
         `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
       model_dir, bank, step: see `Service.open`.
       task, job: see `Service.accept`.
-      prepared, items, index, approximate, source_buckets, target_buckets: see `ServiceOptions`. For
+      prepared, items, index, source_buckets, target_buckets: see `ServiceOptions`. For
         'likelihood' `prepared` may be of a data set that the model was not trained on.
       batch_size: rows of a batch, over all devices.
       chunk_size: requests read, answered and committed at a time.
@@ -143,7 +142,6 @@ def infer_requests(
         prepared=prepared,
         items=items,
         index=index,
-        approximate=approximate,
         batch_sizes=(batch_size,),
         source_buckets=source_buckets,
         target_buckets=target_buckets,

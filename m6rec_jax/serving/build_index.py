@@ -38,7 +38,6 @@ def build_index(
     step: int | None = None,
     prepared: str | None = None,
     items: str | None = None,
-    graph: bool = False,
     part_items: int | None = None,
     batch_size: int = 32,
     block: int = DEFAULT_BLOCK,
@@ -53,7 +52,6 @@ def build_index(
       model_dir: of a training run for retrieval.
       bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
-      graph: also make what approximate search needs (usearch).
       part_items: of a part of the index, for a catalogue that no memory holds; None: all. It is
         rounded up to whole steps of the search (`CatalogueIndex.items_per_step`), so that scores
         are those of an index of one part to the last bit.
@@ -89,7 +87,6 @@ def build_index(
             texts,
             functools.partial(workers.map, _embedded),
             **described,
-            graph=graph,
             part_items=part_items,
             block=block,
             progress=progress,

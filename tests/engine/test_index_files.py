@@ -88,10 +88,6 @@ def test_the_same_build_again_does_nothing_and_another_is_refused(folder: Path) 
         build(folder, model="b")
     with pytest.raises(DataError, match="of another model or catalogue"):
         build(folder, TEXTS | {"id 1": "new words"})
-    with pytest.raises(DataError, match="is an index without a graph"):
-        build(folder, graph=True)
-    with pytest.raises(ConfigError, match=r"part_items = 5 .* a graph has one part"):
-        build(folder, graph=True, part_items=5)
     with pytest.raises(ConfigError, match="block = 0 must be at least 1"):
         build(folder, block=0)
 
@@ -202,19 +198,6 @@ def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
     open_index(tmp_path / "index", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
     assert not (tmp_path / "index" / "lock").exists()
-
-
-def test_approximate_search_behind_the_same_interface(tmp_path: Path, folder: Path) -> None:
-    pytest.importorskip("usearch", reason="needs the extra of that name")
-    build(tmp_path / "with graph", graph=True)
-    graph = open_index(tmp_path / "with graph", "a", approximate=True)
-    exact = open_index(tmp_path / "with graph", "a")
-    seen = [["id 3"], [], ["id 1"], list(TEXTS)[:21], list(TEXTS)]
-    for a, b in zip(lists(graph, 4, seen), lists(exact, 4, seen), strict=True):
-        assert a[0] == b[0]
-        np.testing.assert_allclose(a[1], b[1], atol=1e-6)
-    with pytest.raises(CheckpointError, match="was built without a graph"):
-        open_index(folder, "a", approximate=True)
 
 
 def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:
