@@ -3,15 +3,13 @@
     STORE/
       manifest.json   model fingerprint, task, type, number of candidates, checksums of the files
       keys.npy        uint64 [candidates, 2], hashes of the tokens, ascending
-      starts.npy      int64 [candidates, 3], first row of the states, number of tokens, CRC-32
+      starts.npy      int64 [candidates, 2], first row of the states, number of tokens
       states.npy      [tokens, width], float32, int8, or bfloat16 as uint16
       scales.npy      float32 [tokens], of int8 alone
 
-What is asked for is read from disk, and no more. It is not mapped into memory: a file that is cut
-off under a map ends the process. What was damaged since the store was opened counts as not there.
-States of another model mean nothing to this one, so a store is opened by its model's fingerprint
-only. While it is written the folder has `.unfinished` in its name; a run that was killed goes on
-from its last block.
+States are mapped from disk, and checksums are compared when the store is opened. States of another
+model mean nothing to this one, so a store is opened by its model's fingerprint only. While it is
+written the folder has `.unfinished` in its name; a run that was killed goes on from its last block.
 """
 
 from __future__ import annotations
@@ -20,10 +18,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
-import math
-import os
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,7 +32,6 @@ from m6rec_jax.io.unfinished import unfinished_folder
 MANIFEST, KEYS, STARTS = "manifest.json", "keys.npy", "starts.npy"
 STATES, SCALES = "states.npy", "scales.npy"
 STORED_TYPES = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
-log = logging.getLogger(__name__)
 # Candidates computed between two records of progress.
 BLOCK = 4096
 
@@ -92,56 +85,25 @@ class SegmentStore:
         keys = np.load(folder / KEYS)
         self._high, self._low = keys[:, 0].copy(), keys[:, 1].copy()
         self._starts = np.load(folder / STARTS)
-        self._states = _Rows(folder / STATES)
-        self._scales = _Rows(folder / SCALES) if self.manifest.dtype == "int8" else None
-        self._warned = False
+        self._states = np.load(folder / STATES, mmap_mode="r")
+        self._scales = np.load(folder / SCALES) if self.manifest.dtype == "int8" else None
 
     def get(self, tokens: bytes) -> np.ndarray | None:
-        """States `[length, width]` of a candidate's int32 tokens, as bytes; None: not there, or not
-        any more.
-        """
+        """States `[length, width]` of a candidate's int32 tokens, as bytes; None: not there."""
         high, low = _key(tokens)
         place = int(np.searchsorted(self._high, np.uint64(high)))  # of its type: no copy
         while place < len(self._high) and self._high[place] == high:
             if self._low[place] == low:
-                return self._read(*map(int, self._starts[place]))
+                return self._read(*map(int, self._starts[place][:2]))
             place += 1
         return None
 
-    def _read(self, start: int, length: int, checksum: int) -> np.ndarray | None:
-        states = self._states.read(start, length)
-        scales = b"" if self._scales is None else self._scales.read(start, length)
-        if zlib.crc32(states + scales) != checksum:
-            if not self._warned:
-                log.warning(
-                    "%s was damaged since it was opened; what cannot be read is computed. Run "
-                    "`m6rec index segments` anew",
-                    self._states.path,
-                )
-                self._warned = True
-            return None
-        stored = np.frombuffer(states, STORED_TYPES[self.manifest.dtype]).reshape(length, -1)
-        if scales:
-            return stored.astype(np.float32) * np.frombuffer(scales, np.float32)[:, None]
+    def _read(self, start: int, length: int) -> np.ndarray:
+        place = slice(start, start + length)
+        stored = np.asarray(self._states[place])
+        if self._scales is not None:
+            return stored.astype(np.float32) * self._scales[place, None]
         return stored.view(ml_dtypes.bfloat16) if self.manifest.dtype == "bfloat16" else stored
-
-
-class _Rows:
-    """Rows of an array in a file, read where they lie; fewer bytes where it has been cut off."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb")
-        np.lib.format.read_magic(self._file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(self._file)
-        self._first, self._bytes = self._file.tell(), dtype.itemsize * math.prod(shape[1:])
-
-    def read(self, row: int, number: int) -> bytes:
-        place = self._first + row * self._bytes
-        try:
-            return os.pread(self._file.fileno(), number * self._bytes, place)
-        except OSError:
-            return b""
 
 
 def read_manifest(folder: str | Path) -> StoreManifest:
@@ -193,7 +155,7 @@ def write_segments(
     by_key = {_key(tokens.astype(np.int32).tobytes()): tokens for tokens in candidates}
     keys = sorted(by_key)
     lengths = np.array([len(by_key[key]) for key in keys], np.int64)
-    starts = np.stack([np.cumsum(lengths) - lengths, lengths, 0 * lengths], axis=1)
+    starts = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
     shape = (int(lengths.sum()), width)
     own_keys = np.array(keys, np.uint64).reshape(-1, 2)
     with contextlib.suppress(OSError):
@@ -235,10 +197,6 @@ def write_segments(
                 states.flush()
                 unfinished.record(first + len(own))
                 bar.update(len(own))
-        for own in starts:
-            place = slice(own[0], own[0] + own[1])
-            of_int8 = b"" if scales is None else scales[place].tobytes()
-            own[2] = zlib.crc32(states[place].tobytes() + of_int8)
         np.save(path / KEYS, own_keys)
         np.save(path / STARTS, starts)
         files = [KEYS, STARTS, STATES, *([SCALES] if scales is not None else [])]
