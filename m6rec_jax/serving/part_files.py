@@ -1,16 +1,14 @@
 """Output that survives being killed: numbered parts, committed one by one, joined at the end.
 
     scores.jsonl.parts/
-      job.json               what the parts are made of
-      progress.jsonl         one line per committed part
       000000.jsonl ...       rows with results
-      000000.rejected ...    rows without, and why
+      000000.json ...        of the same part: what it belongs to, what became of its rows
     scores.jsonl             once all parts are there, with
     scores.rejected.jsonl
     scores.summary.json      the same job again finds it and does nothing
 
-A part counts when its line stands in `progress.jsonl`, which is written after its files are safely
-on disk. Killed before that, the part is made again and overwrites what there is of it.
+A part counts when its `.json` is there, which is written after its rows are safely on disk. Killed
+before that, the part is made again and overwrites what there is of it.
 """
 
 from __future__ import annotations
@@ -18,20 +16,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.atomic import to_disk, write_atomically
+from m6rec_jax.io.atomic import atomic_file, to_disk, write_atomically
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.requests.files import Position
 
-_JOB, _PROGRESS = "job.json", "progress.jsonl"
-_REJECTED = ".rejected"
 # Names of ignored fields to keep: requests may have any number of them.
 _MOST_NAMES = 50
 _BEGIN = Position()
@@ -70,18 +66,9 @@ class Totals:
         """Counts the ignored fields of one row."""
         self.add(Totals(ignored=collections.Counter(names)))
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object, which `from_json` reads."""
-        return {
-            "answered": self.answered,
-            "rejected": dict(self.rejected),
-            "ignored": dict(self.ignored),
-            "gaps": dict(self.gaps),
-        }
-
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Totals:
-        """Reads what `to_json` gave."""
+        """Reads a JSON object of the attributes."""
         counters = (collections.Counter(raw[name]) for name in ("rejected", "ignored", "gaps"))
         return cls(raw["answered"], *counters)
 
@@ -109,8 +96,8 @@ class PartFiles:
       finished: whether the output is complete already.
 
     Raises:
-      DataError: the output or its parts are there and belong to another job, another process is
-        writing them, or they are damaged; or the summary that is there is another output's.
+      DataError: the output or its parts are there and belong to another job, or another process is
+        writing them; or the summary that is there is another output's.
     """
 
     def __init__(
@@ -142,7 +129,7 @@ class PartFiles:
     @property
     def part(self) -> Path:
         """Where the next part's rows with results go."""
-        return self._folder / f"{self._number:06d}{self._suffix}"
+        return self._path(self._number, self._suffix)
 
     def commit(self, end: Position, totals: Totals, rejected: Sequence[Mapping[str, Any]]) -> None:
         """Makes the next part count, once its rows are written to `part`.
@@ -152,16 +139,10 @@ class PartFiles:
           totals: of this part.
           rejected: lines of the side file.
         """
-        side = self.part.with_suffix(_REJECTED)
-        with side.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected)
-        for path in (self.part, side, self._folder):
-            to_disk(path)
-        entry = {"part": self._number, "end": list(end), **totals.to_json()}
-        with (self._folder / _PROGRESS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        to_disk(self.part)
+        record = {"job": self._job, "end": end, "totals": vars(totals)}
+        text = json.dumps(record | {"rejected": rejected})
+        write_atomically(self._path(self._number, ".json"), text, durable=True)
         self._number, self.start = self._number + 1, end
         self.totals.add(totals)
 
@@ -170,56 +151,57 @@ class PartFiles:
 
         Args:
           join: writes the rows of several parts to one file.
-
-        Raises:
-          DataError: an output of which only the ending differs has taken the side files.
         """
-        self._check_summary()
-        parts = [self._folder / f"{n:06d}{self._suffix}" for n in range(self._number)]
         whole = self._output.with_name(f"{self._output.name}.partial")
-        side = self.rejected.with_name(f"{self.rejected.name}.partial")
-        join(parts, whole)
-        with side.open("wb") as target:
-            for part in parts:
-                with part.with_suffix(_REJECTED).open("rb") as source:
-                    shutil.copyfileobj(source, target)
+        join([self._path(number, self._suffix) for number in range(self._number)], whole)
         to_disk(whole)
-        to_disk(side)
-        summary = {"output": self._output.name, "job": self._job, "totals": self.totals.to_json()}
+        with (
+            atomic_file(self.rejected, durable=True) as path,
+            path.open("w", encoding="utf-8") as side,
+        ):
+            for number in range(self._number):
+                for row in self._record(number)["rejected"]:
+                    side.write(json.dumps(row, ensure_ascii=False) + "\n")
+        summary = {
+            "output": self._output.name,
+            "job": self._job,
+            "totals": vars(self.totals),
+        }
         write_atomically(self._summary, json.dumps(summary, indent=2) + "\n", durable=True)
-        side.replace(self.rejected)
         whole.replace(self._output)  # last: when it is there, everything is
         to_disk(self._output.parent)
         self._remove_parts()
         self.finished = True
 
+    def _path(self, number: int, suffix: str) -> Path:
+        return self._folder / f"{number:06d}{suffix}"
+
+    def _record(self, number: int) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self._path(number, ".json").read_text("utf-8"))
+        return record
+
     def _open_parts(self) -> None:
-        path = self._folder / _JOB
-        self._read_progress()
-        if not self._number:  # an earlier attempt that got nowhere stands in nobody's way
-            write_atomically(path, json.dumps(self._job, indent=2), durable=True)
-            return
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise self._damaged(path, error) from error
-        self._check_job(found, self._folder)
+        for number in itertools.count():
+            if not self._path(number, ".json").exists():
+                break
+            record = self._record(number)
+            self._check_job(record["job"], self._folder)
+            self._number, self.start = number + 1, Position(*record["end"])
+            self.totals.add(Totals.from_json(record["totals"]))
 
     def _check_summary(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             owner = json.loads(self._summary.read_text("utf-8"))["output"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if owner != self._output.name:
-            raise DataError(
-                f"{self._summary} is that of {owner}, whose rejected rows {self._output} would "
-                "overwrite; remove it, or name another output"
-            )
+            if owner != self._output.name:
+                raise DataError(
+                    f"{self._summary} is that of {owner}, whose rejected rows {self._output} would "
+                    "overwrite; remove it, or name another output"
+                )
 
     def _open_finished(self) -> None:
         try:
-            found = json.loads(self._summary.read_text("utf-8"))
-            job, totals = found["job"], Totals.from_json(found["totals"])
+            summary = json.loads(self._summary.read_text("utf-8"))
+            job, totals = summary["job"], Totals.from_json(summary["totals"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self._output} exists already, and was not written by this command; remove it, "
@@ -232,34 +214,15 @@ class PartFiles:
     def _remove_parts(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _check_job(self, found: Mapping[str, Any], where: Path) -> None:
-        names = [name for name in self._job if found.get(name) != self._job[name]]
-        if names or set(found) != set(self._job):
-            differs = ", ".join(f"{name} ({found.get(name)} there)" for name in names)
-            raise DataError(
-                f"{where} holds results of another job, which differs in: "
-                f"{differs or 'its settings'}; remove it, or name another output"
+    def _check_job(self, job: Mapping[str, Any], where: Path) -> None:
+        if job != self._job:
+            names = sorted(job.keys() | self._job.keys())
+            differs = ", ".join(
+                f"{name} ({job.get(name)} there)"
+                for name in names
+                if job.get(name) != self._job.get(name)
             )
-
-    def _read_progress(self) -> None:
-        path = self._folder / _PROGRESS
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        # Killed while it was written, the last line is not whole, and its part does not count.
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                if entry["part"] != self._number:
-                    raise ValueError(f"part {entry['part']} instead of {self._number}")
-                self.start = Position(*entry["end"])
-                self.totals.add(Totals.from_json(entry))
-                self._number += 1
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(path, error) from error
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
-
-    def _damaged(self, path: Path, error: Exception) -> DataError:
-        return DataError(f"{path} is damaged ({error}); remove {self._folder} to start anew")
+            raise DataError(
+                f"{where} holds results of another job, which differs in: {differs}; remove it, or "
+                "name another output"
+            )

@@ -91,26 +91,6 @@ def test_killed_at_any_moment_and_started_again(
     assert operations > 20
 
 
-def test_a_torn_line_of_progress_does_not_count(tmp_path: Path) -> None:
-    with PartFiles(tmp_path / "out.jsonl", ".jsonl", JOB) as parts:
-        parts.part.write_text("0\n")
-        parts.commit(Position(1, 9), Totals(1), [])
-    progress = tmp_path / "out.jsonl.parts" / "progress.jsonl"
-    whole = progress.read_bytes()
-    for size in range(1, len(whole)):
-        progress.write_bytes(whole + whole[:size])
-        with PartFiles(tmp_path / "out.jsonl", ".jsonl", JOB) as parts:
-            assert parts.start == Position(1, 9)
-            assert parts.totals.answered == 1
-        assert progress.read_bytes() == whole
-    progress.write_bytes(whole + b"{}\n")
-    with (
-        pytest.raises(DataError, match="is damaged"),
-        PartFiles(tmp_path / "out.jsonl", ".jsonl", JOB),
-    ):
-        pass
-
-
 def test_a_finished_output_is_not_made_again(tmp_path: Path) -> None:
     write(tmp_path / "out.jsonl")
     before = (tmp_path / "out.jsonl").stat().st_mtime_ns
@@ -137,40 +117,17 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
 
 def test_outputs_that_differ_in_their_endings_alone(tmp_path: Path) -> None:
     """They would share the side files, whichever is finished first."""
-    first, second = tmp_path / "out.jsonl", tmp_path / "out.other"
-    with PartFiles(second, ".jsonl", JOB) as late:
-        late.part.write_text("1\n")
-        late.commit(Position(1, 0), Totals(1), [])
-        before = write(first).rejected.read_text()
-        with pytest.raises(DataError, match=r"out\.summary\.json is that of out\.jsonl, "):
-            late.finish(join)
+    parts = write(tmp_path / "out.jsonl")
     with pytest.raises(DataError, match=r"rejected rows .*out\.other would overwrite; remove it"):
-        write(second)
-    assert late.rejected.read_text() == before
+        write(tmp_path / "out.other")
+    check(tmp_path / "out.jsonl", parts)
 
 
-@pytest.mark.parametrize("progress", [None, b"", b'{"part": 0, "en'])
-def test_an_attempt_that_committed_nothing_blocks_nobody(
-    tmp_path: Path, progress: bytes | None
-) -> None:
-    output, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
+def test_an_attempt_that_committed_nothing_blocks_nobody(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
     with PartFiles(output, ".jsonl", JOB | {"requests": "an empty file"}) as parts:
         parts.part.write_text("half a r")
-    if progress is not None:
-        (folder / "progress.jsonl").write_bytes(progress)
-    with PartFiles(output, ".jsonl", JOB):
-        assert json.loads((folder / "job.json").read_text()) == JOB
     check(output, write(output))
-
-
-def test_parts_of_which_nobody_knows_the_job(tmp_path: Path) -> None:
-    output = tmp_path / "out.jsonl"
-    with PartFiles(output, ".jsonl", JOB) as parts:
-        parts.part.write_text("")
-        parts.commit(Position(1, 0), Totals(0, Counter(bad=1)), [{"row": 0}])
-    (tmp_path / "out.jsonl.parts" / "job.json").unlink()
-    with pytest.raises(DataError, match=r"job\.json is damaged .*; remove .*parts to start anew"):
-        write(output)
 
 
 def test_any_number_of_ignored_names_takes_bounded_memory() -> None:
