@@ -5,8 +5,7 @@
 
 What is wished for (`dialogue.reading`) is a filter that everything recommended obeys, and what was
 named is not recommended again. Replies are put together by a grammar (`dialogue.replies`) whose
-every sentence is true, as the model chooses; `Conversation.mode = 'free'` has a model that is large
-enough write them freely.
+every sentence is true, as the model chooses.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER
 from m6rec_jax.text.records import Item
-
-MODES = ("grounded", "free")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Answer(NamedTuple):
     """What the system says and recommends.
 
     Attributes:
-      reply: its text; empty where it is to be free and the model was not trained to reply.
+      reply: its text.
       written: by titles; None where the model was not trained to write them.
       retrieved: by the two towers, and by what they are reranked with; None likewise.
       understood: the wishes that the recommendations obey; empty: none.
@@ -104,14 +101,13 @@ class Answer(NamedTuple):
     understood: str = ""
 
 
-@gin.configurable(allowlist=["mode", "num_items", "num_beams", "max_turns"])
+@gin.configurable(allowlist=["num_items", "num_beams", "max_turns"])
 class Conversation:
     """A dialogue with one user.
 
     Args:
       catalogue: what may be recommended.
-      replies: generator of replies, or what chooses among them; None: none is written freely, and
-        of those that are grounded the first is said.
+      replies: chooses among what may be replied; None: the first is said.
       titles: generator of titles; None: none are generated.
       retrieval: retriever that embeds dialogues and items; None: nothing is searched.
       index: the items as the retriever embeds them; None: they are embedded now.
@@ -125,7 +121,6 @@ class Conversation:
       repeats_count: whether items of the past may come again where nothing new is asked for.
       read_liked: what a retriever of users reads, given the places of the items that were liked in
         the dialogue; None: the retriever reads dialogues.
-      mode: 'grounded': what is said holds, see `ReplyGrammar`; 'free': the model writes.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
       trained_turns: most turns of a dialogue in training; None: all.
@@ -152,7 +147,6 @@ class Conversation:
         past: Sequence[int] = (),
         repeats_count: bool = False,
         read_liked: Callable[[Sequence[int]], Read] | None = None,
-        mode: str = "grounded",
         num_items: int = 3,
         num_beams: int = 10,
         trained_turns: int | None = None,
@@ -164,10 +158,7 @@ class Conversation:
                 f"a conversation needs max_turns = {max_turns} and num_items = {num_items} of at "
                 f"least 1, and num_beams = {num_beams} of at least num_items"
             )
-        if mode not in MODES:
-            raise ConfigError(f"Conversation.mode = {mode!r} is none of {', '.join(MODES)}")
         self._read_liked, self._reranker = read_liked, reranker
-        self.is_grounded = mode == "grounded"
         self.catalogue, self._history = catalogue, tuple(history)
         self._had = frozenset(() if repeats_count else past)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
@@ -260,13 +251,9 @@ class Conversation:
         """The system's next turn after the user's `text`."""
         self.hear(text)
         (answer,) = self.recommend([self])
-        if not self.is_grounded and self._replies is not None:
-            (said,) = self._generated([self])
-            answer = answer._replace(reply=said.continuation)
         offered = [place for found in _found(answer) for place in found.places]
         self.state.latest = offered or self.state.latest
-        if answer.reply:
-            self._hear(SYSTEM, answer.reply)
+        self._hear(SYSTEM, answer.reply)
         self.named.update(dict.fromkeys(offered))
         return answer
 
@@ -279,10 +266,7 @@ class Conversation:
         return self.state.source(self._max_turns, self._told, self._history)
 
     def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
-        """What is recommended in dialogues that were `resumed` from this one.
-
-        Replies are among the answers where they are grounded, and empty where they are free.
-        """
+        """What is said and recommended in dialogues that were `resumed` from this one."""
         sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
         obeying = [one.obeying() for one in dialogues]
         excluded = [np.flatnonzero(~own.allowed) for own in obeying]
@@ -296,8 +280,6 @@ class Conversation:
         retrieved = self._by_retrieval(read, excluded, users)
         understood = [self._grammar.understood(own.kept) for own in obeying]
         answers = [Answer("", *found) for found in zip(written, retrieved, understood, strict=True)]
-        if not self.is_grounded:
-            return answers
         acts = [one.act() for one in dialogues]
         answers = [
             own if act in (Act.ASK, Act.RECOMMEND) else Answer("", None, None, own.understood)
@@ -399,16 +381,15 @@ class Conversation:
 
     @property
     def _chooses(self) -> bool:
-        """Whether the model chooses among replies; the programs of an export write freely."""
-        replies = self._replies if self.is_grounded else None
-        return replies is not None and replies.options.programs is None
+        """Whether the model chooses among replies; the programs of an export cannot."""
+        return self._replies is not None and self._replies.options.programs is None
 
     def _generated(
         self,
         dialogues: Sequence[Conversation],
-        choices: Sequence[TextChoices] | None = None,
+        choices: Sequence[TextChoices],
     ) -> list[GeneratedText]:
-        """Replies of the model, among choices or free."""
+        """Replies of the model, among choices."""
         assert self._replies is not None
         return self._decoding.generate(
             self._replies,

@@ -75,12 +75,7 @@ def routes(server: Server) -> APIRouter:
         async with asking(server, request) as asked:
             conversation = _conversation(asked.snapshot, body)
             dialogue = await run_in_threadpool(_dialogue, conversation, body)
-            found = asked.call_together(conversation.recommend, dialogue)
-            reply = asked.snapshot.accept_dialogue(dialogue)
-            said: Any = await asked.answer(*([] if reply is None else [reply]))
-            answer: Answer = await found
-            for free in said:
-                answer = answer._replace(reply=free.texts[0])
+            answer: Answer = await asked.call_together(conversation.recommend, dialogue)
             return await run_in_threadpool(_chat_answer, asked.snapshot, body, answer)
 
     return router
@@ -298,9 +293,7 @@ def _dialogue(conversation: Conversation, body: schemas.Chat) -> Conversation:
 
 
 def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
-    """The reply, or where there is none what is recommended; and the latter in any case, with
-    the wishes that were understood.
-    """
+    """The reply; and what is recommended, with the wishes that were understood."""
     found = {
         name: [
             {"title": title, "score": score}
@@ -309,9 +302,7 @@ def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
         for name, recommended in (("written", answer.written), ("retrieved", answer.retrieved))
         if recommended is not None
     }
-    titles = [str(item["title"]) for items in found.values() for item in items]
-    understood = {"recommended": found, "understood": answer.understood}
-    return answer.reply or " · ".join(dict.fromkeys(titles)), understood
+    return answer.reply, {"recommended": found, "understood": answer.understood}
 
 
 def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict[str, Any]:
@@ -342,20 +333,10 @@ async def _chat_events(
 
         begins = event({"role": "assistant", "content": ""})
         dialogue = await run_in_threadpool(_dialogue, conversation, body)
-        found = asked.call_together(conversation.recommend, dialogue)
-        said, reply = "", asked.snapshot.accept_dialogue(dialogue)
-        if reply is not None:
-            async for piece, _ in asked.pieces(reply):
-                if piece:
-                    if not said:
-                        yield begins
-                    said += piece
-                    yield event({"content": piece})
-        answer: Answer = await found
-        content, recommended = _said(answer._replace(reply=said) if said else answer)
-        if not said:
-            yield begins
-            yield event({"content": content})
+        answer: Answer = await asked.call_together(conversation.recommend, dialogue)
+        content, recommended = _said(answer)
+        yield begins
+        yield event({"content": content})
         about = {"snapshot": asked.snapshot.version, "ignored": body.ignored}
         yield event({}, "stop", m6rec=recommended | about)
         if body.stream_options is not None and body.stream_options.include_usage:

@@ -98,16 +98,12 @@ class Snapshot:
             if job != "embeddings":  # of text, which takes no data
                 self.describe(task, job)
         self.conversation: Conversation | None = None
-        self._replies: str | None = None
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
             try:
                 parts = service.parts
                 self.conversation = open_conversation(service.model, parts.prepared, parts=parts)
                 parts.warm_once(self.conversation.shapes, self.conversation.warm_up)
-                replies = [n for n, s in self.tasks.items() if dialogue_part(s) == "replies"]
-                service.answerer("generation").warm_up(replies)
-                self._replies = next(iter(replies), None)
             except (ConfigError, DataError) as error:
                 self.no_conversation = str(error)
                 log.warning("no chat: %s", error)
@@ -238,15 +234,6 @@ class Snapshot:
         request = Request(User(""), time.time(), (), tuple(items))
         text = RequestText([*history], [*candidates])
         return Accepted(job, task, request, text, number, wanted or TextOptions())
-
-    def accept_dialogue(self, dialogue: Conversation) -> Accepted | None:
-        """What a free reply is asked for with; None: it is not free, or the model has none."""
-        if self._replies is None or dialogue.is_grounded:
-            return None
-        request = Request(User(""), time.time(), ())
-        text = RequestText(dialogue.reply_source(), [])
-        # Every turn draws anew, and the same dialogue gives the same replies.
-        return Accepted("generation", self._replies, request, text, len(dialogue.turns))
 
     def describe(self, task: str, job: str) -> Mapping[str, Any]:
         """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""

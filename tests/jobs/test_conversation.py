@@ -101,36 +101,33 @@ class FilmModel(Model):
 
 
 def test_replies_read_the_turns_so_far():
-    model = Model()
-    conversation = Conversation(
-        CATALOGUE, replies=model, history=["24 years old", "", "liked X"], mode="free"
-    )
-    assert conversation.answer("Hello  there").reply == "Try Heat."
-    conversation.answer("More?")
-    assert model.sources[0] == ["24 years old", "liked X", "USER: Hello there"]
-    assert model.sources[1] == [
-        *("24 years old", "liked X", "USER: Hello there", "SYSTEM: Try Heat.", "USER: More?")
-    ]
-    assert conversation.answer("?").written is None
+    history = ["24 years old", "", "liked X"]
+    conversation = Conversation(CATALOGUE, replies=Model(), history=history)
+    conversation.hear("Hello  there")
+    known = ["24 years old", "liked X"]
+    assert conversation.reply_source() == [*known, "USER: Hello there"]
+    answer = conversation.answer("More?")
+    said = ["USER: Hello there", "USER: More?", f"SYSTEM: {answer.reply}"]
+    assert conversation.reply_source() == [*known, *said]
+    assert answer.written is None
 
 
 def test_only_the_latest_turns_are_read():
-    model = Model()
     for limits in ({"max_turns": 2}, {"trained_turns": 2}, {"max_turns": 2, "trained_turns": 9}):
-        conversation = Conversation(CATALOGUE, replies=model, mode="free", **limits)
-        for text in ("a", "b"):
-            conversation.answer(text)
-        assert model.sources[-1] == ["", "SYSTEM: Try Heat.", "USER: b"]
-    conversation = Conversation(CATALOGUE, replies=model, mode="free")
+        conversation = Conversation(CATALOGUE, **limits)
+        for text in ("a", "b", "c"):
+            conversation.hear(text)
+        assert conversation.reply_source() == ["", "USER: b", "USER: c"]
+    conversation = Conversation(CATALOGUE)
     for text in ("a", "b"):
-        conversation.answer(text)
-    assert model.sources[-1] == ["", "USER: a", "SYSTEM: Try Heat.", "USER: b"]
+        conversation.hear(text)
+    assert conversation.reply_source() == ["", "USER: a", "USER: b"]
 
 
 def test_what_was_named_is_not_recommended():
     titles, retrieval = Model(), Model()
     conversation = Conversation(
-        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1, mode="free"
+        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1
     )
     answer = conversation.answer("I liked Fargo (1996), not big ones")
     # The user named Fargo; "big" is no title, for want of its capital.
@@ -369,8 +366,6 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path, monkeypat
 
 
 def test_impossible_conversations_are_told():
-    with pytest.raises(ConfigError, match="mode = 'loud' is none of grounded, free"):
-        Conversation(CATALOGUE, titles=Model(), mode="loud")
     with pytest.raises(ConfigError, match="num_beams = 2"):
         Conversation(CATALOGUE, titles=Model(), num_items=3, num_beams=2)
 
@@ -396,7 +391,6 @@ def model_of(**kinds):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Prepared data in name only: the catalogue is given."""
-    gin.parse_config("Conversation.mode = 'free'")
     (tmp_path / "prepare.json").write_text('{"dataset": "talks", "dialogue_spec": {}}')
     monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
     yield tmp_path
@@ -417,12 +411,12 @@ def test_a_talk_in_the_terminal(folder):
     lines = ["I liked Fargo\n", "\n", "/help\n", "/new\n", "Hi\n", "/quit\n", "never said\n"]
     assert said(folder, lines, **kinds) == [
         chat_module.HELP,
-        "SYSTEM: Try Heat.",
+        "SYSTEM: How about Heat (1995)?",
         "  written: Heat (1995) · Heat (1986) · Alien (1979)",
         "  retrieved: Heat (1995) · Heat (1986) · Alien (1979)",
         chat_module.HELP,
         "(a new dialogue)",
-        "SYSTEM: Try Heat.",
+        "SYSTEM: Hello. What would you like? You may name items that you liked.",
         "  written: Fargo (1996) · Heat (1995) · Heat (1986)",
         "  retrieved: Fargo (1996) · Heat (1995) · Heat (1986)",
     ]

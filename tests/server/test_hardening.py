@@ -241,10 +241,8 @@ def test_who_hangs_up_frees_the_slot(
     small: Callable[..., Any],
     listen: Callable[[Any], str],
     path: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server, _ = small()
-    monkeypatch.setattr(server.snapshots.current.conversation, "is_grounded", False)
     port = int(listen(make_app(server)).rpartition(":")[2])
     held = Held(server)
     message = {"role": "user", "content": "hello"}
@@ -260,9 +258,7 @@ def test_who_hangs_up_frees_the_slot(
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        # A dialogue's free reply and its recommendations are queued apart.
-        waiting = 2 if "chat" in path else 1
-        wait_until(lambda: server.scheduler.depth == waiting)
+        wait_until(lambda: server.scheduler.depth == 1)
         entries = [entry for _, entry in server.scheduler._queue]
     wait_until(lambda: all(entry.future.cancelled() for entry in entries))
     held.go.set()
