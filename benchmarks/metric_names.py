@@ -78,7 +78,6 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "parameters": ("parameters", 0, "none"),
     "nonzero_parameters": ("not zero", 0, "none"),
     "largest_difference_ppm": ("largest difference, millionths", 1, "none"),
-    "agreement": ("agreement", 3, "none"),
     "num_examples": ("examples", 0, "none"),
 }
 

@@ -16,7 +16,7 @@ from m6rec_jax.engine.early_exit import exiting_scores
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import length_buckets, smallest_that_fits
 from m6rec_jax.engine.segment_cache import gathered_ends
-from m6rec_jax.engine.task_settings import TaskSettings, check_number
+from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings, check_number
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text import rows
@@ -45,6 +45,8 @@ class CandidateScorer(Engine, abc.ABC):
 
     # By how much the next larger number of rows is larger: each takes programs of its own.
     row_growth = 2
+    # Whether its programs may leave the decoder early.
+    may_exit = False
     # What an export calls the program.
     program_name = ""
     # Decoder features that the jitted function sees.
@@ -56,9 +58,14 @@ class CandidateScorer(Engine, abc.ABC):
         super().__init__(model, variables, vocabulary, options)
         # Scored at its end alone, a candidate is a row of its own.
         self._ends = self._segments is not None and self._segments.scores_ends
+        self._exits = (
+            self.may_exit
+            and options.early_exit
+            and not self._ends  # a few layers over one position: nothing to leave early
+            and any(task.exits is not None for task in options.tasks.values())
+        )
         if self._ends:
             self._target_buckets = length_buckets(self.candidate_length)
-            self._exits = False  # a few layers over one position: nothing to leave early
         share = self.options.target_length // self.candidate_length if self._ends else 1
         self._sizes = [size * share for size in options.batch_sizes]
         most = self._sizes[-1]
@@ -129,6 +136,18 @@ class CandidateScorer(Engine, abc.ABC):
         """What `read` must know of each source's task: arrays `[size, n]`, as in `_OF_TASK`."""
         del settings, size
         return {}
+
+    def _exit_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
+        """`exit_threshold` and `exit_depth` `[size, 1]` of each row's task; none without exits."""
+        if not self._exits:
+            return {}
+        last = ExitSettings(NEVER, self.model.config.num_exits)
+        own = [one.exits or last for one in settings]
+        own += [last] * (size - len(own))
+        return {
+            "exit_threshold": np.array([one.threshold for one in own], np.float32)[:, None],
+            "exit_depth": np.array([one.depth for one in own], np.int32)[:, None],
+        }
 
     def finish(self, values: Array, features: Mapping[str, Array]) -> Array:
         """What becomes of the numbers, after early exits have compared them. Inside jit.

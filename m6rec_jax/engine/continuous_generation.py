@@ -90,8 +90,6 @@ class ContinuousGenerator(Engine):
       ConfigError: no room for a word, or numbers that do not fit.
     """
 
-    may_exit = True
-
     def __init__(
         self,
         model: M6Rec,
@@ -414,10 +412,6 @@ class ContinuousGenerator(Engine):
             batch["last"][place], batch["position"][place] = request.last, request.position
             batch["limit"][place] = request.limit
             batch["task_ids"][place] = request.settings.task_id
-        exits = self._exit_features([request.settings for request in running], len(running))
-        for name, values in exits.items():
-            batch[name] = np.zeros(count, values.dtype)
-            batch[name][places] = values[:, 0]
         assert self._cache is not None
         self._cache, tokens, gained, taken = self._advance[width](
             self._for_decoding(variables),

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from m6rec_jax.engine.constraints import Constraint, where_rows
 from m6rec_jax.model import M6Rec
-from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
@@ -65,20 +64,12 @@ class _Progress(NamedTuple):
     cache: Any
 
 
-def model_step(
-    model: M6Rec,
-    variables: Mapping[str, Any],
-    task_ids: Array,
-    exits: TokenExits | None = None,
-) -> Step:
-    """A step of the model; task_ids `[sources]` or `[sources, 1]`, exits as for `decode_step`."""
+def model_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Array) -> Step:
+    """A step of the model; task_ids `[sources]` or `[sources, 1]`."""
 
     def step(cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
-        own = exits
-        if own is not None:  # texts that have ended keep nobody waiting
-            own = own._replace(asleep=(tokens == PAD_ID) & (position > 0))
         hidden, cache = model.apply(
-            variables, cache, tokens, position, task_ids, exits=own, method=model.decode_step
+            variables, cache, tokens, position, task_ids, method=model.decode_step
         )
         return model.apply(variables, hidden, method=model.token_logits), cache
 

@@ -21,8 +21,6 @@ from jax.sharding import Mesh
 from m6rec_jax.engine.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source
 from m6rec_jax.engine.task_settings import (
-    NEVER,
-    ExitSettings,
     RequestedTasks,
     TaskSettings,
     check_part,
@@ -101,8 +99,6 @@ class Engine:
 
     # What a task must have, see `RequestedTasks`.
     needed_part: str = ""
-    # Whether its programs may leave the decoder early.
-    may_exit: bool = False
     # Attributes that no program depends on, see `kept_programs`.
     not_traced = ("variables", "_tasks", "_traced", "_laid_out", "_programs")
 
@@ -115,11 +111,6 @@ class Engine:
         check_part(model.config.prompts, self.needed_part, f"the model (tasks: {names})")
         self._traced: list[None] = []  # shared with what `over` makes
         self._segments = options.segments
-        self._exits = (
-            self.may_exit
-            and options.early_exit
-            and any(task.exits is not None for task in options.tasks.values())
-        )
         self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
         self._runtime = Runtime(options.mesh, options.rules)
         self._laid_out: tuple[Any, Variables] = (None, {})
@@ -186,15 +177,13 @@ class Engine:
     def _for_decoding(self, variables: Variables) -> Variables:
         """The variables as decoding step by step reads them fastest; laid out once for each.
 
-        A decoder that may be left early picks its layers by number, out of their stack; one of
-        bytes stays as it is, since its copy would take as much memory as floats.
+        A decoder of bytes stays as it is, since its copy would take as much memory as floats.
         """
         if (
             "embedding_scale" in variables["params"]["token_embedder"]
             or jax.default_backend() != "cpu"
             or self.options.mesh is not None
             or self.options.programs is not None
-            or self._exits
         ):
             return variables
         params = variables["params"]
@@ -241,18 +230,6 @@ class Engine:
                 slots[place, : len(own_slots)] = own_slots
             batch["source_slots"] = slots
         return batch
-
-    def _exit_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
-        """`exit_threshold` and `exit_depth` `[size, 1]` of each row's task; none without exits."""
-        if not self._exits:
-            return {}
-        last = ExitSettings(NEVER, self.model.config.num_exits)
-        own = [one.exits or last for one in settings]
-        own += [last] * (size - len(own))
-        return {
-            "exit_threshold": np.array([one.threshold for one in own], np.float32)[:, None],
-            "exit_depth": np.array([one.depth for one in own], np.int32)[:, None],
-        }
 
     def _source_row(self, segments: Sequence[rows.Text], settings: TaskSettings) -> Row:
         """A history as the task was trained to read it."""

@@ -109,8 +109,6 @@ class Generator(Engine):
       ConfigError: no room for a word, or buckets that do not end with S.
     """
 
-    may_exit = True
-
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
@@ -280,7 +278,6 @@ class Generator(Engine):
             own_seeds = np.zeros((size, 1), np.uint32)
             own_seeds[filled, 0] = [seeds[i] % 2**32 for i in members]
             batch: dict[str, np.ndarray] = {"prefix_ids": given, "seeds": own_seeds}
-            batch |= self._exit_features([settings[i] for i in members], size)
             if excluded is not None:
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)

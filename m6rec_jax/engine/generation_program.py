@@ -14,7 +14,6 @@ from m6rec_jax.engine.decoding import Choose, Decoded, decode, greedy, model_ste
 from m6rec_jax.engine.sampling import sampler
 from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie, UnseenTrie
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.model.early_exit import TokenExits
 
 Array = jax.Array
 Variables = Mapping[str, Any]
@@ -55,8 +54,7 @@ def generate(
     Args:
       model, variables: the model.
       features: `encoder_input_tokens`, `encoder_block_ids` `[sources, source]`, `task_ids`
-        `[sources, 1]`, `prefix_ids` `[sources, length]`, `seeds` uint32 `[sources, 1]`; where rows
-        may leave the decoder early `exit_threshold` and `exit_depth` `[sources, 1]`.
+        `[sources, 1]`, `prefix_ids` `[sources, length]`, `seeds` uint32 `[sources, 1]`.
       constraint: which tokens may come.
       options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
       verb: 'greedy', 'sample' or 'beam_search'.
@@ -75,13 +73,7 @@ def generate(
         rows_per_source=num_texts,
         method=model.start_decoding,
     )
-    exits = None
-    if "exit_depth" in features:
-        threshold, depth = (
-            jnp.repeat(features[name][:, 0], num_texts) for name in ("exit_threshold", "exit_depth")
-        )
-        exits = TokenExits(threshold, depth, jnp.zeros(depth.shape, bool))
-    step = model_step(model, variables, task_ids, exits)
+    step = model_step(model, variables, task_ids)
     result: Beams | Decoded
     if verb == "beam_search":
         beams = beam_search(

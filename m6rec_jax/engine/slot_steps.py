@@ -20,7 +20,6 @@ from m6rec_jax.engine.sampling import SamplingOptions, sampler
 from m6rec_jax.engine.text_choices import RowChoices
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
-from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
@@ -53,7 +52,7 @@ def advance_slots(
       cache: of all slots.
       batch: of each row that takes part, `[rows]`: `rows` (its slot; of all slots, in order),
         `active`, `last` (token), `position`, `limit`, `task_ids`, `seeds` and the fields of
-        `SamplingOptions`; where rows may leave the decoder early `exit_threshold` and `exit_depth`;
+        `SamplingOptions`;
         `given` `[rows, steps]`, its prefix from here on, and `num_given`, how long that is.
       constraint: which tokens may come after the prefix.
       column: where in the cache the first step goes.
@@ -86,9 +85,6 @@ def advance_slots(
     def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
         step, last, ended, own, tokens, gains, state = now
         position = jnp.minimum(batch["position"] + step, length - 1)
-        exits = None
-        if "exit_depth" in batch:
-            exits = TokenExits(batch["exit_threshold"], batch["exit_depth"], asleep=ended)
         hidden, own = model.apply(
             variables,
             own,
@@ -96,7 +92,6 @@ def advance_slots(
             position,
             batch["task_ids"],
             column=(column + step) % length,
-            exits=exits,
             method=model.decode_step,
         )
         logits = model.apply(variables, hidden, method=model.token_logits)

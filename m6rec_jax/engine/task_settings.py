@@ -17,12 +17,11 @@ NEVER = 2.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExitSettings:
-    """Where a task's rows leave the decoder, as `m6rec calibrate` chose it (paper section 5).
+    """Where a scoring task's rows leave the decoder, as `m6rec calibrate` chose it (section 5).
 
     Attributes:
-      threshold: confidence from which they leave; `NEVER`: none is enough. Of scoring it is 1 less
-        the change of a candidate's probability in the last layer, of generation the cosine of a
-        token's states before and after it.
+      threshold: 1 less the change of a candidate's probability in the last layer, from which it
+        leaves; `NEVER`: none is small enough.
       depth: exits (`ModelConfig.num_exits`) that they take at most.
     """
 

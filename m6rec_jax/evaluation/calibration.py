@@ -4,17 +4,15 @@ Where a task's rows may leave the decoder for a stated loss of quality; how what
 ordered (`ranking_calibration`); and what makes probabilities of zero-shot scores
 (`scaling_calibration`).
 
-Scoring: one pass over the validation rows reads every candidate at every exit; all thresholds and
-depths are then tried on the host. Generation: texts are generated once for each of a few settings,
-and compared with those of the whole model.
+One pass over the validation rows reads every candidate at every exit; all thresholds and depths are
+then tried on the host.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gin
@@ -23,8 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import (
     ASSETS_FOLDER,
     EXITS_FILE,
@@ -32,8 +28,7 @@ from m6rec_jax.engine.model_folder import (
     RestoredModel,
 )
 from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
-from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
-from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
@@ -43,22 +38,15 @@ from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scalin
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import jobs, labelled
-from m6rec_jax.jobs.true_texts import choices_of_rows
 from m6rec_jax.metrics.classification import auc
-from m6rec_jax.metrics.generation import rouge
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
-from m6rec_jax.pipeline.task_rows import task_vocabulary
 
-KINDS = ("scoring", "generation")
-# Changes of a probability, and cosines of states, that are worth trying.
+# Changes of a probability that are worth trying.
 SCORING_THRESHOLDS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
-GENERATION_THRESHOLDS = (0.9, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
-# Timed so often; the fastest counts.
-_TURNS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,12 +56,9 @@ class Calibrated:
     Attributes:
       threshold, depth: see `ExitSettings`.
       num_exits: that there are.
-      mean_exits: of scoring, exits that a batch runs, whose slowest candidate decides; of
-        generation None.
-      metric: of `quality` and `full_quality`: 'auc', or 'agreement' with the whole model's texts
-        (ROUGE-1, 0 to 1).
+      mean_exits: exits that a batch runs, whose slowest candidate decides.
+      metric: of `quality` and `full_quality`: 'auc'.
       quality, full_quality: with the settings, and of the whole model.
-      times_faster: of generation, measured here; of scoring None.
       num_rows: rows that were read.
     """
 
@@ -84,8 +69,7 @@ class Calibrated:
     quality: float
     full_quality: float
     num_rows: int
-    mean_exits: float | None = None
-    times_faster: float | None = None
+    mean_exits: float
 
 
 @gin.configurable
@@ -144,22 +128,21 @@ def calibrate(
     config = restored.model.config
     # Scoring by segments with queries at the ends alone runs all layers (`CandidateScoring`).
     whole = config.cross_attention_at == "ends" and config.late_layers_start > 0
-    kinds_of_exits = [kind for kind in KINDS if not (whole and kind == "scoring")]
-    tasks = [task for task in evaluator.tasks if exits_early and task.kind in kinds_of_exits]
+    may_exit = exits_early and not whole
+    tasks = [task for task in evaluator.tasks if may_exit and task.kind == "scoring"]
     if not tasks and not learns:
         kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
         ranked = [kind for kind, job in jobs().items() if job.ranks_catalogue]
-        exiting = " and ".join(kinds_of_exits) + ", and scoring but for 'ends'," * whole
         raise ConfigError(
-            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {exiting} "
-            f"exit early, and weights are learnt for {', '.join((*ranked, *SCALED))}"
+            f"{mixture_or_task_name!r} has tasks of kind {kinds}; scoring exits early, unless late "
+            "interaction reads the source at the ends of candidates alone, and weights are learnt "
+            f"for {', '.join((*ranked, *SCALED))}"
         )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")
     exits, weights = dict[str, Calibrated](), dict[str, LearntWeights]()
     for task in tasks:
-        of_kind = _of_scoring if task.kind == "scoring" else _of_generation
-        exits[task.name] = of_kind(evaluator, task, restored, max_loss)
+        exits[task.name] = _exits_of(evaluator, task, restored, max_loss)
     for task in retrieval:
         weights |= learn_weights(evaluator, task, restored)
     scalings = {task.name: learn_scaling(evaluator, task, restored) for task in zero_shot}
@@ -185,9 +168,6 @@ def _tasks_of_file(path: epath.Path, step: int) -> dict[str, Any]:
         return dict(values["tasks"]) if values["step"] == step else {}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}
-
-
-# Scoring.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -279,7 +259,7 @@ def cheapest(scores: ExitScores, max_loss: float) -> ExitSettings:
     return min(tried(), key=lambda one: one[:2])[2]
 
 
-def _of_scoring(
+def _exits_of(
     evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
 ) -> Calibrated:
     scores = exit_scores(evaluator, task, restored.model, restored.variables)
@@ -296,120 +276,6 @@ def _of_scoring(
     )
 
 
-# Generation.
-
-
-def agreement(texts: Sequence[str], whole: Sequence[str]) -> float:
-    """How much texts are those of the whole model: mean ROUGE-1 (F), 0 to 1; equal ones have 1."""
-    differing = [(a, b) for a, b in zip(texts, whole, strict=True) if a != b]
-    if not differing:
-        return 1.0
-    score = rouge([a for a, _ in differing], [b for _, b in differing], (1,))[1] / 100.0
-    return 1.0 - (1.0 - score) * len(differing) / len(texts)
-
-
-class Texts:
-    """Generates a task's texts with any exits, under the constraints under which it serves.
-
-    Attributes:
-      rows: of the evaluated split.
-      num_exits: of the model.
-      whole, seconds: texts of the whole model, and what they took.
-    """
-
-    def __init__(self, evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> None:
-        self.rows = evaluator.evaluation(task).rows()
-        self._task, self.num_exits = task.name, restored.model.config.num_exits
-        # Looked up at every call: other exits compile nothing.
-        self._tasks = {
-            task.name: TaskSettings(
-                prompt_row(task.name, restored.model.config.prompts.num_tasks),
-                exits=ExitSettings(NEVER, self.num_exits),
-            )
-        }
-        self._generators = [
-            Generator(
-                restored.model,
-                restored.variables,
-                task_vocabulary(task.name),
-                EngineOptions(
-                    evaluator.lengths["inputs"],
-                    evaluator.lengths["targets"],
-                    tasks=self._tasks,
-                    batch_sizes=(evaluator.batch_size,),
-                    source_buckets=(evaluator.lengths["inputs"],),
-                    mesh=evaluator.runtime.mesh,
-                    rules=evaluator.runtime.rules,
-                    early_exit=early,
-                ),
-            )
-            for early in (False, True)
-        ]
-        self._decoding, self._choices = Decoding(), None
-        if self._decoding.true_only:
-            data = evaluator.evaluation(task).data
-            self._choices = choices_of_rows(data, self.rows, task_vocabulary(task.name))
-        for exits in (None, ExitSettings(NEVER, self.num_exits)):
-            self.generate(exits)  # compiles
-        self.whole, self.seconds = self.timed(None)
-
-    def timed(self, exits: ExitSettings | None) -> tuple[list[str], float]:
-        """Texts with these exits (None: the plain program), and the seconds of the fastest turn."""
-        fastest = float("inf")
-        for _ in range(_TURNS):
-            begin = time.perf_counter()
-            texts = self.generate(exits)
-            fastest = min(fastest, time.perf_counter() - begin)
-        return texts, fastest
-
-    def generate(self, exits: ExitSettings | None) -> list[str]:
-        own = self._tasks[self._task]
-        self._tasks[self._task] = dataclasses.replace(own, exits=exits)
-        found = self._decoding.generate(
-            self._generators[exits is not None],
-            [row["source"] for row in self.rows],
-            [row["prefix"] for row in self.rows],
-            [self._task] * len(self.rows),
-            choices=self._choices,
-        )
-        return [text.continuation for text in found]
-
-
-def _of_generation(
-    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
-) -> Calibrated:
-    texts, last = Texts(evaluator, task, restored), restored.model.config.num_exits
-    chosen, quality, seconds = settings_for(texts, max_loss)
-    return Calibrated(
-        **dataclasses.asdict(chosen),
-        num_exits=last,
-        metric="agreement",
-        quality=quality,
-        full_quality=1.0,
-        times_faster=texts.seconds / seconds,
-        num_rows=len(texts.rows),
-    )
-
-
-def settings_for(texts: Texts, max_loss: float) -> tuple[ExitSettings, float, float]:
-    """The fastest settings that lose no more agreement; their agreement and seconds."""
-    last = texts.num_exits
-    # Each series from little to much that is left out: the first that loses too much ends it.
-    series = (
-        [ExitSettings(NEVER, depth) for depth in range(last - 1, 0, -1)],
-        [ExitSettings(threshold, last) for threshold in sorted(GENERATION_THRESHOLDS)[::-1]],
-    )
-    best = (ExitSettings(NEVER, last), 1.0, texts.seconds)
-    for settings in series:
-        for one in settings:
-            written, seconds = texts.timed(one)
-            quality = agreement(written, texts.whole)
-            if quality < 1.0 - max_loss:
-                break
-            best = min(best, (one, quality, seconds), key=lambda found: found[2])
-    return best
-
-
 def report(found: Mapping[str, Calibrated | LearntWeights | LearntScaling]) -> str:
     """A line for each task."""
     lines = []
@@ -418,13 +284,9 @@ def report(found: Mapping[str, Calibrated | LearntWeights | LearntScaling]) -> s
             lines.append(f"{name}: {one}")
             continue
         when = "never before" if one.threshold > 1 else f"at a confidence of {one.threshold:g} or"
-        cost = (
-            f"{one.mean_exits:.2f} of {one.num_exits} layers"
-            if one.mean_exits is not None
-            else f"{one.times_faster:.2f} times as fast"
-        )
         lines.append(
             f"{name}: leaves {when} layer {one.depth} of {one.num_exits}; {one.metric} "
-            f"{one.quality:.4f} instead of {one.full_quality:.4f}, {cost}, on {one.num_rows:,} rows"
+            f"{one.quality:.4f} instead of {one.full_quality:.4f}, {one.mean_exits:.2f} of "
+            f"{one.num_exits} layers, on {one.num_rows:,} rows"
         )
     return "\n".join(lines)

@@ -35,7 +35,6 @@ from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.model.decoding_layout import DECODING_COLLECTION
 from m6rec_jax.model.dense import rows_dot
-from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head, logits_head_projection
 from m6rec_jax.model.layer import dropout
 from m6rec_jax.model.prompts import SIZES_COLLECTION, prompt_variable
@@ -490,7 +489,6 @@ class M6Rec(nn.Module):
         position: Array,
         task_ids: Array,
         column: Array | None = None,
-        exits: TokenExits | None = None,
     ) -> tuple[Array, DecoderCache]:
         """The state after one more input token per row.
 
@@ -505,7 +503,6 @@ class M6Rec(nn.Module):
           task_ids: int32 `[sources]` or `[sources, 1]`.
           column: int32 scalar, the column to fill: one more than in the step before, modulo the
             cache's length. None: the position, which all rows then share.
-          exits: when rows leave the decoder's layers; None: after the last one.
 
         Returns:
           `[rows, embed]` after the final norm, and the cache with this position.
@@ -514,7 +511,7 @@ class M6Rec(nn.Module):
         x = self.embed(tokens[:, None], task_ids)
         position = jnp.asarray(position, jnp.int32)
         column = position if column is None else jnp.asarray(column, jnp.int32)
-        x, cache = self.decoder.step(x, cache, position, column, task_ids, exits)
+        x, cache = self.decoder.step(x, cache, position, column, task_ids)
         return self.decoder.finish(x, deterministic=True)[:, 0], cache
 
     # What is read off the states.

@@ -14,7 +14,6 @@ from flax import linen as nn
 from m6rec_jax.model.attention import Attention, KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache, LayerCache
-from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.model.layer import Layer, LayerNorm, dropout
 from m6rec_jax.model.relative_bias import RelativeBias
 from m6rec_jax.model.stack import LayerStack, Variables
@@ -246,7 +245,6 @@ class Decoder(Tower):
         position: Array,
         column: Array,
         task_ids: Array,
-        exits: TokenExits | None = None,
     ) -> tuple[Array, DecoderCache]:
         """All layers over one position, which the cache then holds.
 
@@ -257,7 +255,6 @@ class Decoder(Tower):
           column: int32 scalar; the cache holds a row's position p in column - position + p, modulo
             its length.
           task_ids: `[rows]`.
-          exits: when rows leave the layers; None: after the last one.
 
         Returns:
           `[rows, 1, embed]` before the final norm, and the new cache.
@@ -279,71 +276,6 @@ class Decoder(Tower):
                 return layer.apply(variables, x, *inputs, cache=own, column=column, tuned=tuned)
 
             own = cache.layers(start, stop, with_source=start >= late_start)
-            if exits is None or start < late_start:
-                x, new = self.layers.scan(run, x, own, start=start, stop=stop)
-            else:
-                x, new = self._step_with_exits(run, x, own, task_ids, exits)
+            x, new = self.layers.scan(run, x, own, start=start, stop=stop)
             written.append(new)
         return x, cache.with_column(written, column)
-
-    def _step_with_exits(
-        self,
-        run: Callable[[Variables, Array, LayerCache], tuple[Array, KeyValue]],
-        x: Array,
-        own: LayerCache,
-        task_ids: Array,
-        exits: TokenExits,
-    ) -> tuple[Array, KeyValue]:
-        """The late layers of `step`, which each row leaves when it has settled.
-
-        What later positions find of a row in layers that it has left are keys and values of the
-        state with which it left (Schuster et al., 2022: state propagation). A row that leaves
-        first waits for the others: its state stays, so nothing of it depends on them.
-
-        Args:
-          run: one layer over all rows.
-          own: caches of the late layers, stacked.
-        """
-        start, norm = self.first_late, self._detached_norm()
-        normed, attention = LayerNorm(self.config, parent=None), Attention(self.config, parent=None)
-        num_rows, num_layers = x.shape[0], self.num_layers - start
-        _, _, heads, _, width = own.past.key.shape
-        shape = (num_layers, num_rows, heads, 1, width)
-        empty = jnp.zeros(shape, own.past.key.dtype)
-
-        def put(written: KeyValue, new: KeyValue, layer: Array) -> KeyValue:
-            pairs = zip(written, new, strict=True)
-            update = jax.lax.dynamic_update_index_in_dim
-            return KeyValue(*(update(old, one.astype(old.dtype), layer, 0) for old, one in pairs))
-
-        def step(
-            variables: Variables, index: Array, now: tuple[Array, Array, KeyValue]
-        ) -> tuple[Array, Array, KeyValue]:
-            before, left, written = now
-            layer = index - start
-            cache = jax.tree.map(
-                lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), own
-            )
-            x, new = run(variables, before, cache)
-            x = jnp.where(left[:, None, None], before, x)
-            left |= exits.leaves(norm(before)[:, 0], norm(x)[:, 0], layer)
-            return x, left, put(written, new, layer)
-
-        begin = (x, exits.asleep, KeyValue(empty, empty))
-        (x, _, written), next_layer = self.layers.run_while(
-            step, begin, lambda now: ~jnp.all(now[1]), start=start, stop=self.num_layers
-        )
-
-        def fill(variables: Variables, index: Array, written: KeyValue) -> KeyValue:
-            params = variables["params"]
-            state = normed.apply({"params": params["self_attention_norm"]}, x)
-            part = {name: tree.get("self_attention", {}) for name, tree in variables.items()}
-            new: KeyValue = attention.apply(
-                part, state, task_ids, tuned=True, method=attention.cached
-            )
-            return put(written, new, index - start)
-
-        written, _ = self.layers.run_while(
-            fill, written, lambda _: jnp.bool_(True), start=next_layer, stop=self.num_layers
-        )
-        return x, written

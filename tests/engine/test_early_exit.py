@@ -1,6 +1,5 @@
 """Scoring that leaves the decoder early: each candidate where its own score stands."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,10 +7,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.early_exit import exiting_scores
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.scoring import Scorer, positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
 from m6rec_jax.model import M6Rec
@@ -139,45 +136,3 @@ def test_a_lower_threshold_never_runs_more_layers(deep: Tiny) -> None:
     assert run[0] == LAYERS
     assert run[-1] == 2  # one change has to be seen
     assert run == sorted(run, reverse=True)
-
-
-def test_generation_with_exits(deep: Tiny) -> None:
-    """Thresholds are arguments: one program for all; never leaving gives the plain texts."""
-    tasks = {"": TaskSettings()}
-    plain = Generator(*deep, EngineOptions(S, 12, tasks=tasks))
-    tasks = {"": TaskSettings(exits=ExitSettings(NEVER, LAYERS))}
-    generator = Generator(*deep, EngineOptions(S, 12, tasks=tasks))
-    found, wanted = generator.greedy(HISTORIES), plain.greedy(HISTORIES)
-    for one, other in zip(found, wanted, strict=True):
-        # Two programs: sums of float32 may be taken in another order.
-        assert one.score == one.log_probability == pytest.approx(other.score, rel=1e-5)
-        assert one._replace(score=other.score, log_probability=other.log_probability) == other
-    compiled = generator.num_compilations
-    tasks[""] = dataclasses.replace(tasks[""], exits=ExitSettings(NEVER, 1))
-    early = generator.greedy(HISTORIES)
-    assert early != plain.greedy(HISTORIES)
-    assert generator.num_compilations == compiled
-    beams = generator.beam_search(HISTORIES[:1], num_beams=2)
-    assert len(beams[0]) == 2
-
-
-def test_continuous_batches_leave_as_each_text_alone(deep: Tiny) -> None:
-    tasks = {
-        "whole": TaskSettings(),
-        "first": TaskSettings(exits=ExitSettings(NEVER, 1)),
-        "settled": TaskSettings(exits=ExitSettings(0.9, LAYERS)),
-    }
-    own = EngineOptions(S, 12, tasks=tasks, batch_sizes=(1,))
-    alone = Generator(*deep, own)
-    shared = ContinuousGenerator(*deep, own, num_slots=4, join_sizes=(2,), row_counts=(1, 4))
-    shared.warm_up()  # of no texts at all
-    asked = [(history, task) for history in HISTORIES for task in tasks]
-    streams = [shared.submit(*one) for one in asked]
-    while shared.step():
-        pass
-    texts = {task: list[str]() for task in tasks}
-    for (history, task), stream in zip(asked, streams, strict=True):
-        (wanted,) = alone.greedy([history], tasks=[task])
-        assert stream.result().text == wanted.text
-        texts[task].append(wanted.text)
-    assert texts["whole"] != texts["first"]

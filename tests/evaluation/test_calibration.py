@@ -7,7 +7,6 @@ from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.evaluation.calibration import (
     SCORING_THRESHOLDS,
     ExitScores,
-    agreement,
     cheapest,
 )
 from m6rec_jax.metrics.classification import auc
@@ -57,10 +56,3 @@ def test_cheapest_loses_no_more_than_was_said(scores: ExitScores) -> None:
                     assert scores.mean_exits(other) >= costs[-1]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] == 1
-
-
-def test_agreement_counts_equal_texts_whatever_is_in_them() -> None:
-    pytest.importorskip("rouge_score")
-    assert agreement(["", "a b"], ["", "a b"]) == 1.0
-    # Of two texts one has half of its words.
-    assert agreement(["", "a b"], ["", "a c"]) == pytest.approx(0.75)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import gin
 import numpy as np
@@ -25,7 +24,7 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.calibration import Texts, calibrate
+from m6rec_jax.evaluation.calibration import calibrate
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.jobs import titles as titles_job
 from m6rec_jax.jobs.request_data import open_serving_data
@@ -162,13 +161,6 @@ def test_explanations(found, generator):
     assert shares["true_share"] == metrics["true_share"] == metrics["true_citations"] == 1.0
     assert metrics["silent_share"] == 0.0
     json.dumps(metrics)
-
-
-def test_exits_are_chosen_by_the_texts_that_are_served(world, found):
-    evaluator = evaluation.Evaluator("shop_explanations", LENGTHS, 8, split="train", limit=LIMIT)
-    restored = SimpleNamespace(model=world[1], variables=world[2])
-    written = Texts(evaluator, task_info("shop_explanations"), restored).whole
-    assert written == found["shop_explanations"][0].texts
 
 
 def test_metrics_of_content():

@@ -107,7 +107,7 @@ def test_a_calibrated_model_serves_with_early_exit(
     ("command", "words"),
     [
         ("not trained for it", ("run was trained", "ModelConfig.exit_losses = 'rising'")),
-        ("no exits", ("corner_shop_embeddings", "scoring and generation exit early")),
+        ("no exits", ("corner_shop_embeddings", "scoring exits early")),
     ],
 )
 def test_what_cannot_exit_early(

@@ -56,7 +56,6 @@ TRAIN = """
 include 'gin_configs/models/tiny.gin'
 include 'gin_configs/tuning/option_adapter.gin'
 include 'gin_configs/runs/finetune_mixture.gin'
-include 'gin_configs/objectives/early_exit.gin'
 
 import m6rec_jax.pipeline.locations
 import tasks.own_jobs
@@ -91,19 +90,6 @@ MIXTURE_OR_TASK_NAME = 'jobs'
 TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
 BATCH_SIZE = 8
 evaluate.limit = 8
-"""
-
-CALIBRATE = """
-include 'gin_configs/runs/calibrate.gin'
-
-import m6rec_jax.pipeline.locations
-import tasks.own_jobs
-
-vocabulary_file.shared = 'jobs'
-MIXTURE_OR_TASK_NAME = 'shop_titles'
-TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
-calibrate.batch_size = 4
-calibrate.limit = 4
 """
 
 ZERO_SHOT = """
@@ -162,7 +148,6 @@ COMMANDS = {
         *("--gin.TASK=shop_contents", "--gin.JOB=title_recommendation", "--gin.BATCH_SIZE=2"),
     ],
     "chat": ["chat", RUN],
-    "calibrate": ["calibrate", "--gin_file", "calibrate.gin", RUN, "--max_loss", "0.5"],
 }
 
 
@@ -180,7 +165,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
     (folder / "tasks" / "own_jobs.py").write_text(TASKS)
     for name, text in (
         *(("prepare", PREPARE), ("train", TRAIN), ("eval", EVAL)),
-        *(("zero_shot", ZERO_SHOT), ("calibrate", CALIBRATE)),
+        ("zero_shot", ZERO_SHOT),
     ):
         (folder / f"{name}.gin").write_text(text)
     lines = "".join(json.dumps(request) + "\n" for request in REQUESTS)
@@ -258,15 +243,6 @@ def test_every_task_is_served_with_its_own_data(ran: tuple[Path, dict[str, str]]
     assert [set(row["item_ids"]) for row in found] == [everything] * 3
     for row in found:
         assert row["titles"] == [wares[sku] for sku in row["item_ids"]]
-
-
-def test_generation_is_calibrated(ran: tuple[Path, dict[str, str]]) -> None:
-    values = json.loads((ran[0] / "run" / "inference" / "early_exit.json").read_text())
-    chosen = values["tasks"]["shop_titles"]
-    assert chosen["metric"] == "agreement"
-    assert chosen["quality"] >= 0.5
-    assert 1 <= chosen["depth"] <= chosen["num_exits"] == 2
-    assert ran[1]["calibrate"].startswith("shop_titles: leaves ")
 
 
 def test_a_dialogue_in_the_terminal(ran: tuple[Path, dict[str, str]]) -> None:
