@@ -9,20 +9,16 @@ The dialect is t5x's: a run file sets macros (`MODEL`, `MIXTURE_OR_TASK_NAME`,
     MIXTURE_OR_TASK_NAME = 'movielens_ctr'
     TRAIN_STEPS = 2_000
 
-gin itself reports an unknown name without a hint and an undefined macro without a line, so here
-each statement is checked, and then bound through gin's own functions. What can be said without
-importing what they configure is said first (`check_config`): that takes seconds.
+gin itself reports an undefined macro when it is used, without its line, so macros are checked
+first (`check_config`), which imports nothing and is quick. Statements are then bound one by one, so
+that gin's errors come with file, line and the nearest name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import importlib.util
 import inspect
 import logging
-import sys
-import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +29,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
-from m6rec_jax.gin_statements import Origin, find_file, shown_path, statements_of
+from m6rec_jax.gin_statements import find_file, place_of, quoted, shown_path, statements_of
 from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
@@ -67,22 +63,52 @@ class ParsedConfig:
     """What was read.
 
     Attributes:
-      macros, values: name -> where set last, and to what.
-      macro_uses: name -> where used first.
+      macros: name -> value.
       parameters: `configurable.parameter`, or `scope/configurable.parameter` -> value.
+      places: name of either -> where it was set last, such as 'run.gin:3'.
+      uses: name of a macro -> the statement that uses it first.
     """
 
-    macros: dict[str, Origin] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
-    macro_uses: dict[str, Origin] = field(default_factory=dict)
+    macros: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    uses: dict[str, Any] = field(default_factory=dict)
 
     def parameter(self, name: str, default: Any) -> Any:
         """The value of a parameter, or of the macro that it refers to."""
         value = self.parameters.get(name, default)
         while _is_macro_reference(value):
-            value = self.values.get("/".join(value.scopes))
+            value = self.macros.get("/".join(value.scopes))
         return value
+
+    def add(self, statement: Any) -> None:
+        """Takes in a statement, if it sets something."""
+        if not isinstance(statement, config_parser.BindingStatement):
+            return
+        scope, selector, parameter, value, _ = statement
+        name = f"{scope}/{selector}" if scope else selector
+        for part in gin_config._iterate_flattened_values(value):
+            if _is_macro_reference(part):
+                self.uses.setdefault("/".join(part.scopes), statement)
+        if parameter:
+            name = f"{name}.{parameter}"
+        (self.parameters if parameter else self.macros)[name] = value
+        self.places[name] = place_of(statement)
+
+
+def read_config(files: Sequence[str | Path]) -> ParsedConfig:
+    """What gin files set, with what they include; checks nothing but that they are gin."""
+    parsed = ParsedConfig()
+    for statement in statements_of(files):
+        parsed.add(statement)
+    return parsed
+
+
+def own_settings(file: str | Path) -> set[str]:
+    """Names of the macros and parameters that a gin file sets itself, not by what it includes."""
+    shown = shown_path(find_file(file))
+    places = read_config([file]).places
+    return {name for name, place in places.items() if place.rpartition(":")[0] == shown}
 
 
 def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
@@ -91,45 +117,20 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     Args as `parse_config`.
 
     Raises:
-      ConfigError: unknown file, macro or module, undefined or unset macro, syntax error.
+      ConfigError: unknown file or macro, undefined or unset macro, syntax error.
     """
-    parsed = ParsedConfig()
-    for statement, origin in statements_of(files):
-        _note(statement, origin, parsed)
-    known = set(parsed.macros) | set(parsed.macro_uses) | set(MACROS)
-    given: dict[str, Origin] = {}
-    for statement, origin in statements_of((), bindings):
-        if name := _note(statement, origin, parsed):
-            given[name] = origin
-    # A macro on the command line that no file mentions has no effect: surely a misspelling.
-    for name, origin in given.items():
-        if name not in known and name not in parsed.macro_uses:
+    parsed = read_config(files)
+    in_files = {*parsed.macros, *parsed.uses, *MACROS}
+    for statement in statements_of((), bindings):
+        parsed.add(statement)
+    for name in parsed.macros:
+        if name not in in_files and name not in parsed.uses:
             raise ConfigError(
-                f"{origin}: no gin file uses a macro '{name}'{did_you_mean(name, known)}. "
-                f"Known macros: {', '.join(sorted(known))}"
+                f"{parsed.places[name]}: no gin file uses a macro '{name}'"
+                f"{did_you_mean(name, in_files)}. Known macros: {', '.join(sorted(in_files))}"
             )
     _check_macros(parsed)
-    _check_idle_macros(parsed)
     return parsed
-
-
-def macros_of(files: Sequence[str | Path]) -> set[str]:
-    """Names of the macros that gin files set, with what they include; errors as `check_config`."""
-    parsed = ParsedConfig()
-    for statement, origin in statements_of(files):
-        _note(statement, origin, parsed)
-    return set(parsed.macros)
-
-
-def own_settings(file: str | Path) -> set[str]:
-    """Names of the macros and parameters that a gin file sets itself, not by what it includes;
-    errors as `check_config`.
-    """
-    path, parsed = find_file(str(file)), ParsedConfig()
-    for statement, origin in statements_of([path]):
-        if origin.file == shown_path(path):
-            _note(statement, origin, parsed)
-    return {*parsed.macros, *parsed.parameters}
 
 
 def parse_config(
@@ -153,14 +154,15 @@ def parse_config(
     """
     parsed = check_config(files, bindings)
     gin.clear_config()
-    for statement, origin in statements_of(files, bindings):
-        _apply(statement, origin)
-    for name, origin in parsed.macros.items():
-        if not origin.line and name not in {*parsed.macro_uses, *read}:
-            logger.warning("%s: nothing in these files uses it, so it changes nothing", origin)
+    for statement in statements_of(files, bindings):
+        _apply(statement)
+    for name in parsed.macros:
+        place = parsed.places[name]
+        if place.startswith("--gin.") and name not in {*parsed.uses, *read}:
+            logger.warning("%s: nothing in these files uses it, so it changes nothing", place)
     try:
         gin.finalize()
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:  # a parameter that is left at %gin.REQUIRED
         raise ConfigError(f"gin: {first_line(error)}") from error
     return parsed
 
@@ -214,167 +216,84 @@ def bound_directly(parameter: str) -> bool:
         return False
 
 
-def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
-    """Checks what can be checked without imports; the name of a macro that is set, or none."""
-    if isinstance(statement, config_parser.ImportStatement):
-        if statement.module.startswith("__gin__"):
-            raise ConfigError(
-                f"{origin}: '{statement.module}' (dynamic registration) is not supported by m6rec; "
-                "run files that use it with `python -m t5x.train`"
-            )
-        if not _is_there(statement.module):
-            raise ConfigError(
-                f"{origin}: cannot import '{statement.module}': there is no such module"
-                f"{origin.quoted}"
-            )
-        return ""
-    if isinstance(statement, config_parser.BlockDeclaration):
-        return ""
-    scope, selector, parameter, value, _ = statement
-    name = f"{scope}/{selector}" if scope else selector
-    for part in gin_config._iterate_flattened_values(value):
-        if _is_macro_reference(part):
-            parsed.macro_uses.setdefault("/".join(part.scopes), origin)
-    if parameter:
-        parsed.parameters[f"{name}.{parameter}"] = value
-        return ""
-    parsed.macros[name], parsed.values[name] = origin, value
-    return name
-
-
-def _is_there(module: str) -> bool:
-    """Whether a module would be found; importing it, or its packages, may take long."""
-    top, *rest = module.split(".")
-    if module in sys.modules:
-        return True
+def _apply(statement: Any) -> None:
+    """Binds one statement."""
     try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return True  # the import will say
-    if spec is None or not rest:
-        return spec is not None
-    places = [Path(place).joinpath(*rest) for place in spec.submodule_search_locations or ()]
-    return any(place.is_dir() or any(place.parent.glob(f"{place.name}.*")) for place in places)
-
-
-def _apply(statement: Any, origin: Origin) -> None:
-    """Checks and binds one statement."""
-    if isinstance(statement, config_parser.ImportStatement):
-        _import(statement, origin)
-        return
-    if isinstance(statement, config_parser.BlockDeclaration):
-        _check_configurable(statement.selector, origin)
-        return
-    scope, selector, parameter, value, _ = statement
-    for part in gin_config._iterate_flattened_values(value):
-        if isinstance(part, gin_config._UnknownConfigurableReference):
-            _check_configurable(part.selector.rsplit("/", 1)[-1], origin, mark="@")
-    if parameter:
-        _check_configurable(selector, origin)
-        _check_parameter(selector, parameter, value, origin)
-        key = (scope, selector, parameter)
-    else:
-        key = (f"{scope}/{selector}" if scope else selector, "gin.macro", "value")
-    try:
-        gin.bind_parameter(key, value)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{origin}: {first_line(error)}{origin.quoted}") from error
-
-
-def _import(statement: Any, origin: Origin) -> None:
-    try:
-        gin.parse_config(statement.format())  # gin keeps the import for the dumped file
-    except ImportError as error:
+        if isinstance(statement, config_parser.ImportStatement):
+            if statement.module.startswith("__gin__"):
+                raise ImportError("dynamic registration is for `python -m t5x.train` alone")
+            gin.parse_config(statement.format())  # gin keeps the import for the dumped file
+        elif isinstance(statement, config_parser.BindingStatement):
+            scope, selector, parameter, value, _ = statement
+            for part in gin_config._iterate_flattened_values(value):
+                if isinstance(part, gin_config._UnknownConfigurableReference):
+                    _configurable(part.selector.rsplit("/", 1)[-1])
+            if parameter:
+                _check_parameter(selector, parameter, value)
+                gin.bind_parameter((scope, selector, parameter), value)
+            else:
+                name = f"{scope}/{selector}" if scope else selector
+                gin.bind_parameter((name, "gin.macro", "value"), value)
+    except (ValueError, TypeError, KeyError, ImportError) as error:
         raise ConfigError(
-            f"{origin}: cannot import '{statement.module}': {first_line(error)}{origin.quoted}"
+            f"{place_of(statement)}: {str(error).splitlines()[0]}{quoted(statement)}"
         ) from error
 
 
-def _check_configurable(selector: str, origin: Origin, mark: str = "") -> None:
-    matches = gin_config._REGISTRY.matching_selectors(selector)
-    if len(matches) == 1 or selector in matches:
-        return
-    if matches:
-        raise ConfigError(
-            f"{origin}: '{mark}{selector}' is ambiguous: {', '.join(sorted(matches))}"
-        )
-    registered = [full for full, _ in gin_config._REGISTRY.items()]
-    names = {name for full in registered for name in (full, full.rsplit(".", 1)[-1])}
-    raise ConfigError(
-        f"{origin}: nothing configurable is called '{mark}{selector}'"
-        f"{did_you_mean(selector, names)}. If it lives in a module of yours, put "
-        f"`import that.module` above it{origin.quoted}"
-    )
-
-
-def _check_parameter(selector: str, parameter: str, value: Any, origin: Origin) -> None:
-    configurable = gin.get_configurable(selector)
-    parameters = inspect.signature(configurable).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    names = [name for name in parameters if name != "self"]
-    if parameter not in names:
-        own = difflib.get_close_matches(parameter, names, 1, _NEAR)
-        hint = "" if own else _closest_in_groups(parameter, configurable)
-        raise ConfigError(
-            f"{origin}: '{selector}' has no parameter '{parameter}'"
-            f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
-            f"{origin.quoted}"
-        )
-    asked = parameters[parameter]
-    is_bool = isinstance(asked.default, bool) or "bool" in str(asked.annotation).split(" | ")
-    if is_bool and isinstance(value, str):
-        # The text 'false' would be true.
-        raise ConfigError(
-            f"{origin}: {selector}.{parameter} = {value!r} is neither True nor False{origin.quoted}"
-        )
-
-
-def _closest_in_groups(parameter: str, configurable: Any) -> str:
-    """A hint at a setting of one of the dataclasses that a configurable takes, such as `train`."""
+def _configurable(selector: str) -> Any:
+    """A configurable; raises ValueError, with the nearest name, and KeyError for several."""
     try:
-        hints = typing.get_type_hints(inspect.unwrap(configurable))
-    except (NameError, TypeError):  # annotations that only a type checker resolves
-        return ""
-    settings: dict[str, str] = {}
-    for part in (part for hint in hints.values() for part in (hint, *typing.get_args(hint))):
-        for setting in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
-            group, name = part.__name__, setting.name
-            for key in (name, f"{group.lower()}_{name}", f"{name}_{group.lower()}"):
-                settings.setdefault(key, f"{group}.{name}")
-    matches = difflib.get_close_matches(parameter, settings, n=1, cutoff=0.55)
-    return f" (did you mean '{settings[matches[0]]}'?)" if matches else ""
+        return gin.get_configurable(selector)
+    except ValueError:
+        registered = [full for full, _ in gin_config._REGISTRY.items()]
+        names = {name for full in registered for name in (full, full.rsplit(".", 1)[-1])}
+        raise ValueError(
+            f"nothing configurable is called '{selector}'{did_you_mean(selector, names)}. If it "
+            "lives in a module of yours, put `import that.module` above it"
+        ) from None
+
+
+def _check_parameter(selector: str, name: str, value: Any) -> None:
+    """Raises ValueError for a parameter that is none, and for a text in place of a bool."""
+    parameters = inspect.signature(_configurable(selector)).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    if name not in parameters:
+        raise ValueError(
+            f"'{selector}' has no parameter '{name}'{did_you_mean(name, parameters)}. Its "
+            f"parameters: {', '.join(one for one in parameters if one != 'self')}"
+        )
+    default, annotation = parameters[name].default, str(parameters[name].annotation)
+    is_bool = isinstance(default, bool) or "bool" in annotation.split(" | ")
+    if is_bool and isinstance(value, str):  # the text 'false' would be true
+        raise ValueError(f"{selector}.{name} = {value!r} is neither True nor False")
 
 
 def _check_macros(parsed: ParsedConfig) -> None:
-    """Every macro that is used must be set, not to itself, and none left at %gin.REQUIRED."""
-    for name, origin in parsed.macro_uses.items():
+    """Macros that are used are set, not to themselves, and none is misspelt or required."""
+    for name, statement in parsed.uses.items():
         if name not in parsed.macros:
             raise ConfigError(
-                f"{origin}: macro '%{name}' is not defined{did_you_mean(name, parsed.macros)}. "
-                f"Set it in a gin file or with --gin.{name}=VALUE{origin.quoted}"
+                f"{place_of(statement)}: macro '%{name}' is not defined"
+                f"{did_you_mean(name, parsed.macros)}. Set it in a gin file or with "
+                f"--gin.{name}=VALUE{quoted(statement)}"
             )
-    for name, value in parsed.values.items():
+    for name, value in parsed.macros.items():
         passed = {name}
         while _is_macro_reference(value):
             name = "/".join(value.scopes)
             if name in passed:
-                raise ConfigError(f"{parsed.macros[name]}: macro '{name}' refers to itself")
+                raise ConfigError(f"{parsed.places[name]}: macro '{name}' refers to itself")
             passed.add(name)
-            value = parsed.values.get(name)
-    unset = [name for name, value in parsed.values.items() if _is_required(value)]
-    if unset:
-        raise _unset(unset)
-
-
-def _check_idle_macros(parsed: ParsedConfig) -> None:
-    """A macro that nothing uses, and that is nearly one that is used, is a misspelling of it."""
-    used = {*parsed.macro_uses, *READ_BY_COMMANDS, *MACROS}
-    for name, origin in parsed.macros.items():
+            value = parsed.macros.get(name)
+    used = {*READ_BY_COMMANDS, *MACROS, *parsed.uses}
+    for name in parsed.macros:
+        # Nothing uses it, and it is nearly one that is used: a misspelling.
         if name not in used and difflib.get_close_matches(name, used, 1, _NEAR):
-            raise ConfigError(
-                f"{origin}: nothing uses a macro '{name}'{did_you_mean(name, used)}{origin.quoted}"
-            )
+            place = parsed.places[name]
+            raise ConfigError(f"{place}: nothing uses a macro '{name}'{did_you_mean(name, used)}")
+    if unset := [name for name, value in parsed.macros.items() if _is_required(value)]:
+        raise _unset(unset)
 
 
 def _is_macro_reference(value: Any) -> bool:
@@ -382,11 +301,7 @@ def _is_macro_reference(value: Any) -> bool:
 
 
 def _is_required(value: Any) -> bool:
-    return (
-        isinstance(value, gin_config.ConfigurableReference)
-        and value.selector == "gin.constant"
-        and value.scoped_selector == "gin.REQUIRED/gin.constant"
-    )
+    return getattr(value, "scoped_selector", None) == "gin.REQUIRED/gin.constant"
 
 
 def _unset(names: Sequence[str]) -> ConfigError:

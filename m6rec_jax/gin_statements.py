@@ -1,4 +1,4 @@
-"""Statements of gin files and of `--gin.NAME=VALUE` bindings, each with where it is written.
+"""Statements of gin files and of `--gin.NAME=VALUE` bindings, as gin's own parser reads them.
 
 Files are looked for in the current directory first and then among the files shipped with the
 package, so a command works from any directory.
@@ -10,7 +10,6 @@ import os
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +24,7 @@ _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
 # Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
 # begin with ~/.
 _OF_TEXT = re.compile(r"MODEL_DIR|DATASET|BANK|PREPARED|ITEMS|TEACHER|\w+_PATH")
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a statement is: `file`, or the command line with `line` 0."""
-
-    file: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
-
-    @property
-    def quoted(self) -> str:
-        """Its line, for the end of a message."""
-        return f"\n    {self.text}" if self.text else ""
+_NOT_GIN = (SyntaxError, tokenize.TokenError, ValueError, TypeError)
 
 
 def shipped_root() -> Path:
@@ -50,33 +33,32 @@ def shipped_root() -> Path:
     return package if (package / "gin_configs").is_dir() else package.parent
 
 
-def search_path() -> list[Path]:
-    """Folders in which gin files are looked for, first match wins."""
-    return [Path.cwd(), shipped_root()]
+def find_file(name: str | Path, place: str = "") -> Path:
+    """A gin file in the current directory, else among the shipped files.
 
-
-def find_file(name: str, origin: Origin | None = None) -> Path:
-    """Resolves a gin file name against the current directory, then the shipped files.
+    Args:
+      name: the file; absolute, or relative to one of these folders.
+      place: 'run.gin:3: ', where it is included.
 
     Raises:
       ConfigError: no such file; names the folders searched and the closest existing file.
     """
-    asked = Path(name).expanduser()
-    folders = [Path()] if asked.is_absolute() else search_path()
-    for folder in folders:
-        if (folder / asked).is_file():
-            return folder / asked
-    near = did_you_mean(str(asked), _existing_files(asked, folders))
-    searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else folders))
+    path, root = Path(name).expanduser(), shipped_root()
+    folders = [path.parent] if path.is_absolute() else [Path.cwd(), root]
+    candidates = [folder / (path.name if path.is_absolute() else path) for folder in folders]
+    if existing := [candidate for candidate in candidates if candidate.is_file()]:
+        return existing[0]
+    names = [str(file.relative_to(root)) for file in (root / "gin_configs").rglob("*.gin")]
+    for candidate in candidates:
+        names += [str(path.parent / file.name) for file in candidate.parent.glob("*.gin")]
     raise ConfigError(
-        f"{'' if origin is None else f'{origin}: '}no gin file '{name}'{near}. Searched: {searched}"
+        f"{place}no gin file '{name}'{did_you_mean(str(path), sorted(names))}. Searched: "
+        f"{', '.join(map(str, folders))}"
     )
 
 
-def statements_of(
-    files: Sequence[str | Path], bindings: Sequence[str] = ()
-) -> Iterator[tuple[Any, Origin]]:
-    """All but includes, which are read in their place; each only when it is asked for.
+def statements_of(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Iterator[Any]:
+    """gin's statements, those of included files in the place of the include.
 
     Args as `configuration.parse_config`.
 
@@ -84,30 +66,75 @@ def statements_of(
       ConfigError: a file is missing, cannot be read or includes itself, or text is not gin.
     """
     for name in files:
-        yield from _of_file(find_file(str(name)), ())
+        yield from _of_file(find_file(name), ())
     for binding in bindings:
-        yield from _of_binding(binding)
+        text = with_quotes(binding)
+        yield from parse_statements(text, f"--gin.{text.partition(' = ')[0]}")
 
 
-def _of_file(path: Path, including: tuple[Path, ...]) -> Iterator[tuple[Any, Origin]]:
-    if path.resolve() in including:
-        chain = " -> ".join(str(p) for p in (*including, path))
+def _of_file(path: Path, including: tuple[Path, ...]) -> Iterator[Any]:
+    if path in including:
+        chain = " -> ".join(map(str, (*including, path)))
         raise ConfigError(f"gin files include each other in a circle: {chain}")
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows writes a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    for statement, origin in _statements(text, shown_path(path)):
+    for statement in parse_statements(text, shown_path(path)):
         if isinstance(statement, config_parser.IncludeStatement):
-            found = find_file(statement.filename, origin)
-            yield from _of_file(found, (*including, path.resolve()))
+            included = find_file(statement.filename, f"{place_of(statement)}: ")
+            yield from _of_file(included, (*including, path))
         else:
-            yield statement, origin
+            yield statement
 
 
-def _of_binding(binding: str) -> Iterator[tuple[Any, Origin]]:
-    text = with_quotes(binding)
-    return _statements(text, f"--gin.{text.partition('=')[0].strip()}", on_line=False)
+def parse_statements(text: str, name: str) -> Iterator[Any]:
+    """gin's statements of a text, each of which has a `location`.
+
+    References to what is not registered are let through: who binds them reports them.
+
+    Raises:
+      ConfigError: the text is not gin, with `name` and the line.
+    """
+    lines = text.splitlines()
+
+    def located(statement: Any, number: int) -> Any:
+        line = lines[number - 1] if 0 < number <= len(lines) else ""
+        return statement._replace(location=config_parser.Location(name, number, None, line))
+
+    try:
+        delegate = gin_config.ParserDelegate(skip_unknown=True)
+        for statement in config_parser.ConfigParser(text, delegate):
+            yield _in_home(located(statement, statement.location.line_num))
+    except _NOT_GIN as error:
+        number = getattr(error, "lineno", 0) or 0
+        if isinstance(error, tokenize.TokenError):
+            number = error.args[1][0]
+        statement = located(config_parser.IncludeStatement("", None), number)
+        raise ConfigError(
+            f"{place_of(statement)}: not valid gin: {error.args[0]}{quoted(statement)}"
+        ) from error
+
+
+def _in_home(statement: Any) -> Any:
+    """A statement whose `~/`, in a macro that is text, has become the home folder."""
+    if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+        value = statement.value
+        if isinstance(value, str) and _OF_TEXT.fullmatch(statement.selector):
+            return statement._replace(value=os.path.expanduser(value))
+    return statement
+
+
+def place_of(statement: Any) -> str:
+    """Where a statement is: 'run.gin:3', or '--gin.NAME'."""
+    name, number = statement.location[:2]
+    return name if name.startswith("--gin.") or not number else f"{name}:{number}"
+
+
+def quoted(statement: Any) -> str:
+    """A statement's line, for the end of a message."""
+    line = statement.location.line_content.strip()
+    return f"\n    {line}" if line else ""
 
 
 def with_quotes(binding: str) -> str:
@@ -117,78 +144,24 @@ def with_quotes(binding: str) -> str:
       ConfigError: there is no name, or no value.
     """
     text = binding.removeprefix("--").removeprefix("gin.").strip()
-    name, equals, value = text.partition("=")
-    name, value = name.strip(), value.strip()
+    name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name or not value:
         raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
-    if _lacks_quotes(name, value):
-        # The shell leaves it alone behind an equals sign.
-        value = repr(os.path.expanduser(value) if value.startswith("~/") else value)
-    return f"{name} = {value}"
-
-
-def _lacks_quotes(name: str, value: str) -> bool:
-    """Whether a value of the command line is text."""
     if _OF_TEXT.fullmatch(name):
-        return value != "None" and value[0] not in "%@" and not _is_value(value, str)
-    return _BARE_STRING.fullmatch(value) is not None and not _is_value(value)
-
-
-def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[Any, Origin]]:
-    """Yields gin statements with their origin.
-
-    Raises:
-      ConfigError: the text is not gin, with file:line.
-    """
-    lines = text.splitlines()
-
-    def origin_of(number: int) -> Origin:
-        line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-        return Origin(shown, number if on_line else 0, line)
-
-    try:
-        # Unknown references are let through here; who binds them reports them with their line.
-        delegate = gin_config.ParserDelegate(skip_unknown=True)
-        for statement in config_parser.ConfigParser(text, delegate):
-            yield _with_home(statement), origin_of(statement.location.line_num)
-    except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
-        number = _line_number(error)
-        origin = origin_of(number) if number else Origin(shown, 0, "")
-        reason = error.msg if isinstance(error, SyntaxError) else str(error.args[0])
-        raise ConfigError(f"{origin}: not valid gin: {reason}{origin.quoted}") from error
-
-
-def _with_home(statement: Any) -> Any:
-    """A statement whose `~/`, in a macro that is text, has become the home folder."""
-    if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-        value, is_text = statement.value, _OF_TEXT.fullmatch(statement.selector)
-        if is_text and isinstance(value, str) and value.startswith("~/"):
-            return statement._replace(value=os.path.expanduser(value))
-    return statement
-
-
-def _existing_files(asked: Path, folders: Sequence[Path]) -> list[str]:
-    """Names one could have meant: the shipped files, and files beside the one asked for."""
-    root = shipped_root()
-    names = [str(p.relative_to(root)) for p in sorted((root / "gin_configs").rglob("*.gin"))]
-    for folder in folders:
-        names += [str(asked.parent / p.name) for p in sorted((folder / asked.parent).glob("*.gin"))]
-    return names
+        is_text = value != "None" and value[0] not in "%@" and not _is_value(value, str)
+    else:
+        is_text = _BARE_STRING.fullmatch(value) is not None and not _is_value(value)
+    if is_text:
+        # The shell leaves ~ alone behind an equals sign.
+        value = repr(os.path.expanduser(value))
+    return f"{name} = {value}"
 
 
 def _is_value(text: str, kind: type = object) -> bool:
     try:
         return isinstance(gin_config.parse_value(text), kind)
-    except (SyntaxError, ValueError, TypeError, tokenize.TokenError):
+    except _NOT_GIN:
         return False
-
-
-def _line_number(error: Exception) -> int:
-    if isinstance(error, SyntaxError):
-        return error.lineno or 0
-    if isinstance(error, tokenize.TokenError):
-        return int(error.args[1][0])
-    return 0
 
 
 def shown_path(path: Path) -> str:

@@ -14,8 +14,6 @@ from m6rec_jax import configuration, gin_statements
 from m6rec_jax.config_file import changed_settings, write_config
 from m6rec_jax.configuration import bound, macro, parse_config
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.training import loop  # noqa: F401  # what it configures is looked for
-from tests.training.toy_run import SETTINGS
 
 
 @gin.configurable(module="tests_configuration")
@@ -188,30 +186,15 @@ def test_any_parameter_of_a_function_that_takes_any() -> None:
 def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None:
     write("run.gin", RUN)
     parse_config(["run.gin"], ["TRAIN_STEPS=20"])
-    write_config(tmp_path / "out", operative=False)
+    write_config(tmp_path / "out")
     text = (tmp_path / "out" / "config.gin").read_text()
     assert "ToyModel.width = 7" in text
     assert "import math" in text
     before = toy_run()
-    write_config(tmp_path / "out", operative=True)
-    text = (tmp_path / "out" / "config.gin").read_text()
-    assert "toy_run.rate = 0.1" in text, "defaults are part of the operative configuration"
     parse_config(["out/config.gin"])
     again = toy_run()
     assert again["model"].width == 7
     assert {**again, "model": None} == {**before, "model": None}
-
-
-def test_what_is_given_after_a_written_config_holds(shipped: Path, tmp_path: Path) -> None:
-    """A run's model is a macro, whose settings gin calls `MODEL/ToyModel.width`."""
-    scoped = "MODEL/ToyModel.depth = 2\nother/toy_run.steps = 5\n"
-    name = write("macro.gin", f"{RUN}\nToyModel.width = 7\n{scoped}")
-    parse_config([name], ["TRAIN_STEPS=20"])
-    toy_run()
-    with gin.config_scope("other"):
-        toy_run()
-    write_config(tmp_path / "out", operative=True)
-    assert "other/toy_run.steps = 5" in (tmp_path / "out" / "config.gin").read_text()
     parse_config(["out/config.gin"], ["ToyModel.width=8"])
     assert toy_run()["model"].width == 8
 
@@ -229,13 +212,12 @@ def test_a_macro_that_nothing_uses_is_named(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages[0].startswith("--gin.MODEL_DIR: nothing"), "one that reads none"
 
 
-@pytest.mark.parametrize("operative", [False, True])
-def test_changed_settings(shipped: Path, tmp_path: Path, operative: bool) -> None:
+def test_changed_settings(shipped: Path, tmp_path: Path) -> None:
     write("run.gin", RUN)
     parse_config(["run.gin"], ["TRAIN_STEPS=20"])
     toy_run()
     assert changed_settings(tmp_path / "out") == [], "there is none yet"
-    write_config(tmp_path / "out", operative=operative)
+    write_config(tmp_path / "out")
     assert changed_settings(tmp_path / "out") == []
     again = ["TRAIN_STEPS=30", "MODEL_DIR=elsewhere", "ToyModel.width=8", "toy_run.folder=new"]
     parse_config(["run.gin"], [*again, "toy_anything.whatever=1"])
@@ -244,7 +226,7 @@ def test_changed_settings(shipped: Path, tmp_path: Path, operative: bool) -> Non
     assert "ToyModel.width: 7 -> 8" in changed
     assert not any("MODEL_DIR" in line or "toy_anything" in line for line in changed)
     (tmp_path / "out" / "config.gin").write_text("train.seed = (1,")
-    with pytest.raises(ValueError, match=r"config\.gin cannot be read"):
+    with pytest.raises(ConfigError, match=r"config\.gin"):
         changed_settings(tmp_path / "out")
 
 
@@ -270,13 +252,13 @@ def test_unknown_file(shipped: Path, folder: Path) -> None:
         ),
         (
             "toy_rum:\n  steps = 3\n",
-            "run.gin:1: nothing configurable is called 'toy_rum'",
+            "run.gin:2: nothing configurable is called 'toy_rum'",
             (),
         ),
         (
             "toy_run:\n  steps = 3\n  model = @ToyMode()\n",
             "run.gin:3:",
-            ("'@ToyMode' (did you mean 'ToyModel'?)",),
+            ("'ToyMode' (did you mean 'ToyModel'?)",),
         ),
         (
             "ToyModel.width = 3\nToyModel.widht = 4\n",
@@ -296,9 +278,9 @@ def test_unknown_file(shipped: Path, folder: Path) -> None:
         (
             "TRAIN_STEPS = 5\nTRIAN_STEPS = 3\ntoy_run.steps = %TRAIN_STEPS\n",
             "run.gin:2: nothing uses a macro 'TRIAN_STEPS' (did you mean 'TRAIN_STEPS'?)",
-            ("TRIAN_STEPS = 3",),
+            (),
         ),
-        ("import tasks_of_mine.films\n", "run.gin:1: cannot import 'tasks_of_mine.films'", ()),
+        ("import tasks_of_mine.films\n", "run.gin:1:", ("'tasks_of_mine'",)),
         ("from __gin__ import dynamic_registration\n", "run.gin:1", ("python -m t5x.train",)),
         ("ToyModel.width = 3\nToyModel.depth == 4\n", "run.gin:2", ("not valid gin",)),
         ("\n\nToyModel width = 3\n", "run.gin:3", ("not valid gin",)),
@@ -359,14 +341,6 @@ def test_not_text() -> None:
     assert "run.gin: cannot be read" in error(["run.gin"])
 
 
-@pytest.mark.parametrize(
-    ("former", "setting"), sorted(SETTINGS.items() - {("validation", "Validation.batches")})
-)
-def test_a_setting_of_a_group_is_found_by_what_it_may_be_called(former: str, setting: str) -> None:
-    with pytest.raises(ConfigError, match=f"did you mean '{setting}'"):
-        parse_config([], [f"train.{former}=1"])
-
-
 def test_every_shipped_file_is_read() -> None:
     """With what it leaves open, on top of a model, a tuning method and a run."""
     root = Path(configuration.__file__).parents[1] / "gin_configs"
@@ -381,7 +355,7 @@ def test_every_shipped_file_is_read() -> None:
     for path in sorted(root.rglob("*.gin")):
         if path.parent.name != "t5x":  # whose files include t5x's own
             file = f"gin_configs/{path.relative_to(root)}"
-            used = configuration.macros_of([file])
+            used = configuration.read_config([file]).uses
             configuration.check_config(
                 [*base, file], [*given, *(f"{name} = 'c'" for name in own if name in used)]
             )

@@ -33,9 +33,9 @@ def look_first(
     args.gin_file = [*defaults, *args.gin_file]
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     for name in reads:
-        value = parsed.values.get(name)
+        value = parsed.macros.get(name)
         if isinstance(value, str) and value:
-            check_there(value, f"{parsed.macros[name]}: {name} = {value!r}")
+            check_there(value, f"{parsed.places[name]}: {name} = {value!r}")
     return parsed
 
 
@@ -47,24 +47,23 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
       default: what is then read before the run's own configuration and the files that are given.
     """
     from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE, EVAL_BATCHES
-    from m6rec_jax.configuration import check_config, macros_of, own_settings
+    from m6rec_jax.configuration import check_config, own_settings, read_config
 
-    macros = macros_of(args.gin_file)
-    if "MIXTURE_OR_TASK_NAME" in macros:
+    if "MIXTURE_OR_TASK_NAME" in read_config(args.gin_file).macros:
         # Behind the first of training, whose validations may read some rows alone.
-        number = (n for n, file in enumerate(args.gin_file) if "TRAIN_STEPS" in macros_of([file]))
-        if (first := next(number, None)) is not None:
-            said = own_settings(args.gin_file[first])
+        of_training = (f for f in args.gin_file if "TRAIN_STEPS" in read_config([f]).macros)
+        if (first := next(of_training, None)) is not None:
+            settings, behind = own_settings(first), args.gin_file.index(first) + 1
             # What a file of evaluation says itself holds, though it includes one of training.
-            args.gin_file[first + 1 : first + 1] = [
+            args.gin_file[behind:behind] = [
                 file
                 for file in (ALL_ROWS, EVAL_BATCHES)
-                if "TRAIN_STEPS" in said or not said & own_settings(file)
+                if "TRAIN_STEPS" in settings or not settings & own_settings(file)
             ]
         look_first(args, default)
         return
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
-    run = check_config((), of_run).values.get("MODEL_DIR")
+    run = check_config((), of_run).macros.get("MODEL_DIR")
     if run is None:
         raise ConfigError(
             f"m6rec {args.command} takes --gin.MODEL_DIR=RUN, whose task it knows; a --gin_file "

@@ -87,9 +87,9 @@ def add_commands(commands: Any) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """train or tune a model; run the same command again to resume"""
     parsed = look_first(args, reads=())
-    start = parsed.values.get("INITIAL_CHECKPOINT_PATH")
-    if start and isinstance(start, str) and not _has_steps(parsed.values.get("MODEL_DIR")):
-        where = parsed.macros["INITIAL_CHECKPOINT_PATH"]
+    start = parsed.macros.get("INITIAL_CHECKPOINT_PATH")
+    if start and isinstance(start, str) and not _has_steps(parsed.macros.get("MODEL_DIR")):
+        where = parsed.places["INITIAL_CHECKPOINT_PATH"]
         check_there(start, f"{where}: INITIAL_CHECKPOINT_PATH = {start!r}")
     if parsed.parameter("train.model", None) is None:
         raise ConfigError(
@@ -142,7 +142,7 @@ def _check_vocabulary(parsed: ParsedConfig) -> None:
         return
     split = parsed.parameter("own_task.split", locations.DEFAULT_SPLIT)
     locations.prepared(dataset, split)
-    run = Path(str(parsed.values.get("MODEL_DIR")), "inference", "vocabulary.model")
+    run = Path(str(parsed.macros.get("MODEL_DIR")), "inference", "vocabulary.model")
     if not run.is_file():
         locations.load_vocabulary(dataset, parsed.parameter("own_task.vocabulary_split", split))
 

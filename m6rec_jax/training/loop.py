@@ -184,7 +184,7 @@ def train(
     is_main = jax.process_index() == 0
     # What an earlier launch wrote stays until this one has proved to be its continuation.
     if is_main and not (folder / CONFIG_FILE).exists():
-        write_config(model_dir, operative=False)
+        write_config(model_dir)
     check_shared(folder / CONFIG_FILE)
 
     with clock.measure("startup"):
@@ -240,7 +240,7 @@ def train(
         first_step = int(state.step)
         plan = _validation_plan(validation, data, step, train_steps, log.progress)
         if is_main:
-            write_config(model_dir, operative=False)
+            write_config(model_dir)
             if text is not None:
                 save_inference_assets(name, lengths, model_dir, resumed=resumed)
                 if log.cuts and not resumed:
@@ -330,10 +330,6 @@ def train(
         metric_log.write(int(state.step), report)
     if is_main:
         logger.info("%s", clock.summary())
-    # gin's operative configuration is that of functions which were called: where no step was
-    # compiled it lacks the objectives.
-    if is_main and int(state.step) > first_step:
-        write_config(model_dir, operative=True)
     if stopped_by in ("SIGTERM", "SIGINT") and is_main:
         _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)

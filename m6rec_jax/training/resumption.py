@@ -20,7 +20,7 @@ from m6rec_jax.checkpoints.manifest import (
 from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import changed_settings
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.objectives.distillation import TEACHER
 from m6rec_jax.objectives.sentences import SENTENCE_ENCODER
 from m6rec_jax.sharding import replicated
@@ -111,7 +111,7 @@ def _warn_of_changes(manifest: Manifest, run: RunDescription, store: CheckpointS
     if jax.process_index() == 0:  # which will write the file anew
         try:
             changed += changed_settings(store.folder.parent)
-        except (ValueError, OSError) as error:
+        except (ConfigError, OSError) as error:
             logger.warning("settings of the launch before are not compared: %s", error)
     if changed:
         logger.warning(

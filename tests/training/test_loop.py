@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 import optax
@@ -328,20 +327,6 @@ def test_the_last_save_counts_as_checkpoint(
     monkeypatch.setattr(CheckpointStore, "wait", slow)
     again, _ = toy_train(tmp_path, 1)
     assert again.goodput["seconds/checkpoint"] >= 0.5
-
-
-def test_operative_config_is_written(tmp_path: Path) -> None:
-    """And left whole when there is nothing to do: gin's own then lacks what was not called."""
-    texts = []
-    for _ in range(2):
-        gin.clear_config()
-        gin.bind_parameter("total_loss.language_modelling_weight", 0.5)
-        toy_train(tmp_path, 1)
-        texts.append((tmp_path / "config.gin").read_text())
-    gin.clear_config()
-    assert "operative" in texts[0]
-    assert "Step.accumulation_steps = 1" in texts[0], "defaults are part of the record"
-    assert all("total_loss.language_modelling_weight = 0.5" in text for text in texts)
 
 
 def test_tensorboard_files_are_written(tmp_path: Path) -> None:
