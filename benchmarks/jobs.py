@@ -12,9 +12,9 @@ error. A training run that was interrupted goes on.
 
 Steps in the gin files are meant for about five minutes of training each on one core at size mini.
 
-INSPIRED's dialogues come with no package (docs/data_sets.md): `--inspired` names a folder with them
-and a dialogues.json. Without it conversation is left out, unless they were prepared before. So are
-jobs of the foundation that has read of books alone, where there is none (`python -m
+INSPIRED's dialogues come with no package (docs/prepared_data.md): `--inspired` names a folder with
+them and a dialogues.json. Without it conversation is left out, unless they were prepared before. So
+are jobs of the foundation that has read of books alone, where there is none (`python -m
 benchmarks.foundation --books`).
 
 A row is one figure of one run, with
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     left_out: dict[str, str] = {}
     for name in options.jobs:
         if name == "conversation" and not with_dialogues:
-            why = "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
+            why = "INSPIRED is not prepared; --inspired FOLDER names it (docs/prepared_data.md)"
             left_out[name] = why
         elif JOBS[name].foundation == BOOKS_NAME and not options.books.exists():
             made = "python -m benchmarks.foundation --books makes it"

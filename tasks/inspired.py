@@ -1,6 +1,6 @@
 """INSPIRED: dialogues in which films are recommended, between a seeker and a recommender.
 
-The files are to be had from the authors (docs/data_sets.md). A folder with them and a
+The files are to be had from the authors (docs/prepared_data.md). A folder with them and a
 dialogues.json, then
 
     m6rec data prepare FOLDER

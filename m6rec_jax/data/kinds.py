@@ -45,5 +45,5 @@ def kind_of(folder: Path) -> DataKind:
     known = ", ".join(f"{name} ({kind.contents})" for name, kind in _KINDS.items())
     raise DataError(
         f"{folder} has no file that says what is in it: {known}. tasks/README.md and "
-        "docs/data_sets.md show them"
+        "docs/prepared_data.md show them"
     )

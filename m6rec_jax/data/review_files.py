@@ -5,8 +5,8 @@
 
 `template` is (feature, opinion, sentence, sentiment): the sentence of the review that says
 something of a feature, and whether it is meant well (1) or not (-1). The authors give out a pickle
-of a list of such dictionaries, which is to be written as JSON lines first (`docs/data_sets.md`). A
-bad row is left out and counted with its reason, never mended.
+of a list of such dictionaries, which is to be written as JSON lines first
+(`docs/prepared_data.md`). A bad row is left out and counted with its reason, never mended.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def read_reviews(
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(
             f"{path}: the name of a file of reviews must end in {', '.join(_SUFFIXES)}; "
-            "docs/data_sets.md says how a pickle is written as JSON lines"
+            "docs/prepared_data.md says how a pickle is written as JSON lines"
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist")
