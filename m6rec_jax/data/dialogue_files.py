@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from m6rec_jax.data.corpora import repaired
+from m6rec_jax.data.corpora import numbered_lines, repaired
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.dialogue import SYSTEM, USER
 
@@ -63,7 +63,7 @@ def read_inspired(path: Path) -> Iterator[Dialogue]:
     """
     messages: dict[str, list[tuple[str, str, list[str]]]] = {}
     header: list[str] = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         fields = line.split("\t")
         if not header:
             header = fields
@@ -101,7 +101,7 @@ def read_redial(path: Path) -> Iterator[Dialogue]:
     Raises:
       DataError: the file cannot be read, or a line is broken; names the line.
     """
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             raw = json.loads(line)
             json.dumps(raw, ensure_ascii=False).encode()  # a ValueError for half a character
@@ -150,16 +150,3 @@ def _dialogue(
         return None
     named = {item: titles[item] for turn in turns for item in turn.items}
     return Dialogue(identifier, tuple(turns), named)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers from 1."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason})") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error

@@ -4,11 +4,18 @@ A folder with the files and a `reviews.json`:
 
     {"name": "tripadvisor", "file": "reviews.jsonl", "index": "1"}
 
-The file holds one record per review (`review_files`).
+The file holds one record per review, as a line of JSON:
+
+    {"user": "u1", "item": "i1", "rating": 4,
+     "template": ["pool", "great", "the pool is great", 1]}
+
+`template` is (feature, opinion, sentence, sentiment): the sentence of the review that says
+something of a feature, and whether it is meant well (1) or not (-1). The authors give out a pickle
+of a list of such dictionaries, which is to be written as JSON lines first (`docs/data_sets.md`).
 
 `index` is a folder of `train.index`, `validation.index` and `test.index` with the rows (from 0) of
-each part, as integers with white space between them; without it every review goes to a part by a
-hash of its row. Optional: `description`, `licence`.
+each part, as integers with white space between them; rows in none of them are left out. Without it
+every review goes to a part by a hash of its row. Optional: `description`, `licence`.
 
 Users and items have no text of their own, so they are described by their *training* reviews: what a
 user writes of, and what others say of an item. A training review is rendered without itself. What
@@ -19,6 +26,7 @@ with `ReviewOptions.name_feature = False` it is not, as in PETER.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +36,13 @@ import gin
 import numpy as np
 
 from m6rec_jax.data import splits
+from m6rec_jax.data.corpora import numbered_lines
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.review_files import Review, ReviewReport, read_reviews
 from m6rec_jax.data.schema import Section, load_json
 from m6rec_jax.data.splits import PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.format_strings import text_of
 
 REVIEWS_FILE = "reviews.json"
 VIEW = "explanations"
@@ -62,6 +71,28 @@ class ReviewSpec:
         return Section(load_json(path), str(path), "").read(cls)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Review:
+    """One review.
+
+    Attributes:
+      row: its index in the file, from 0.
+      part: 'train', 'validation' or 'test'; None without index files.
+      user, item: ids, as texts.
+      feature: what the sentence speaks of.
+      opinion: the word that says how.
+      sentence: the explanation to be generated.
+    """
+
+    row: int
+    part: str | None
+    user: str
+    item: str
+    feature: str
+    opinion: str
+    sentence: str
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ReviewOptions:
@@ -81,16 +112,12 @@ class ReviewOptions:
 
 
 def review_summary(folder: str | Path) -> str:
-    """Reads all reviews and says how many there are and what was left out."""
+    """Reads all reviews and says how many there are; raises DataError at the first broken row."""
     spec = ReviewSpec.load(folder)
-    reviews, report = _read(Path(folder), spec)
+    reviews = read_reviews(Path(folder), spec)
     counts = Counter(review.part for review in reviews)
     given = ", ".join(f"{count:,} {part or 'without a split'}" for part, count in counts.items())
-    left_out = "".join(
-        f"; left out: {count:,} ({reason}; {report.examples[reason]})"
-        for reason, count in report.num_rejected.items()
-    )
-    return f"{spec.name}: {len(reviews):,} reviews ({given}){left_out}"
+    return f"{spec.name}: {len(reviews):,} reviews ({given})"
 
 
 @gin.configurable
@@ -128,9 +155,8 @@ def prepare_reviews(
             raise DataError(f"{path} does not exist ({REVIEWS_FILE} names it)")
 
     def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        reviews, report = _read(folder, spec)
-        left_out = dict(report.num_rejected)
-        manifest = {"review_spec": dataclasses.asdict(spec), "left_out": left_out}
+        reviews = read_reviews(folder, spec)
+        manifest = {"review_spec": dataclasses.asdict(spec)}
         return _rows(reviews, _parts(reviews, parsed), options), manifest
 
     return prepare_texts(out, spec.name, parsed, (VIEW,), files, options, render, progress)
@@ -175,8 +201,58 @@ def _listed(words: str, counts: Counter[str], most: int) -> str:
     return f"{words} {', '.join(found)}" if found else ""
 
 
-def _read(folder: Path, spec: ReviewSpec) -> tuple[list[Review], ReviewReport]:
-    return read_reviews(folder / spec.file, folder / spec.index if spec.index else None)
+def read_reviews(folder: Path, spec: ReviewSpec) -> list[Review]:
+    """The reviews of a folder, in the order of its file, without those in no index file.
+
+    Raises:
+      DataError: a file is missing or damaged, a line is no review, or an index file names a row
+        that is not there or that another one names, too (that would leak).
+    """
+    path, reviews = folder / spec.file, []
+    parts = _read_index(folder / spec.index) if spec.index else None
+    for row, (number, line) in enumerate(numbered_lines(path)):
+        part = None if parts is None else parts.pop(row, "")
+        try:
+            record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()  # a ValueError for half a character
+            user, item = str(record["user"] or ""), str(record["item"] or "")
+            feature, opinion, sentence, _ = record["template"]
+            if not all(map(text_of, (user, item, feature, sentence))):
+                raise ValueError("user, item, feature and sentence must not be empty")
+            if not all(isinstance(text, str) for text in (feature, opinion, sentence)):
+                raise ValueError("feature, opinion and sentence must be texts")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{path}, line {number} is no review in PETER's format "
+                f"({type(error).__name__}: {error}); {REVIEWS_FILE} names this file"
+            ) from error
+        if part != "":
+            reviews.append(Review(row, part, user, item, feature, opinion, sentence))
+    if parts:
+        row = min(parts)
+        raise DataError(f"{path} has no row {row}, which {spec.index}/{parts[row]}.index names")
+    if not reviews:
+        raise DataError(f"{path} holds no review")
+    return reviews
+
+
+def _read_index(folder: Path) -> dict[int, str]:
+    """Row -> part."""
+    parts: dict[int, str] = {}
+    for part in PARTS:
+        path = folder / f"{part}.index"
+        for word in path.read_text("utf-8", errors="replace").split():
+            if not (word.isascii() and word.isdigit()):
+                raise DataError(
+                    f"{path} must hold row numbers from 0 with white space between them, and holds "
+                    f"{word[:40]!r}"
+                )
+            if parts.setdefault(int(word), part) != part:
+                raise DataError(
+                    f"{folder}: row {word} is in {parts[int(word)]}.index and in {part}.index, "
+                    "which lets a test be learnt by heart"
+                )
+    return parts
 
 
 def _parts(reviews: list[Review], split: Split) -> list[str]:

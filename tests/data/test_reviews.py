@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from m6rec_jax.data.reviews import ReviewOptions, prepare_reviews, review_summary
+from m6rec_jax.data.reviews import (
+    ReviewOptions,
+    ReviewSpec,
+    prepare_reviews,
+    read_reviews,
+    review_summary,
+)
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 
@@ -78,14 +84,48 @@ def test_without_index_files_parts_are_drawn(tmp_path):
     assert sum(prepared.num_rows("explanations").values()) == 60
 
 
-def test_what_is_left_out_is_told(tmp_path):
-    records = [*REVIEWS, {"user": "u"}]
-    folder = write_reviews(tmp_path / "hotels", records)
-    (folder / "1" / "test.index").write_text("4 5 6")
-    summary = review_summary(folder)
-    assert "6 reviews (3 train, 1 validation, 2 test); left out: 1 (template is missing" in summary
-    prepared = prepare_reviews(folder, tmp_path, progress=False)
-    assert prepared.manifest["left_out"] == {"template is missing": 1}
+def test_rows_in_no_index_file_are_left_out(tmp_path):
+    folder = write_reviews(tmp_path / "hotels")
+    (folder / "1" / "test.index").write_text("5\n")
+    assert "5 reviews (3 train, 1 validation, 1 test)" in review_summary(folder)
+    reviews = read_reviews(folder, ReviewSpec.load(folder))
+    assert [(review.row, review.part) for review in reviews][3:] == [(3, "validation"), (5, "test")]
+
+
+BAD = [
+    ["not", "an", "object"],
+    {**REVIEWS[0], "user": None},
+    {**REVIEWS[0], "item": " "},
+    {**REVIEWS[0], "user": "\ud800"},
+    {"user": "u", "item": "i"},
+    *(
+        {**REVIEWS[0], "template": template}
+        for template in (["a", "b", "c"], ["", "b", "c", 1], ["a", None, "c", 1], ["a", "b", 3, 1])
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_line_that_is_no_review_is_named(tmp_path, bad):
+    folder = write_reviews(tmp_path / "hotels", [REVIEWS[0], bad], index=None)
+    with pytest.raises(DataError, match="line 2 is no review"):
+        review_summary(folder)
+
+
+@pytest.mark.parametrize("line", [b"{", b'{"user": "\xff"}', b"[" * 100_000, b""])
+def test_a_file_that_holds_no_json_is_refused(tmp_path, line):
+    folder = write_reviews(tmp_path / "hotels", index=None)
+    (folder / "reviews.jsonl").write_bytes(line)
+    with pytest.raises(DataError, match=r"reviews\.jsonl"):
+        review_summary(folder)
+
+
+@pytest.mark.parametrize("rows", ["4 5 3", "4 6", "4 -1", "4,5"])
+def test_index_files_that_do_not_fit_are_refused(tmp_path, rows):
+    folder = write_reviews(tmp_path / "hotels")
+    (folder / "1" / "test.index").write_text(rows)
+    with pytest.raises(DataError, match=r"test\.index"):
+        review_summary(folder)
 
 
 @pytest.mark.parametrize(
