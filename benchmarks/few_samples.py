@@ -15,7 +15,7 @@ things learn from the n ratings:
                   validations, the mean of three runs
 
 A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
---books`. RecBole's FM and DIN on the same rows are `benchmarks/baselines/`'s.
+--books`.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
 foundation are an error. Beside the usual keys a row has `samples`, and those of tuning
@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.baselines.exported_splits import number_of_samples
 from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import DATASET
 from benchmarks.provenance import ROOT
@@ -54,7 +53,7 @@ RUNS = 3
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
-SAMPLES = ("64", "256", "1024", "4096")
+SAMPLES = (64, 256, 1024, 4096)
 
 MEANS, REGRESSION = "user mean + item mean", "logistic regression"
 TUNED = f"option-adapter tuning and pooling, mean of {RUNS}"
@@ -70,35 +69,21 @@ class Sample:
     """Which training ratings are known.
 
     Attributes:
-      count: how many; None: all.
+      count: how many.
       seed: of the draw.
     """
 
-    count: int | None
+    count: int
     seed: int
 
     @property
     def label(self) -> str:
         """The `split` of its rows in the result file."""
-        return f"few_shot_{self.count or 'all'}"
-
-    def size(self) -> int:
-        """How many ratings are known: of `all`, as many as the training part has.
-
-        Raises:
-          DataError: the per-user split is not prepared.
-        """
-        if self.count is not None:
-            return self.count
-        from m6rec_jax.pipeline import locations
-
-        counts = locations.prepared(DATASET, "per_user_temporal").manifest["counts"]
-        return int(counts["events"]["train"])
+        return f"few_shot_{self.count}"
 
     def split(self) -> str:
-        """As `m6rec data prepare` takes it; `all` is one sample, whatever the seed."""
-        seed = 0 if self.count is None else self.seed
-        return f"few_shot:n={self.size()},seed={seed},history=sampled"
+        """As `m6rec data prepare` takes it."""
+        return f"few_shot:n={self.count},seed={self.seed},history=sampled"
 
 
 @contextmanager
@@ -209,7 +194,7 @@ def rows_of(
         seed=sample.seed,
         **how,  # type: ignore[arg-type]
     )
-    return [row | {"samples": sample.size()} | dict(settings or {}) for row in rows]
+    return [row | {"samples": sample.count} | dict(settings or {}) for row in rows]
 
 
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
@@ -310,8 +295,6 @@ def study(
             method
             for method in methods
             if (METHODS[method], DATASET, sample.label, sample.seed) not in done
-            # All ratings are one sample: what learns without chance learns the same again.
-            and (method == TUNING or sample.count is not None or sample.seed == samples[0].seed)
         ]
         if not missing:
             continue
@@ -332,12 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Quality against training samples.")
     parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_books")
-    parser.add_argument(
-        "--samples",
-        nargs="+",
-        type=number_of_samples,
-        default=[number_of_samples(text) for text in SAMPLES],
-    )
+    parser.add_argument("--samples", nargs="+", type=int, default=[*SAMPLES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)

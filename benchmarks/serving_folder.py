@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks.random_models import random_variables, random_words
@@ -27,7 +26,7 @@ from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import TIME, VALUE, DatasetSpec
 from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import read_vocabulary, restore_model, save_assets
+from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.serving.build_index import build_index
@@ -188,17 +187,3 @@ def write_large_bank(folder: Path, name: str, number: int) -> Path:
         shutil.rmtree(bank)
     BankFolder(bank).add_all([perturbed(base, f"task{n}", n) for n in range(number)])
     return bank
-
-
-def write_other_run(folder: Path) -> Path:
-    """`other` beside `run`: the same backbone, and other prompts."""
-    restored = restore_model(folder / "run")
-    vocabulary = read_vocabulary(folder / "run")
-    other = folder / "other"
-    shutil.copytree(folder / "run", other, ignore=shutil.ignore_patterns("checkpoints"))
-    prompts = jax.tree.map(lambda leaf: leaf * 1.5 + 0.05, restored.variables["prompts"])
-    described = RunDescription(restored.model.config, vocabulary.fingerprint, "prompts", 4)
-    with CheckpointStore(other / "checkpoints") as store:
-        variables = {"params": restored.variables["params"], "prompts": prompts}
-        store.save(1, variables, data={}, run=described, frozen=("params",))
-    return other

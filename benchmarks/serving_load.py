@@ -1,10 +1,9 @@
-"""Load on a server over loopback: clients, saturation, start, a bank of 1,000 tasks, swaps.
+"""Load on a server over loopback: clients, saturation, start, a bank of 1,000 tasks.
 
     python -m benchmarks.serving_load clients [--models mini small] [--seconds 30]
     python -m benchmarks.serving_load saturation [--seconds 600]
     python -m benchmarks.serving_load start
     python -m benchmarks.serving_load bank [--seconds 30]
-    python -m benchmarks.serving_load swaps
 
 The server is `m6rec serve` in a process of its own, with random weights (`serving_folder`). Clients
 are coroutines of one process, not locust's: they share a machine's few cores with the server, and
@@ -14,8 +13,7 @@ requests of five are scores of up to 20 candidates, the fifth is a turn of a dia
 *clients*: 1, 8 and 64 of them, beside a server that answers one request at a time
 (`Scheduler.max_batch = 1`); the two take turns. *saturation*: 96 clients against a queue of 64.
 *start*: with an empty cache of programs, and again. *bank*: requests of all tasks, mixed, against
-requests of one task of a bank of one. *swaps*: prompts are replaced while clients ask; an answer
-must be that of the prompts it names. Rows go to `benchmarks/results/serving_load.json`.
+requests of one task of a bank of one. Rows go to `benchmarks/results/serving_load.json`.
 """
 
 from __future__ import annotations
@@ -42,15 +40,12 @@ from benchmarks.serving_folder import (
     ALL_JOBS,
     write_folder,
     write_large_bank,
-    write_other_run,
 )
-from benchmarks.serving_process import ADMIN, Serving, chat_request, score_request, serving
-from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.bank.folder import BankFolder
+from benchmarks.serving_process import Serving, chat_request, score_request, serving
 
 FOLDER = ROOT / "runs" / "serving"
 CLIENTS = (1, 8, 64)
-TASKS, SWAPS = 1_000, 100
+TASKS = 1_000
 Make = Callable[[np.random.Generator], tuple[str, dict[str, Any]]]
 
 
@@ -63,7 +58,6 @@ class Answers:
       processor_seconds: that the server took meanwhile.
       latencies: seconds of each answered request, by its route.
       statuses: how many of each.
-      bodies: answers of status 200, where they are kept.
     """
 
     seconds: float = 0.0
@@ -72,7 +66,6 @@ class Answers:
         default_factory=lambda: collections.defaultdict(list)
     )
     statuses: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
-    bodies: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """Throughput, and latencies of all requests together."""
@@ -90,9 +83,7 @@ def mixed(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     return chat_request(rng) if rng.integers(5) == 0 else score_request(rng)
 
 
-async def _ask(
-    address: str, clients: int, make: Make, until: Callable[[], bool], keep: bool
-) -> Answers:
+async def _ask(address: str, clients: int, make: Make, until: Callable[[], bool]) -> Answers:
     answers = Answers()
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
@@ -106,8 +97,6 @@ async def _ask(
                 answers.statuses[response.status_code] += 1
                 if response.status_code == 200:
                     answers.latencies[path].append(time.perf_counter() - began)
-                    if keep:
-                        answers.bodies.append((body, response.json()))
                 elif response.status_code == 429:
                     await asyncio.sleep(0.1)
 
@@ -124,7 +113,6 @@ def ask(
     make: Make = mixed,
     *,
     until: Callable[[], bool] | None = None,
-    keep: bool = False,
 ) -> Answers:
     """Lets clients ask for so long, or until something has happened."""
     end, processor = time.perf_counter() + seconds, server.processor_seconds()
@@ -134,7 +122,6 @@ def ask(
             clients,
             make,
             lambda: time.perf_counter() > end or (until is not None and until()),
-            keep,
         )
     )
     answers.processor_seconds = server.processor_seconds() - processor
@@ -307,82 +294,10 @@ def bank_study(study: Study, model: str, tasks: int, seconds: float, turns: int)
         study.add(metrics, model, "bank", f"{name} task{'s' * (name != 'one')}")
 
 
-def swaps_study(study: Study, model: str, swaps: int) -> None:
-    """Prompts are replaced under load; each answer is compared with the prompts that it names."""
-    source = study.model(model)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "served"
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("bank_*"))
-        write_other_run(folder)
-        seconds: list[float] = []
-        _, fixed = score_request(np.random.default_rng(7))
-
-        async def replace(client: httpx.AsyncClient, number: int) -> None:
-            def change() -> None:
-                BankFolder(folder / "bank").remove("ctr")
-                run = folder / ("other", "run")[number % 2]
-                add_prompts(folder / "bank", run, tasks=["ctr"])
-
-            await asyncio.to_thread(change)
-            began = time.perf_counter()
-            response = await client.put("/v1/admin/prompts/ctr", json={}, headers=ADMIN)
-            response.raise_for_status()
-            seconds.append(time.perf_counter() - began)
-
-        async def all_swaps(server: Serving) -> tuple[Answers, list[Any]]:
-            done, expected = False, []
-
-            async def change() -> None:
-                nonlocal done
-                async with httpx.AsyncClient(base_url=server.address, timeout=120) as client:
-                    for number in range(swaps):
-                        await replace(client, number)
-                        if number < 2:
-                            response = await client.post("/v1/score", json=fixed)
-                            expected.append(response.json())
-                done = True
-
-            asked, _ = await asyncio.gather(
-                _ask(
-                    server.address,
-                    8,
-                    lambda rng: ("/v1/score", fixed) if rng.integers(2) else mixed(rng),
-                    lambda: done,
-                    True,
-                ),
-                change(),
-            )
-            return asked, expected
-
-        with serving(folder) as server:
-            answers, expected = asyncio.run(all_swaps(server))
-            compiled = compiled_since(server)
-    check_statuses(answers, 200)
-    of = {one["prompts"]: [item["score"] for item in one["items"]] for one in expected}
-    start = [a for body, a in answers.bodies if body is fixed]
-    wrong = 0
-    for one in start:
-        if one["prompts"] in of:
-            scores = [item["score"] for item in one["items"]]
-            wrong += not np.allclose(scores, of[one["prompts"]], atol=1e-4)
-    if len(of) != 2 or wrong:
-        raise RuntimeError(f"{wrong} of {len(start)} answers are not those of their prompts")
-    metrics = {
-        "swaps": swaps,
-        "answered": answers.statuses[200],
-        "mixed": wrong,
-        "compared": len(start),
-        "compiled_after_ready": compiled,
-        "swap_milliseconds": 1000 * statistics.median(seconds),
-        **answers.metrics(),
-    }
-    study.add(metrics, model, "swaps", "8 clients")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description="Load on a server over loopback.")
-    parser.add_argument("study", choices=["clients", "saturation", "start", "bank", "swaps"])
+    parser.add_argument("study", choices=["clients", "saturation", "start", "bank"])
     parser.add_argument("--models", nargs="+", help="of gin_configs/models")
     parser.add_argument("--seconds", type=float, help="30; of saturation 600")
     parser.add_argument("--turns", type=int, default=2, help="servers of each kind")
@@ -398,8 +313,6 @@ def main(arguments: list[str] | None = None) -> int:
             saturation_study(study, model, options.seconds or 600.0)
         elif options.study == "bank":
             bank_study(study, model, TASKS, seconds, options.turns)
-        elif options.study == "swaps":
-            swaps_study(study, model, SWAPS)
     add_rows(results_path("serving_load"), study.rows)
     return 0
 

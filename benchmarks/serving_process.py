@@ -20,8 +20,6 @@ import numpy as np
 from benchmarks.provenance import ROOT
 from benchmarks.serving_folder import ARGUMENTS, ITEMS, NOW, USERS
 
-ADMIN_TOKEN = "of-the-benchmarks-own"
-ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 COMMAND = (sys.executable, "-m", "m6rec_jax.cli", "serve")
 # Seconds until a server must be ready, or have ended.
 _PATIENCE = 900.0
@@ -47,7 +45,6 @@ class Serving:
             env=os.environ
             | {
                 "JAX_COMPILATION_CACHE_DIR": str(programs),
-                "M6REC_ADMIN_TOKEN": ADMIN_TOKEN,
                 "PYTHONPATH": str(ROOT),
             },
             stdout=subprocess.PIPE,

@@ -5,8 +5,7 @@ The folder has three Parquet files; every row number below is an index into them
     users.parquet   user_id, then the attribute columns
     items.parquet   item_id, then the attribute columns (lists stay lists)
     events.parquet  user, item (indices), time (unix seconds), value (stars),
-                    per_user_temporal and leave_one_out ('train', 'validation' or 'test'),
-                    perhaps few_shot_<samples>_<seed> (also 'excluded': known to nobody)
+                    per_user_temporal and leave_one_out ('train', 'validation' or 'test')
 
 Events are ordered by user, time and the row's place in the file the data set came in: most rows of
 MovieLens share user and timestamp with another, so the tie-break is part of the split.
@@ -14,9 +13,7 @@ MovieLens share user and timestamp with another, so the tie-break is part of the
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +24,6 @@ from m6rec_jax.errors import DataError
 
 PARTS = ("train", "validation", "test")
 LIKED = 4.0
-FEW_SHOT = "few_shot_"
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,6 @@ class ExportedSplits:
       time: float64 [events]. value: float64 [events].
       label: int64 [events], 1 where the user gave 4 stars or more.
       per_user_temporal, leave_one_out: [events], one of `PARTS`.
-      few_shot: by `few_shot_column`, [events], one of `PARTS` or 'excluded'.
     """
 
     users: pa.Table
@@ -52,44 +47,10 @@ class ExportedSplits:
     label: np.ndarray
     per_user_temporal: np.ndarray
     leave_one_out: np.ndarray
-    few_shot: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    def parts(self, split: str) -> np.ndarray:
-        """Part of each event [events].
-
-        Raises:
-          DataError: a few-shot split that was not exported.
-        """
-        if not split.startswith(FEW_SHOT):
-            return np.asarray(getattr(self, split))
-        if split not in self.few_shot:
-            raise DataError(
-                f"split {split!r} was not exported (there: {', '.join(self.few_shot) or 'none'}); "
-                "python -m benchmarks.baselines.export_splits --samples ... --seeds ..."
-            )
-        return self.few_shot[split]
 
     def rows(self, split: str, part: str) -> np.ndarray:
         """Indices of the events in `part` of `split`, in the table's order."""
-        return np.flatnonzero(self.parts(split) == part)
-
-
-def few_shot_column(samples: int | None, seed: int) -> str:
-    """Name of the split that keeps so many training rows (None: all) of one draw."""
-    return f"{FEW_SHOT}{samples or 'all'}_{seed}"
-
-
-def number_of_samples(text: str) -> int | None:
-    """Reads an entry of `--samples` on a command line: None is all."""
-    if text == "all":
-        return None
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor 'all'")
-    return count
+        return np.flatnonzero(getattr(self, split) == part)
 
 
 def read_exported(folder: Path) -> ExportedSplits:
@@ -119,7 +80,4 @@ def read_exported(folder: Path) -> ExportedSplits:
         label=(column["value"] >= LIKED).astype(np.int64),
         per_user_temporal=column["per_user_temporal"].astype(str),
         leave_one_out=column["leave_one_out"].astype(str),
-        few_shot={
-            name: values.astype(str) for name, values in column.items() if name.startswith(FEW_SHOT)
-        },
     )

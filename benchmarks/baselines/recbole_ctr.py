@@ -23,7 +23,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from benchmarks.baselines.exported_splits import FEW_SHOT, PARTS, ExportedSplits
+from benchmarks.baselines.exported_splits import PARTS, ExportedSplits
 
 NAME = "ml"
 SEQUENTIAL = ("DIN",)
@@ -47,12 +47,11 @@ def _token(value: object) -> str:
     return "" if value is None else str(value).replace("\t", " ").replace(" ", "_")
 
 
-def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequential: bool) -> int:
+def write_atomic_files(data: ExportedSplits, folder: Path, sequential: bool) -> int:
     """Writes RecBole's `.inter`, `.user`, `.item` files; one `.inter` per part of the split.
 
     For a sequential model each row carries the user's last `MAX_HISTORY` items before it; a user's
-    first row has none and is left out, as in RecBole's own augmentation. Of a few-shot split a
-    history holds training rows alone, and rows without any stay: most have none.
+    first row has none and is left out, as in RecBole's own augmentation.
 
     Returns:
       the length of the longest history, at least 1; 0 without histories.
@@ -60,18 +59,16 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
     longest = int(sequential)
     folder.mkdir(parents=True, exist_ok=True)
     starts = np.searchsorted(data.user, np.arange(data.users.num_rows))
-    is_sample = split.startswith(FEW_SHOT)
-    visible = data.parts(split) == "train" if is_sample else np.ones(len(data.user), bool)
     for part in PARTS:
         with (folder / f"{NAME}.{part}.inter").open("w") as file:
             history_column = "\titem_id_list:token_seq" if sequential else ""
             file.write(f"user_id:token\titem_id:token\tlabel:float{history_column}\n")
-            for row in data.rows(split, part):
+            for row in data.rows("per_user_temporal", part):
                 first = starts[data.user[row]]
                 columns = [f"u{data.user[row]}", f"i{data.item[row]}", str(data.label[row])]
                 if sequential:
-                    past = data.item[first:row][visible[first:row]][-MAX_HISTORY:]
-                    if not len(past) and not is_sample:
+                    past = data.item[first:row][-MAX_HISTORY:]
+                    if not len(past):
                         continue
                     columns.append(" ".join(f"i{item}" for item in past))
                     longest = max(longest, len(past))
@@ -140,7 +137,6 @@ def train_and_score(
     seed: int,
     work: Path,
     *,
-    split: str = "per_user_temporal",
     threads: int,
     cap: float,
 ) -> RecBoleRun:
@@ -148,7 +144,6 @@ def train_and_score(
 
     Args:
       work: folder for the split files and RecBole's logs.
-      split: name of a split of `data`.
       threads: of the processor. cap: seconds after which training stops after the running epoch.
     """
     torch.set_num_threads(threads)
@@ -157,7 +152,7 @@ def train_and_score(
     sequential = model_name in SEQUENTIAL
     # RecBole takes the data set's name from the folder's.
     folder = work / ("sequential" if sequential else "context") / NAME
-    longest = write_atomic_files(data, split, folder, sequential)
+    longest = write_atomic_files(data, folder, sequential)
     # RecBole writes its logs into the current folder, and reads the command line if it may.
     with contextlib.chdir(work):
         config = Config(

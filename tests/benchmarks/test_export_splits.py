@@ -8,10 +8,7 @@ import pytest
 from benchmarks.baselines.export_splits import export
 from benchmarks.baselines.exported_splits import read_exported
 from m6rec_jax.data import splits
-from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import Split
-from m6rec_jax.errors import DataError
 from tests.data.plain_splits import plain_split
 
 
@@ -62,20 +59,3 @@ def test_export_keeps_order_labels_and_splits(dataset: Dataset, tmp_path: Path) 
         )
     )
     assert theirs == ours
-
-
-def test_few_shot_splits_keep_the_rows_that_ours_learn_from(
-    dataset: Dataset, tmp_path: Path
-) -> None:
-    counts = export(dataset, tmp_path / "out", [(7, 3), (None, 0)])
-    assert counts["few_shot_7_3"] == {"train": 7, "validation": 4, "test": 4, "excluded": 25}
-    assert counts["few_shot_all_0"] == {"train": 32, "validation": 4, "test": 4}
-    data = read_exported(tmp_path / "out")
-    codes = assign(dataset, Split.parse("few_shot:n=7,seed=3,history=sampled")).codes
-    events = dataset.events().to_pylist()
-    ours = {(events[i]["user_index"], events[i]["item_index"]) for i in np.flatnonzero(codes == 0)}
-    drawn = data.rows("few_shot_7_3", "train")
-    assert set(zip(data.user[drawn].tolist(), data.item[drawn].tolist(), strict=True)) == ours
-    assert (data.rows("few_shot_all_0", "train") == data.rows("per_user_temporal", "train")).all()
-    with pytest.raises(DataError, match="'few_shot_7_4' was not exported"):
-        data.rows("few_shot_7_4", "train")

@@ -59,27 +59,24 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     monkeypatch.setattr(few_samples, "tune", tune)
     monkeypatch.setattr(few_samples, "means", lambda *given: figures)
     monkeypatch.setattr(few_samples, "regression", lambda *given: figures)
-    monkeypatch.setattr(Sample, "size", lambda sample: sample.count or 79_619)
     monkeypatch.setattr(few_samples, "results_path", lambda name: tmp_path / f"{name}.json")
     monkeypatch.setattr(few_samples, "backbone_of", lambda path: path.name)
     return runs
 
 
 def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) -> None:
-    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "all"]
+    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "256"]
     arguments += ["--seeds", "0", "1"]
     assert few_samples.main(arguments) == 0
     prepared = [run for run in made if run[0] == "prepare"]
     assert prepared == [
-        ("prepare", split, seed) for seed in (0, 1) for split in ("few_shot_64", "few_shot_all")
+        ("prepare", split, seed) for seed in (0, 1) for split in ("few_shot_64", "few_shot_256")
     ]
     assert len([run for run in made if run[0] == TUNING]) == 12
     rows = read_results(tmp_path / "few_samples.json").rows
-    assert {row["samples"] for row in rows if row["split"] == "few_shot_all"} == {79_619}
+    assert {row["samples"] for row in rows if row["split"] == "few_shot_256"} == {256}
     found = {(row["model"], row["split"], row["seed"]) for row in rows}
-    # All ratings are one sample, from which the references learn the same with every seed.
-    assert (REGRESSION, "few_shot_all", 1) not in found
-    assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_all", 0)} <= found
+    assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_256", 1)} <= found
     (row, *_) = (row for row in rows if row["model"] == TUNED)
     assert (row["foundation"], row["step"]) == ("base", [20] * 3)
     done = len(made)
@@ -109,7 +106,6 @@ def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path:
 def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
     assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
-    assert Sample(None, 2).split() == Sample(None, 0).split()
 
 
 def test_files_of_the_study_fit_together() -> None:
