@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import columns, files, splits
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.reading import read_rows
-from m6rec_jax.data.schema import Section, load_json
+from m6rec_jax.data.schema import declared, load_json, parsed
 from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import TEXT_VIEWS
@@ -50,6 +50,47 @@ from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.passages import passages
 
 CORPUS_FILE = "corpus.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _TextColumns:
+    """The object `texts` of `corpus.json`."""
+
+    id: str
+    group: str
+    text: str | None = None
+    turns: str | None = None
+    about: str | None = None
+    label: str | None = None
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.turns is None):
+            raise ValueError("'text' or 'turns' must name a column, one of the two")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _CorpusFile:
+    """The object of `corpus.json`."""
+
+    name: str
+    texts: _TextColumns
+    classes: tuple[str, ...] = ()
+    question: str = ""
+    description: str = ""
+    licence: str = ""
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.texts.label is None and self.classes:
+            raise ValueError("'classes' are given, but 'texts.label' names no column")
+        if self.texts.label is not None:
+            if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+                raise ValueError(
+                    f"'classes' must be two different names or more, not {list(self.classes)!r}"
+                )
+            if not self.question.strip():
+                raise ValueError("'question' is missing: what is asked of a text with a label")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,45 +134,27 @@ class CorpusSpec:
         Raises:
           DataError: an unknown or missing key, a wrong type, or classes that do not fit.
         """
-        top = Section(raw, source, "")
-        texts = top.section("texts")
-        text, turns = texts.optional_text("text"), texts.optional_text("turns")
-        if (text is None) == (turns is None):
-            raise texts.error("text", "or 'texts.turns' must name a column, one of the two")
-        label = texts.optional_text("label")
-        of_texts = {
-            "id": texts.text("id"),
-            "group": texts.text("group"),
-            "text": text or turns,
-            "has_turns": turns is not None,
-            "about": texts.optional_text("about"),
-            "label": label,
-            "file": texts.optional_text("file"),
-        }
-        texts.finish()
-        question = top.text("question") if label else top.optional_text("question") or ""
-        return top.read(cls, **of_texts, classes=_classes(top, label), question=question)
+        top = parsed(raw, _CorpusFile, source)
+        texts, others = top.texts, dataclasses.asdict(top)
+        others.pop("texts")
+        return cls(
+            id=texts.id,
+            group=texts.group,
+            text=texts.text or texts.turns or "",
+            has_turns=texts.turns is not None,
+            about=texts.about,
+            label=texts.label,
+            file=texts.file,
+            **others,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `from_dict` parses back into an equal spec."""
-        texts = {
-            "id": self.id,
-            "group": self.group,
-            "turns" if self.has_turns else "text": self.text,
-            "about": self.about,
-            "label": self.label,
-            "file": self.file,
-        }
-        raw: dict[str, Any] = {
-            "name": self.name,
-            "description": self.description,
-            "licence": self.licence,
-            "texts": {key: value for key, value in texts.items() if value},
-            "classes": list(self.classes),
-            "question": self.question,
-            "provenance": dict(self.provenance),
-        }
-        return {key: value for key, value in raw.items() if value}
+        text = {"turns" if self.has_turns else "text": self.text}
+        texts = _TextColumns(self.id, self.group, **text, about=self.about, label=self.label)
+        texts = dataclasses.replace(texts, file=self.file)
+        names = ("name", "classes", "question", "description", "licence", "provenance")
+        return declared(_CorpusFile(texts=texts, **{name: getattr(self, name) for name in names}))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -269,19 +292,6 @@ def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:
     pq.write_table(pa.table(arrays), folder / "texts.parquet", compression="zstd")
     content = json.dumps(spec.to_dict(), indent=2, ensure_ascii=False)
     (folder / CORPUS_FILE).write_text(content + "\n", "utf-8")
-
-
-def _classes(top: Section, label: str | None) -> tuple[str, ...]:
-    if label is None:
-        if top.get("classes") is not None:
-            raise top.error("classes", "are given, but 'texts.label' names no column")
-        return ()
-    names = top.require("classes")
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise top.error("classes", f"must be a list of names, not {names!r}")
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise top.error("classes", f"must be two different names or more, not {names!r}")
-    return tuple(names)
 
 
 @gin.configurable

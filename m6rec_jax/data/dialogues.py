@@ -37,7 +37,7 @@ from m6rec_jax.data.dialogue_files import FORMATS, Dialogue, Turn
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
-from m6rec_jax.data.schema import Section, load_json
+from m6rec_jax.data.schema import load_json, parsed
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.data.splits import PARTS, TRAIN, VALIDATION, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
@@ -80,22 +80,23 @@ class DialogueSpec:
     def load(cls, directory: str | Path) -> DialogueSpec:
         """Reads `directory/dialogues.json`; raises DataError where it does not fit."""
         path = Path(directory) / DIALOGUES_FILE
-        top = Section(load_json(path), str(path), "")
-        form, files = top.text("format"), top.require("files")
-        if form not in FORMATS:
-            raise top.error(
-                "format", f"is {form!r}{did_you_mean(form, FORMATS)} (known: {', '.join(FORMATS)})"
+        raw = load_json(path)
+        if isinstance(raw, dict) and isinstance(raw.get("files"), str):
+            raw = {**raw, "files": {"": raw["files"]}}
+        return parsed(raw, cls, str(path))
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(
+                f"'format' is {self.format!r}{did_you_mean(self.format, FORMATS)} (known: "
+                f"{', '.join(FORMATS)})"
             )
-        if isinstance(files, str):
-            files = {"": files}
-        known = isinstance(files, dict) and all(isinstance(file, str) for file in files.values())
-        if not known or not (set(files) == {""} or {"train", "test"} <= set(files) <= set(PARTS)):
-            raise top.error(
-                "files",
-                "must be a file, or an object with a file for 'train', for 'test' and, where there "
-                f"is one, for 'validation', not {files!r}",
+        parts = set(self.files)
+        if parts != {""} and not {"train", "test"} <= parts <= set(PARTS):
+            raise ValueError(
+                "'files' must be a file, or an object with a file for 'train', for 'test' and, "
+                f"where there is one, for 'validation', not {self.files!r}"
             )
-        return top.read(cls, format=form, files=files)
 
 
 @gin.configurable

@@ -124,13 +124,20 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise parquet_damage(path, error) from error
 
 
-def takeable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Views of texts and bytes as these themselves: Arrow cannot pick rows of views."""
+def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows, of types whose rows Arrow can pick and whose values Python can hold.
+
+    That is, no views of texts and bytes, and times no finer than microseconds.
+    """
     plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     for index, field in enumerate(batch.schema):
-        if field.type in plain:
-            column = batch.column(index).cast(plain[field.type])
-            batch = batch.set_column(index, field.with_type(column.type), column)
+        kind = plain.get(field.type, field.type)
+        if getattr(kind, "unit", None) == "ns":
+            of_day = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
+            kind = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else of_day
+        if kind != field.type:
+            column = batch.column(index).cast(kind, safe=False)
+            batch = batch.set_column(index, field.with_type(kind), column)
     return batch
 
 
@@ -142,18 +149,6 @@ def parquet_damage(path: Path, error: Exception) -> DataError:
         f"{path} ({size} bytes) is not a whole Parquet file: it is cut off or damaged; "
         f"copy or write it again ({reason})"
     )
-
-
-def without_nanoseconds(column: pa.Array) -> pa.Array:
-    """Times as fine as Python's are, which refuses finer ones; other columns as they are."""
-    kind = column.type
-    if getattr(kind, "unit", None) != "ns":
-        return column
-    if pa.types.is_timestamp(kind):
-        coarser: pa.DataType = pa.timestamp("us", kind.tz)
-    else:
-        coarser = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
-    return column.cast(coarser, safe=False)
 
 
 def _csv_header(path: Path) -> list[str]:

@@ -38,7 +38,7 @@ import numpy as np
 from m6rec_jax.data import splits
 from m6rec_jax.data.corpora import numbered_lines
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.schema import Section, load_json
+from m6rec_jax.data.schema import load_json, parsed
 from m6rec_jax.data.splits import PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.errors import ConfigError, DataError
@@ -68,7 +68,7 @@ class ReviewSpec:
     def load(cls, directory: str | Path) -> ReviewSpec:
         """Reads `directory/reviews.json`; raises DataError where it is missing or does not fit."""
         path = Path(directory) / REVIEWS_FILE
-        return Section(load_json(path), str(path), "").read(cls)
+        return parsed(load_json(path), cls, str(path))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,18 +20,22 @@ for, and so on).
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import sys
+import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import msgspec
 import numpy as np
 
+from m6rec_jax.data.values import short_text
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
 
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 SPEC_FILE = "dataset.json"
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
 # Beyond these types: an id, a time in unix seconds, the value of an event.
@@ -60,11 +64,27 @@ class TableSpec:
         named here are ignored.
       file: file name or pattern inside the folder; None looks for `<table>.parquet` or
         `<table>.csv`.
+
+    Raises:
+      ValueError: a type that does not exist, or a column that means something else.
     """
 
-    id: str
+    id: Text
     columns: Mapping[str, str]
-    file: str | None = None
+    file: Text | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in self.columns.items():
+            if kind not in COLUMN_TYPES:
+                hint = did_you_mean(kind, COLUMN_TYPES)
+                raise ValueError(
+                    f"column {name!r} has type {kind!r}, which is none of "
+                    f"{', '.join(COLUMN_TYPES)}{hint}"
+                )
+            if name == self.id:
+                raise ValueError(f"column {name!r} is the id column: declare it once, as 'id'")
+            if name in OF_REQUESTS:
+                raise ValueError(f"{name!r} means something else in requests: rename the column")
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -83,6 +103,16 @@ class ItemsSpec(TableSpec):
 
     title: str | None = None
 
+    def __post_init__(self) -> None:
+        TableSpec.__post_init__(self)
+        texts = [name for name, kind in self.columns.items() if kind == "string"]
+        if self.title not in (None, *texts):
+            hint = did_you_mean(str(self.title), texts)
+            raise ValueError(
+                f"'title' names {self.title!r}, not an item column of strings "
+                f"({', '.join(texts)}){hint}"
+            )
+
     @property
     def title_column(self) -> str | None:
         """The column that holds titles; None where none does."""
@@ -94,14 +124,23 @@ class EventsSpec:
     """The table of behaviours: column names of user, item, time and (optionally) value and part.
 
     `part` names each event's part, for the split 'by_column'.
+
+    Raises:
+      ValueError: a column is named twice.
     """
 
-    user: str
-    item: str
-    time: str
-    value: str | None = None
-    file: str | None = None
-    part: str | None = None
+    user: Text
+    item: Text
+    time: Text
+    value: Text | None = None
+    file: Text | None = None
+    part: Text | None = None
+
+    def __post_init__(self) -> None:
+        columns = (self.user, self.item, self.time, self.value, self.part)
+        names = [name for name in columns if name is not None]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"the column {min(twice)!r} is named twice")
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -118,7 +157,11 @@ class EventsSpec:
 class LabelSpec:
     """Which events are positive: those whose value is `at_least` this; None means all of them."""
 
-    at_least: float | None = None
+    at_least: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is not None and not math.isfinite(self.at_least):
+            raise ValueError(f"'at_least' must be a finite number, not {self.at_least!r}")
 
     def is_positive(self, value: float | None) -> bool:
         """Whether one event with this value counts as positive."""
@@ -149,9 +192,14 @@ class StatisticsSpec:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """The parsed `dataset.json`. See the module's docstring for its keys."""
+    """The parsed `dataset.json`. See the module's docstring for its keys.
 
-    name: str
+    Raises:
+      ValueError: a statistic over a column that is not declared, a label without values, or repeats
+        that are neither counted nor ignored.
+    """
+
+    name: Text
     users: TableSpec
     items: ItemsSpec
     events: EventsSpec
@@ -163,6 +211,21 @@ class DatasetSpec:
     description: str = ""
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.repeats not in (None, COUNT, IGNORE):
+            raise ValueError(f'"repeats" must be "{COUNT}" or "{IGNORE}", not {self.repeats!r}')
+        if self.label.at_least is not None and self.events.value is None:
+            raise ValueError(
+                "'label.at_least' compares event values, but 'events.value' is not declared"
+            )
+        columns = self.items.columns
+        for name in self.statistics.by:
+            if name not in columns:
+                raise ValueError(
+                    f"'statistics.by' names {name!r}, not an item column "
+                    f"({', '.join(columns) or 'none'}){did_you_mean(name, columns)}"
+                )
 
     @property
     def repeats_count(self) -> bool:
@@ -184,49 +247,11 @@ class DatasetSpec:
             a statistic over a column that is not declared, or repeats that are neither counted nor
             ignored.
         """
-        top = Section(raw, source, "")
-        users = _table(top.section("users"), TableSpec)
-        items = _table(top.section("items"), ItemsSpec)
-        events = top.section("events").read(EventsSpec)
-        columns = (events.user, events.item, events.time, events.value, events.part)
-        names = [name for name in columns if name is not None]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise DataError(f"{source}: 'events' names the column {min(twice)!r} twice")
-        return top.read(
-            cls,
-            users=users,
-            items=items,
-            events=events,
-            label=_label(top, events),
-            repeats=_repeats(top),
-            statistics=_statistics(top, items),
-        )
+        return parsed(raw, cls, source)
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `from_dict` parses back into an equal spec."""
-        raw: dict[str, Any] = {"name": self.name}
-        if self.description:
-            raw["description"] = self.description
-        if self.licence:
-            raw["licence"] = self.licence
-        for key, table in (("users", self.users), ("items", self.items)):
-            entry: dict[str, Any] = {} if table.file is None else {"file": table.file}
-            raw[key] = entry | {"id": table.id, "columns": dict(table.columns)}
-        if self.items.title is not None:
-            raw["items"]["title"] = self.items.title
-        names = ("file", "user", "item", "time", "value", "part")
-        values = {name: getattr(self.events, name) for name in names}
-        raw["events"] = {name: value for name, value in values.items() if value is not None}
-        if self.label.at_least is not None:
-            raw["label"] = {"at_least": self.label.at_least}
-        if self.repeats is not None:
-            raw["repeats"] = self.repeats
-        if self.statistics.by:
-            raw["statistics"] = {"by": list(self.statistics.by)}
-        for name in ("template", "splits", "provenance"):
-            if getattr(self, name):
-                raw[name] = dict(getattr(self, name))
-        return raw
+        return declared(self)
 
     def of_rows(self) -> dict[str, Any]:
         """What rows depend on: not where tables lie, what is said of them, and other splits."""
@@ -265,173 +290,64 @@ def load_json(path: Path) -> Any:
         raise DataError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
         ) from error
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
-        raise DataError(f"{path}: not JSON that can be read ({error})") from error
-
-
-_KIND_NAMES = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    return _KIND_NAMES.get(type(value), f"the number {value!r}")
 
 
 _Spec = TypeVar("_Spec")
 
 
-class Section:
-    """One JSON object being read: every key is asked for once, what is left over is unknown.
+def parsed(raw: Any, kind: type[_Spec], source: str) -> _Spec:
+    """The object of a JSON file as a dataclass.
 
     Args:
-      raw: the parsed value.
+      raw: the object.
+      kind: a dataclass, whose fields may be dataclasses.
       source: the file, for messages.
-      path: where in the file the object stands, "" for the whole.
 
     Raises:
-      DataError: the value is no object; by the methods, a key that is missing, unknown or wrong.
+      DataError: an unknown or missing key, or a value that does not fit.
     """
-
-    def __init__(self, raw: Any, source: str, path: str) -> None:
-        self.source, self.path = source, path
-        if not isinstance(raw, dict):
-            where = f"{source}: {path!r}" if path else f"{source}: the whole file"
-            raise DataError(f"{where} must be an object, not {_kind(raw)}")
-        self.raw = raw
-        self.known: list[str] = []
-
-    def error(self, key: str, message: str) -> DataError:
-        name = f"{self.path}.{key}" if self.path else key
-        return DataError(f"{self.source}: {name!r} {message}")
-
-    def get(self, key: str) -> Any:
-        self.known.append(key)
-        return self.raw.get(key)
-
-    def require(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            # A misspelt key is both missing and unknown: name the misspelling here.
-            hint = did_you_mean(key, [name for name in self.raw if name not in self.known])
-            has = ", ".join(map(repr, self.raw)) or "nothing"
-            raise self.error(key, f"is missing (found {has}){hint}")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self.require(key)
-        if not isinstance(value, str):
-            raise self.error(key, f"must be a string, not {_kind(value)}")
-        if not value.strip():
-            raise self.error(key, "must not be empty")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        return None if self.get(key) is None else self.text(key)
-
-    def section(self, key: str) -> Section:
-        path = f"{self.path}.{key}" if self.path else key
-        return Section(self.require(key), self.source, path)
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        value = self.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise self.error(key, f"must be an object, not {_kind(value)}")
-        return value or {}
-
-    def read(self, kind: type[_Spec], **given: Any) -> _Spec:
-        """All that is left to read, as a dataclass.
-
-        A field is an object where its type is `Mapping[str, Any]`, else a text, which must be there
-        where the field has no default.
-
-        Args:
-          kind: the dataclass.
-          given: fields that were read already.
-        """
-        for one in fields(kind):  # type: ignore[arg-type]
-            if one.name in given:
-                continue
-            if one.type == "Mapping[str, Any]":
-                given[one.name] = self.mapping(one.name)
-            elif one.default is MISSING:
-                given[one.name] = self.text(one.name)
-            else:
-                given[one.name] = self.optional_text(one.name) or one.default
-        self.finish()
-        return kind(**given)
-
-    def finish(self) -> None:
-        known = list(dict.fromkeys(self.known))
-        for key in self.raw:
-            if key not in known:
-                hint = did_you_mean(key, known)
-                raise self.error(key, f"is not a known key (known: {', '.join(known)}){hint}")
+    _check_keys(raw, kind, source, "")
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        if not path:
+            raise DataError(f"{source}: {reason}") from error
+        path = path.rstrip("`")
+        for key in path.removesuffix("[...]").split("."):
+            raw = raw[key]
+        given = f" ({short_text(raw)})" if reason.startswith("Expected") else ""
+        raise DataError(f"{source}: {path!r}: {reason}{given}") from error
 
 
-_AnyTable = TypeVar("_AnyTable", bound=TableSpec)
-
-
-def _table(section: Section, spec: type[_AnyTable]) -> _AnyTable:
-    identifier = section.text("id")
-    columns = section.require("columns")
-    if not isinstance(columns, dict):
-        raise section.error("columns", f"must be an object of column: type, not {_kind(columns)}")
-    for name, kind in columns.items():
-        key = f"columns.{name}"
-        if not isinstance(kind, str) or kind not in COLUMN_TYPES:
-            hint = did_you_mean(str(kind), COLUMN_TYPES)
-            raise section.error(
-                key, f"has type {kind!r}, which is none of {', '.join(COLUMN_TYPES)}{hint}"
+def _check_keys(raw: Any, kind: type[Any], source: str, path: str) -> None:
+    """Raises DataError where an object has a key that is no field."""
+    if not isinstance(raw, dict):
+        return  # of which the conversion says what it should be
+    types = get_type_hints(kind)
+    for key, value in raw.items():
+        if key not in types:
+            raise DataError(
+                f"{source}: {path + key!r} is not a known key (known: {', '.join(types)})"
+                f"{did_you_mean(key, types)}"
             )
-        if name == identifier:
-            raise section.error(key, "is the id column: declare it once, as 'id'")
-        if name in OF_REQUESTS:
-            raise section.error(key, "means something else in requests: rename the column")
-    table = section.read(spec, id=identifier, columns=dict(columns))
-    texts = [name for name, of in columns.items() if of == "string"]
-    if isinstance(table, ItemsSpec) and table.title not in (None, *texts):
-        hint = did_you_mean(str(table.title), texts)
-        raise section.error(
-            "title",
-            f"names {table.title!r}, not an item column of strings ({', '.join(texts)}){hint}",
-        )
-    return table
+        if dataclasses.is_dataclass(types[key]):
+            _check_keys(value, types[key], source, f"{path}{key}.")
 
 
-def _label(top: Section, events: EventsSpec) -> LabelSpec:
-    if top.get("label") is None:
-        return LabelSpec()
-    section = top.section("label")
-    threshold = section.require("at_least")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise section.error("at_least", f"must be a number, not {_kind(threshold)}")
-    if not abs(threshold) <= sys.float_info.max:  # so that NaN is refused, too
-        raise section.error("at_least", f"must be a finite number, not {threshold!r}")
-    if events.value is None:
-        raise section.error("at_least", "compares event values, but 'events.value' is not declared")
-    section.finish()
-    return LabelSpec(at_least=threshold)
-
-
-def _repeats(top: Section) -> str | None:
-    value = top.get("repeats")
-    if value not in (None, COUNT, IGNORE):
-        raise top.error("repeats", f'must be "{COUNT}" or "{IGNORE}", not {value!r}')
-    return value
-
-
-def _statistics(top: Section, items: TableSpec) -> StatisticsSpec:
-    if top.get("statistics") is None:
-        return StatisticsSpec()
-    section = top.section("statistics")
-    fields = section.require("by")
-    if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
-        raise section.error("by", f"must be a list of item columns, not {fields!r}")
-    for name in fields:
-        if name not in items.columns:
-            hint = did_you_mean(name, items.columns)
-            declared = ", ".join(items.columns) or "none"
-            raise section.error("by", f"names {name!r}, not an item column ({declared}){hint}")
-    section.finish()
-    return StatisticsSpec(by=tuple(fields))
+def declared(spec: Any) -> dict[str, Any]:
+    """The object of a JSON file that `parsed` makes the dataclass of: fields without a default."""
+    raw = {}
+    for one in dataclasses.fields(spec):
+        value = getattr(spec, one.name)
+        default = one.default
+        if one.default_factory is not dataclasses.MISSING:
+            default = one.default_factory()
+        if value == default:
+            continue
+        if dataclasses.is_dataclass(value):
+            value = declared(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        raw[one.name] = dict(value) if isinstance(value, Mapping) else value
+    return raw

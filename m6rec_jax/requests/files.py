@@ -21,13 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.files import (
-    column_names,
-    open_parquet,
-    parquet_damage,
-    takeable,
-    without_nanoseconds,
-)
+from m6rec_jax.data.files import column_names, open_parquet, parquet_damage, plain_batch
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import RejectedRow
 
@@ -283,7 +277,7 @@ class ParquetRows:
                     rest = batch.slice(skipped, end.row - number)
                     row += batch.num_rows
                     if rest.num_rows > 0:
-                        table = pa.Table.from_batches([takeable(rest)])
+                        table = pa.Table.from_batches([plain_batch(rest)])
                         after = Position(number + rest.num_rows)
                         yield Chunk(_read_batch(rest, number), after, table)
             except (pa.ArrowException, OSError) as error:
@@ -292,7 +286,7 @@ class ParquetRows:
     def no_rows(self, at: Position) -> Chunk:
         with open_parquet(self.path) as file:
             batch = pa.RecordBatch.from_pylist([], file.schema_arrow)
-        return Chunk([], at, pa.Table.from_batches([takeable(batch)]))
+        return Chunk([], at, pa.Table.from_batches([plain_batch(batch)]))
 
     def progress(self, start: Position, end: Position) -> int:
         return end.row - start.row
@@ -352,9 +346,6 @@ def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
 
 def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
     """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
-    batch = pa.RecordBatch.from_arrays(
-        [without_nanoseconds(column) for column in batch.columns], names=batch.schema.names
-    )
     try:
         return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
     except (UnicodeDecodeError, ValueError, OverflowError):

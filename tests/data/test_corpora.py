@@ -94,10 +94,10 @@ def test_bad_rows_are_named(tmp_path, rows, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"texts": {"id": "note", "group": "film"}}, "'texts.text' or 'texts.turns' must name"),
+        ({"texts": {"id": "note", "group": "film"}}, "'text' or 'turns' must name"),
         ({"classes": ["sad"]}, "two different names or more"),
-        ({"classes": None}, "'classes' is missing"),
-        ({"question": None}, "'question' is missing"),
+        ({"classes": []}, "two different names or more"),
+        ({"question": ""}, "'question' is missing"),
         ({"clases": ["sad", "merry"]}, "not a known key"),
         (
             {"texts": {"id": "note", "group": "film", "text": "words"}},
