@@ -346,6 +346,7 @@ def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
 
 def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
     """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
+    batch = plain_batch(batch, microseconds=True)
     try:
         return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
     except (UnicodeDecodeError, ValueError, OverflowError):
