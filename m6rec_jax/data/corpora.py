@@ -44,12 +44,16 @@ from m6rec_jax.data.schema import declared, load_json, parsed
 from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import TEXT_VIEWS
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.passages import passages
 
 CORPUS_FILE = "corpus.json"
+# Longer passages and turns are cut.
+_PASSAGE_WORDS = 40
+# Passages or turns before a document that stand in its source, at most.
+_CONTEXT_PARTS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -295,32 +299,10 @@ def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:
 
 
 @gin.configurable
-@dataclasses.dataclass(frozen=True)
-class CorpusOptions:
-    """How texts are cut into documents. Set in gin: `CorpusOptions.passage_words = 60`.
-
-    Attributes:
-      passage_words: words of a passage or turn, at most; longer ones are cut.
-      context_parts: how many passages or turns before a document stand in its source, at most.
-    """
-
-    passage_words: int = 40
-    context_parts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.passage_words < 1 or self.context_parts < 0:
-            raise ConfigError(
-                "CorpusOptions need passage_words of at least 1 and no negative context_parts, not "
-                f"{self}"
-            )
-
-
-@gin.configurable
 def prepare_corpus(
     corpus_dir: str | Path = gin.REQUIRED,
     out: str | Path = gin.REQUIRED,
     split: str = "by_group",
-    options: CorpusOptions | None = None,
     progress: bool = True,
 ) -> Prepared:
     """Renders a split of a corpus.
@@ -330,7 +312,6 @@ def prepare_corpus(
       out: the TFDS data_dir to write to; may hold other data sets and splits.
       split: 'by_group', with options where wanted (`by_group:seed=1`), or 'few_shot:n=64,seed=0',
         which keeps n training rows with a label.
-      options: None for gin's `CorpusOptions` or the defaults.
       progress: whether to show bars.
 
     Returns:
@@ -338,9 +319,7 @@ def prepare_corpus(
 
     Raises:
       DataError: something is wrong with the folder, or a part is empty.
-      ConfigError: an option has an impossible value.
     """
-    options = options or CorpusOptions()
     corpus = Corpus.open(corpus_dir)
     parsed = Split.parse(split)
     if parsed.kind not in ("by_group", "few_shot"):
@@ -353,18 +332,18 @@ def prepare_corpus(
         codes = _assign(corpus, parsed)
         counts = {"texts": splits.part_counts(codes)}
         manifest = {"corpus_spec": corpus.spec.to_dict(), "counts": counts}
-        return _rows(corpus, codes, options), manifest
+        return _rows(corpus, codes), manifest
 
     wanted = TEXT_VIEWS if corpus.spec.label else TEXT_VIEWS[:1]
     files = (corpus.directory / CORPUS_FILE, *corpus.files)
-    return prepare_texts(out, corpus.spec.name, parsed, wanted, files, options, render, progress)
+    return prepare_texts(out, corpus.spec.name, parsed, wanted, files, {}, render, progress)
 
 
-def _rows(corpus: Corpus, codes: np.ndarray, options: CorpusOptions) -> Iterator[ViewRow]:
+def _rows(corpus: Corpus, codes: np.ndarray) -> Iterator[ViewRow]:
     for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
         if code == EXCLUDED:
             continue
-        for document in documents(text, options):
+        for document in documents(text):
             yield ViewRow("documents", PARTS[code], document)
         if text.label is not None:
             # What the text is about is left out: the class is to be read off the text alone.
@@ -379,11 +358,11 @@ def _rows(corpus: Corpus, codes: np.ndarray, options: CorpusOptions) -> Iterator
             yield ViewRow("labelled_texts", PARTS[code], row)
 
 
-def documents(text: Text, options: CorpusOptions) -> Iterator[dict[str, Any]]:
+def documents(text: Text) -> Iterator[dict[str, Any]]:
     """The documents of a text: rows of the view 'documents'."""
-    parts = [piece for part in text.parts for piece in passages(part, options.passage_words)]
+    parts = [piece for part in text.parts for piece in passages(part, _PASSAGE_WORDS)]
     for index, target in enumerate(parts):
-        before = parts[max(0, index - options.context_parts) : index]
+        before = parts[max(0, index - _CONTEXT_PARTS) : index]
         yield {"kind": "text", "source": [text.about, *before], "target": target}
 
 

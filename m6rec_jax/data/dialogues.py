@@ -213,7 +213,7 @@ def prepare_dialogues(
         parsed,
         DIALOGUE_VIEWS,
         files,
-        options,
+        dataclasses.asdict(options),
         render,
         progress,
         made_with=(co_occurrence.FORMAT, ease.FORMAT),

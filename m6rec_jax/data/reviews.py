@@ -11,7 +11,7 @@ The file holds one record per review, as a line of JSON:
 
 `template` is (feature, opinion, sentence, sentiment): the sentence of the review that says
 something of a feature, and whether it is meant well (1) or not (-1). The authors give out a pickle
-of a list of such dictionaries, which is to be written as JSON lines first (`docs/data_sets.md`).
+of a list of such dictionaries, to be written as JSON lines first (`docs/prepared_data.md`).
 
 `index` is a folder of `train.index`, `validation.index` and `test.index` with the rows (from 0) of
 each part, as integers with white space between them; rows in none of them are left out. Without it
@@ -19,8 +19,7 @@ every review goes to a part by a hash of its row. Optional: `description`, `lice
 
 Users and items have no text of their own, so they are described by their *training* reviews: what a
 user writes of, and what others say of an item. A training review is rendered without itself. What
-is to be written is the sentence about one feature, which is given as PETER+ and M6-Rec give it;
-with `ReviewOptions.name_feature = False` it is not, as in PETER.
+is to be written is the sentence about one feature, which is given as PETER+ and M6-Rec give it.
 """
 
 from __future__ import annotations
@@ -41,11 +40,13 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import load_json, parsed
 from m6rec_jax.data.splits import PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.text.format_strings import text_of
 
 REVIEWS_FILE = "reviews.json"
 VIEW = "explanations"
+# Features of a user, and words about an item, at most.
+_MOST = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,24 +94,6 @@ class Review:
     sentence: str
 
 
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class ReviewOptions:
-    """How reviews are rendered. Set in gin: `ReviewOptions.name_feature = False`.
-
-    Attributes:
-      name_feature: whether a text begins with the feature that it is about.
-      most: features of a user, and words about an item, at most.
-    """
-
-    name_feature: bool = True
-    most: int = 5
-
-    def __post_init__(self) -> None:
-        if self.most < 1:
-            raise ConfigError(f"ReviewOptions.most = {self.most} must be at least 1")
-
-
 def review_summary(folder: str | Path) -> str:
     """Reads all reviews and says how many there are; raises DataError at the first broken row."""
     spec = ReviewSpec.load(folder)
@@ -125,7 +108,6 @@ def prepare_reviews(
     folder: str | Path,
     out: str | Path,
     split: str = "by_group",
-    options: ReviewOptions | None = None,
     progress: bool = True,
 ) -> Prepared:
     """Renders reviews as texts to write: the view 'explanations'.
@@ -134,13 +116,12 @@ def prepare_reviews(
       folder: with `reviews.json`.
       out: the TFDS data_dir to write to.
       split: 'by_group', with options where there are no index files (`by_group:seed=1`).
-      options: None for gin's `ReviewOptions` or the defaults.
       progress: whether to show bars.
 
     Raises:
       DataError: something is wrong with the folder, or a part is empty.
     """
-    folder, options = Path(folder), options or ReviewOptions()
+    folder = Path(folder)
     spec, parsed = ReviewSpec.load(folder), Split.parse(split)
     if parsed.kind != "by_group" or (spec.index and parsed.options):
         raise DataError(
@@ -157,9 +138,9 @@ def prepare_reviews(
     def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
         reviews = read_reviews(folder, spec)
         manifest = {"review_spec": dataclasses.asdict(spec)}
-        return _rows(reviews, _parts(reviews, parsed), options), manifest
+        return _rows(reviews, _parts(reviews, parsed)), manifest
 
-    return prepare_texts(out, spec.name, parsed, (VIEW,), files, options, render, progress)
+    return prepare_texts(out, spec.name, parsed, (VIEW,), files, {}, render, progress)
 
 
 class TrainingReviews:
@@ -172,13 +153,12 @@ class TrainingReviews:
             self._of_user[review.user][review.feature] += 1
             self._of_item[review.item][_remark(review)] += 1
 
-    def source(self, review: Review, is_own: bool, most: int) -> list[str]:
+    def source(self, review: Review, is_own: bool) -> list[str]:
         """User and item in words.
 
         Args:
           review: of the user about the item.
           is_own: whether it is one of the training reviews; then it is left out.
-          most: see `ReviewOptions`.
 
         Returns:
           Two segments, of the user and of the item; empty where nothing is known.
@@ -188,16 +168,16 @@ class TrainingReviews:
         if is_own:
             features[review.feature] -= 1
             remarks[_remark(review)] -= 1
-        return [_listed("writes of", features, most), _listed("others say", remarks, most)]
+        return [_listed("writes of", features), _listed("others say", remarks)]
 
 
 def _remark(review: Review) -> str:
     return f"{review.opinion} {review.feature}".strip()
 
 
-def _listed(words: str, counts: Counter[str], most: int) -> str:
+def _listed(words: str, counts: Counter[str]) -> str:
     # Of equals the first that was met, so that the order of the file decides, not hashing.
-    found = [name for name, count in counts.most_common() if count > 0][:most]
+    found = [name for name, count in counts.most_common() if count > 0][:_MOST]
     return f"{words} {', '.join(found)}" if found else ""
 
 
@@ -263,7 +243,7 @@ def _parts(reviews: list[Review], split: Split) -> list[str]:
     return found
 
 
-def _rows(reviews: list[Review], parts: list[str], options: ReviewOptions) -> Iterator[ViewRow]:
+def _rows(reviews: list[Review], parts: list[str]) -> Iterator[ViewRow]:
     pairs = list(zip(reviews, parts, strict=True))
     training = TrainingReviews([review for review, part in pairs if part == "train"])
     for review, part in pairs:
@@ -274,8 +254,8 @@ def _rows(reviews: list[Review], parts: list[str], options: ReviewOptions) -> It
             "item_indices": [],
             "seen_indices": [],
             "liked_indices": [],
-            "source": training.source(review, part == "train", options.most),
-            "prefix": f"{review.feature}:" if options.name_feature else "",
+            "source": training.source(review, part == "train"),
+            "prefix": f"{review.feature}:",
             "target": review.sentence,
             "features": [review.feature],
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,7 +50,7 @@ def prepare_texts(
     split: Split,
     wanted: Sequence[str],
     files: Iterable[Path],
-    options: Any,
+    settings: Mapping[str, Any],
     render: Render,
     progress: bool,
     made_with: Sequence[Any] = (),
@@ -64,7 +63,7 @@ def prepare_texts(
       split: of the data set.
       wanted: the views that are made.
       files: that the rows are made from.
-      options: a dataclass; rows depend on it, too.
+      settings: for JSON; rows depend on them, too.
       render: makes the rows, in any order; what it writes to the folder that it is given comes to
         lie beside the manifest when all rows were made.
       progress: whether to show bars.
@@ -79,10 +78,9 @@ def prepare_texts(
     ):
         folder = folder_of(data_dir, dataset, split.name)
         targets = {view: views.tfds_folder(data_dir, dataset, split.name, view) for view in wanted}
-        settings = dataclasses.asdict(options)
         columns = {view: views.COLUMNS[view] for view in wanted}
         described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
-        made = (FORMAT, __version__, described, settings, columns, *made_with)
+        made = (FORMAT, __version__, described, dict(settings), columns, *made_with)
         source, old = fingerprint(*made, files=files), old_manifest(folder, dataset)
         built = all((target / views.INFO).is_file() for target in targets.values())
         if built and old.get("fingerprint") == source:
@@ -112,7 +110,7 @@ def prepare_texts(
             "version": __version__,
             "dataset": dataset,
             "split": described,
-            "options": settings,
+            "options": dict(settings),
             "fingerprint": source,
             "views": {
                 view: {"fingerprint": source, "rows": writer.num_rows}

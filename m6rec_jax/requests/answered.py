@@ -124,7 +124,9 @@ def prepare_requests(
         return reading.rows(file, folder, folder.parent / REJECTED), reading.manifest
 
     # What rows depend on beside the files.
-    return prepare_texts(out, spec.name, parsed, VIEWS, files, spec, render, progress)
+    return prepare_texts(
+        out, spec.name, parsed, VIEWS, files, dataclasses.asdict(spec), render, progress
+    )
 
 
 class _Reading:

@@ -1,6 +1,7 @@
 """Corpora: reading and writing folders of texts, and their preparation for TFDS."""
 
 import json
+import shutil
 
 import pytest
 import tensorflow_datasets as tfds
@@ -8,7 +9,6 @@ import tensorflow_datasets as tfds
 from m6rec_jax import cli
 from m6rec_jax.data.corpora import (
     Corpus,
-    CorpusOptions,
     CorpusSpec,
     Text,
     corpus_summary,
@@ -16,7 +16,7 @@ from m6rec_jax.data.corpora import (
     prepare_corpus,
     write_corpus,
 )
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 
 SPEC = {
     "name": "notes",
@@ -148,12 +148,12 @@ def rows_of(prepared, view, part):
 
 
 def test_documents_follow_one_another():
-    text = Text("a", "g", "Fargo", ("One two. Three four.", "Five."), None)
-    found = list(documents(text, CorpusOptions(passage_words=2, context_parts=1)))
-    assert found == [
-        {"kind": "text", "source": ["Fargo"], "target": "One two."},
-        {"kind": "text", "source": ["Fargo", "One two."], "target": "Three four."},
-        {"kind": "text", "source": ["Fargo", "Three four."], "target": "Five."},
+    long, *others = " ".join(["word"] * 39) + " end.", "Two.", "Three.", "Four."
+    found = list(documents(Text("a", "g", "Fargo", (f"{long} One.", *others), None)))
+    said = [long, "One.", *others]
+    assert [document["target"] for document in found] == said
+    assert [document["source"] for document in found] == [
+        ["Fargo", *said[max(0, place - 3) : place]] for place in range(5)
     ]
 
 
@@ -181,14 +181,16 @@ def test_no_film_is_in_two_parts_and_every_text_is_somewhere(notes, tmp_path):
 
 
 def test_preparing_again_does_nothing_unless_something_changed(notes, tmp_path):
+    notes = shutil.copytree(notes, tmp_path / "notes")
     prepared = prepare_corpus(notes, tmp_path, progress=False)
-    file = prepared.tfds_folder("documents") / "dataset_info.json"
-    first = file.stat().st_mtime_ns
+    built = prepared.tfds_folder("documents") / "dataset_info.json"
+    first = built.stat().st_mtime_ns
     prepare_corpus(notes, tmp_path, progress=False)
-    assert file.stat().st_mtime_ns == first
-    again = prepare_corpus(notes, tmp_path, options=CorpusOptions(passage_words=3), progress=False)
-    assert file.stat().st_mtime_ns != first
-    assert sum(again.num_rows("documents").values()) > 240
+    assert built.stat().st_mtime_ns == first
+    with (notes / "texts.csv").open("a", encoding="utf-8") as file:
+        file.write("another,fargo,Fargo,More snow.,sad\n")
+    prepare_corpus(notes, tmp_path, progress=False)
+    assert built.stat().st_mtime_ns != first
 
 
 def test_few_labelled_texts(notes, tmp_path):
@@ -224,8 +226,3 @@ def test_what_is_for_tables_alone_is_refused(tmp_path, capsys, words, what):
     write(folder, "n1,fargo,Fargo,Snow.,sad\n")
     assert cli.main(["data", *words.format(notes=folder).split()]) == cli.EXIT_USER_ERROR
     assert f"for users, items and events, not {what}" in capsys.readouterr().err
-
-
-def test_impossible_options_are_refused():
-    with pytest.raises(ConfigError, match="passage_words"):
-        CorpusOptions(passage_words=0)

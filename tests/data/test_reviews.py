@@ -5,7 +5,6 @@ import json
 import pytest
 
 from m6rec_jax.data.reviews import (
-    ReviewOptions,
     ReviewSpec,
     prepare_reviews,
     read_reviews,
@@ -66,15 +65,6 @@ def test_later_parts_are_told_by_training_reviews_alone(tmp_path):
     (row,) = read_rows(prepared, "explanations", "validation")
     assert (row["prefix"], row["target"]) == ("bar:", "the bar is loud")
     assert row["features"] == ["bar"]
-
-
-def test_the_feature_may_be_kept_back(tmp_path):
-    options = ReviewOptions(name_feature=False, most=1)
-    folder = write_reviews(tmp_path / "hotels")
-    prepared = prepare_reviews(folder, tmp_path, options=options, progress=False)
-    (row,) = read_rows(prepared, "explanations", "validation")
-    assert row["prefix"] == ""
-    assert row["source"] == ["writes of pool", "others say great pool"]
 
 
 def test_without_index_files_parts_are_drawn(tmp_path):
