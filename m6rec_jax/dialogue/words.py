@@ -135,7 +135,7 @@ def words_of(columns: Collection[str]) -> DialogueWords:
     words = DialogueWords()
     if words.attributes or "director" not in columns:
         return words
-    statements = (statement for statement, _ in statements_of([FILMS]))
+    statements = statements_of([FILMS])
     return DialogueWords(**{s.arg_name: s.value for s in statements if hasattr(s, "arg_name")})
 
 
