@@ -16,27 +16,28 @@ import pyarrow.ipc
 
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
-from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
+from m6rec_jax.data.bucket_rows import BucketRows
 from m6rec_jax.data.co_occurrence import RECENT
 from m6rec_jax.data.epochs import FittedFactors, WindowEntries
+from m6rec_jax.data.event_views import EVENT_VIEWS
+from m6rec_jax.data.event_views.groups import candidates_of
+from m6rec_jax.data.event_views.view import Rows
 from m6rec_jax.data.grouping import Grouping
-from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.negatives import NegativeSampler, Popularity, num_negatives
 from m6rec_jax.data.neighbours import GROUP, WINDOW, Asked, NeighbourFold
-from m6rec_jax.data.prepare_options import PrepareOptions, grouping, num_negatives
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import item_document
 from m6rec_jax.data.reranking_candidates import AskedCandidates
-from m6rec_jax.data.splits import PARTS, TRAIN
+from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.data.tfrecords import ShardFile
 from m6rec_jax.data.timeline import Timeline
-from m6rec_jax.data.user_bucket import Groups, UserBucket
+from m6rec_jax.data.user_bucket import UserBucket
 from m6rec_jax.data.user_states import UserStates, entries_of
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.templates import DatasetTemplate
-from m6rec_jax.text.writing_templates import WRITING
 
 _OF_NEIGHBOURS = ("user_neighbours_percent", "user_taste_difference", "user_neighbours_times")
 
@@ -106,7 +107,7 @@ class Job:
 
     def grouping(self, view: str) -> Grouping:
         """How the rows of a view are grouped."""
-        return grouping(view, self.dataset, self.options)
+        return EVENT_VIEWS[view].grouping(self.dataset, self.options)
 
     @property
     def negatives(self) -> int:
@@ -162,17 +163,30 @@ class Job:
         """Where the events of a bucket are."""
         return self.folder / f"events-{bucket}.arrow"
 
+    def answers(self, bucket: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """What pairs of items say to the candidates of 'groups' in a bucket, if it is told."""
+        if not self.asks_neighbours:
+            return None
+        answers = np.load(self.answers_file(), mmap_mode="r")
+        above, second = answers[:, self.load("asked_items")[bucket]]
+        return above, second
+
     def answers_file(self, stretch: int | None = None) -> Path:
         """Where it is what pairs of items say: of a stretch of the groups, or of all."""
         return self.folder / f"answers{'' if stretch is None else f'-{stretch}'}.npy"
 
     def write_shards(self, view: str, bucket: int, rows: Rows) -> list[Shard]:
-        """Writes the rows of each part, shuffled but for the catalogue."""
-        records = list(tfrecords.examples(rows.table, view))
+        """Writes the rows of each part, shuffled where they are of events."""
+        arrays = {}
+        for field in views.schema(view):
+            column = rows.columns[field.name]
+            is_array = isinstance(column, pa.Array)
+            arrays[field.name] = column if is_array else pa.array(column, field.type)
+        records = list(tfrecords.examples(pa.table(arrays), view))
         found = []
         for part in np.unique(rows.parts).tolist():
             numbers = np.flatnonzero(rows.parts == part)
-            if view != "catalogue":
+            if EVENT_VIEWS[view].of_events:
                 seed = [bucket, part, list(views.COLUMNS).index(view)]
                 numbers = np.random.default_rng(seed).permutation(numbers)
             name = self.part_name(part)
@@ -182,8 +196,15 @@ class Job:
         return found
 
 
-class _Opened:
-    """A job as a process works on it: what it reads once, and one bucket's events."""
+class OpenedJob:
+    """A job as a process works on it: what it reads once.
+
+    Attributes:
+      job, shared: see there.
+      timeline: of all users.
+      template: of the data set.
+      users, items: records in the order of their tables.
+    """
 
     def __init__(self, job: Job, shared: SharedStatistics) -> None:
         self.job, self.shared = job, shared
@@ -192,6 +213,7 @@ class _Opened:
         self.users, self.items = job.dataset.user_records, job.dataset.item_records
 
     def bucket(self, number: int) -> UserBucket:
+        """Reads the events of a bucket."""
         with pa.memory_map(str(self.job.bucket_file(number))) as source:
             events = pa.ipc.open_file(source).read_all()
         shared = self.shared
@@ -203,42 +225,27 @@ class _Opened:
             shared.options.neighbour_window,
         )
 
-    def rows(self, bucket: UserBucket) -> BucketViews:
-        return BucketViews(
-            bucket,
-            self.shared,
-            self.template,
-            self.job.dataset.spec.label,
-            self.users,
-            self.items,
-            self.job.grouping("groups").max_events,
-        )
-
-    def candidates(self, rows: BucketViews, groups: Groups) -> Candidates:
-        """What the rows of 'groups' ask about; draws negatives."""
-        if not self.job.negatives:
-            return rows.shown(groups)
-        return rows.with_negatives(groups, self.sampler, self.popularity, self.job.negatives)
-
     @functools.cached_property
     def sampler(self) -> NegativeSampler:
+        """Draws negatives of 'groups'."""
         return self.job.sampler(self.job.load("held_out"))
 
     @functools.cached_property
     def popularity(self) -> Popularity:
+        """What it draws by."""
         cumulative = np.load(self.job.folder / "popularity.npy", mmap_mode="r")
         return Popularity(self.job.load("popularity"), cumulative)
 
 
 # The last one alone: a process works on one job after the other.
-_opened: dict[tuple[Path, str], _Opened] = {}
+_opened: dict[tuple[Path, str], OpenedJob] = {}
 
 
-def _open(job: Job, name: str) -> _Opened:
+def _open(job: Job, name: str) -> OpenedJob:
     key = (job.folder, name)
     if key not in _opened:
         _opened.clear()
-        _opened[key] = _Opened(job, job.load(name))
+        _opened[key] = OpenedJob(job, job.load(name))
     return _opened[key]
 
 
@@ -255,7 +262,7 @@ def summarise(job: Job, bucket: int, wanted: Sequence[str]) -> Summary:
     counts = np.zeros(0, np.int64)
     for view in wanted:
         groups = events.groups(job.grouping(view))
-        if view == "groups" or view in WRITING:
+        if EVENT_VIEWS[view].numbered:
             users = events.user[groups.rows.low]
             found[view] = np.bincount(
                 np.searchsorted(events.users, users), minlength=len(events.users)
@@ -286,7 +293,7 @@ def ask(job: Job, bucket: int) -> Asked:
     events = opened.bucket(bucket)
     number = opened.shared.item_number
     groups = events.groups(job.grouping("groups"))
-    candidates = opened.candidates(opened.rows(events), groups)
+    candidates = candidates_of(BucketRows(opened, bucket, events), groups)
     positions, windows = events.windows(groups.known)
     offsets = candidates.ranges.offsets
     asked = np.empty(len(groups), GROUP)
@@ -354,63 +361,16 @@ def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], n
     """
     opened = _open(job, "rendered")
     events = opened.bucket(bucket)
-    rows = opened.rows(events)
+    made = BucketRows(opened, bucket, events)
     shards = []
     before = _drawn(opened)
     for view in wanted:
-        shards += job.write_shards(view, bucket, _rows(opened, view, bucket, events, rows))
+        groups = events.groups(job.grouping(view))
+        shards += job.write_shards(view, bucket, EVENT_VIEWS[view].rows(made, groups))
     return shards, _drawn(opened) - before
 
 
-def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews) -> Rows:
-    job = opened.job
-    groups = events.groups(job.grouping(view))
-    if view == "groups":
-        neighbours = None
-        if job.asks_neighbours:
-            answers = np.load(job.answers_file(), mmap_mode="r")
-            first, second = answers[:, job.load("asked_items")[bucket]]
-            neighbours = first, second
-        candidates = opened.candidates(rows, groups)
-        numbers = _numbers(job, view, events, groups)
-        return rows.groups(groups, numbers, candidates, neighbours)
-    if view == "next_items":
-        return rows.next_items(groups)
-    if view == "reranking":
-        drawn = job.load(f"candidates-{bucket}")
-        return rows.reranking(groups, drawn)
-    if view == "documents":
-        return _with_items(opened, bucket, rows.documents(groups))
-    return rows.writing(view, groups, _numbers(job, view, events, groups))
-
-
-def _with_items(opened: _Opened, bucket: int, behaviours: Rows) -> Rows:
-    """Documents of a bucket, and of its share of the items, but for those that are held out."""
-    buckets = opened.job.load("buckets")
-    share = slice(opened.job.num_old_items + buckets.index(bucket), None, len(buckets))
-    held_out = opened.job.load("held_out")[share]
-    documents = [
-        item_document(opened.template, item)
-        for item, held in zip(opened.items[share], held_out, strict=True)
-        if not held
-    ]
-    schema = views.schema("documents")
-    table = pa.concat_tables(
-        [pa.Table.from_pylist(documents, schema), behaviours.table.cast(schema)]
-    )
-    parts = np.concatenate([np.full(len(documents), TRAIN), behaviours.parts])
-    return Rows(table, parts)
-
-
-def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndarray:
-    """Numbers of groups over all users `[groups]`."""
-    first = np.load(job.folder / f"first_group-{view}.npy", mmap_mode="r")
-    users = events.user[groups.rows.low]
-    begins = np.searchsorted(users, users)
-    return first[users] + np.arange(len(users)) - begins
-
-
-def _drawn(opened: _Opened) -> np.ndarray:
+def _drawn(opened: OpenedJob) -> np.ndarray:
     if not opened.job.negatives:
         return np.zeros((2, 3), np.int64)
     return opened.sampler.drawn.copy()

@@ -27,10 +27,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data import bucket_job, tfrecords, views
+from m6rec_jax.data import bucket_job, tfrecords
 from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
-from m6rec_jax.data.bucket_job import Job, Shard, Summary
-from m6rec_jax.data.bucket_views import Rows
+from m6rec_jax.data.bucket_job import Job, Summary
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.epochs import (
@@ -41,12 +40,13 @@ from m6rec_jax.data.epochs import (
     schedule,
 )
 from m6rec_jax.data.event_table import Assignment, EventTable
+from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.prepared import STATISTICS
 from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
-from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
+from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.tfrecords import ShardFile
@@ -156,7 +156,7 @@ class BucketRun:
         return found
 
     def render(
-        self, all_views: Sequence[str]
+        self, wanted: tuple[str, ...]
     ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[ShardFile]]]]:
         """Renders views.
 
@@ -166,33 +166,26 @@ class BucketRun:
         Raises:
           DataError: a record lacks what its template needs.
         """
-        wanted = tuple(view for view in all_views if view != "catalogue")
-        found: dict[str, dict[str, Any]] = {
-            view: {"grouping": dataclasses.asdict(self._job.grouping(view))} for view in wanted
-        }
-        for view in all_views:
+        found: dict[str, dict[str, Any]] = {view: {} for view in wanted}
+        for view in wanted:
             (self._job.folder / view).mkdir()
-        shards: list[Shard] = []
-        if wanted:
-            self._prepare(wanted)
-            step = functools.partial(bucket_job.render, wanted=wanted)
-            results = list(self._map("rendering", step, self._buckets))
-            shards = [shard for written, _ in results for shard in written]
-            all_drawn = np.sum([drawn for _, drawn in results], axis=0)
-            rates = sampling_rates(all_drawn)
-            if rates:
-                found["groups"]["negatives"] = {
-                    "per_positive": self._job.negatives,
-                    "power": self._job.options.negative_power,
-                    "seed": self._job.options.seed,
-                    "positives": int(all_drawn[:, 2].sum()),
-                    **rates,
-                }
-        if "catalogue" in all_views:
-            found["catalogue"] = {}
-            shards += self._job.write_shards("catalogue", 0, self._catalogue())
-        files: dict[str, dict[str, list[ShardFile]]] = {view: {} for view in all_views}
-        for shard in shards:
+            if EVENT_VIEWS[view].of_events:
+                found[view]["grouping"] = dataclasses.asdict(self._job.grouping(view))
+        self._prepare(wanted)
+        step = functools.partial(bucket_job.render, wanted=wanted)
+        results = list(self._map("rendering", step, self._buckets))
+        all_drawn = np.sum([drawn for _, drawn in results], axis=0)
+        rates = sampling_rates(all_drawn)
+        if rates:
+            found["groups"]["negatives"] = {
+                "per_positive": self._job.negatives,
+                "power": self._job.options.negative_power,
+                "seed": self._job.options.seed,
+                "positives": int(all_drawn[:, 2].sum()),
+                **rates,
+            }
+        files: dict[str, dict[str, list[ShardFile]]] = {view: {} for view in wanted}
+        for shard in itertools.chain.from_iterable(written for written, _ in results):
             files[shard.view].setdefault(shard.part, []).append(shard.file)
         for view, parts in files.items():
             found[view]["rows"] = {part: sum(f.records for f in fs) for part, fs in parts.items()}
@@ -413,15 +406,6 @@ class BucketRun:
         counts = (before.keys, before.amounts, start.totals, before.later)
         start = CoOccurrence(self._num_items, *counts)
         return GrowingCoOccurrence(*self._counted_events, start, past.num_events)
-
-    def _catalogue(self) -> Rows:
-        first, template = self._job.num_old_items, self._job.template
-        rows = [
-            {"item_id": item.id, "item_index": index, "text": template.item(item)}
-            for index, item in enumerate(self._job.dataset.item_records[first:], first)
-        ]
-        table = pa.Table.from_pylist(rows, views.schema("catalogue"))
-        return Rows(table, np.full(len(rows), TRAIN))
 
     def _map(
         self,

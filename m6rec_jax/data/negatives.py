@@ -11,14 +11,55 @@ above 1, and the odds in the rows are too low.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m6rec_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from m6rec_jax.data.prepare_options import PrepareOptions
+    from m6rec_jax.data.reading import Dataset
+
 # What came of candidates, where the template has no words for it.
 CHOSEN, NOT_CHOSEN = "chosen", "not chosen"
+
+
+# Per positive, where nothing else is asked for.
+DEFAULT_NEGATIVES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Popularity:
+    """Running sums of all items' weights, whenever negatives look at them anew.
+
+    Attributes:
+      schedule: counts of events `[epochs]`.
+      cumulative: `[epochs, items]`.
+    """
+
+    schedule: np.ndarray
+    cumulative: np.ndarray
+
+
+def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
+    """Negatives per positive: as asked for, or 4 where every event is positive, else none.
+
+    Raises:
+      ConfigError: fewer than none, or some where events have labels.
+    """
+    labelled = dataset.spec.label.at_least is not None
+    if options.negatives is None:
+        return 0 if labelled else DEFAULT_NEGATIVES
+    if options.negatives < 0 or (options.negatives and labelled):
+        raise ConfigError(
+            f"negatives={options.negatives} is impossible for {dataset.spec.name!r}: "
+            + ("its events have labels, use those" if labelled else "give 0 or more")
+        )
+    return options.negatives
 
 
 def corrected_probability(probability: Any, sampling_rate: Any) -> Any:

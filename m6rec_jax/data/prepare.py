@@ -31,12 +31,11 @@ from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
 from m6rec_jax.data.event_table import Assignment, EventTable
+from m6rec_jax.data.event_views import EVENT_VIEWS
+from m6rec_jax.data.negatives import num_negatives
 from m6rec_jax.data.prepare_options import (
-    OF_CANDIDATES,
     PrepareOptions,
-    num_negatives,
     template_and_options,
-    view_settings,
     with_history_length,
     with_repeats,
     with_template,
@@ -66,7 +65,7 @@ from m6rec_jax.data.splits import (
 )
 from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.data.template_needs import items_without_text
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import replaced_folder
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.locks import locked_folder
@@ -116,8 +115,7 @@ def prepare(
       M6RecError: processes died that worked on it.
     """
     options = options or PrepareOptions()
-    known = (*views.VIEWS, *views.FURTHER_VIEWS, *views.WRITING)
-    wanted = tuple(views.check_view(view, known) for view in options.views)
+    wanted = tuple(views.check_view(view, tuple(EVENT_VIEWS)) for view in options.views)
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
     with (
@@ -152,7 +150,8 @@ class _Preparation:
         self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         num_negatives(dataset, options)  # raises before anything is written
-        self._check(options.views)
+        for view in options.views:
+            EVENT_VIEWS[view].check(self.template, str(dataset.directory / SPEC_FILE))
         self.item_texts = texts_of_items(dataset, self.template)
         self.source = fingerprint(
             FORMAT,
@@ -220,24 +219,15 @@ class _Preparation:
             )
         )
 
-    def _check(self, wanted: Sequence[str]) -> None:
-        """Raises an error where a view has no text, before any is made."""
-        path = self.dataset.directory / SPEC_FILE
-        for view in wanted:
-            if view in views.WRITING and view not in self.template.writing:
-                raise ConfigError(
-                    f"{path}: 'template.writing' has no {view!r}, so there is no text to prepare "
-                    f"(it has: {', '.join(self.template.writing) or 'none'})"
-                )
-            if view in OF_CANDIDATES and not self.template.has_candidates:
-                raise DataError(
-                    f"{path}: the template 'candidate' is empty, and the view '{view}' is of "
-                    "candidates: leave it out of PrepareOptions.views, or give them a text"
-                )
-
     def make(self, wanted: Sequence[str]) -> None:
         """Makes those views that are not there, all in one pass."""
-        made = {view: fingerprint(self.source, *self._settings(view)) for view in wanted}
+        made = {
+            view: fingerprint(
+                self.source,
+                *EVENT_VIEWS[view].settings(self.dataset, self.options, self.statistics_options),
+            )
+            for view in wanted
+        }
         targets = {}
         for view in wanted:
             target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
@@ -276,9 +266,6 @@ class _Preparation:
         path.parent.mkdir(exist_ok=True)
         self._opened.callback(shutil.rmtree, path.parent, ignore_errors=True)
         return path
-
-    def _settings(self, view: str) -> list[Any]:
-        return view_settings(view, self.dataset, self.options, self.statistics_options)
 
     def finish(self) -> None:
         """Writes what all views share."""

@@ -9,8 +9,7 @@ from typing import Any
 
 import gin
 
-from m6rec_jax.data import co_occurrence, statistics_files, views
-from m6rec_jax.data.grouping import Grouping
+from m6rec_jax.data import views
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
@@ -19,11 +18,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.templates import DatasetTemplate
 
 log = logging.getLogger(__name__)
-# Views whose rows a model scores candidate by candidate.
-OF_CANDIDATES = ("groups", "reranking")
-# Views whose rows want items.
-_WANTING = (*OF_CANDIDATES, "next_items")
-DEFAULT_NEGATIVES = 4
 # Behaviours of a history, where nothing else is asked for.
 _HISTORY = (5, 30)
 # With more the most popular items alone would be drawn.
@@ -36,8 +30,7 @@ class PrepareOptions:
     """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
 
     Attributes:
-      views: of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that the
-        template has.
+      views: of `event_views.EVENT_VIEWS`; of those for writing, the ones that the template has.
       template: entries in place of those of the data set's own template, such as
         `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
@@ -84,31 +77,6 @@ class PrepareOptions:
             )
 
 
-def view_settings(
-    view: str,
-    dataset: Dataset,
-    options: PrepareOptions,
-    statistics_options: StatisticsOptions,
-) -> list[Any]:
-    """All that the rows of a view depend on beside the data set and its split (for JSON)."""
-    if view == "catalogue":
-        return [view]
-    negatives = num_negatives(dataset, options)
-    found: list[Any] = [
-        view,
-        statistics_files.FORMAT,
-        dataclasses.asdict(statistics_options),
-        dataclasses.asdict(grouping(view, dataset, options)),
-    ]
-    if view == "groups" and negatives:
-        found.append([negatives, options.negative_power, options.seed])
-    if view in views.COUNTED:
-        found.append(co_occurrence.FORMAT)
-    if view == "reranking":
-        found.append([options.reranking_negatives, options.reranking_depth, options.seed])
-    return found
-
-
 def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> PrepareOptions:
     """Options that say how many behaviours a history keeps; `counts` of the manifest."""
     if options.max_events is not None:
@@ -125,25 +93,6 @@ def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> P
     return dataclasses.replace(options, max_events=kept)
 
 
-def grouping(view: str, dataset: Dataset, options: PrepareOptions) -> Grouping:
-    """How the rows of a view are grouped."""
-    negatives = num_negatives(dataset, options)
-    assert options.max_events is not None, "with_history_length"
-    size = {
-        "groups": max(1, options.group_size // (1 + negatives)),
-        "next_items": options.next_items_size,
-        "reranking": options.next_items_size,
-        "documents": options.document_events,
-    }.get(view, 1)
-    return Grouping(
-        size=size,
-        max_events=options.max_events,
-        strict=view not in ("next_items", "reranking"),
-        repeats=dataset.spec.repeats_count or view not in _WANTING,
-        with_seen=view == "reranking" or (view == "groups" and negatives > 0),
-    )
-
-
 def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
     """The data set with some entries of its template replaced."""
     template = {**dataset.spec.template, **entries}
@@ -153,23 +102,6 @@ def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
 def with_repeats(dataset: Dataset, protocol: str | None) -> Dataset:
     """The data set with another protocol for repeats: 'count' or 'ignore'."""
     return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, repeats=protocol))
-
-
-def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
-    """Negatives per positive: as asked for, or 4 where every event is positive, else none.
-
-    Raises:
-      ConfigError: fewer than none, or some where events have labels.
-    """
-    labelled = dataset.spec.label.at_least is not None
-    if options.negatives is None:
-        return 0 if labelled else DEFAULT_NEGATIVES
-    if options.negatives < 0 or (options.negatives and labelled):
-        raise ConfigError(
-            f"negatives={options.negatives} is impossible for {dataset.spec.name!r}: "
-            + ("its events have labels, use those" if labelled else "give 0 or more")
-        )
-    return options.negatives
 
 
 def template_and_options(

@@ -7,10 +7,10 @@ reads when it is used cannot drift from what it was trained on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
-from m6rec_jax.data.views import Row
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item, User, Value
 from m6rec_jax.text.templates import DatasetTemplate
@@ -86,7 +86,7 @@ class Renderer:
         return list(map(self._template.candidate, items, found))
 
 
-def item_document(template: DatasetTemplate, item: Item) -> Row:
+def item_document(template: DatasetTemplate, item: Item) -> dict[str, Any]:
     """A document: the item in the wording of the catalogue, then every other attribute."""
     named = template.item_template.fields
     others = [

@@ -27,11 +27,11 @@ from m6rec_jax.data import splits, tfrecords, views
 from m6rec_jax.data.bucket_job import Job, Past
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import Assignment, EventTable
+from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.prepare import FORMAT, files_of, texts_of_items
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
     template_and_options,
-    view_settings,
     with_repeats,
     with_template,
 )
@@ -245,7 +245,7 @@ class _Update:
         """The prepared views, but for those that other settings have made than the last ones."""
         found = []
         for view, entry in self._manifest["views"].items():
-            settings = view_settings(view, self._dataset, self._options, self._statistics)
+            settings = EVENT_VIEWS[view].settings(self._dataset, self._options, self._statistics)
             if entry["fingerprint"] == fingerprint(self._manifest["source"], *settings):
                 found.append(view)
             else:
@@ -291,7 +291,7 @@ class _Update:
                 "process",
                 self._progress,
             ) as run:
-                entries, shards = run.render(self._views_to_update())
+                entries, shards = run.render(tuple(self._views_to_update()))
                 rows = {
                     view: entry["rows"][self.name]
                     for view, entry in entries.items()

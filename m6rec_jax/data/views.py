@@ -9,13 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from m6rec_jax.data.event_views import EVENT_VIEWS
+from m6rec_jax.data.event_views.writing import GENERATED
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.buckets import path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.writing_templates import WRITING
 
-__all__ = ["COLUMNS", "COUNTED", "DIALOGUE_VIEWS", "FURTHER_VIEWS", "PARTS", "WRITING"]
+__all__ = ["COLUMNS", "COUNTED", "DIALOGUE_VIEWS", "PARTS", "WRITING"]
 __all__ += ["INFO", "TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
 
 Row = dict[str, Any]
@@ -25,10 +27,8 @@ INFO = "dataset_info.json"  # of TFDS, in the folder of a view
 
 # Of users, items and events, unless others are asked for.
 VIEWS = ("groups", "next_items", "documents", "catalogue")
-# Of them, too, but only where they are asked for.
-FURTHER_VIEWS = ("reranking",)
 # With which co-occurrences of items are written.
-COUNTED = ("next_items", "reranking", "recommendations")
+COUNTED = (*(name for name, view in EVENT_VIEWS.items() if view.counted), "recommendations")
 # Of a corpus of texts.
 TEXT_VIEWS = ("documents", "labelled_texts")
 # Of dialogues: what is said next, and what is recommended next.
@@ -44,34 +44,22 @@ def _columns(text: str) -> Mapping[str, tuple[str, bool]]:
     return found
 
 
-_OF_USER = "user_id str, user_index int, time time, history str[]"
-_GENERATED = (
-    "text_id str, text_index int, user_id str, item_indices int[], seen_indices int[], "
-    "source str[], prefix str, target str, features str[]"
-)
 # Ids never reach a model; features are words of the target.
 _NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
+_OF_EVENTS = {name: _columns(view.columns) for name, view in EVENT_VIEWS.items()}
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
+# The place of a view in it is part of the seed that shuffles its rows.
 # Indices are places in the items table; what a user did or named before is oldest first.
 COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
-    "groups": _columns(
-        f"group_id int, {_OF_USER}, candidates str[], item_indices int[], labels int[], "
-        "ratings value[]"
-    ),
-    "next_items": _columns(f"{_OF_USER}, items str[], item_indices int[]"),
-    "reranking": _columns(
-        f"{_OF_USER}, recent_indices int[], candidates str[], item_indices int[], labels int[]"
-    ),
-    "documents": _columns("kind str, source str[], target str"),
-    "catalogue": _columns("item_id str, item_index int, text str"),
+    **{name: columns for name, columns in _OF_EVENTS.items() if name not in WRITING},
     "labelled_texts": _columns(
         "text_id str, text_index int, group str, source str[], question str, label int"
     ),
-    **dict.fromkeys(WRITING, _columns(f"{_GENERATED}, liked_indices int[]")),
-    "replies": _columns(_GENERATED),
+    **{name: _OF_EVENTS[name] for name in WRITING},
+    "replies": _columns(GENERATED),
     # Rows of the items of one turn read the same and want different items; they have one number.
-    "recommendations": _columns(f"{_GENERATED}, turn_index int"),
+    "recommendations": _columns(f"{GENERATED}, turn_index int"),
 }
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}

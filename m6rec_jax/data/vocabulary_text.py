@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import gin
 
 from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
+from m6rec_jax.data.tfrecords import read_shards
 from m6rec_jax.data.views import check_view, text_columns
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
@@ -30,21 +31,13 @@ def training_texts(
     Raises:
       DataError: a view is unknown or not prepared.
     """
-    import tensorflow_datasets as tfds
-
     for view in views:
         texts = text_columns(check_view(view))
         prepared.num_rows(view)
-        rows = tfds.builder_from_directory(str(prepared.tfds_folder(view))).as_dataset(
-            split="train",
-            read_config=tfds.ReadConfig(add_tfds_id=False),
-            decoders=tfds.decode.PartialDecoding(texts),
-        )
-        for row in tfds.as_numpy(rows):
+        for row in read_shards(prepared.tfds_folder(view), view, "train"):
             for column in texts:
-                values = row[column]
-                for value in [values] if isinstance(values, bytes) else values:
-                    yield value.decode("utf-8")
+                value = row[column]
+                yield from [value] if isinstance(value, str) else value
             row_read()
 
 

@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import co_occurrence, views
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, RelatedItems
 from m6rec_jax.data.event_table import Assignment
-from m6rec_jax.data.negatives import sampling_rates
+from m6rec_jax.data.event_views import EVENT_VIEWS
+from m6rec_jax.data.negatives import num_negatives, sampling_rates
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
-    grouping,
     needed_only,
-    num_negatives,
     template_and_options,
 )
 from m6rec_jax.data.reading import Dataset
@@ -239,7 +238,7 @@ class ViewFold:
             counts.save(folder)
         if not rows:
             raise DataError(f"no row for the view {view!r}")
-        grouped = grouping(view, self.dataset, self.options)
+        grouped = EVENT_VIEWS[view].grouping(self.dataset, self.options)
         numbers = {part: len(some) for part, some in rows.items()}
         entry: dict[str, Any] = {"grouping": dataclasses.asdict(grouped), "rows": numbers}
         if sampler is not None and sampler.drawn.any():
@@ -254,7 +253,7 @@ class ViewFold:
 
     def _groups(self, view: str) -> list[Group]:
         codes, visible = self.assignment.codes, self.assignment.split.visible_parts
-        how = grouping(view, self.dataset, self.options)
+        how = EVENT_VIEWS[view].grouping(self.dataset, self.options)
         found: list[Group] = []
         for user in users_in_order(self.dataset):
             found += groups_of_user(user, codes[user.rows], how, len(found), visible)

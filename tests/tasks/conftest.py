@@ -5,7 +5,7 @@ import os
 import pytest
 
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
-from m6rec_jax.data.views import FURTHER_VIEWS, VIEWS
+from m6rec_jax.data.views import VIEWS
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
 from tests.tasks import shop
 
@@ -16,7 +16,7 @@ NAME = "tiny_shop"
 def shop_dir(tmp_path_factory):
     """The data_dir of the prepared shop, with a vocabulary beside the split."""
     folder = tmp_path_factory.mktemp("data")
-    for prepared in shop.prepare_shop(folder, views=(*VIEWS, *FURTHER_VIEWS)):
+    for prepared in shop.prepare_shop(folder, views=(*VIEWS, "reranking")):
         shop.shop_vocabulary(prepared.folder / "vocabulary.model")
     return folder
 

@@ -1,0 +1,65 @@
+"""The view 'documents': texts to continue or restore, of items and of what users did."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from m6rec_jax.data.bucket_rows import BucketRows
+from m6rec_jax.data.event_views.view import EventView, Rows
+from m6rec_jax.data.render import item_document, item_in_document, sentence
+from m6rec_jax.data.splits import TRAIN
+from m6rec_jax.data.user_bucket import Groups
+from m6rec_jax.text.column_text import distinct_texts
+
+if TYPE_CHECKING:
+    from m6rec_jax.data.prepare_options import PrepareOptions
+
+
+class DocumentsView(EventView):
+    """Of items each bucket has its share, but for those that are held out; they come first."""
+
+    name = "documents"
+    columns = "kind str, source str[], target str"
+
+    def size(self, options: PrepareOptions, negatives: int) -> int:
+        return options.document_events
+
+    def rows(self, made: BucketRows, groups: Groups) -> Rows:
+        job = made.opened.job
+        buckets = job.load("buckets")
+        share = slice(job.num_old_items + buckets.index(made.number), None, len(buckets))
+        of_items = [
+            item_document(made.template, item)
+            for item, held in zip(made.items[share], job.load("held_out")[share], strict=True)
+            if not held
+        ]
+        histories = made.histories(groups, made.features(groups))
+        # Nothing stands before an item.
+        offsets = np.append(np.zeros(len(of_items), np.int32), histories.offsets)
+        columns = {
+            "kind": [*(row["kind"] for row in of_items), *["behaviour"] * len(groups)],
+            "source": pa.ListArray.from_arrays(offsets, histories.values),
+            "target": [*(row["target"] for row in of_items), *_behaviours(made, groups)],
+        }
+        return Rows(columns, np.concatenate([np.full(len(of_items), TRAIN), groups.part]))
+
+
+def _behaviours(made: BucketRows, groups: Groups) -> list[str]:
+    """What users did in each group, each event with its outcome in words."""
+    positions = groups.rows.numbers
+    items, outcomes = made.bucket.item[positions], made.outcomes
+    candidates = distinct_texts(
+        [items], lambda n: item_in_document(made.template, made.items[items[n]])
+    )
+    codes = outcomes.codes[positions]
+    told = candidates.to_pylist()
+    texts = distinct_texts(
+        [codes, np.asarray(candidates.dictionary_encode().indices)],
+        lambda n: sentence(f"{sentence(told[n])} {outcomes.values[codes[n]]}"),
+    ).to_pylist()
+    bounds = itertools.pairwise(groups.rows.offsets.tolist())
+    return [" ".join(texts[start:end]) for start, end in bounds]
