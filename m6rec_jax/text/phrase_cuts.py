@@ -26,17 +26,18 @@ MAX_CUT_CHARS = 1000
 _MAX_CUTS = 4_000_000
 _KEPT_TEXTS = 100_000
 
-_NUMBER = r" \d+(?:[.,]\d+)*(?=[%,;:.!?\"\u201d]*(?: |$))"
 # A full stop after fewer than three letters ("Mr.", "L.A.") ends no phrase.
-_PUNCTUATION = r"(?:[,;:!?\"\u201d]+|(?<=\w{3})\.|(?<=[^\w ])\.|(?<=\d)\.)(?= |$)"
+_BEFORE_PUNCTUATION = re.compile(
+    r"(?=(?:[,;:!?\"\u201d]+|(?<=\w{3})\.|(?<=[^\w ])\.|(?<=\d)\.)(?= |$))"
+)
 _WORD = re.compile(r" ?[^ ]+")
 
 
 class PhraseCuts:
     """Counts the phrases of the texts it is given.
 
-    Phrases end before and after punctuation, around numbers that stand alone, and around the words
-    of `keep_apart`. A phrase that starts a word carries the space before it.
+    Phrases end before punctuation, which begins the next one (", comedy"), and around the words of
+    `keep_apart`. A phrase that starts a word carries the space before it.
 
     Attributes:
       counts: how often each cut was seen.
@@ -47,19 +48,10 @@ class PhraseCuts:
       num_forgotten: distinct cuts dropped as the rarest, because there were too many to hold.
     """
 
-    def __init__(
-        self,
-        keep_apart: Sequence[str] = (),
-        *,
-        words: bool,
-        separate_punctuation: bool = True,
-        separate_numbers: bool = True,
-    ) -> None:
+    def __init__(self, keep_apart: Sequence[str] = (), *, words: bool) -> None:
         """Args:
         keep_apart: words or phrases that are always cut out.
         words: cut phrases further, into words.
-        separate_punctuation: False leaves punctuation at the start of the phrase after it.
-        separate_numbers: False leaves numbers in the phrase around them.
         """
         self.counts: collections.Counter[str] = collections.Counter()
         self.num_texts = self.num_empty = self.num_sanitised = 0
@@ -75,13 +67,8 @@ class PhraseCuts:
         apart = {" ".join(self._normalizer.normalize(phrase).split()) for phrase in keep_apart}
         longest_first = sorted(filter(None, apart), key=lambda phrase: (-len(phrase), phrase))
         alone = [f" {re.escape(phrase)}(?!\\w)" for phrase in longest_first]
-        if separate_numbers:
-            alone.append(_NUMBER)
-        if separate_punctuation:
-            alone.append(_PUNCTUATION)
         # "(?!)" matches nothing.
         self._alone = re.compile(f"({'|'.join(alone) or '(?!)'})")
-        self._before = None if separate_punctuation else re.compile(f"(?={_PUNCTUATION})")
         # Behaviours stand in the history of many rows.
         self._cuts = functools.lru_cache(_KEPT_TEXTS)(self._cuts_of)
 
@@ -112,14 +99,12 @@ class PhraseCuts:
 
     def split(self, text: str) -> list[str]:
         """Cuts a normalised text; the cuts joined give " " + text."""
-        parts = self._alone.split(" " + text)
-        if self._before is not None:
-            # Even places hold what lies between the cuts that stand alone.
-            parts = [
-                cut
-                for place, part in enumerate(parts)
-                for cut in (self._before.split(part) if place % 2 == 0 else [part])
-            ]
+        # Even places hold what lies between the words that stand alone.
+        parts = [
+            cut
+            for place, part in enumerate(self._alone.split(" " + text))
+            for cut in (_BEFORE_PUNCTUATION.split(part) if place % 2 == 0 else [part])
+        ]
         return [part for part in parts if part]
 
     def _count(self, cut: str) -> None:

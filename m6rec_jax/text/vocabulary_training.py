@@ -55,6 +55,8 @@ _EXPECTED_OVERLAP = 0.8  # share of the parts of words that the phrase model hol
 # Share of the pieces set aside for parts of words, so that unseen words are spelled sensibly.
 _SPELLING_SHARE = 0.25
 _MAX_PART_CHARS, _MAX_PHRASE_CHARS = 16, 80
+# How often a phrase, word or part must occur to become a piece.
+_MIN_COUNT = 2
 _MAX_SEEDS = 1_000_000
 _MAX_COUNTED = 4_000_000
 _RUN = re.compile(r"\d+|[^\W\d_]+|(?:[^\w\s]|_)+")
@@ -97,9 +99,6 @@ def train_vocabulary(
     prose: Iterable[str] = (),
     split_by_whitespace: bool = False,
     keep_apart: Sequence[str] = (),
-    separate_punctuation: bool = False,
-    separate_numbers: bool = False,
-    min_count: int = 2,
     progress: bool = False,
 ) -> TrainedVocabulary:
     """Trains a unigram model and writes it, with a JSON file of the same name beside it.
@@ -120,28 +119,14 @@ def train_vocabulary(
       split_by_whitespace: False lets phrases such as titles become single pieces; True only words.
       keep_apart: words or phrases that never share a piece with their neighbours. Name a template's
         outcome words here, or they grow onto titles ("liked Fargo (1996)" as one piece).
-      separate_punctuation: True ends a piece before punctuation; False lets it begin with that
-        (", comedy"), which saves about a third of the tokens.
-      separate_numbers: True keeps numbers apart; False lets phrases hold them (", 72% like it" as
-        one piece): shorter still, where numbers are rounded to few values and follow the same
-        words.
-      min_count: how often a phrase, word or part must occur to become a piece, at least 2. Raise it
-        so that rare titles are spelled in words the model knows from other titles.
       progress: whether to show a bar over the parts of the work that follow reading.
 
     Raises:
       ConfigError: an option out of range, or a size too small for the characters of the text.
       DataError: there is no text at all, or another vocabulary at the output.
     """
-    if min_count < 2:
-        raise ConfigError(f"min_count must be at least 2, got {min_count}")
     max_piece_length = _MAX_PART_CHARS if split_by_whitespace else _MAX_PHRASE_CHARS
-    cuts = PhraseCuts(
-        keep_apart,
-        words=split_by_whitespace,
-        separate_punctuation=separate_punctuation,
-        separate_numbers=separate_numbers,
-    )
+    cuts = PhraseCuts(keep_apart, words=split_by_whitespace)
     for text in texts:
         cuts.add(text)
     for text in prose:
@@ -160,7 +145,7 @@ def train_vocabulary(
     bar = progress_bar(total=3, desc="parts of words", unit=" parts", disable=not progress)
     spelling_size = _NUM_RESERVED + len(set().union(*words))
     spelling_size += int(_SPELLING_SHARE * max(0, size - spelling_size))
-    seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length, min_count=2)
+    seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length)
     spelling = _train(distinct, seeds, min(size, spelling_size), max_piece_length)
     bar.update()
     bar.set_description("phrases")
@@ -168,8 +153,8 @@ def train_vocabulary(
     size_left = size - int(num_parts * (1 - _EXPECTED_OVERLAP))
     phrases = collections.Counter[str]()
     if not split_by_whitespace:
-        phrases = _phrases(cuts.counts, max_piece_length, min_count)
-    seeds = _seed_pieces(phrases, words, max_piece_length, min_count)
+        phrases = _phrases(cuts.counts, max_piece_length)
+    seeds = _seed_pieces(phrases, words, max_piece_length)
     bar.update()
     model = _train(cuts.counts, seeds, size_left, max_piece_length)
     bar.update()
@@ -202,9 +187,6 @@ def train_vocabulary(
             "size": size,
             "split_by_whitespace": split_by_whitespace,
             "keep_apart": list(keep_apart),
-            "separate_punctuation": separate_punctuation,
-            "separate_numbers": separate_numbers,
-            "min_count": min_count,
         },
         sentencepiece_version=sentencepiece.__version__,
     )
@@ -214,10 +196,8 @@ def train_vocabulary(
     return summary
 
 
-def _phrases(
-    counts: Mapping[str, int], max_length: int, min_count: int
-) -> collections.Counter[str]:
-    """Counts the runs of two or more whole words inside a cut that occur `min_count` times.
+def _phrases(counts: Mapping[str, int], max_length: int) -> collections.Counter[str]:
+    """Counts the runs of two or more whole words inside a cut that occur `_MIN_COUNT` times.
 
     Longer runs are only looked for where both of their shorter ends were found often enough, or
     free text would fill the memory with runs that occur once.
@@ -236,7 +216,7 @@ def _phrases(
             for first in firsts:
                 if bounds[first + width] - bounds[first] <= max_length:
                     runs[cut[bounds[first] : bounds[first + width]]] += counts[cut]
-        often = {run: number for run, number in runs.items() if number >= min_count}
+        often = {run: number for run, number in runs.items() if number >= _MIN_COUNT}
         found.update(often)
         survivors: dict[str, Sequence[int]] = {}
         for cut, firsts in growing.items():
@@ -252,12 +232,12 @@ def _phrases(
 
 
 def _seed_pieces(
-    phrases: collections.Counter[str], words: Mapping[str, int], max_length: int, min_count: int
+    phrases: collections.Counter[str], words: Mapping[str, int], max_length: int
 ) -> list[tuple[str, int]]:
     """Proposes pieces: phrases of whole words, words, and parts of words.
 
     Returns:
-      (piece, count) pairs seen at least `min_count` times, those that cover most text first.
+      (piece, count) pairs seen at least `_MIN_COUNT` times, those that cover most text first.
     """
     seeds = collections.Counter(phrases)
     for word, number in words.items():
@@ -270,7 +250,7 @@ def _seed_pieces(
         (
             (piece, number)
             for piece, number in seeds.items()
-            if len(piece) > 1 and number >= min_count
+            if len(piece) > 1 and number >= _MIN_COUNT
         ),
         key=lambda seed: (-seed[1] * len(seed[0]), seed[0]),
     )

@@ -25,7 +25,7 @@ FILMS = [
 ]
 USERS = [("u0", 20), ("u1", 30), ("u2", 40), ("u3", 50)]
 # A vocabulary of words, so that tests can tell what stands where.
-WORDS = {"split_by_whitespace": True, "separate_punctuation": True, "separate_numbers": True}
+WORDS = {"split_by_whitespace": True}
 # A user's six ratings, a day apart; user n starts at film n.
 RATINGS = [5, 2, 4, 1, 3, 4]
 

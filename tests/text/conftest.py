@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -35,8 +33,7 @@ def behaviours() -> list[str]:
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory, behaviours: list[str]) -> str:
     path = tmp_path_factory.mktemp("vocabulary") / "phrases.model"
-    apart: dict[str, Any] = {"separate_punctuation": True, "separate_numbers": True}
-    train_vocabulary(behaviours, path, 700, keep_apart=OUTCOMES, **apart)
+    train_vocabulary(behaviours, path, 700, keep_apart=OUTCOMES)
     return str(path)
 
 

@@ -16,13 +16,13 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=80)
     ("text", "cuts"),
     [
         (
-            "loved L.A. Confidential (1997), film-noir, 12 days ago",
-            [" loved", " L.A. Confidential (1997)", ",", " film-noir", ",", " 12", " days ago"],
+            "loved L.A. Confidential (1997), film-noir, 12 days ago. The end.",
+            [" loved", " L.A. Confidential (1997)", ", film-noir", ", 12 days ago", ". The end",
+             "."],
         ),
         ("Mr. Holland's Opus (1995).", [" Mr. Holland's Opus (1995)", "."]),
-        ("72% of 1,250 said: great! Done", [" 72", "% of", " 1,250", " said", ":", " great", "!",
-                                            " Done"]),
-        ("Apollo 13 (1995)", [" Apollo", " 13", " (1995)"]),
+        ("72% of 1,250 said: great! Done", [" 72% of 1,250 said", ": great", "! Done"]),
+        ("Apollo 13 (1995)", [" Apollo 13 (1995)"]),
         ("unloved lovedness", [" unloved lovedness"]),
         ("thought okay Fargo", [" thought okay", " Fargo"]),
     ],
@@ -31,28 +31,21 @@ def test_cuts(text: str, cuts: list[str]) -> None:
     assert PhraseCuts(["loved", "thought okay"], words=False).split(text) == cuts
 
 
-def test_punctuation_may_stay_with_what_follows() -> None:
-    cuts = PhraseCuts(["loved"], words=False, separate_punctuation=False)
-    assert cuts.split("loved Fargo (1996), crime, drama, 12 days ago. The end.") == [
-        " loved", " Fargo (1996)", ", crime", ", drama", ",", " 12", " days ago", ". The end", "."
-    ]  # fmt: skip
-
-
 def test_equal_cuts_are_counted() -> None:
     cuts = PhraseCuts(words=False)
     for text in ("Fargo (1996), crime", "Fargo (1996),  drama", "", " \n"):
         cuts.add(text)
-    assert cuts.counts == {" Fargo (1996)": 2, ",": 2, " crime": 1, " drama": 1}
+    assert cuts.counts == {" Fargo (1996)": 2, ", crime": 1, ", drama": 1}
     assert (cuts.num_texts, cuts.num_empty) == (4, 2)
     words = PhraseCuts(words=True)
     words.add("Fargo (1996), crime")
     assert words.counts == {" Fargo": 1, " (1996)": 1, ",": 1, " crime": 1}
 
 
-@given(any_text, st.booleans(), st.booleans())
-def test_nothing_is_lost(text: str, words: bool, separate: bool) -> None:
+@given(any_text, st.booleans())
+def test_nothing_is_lost(text: str, words: bool) -> None:
     """The cuts put together are the text, as an independent normalisation sees it."""
-    cuts = PhraseCuts(["a"], words=words, separate_punctuation=separate)
+    cuts = PhraseCuts(["a"], words=words)
     cuts.add(text)
     total = sum(len(cut) * number for cut, number in cuts.counts.items())
     clean = "".join(c for c in text if not 0xD800 <= ord(c) < 0xE000).replace("\x00", "")

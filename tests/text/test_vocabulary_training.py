@@ -31,9 +31,9 @@ def train(texts: list[str], path: Path, size: int = 700, **options: Any) -> Voca
     return Vocabulary(path / "v.model")
 
 
-def test_titles_become_one_piece_and_commas_stay_apart(vocab: Vocabulary) -> None:
+def test_titles_become_one_piece_and_commas_begin_the_next(vocab: Vocabulary) -> None:
     assert pieces(vocab, BEHAVIOUR) == [
-        " liked", " Star Wars (1977)", ",", " sci-fi", ",", " 12", " days ago"
+        " liked", " Star Wars (1977)", ", sci-fi", ", 12 days ago"
     ]  # fmt: skip
     assert pieces(vocab, "disliked L.A. Confidential (1997)") == [
         " disliked", " L.A. Confidential (1997)"
@@ -58,22 +58,6 @@ def test_a_sentinels_name_in_a_text_is_no_sentinel(
     vocabulary = train(texts, tmp_path, split_by_whitespace=words)
     assert set(vocabulary.encode("<extra_id_0>")).isdisjoint(vocabulary.sentinel_ids)
     assert vocabulary.decode(vocabulary.encode("<extra_id_0>")) == "<extra_id_0>"
-
-
-def test_punctuation_can_belong_to_the_phrase(behaviours: list[str], tmp_path: Path) -> None:
-    vocabulary = train(behaviours, tmp_path, keep_apart=OUTCOMES, separate_numbers=True)
-    assert pieces(vocabulary, BEHAVIOUR) == [
-        " liked", " Star Wars (1977)", ", sci-fi", ",", " 12", " days ago"
-    ]  # fmt: skip
-
-
-def test_rare_phrases_are_spelled_in_words(behaviours: list[str], tmp_path: Path) -> None:
-    texts = [*behaviours, *["loved The Star Student (1996)"] * 5]
-    often = train(texts, tmp_path, 1200, keep_apart=OUTCOMES)
-    assert pieces(often, "The Star Student (1996)") == [" The Star Student (1996)"]
-    rare = train(texts, tmp_path, 1200, keep_apart=OUTCOMES, min_count=20)
-    assert len(pieces(rare, "The Star Student (1996)")) > 1
-    assert pieces(rare, TITLE) == [" " + TITLE]
 
 
 def test_unseen_words_are_spelled_in_parts(
@@ -118,8 +102,9 @@ def test_layout_and_case(vocab: Vocabulary) -> None:
     total = sum(
         2.718281828 ** processor.get_score(i) for i in range(259, processor.get_piece_size())
     )
-    # Characters that EM left without probability get a little on top.
-    assert 1 <= total < 1.05
+    # Characters that EM left without probability get a little on top; what was beyond the size
+    # has taken its share along.
+    assert 0.9 <= total < 1.05
 
 
 def test_summary_beside_the_model(behaviours: list[str], tmp_path: Path) -> None:
@@ -150,7 +135,6 @@ def test_many_alphabets(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"size": 100}, "cannot train 100 pieces"),
-        ({"min_count": 1}, "min_count must be at least 2"),
     ],
 )
 def test_wrong_options(
