@@ -238,6 +238,11 @@ class Conversation:
         self.state = DialogueState(self._reader)
 
     @property
+    def greeting(self) -> str:
+        """What may be said first, before the user says anything."""
+        return self._grammar.ask(first=True)[0]
+
+    @property
     def turns(self) -> list[str]:
         """What was said."""
         return self.state.turns

@@ -152,7 +152,7 @@ class ServingData:
     def details(self, item: Item) -> str:
         """One line of what is known of an item beside its title."""
         columns = item.attributes.items()
-        told = [v for k, v in columns if v and k != self.spec.items.title_column]
+        told = [v for k, v in columns if v and k not in (self.spec.items.title_column, "year")]
         texts = [", ".join(v) if isinstance(v, tuple | list) else str(v) for v in told]
         once = " · ".join(dict.fromkeys(texts))  # who directs often writes
         return textwrap.shorten(once, _LONGEST_DETAILS, placeholder=" …")
@@ -270,8 +270,11 @@ def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _titled(item: Item, spec: DatasetSpec, template: DatasetTemplate) -> Item:
-    """With its title, or else with the beginning of its text in place of one."""
+    """With its title and year, or else with the beginning of its text in place of them."""
     title = str(item.attributes.get(spec.items.title_column or "") or "")
+    year = item.attributes.get("year")
+    if title and isinstance(year, int) and str(year) not in title:
+        title = f"{title} ({year})"
     title = title or textwrap.shorten(template.item(item), _LONGEST_TITLE, placeholder=" …")
     return dataclasses.replace(item, title=title)
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 
 from m6rec_jax.errors import M6RecError
-from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server import schemas
 from m6rec_jax.server.errors import STATUSES
-from m6rec_jax.server.row_types import RowTypes
 from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 
 _SAMPLES = {"string": "text", "int": 24, "float": 0.5, "bool": True, "list<string>": ["text"]}
+# Schemas that each data set has of its own.
+_OF_DATA_SETS = ("User", "Event", "Item", "Statistics", "Known")
 _JOBS = {
     "Score": "scoring",
     "Retrieve": "retrieval",
@@ -33,47 +32,19 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def of_snapshot(app: FastAPI, snapshot: Snapshot | None) -> dict[str, Any]:
     """The document of an app; without a snapshot it says nothing of columns."""
     document = copy.deepcopy(FastAPI.openapi(app))
-    if snapshot is not None:
-        components = document["components"]["schemas"]
-        data_sets = list(_data_sets(snapshot))
-        for number, (types, _) in enumerate(data_sets):
-            _add(components, types.schemas(), "" if len(data_sets) == 1 else str(number))
-        for name, example in _examples(snapshot).items():
-            components[name]["examples"] = [example]
+    if snapshot is None:
+        return document
+    components = document["components"]["schemas"]
+    for name in _OF_DATA_SETS:
+        components[name] = {"anyOf": []}
+    for types in snapshot.all_row_types():
+        for name, schema in types.schemas().items():
+            components[name] = schema
+            if (kind := name.partition("-")[0]) in _OF_DATA_SETS:
+                components[kind]["anyOf"].append({"$ref": f"#/components/schemas/{name}"})
+    for name, example in _examples(snapshot).items():
+        components[name]["examples"] = [example]
     return document
-
-
-def _data_sets(snapshot: Snapshot) -> Iterator[tuple[RowTypes, ServingData]]:
-    """Each data set once."""
-    found: dict[str, tuple[RowTypes, ServingData]] = {}
-    for task in snapshot.tasks:
-        for job in snapshot.jobs(task):
-            if job != "embeddings" and not snapshot.tasks[task].reads_text:
-                data = snapshot.service.data(task, job)
-                found.setdefault(data.spec.name, (snapshot.row_types(task, job), data))
-    yield from found.values()
-
-
-def _add(components: dict[str, Any], own: Mapping[str, Any], suffix: str) -> None:
-    """Adds schemas of a data set; where there are several, any of them is what is meant."""
-    for name, schema in own.items():
-        components[name + suffix] = _renamed(schema, suffix)
-        if suffix:
-            either = {"$ref": f"#/components/schemas/{name}{suffix}"}
-            if suffix == "0":
-                components[name] = {"anyOf": []}
-            components[name]["anyOf"].append(either)
-
-
-def _renamed(schema: Any, suffix: str) -> Any:
-    if isinstance(schema, list):
-        return [_renamed(one, suffix) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        name: value + suffix if name == "$ref" else _renamed(value, suffix)
-        for name, value in schema.items()
-    }
 
 
 def _examples(snapshot: Snapshot) -> dict[str, Any]:

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 CLIENT_HAS_GONE = 499
 # What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
 _TYPE = re.compile(r"^(?:constrained-)?(?:str|dict|int|float|bool)$|\[")
-# Codes of our own among its types.
-_OWN_TYPES = ("unknown_field", "bad_time")
+# A type of our own among its types.
+_OWN_TYPE = "unknown_field"
 # What each status says, for the OpenAPI document.
 STATUSES = {
     400: "The body is no JSON.",
@@ -83,7 +83,7 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RejectedRow():
-            status = 404 if error.kind == "unknown_item" else 409
+            status = {"unknown_item": 404, "bad_time": 422}.get(error.kind, 409)
             return ApiError(status, error.kind, str(error), _param(str(error)))
         case QueueFull():
             after = {"Retry-After": f"{error.retry_after:.0f}"}
@@ -110,14 +110,14 @@ def as_api_error(error: Exception) -> ApiError:
 def _invalid(errors: Sequence[Any]) -> ApiError:
     # Where several types are allowed each has errors of its own, and the one that was meant has got
     # furthest.
-    worst = max(errors, key=lambda one: (one["type"] in _OWN_TYPES, len(one["loc"])))
+    worst = max(errors, key=lambda one: (one["type"] == _OWN_TYPE, len(one["loc"])))
     path = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}"
         for part in (*worst["loc"], *filter(None, [worst.get("ctx", {}).get("field")]))
         if not _TYPE.search(str(part))
     )
     name = path.removeprefix(".") or "the body"
-    code = worst["type"] if worst["type"] in _OWN_TYPES else "invalid_field"
+    code = _OWN_TYPE if worst["type"] == _OWN_TYPE else "invalid_field"
     return ApiError(422, code, f"'{name}': {worst['msg']}", name)
 
 

@@ -82,8 +82,9 @@ def routes(server: Server) -> APIRouter:
 
 
 def _models(snapshot: Snapshot) -> list[dict[str, Any]]:
-    jobs = ["dialogue"] if snapshot.conversation else []
-    found: dict[str, dict[str, Any]] = {ANY_TASK: {"jobs": jobs}}
+    found: dict[str, dict[str, Any]] = {ANY_TASK: {}}
+    if snapshot.conversation is not None:
+        found[ANY_TASK] = {"jobs": ["dialogue"], "greeting": snapshot.conversation.greeting}
     for name, settings in snapshot.tasks.items():
         found[name] = {"kind": settings.kind, "writing": settings.writing}
         found[name]["jobs"] = snapshot.jobs(name)

@@ -5,11 +5,9 @@ them as schemas.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Annotated, Any, Required
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -20,8 +18,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType, TypedDict
 
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
+from m6rec_jax.data.schema import DatasetSpec, TableSpec
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.requests.request import TEXT
 
@@ -49,26 +47,12 @@ _COLUMNS: dict[str, Any] = {
 _Statistic = _Words | Whole | Number | StrictBool | _Texts
 
 
-def _unix(seconds: float) -> float:
-    if not FIRST_TIME <= seconds <= LAST_TIME:
-        raise PydanticCustomError("bad_time", "{said}", {"said": out_of_range(seconds)})
-    return seconds
-
-
-def _iso(text: str) -> str:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        said = "write unix seconds, or an ISO 8601 time such as 2026-11-24T18:00:00Z"
-        raise PydanticCustomError("bad_time", "{said}", {"said": said}) from None
-    return text
-
-
+# `requests.request` reads times, and says what is wrong with them.
 _UNIX = {"type": "number", "minimum": FIRST_TIME, "maximum": LAST_TIME}
 _ISO = {"type": "string", "format": "date-time"}
 Time = (
-    Annotated[float, Field(strict=True), AfterValidator(_unix), WithJsonSchema(_UNIX)]
-    | Annotated[str, AfterValidator(_iso), WithJsonSchema(_ISO)]
+    Annotated[float, Field(strict=True), WithJsonSchema(_UNIX)]
+    | Annotated[str, WithJsonSchema(_ISO)]
 )
 
 
@@ -99,25 +83,32 @@ class RowTypes:
 
     def __init__(self, spec: DatasetSpec, statistics: Iterable[str]) -> None:
         users, items, events = spec.users, spec.items, spec.events
-        given = _record("Statistics", dict.fromkeys(statistics, _Statistic | None), {})
-        own = {column: _COLUMNS[kind] for column, kind in users.columns.items()}
-        user = _record("User", _nullable({"id": Id, **own}), {users.id: "id"})
-        own = {column: _COLUMNS[kind] for column, kind in items.columns.items()}
-        fields = _nullable({"id": Id, **own, "statistics": given})
-        columns = _record("Columns", fields, {items.id: "id"})
-        item = TypeAliasType("Item", Id | columns)  # type: ignore[misc]
-        fields = {"item": Required[item], "time": Time | None}
+        self._name = spec.name
+
+        def record(kind: str, fields: Mapping[str, Any], others: Mapping[str, str]) -> Any:
+            """An object with these fields, which may be missing or null; see `check_names`."""
+            every = {name: own if name == "item" else own | None for name, own in fields.items()}
+            # A column may have any name, which a model's fields may not.
+            made = TypedDict(f"{kind}-{spec.name}", every, total=False)  # type: ignore[misc]
+            made.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+            return Annotated[made, BeforeValidator(lambda v: check_names(v, fields, others))]
+
+        def columns(table: TableSpec) -> dict[str, Any]:
+            return {"id": Id} | {name: _COLUMNS[kind] for name, kind in table.columns.items()}
+
+        given = record("Statistics", dict.fromkeys(statistics, _Statistic), {})
+        user = record("User", columns(users), {users.id: "id"})
+        own = record("Columns", columns(items) | {"statistics": given}, {items.id: "id"})
+        item = TypeAliasType(f"Item-{spec.name}", Id | own)  # type: ignore[misc]
+        fields = {"item": Required[item], "time": Time}
         if events.value:
-            fields["value"] = Number | None
-        event = _record(
-            "Event",
-            fields,
-            {events.item: "item", events.time: "time", events.value or "": "value"},
-        )
+            fields["value"] = Number
+        others = {events.item: "item", events.time: "time", events.value or "": "value"}
+        event = record("Event", fields, others)
         if set(users.columns) == {TEXT}:
-            user = TypeAliasType("User", Text | user)  # type: ignore[misc]
+            user = TypeAliasType(f"User-{spec.name}", Text | user)  # type: ignore[misc]
         if set(items.columns) == {TEXT}:
-            event = TypeAliasType("Event", Text | event)  # type: ignore[misc]
+            event = TypeAliasType(f"Event-{spec.name}", Text | event)  # type: ignore[misc]
         self._item: TypeAdapter[Any] = TypeAdapter(item)  # type: ignore[arg-type]
         row: dict[str, Any] = {
             **{"user": user, "time": Time, "about": item, "k": Whole, "statistics": given},
@@ -126,7 +117,7 @@ class RowTypes:
             "candidates": Annotated[list[item], Field(max_length=MAX_CANDIDATES)],  # type: ignore[valid-type]
             "exclude": Annotated[list[ShortId], Field(max_length=MAX_EXCLUDE)],
         }
-        self._row: TypeAdapter[Any] = TypeAdapter(_record("Row", _nullable(row), {}))
+        self._row: TypeAdapter[Any] = TypeAdapter(record("Row", row, {}))
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raises pydantic's ValidationError where a request has something else."""
@@ -138,20 +129,7 @@ class RowTypes:
 
     def schemas(self) -> dict[str, Any]:
         """JSON schemas of `User`, `Event`, `Item`, `Statistics`, of `Known`, which has all of them,
-        and of what they refer to.
+        and of what they refer to; each is called `User-NAME` by the data set's name.
         """
         known = self._row.json_schema(ref_template="#/components/schemas/{model}")
-        return {**known.pop("$defs"), "Known": known}
-
-
-def _nullable(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: kind | None for name, kind in fields.items()}
-
-
-def _record(name: str, fields: Mapping[str, Any], others: Mapping[str, str]) -> Any:
-    """An object with these fields, which may be missing; see `check_names`."""
-    # A column may have any name, which a model's fields may not.
-    record = TypedDict(name, fields, total=False)  # type: ignore[misc]
-    record.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-    checked = Annotated[record, BeforeValidator(lambda v: check_names(v, fields, others))]
-    return checked
+        return {**known.pop("$defs"), f"Known-{self._name}": known}

@@ -33,6 +33,8 @@ Known = TypeAliasType("Known", dict[str, Any])
 _Candidates = Annotated[list[Item], Field(max_length=MAX_CANDIDATES)]
 # Requests of one body.
 _MANY = 128
+_Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), INTEGRAL]
+_Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31), INTEGRAL]
 _Prompts = Annotated[list[Text], Field(min_length=1, max_length=_MANY)]
 
 
@@ -126,9 +128,7 @@ class Write(Ask):
     input: Text | None = Field(
         None, description="of a task of seqio: the text, in place of all other fields"
     )
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32), INTEGRAL] = Field(
-        0, description="of sampling, where the server samples"
-    )
+    seed: _Seed = Field(0, description="of sampling, where the server samples")
 
 
 class Read(BaseModel):
@@ -258,7 +258,7 @@ class Rerank(Foreign):
     documents: Annotated[list[Item], Field(min_length=1, max_length=MAX_CANDIDATES)] = Field(
         description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`"
     )
-    top_n: Annotated[int, Field(strict=True, ge=1, lt=2**31), INTEGRAL] | None = None
+    top_n: _Positive | None = None
     return_documents: bool = Field(False, strict=True)
 
 
@@ -286,13 +286,13 @@ class Completion(Foreign):
         "request (`user`, `history`, ...)"
     )
     item: Item | None = Field(None, description="that the text is about; no field of OpenAI's")
-    max_tokens: Annotated[int, Field(strict=True, ge=1, lt=2**31), INTEGRAL] | None = None
+    max_tokens: _Positive | None = None
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = Field(
         None, description="0: the likeliest tokens"
     )
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32), INTEGRAL] | None = None
+    seed: _Seed | None = None
     n: Literal[1] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None

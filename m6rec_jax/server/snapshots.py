@@ -203,6 +203,13 @@ class Snapshot:
             self._row_types[data.spec.name] = RowTypes(data.spec, data.statistics_names())
         return self._row_types[data.spec.name]
 
+    def all_row_types(self) -> list[RowTypes]:
+        """Those of each data set."""
+        asked = [(t, j) for t, j in self._pairs if j != "embeddings"]
+        return [
+            *{self.row_types(t, j): None for t, j in sorted(asked) if not self.tasks[t].reads_text}
+        ]
+
     def accept_text(
         self,
         history: Sequence[str],

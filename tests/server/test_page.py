@@ -216,8 +216,8 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     assert tab.run("document.activeElement.id") == "results-title"
     assert markup in text_of(tab, "#read")
     assert tab.run("document.images.length") == 0
-    assert "run" in text_of(tab, "#stage-list")
-    # The text about an item streams into its place, and knows what was liked.
+    assert "run" in text_of(tab, "#stages")
+    # The text about an item comes into its place, and knows what was liked.
     drama = json.dumps(
         [item.attributes["title"] for item in ITEMS if item.attributes["genre"] == "drama"]
     )
@@ -241,8 +241,8 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
     shown = json.dumps(answered | {"debug": debug})
     tab.run(f"import('./page.js').then(({{ showDetails }}) => showDetails({shown}))")
-    assert text_of(tab, "#segments tr:last-child") == "evicted1"
-    assert "other 1.0 ms" in text_of(tab, "#stage-list")
+    assert "source: hits 5, store_hits 3, computed 2, evicted 1" in text_of(tab, "#segments")
+    assert "total 7" in text_of(tab, "#stages")
     assert_fits(tab, width)
     picture(tab, f"segments-{width}")
     # Candidates are ranked where a person adds some; without, the page says what is missing.
@@ -265,6 +265,7 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
         tab.wait("!document.querySelector('#say [aria-disabled]')")
         assert text_of(tab, "#problem") == ""
         assert tab.run("document.querySelectorAll('#turns li').length") >= 2
+        assert text_of(tab, "#greeting").startswith("Hello.")
     picture(tab, f"scored-{width}")
     assert_fits(tab, width)
     assert tab.problems == []

@@ -14,12 +14,7 @@ function showProblem(error) {
   if (error && error.status === 401) askForToken();
 }
 
-class Problem extends Error {
-  constructor(message, status) {
-    super(message);
-    this.status = status;
-  }
-}
+const problem = (text, status = 0) => Object.assign(new Error(text), { status });
 
 // ---------------------------------------------------------------- requests
 
@@ -37,7 +32,7 @@ async function request(path, body) {
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Problem("The server cannot be reached. Does it still run?", 0);
+    throw problem("The server cannot be reached. Does it still run?");
   }
   if (!response.ok) throw await problemOf(response);
   return response;
@@ -46,7 +41,7 @@ async function request(path, body) {
 async function problemOf(response) {
   if (response.status === 401) {
     const given = sessionStorage.getItem(TOKEN) !== null;
-    return new Problem(given ? "This is not the server's token." : "The server wants a token.", 401);
+    return problem(given ? "This is not the server's token." : "The server wants a token.", 401);
   }
   let told = `the server answered with status ${response.status}`;
   try {
@@ -54,40 +49,11 @@ async function problemOf(response) {
   } catch {
     // No JSON: something between the page and the server answered.
   }
-  const after = response.headers.get("Retry-After");
-  const first = {
-    429: "Too many requests are waiting: ",
-    503: "The server is not ready: ",
-    504: "It took too long: ",
-  }[response.status] || "That did not work: ";
-  const when = after ? ` (again in ${after} s)` : "";
-  return new Problem(first + told + when, response.status);
+  return problem(`That did not work: ${told}`, response.status);
 }
 
 async function ask(path, body) {
   return (await request(path, body)).json();
-}
-
-/** Objects of server-sent events, as they come. */
-async function* stream(path, body) {
-  const response = await request(path, { ...body, stream: true });
-  const reader = response.body.getReader();
-  const decoder = new TextDecoder();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
-    const events = rest.split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      const data = event.replace(/^data: /, "");
-      if (data === "[DONE]") return;
-      const found = JSON.parse(data);
-      if (found.error) throw new Problem(`That did not work: ${found.error.message}`, 500);
-      yield found;
-    }
-    if (done) throw new Problem("The server ended before its answer did.", 0);
-  }
 }
 
 const busy = (button, run) => runOnce(button, run, showProblem);
@@ -121,7 +87,7 @@ function picker(root, { legend, none, withValue }) {
       value.addEventListener("input", () => { one.value = value.value; });
       children.push(value);
     }
-    const remove = make("button", { type: "button", text: "Remove" });
+    const remove = make("button", { type: "button", text: "×" });
     remove.setAttribute("aria-label", `Remove ${one.title}`);
     remove.addEventListener("click", () => {
       picked.splice(picked.indexOf(one), 1);
@@ -181,7 +147,7 @@ function picker(root, { legend, none, withValue }) {
   addOwn.addEventListener("click", () => {
     const item = read();
     const values = Object.values(item);
-    if (!values.length) return showProblem(new Problem("Write something about the item first.", 0));
+    if (!values.length) return showProblem(problem("Write something about the item first."));
     showProblem(null);
     add(item, String(item.title || values.join(", ")));
     own.querySelectorAll("input, select").forEach((input) => { input.value = ""; });
@@ -266,8 +232,9 @@ async function start() {
   }
   showProblem(null);
   $("token-form").hidden = true;
-  const chats = can("dialogue").length > 0;
+  const [chats] = can("dialogue");
   $("chat-card").hidden = !chats;
+  $("greeting").textContent = chats ? chats.greeting : "";
   $("main").hidden = false;
   say("The model is ready.");
 }
@@ -278,9 +245,9 @@ async function useCatalogue() {
   const dataSet = task ? state.models.find(({ id }) => id === task).data_set : "";
   if (dataSet === state.dataSet) return;
   const catalogue = await ask(`v1/items?limit=1${ofTask()}`).catch((error) => {
-    if (error.status !== 400) throw error;
+    if (error.status !== 409) throw error;
     // A model of dialogues alone.
-    return { num_items: 0, user_columns: {}, item_columns: {}, value: null, liked_at_least: null, items: [] };
+    return { num_items: 0, user_columns: {}, item_columns: {}, value: null, liked_at_least: null };
   });
   if (chosen().task !== task) return; // another was chosen since
   Object.assign(state, { dataSet, catalogue });
@@ -294,7 +261,8 @@ async function useCatalogue() {
   state.candidates = picker($("candidates"), {
     legend: "Candidates", none: "None yet.", withValue: false,
   });
-  fillWriters();
+  const writers = can("generation").filter((model) => model.data_set === dataSet);
+  state.writer = writers.find(({ writing }) => writing === "explanations") || writers[0];
   // What was found before is of other data.
   $("results").replaceChildren();
   $("how-details").hidden = true;
@@ -326,16 +294,6 @@ function showAsked() {
   $("k").disabled = ranks;
 }
 
-function fillWriters() {
-  const explains = (model) => model.writing === "explanations";
-  const own = can("generation").filter((model) => model.data_set === state.dataSet);
-  const writers = own.sort((a, b) => explains(b) - explains(a));
-  $("writer").replaceChildren(...writers.map(({ id, writing }) => {
-    return make("option", { text: writing === id ? id : `${id} (${writing})`, value: id });
-  }));
-  $("writers").hidden = writers.length < 2;
-}
-
 // ---------------------------------------------------------------- ranking
 
 function body() {
@@ -362,7 +320,7 @@ async function rank() {
   const given = { task, ...asked, debug: true };
   let described = null;
   if (route === "score") {
-    if (!state.candidates.length) throw new Problem("Add candidates to be ranked first.", 0);
+    if (!state.candidates.length) throw problem("Add candidates to be ranked first.");
     described = state.candidates.map(({ item }) => item);
     given.candidates = described;
   } else {
@@ -410,73 +368,29 @@ function showItems(items, asked, isScored) {
       parts.push(make("div", { className: "track", children: [bar], "aria-hidden": "true" }));
     }
     const text = make("p", { className: "text", "aria-live": "polite" });
-    if ($("writer").value) head.append(writeButton(item, asked, text));
+    if (state.writer) head.append(writeButton(item, asked, text));
     return make("li", { children: [...parts, text] });
   }));
 }
 
 const percent = (share) => (share > 0 && share < 0.01 ? "under 1%" : `${Math.round(100 * share)}%`);
 
-function nameWriteButton(button) {
-  const writer = state.models.find(({ id }) => id === $("writer").value);
-  button.textContent = writer.writing === "explanations" ? "Why?" : "Write";
-  button.setAttribute("aria-label", `${button.textContent} ${button.dataset.title}`);
-}
-
 function writeButton(item, asked, text) {
-  const button = make("button", { type: "button", className: "write" });
-  button.dataset.title = item.title;
-  nameWriteButton(button);
+  const { id, writing } = state.writer;
+  const name = writing === "explanations" ? "Why?" : "Write";
+  const button = make("button", { type: "button", text: name, "aria-label": `${name} ${item.title}` });
   button.addEventListener("click", () => busy(button, async () => {
-    text.setAttribute("aria-busy", "true"); // read out when it is whole
-    text.textContent = "…";
-    let whole = "";
-    try {
-      const given = { model: $("writer").value, prompt: asked, item: item.about };
-      for await (const event of stream("v1/completions", given)) {
-        whole += event.choices.length ? event.choices[0].text : "";
-        text.textContent = whole || "…";
-      }
-      text.textContent = whole || "(nothing was written)";
-    } catch (error) {
-      text.textContent = whole;
-      throw error;
-    } finally {
-      text.removeAttribute("aria-busy");
-    }
+    const answer = await ask("v1/completions", { model: id, prompt: asked, item: item.about });
+    text.textContent = answer.choices[0].text || "(nothing was written)";
   }));
   return button;
 }
 
 export function showDetails({ debug, task, job, prompts, data, snapshot, scored_by: scoredBy }) {
-  const { accept, wait, run, total } = debug.milliseconds;
-  const stages = { accept, wait, run, other: Math.max(0, total - accept - wait - run) };
-  $("stages").replaceChildren(...Object.entries(stages).map(([name, value]) => {
-    const part = make("div", { className: name });
-    part.style.flexGrow = value;
-    return part;
-  }));
-  $("stage-list").replaceChildren(
-    ...Object.entries(stages).map(([name, value]) => make("li", {
-      children: [make("span", { className: `key ${name}` }), `${name} ${value.toFixed(1)} ms`],
-    })),
-    make("li", { text: `total ${total.toFixed(1)} ms` }),
-  );
-  const pools = Object.entries(debug.segments);
-  $("no-segments").hidden = pools.length > 0;
-  $("segments").hidden = !pools.length;
-  $("segments").replaceChildren();
-  if (pools.length) {
-    const header = (text, scope) => make("th", { text, scope });
-    const row = (...children) => make("tr", { children });
-    $("segments").append(
-      row(make("td"), ...pools.map(([pool]) => header(pool, "col"))),
-      ...Object.keys(pools[0][1]).map((name) => row(
-        header(name.replace("_", " "), "row"),
-        ...pools.map(([, counts]) => make("td", { text: String(counts[name]) })),
-      )),
-    );
-  }
+  const listed = (counts) => Object.entries(counts).map((pair) => pair.join(" ")).join(", ");
+  $("stages").textContent = `Milliseconds: ${listed(debug.milliseconds)}`;
+  const pools = Object.entries(debug.segments).map(([pool, counts]) => `${pool}: ${listed(counts)}`);
+  $("segments").textContent = pools.length ? `Cached segments, ${pools.join("; ")}` : "";
   $("read").replaceChildren(...debug.read.flatMap((read) => {
     const lines = (texts) => make("ol", { children: texts.map((text) => make("li", { text })) });
     const parts = [make("p", { text: `${read.task}: history` }), lines(read.history)];
@@ -501,36 +415,28 @@ function showTurn(role, content) {
   const node = make("li", { className: role, children: [who, text] });
   $("turns").append(node);
   node.scrollIntoView({ block: "nearest" });
-  return { node, text };
+  return node;
 }
 
 async function chat() {
   const message = $("message").value.trim();
   if (!message) return;
   const asked = showTurn("user", message);
-  const answer = showTurn("assistant", "…");
   const messages = [...turns, { role: "user", content: message }];
-  let whole = "";
-  let found = {};
-  try {
-    for await (const event of stream("v1/chat/completions", { model: "m6rec", messages })) {
-      whole += (event.choices.length && event.choices[0].delta.content) || "";
-      answer.text.textContent = whole || "…";
-      if (event.m6rec) found = event.m6rec.recommended;
-    }
-  } catch (error) {
-    asked.node.remove();
-    answer.node.remove();
+  const found = await ask("v1/chat/completions", { model: "m6rec", messages }).catch((error) => {
+    asked.remove();
     throw error;
-  }
+  });
   $("message").value = "";
-  const titles = new Set(Object.values(found).flat().map(({ title }) => title));
-  answer.text.textContent = whole || "(nothing was written)";
+  const { content } = found.choices[0].message;
+  const answer = showTurn("assistant", content || "(nothing was written)");
+  const titles = new Set(Object.values(found.m6rec.recommended).flat().map(({ title }) => title));
   if (titles.size) {
     const items = [...titles].map((title) => make("li", { text: title }));
-    answer.node.append(make("div", { className: "who", text: "Recommended" }), make("ul", { children: items }));
+    answer.append(make("div", { className: "who", text: "Recommended" }), make("ul", { children: items }));
   }
-  turns.push({ role: "user", content: message }, { role: "assistant", content: whole });
+  answer.scrollIntoView({ block: "nearest" });
+  turns.push({ role: "user", content: message }, { role: "assistant", content });
 }
 
 // ---------------------------------------------------------------- events
@@ -548,9 +454,6 @@ $("ask").addEventListener("submit", (event) => {
 $("how").addEventListener("change", () => {
   showAsked();
   useCatalogue().catch(showProblem);
-});
-$("writer").addEventListener("change", () => {
-  $("results").querySelectorAll(".write").forEach(nameWriteButton);
 });
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
