@@ -189,8 +189,8 @@ class Conversation:
         self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
         self._seen = self._named_in(self._history).union(past)
         # Of items with one title the one that occurs most often is recommended.
-        popularity = catalogue.popularity or [0] * len(catalogue.titles)
-        order = sorted(range(len(popularity)), key=lambda place: popularity[place])
+        self._popularity = np.asarray(catalogue.popularity or [0] * len(catalogue.titles))
+        order = np.argsort(self._popularity, kind="stable").tolist()
         first = {catalogue.titles[place]: place for place in order}
         self._doubles = frozenset(order).difference(first.values())
         self.restart()
@@ -334,7 +334,8 @@ class Conversation:
             case Act.DESCRIBE:
                 return grammar.describe(state.latest[-1])
             case Act.RATE:
-                return grammar.rate(state.latest[-1], self._rank(state.latest[-1]))
+                before = self._popularity > self._popularity[state.latest[-1]]
+                return grammar.rate(state.latest[-1], 1 + int(before.sum()))
             case Act.ACKNOWLEDGE:
                 return grammar.acknowledge()
             case Act.LEAVE:
@@ -347,16 +348,10 @@ class Conversation:
                 places = list(offered)[: self._num_items] if found else self._popular(obeying)
                 return grammar.recommend(places, obeying)
 
-    def _rank(self, place: int) -> int:
-        """Of an item by how often it occurs, from 1."""
-        popularity = np.asarray(self.catalogue.popularity or np.zeros(len(self.catalogue.titles)))
-        return 1 + int((popularity > popularity[place]).sum())
-
     def _popular(self, obeying: Obeying) -> list[int]:
         """Items that may be recommended, those that occur most often first."""
-        popularity = np.asarray(self.catalogue.popularity or np.zeros(len(obeying.allowed)))
         allowed = np.flatnonzero(obeying.allowed)
-        best = np.argsort(-popularity[allowed], kind="stable")[: self._num_items]
+        best = np.argsort(-self._popularity[allowed], kind="stable")[: self._num_items]
         return [int(place) for place in allowed[best]]
 
     def _chosen(

@@ -32,14 +32,13 @@ from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_files import tables_without_users
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import TEXT
+from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.title_search import TitleSearch
 
-# Characters of what a page says of an item beside its title: a line.
-_LONGEST_DETAILS = 64
-# Characters of an item's text that stand for a title that it lacks.
-_LONGEST_TITLE = 80
+# Characters of what a page says of an item beside its title, or in place of one that it lacks.
+_LINE = 72
 
 
 class Counted(NamedTuple):
@@ -144,18 +143,14 @@ class ServingData:
     def title_search(self) -> tuple[TitleSearch, Sequence[Item]]:
         """Finds items by what people write of their titles: places in the items beside it."""
         items = [*self.items.values()]
-        years = [item.attributes.get("year") for item in items]
-        whole = [year if isinstance(year, int) else None for year in years]
-        titles = [item.title for item in items]
-        return TitleSearch(titles, whole if any(whole) else None), items
+        return TitleSearch([item.title for item in items]), items
 
     def details(self, item: Item) -> str:
         """One line of what is known of an item beside its title."""
-        columns = item.attributes.items()
-        told = [v for k, v in columns if v and k not in (self.spec.items.title_column, "year")]
-        texts = [", ".join(v) if isinstance(v, tuple | list) else str(v) for v in told]
-        once = " · ".join(dict.fromkeys(texts))  # who directs often writes
-        return textwrap.shorten(once, _LONGEST_DETAILS, placeholder=" …")
+        apart = (self.spec.items.title_column, "year")
+        texts = [text_of(value) for name, value in item.attributes.items() if name not in apart]
+        once = " · ".join(dict.fromkeys(filter(None, texts)))  # who directs often writes
+        return textwrap.shorten(once, _LINE, placeholder=" …")
 
     def together(self, ids: Sequence[str], past: Sequence[str]) -> list[list[str]]:
         """For each of some items, the titles of those two of a user's items that people have with
@@ -166,10 +161,8 @@ class ServingData:
         """
         counts = self.counted.co_occurrence
         known = dict.fromkeys(i for i in past if i in self._places and i in self.items)
-        shares = []
-        for item in known:
-            found = counts.related([self._places[item]], out=())
-            shares.append(dict(zip(found.items.tolist(), found.shares.tolist(), strict=True)))
+        related = [counts.related([self._places[item]], out=()) for item in known]
+        shares = [dict(zip(own.items.tolist(), own.shares, strict=True)) for own in related]
         titles = []
         for id_ in ids:
             own = [share.get(self._places.get(id_, -1), 0.0) for share in shares]
@@ -193,8 +186,7 @@ class ServingData:
 
     def statistics_names(self) -> tuple[str, ...]:
         """Names of the statistics that a template may render, and a request may bring."""
-        known = self.statistics or Statistics.for_dataset(self.spec)
-        return known.names()
+        return (self.statistics or Statistics.for_dataset(self.spec)).names()
 
 
 @functools.cache
@@ -275,7 +267,7 @@ def _titled(item: Item, spec: DatasetSpec, template: DatasetTemplate) -> Item:
     year = item.attributes.get("year")
     if title and isinstance(year, int) and str(year) not in title:
         title = f"{title} ({year})"
-    title = title or textwrap.shorten(template.item(item), _LONGEST_TITLE, placeholder=" …")
+    title = title or textwrap.shorten(template.item(item), _LINE, placeholder=" …")
     return dataclasses.replace(item, title=title)
 
 

@@ -242,7 +242,6 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     shown = json.dumps(answered | {"debug": debug})
     tab.run(f"import('./page.js').then(({{ showDetails }}) => showDetails({shown}))")
     assert "source: hits 5, store_hits 3, computed 2, evicted 1" in text_of(tab, "#segments")
-    assert "total 7" in text_of(tab, "#stages")
     assert_fits(tab, width)
     picture(tab, f"segments-{width}")
     # Candidates are ranked where a person adds some; without, the page says what is missing.
