@@ -81,7 +81,7 @@ def make_app(server: Server, tokens: Tokens | None = None) -> Access:
     app.include_router(
         admin.routes(server),
         dependencies=bearer if tokens.admin else [],
-        responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 500, 501, 503),
+        responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 500, 503),
     )
     app.get("/healthz", tags=["operation"])(healthy)
     loading = {503: {"description": "Not yet, or not any more."}}

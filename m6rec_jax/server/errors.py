@@ -43,7 +43,6 @@ STATUSES = {
     422: "A field is missing or wrong.",
     429: "The queue is full; `Retry-After` says when to ask again.",
     500: "The server failed; its log says where.",
-    501: "Replicas of Ray are not changed while they run.",
     503: "The model is loading, or the server is ending.",
     504: "The request waited until after its deadline.",
 }

@@ -13,16 +13,16 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Literal
 
 import gin
 import uvicorn
-from starlette.types import ASGIApp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
+from m6rec_jax.server.asking import Server
 from m6rec_jax.server.served import Served
 from m6rec_jax.server.snapshots import FURTHER_JOBS
 from m6rec_jax.server.tracing import trace
@@ -93,18 +93,19 @@ def serve(
     )
     bank = None if bank is None else str(bank)
     served = Served(str(model_dir), bank, step, options, batch_sizes, rules, jobs, timeout)
-    backend: _Backend
-    if engine == "ray":
-        from m6rec_jax.server.ray_engine import RayReplicas
-
-        backend = RayReplicas(served, tokens or Tokens(), grace)
-    else:
-        backend = _ThisProcess(served, tokens)
     bound = _bind(host, port)
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
         log.warning("everybody who reaches %s may ask: there is no read token", host)
+    if engine == "ray":
+        from m6rec_jax.server.ray_engine import serve_replicas
+
+        port = bound.getsockname()[1]
+        bound.close()  # it is Ray Serve that listens there
+        serve_replicas(served, tokens or Tokens(), host, port, grace)
+        return
+    server = served.server()
     config = uvicorn.Config(
-        backend.app,
+        trace(make_app(server, tokens)),
         log_config=None,
         log_level="error",
         access_log=False,
@@ -113,11 +114,11 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
-    listening = _Listening(config, backend, drain)
+    listening = _Listening(config, server, drain)
 
     def load() -> None:
         try:
-            backend.load()
+            served.load(server)
         except BaseException as error:
             listening.failed(error)
 
@@ -126,8 +127,8 @@ def serve(
     try:
         listening.run([bound])
     finally:
-        backend.drain()
-        all_answered = backend.close()
+        server.draining = True
+        all_answered = server.scheduler.close(1.0)
     if listening.error is not None:
         raise listening.error
     log.info("stopped: %s", "all requests are answered" if all_answered else "time was over")
@@ -136,39 +137,6 @@ def serve(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-class _Backend(Protocol):
-    """What answers behind the socket of `serve`."""
-
-    app: ASGIApp
-
-    def load(self) -> None:
-        """Returns when requests are answered."""
-
-    def drain(self) -> None:
-        """`/readyz` says no from now on."""
-
-    def close(self) -> bool:
-        """Ends what answers; returns whether all requests have been answered, True
-        where it cannot tell."""
-
-
-class _ThisProcess:
-    """Args: see `Served` and `Tokens`."""
-
-    def __init__(self, served: Served, tokens: Tokens | None) -> None:
-        self._served, self._server = served, served.server()
-        self.app = trace(make_app(self._server, tokens))
-
-    def load(self) -> None:
-        self._served.load(self._server)
-
-    def drain(self) -> None:
-        self._server.draining = True
-
-    def close(self) -> bool:
-        return self._server.scheduler.close(1.0)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -190,9 +158,9 @@ class _Listening(uvicorn.Server):
       error: why loading failed; None: it did not.
     """
 
-    def __init__(self, config: uvicorn.Config, backend: _Backend, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, server: Server, drain: float) -> None:
         super().__init__(config)
-        self._backend, self._drain, self._stopping = backend, drain, False
+        self._server, self._drain, self._stopping = server, drain, False
         self.error: BaseException | None = None
 
     def failed(self, error: BaseException) -> None:
@@ -211,7 +179,7 @@ class _Listening(uvicorn.Server):
                 self.force_exit = True
             delay = self._drain if number == signal.SIGTERM else 0.0
             self._stopping = True
-            self._backend.drain()
+            self._server.draining = True
             loop.call_soon_threadsafe(loop.call_later, delay, self._stop)
 
         before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
