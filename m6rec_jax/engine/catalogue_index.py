@@ -47,14 +47,6 @@ class TopK(NamedTuple):
     scores: np.ndarray
 
 
-def best_of(found: Sequence[TopK], k: int) -> TopK:
-    """The k best of what was found among different items; of equal scores the smaller index."""
-    ids = np.concatenate([own.ids for own in found], axis=1)
-    scores = np.concatenate([own.scores for own in found], axis=1)
-    order = np.lexsort((ids, -scores))[:, :k]
-    return TopK(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
-
-
 @gin.configurable(allowlist=["users_per_step", "items_per_step"])
 class CatalogueIndex:
     """Embeddings of a catalogue on the devices, searched exactly.

@@ -291,24 +291,6 @@ class RayWorkers(Generic[Made]):
 
         return _in_order(begin, wait, pieces, 4 * len(self._workers))
 
-    def each(
-        self, function: Callable[[Made, Piece, int, int], R], pieces: Iterable[Piece]
-    ) -> Iterator[list[R]]:
-        """`function(made, piece, place, number)` of every piece by every worker.
-
-        Each has its place among so many, and the same one for all pieces.
-        """
-        shared, number = self._ray.put(function), len(self._workers)
-
-        def begin(piece: Piece) -> list[Any]:
-            put = self._ray.put(piece)
-            return [
-                worker.run.remote(shared, put, place, number)
-                for place, worker in enumerate(self._workers)
-            ]
-
-        return _in_order(begin, lambda begun: [*map(self._result, begun)], pieces, 4)
-
     def _least_busy(self, workers: Mapping[Any, int]) -> int:
         results = list(workers)
         done = self._ray.wait(results, num_returns=len(results), timeout=0)[0] if results else []

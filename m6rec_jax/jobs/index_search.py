@@ -1,18 +1,11 @@
-"""Jobs that look for a user's items in an index.
-
-They answer in three steps, so that the middle one may be done by whoever holds parts of the index:
-
-    query = answerer.query(accepted)                          # vectors of the users
-    found = answerer.search("next", query)                    # best items of all parts, or of some
-    results = answerer.results("next", accepted, query.users, found)
-"""
+"""Jobs that look for a user's items in an index."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
@@ -36,20 +29,6 @@ from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
 from m6rec_jax.text.records import Item
-
-
-class Query(NamedTuple):
-    """What is looked for in an index.
-
-    Attributes:
-      users: float32 `[users, retrieval]`.
-      k: how many items of each.
-      excluded: per user, ids of items that must not be found.
-    """
-
-    users: np.ndarray
-    k: int
-    excluded: Sequence[Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,15 +159,6 @@ class IndexAnswerer(Answerer[TaskState]):
             for one in accepted
         ]
 
-    def query(self, accepted: Sequence[Accepted]) -> Query:
-        """Embeds the users of requests, of any tasks."""
-        users = self.parts.retriever().embed_users(
-            [one.text.history for one in accepted],
-            [self.retrieval(one.task)[0] for one in accepted],
-        )
-        check_finite(accepted, users)
-        return Query(users, self._depth, self.excluded(accepted))
-
     @abc.abstractmethod
     def results(
         self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
@@ -197,21 +167,23 @@ class IndexAnswerer(Answerer[TaskState]):
 
         Args:
           task, accepted: the requests.
-          users: their vectors, of `query`.
-          found: items of each, of `search`.
+          users: their vectors.
+          found: items of each, best first.
         """
-
-    def search(self, task: str, query: Query, place: int = 0, of: int = 1) -> TopK:
-        """The best items; `place` and `of` as `StoredIndex.top_k`."""
-        return self.index(task).top_k(*query, self.parts.batch_sizes, place, of)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
         if not accepted:
             return []
-        users, k, excluded = self.query(accepted)
+        users = self.parts.retriever().embed_users(
+            [one.text.history for one in accepted],
+            [self.retrieval(one.task)[0] for one in accepted],
+        )
+        check_finite(accepted, users)
+        excluded = self.excluded(accepted)
 
         def answer(task: str, places: list[int]) -> list[Any]:
-            found = self.search(task, Query(users[places], k, [excluded[i] for i in places]))
+            hidden, sizes = [excluded[i] for i in places], self.parts.batch_sizes
+            found = self.index(task).top_k(users[places], self._depth, hidden, sizes)
             return self.results(task, [accepted[i] for i in places], users[places], found)
 
         return grouped(range(len(accepted)), lambda place: accepted[place].task, answer)

@@ -41,7 +41,7 @@ class ServiceOptions:
       index: folder of `m6rec index build`, or one for each task by name.
       segments: folder of `m6rec index segments`, for a model with late interaction.
       batch_sizes: numbers of rows to pad to, over all devices.
-      source_buckets, target_buckets: lengths to pad to; None: the longest alone.
+      source_buckets: lengths of histories to pad to; None: the longest alone.
       continuous: a `Scheduler` answers: texts grow one by one, and others join at any step.
     """
 
@@ -51,7 +51,6 @@ class ServiceOptions:
     segments: str | None = None
     batch_sizes: Sequence[int] = (1, 32)
     source_buckets: Sequence[int] | None = None
-    target_buckets: Sequence[int] | None = None
     continuous: bool = False
 
 
@@ -78,7 +77,7 @@ class Parts:
         self._shapes: dict[str, Any] = {
             "batch_sizes": tuple(sorted(options.batch_sizes)),
             "source_buckets": options.source_buckets or (model.settings.source_length,),
-            "target_buckets": options.target_buckets or (model.settings.target_length,),
+            "target_buckets": (model.settings.target_length,),
         }
         self._made: dict[Any, Any] = {}
         self._warm: set[Any] = set()

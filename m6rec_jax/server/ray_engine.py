@@ -116,9 +116,6 @@ def serve_replicas(served: Served, tokens: Tokens, host: str, port: int, grace: 
             "that starts later would lack the change. Start the server anew with changed folders"
         )
     options = Replicas().options(grace)
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
     ray = start_ray("m6rec serve --engine ray", 100 << 20)
     from ray import serve
 
@@ -135,6 +132,9 @@ def serve_replicas(served: Served, tokens: Tokens, host: str, port: int, grace: 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     listening = {"host": host, "port": port}
     serve.start("HeadOnly", http_options=listening, logging_config={"log_level": "ERROR"})
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # after Ray has set its own
+        signal.signal(number, lambda *_: stopped.set())
     deployment = serve.deployment(name="replica", **options)(serve.ingress(application)())
     target = serve.RunTarget(deployment.bind(), name=_APP, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)

@@ -4,8 +4,7 @@ Requests are read in chunks, so memory does not grow with the file; all batches 
 each program is compiled once. What is finished survives being killed: the same command goes on
 (`part_files`), in a bucket with the file that was under way. Rows that cannot be answered go to a
 side file with the reason. Chunks are answered in this process or by workers of Ray; their order and
-what becomes of a row do not depend on which. Of an index in parts each worker of Ray searches some,
-for the users of all chunks, so that none needs all of it.
+what becomes of a row do not depend on which.
 """
 
 from __future__ import annotations
@@ -15,25 +14,22 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gin
 import jax
-import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from m6rec_jax.engine.catalogue_index import TopK, best_of
 from m6rec_jax.engine.model_folder import all_devices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, check_writable, in_bucket, path_of
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
-from m6rec_jax.jobs.answering import Accepted, Result
-from m6rec_jax.jobs.index_search import IndexAnswerer, Query
+from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
 from m6rec_jax.serving.service import Service, ServiceOptions
@@ -97,8 +93,6 @@ def infer_requests(
     index: str | None = None,
     batch_size: int = 32,
     chunk_size: int = 1024,
-    source_buckets: Sequence[int] | None = None,
-    target_buckets: Sequence[int] | None = None,
     rules: LogicalRules | None = None,
     shard: Shard | None = None,
     engine: Literal["process", "ray"] = "process",
@@ -113,8 +107,8 @@ def infer_requests(
         `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
       model_dir, bank, step: see `Service.open`.
       task, job: see `Service.accept`.
-      prepared, items, index, source_buckets, target_buckets: see `ServiceOptions`. For
-        'likelihood' `prepared` may be of a data set that the model was not trained on.
+      prepared, items, index: see `ServiceOptions`. For 'likelihood' `prepared` may be of a data set
+        that the model was not trained on.
       batch_size: rows of a batch, over all devices.
       chunk_size: requests read, answered and committed at a time.
       rules: logical-axis rules; see `model_folder.all_devices`.
@@ -143,8 +137,6 @@ def infer_requests(
         items=items,
         index=index,
         batch_sizes=(batch_size,),
-        source_buckets=source_buckets,
-        target_buckets=target_buckets,
     )
     make = functools.partial(_open, str(model_dir), bank, step, rules, options)
     with contextlib.ExitStack() as stack:
@@ -270,11 +262,7 @@ def answer_file(
         if parts.start != start:
             log.info("going on at row %s", f"{parts.start.row:,}")
         chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
-        answered: Iterator[_Answered]
-        if asked.in_parts and isinstance(workers, RayWorkers):
-            answered = _answered_by_parts(asked, workers, chunks)
-        else:
-            answered = workers.map(functools.partial(_answered, asked), chunks)
+        answered = workers.map(functools.partial(_answered, asked), chunks)
         with progress_bar(
             total=file.progress(start, end),
             initial=file.progress(start, parts.start),
@@ -304,14 +292,12 @@ class _Asked:
     Attributes:
       types: columns of the results, see `jobs.answering.Result`.
       described: what results depend on.
-      in_parts: an index of several parts is searched for it.
     """
 
     task: str
     job: str
     types: Mapping[str, str]
     described: Mapping[str, Any]
-    in_parts: bool
 
 
 def _asked(service: Service, task: str, job: str | None) -> _Asked:
@@ -319,8 +305,7 @@ def _asked(service: Service, task: str, job: str | None) -> _Asked:
     job = service.job(task, job)
     answerer = service.answerer(job)
     described = service.describe(task, job)
-    in_parts = isinstance(answerer, IndexAnswerer) and answerer.index(task).num_parts > 1
-    return _Asked(task, job, answerer.column_types, described, in_parts)
+    return _Asked(task, job, answerer.column_types, described)
 
 
 @dataclasses.dataclass(slots=True)
@@ -329,39 +314,24 @@ class _Answered:
 
     Attributes:
       kept: which of its rows have results.
-      accepted: these requests, until they are answered.
       columns: their results, one per kept row.
       rejected: lines of the side file.
     """
 
     kept: list[int] = dataclasses.field(default_factory=list)
-    accepted: list[Accepted] = dataclasses.field(default_factory=list)
     columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     rejected: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     totals: Totals = dataclasses.field(default_factory=Totals)
 
-    def answer(self, asked: _Asked, results: Sequence[Result]) -> None:
-        """Takes the results of what was accepted."""
-        rows = [result.columns() for result in results]
-        self.columns = {name: [row[name] for row in rows] for name in asked.types}
-        self.totals.answered = len(rows)
-        self.accepted = []
-
 
 def _answered(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
-    found = _accepted(asked, service, chunk)
-    found.answer(asked, service.answer(found.accepted))
-    return found
-
-
-def _accepted(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
-    found = _Answered()
+    found, accepted = _Answered(), list[Accepted]()
     for index, row in enumerate(chunk.rows):
         problem = row.problem
         if row.values is not None:
             answer = service.accept(row.values, task=asked.task, job=asked.job, number=row.number)
             if isinstance(answer, Accepted):
-                found.accepted.append(answer)
+                accepted.append(answer)
                 found.kept.append(index)
                 found.totals.count_ignored(answer.request.ignored)
                 found.totals.gaps.update(answer.request.gaps)
@@ -373,45 +343,10 @@ def _accepted(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
         found.rejected.append(
             {"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw}
         )
+    rows = [result.columns() for result in service.answer(accepted)]
+    found.columns = {name: [row[name] for row in rows] for name in asked.types}
+    found.totals.answered = len(rows)
     return found
-
-
-def _answered_by_parts(
-    asked: _Asked, workers: RayWorkers[Service], chunks: Iterable[Chunk]
-) -> Iterator[_Answered]:
-    """Any worker embeds the users of a chunk, each searches its parts, any says what was found."""
-    embedded, begun = itertools.tee(workers.map(functools.partial(_embedded, asked), chunks))
-    queries = (query for _, query in embedded)
-    found = workers.each(functools.partial(_searched, asked), queries)
-    best = (
-        (own, query.users, best_of(parts, query.k))
-        for (own, query), parts in zip(begun, found, strict=True)
-    )
-    return workers.map(functools.partial(_told, asked), best)
-
-
-def _embedded(asked: _Asked, service: Service, chunk: Chunk) -> tuple[_Answered, Query]:
-    found = _accepted(asked, service, chunk)
-    return found, _searcher(asked, service).query(found.accepted)
-
-
-def _searched(asked: _Asked, service: Service, query: Query, place: int, number: int) -> TopK:
-    return _searcher(asked, service).search(asked.task, query, place, number)
-
-
-def _told(asked: _Asked, service: Service, found: tuple[_Answered, np.ndarray, TopK]) -> _Answered:
-    own, users, best = found
-    results = []
-    if own.accepted:
-        results = _searcher(asked, service).results(asked.task, own.accepted, users, best)
-    own.answer(asked, results)
-    return own
-
-
-def _searcher(asked: _Asked, service: Service) -> IndexAnswerer[Any]:
-    answerer = service.answerer(asked.job)
-    assert isinstance(answerer, IndexAnswerer)
-    return answerer
 
 
 def _plain(text: str) -> str:

@@ -12,10 +12,8 @@ import gin
 import jax
 import numpy as np
 
-from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
-from m6rec_jax.engine.catalogue_index import ITEMS_PER_STEP
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import all_devices, read_settings
@@ -38,7 +36,6 @@ def build_index(
     step: int | None = None,
     prepared: str | None = None,
     items: str | None = None,
-    part_items: int | None = None,
     batch_size: int = 32,
     block: int = DEFAULT_BLOCK,
     rules: LogicalRules | None = None,
@@ -52,9 +49,6 @@ def build_index(
       model_dir: of a training run for retrieval.
       bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
-      part_items: of a part of the index, for a catalogue that no memory holds; None: all. It is
-        rounded up to whole steps of the search (`CatalogueIndex.items_per_step`), so that scores
-        are those of an index of one part to the last bit.
       block: items embedded between two records of progress.
 
     Raises:
@@ -71,9 +65,6 @@ def build_index(
         )
     if bank is None and (Path(model_dir) / CHECKPOINTS_FOLDER).is_dir():
         _check_retrieves(model_dir, step)
-    if part_items is not None and part_items > 0:  # else `write_index` refuses it
-        step_items = configuration.bound("CatalogueIndex.items_per_step", ITEMS_PER_STEP)
-        part_items = -(-part_items // step_items) * step_items
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
     with contextlib.ExitStack() as stack:
         workers: Workers[_Embedder]
@@ -87,7 +78,6 @@ def build_index(
             texts,
             functools.partial(workers.map, _embedded),
             **described,
-            part_items=part_items,
             block=block,
             progress=progress,
         )

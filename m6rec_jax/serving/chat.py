@@ -211,8 +211,7 @@ def _built_index(parts: Parts, task: str, folder: Path) -> CatalogueIndex | None
     same = stored.manifest.catalogue == catalogue_fingerprint(
         dict(zip(ids, catalogue.texts, strict=True))
     )
-    search = stored.parts[0] if same and stored.num_parts == 1 else None
-    return search if isinstance(search, CatalogueIndex) else None
+    return stored.search if same else None
 
 
 def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationCatalogue:

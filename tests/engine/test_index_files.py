@@ -8,7 +8,7 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex, best_of
+from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex
 from m6rec_jax.engine.index_files import StoredIndex, open_index, write_index
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.sharding import make_mesh
@@ -63,8 +63,7 @@ def test_ids_and_scores_without_what_was_seen(folder: Path, meshed: bool) -> Non
 
 @pytest.mark.parametrize("meshed", [False, True])
 def test_similarities_of_items_that_are_named(tmp_path: Path, meshed: bool) -> None:
-    """From disk, also of an index in parts, and from the devices."""
-    build(tmp_path / "index", part_items=7)
+    build(tmp_path / "index")
     mesh = make_mesh() if meshed else None
     ids = RNG.integers(-1, 23, (5, 9))
     assert (ids == NO_ITEM).any()
@@ -106,8 +105,7 @@ def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("part_items", [None, 7])
-def test_a_killed_build_goes_on(tmp_path: Path, part_items: int | None) -> None:
+def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -120,18 +118,17 @@ def test_a_killed_build_goes_on(tmp_path: Path, part_items: int | None) -> None:
         return embed(texts)
 
     with pytest.raises(Killed):
-        build(tmp_path / "index", embed=dies, part_items=part_items)
+        build(tmp_path / "index", embed=dies)
     assert not (tmp_path / "index").exists()
 
     def goes_on(texts: Any) -> np.ndarray:
         asked.extend(texts)
         return embed(texts)
 
-    manifest = build(tmp_path / "index", embed=goes_on, part_items=part_items)
+    build(tmp_path / "index", embed=goes_on)
     assert asked == list(TEXTS.values())
     assert not list(tmp_path.glob("*.unfinished"))
-    found = [np.load(tmp_path / "index" / name) for name in manifest.files]
-    np.testing.assert_array_equal(np.concatenate(found), VECTORS)
+    np.testing.assert_array_equal(np.load(tmp_path / "index" / "embeddings.npy"), VECTORS)
     open_index(tmp_path / "index", "a")
 
 
@@ -149,43 +146,26 @@ def test_what_another_build_left_is_not_used(tmp_path: Path, changes: dict[str, 
     np.testing.assert_array_equal(found, embed((changes.get("texts") or TEXTS).values()))
 
 
-@pytest.mark.parametrize("part_items", [4, 8, 7])
-def test_parts_are_searched_as_the_whole(tmp_path: Path, part_items: int) -> None:
-    """Against a sort of all items, with ties in several parts, by one and by three searchers."""
+def test_steps_of_a_search_change_nothing(tmp_path: Path) -> None:
+    """Against a sort of all items, with ties in several steps."""
     gin.parse_config("CatalogueIndex.items_per_step = 4")
     vectors = VECTORS.copy()
-    vectors[[2, 9, 17, 22]] = USERS[0]  # ties, in four parts
+    vectors[[2, 9, 17, 22]] = USERS[0]  # ties, in four steps
 
     def tied(texts: Any) -> np.ndarray:
         return vectors[[int(text.split()[1]) for text in texts]]
 
-    build(tmp_path / "whole", embed=tied)
-    built = build(tmp_path / "parts", embed=tied, part_items=part_items)
-    assert [path.name for path in sorted((tmp_path / "parts").glob("*.npy"))] == built.files
-    whole, parts = (open_index(tmp_path / name, "a") for name in ("whole", "parts"))
-    assert parts.num_parts == -(-23 // part_items)
+    build(tmp_path / "index", embed=tied)
+    index = open_index(tmp_path / "index", "a")
     seen = [["id 9"], [], ["id 1"] * 3, list(TEXTS)[:21], list(TEXTS)]
-    wanted, found = (index.top_k(USERS, 6, seen, (2,)) for index in (whole, parts))
+    found = index.top_k(USERS, 6, seen, (2,))
     scores = USERS @ vectors.T
     for user, own in enumerate(seen):
         left = [n for n in range(23) if f"id {n}" not in own]
         order = sorted(left, key=lambda n: (-scores[user, n].round(5), n))[:6]
         assert [n for n in found.ids[user] if n >= 0] == order
     assert found.ids[0, :3].tolist() == [2, 17, 22]
-    shared = [parts.top_k(USERS, 6, seen, (2,), place, 3) for place in range(3)]
-    for top in (found, best_of(shared, 6)):
-        np.testing.assert_array_equal(top.ids, wanted.ids)
-        if part_items % 4 == 0:  # whole steps: the same products, to the last bit
-            np.testing.assert_array_equal(top.scores, wanted.scores)
-    assert parts.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 0)
-    # A machine may lack the parts that it does not search.
-    (tmp_path / "parts" / built.files[0]).unlink()
-    parts = open_index(tmp_path / "parts", "a")
-    parts.top_k(USERS, 6, seen, (2,), 1, 3)
-    with pytest.raises(CheckpointError, match=r"embeddings-00000-of-0000\d\.npy is missing"):
-        parts.top_k(USERS, 6, seen, (2,))
-    with pytest.raises(DataError, match=f"is an index in parts of {part_items} items"):
-        build(tmp_path / "parts", embed=tied)
+    assert index.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 6)
 
 
 def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
@@ -205,8 +185,6 @@ def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:
         open_index(tmp_path, "a")
     with pytest.raises(DataError, match="the catalogue is empty"):
         build(tmp_path / "other", {})
-    with pytest.raises(ConfigError, match="part_items = 0 must be at least 1"):
-        build(tmp_path / "other", part_items=0)
     content = bytearray((folder / "embeddings.npy").read_bytes())
     content[-1] ^= 1
     (folder / "embeddings.npy").write_bytes(content)

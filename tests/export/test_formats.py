@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gin
 import numpy as np
 import pytest
 
@@ -45,8 +44,7 @@ def test_the_catalogue_of_an_index_lies_where_gin_says(
 ) -> None:
     prepared = str(served / "cache" / served_films.PREPARED)
     index = tmp_path / "index"
-    gin.parse_config("CatalogueIndex.items_per_step = 5")
-    build_index(index, served / "run", task="next", prepared=prepared, part_items=5, progress=False)
+    build_index(index, served / "run", task="next", prepared=prepared, progress=False)
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
     found = []
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gin
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
@@ -89,32 +88,6 @@ def test_a_cluster_without_room() -> None:
 def test_workers_that_cannot_be(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         WorkerOptions(**settings)
-
-
-def test_an_index_in_parts_is_searched_by_all_workers(served: Path, tmp_path: Path) -> None:
-    """The same bytes as by one process from an index of one part, in both jobs that search."""
-    pytest.importorskip("ray", reason=NEEDS_RAY)
-    data = served_films.write_data(tmp_path / "data")
-    served_films.write_co_occurrence(data)
-    rows = [served_films.request(number) for number in range(23)]
-    rows[1] |= {"k": 12}
-    rows[2] |= {"exclude": [f"f{n}" for n in range(9)], "history": []}
-    for number in range(10, 15):  # a chunk without any that can be answered
-        rows[number] |= {"time": "then"}
-    requests = served_films.write_rows(tmp_path / "requests.jsonl", rows)
-    settings: dict[str, Any] = {"prepared": str(data), "task": "next", "batch_size": 4}
-    settings |= {"model_dir": served / "run", "progress": False}
-    gin.parse_config("CatalogueIndex.items_per_step = 3\nWorkerOptions.number = 2")
-    for engine, part_items in (("process", None), ("ray", 2)):
-        folder = tmp_path / engine
-        manifest = build_index(folder / "index", part_items=part_items, **settings)
-        assert manifest.part_items == (12 if part_items is None else 3)  # whole steps
-        own = settings | {"index": str(folder / "index"), "chunk_size": 5, "engine": engine}
-        for job in ("retrieval", "reranking"):
-            infer_requests(requests, folder / f"{job}.jsonl", job=job, **own)
-    for name in ("retrieval.jsonl", "retrieval.rejected.jsonl", "reranking.jsonl"):
-        plain, by_ray = (tmp_path / engine / name for engine in ("process", "ray"))
-        assert plain.read_bytes() == by_ray.read_bytes()
 
 
 def test_files_and_indexes_are_the_same_by_ray(served: Path, tmp_path: Path) -> None:
