@@ -26,7 +26,6 @@ from m6rec_jax.data import co_occurrence, ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, Catalogue, read_catalogue
-from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_files import tables_without_users
@@ -118,6 +117,8 @@ class ServingData:
                 statistics = Statistics.load(folder / STATISTICS)
                 _check_template(template, spec, statistics, folder)
         if items_file is not None:
+            from m6rec_jax.data.reading import read_items  # with DuckDB, which others go without
+
             items = read_items(items_file, spec)
             digest.update(Path(items_file).read_bytes())
         elif folder is not None:
