@@ -122,8 +122,7 @@ def calibrate(
     if not exits_early and not learns:
         raise ConfigError(
             f"{model_dir} was trained with a loss after its last layer alone, so what is read "
-            "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising' "
-            "(gin_configs/objectives/early_exit.gin)"
+            "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising'"
         )
     config = restored.model.config
     # Scoring by segments with queries at the ends alone runs all layers (`CandidateScoring`).

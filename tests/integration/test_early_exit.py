@@ -14,8 +14,8 @@ from tests.integration.commands import Finished, failed, m6rec_each, succeeded
 TASK = "corner_shop_ctr"
 TRAIN = """
 include 'train.gin'
-include 'gin_configs/objectives/early_exit.gin'
 
+ModelConfig.exit_losses = 'rising'
 ModelConfig.num_decoder_layers = 3
 Validation.evaluate = None
 Validation.best_metric = None
