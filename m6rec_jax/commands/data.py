@@ -144,7 +144,7 @@ def run_data_check(args: argparse.Namespace) -> None:
             rejected = copies.of(args.quarantine)
             written.append(clean_folder(path_of(args.quarantine)))
             copies.fetch(written[-1] / SPEC_FILE)
-        report = check_dataset(folder, rejected, progress=True)
+        report = check_dataset(folder, rejected)
         print(copies.shown(report.render()))
         if args.json is not None:
             copies.of(args.json).write_text(copies.shown(report.to_json()) + "\n")

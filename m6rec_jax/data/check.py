@@ -6,8 +6,6 @@ be more than fit into memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +38,6 @@ def check_dataset(
     quarantine: str | Path | None = None,
     *,
     max_rows: int = 10,
-    progress: bool = False,
 ) -> Report:
     """Checks schema, ids, references, times, values and encodings of a data set folder.
 
@@ -53,7 +50,6 @@ def check_dataset(
         rows are written to the folder of the same name with "-clean" at its end, as declared in
         `dataset.json`.
       max_rows: row numbers kept of each kind of problem.
-      progress: whether to show bars, of what takes more than some seconds.
 
     Raises:
       DataError: the quarantine file is neither .csv nor .parquet or cannot be written. Problems of
@@ -67,117 +63,116 @@ def check_dataset(
         report.problems.append(Problem("schema", "", SPEC_FILE, example=str(error)))
         return report
     report.name = spec.name
-    found: list[Problem] = []
-    needs = _check_declared(spec, directory, found)
     store = None if quarantine is None else Quarantine(Path(quarantine), spec, directory)
-    with Tables(directory, progress) as tables:
-        check = _Check(tables, spec, needs, found)
+    with Tables(directory) as tables:
+        check = _Check(tables, spec, report.problems)
         for table in ("users", "items", "events"):
             check.table(table, getattr(spec, table))
         report.num_rows = tables.num_rows
         rejected = dict(tables.rows("SELECT source, count(*) FROM rejected GROUP BY source"))
         report.num_rejected = {table: rejected.get(table, 0) for table in tables.num_rows}
-        found += _found(tables, max_rows)
+        problems = tables.rows(
+            f"""SELECT kind, source, name, column_name, count(*),
+              list_sort(list(number ORDER BY number)[:{max_rows}]), min_by(reason, number)
+            FROM problems JOIN files USING (file)
+            GROUP BY kind, source, name, column_name ORDER BY min(place), name"""
+        )
+        report.problems += [Problem(*row) for row in problems]
         if store is not None:
             store.write(tables)
             report.quarantine, report.clean = store.path, store.clean
-    report.problems = sorted(found, key=lambda problem: problem.severity != "error")
+    report.problems.sort(key=lambda problem: problem.severity != "error")
     return report
 
 
-def _check_declared(spec: DatasetSpec, directory: Path, found: list[Problem]) -> TemplateNeeds:
-    """Checks what dataset.json says of splits and texts."""
-    for name in spec.splits:
-        try:
-            Split.parse(name, spec.splits)
-        except DataError as error:
-            found.append(Problem("schema", "", SPEC_FILE, f"splits.{name}", example=str(error)))
-    try:
-        return TemplateNeeds.of(spec, str(directory / SPEC_FILE))
-    except ConfigError as error:
-        found.append(Problem("template", "", SPEC_FILE, example=str(error)))
-        return TemplateNeeds({}, {}, None)
-
-
-def _found(tables: Tables, max_rows: int) -> list[Problem]:
-    """What the rows' problems come to, in the order in which they were found."""
-    found = tables.rows(
-        f"""SELECT kind, source, name, column_name, count(*),
-          list_sort(list(number ORDER BY number)[:{max_rows}]), min_by(reason, number)
-        FROM problems JOIN files USING (file)
-        GROUP BY kind, source, name, column_name ORDER BY min(place), name"""
-    )
-    return [Problem(*row) for row in found]
-
-
-@dataclass(frozen=True)
 class _Check:
-    tables: Tables
-    spec: DatasetSpec
-    needs: TemplateNeeds
-    found: list[Problem]
+    """Reads and checks the tables of a folder, one after the other.
+
+    Args:
+      tables: empty.
+      spec: of the data set.
+      problems: to which those of whole files and columns are added; those of rows are in `tables`.
+    """
+
+    def __init__(self, tables: Tables, spec: DatasetSpec, problems: list[Problem]) -> None:
+        self.tables, self.spec, self.problems = tables, spec, problems
+        self.needs = TemplateNeeds({}, {}, None)
+        # Tables whose rows events may name.
+        self.read: list[str] = []
+        for name in spec.splits:
+            try:
+                Split.parse(name, spec.splits)
+            except DataError as error:
+                self._add("schema", "", SPEC_FILE, f"splits.{name}", error)
+        try:
+            self.needs = TemplateNeeds.of(spec, str(tables.directory / SPEC_FILE))
+        except ConfigError as error:
+            self._add("template", "", SPEC_FILE, "", error)
+
+    def _add(
+        self, kind: str, table: str, file: Path | str, column: str = "", example: object = ""
+    ) -> None:
+        """Adds a problem of a whole file or column."""
+        name = self.tables.name(file) if isinstance(file, Path) else file
+        self.problems.append(Problem(kind, table, name, column, example=str(example)))
 
     def table(self, table: str, spec: TableSpec | EventsSpec) -> None:
         """Reads a table as far as it can be read, and checks its rows."""
-        tables, declared = self.tables, columns_of(spec)
-        tables.create(table, declared)
-        required = declared if isinstance(spec, EventsSpec) else declared[:1]
-        names = self._usable(table, spec.file, declared, required)
+        tables, columns = self.tables, columns_of(spec)
+        tables.create(table, columns)
+        required = columns if isinstance(spec, EventsSpec) else columns[:1]
+        names = self._usable(table, spec.file, columns, required)
         is_whole = bool(names)
         for path, of_file in names.items():
             try:
-                tables.load(table, path, tables.source(path, of_file), declared)
+                tables.load(table, path, tables.source(path, of_file), columns)
             except DataError as error:
-                self.found.append(
-                    Problem("damaged_file", table, self.tables.name(path), example=str(error))
-                )
+                self._add("damaged_file", table, path, "", error)
                 is_whole = False
         if is_whole and not tables.num_rows[table]:
-            self.found.append(Problem("empty_table", table, self.tables.name(next(iter(names)))))
-        tables.check(table, checks.value_checks(declared))
+            self._add("empty_table", table, next(iter(names)))
+        tables.check(table, checks.value_checks(columns))
+        if not names:
+            return
+        first = next(iter(names))
         if isinstance(spec, EventsSpec):
-            self._events(spec, declared, names)
-        elif names:
-            there = {name for of_file in names.values() for name in of_file}
-            declared = [column for column in declared if column.name in there]
-            self._records(table, spec, declared, next(iter(names)))
-            tables.rows(
-                f"""CREATE TABLE known_{table} AS SELECT id FROM {table} ANTI JOIN (
-                  FROM rejected WHERE source = '{table}') USING (row) WHERE id IS NOT NULL"""
-            )
+            self._events(spec, columns, first)
+            return
+        there = {name for of_file in names.values() for name in of_file}
+        self._records(table, spec, [column for column in columns if column.name in there], first)
+        tables.rows(
+            f"""CREATE TABLE known_{table} AS SELECT id FROM {table} ANTI JOIN (
+              FROM rejected WHERE source = '{table}') USING (row) WHERE id IS NOT NULL"""
+        )
+        self.read.append(table)
 
     def _usable(
         self,
         table: str,
         file: str | None,
-        declared: list[checks.Column],
+        columns: list[checks.Column],
         required: list[checks.Column],
     ) -> dict[Path, list[str]]:
         """The files of a table that can be read at all, and the names of their columns."""
-        directory, wanted = self.tables.directory, [column.name for column in declared]
         try:
-            paths = files.table_files(directory, table, file)
+            paths = files.table_files(self.tables.directory, table, file)
         except DataError as error:
-            self.found.append(Problem("missing_file", table, file or table, example=str(error)))
+            self._add("missing_file", table, file or table, "", error)
             return {}
-        usable = {}
+        wanted, usable = [column.name for column in columns], {}
         for path in paths:
-            file_name = self.tables.name(path)
             try:
                 names = files.column_names(path)
             except DataError as error:
-                self.found.append(Problem("damaged_file", table, file_name, example=str(error)))
+                self._add("damaged_file", table, path, "", error)
                 continue
             for name in wanted:
                 if name not in names:
                     text = files.missing_column_message(path, name, names)
-                    problem = Problem("missing_column", table, file_name, name, example=text)
-                    self.found.append(problem)
-            self.found.extend(
-                Problem("undeclared_column", table, file_name, name)
-                for name in names
-                if name not in wanted
-            )
+                    self._add("missing_column", table, path, name, text)
+            for name in names:
+                if name not in wanted:
+                    self._add("undeclared_column", table, path, name)
             if all(column.name in names for column in required):
                 usable[path] = names
         return usable
@@ -186,32 +181,32 @@ class _Check:
         self,
         table: str,
         spec: TableSpec,
-        declared: list[checks.Column],
+        columns: list[checks.Column],
         first: Path,
     ) -> None:
         """Checks users or items, of files the first of which is given."""
         tables = self.tables
         needs = self.needs.users if table == "users" else self.needs.items
         tables.check(table, checks.id_checks(table, spec.id))
-        tables.check(table, checks.word_checks(declared, needs))
+        tables.check(table, checks.word_checks(columns, needs))
         if table == "items":
-            self._silent(declared)
-        tables.check(table, checks.text_notes(declared))
-        tables.check(table, checks.whitespace_notes(declared))
+            self._silent(columns)
+        tables.check(table, checks.text_notes(columns))
+        tables.check(table, checks.whitespace_notes(columns))
         if not tables.num_rows[table]:
             return
-        for slot, name, _ in declared[1:]:
+        for slot, name, _ in columns[1:]:
             ((count,),) = tables.rows(f"SELECT count({slot}) FROM {table}")
             if not count:
-                self.found.append(Problem("empty_column", table, self.tables.name(first), name))
+                self._add("empty_column", table, first, name)
 
-    def _silent(self, declared: list[checks.Column]) -> None:
+    def _silent(self, columns: list[checks.Column]) -> None:
         """Rejects items of which a template says nothing."""
         template = self.needs.template
         if template is None or not optional_item_templates(template):
             return
-        names = [name for _, name, _ in declared]
-        slots = ", ".join(slot for slot, *_ in declared)
+        names = [name for _, name, _ in columns]
+        slots = ", ".join(slot for slot, *_ in columns)
         good = self.tables.rows(
             f"""SELECT row, {slots} FROM items
             ANTI JOIN (FROM rejected WHERE source = 'items') USING (row)"""
@@ -226,23 +221,17 @@ class _Check:
                 "items", [checks.Check("missing_words", self.spec.items.id, where, reason)]
             )
 
-    def _events(
-        self, spec: EventsSpec, declared: list[checks.Column], names: Mapping[Path, list[str]]
-    ) -> None:
+    def _events(self, spec: EventsSpec, columns: list[checks.Column], first: Path) -> None:
         """Checks the events; where no users or items were read, references are not checked."""
         tables = self.tables
-        there = {name for (name,) in tables.rows("SELECT table_name FROM duckdb_tables()")}
-        known = [table for table in ("users", "items") if f"known_{table}" in there]
-        tables.check("events", checks.event_checks(declared, known))
+        tables.check("events", checks.event_checks(columns, self.read))
         if spec.value is not None:
             self._outcomes(spec.value)
-        has_value = spec.value is not None
-        tables.check("events", [checks.repeated_events(spec.user, has_value)])
-        tables.check("events", checks.whitespace_notes(declared))
+        tables.check("events", [checks.repeated_events(spec.user, spec.value is not None)])
+        tables.check("events", checks.whitespace_notes(columns))
         tables.check("events", [checks.order_note(spec.time)])
         if not tables.num_rows["events"]:
             return
-        first = tables.name(next(iter(names)))
         self._repeats(first)
         threshold = self.spec.label.at_least
         if threshold is not None:
@@ -250,8 +239,7 @@ class _Check:
             labels = [int(label) for (label,) in tables.rows(query)]
             if len(labels) == 1 and tables.num_rows["events"] > 1:
                 text = self.spec.label.only(*labels)
-                problem = Problem("one_label", "events", first, spec.value or "", example=text)
-                self.found.append(problem)
+                self._add("one_label", "events", first, spec.value or "", text)
 
     def _outcomes(self, column: str) -> None:
         """Rejects events for whose value the template has no words."""
@@ -263,7 +251,7 @@ class _Check:
         where = "value IN (SELECT value FROM silent)"
         self.tables.check("events", [checks.Check("missing_words", column, where, reason)])
 
-    def _repeats(self, file: str) -> None:
+    def _repeats(self, file: Path) -> None:
         """Says what becomes of repeats where `dataset.json` does not."""
         ((share,),) = self.tables.rows(
             f"SELECT 1 - count(DISTINCT (user, item)) / count(*) FROM {checks.GOOD}"
@@ -275,4 +263,4 @@ class _Check:
             f'as often, and nothing is hidden; with "{IGNORE}" only new items are wanted and '
             f'recommended. Where nothing is said it is "{protocol_for(share)}"'
         )
-        self.found.append(Problem("repeats", "events", file, example=text))
+        self._add("repeats", "events", file, "", text)

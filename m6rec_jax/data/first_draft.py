@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,12 +38,12 @@ from m6rec_jax.data.schema import (
     TableSpec,
     protocol_for,
 )
-from m6rec_jax.data.tables import Source, Tables
+from m6rec_jax.data.tables import Tables
 from m6rec_jax.data.values import LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
-# Rows of a table that are looked at.
+# Items whose texts are looked at.
 _SAMPLE = 200_000
 _EVENTS = re.compile(
     r"event|interaction|rating|purchase|order|transaction|click|basket|sale"
@@ -114,13 +114,13 @@ def _draft(
 ) -> list[str]:
     """Writes `dataset.json` and says what was guessed."""
     item_columns = without_taken(items.table.kinds(items.id), of_items=True)
-    unused = {*items.table.names} - {*item_columns, items.id}
+    unused = {*items.table.types} - {*item_columns, items.id}
     of_items = {name: items.table.values(name, kind) for name, kind in item_columns.items()}
     texts = text_columns(item_columns, items.table.path, of_items)
     if users is not None:
         user = users.of
     else:
-        others = (own for own in events.names if own != items.of)
+        others = (own for own in events.types if own != items.of)
         user = next((own for own in others if _USERS.search(own)), "")
         if not user:
             raise events.error("which column is the user", "call it user_id")
@@ -136,7 +136,7 @@ def _draft(
             f"SELECT {number}, count(*) FROM {events.name} WHERE {number} IS NOT NULL GROUP BY 1"
         )
         threshold, told = positives(dict(events.database.rows(query)), at_least)
-    num_events, share = _repeats(events, user, items.of, time)
+    share = _repeats(events, user, items.of, time)
     repeats = protocol_for(share)
     title = title_column(texts, of_items)
     by = counted_by(texts, of_items) if threshold is None else []
@@ -146,15 +146,15 @@ def _draft(
             raise DataError(f"{path} is there: name it with the other tables, or remove it")
         of_users = TableSpec(user, {}, "users.parquet")
         with atomic_file(folder / "users.parquet") as scratch:
-            ids = f"""SELECT {events.value(user, columns.ID)} AS {identifier(user)}
-              FROM {events.source.sql} WHERE {events.value(user, columns.ID)} IS NOT NULL
+            id_ = events.value(user, columns.ID)
+            ids = f"""SELECT {id_} AS {identifier(user)} FROM {events.name} WHERE {id_} IS NOT NULL
               GROUP BY 1 ORDER BY min(file_row_number)"""
             to = f"{literal(str(scratch))} (FORMAT parquet)"
             ((count,),) = events.database.rows(f"COPY ({ids}) TO {to}")
         where = f"{count:,} ids, written there"
     else:
         user_columns = without_taken(users.table.kinds(users.id))
-        unused |= {*users.table.names} - {*user_columns, users.id}
+        unused |= {*users.table.types} - {*user_columns, users.id}
         of_users = TableSpec(users.id, user_columns, users.table.path.name)
         where = _shown(of_users)
     spec = DatasetSpec(
@@ -188,7 +188,7 @@ def _draft(
         told,
         f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before',
         *([f"{NOT_USED}: {', '.join(sorted(unused))}"] if unused else []),
-        f"{folder / SPEC_FILE}: drafted from {num_events:,} events. Read it: remove columns "
+        f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",
     ]
@@ -196,45 +196,38 @@ def _draft(
 
 @dataclass(frozen=True)
 class _Table:
-    """The first rows of a file as the table `name`; `is_cut` where it has more."""
+    """A file as the table `name` of a database; `types` are those of columns that have a name."""
 
     database: Tables
     name: str
     path: Path
-    source: Source
+    types: Mapping[str, str]
     num_rows: int
-    is_cut: bool
 
     @classmethod
     def read(cls, database: Tables, name: str, path: Path) -> _Table:
         files.table_files(path.parent, path.stem, path.name)  # says where it is none
         source = database.source(path, files.column_names(path))
-        ((rows,),) = database.rows(
-            f"CREATE TABLE {name} AS SELECT * FROM {source.sql} LIMIT {_SAMPLE + 1}"
-        )
-        if not rows:
+        ((num_rows,),) = database.rows(f"CREATE TABLE {name} AS SELECT * FROM {source.sql}")
+        if not num_rows:
             raise DataError(f"{path} has no rows")
-        database.rows(f"DELETE FROM {name} WHERE file_row_number >= {_SAMPLE}")
-        return cls(database, name, path, source, min(rows, _SAMPLE), rows > _SAMPLE)
-
-    @property
-    def names(self) -> list[str]:
-        """Of all columns that have one."""
-        return [name for name in self.source.types if name not in _NO_COLUMNS]
+        types = {of: kind for of, kind in source.types.items() if of not in _NO_COLUMNS}
+        return cls(database, name, path, types, num_rows)
 
     def error(self, what: str, mend: str) -> DataError:
         return DataError(
-            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.names)}); {mend}, "
+            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.types)}); {mend}, "
             f"or write {SPEC_FILE} by hand (docs/own_data.md)"
         )
 
     def value(self, name: str, kind: str) -> str:
         """SQL for the values of a column as a kind."""
-        return columns.conversion(identifier(name), self.source.types[name], kind)[0]
+        return columns.conversion(identifier(name), self.types[name], kind)[0]
 
     def values(self, name: str, kind: str) -> list[Any]:
-        """The values of a column as a kind, in the order of the rows."""
-        query = f"SELECT {self.value(name, kind)} FROM {self.name} ORDER BY file_row_number"
+        """The first values of a column as a kind, in the order of the rows."""
+        query = f"SELECT {self.value(name, kind)} FROM {self.name}"
+        query += f" ORDER BY file_row_number LIMIT {_SAMPLE}"
         return [value for (value,) in self.database.rows(query)]
 
     def filled(self, name: str, kind: str) -> _Filled | None:
@@ -242,7 +235,7 @@ class _Table:
 
         What to do about empty ones is for `m6rec data check` to say.
         """
-        value, bad = columns.conversion(identifier(name), self.source.types[name], kind)
+        value, bad = columns.conversion(identifier(name), self.types[name], kind)
         ((misfits, *found),) = self.database.rows(
             f"""SELECT count(*) FILTER (bad IS NOT NULL AND lower(trim(bad)) <> 'nan'),
               count(value), count(DISTINCT value), min(value), max(value)
@@ -254,7 +247,7 @@ class _Table:
 
     def unique_columns(self) -> list[str]:
         """Columns whose values each row has alone."""
-        found = {name: self.filled(name, columns.ID) for name in self.names}
+        found = {name: self.filled(name, columns.ID) for name in self.types}
         return [
             name
             for name, filled in found.items()
@@ -263,10 +256,10 @@ class _Table:
 
     def kinds(self, id_: str) -> dict[str, str]:
         """Types of all columns but the id."""
-        return {name: self._kind(name) for name in self.names if name != id_}
+        return {name: self._kind(name) for name in self.types if name != id_}
 
     def _kind(self, name: str) -> str:
-        sql_type = self.source.types[name]
+        sql_type = self.types[name]
         if sql_type.endswith("[]"):
             return "list<string>"
         if sql_type == "BOOLEAN":
@@ -335,13 +328,9 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
 
 def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
     """Columns of events whose values stand among the ids of another table, with how likely so."""
-    ids = {name: events.filled(name, columns.ID) for name in events.names}
+    ids = {name: events.filled(name, columns.ID) for name in events.types}
     for key in other.unique_columns():
-        rows = other.name
-        # Of a table that is cut all ids count; a log, which is larger, is none of items or users.
-        if other.is_cut and other.path.stat().st_size < events.path.stat().st_size:
-            rows = other.source.sql
-        known = f"SELECT {other.value(key, columns.ID)} FROM {rows}"
+        known = f"SELECT {other.value(key, columns.ID)} FROM {other.name}"
         for name, filled in ids.items():
             if filled is None:
                 continue
@@ -362,7 +351,7 @@ def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
 def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
     """The column of times, and a remark about their unit."""
     found = []
-    for name in events.names:
+    for name in events.types:
         seconds = events.filled(name, columns.TIME)
         if name in taken or seconds is None:
             continue
@@ -378,7 +367,7 @@ def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
 def _value(events: _Table, taken: set[str]) -> str | None:
     """The column of values with the fewest empty cells, if there is one."""
     found = {}
-    for name in events.names:
+    for name in events.types:
         of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
         numbers = events.filled(name, columns.VALUE) if of_value and name not in taken else None
         if numbers is not None:
@@ -386,21 +375,16 @@ def _value(events: _Table, taken: set[str]) -> str | None:
     return max(found, key=found.__getitem__, default=None)
 
 
-def _repeats(events: _Table, user: str, item: str, time: str) -> tuple[int, float]:
-    """How many events a file has, and the share of them with an item that the user had before."""
-    kinds = {user: columns.ID, item: columns.ID, time: columns.TIME}
-    key = ", ".join(
-        f"{events.value(name, kind)} AS {slot}"
-        for slot, (name, kind) in zip(("user", "item", "time"), kinds.items(), strict=True)
+def _repeats(events: _Table, user: str, item: str, time: str) -> float:
+    """The share of events with an item that the user had before, each event once."""
+    user, item = (events.value(name, columns.ID) for name in (user, item))
+    key = f"{user} AS user, {item} AS item, {events.value(time, columns.TIME)} AS time"
+    ((share,),) = events.database.rows(
+        f"""SELECT 1 - count(DISTINCT (user, item)) / count(*)
+        FROM (SELECT DISTINCT {key} FROM {events.name})
+        WHERE user IS NOT NULL AND item IS NOT NULL AND time IS NOT NULL"""
     )
-    ((count, share),) = events.database.rows(
-        f"""WITH events AS (SELECT {key} FROM {events.source.sql}),
-          once AS (SELECT DISTINCT * FROM events
-            WHERE user IS NOT NULL AND item IS NOT NULL AND time IS NOT NULL)
-        SELECT (SELECT count(*) FROM events),
-          (SELECT 1 - count(DISTINCT (user, item)) / count(*) FROM once)"""
-    )
-    return count, share or 0.0
+    return share or 0.0
 
 
 def _shown(spec: TableSpec) -> str:

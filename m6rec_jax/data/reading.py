@@ -72,14 +72,14 @@ class Dataset:
         """
         directory = Path(directory)
         spec = DatasetSpec.load(directory)
-        found = []
+        tables = []
         for table in ("users", "items", "events"):
-            own: TableSpec | EventsSpec = getattr(spec, table)
-            paths = files.table_files(directory, table, own.file)
+            described: TableSpec | EventsSpec = getattr(spec, table)
+            paths = files.table_files(directory, table, described.file)
             for path in paths:
-                files.require_columns(path, [*own.kinds])
-            found.append(tuple(paths))
-        users, items, events = found
+                files.require_columns(path, [*described.kinds])
+            tables.append(tuple(paths))
+        users, items, events = tables
         return cls(directory, spec, users, items, events)
 
     # ---- users and items
@@ -97,16 +97,6 @@ class Dataset:
     def items(self) -> pa.Table:
         """The items table `[items]`, as `users`."""
         return _read_table(self.item_files, "items", self.spec.items)
-
-    @cached_property
-    def user_index(self) -> Mapping[str, int]:
-        """User id -> index in the users table."""
-        return _index(self.users.column(self.spec.users.id))
-
-    @cached_property
-    def item_index(self) -> Mapping[str, int]:
-        """Item id -> index in the items table."""
-        return _index(self.items.column(self.spec.items.id))
 
     @cached_property
     def user_records(self) -> Sequence[User]:
@@ -223,8 +213,8 @@ def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
         checks = [*value_checks(declared), *id_checks(table, spec.id)]
         _load(tables, table, paths, declared, checks)
         slots = ", ".join(f"{slot} AS {identifier(name)}" for slot, name, _ in declared)
-        found = tables.database.sql(f"SELECT {slots} FROM {table} ORDER BY row")
-        return found.to_arrow_table().cast(columns.arrow_schema(spec.kinds)).combine_chunks()
+        rows = tables.database.sql(f"SELECT {slots} FROM {table} ORDER BY row")
+        return rows.to_arrow_table().cast(columns.arrow_schema(spec.kinds)).combine_chunks()
 
 
 def read_rows(
@@ -243,8 +233,8 @@ def read_rows(
     with Tables(paths[0].parent) as tables:
         _load(tables, "texts", paths, declared, value_checks(declared))
         slots = ", ".join(column.slot for column in declared)
-        found = tables.database.execute(f"SELECT file, number, {slots} FROM texts ORDER BY row")
-        while rows := found.fetchmany(_ROWS_AT_ONCE):
+        result = tables.database.execute(f"SELECT file, number, {slots} FROM texts ORDER BY row")
+        while rows := result.fetchmany(_ROWS_AT_ONCE):
             for file, number, *values in rows:
                 yield tables.files[file], number, values
 
@@ -262,10 +252,6 @@ def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
     path = Path(path)
     table = _read_table(files.table_files(path.parent, "items", path.name), "items", spec.items)
     return [Item(identifier, row) for identifier, row in _records(table, spec.items)]
-
-
-def _index(ids: pa.ChunkedArray) -> Mapping[str, int]:
-    return {identifier: index for index, identifier in enumerate(ids.to_pylist())}
 
 
 def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, Any]]]:

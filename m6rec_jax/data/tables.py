@@ -110,14 +110,13 @@ class Tables:
 
     Args:
       directory: to which the names of files are relative.
-      progress: whether to show bars, of queries that take more than some seconds.
 
     Attributes:
       files: that were read, in the order of their indices.
       num_rows: rows of each table, with those that could not be read.
     """
 
-    def __init__(self, directory: Path, progress: bool = False) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.files: list[Path] = []
         self.num_rows: dict[str, int] = {}
@@ -132,7 +131,6 @@ class Tables:
         )
         self.database.create_function("out_of_range", out_of_range, ["DOUBLE"], "VARCHAR")
         self.database.execute(_SETUP)
-        self.database.execute(f"SET enable_progress_bar = {progress}")
 
     def __enter__(self) -> Self:
         return self
@@ -257,11 +255,11 @@ class Tables:
 
     def first_error(self, table: str) -> RowError | None:
         """The first row of a table that is wrong; None where none is."""
-        found = self.rows(
+        errors = self.rows(
             """SELECT file, number, column_name, reason FROM problems
             WHERE source = ? AND is_error ORDER BY row, place LIMIT 1""",
             [table],
         )
-        for file, number, column, reason in found:
+        for file, number, column, reason in errors:
             return RowError(self.files[file], number, column, reason)
         return None

@@ -57,8 +57,6 @@ def test_users_and_items_of_the_shop():
         },
     )
     assert dataset.item_records[4].attributes["name"] == 'Mug "Good morning"'
-    assert dataset.item_index["0007"] == 6
-    assert dict(dataset.user_index) == {"ana": 0, "ben": 1, "chi": 2, "dee": 3}
 
 
 def test_events_of_the_shop():

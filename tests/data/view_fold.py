@@ -221,10 +221,12 @@ class ViewFold:
                 if not held:
                     rows.setdefault("train", []).append(item_document(self.template, item))
 
+        places = {item.id: index for index, item in enumerate(self.dataset.item_records)}
+
         def update(event: Event, item: Item, of_user_only: bool) -> None:
             statistics.update(event, item, of_user_only)
             if view in views.COUNTED and not of_user_only:
-                counts.update(event.user_id, self.dataset.item_index[item.id])
+                counts.update(event.user_id, places[item.id])
 
         events = events_in_order(self.dataset, self.assignment)
         for group in as_of(update, events, self._groups(view), lambda group: group.time):

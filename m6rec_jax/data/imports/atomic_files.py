@@ -44,14 +44,14 @@ def read_atomic_files(folder: Path) -> Imported:
     Raises:
       DataError: a file or a field is missing.
     """
-    found = sorted(folder.glob("*.inter"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    paths = sorted(folder.glob("*.inter"))
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
         raise DataError(
             f"{folder} must hold one .inter file (found: {names}); join the parts of one data set "
             "under one header, and keep each data set in a folder of its own"
         )
-    path = found[0]
+    path = paths[0]
     items, users = path.with_suffix(".item"), path.with_suffix(".user")
     if not items.is_file():
         raise DataError(

@@ -154,8 +154,8 @@ def _write(
     threshold = None
     if RATING in columns:
         counts = dict(tables.rows("SELECT value, count(*) FROM events GROUP BY value"))
-        threshold, told = positives(counts, at_least)
-        notes.append(told)
+        threshold, reason = positives(counts, at_least)
+        notes.append(reason)
     elif at_least is not None:
         raise ConfigError(f"{imported.events.path} has no ratings that a threshold could divide")
     _copy(tables, "items", {ITEM: "id", **slots}, folder)
