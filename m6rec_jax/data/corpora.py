@@ -57,8 +57,14 @@ _CONTEXT_PARTS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _TextColumns:
-    """The object `texts` of `corpus.json`."""
+class TextColumns:
+    """The object `texts` of `corpus.json`: columns of the table.
+
+    Attributes:
+      id, group, about, label: of strings; None: there is none.
+      text, turns: of strings, or of lists of them; one of the two.
+      file: file name or pattern inside the folder; None: `texts.parquet` or `texts.csv`.
+    """
 
     id: str
     group: str
@@ -72,13 +78,32 @@ class _TextColumns:
         if (self.text is None) == (self.turns is None):
             raise ValueError("'text' or 'turns' must name a column, one of the two")
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The columns that the texts file must have, and what is in each."""
+        optional = {
+            self.text: "string",
+            self.turns: "list<string>",
+            self.about: "string",
+            self.label: "string",
+        }
+        kinds = {self.id: columns.ID, self.group: "string"}
+        return kinds | {name: kind for name, kind in optional.items() if name is not None}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _CorpusFile:
-    """The object of `corpus.json`."""
+class CorpusSpec:
+    """The object of `corpus.json`. See the module's docstring.
+
+    Attributes:
+      name: of the corpus.
+      texts: its columns.
+      classes: names of the classes, in the order of their numbers; empty without a label.
+      question: what is asked about a text whose class is wanted.
+    """
 
     name: str
-    texts: _TextColumns
+    texts: TextColumns
     classes: tuple[str, ...] = ()
     question: str = ""
     description: str = ""
@@ -96,75 +121,15 @@ class _CorpusFile:
             if not self.question.strip():
                 raise ValueError("'question' is missing: what is asked of a text with a label")
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CorpusSpec:
-    """The parsed `corpus.json`. See the module's docstring.
-
-    Attributes:
-      name: of the corpus.
-      id, group, text: columns of the table; `text` holds lists of strings where `has_turns`.
-      has_turns: whether texts come in parts.
-      about, label: columns of the table, or None.
-      classes: names of the classes, in the order of their numbers; empty without a label.
-      question: what is asked about a text whose class is wanted.
-      file: file name or pattern inside the folder; None: `texts.parquet` or `texts.csv`.
-    """
-
-    name: str
-    id: str
-    group: str
-    text: str
-    has_turns: bool = False
-    about: str | None = None
-    label: str | None = None
-    classes: tuple[str, ...] = ()
-    question: str = ""
-    file: str | None = None
-    description: str = ""
-    licence: str = ""
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
     @classmethod
     def load(cls, directory: str | Path) -> CorpusSpec:
-        """Reads `directory/corpus.json`; raises DataError as `from_dict` does."""
-        path = Path(directory) / CORPUS_FILE
-        return cls.from_dict(load_json(path), str(path))
-
-    @classmethod
-    def from_dict(cls, raw: Any, source: str = CORPUS_FILE) -> CorpusSpec:
-        """Checks and parses the object of `corpus.json`; `source` is named in errors.
+        """Reads `directory/corpus.json`.
 
         Raises:
           DataError: an unknown or missing key, a wrong type, or classes that do not fit.
         """
-        top = parsed(raw, _CorpusFile, source)
-        texts, others = top.texts, dataclasses.asdict(top)
-        others.pop("texts")
-        return cls(
-            id=texts.id,
-            group=texts.group,
-            text=texts.text or texts.turns or "",
-            has_turns=texts.turns is not None,
-            about=texts.about,
-            label=texts.label,
-            file=texts.file,
-            **others,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object that `from_dict` parses back into an equal spec."""
-        text = {"turns" if self.has_turns else "text": self.text}
-        texts = _TextColumns(self.id, self.group, **text, about=self.about, label=self.label)
-        texts = dataclasses.replace(texts, file=self.file)
-        names = ("name", "classes", "question", "description", "licence", "provenance")
-        return declared(_CorpusFile(texts=texts, **{name: getattr(self, name) for name in names}))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the texts file must have."""
-        names = (self.id, self.group, self.text, self.about, self.label)
-        return tuple(name for name in names if name is not None)
+        path = Path(directory) / CORPUS_FILE
+        return parsed(load_json(path), cls, str(path))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,9 +174,9 @@ class Corpus:
         """
         directory = Path(directory)
         spec = CorpusSpec.load(directory)
-        found = files.table_files(directory, "texts", spec.file)
+        found = files.table_files(directory, "texts", spec.texts.file)
         for path in found:
-            files.require_columns(path, spec.columns)
+            files.require_columns(path, [*spec.texts.kinds])
         return cls(directory, spec, tuple(found))
 
     def texts(self) -> Iterator[Text]:
@@ -221,39 +186,31 @@ class Corpus:
           DataError: a null or repeated id, a null group, a text without words, a label that is
             none of the classes, or no texts at all; the message names file and row.
         """
-        spec = self.spec
-        kinds = {
-            spec.id: columns.ID,
-            spec.group: "string",
-            spec.text: "list<string>" if spec.has_turns else "string",
-        }
-        for name in (spec.about, spec.label):
-            if name is not None:
-                kinds[name] = "string"
-        numbers = {name: number for number, name in enumerate(spec.classes)}
+        spec = self.spec.texts
+        numbers = {name: number for number, name in enumerate(self.spec.classes)}
         seen: set[str] = set()
-        for path, row, values in read_rows(self.files, kinds):
-            found = dict(zip(kinds, values, strict=True))
-            identifier, group, text = (found[name] for name in (spec.id, spec.group, spec.text))
-            about = found[spec.about] if spec.about else None
-            label = found[spec.label] if spec.label else None
+        for path, row, values in read_rows(self.files, spec.kinds):
+            found: dict[str | None, Any] = dict(zip(spec.kinds, values, strict=True))
+            identifier, group, label = found[spec.id], found[spec.group], found.get(spec.label)
             where = f"{path}, row {row}"
             if group is None:
                 raise DataError(f"{where}, column {spec.group!r}: the value is missing")
             if identifier in seen:
                 raise DataError(f"{where}: the {spec.id} {identifier!r} occurs twice")
             seen.add(identifier)
-            given = text if spec.has_turns else [text]
+            given = found[spec.turns] if spec.turns else [found[spec.text]]
             parts = tuple(part for part in given or () if text_of(part))
             if not parts:
-                raise DataError(f"{where}, column {spec.text!r}: the text has no words")
+                raise DataError(
+                    f"{where}, column {spec.text or spec.turns!r}: the text has no words"
+                )
             if label is not None and label not in numbers:
                 raise DataError(
                     f"{where}, column {spec.label!r}: {label!r} is none of the classes"
                     f"{did_you_mean(label, numbers)} ({', '.join(numbers)})"
                 )
             number = None if label is None else numbers[label]
-            yield Text(identifier, group, about or "", parts, number)
+            yield Text(identifier, group, found.get(spec.about) or "", parts, number)
 
 
 def corpus_summary(folder: str | Path) -> str:
@@ -280,21 +237,21 @@ def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:
       spec: names the columns; its `file` must be `texts.parquet` or None.
       texts: in the order of the table.
     """
-    kind = pa.list_(pa.string()) if spec.has_turns else pa.string()
-    arrays = {
-        spec.id: pa.array([text.id for text in texts], pa.string()),
-        spec.group: pa.array([text.group for text in texts], pa.string()),
-        spec.text: pa.array(
-            [list(text.parts) if spec.has_turns else text.parts[0] for text in texts], kind
-        ),
+    names = spec.texts
+    values: dict[str | None, list[Any]] = {
+        names.id: [text.id for text in texts],
+        names.group: [text.group for text in texts],
+        names.text: [text.parts[0] for text in texts],
+        names.turns: [list(text.parts) for text in texts],
+        names.about: [text.about or None for text in texts],
+        names.label: [None if text.label is None else spec.classes[text.label] for text in texts],
     }
-    if spec.about is not None:
-        arrays[spec.about] = pa.array([text.about or None for text in texts], pa.string())
-    if spec.label is not None:
-        names = [None if text.label is None else spec.classes[text.label] for text in texts]
-        arrays[spec.label] = pa.array(names, pa.string())
+    arrays = {
+        name: pa.array(values[name], columns.ARROW_TYPES[kind])
+        for name, kind in names.kinds.items()
+    }
     pq.write_table(pa.table(arrays), folder / "texts.parquet", compression="zstd")
-    content = json.dumps(spec.to_dict(), indent=2, ensure_ascii=False)
+    content = json.dumps(declared(spec), indent=2, ensure_ascii=False)
     (folder / CORPUS_FILE).write_text(content + "\n", "utf-8")
 
 
@@ -331,10 +288,10 @@ def prepare_corpus(
     def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
         codes = _assign(corpus, parsed)
         counts = {"texts": splits.part_counts(codes)}
-        manifest = {"corpus_spec": corpus.spec.to_dict(), "counts": counts}
+        manifest = {"corpus_spec": declared(corpus.spec), "counts": counts}
         return _rows(corpus, codes), manifest
 
-    wanted = TEXT_VIEWS if corpus.spec.label else TEXT_VIEWS[:1]
+    wanted = TEXT_VIEWS if corpus.spec.texts.label else TEXT_VIEWS[:1]
     files = (corpus.directory / CORPUS_FILE, *corpus.files)
     return prepare_texts(out, corpus.spec.name, parsed, wanted, files, {}, render, progress)
 

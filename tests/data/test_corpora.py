@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import msgspec
 import pytest
 import tensorflow_datasets as tfds
 
@@ -55,7 +56,7 @@ def test_a_summary_counts_classes(tmp_path):
 def test_what_is_written_is_read_back(tmp_path, has_turns):
     parts = ("Hello.", 'Hi | there, "you"') if has_turns else ("Hello.\nHi",)
     texts = [Text("a", "g", "", parts, 1), Text("b", "h", "about", parts[:1], None)]
-    spec = CorpusSpec.from_dict(
+    spec = msgspec.convert(
         {
             **SPEC,
             "texts": {
@@ -67,7 +68,8 @@ def test_what_is_written_is_read_back(tmp_path, has_turns):
             },
             "licence": "mine",
             "provenance": {"left_out": {}},
-        }
+        },
+        CorpusSpec,
     )
     write_corpus(tmp_path, spec, texts)
     corpus = Corpus.open(tmp_path)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import seqio
 
-from m6rec_jax.data.corpora import CorpusSpec, Text, prepare_corpus, write_corpus
+from m6rec_jax.data.corpora import CorpusSpec, Text, TextColumns, prepare_corpus, write_corpus
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.likelihood import LikelihoodScorer
@@ -46,11 +46,7 @@ def world(tmp_path_factory):
     shop.prepare_shop(folder)
     spec = CorpusSpec(
         "notes",
-        "id",
-        "film",
-        "words",
-        about="title",
-        label="genre",
+        TextColumns("id", "film", "words", about="title", label="genre"),
         classes=CLASSES,
         question="liked Alpha",
     )

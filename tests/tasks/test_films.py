@@ -239,7 +239,7 @@ def test_dialogues(raw, tmp_path):
     assert [(t.id, t.group, t.about, t.parts) for t in texts] == [
         ("one", "one", "Who are you?", ("USER: Hi you ?", "SYSTEM: Hm"))
     ]
-    assert spec.has_turns
+    assert spec.texts.turns
     assert counts == {"dialogues without two speakers left out": 2}
 
 
