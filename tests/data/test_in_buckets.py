@@ -107,7 +107,7 @@ def test_check_of_a_bucket_is_that_of_a_folder(memory, tmp_path, capsys):
     put(SHOP, "gs://own/other-clean")
     for name, message in (
         ("other.csv", "gs://own/other-clean holds another data set"),
-        ("shop/events.csv", "gs://own/shop/events.csv is, or would be read as, a file"),
+        ("shop/events.csv", "may not lie in the data set gs://own/shop"),
     ):
         command = ["data", "check", "gs://own/shop", "--quarantine", f"gs://own/{name}"]
         assert cli.main(command) == 2
