@@ -41,7 +41,7 @@ from m6rec_jax.data import columns, files, splits
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.reading import read_rows
 from m6rec_jax.data.schema import declared, load_json, parsed
-from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
+from m6rec_jax.data.splits import PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import TEXT_VIEWS
 from m6rec_jax.errors import DataError
@@ -267,8 +267,7 @@ def prepare_corpus(
     Args:
       corpus_dir: the corpus folder.
       out: the TFDS data_dir to write to; may hold other data sets and splits.
-      split: 'by_group', with options where wanted (`by_group:seed=1`), or 'few_shot:n=64,seed=0',
-        which keeps n training rows with a label.
+      split: 'by_group', with options where wanted (`by_group:seed=1`).
       progress: whether to show bars.
 
     Returns:
@@ -279,14 +278,15 @@ def prepare_corpus(
     """
     corpus = Corpus.open(corpus_dir)
     parsed = Split.parse(split)
-    if parsed.kind not in ("by_group", "few_shot"):
+    if parsed.kind != "by_group":
         raise DataError(
             f"split {parsed.name!r} needs users and times; {corpus.directory} holds texts: use "
-            "'by_group' or 'few_shot'"
+            "'by_group'"
         )
 
     def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        codes = _assign(corpus, parsed)
+        codes = splits.by_group([text.group for text in corpus.texts()], **parsed.arguments())
+        splits.check_parts(codes, parsed.name, "texts")
         counts = {"texts": splits.part_counts(codes)}
         manifest = {"corpus_spec": declared(corpus.spec), "counts": counts}
         return _rows(corpus, codes), manifest
@@ -298,8 +298,6 @@ def prepare_corpus(
 
 def _rows(corpus: Corpus, codes: np.ndarray) -> Iterator[ViewRow]:
     for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
-        if code == EXCLUDED:
-            continue
         for document in documents(text):
             yield ViewRow("documents", PARTS[code], document)
         if text.label is not None:
@@ -321,28 +319,6 @@ def documents(text: Text) -> Iterator[dict[str, Any]]:
     for index, target in enumerate(parts):
         before = parts[max(0, index - _CONTEXT_PARTS) : index]
         yield {"kind": "text", "source": [text.about, *before], "target": target}
-
-
-def _assign(corpus: Corpus, split: Split) -> np.ndarray:
-    """Part code of every text `[texts]`."""
-    found = [(text.group, text.label is not None) for text in corpus.texts()]
-    groups = [group for group, _ in found]
-    if split.kind == "by_group":
-        codes = splits.by_group(groups, **split.arguments())
-    else:
-        base = Split.parse(str(split.options.get("of", "by_group")))
-        if base.kind != "by_group":
-            raise DataError(
-                f"split {split.name!r} of texts starts from 'by_group', not from {base.name!r}"
-            )
-        codes = splits.by_group(groups, **base.arguments())
-        # A sample of texts without a class would be none.
-        labelled = np.asarray([has_label for _, has_label in found])
-        codes[(codes == splits.TRAIN) & ~labelled] = EXCLUDED
-        # Texts have no history: what is not sampled is not seen.
-        codes = splits.few_shot(codes, **{**split.arguments(), "history": "sampled"})
-    splits.check_parts(codes, split.name, "texts")
-    return codes
 
 
 _C1 = re.compile("[\x80-\x9f]")

@@ -195,19 +195,6 @@ def test_preparing_again_does_nothing_unless_something_changed(notes, tmp_path):
     assert built.stat().st_mtime_ns != first
 
 
-def test_few_labelled_texts(notes, tmp_path):
-    prepared = prepare_corpus(notes, tmp_path, "few_shot:n=10,seed=3", progress=False)
-    whole = prepare_corpus(notes, tmp_path, progress=False)
-    assert prepared.num_rows("labelled_texts")["train"] == 10
-    assert prepared.num_rows("documents")["train"] == 10
-    for part in ("validation", "test"):
-        assert prepared.num_rows("documents")[part] == whole.num_rows("documents")[part]
-    kept = {row["text_id"] for row in rows_of(prepared, "labelled_texts", "train")}
-    assert kept < {row["text_id"] for row in rows_of(whole, "labelled_texts", "train")}
-    with pytest.raises(DataError, match="n=1000 of"):
-        prepare_corpus(notes, tmp_path, "few_shot:n=1000", progress=False)
-
-
 def test_splits_of_tables_do_not_fit_texts(notes, tmp_path):
     with pytest.raises(DataError, match="'per_user_temporal' needs users and times"):
         prepare_corpus(notes, tmp_path, "per_user_temporal", progress=False)
