@@ -8,9 +8,9 @@ the timeline, and before that counts the pairs of all that went before.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -101,12 +101,17 @@ def times_likelier(
     return np.asarray([row.mean() for row in np.sort(times, axis=1)])
 
 
-class ItemSums(NamedTuple):
-    """Of items: users who acted on each, sum of squared differences, smoothed mean. All `[n]`."""
+class ItemSums(Protocol):
+    """What is known of items, by their numbers `[n]`."""
 
-    holders: np.ndarray
-    square: np.ndarray
-    mean: np.ndarray
+    def holders(self, items: np.ndarray) -> np.ndarray:
+        """How many users acted on each."""
+
+    def squares(self, items: np.ndarray) -> np.ndarray:
+        """Sums of squared differences."""
+
+    def means(self, items: np.ndarray) -> np.ndarray:
+        """Smoothed mean values."""
 
 
 def features(
@@ -115,7 +120,7 @@ def features(
     items: np.ndarray,
     window: np.ndarray,
     values: np.ndarray,
-    sums_of: Callable[[np.ndarray], ItemSums],
+    sums: ItemSums,
     num_users: int,
     own: float,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +131,7 @@ def features(
       pairs: the counts.
       items: that are asked about `[asked]`.
       window, values: items of the user's window, and the values that it gave them `[window]`.
-      sums_of: what is known of items `[n]`.
+      sums: what is known of items.
       num_users: all of them.
       own: the user's share of liked items.
 
@@ -134,17 +139,16 @@ def features(
       `user_taste_difference`; and the share of `user_neighbours_percent`, or where every event is
       positive `user_neighbours_times`. NaN where there is no such feature.
     """
-    of_items, of_window = sums_of(items), sums_of(window)
     together, products = pairs.get(items, window)
     above = second = np.full(len(items), np.nan)
     if counted.at_least is None:
-        second = times_likelier(together, of_items.holders, of_window.holders, num_users)
+        second = times_likelier(together, sums.holders(items), sums.holders(window), num_users)
     if counted.has_values:
         above, alike = differences(
             products,
-            of_items.square,
-            of_window.square,
-            values - of_window.mean,
+            sums.squares(items),
+            sums.squares(window),
+            values - sums.means(window),
         )
         if counted.at_least is not None:
             second = shares(alike, values >= counted.at_least, own)
@@ -257,7 +261,7 @@ class NeighbourFold:
                     items[known],
                     window["item"],
                     window["value"],
-                    self._sums,
+                    self,
                     self._num_users,
                     own,
                 )
@@ -281,10 +285,15 @@ class NeighbourFold:
             self._count_items(slice(start, min(start + _EVENTS_AT_ONCE, place)))
         self._place = place
 
-    def _sums(self, items: np.ndarray) -> ItemSums:
+    def holders(self, items: np.ndarray) -> np.ndarray:
+        return self._holders[items]
+
+    def squares(self, items: np.ndarray) -> np.ndarray:
+        return self._square[items]
+
+    def means(self, items: np.ndarray) -> np.ndarray:
         mean = self._timeline.total[self._place] / self._timeline.count[self._place]
-        means = self._counted.smoothed(self._total[items], self._count[items], mean)
-        return ItemSums(self._holders[items], self._square[items], means)
+        return self._counted.smoothed(self._total[items], self._count[items], mean)
 
     def _count_pairs(self, entering: np.ndarray) -> None:
         """Counts entries, by their numbers, with all that the windows of their users hold."""

@@ -142,25 +142,30 @@ class _Asked(Features[Sequence[Item]]):
                 indices[known],
                 np.asarray(user.window),
                 np.asarray(user.window_value),
-                self._sums,
+                self,
                 len(state.users),
                 float(self.user_share[0]),
             )
         return found[0], found[1]
 
-    def _sums(self, indices: np.ndarray) -> neighbours.ItemSums:
-        # Of these items alone: the whole lists would be made arrays for every group.
-        of, wanted = self._state.items, indices.tolist()
-        holders, square, value, count = (
-            np.asarray([column[index] for index in wanted])
-            for column in (of.holders, of.square, of.value, of.count)
-        )
-        return neighbours.ItemSums(
-            holders, square, self.settings.smoothed(value, count, self._state.mean())
-        )
+    def holders(self, items: np.ndarray) -> np.ndarray:
+        return _taken(self._state.items.holders, items)
+
+    def squares(self, items: np.ndarray) -> np.ndarray:
+        return _taken(self._state.items.square, items)
+
+    def means(self, items: np.ndarray) -> np.ndarray:
+        of = self._state.items
+        total, count = _taken(of.value, items), _taken(of.count, items)
+        return self.settings.smoothed(total, count, self._state.mean())
 
     def _indices(self, items: Sequence[Item]) -> list[int]:
         return [self._state.items.index.get(item.id, -1) for item in items]
+
+
+def _taken(column: Sequence[float], indices: np.ndarray) -> np.ndarray:
+    # Of these items alone: the whole list would be made an array for every request.
+    return np.asarray([column[index] for index in indices.tolist()])
 
 
 def _at(sources: Mapping[str, Source], number: int) -> dict[str, Value]:
