@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.data.sources import fetch
-from m6rec_jax.evaluation.report import write_report
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
-from m6rec_jax.quickstart import HYBRID_NOTE, evaluate_phase, prepare_both, run_phase, seeds
-from m6rec_jax.run_report import TaskResult, parameter_groups, report_data
+from m6rec_jax.quickstart import SUMMARY, prepare_both, seeds, train_and_evaluate
+from m6rec_jax.run_report import write_page
 from m6rec_jax.training.parameter_table import count_parameters
 
 DATASET = "movielens-100k"
 PREPARE = "gin_configs/examples/movielens_prepare.gin"
-PHASES = {
+RUNS = {
     "pretraining": "gin_configs/examples/demo_pretrain.gin",
     "scoring": "gin_configs/examples/demo_ctr.gin",
     "retrieval": "gin_configs/examples/demo_retrieval.gin",
@@ -48,18 +45,9 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
     # The demo's own; there may be another one beside the prepared text.
     vocabulary = output / "vocabulary.model"
     prepare_both(fetch(DATASET), PREPARE, vocabulary)
-    folders = {name: output / name for name in PHASES}
-    resumed = any((folder / CHECKPOINTS_FOLDER).exists() for folder in folders.values())
+    resumed = any((output / name / CHECKPOINTS_FOLDER).exists() for name in RUNS)
     bindings = [*seeds(seed), f"vocabulary_file.path={str(vocabulary)!r}"]
-    start = [f"INITIAL_CHECKPOINT_PATH={str(folders['pretraining'])!r}"]
-    run_phase(PHASES["pretraining"], folders["pretraining"], bindings)
-    results: dict[str, TaskResult] = {}
-    for name in ("scoring", "retrieval"):
-        trained = run_phase(PHASES[name], folders[name], [*bindings, *start])
-        results[name] = evaluate_phase(trained)
-        if name == "scoring":
-            config = trained.model.config
-    scoring, retrieval = results["scoring"], results["retrieval"]
+    (scoring, retrieval), config = train_and_evaluate(RUNS, output, bindings)
     metrics = {
         "ctr.auc": scoring.metrics["auc"],
         "ctr.user_averaged_auc": scoring.metrics["user_averaged_auc"],
@@ -80,17 +68,16 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
     if not resumed:
         metrics["seconds"] = seconds
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    data = report_data(
-        list(results.values()),
-        folders,
+    page = write_page(
+        output / "report.html",
+        [scoring, retrieval],
+        config,
+        "prompts",
+        runs={name: output / name for name in RUNS},
         title="MovieLens-100k",
-        summary="One encoder-decoder that reads nothing but text: pretrained on what users did and "
-        "what films are, then option-adapter-tuned for scoring and for retrieval with the backbone "
-        "frozen.",
-        parameters=parameter_groups(config, "prompts"),
+        summary=SUMMARY,
         facts={
-            "Gin files": ", ".join(PHASES.values()),
-            "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "Gin files": ", ".join(RUNS.values()),
             "Seed": str(seed),
             "Seconds, data to metrics": "–" if resumed else f"{seconds:.0f}",
         },
@@ -99,21 +86,10 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
             "test; 4 or 5 stars are positive. Statistics in the text come from earlier training "
             "ratings alone; those of the user, in test rows, from that user's validation ratings, "
             "too.",
-            "Retrieval: each user's last film, among all films the user has not rated before."
-            + HYBRID_NOTE,
+            "Retrieval: each user's last film, among all films the user has not rated before.",
             "Item mean: the film's share of likes in training, with five ratings' worth of the "
             "overall share.",
         ],
     )
-    path = write_report(output / "report.html", data)
-    _print_table(metrics)
-    print(f"\nreport: {path}\nmetrics: {output / 'metrics.json'}")
+    print(f"\nreport: {page}\nmetrics: {output / 'metrics.json'}")
     return metrics
-
-
-def _print_table(metrics: Mapping[str, float]) -> None:
-    """Names and values, aligned."""
-    width = max(map(len, metrics))
-    print()
-    for name, value in metrics.items():
-        print(f"{name.ljust(width)}  {value:.4f}")

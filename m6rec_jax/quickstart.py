@@ -1,7 +1,6 @@
 """`m6rec quickstart FOLDER`: from a data set folder to a tuned scorer and retriever, and a report.
 
-    check, prepare, vocabulary, pretrain, tune a scorer, tune a retriever, index,
-    calibrate and evaluate, report
+    check, prepare, vocabulary, pretrain, tune and evaluate a scorer and a retriever, index, report
 
 Each step is what a command of `m6rec` does with a gin file that is written to the output folder, on
 top of those in gin_configs/own_data, so that one can go on from there. Run again after an
@@ -19,7 +18,6 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +33,14 @@ from m6rec_jax.engine.model_folder import read_ranking
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation.calibration import calibrate
 from m6rec_jax.evaluation.calibration import report as calibration_report
-from m6rec_jax.evaluation.report import write_report
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
+from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.pipeline.fitted_settings import measured_lengths, vocabulary_rows
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
-from m6rec_jax.run_report import (
-    TaskResult,
-    evaluate_task,
-    is_hybrid,
-    parameter_groups,
-    report_data,
-    sample_notes,
-)
+from m6rec_jax.run_report import TaskResult, evaluate_task, write_page
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.sharding import make_mesh
 from m6rec_jax.training.loop import TrainResult, train
@@ -61,19 +52,18 @@ INDEX = "items.index"
 _LEAST_ITEMS = 10
 PREPARE, FOUNDATION, SCORER, RETRIEVER = "prepare", "foundation", "scorer", "retriever"
 OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')")
-HYBRID_NOTE = (
-    " The model is the hybrid that is served: what its two towers, co-occurrence, EASE, words and "
-    "popularity say, weighed by what was learnt on validation rows; two towers are those alone."
+SUMMARY = (
+    "One encoder-decoder that reads nothing but text: pretrained on these data, then tuned for "
+    "scoring and for retrieval with the backbone frozen."
 )
 _STEPS = (
     "check",
     "prepare",
     "vocabulary",
     "pretrain",
-    "tune the scorer",
-    "tune the retriever",
+    "tune and evaluate the scorer",
+    "tune and evaluate the retriever",
     "index",
-    "calibrate and evaluate",
     "report",
 )
 # Shares of the time for steps and rows: of pretraining, of tuning the scorer and the retriever.
@@ -193,15 +183,10 @@ def run_quickstart(
                 f"machine (at least: {_listed(_LEAST_STEPS)} steps): --minutes "
                 f"{sizes.least_minutes} is enough. {output} keeps what is prepared"
             )
-        results, config = {}, None
-        for number, name in enumerate((FOUNDATION, SCORER, RETRIEVER), start=3):
-            _tell(number)
-            trained = run_phase(f"{name}.gin", Path(name), seeds(seed))
-            if name != FOUNDATION:
-                results[name] = trained
-            if name == SCORER:
-                config = trained.model.config
-        assert config is not None
+        gin_files = {name: f"{name}.gin" for name in _SHARES}
+        tested, config = train_and_evaluate(
+            gin_files, Path(), seeds(seed), rows=sizes.rows, before=lambda n: _tell(3 + n)
+        )
         _tell(6)
         configuration.parse_config(
             ["gin_configs/runs/build_index.gin", "data.gin"],
@@ -209,37 +194,28 @@ def run_quickstart(
         )
         build_index(INDEX)
         _tell(7)
-        tested = []
-        for name, trained in results.items():
-            configuration.parse_config([f"{name}.gin"], [f"MODEL_DIR='{name}'"])
-            tested.append(evaluate_phase(trained, sizes.rows))
-            print_metrics(tested[-1])
-        _tell(8)
-        data = report_data(
+        page = write_page(
+            output / "report.html",
             tested,
-            {name: Path(name) for name in (FOUNDATION, SCORER, RETRIEVER)},
+            config,
+            "prompts",
+            runs={name: Path(name) for name in gin_files},
             title=spec["name"],
-            summary="One encoder-decoder that reads nothing but text: pretrained on these data, "
-            "then tuned for scoring and for retrieval with the backbone frozen.",
-            parameters=parameter_groups(config, "prompts"),
+            summary=SUMMARY,
             facts={
                 "Folder": str(output),
                 "Events": f"{report.num_rows['events']:,}",
                 "Steps": _listed(sizes.steps),
                 "Tokens of a row": f"inputs {sizes.inputs}, targets {sizes.targets}",
-                "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
                 "Minutes of this call": f"{(time.monotonic() - begin) / 60:.1f}",
             },
             notes=[
                 "Scoring: each user's first events train, the last ones test; without labels "
                 "in the data every event is positive, and negatives are sampled.",
                 "Retrieval: each user's last item, among all items"
-                + ("." if scoring.repeats_count else " the user has not had before.")
-                + (HYBRID_NOTE if any(map(is_hybrid, tested)) else ""),
-                *sample_notes(tested),
+                + ("." if scoring.repeats_count else " the user has not had before."),
             ],
         )
-        page = write_report(output / "report.html", data)
     print(_what_next(output, page, spec["name"]))
     behind = list(itertools.chain.from_iterable(map(behind_baselines, tested)))
     if behind:
@@ -272,24 +248,50 @@ def prepare_both(
     return prepared
 
 
+def train_and_evaluate(
+    gin_files: Mapping[str, str],
+    output: Path,
+    bindings: Sequence[str],
+    *,
+    rows: int = 0,
+    before: Callable[[int], None] = lambda number: None,
+) -> tuple[list[TaskResult], ModelConfig]:
+    """Pretrains as the first gin file says, tunes that as the others say, and evaluates these.
+
+    Args:
+      gin_files: by the name of the run, which becomes a folder in `output`.
+      output: its parent.
+      bindings: of every run.
+      rows: of a test part that are evaluated (0: all).
+      before: called with 0, 1, ... before each run.
+
+    Returns:
+      What was evaluated, and the configuration of the first model that was tuned.
+
+    Raises:
+      KeyboardInterrupt: a signal stopped one of the runs.
+    """
+    results, configs = [], []
+    foundation = output / next(iter(gin_files))
+    for number, (name, gin_file) in enumerate(gin_files.items()):
+        before(number)
+        start = [f"INITIAL_CHECKPOINT_PATH={str(foundation)!r}"] if number else []
+        trained = run_phase(gin_file, output / name, [*bindings, *start])
+        if number:
+            configs.append(trained.model.config)
+            results.append(evaluate_phase(trained, rows))
+            print_metrics(results[-1])
+    return results, configs[0]
+
+
 def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResult:
     """Trains as a gin file says, or goes on with what is in the folder.
-
-    A batch that does not divide over the devices gets the few rows that it lacks: the demo's files
-    are made for any machine.
 
     Raises:
       KeyboardInterrupt: a signal stopped it.
     """
     print(f"{folder.name}: {gin_file}", flush=True)
-    settings = [f"MODEL_DIR={str(folder)!r}", *bindings]
-    configuration.parse_config([gin_file], settings)
-    rows = configuration.macro("BATCH_SIZE")
-    # As many shards as there are by default.
-    if lacking := -rows % _least_batch(configuration.bound("BatchIterator.num_shards", 4)):
-        rows += lacking
-        print(f"{rows} rows a step, so that they divide over all devices", flush=True)
-        configuration.parse_config([gin_file], [*settings, f"BATCH_SIZE={rows}"])
+    configuration.parse_config([gin_file], [f"MODEL_DIR={str(folder)!r}", *bindings])
     with own_vocabulary(folder):
         configuration.settle_measured()
     result = train()
@@ -353,12 +355,6 @@ def behind_baselines(result: TaskResult) -> list[str]:
 # --- sizes ------------------------------------------------------------------------------------
 
 
-def _least_batch(num_shards: int) -> int:
-    """Rows of the smallest batch that divides over the data's shards and over all devices."""
-    mesh = make_mesh()
-    return math.lcm(num_shards, mesh.shape["data"] * mesh.shape["fsdp"])
-
-
 def _saved_sizes(dataset: str, output: Path) -> Sizes | None:
     """Those of an earlier call, so that it is gone on with as it began."""
     if not Path(SIZES_FILE).is_file():
@@ -378,9 +374,8 @@ def _sizes(prepared: Prepared, minutes: float, begin: float, seed: int) -> Sizes
     lengths = measured_lengths(dataset)
     rows = min(prepared.num_rows(view)["train"] for view in ("groups", "documents"))
     num_shards = 4 if rows >= 64 else 1
-    multiple = _least_batch(num_shards)
     batch_size = max(4, min(64, rows // 4 // 4 * 4))
-    batch_size += -batch_size % multiple
+    batch_size += -batch_size % math.lcm(num_shards, make_mesh().size)
     draft = Sizes(
         dataset=dataset,
         model="mini" if minutes >= _MINUTES_OF_MINI else "tiny",

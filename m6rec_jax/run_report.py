@@ -96,6 +96,11 @@ _METRICS = {
 }
 # Views whose rows have users.
 _OF_USERS = ("groups", "next_items", "reranking")
+_HYBRID_NOTE = (
+    "In retrieval the model is the hybrid that is served: what its two towers, co-occurrence, "
+    "EASE, words and popularity say, weighed by what was learnt on validation rows; two towers are "
+    "those alone."
+)
 _LOWER_IS_BETTER = ("log_loss", "perplexity", "alignment", "uniformity")
 
 
@@ -200,62 +205,70 @@ def report_on_run(
         evaluate_task(task, lengths, restored.model, restored.variables, **asked) for task in tasks
     ]
     trainable = read_manifest(location).trainable or "all"
-    data = report_data(
+    return write_page(
+        output or run / "report.html",
         results,
-        {run.name or str(run): run},
+        restored.model.config,
+        trainable,
+        runs={run.name or str(run): run},
         title=", ".join(datasets),
         summary=f"{run}, after step {restored.step}, on the {split} part.",
-        parameters=parameter_groups(restored.model.config, trainable),
         facts={
             "Run": str(run),
             "Task": name,
             "Checkpoint": f"step {restored.step}",
             "Trained": "the prompts; the backbone is frozen" if trainable == "prompts" else "all",
             "Tokens of a row": ", ".join(f"{kind} {n}" for kind, n in lengths.items()),
-            "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
         },
-        notes=sample_notes(results),
     )
-    return write_report(output or run / "report.html", data)
 
 
-def report_data(
-    results: Sequence[TaskResult], folders: Mapping[str, Path], **others: Any
-) -> ReportData:
-    """What the page shows of tasks and of the runs that made them.
+def write_page(
+    page: Path,
+    results: Sequence[TaskResult],
+    config: ModelConfig,
+    trainable: str,
+    *,
+    runs: Mapping[str, Path],
+    title: str,
+    summary: str,
+    facts: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Path:
+    """Writes what tasks reached and how the runs that made them went, and returns `page`.
 
     Args:
+      page: the file.
       results: of `evaluate_task`.
-      folders: what a run is called -> MODEL_DIR.
-      others: fields of `ReportData`: title, summary, parameters, facts, notes.
+      config, trainable: of the model; 'prompts' or 'all'.
+      runs: what a run is called -> MODEL_DIR.
+      title, summary, facts, notes: see `ReportData`.
     """
-    several = len(results) > 1
-    return ReportData(
+    several, of_hybrid = len(results) > 1, any(map(_is_hybrid, results))
+    parameters = [] if trainable == "all" else count_parameters(config, trainable).groups
+    data = ReportData(
+        title=title,
+        summary=summary,
+        facts={**facts, "Date": datetime.now(UTC).strftime("%Y-%m-%d")},
+        notes=[*notes, *([_HYBRID_NOTE] if of_hybrid else []), *_sample_notes(results)],
+        parameters=[ParameterGroup(f"{g.part}: {g.name}", g.count, g.trains) for g in parameters],
         comparisons=[line for result in results for line in _comparisons(result, several)],
-        curves=[curve for name, folder in folders.items() for curve in _curves(name, folder)],
+        curves=[curve for name, folder in runs.items() for curve in _curves(name, folder)],
         scored=[drawn for result in results for drawn in _scored(result, several)],
         ranked=[drawn for result in results for drawn in _ranked(result, several)],
         users=[panel for result in results for panel in _users(result)],
-        score_name="hybrid's weighted sum" if any(map(is_hybrid, results)) else "cosine similarity",
+        score_name="hybrid's weighted sum" if of_hybrid else "cosine similarity",
         texts=[text for result in results for text in _texts(result, several)],
-        **others,
     )
+    return write_report(page, data)
 
 
-def parameter_groups(config: ModelConfig, trainable: str) -> list[ParameterGroup]:
-    """Rows of the table of parameters; none where everything trains."""
-    if trainable == "all":
-        return []
-    groups = count_parameters(config, trainable).groups
-    return [ParameterGroup(f"{g.part}: {g.name}", g.count, g.trains) for g in groups]
-
-
-def is_hybrid(result: TaskResult) -> bool:
+def _is_hybrid(result: TaskResult) -> bool:
     """Whether more than the two towers ranked."""
     return getattr(result.predictions, "towers_ranks", None) is not None
 
 
-def sample_notes(results: Sequence[TaskResult]) -> list[str]:
+def _sample_notes(results: Sequence[TaskResult]) -> list[str]:
     """Notes on metrics of some rows alone."""
     notes = []
     for result in results:

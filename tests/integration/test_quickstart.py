@@ -12,13 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gin
 import pytest
 
-from m6rec_jax import cli, configuration, quickstart
+from m6rec_jax import cli, quickstart
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.run_report import report_on_run
 
@@ -218,16 +217,3 @@ def test_a_vocabulary_of_before_the_sizes_were_chosen_is_trained_anew(
     (tmp_path / "prepare.gin").touch()
     with pytest.raises(KeyboardInterrupt):
         quickstart.run_quickstart(shop, tmp_path)
-
-
-@pytest.mark.parametrize(("devices", "rows"), [(1, 64), (6, 72), (8, 64)])
-def test_batches_divide_over_the_devices(
-    devices: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mesh = SimpleNamespace(shape={"data": devices, "fsdp": 1}, size=devices)
-    monkeypatch.setattr(quickstart, "make_mesh", lambda: mesh)
-    monkeypatch.setattr(quickstart, "train", lambda: SimpleNamespace(stopped_by=None))
-    (tmp_path / "run.gin").write_text("BATCH_SIZE = 64")
-    quickstart.run_phase(str(tmp_path / "run.gin"), tmp_path / "run", [])
-    assert configuration.macro("BATCH_SIZE") == rows
-    gin.clear_config()
