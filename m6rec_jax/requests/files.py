@@ -278,8 +278,8 @@ class ParquetRows:
                     row += batch.num_rows
                     if rest.num_rows > 0:
                         table = pa.Table.from_batches([plain_batch(rest)])
-                        after = Position(number + rest.num_rows)
-                        yield Chunk(_read_batch(rest, number), after, table)
+                        rows = _read_batch(plain_batch(rest, microseconds=True), number)
+                        yield Chunk(rows, Position(number + rest.num_rows), table)
             except (pa.ArrowException, OSError) as error:
                 raise parquet_damage(self.path, error) from error
 
@@ -346,7 +346,6 @@ def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
 
 def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
     """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
-    batch = plain_batch(batch, microseconds=True)
     try:
         return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
     except (UnicodeDecodeError, ValueError, OverflowError):
