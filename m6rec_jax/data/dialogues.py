@@ -180,9 +180,6 @@ def prepare_dialogues(
     if parsed.kind != "by_group":
         raise DataError(f"split {split!r} needs users and times; dialogues have 'by_group'")
     paths = [folder / file for file in spec.files.values()]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} does not exist ({DIALOGUES_FILE} names it)")
     known: JoinedAttributes | None = None
     if options.words is not None:
         # Beside what is prepared, where that is on a local disk, as other data sets.

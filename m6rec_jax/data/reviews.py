@@ -131,9 +131,6 @@ def prepare_reviews(
     files = [folder / REVIEWS_FILE, folder / spec.file]
     if spec.index:
         files += [folder / spec.index / f"{part}.index" for part in PARTS]
-    for path in files:
-        if not path.is_file():
-            raise DataError(f"{path} does not exist ({REVIEWS_FILE} names it)")
 
     def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
         reviews = read_reviews(folder, spec)

@@ -27,8 +27,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from typing import Any
 import pooch
 import pyarrow.parquet as pq
 
+from m6rec_jax.data.schema import load_json, parsed
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import replaced_folder
 from m6rec_jax.io.buckets import in_bucket, path_of
@@ -164,24 +164,16 @@ class PublicDataset:
     @classmethod
     def load(cls, path: Path) -> PublicDataset:
         """Reads a `source.json`; raises DataError where it does not fit."""
+        described = load_json(path)
         try:
-            described = json.loads(path.read_text("utf-8"))
             raw = [
-                json.loads((path.parent / files).read_text("utf-8"))
-                if isinstance(files, str)
-                else files
+                load_json(path.parent / files) if isinstance(files, str) else files
                 for files in described["raw"]
             ]
-            parsed = [
-                RawFiles(**{**files, "routes": tuple(Route(**route) for route in files["routes"])})
-                for files in raw
-            ]
-            return cls(described["name"], path.parent, described["version"], tuple(parsed))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path} does not describe raw files as m6rec_jax/data/sources.py has it "
-                f"({type(error).__name__}: {error})"
-            ) from error
+            raw_files = tuple(parsed(files, RawFiles, str(path)) for files in raw)
+            return cls(described["name"], path.parent, described["version"], raw_files)
+        except KeyError as error:
+            raise DataError(f"{path}: the key {error} is missing") from error
 
     @property
     def spec(self) -> Path:
@@ -272,9 +264,16 @@ def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
         _print(f"{files.title}: {files.licence}\n{files.terms}")
     if _built_version(target / dataset.spec.name) == dataset.version:
         return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{cache} cannot be written to ({error.strerror}); set {DATA_DIR_VARIABLE} to a folder "
+            "that can"
+        ) from error
     raw = {files.name: _fetch_raw(files, cache / "raw" / files.name) for files in dataset.raw}
     _print(f"building {target}")
-    with _replaced_folder(target) as folder:
+    with replaced_folder(target) as folder:
         _print(dataset.build(raw, folder))
     return target
 
@@ -294,7 +293,7 @@ def _fetch_raw(files: RawFiles, target: Path) -> Path:
     for route in files.routes:
         _print(f"fetching {files.title} from {route.address}")
         try:
-            with _replaced_folder(target) as folder:
+            with replaced_folder(target) as folder:
                 route.download(folder)
             return target
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -311,17 +310,3 @@ def _fetch_raw(files: RawFiles, target: Path) -> Path:
         f"{files.title} cannot be fetched:\n" + "\n".join(failures) + "\n"
         f"With the files from another machine, put {names} into {target} and try again."
     )
-
-
-@contextmanager
-def _replaced_folder(target: Path) -> Iterator[Path]:
-    """`replaced_folder`, with an error that names the setting where it cannot be made."""
-    with ExitStack() as stack:
-        try:
-            folder = stack.enter_context(replaced_folder(target))
-        except OSError as error:
-            raise DataError(
-                f"{target.parent} cannot be written to ({error.strerror}); set "
-                f"{DATA_DIR_VARIABLE} to a folder that can"
-            ) from error
-        yield folder

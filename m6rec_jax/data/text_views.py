@@ -21,6 +21,7 @@ from m6rec_jax.data.prepared import (
 )
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import RowWriter
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
 
@@ -49,7 +50,7 @@ def prepare_texts(
     dataset: str,
     split: Split,
     wanted: Sequence[str],
-    files: Iterable[Path],
+    files: Sequence[Path],
     settings: Mapping[str, Any],
     render: Render,
     progress: bool,
@@ -62,7 +63,7 @@ def prepare_texts(
       dataset: its name.
       split: of the data set.
       wanted: the views that are made.
-      files: that the rows are made from.
+      files: that the rows are made from, first the one that names the others.
       settings: for JSON; rows depend on them, too.
       render: makes the rows, in any order; what it writes to the folder that it is given comes to
         lie beside the manifest when all rows were made.
@@ -70,8 +71,11 @@ def prepare_texts(
       made_with: further settings that what `render` writes depends on.
 
     Raises:
-      DataError: the folder is of a data set of another name.
+      DataError: one of the files is missing, or the folder is of a data set of another name.
     """
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist, and {files[0]} names it")
     with (
         local_data_dir(out, dataset, split.name) as data_dir,
         locked_folder(folder_of(data_dir, dataset, split.name), f"preparing {dataset}"),

@@ -269,7 +269,7 @@ def test_a_cache_folder_that_is_a_file(tmp_path, server, pip, registered):
 
 def test_a_source_of_another_form_is_named(registered):
     registered(routes=[{"url": "https://..."}])
-    with pytest.raises(DataError, match=r"tasks/toy/source\.json .*'url'"):
+    with pytest.raises(DataError, match=r"tasks/toy/source\.json: .*routes\[0\]"):
         sources.public_datasets()
 
 
