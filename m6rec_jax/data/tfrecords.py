@@ -7,6 +7,7 @@ files by which `tfds.builder_from_directory` knows it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import mmap
@@ -146,8 +147,6 @@ def add_part(files: Sequence[ShardFile], target: Path, part: str, out: Path) -> 
 
 def read_shards(folder: Path, view: str, part: str) -> Iterator[dict[str, Any]]:
     """Rows of a view, in order, as `pipeline.prepared_rows.read_rows` gives them."""
-    from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
-
     decoders: dict[str, Callable[[Any], Any]] = {
         "str": bytes.decode,
         "time": lambda value: struct.unpack("<d", value)[0],
@@ -157,7 +156,7 @@ def read_shards(folder: Path, view: str, part: str) -> Iterator[dict[str, Any]]:
             while head := file.read(12):  # its length, and a checksum
                 record = file.read(int.from_bytes(head[:8], "little"))
                 file.read(4)  # the record's checksum
-                features = Example.FromString(record).features.feature
+                features = _message().FromString(record).features.feature
                 row: dict[str, Any] = {}
                 for name, (kind, many) in views.COLUMNS[view].items():
                     decode = decoders.get(kind, lambda value: value)
@@ -167,12 +166,17 @@ def read_shards(folder: Path, view: str, part: str) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _example(view: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
-    """A row as a serialized example; the values of its columns are those of `_encoded`."""
-    # Late: it takes half a second, and who serves does without.
+@functools.cache
+def _message() -> Any:
+    """The class `tf.train.Example`; imported late, since who serves does without."""
     from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
-    example = Example()
+    return Example
+
+
+def _example(view: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """A row as a serialized example; the values of its columns are those of `_encoded`."""
+    example = _message()()
     features = example.features.feature
     for name, (kind, _) in views.COLUMNS[view].items():
         listed = getattr(features[name], _LISTS[kind])
