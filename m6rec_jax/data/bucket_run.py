@@ -45,6 +45,7 @@ from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.prepared import STATISTICS
+from m6rec_jax.data.profile_counts import save_profile_counts
 from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics
@@ -226,8 +227,11 @@ class BucketRun:
             counts.save(folder)
 
     def save_ease(self, folder: Path) -> None:
-        """Writes what follows from all that a user had, likewise."""
+        """Writes what follows from all that a user had, or from a profile, likewise."""
         Ease.fitted(*self._counted_events, self._num_items).save(folder)
+        users = self._job.dataset.users
+        columns = {name: users[name].to_pylist() for name in self._job.dataset.spec.users.columns}
+        save_profile_counts(folder, columns, *self._counted_events)
 
     # ---- steps
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import gin
 
 from m6rec_jax import __version__
-from m6rec_jax.data import co_occurrence, ease, statistics_files, views
+from m6rec_jax.data import co_occurrence, ease, profile_counts, statistics_files, views
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
@@ -175,7 +175,7 @@ class _Preparation:
             # Views of other data must not be read beside it; `finish` writes it anew.
             (self.folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
-            for name in (CATALOGUE, co_occurrence.FILE, ease.FILE):
+            for name in (CATALOGUE, co_occurrence.FILE, ease.FILE, profile_counts.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
         self.options = with_history_length(options, counted["counts"])
@@ -277,7 +277,7 @@ class _Preparation:
             events = self.run.save_statistics(self.folder / STATISTICS)
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
         if not set(views.COUNTED).isdisjoint(self.manifest["views"]):
-            wanted = fingerprint(self.source, ease.FORMAT)
+            wanted = fingerprint(self.source, ease.FORMAT, profile_counts.FORMAT)
             there = (self.folder / ease.FILE).is_file()
             if self.manifest["ease"] != wanted or not there:
                 self.run.save_ease(self.folder)

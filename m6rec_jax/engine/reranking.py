@@ -17,7 +17,7 @@ recommended what is popular, spread over kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from scipy import sparse
 
 from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
 from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.profile_counts import ProfileCounts
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.item_words import ItemWords
 from m6rec_jax.engine.ranking_weights import (
@@ -104,6 +105,7 @@ class Reranker:
       offered: which items may be recommended, bool `[items]`; None: all.
       kinds: of each item, or of the first ones, such as genres; None: nothing is said of them, and
         users without a past are recommended to as others are.
+      profiles: what is chosen by users of a profile; None: nothing is known of that.
 
     Raises:
       DataError: counts of more items than there are.
@@ -122,6 +124,7 @@ class Reranker:
         depth: int = 100,
         offered: np.ndarray | None = None,
         kinds: Sequence[Sequence[str]] | None = None,
+        profiles: ProfileCounts | None = None,
     ) -> None:
         if max(co_occurrence.num_items, len(counts)) > len(texts):
             raise DataError(
@@ -131,12 +134,12 @@ class Reranker:
         self._scorer, self._texts = scorer, texts
         self._co_occurrence, self._ease = co_occurrence, ease
         self._depth, self._words = depth, ItemWords(texts)
+        self._profiles = profiles
         self._kinds = None if kinds is None else _memberships(kinds, len(texts))
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
         self._offered = np.ones(len(texts), bool) if offered is None else offered
-        popular = np.argsort(-counts, kind="stable")
-        self._popular = popular[(self._offered & ~self.new)[popular]]
+        self._popular = self._by(self._popularity)
         self.use(weights)
 
     @property
@@ -171,10 +174,11 @@ class Reranker:
         found: TopK,
         similarities: Similarities,
         tasks: Sequence[str] | None = None,
+        users: Sequence[Mapping[str, Any]] | None = None,
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
 
-        Arguments: `candidates`.
+        Arguments: `candidates`, and what is known of each user, for those without a past.
 
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
@@ -186,29 +190,45 @@ class Reranker:
             for row, (had, out) in enumerate(zip(past, seen, strict=True)):
                 if not len(had):
                     number = max(self._depth, found.ids.shape[1])
+                    profile = users[row] if users else {}
                     ids[row], scores[row] = self._without_past(
-                        self._kinds, out, number, ids.shape[1]
+                        self._kinds, profile, out, number, ids.shape[1]
                     )
         order = np.argsort(-scores, axis=1, kind="stable")
         return TopK(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
         )
 
+    def _by(self, popularity: np.ndarray) -> np.ndarray:
+        """Items that may be recommended and are not new, the most popular ones first."""
+        order = np.argsort(-popularity, kind="stable")
+        return order[(self._offered & ~self.new)[order]]
+
     def _without_past(
-        self, kinds: sparse.csr_matrix, out: Any, number: int, width: int
+        self,
+        kinds: sparse.csr_matrix,
+        profile: Mapping[str, Any],
+        out: Any,
+        number: int,
+        width: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Popular items, but some, spread over kinds by D'Hondt's method; and their scores.
+        """Items that are popular with users of the same profile, but some, and their scores.
+
+        They are spread over kinds by D'Hondt's method.
 
         A number of them, where there are so many, and `NO_ITEM` up to a width.
         """
         ids, scores = np.full(width, NO_ITEM, np.int64), np.full(width, -np.inf, np.float32)
-        popular = self._popular[~np.isin(self._popular, np.asarray(out, np.int64))]
-        popular = popular[: 4 * self._depth]
+        popular, popularity = self._popular, self._popularity
+        if self._profiles and (lift := self._profiles.lift(profile)) is not None:
+            popularity = popularity + np.pad(lift, (0, len(popularity) - len(lift)))
+            popular = self._by(popularity)
+        popular = popular[~np.isin(popular, np.asarray(out, np.int64))][: 4 * self._depth]
         has = kinds[popular].toarray()
         shares = has / np.maximum(1, has.sum(axis=1, keepdims=True))
         before = np.zeros(len(popular))
         for place in range(min(number, len(popular))):
-            values = self._popularity[popular] - np.log1p(before)
+            values = popularity[popular] - np.log1p(before)
             best = int(values.argmax())
             ids[place], scores[place] = popular[best], values[best]
             before += shares @ has[best]
