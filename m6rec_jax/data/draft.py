@@ -75,9 +75,7 @@ def counted_by(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list
 
 
 def text_columns(
-    item_columns: Mapping[str, str],
-    item_file: Path,
-    items: Mapping[str, Sequence[Any]] | None = None,
+    item_columns: Mapping[str, str], item_file: Path, items: Mapping[str, Sequence[Any]]
 ) -> list[str]:
     """Columns of items that the template renders; every item must have the first one.
 
@@ -86,7 +84,7 @@ def text_columns(
     Args:
       item_columns: name -> type, as in `schema.TableSpec`.
       item_file: for the message.
-      items: values by column, one for each item; None: not known.
+      items: values by column, one for each item.
 
     Raises:
       DataError: there is no text.
@@ -104,7 +102,7 @@ def text_columns(
             "needs their titles or other words"
         )
     named = [name for word in _TEXTS for name in columns if word in name.lower()]
-    if not named and items is not None:
+    if not named:
         whole = [name for name in columns if all(items[name])]
         # Sizes and numbers are no words.
         named = sorted(whole, key=lambda name: -len({_DIGITS.sub("", str(v)) for v in items[name]}))
