@@ -120,8 +120,7 @@ class _Check:
         """Reads a table as far as it can be read, and checks its rows."""
         tables, columns = self.tables, columns_of(spec)
         tables.create(table, columns)
-        required = columns if isinstance(spec, EventsSpec) else columns[:1]
-        names = self._usable(table, spec.file, columns, required)
+        names = self._usable(table, spec.file, columns)
         is_whole = bool(names)
         for path, of_file in names.items():
             try:
@@ -147,11 +146,7 @@ class _Check:
         self.read.append(table)
 
     def _usable(
-        self,
-        table: str,
-        file: str | None,
-        columns: list[checks.Column],
-        required: list[checks.Column],
+        self, table: str, file: str | None, columns: list[checks.Column]
     ) -> dict[Path, list[str]]:
         """The files of a table that can be read at all, and the names of their columns."""
         try:
@@ -173,7 +168,8 @@ class _Check:
             for name in names:
                 if name not in wanted:
                     self._add("undeclared_column", table, path, name)
-            if all(column.name in names for column in required):
+            required = wanted if table == "events" else wanted[:1]
+            if all(name in names for name in required):
                 usable[path] = names
         return usable
 

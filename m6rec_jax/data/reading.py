@@ -197,12 +197,11 @@ def _load(
         more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
         raise DataError(f"{paths[0]}{more} has no rows")
     tables.check(table, checks)
-    wrong = tables.first_error(table)
-    if wrong is not None:
-        where = f"{wrong.path}, row {wrong.number}"
-        where += f", column {wrong.column!r}" if wrong.column else ""
+    if (wrong := tables.first_error(table)) is not None:
+        path, number, column, reason = wrong
+        where = f"{path}, row {number}" + (f", column {column!r}" if column else "")
         raise DataError(
-            f"{where}: {wrong.reason} (`m6rec data check` lists every problem of a folder, and "
+            f"{where}: {reason} (`m6rec data check` lists every problem of a folder, and "
             "sets such rows aside with --quarantine)"
         )
 

@@ -86,15 +86,6 @@ class Source(NamedTuple):
     first_line: int | None
 
 
-class RowError(NamedTuple):
-    """The first row that is wrong."""
-
-    path: Path
-    number: int
-    column: str
-    reason: str
-
-
 def columns_of(spec: TableSpec | EventsSpec) -> list[Column]:
     """The declared columns of a table."""
     slots: list[str]
@@ -253,13 +244,13 @@ class Tables:
                 FROM {check.rows or f"{table} AS t"} WHERE {check.where}"""
             )
 
-    def first_error(self, table: str) -> RowError | None:
-        """The first row of a table that is wrong; None where none is."""
+    def first_error(self, table: str) -> tuple[Path, int, str, str] | None:
+        """The first row of a table that is wrong: file, number, column, reason; None: all good."""
         errors = self.rows(
             """SELECT file, number, column_name, reason FROM problems
             WHERE source = ? AND is_error ORDER BY row, place LIMIT 1""",
             [table],
         )
         for file, number, column, reason in errors:
-            return RowError(self.files[file], number, column, reason)
+            return self.files[file], number, column, reason
         return None

@@ -245,10 +245,10 @@ def _load(
     tables.create(table, columns)
     tables.load(table, imported.path, imported.source, columns)
     tables.check(table, checks)
-    wrong = tables.first_error(table)
-    if wrong is not None:
-        column = f"column {wrong.column!r}: " if wrong.column in imported.names else ""
-        raise DataError(f"{wrong.path}, line {wrong.number + 1}: {column}{wrong.reason}")
+    if (wrong := tables.first_error(table)) is not None:
+        path, number, name, reason = wrong
+        column = f"column {name!r}: " if name in imported.names else ""
+        raise DataError(f"{path}, line {number + 1}: {column}{reason}")
 
 
 def _copy(tables: Tables, table: str, columns: Mapping[str, str], folder: Path) -> None:
