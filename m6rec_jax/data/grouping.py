@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 
 from m6rec_jax.data.splits import TEST, TRAIN, VALIDATION
-from m6rec_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +36,3 @@ class Grouping:
     parts: tuple[int, ...] = (TRAIN, VALIDATION, TEST)
     repeats: bool = True
     with_seen: bool = False
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.max_events < 0:
-            raise ConfigError(
-                f"a group needs at least one row and no negative number of events, not "
-                f"size={self.size}, max_events={self.max_events}"
-            )

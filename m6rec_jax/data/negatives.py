@@ -11,10 +11,9 @@ above 1, and the odds in the rows are too low.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,14 +31,8 @@ CHOSEN, NOT_CHOSEN = "chosen", "not chosen"
 DEFAULT_NEGATIVES = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Popularity:
-    """Running sums of all items' weights, whenever negatives look at them anew.
-
-    Attributes:
-      schedule: counts of events `[epochs]`.
-      cumulative: `[epochs, items]`.
-    """
+class Popularity(NamedTuple):
+    """Running sums of items' weights `[epochs, items]`, from so many events on `[epochs]`."""
 
     schedule: np.ndarray
     cumulative: np.ndarray

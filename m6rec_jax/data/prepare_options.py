@@ -9,7 +9,6 @@ from typing import Any
 
 import gin
 
-from m6rec_jax.data import views
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
@@ -18,6 +17,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.templates import DatasetTemplate
 
 log = logging.getLogger(__name__)
+# Views that are made unless others are asked for.
+VIEWS = ("groups", "next_items", "documents", "catalogue")
 # Behaviours of a history, where nothing else is asked for.
 _HISTORY = (5, 30)
 # With more the most popular items alone would be drawn.
@@ -46,7 +47,7 @@ class PrepareOptions:
       seed: of the negatives.
     """
 
-    views: Sequence[str] = views.VIEWS
+    views: Sequence[str] = VIEWS
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     group_size: int = 4
     max_events: int | None = None

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.event_views.writing import GENERATED
+from m6rec_jax.data.prepare_options import VIEWS
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.buckets import path_of
@@ -25,8 +26,6 @@ TFDS_NAME = "recommender_text"
 VERSION = "1.0.0"
 INFO = "dataset_info.json"  # of TFDS, in the folder of a view
 
-# Of users, items and events, unless others are asked for.
-VIEWS = ("groups", "next_items", "documents", "catalogue")
 # With which co-occurrences of items are written.
 COUNTED = (*(name for name, view in EVENT_VIEWS.items() if view.counted), "recommendations")
 # Of a corpus of texts.

@@ -378,8 +378,6 @@ def test_grouping() -> None:
         (TRAIN, [100, 101, 102, 104], []),
         (TRAIN, [106], [100, 101, 102, 104, 105]),
     ]
-    with pytest.raises(ConfigError, match="size=0"):
-        Grouping(size=0, max_events=3)
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
 from m6rec_jax.data.bucket_rows import BucketRows
 from m6rec_jax.data.event_views.view import EventView, Rows
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import TRAIN
-from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups
-
-if TYPE_CHECKING:
-    from m6rec_jax.data.prepare_options import PrepareOptions
 
 
 class CatalogueView(EventView):
     name = "catalogue"
     of_events = False
     columns = "item_id str, item_index int, text str"
-
-    def settings(
-        self, dataset: Dataset, options: PrepareOptions, statistics: StatisticsOptions
-    ) -> list[Any]:
-        return [self.name]
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
         job = made.opened.job

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.bucket_rows import BucketRows
 from m6rec_jax.data.event_views.view import EventView, Rows
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.render import item_document, item_in_document, sentence
 from m6rec_jax.data.splits import TRAIN
 from m6rec_jax.data.user_bucket import Groups
 from m6rec_jax.text.column_text import distinct_texts
-
-if TYPE_CHECKING:
-    from m6rec_jax.data.prepare_options import PrepareOptions
 
 
 class DocumentsView(EventView):

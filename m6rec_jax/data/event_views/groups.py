@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +11,9 @@ from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.event_views.view import OF_USER, EventView, Rows
 from m6rec_jax.data.negatives import asked, num_negatives
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups, Ranges
-
-if TYPE_CHECKING:
-    from m6rec_jax.data.prepare_options import PrepareOptions
 
 
 class GroupsView(EventView):
@@ -34,13 +30,9 @@ class GroupsView(EventView):
     def with_seen(self, negatives: int) -> bool:
         return negatives > 0
 
-    def settings(
-        self, dataset: Dataset, options: PrepareOptions, statistics: StatisticsOptions
-    ) -> list[Any]:
-        found = super().settings(dataset, options, statistics)
-        if negatives := num_negatives(dataset, options):
-            found.append([negatives, options.negative_power, options.seed])
-        return found
+    def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
+        negatives = num_negatives(dataset, options)
+        return [[negatives, options.negative_power, options.seed]] if negatives else []
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
         own = candidates_of(made, groups)
@@ -57,18 +49,10 @@ class GroupsView(EventView):
         return Rows(columns, groups.part)
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """What is to be scored in the rows of 'groups'.
+class Candidates(NamedTuple):
+    """What is to be scored: items, their values (NaN for none) and labels `[candidates]`."""
 
-    Attributes:
-      ranges: of each group among the candidates.
-      items: indices in the items table `[candidates]`.
-      values: NaN for none `[candidates]`.
-      labels: 0 or 1 `[candidates]`.
-    """
-
-    ranges: Ranges
+    ranges: Ranges  # of each group among the candidates
     items: np.ndarray
     values: np.ndarray
     labels: np.ndarray

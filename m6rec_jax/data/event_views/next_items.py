@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m6rec_jax.data import co_occurrence
 from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.event_views.view import OF_USER, EventView, Rows
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups, Ranges
 from m6rec_jax.text.column_text import distinct_texts
-
-if TYPE_CHECKING:
-    from m6rec_jax.data.prepare_options import PrepareOptions
 
 
 class NextItemsView(EventView):
@@ -25,10 +22,8 @@ class NextItemsView(EventView):
     def size(self, options: PrepareOptions, negatives: int) -> int:
         return options.next_items_size
 
-    def settings(
-        self, dataset: Dataset, options: PrepareOptions, statistics: StatisticsOptions
-    ) -> list[Any]:
-        return [*super().settings(dataset, options, statistics), co_occurrence.FORMAT]
+    def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
+        return [co_occurrence.FORMAT]
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
         items = made.bucket.item[groups.rows.numbers]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from m6rec_jax.data import co_occurrence
 from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.event_views.next_items import NextItemsView
 from m6rec_jax.data.event_views.view import OF_USER, Rows
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups, Ranges
 from m6rec_jax.text.column_text import distinct_texts
-
-if TYPE_CHECKING:
-    from m6rec_jax.data.prepare_options import PrepareOptions
 
 
 class RerankingView(NextItemsView):
@@ -29,11 +27,9 @@ class RerankingView(NextItemsView):
     def with_seen(self, negatives: int) -> bool:
         return True
 
-    def settings(
-        self, dataset: Dataset, options: PrepareOptions, statistics: StatisticsOptions
-    ) -> list[Any]:
+    def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
         drawn = [options.reranking_negatives, options.reranking_depth, options.seed]
-        return [*super().settings(dataset, options, statistics), drawn]
+        return [co_occurrence.FORMAT, drawn]
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
         bucket, drawn = made.bucket, made.opened.job.load(f"candidates-{made.number}")

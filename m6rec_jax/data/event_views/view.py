@@ -12,6 +12,7 @@ import numpy as np
 from m6rec_jax.data import statistics_files
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import num_negatives
+from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups
@@ -20,7 +21,6 @@ from m6rec_jax.text.templates import DatasetTemplate
 
 if TYPE_CHECKING:
     from m6rec_jax.data.bucket_rows import BucketRows
-    from m6rec_jax.data.prepare_options import PrepareOptions
 
 OF_USER = "user_id str, user_index int, time time, history str[]"
 
@@ -80,7 +80,12 @@ class EventView(abc.ABC):
     ) -> list[Any]:
         """All that rows depend on beside the data set and its split (for JSON)."""
         grouping = dataclasses.asdict(self.grouping(dataset, options))
-        return [self.name, statistics_files.FORMAT, dataclasses.asdict(statistics), grouping]
+        shared = [self.name, statistics_files.FORMAT, dataclasses.asdict(statistics), grouping]
+        return [*shared, *self.own_settings(dataset, options)]
+
+    def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
+        """Those that other views do not depend on."""
+        return []
 
     def check(self, template: DatasetTemplate, where: str) -> None:
         """Raises an error where a template, which the file `where` holds, has no text for it."""
