@@ -113,12 +113,15 @@ class PreparedSource(seqio.DataSource):
         Raises:
           DataError: the data set has no such split.
         """
+        return self._rows(split) if self._sample is None else len(self._sample)
+
+    def _rows(self, split: str) -> int:
         splits: Mapping[str, tfds.core.SplitInfo] = self.builder.info.splits
         if split not in splits:
             raise DataError(
                 f"{self._locate()} has no split '{split}', only {', '.join(sorted(splits))}"
             )
-        return int(splits[split].num_examples) if self._sample is None else len(self._sample)
+        return int(splits[split].num_examples)
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [str(name) for name in self.builder.info.splits[split].filenames]
@@ -158,8 +161,10 @@ class PreparedSource(seqio.DataSource):
         nothing = first == end
         end = max(end, first + 1)  # TFDS reads no empty range
         if self._sample is not None:
-            places = self._sample[first:end]
-            first, end = int(places[0]), int(places[-1]) + 1
+            # Files take turns, so a place is one in the order of the whole split.
+            chosen = np.zeros(self._sample[end - 1] + 1, bool)
+            chosen[self._sample[first:end]] = True
+            first, end = 0, self._rows(split)
         dataset = self.builder.as_dataset(
             split=tfds.core.ReadInstruction(split, first, end, unit="abs"),
             shuffle_files=shuffle,
@@ -167,9 +172,9 @@ class PreparedSource(seqio.DataSource):
             read_config=tfds.ReadConfig(shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
         )
         if self._sample is not None:
-            chosen = tf.constant(np.isin(np.arange(first, end), places))
-            dataset = dataset.enumerate().filter(lambda index, _: chosen[index])
-            dataset = dataset.map(lambda _, row: row)
+            table = tf.constant(chosen)
+            dataset = dataset.take(len(chosen)).enumerate()
+            dataset = dataset.filter(lambda index, _: table[index]).map(lambda _, row: row)
         if shuffle:
             dataset = dataset.shuffle(
                 min(self._shuffle_buffer_size, end - first),

@@ -3,6 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import seqio
+
+from m6rec_jax.data import tfrecords
 from m6rec_jax.pipeline.source import PreparedSource
 
 
@@ -14,3 +19,29 @@ def test_data_prepared_anew_are_read_anew(number_data: list[Path], tmp_path: Pat
         found = [int(row["number"]) for row in source.get_dataset("test", shuffle=False)]
         assert sorted(found) == [first, first + 1, first + 2]
         shutil.rmtree(folder)
+
+
+def test_a_sample_is_of_places_in_the_order_of_the_whole_split(tmp_path: Path) -> None:
+    """Files take turns when a split is read, so a range of it is read in another order."""
+    numbers = range(90)
+    table = pa.table(
+        {"item_id": map(str, numbers), "item_index": numbers, "text": ["item"] * len(numbers)}
+    )
+    records = list(tfrecords.examples(table, "catalogue"))
+    files = [
+        tfrecords.write_shard(tmp_path / str(file), records[file * 30 : file * 30 + 30])
+        for file in range(3)
+    ]
+    target = tmp_path / "catalogue" / "1.0.0"
+    tfrecords.write_view(target, "catalogue", {"train": files})
+    source = PreparedSource(lambda: target)
+    whole = [int(row["item_index"]) for row in source.get_dataset("train", shuffle=False)]
+    assert whole != list(numbers)
+    places = np.sort(np.random.default_rng(0).choice(90, 20, replace=False))
+    sampled = source.sampled(places)
+    shards = [
+        sampled.get_dataset("train", shuffle=False, shard_info=seqio.ShardInfo(index, 2))
+        for index in range(2)
+    ]
+    read = [int(row["item_index"]) for shard in shards for row in shard]
+    assert read == [whole[place] for place in places]
