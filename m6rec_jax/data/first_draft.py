@@ -50,7 +50,9 @@ _EVENTS = re.compile(
     r"|view(?!er)|play(?!er)|(?<![a-z])log",  # not viewers, players, a catalog
     re.I,
 )
-_USERS = re.compile(r"user|customer|buyer|member|client|person|visitor|account|reader|house", re.I)
+_USERS = re.compile(
+    r"user|customer|buyer|member|client|person|visitor|account|reader|household", re.I
+)
 _TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
 _RATINGS = re.compile(r"rating|stars", re.I)
 _VALUES = re.compile(r"score|value|seconds|dwell|duration", re.I)
