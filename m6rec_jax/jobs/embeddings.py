@@ -64,6 +64,7 @@ class EmbeddingsJob(Job):
 
     kind = "embeddings"
     needs = "retrieval projections"
+    tasks = (("embeddings", "next_items", "retrieval_rows"),)
     identity = ("decoder_item_ids", "user_ids")
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:

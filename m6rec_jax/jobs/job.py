@@ -157,6 +157,8 @@ class Job(abc.ABC):
     Attributes:
       kind: name in the registry, and of registered tasks.
       needs: part of a model that it reads: 'classes', 'retrieval projections' or ''.
+      tasks: of every data set of users, items and events: the suffix of the task's name, the view
+        of its rows, and the function of `pipeline.preprocessors` that lays them out.
       identity: features returned beside the outputs, to say what each is of.
       has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
       needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
@@ -165,6 +167,7 @@ class Job(abc.ABC):
 
     kind: ClassVar[str]
     needs: ClassVar[str] = ""
+    tasks: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     identity: ClassVar[tuple[str, ...]] = ()
     has_scores: ClassVar[bool] = False
     needs_text_metrics: ClassVar[bool] = False

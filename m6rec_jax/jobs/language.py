@@ -67,6 +67,11 @@ class LanguageJob(Job):
     """How likely the target tokens are."""
 
     kind = "language"
+    tasks = (
+        ("infilling", "documents", "infilling_rows"),
+        ("generation", "documents", "generation_rows"),
+        ("outcomes", "groups", "outcome_rows"),
+    )
     has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:

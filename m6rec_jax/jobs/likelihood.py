@@ -91,6 +91,7 @@ class LikelihoodJob(Job):
     """The answer to a `text.questions.Question` about each candidate."""
 
     kind = "likelihood"
+    tasks = (("zero_shot", "groups", "likelihood_rows"),)
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 

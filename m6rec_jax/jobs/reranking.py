@@ -27,6 +27,7 @@ class RerankingJob(ScoringJob):
     """The probability that a candidate comes next; everything else as scoring."""
 
     kind = "reranking"
+    tasks = (("reranking", "reranking", "scoring_rows"),)
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         return RerankingAnswers(parts)

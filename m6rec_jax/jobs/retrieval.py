@@ -98,6 +98,7 @@ class RetrievalJob(Job):
 
     kind = "retrieval"
     needs = "retrieval projections"
+    tasks = (("retrieval", "next_items", "retrieval_rows"),)
     identity = ("decoder_item_ids", "user_ids")
     has_scores = ranks_catalogue = True
 

@@ -76,6 +76,7 @@ class ScoringJob(Job):
 
     kind = "scoring"
     needs = "classes"
+    tasks = (("ctr", "groups", "scoring_rows"),)
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 

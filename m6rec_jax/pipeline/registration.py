@@ -16,6 +16,8 @@ registers
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
     movielens_100k_foundation_without_outcomes
 
+and what other jobs ask for (`jobs.job.Job.tasks`).
+
     register_text_tasks("film_reviews", corpus="film-reviews", label_task="sentiment")
 
 registers
@@ -70,7 +72,7 @@ from m6rec_jax.data.prepared import Prepared, fingerprint
 from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.job import Job, job_of
+from m6rec_jax.jobs.job import Job, job_of, jobs
 from m6rec_jax.pipeline import locations, preprocessors, text_preprocessors
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, task_features
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
@@ -191,28 +193,27 @@ def register_recommendation_tasks(
     def late(read: Callable[[Prepared], Any]) -> Callable[[], Any]:
         return lambda: read(locations.prepared(dataset, split))
 
-    frequency = {"item_log_frequency": late(lambda data: data.catalogue().log_frequency)}
-    words = {"outcome": late(lambda data: data.template().outcome), "sampled": late(_sampled_words)}
-    questions = {
-        "item_texts": late(lambda data: data.catalogue().texts),
-        "outcomes": late(lambda data: [outcome.text for outcome in data.template().outcomes]),
+    of_data: Mapping[str, Mapping[str, Any]] = {
+        "retrieval_rows": {"item_log_frequency": late(lambda data: data.catalogue().log_frequency)},
+        "outcome_rows": {
+            "outcome": late(lambda data: data.template().outcome),
+            "sampled": late(_sampled_words),
+        },
+        "likelihood_rows": {
+            "item_texts": late(lambda data: data.catalogue().texts),
+            "outcomes": late(lambda data: [o.text for o in data.template().outcomes]),
+        },
     }
-    rows = preprocessors
     tasks = [
-        _Task("scoring", "ctr", "groups", rows.scoring_rows),
-        _Task("retrieval", "retrieval", "next_items", rows.retrieval_rows, frequency),
-        _Task("reranking", "reranking", "reranking", rows.scoring_rows),
-        _Task("likelihood", "zero_shot", "groups", rows.likelihood_rows, questions),
-        _Task("embeddings", "embeddings", "next_items", rows.retrieval_rows, frequency),
-        _Task("language", "infilling", "documents", rows.infilling_rows),
-        _Task("language", "generation", "documents", rows.generation_rows),
-        _Task("language", "outcomes", "groups", rows.outcome_rows, words),
+        _Task(kind, suffix, view, getattr(preprocessors, rows), of_data.get(rows, {}))
+        for kind, job in jobs().items()
+        for suffix, view, rows in job.tasks
     ]
     if rating_values:
         values = tuple(sorted(rating_values))
         classes = _positive_classes(values, positive_rating)
-        ratings = {"rating_values": values}
-        tasks += [_Task("scoring", "ctr_ratings", "groups", rows.scoring_rows, ratings, classes)]
+        rows, ratings = preprocessors.scoring_rows, {"rating_values": values}
+        tasks += [_Task("scoring", "ctr_ratings", "groups", rows, ratings, classes)]
     others = tuple(kind for kind in FOUNDATION if kind != "outcomes")
     mixtures = {
         "pretrain": ("infilling", "generation"),
