@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.templates import DatasetTemplate
+
+if TYPE_CHECKING:  # with DuckDB, which serving goes without
+    from m6rec_jax.data.reading import Dataset
 
 log = logging.getLogger(__name__)
 # Views that are made unless others are asked for.

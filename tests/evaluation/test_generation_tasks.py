@@ -45,6 +45,7 @@ from m6rec_jax.pipeline.registration import (
     unregister,
 )
 from m6rec_jax.pipeline.text_preprocessors import text_generation_rows
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder
@@ -461,4 +462,10 @@ def test_texts_to_write_may_weigh_more(world):
         with gin.unlock_config():
             gin.bind_parameter("text_generation_rows.loss_weight", 1.0)
     with pytest.raises(ConfigError, match=r"loss_weight = 0"):
-        text_generation_rows(None, LENGTHS, vocabulary=None, task_name="x", loss_weight=0)
+        text_generation_rows(
+            None,
+            LENGTHS,
+            vocabulary=SeqioVocabulary(lambda: world[0]),
+            task_name="x",
+            loss_weight=0,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.event_views.view import OF_USER, EventView, Rows
 from m6rec_jax.data.negatives import asked, num_negatives
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.user_bucket import Groups, Ranges
+
+if TYPE_CHECKING:  # with DuckDB, which serving goes without
+    from m6rec_jax.data.reading import Dataset
 
 
 class GroupsView(EventView):

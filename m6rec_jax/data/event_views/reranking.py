@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.event_views.next_items import NextItemsView
 from m6rec_jax.data.event_views.view import OF_USER, Rows
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.user_bucket import Groups, Ranges
 from m6rec_jax.text.column_text import distinct_texts
+
+if TYPE_CHECKING:  # with DuckDB, which serving goes without
+    from m6rec_jax.data.reading import Dataset
 
 
 class RerankingView(NextItemsView):

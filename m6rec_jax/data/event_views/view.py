@@ -13,11 +13,13 @@ from m6rec_jax.data import statistics_files
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import num_negatives
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.templates import DatasetTemplate
+
+if TYPE_CHECKING:  # with DuckDB, which serving goes without
+    from m6rec_jax.data.reading import Dataset
 
 if TYPE_CHECKING:
     from m6rec_jax.data.bucket_rows import BucketRows
