@@ -52,18 +52,10 @@ def routes(server: Server) -> APIRouter:
         router.get(path, include_in_schema=False)(_route(path))
 
     @router.get("/v1/items", response_model=schemas.Catalogue)
-    async def items(
-        task: Annotated[
-            str | None, Query(description="whose catalogue; none: the first task that has one")
-        ] = None,
-        query: Annotated[
-            str, Query(max_length=200, description="an id, or words of a title", examples=["fargo"])
-        ] = "",
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    ) -> dict[str, Any]:
+    async def items(search: Annotated[schemas.Search, Query()]) -> dict[str, Any]:
         """Items of the catalogue whose titles are like a query, in spite of typing errors."""
         snapshot = server.snapshots.current
-        return await run_in_threadpool(_find, snapshot, task, query, limit)
+        return await run_in_threadpool(_find, snapshot, search.task, search.query, search.limit)
 
     return router
 

@@ -49,6 +49,14 @@ class Strict(BaseModel):
         return check_names(given, cls.model_fields, {})
 
 
+class Search(Strict):
+    """What is looked for in a catalogue."""
+
+    task: str | None = Field(None, description="whose; none: the first that has one")
+    query: str = Field("", max_length=200, description="an id, or a title", examples=["fargo"])
+    limit: int = Field(20, ge=1, le=100)
+
+
 class Foreign(BaseModel):
     """As other services' clients ask: fields that mean nothing here stand in the answer."""
 
