@@ -47,9 +47,13 @@ _COLUMNS: dict[str, Any] = {
 _Statistic = _Words | Whole | Number | StrictBool | _Texts
 
 
-# `requests.request` reads times, and says what is wrong with them.
+# `requests.request` reads times, and says what is wrong with them. A format would allow all years.
+_DAYS = "(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31"
+_LEAP = "(19(7[26]|8[048]|9[26])|20([02468][048]|[13579][26]))-02-29"
+_ZONE = "(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])?"
+_HOURS = rf"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{{1,6}})?{_ZONE}"
 _UNIX = {"type": "number", "minimum": FIRST_TIME, "maximum": LAST_TIME}
-_ISO = {"type": "string", "format": "date-time"}
+_ISO = {"type": "string", "pattern": f"^((19[7-9]|20[0-9])[0-9]-({_DAYS})|{_LEAP})T{_HOURS}$"}
 Time = (
     Annotated[float, Field(strict=True), WithJsonSchema(_UNIX)]
     | Annotated[str, WithJsonSchema(_ISO)]
