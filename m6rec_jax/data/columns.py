@@ -118,6 +118,7 @@ def _value(column: str, family: str, kind: str) -> str:
     if family in ("text", "number", "bool"):
         number = f"TRY_CAST({column} AS DOUBLE)"
     finite = f"CASE WHEN isfinite({number}) THEN {number} END"
+    moment = f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ)) / 1e6"
     match kind, family:
         case ("string" | "id", "text"):
             return column
@@ -125,19 +126,16 @@ def _value(column: str, family: str, kind: str) -> str:
             return f"CAST({column} AS VARCHAR)"
         case ("id", "number"):
             # A column of integers with a gap arrives from pandas as floats: 12.0 is the id "12".
-            whole = f"CAST(TRY_CAST({column} AS HUGEINT) AS VARCHAR)"
-            return f"CASE WHEN {column} = trunc({column}) THEN {whole} END"
+            fits = f"{column} = trunc({column}) AND {column} > {-(2.0**127)}"
+            return f"CASE WHEN {fits} THEN CAST(TRY_CAST({column} AS HUGEINT) AS VARCHAR) END"
         case ("int", "text" | "number" | "bool"):
             return f"CASE WHEN {number} = trunc({number}) THEN TRY_CAST({column} AS BIGINT) END"
-        case ("float" | "value", _):
+        case ("float" | "value", _) | ("time", "number"):
             return finite
         case ("time", "time"):
-            return f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ)) / 1e6"
+            return moment
         case ("time", "text"):
-            moment = f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ)) / 1e6"
             return f"CASE WHEN {number} IS NULL THEN {moment} ELSE {finite} END"
-        case ("time", "number"):
-            return finite
         case ("bool", "bool"):
             return column
         case ("bool", "number"):
@@ -197,7 +195,7 @@ def _parsed(value: Any, kind: str) -> Any:
     if kind in ("string", ID):
         if isinstance(value, str):
             return value
-        is_whole = isinstance(value, int) or (kind == ID and not value % 1)
+        is_whole = isinstance(value, int) or (kind == ID and not value % 1 and abs(value) < 2**127)
         return str(int(value)) if is_whole else None
     if kind == "list<string>":
         return _members(value)

@@ -28,41 +28,44 @@ class ProfileCounts(NamedTuple):
     """Events by value of a users' column, and item.
 
     Attributes:
-      shares: column -> value, or the largest number of a band -> the log of how many times likelier
-        than by all users each item is chosen, float32 `[items]`.
+      counts: events of each item `[items]`.
+      chosen: column -> value, or the largest number of a band -> items that its users chose,
+        ascending `[n]`, and how often `[n]`.
     """
 
-    shares: Mapping[str, Mapping[Any, np.ndarray]]
+    counts: np.ndarray
+    chosen: Mapping[str, Mapping[Any, tuple[np.ndarray, np.ndarray]]]
 
-    def lift(self, profile: Mapping[str, Any]) -> np.ndarray | None:
-        """Log of how many times likelier items are for a profile `[items]`; None: as for all."""
-        found = [
-            by_value[place]
-            for column, by_value in self.shares.items()
-            if (place := _place(profile.get(column), by_value)) is not None
-        ]
-        return np.sum(found, axis=0) if found else None
+    def lift(self, profile: Mapping[str, Any], items: np.ndarray) -> np.ndarray | None:
+        """Log of how many times likelier items `[n]` are for a profile; None: as for all."""
+        lifts = []
+        for column, by_value in self.chosen.items():
+            if (value := _place(profile.get(column), by_value)) is not None:
+                chosen, numbers = by_value[value]
+                places = np.searchsorted(chosen, items).clip(max=len(chosen) - 1)
+                number = np.where(chosen[places] == items, numbers[places], 0)
+                expected = self.counts[items] * (numbers.sum() / self.counts.sum())
+                lifts.append(np.log((number + _PRIOR) / (expected + _PRIOR)))
+        return np.sum(lifts, axis=0) if lifts else None
 
     @classmethod
     def load(cls, folder: Path, counts: np.ndarray) -> Self:
-        """Reads what `save` wrote; nothing where no users' columns were counted.
+        """Reads what was saved; nothing where no users' columns were counted.
 
         Args:
           folder: of prepared data.
           counts: events of each item `[items]`.
         """
-        shares: dict[str, dict[Any, np.ndarray]] = {}
+        chosen: dict[str, dict[Any, tuple[np.ndarray, np.ndarray]]] = {}
         if (path := folder / FILE).is_file():
             table = pq.read_table(path).group_by(["column", "text", "upto"])
             lists = table.aggregate([("item", "list"), ("count", "list")]).to_pylist()
             for row in lists:
-                chosen = np.zeros(len(counts))
-                chosen[row["item_list"]] = row["count_list"]
-                expected = counts * (chosen.sum() / max(counts.sum(), 1))
-                lift = np.log((chosen + _PRIOR) / (expected + _PRIOR)).astype(np.float32)
                 value = row["text"] if row["upto"] is None else row["upto"]
-                shares.setdefault(row["column"], {})[value] = lift
-        return cls(shares)
+                order = np.argsort(row["item_list"])
+                items, numbers = np.array([row["item_list"], row["count_list"]])[:, order]
+                chosen.setdefault(row["column"], {})[value] = items, numbers
+        return cls(counts, chosen)
 
 
 def save_profile_counts(
@@ -74,8 +77,7 @@ def save_profile_counts(
     """Counts events by value and item, and writes them; nothing where no value has enough users.
 
     Args:
-      folder: of prepared data.
-      columns: of the users table, each `[users]`.
+      folder, columns: of prepared data; of the users table, each `[users]`.
       users, items: of the events that count for everybody `[n]`.
     """
     tables = []

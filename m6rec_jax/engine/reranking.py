@@ -89,6 +89,9 @@ class PastItems(NamedTuple):
         return times[places], since[places]
 
 
+_PROFILED = 40  # times the depth: of so many popular items those of a profile are looked for
+
+
 class Reranker:
     """Finds more candidates than the towers did, and orders all.
 
@@ -139,7 +142,8 @@ class Reranker:
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
         self._offered = np.ones(len(texts), bool) if offered is None else offered
-        self._popular = self._by(self._popularity)
+        popular = np.argsort(-counts, kind="stable")
+        self._popular = popular[(self._offered & ~self.new)[popular]]
         self.use(weights)
 
     @property
@@ -199,11 +203,6 @@ class Reranker:
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
         )
 
-    def _by(self, popularity: np.ndarray) -> np.ndarray:
-        """Items that may be recommended and are not new, the most popular ones first."""
-        order = np.argsort(-popularity, kind="stable")
-        return order[(self._offered & ~self.new)[order]]
-
     def _without_past(
         self,
         kinds: sparse.csr_matrix,
@@ -214,21 +213,22 @@ class Reranker:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Items that are popular with users of the same profile, but some, and their scores.
 
-        They are spread over kinds by D'Hondt's method.
-
-        A number of them, where there are so many, and `NO_ITEM` up to a width.
+        Spread over kinds by D'Hondt's method: a number of them, where there are so many, and
+        `NO_ITEM` up to a width.
         """
         ids, scores = np.full(width, NO_ITEM, np.int64), np.full(width, -np.inf, np.float32)
-        popular, popularity = self._popular, self._popularity
-        if self._profiles and (lift := self._profiles.lift(profile)) is not None:
-            popularity = popularity + np.pad(lift, (0, len(popularity) - len(lift)))
-            popular = self._by(popularity)
-        popular = popular[~np.isin(popular, np.asarray(out, np.int64))][: 4 * self._depth]
+        popular = self._popular[~np.isin(self._popular, np.asarray(out, np.int64))]
+        popular = popular[: _PROFILED * self._depth]
+        popularity = self._popularity[popular]
+        if self._profiles and (lift := self._profiles.lift(profile, popular)) is not None:
+            order = np.argsort(-(popularity + lift), kind="stable")
+            popular, popularity = popular[order], (popularity + lift)[order]
+        popular, popularity = popular[: 4 * self._depth], popularity[: 4 * self._depth]
         has = kinds[popular].toarray()
         shares = has / np.maximum(1, has.sum(axis=1, keepdims=True))
         before = np.zeros(len(popular))
         for place in range(min(number, len(popular))):
-            values = popularity[popular] - np.log1p(before)
+            values = popularity - np.log1p(before)
             best = int(values.argmax())
             ids[place], scores[place] = popular[best], values[best]
             before += shares @ has[best]

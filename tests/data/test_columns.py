@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m6rec_jax.data.columns import ARROW_TYPES, SQL_TYPES, conversion, parse_value
@@ -166,6 +166,7 @@ SINGLE = st.one_of(
 )
 
 
+@example(2.0**127, "id")
 @given(SINGLE, st.sampled_from([*ARROW_TYPES]))
 def test_one_value_is_read_as_a_column_of_it(value: Any, kind: str) -> None:
     """But that a request must not write a whole number or a text as another type."""

@@ -270,8 +270,8 @@ def test_without_a_past_what_is_popular_comes_spread_over_kinds(world: World) ->
         assert best.ids[row][best.ids[row] != NO_ITEM].tolist() == taken
     # Of a profile it is what its users choose.
     rarest = min(range(3, 8), key=lambda item: world.counts[item])
-    lifts = np.where(np.arange(8) == rarest, 5.0, 0.0).astype(np.float32)
-    reranker = world.reranker(depth=10, kinds=kinds, profiles=ProfileCounts({"a": {"b": lifts}}))
+    chosen = {"a": {"b": (np.array([rarest]), np.array([10_000]))}}
+    reranker = world.reranker(depth=10, kinds=kinds, profiles=ProfileCounts(world.counts, chosen))
     users: list[dict[str, str]] = [{}, {}, {"a": "b"}]
     lifted = reranker.rerank([[]] * 3, past, seen, found, world.similarities, users=users)
     np.testing.assert_array_equal(lifted.ids[:2], best.ids[:2])
