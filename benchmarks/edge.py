@@ -31,7 +31,7 @@ from benchmarks.runs import EXAMPLES, m6rec, train
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
-from m6rec_jax.engine.packed_file import float_variables, quantized_variables, write_packed
+from m6rec_jax.engine.programs.packed_file import float_variables, quantized_variables, write_packed
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE

@@ -32,7 +32,7 @@ from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import load_model, packed_of
-from m6rec_jax.engine.packed_file import write_packed
+from m6rec_jax.engine.programs.packed_file import write_packed
 from m6rec_jax.errors import DataError
 from m6rec_jax.export.edge_bench import bench
 from m6rec_jax.metrics.classification import auc

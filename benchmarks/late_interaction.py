@@ -25,10 +25,10 @@ import numpy as np
 
 from benchmarks.random_models import random_variables, random_words
 from benchmarks.results_file import Row, add_rows, results_path, told_rows
+from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.text.vocabulary import Vocabulary
 

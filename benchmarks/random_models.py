@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from m6rec_jax.engine.constraints import AllowedTokens
-from m6rec_jax.engine.decoding import FREE, decode, model_step
+from m6rec_jax.engine.decoding.constraints import AllowedTokens
+from m6rec_jax.engine.decoding.loop import FREE, decode, model_step
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary

@@ -47,10 +47,10 @@ from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
 from m6rec_jax.checkpoints.t5_tensors import Weights
 from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.likelihood import LikelihoodScorer
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec, ModelConfig

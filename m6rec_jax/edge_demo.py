@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.engine.numpy_model import NumpyModel
-from m6rec_jax.engine.packed_archive import read_archive, write_files
+from m6rec_jax.engine.programs.numpy_model import NumpyModel
+from m6rec_jax.engine.programs.packed_archive import read_archive, write_files
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
@@ -68,7 +68,7 @@ class EdgeDemo:
       path: of a packed file with its catalogue, one task of scoring and one of retrieval.
 
     Attributes:
-      about: see `engine.packed_file.Packed`.
+      about: see `engine.programs.packed_file.Packed`.
       items: the catalogue by id.
       times_seen: how often items occur in the training data, by id.
       last_time: of what they count, unix seconds; requests are about later moments.

@@ -16,8 +16,8 @@ import numpy as np
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import all_devices, read_ranking, restore_model
-from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
     Comparison,

@@ -102,7 +102,7 @@ def run_compress_pack(args: argparse.Namespace) -> None:
     """one small file of a run: sparse weights of 8 bits or fewer, vocabulary, settings"""
     from m6rec_jax.checkpoints.trees import flatten
     from m6rec_jax.engine.model_folder import packed_of
-    from m6rec_jax.engine.packed_file import write_packed
+    from m6rec_jax.engine.programs.packed_file import write_packed
 
     check_output(args.output)
     packed = packed_of(args.folder, args.bits)

@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh
 
 from m6rec_jax import configuration
-from m6rec_jax.engine.constraints import AllowedTokens
-from m6rec_jax.engine.generation_program import generate
-from m6rec_jax.engine.scoring import class_log_probabilities
+from m6rec_jax.engine.candidates.scoring import class_log_probabilities
+from m6rec_jax.engine.decoding.constraints import AllowedTokens
+from m6rec_jax.engine.decoding.generation_program import generate
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from m6rec_jax.engine.runtime import Runtime, checked_buckets
-from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source
+from m6rec_jax.engine.programs.runtime import Runtime, checked_buckets
+from m6rec_jax.engine.segments.cache import SegmentCache, gathered_source
 from m6rec_jax.engine.task_settings import (
     RequestedTasks,
     TaskSettings,

@@ -18,14 +18,14 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.likelihood import LikelihoodScorer
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.segment_cache import SegmentCache
-from m6rec_jax.engine.segment_store import SegmentStore, read_manifest
+from m6rec_jax.engine.index.retrieval import Retriever
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.segments.cache import SegmentCache
+from m6rec_jax.engine.segments.store import SegmentStore, read_manifest
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.hashing import sha256

@@ -39,8 +39,7 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import nested
-from m6rec_jax.engine.exported_model import ExportedModel, open_export
-from m6rec_jax.engine.exported_programs import CONSTANTS, MANIFEST, Exported
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.loaded_model import (
     DatasetSpecs,
     InferenceSettings,
@@ -48,9 +47,10 @@ from m6rec_jax.engine.loaded_model import (
     TrainedModel,
     template_of,
 )
-from m6rec_jax.engine.packed_archive import write_files
-from m6rec_jax.engine.packed_file import Packed, quantized_variables, read_packed
-from m6rec_jax.engine.ranking_weights import RankingWeights
+from m6rec_jax.engine.programs.exported_model import ExportedModel, open_export
+from m6rec_jax.engine.programs.exported_programs import CONSTANTS, MANIFEST, Exported
+from m6rec_jax.engine.programs.packed_archive import write_files
+from m6rec_jax.engine.programs.packed_file import Packed, quantized_variables, read_packed
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec

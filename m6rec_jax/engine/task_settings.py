@@ -7,7 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from m6rec_jax.engine.ranking_weights import RankingWeights
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import PromptConfig
 
@@ -57,8 +57,8 @@ class TaskSettings:
       view: of the prepared data that the task's rows come from, such as 'groups'; empty where
         nobody said.
       exits: where its rows leave the decoder; None: after the last layer.
-      ranking: of a task of retrieval, what `m6rec calibrate` learnt for `engine.reranking`; None:
-        nothing was learnt.
+      ranking: of a task of retrieval, what `m6rec calibrate` learnt for `engine.index.reranking`;
+        None: nothing was learnt.
     """
 
     task_id: int = 0

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from m6rec_jax.engine.candidates.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.model_folder import (
     ASSETS_FOLDER,
     EXITS_FILE,
     RANKING_FILE,
     RestoredModel,
 )
-from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
@@ -184,7 +184,7 @@ class ExitScores:
     batches: np.ndarray
 
     def exits_taken(self, settings: ExitSettings) -> np.ndarray:
-        """How many exits each candidate takes part in, `[n]`: as `engine.early_exit` decides."""
+        """Exits that each candidate takes part in, `[n]`, as in `engine.candidates.early_exit`."""
         unchanged = 1.0 - np.abs(np.diff(self.probabilities, axis=1))
         leaves = np.pad(unchanged >= settings.threshold, ((0, 0), (1, 0)))
         leaves[:, settings.depth - 1] = True

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.ranking_weights import RankingWeights
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import Runtime, read_back
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
+from m6rec_jax.engine.index.retrieval import Retriever
+from m6rec_jax.engine.programs.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import (

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.index.ranking_weights import RankingWeights, fit_choices
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.ranking_weights import RankingWeights, fit_choices
-from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
 from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions

@@ -25,16 +25,16 @@ import numpy as np
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.constraints import any_text
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.packed_file import float_variables
-from m6rec_jax.engine.retrieval import item_embeddings
-from m6rec_jax.engine.scoring import (
+from m6rec_jax.engine.candidates.scoring import (
     chosen_classes,
     positive_probability,
     read_log_probabilities,
     served_probability,
 )
+from m6rec_jax.engine.decoding.constraints import any_text
+from m6rec_jax.engine.index.retrieval import item_embeddings
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.programs.packed_file import float_variables
 from m6rec_jax.export import device_client
 from m6rec_jax.export.device_client import CATALOGUE, HELD_OUT, VOCABULARY
 from m6rec_jax.export.folder import write_manifest

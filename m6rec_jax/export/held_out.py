@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.engine.index_files import catalogue_fingerprint, open_index, read_manifest
+from m6rec_jax.engine.index.index_files import catalogue_fingerprint, open_index, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder

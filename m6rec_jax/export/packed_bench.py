@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.early_exit import exiting_scores
+from m6rec_jax.engine.candidates.early_exit import exiting_scores
+from m6rec_jax.engine.candidates.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER
 from m6rec_jax.export.edge_bench import milliseconds
 

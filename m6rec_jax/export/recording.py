@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.exported_programs import CONSTANTS
-from m6rec_jax.engine.token_trie import TokenTrie
+from m6rec_jax.engine.decoding.token_trie import TokenTrie
+from m6rec_jax.engine.programs.exported_programs import CONSTANTS
 
 Arrays = dict[str, np.ndarray]
 # Of a `TokenTrie`, which is the first of what an engine gives besides.

@@ -32,8 +32,8 @@ import tensorflow as tf
 from jax import export as jax_export
 
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.exported_programs import OF_ROWS
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.programs.exported_programs import OF_ROWS
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.export import check_saved_model, tf_serving
 from m6rec_jax.export.device_programs import known_tasks

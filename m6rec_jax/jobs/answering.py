@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from m6rec_jax.engine.text_decoding import TextOptions
+from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.requests.rendering import RequestText

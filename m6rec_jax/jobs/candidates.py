@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from m6rec_jax.engine.candidate_scoring import CandidateScorer
+from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Answerer, RequestFields, ScoredItem, title_of
 from m6rec_jax.jobs.parts import Parts

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from m6rec_jax.engine.scoring import class_log_probabilities
+from m6rec_jax.engine.candidates.scoring import class_log_probabilities
 from m6rec_jax.jobs.job import (
     Array,
     Columns,

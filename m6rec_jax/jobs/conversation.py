@@ -25,14 +25,14 @@ from m6rec_jax.dialogue.replies import Act, ReplyGrammar
 from m6rec_jax.dialogue.state import DialogueState
 from m6rec_jax.dialogue.wishes import Obeying, WishFilter
 from m6rec_jax.dialogue.words import words_of
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.generation import GeneratedText, Generator
-from m6rec_jax.engine.index_files import in_batches
-from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.text_choices import TextChoices
-from m6rec_jax.engine.text_decoding import Decoding
-from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
+from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.text_decoding import Decoding
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index.index_files import in_batches
+from m6rec_jax.engine.index.reranking import Reranker
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER
 from m6rec_jax.text.records import Item

@@ -1,5 +1,5 @@
 """Items recommended in dialogues, by the similarity of dialogue and item (the two towers), and by
-what else is known of the items that were named (`engine.reranking`).
+what else is known of the items that were named (`engine.index.reranking`).
 
 Every recommended item of the data is one example, as in the literature (Chen et al., 2019). Metrics
 are given twice: `recall@k` over all examples and all items, and `new/recall@k` over those items
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import NO_ITEM
-from m6rec_jax.engine.retrieval import user_embeddings
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM
+from m6rec_jax.engine.index.retrieval import user_embeddings
 from m6rec_jax.jobs.generation import row_columns, source_column
 from m6rec_jax.jobs.job import (
     Array,

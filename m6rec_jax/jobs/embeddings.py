@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from m6rec_jax.engine.retrieval import user_embeddings
+from m6rec_jax.engine.index.retrieval import user_embeddings
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite
 from m6rec_jax.jobs.job import (

@@ -19,12 +19,12 @@ import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import LabelSpec
-from m6rec_jax.engine.generation import GeneratedText, Generator
-from m6rec_jax.engine.generation_stream import GenerationStream
-from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.candidates.likelihood import token_sums
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
+from m6rec_jax.engine.decoding.stream import GenerationStream
+from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.task_settings import dialogue_part
-from m6rec_jax.engine.text_choices import TextChoices
-from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, check_finite, grouped
 from m6rec_jax.jobs.job import (

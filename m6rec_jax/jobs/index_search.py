@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import TopK
-from m6rec_jax.engine.index_files import StoredIndex
+from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.index_files import StoredIndex
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import (
     Accepted,

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.task_settings import TaskSettings, check_part, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.jobs.job import (
     Array,
     Columns,

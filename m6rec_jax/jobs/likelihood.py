@@ -22,7 +22,7 @@ import gin
 import numpy as np
 from scipy.special import expit
 
-from m6rec_jax.engine.likelihood import LikelihoodScorer, question_scores
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer, question_scores
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
 from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (

@@ -9,15 +9,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import Engine
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.index_files import StoredIndex, open_index
-from m6rec_jax.engine.kept_programs import warming_up
-from m6rec_jax.engine.likelihood import LikelihoodScorer
+from m6rec_jax.engine.index.index_files import StoredIndex, open_index
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.programs.kept_programs import warming_up
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean

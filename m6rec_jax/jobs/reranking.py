@@ -1,6 +1,6 @@
 """Reranking: scoring of candidates that stand near the last items of a history.
 
-Its rows name that co-occurrence in words; `engine.reranking` orders a retriever's best items by it.
+Its rows name that co-occurrence in words; `engine.index.reranking` orders what was found by it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
-from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer
 from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved

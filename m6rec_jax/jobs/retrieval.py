@@ -13,8 +13,8 @@ import gin
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import TopK
-from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
+from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer
 from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved

@@ -16,7 +16,7 @@ import numpy as np
 
 from m6rec_jax.data.negatives import recorded_rates
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.engine.scoring import (
+from m6rec_jax.engine.candidates.scoring import (
     Scorer,
     chosen_classes,
     class_log_probabilities,

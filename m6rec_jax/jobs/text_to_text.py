@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from m6rec_jax.engine.generation import GeneratedText
-from m6rec_jax.engine.likelihood import token_sums
-from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.engine.candidates.likelihood import token_sums
+from m6rec_jax.engine.decoding.generation import GeneratedText
+from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.jobs.job import (
     Array,
     Columns,

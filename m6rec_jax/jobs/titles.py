@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 import gin
 import numpy as np
 
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.likelihood import token_sums
-from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.candidates.likelihood import token_sums
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,

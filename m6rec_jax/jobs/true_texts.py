@@ -8,7 +8,7 @@ from typing import Any
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.views import WRITING
-from m6rec_jax.engine.text_choices import TextChoices
+from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.jobs.job import Row, TaskData
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.vocabulary import Vocabulary

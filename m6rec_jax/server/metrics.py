@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from m6rec_jax.engine.kept_programs import LOADED_EVENT
-from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.programs.kept_programs import LOADED_EVENT
+from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.serving.scheduler import Batch
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -15,8 +15,8 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
-from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Answer, Conversation
 from m6rec_jax.requests.request import RejectedRow

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.engine.kept_programs import all_programs_run, keep_programs
+from m6rec_jax.engine.programs.kept_programs import all_programs_run, keep_programs
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.limits import Limits

@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from m6rec_jax.bank.loaded import LoadedBank
-from m6rec_jax.engine.candidate_rows import pack_texts
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.candidates.rows import pack_texts
+from m6rec_jax.engine.decoding.text_decoding import TextOptions
+from m6rec_jax.engine.index.retrieval import Retriever
+from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
-from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Conversation

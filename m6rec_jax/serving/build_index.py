@@ -14,10 +14,10 @@ import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
-from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
+from m6rec_jax.engine.index.index_files import DEFAULT_BLOCK, IndexManifest, write_index
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import all_devices, read_settings
-from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket

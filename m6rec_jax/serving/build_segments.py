@@ -9,8 +9,8 @@ import gin
 import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.engine.candidate_rows import pack_texts
-from m6rec_jax.engine.segment_store import STORED_TYPES, StoreManifest, write_segments
+from m6rec_jax.engine.candidates.rows import pack_texts
+from m6rec_jax.engine.segments.store import STORED_TYPES, StoreManifest, write_segments
 from m6rec_jax.engine.task_settings import task_name, task_settings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket

@@ -25,11 +25,11 @@ from m6rec_jax.data.columns import TIME, parse_value
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.index_files import catalogue_fingerprint, read_manifest
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index.index_files import catalogue_fingerprint, read_manifest
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.ranking_weights import RankingWeights
-from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of

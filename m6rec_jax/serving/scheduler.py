@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 import gin
 import jax
 
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator
-from m6rec_jax.engine.generation_stream import GenerationStream
+from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
+from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.jobs.answering import Accepted, Result, check_finite
 from m6rec_jax.jobs.generation import Texts

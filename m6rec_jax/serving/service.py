@@ -20,7 +20,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.engine.generation_stream import GenerationStream
+from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError

@@ -20,9 +20,9 @@ from flax import traverse_util
 from t5x import metrics as t5x_metrics
 from t5x import models, optimizers
 
-from m6rec_jax.engine.constraints import any_text
-from m6rec_jax.engine.decoding import FREE
-from m6rec_jax.engine.generation_program import generate
+from m6rec_jax.engine.decoding.constraints import any_text
+from m6rec_jax.engine.decoding.generation_program import generate
+from m6rec_jax.engine.decoding.loop import FREE
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.m6rec import M6Rec, initial_features
@@ -174,7 +174,7 @@ class M6RecModel(models.BaseTransformerModel):
 
         Returns:
           Tokens `[rows, target - 1]` of the best text, and `{'scores': [rows]}`, see
-          `engine.decoding` and `engine.beam_search`.
+          `engine.decoding.loop` and `engine.decoding.beam_search`.
         """
         del rng
         features = {**batch, "prefix_ids": _prefixes(batch)}

@@ -167,8 +167,8 @@ def generation_row(
         target   g1 .. gm w1 .. wn [EOS] pad
         weights  0  ..  0 1  ..  1  1    0
 
-    Prefix and text are tokenised each by itself, as `engine.generation` does. A text too long for
-    the row is cut; the model is then not trained to predict [EOS] there.
+    Prefix and text are tokenised each by itself, as `engine.decoding.generation` does. A text too
+    long for the row is cut; the model is then not trained to predict [EOS] there.
 
     Args:
       vocab: the vocabulary.

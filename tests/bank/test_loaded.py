@@ -18,8 +18,8 @@ from m6rec_jax.bank.folder import TaskPrompts
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.text import rows

@@ -16,11 +16,11 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.bank.manifest import dataset_fingerprint
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.loaded_model import TrainedModel
-from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.counted_sentences import CountedSentence

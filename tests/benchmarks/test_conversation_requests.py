@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import conversation_requests as study
-from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.index.catalogue_index import TopK
 from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
 from tests.dialogue import films
 

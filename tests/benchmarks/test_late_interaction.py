@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import late_interaction
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.candidates.scoring import Scorer
 
 
 class Clock:

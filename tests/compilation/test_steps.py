@@ -10,7 +10,7 @@ import pytest
 
 from m6rec_jax import configuration
 from m6rec_jax.compilation.steps import StepSettings, make_program
-from m6rec_jax.engine.kept_programs import _from_source
+from m6rec_jax.engine.programs.kept_programs import _from_source
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import make_mesh

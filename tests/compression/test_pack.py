@@ -20,7 +20,7 @@ from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import load_model, read_ranking
-from m6rec_jax.engine.packed_file import (
+from m6rec_jax.engine.programs.packed_file import (
     float_variables,
     quantized_variables,
     read_packed,

@@ -16,14 +16,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import variable_targets
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.segment_cache import SegmentCache
-from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.jobs.titles import SharedTitles
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules, fully_sharded_2d, make_mesh

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.beam_search import Beams, beam_search, top_k
-from m6rec_jax.engine.token_trie import build_trie
+from m6rec_jax.engine.decoding.beam_search import Beams, beam_search, top_k
+from m6rec_jax.engine.decoding.token_trie import build_trie
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import (
     NUM_CODES,

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import ranking
 from m6rec_jax.sharding import make_mesh
@@ -82,7 +82,7 @@ def test_sharded_search_on_eight_devices():
     code = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.sharding import make_mesh
 rng = np.random.default_rng(0)
 users = rng.normal(size=(20, 8)).astype(np.float32)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
+from m6rec_jax.engine.decoding.stream import GenerationStream, shown
+from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import GeneratedText, Generator
-from m6rec_jax.engine.generation_stream import GenerationStream, shown
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.vocabulary import EOS_ID

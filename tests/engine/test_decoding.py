@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.beam_search import beam_search
-from m6rec_jax.engine.constraints import AllowedTokens, any_text
-from m6rec_jax.engine.decoding import Decoded, Step, decode, greedy, model_step
-from m6rec_jax.engine.sampling import SamplingOptions, sampler
-from m6rec_jax.engine.token_trie import build_trie
+from m6rec_jax.engine.decoding.beam_search import beam_search
+from m6rec_jax.engine.decoding.constraints import AllowedTokens, any_text
+from m6rec_jax.engine.decoding.loop import Decoded, Step, decode, greedy, model_step
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, sampler
+from m6rec_jax.engine.decoding.token_trie import build_trie
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID

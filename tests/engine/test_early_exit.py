@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from m6rec_jax.engine.early_exit import exiting_scores
+from m6rec_jax.engine.candidates.early_exit import exiting_scores
+from m6rec_jax.engine.candidates.scoring import Scorer, positive_probability, read_log_probabilities
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.scoring import Scorer, positive_probability, read_log_probabilities
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features

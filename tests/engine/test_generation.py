@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation_program import generate
+from m6rec_jax.engine.decoding.sampling import SamplingOptions
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.generation_program import generate
-from m6rec_jax.engine.sampling import SamplingOptions
-from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.teacher_forcing import text_log_probability

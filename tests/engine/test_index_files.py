@@ -8,8 +8,8 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex
-from m6rec_jax.engine.index_files import StoredIndex, open_index, write_index
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM, CatalogueIndex
+from m6rec_jax.engine.index.index_files import StoredIndex, open_index, write_index
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.sharding import make_mesh
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.item_words import ItemWords
+from m6rec_jax.engine.index.item_words import ItemWords
 
 TEXTS = [
     "The Great Dictator (1940), comedy",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.kept_programs import (
+from m6rec_jax.engine.programs.kept_programs import (
     Kept,
     all_programs_run,
     keep_programs,
@@ -168,27 +168,11 @@ def test_programs_of_the_last_start_are_read_ahead_and_warm_up_runs_none(folder:
     assert TRACED == [2]
 
 
-def test_a_listed_program_that_has_gone_is_made_again(folder: Path) -> None:
-    keep_programs(folder, "a server")
-    scaled()
-    all_programs_run()
-    (listed,) = folder.glob("*.list")
-    for path in folder.iterdir():
-        if path != listed:
-            path.unlink()
-    listed.write_bytes(b"\xff\x00/ " + listed.read_bytes())
-    keep_programs(folder, "a server")
-    scaled()
-    all_programs_run()
-    np.testing.assert_array_equal(scaled().scaled, [0, 2, 4, 6])
-    assert TRACED == [2, 2]
-
-
 _PROGRAM = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from m6rec_jax.engine.kept_programs import Kept, all_programs_run, keep_programs
+from m6rec_jax.engine.programs.kept_programs import Kept, all_programs_run, keep_programs
 
 def run(x):
     print("traced")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.errors import ConfigError
 from tests.engine.teacher_forcing import log_probabilities
 from tests.pipeline import shop_rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from m6rec_jax.engine.ranking_weights import (
+from m6rec_jax.engine.index.ranking_weights import (
     SCORER,
     UNLEARNT,
     RankingWeights,

@@ -9,10 +9,10 @@ from m6rec_jax.data import ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.profile_counts import ProfileCounts
-from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
-from m6rec_jax.engine.item_words import ItemWords
-from m6rec_jax.engine.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
-from m6rec_jax.engine.reranking import PastItems, Reranker
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.index.item_words import ItemWords
+from m6rec_jax.engine.index.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
+from m6rec_jax.engine.index.reranking import PastItems, Reranker
 from m6rec_jax.errors import ConfigError, DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from m6rec_jax.engine.sampling import SamplingOptions, keep_likeliest, sampler
-from m6rec_jax.engine.text_decoding import Decoding, TextOptions
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, keep_likeliest, sampler
+from m6rec_jax.engine.decoding.text_decoding import Decoding, TextOptions
 from tests.engine.toy_language import keys
 
 VOCAB = 12

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.candidate_rows import pack_texts, text_ends
+from m6rec_jax.engine.candidates.rows import pack_texts, text_ends
+from m6rec_jax.engine.candidates.scoring import Scorer, chosen_classes, class_log_probabilities
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.runtime import in_buckets, length_buckets
-from m6rec_jax.engine.scoring import Scorer, chosen_classes, class_log_probabilities
+from m6rec_jax.engine.programs.runtime import in_buckets, length_buckets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.candidate_rows import pack_texts
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.candidates.rows import pack_texts
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.segment_cache import SegmentCache
-from m6rec_jax.engine.segment_store import SegmentStore, write_segments
+from m6rec_jax.engine.index.retrieval import Retriever
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.segments.cache import SegmentCache
+from m6rec_jax.engine.segments.store import SegmentStore, write_segments
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from tests.engine.tiny_model import livelier, make_model

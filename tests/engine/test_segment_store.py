@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.segment_store import SegmentStore, write_segments
+from m6rec_jax.engine.segments.store import SegmentStore, write_segments
 from m6rec_jax.errors import CheckpointError, DataError
 
 RNG = np.random.default_rng(0)

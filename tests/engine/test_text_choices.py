@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.text_choices import RowChoices, TextChoices
+from m6rec_jax.engine.decoding.text_choices import RowChoices, TextChoices
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import all_but_pad
 

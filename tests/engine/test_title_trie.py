@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.errors import DataError
 from tests.pipeline import shop_rows
 

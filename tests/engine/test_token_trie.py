@@ -8,7 +8,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie, build_trie
+from m6rec_jax.engine.decoding.token_trie import (
+    NO_ENTRY,
+    NO_RANK,
+    TokenTrie,
+    UnseenTrie,
+    build_trie,
+)
 from m6rec_jax.text.vocabulary import EOS_ID
 
 VOCAB = 9

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.constraints import AllowedTokens
+from m6rec_jax.engine.decoding.constraints import AllowedTokens
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 VOCAB = 5

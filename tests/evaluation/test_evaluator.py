@@ -19,13 +19,13 @@ from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import Catalogue
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
-from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.reranking import Reranker
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation

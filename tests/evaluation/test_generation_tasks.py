@@ -13,14 +13,14 @@ from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.data.splits import PARTS
-from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.text_decoding import Decoding
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.reranking import Reranker
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import load_model, read_ranking
-from m6rec_jax.engine.reranking import Reranker
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.text_decoding import Decoding
-from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.runtime import Runtime
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation.evaluator import run_program
 from m6rec_jax.evaluation.prediction_files import write_predictions

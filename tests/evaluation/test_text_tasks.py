@@ -8,8 +8,8 @@ import seqio
 
 from m6rec_jax.data.corpora import CorpusSpec, Text, TextColumns, prepare_corpus, write_corpus
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint

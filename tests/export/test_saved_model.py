@@ -13,7 +13,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.candidate_rows import pack_texts
+from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.export import command, tf_serving
 from m6rec_jax.export.held_out import Asked

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.exported_programs import Exported, ExportError
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.engine.programs.exported_programs import Exported, ExportError
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import command, stablehlo
 from m6rec_jax.export.held_out import Asked

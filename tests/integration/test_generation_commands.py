@@ -93,7 +93,7 @@ evaluate.limit = 8
 """
 
 ZERO_SHOT = """
-import m6rec_jax.engine.likelihood
+import m6rec_jax.engine.candidates.likelihood
 
 TASK = 'shop_ctr'
 JOB = 'likelihood'

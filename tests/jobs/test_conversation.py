@@ -14,9 +14,9 @@ from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.dialogue.wishes import Years
-from m6rec_jax.engine.catalogue_index import TopK
-from m6rec_jax.engine.generation import GeneratedText, RecommendedTitle
-from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.engine.decoding.generation import GeneratedText, RecommendedTitle
+from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs import parts as parts_module

@@ -7,8 +7,8 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.text_choices import TextChoices
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.request_data import open_serving_data

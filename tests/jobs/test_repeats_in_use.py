@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.negatives import corrected_probability
-from m6rec_jax.engine.scoring import served_probability
+from m6rec_jax.engine.candidates.scoring import served_probability
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.parts import Parts

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from m6rec_jax.engine.kept_programs import keep_programs
+from m6rec_jax.engine.programs.kept_programs import keep_programs
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.served import use_compilation_cache

@@ -10,8 +10,8 @@ import numpy as np
 import openai
 import pytest
 
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.text_decoding import Decoding, TextOptions
+from m6rec_jax.engine.decoding.text_decoding import Decoding, TextOptions
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.serving.service import Service
 
 PROFILE = "user, likes comedy\nliked Film A, drama, 2 days ago"

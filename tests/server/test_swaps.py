@@ -19,8 +19,8 @@ from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import restore_model
-from m6rec_jax.engine.ranking_weights import RankingWeights
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app

@@ -12,8 +12,8 @@ import gin
 import jax
 import pytest
 
-from m6rec_jax.engine.continuous_generation import ContinuousGenerator
-from m6rec_jax.engine.generation_stream import GenerationStream
+from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
+from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server.app import make_app

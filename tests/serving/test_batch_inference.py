@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from etils import epath
 
-from m6rec_jax.engine import catalogue_index
+from m6rec_jax.engine.index import catalogue_index
 from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError

@@ -14,9 +14,9 @@ from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import read_catalogue
-from m6rec_jax.engine import catalogue_index
-from m6rec_jax.engine.candidate_rows import pack_texts
-from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.engine.candidates.rows import pack_texts
+from m6rec_jax.engine.index import catalogue_index
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.request import RejectedRow

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.candidates.scoring import class_log_probabilities
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec

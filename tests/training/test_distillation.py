@@ -14,7 +14,7 @@ from m6rec_jax.checkpoints.huggingface import write_huggingface
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.convert import convert
-from m6rec_jax.engine.packed_file import quantized_variables
+from m6rec_jax.engine.programs.packed_file import quantized_variables
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.objectives.distillation import Distillation

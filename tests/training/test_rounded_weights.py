@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.packed_file import quantized_variables
+from m6rec_jax.engine.programs.packed_file import quantized_variables
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.model.quantization import SCALE

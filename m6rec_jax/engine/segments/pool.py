@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.runtime import Runtime, smallest_that_fits
-from m6rec_jax.engine.segment_store import SegmentStore
+from m6rec_jax.engine.programs.runtime import Runtime, smallest_that_fits
+from m6rec_jax.engine.segments.store import SegmentStore
 from m6rec_jax.errors import ConfigError
 
 Array = jax.Array

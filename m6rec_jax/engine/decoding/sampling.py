@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from m6rec_jax.engine.decoding import greedy
+from m6rec_jax.engine.decoding.loop import greedy
 from m6rec_jax.errors import ConfigError
 
 Array = jax.Array

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.candidate_rows import pack_texts, text_ends
-from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.candidates.rows import pack_texts, text_ends
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
-from m6rec_jax.engine.runtime import in_buckets, read_back
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import Encoded, M6Rec

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.engine.beam_search import Beams, beam_search
-from m6rec_jax.engine.constraints import AfterPrefix, Constraint
-from m6rec_jax.engine.decoding import Choose, Decoded, decode, greedy, model_step
-from m6rec_jax.engine.sampling import sampler
-from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie, UnseenTrie
+from m6rec_jax.engine.decoding.beam_search import Beams, beam_search
+from m6rec_jax.engine.decoding.constraints import AfterPrefix, Constraint
+from m6rec_jax.engine.decoding.loop import Choose, Decoded, decode, greedy, model_step
+from m6rec_jax.engine.decoding.sampling import sampler
+from m6rec_jax.engine.decoding.token_trie import NO_ENTRY, TokenTrie, UnseenTrie
 from m6rec_jax.model import Encoded, M6Rec
 
 Array = jax.Array

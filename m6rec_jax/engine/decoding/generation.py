@@ -19,16 +19,16 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import jax
 import numpy as np
 
-from m6rec_jax.engine.constraints import AfterPrefix, Constraint, any_text
-from m6rec_jax.engine.decoding import FREE
+from m6rec_jax.engine.decoding.constraints import AfterPrefix, Constraint, any_text
+from m6rec_jax.engine.decoding.generation_program import GeneratedBatch, generate
+from m6rec_jax.engine.decoding.loop import FREE
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, check_sampling
+from m6rec_jax.engine.decoding.text_choices import RowChoices, TextChoices
+from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
+from m6rec_jax.engine.decoding.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.generation_program import GeneratedBatch, generate
-from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
-from m6rec_jax.engine.sampling import SamplingOptions, check_sampling
+from m6rec_jax.engine.programs.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.task_settings import check_number
-from m6rec_jax.engine.text_choices import RowChoices, TextChoices
-from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
-from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from m6rec_jax.engine.catalogue_index import excluded_widths
-from m6rec_jax.engine.token_trie import NO_RANK, build_trie
+from m6rec_jax.engine.decoding.token_trie import NO_RANK, build_trie
+from m6rec_jax.engine.index.catalogue_index import excluded_widths
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
 

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from m6rec_jax import __version__
-from m6rec_jax.engine.catalogue_index import CatalogueIndex, TopK
-from m6rec_jax.engine.runtime import smallest_that_fits
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex, TopK
+from m6rec_jax.engine.programs.runtime import smallest_that_fits
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar

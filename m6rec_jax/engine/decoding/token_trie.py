@@ -14,9 +14,6 @@ Every sequence ends with `[EOS]`, so only leaves have an entry, and a text that 
 A mask is made from the children of the current node alone: gathered into as many slots as the
 widest node has, then scattered into the vocabulary. For R rows that takes R x width memory, and no
 node has more children than the vocabulary has ids, so it stays in the order of the logits.
-
-(A dense table of masks would take nodes x vocabulary. Searching the children for each vocabulary id
-would need no padding but R x vocabulary x log(width) time.)
 """
 
 from __future__ import annotations

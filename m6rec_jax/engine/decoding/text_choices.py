@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.constraints import AllowedTokens
-from m6rec_jax.engine.token_trie import NO_ENTRY
+from m6rec_jax.engine.decoding.constraints import AllowedTokens
+from m6rec_jax.engine.decoding.token_trie import NO_ENTRY
 from m6rec_jax.text.vocabulary import EOS_ID
 
 Array = jax.Array

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from m6rec_jax.engine.constraints import Constraint
-from m6rec_jax.engine.decoding import FREE, Step
+from m6rec_jax.engine.decoding.constraints import Constraint
+from m6rec_jax.engine.decoding.loop import FREE, Step
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from m6rec_jax.engine.kept_programs import Kept
+from m6rec_jax.engine.programs.kept_programs import Kept
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.sharding import (
     LogicalRules,

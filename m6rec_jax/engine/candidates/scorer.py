@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
-from m6rec_jax.engine.early_exit import exiting_scores
+from m6rec_jax.engine.candidates.early_exit import exiting_scores
+from m6rec_jax.engine.candidates.rows import PackedTexts, pack_texts, text_ends
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.runtime import length_buckets, smallest_that_fits
-from m6rec_jax.engine.segment_cache import gathered_ends
+from m6rec_jax.engine.programs.runtime import length_buckets, smallest_that_fits
+from m6rec_jax.engine.segments.cache import gathered_ends
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings, check_number
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from m6rec_jax.engine.generation import GeneratedText
+from m6rec_jax.engine.decoding.generation import GeneratedText
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 # What bytes that are no character yet decode to.

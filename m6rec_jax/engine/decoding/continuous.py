@@ -29,15 +29,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.constraints import any_text
-from m6rec_jax.engine.decoding import FREE
+from m6rec_jax.engine.decoding.constraints import any_text
+from m6rec_jax.engine.decoding.loop import FREE
+from m6rec_jax.engine.decoding.sampling import check_sampling
+from m6rec_jax.engine.decoding.slot_steps import advance_slots, empty_slots
+from m6rec_jax.engine.decoding.stream import GenerationStream, GrowingText
+from m6rec_jax.engine.decoding.text_choices import RowChoices, TextChoices
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.generation_stream import GenerationStream, GrowingText
-from m6rec_jax.engine.runtime import smallest_that_fits
-from m6rec_jax.engine.sampling import check_sampling
-from m6rec_jax.engine.slot_steps import advance_slots, empty_slots
+from m6rec_jax.engine.programs.runtime import smallest_that_fits
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache

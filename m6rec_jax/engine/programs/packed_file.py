@@ -24,7 +24,7 @@ import numpy as np
 
 from m6rec_jax.checkpoints.manifest import library_versions, read_model_config
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.packed_archive import (
+from m6rec_jax.engine.programs.packed_archive import (
     DAMAGE,
     FLOATS,
     FORMAT,

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.segment_pool import PAGE, PoolCounts, Segment, SegmentPool
-from m6rec_jax.engine.segment_store import SegmentStore
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.segments.pool import PAGE, PoolCounts, Segment, SegmentPool
+from m6rec_jax.engine.segments.store import SegmentStore
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.attention import KeyValue

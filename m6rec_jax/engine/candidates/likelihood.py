@@ -7,7 +7,7 @@
 
 A candidate's score says by how much one outcome is likelier than another, or how plausible a
 sentence about it is. No head is needed and nothing is trained for the task. Histories are encoded
-once and candidates packed into rows, as in `engine.scoring`.
+once and candidates packed into rows, as in `engine.candidates.scoring`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.engine.candidate_rows import PackedTexts, pack
-from m6rec_jax.engine.candidate_scoring import CandidateScorer
+from m6rec_jax.engine.candidates.rows import PackedTexts, pack
+from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec

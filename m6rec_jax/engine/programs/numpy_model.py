@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from m6rec_jax.engine.packed_archive import Archive
+from m6rec_jax.engine.programs.packed_archive import Archive
 
 _SCALE = "_scale"
 # Rows of the decoder that are computed together.

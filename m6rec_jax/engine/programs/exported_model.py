@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.decoding.generation_program import GeneratedBatch
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.exported_programs import (
+from m6rec_jax.engine.loaded_model import TrainedModel
+from m6rec_jax.engine.programs.exported_programs import (
     CONSTANTS,
     NOTHING,
     Exported,
     ExportError,
     Program,
 )
-from m6rec_jax.engine.generation_program import GeneratedBatch
-from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.text.vocabulary import EOS_ID

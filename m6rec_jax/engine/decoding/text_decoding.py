@@ -13,9 +13,9 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.engine.generation import GeneratedText, Generator
-from m6rec_jax.engine.sampling import check_sampling
-from m6rec_jax.engine.text_choices import TextChoices
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
+from m6rec_jax.engine.decoding.sampling import check_sampling
+from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.rows import Text
 
@@ -55,7 +55,7 @@ class Decoding:
         its own.
       true_only: a text whose template tells what an item shares with what the user liked says only
         what holds: it is put together from the item's own values and the user's own items, as the
-        model chooses (`engine.text_choices`). Otherwise the model writes freely.
+        model chooses (`engine.decoding.text_choices`). Otherwise the model writes freely.
     """
 
     method: str = "greedy"

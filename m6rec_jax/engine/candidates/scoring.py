@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.data.negatives import corrected_probability
-from m6rec_jax.engine.candidate_scoring import CandidateScorer
+from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.engine import Variables
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError

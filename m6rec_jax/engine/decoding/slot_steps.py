@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.engine.constraints import AfterPrefix
-from m6rec_jax.engine.decoding import next_tokens
+from m6rec_jax.engine.decoding.constraints import AfterPrefix
+from m6rec_jax.engine.decoding.generation_program import row_keys
+from m6rec_jax.engine.decoding.loop import next_tokens
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, sampler
+from m6rec_jax.engine.decoding.text_choices import RowChoices
 from m6rec_jax.engine.engine import Variables
-from m6rec_jax.engine.generation_program import row_keys
-from m6rec_jax.engine.sampling import SamplingOptions, sampler
-from m6rec_jax.engine.text_choices import RowChoices
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.engine.constraints import Constraint, where_rows
+from m6rec_jax.engine.decoding.constraints import Constraint, where_rows
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 

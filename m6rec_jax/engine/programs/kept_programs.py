@@ -76,8 +76,6 @@ def all_programs_run() -> None:
 
 
 class _Programs:
-    """Args: see `keep_programs`."""
-
     def __init__(self, folder: Path, start: str) -> None:
         self._folder = folder
         self._list = folder / f"{sha256(f'{_environment()}{start}')}.list"

@@ -26,9 +26,10 @@ from scipy import sparse
 from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.profile_counts import ProfileCounts
-from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
-from m6rec_jax.engine.item_words import ItemWords
-from m6rec_jax.engine.ranking_weights import (
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
+from m6rec_jax.engine.index.item_words import ItemWords
+from m6rec_jax.engine.index.ranking_weights import (
     LEAST_EASE,
     LEAST_MATCH,
     LEAST_SHARE,
@@ -37,7 +38,6 @@ from m6rec_jax.engine.ranking_weights import (
     RankingWeights,
     feature_names,
 )
-from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import ConfigError, DataError
 
 # Items `[users, k]` to the towers' similarities, float32; anything at `NO_ITEM`.

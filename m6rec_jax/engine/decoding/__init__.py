@@ -1,0 +1,1 @@
+"""Texts for histories, one token after the other."""
