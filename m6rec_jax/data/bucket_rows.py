@@ -21,7 +21,7 @@ from m6rec_jax.text.column_text import Source, classes, distinct_texts, render_a
 from m6rec_jax.text.records import Item, User, Value
 
 if TYPE_CHECKING:
-    from m6rec_jax.data.bucket_job import OpenedJob
+    from m6rec_jax.data.bucket_job import Job
 
 _SECONDS_OF_CONTEXT = 3600.0
 
@@ -30,27 +30,27 @@ class BucketRows:
     """See the module.
 
     Args:
-      opened: the job, as the process knows it.
+      job: of the preparation.
       number: of the bucket.
       bucket: its events.
     """
 
-    def __init__(self, opened: OpenedJob, number: int, bucket: UserBucket) -> None:
-        self.opened, self.number, self.bucket = opened, number, bucket
-        self.template, self.label = opened.template, opened.job.dataset.spec.label
-        self.users, self.items = opened.users, opened.items
-        max_events = opened.job.options.max_events
+    def __init__(self, job: Job, number: int, bucket: UserBucket) -> None:
+        self.job, self.number, self.bucket = job, number, bucket
+        self.template, self.label = job.template, job.dataset.spec.label
+        self.users, self.items = job.dataset.user_records, job.dataset.item_records
+        max_events = job.options.max_events
         assert max_events is not None, "with_history_length"
         self.max_events = max_events
         self._known: dict[int, tuple[Groups, pa.ListArray]] = {}
 
     def features(self, groups: Groups) -> GroupFeatures:
         """Statistics of the users of groups, and of candidates."""
-        return GroupFeatures(self.bucket, groups, self.opened.shared)
+        return GroupFeatures(self.bucket, groups, self.job.row_statistics)
 
     def numbers(self, view: str, groups: Groups) -> np.ndarray:
         """Numbers of a view's groups over all users `[groups]`."""
-        first = np.load(self.opened.job.folder / f"first_group-{view}.npy", mmap_mode="r")
+        first = np.load(self.job.folder / f"first_group-{view}.npy", mmap_mode="r")
         users = self.bucket.user[groups.rows.low]
         return first[users] + np.arange(len(users)) - np.searchsorted(users, users)
 
@@ -62,7 +62,7 @@ class BucketRows:
     ) -> pa.Array:
         """The text of each candidate of 'groups'; the ranges are those of the groups."""
         template = self.template.candidate_template
-        pairs = self.opened.job.answers(self.number)
+        pairs = self.job.answers(self.number)
         told = features.of_candidates(template.fields, ranges.owners, items, pairs)
         return render_all(
             template,

@@ -235,45 +235,36 @@ class FittedFactors:
     """The factors of every fit of `StatisticsState`, on disk.
 
     Args:
-      folder: where `fit` put them.
-      schedule: counts of events of the fits `[fits]`.
+      folder: where `fit` puts them; exists then.
+      timeline: of all events.
       options: of the statistics.
+
+    Attributes:
+      schedule: counts of events of the fits `[fits]`.
     """
 
-    def __init__(self, folder: Path, schedule: np.ndarray, options: StatisticsOptions) -> None:
-        self._folder, self.schedule, self._options = folder, schedule, options
-
-    @classmethod
-    def fit(
-        cls,
-        folder: Path,
-        entries: WindowEntries,
-        timeline: Timeline,
-        num_items: int,
-        options: StatisticsOptions,
-        past: PastCounts | None = None,
-    ) -> Self:
-        """Fits them, each starting from the one before; not again those of the past.
-
-        Args:
-          folder: exists.
-          entries: of all users.
-          timeline: that they come from.
-          num_items: of the items table.
-          options: of the statistics.
-          past: of an update.
-        """
-        counts = schedule(
+    def __init__(self, folder: Path, timeline: Timeline, options: StatisticsOptions) -> None:
+        self._folder, self._timeline, self._options = folder, timeline, options
+        self.schedule = schedule(
             FIRST_FIT,
             lambda count: next_fit(count, options.factor_growth),
             int(timeline.count[-1]),
         )
-        found = cls(folder, counts, options)
-        factors, done = found._new(), 0
+
+    def fit(self, entries: WindowEntries, num_items: int, past: PastCounts | None = None) -> None:
+        """Fits them, each starting from the one before; not again those of the past.
+
+        Args:
+          entries: of all users.
+          num_items: of the items table.
+          past: of an update.
+        """
+        timeline, counts = self._timeline, self.schedule
+        factors, done = self._new(), 0
         if past is not None and past.factors.fitted:
             factors = past.factors
             done = int(np.searchsorted(counts, past.num_events, side="right"))
-            found._save(done - 1, factors)
+            self._save(done - 1, factors)
         first = np.sort(timeline.first_place(np.arange(num_items)))
         places = np.searchsorted(timeline.count, counts[done:]).tolist()
         for number, place in enumerate(places, done):
@@ -287,8 +278,7 @@ class FittedFactors:
                 int(users.max()) + 1,
                 int(np.searchsorted(first, place)),
             )
-            found._save(number, factors)
-        return found
+            self._save(number, factors)
 
     def _save(self, number: int, factors: ValueFactors) -> None:
         np.savez(

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import gin
 
 from m6rec_jax import __version__
-from m6rec_jax.data import co_occurrence, ease, profile_counts, statistics_files, views
+from m6rec_jax.data import co_occurrence, ease, profile_counts, statistics_files, tfrecords, views
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
@@ -241,7 +241,14 @@ class _Preparation:
         if not targets:
             return
         write_manifest(self.folder, self.manifest)
-        entries = self.run.write(targets)
+        entries, files = self.run.render(tuple(targets))
+        for view, target in targets.items():
+            if not files[view]:
+                raise DataError(
+                    f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing "
+                    "that a user liked has what the template asks for"
+                )
+            tfrecords.write_view(target, view, files[view])
         if not set(views.COUNTED).isdisjoint(targets):
             self.run.save_co_occurrence(self.folder)
         for view, entry in entries.items():

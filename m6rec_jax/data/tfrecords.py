@@ -69,6 +69,7 @@ def write_view(target: Path, view: str, shards: Mapping[str, Sequence[ShardFile]
       view: gives the columns.
       shards: the files of each part, which are moved there.
     """
+    shards = {part: shards[part] for part in views.PARTS if part in shards}
     target.parent.mkdir(parents=True, exist_ok=True)
     with replaced_folder(target) as folder:
         for part, files in shards.items():

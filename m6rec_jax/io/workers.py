@@ -1,10 +1,10 @@
-"""Who makes results of pieces: threads, processes of this machine, or Ray's on many machines.
+"""Workers that apply functions to pieces of work: threads, processes, or actors of a Ray cluster.
 
     with RayWorkers("a command", functools.partial(Service.open, "runs/ctr")) as workers:
         for result in workers.map(answer, chunks):
 
-Workers hold one thing that is costly to make, such as a model. Results come in the order of the
-pieces, each once, whatever dies on the way; as many are under way as keep all workers busy.
+A worker makes once what its functions need, such as a model, and keeps it. Results come in the
+order of the pieces, each once, whatever dies on the way.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import gin
 
@@ -28,78 +29,17 @@ from m6rec_jax.errors import ConfigError, M6RecError
 
 Made = TypeVar("Made")
 Piece = TypeVar("Piece")
-Begun = TypeVar("Begun")
 R = TypeVar("R")
-Made_co = TypeVar("Made_co", covariant=True)
 
-# How often a piece is begun anew after what worked on it has died.
+# How often a piece is begun anew after its worker has died.
 _RETRIES = 3
 
 
-class Workers(Protocol[Made_co]):
-    """See the module."""
+class Workers(Generic[Made]):
+    """See the module; a context manager. `most` pieces are under way at a time."""
 
-    def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
-        """`function(made, *arguments)` by any of them, perhaps beside other work.
-
-        Returns:
-          what waits for the result, and raises what the function raises.
-        """
-
-    def map(self, function: Callable[[Made_co, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        """`function(made, piece)` of every piece, in their order; raises what it raises."""
-
-
-def _in_order(
-    begin: Callable[[Piece], Begun], wait: Callable[[Begun], R], pieces: Iterable[Piece], most: int
-) -> Iterator[R]:
-    """What comes of each piece, with so many under way at most."""
-    under_way = collections.deque[Begun]()
-    for piece in pieces:
-        if len(under_way) == most:
-            yield wait(under_way.popleft())
-        under_way.append(begin(piece))
-    while under_way:
-        yield wait(under_way.popleft())
-
-
-class ThisProcess(Generic[Made]):
-    """Threads: with two, Python prepares the next piece while devices work on one.
-
-    Args:
-      made: what functions are given.
-      threads: that work at a time.
-    """
-
-    def __init__(self, made: Made, threads: int = 2) -> None:
-        self._made, self._threads = made, threads
-
-    def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
-        return functools.partial(function, self._made, *arguments)
-
-    def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-
-            def begin(piece: Piece) -> concurrent.futures.Future[R]:
-                return pool.submit(function, self._made, piece)
-
-            yield from _in_order(begin, lambda future: future.result(), pieces, self._threads)
-
-
-class Processes(Generic[Made]):
-    """Processes of this machine; use it as a context manager.
-
-    Each imports the script that uses them: let it do so under `if __name__ == "__main__":`.
-
-    Args:
-      made: what functions are given; small.
-      number: of processes.
-    """
-
-    def __init__(self, made: Made, number: int) -> None:
-        self._made, self._number = made, number
-        context = multiprocessing.get_context("spawn")
-        self._pool = concurrent.futures.ProcessPoolExecutor(number, context)
+    def __init__(self, pool: concurrent.futures.Executor, run: Callable[..., Any], most: int):
+        self._pool, self._run, self.most = pool, run, most
 
     def __enter__(self) -> Self:
         return self
@@ -108,22 +48,77 @@ class Processes(Generic[Made]):
         self._pool.shutdown(cancel_futures=True)
 
     def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
-        return functools.partial(self._result, self._pool.submit(function, self._made, *arguments))
+        """Starts `function(made, *arguments)`; returns what waits for the result, or raises."""
+        return functools.partial(_result, self._pool.submit(self._run, function, *arguments))
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        def begin(piece: Piece) -> concurrent.futures.Future[R]:
-            return self._pool.submit(function, self._made, piece)
+        """`function(made, piece)` of every piece, in their order; raises what it raises."""
+        under_way = collections.deque[Callable[[], R]]()
+        for piece in pieces:
+            if len(under_way) == self.most:
+                yield under_way.popleft()()
+            under_way.append(self.begin(function, piece))
+        while under_way:
+            yield under_way.popleft()()
 
-        return _in_order(begin, self._result, pieces, 2 * self._number)
 
-    def _result(self, future: concurrent.futures.Future[R]) -> R:
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            raise M6RecError(
-                "a process that worked on a part of this died, as if something had killed it; "
-                "memory may be short (fewer processors need less: taskset -c 0 m6rec ...)"
-            ) from error
+def _result(future: concurrent.futures.Future[R]) -> R:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise M6RecError(
+            "a process that worked on a part of this died, as if something had killed it; "
+            "memory may be short (fewer processors need less: taskset -c 0 m6rec ...)"
+        ) from error
+
+
+class _Worker:
+    """The first piece makes what is costly, so that its errors arrive."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._made, self._lock = make, list[Any](), threading.Lock()
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+        return function(self._made[0], *arguments)
+
+
+class Threads(Workers[Made]):
+    """Of this process: with two, Python prepares the next piece while devices work on one."""
+
+    def __init__(self, made: Made, threads: int = 2) -> None:
+        pool = concurrent.futures.ThreadPoolExecutor(threads)
+        super().__init__(pool, _Worker(lambda: made).run, threads)
+
+
+_of_process: _Worker
+
+
+def _start(make: Callable[[], Any]) -> None:
+    global _of_process
+    _of_process = _Worker(make)
+
+
+def _run(*arguments: Any) -> Any:
+    return _of_process.run(*arguments)
+
+
+class Processes(Workers[Made]):
+    """Processes of this machine.
+
+    Each imports the script that uses them: let it do so under `if __name__ == "__main__":`.
+
+    Args:
+      make: makes what functions are given, in each of them.
+      number: of processes.
+    """
+
+    def __init__(self, make: Callable[[], Made], number: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        pool = concurrent.futures.ProcessPoolExecutor(number, context, _start, (make,))
+        super().__init__(pool, _run, 2 * number)
 
 
 @gin.configurable
@@ -154,13 +149,11 @@ class WorkerOptions:
             )
 
     def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """How many of them run on nodes with these resources; each needs a node for itself.
-
-        Raises:
-          ConfigError: not even one.
-        """
-        own = self.resources.items()
-        room = sum(min(int(node.get(name, 0) // amount) for name, amount in own) for node in nodes)
+        """How many workers run on nodes with these resources; ConfigError for not even one."""
+        room = sum(
+            min(int(node.get(name, 0) // amount) for name, amount in self.resources.items())
+            for node in nodes
+        )
         if room < 1:
             there = [{name: node.get(name, 0.0) for name in self.resources} for node in nodes]
             raise ConfigError(
@@ -172,8 +165,6 @@ class WorkerOptions:
 
 def start_ray(command: str, object_store_bytes: int) -> Any:
     """Joins the cluster that `RAY_ADDRESS` names, or starts Ray on this machine alone.
-
-    What is started ends with the thread that started it.
 
     Args:
       command: that needs it, for the message where Ray is missing.
@@ -214,24 +205,16 @@ def set_up_process(settings: str, folder: str) -> None:
     gin.parse_config(settings)
 
 
-class _Worker:
-    """In a process of Ray's; what is costly is made for the first piece, so that errors arrive."""
-
+class _Actor(_Worker):
     def __init__(self, make: Callable[[], Any], settings: str, folder: str) -> None:
         set_up_process(settings, folder)
-        self._make, self._made, self._lock = make, list[Any](), threading.Lock()
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        with self._lock:
-            if not self._made:
-                self._made.append(self._make())
-        return function(self._made[0], *arguments)
+        super().__init__(make)
 
 
-class RayWorkers(Generic[Made]):
-    """Processes of Ray; use it as a context manager. `RAY_ADDRESS` names a cluster.
+class RayWorkers(Workers[Made]):
+    """Actors of Ray, on this machine or the cluster that `RAY_ADDRESS` names (`WorkerOptions`).
 
-    A process that dies is started again, elsewhere if need be, and its pieces are begun anew.
+    One that dies is started again, elsewhere if need be, and its pieces are begun anew.
 
     Args:
       command: that wants them, for messages.
@@ -242,19 +225,15 @@ class RayWorkers(Generic[Made]):
       ConfigError: Ray is not installed, or no worker fits into the cluster.
 
     Attributes:
-      number: of them.
+      number: of workers.
     """
 
-    def __init__(
-        self,
-        command: str,
-        make: Callable[[], Made],
-        threads: int = 2,
-    ) -> None:
+    def __init__(self, command: str, make: Callable[[], Made], threads: int = 2) -> None:
         options = WorkerOptions()
         self._ray = start_ray(command, 512 << 20)
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        number = options.fitting(nodes)
+        self.number = options.fitting(nodes)
+        self.most = 4 * self.number
         resources = dict(options.resources)
         actor = self._ray.remote(
             num_cpus=resources.pop("CPU", 0),
@@ -263,44 +242,21 @@ class RayWorkers(Generic[Made]):
             max_restarts=-1,
             max_task_retries=_RETRIES,
             max_concurrency=threads,
-        )(_Worker)
-        self._workers = [actor.remote(make, gin.config_str(), os.getcwd()) for _ in range(number)]
-        self.number = number
-
-    def __enter__(self) -> Self:
-        return self
+        )(_Actor)
+        actors = [actor.remote(make, gin.config_str(), os.getcwd()) for _ in range(self.number)]
+        self._actors = itertools.cycle(actors)
 
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
     def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
-        return functools.partial(self._result, self._workers[0].run.remote(function, *arguments))
+        result = next(self._actors).run.remote(function, *arguments)
+        return functools.partial(self._get, result)
 
-    def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
-        shared, under_way = self._ray.put(function), dict[Any, int]()  # results, and whose they are
-
-        def begin(piece: Piece) -> Any:
-            worker = self._least_busy(under_way)
-            begun = self._workers[worker].run.remote(shared, piece)
-            under_way[begun] = worker
-            return begun
-
-        def wait(begun: Any) -> R:
-            del under_way[begun]
-            return self._result(begun)
-
-        return _in_order(begin, wait, pieces, 4 * len(self._workers))
-
-    def _least_busy(self, workers: Mapping[Any, int]) -> int:
-        results = list(workers)
-        done = self._ray.wait(results, num_returns=len(results), timeout=0)[0] if results else []
-        busy = collections.Counter(workers[one] for one in set(results).difference(done))
-        return min(range(len(self._workers)), key=busy.__getitem__)
-
-    def _result(self, wanted: Any) -> Any:
+    def _get(self, result: Any) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(wanted)
+            return self._ray.get(result)
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:

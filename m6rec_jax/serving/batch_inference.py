@@ -28,7 +28,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, check_writable, in_bucket, path_of
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
+from m6rec_jax.io.workers import RayWorkers, Threads, Workers
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
@@ -144,7 +144,7 @@ def infer_requests(
         if engine == "ray":
             workers = stack.enter_context(RayWorkers("m6rec infer --engine ray", make))
         else:
-            workers = ThisProcess(make())
+            workers = stack.enter_context(Threads(make()))
         return [_answer_anywhere(workers, *file, task, job, chunk_size, progress) for file in files]
 
 

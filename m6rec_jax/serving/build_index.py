@@ -21,7 +21,7 @@ from m6rec_jax.engine.model_folder import all_devices, read_settings
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
-from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
+from m6rec_jax.io.workers import RayWorkers, Threads, Workers
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.sharding import LogicalRules
 
@@ -71,7 +71,7 @@ def build_index(
         if engine == "ray":
             workers = stack.enter_context(RayWorkers("m6rec index build --engine ray", make))
         else:
-            workers = ThisProcess(make())
+            workers = stack.enter_context(Threads(make()))
         texts, described = workers.begin(_asked, prepared, items)()
         return write_index(
             output,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
+from m6rec_jax.data import bucket_run, co_occurrence, neighbours, tfrecords, views
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import Assignment, EventTable
@@ -33,7 +33,7 @@ WRITING = {
 @pytest.fixture(autouse=True)
 def little_at_once(monkeypatch) -> None:
     """Several stretches of the timeline, and several batches in each."""
-    monkeypatch.setattr(bucket_run, "_STRETCH_GROUPS", 9)
+    monkeypatch.setattr(bucket_run, "_SLICE_GROUPS", 9)
     monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 20)
     monkeypatch.setattr(neighbours, "_EVENTS_AT_ONCE", 7)
 
@@ -119,7 +119,9 @@ class Both:
             )
             targets = {view: folder / view / "1.0.0" for view in options.views}
             with BucketRun(job, events, assignment, num_buckets, "process", False) as run:
-                self.entries = run.write(targets)
+                self.entries, files = run.render(tuple(targets))
+                for view, target in targets.items():
+                    tfrecords.write_view(target, view, files[view])
                 run.save_statistics(folder / "statistics")
                 run.save_co_occurrence(folder)
         assert not (folder / "on the way").exists()

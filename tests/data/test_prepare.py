@@ -192,13 +192,13 @@ def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_pat
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     rendered: list[tuple[str, ...]] = []
-    write = BucketRun.write
+    render = BucketRun.render
 
-    def counting(self: BucketRun, targets):
-        rendered.append(tuple(targets))
-        return write(self, targets)
+    def counting(self: BucketRun, wanted):
+        rendered.append(wanted)
+        return render(self, wanted)
 
-    monkeypatch.setattr(BucketRun, "write", counting)
+    monkeypatch.setattr(BucketRun, "render", counting)
     first = run(folder, out, views=("groups", "catalogue"))
     assert rendered.pop() == ("groups", "catalogue")
     assert not (first.folder / "unfinished").exists()

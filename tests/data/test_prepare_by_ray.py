@@ -21,7 +21,7 @@ def _workers() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(b"ray::_Worker"):
+            if path.read_bytes().startswith(b"ray::_Actor"):
                 found.append(int(path.parent.name))
         except OSError:  # it has ended
             continue
@@ -34,7 +34,7 @@ def test_a_cluster_that_loses_a_worker(write_shop, tmp_path: Path, monkeypatch) 
 
     # Many buckets and stretches of few events.
     monkeypatch.setattr(bucket_run, "_BUCKET_EVENTS", 60)
-    monkeypatch.setattr(bucket_run, "_STRETCH_GROUPS", 20)
+    monkeypatch.setattr(bucket_run, "_SLICE_GROUPS", 20)
     random = np.random.default_rng(0)
     keys = {
         (int(user), int(item), 3600.0 * int(hour))

@@ -21,7 +21,7 @@ from m6rec_jax.engine.index import catalogue_index
 from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
-from m6rec_jax.io.workers import ThisProcess
+from m6rec_jax.io.workers import Threads
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.jobs.retrieval import RetrievalAnswers
 from m6rec_jax.requests.files import Shard
@@ -159,7 +159,7 @@ def test_all_batches_run_the_same_programs(
         answering = Service(bundle, options)
         answering.warm_up([(task, answering.job(task))])
         output = tmp_path / f"{task}.jsonl"
-        workers = ThisProcess(answering)
+        workers = Threads(answering)
         requests = folder / "requests.jsonl"
         answer_file(workers, requests, output, task=task, chunk_size=20, progress=False)
         assert answering.num_compilations == programs
@@ -465,7 +465,7 @@ def test_a_model_that_answers_nan_answers_nobody(
 ) -> None:
     broken = copy.copy(bundle)
     broken.variables = jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
-    answering = ThisProcess(Service(broken, ServiceOptions(str(folder / "data"))))
+    answering = Threads(Service(broken, ServiceOptions(str(folder / "data"))))
     output = tmp_path / "out.jsonl"
     with pytest.raises(DataError, match=r"request 0: the model's answer to 'ctr' holds numbers"):
         answer_file(answering, folder / "requests.jsonl", output, task="ctr", progress=False)

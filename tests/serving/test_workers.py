@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
-from m6rec_jax.io.workers import Processes, RayWorkers, ThisProcess, WorkerOptions
+from m6rec_jax.io.workers import Processes, RayWorkers, Threads, WorkerOptions
 from m6rec_jax.serving.batch_inference import infer_requests
 from m6rec_jax.serving.build_index import build_index
 from tests.serving import served_films
@@ -42,7 +42,7 @@ def ray_workers(tmp_path: Path) -> Callable[[], RayWorkers[Path]]:
 
 
 def test_threads_keep_the_order() -> None:
-    workers = ThisProcess(Path())
+    workers = Threads(Path())
     assert list(workers.map(square, range(7))) == [n**2 for n in range(7)]
     assert list(workers.map(square, [])) == []
     with pytest.raises(DataError, match="-1 is below 0"):
@@ -50,7 +50,7 @@ def test_threads_keep_the_order() -> None:
 
 
 def test_processes_of_this_machine() -> None:
-    with Processes(Path(), 2) as workers:
+    with Processes(functools.partial(made, ""), 2) as workers:
         assert list(workers.map(square, range(5))) == [n**2 for n in range(5)]
         result = workers.begin(square, 6)
         with pytest.raises(DataError, match="-1 is below 0"):

@@ -16,9 +16,9 @@ class CatalogueView(EventView):
     columns = "item_id str, item_index int, text str"
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
-        job = made.opened.job
+        job = made.job
         # All of them stand in one file, that of the first bucket.
-        first = job.num_old_items if made.number == job.load("buckets")[0] else len(made.items)
+        first = job.num_old_items if made.number == job.buckets[0] else len(made.items)
         items = made.items[first:]
         columns = {
             "item_id": [item.id for item in items],

@@ -26,12 +26,11 @@ class DocumentsView(EventView):
         return options.document_events
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
-        job = made.opened.job
-        buckets = job.load("buckets")
+        job, buckets = made.job, made.job.buckets
         share = slice(job.num_old_items + buckets.index(made.number), None, len(buckets))
         of_items = [
             item_document(made.template, item)
-            for item, held in zip(made.items[share], job.load("held_out")[share], strict=True)
+            for item, held in zip(made.items[share], job.held_out[share], strict=True)
             if not held
         ]
         histories = made.histories(groups, made.features(groups))

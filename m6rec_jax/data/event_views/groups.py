@@ -67,10 +67,10 @@ def candidates_of(made: BucketRows, groups: Groups) -> Candidates:
     offsets = groups.rows.offsets
     ranges = Ranges(offsets[:-1], offsets[1:])
     shown = bucket.item[groups.rows.numbers]
-    opened = made.opened
-    if not opened.job.negatives:
+    job = made.job
+    if not job.negatives:
         return Candidates(ranges, shown, values_of, label.labels(values_of))
-    popularity = opened.popularity
+    popularity = job.popularity
     positions, had = bucket.seen(groups.history)
     seen = bucket.item[positions]
     epochs = epoch_of(bucket.timeline.count[groups.place], popularity.schedule)
@@ -83,13 +83,13 @@ def candidates_of(made: BucketRows, groups: Groups) -> Candidates:
         positives = shown[own].tolist()
         first = groups.rows.low[group]
         user, time = made.users[bucket.user[first]].id, float(bucket.time[first])
-        drawn = opened.sampler.draw(
+        drawn = job.sampler.draw(
             popularity.cumulative[epoch],
             key=f"{user}:{time}:{made.items[positives[0]].id}",
             positives=positives,
             seen=seen[had.low[group] : had.high[group]].tolist(),
             moment=bucket.item[bucket.moment[first] : bucket.moment_end[first]].tolist(),
-            count=opened.job.negatives,
+            count=job.negatives,
         )
         before = len(items)
         of_group = values_of[own].tolist()

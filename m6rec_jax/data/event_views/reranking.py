@@ -34,7 +34,7 @@ class RerankingView(NextItemsView):
         return [co_occurrence.FORMAT, drawn]
 
     def rows(self, made: BucketRows, groups: Groups) -> Rows:
-        bucket, drawn = made.bucket, made.opened.job.load(f"candidates-{made.number}")
+        bucket, drawn = made.bucket, made.job.candidates(made.number)
         there = drawn.counts > 0
         groups = groups.take(there)
         counts = drawn.counts[there]
