@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -56,28 +55,20 @@ from m6rec_jax.data.prepared import (
 )
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import COUNT, SPEC_FILE, protocol_for
-from m6rec_jax.data.splits import (
-    CONTEXT,
-    PARTS,
-    STATISTICS_PARTS,
-    Split,
-    part_counts,
-)
+from m6rec_jax.data.splits import CONTEXT, PARTS, STATISTICS_PARTS, Split, part_counts
 from m6rec_jax.data.statistics import StatisticsOptions
-from m6rec_jax.data.template_needs import items_without_text
+from m6rec_jax.data.template_needs import texts_of_items
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.atomic import finish_staged, replaced_folder, scratch_folder
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.locks import locked_folder
-from m6rec_jax.io.staged import finish_staged
-from m6rec_jax.text.templates import DatasetTemplate
 
 log = logging.getLogger(__name__)
+
 # What the manifest says of the events.
 _COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
-
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 7
+FORMAT = 8
 
 
 @gin.configurable
@@ -115,25 +106,24 @@ def prepare(
       M6RecError: processes died that worked on it.
     """
     options = options or PrepareOptions()
-    wanted = tuple(views.check_view(view, tuple(EVENT_VIEWS)) for view in options.views)
+    for view in options.views:
+        views.check_view(view, tuple(EVENT_VIEWS))
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
-    with (
-        local_data_dir(out, dataset.spec.name, parsed.name) as data_dir,
-        contextlib.ExitStack() as opened,
-    ):
-        folder = folder_of(data_dir, dataset.spec.name, parsed.name)
-        opened.enter_context(locked_folder(folder, f"preparing {folder}"))
+    names = dataset.spec.name, parsed.name
+    with local_data_dir(out, *names) as data_dir, contextlib.ExitStack() as stack:
+        folder = folder_of(data_dir, *names)
+        stack.enter_context(locked_folder(folder, f"preparing {folder}"))
         preparation = _Preparation(
-            dataset, parsed, options, statistics_options, data_dir, engine, progress, opened
+            dataset, parsed, options, statistics_options, data_dir, engine, progress, stack
         )
-        preparation.make(wanted)
+        preparation.make_views()
         preparation.finish()
-    return Prepared.open(out, dataset.spec.name, parsed.name)
+    return Prepared.open(out, *names)
 
 
 class _Preparation:
-    """One run of `prepare`: what of it is on disk, and its manifest; `opened` ends it."""
+    """One run of `prepare`: what of it is on disk, and its manifest; `stack` ends it."""
 
     def __init__(
         self,
@@ -144,17 +134,19 @@ class _Preparation:
         out: Path,
         engine: str,
         progress: bool,
-        opened: contextlib.ExitStack,
+        stack: contextlib.ExitStack,
     ) -> None:
         self.dataset, self.split = dataset, split
-        self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
-        self.template, self.statistics_options = template_and_options(dataset, statistics_options)
+        self.out, self.engine, self.progress, self.stack = out, engine, progress, stack
+        template, self.statistics_options = template_and_options(dataset, statistics_options)
         num_negatives(dataset, options)  # raises before anything is written
         for view in options.views:
-            EVENT_VIEWS[view].check(self.template, str(dataset.directory / SPEC_FILE))
-        self.item_texts = texts_of_items(dataset, self.template)
+            EVENT_VIEWS[view].check(template, str(dataset.directory / SPEC_FILE))
+        self.item_texts = texts_of_items(dataset, template)
         self.source = fingerprint(
             FORMAT,
+            ease.FORMAT,
+            profile_counts.FORMAT,
             __version__,
             json.dumps(dataset.spec.of_rows()),  # columns in their order, as documents tell them
             dataclasses.asdict(split),
@@ -168,7 +160,7 @@ class _Preparation:
         # Where files of an update have gone again, so must what it added.
         same = old.get("source") == self.source and not old.get("updates")
         # Read before anything goes: what was prepared stays where the new tables are broken.
-        counted = old if same else self._counted()
+        counted = {name: old[name] for name in _COUNTED} if same else self._counted()
         if not same:
             if old.get("updates"):
                 log.info("%s is prepared anew, and the parts of its updates go", self.folder)
@@ -181,17 +173,21 @@ class _Preparation:
         self.options = with_history_length(options, counted["counts"])
         self.manifest: dict[str, Any] = {
             **self._description(),
-            **{name: counted[name] for name in _COUNTED},
+            **counted,
             "source": self.source,
             "views": dict(old["views"]) if same else {},
             "statistics": dict(old["statistics"]) if same else {},
-            "ease": old.get("ease", "") if same else "",
         }
 
     @cached_property
+    def scratch(self) -> Path:
+        """For temporary files."""
+        return self.stack.enter_context(scratch_folder(self.folder / "unfinished"))
+
+    @cached_property
     def events(self) -> EventTable:
-        """The events, which are read when they are asked for."""
-        return self._opened.enter_context(EventTable(self.dataset, self._scratch("table")))
+        """The events, which are read when they are needed."""
+        return self.stack.enter_context(EventTable(self.dataset, self.scratch / "table"))
 
     @cached_property
     def assignment(self) -> Assignment:
@@ -202,36 +198,27 @@ class _Preparation:
     def run(self) -> BucketRun:
         """What makes views bucket by bucket."""
         job = Job(
-            self._scratch("buckets"),
+            self.scratch / "buckets",
             self.dataset,
             self.split.visible_parts,
             self.options,
             self.statistics_options,
         )
-        return self._opened.enter_context(
-            BucketRun(
-                job,
-                self.events,
-                self.assignment,
-                self.manifest["buckets"],
-                self.engine,
-                self.progress,
-            )
+        buckets = self.manifest["buckets"]
+        return self.stack.enter_context(
+            BucketRun(job, self.events, self.assignment, buckets, self.engine, self.progress)
         )
 
-    def make(self, wanted: Sequence[str]) -> None:
+    def make_views(self) -> None:
         """Makes those views that are not there, all in one pass."""
-        made = {
-            view: fingerprint(
-                self.source,
-                *EVENT_VIEWS[view].settings(self.dataset, self.options, self.statistics_options),
+        targets, fingerprints = {}, {}
+        for view in self.options.views:
+            settings = EVENT_VIEWS[view].settings(
+                self.dataset, self.options, self.statistics_options
             )
-            for view in wanted
-        }
-        targets = {}
-        for view in wanted:
+            fingerprints[view] = fingerprint(self.source, *settings)
             target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
-            done = self.manifest["views"].get(view, {}).get("fingerprint") == made[view]
+            done = self.manifest["views"].get(view, {}).get("fingerprint") == fingerprints[view]
             if done and (target / views.INFO).is_file():
                 log.info("%s is prepared already", target.parent.name)
                 continue
@@ -241,38 +228,25 @@ class _Preparation:
         if not targets:
             return
         write_manifest(self.folder, self.manifest)
-        entries, files = self.run.render(tuple(targets))
+        entries, shards = self.run.render(tuple(targets))
         for view, target in targets.items():
-            if not files[view]:
+            if not shards[view]:
                 raise DataError(
                     f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing "
                     "that a user liked has what the template asks for"
                 )
-            tfrecords.write_view(target, view, files[view])
-        if not set(views.COUNTED).isdisjoint(targets):
+            tfrecords.write_view(target, view, shards[view])
+            self.manifest["views"][view] = {"fingerprint": fingerprints[view], **entries[view]}
+        if not views.COUNTED.isdisjoint(targets):
             self.run.save_co_occurrence(self.folder)
-        for view, entry in entries.items():
-            self.manifest["views"][view] = {"fingerprint": made[view], **entry}
-            if "negatives" in entry and self.dataset.spec.repeats_count:
-                self._log_lone_repeats(entry["negatives"]["positives"])
-        write_manifest(self.folder, self.manifest)
-
-    def _log_lone_repeats(self, positives: int) -> None:
-        lone = sum(self.manifest["counts"]["events"][part] for part in PARTS) - positives
-        if lone:
+        if "negatives" in entries.get("groups", {}) and self.dataset.spec.repeats_count:
+            events = sum(self.manifest["counts"]["events"][part] for part in PARTS)
             log.info(
                 "%d events repeat all that their user had: with nothing to stand beside, they are "
                 "in no row of 'groups'",
-                lone,
+                events - entries["groups"]["negatives"]["positives"],
             )
-
-    def _scratch(self, name: str) -> Path:
-        """A folder for what is on the way, without what a run that was killed left there."""
-        path = self.folder / "unfinished" / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(exist_ok=True)
-        self._opened.callback(shutil.rmtree, path.parent, ignore_errors=True)
-        return path
+        write_manifest(self.folder, self.manifest)
 
     def finish(self) -> None:
         """Writes what all views share."""
@@ -283,12 +257,9 @@ class _Preparation:
         if self.manifest["statistics"].get("fingerprint") != wanted or not there:
             events = self.run.save_statistics(self.folder / STATISTICS)
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
-        if not set(views.COUNTED).isdisjoint(self.manifest["views"]):
-            wanted = fingerprint(self.source, ease.FORMAT, profile_counts.FORMAT)
-            there = (self.folder / ease.FILE).is_file()
-            if self.manifest["ease"] != wanted or not there:
-                self.run.save_ease(self.folder)
-                self.manifest["ease"] = wanted
+        counted = not views.COUNTED.isdisjoint(self.manifest["views"])
+        if counted and not (self.folder / ease.FILE).is_file():
+            self.run.save_ease(self.folder)
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:
                 self.events.save(self.assignment.codes, folder / PREPARED_EVENTS)
@@ -304,16 +275,10 @@ class _Preparation:
         write_manifest(self.folder, self.manifest)
 
     def _counted(self) -> dict[str, Any]:
+        """What the manifest says of the events."""
         # Before they are read: what is appended meanwhile is then seen to have come later.
-        read = files_of(self.dataset)
+        files = files_of(self.dataset)
         num_users = self.dataset.users.num_rows
-        counts = {
-            "users": num_users,
-            "acting_users": len(self.events.acting_users()),
-            "items": self.dataset.items.num_rows,
-            "events": part_counts(self.assignment.codes),
-            "held_out_items": int(self.assignment.held_out.sum()),
-        }
         label = self.dataset.spec.label
         if label.at_least is not None:
             positive = self.events.share_at_least(label.at_least)
@@ -332,17 +297,23 @@ class _Preparation:
                 protocol,
             )
         return {
-            "counts": counts,
+            "counts": {
+                "users": num_users,
+                "acting_users": len(self.events.acting_users()),
+                "items": self.dataset.items.num_rows,
+                "events": part_counts(self.assignment.codes),
+                "held_out_items": int(self.assignment.held_out.sum()),
+            },
             "repeats": {"protocol": protocol, "share": round(share, 6)},
             "buckets": num_buckets(self.events.num_rows, num_users),
             "last_time": self.events.times()[1],
-            "files": read,
+            "files": files,
         }
 
     def _description(self) -> dict[str, Any]:
         """What the manifest says beside counts, views and statistics."""
         names = dict(enumerate(PARTS)) | {CONTEXT: "context"}
-        seen = {
+        visible = {
             names[part]: [names[code] for code in parts]
             for part, parts in self.split.visible_parts.items()
         }
@@ -359,30 +330,14 @@ class _Preparation:
             "options": dataclasses.asdict(self.options) | {"views": list(self.options.views)},
             "statistics_options": dataclasses.asdict(self.statistics_options),
             "visible": {
-                "history": seen,
+                "history": visible,
                 "history_until": "strictly before the time of a group's first row; in "
                 "'next_items' before that row in the user's order",
                 "statistics": [names[code] for code in STATISTICS_PARTS],
-                "user_statistics": seen,
+                "user_statistics": visible,
                 "statistics_until": "strictly before the time of a group's first row",
             },
         }
-
-
-def texts_of_items(dataset: Dataset, template: DatasetTemplate) -> list[str]:
-    """What the template says of each item.
-
-    Raises:
-      DataError: nothing of some item; a model can read no empty text.
-    """
-    items = dataset.item_records
-    for name, empty in items_without_text(template, items).items():
-        raise DataError(
-            f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
-            f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
-            f"that all items have, or begin with a word"
-        )
-    return [template.item(item) for item in items]
 
 
 def files_of(dataset: Dataset) -> dict[str, list[list[str]]]:

@@ -36,11 +36,10 @@ from m6rec_jax.data.schema import COUNT
 from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.atomic import atomic_file, write_atomically
+from m6rec_jax.io.atomic import atomic_file, is_cut_short, write_atomically
 from m6rec_jax.io.buckets import bucket_errors, kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.hashing import hash_files
-from m6rec_jax.io.staged import is_cut_short
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -79,10 +78,9 @@ class Catalogue:
     def kinds(self) -> list[tuple[str, ...]]:
         """Of each item the values of the catalogue's first column of lists, such as genres."""
         every = [item.attributes for item in self.items]
-        lists = {name: None for own in every for name, v in own.items() if isinstance(v, tuple)}
-        column = next(iter(lists), "")
-        values = [own.get(column) for own in every]
-        return [value if isinstance(value, tuple) else () for value in values]
+        lists = (name for values in every for name, v in values.items() if isinstance(v, tuple))
+        column = next(lists, "")
+        return [v if isinstance(v := values.get(column), tuple) else () for values in every]
 
     @property
     def log_frequency(self) -> np.ndarray:
@@ -113,14 +111,14 @@ class Prepared:
         """
         path = folder_of(data_dir, dataset, split) / MANIFEST
         with bucket_errors(path, "read"):
-            text = path.read_text("utf-8") if path.is_file() else None
-        if text is None:
-            found = sorted(str(p.parent.name) for p in path_of(data_dir).glob(f"*/{MANIFEST}"))
-            wanted = path.parent.name
-            raise DataError(
-                f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, found)} "
-                f"(there: {', '.join(found) or 'nothing'}); run `m6rec data prepare`"
-            )
+            if not path.is_file():
+                there = sorted(str(p.parent.name) for p in path_of(data_dir).glob(f"*/{MANIFEST}"))
+                wanted = path.parent.name
+                raise DataError(
+                    f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, there)} "
+                    f"(there: {', '.join(there) or 'nothing'}); run `m6rec data prepare`"
+                )
+            text = path.read_text("utf-8")
         if is_cut_short(path.parent / UPDATE):
             raise DataError(
                 f"{path.parent}: an update was cut short, so that some files are older than "
@@ -146,13 +144,11 @@ class Prepared:
         names = sorted(path.parent.name.removeprefix(start) for path in found)
         # Splits have no dot in their names: with one it is a split of the data set `NAME.MORE`.
         splits = [split for split in names if "." not in split]
-        split = "per_user_temporal"
-        if split not in splits and len(splits) == 1:
-            (split,) = splits
-        elif split not in splits and splits:
+        default = "per_user_temporal"
+        if default not in splits and len(splits) > 1:
             there = ", ".join(start + split for split in splits)
             raise DataError(f"{name} has several splits; name one of {there}")
-        return cls.open(data_dir, name, split)
+        return cls.open(data_dir, name, default if default in splits or not splits else splits[0])
 
     @property
     def _names(self) -> tuple[str, str]:
@@ -222,10 +218,10 @@ class Prepared:
         Raises:
           DataError: no view with them is prepared.
         """
-        if not set(views.COUNTED) & set(self.manifest["views"]):
+        if views.COUNTED.isdisjoint(self.manifest["views"]):
             raise DataError(
                 f"{self.folder}: co-occurrences of items are prepared with the views "
-                f"{', '.join(views.COUNTED)}, of which there is none (PrepareOptions.views)"
+                f"{', '.join(sorted(views.COUNTED))}, of which there is none (PrepareOptions.views)"
             )
         if "answers" in self.manifest:
             raise DataError(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import Template, text_of
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
+
+if TYPE_CHECKING:  # with DuckDB, which serving goes without
+    from m6rec_jax.data.reading import Dataset
 
 
 def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> DatasetTemplate:
@@ -70,6 +74,18 @@ def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict
         empty = [item.id for item in items if not text_of(part.render(item.attributes))]
         found |= {part.name: empty} if empty else {}
     return found
+
+
+def texts_of_items(dataset: Dataset, template: DatasetTemplate) -> list[str]:
+    """What the template says of each item; DataError where it says nothing of some."""
+    items = dataset.item_records
+    for name, empty in items_without_text(template, items).items():
+        raise DataError(
+            f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
+            f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
+            f"that all items have, or begin with a word"
+        )
+    return [template.item(item) for item in items]
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,16 @@ from m6rec_jax.io.atomic import replaced_folder
 # Of a shard of texts, about.
 _SHARD_BYTES = 256 << 20
 _FEATURES = "tensorflow_datasets.core.features."
-# The field of `tf.train.Feature` for each kind of a column.
+# The field of `tf.train.Feature` for each kind of a column, and how a value is encoded for it.
 _LISTS = {"str": "bytes_list", "time": "bytes_list", "int": "int64_list", "value": "float_list"}
+_TIME = struct.Struct("<d")
+_ENCODERS: Mapping[str, Callable[[Any], bytes]] = {"str": str.encode, "time": _TIME.pack}
+_DECODERS: Mapping[str, Callable[[bytes], Any]] = {
+    "str": bytes.decode,
+    "time": lambda value: _TIME.unpack(value)[0],
+}
+# As a 32-bit number a time would be told by minutes.
+_TENSORS = {"time": ("float64", "bytes"), "int": ("int64", "none"), "value": ("float32", "none")}
 
 
 class ShardFile(NamedTuple):
@@ -69,12 +77,51 @@ def write_view(target: Path, view: str, shards: Mapping[str, Sequence[ShardFile]
       view: gives the columns.
       shards: the files of each part, which are moved there.
     """
-    shards = {part: shards[part] for part in views.PARTS if part in shards}
-    target.parent.mkdir(parents=True, exist_ok=True)
+    features = {name: _feature(*column) for name, column in sorted(views.COLUMNS[view].items())}
+    described = {
+        "pythonClassName": f"{_FEATURES}features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }
     with replaced_folder(target) as folder:
-        for part, files in shards.items():
-            _move(files, part, folder)
-        _write_metadata(folder, target.parent.name, view, shards)
+        (folder / "features.json").write_text(json.dumps(described, indent=4))
+        info = {
+            "configName": target.parent.name,
+            "description": f"{view}: see docs/prepared_data.md of m6rec_jax",
+            "fileFormat": "tfrecord",
+            "name": views.TFDS_NAME,
+            "splits": [_move(p, shards[p], folder) for p in views.PARTS if p in shards],
+            "version": views.VERSION,
+        }
+        (folder / views.INFO).write_text(json.dumps(info, indent=2))
+
+
+def add_part(target: Path, part: str, files: Sequence[ShardFile], out: Path) -> int:
+    """Makes the files that give a view another part; returns how many rows it has.
+
+    Args:
+      target: folder of the view, of `write_view`, which stays as it is.
+      part: its name.
+      files: of the part, which are moved.
+      out: a new folder for the new files of `target`.
+    """
+    out.mkdir(parents=True)
+    info = json.loads((target / views.INFO).read_text())
+    info["splits"].append(_move(part, files, out))
+    (out / views.INFO).write_text(json.dumps(info, indent=2))
+    return sum(file.records for file in files)
+
+
+def _move(part: str, files: Sequence[ShardFile], folder: Path) -> dict[str, object]:
+    """Gives the files of a part their place; returns the part as TFDS describes it."""
+    for number, file in enumerate(files):
+        name = f"{views.TFDS_NAME}-{part}.tfrecord-{number:05d}-of-{len(files):05d}"
+        shutil.move(file.path, folder / name)
+    return {
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "name": part,
+        "numBytes": str(sum(file.bytes for file in files)),
+        "shardLengths": [str(file.records) for file in files],
+    }
 
 
 class RowWriter:
@@ -83,9 +130,6 @@ class RowWriter:
     Args:
       folder: for them; must exist.
       view: gives the columns.
-
-    Attributes:
-      num_rows: of each part.
     """
 
     def __init__(self, folder: Path, view: str) -> None:
@@ -96,6 +140,7 @@ class RowWriter:
 
     @property
     def num_rows(self) -> dict[str, int]:
+        """Of each part."""
         return {part: len(ends) - 1 for part, ends in self._ends.items()}
 
     def write(self, part: str, row: views.Row) -> None:
@@ -103,66 +148,49 @@ class RowWriter:
         if part not in self._files:
             self._files[part] = self._stack.enter_context((self._folder / part).open("wb"))
             self._ends[part] = [0]
-        columns = views.COLUMNS[self._view].items()
-        values = {n: _encoded(kind, row[n] if many else [row[n]]) for n, (kind, many) in columns}
+        values = {
+            name: _encoded(kind, row[name] if many else [row[name]])
+            for name, (kind, many) in views.COLUMNS[self._view].items()
+        }
         size = self._files[part].write(_example(self._view, values))
         self._ends[part].append(self._ends[part][-1] + size)
 
     def build(self, target: Path) -> None:
         """Makes the view's folder, as `write_view` does; nothing can be written after it."""
         self._stack.close()
-        shards = {}
-        for seed, part in enumerate(views.PARTS):
-            if part in self._ends:
-                ends = np.asarray(self._ends[part])
-                order = np.random.default_rng(seed).permutation(len(ends) - 1)
-                number = -(-int(ends[-1]) // _SHARD_BYTES)
-                with (
-                    (self._folder / part).open("rb") as file,
-                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as rows,
-                ):
-                    shards[part] = [
-                        write_shard(
-                            self._folder / f"{part}-{shard}",
-                            (rows[ends[n] : ends[n + 1]] for n in order[shard::number].tolist()),
-                        )
-                        for shard in range(number)
-                    ]
+        shards = {
+            part: list(self._shuffled(part, seed))
+            for seed, part in enumerate(views.PARTS)
+            if part in self._ends
+        }
         write_view(target, self._view, shards)
 
-
-def add_part(files: Sequence[ShardFile], target: Path, part: str, out: Path) -> None:
-    """Makes the files that give a view another part.
-
-    Args:
-      files: as `write_view` takes them.
-      target: folder of the view, of `write_view`, which stays as it is.
-      part: its name.
-      out: for the new files of `target`; exists.
-    """
-    _move(files, part, out)
-    info = json.loads((target / views.INFO).read_text())
-    info["splits"].append(_split(part, files))
-    (out / views.INFO).write_text(json.dumps(info, indent=2))
+    def _shuffled(self, part: str, seed: int) -> Iterator[ShardFile]:
+        ends = np.asarray(self._ends[part])
+        order = np.random.default_rng(seed).permutation(len(ends) - 1)
+        number = -(-int(ends[-1]) // _SHARD_BYTES)
+        with (
+            (self._folder / part).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as rows,
+        ):
+            for shard in range(number):
+                records = (rows[ends[n] : ends[n + 1]] for n in order[shard::number].tolist())
+                yield write_shard(self._folder / f"{part}-{shard}", records)
 
 
 def read_shards(folder: Path, view: str, part: str) -> Iterator[dict[str, Any]]:
     """Rows of a view, in order, as `pipeline.prepared_rows.read_rows` gives them."""
-    decoders: dict[str, Callable[[Any], Any]] = {
-        "str": bytes.decode,
-        "time": lambda value: struct.unpack("<d", value)[0],
-    }
     for path in sorted(folder.glob(f"*-{part}.tfrecord-*")):
         with path.open("rb") as file:
             while head := file.read(12):  # its length, and a checksum
                 record = file.read(int.from_bytes(head[:8], "little"))
                 file.read(4)  # the record's checksum
                 features = _message().FromString(record).features.feature
-                row: dict[str, Any] = {}
+                row = {}
                 for name, (kind, many) in views.COLUMNS[view].items():
-                    decode = decoders.get(kind, lambda value: value)
-                    listed = getattr(features[name], _LISTS[kind]).value
-                    values = [decode(value) for value in listed]
+                    values = list(getattr(features[name], _LISTS[kind]).value)
+                    if kind in _DECODERS:
+                        values = list(map(_DECODERS[kind], values))
                     row[name] = values if many else values[0]
                 yield row
 
@@ -201,61 +229,14 @@ def _lists(column: pa.Array, kind: str, many: bool) -> Iterator[Sequence[Any]]:
 
 def _encoded(kind: str, values: Sequence[Any]) -> Sequence[Any]:
     """Values of a column as examples hold them."""
-    if kind == "str":
-        return [value.encode() for value in values]
-    if kind == "time":
-        return [struct.pack("<d", value) for value in values]
-    return values
-
-
-def _move(files: Sequence[ShardFile], part: str, folder: Path) -> None:
-    for number, file in enumerate(files):
-        name = f"{views.TFDS_NAME}-{part}.tfrecord-{number:05d}-of-{len(files):05d}"
-        shutil.move(file.path, folder / name)
-
-
-def _split(part: str, files: Sequence[ShardFile]) -> dict[str, object]:
-    """A part as TFDS describes it."""
-    return {
-        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        "name": part,
-        "numBytes": str(sum(file.bytes for file in files)),
-        "shardLengths": [str(file.records) for file in files],
-    }
-
-
-def _write_metadata(
-    folder: Path, config: str, view: str, shards: Mapping[str, Sequence[ShardFile]]
-) -> None:
-    features = {name: _feature(*column) for name, column in sorted(views.COLUMNS[view].items())}
-    described = {
-        "pythonClassName": f"{_FEATURES}features_dict.FeaturesDict",
-        "featuresDict": {"features": features},
-    }
-    (folder / "features.json").write_text(json.dumps(described, indent=4))
-    info = {
-        "configName": config,
-        "description": f"{view}: see docs/prepared_data.md of m6rec_jax",
-        "fileFormat": "tfrecord",
-        "name": views.TFDS_NAME,
-        "splits": [_split(part, files) for part, files in shards.items()],
-        "version": views.VERSION,
-    }
-    (folder / views.INFO).write_text(json.dumps(info, indent=2))
+    return list(map(_ENCODERS[kind], values)) if kind in _ENCODERS else values
 
 
 def _feature(kind: str, many: bool) -> dict[str, object]:
     """One column as TFDS describes it."""
-    inner: dict[str, object]
-    if kind == "str":
-        inner = {"pythonClassName": f"{_FEATURES}text_feature.Text", "text": {}}
-    else:
-        # As a number a time would be stored in 32 bits: a minute is then the finest step.
-        dtype, encoding = {
-            "time": ("float64", "bytes"),
-            "int": ("int64", "none"),
-            "value": ("float32", "none"),
-        }[kind]
+    inner: dict[str, object] = {"pythonClassName": f"{_FEATURES}text_feature.Text", "text": {}}
+    if kind in _TENSORS:
+        dtype, encoding = _TENSORS[kind]
         tensor = {"shape": {}, "dtype": dtype, "encoding": encoding}
         inner = {"pythonClassName": f"{_FEATURES}tensor_feature.Tensor", "tensor": tensor}
     if not many:

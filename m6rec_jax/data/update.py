@@ -6,17 +6,16 @@ past see, and the updates before them. So they are, to the letter, the rows that
 all events would make of the new ones, if all of them were training events. One thing differs:
 sampled negatives look at popularity as an update begins, not when 2% more events have come.
 
-Everything that an update changes is written aside and then takes its place at once (`io.staged`).
+Everything that an update changes is written aside and then takes its place at once
+(`io.atomic.staged_files`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from m6rec_jax.data.bucket_job import Job, Past
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.prepare import FORMAT, files_of, texts_of_items
+from m6rec_jax.data.prepare import FORMAT, files_of
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
     template_and_options,
@@ -50,13 +49,15 @@ from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TRAIN, Split
 from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.template_needs import texts_of_items
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import finish_staged, scratch_folder, staged_files
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.locks import locked_folder
-from m6rec_jax.io.staged import finish_staged, staged_files
 
 log = logging.getLogger(__name__)
-_EVENTS_FILE = "events.parquet"
+
+Files = dict[str, list[list[str]]]
 
 
 @gin.configurable
@@ -87,49 +88,44 @@ def update(
         raise ConfigError(f"{out} is in a bucket: updates need prepared data on a local disk")
     dataset, out = Dataset.open(dataset_dir), Path(out)
     parsed = Split.parse(split, dataset.spec.splits)
-    name = parsed.name
-    folder = folder_of(out, dataset.spec.name, name)
+    name = dataset.spec.name
+    folder = folder_of(out, name, parsed.name)
     if not folder.is_dir():
-        return Prepared.open(out, dataset.spec.name, name)  # raises
-    with (
-        locked_folder(folder, f"updating {folder}"),
-        contextlib.ExitStack() as opened,
-    ):
+        return Prepared.open(out, name, parsed.name)  # raises
+    with locked_folder(folder, f"updating {folder}"):
         finish_staged(folder / UPDATE, out)
-        prepared = Prepared.open(out, dataset.spec.name, name)
+        prepared = Prepared.open(out, name, parsed.name)
         # What the first events decided stays.
         decided = prepared.manifest["dataset_spec"].get("repeats")
         dataset = with_repeats(dataset, dataset.spec.repeats or decided)
         files = files_of(dataset)
-        new = _new_event_files(dataset, files, prepared, split, parsed)
-        if not new:
+        _check_past(dataset, files, prepared, Split.parse(split, _spec(prepared).splits) == parsed)
+        past = {table: len(names) for table, names in prepared.manifest["files"].items()}
+        if not dataset.event_files[past["events"] :]:
             log.info("%s: all files of events are prepared", dataset.directory)
-            waiting = [
-                name
-                for table, known in prepared.manifest["files"].items()
-                for name, _ in files[table][len(known) :]
-            ]
-            if waiting:
-                log.warning("%s: added with the next new events", ", ".join(waiting))
+            new = [file for table in files for file, _ in files[table][past[table] :]]
+            if new:
+                log.warning("%s: added with the next new events", ", ".join(new))
             return prepared
-        scratch = folder / "unfinished"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        opened.callback(shutil.rmtree, scratch)
-        made = _Update(dataset, files, new, prepared, parsed, scratch, progress)
-        with staged_files(folder / UPDATE, out) as staged:
-            made.write(staged)
-        return Prepared.open(out, dataset.spec.name, name)
+        new_events = dataclasses.replace(
+            with_template(dataset, prepared.manifest["options"]["template"]),
+            event_files=dataset.event_files[past["events"] :],
+            after=prepared.manifest["last_time"],
+        )
+        with (
+            scratch_folder(folder / "unfinished") as scratch,
+            staged_files(folder / UPDATE, out) as staged,
+        ):
+            _Update(new_events, files, prepared, parsed, scratch).write(staged, progress)
+        return Prepared.open(out, name, parsed.name)
 
 
-def _new_event_files(
-    dataset: Dataset,
-    found: Mapping[str, list[list[str]]],
-    prepared: Prepared,
-    text: str,
-    split: Split,
-) -> tuple[Path, ...]:
-    """Files of events that are not prepared; raises DataError where something else has changed."""
+def _spec(prepared: Prepared) -> DatasetSpec:
+    return DatasetSpec.from_dict(prepared.manifest["dataset_spec"], str(prepared.folder))
+
+
+def _check_past(dataset: Dataset, files: Files, prepared: Prepared, same_split: bool) -> None:
+    """Raises DataError where something else has changed than that there are more files."""
     manifest, directory = prepared.manifest, dataset.directory
     if "answers" in manifest:
         raise DataError(
@@ -137,91 +133,68 @@ def _new_event_files(
             "added: put the new requests into the file of the others and prepare them anew with "
             "`m6rec data prepare --requests`"
         )
-    anew = "or make everything anew with `m6rec data prepare`"
     if manifest["format"] != FORMAT:
         raise DataError(
-            f"{prepared.folder} was prepared by an earlier version: {anew.removeprefix('or ')}"
+            f"{prepared.folder} was prepared by an earlier version: make everything anew with "
+            "`m6rec data prepare`"
         )
-    known = with_template(dataset, manifest["options"]["template"]).spec
-    before = DatasetSpec.from_dict(manifest["dataset_spec"], str(prepared.folder))
-    same_split = Split.parse(text, before.splits) == split
-    if known.of_rows() != before.of_rows() or not same_split:
+    anew = "or make everything anew with `m6rec data prepare`"
+    spec = with_template(dataset, manifest["options"]["template"]).spec
+    if spec.of_rows() != _spec(prepared).of_rows() or not same_split:
         raise DataError(
             f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "
             "update can only go on as before: change back what it says of columns, labels, "
             f"repeats, statistics, templates and this split, {anew}"
         )
-    for table, old in manifest["files"].items():
-        now = found[table]
-        advice = (
-            f"new {table} go into files of their own, named so that they come last, such as "
-            f'{table}_2.parquet with "{table}": {{"file": "{table}*.parquet"}} in {SPEC_FILE}; '
-            f"{anew}"
-        )
-        for (name, digest), there in itertools.zip_longest(old, now[: len(old)]):
-            if there is None or there[0] != name:
-                place = "is missing" if name not in dict(now) else f"comes after {there[0]}"
-                raise DataError(f"{directory / name} is prepared and {place}: {advice}")
-            if there[1] != digest:
-                raise DataError(f"{directory / name} is prepared and has changed since: {advice}")
-    return dataset.event_files[len(manifest["files"]["events"]) :]
+    for table, before in manifest["files"].items():
+        now = files[table]
+        for (name, digest), there in itertools.zip_longest(before, now[: len(before)]):
+            if there == [name, digest]:
+                continue
+            if there is not None and there[0] == name:
+                problem = "has changed since"
+            else:
+                problem = "is missing" if name not in dict(now) else f"comes after {there[0]}"
+            raise DataError(
+                f"{directory / name} is prepared and {problem}: new {table} go into files of their "
+                f"own, named so that they come last, such as {table}_2.parquet with "
+                f'"{table}": {{"file": "{table}*.parquet"}} in {SPEC_FILE}; {anew}'
+            )
 
 
 class _Update:
     """The new events, and the rows of the new part.
 
     Args:
-      dataset: with all files.
+      dataset: with the files of new events alone.
       files: of `files_of`, before anything was read: what is appended meanwhile has come later.
-      new: its files of new events.
       prepared: the past.
       split: of it.
       scratch: a folder for temporary files.
-      progress: whether to show bars.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        files: dict[str, list[list[str]]],
-        new: tuple[Path, ...],
-        prepared: Prepared,
-        split: Split,
-        scratch: Path,
-        progress: bool,
+        self, dataset: Dataset, files: Files, prepared: Prepared, split: Split, scratch: Path
     ) -> None:
-        self._prepared, self._manifest, self._progress = prepared, prepared.manifest, progress
-        self._files, self._split, self._scratch = files, split, scratch
-        self.name = f"update_{len(prepared.updates) + 1}"
-        self._options = PrepareOptions(**self._manifest["options"])
-        self._statistics = StatisticsOptions(**self._manifest["statistics_options"])
-        self._dataset = dataclasses.replace(
-            with_template(dataset, self._options.template),
-            event_files=new,
-            after=self._manifest["last_time"],
-        )
-        self._template, _ = template_and_options(self._dataset, None)
-        self._catalogue = prepared.catalogue()
-        self._texts = texts_of_items(self._dataset, self._template)
-        self._held_out = self._new_held_out()
-        self._new_events = scratch / _EVENTS_FILE
-        with EventTable(self._dataset, scratch / "table") as events:
+        self._dataset, self._files, self._prepared = dataset, files, prepared
+        self._split, self._scratch = split, scratch
+        self._part = f"update_{len(prepared.updates) + 1}"
+        self._options = PrepareOptions(**prepared.manifest["options"])
+        self._statistics = StatisticsOptions(**prepared.manifest["statistics_options"])
+        self._held_out = np.zeros(dataset.items.num_rows, bool)
+        if split.kind == "held_out_items":
+            ids = [item.id for item in dataset.item_records]
+            self._held_out = splits.is_held_out(ids, **split.arguments())
+        self._events_file = scratch / f"{self._part}.parquet"
+        with EventTable(dataset, scratch / "table") as events:
             everything = np.full(events.num_rows, TRAIN, np.int8)
             acted = events.known(everything, "row").read_all()
             users, items = (acted[name].to_numpy() for name in ("user", "item"))
-            left_out = self._held_out[items] | self._of_other_parts()[users]
-            codes = np.where(left_out, EXCLUDED, TRAIN).astype(np.int8)
-            events.save(codes, self._new_events)
+            excluded = self._held_out[items] | self._of_other_parts()[users]
+            codes = np.where(excluded, EXCLUDED, TRAIN).astype(np.int8)
+            events.save(codes, self._events_file)
             self._counts = events.item_counts(codes)
             self._times = events.times()
-
-    def _new_held_out(self) -> np.ndarray:
-        """Which items are held out `[items]` bool: the new ones as the split draws them."""
-        items = self._dataset.item_records
-        found = np.zeros(len(items), bool)
-        if self._split.kind == "held_out_items":
-            found = splits.is_held_out([item.id for item in items], **self._split.arguments())
-        return found
 
     def _of_other_parts(self) -> np.ndarray:
         """Users that the split keeps from training `[users]` bool.
@@ -241,121 +214,103 @@ class _Update:
             )
         return np.zeros(len(users), bool)
 
-    def _views_to_update(self) -> list[str]:
-        """The prepared views, but for those that other settings have made than the last ones."""
-        found = []
-        for view, entry in self._manifest["views"].items():
-            settings = EVENT_VIEWS[view].settings(self._dataset, self._options, self._statistics)
-            if entry["fingerprint"] == fingerprint(self._manifest["source"], *settings):
-                found.append(view)
-            else:
-                log.warning(
-                    "the view '%s' gets no part %s: it was prepared with other settings than the "
-                    "last ones (prepare the views together)",
-                    view,
-                    self.name,
-                )
-        return found
+    def _is_updated(self, view: str, entry: dict[str, Any]) -> bool:
+        """Whether a prepared view was made with the last settings."""
+        settings = EVENT_VIEWS[view].settings(self._dataset, self._options, self._statistics)
+        if entry["fingerprint"] == fingerprint(self._prepared.manifest["source"], *settings):
+            return True
+        log.warning(
+            "the view '%s' gets no part %s: it was prepared with other settings than the "
+            "last ones (prepare the views together)",
+            view,
+            self._part,
+        )
+        return False
 
-    @property
-    def _is_counted(self) -> bool:
-        """Whether co-occurrence is there."""
-        return not set(views.COUNTED).isdisjoint(self._manifest["views"])
-
-    def write(self, staged: Path) -> None:
+    def write(self, staged: Path, progress: bool) -> None:
         """Writes all files that are new or change, below `staged`: see `staged_files`.
 
         Raises:
           DataError: a record lacks what its template needs.
         """
-        prepared = self._prepared
+        dataset, prepared, manifest = self._dataset, self._prepared, self._prepared.manifest
+        catalogue = prepared.catalogue()
+        template, _ = template_and_options(dataset, None)
+        texts = texts_of_items(dataset, template)
         folder = staged / prepared.folder.name
         (folder / EVENTS).mkdir(parents=True)
-        saved = [*(prepared.folder / EVENTS).glob("*.parquet"), self._new_events]
-        with EventTable(self._dataset, self._scratch / "all_events", saved) as events:
-            past = events.num_rows - int(self._counts.sum())
-            codes = np.where(np.arange(events.num_rows) < past, CONTEXT, TRAIN).astype(np.int8)
+        saved = [*(prepared.folder / EVENTS).glob("*.parquet"), self._events_file]
+        with EventTable(dataset, self._scratch / "all_events", saved) as events:
+            num_past = events.num_rows - int(self._counts.sum())
+            codes = np.where(np.arange(events.num_rows) < num_past, CONTEXT, TRAIN).astype(np.int8)
             job = Job(
                 self._scratch / "buckets",
-                self._dataset,
+                dataset,
                 splits.VISIBLE_PARTS,
                 self._options,
                 self._statistics,
-                Past(self.name, len(self._catalogue.texts), past, prepared.folder),
+                Past(self._part, len(catalogue.texts), num_past, prepared.folder),
             )
+            assignment = Assignment(self._split, codes, self._held_out)
             with BucketRun(
-                job,
-                events,
-                Assignment(self._split, codes, self._held_out),
-                self._manifest["buckets"],
-                "process",
-                self._progress,
+                job, events, assignment, manifest["buckets"], "process", progress
             ) as run:
-                entries, shards = run.render(tuple(self._views_to_update()))
-                rows = {
-                    view: entry["rows"][self.name]
-                    for view, entry in entries.items()
-                    if entry["rows"]
-                }
-                for view in rows:
-                    target = prepared.tfds_folder(view)
-                    new = staged / target.relative_to(prepared.data_dir)
-                    new.mkdir(parents=True)
-                    tfrecords.add_part(shards[view][self.name], target, self.name, new)
+                wanted = [v for v, entry in manifest["views"].items() if self._is_updated(v, entry)]
+                _, shards = run.render(tuple(wanted))
+                rows = {}
+                for view, parts in shards.items():
+                    if parts:
+                        target = prepared.tfds_folder(view)
+                        new = staged / target.relative_to(prepared.data_dir)
+                        rows[view] = tfrecords.add_part(target, self._part, parts[self._part], new)
                 run.save_statistics(folder / STATISTICS)
-                if self._is_counted:
+                if not views.COUNTED.isdisjoint(manifest["views"]):
                     run.save_co_occurrence(folder)
-        shutil.move(self._new_events, folder / EVENTS / f"{self.name}.parquet")
+        shutil.move(self._events_file, folder / EVENTS)
         counts = self._counts.copy()
-        counts[: len(self._catalogue.texts)] += self._catalogue.train_counts
+        counts[: len(catalogue.texts)] += catalogue.train_counts
         write_catalogue(
             folder / CATALOGUE,
-            self._dataset.item_records,
-            self._dataset.items.select(list(self._dataset.spec.items.columns)),
-            self._texts,
+            dataset.item_records,
+            dataset.items.select(list(dataset.spec.items.columns)),
+            texts,
             self._held_out,
             counts,
         )
         write_manifest(folder, self._new_manifest(rows))
 
-    def _new_manifest(self, rows: Mapping[str, int]) -> dict[str, Any]:
-        old, number = self._manifest, int(self._counts.sum())
-        before = old["counts"]
+    def _new_manifest(self, rows: dict[str, int]) -> dict[str, Any]:
+        """The manifest with the new part, which has so many rows of each view."""
+        old, number = self._prepared.manifest, int(self._counts.sum())
+        new = [path.name for path in self._dataset.event_files]
         counts = {
             "users": self._dataset.users.num_rows,
             "items": self._dataset.items.num_rows,
             "held_out_items": int(self._held_out.sum()),
         }
-        files, new = self._files, [path.name for path in self._dataset.event_files]
-        entry: dict[str, Any] = {
-            "name": self.name,
+        entry = {
+            "name": self._part,
             "files": new,
             # Rows depend on all files so far: on users, items and the updates before this one.
-            "fingerprint": fingerprint(files, new),
+            "fingerprint": fingerprint(self._files, new),
             "events": number,
             "first_time": self._times[0],
             "last_time": self._times[1],
-            "new": {name: counts[name] - before[name] for name in counts},
-            "rows": dict(rows),
+            "new": {name: count - old["counts"][name] for name, count in counts.items()},
+            "rows": rows,
         }
-        log.info(
-            "%s: %d events, %d new users, %d new items; rows: %s",
-            self.name,
-            number,
-            entry["new"]["users"],
-            entry["new"]["items"],
-            ", ".join(f"{view} {count}" for view, count in rows.items()) or "none",
-        )
+        log.info("%s: %s", self._part, ", ".join(f"{name} {entry[name]}" for name in entry))
+        views_with_part = {
+            view: entry | {"rows": entry["rows"] | {self._part: rows[view]}}
+            for view, entry in old["views"].items()
+            if view in rows
+        }
+        events = old["counts"]["events"] | {self._part: number}
         return old | {
-            "counts": before | counts | {"events": before["events"] | {self.name: number}},
-            "files": files,
+            "counts": old["counts"] | counts | {"events": events},
+            "files": self._files,
             "last_time": self._times[1],
             "statistics": old["statistics"] | {"events": old["statistics"]["events"] + number},
             "updates": [*old.get("updates", []), entry],
-            "views": {
-                view: entry | {"rows": entry["rows"] | {self.name: rows[view]}}
-                if view in rows
-                else entry
-                for view, entry in old["views"].items()
-            },
+            "views": old["views"] | views_with_part,
         }

@@ -27,7 +27,7 @@ VERSION = "1.0.0"
 INFO = "dataset_info.json"  # of TFDS, in the folder of a view
 
 # With which co-occurrences of items are written.
-COUNTED = (*(name for name, view in EVENT_VIEWS.items() if view.counted), "recommendations")
+COUNTED = frozenset({"recommendations", *(n for n, view in EVENT_VIEWS.items() if view.counted)})
 # Of a corpus of texts.
 TEXT_VIEWS = ("documents", "labelled_texts")
 # Of dialogues: what is said next, and what is recommended next.

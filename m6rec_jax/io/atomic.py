@@ -6,21 +6,23 @@ import contextlib
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.buckets import in_bucket
 
+_FILES, _COMPLETE = "files", "complete"
 
-def to_disk(path: Path) -> None:
-    """Returns once a file, or a folder's list of names, would survive a power cut."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+
+def to_disk(*paths: Path) -> None:
+    """Returns once files, or folders' lists of names, would survive a power cut."""
+    for path in paths:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 @contextlib.contextmanager
@@ -42,9 +44,8 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable:
             to_disk(scratch)
         scratch.replace(path)
-    except BaseException:
+    finally:
         scratch.unlink(missing_ok=True)
-        raise
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = False) -> None:
@@ -78,6 +79,29 @@ def check_new(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder, which goes when the block ends; one of a killed run goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yields a new folder on the same disk, which goes when the block ends unless it was moved."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made.chmod(0o755)  # mkdtemp lets only its owner read
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yields a folder to write to; it gets the wanted name when the block ends without an error.
 
@@ -90,21 +114,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
       CheckpointError: as `check_new`, or it cannot be written to (disk full, no permission).
     """
     check_new(folder)
-    # A name of its own: another process may be making the same folder.
-    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        for path in (*unfinished.rglob("*"), unfinished):
-            to_disk(path)
-        unfinished.rename(folder)
-        to_disk(folder.parent)
+        with _beside(folder) as made:
+            yield made
+            if folder.exists():
+                folder.rmdir()
+            to_disk(*made.rglob("*"), made)
+            made.rename(folder)
+            to_disk(folder.parent)
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -113,19 +132,57 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
     Several processes may make the same folder at once: one of theirs stays, whole.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _beside(folder) as made, _beside(folder) as old:
         yield made
-        made.chmod(0o755)  # mkdtemp lets only its owner read
-        with tempfile.TemporaryDirectory(prefix=".old-", dir=folder.parent) as old:
-            # Another process may have put it there, or taken it away, a moment ago.
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(Path(old) / folder.name)
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        # Another process may have put it there, or taken it away, a moment ago.
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old / folder.name)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+@contextlib.contextmanager
+def staged_files(folder: Path, root: Path) -> Iterator[Path]:
+    """Yields a folder for files that then take the places of those of the same paths below `root`.
+
+    Killed before the block ends, nothing has changed. Killed later, `is_cut_short` is true until
+    `finish_staged` moves what is left.
+
+    Args:
+      folder: on the disk of `root`, without what a killed block left there.
+      root: of the files' paths.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    files = folder / _FILES
+    files.mkdir(parents=True)
+    try:
+        yield files
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    to_disk(*files.rglob("*"), files)
+    (folder / _COMPLETE).touch()
+    to_disk(folder)
+    finish_staged(folder, root)
+
+
+def is_cut_short(folder: Path) -> bool:
+    """Whether some files may have taken their places and others not."""
+    return (folder / _COMPLETE).exists()
+
+
+def finish_staged(folder: Path, root: Path) -> None:
+    """Moves the files that a killed `staged_files` left, if it had written all of them."""
+    if not is_cut_short(folder):
+        return
+    files = folder / _FILES
+    for path in sorted(files.rglob("*")):
+        if path.is_file():
+            target = root / path.relative_to(files)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    (folder / _COMPLETE).unlink()
+    shutil.rmtree(folder)

@@ -17,7 +17,7 @@ def test_a_power_cut_finds_all_files_or_none(
     flushed: list[tuple[str, bool]] = []
     target = tmp_path / "task"
     monkeypatch.setattr(
-        atomic, "to_disk", lambda path: flushed.append((path.name, target.exists()))
+        atomic, "to_disk", lambda *paths: flushed.extend((p.name, target.exists()) for p in paths)
     )
     with new_folder(target) as folder:
         (folder / "prompts").mkdir()
@@ -25,7 +25,7 @@ def test_a_power_cut_finds_all_files_or_none(
         (folder / "manifest.json").write_text("{}")
     before = [name for name, is_there in flushed if not is_there]
     assert {"prompts", "weights", "manifest.json"} < set(before)
-    assert before[-1].endswith(".unfinished")
+    assert before[-1].startswith(".task-")
     assert [name for name, is_there in flushed if is_there] == [tmp_path.name]
 
 

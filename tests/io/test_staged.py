@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.io.staged import finish_staged, is_cut_short, staged_files
+from m6rec_jax.io.atomic import finish_staged, is_cut_short, staged_files
 
 NEW = {"a/one": "1", "a/two": "2", "three": "3"}
 
