@@ -210,7 +210,7 @@ def _configure_data(args: argparse.Namespace) -> None:
 
 
 def run_data_show(args: argparse.Namespace) -> None:
-    """rows of prepared data as a model reads them, and what is odd about them"""
+    """rows of prepared data as a model reads them, and items that read the same"""
     from m6rec_jax.data.prepared import CATALOGUE, Prepared
     from m6rec_jax.data.show import show_catalogue, show_rows
     from m6rec_jax.data.tfrecords import read_shards
@@ -234,13 +234,12 @@ def run_data_show(args: argparse.Namespace) -> None:
         print(f"no vocabulary at {prepared.vocabulary_file}: tokens are not counted")
     has_items = (prepared.folder / CATALOGUE).is_file()
     catalogue = prepared.catalogue() if has_items else None
-    items = catalogue.items if catalogue else ()
     for view, rows in counts.items():
         print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
         part = args.part or ("train" if "train" in rows else next(iter(rows), ""))
         if rows.get(part):
             found = read_shards(prepared.tfds_folder(view), view, part)
-            print(*show_rows(view, found, args.rows, count, items), sep="\n")
+            print(*show_rows(view, found, args.rows, count), sep="\n")
     if catalogue is not None:
         print(*show_catalogue(catalogue, args.rows), sep="\n")
 

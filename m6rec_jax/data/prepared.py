@@ -187,6 +187,11 @@ class Prepared:
         return tuple(entry["name"] for entry in self.manifest.get("updates", ()))
 
     @property
+    def has_template(self) -> bool:
+        """Whether rows were rendered by a template; texts have none."""
+        return "dataset_spec" in self.manifest
+
+    @property
     def repeats_count(self) -> bool:
         """Whether rows want items that the user had before, and nothing is hidden from users."""
         protocol: str | None = self.manifest["dataset_spec"].get("repeats")

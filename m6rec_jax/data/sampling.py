@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepared import fingerprint
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import SPEC_FILE, LabelSpec
+from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.data.template_needs import TemplateNeeds
 from m6rec_jax.errors import ConfigError, DataError
@@ -28,7 +29,7 @@ from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-_FILES = ("users.parquet", "items.parquet", "events.parquet")
+_USERS, _ITEMS, _EVENTS = "users.parquet", "items.parquet", "events.parquet"
 
 
 @gin.configurable
@@ -46,13 +47,9 @@ def sample_dataset(
 ) -> Path:
     """Writes a data set folder with a part of another one's users, items and events.
 
-    First everything is left out that is too rare: users and items with too few events, over and
-    over until none is left (what is called a k-core). Then some of the users are drawn, and with
-    them alone the same is done again. Events of too small a value count for nothing in this.
-    Whether a user is drawn depends on their id and the seed, not on the order of the tables.
-
-    Events lie in a database on disk meanwhile; in memory are the tables of users and items, and
-    one byte per event.
+    First users and items with too few events are left out until none is left (a k-core). Then some
+    of the users are drawn, and with them alone the same is done again. Events of too small a value
+    are left out before. Whether a user is drawn depends on their id and the seed alone.
 
     Args:
       dataset_dir: the folder to draw from.
@@ -96,15 +93,13 @@ def sample_dataset(
         raise ConfigError(
             f"sample_dataset.name = {name!r} is the folder of the data set itself, {folder}"
         )
-    of_values = {"min_value": (min_value, None), "value_scale": (value_scale, 1.0)}
-    changed = {name: given for name, (given, unset) in of_values.items() if given != unset}
+    defaults = {"min_value": None, "value_scale": 1.0}
+    given = {"min_value": min_value, "value_scale": value_scale}
+    changed = {name: value for name, value in given.items() if value != defaults[name]}
     if changed and dataset.spec.events.value is None:
-        given_text = ", ".join(
-            f"sample_dataset.{name} = {given}" for name, given in changed.items()
-        )
         raise ConfigError(
-            f"{given_text}, but the events of {dataset.directory} have no "
-            "values: its dataset.json names no events.value"
+            f"sample_dataset: {changed}, but the events of {dataset.directory} have no values: its "
+            "dataset.json names no events.value"
         )
     # Told before anything is read: outcomes of the template are scaled, too.
     TemplateNeeds.of(dataset.spec, str(dataset.directory / SPEC_FILE))
@@ -122,7 +117,7 @@ def sample_dataset(
     if (there := _made_of(folder)) == made:
         log.info("%s is there already", folder)
         return folder
-    if there is None and (folder / "dataset.json").exists():
+    if there is None and (folder / SPEC_FILE).exists():
         raise ConfigError(
             f"{folder} is a data set that was not made by sampling; it stays as it is. Give "
             "another sample_dataset.name"
@@ -162,7 +157,12 @@ def _leave_out_rare(events: EventTable, of_user: int, of_item: int, progress: bo
 def _drawn(events: EventTable, number: int, seed: int) -> list[int]:
     """Indices of so many of the users that have events, or of all where there are fewer."""
     ids = events.dataset.users.column(events.dataset.spec.users.id).to_pylist()
-    return sorted(events.acting_users(), key=lambda index: _hash(f"{seed}:{ids[index]}"))[:number]
+
+    def key(index: int) -> bytes:
+        text = f"{seed}:{ids[index]}".encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, digest_size=8).digest()
+
+    return sorted(events.acting_users(), key=key)[:number]
 
 
 def _write(
@@ -171,67 +171,60 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     dataset, spec = events.dataset, events.dataset.spec
     # Last comes dataset.json: without it the folder is no data set.
-    (folder / "dataset.json").unlink(missing_ok=True)
-    # Of those that have events.
-    users, items = np.zeros(dataset.users.num_rows, bool), np.zeros(dataset.items.num_rows, bool)
+    (folder / SPEC_FILE).unlink(missing_ok=True)
+    acting = {"user": np.zeros(dataset.users.num_rows, bool)}
+    acting["item"] = np.zeros(dataset.items.num_rows, bool)
     user_ids, item_ids = dataset.users[spec.users.id], dataset.items[spec.items.id]
     codes = np.zeros(events.num_rows, np.int8)
     if spec.events.part is not None:
         codes = dataset.event_parts()
-    num_events = 0
-    writer: pq.ParquetWriter | None = None
-    for batch in events.known(codes, "row"):
-        num_events += batch.num_rows
-        users[batch["user"]] = items[batch["item"]] = True
-        columns = {
-            spec.events.user: user_ids.take(batch["user"]),
-            spec.events.item: item_ids.take(batch["item"]),
-            spec.events.time: batch["time"],
-        }
+
+    def columns(batch: pa.RecordBatch) -> Iterator[tuple[str, Any]]:
+        yield spec.events.user, user_ids.take(batch["user"])
+        yield spec.events.item, item_ids.take(batch["item"])
+        yield spec.events.time, batch["time"]
         if spec.events.value is not None:
-            columns[spec.events.value] = pc.multiply(batch["value"], value_scale)
+            yield spec.events.value, pc.multiply(batch["value"], value_scale)
         if spec.events.part is not None:
-            columns[spec.events.part] = pa.array(np.asarray([*PART_NAMES])[batch["part"]])
-        table = pa.table(columns)
-        writer = writer or pq.ParquetWriter(folder / _FILES[2], table.schema, compression="zstd")
-        writer.write_table(table)
-    assert writer is not None
-    writer.close()
-    for file, table, mask in (
-        (_FILES[0], dataset.users, users),
-        (_FILES[1], dataset.items, items),
-    ):
-        pq.write_table(table.filter(pa.array(mask)), folder / file, compression="zstd")
-    counts = (int(users.sum()), int(items.sum()), num_events)
-    counted = "{:,} users, {:,} items and {:,} events".format(*counts)
+            yield spec.events.part, pa.array(np.asarray([*PART_NAMES])[batch["part"]])
+
+    num_events = 0
+    with contextlib.ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for batch in events.known(codes, "row"):
+            num_events += batch.num_rows
+            for key, mask in acting.items():
+                mask[batch[key]] = True
+            table = pa.table(dict(columns(batch)))
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(folder / _EVENTS, table.schema, compression="zstd")
+            )
+            writer.write_table(table)
+    tables = {"user": (_USERS, dataset.users), "item": (_ITEMS, dataset.items)}
+    for key, (file, table) in tables.items():
+        pq.write_table(table.filter(pa.array(acting[key])), folder / file, compression="zstd")
+    num_users, num_items = (int(mask.sum()) for mask in acting.values())
+    counted = f"{num_users:,} users, {num_items:,} items and {num_events:,} events"
+    label, template = spec.label, dict(spec.template)
+    if label.at_least is not None:
+        label = dataclasses.replace(label, at_least=label.at_least * value_scale)
+    if "outcomes" in template:
+        template["outcomes"] = [
+            o | ({"at_least": o["at_least"] * value_scale} if "at_least" in o else {})
+            for o in template["outcomes"]
+        ]
     dataclasses.replace(
         spec,
         name=name,
-        users=dataclasses.replace(spec.users, file=_FILES[0]),
-        items=dataclasses.replace(spec.items, file=_FILES[1]),
-        events=dataclasses.replace(spec.events, file=_FILES[2]),
-        label=_scaled_label(spec.label, value_scale),
-        template=_scaled_outcomes(spec.template, value_scale),
+        users=dataclasses.replace(spec.users, file=_USERS),
+        items=dataclasses.replace(spec.items, file=_ITEMS),
+        events=dataclasses.replace(spec.events, file=_EVENTS),
+        label=label,
+        template=template,
         description=f"A sample of {spec.name}: {counted}",
         provenance={**spec.provenance, "sample": dict(made)},
     ).save(folder)
     log.info("%s: %s", folder, counted)
-
-
-def _scaled_label(label: LabelSpec, scale: float) -> LabelSpec:
-    if label.at_least is None or scale == 1:
-        return label
-    return dataclasses.replace(label, at_least=label.at_least * scale)
-
-
-def _scaled_outcomes(template: Mapping[str, Any], scale: float) -> Mapping[str, Any]:
-    if scale == 1 or "outcomes" not in template:
-        return template
-    outcomes = [
-        {**outcome, "at_least": outcome["at_least"] * scale} if "at_least" in outcome else outcome
-        for outcome in template["outcomes"]
-    ]
-    return {**template, "outcomes": outcomes}
 
 
 def _made_of(folder: Path) -> object:
@@ -239,7 +232,3 @@ def _made_of(folder: Path) -> object:
         return Dataset.open(folder).spec.provenance.get("sample")
     except DataError:
         return None
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from m6rec_jax.data.prepared import (
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import RowWriter
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import scratch_folder
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.io.progress import progress_bar
 
@@ -79,6 +81,7 @@ def prepare_texts(
     with (
         local_data_dir(out, dataset, split.name) as data_dir,
         locked_folder(folder_of(data_dir, dataset, split.name), f"preparing {dataset}"),
+        contextlib.ExitStack() as stack,
     ):
         folder = folder_of(data_dir, dataset, split.name)
         targets = {view: views.tfds_folder(data_dir, dataset, split.name, view) for view in wanted}
@@ -90,12 +93,8 @@ def prepare_texts(
         if built and old.get("fingerprint") == source:
             log.info("%s is prepared already", folder.name)
             return Prepared.open(out, dataset, split.name)
-        rendered = folder / "rendered"
-        shutil.rmtree(rendered, ignore_errors=True)
-        writers = {}
-        for view in wanted:
-            (rendered / view).mkdir(parents=True)
-            writers[view] = RowWriter(rendered / view, view)
+        rendered = stack.enter_context(scratch_folder(folder / "rendered"))
+        writers = {view: RowWriter(rendered / view, view) for view in wanted}
         rows, manifest = render(rendered)
         with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
             for view, part, row in rows:
@@ -109,18 +108,15 @@ def prepare_texts(
             path.replace(folder / path.name)
         for view, target in targets.items():
             writers[view].build(target)
-        own = {
+        rows_of = {view: writer.num_rows for view, writer in writers.items()}
+        described_run = {
             "format": FORMAT,
             "version": __version__,
             "dataset": dataset,
             "split": described,
             "options": dict(settings),
             "fingerprint": source,
-            "views": {
-                view: {"fingerprint": source, "rows": writer.num_rows}
-                for view, writer in writers.items()
-            },
+            "views": {v: {"fingerprint": source, "rows": rows} for v, rows in rows_of.items()},
         }
-        write_manifest(folder, {**manifest, **own})
-        shutil.rmtree(rendered)
+        write_manifest(folder, {**manifest, **described_run})
     return Prepared.open(out, dataset, split.name)

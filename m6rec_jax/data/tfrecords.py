@@ -128,11 +128,12 @@ class RowWriter:
     """Rows of one view that come one by one: they wait on disk until all are there to be shuffled.
 
     Args:
-      folder: for them; must exist.
+      folder: for them; is made.
       view: gives the columns.
     """
 
     def __init__(self, folder: Path, view: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._view = folder, view
         self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}

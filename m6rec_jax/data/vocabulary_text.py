@@ -33,7 +33,6 @@ def training_texts(
     """
     for view in views:
         texts = text_columns(check_view(view))
-        prepared.num_rows(view)
         for row in read_shards(prepared.tfds_folder(view), view, "train"):
             for column in texts:
                 value = row[column]
@@ -88,41 +87,33 @@ def train_on_prepared(
             "train_on_prepared.sources and train_on_prepared.shared belong together, not "
             f"sources={tuple(sources)!r} and shared={shared!r}"
         )
-    wanted = sources or [(str(dataset), split, views)]
-    opened = [(Prepared.open(data_dir, name, part), of) for name, part, of in wanted]
+    sources = sources or [(str(dataset), split, views)]
+    opened = [(Prepared.open(data_dir, *names), of) for *names, of in sources]
     for prepared, of in opened:
-        known = tuple(prepared.manifest["views"])
         for view in of:
-            if check_view(view) not in known:
-                raise DataError(
-                    f"{prepared.folder}: the view {view!r} is not prepared; name those whose text "
-                    f"is to be read in train_on_prepared.{'sources' if sources else 'views'} "
-                    f"(prepared: {known})"
-                )
-            if "train" not in prepared.num_rows(view):
+            if "train" not in prepared.num_rows(check_view(view)):
                 raise DataError(f"{prepared.folder}: the view {view!r} has no training rows")
-    outcomes: dict[str, None] = {}
+    words_of_labels: dict[str, None] = {}
     unwritten: list[tuple[tuple[str, ...], int]] = []
     for prepared, of in opened:
-        # Texts have no template.
-        if "dataset_spec" in prepared.manifest:
+        if prepared.has_template:
             words = prepared.outcome_words() or ()
-            outcomes |= dict.fromkeys(outcome.text for outcome in prepared.template().outcomes)
-            outcomes |= dict.fromkeys(words)
+            texts_of_labels = [outcome.text for outcome in prepared.template().outcomes]
+            words_of_labels |= dict.fromkeys([*texts_of_labels, *words])
             if "groups" in of and "label" not in prepared.manifest["dataset_spec"]:
                 # What came of sampled negatives stands in no text.
                 unwritten.append((words, prepared.num_rows("groups")["train"]))
     # The data set's own tasks look beside its manifest.
-    name = shared or folder_of(data_dir, *wanted[0][:2]).name
+    name = shared or folder_of(data_dir, *sources[0][:2]).name
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
     check_writable(path.parent)
 
-    rows = sum(own.num_rows(view)["train"] for own, of in opened for view in of)
+    rows = sum(prepared.num_rows(view)["train"] for prepared, of in opened for view in of)
     bar = progress_bar(total=rows, desc="reading text", unit=" rows", disable=not progress)
 
     def texts(has_template: bool) -> Iterator[str]:
         for prepared, of in opened:
-            if ("dataset_spec" in prepared.manifest) == has_template:
+            if prepared.has_template == has_template:
                 yield from training_texts(prepared, of, bar.update)
         if has_template:
             for words, number in unwritten:
@@ -137,7 +128,7 @@ def train_on_prepared(
             texts(True),
             copies.of(path),
             prose=texts(False),
-            keep_apart=list(outcomes),
+            keep_apart=list(words_of_labels),
             progress=progress,
         )
         for file in (path.with_suffix(".json"), path):

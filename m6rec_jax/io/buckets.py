@@ -6,10 +6,12 @@ of a copy on a local disk (`BucketCopies`).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib.util
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
@@ -141,25 +143,15 @@ class BucketCopies:
         """
         if in_bucket(path):
             with bucket_errors(path, "read"):
-                self._fetch(path_of(path), without)
+                for source in _files(path_of(path), without):
+                    target, found = self.of(source), source.stat()
+                    version = (found.length, found.mtime)  # type: ignore[attr-defined]
+                    # Not all buckets say when a file was changed.
+                    if not version[1] or self._fetched.get(target) != version:
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        _copy(source, target)
+                        self._fetched[target] = version
         return self.of(path)
-
-    def _fetch(self, source: Path, without: Collection[str] = ()) -> None:
-        target = self.of(source)
-        if source.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-            for path in source.iterdir():
-                # Some buckets have an object for the folder itself.
-                if path != source and path.name not in without:
-                    self._fetch(path)
-        elif source.exists():
-            found = source.stat()
-            version = (found.length, found.mtime)  # type: ignore[attr-defined]
-            # Not all buckets say when a file was changed.
-            if not found.mtime or self._fetched.get(target) != version:  # type: ignore[attr-defined]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, target)
-                self._fetched[target] = version
 
     def store(self, path: str | os.PathLike[str], last: str = "") -> None:
         """Copies to its address what was written here; a local path is there already.
@@ -173,15 +165,21 @@ class BucketCopies:
         """
         if in_bucket(path):
             with bucket_errors(path, "written"):
-                self._store(path_of(path), last)
+                copy = self.of(path)
+                marker = copy / last
+                for source in sorted(_files(copy), key=lambda file: (file == marker, file)):
+                    _copy(source, path_of(path) / os.fspath(source.relative_to(copy)))
 
-    def _store(self, target: Path, last: str = "") -> None:
-        source = self.of(target)
-        if source.is_dir():
-            for path in sorted(source.iterdir(), key=lambda path: (path.name == last, path.name)):
-                self._store(target / path.name)
-        else:
-            _copy(source, target)
+
+def _files(path: Path, without: Collection[str] = ()) -> Iterator[Path]:
+    """All files of a folder, or the one file; none where there is nothing."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            # Some buckets have an object for the folder itself.
+            if entry != path and entry.name not in without:
+                yield from _files(entry)
+    elif path.exists():
+        yield path
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -204,17 +202,12 @@ def bucket_copies() -> Iterator[BucketCopies]:
 
 
 @functools.cache
-def _kept() -> tuple[BucketCopies, tempfile.TemporaryDirectory[str]]:
-    folder = tempfile.TemporaryDirectory(prefix="m6rec-bucket-")  # removed when Python ends
-    return BucketCopies(Path(folder.name)), folder
+def _kept() -> BucketCopies:
+    folder = tempfile.mkdtemp(prefix="m6rec-bucket-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return BucketCopies(Path(folder))
 
 
 def kept_copy(path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
-    """The newest version of a file or folder, on a local disk until Python ends.
-
-    Entries of the folder whose names are in `without` are not copied.
-
-    Raises:
-      DataError: it cannot be read.
-    """
-    return _kept()[0].fetch(path, without)
+    """The newest version of a file or folder, on a local disk until Python ends: see `fetch`."""
+    return _kept().fetch(path, without)

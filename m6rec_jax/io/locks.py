@@ -13,10 +13,9 @@ from filelock import FileLock, Timeout
 from m6rec_jax.errors import DataError
 
 LOCK_FILE = "lock"
-
 _NO_LOCKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -42,13 +41,8 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        # Some network disks have no locks; work goes on as it would without this one.
-        logger.warning(
-            "%s cannot be locked (%s): see that no other process is %s",
-            folder,
-            error.strerror,
-            doing,
-        )
+        # Some network disks have no locks.
+        log.warning("%s cannot be locked (%s): let no other process write", folder, error)
     try:
         yield
     finally:

@@ -31,4 +31,4 @@ def test_a_disk_without_locks_is_worked_on_with_a_warning(
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), locked_folder(tmp_path, "busy there"):
         pass
-    assert "cannot be locked (Operation not supported)" in caplog.text
+    assert "cannot be locked" in caplog.text
