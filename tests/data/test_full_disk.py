@@ -5,7 +5,6 @@ import errno
 import resource
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -52,13 +51,6 @@ def test_a_check_that_has_no_room_leaves_no_clean_folder(tmp_path):
         Dataset.open(whole)
     assert check_dataset(SHOP, file).ok
     assert Dataset.open(whole).users.num_rows == 4
-
-
-def test_events_without_room_for_their_table(tmp_path):
-    shop = Dataset.open(SHOP)
-    assert shop.users.num_rows + shop.items.num_rows == 11
-    with pytest.raises(duckdb.IOException, match="File too large"), files_of_at_most(1_000):
-        EventTable(shop, tmp_path / "table")
 
 
 def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypatch):

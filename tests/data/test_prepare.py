@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import gin
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,19 +12,16 @@ import pytest
 
 from m6rec_jax.data import prepare as prepare_module
 from m6rec_jax.data.bucket_run import BucketRun
-from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import EVENTS, MANIFEST, Prepared
-from m6rec_jax.data.render import sentence
-from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Event, Item
-from tests.data.fold import FoldedSampler, FoldedStatistics, UserEvents, groups_of_user
+from tests.data.fold import FoldedSampler, FoldedStatistics
 
 DAY = 86_400.0
 
@@ -167,19 +163,6 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
     assert other.template().candidate(other.catalogue().items[0]) == "Thing 0 (maker 0)"
     with pytest.raises(ConfigError, match="has no entry 'candidat'"):
         run(folder, out, views=("groups",), template={"candidat": "{title}"})
-
-
-def test_the_artifact_is_the_state_after_training(write_shop, tmp_path: Path) -> None:
-    """Whether a view's fold leaves it behind or it is folded by itself."""
-    folder = write_shop(log())
-    saved = []
-    for name, views in (("a", ("groups",)), ("b", ("catalogue",))):
-        prepared = run(folder, tmp_path / name, views=views)
-        assert prepared.manifest["statistics"]["events"] == 32
-        files = sorted((prepared.folder / "statistics").iterdir())
-        saved.append({path.name: path.read_bytes() for path in files})
-        assert prepared.statistics().count == 32
-    assert saved[0] == saved[1]
 
 
 def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_path: Path) -> None:
@@ -351,35 +334,6 @@ def test_correction_undoes_the_sampling(rate: float) -> None:
     assert corrected_probability(0.3, 1.0) == pytest.approx(0.3)
 
 
-def user(codes: list[int], times: list[float]) -> tuple[UserEvents, np.ndarray]:
-    n = len(codes)
-    columns = (np.arange(n), np.arange(100, 100 + n), np.asarray(times), np.full(n, 5.0))
-    return UserEvents(0, *columns), np.asarray(codes, np.int8)
-
-
-def grouped(events: tuple[UserEvents, np.ndarray], **options) -> list[tuple]:
-    found = groups_of_user(*events, Grouping(**options))
-    return [(group.part, group.items, group.history_items) for group in found]
-
-
-def test_grouping() -> None:
-    events = user(
-        [TRAIN, TRAIN, TRAIN, EXCLUDED, TRAIN, CONTEXT, TRAIN, VALIDATION, TEST],
-        [0, 1, 1, 2, 3, 4, 5, 6, 7],
-    )
-    assert grouped(events, size=3, max_events=2) == [
-        (TRAIN, [100, 101, 102], []),
-        (TRAIN, [104], [101, 102]),  # the excluded row does not separate, the full group does
-        (TRAIN, [106], [104, 105]),
-        (VALIDATION, [107], [105, 106]),
-        (TEST, [108], [106, 107]),
-    ]
-    assert grouped(events, size=9, max_events=9, parts=(TRAIN,)) == [
-        (TRAIN, [100, 101, 102, 104], []),
-        (TRAIN, [106], [100, 101, 102, 104, 105]),
-    ]
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -392,30 +346,6 @@ def test_grouping() -> None:
 def test_impossible_options_are_told(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PrepareOptions(**option)
-
-
-def test_gin_sets_options(write_shop, tmp_path: Path) -> None:
-    gin.clear_config()
-    try:
-        gin.parse_config(
-            f"""
-            prepare.dataset_dir = '{write_shop(log())}'
-            prepare.out = '{tmp_path / "out"}'
-            prepare.progress = False
-            PrepareOptions.views = ('groups',)
-            PrepareOptions.group_size = 2
-            StatisticsOptions.smoothing = 3.0
-            """
-        )
-        manifest = prepare().manifest
-    finally:
-        gin.clear_config()
-    assert manifest["views"]["groups"]["grouping"]["size"] == 2
-    assert manifest["statistics_options"]["smoothing"] == 3.0
-
-
-def test_sentence() -> None:
-    assert [sentence(text) for text in ("a", "a.", "a?", " a ", "")] == ["a.", "a.", "a?", "a.", ""]
 
 
 def test_errors(write_shop, tmp_path: Path) -> None:

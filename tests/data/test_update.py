@@ -277,10 +277,10 @@ def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monke
     path = days.folder / "events-1.parquet"
     write = update_module._Update.write
 
-    def late(self, staged):
+    def late(self, *arguments):
         table = pq.read_table(path)
         pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
-        return write(self, staged)
+        return write(self, *arguments)
 
     monkeypatch.setattr(update_module._Update, "write", late)
     days.update()
