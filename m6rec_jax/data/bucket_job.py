@@ -41,8 +41,6 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import open_arrays
 from m6rec_jax.text.templates import DatasetTemplate
 
-_OF_NEIGHBOURS = ("user_neighbours_percent", "user_taste_difference", "user_neighbours_times")
-
 # View and part, and a file with rows of theirs.
 Shard = tuple[str, str, ShardFile]
 
@@ -148,11 +146,6 @@ class Job:
         spec = self.dataset.spec
         return checked_template(spec, Statistics.for_dataset(spec), str(self.dataset.directory))
 
-    @property
-    def asks_neighbours(self) -> bool:
-        """Whether the template says of candidates what pairs of items say."""
-        return not set(_OF_NEIGHBOURS).isdisjoint(self.template.candidate_template.fields)
-
     @cached_property
     def shared(self) -> SharedStatistics:
         """What all buckets look things up in, but for standings."""
@@ -216,8 +209,8 @@ class Job:
         return Popularity(*open_arrays(self.folder, ("popularity_schedule", "popularity")))
 
     def answers(self, bucket: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """What pairs of items say of the candidates of 'groups' in a bucket, if it is wanted."""
-        if not self.asks_neighbours:
+        """What pairs of items say of the candidates of 'groups' in a bucket, if counted."""
+        if not self.statistics.neighbours:
             return None
         ends, answers = open_arrays(self.folder, ("answer_ends", "answers"))
         place = self.buckets.index(bucket)

@@ -157,7 +157,7 @@ class BucketRun:
         job = self._job
         self._count(())
         file = job.folder / "pairs.npz"
-        if job.shared.options.neighbours and not file.exists():
+        if job.statistics.neighbours and not file.exists():
             self._answer([])
         pairs = PairCounts().to_arrays()
         if file.exists():
@@ -245,7 +245,7 @@ class BucketRun:
         counts_of_groups = np.unique(np.concatenate([s.counts for s in summaries]))
         if job.negatives and "groups" in wanted and len(counts_of_groups):
             self._weigh_items(counts_of_groups)
-        if "groups" in wanted and job.asks_neighbours:
+        if "groups" in wanted and job.statistics.neighbours:
             self._answer(job.buckets)
         if "reranking" in wanted:
             self._draw_candidates()
