@@ -52,7 +52,7 @@ EVENTS = "events"
 # Of `EVENTS`; every update adds a file of its own.
 PREPARED_EVENTS = "prepared.parquet"
 EVENT_COLUMNS = ["row", "user", "item", "time", "value", "part"]
-# What an update has ready, see `io.staged`.
+# What an update has ready, see `io.atomic.staged_files`.
 UPDATE = "update"
 VOCABULARY = "vocabulary.model"
 
