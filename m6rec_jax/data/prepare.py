@@ -18,14 +18,16 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import gin
+import numpy as np
 
 from m6rec_jax import __version__
-from m6rec_jax.data import co_occurrence, ease, profile_counts, statistics_files, tfrecords, views
+from m6rec_jax.data import co_occurrence, ease, profile_counts, tfrecords, views
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
@@ -66,7 +68,7 @@ from m6rec_jax.io.locks import locked_folder
 log = logging.getLogger(__name__)
 
 # What the manifest says of the events.
-_COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
+_COUNTED = ("counts", "repeats", "buckets", "last_time", "files", "statistics")
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 8
 
@@ -114,11 +116,9 @@ def prepare(
     with local_data_dir(out, *names) as data_dir, contextlib.ExitStack() as stack:
         folder = folder_of(data_dir, *names)
         stack.enter_context(locked_folder(folder, f"preparing {folder}"))
-        preparation = _Preparation(
-            dataset, parsed, options, statistics_options, data_dir, engine, progress, stack
+        _Preparation(dataset, parsed, options, statistics_options, data_dir, stack).make(
+            engine, progress
         )
-        preparation.make_views()
-        preparation.finish()
     return Prepared.open(out, *names)
 
 
@@ -130,19 +130,16 @@ class _Preparation:
         dataset: Dataset,
         split: Split,
         options: PrepareOptions,
-        statistics_options: StatisticsOptions | None,
+        statistics: StatisticsOptions | None,
         out: Path,
-        engine: str,
-        progress: bool,
         stack: contextlib.ExitStack,
     ) -> None:
-        self.dataset, self.split = dataset, split
-        self.out, self.engine, self.progress, self.stack = out, engine, progress, stack
-        template, self.statistics_options = template_and_options(dataset, statistics_options)
+        self.dataset, self.split, self.out, self.stack = dataset, split, out, stack
+        template, self.statistics = template_and_options(dataset, statistics)
         num_negatives(dataset, options)  # raises before anything is written
         for view in options.views:
             EVENT_VIEWS[view].check(template, str(dataset.directory / SPEC_FILE))
-        self.item_texts = texts_of_items(dataset, template)
+        self.texts = texts_of_items(dataset, template)
         self.source = fingerprint(
             FORMAT,
             ease.FORMAT,
@@ -164,10 +161,10 @@ class _Preparation:
         if not same:
             if old.get("updates"):
                 log.info("%s is prepared anew, and the parts of its updates go", self.folder)
-            # Views of other data must not be read beside it; `finish` writes it anew.
+            # Views of other data must not be read beside it; `make` writes it anew.
             (self.folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
-            for name in (CATALOGUE, co_occurrence.FILE, ease.FILE, profile_counts.FILE):
+            for name in (co_occurrence.FILE, ease.FILE, profile_counts.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
         self.options = with_history_length(options, counted["counts"])
@@ -176,7 +173,6 @@ class _Preparation:
             **counted,
             "source": self.source,
             "views": dict(old["views"]) if same else {},
-            "statistics": dict(old["statistics"]) if same else {},
         }
 
     @cached_property
@@ -194,83 +190,60 @@ class _Preparation:
         """The part of every event."""
         return self.events.assign(self.split)
 
-    @cached_property
-    def run(self) -> BucketRun:
-        """What makes views bucket by bucket."""
-        job = Job(
-            self.scratch / "buckets",
-            self.dataset,
-            self.split.visible_parts,
-            self.options,
-            self.statistics_options,
-        )
-        buckets = self.manifest["buckets"]
-        return self.stack.enter_context(
-            BucketRun(job, self.events, self.assignment, buckets, self.engine, self.progress)
-        )
-
-    def make_views(self) -> None:
-        """Makes those views that are not there, all in one pass."""
+    def make(self, engine: str, progress: bool) -> None:
+        """Makes those views that are not there in one pass, then what all views share."""
+        made = self.manifest["views"]
         targets, fingerprints = {}, {}
         for view in self.options.views:
-            settings = EVENT_VIEWS[view].settings(
-                self.dataset, self.options, self.statistics_options
-            )
+            settings = EVENT_VIEWS[view].settings(self.dataset, self.options, self.statistics)
             fingerprints[view] = fingerprint(self.source, *settings)
             target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
-            done = self.manifest["views"].get(view, {}).get("fingerprint") == fingerprints[view]
+            done = made.get(view, {}).get("fingerprint") == fingerprints[view]
             if done and (target / views.INFO).is_file():
                 log.info("%s is prepared already", target.parent.name)
                 continue
             targets[view] = target
             # Before its rows are replaced: killed in between, it counts as not prepared.
-            self.manifest["views"].pop(view, None)
-        if not targets:
+            made.pop(view, None)
+        shared = (STATISTICS, EVENTS, CATALOGUE)
+        if not targets and all((self.folder / name).exists() for name in shared):
+            write_manifest(self.folder, self.manifest)
             return
-        write_manifest(self.folder, self.manifest)
-        entries, shards = self.run.render(tuple(targets))
-        for view, target in targets.items():
-            if not shards[view]:
-                raise DataError(
-                    f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing "
-                    "that a user liked has what the template asks for"
-                )
-            tfrecords.write_view(target, view, shards[view])
-            self.manifest["views"][view] = {"fingerprint": fingerprints[view], **entries[view]}
-        if not views.COUNTED.isdisjoint(targets):
-            self.run.save_co_occurrence(self.folder)
-        if "negatives" in entries.get("groups", {}) and self.dataset.spec.repeats_count:
-            events = sum(self.manifest["counts"]["events"][part] for part in PARTS)
-            log.info(
-                "%d events repeat all that their user had: with nothing to stand beside, they are "
-                "in no row of 'groups'",
-                events - entries["groups"]["negatives"]["positives"],
-            )
-        write_manifest(self.folder, self.manifest)
-
-    def finish(self) -> None:
-        """Writes what all views share."""
-        wanted = fingerprint(
-            self.source, statistics_files.FORMAT, dataclasses.asdict(self.statistics_options)
+        if (self.folder / MANIFEST).exists():
+            write_manifest(self.folder, self.manifest)
+        job = Job(
+            self.scratch / "buckets",
+            self.dataset,
+            self.split.visible_parts,
+            self.options,
+            self.statistics,
         )
-        there = (self.folder / STATISTICS / "statistics.json").is_file()
-        if self.manifest["statistics"].get("fingerprint") != wanted or not there:
-            events = self.run.save_statistics(self.folder / STATISTICS)
-            self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
-        counted = not views.COUNTED.isdisjoint(self.manifest["views"])
-        if counted and not (self.folder / ease.FILE).is_file():
-            self.run.save_ease(self.folder)
+        buckets = self.manifest["buckets"]
+        with BucketRun(job, self.events, self.assignment, buckets, engine, progress) as run:
+            entries, shards = run.render(tuple(targets))
+            for view, target in targets.items():
+                if not shards[view]:
+                    raise DataError(
+                        f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing "
+                        "that a user liked has what the template asks for"
+                    )
+                tfrecords.write_view(target, view, shards[view])
+                made[view] = {"fingerprint": fingerprints[view], **entries[view]}
+            counts = self.events.item_counts(self.assignment.codes)
+            held_out = self.assignment.held_out
+            events = save_shared(run, self.folder, made, self.dataset, self.texts, held_out, counts)
+            self.manifest["statistics"] = {"events": events}
+            if not views.COUNTED.isdisjoint(made) and not (self.folder / ease.FILE).is_file():
+                run.save_ease(self.folder)
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:
                 self.events.save(self.assignment.codes, folder / PREPARED_EVENTS)
-        if not (self.folder / CATALOGUE).is_file():
-            write_catalogue(
-                self.folder / CATALOGUE,
-                self.dataset.item_records,
-                self.dataset.items.select(list(self.dataset.spec.items.columns)),
-                self.item_texts,
-                self.assignment.held_out,
-                self.events.item_counts(self.assignment.codes),
+        if "negatives" in entries.get("groups", {}) and self.dataset.spec.repeats_count:
+            log.info(
+                "%d events repeat all that their user had: with nothing to stand beside, they are "
+                "in no row of 'groups'",
+                sum(self.manifest["counts"]["events"][part] for part in PARTS)
+                - entries["groups"]["negatives"]["positives"],
             )
         write_manifest(self.folder, self.manifest)
 
@@ -328,7 +301,7 @@ class _Preparation:
                 "options": dict(self.split.options),
             },
             "options": dataclasses.asdict(self.options) | {"views": list(self.options.views)},
-            "statistics_options": dataclasses.asdict(self.statistics_options),
+            "statistics_options": dataclasses.asdict(self.statistics),
             "visible": {
                 "history": visible,
                 "history_until": "strictly before the time of a group's first row; in "
@@ -338,6 +311,28 @@ class _Preparation:
                 "statistics_until": "strictly before the time of a group's first row",
             },
         }
+
+
+def save_shared(
+    run: BucketRun,
+    folder: Path,
+    prepared_views: Collection[str],
+    dataset: Dataset,
+    texts: Sequence[str],
+    held_out: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Writes what the views share; returns how many events the statistics hold.
+
+    Args:
+      texts, held_out, counts: of `Catalogue` `[items]`.
+    """
+    if not views.COUNTED.isdisjoint(prepared_views):
+        run.save_co_occurrence(folder)
+    attributes = dataset.items.select(list(dataset.spec.items.columns))
+    path = folder / CATALOGUE
+    write_catalogue(path, dataset.item_records, attributes, texts, held_out, counts)
+    return run.save_statistics(folder / STATISTICS)
 
 
 def files_of(dataset: Dataset) -> dict[str, list[list[str]]]:

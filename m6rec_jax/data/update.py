@@ -22,12 +22,12 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.data import splits, tfrecords, views
+from m6rec_jax.data import splits, tfrecords
 from m6rec_jax.data.bucket_job import Job, Past
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import Assignment, EventTable
 from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.prepare import FORMAT, files_of
+from m6rec_jax.data.prepare import FORMAT, files_of, save_shared
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
     template_and_options,
@@ -35,14 +35,11 @@ from m6rec_jax.data.prepare_options import (
     with_template,
 )
 from m6rec_jax.data.prepared import (
-    CATALOGUE,
     EVENTS,
-    STATISTICS,
     UPDATE,
     Prepared,
     fingerprint,
     folder_of,
-    write_catalogue,
     write_manifest,
 )
 from m6rec_jax.data.reading import Dataset
@@ -103,7 +100,7 @@ def update(
         past = {table: len(names) for table, names in prepared.manifest["files"].items()}
         if not dataset.event_files[past["events"] :]:
             log.info("%s: all files of events are prepared", dataset.directory)
-            new = [file for table in files for file, _ in files[table][past[table] :]]
+            new = [file for table in past for file, _ in files[table][past[table] :]]
             if new:
                 log.warning("%s: added with the next new events", ", ".join(new))
             return prepared
@@ -263,20 +260,10 @@ class _Update:
                         target = prepared.tfds_folder(view)
                         new = staged / target.relative_to(prepared.data_dir)
                         rows[view] = tfrecords.add_part(target, self._part, parts[self._part], new)
-                run.save_statistics(folder / STATISTICS)
-                if not views.COUNTED.isdisjoint(manifest["views"]):
-                    run.save_co_occurrence(folder)
+                counts = self._counts.copy()
+                counts[: len(catalogue.texts)] += catalogue.train_counts
+                save_shared(run, folder, manifest["views"], dataset, texts, self._held_out, counts)
         shutil.move(self._events_file, folder / EVENTS)
-        counts = self._counts.copy()
-        counts[: len(catalogue.texts)] += catalogue.train_counts
-        write_catalogue(
-            folder / CATALOGUE,
-            dataset.item_records,
-            dataset.items.select(list(dataset.spec.items.columns)),
-            texts,
-            self._held_out,
-            counts,
-        )
         write_manifest(folder, self._new_manifest(rows))
 
     def _new_manifest(self, rows: dict[str, int]) -> dict[str, Any]:
