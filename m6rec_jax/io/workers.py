@@ -127,21 +127,16 @@ class WorkerOptions:
     """Processes of Ray.
 
     Attributes:
-      number: of them; None: as many as the cluster has room for.
-      resources: of Ray that each takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`.
+      resources: of Ray that each takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`. As many are
+        started as the cluster has room for.
 
     Raises:
-      ConfigError: a number below 1, or resources of which none is taken.
+      ConfigError: nothing is taken.
     """
 
-    number: int | None = None
     resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
 
     def __post_init__(self) -> None:
-        if self.number is not None and self.number < 1:
-            raise ConfigError(
-                f"WorkerOptions.number must be 1 or more, not {self.number}; None: as many as fit"
-            )
         if not self.resources or not all(amount > 0 for amount in self.resources.values()):
             raise ConfigError(
                 f"WorkerOptions.resources must name what each worker takes, in amounts above 0, as "
@@ -160,7 +155,7 @@ class WorkerOptions:
                 f"no worker fits into the cluster: WorkerOptions.resources = "
                 f"{dict(self.resources)}, and its nodes have {there}"
             )
-        return min(room, self.number or room)
+        return room
 
 
 def start_ray(command: str, object_store_bytes: int) -> Any:

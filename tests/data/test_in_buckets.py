@@ -1,6 +1,5 @@
 """Data sets, reports and prepared data in buckets: etils and fsspec as they are, over memory."""
 
-import errno
 import json
 import shutil
 import sys
@@ -153,20 +152,6 @@ def test_a_bucket_that_cannot_be_written_is_said_before_the_work(memory, monkeyp
     with pytest.raises(DataError, match=r"own/out cannot be written: OSError: 403.*credentials"):
         prepare(SHOP, "gs://own/out", progress=False)
     assert not memory.store
-
-
-def test_a_copy_that_has_no_room_says_so(memory, monkeypatch):
-    put(SHOP, "gs://own/shop")
-
-    def copy(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(buckets, "_copy", copy)
-    with (
-        pytest.raises(DataError, match=r"gs://own/shop cannot be read: .*No space left"),
-        buckets.bucket_copies() as copies,
-    ):
-        copies.fetch("gs://own/shop")
 
 
 def test_a_missing_package_and_an_unknown_address_are_named(monkeypatch):

@@ -71,23 +71,12 @@ def test_processes_that_die_lose_nothing(ray_workers: Any) -> None:
 
 
 def test_a_cluster_without_room() -> None:
-    options = WorkerOptions(number=3, resources={"GPU": 2})
+    options = WorkerOptions({"GPU": 2})
     assert options.fitting([{"CPU": 8.0, "GPU": 5.0}, {"GPU": 1.0}]) == 2
     with pytest.raises(ConfigError, match=r"resources = {'GPU': 2}, and its nodes have .*'GPU': 0"):
         options.fitting([{"CPU": 8.0}])
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"resources": {}}, r"WorkerOptions\.resources must name what each worker takes.*not {}"),
-        ({"resources": {"CPU": 1, "GPU": 0}}, r"WorkerOptions\.resources .*, not {.*'GPU': 0}"),
-        ({"number": -2}, r"WorkerOptions\.number must be 1 or more, not -2"),
-    ],
-)
-def test_workers_that_cannot_be(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        WorkerOptions(**settings)
+    with pytest.raises(ConfigError, match=r"WorkerOptions\.resources"):
+        WorkerOptions({"CPU": 1, "GPU": 0})
 
 
 def test_files_and_indexes_are_the_same_by_ray(served: Path, tmp_path: Path) -> None:
