@@ -91,8 +91,13 @@ def train_on_prepared(
     opened = [(Prepared.open(data_dir, *names), of) for *names, of in sources]
     for prepared, of in opened:
         for view in of:
-            if "train" not in prepared.num_rows(check_view(view)):
-                raise DataError(f"{prepared.folder}: the view {view!r} has no training rows")
+            there = prepared.manifest["views"]
+            if "train" not in there.get(check_view(view), {"rows": ()})["rows"]:
+                raise DataError(
+                    f"{prepared.folder}: the view {view!r} is not prepared, or has no training "
+                    "rows; name those whose text is to be read in train_on_prepared."
+                    f"{'sources' if shared else 'views'} (prepared: {', '.join(there)})"
+                )
     words_of_labels: dict[str, None] = {}
     unwritten: list[tuple[tuple[str, ...], int]] = []
     for prepared, of in opened:

@@ -235,7 +235,7 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}
     assert not any((prepared.folder / name).exists() for name in counted)
-    with pytest.raises(DataError, match="prepared with the views next_items, reranking"):
+    with pytest.raises(DataError, match="prepared with the views next_items,"):
         prepared.co_occurrence()
     assert prepared.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
     (prepared.folder / MANIFEST).write_text("{", encoding="utf-8")
@@ -265,7 +265,9 @@ def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path)
     described = json.loads(manifest.read_text())
     del described["views"]["documents"]["rows"]["train"]
     manifest.write_text(json.dumps(described))
-    with pytest.raises(DataError, match="the view 'documents' has no training rows"):
+    with pytest.raises(
+        DataError, match="view 'documents' is not prepared, or has no training rows"
+    ):
         train_on_prepared(out, "shop", views=("documents",))
     for view in ("groups", "reranking"):
         with pytest.raises(DataError, match=f"'candidate' is empty, and the view '{view}' is of"):
