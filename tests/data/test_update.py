@@ -444,7 +444,7 @@ def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
     before = days.prepared.manifest
     days.add(1)
     with monkeypatch.context() as patch:
-        patch.setattr(update_module, "write_catalogue", None)  # all else is written
+        patch.setattr(update_module, "write_manifest", None)  # all else is written
         with pytest.raises(TypeError):
             days.update()
     assert Prepared.open(days.out, "shop", "per_user_temporal").manifest == before
