@@ -21,7 +21,7 @@ from m6rec_jax.data.prepared import (
     write_manifest,
 )
 from m6rec_jax.data.splits import Split
-from m6rec_jax.data.tfrecords import RowWriter
+from m6rec_jax.data.tfrecords import spool_rows, write_spooled
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import scratch_folder
 from m6rec_jax.io.locks import locked_folder
@@ -93,22 +93,19 @@ def prepare_texts(
         if built and old.get("fingerprint") == source:
             log.info("%s is prepared already", folder.name)
             return Prepared.open(out, dataset, split.name)
-        rendered = stack.enter_context(scratch_folder(folder / "rendered"))
-        writers = {view: RowWriter(rendered / view, view) for view in wanted}
-        rows, manifest = render(rendered)
-        with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
-            for view, part, row in rows:
-                writers[view].write(part, row)
-                bar.update()
+        spool = stack.enter_context(scratch_folder(folder / "unfinished"))
+        beside = stack.enter_context(scratch_folder(folder / "rendered"))
+        rows, manifest = render(beside)
+        bar = progress_bar(rows, f"rendering {dataset}", unit=" rows", disable=not progress)
+        counts = spool_rows(bar, spool)
         # Everything was read, so what was prepared may go; half new, nothing says that it is there.
         (folder / MANIFEST).unlink(missing_ok=True)
-        for path in [path for path in rendered.iterdir() if path.name not in writers]:
+        for path in list(beside.iterdir()):
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)
             path.replace(folder / path.name)
         for view, target in targets.items():
-            writers[view].build(target)
-        rows_of = {view: writer.num_rows for view, writer in writers.items()}
+            write_spooled(target, view, spool)
         described_run = {
             "format": FORMAT,
             "version": __version__,
@@ -116,7 +113,7 @@ def prepare_texts(
             "split": described,
             "options": dict(settings),
             "fingerprint": source,
-            "views": {v: {"fingerprint": source, "rows": rows} for v, rows in rows_of.items()},
+            "views": {v: {"fingerprint": source, "rows": counts.get(v, {})} for v in wanted},
         }
         write_manifest(folder, {**manifest, **described_run})
     return Prepared.open(out, dataset, split.name)

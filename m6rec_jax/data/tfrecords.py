@@ -6,11 +6,11 @@ files by which `tfds.builder_from_directory` knows it.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import itertools
 import json
-import mmap
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc
 
 from m6rec_jax.data import views
 from m6rec_jax.io.atomic import replaced_folder
 
-# Of a shard of texts, about.
-_SHARD_BYTES = 256 << 20
+# Of a shard of texts, about; and rows that are written together before.
+_SHARD_BYTES, _BATCH_ROWS = 256 << 20, 1_000
 _FEATURES = "tensorflow_datasets.core.features."
 # The field of `tf.train.Feature` for each kind of a column, and how a value is encoded for it.
 _LISTS = {"str": "bytes_list", "time": "bytes_list", "int": "int64_list", "value": "float_list"}
@@ -49,12 +50,19 @@ class ShardFile(NamedTuple):
 
 def examples(table: pa.Table, view: str) -> Iterator[bytes]:
     """The rows of a view, each as a serialized `tf.train.Example`."""
-    columns = {
-        name: _lists(table.column(name).combine_chunks(), kind, many)
+    columns = [
+        _lists(table.column(name).combine_chunks(), kind, many)
         for name, (kind, many) in views.COLUMNS[view].items()
-    }
-    for row in zip(*columns.values(), strict=True):
-        yield _example(view, dict(zip(columns, row, strict=True)))
+    ]
+    message = _message()
+    for row in zip(*columns, strict=True):
+        example = message()
+        features = example.features.feature
+        for (name, (kind, _)), values in zip(views.COLUMNS[view].items(), row, strict=True):
+            listed = getattr(features[name], _LISTS[kind])
+            listed.SetInParent()  # an empty list is there, too
+            listed.value.extend(values)
+        yield example.SerializeToString(deterministic=True)
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> ShardFile:
@@ -124,59 +132,57 @@ def _move(part: str, files: Sequence[ShardFile], folder: Path) -> dict[str, obje
     }
 
 
-class RowWriter:
-    """Rows of one view that come one by one: they wait on disk until all are there to be shuffled.
+def spool_rows(
+    rows: Iterable[tuple[str, str, views.Row]], folder: Path
+) -> dict[str, dict[str, int]]:
+    """Writes rows that come one by one to a folder, where they wait until all are there.
 
     Args:
-      folder: for them; is made.
-      view: gives the columns.
+      rows: view, part and row, in any order.
+
+    Returns:
+      view -> part -> number of rows.
     """
+    waiting = collections.defaultdict[tuple[str, str], list[views.Row]](list)
+    counts = collections.defaultdict[str, dict[str, int]](dict)
+    writers: dict[tuple[str, str], Any] = {}
+    with contextlib.ExitStack() as stack:
 
-    def __init__(self, folder: Path, view: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._view = folder, view
-        self._stack = contextlib.ExitStack()
-        self._files: dict[str, Any] = {}
-        self._ends: dict[str, list[int]] = {}
+        def flush(view: str, part: str) -> None:
+            some, schema = waiting.pop((view, part)), views.schema(view)
+            if (view, part) not in writers:
+                file = pa.ipc.new_file(str(folder / f"{view}-{part}"), schema)
+                writers[view, part] = stack.enter_context(file)
+            writers[view, part].write_batch(pa.RecordBatch.from_pylist(some, schema))
+            counts[view][part] = counts[view].get(part, 0) + len(some)
 
-    @property
-    def num_rows(self) -> dict[str, int]:
-        """Of each part."""
-        return {part: len(ends) - 1 for part, ends in self._ends.items()}
+        for view, part, row in rows:
+            waiting[view, part].append(row)
+            if len(waiting[view, part]) == _BATCH_ROWS:
+                flush(view, part)
+        for key in list(waiting):
+            flush(*key)
+    return counts
 
-    def write(self, part: str, row: views.Row) -> None:
-        """Adds a row to a part."""
-        if part not in self._files:
-            self._files[part] = self._stack.enter_context((self._folder / part).open("wb"))
-            self._ends[part] = [0]
-        values = {
-            name: _encoded(kind, row[name] if many else [row[name]])
-            for name, (kind, many) in views.COLUMNS[self._view].items()
-        }
-        size = self._files[part].write(_example(self._view, values))
-        self._ends[part].append(self._ends[part][-1] + size)
 
-    def build(self, target: Path) -> None:
-        """Makes the view's folder, as `write_view` does; nothing can be written after it."""
-        self._stack.close()
-        shards = {
-            part: list(self._shuffled(part, seed))
-            for seed, part in enumerate(views.PARTS)
-            if part in self._ends
-        }
-        write_view(target, self._view, shards)
-
-    def _shuffled(self, part: str, seed: int) -> Iterator[ShardFile]:
-        ends = np.asarray(self._ends[part])
-        order = np.random.default_rng(seed).permutation(len(ends) - 1)
-        number = -(-int(ends[-1]) // _SHARD_BYTES)
-        with (
-            (self._folder / part).open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as rows,
-        ):
-            for shard in range(number):
-                records = (rows[ends[n] : ends[n + 1]] for n in order[shard::number].tolist())
-                yield write_shard(self._folder / f"{part}-{shard}", records)
+def write_spooled(target: Path, view: str, folder: Path) -> None:
+    """Makes the folder of a view, as `write_view` does, of its rows of `spool_rows`, shuffled."""
+    shards = {}
+    for seed, part in enumerate(views.PARTS):
+        path = folder / f"{view}-{part}"
+        if path.exists():
+            with pa.memory_map(str(path)) as file:
+                table = pa.ipc.open_file(file).read_all()
+            order = np.random.default_rng(seed).permutation(len(table))
+            number = -(-table.nbytes // _SHARD_BYTES)
+            shards[part] = [
+                write_shard(
+                    folder / f"{view}-{part}-{shard}",
+                    examples(table.take(order[shard::number]), view),
+                )
+                for shard in range(number)
+            ]
+    write_view(target, view, shards)
 
 
 def read_shards(folder: Path, view: str, part: str) -> Iterator[dict[str, Any]]:
@@ -204,33 +210,22 @@ def _message() -> Any:
     return Example
 
 
-def _example(view: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
-    """A row as a serialized example; the values of its columns are those of `_encoded`."""
-    example = _message()()
-    features = example.features.feature
-    for name, (kind, _) in views.COLUMNS[view].items():
-        listed = getattr(features[name], _LISTS[kind])
-        listed.SetInParent()  # an empty list is there, too
-        listed.value.extend(columns[name])
-    return example.SerializeToString(deterministic=True)
-
-
 def _lists(column: pa.Array, kind: str, many: bool) -> Iterator[Sequence[Any]]:
     """The values of each row, as examples hold them; each distinct text is encoded once."""
-    values = column.values if many else column
+
+    def encoded(values: pa.Array) -> list[Any]:
+        listed = values.to_pylist()
+        return list(map(_ENCODERS[kind], listed)) if kind in _ENCODERS else listed
+
+    values = column.flatten() if many else column
     if pa.types.is_dictionary(values.type):
-        distinct = _encoded(kind, values.dictionary.to_pylist())
-        encoded: Sequence[Any] = [distinct[code] for code in values.indices.to_pylist()]
+        distinct = encoded(values.dictionary)
+        listed = [distinct[code] for code in values.indices.to_pylist()]
     else:
-        encoded = _encoded(kind, values.to_pylist())
-    offsets = column.offsets.to_pylist() if many else range(len(column) + 1)
-    for start, end in itertools.pairwise(offsets):
-        yield encoded[start:end]
-
-
-def _encoded(kind: str, values: Sequence[Any]) -> Sequence[Any]:
-    """Values of a column as examples hold them."""
-    return list(map(_ENCODERS[kind], values)) if kind in _ENCODERS else values
+        listed = encoded(values)
+    ends = np.cumsum(column.value_lengths()).tolist() if many else range(1, len(column) + 1)
+    for start, end in itertools.pairwise([0, *ends]):
+        yield listed[start:end]
 
 
 def _feature(kind: str, many: bool) -> dict[str, object]:

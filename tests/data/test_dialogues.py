@@ -121,7 +121,7 @@ def test_what_was_killed_is_prepared_again(tmp_path, monkeypatch):
         built.append(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(text_views.RowWriter, "build", killed)
+    monkeypatch.setattr(text_views, "write_spooled", killed)
     for options in (DialogueOptions(max_turns=5), DialogueOptions()):
         with pytest.raises(KeyboardInterrupt):
             prepare_dialogues(talks, tmp_path, options=options, progress=False)

@@ -93,11 +93,10 @@ def test_tfds_gives_back_what_was_written(
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfrecords, "_SHARD_BYTES", shard_bytes)
-    writer = tfrecords.RowWriter(tmp_path, "groups")
-    for row in ROWS:
-        writer.write("train", row)
+    counts = tfrecords.spool_rows((("groups", "train", row) for row in ROWS), tmp_path)
+    assert counts == {"groups": {"train": len(ROWS)}}
     target = tmp_path / "recommender_text" / "shop.all.groups" / "1.0.0"
-    writer.build(target)
+    tfrecords.write_spooled(target, "groups", tmp_path)
     assert (len(list(target.glob("*.tfrecord-*"))) > 1) == (shard_bytes == 100)
     builder = tfds.builder_from_directory(target)
     read = [

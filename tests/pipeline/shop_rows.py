@@ -69,11 +69,9 @@ def write_views(folder: Path) -> dict[str, Path]:
     for view in ("groups", "next_items", "documents"):
         rendered, folders[view] = folder / "rendered" / view, folder / "shop" / view / "1.0.0"
         rendered.mkdir(parents=True)
-        writer = tfrecords.RowWriter(rendered, view)
-        for part in views.PARTS:
-            for row in rows_of(part)[view]:
-                writer.write(part, row)
-        writer.build(folders[view])
+        rows = ((view, part, row) for part in views.PARTS for row in rows_of(part)[view])
+        tfrecords.spool_rows(rows, rendered)
+        tfrecords.write_spooled(folders[view], view, rendered)
     return folders
 
 
