@@ -28,10 +28,13 @@ def add_commands(commands: Any) -> None:
         "format",
         metavar="FORMAT",
         help="recbole (NAME.inter, NAME.item, perhaps NAME.user) or sequences (sequences.txt with "
-        "a line 'user item item ...' for each user, and items.tsv)",
+        "a line 'user item item ...' for each user, and items.tsv), or requests (with answers)",
     )
     imported.add_argument(
-        "source", type=local_path, metavar="SOURCE", help="the folder that holds these files"
+        "source",
+        type=local_path,
+        metavar="SOURCE",
+        help="the folder that holds these files, or the file of requests, .jsonl or .parquet",
     )
     imported.add_argument("output", type=local_path, metavar="OUTPUT", help="a new folder")
     imported.add_argument("--name", help="of the data set (default: what the source is called)")
@@ -42,6 +45,13 @@ def add_commands(commands: Any) -> None:
         help="from which rating an event is a positive (default: the one that divides the events "
         "most evenly; it is printed)",
     )
+    imported.add_argument(
+        "--dataset",
+        type=local_path,
+        metavar="FOLDER",
+        help="of requests: its dataset.json has the columns and the template (default: users and "
+        "items are plain texts)",
+    )
     check = add_command(actions, "check", run_data_check)
     check.add_argument("folder", type=path_or_address)
     check.add_argument("--quarantine", type=path_or_address, help="write rejected rows here")
@@ -49,16 +59,8 @@ def add_commands(commands: Any) -> None:
     prepare = add_command(actions, "prepare", run_data_prepare)
     prepare.add_argument(
         "folder",
-        nargs="?",
         type=path_or_address,
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
-    )
-    prepare.add_argument(
-        "--requests",
-        type=path_or_address,
-        metavar="FILE",
-        help="requests with answers, .jsonl or .parquet, in place of tables; columns and template "
-        "are those of the folder's dataset.json, or users and items are plain texts",
     )
     takes_engine(prepare)
     takes_gin(prepare)
@@ -108,14 +110,17 @@ def run_data_fetch(args: argparse.Namespace) -> None:
 
 
 def run_data_import(args: argparse.Namespace) -> None:
-    """make a data set folder of files in another format (recbole, sequences)"""
+    """make a data set folder of files in another format (recbole, sequences, requests)"""
     check_there(args.source, str(args.source))
     from m6rec_jax.data.imports.folder import import_dataset
+    from m6rec_jax.requests.answered import import_requests
 
-    for line in import_dataset(
-        args.format, args.source, args.output, name=args.name, at_least=args.at_least
-    ):
-        print(line)
+    files = args.source, args.output
+    if args.format == "requests":
+        lines = import_requests(*files, dataset=args.dataset, name=args.name)
+    else:
+        lines = import_dataset(args.format, *files, name=args.name, at_least=args.at_least)
+    print(*lines, sep="\n")
 
 
 def run_data_check(args: argparse.Namespace) -> None:
@@ -169,17 +174,10 @@ def run_data_prepare(args: argparse.Namespace) -> None:
     from m6rec_jax.data.kinds import kind_of
     from m6rec_jax.data.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
-    from m6rec_jax.requests.answered import prepare_requests
 
-    if args.folder is None and args.requests is None:
-        raise ConfigError("name a folder, or a file of requests with answers: --requests FILE")
     with bucket_copies() as copies:
-        folder = None if args.folder is None else copies.fetch(dataset_folder(args.folder))
-        if args.requests is not None or folder is None:
-            if args.engine == "ray":
-                raise ConfigError("--engine ray is for users, items and events, not requests")
-            prepared = prepare_requests(copies.fetch(args.requests), data_dir(), folder)
-        elif (kind := kind_of(folder)).summary is None:
+        folder = copies.fetch(dataset_folder(args.folder))
+        if (kind := kind_of(folder)).summary is None:
             prepared = kind.prepare(folder, data_dir(), engine=args.engine)
         elif args.engine == "ray":
             raise ConfigError("--engine ray is for users, items and events, not texts")
@@ -204,7 +202,6 @@ def _configure_data(args: argparse.Namespace) -> None:
     look_first(args, reads=())
     from m6rec_jax.data import kinds, update, vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
-    from m6rec_jax.requests import answered  # noqa: F401
 
     configure(args)
 

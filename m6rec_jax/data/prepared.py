@@ -200,15 +200,13 @@ class Prepared:
     def outcome_words(self) -> tuple[str, str] | None:
         """Words for what came of a negative candidate and of a positive one.
 
-        Where negatives are sampled, or requests answered by yes and no, those of the template
-        (there is one at most) and of what was not chosen. None where candidates have one label, or
-        labels no words of their own.
+        Where negatives are sampled, those of the template (there is one at most) and of what was
+        not chosen. None where candidates have one label, or labels no words of their own.
         """
         template, spec = self.template(), self.manifest["dataset_spec"]
         if "label" not in spec:
             sampled = "negatives" in self.manifest["views"].get("groups", {})
-            both = sampled or "answers" in self.manifest
-            return (NOT_CHOSEN, template.outcome(None) or CHOSEN) if both else None
+            return (NOT_CHOSEN, template.outcome(None) or CHOSEN) if sampled else None
         if len(template.outcomes) < 2:
             return None
         return template.outcomes[-1].text, template.outcome(float(spec["label"]["at_least"]))
@@ -227,11 +225,6 @@ class Prepared:
             raise DataError(
                 f"{self.folder}: co-occurrences of items are prepared with the views "
                 f"{', '.join(sorted(views.COUNTED))}, of which there is none (PrepareOptions.views)"
-            )
-        if "answers" in self.manifest:
-            raise DataError(
-                f"{self.folder} was prepared from requests with answers, which say nothing of what "
-                "items occur together: calibrating and reranking of retrieval need events"
             )
         return CoOccurrence.load(self.folder)
 

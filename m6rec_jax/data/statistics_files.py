@@ -92,13 +92,6 @@ def write(
         (folder / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
 
 
-def write_empty(path: str | Path, counted: StatisticsSettings) -> None:
-    """Writes statistics of no event."""
-    scalars = {**dict.fromkeys(_SCALARS, 0), "factors_mean": 0.0, "last_time": None}
-    tables = {name: schema.empty_table() for name, schema in SCHEMAS.items()}
-    write(path, counted, scalars, {**tables, "ranks": ranks_table([], [])})
-
-
 def tables_without_users(path: Path) -> dict[str, pa.Table]:
     """The tables of a folder without what each user did; counts of items, and of users, stay."""
     tables = {file.stem: pq.read_table(file) for file in path.glob("*.parquet")}

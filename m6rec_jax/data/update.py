@@ -77,9 +77,9 @@ def update(
 
     Raises:
       ConfigError: `out` is in a bucket.
-      DataError: the split is not prepared, or from requests with answers; what was prepared, or
-        `dataset.json`, has changed; an event is not later than those that are prepared, or is there
-        twice, or is not for training; something is wrong with the new files, as for `prepare`.
+      DataError: the split is not prepared; what was prepared, or `dataset.json`, has changed; an
+        event is not later than those that are prepared, or is there twice, or is not for training;
+        something is wrong with the new files, as for `prepare`.
     """
     if in_bucket(out):
         raise ConfigError(f"{out} is in a bucket: updates need prepared data on a local disk")
@@ -124,12 +124,6 @@ def _spec(prepared: Prepared) -> DatasetSpec:
 def _check_past(dataset: Dataset, files: Files, prepared: Prepared, same_split: bool) -> None:
     """Raises DataError where something else has changed than that there are more files."""
     manifest, directory = prepared.manifest, dataset.directory
-    if "answers" in manifest:
-        raise DataError(
-            f"{prepared.folder} was prepared from requests with answers, to which no events can be "
-            "added: put the new requests into the file of the others and prepare them anew with "
-            "`m6rec data prepare --requests`"
-        )
     if manifest["format"] != FORMAT:
         raise DataError(
             f"{prepared.folder} was prepared by an earlier version: make everything anew with "

@@ -229,11 +229,10 @@ def baseline_ranks(
         return popularity_ranks(counts, predictions.targets, hidden, preferred)
 
     found = {"popularity": ranked()}
-    if "answers" not in prepared.manifest:  # of requests with answers nothing is counted
-        past = past_of_rows(evaluation, users, predictions.targets)
-        co_occurrence, ease = prepared.co_occurrence(), prepared.ease()
-        found["co_occurrence"] = ranked(lambda row: co_occurrence.related(past[row], hidden[row]))
-        found["ease"] = ranked(lambda row: ease.related(past[row], hidden[row]))
+    past = past_of_rows(evaluation, users, predictions.targets)
+    co_occurrence, ease = prepared.co_occurrence(), prepared.ease()
+    found["co_occurrence"] = ranked(lambda row: co_occurrence.related(past[row], hidden[row]))
+    found["ease"] = ranked(lambda row: ease.related(past[row], hidden[row]))
     own = own_counts(evaluation)
     if own is not None:
         found["user_item_times"] = ranked(lambda row: own.of_user(int(users[row])))

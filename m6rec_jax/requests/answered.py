@@ -1,13 +1,13 @@
-"""Requests with answers become prepared data: training from a file in place of three tables.
+"""Requests with answers become a data set folder: training from one file in place of three tables.
 
-    {"user": {"age": 24}, "history": [{"item": {"title": "Alien"}, "value": 5}],
-     "candidates": [{"title": "Heat"}, {"title": "Up"}], "answers": [true, false], "part": "train"}
+    {"user": {"age": 24}, "history": [{"item": {"title": "Alien"}, "value": 5, "time": 1}],
+     "candidates": [{"title": "Heat"}, {"title": "Up"}], "answers": [5, 2], "time": 2,
+     "part": "train"}
 
 A row is what a served model is asked (`requests.request`), and the answer to each of its
-candidates. It is parsed and rendered by the code that serves requests, so that what is trained on
-and what is asked later are the same text. All users are new: what statistics say of them is counted
-from their own row. Columns and template are those of a `dataset.json`, which needs no tables beside
-it; without one users and items are plain texts:
+candidates: an event of the row's split at the row's time. Behaviours of its history are events that
+histories and statistics see and that are no rows of their own ('context'). Without a `dataset.json`
+users and items are plain texts:
 
     {"user": "Liked Alien and Heat, not Up.", "candidates": ["Big"], "answers": ["no"]}
 """
@@ -17,340 +17,226 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from m6rec_jax.data import splits, statistics_files
-from m6rec_jax.data.columns import ARROW_TYPES, VALUE, parse_value
-from m6rec_jax.data.files import SUFFIXES, table_files
-from m6rec_jax.data.negatives import CHOSEN, NOT_CHOSEN
-from m6rec_jax.data.prepared import (
-    CATALOGUE,
-    EVENT_COLUMNS,
-    EVENTS,
-    PREPARED_EVENTS,
-    STATISTICS,
-    Prepared,
-    write_catalogue,
-)
-from m6rec_jax.data.reading import read_items
-from m6rec_jax.data.render import sentence
-from m6rec_jax.data.schema import IGNORE, SPEC_FILE, DatasetSpec
-from m6rec_jax.data.splits import PART_NAMES, PARTS, TRAIN, Split
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions
-from m6rec_jax.data.template_needs import checked_template
-from m6rec_jax.data.text_views import ViewRow, prepare_texts
+from m6rec_jax.data import splits
+from m6rec_jax.data.columns import VALUE, parse_value
+from m6rec_jax.data.files import table_files
+from m6rec_jax.data.reading import read_items, write_dataset
+from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.values import UnfitValue
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.io.json_text import json_text
-from m6rec_jax.requests.files import Position, ReadRow, RequestFile, open_requests
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.files import Position, ReadRow, open_requests
 from m6rec_jax.requests.request import TEXT, RejectedRow, Request, RequestParser
 from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
 
-VIEWS = ("groups", "next_items", "documents")
 ANSWERS, PART = "answers", "part"
-# Beside the manifest: rows that could not be used, and why.
+# In the folder: rows that could not be used, and why.
 REJECTED = "rejected.jsonl"
-_CHUNK = 1_000
-_SHOWN = 5
+_FILES = {"users": "users.parquet", "items": "items.parquet", "events": "events.parquet"}
+_ROWS_AT_ONCE = 1_000
+_PRINTED = 5
 
-log = logging.getLogger(__name__)
 
-
-@gin.configurable
-def prepare_requests(
-    requests: str | Path = gin.REQUIRED,
-    out: str | Path = gin.REQUIRED,
-    dataset_dir: str | Path | None = None,
-    split: str = "by_user",
-    name: str | None = None,
-    progress: bool = True,
-) -> Prepared:
-    """Renders a file of requests with answers.
+def import_requests(
+    requests: Path, output: Path, *, dataset: Path | None = None, name: str | None = None
+) -> list[str]:
+    """Writes a data set folder, to be prepared with the split 'by_column'.
 
     Args:
       requests: a `.jsonl` or `.parquet` file.
-      out: the TFDS data_dir to write to; may hold other data sets and splits.
-      dataset_dir: folder with a `dataset.json`, and perhaps a table of the items that rows name by
-        id; None: plain texts.
-      split: 'by_user', by a hash of the user's id (without one, of the history's text), with
-        options where wanted; or 'by_column', by the field `part` of the rows.
+      output: a new folder.
+      dataset: folder with a `dataset.json`, and perhaps a table of the items that rows name by id;
+        None: plain texts.
       name: of the data set; None: that of `dataset.json`, or of the file.
-      progress: whether to show bars.
 
     Returns:
-      what was written: the views `VIEWS`. Rows that cannot be used are counted, logged, and written
-      to `REJECTED` beside the manifest.
+      lines for the user: what was written, and which rows are left out (all are in `REJECTED`).
 
     Raises:
-      DataError: something is wrong with the file or the folder, or a part is empty.
-      ConfigError: another format, or a template that does not fit the columns.
+      DataError: something is wrong with the file or the folder, or a split is empty.
+      ConfigError: another format of file.
     """
-    requests = Path(requests)
     file = open_requests(requests, {})
-    own = _texts_spec(requests.stem) if dataset_dir is None else DatasetSpec.load(dataset_dir)
-    # What users had before is not known, so repeats are not told apart.
-    spec = dataclasses.replace(own, name=name or own.name, repeats=IGNORE)
-    parsed = Split.parse(split, spec.splits)
-    if parsed.kind not in ("by_user", "by_column"):
-        raise DataError(
-            f"split {parsed.name!r} needs a table of events; requests are split 'by_user' or "
-            "'by_column'"
-        )
-    files = [requests]
+    spec = _texts_spec(requests.stem) if dataset is None else DatasetSpec.load(dataset)
     items: list[Item] = []
-    if dataset_dir is not None:
-        folder = Path(dataset_dir)
-        files.append(folder / SPEC_FILE)
-        if spec.items.file or any((folder / f"items{suffix}").exists() for suffix in SUFFIXES):
-            tables = table_files(folder, "items", spec.items.file)
-            files += tables
-            items = [item for table in tables for item in read_items(table, spec)]
+    if dataset is not None and (spec.items.file or any(dataset.glob("items.*"))):
+        tables = table_files(dataset, "items", spec.items.file)
+        items = [item for table in tables for item in read_items(table, spec)]
+    rows = _Rows(spec, items, is_text=dataset is None)
+    rejected: Counter[str] = Counter()
+    lines: list[str] = []
+    with new_folder(output) as folder:
+        with (folder / REJECTED).open("w", encoding="utf-8") as left_out:
+            for row in (
+                row for chunk in file.chunks(Position(), _ROWS_AT_ONCE) for row in chunk.rows
+            ):
+                try:
+                    rows.add(row)
+                except RejectedRow as problem:
+                    rejected[problem.kind] += 1
+                    reason = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
+                    left_out.write(json_text(reason | {"raw": row.shown()}) + "\n")
+                    lines.append(f"  line {row.number + 1}: {problem}")
+                    del lines[_PRINTED:]
+        counts = ", ".join(f"{part} {rows.splits[part]:,}" for part in PARTS)
+        if empty := [part for part in PARTS if not rows.splits[part]]:
+            raise DataError(
+                f"{requests}: no row is of the split {empty[0]!r} ({counts}; {rejected.total():,} "
+                f"rejected); give more rows, or say with {PART!r} which split each row is of"
+                + "".join("\n" + line for line in lines)
+            )
+        rows.write(folder, name or spec.name)
+    summary = f"{output}: {rows.splits.total():,} requests ({counts})"
+    if rejected:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
+        left = f"{rejected.total():,} are left out ({kinds}); all are in {output / REJECTED}:"
+        lines.insert(0, left)
+    return [summary, *lines]
 
-    def render(folder: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        kind = "bool" if dataset_dir is None or spec.label.at_least is None else VALUE
-        reading = _Reading(spec, kind, parsed, items, str(dataset_dir or requests))
-        # What is left out is told where it stays, whatever comes of the rest.
-        return reading.rows(file, folder, folder.parent / REJECTED), reading.manifest
 
-    # What rows depend on beside the files.
-    return prepare_texts(
-        out, spec.name, parsed, VIEWS, files, dataclasses.asdict(spec), render, progress
-    )
-
-
-class _Reading:
-    """One pass over a file of requests: rows of views, and what is known after the last of them.
-
-    Args:
-      spec: without a label, yes is a chosen candidate and no is one that was not chosen.
-      kind: of the answers, 'bool' or `VALUE`.
-      split: 'by_user' or 'by_column'.
-      items: that rows may name by id.
-      source: of the template, for error messages.
+class _Rows:
+    """Users, items and events of the rows so far.
 
     Attributes:
-      manifest: complete once all rows were taken.
+      splits: rows of each.
     """
 
-    def __init__(
-        self, spec: DatasetSpec, kind: str, split: Split, items: Sequence[Item], source: str
-    ) -> None:
-        self._spec, self._kind, self._split = spec, kind, split
-        # No event is counted, so there is no overall share to pull a user's own towards.
-        self._statistics = Statistics.for_dataset(spec, StatisticsOptions(smoothing=1e-6))
-        self._template = checked_template(spec, self._statistics, source)
-        by_id = {item.id: item for item in items}
-        self._parser = RequestParser(spec, by_id, self._statistics.names())
-        self._renderer = RequestRenderer(self._template, self._statistics)
-        self._items = dict(by_id)
-        self._item_index = {id_: index for index, id_ in enumerate(by_id)}
-        self._users: dict[str, int] = {}
-        self._codes: list[int] = []
-        # User, item, time, value, part.
-        self._events: list[tuple[int, int, float, float, int]] = []
-        seen = {"train": ["train"], "validation": ["train"], "test": ["train"]}
-        self.manifest: dict[str, Any] = {
-            "dataset_spec": spec.to_dict(),
-            "answers": kind,
-            "visible": {"history": seen},  # as far as known: a history is what its request says
-        }
+    def __init__(self, spec: DatasetSpec, items: Sequence[Item], *, is_text: bool) -> None:
+        self._spec, self._is_text = spec, is_text
+        self._template = DatasetTemplate.parse(spec.template, SPEC_FILE)
+        self._users: dict[str, Mapping[str, Any]] = {}
+        self._items = {item.id: item.attributes for item in items}
+        self._parser = RequestParser(spec, {item.id: item for item in items})
+        # Split by user, item, time and value: a behaviour that several rows name is one event.
+        self._events: dict[tuple[str, str, float, float], str] = {}
+        self.splits: Counter[str] = Counter()
 
-    def rows(self, file: RequestFile, folder: Path, left_out: Path) -> Iterator[ViewRow]:
-        """All rows of the views; then writes what lies beside them."""
-        rejected: Counter[str] = Counter()
-        first: list[str] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        with left_out.open("w", encoding="utf-8") as target:
-            for chunk in file.chunks(Position(), _CHUNK):
-                for row in chunk.rows:
-                    try:
-                        yield from self._views(row)
-                    except RejectedRow as problem:
-                        rejected[problem.kind] += 1
-                        found = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
-                        target.write(json_text(found | {"raw": row.shown()}) + "\n")
-                        is_line = file.unit == "bytes"
-                        place = f"line {row.number + 1}" if is_line else f"row {row.number}"
-                        first += [f"  {place}: {problem}"][: _SHOWN - len(first)]
-        self._finish(folder, left_out, rejected, first)
-
-    def _views(self, row: ReadRow) -> Iterator[ViewRow]:
+    def add(self, row: ReadRow) -> None:
+        """Adds a row; raises RejectedRow, and has then added nothing."""
         if row.values is None:
             assert row.problem is not None
             raise row.problem
-        if row.raw is not None:
-            _check_unicode(row.values)
-        request = self._parser.parse(row.values)
-        text = self._renderer.render(request)
-        texts = self._item_texts(request, text)
-        values = self._answers(row.values, len(texts))
-        user = request.user.id or _digest(text.history)
-        code = self._part(row.values, user)
-        part = PARTS[code]
-        indices = [
-            self._index(item, own) for item, own in zip(request.candidates, texts, strict=True)
-        ]
-        if self._spec.label.at_least is not None:
-            labels = self._spec.label.labels(np.asarray(values)).tolist()
-            outcomes = [self._template.outcome(value) for value in values]
-        else:
-            labels, values = list(map(int, values)), [math.nan] * len(values)
-            words = (NOT_CHOSEN, self._template.outcome(None) or CHOSEN)
-            outcomes = [words[label] for label in labels]
-        user_index = self._users.setdefault(user, len(self._users))
-        of_user = {
-            "user_id": user,
-            "user_index": user_index,
-            "time": request.time or 0.0,
-            "history": text.history,
-        }
-        self._codes.append(code)
-        # Without a label, what was not chosen is no event.
-        self._events += [
-            (user_index, index, request.time or 0.0, value, code)
-            for index, value, label in zip(indices, values, labels, strict=True)
-            if label or not math.isnan(value)
-        ]
-        scored = {
-            "group_id": row.number,
-            "candidates": text.candidates,
-            "item_indices": indices,
-            "labels": labels,
-            "ratings": values,
-        }
-        yield ViewRow("groups", part, of_user | scored)
-        liked = [place for place, label in enumerate(labels) if label]
-        if liked:
-            wanted = {
-                "items": [texts[place] for place in liked],
-                "item_indices": [indices[place] for place in liked],
-            }
-            yield ViewRow("next_items", part, of_user | wanted)
-        told = [
-            sentence(sentence(candidate) + " " + outcome)
-            for candidate, outcome in zip(text.candidates, outcomes, strict=True)
-        ]
-        document = {"kind": "behaviour", "source": text.history, "target": " ".join(told)}
-        yield ViewRow("documents", part, document)
-
-    def _item_texts(self, request: Request, text: RequestText) -> list[str]:
-        """What the catalogue says of each candidate; raises RejectedRow where one has no text."""
         try:
-            found = [self._template.item(item) for item in request.candidates]
-        except DataError as error:
-            raise RejectedRow("no_text", str(error)) from None
-        for place, own in enumerate(zip(text.candidates, found, strict=True)):
-            if not all(told.strip() for told in own):
-                raise RejectedRow("no_text", f"'candidates[{place}]' has no text")
-        return found
+            json.dumps(row.values, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise RejectedRow("invalid_utf8", "a text has half of a surrogate pair") from None
+        request = self._parser.parse(row.values)
+        if request.unknown:
+            words = (
+                f"'history' names {request.unknown[0]!r}, which the table of items does not have"
+            )
+            raise RejectedRow("unknown_item", words)
+        answers = self._answers(row.values, len(request.candidates))
+        user = request.user.id or _digest(request)
+        part = row.values.get(PART) or PARTS[splits.by_user([user])[0]]
+        if part not in PARTS:
+            words = f"{PART!r} must be {', '.join(map(repr, PARTS))}, not {part!r}"
+            raise RejectedRow("wrong_type", words)
+        items = dict[str, Mapping[str, Any]]()
+        events = dict[tuple[str, str, float, float], str]()
+        for place, (event, item) in enumerate(request.history):
+            path = f"history[{place}]"
+            time = self._time(event.time, place, f"{path}.time")
+            value = self._past_value(event.value, f"{path}.value")
+            events[user, self._item(item, path, items), time, value] = "context"
+        now = self._time(request.time, len(request.history), "time")
+        for place, (item, answer) in enumerate(zip(request.candidates, answers, strict=True)):
+            item_id = self._item(item, f"candidates[{place}]", items)
+            if not math.isnan(answer):
+                events[user, item_id, now, answer] = part
+        # The last description of a user or an item is the one that is kept.
+        self._users[user] = request.user.attributes
+        self._items |= items
+        for key, split in events.items():
+            if split != "context" or key not in self._events:
+                self._events[key] = split
+        self.splits[part] += 1
+
+    def write(self, folder: Path, name: str) -> None:
+        """Writes the tables, and the `dataset.json` that names their splits."""
+        spec, events = self._spec, self._spec.events
+        made = dataclasses.replace(
+            spec,
+            name=name,
+            users=dataclasses.replace(spec.users, file=_FILES["users"]),
+            items=dataclasses.replace(spec.items, file=_FILES["items"]),
+            events=dataclasses.replace(events, part=PART, file=_FILES["events"]),
+        )
+        columns = [events.user, events.item, events.time, events.value, PART]
+        write_dataset(
+            folder,
+            made,
+            [{spec.users.id: id_, **columns} for id_, columns in self._users.items()],
+            [{spec.items.id: id_, **columns} for id_, columns in self._items.items()],
+            [
+                {name: value for name, value in zip(columns, (*key, split), strict=True) if name}
+                for key, split in sorted(self._events.items(), key=lambda one: one[0][2])
+            ],
+            {name: kind for name, kind in made.events.kinds.items() if name not in columns[:2]},
+        )
 
     def _answers(self, row: Mapping[str, Any], number: int) -> list[float]:
-        """The value of each of so many answers; raises RejectedRow."""
+        """The value of the event of each candidate; NaN: there is no event."""
         answers = row.get(ANSWERS)
         if not isinstance(answers, list) or not answers:
             raise RejectedRow("missing_field", f"{ANSWERS!r} must be a list of one or more")
         if len(answers) != number:
             raise RejectedRow("bad_list", f"{len(answers)} {ANSWERS!r} for {number} 'candidates'")
-        return [
-            _value(answer, self._kind, f"{ANSWERS}[{place}]")
-            for place, answer in enumerate(answers)
-        ]
+        has_values = self._spec.events.value is not None and not self._is_text
+        values = []
+        for place, answer in enumerate(answers):
+            if isinstance(answer, str) and not has_values:
+                answer = answer.rstrip(".")  # sets of instructions have sentences: "Yes."
+            try:
+                value = parse_value(answer, VALUE if has_values else "bool")
+            except UnfitValue as error:
+                words = f"'{ANSWERS}[{place}]' does not fit: {error.reason}"
+                raise RejectedRow(error.kind, words) from None
+            if value is None:
+                raise RejectedRow("missing_field", f"'{ANSWERS}[{place}]' is missing")
+            # Without values every event is a positive, and what was not chosen is none.
+            is_event = value or has_values or self._is_text
+            values.append(float(value) if is_event else math.nan)
+        return values
 
-    def _part(self, row: Mapping[str, Any], user: str) -> int:
-        if self._split.kind == "by_user":
-            return int(splits.by_user([user], **self._split.arguments())[0])
-        part = row.get(PART)
-        if part not in PARTS:
-            raise RejectedRow(
-                "missing_field" if part is None else "wrong_type",
-                f"{PART!r} must be {', '.join(map(repr, PARTS))}, not {part!r}",
-            )
-        return PART_NAMES[part]
+    def _time(self, time: float | None, place: int, path: str) -> float:
+        """A time; where users are plain texts the place in the row."""
+        if time is not None and not math.isnan(time):
+            return time
+        if not self._is_text:
+            raise RejectedRow("missing_field", f"{path!r} is missing: events have times")
+        return float(place)
 
-    def _index(self, item: Item, text: str) -> int:
-        """The item's number in the catalogue; one without an id is called what it says."""
-        identifier = item.id or text
-        self._items.setdefault(identifier, Item(identifier, item.attributes))
-        return self._item_index.setdefault(identifier, len(self._item_index))
+    def _past_value(self, value: float | None, path: str) -> float:
+        if value is None and self._spec.events.value is not None and not self._is_text:
+            raise RejectedRow("missing_field", f"{path!r} is missing")
+        return 1.0 if value is None else value
 
-    def _finish(
-        self, folder: Path, left_out: Path, rejected: Counter[str], first: Sequence[str]
-    ) -> None:
-        number = sum(rejected.values())
-        if number:
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
-            log.warning(
-                "%d of %d requests are left out (%s); all of them are in %s, the first:\n%s",
-                number,
-                number + len(self._codes),
-                kinds,
-                left_out,
-                "\n".join(first),
-            )
-        codes = np.asarray(self._codes, np.int8)
-        splits.check_parts(codes, self._split.name, "requests")
-        items = list(self._items.values())
-        columns = zip(*self._events, strict=True) if self._events else [()] * 5
-        types = (np.int64, np.int64, np.float64, np.float64, np.int8)
-        arrays = [np.arange(len(self._events)), *map(np.asarray, columns, types)]
-        events = dict(zip(EVENT_COLUMNS, arrays, strict=True))
-        trained = events["item"][events["part"] == TRAIN]
-        write_catalogue(
-            folder / CATALOGUE,
-            items,
-            pa.table(
-                {
-                    name: pa.array([item.attributes.get(name) for item in items], ARROW_TYPES[kind])
-                    for name, kind in self._spec.items.columns.items()
-                }
-            ),
-            [self._template.item(item) for item in items],
-            np.zeros(len(items), bool),
-            np.bincount(trained, minlength=len(items)),
-        )
-        (folder / EVENTS).mkdir(exist_ok=True)
-        pq.write_table(pa.table(events), folder / EVENTS / PREPARED_EVENTS)
-        statistics_files.write_empty(folder / STATISTICS, self._statistics)
-        counts = {"users": len(self._users), "items": len(items)}
-        self.manifest["counts"] = counts | {"requests": splits.part_counts(codes)}
-        self.manifest["rejected"] = dict(rejected)
+    def _item(self, item: Item, path: str, items: dict[str, Mapping[str, Any]]) -> str:
+        """The item's id, which is its text where it has none; notes what it looks like."""
+        try:
+            text = self._template.item(item)
+        except DataError as error:
+            raise RejectedRow("no_text", f"{path!r}: {error}") from None
+        if not text.strip():
+            raise RejectedRow("no_text", f"{path!r} has no text")
+        items[item.id or text] = item.attributes
+        return item.id or text
 
 
-def _check_unicode(row: Mapping[str, Any]) -> None:
-    """Raises RejectedRow where a JSON row has text that no file of prepared data can hold."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RejectedRow("invalid_utf8", "a text has half of a surrogate pair") from None
-
-
-def _value(answer: Any, kind: str, path: str) -> float:
-    """An answer as the value of an event; raises RejectedRow."""
-    if kind == "bool" and isinstance(answer, str):
-        answer = answer.rstrip(".")  # sets of instructions have sentences: "Yes."
-    try:
-        value = parse_value(answer, kind)
-    except UnfitValue as error:
-        raise RejectedRow(error.kind, f"{path!r} does not fit: {error.reason}") from None
-    if value is None:
-        raise RejectedRow("missing_field", f"{path!r} is missing")
-    return float(value)
-
-
-def _digest(history: Sequence[str]) -> str:
-    """What a user without an id is called: rows of one history are of one user."""
-    return hashlib.blake2b("\n".join(history).encode(), digest_size=8).hexdigest()
+def _digest(request: Request) -> str:
+    """What a user without an id is called: rows that say the same of a user are of one."""
+    words = repr((sorted(request.user.attributes.items()), request.history))
+    return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
 
 
 def _texts_spec(name: str) -> DatasetSpec:

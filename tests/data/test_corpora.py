@@ -207,7 +207,6 @@ def test_splits_of_tables_do_not_fit_texts(notes, tmp_path):
         ("check {notes} --quarantine {notes}.csv", "texts"),
         ("check {notes} --json {notes}.json", "texts"),
         ("prepare {notes} --engine ray", "texts"),
-        ("prepare --requests {notes}/texts.csv --engine ray", "requests"),
     ],
 )
 def test_what_is_for_tables_alone_is_refused(tmp_path, capsys, words, what):

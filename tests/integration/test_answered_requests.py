@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.integration.commands import failed, m6rec_each, succeeded
+from tests.integration.commands import m6rec_each, succeeded
 
 OWN = "gin_configs/own_data"
 TRAIN = [
@@ -27,23 +27,24 @@ def test_from_a_file_to_answers(tmp_path: Path) -> None:
     ]
     lines[2], lines[4] = '{"user": ', json.dumps({"user": "Ana", "candidates": ["A film"]})
     (tmp_path / "films.jsonl").write_text("\n".join(lines) + "\n")
-    prepared, none, vocabulary, trained, evaluated, inferred = m6rec_each(
+    imported, prepared, vocabulary, trained, evaluated, inferred = m6rec_each(
         tmp_path,
-        ["data", "prepare", "--requests", "films.jsonl"],
-        ["data", "prepare"],
+        ["data", "import", "requests", "films.jsonl", "films"],
+        ["data", "prepare", "films", "--gin.prepare.split=by_column"],
         [
             *("vocab", "train", "--gin.train_on_prepared.dataset=films"),
-            *("--gin.train_on_prepared.split=by_user", "--gin.train_vocabulary.size=300"),
+            *("--gin.train_on_prepared.split=by_column", "--gin.train_vocabulary.size=300"),
         ],
         TRAIN,
         ["eval", "--gin.MODEL_DIR=run"],
         ["infer", "--gin.MODEL_DIR=run", "--requests", "films.jsonl", "--output", "scores.jsonl"],
     )
-    assert succeeded(prepared).strip().endswith("cache/films.by_user")
-    assert "2 of 120 requests are left out (" in prepared.stderr
-    assert "line 3: not JSON" in prepared.stderr
-    assert "line 5: 'answers' must be a list" in prepared.stderr
-    assert "--requests FILE" in failed(none)
+    told = succeeded(imported)
+    assert "118 requests" in told
+    assert "2 are left out (" in told
+    assert "line 3: not JSON" in told
+    assert "line 5: 'answers' must be a list" in told
+    assert succeeded(prepared).strip().endswith("cache/films.by_column")
     succeeded(vocabulary)
     succeeded(trained)
     out = succeeded(evaluated)
