@@ -336,26 +336,15 @@ def test_correction_undoes_the_sampling(rate: float) -> None:
     assert corrected_probability(0.3, 1.0) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"views": "groups"}, r"views = 'groups' must be several"),
-        ({"group_size": -5}, "group_size = -5 must be at least 1"),
-        ({"reranking_depth": -1}, "reranking_depth = -1 must be at least 1"),
-        ({"negative_power": 1e9}, "negative_power = 1000000000.0 must be from 0 to 10"),
-    ],
-)
-def test_impossible_options_are_told(option: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        PrepareOptions(**option)
-
-
 def test_errors(write_shop, tmp_path: Path) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
         run(folder, out, views=("group",))
     with pytest.raises(DataError, match=r"no split 'per_user'"):
         run(folder, out, "per_user")
+    for option in ({"views": "groups"}, {"group_size": 0}, {"negative_power": 1e9}):
+        with pytest.raises(ConfigError, match=rf"PrepareOptions\.{next(iter(option))}"):
+            PrepareOptions(**option)
     with pytest.raises(ConfigError, match="its events have labels"):
         run(folder, out, negatives=3)
     with pytest.raises(DataError, match=r"split 'per_user_temporal': part 'validation' is empty"):

@@ -405,7 +405,7 @@ def test_what_is_refused(write_shop) -> None:
     rewrite(days, "events-1.parquet", rating=[4.0, 4.0, 5.0])
     refused("rows 0 and 1 of the events are the same event")
     (days.folder / "events-1.parquet").rename(days.folder / "events--1.parquet")
-    refused(r"events-0\.parquet is prepared and comes after events--1\.parquet: new events go into")
+    refused(r"events-0\.parquet is prepared and comes after events--1\.parquet")
     (days.folder / "events--1.parquet").unlink()
     old = pq.read_table(days.folder / "items-0.parquet")
     pq.write_table(old.slice(0, 9), days.folder / "items-0.parquet")
@@ -413,13 +413,11 @@ def test_what_is_refused(write_shop) -> None:
     pq.write_table(old, days.folder / "items-0.parquet")
     spec = (days.folder / "dataset.json").read_text()
     for changed in (
-        '"label": {"at_least": 3}',
-        '"label": {"at_least": 4}, "repeats": "count"',
-        '"label": {"at_least": 4}, "splits": {"per_user_temporal": {"train": 0.5}}',
+        {"label": {"at_least": 3}},
+        {"repeats": "count"},
+        {"splits": {"per_user_temporal": {"train": 0.5}}},
     ):
-        new_spec = spec.replace('"label": {"at_least": 4}', changed)
-        assert new_spec != spec
-        (days.folder / "dataset.json").write_text(new_spec)
+        (days.folder / "dataset.json").write_text(json.dumps(json.loads(spec) | changed))
         refused(r"dataset\.json has changed since .* was prepared")
     (days.folder / "dataset.json").write_text(spec)
     with pytest.raises(DataError, match=r"holds no prepared 'shop\.leave_one_out'"):
