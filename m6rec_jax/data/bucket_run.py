@@ -178,8 +178,12 @@ class BucketRun:
 
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
+        users, items = self._counted_events
+        if self._job.past is None:  # all at once, which is faster
+            CoOccurrence.counted(users, items, self._job.num_items).save(folder)
+            return
         counts = self._growing_counts()
-        counts.advance(len(self._counted_events[0]))
+        counts.advance(len(users))
         counts.save(folder)
 
     def save_ease(self, folder: Path) -> None:

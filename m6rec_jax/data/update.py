@@ -113,7 +113,7 @@ def update(
             scratch_folder(folder / "unfinished") as scratch,
             staged_files(folder / UPDATE, out) as staged,
         ):
-            _Update(new_events, files, prepared, parsed, scratch).write(staged, progress)
+            _add_part(new_events, files, prepared, parsed, scratch, staged, progress)
         return Prepared.open(out, name, parsed.name)
 
 
@@ -153,8 +153,16 @@ def _check_past(dataset: Dataset, files: Files, prepared: Prepared, same_split: 
             )
 
 
-class _Update:
-    """The new events, and the rows of the new part.
+def _add_part(
+    dataset: Dataset,
+    files: Files,
+    prepared: Prepared,
+    split: Split,
+    scratch: Path,
+    staged: Path,
+    progress: bool,
+) -> None:
+    """Writes all files that are new or change.
 
     Args:
       dataset: with the files of new events alone.
@@ -162,136 +170,116 @@ class _Update:
       prepared: the past.
       split: of it.
       scratch: a folder for temporary files.
+      staged: of `staged_files`.
+
+    Raises:
+      DataError: something is wrong with the new events, or a record lacks what its template needs.
     """
+    old, part = prepared.manifest, f"update_{len(prepared.updates) + 1}"
+    options = PrepareOptions(**old["options"])
+    statistics = StatisticsOptions(**old["statistics_options"])
+    template, _ = template_and_options(dataset, None)
+    texts, catalogue = texts_of_items(dataset, template), prepared.catalogue()
+    held_out = np.zeros(dataset.items.num_rows, bool)
+    if split.kind == "held_out_items":
+        ids = [item.id for item in dataset.item_records]
+        held_out = splits.is_held_out(ids, **split.arguments())
+    new_events = scratch / f"{part}.parquet"
+    with EventTable(dataset, scratch / "table") as events:
+        acted = events.known(np.full(events.num_rows, TRAIN, np.int8), "row").read_all()
+        users, items = (acted[name].to_numpy() for name in ("user", "item"))
+        excluded = held_out[items] | _of_other_parts(dataset, split)[users]
+        codes = np.where(excluded, EXCLUDED, TRAIN).astype(np.int8)
+        events.save(codes, new_events)
+        counts, times = events.item_counts(codes), events.times()
+    number = int(counts.sum())
+    folder = staged / prepared.folder.name
+    (folder / EVENTS).mkdir(parents=True)
+    rows = {}
+    saved = [*(prepared.folder / EVENTS).glob("*.parquet"), new_events]
+    with EventTable(dataset, scratch / "all_events", saved) as events:
+        past = Past(part, len(catalogue.texts), events.num_rows - number, prepared.folder)
+        is_past = np.arange(events.num_rows) < past.num_events
+        codes = np.where(is_past, CONTEXT, TRAIN).astype(np.int8)
+        visible, buckets = splits.VISIBLE_PARTS, old["buckets"]
+        job = Job(scratch / "buckets", dataset, visible, options, statistics, past)
+        assignment = Assignment(split, codes, held_out)
+        with BucketRun(job, events, assignment, buckets, "process", progress) as run:
+            wanted = [view for view in old["views"] if _is_updated(view, old, job)]
+            _, shards = run.render(tuple(wanted))
+            for view, parts in shards.items():
+                if parts:
+                    target = prepared.tfds_folder(view)
+                    new = staged / target.relative_to(prepared.data_dir)
+                    rows[view] = tfrecords.add_part(target, part, parts[part], new)
+            counts[: past.num_items] += catalogue.train_counts
+            save_shared(run, folder, old["views"], dataset, texts, held_out, counts)
+    shutil.move(new_events, folder / EVENTS)
+    names = [path.name for path in dataset.event_files]
+    sizes = {
+        "users": dataset.users.num_rows,
+        "items": dataset.items.num_rows,
+        "held_out_items": int(held_out.sum()),
+    }
+    entry = {
+        "name": part,
+        "files": names,
+        # Rows depend on all files so far: on users, items and the updates before this one.
+        "fingerprint": fingerprint(files, names),
+        "events": number,
+        "first_time": times[0],
+        "last_time": times[1],
+        "new": {name: size - old["counts"][name] for name, size in sizes.items()},
+        "rows": rows,
+    }
+    log.info("%s: %d events, rows %s, new %s", part, number, rows, entry["new"])
+    write_manifest(folder, _with_part(old, entry, sizes) | {"files": files})
 
-    def __init__(
-        self, dataset: Dataset, files: Files, prepared: Prepared, split: Split, scratch: Path
-    ) -> None:
-        self._dataset, self._files, self._prepared = dataset, files, prepared
-        self._split, self._scratch = split, scratch
-        self._part = f"update_{len(prepared.updates) + 1}"
-        self._options = PrepareOptions(**prepared.manifest["options"])
-        self._statistics = StatisticsOptions(**prepared.manifest["statistics_options"])
-        self._held_out = np.zeros(dataset.items.num_rows, bool)
-        if split.kind == "held_out_items":
-            ids = [item.id for item in dataset.item_records]
-            self._held_out = splits.is_held_out(ids, **split.arguments())
-        self._events_file = scratch / f"{self._part}.parquet"
-        with EventTable(dataset, scratch / "table") as events:
-            everything = np.full(events.num_rows, TRAIN, np.int8)
-            acted = events.known(everything, "row").read_all()
-            users, items = (acted[name].to_numpy() for name in ("user", "item"))
-            excluded = self._held_out[items] | self._of_other_parts()[users]
-            codes = np.where(excluded, EXCLUDED, TRAIN).astype(np.int8)
-            events.save(codes, self._events_file)
-            self._counts = events.item_counts(codes)
-            self._times = events.times()
 
-    def _of_other_parts(self) -> np.ndarray:
-        """Users that the split keeps from training `[users]` bool.
+def _with_part(old: dict[str, Any], entry: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """A manifest with the entry of a new part; `sizes` are the new ones of the tables."""
+    part, number = entry["name"], entry["events"]
+    changed = {
+        view: old["views"][view] | {"rows": old["views"][view]["rows"] | {part: count}}
+        for view, count in entry["rows"].items()
+    }
+    events = old["counts"]["events"] | {part: number}
+    return old | {
+        "counts": old["counts"] | sizes | {"events": events},
+        "last_time": entry["last_time"],
+        "statistics": old["statistics"] | {"events": old["statistics"]["events"] + number},
+        "updates": [*old.get("updates", []), entry],
+        "views": old["views"] | changed,
+    }
 
-        Raises:
-          DataError: a new event is of another part than training, by the split's column.
-        """
-        users = self._dataset.users.column(self._dataset.spec.users.id).to_pylist()
-        split = self._split.base or self._split
-        if split.kind == "by_user":
-            return splits.by_user(users, **split.arguments()) != TRAIN
-        if split.kind == "by_column" and (self._dataset.event_parts() != TRAIN).any():
-            raise DataError(
-                f"{self._dataset.event_files[0].parent}: the column "
-                f"{self._dataset.spec.events.part!r} of the new events names other parts than "
-                "'train', and an update is for training; `m6rec data prepare` makes all parts anew"
-            )
-        return np.zeros(len(users), bool)
 
-    def _is_updated(self, view: str, entry: dict[str, Any]) -> bool:
-        """Whether a prepared view was made with the last settings."""
-        settings = EVENT_VIEWS[view].settings(self._dataset, self._options, self._statistics)
-        if entry["fingerprint"] == fingerprint(self._prepared.manifest["source"], *settings):
-            return True
-        log.warning(
-            "the view '%s' gets no part %s: it was prepared with other settings than the "
-            "last ones (prepare the views together)",
-            view,
-            self._part,
+def _of_other_parts(dataset: Dataset, split: Split) -> np.ndarray:
+    """Users that the split keeps from training `[users]` bool.
+
+    Raises:
+      DataError: a new event is of another part than training, by the split's column.
+    """
+    users = dataset.users.column(dataset.spec.users.id).to_pylist()
+    base = split.base or split
+    if base.kind == "by_user":
+        return splits.by_user(users, **base.arguments()) != TRAIN
+    if base.kind == "by_column" and (dataset.event_parts() != TRAIN).any():
+        raise DataError(
+            f"{dataset.event_files[0].parent}: the column {dataset.spec.events.part!r} of the new "
+            "events names other parts than 'train', and an update is for training; `m6rec data "
+            "prepare` makes all parts anew"
         )
-        return False
+    return np.zeros(len(users), bool)
 
-    def write(self, staged: Path, progress: bool) -> None:
-        """Writes all files that are new or change, below `staged`: see `staged_files`.
 
-        Raises:
-          DataError: a record lacks what its template needs.
-        """
-        dataset, prepared, manifest = self._dataset, self._prepared, self._prepared.manifest
-        catalogue = prepared.catalogue()
-        template, _ = template_and_options(dataset, None)
-        texts = texts_of_items(dataset, template)
-        folder = staged / prepared.folder.name
-        (folder / EVENTS).mkdir(parents=True)
-        saved = [*(prepared.folder / EVENTS).glob("*.parquet"), self._events_file]
-        with EventTable(dataset, self._scratch / "all_events", saved) as events:
-            num_past = events.num_rows - int(self._counts.sum())
-            codes = np.where(np.arange(events.num_rows) < num_past, CONTEXT, TRAIN).astype(np.int8)
-            job = Job(
-                self._scratch / "buckets",
-                dataset,
-                splits.VISIBLE_PARTS,
-                self._options,
-                self._statistics,
-                Past(self._part, len(catalogue.texts), num_past, prepared.folder),
-            )
-            assignment = Assignment(self._split, codes, self._held_out)
-            with BucketRun(
-                job, events, assignment, manifest["buckets"], "process", progress
-            ) as run:
-                wanted = [v for v, entry in manifest["views"].items() if self._is_updated(v, entry)]
-                _, shards = run.render(tuple(wanted))
-                rows = {}
-                for view, parts in shards.items():
-                    if parts:
-                        target = prepared.tfds_folder(view)
-                        new = staged / target.relative_to(prepared.data_dir)
-                        rows[view] = tfrecords.add_part(target, self._part, parts[self._part], new)
-                counts = self._counts.copy()
-                counts[: len(catalogue.texts)] += catalogue.train_counts
-                save_shared(run, folder, manifest["views"], dataset, texts, self._held_out, counts)
-        shutil.move(self._events_file, folder / EVENTS)
-        write_manifest(folder, self._new_manifest(rows))
-
-    def _new_manifest(self, rows: dict[str, int]) -> dict[str, Any]:
-        """The manifest with the new part, which has so many rows of each view."""
-        old, number = self._prepared.manifest, int(self._counts.sum())
-        new = [path.name for path in self._dataset.event_files]
-        counts = {
-            "users": self._dataset.users.num_rows,
-            "items": self._dataset.items.num_rows,
-            "held_out_items": int(self._held_out.sum()),
-        }
-        entry = {
-            "name": self._part,
-            "files": new,
-            # Rows depend on all files so far: on users, items and the updates before this one.
-            "fingerprint": fingerprint(self._files, new),
-            "events": number,
-            "first_time": self._times[0],
-            "last_time": self._times[1],
-            "new": {name: count - old["counts"][name] for name, count in counts.items()},
-            "rows": rows,
-        }
-        log.info("%s: %s", self._part, ", ".join(f"{name} {entry[name]}" for name in entry))
-        views_with_part = {
-            view: entry | {"rows": entry["rows"] | {self._part: rows[view]}}
-            for view, entry in old["views"].items()
-            if view in rows
-        }
-        events = old["counts"]["events"] | {self._part: number}
-        return old | {
-            "counts": old["counts"] | counts | {"events": events},
-            "files": self._files,
-            "last_time": self._times[1],
-            "statistics": old["statistics"] | {"events": old["statistics"]["events"] + number},
-            "updates": [*old.get("updates", []), entry],
-            "views": old["views"] | views_with_part,
-        }
+def _is_updated(view: str, old: dict[str, Any], job: Job) -> bool:
+    """Whether a prepared view was made with the last settings."""
+    settings = EVENT_VIEWS[view].settings(job.dataset, job.options, job.statistics)
+    if old["views"][view]["fingerprint"] == fingerprint(old["source"], *settings):
+        return True
+    log.warning(
+        "the view '%s' gets no new part: it was prepared with other settings than the last ones "
+        "(prepare the views together)",
+        view,
+    )
+    return False
