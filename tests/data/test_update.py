@@ -275,14 +275,14 @@ def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monke
     days = simple(write_shop)
     days.add(1)
     path = days.folder / "events-1.parquet"
-    write = update_module._add_part
+    write = update_module.write_manifest
 
     def late(*arguments):
         table = pq.read_table(path)
         pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
         return write(*arguments)
 
-    monkeypatch.setattr(update_module, "_add_part", late)
+    monkeypatch.setattr(update_module, "write_manifest", late)
     days.update()
     with pytest.raises(DataError, match=r"events-1\.parquet is prepared and has changed since"):
         days.update()
