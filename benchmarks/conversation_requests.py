@@ -154,40 +154,28 @@ class RequestMaker:
         """A request of a kind."""
         phrases = PHRASES[kind][held_out]
         phrase = phrases[self.rng.integers(len(phrases))]
+        last, fill = max(self.years), ""
+        obeys: Callable[[int], bool] = lambda i: True  # noqa: E731
         if kind in _COLUMNS:
             column = _COLUMNS[kind]
-            value = self.value(column)
-            text = phrase.format(value)
-            return Request(kind, text, held_out, lambda i: value in self.of(i, column))
-        last = max(self.years)
-        if kind == "decade":
+            fill = self.value(column)
+            obeys = lambda i: fill in self.of(i, column)  # noqa: E731
+        elif kind == "decade":
             decade = int(self.rng.choice(sorted({y // 10 * 10 for y in self.years if y})))
-            return Request(
-                kind,
-                phrase.format(decade),
-                held_out,
-                lambda i: self.years[i] // 10 * 10 == decade,
-            )
-        if kind == "newer than a year":
+            fill, obeys = str(decade), lambda i: self.years[i] // 10 * 10 == decade
+        elif kind == "newer than a year":
             year = int(self.rng.integers(last - 30, last - 1))
             least = year + ("since {}" not in phrase)
-            text = phrase.format(*[year] * phrase.count("{}"))
-            return Request(kind, text, held_out, lambda i: self.years[i] >= least)
-        if kind == "newer than a film":
+            fill, obeys = str(year), lambda i: self.years[i] >= least
+        elif kind == "newer than a film":
             place = self.place(lambda i: 0 < self.years[i] < last - 1)
-            newest = self._newest_of_name(place)
-            return Request(
-                kind, phrase.format(self._titles[place]), held_out, lambda i: self.years[i] > newest
-            )
-        if kind == "not seen":
-            return Request(kind, phrase, held_out, lambda i: True)
-        wanted, unwanted = self._children
-        return Request(
-            kind,
-            phrase,
-            held_out,
-            lambda i: self._has_any(i, wanted) and not self._has_any(i, unwanted),
-        )
+            fill = self._titles[place]
+            newest = max(self.years[i] for i, t in enumerate(self._titles) if t == fill)
+            obeys = lambda i: self.years[i] > newest  # noqa: E731
+        elif kind == "for children":
+            wanted, unwanted = self._children
+            obeys = lambda i: self._has_any(i, wanted) and not self._has_any(i, unwanted)  # noqa: E731
+        return Request(kind, phrase.replace("{}", fill), held_out, obeys)
 
     def value(self, column: str) -> str:
         """A value that many items have."""
@@ -203,11 +191,6 @@ class RequestMaker:
         """An item's values."""
         values: Any = self._items[place].attributes.get(column) or ()
         return tuple(values)
-
-    def _newest_of_name(self, place: int) -> int:
-        return max(
-            y for y, t in zip(self.years, self._titles, strict=True) if t == self._titles[place]
-        )
 
     def _has_any(self, place: int, named: Mapping[str, Sequence[str]]) -> bool:
         return any(set(values) & set(self.of(place, column)) for column, values in named.items())

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.command_line import errors_told
@@ -47,7 +48,7 @@ from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
 from m6rec_jax.checkpoints.t5_tensors import Weights
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.segments.cache import SegmentCache
@@ -55,6 +56,7 @@ from m6rec_jax.errors import M6RecError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
+from m6rec_jax.objectives.language_modelling import token_cross_entropy
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
@@ -114,6 +116,23 @@ def write_model(config: ModelConfig, folder: Path) -> None:
 # The programs: from a folder to jobs by name.
 
 
+class MeanLogProbability(CandidateScorer):
+    """The mean over a candidate's tokens and `[EOS]`, in nats."""
+
+    decoder_features = (
+        *CandidateScorer.decoder_features,
+        "decoder_target_tokens",
+        "decoder_loss_weights",
+    )
+
+    def read(self, variables: Any, hidden: jax.Array, features: Mapping[str, Any]) -> jax.Array:
+        logits = self.model.apply(variables, hidden, method=self.model.token_logits)
+        losses = token_cross_entropy(logits, features["decoder_target_tokens"])
+        blocks, weights = features["decoder_block_ids"], features["decoder_loss_weights"]
+        same = (blocks[:, :, None] == blocks[:, None]) * weights[:, None]
+        return -jnp.einsum("rts,rs->rt", same, losses) / jnp.maximum(same.sum(-1), 1e-9)
+
+
 def own_jobs(folder: Path, operands: str) -> dict[str, Job]:
     weights = read_huggingface(folder / "model")
     vocabulary = Vocabulary(folder / "words.model")
@@ -136,9 +155,7 @@ def own_jobs(folder: Path, operands: str) -> dict[str, Job]:
             target_buckets=(T,),
             segments=cache,
         )
-        scorer = LikelihoodScorer(
-            model, variables, vocabulary, options, sentence="{item}", counted=("candidate", "end")
-        )
+        scorer = MeanLogProbability(model, variables, vocabulary, options)
         return lambda: scorer.score_requests([history], [candidates])[0]
 
     model = M6Rec(config)

@@ -156,12 +156,11 @@ class LoadedModel(abc.ABC):
     def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
         """A `LikelihoodScorer`, by the prompts of the task.
 
-        Arguments and errors as `options`; also its own `contrast`, `sentence` and `counted`.
+        Arguments and errors as `options`; also its own `contrast`.
         """
-        names = ("contrast", "sentence", "counted")
-        own = {name: changes.pop(name) for name in names if name in changes}
+        labels = {"contrast": changes.pop("contrast")} if "contrast" in changes else {}
         return LikelihoodScorer(
-            self.model, self.variables, self.vocabulary, self.options(task, **changes), **own
+            self.model, self.variables, self.vocabulary, self.options(task, **changes), **labels
         )
 
     @functools.cached_property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from m6rec_jax.engine.model_folder import RestoredModel
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.jobs.likelihood import LikelihoodPredictions, PlattScaling
 from m6rec_jax.metrics.classification import log_loss, platt_scaling
@@ -53,15 +52,9 @@ def learn_scaling(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel)
     """Learns the scaling of a task of `KINDS`.
 
     Raises:
-      ConfigError: a sentence was judged, whose scores are no odds.
       DataError: no labelled candidate, or all labels are the same.
     """
     found: LikelihoodPredictions = evaluator.predict(task, restored.model, restored.variables)
-    if found.probabilities is None:
-        raise ConfigError(
-            f"{task.name!r} judges a sentence (likelihood_rows.sentence), which makes no odds of "
-            "two outcomes; there is nothing to calibrate"
-        )
     scaling = PlattScaling(*platt_scaling(found.labels, found.scores))
     told = (PlattScaling(1.0, 0.0), scaling)
     before, after = (log_loss(found.labels, one.probabilities(found.scores)) for one in told)

@@ -1,28 +1,27 @@
 """Likelihood: zero-shot scores (paper section 2), of a model that was tuned for no such task.
 
-By default the question is by how much the best outcome in the words of the data set's template is
-likelier than the worst, asked as a foundation has learnt them (`text.outcomes.Contrast`); its
-answer is a probability. Other outcomes, or a sentence whose words are judged, for data without
-outcomes, are named in gin, for rows of prepared data (`likelihood_rows`) and for requests:
+The question is by how much the best label in the words of the data set's template is likelier than
+the worst, asked as a foundation has learnt them (`text.outcomes.Contrast`); its answer is a
+probability. Other labels are named in gin, for rows of prepared data (`likelihood_rows`) and for
+requests:
 
     LikelihoodScorer.contrast = ('liked', 'disliked')
-    LikelihoodScorer.sentence = '{item}'
 
-Metrics: `auc` and `user_averaged_auc`, of a contrast also `log_loss` and `calibration_error`,
-beside those of baselines that need no model.
+Metrics: `auc`, `user_averaged_auc`, `log_loss` and `calibration_error`, beside those of baselines
+that need no model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
 from scipy.special import expit
 
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer, question_scores
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer, contrast_scores
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
 from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
@@ -45,9 +44,7 @@ from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.text.counted_sentences import CountedSentence
 from m6rec_jax.text.outcomes import Contrast
-from m6rec_jax.text.questions import Question
 
 
 @gin.configurable
@@ -74,21 +71,20 @@ class LikelihoodPredictions:
     Attributes:
       users, items: int64 `[n]`, indices into the users and the items table.
       labels: int64 `[n]`, 0 or 1.
-      scores: float64 `[n]`, in nats: log odds of the first outcome, or the mean log probability of
-        the tokens that count.
-      probabilities: float64 `[n]`, of the first outcome; None where a sentence was judged.
+      scores: float64 `[n]`, log odds of the better label, in nats.
+      probabilities: float64 `[n]`, of the better label.
     """
 
     users: np.ndarray
     items: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
-    probabilities: np.ndarray | None
+    probabilities: np.ndarray
 
 
 @register
 class LikelihoodJob(Job):
-    """The answer to a `text.questions.Question` about each candidate."""
+    """How likely each candidate's better label is."""
 
     kind = "likelihood"
     tasks = (("zero_shot", "groups", "likelihood_rows"),)
@@ -101,22 +97,20 @@ class LikelihoodJob(Job):
         return tuple(jobs())
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`score` at every decoder position, and what it was compared with, `[rows, target]`."""
+        """`score` at every decoder position, `[rows, target]`."""
         hidden = model.apply(variables, features).hidden
-        score = question_scores(model, variables, hidden, features)
-        return {"score": score, "compared": features["decoder_contrast_tokens"]}
+        return {"score": contrast_scores(model, variables, hidden, features)}
 
     def predictions(self, data: TaskData, found: Found) -> LikelihoodPredictions:
         """Raises DataError where no candidate has a label."""
         rows, positions = labelled(found, "zero-shot")
         scores = found["score"][rows, positions].astype(np.float64)
-        contrasted = bool(found["compared"][rows, positions].any())
         return LikelihoodPredictions(
             users=found["user_ids"][rows, 0].astype(np.int64),
             items=found["decoder_item_ids"][rows, positions].astype(np.int64),
             labels=found["decoder_labels"][rows, positions].astype(np.int64),
             scores=scores,
-            probabilities=PlattScaling().probabilities(scores) if contrasted else None,
+            probabilities=PlattScaling().probabilities(scores),
         )
 
     def metrics(
@@ -130,12 +124,12 @@ class LikelihoodJob(Job):
         return metrics(predictions) | metrics_apart(evaluation, predictions, metrics)
 
     def columns(self, data: TaskData, predictions: LikelihoodPredictions) -> Columns:
-        """User, item, label and score of each candidate, and the probability where there is one."""
-        columns = candidate_names(data, predictions.users, predictions.items)
-        columns |= {"label": predictions.labels, "score": predictions.scores}
-        if predictions.probabilities is not None:
-            columns["probability"] = predictions.probabilities
-        return columns
+        """User, item, label, score and probability of each candidate."""
+        return candidate_names(data, predictions.users, predictions.items) | {
+            "label": predictions.labels,
+            "score": predictions.scores,
+            "probability": predictions.probabilities,
+        }
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         return LikelihoodAnswers(parts)
@@ -152,15 +146,14 @@ def likelihood_metrics(
 
     Returns:
       `auc` (unless all labels are the same), `user_averaged_auc` (where a user has both),
-      `num_examples`, `num_users`; of probabilities also `log_loss` and `calibration_error`. Of the
+      `num_examples`, `num_users`, `log_loss` and `calibration_error`. Of the
       baselines of `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
       `<baseline>/<metric>`; all but popularity and chance know the training part's labels.
     """
     users, labels = predictions.users, predictions.labels
     metrics, num_users = classification.ordering_metrics(users, labels, predictions.scores)
     metrics |= {"num_examples": float(len(labels)), "num_users": float(num_users)}
-    if predictions.probabilities is not None:
-        metrics |= classification.probability_metrics(labels, predictions.probabilities)
+    metrics |= classification.probability_metrics(labels, predictions.probabilities)
     known = baselines.scoring_metrics(users, predictions.items, labels)
     chance = np.random.default_rng(0).random(len(labels))
     known["chance"], _ = classification.ordering_metrics(users, labels, chance)
@@ -170,43 +163,39 @@ def likelihood_metrics(
 
 
 class LikelihoodAnswers(CandidateAnswerer):
-    """The answer to a question about each candidate, and the order it puts candidates in.
+    """How likely each candidate's better label is, and the order that puts candidates in.
 
-    The question is that of `LikelihoodScorer`, else the contrast of the first and the last outcome
-    of the data set's template. Candidates are read with statistics, as in scoring, but in a
-    sentence with `{item}` as in the catalogue.
+    The labels are those of `LikelihoodScorer.contrast`, else the first and the last of the data
+    set's template. Candidates are read with statistics, as in scoring.
     """
 
     any_data_set = True
+    column_types: ClassVar[Mapping[str, str]] = {
+        "probabilities": "float",
+        "log_odds": "float",
+        "ranking": "int",
+    }
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._scaling = PlattScaling()
 
-    @property
-    def column_types(self) -> Mapping[str, str]:
-        if isinstance(self.parts.likelihood_scorer().question, CountedSentence):
-            return {"mean_log_probabilities": "float", "ranking": "int"}
-        return {"probabilities": "float", "log_odds": "float", "ranking": "int"}
-
     def open_task(self, task: str) -> RequestRenderer:
-        as_items = self._question(task).as_item
-        return self.parts.renderer(task, as_items=as_items, any_data_set=True)
+        self._contrast(task)
+        return self.parts.renderer(task, any_data_set=True)
 
     def scorer(self, task: str) -> LikelihoodScorer:
-        return self.parts.likelihood_scorer().asking(self._question(task))
+        return self.parts.likelihood_scorer().asking(self._contrast(task))
 
-    def _question(self, task: str) -> Question:
-        asked = self.parts.likelihood_scorer().question
-        if asked is None:
-            template = self.parts.data(task, any_data_set=True).template
-            asked = Contrast.of([outcome.text for outcome in template.outcomes])
-        return asked
+    def _contrast(self, task: str) -> Contrast:
+        template = self.parts.data(task, any_data_set=True).template
+        contrast = self.parts.likelihood_scorer().contrast
+        return contrast or Contrast.of([outcome.text for outcome in template.outcomes])
 
     def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
-        return grouped(accepted, lambda one: self._question(one.task), self._answer)
+        return grouped(accepted, lambda one: self._contrast(one.task), self._answer)
 
-    def _answer(self, question: Question, asked: Sequence[Accepted]) -> list[CandidateScores]:
+    def _answer(self, contrast: Contrast, asked: Sequence[Accepted]) -> list[CandidateScores]:
         scores = self.scorer(asked[0].task).score_requests(
             [one.text.history for one in asked],
             [one.text.candidates for one in asked],
@@ -215,16 +204,13 @@ class LikelihoodAnswers(CandidateAnswerer):
         check_finite(asked, scores)
         found = []
         for one, values in zip(asked, scores, strict=True):
-            told: dict[str, Any] = {"mean_log_probabilities": values}
-            if isinstance(question, Contrast):
-                probabilities = self._scaling.probabilities(values)
-                told = {"probabilities": probabilities, "log_odds": values}
-            shown = next(iter(told.values()))
+            probabilities = self._scaling.probabilities(values)
             # Likeliest first; equals in the request's order.
-            told["ranking"] = np.argsort(-values, kind="stable").tolist()
-            found.append(CandidateScores(one.request.candidates, shown, told))
+            ranking = np.argsort(-values, kind="stable").tolist()
+            columns = {"probabilities": probabilities, "log_odds": values, "ranking": ranking}
+            found.append(CandidateScores(one.request.candidates, probabilities, columns))
         return found
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        asked = self._question(task).describe()
-        return {**super().describe(task), **asked, **dataclasses.asdict(self._scaling)}
+        contrast = {"contrast": list(dataclasses.astuple(self._contrast(task)))}
+        return {**super().describe(task), **contrast, **dataclasses.asdict(self._scaling)}

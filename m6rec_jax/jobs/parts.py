@@ -210,7 +210,6 @@ class Parts:
         task: str,
         *,
         candidates: bool = True,
-        as_items: bool = False,
         any_data_set: bool = False,
     ) -> RequestRenderer:
         """Renders requests as the task was trained to read them; see `RequestRenderer`."""
@@ -219,7 +218,7 @@ class Parts:
         # A data set that the task was not trained on has a history length of its own.
         own = data.spec.name == spec.get("name")
         max_events = self.settings(task).max_events if own else data.max_events
-        return RequestRenderer(data.template, data.statistics, max_events, candidates, as_items)
+        return RequestRenderer(data.template, data.statistics, max_events, candidates)
 
     def scorer(self) -> Scorer:
         """For all tasks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout, preprocessor
 from m6rec_jax.text import rows
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
-from m6rec_jax.text.questions import question
 from m6rec_jax.text.rows import Row
 
 _JUDGED = ("history", "candidates", "labels", "item_indices", "user_index")
@@ -172,44 +171,29 @@ def outcome_rows(
 def likelihood_rows(
     layout: RowLayout,
     *,
-    item_texts: Callable[[], Sequence[str]],
     outcomes: Callable[[], Sequence[str]],
     contrast: Sequence[str] = (),
-    sentence: str = "",
-    counted: Collection[str] = ("candidate",),
     candidate_length: int | None = None,
 ) -> MakeRows:
-    """`groups` view, zero-shot scoring: a history, and a question about each of its candidates.
-
-    The question is which of two outcomes is likelier, in the layout of `outcome_rows`, so that a
-    backbone that has read those is asked what it has learnt. Or it is how plausible a sentence is:
-
-        likelihood_rows.sentence = '{candidate}. liked.'
-        likelihood_rows.counted = ('after',)
+    """`groups` view, zero-shot scoring: a history, and which of two labels is likelier for each
+    candidate, in the layout of `outcome_rows`: a backbone is asked what it has learnt of those.
 
     Args:
       layout: of the task.
-      item_texts: returns the catalogue's texts, in the order of the items table.
-      outcomes: returns the words for outcomes ("liked"), from the best to the worst.
-      contrast: the better outcome and the worse one; empty: the first and the last of `outcomes`.
-      sentence: has one field: `{candidate}`, rendered with its statistics as in scoring, or
-        `{item}`, rendered as in the catalogue.
-      counted: which parts of the sentence count, of `text.counted_sentences.PARTS`: the words
-        'before' the field, the 'candidate' itself, those 'after' it, and the 'end' ([EOS]).
+      outcomes: returns the words for labels ("liked"), from the best to the worst.
+      contrast: the better label and the worse one; empty: the first and the last of `outcomes`.
       candidate_length: as in `scoring_rows`.
 
     Raises:
-      ConfigError: a contrast of outcomes that do not differ, or of a data set without two; a
-        sentence that does not parse.
+      ConfigError: labels that do not differ, or a data set without two.
     """
     text, length = layout.text, layout.target_length
-    wording = question(contrast, sentence, counted) or Contrast.of(outcomes())
-    of_items = item_texts() if wording.as_item else ()
+    wording = Contrast.of(contrast or outcomes())
     limit = rows.candidate_share(1, length, candidate_length)
 
     def make(example: Example) -> list[Row]:
         indices, labels = example["item_indices"], example["labels"]
-        texts = [of_items[i] for i in indices] if wording.as_item else example["candidates"]
+        texts = example["candidates"]
 
         def decoder(part: slice) -> Row:
             return wording.lay_out(

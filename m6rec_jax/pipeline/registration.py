@@ -200,7 +200,6 @@ def register_recommendation_tasks(
             "sampled": late(_sampled_words),
         },
         "likelihood_rows": {
-            "item_texts": late(lambda data: data.catalogue().texts),
             "outcomes": late(lambda data: [o.text for o in data.template().outcomes]),
         },
     }

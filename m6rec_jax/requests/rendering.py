@@ -35,7 +35,6 @@ class RequestRenderer:
       statistics: those that serving is given; None: requests bring their own.
       max_events: behaviours of a history, the latest ones, as in training; None: all.
       render_candidates: False where candidates are not scored, and may lack what that needs.
-      as_items: candidates are told as items of the catalogue, without statistics.
     """
 
     def __init__(
@@ -44,10 +43,9 @@ class RequestRenderer:
         statistics: Statistics | None,
         max_events: int | None = None,
         render_candidates: bool = True,
-        as_items: bool = False,
     ) -> None:
         self._template, self._statistics = template, statistics
-        self._render_candidates, self._as_items = render_candidates, as_items
+        self._render_candidates = render_candidates
         self._renderer = Renderer(template, statistics)
         self._max_events = max_events
 
@@ -104,8 +102,6 @@ class RequestRenderer:
         return self._statistics.fold_in(request.user.id, counted)
 
     def _candidates(self, request: Request, state: UserState | None) -> list[str]:
-        if self._as_items:
-            return list(map(self._template.item, request.candidates))
         given = [
             {**request.statistics, **own} if request.statistics else own
             for own in request.candidate_statistics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import time
 import uuid
@@ -40,8 +39,6 @@ def routes(server: Server) -> APIRouter:
             accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]
-            if "mean_log_probabilities" in result.columns():
-                scores = [math.exp(score) for score in scores]
             order = sorted(range(len(scores)), key=lambda index: -scores[index])
             results = [
                 {"index": index, "relevance_score": scores[index]}

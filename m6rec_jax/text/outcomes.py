@@ -10,8 +10,8 @@ that has learnt this says, untuned, which of two outcomes is likelier (`Contrast
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
@@ -36,7 +36,6 @@ class Contrast:
 
     positive: str
     negative: str
-    as_item: ClassVar[bool] = False
 
     @classmethod
     def of(cls, outcomes: Sequence[str]) -> Self:
@@ -49,8 +48,7 @@ class Contrast:
             raise ConfigError(
                 f"two outcomes are needed to ask which is likelier, not {outcomes!r}: the data "
                 "set's template lists some in 'outcomes', from the best to the worst. Name two "
-                "(contrast = ('liked', 'disliked')), or a sentence to be judged as a whole "
-                "(sentence = '{item}')"
+                "(contrast = ('liked', 'disliked'))"
             )
         return cls(outcomes[0], outcomes[-1])
 
@@ -118,10 +116,6 @@ class Contrast:
             if values is not None:
                 row[name][ends] = values
         return row
-
-    def describe(self) -> Mapping[str, Any]:
-        """For JSON: what an answer depends on."""
-        return {"contrast": [self.positive, self.negative]}
 
 
 def with_outcomes(

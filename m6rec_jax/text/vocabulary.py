@@ -157,19 +157,6 @@ class Vocabulary:
         is_long = len(plain.encode("utf-8", "surrogatepass")) > _LONG
         return (self._encode_new if is_long else self._encode_cached)(text)
 
-    def encode_with_places(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of `encode_array`, and where in the text each comes from, int32 [num_tokens]
-        both.
-
-        A place is the last UTF-8 byte that a token stands for (the next one for a token that stands
-        for none, such as a lone "▁").
-        """
-        clean = _LONE_SURROGATE.sub("\ufffd", text)
-        pieces = self._processor.encode_as_proto(clean).pieces
-        ids = self._guarded([piece.id for piece in pieces])
-        places = [piece.end - 1 if piece.end > piece.begin else piece.begin for piece in pieces]
-        return ids, np.array(places, np.int32)
-
     def decode(self, ids: Iterable[int]) -> str:
         """Turns ids back into text, leaving out every control id, sentinel and spare row.
 

@@ -23,7 +23,7 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.counted_sentences import CountedSentence
+from m6rec_jax.text.outcomes import Contrast
 from tests.bank.conftest import Alone, Backbone, S, T, make_prompts, save_backbone
 
 # The bank pads to other shapes than a task alone has, and adds up in another order.
@@ -59,7 +59,7 @@ def test_tasks_by_name(
         **CLOSE,
     )
     # Of the second row, and shorter than what the bank has room for.
-    asked = CountedSentence.parse("{item}", ("candidate",))
+    asked = Contrast("liked", "disliked")
     np.testing.assert_allclose(
         loaded.likelihood_scorer("titles").asking(asked).score_requests(histories, candidates),
         by_itself(LikelihoodScorer, "titles", 12)

@@ -15,42 +15,6 @@ HISTORIES = [example["history"] for example in EXAMPLES[:4]]
 TEXTS = [[t for e in EXAMPLES for t in e["candidates"]][: 3 * n] for n in range(4)]
 
 
-def brute_force(tiny, history, text, before="", after="", counts="candidate"):
-    """Mean of log p(token | history, tokens before it), the counted ones told by their words."""
-    vocab = tiny[2]
-    ids = vocab.encode(before + text + after)
-    # The counted tokens: those of the whole sentence but the ones of the words around.
-    head, tail = len(vocab.encode(before)), len(vocab.encode(after))
-    chosen = {
-        "candidate": range(head, len(ids) - tail),
-        "after": range(len(ids) - tail, len(ids)),
-        "all": range(len(ids) + 1),
-    }[counts]
-    log_p = log_probabilities(tiny, history, [*ids, vocab.eos_id], (S, T))
-    targets = [*ids, vocab.eos_id]
-    return float(np.mean([log_p[place, targets[place]] for place in chosen]))
-
-
-@pytest.mark.parametrize(
-    ("sentence", "counted", "arguments"),
-    [
-        ("{item}", ("candidate",), {}),
-        ("{item}", ("candidate", "end"), {"counts": "all"}),
-        ("loves {item}", ("candidate",), {"before": "loves "}),
-        ("{candidate} a lot", ("after",), {"after": " a lot", "counts": "after"}),
-    ],
-)
-def test_scores_equal_brute_force(tiny, sentence, counted, arguments):
-    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T), sentence=sentence, counted=counted)
-    scored = scorer.score_requests(HISTORIES, TEXTS)
-    assert [len(s) for s in scored] == [len(t) for t in TEXTS]
-    for history, texts, found in zip(HISTORIES, TEXTS, scored, strict=True):
-        expected = [brute_force(tiny, history, text, **arguments) for text in texts]
-        # float32 sums in another order, over batches of another shape.
-        np.testing.assert_allclose(found, expected, atol=3e-5)
-    assert max(map(max, filter(len, scored))) < 0
-
-
 def log_probability(tiny, history, text, read, token):
     """log p(token | history, [BOS] text [EOS] and what is read after it)."""
     vocab = tiny[2]
@@ -81,17 +45,17 @@ def test_no_head_is_needed(tiny):
     prompts = dataclasses.replace(model.config.prompts, head="none", num_options=0)
     bare = type(model)(dataclasses.replace(model.config, prompts=prompts))
     found, expected = (
-        LikelihoodScorer(*parts, EngineOptions(S, T), sentence="{item}").score_requests(
-            HISTORIES[:1], [TEXTS[1]]
-        )[0]
+        LikelihoodScorer(
+            *parts, EngineOptions(S, T), contrast=("liked", "disliked")
+        ).score_requests(HISTORIES[:1], [TEXTS[1]])[0]
         for parts in ((bare, variables, vocab), tiny)
     )
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
 def test_bad_arguments_are_named(tiny):
-    with pytest.raises(ConfigError, match="exactly one field"):
-        LikelihoodScorer(*tiny, EngineOptions(S, T), sentence="liked")
+    with pytest.raises(ConfigError, match="two outcomes are needed"):
+        LikelihoodScorer(*tiny, EngineOptions(S, T), contrast=("liked",))
     for buckets in ((3,), S):
         with pytest.raises(ConfigError, match="source_buckets"):
             LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=buckets))

@@ -228,7 +228,7 @@ def test_a_model_folder_of_texts_loads(world):
     save_task_assets(model_dir, "notes_genre", LENGTHS)
     loaded = load_model(model_dir)
     assert loaded.template() is None
-    scorer = loaded.likelihood_scorer(sentence="liked {item}", target_length=24)
+    scorer = loaded.likelihood_scorer(contrast=("liked", "disliked"), target_length=24)
     (scores,) = scorer.score_requests([["Alpha"]], [["Beta", "Gamma, horror"]])
     assert scores.shape == (2,)
     with pytest.raises(ConfigError, match="no task 'else'"):
@@ -245,24 +245,20 @@ def zero_shot(model_dir, **arguments):
     )
 
 
-@pytest.mark.parametrize("asked", [{}, {"sentence": "{item}"}, {"contrast": ("disliked", "liked")}])
-def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
+@pytest.mark.parametrize("contrast", [(), ("disliked", "liked")])
+def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, contrast):
     _, vocabulary, model, variables, model_dir = world
-    for name, value in asked.items():
-        bound(f"likelihood_rows.{name}", value)
+    bound("likelihood_rows.contrast", contrast)
     metrics = zero_shot(model_dir)
     prepared = locations.prepared("tiny-shop", "leave_one_out")
     rows = list(read_rows(prepared, "groups", "test"))
-    texts = prepared.catalogue().texts
     # Without a word, the first outcome of the template and the last.
-    asked = asked or {"contrast": ("liked", "disliked")}
-    scorer = LikelihoodScorer(model, variables, vocabulary, EngineOptions(48, 48), **asked)
-    of_items = [[texts[i] for i in r["item_indices"]] for r in rows]
-    of_candidates = [r["candidates"] for r in rows]
+    contrast = contrast or ("liked", "disliked")
+    scorer = LikelihoodScorer(
+        model, variables, vocabulary, EngineOptions(48, 48), contrast=contrast
+    )
     scores = np.concatenate(
-        scorer.score_requests(
-            [r["history"] for r in rows], of_items if "sentence" in asked else of_candidates
-        )
+        scorer.score_requests([r["history"] for r in rows], [r["candidates"] for r in rows])
     )
     labels = np.concatenate([r["labels"] for r in rows])
     items = np.concatenate([r["item_indices"] for r in rows])
@@ -282,11 +278,6 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     assert metrics["num_examples"] == len(labels)
     (model_dir / "inference").mkdir(exist_ok=True)
     calibrated = (str(model_dir), "zero_shop_zero_shot", LENGTHS)
-    if "sentence" in asked:  # likelihoods are no probabilities
-        assert not any("log_loss" in name for name in metrics)
-        with pytest.raises(ConfigError, match="no odds of two outcomes"):
-            calibrate(*calibrated)
-        return
     odds = scores.astype(np.float64)
     log_loss = classification.log_loss(labels, 1 / (1 + np.exp(-odds)))
     assert metrics["log_loss"] == pytest.approx(log_loss, abs=1e-5)
@@ -306,23 +297,13 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     assert fitted["auc"] == pytest.approx(metrics["auc"])
 
 
-def test_which_tokens_count_is_set_in_gin(world, bound):
+def test_scores_are_written_by_candidate(world):
     _, vocabulary, model, variables, model_dir = world
-    bound("likelihood_rows.sentence", "{candidate}. liked.")
-    bound("likelihood_rows.counted", ("after",))
-    batch = next(iter(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="test")))
-    weighted = batch["decoder_loss_weights"][0] > 0
-    assert vocabulary.decode(batch["decoder_target_tokens"][0, weighted]) == ". liked."
     (path,) = of_checkpoint.infer(str(model_dir), "zero_shop_zero_shot", LENGTHS)
     rows = pq.read_table(path).to_pylist()
     prepared = locations.prepared("tiny-shop", "leave_one_out")
     scorer = LikelihoodScorer(
-        model,
-        variables,
-        vocabulary,
-        EngineOptions(48, 48),
-        sentence="{candidate}. liked.",
-        counted=("after",),
+        model, variables, vocabulary, EngineOptions(48, 48), contrast=("liked", "disliked")
     )
     expected = {}
     for row in read_rows(prepared, "groups", "test"):

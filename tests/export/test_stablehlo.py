@@ -146,7 +146,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
         found.append(own.answer([accepted])[0].item_ids)
     assert found[0] == found[1]
     assert "f3" not in found[0]
-    scorer = load_model(exported, step=7).likelihood_scorer("ctr", sentence="{candidate}")
+    scorer = load_model(exported, step=7).likelihood_scorer("ctr", contrast=("liked", "disliked"))
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
         scorer.score_requests(HISTORIES, CANDIDATES)
     scorer = load_model(exported).scorer("ctr")

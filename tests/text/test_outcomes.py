@@ -5,7 +5,6 @@ import pytest
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
-from m6rec_jax.text.questions import question
 from m6rec_jax.text.rows import packed_candidates
 from tests.tasks import shop
 
@@ -65,10 +64,7 @@ def test_what_cannot_be_asked_is_named(vocab):
         Contrast.of(["bought"])
     with pytest.raises(ConfigError, match="do not differ before one of them ends"):
         Contrast("liked", "liked Alpha").tokens(vocab)
-    with pytest.raises(ConfigError, match="two questions"):
-        question(("liked", "disliked"), "{item}", ("candidate",))
-    assert question((), "", ("candidate",)) is None
-    assert question(("a", "b", "c"), "", ()) == Contrast("a", "c")
+    assert Contrast.of(("a", "b", "c")) == Contrast("a", "c")
 
 
 def test_a_row_whose_candidates_have_no_outcomes_teaches_their_words_alone(vocab):
