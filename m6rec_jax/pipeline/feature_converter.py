@@ -23,6 +23,7 @@ from m6rec_jax.pipeline.features import (
     Feature,
     feature_lengths,
 )
+from m6rec_jax.pipeline.source import numpy_map
 
 Batch = dict[str, np.ndarray]
 _PACKING_WINDOW = 128  # consecutive rows that are packed together
@@ -85,33 +86,18 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
         return self._packed(ds, lengths) if self.pack else ds
 
     def _packed(self, ds: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
-        names = (*TASK_FEATURES, *SEGMENT_FEATURES)
-        specs = {**TASK_FEATURES, **SEGMENT_FEATURES}
         model_lengths = self.get_model_feature_lengths(lengths)
+        shapes = {name: [None, model_lengths[name]] for name in (*TASK_FEATURES, *SEGMENT_FEATURES)}
+
+        def pack(*values: np.ndarray) -> list[np.ndarray]:
+            packed = pack_rows(dict(zip(TASK_FEATURES, values, strict=True)), lengths)
+            return [packed[name] for name in shapes]
 
         def pack_window(window: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            def numpy_pack(*values: object) -> list[object]:
-                rows = pack_rows(
-                    dict(zip(TASK_FEATURES, values, strict=True)),  # type: ignore[arg-type]
-                    lengths,
-                )
-                return [rows[name] for name in names]
+            return numpy_map(pack, [window[name] for name in TASK_FEATURES], shapes)
 
-            packed = tf.numpy_function(
-                numpy_pack,
-                [window[name] for name in TASK_FEATURES],
-                [tf.as_dtype(specs[name].dtype) for name in names],
-                stateful=False,
-            )
-            for name, values in zip(names, packed, strict=True):
-                values.set_shape([None, model_lengths[name]])
-            return dict(zip(names, packed, strict=True))
-
-        return (
-            ds.batch(_PACKING_WINDOW)
-            .map(pack_window, num_parallel_calls=tf.data.AUTOTUNE)
-            .unbatch()
-        )
+        windows = ds.batch(_PACKING_WINDOW)
+        return windows.map(pack_window, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
 
 def first_fit(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
@@ -148,34 +134,34 @@ def pack_rows(window: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> B
       rows of the same task and kind share a row; retrieval rows stay alone, because a user has
       one embedding. A row of several documents has `user_ids` -1, its counts are summed.
     """
-    source_sizes = (window["encoder_block_ids"] > 0).sum(axis=1)
-    target_sizes = (window["decoder_block_ids"] > 0).sum(axis=1)
-    packed: list[Batch] = []
+    sizes = {
+        "inputs": (window["encoder_block_ids"] > 0).sum(axis=1),
+        "targets": (window["decoder_block_ids"] > 0).sum(axis=1),
+    }
+    both = [tuple(map(int, pair)) for pair in zip(*sizes.values(), strict=True)]
     groups: dict[tuple[int, ...], list[int]] = {}
-    for i in range(len(source_sizes)):
+    for i in range(len(both)):
         retrieval = int(window["retrieval"][i, 0])
         key = (int(window["task_ids"][i, 0]), retrieval, i if retrieval else -1)
         groups.setdefault(key, []).append(i)
     capacity = (lengths["encoder_input_tokens"], lengths["decoder_input_tokens"])
-    for members in groups.values():
-        sizes = [(int(source_sizes[i]), int(target_sizes[i])) for i in members]
-        for chosen in first_fit(sizes, capacity):
-            indices = [members[j] for j in chosen]
-            packed.append(_join(window, indices, source_sizes, target_sizes, lengths))
-    # Keep the order of each row's first document, so that packing does not sort by length.
-    packed.sort(key=lambda row: int(row.pop("first")[0]))
+    bins = [
+        [members[place] for place in places]
+        for members in groups.values()
+        for places in first_fit([both[i] for i in members], capacity)
+    ]
+    # In the order of each row's first document, so that packing does not sort by length.
+    packed = [_join(window, members, sizes, lengths) for members in sorted(bins)]
     return {name: np.stack([row[name] for row in packed]) for name in packed[0]}
 
 
 def _join(
     window: Mapping[str, np.ndarray],
     indices: Sequence[int],
-    source_sizes: np.ndarray,
-    target_sizes: np.ndarray,
+    sizes: Mapping[str, np.ndarray],
     lengths: Mapping[str, int],
 ) -> Batch:
-    row: Batch = {"first": np.asarray(indices[:1])}
-    sizes = {"inputs": source_sizes, "targets": target_sizes}
+    row: Batch = {}
     for name, feature in MODEL_FEATURES.items():
         if feature.axis == "row":
             row[name] = window[name][indices[0]]

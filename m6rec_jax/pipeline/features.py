@@ -9,8 +9,8 @@ positions, every `decoder_*` feature 64, and every per-row feature one.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,14 +18,10 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Feature:
-    """One rank-1 feature of a row.
+class Feature(NamedTuple):
+    """One rank-1 feature of a row: its axis, numpy type, and the value beyond a row's own length.
 
-    Attributes:
-      axis: 'inputs' (source length), 'targets' (target length) or 'row' (one value).
-      dtype: its numpy type.
-      padding: the value beyond a row's own length, and in rows that only fill a batch.
+    The axis is 'inputs' (source length), 'targets' (target length) or 'row' (one value).
     """
 
     axis: str
@@ -55,10 +51,7 @@ TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}
 
 
 def feature_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
-    """Length of every task feature.
-
-    Args:
-      lengths: `{"inputs": S, "targets": T}` as in gin, or of every task feature already.
+    """Length of every task feature, from `{"inputs": S, "targets": T}` as in gin, or as they are.
 
     Raises:
       ConfigError: a key is missing or unknown, or a length is not a positive integer.

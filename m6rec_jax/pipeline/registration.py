@@ -63,7 +63,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gin
-import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -73,7 +72,7 @@ from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import Job, job_of, jobs
-from m6rec_jax.pipeline import locations, preprocessors, text_preprocessors
+from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, task_features
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
 from m6rec_jax.pipeline.task_rows import find_provider, tasks_of
@@ -111,12 +110,7 @@ class TaskInfo:
         return configuration.bound(f"{self.rows}.candidate_length")
 
     def prepared(self) -> Prepared:
-        """The prepared data set.
-
-        Raises:
-          DataError: it is not there.
-          ConfigError: the task has another source.
-        """
+        """The prepared data set; raises DataError where it is missing, ConfigError for others."""
         if not self.dataset:
             raise ConfigError(
                 f"'{self.name}' was registered with seqio and reads no data of `m6rec data "
@@ -126,13 +120,7 @@ class TaskInfo:
         return locations.prepared(self.dataset, self.split)
 
     def fingerprint(self, split: str) -> str | None:
-        """Of the prepared rows of a part: equal ones were prepared from equal data alike.
-
-        None where the task has another source.
-
-        Raises:
-          DataError: the data are not prepared.
-        """
+        """Equal ones are of rows prepared alike from equal data; None: of another source."""
         if not self.dataset:
             return None
         prepared = self.prepared()
@@ -146,12 +134,9 @@ _TASKS: dict[str, TaskInfo] = {}
 
 
 def task_info(name: str) -> TaskInfo:
-    """What was registered under a task's name, here or with seqio alone.
+    """What was registered under a task's name, here or with seqio alone; raises ConfigError.
 
     Tasks of seqio write texts, or are judged as language where their rows are no texts.
-
-    Raises:
-      ConfigError: no such task.
     """
     if name in _TASKS:
         return _TASKS[name]
@@ -160,11 +145,7 @@ def task_info(name: str) -> TaskInfo:
 
 
 def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
-    """The tasks of a mixture (or the task itself).
-
-    Raises:
-      ConfigError: nothing is registered under the name.
-    """
+    """The tasks of a mixture (or the task itself); raises ConfigError where there is none."""
     return [task_info(name) for name in tasks_of(mixture_or_task_name)]
 
 
@@ -190,21 +171,8 @@ def register_recommendation_tasks(
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
 
-    def late(read: Callable[[Prepared], Any]) -> Callable[[], Any]:
-        return lambda: read(locations.prepared(dataset, split))
-
-    of_data: Mapping[str, Mapping[str, Any]] = {
-        "retrieval_rows": {"item_log_frequency": late(lambda data: data.catalogue().log_frequency)},
-        "outcome_rows": {
-            "outcome": late(lambda data: data.template().outcome),
-            "sampled": late(_sampled_words),
-        },
-        "likelihood_rows": {
-            "outcomes": late(lambda data: [o.text for o in data.template().outcomes]),
-        },
-    }
     tasks = [
-        _Task(kind, suffix, view, getattr(preprocessors, rows), of_data.get(rows, {}))
+        _Task(kind, suffix, view, getattr(preprocessors, rows))
         for kind, job in jobs().items()
         for suffix, view, rows in job.tasks
     ]
@@ -241,10 +209,10 @@ def register_text_tasks(
       every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
         words may be of another class.
     """
-    rows = text_preprocessors
+    rows = preprocessors
     tasks = [
-        _Task("language", "infilling", "documents", preprocessors.infilling_rows),
-        _Task("language", "generation", "documents", preprocessors.generation_rows),
+        _Task("language", "infilling", "documents", rows.infilling_rows),
+        _Task("language", "generation", "documents", rows.generation_rows),
     ]
     if label_task is not None:
         if class_words:
@@ -270,8 +238,7 @@ def register_generation_tasks(
       split: texts of corpora have 'by_group'.
       views: of `data.views.WRITING`, those that are prepared.
     """
-    rows = text_preprocessors.text_generation_rows
-    tasks = [_Task("generation", view, view, rows) for view in views]
+    tasks = [_Task("generation", view, view, preprocessors.text_generation_rows) for view in views]
     return _register(name, dataset, split, vocabulary_split, tasks)
 
 
@@ -283,30 +250,18 @@ def register_dialogue_tasks(
     vocabulary_split: str | None = None,
 ) -> list[str]:
     """Registers the tasks of one data set of dialogues; see the module's docstring."""
-
-    def log_frequency() -> np.ndarray:
-        return locations.prepared(dataset, split).catalogue().log_frequency
-
-    rows, view = text_preprocessors, "recommendations"
-    frequency = {"log_frequency": log_frequency}
+    rows, view = preprocessors, "recommendations"
     tasks = [
         _Task("generation", "replies", "replies", rows.text_generation_rows),
         _Task("title_recommendation", "titles", view, rows.text_generation_rows),
-        _Task("item_recommendation", "retrieval", view, rows.recommendation_rows, frequency),
+        _Task("item_recommendation", "retrieval", view, rows.recommendation_rows),
     ]
     mixtures = {"conversation": ("replies", "titles", "retrieval")}
     return _register(name, dataset, split, vocabulary_split, tasks, mixtures)
 
 
 class _Task(NamedTuple):
-    """A task over a view of prepared data.
-
-    Attributes:
-      kind, view, positive_classes: see `TaskInfo`.
-      suffix: of its name, `<name>_<suffix>`.
-      preprocessor: from the view's columns to rows, see `row_layout`.
-      settings: of the preprocessor.
-    """
+    """A task `<name>_<suffix>` over a view; kind and classes as in `TaskInfo`."""
 
     kind: str
     suffix: str
@@ -331,14 +286,20 @@ def _register(
     vocabulary = SeqioVocabulary(
         functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
+    data = functools.partial(locations.prepared, dataset, split)
     for kind, suffix, view, preprocessor, settings, positive_classes in tasks:
         task = f"{name}_{suffix}"
-        locate = functools.partial(locations.prepared_view, dataset, split, view)
-        rows = functools.partial(preprocessor, vocabulary=vocabulary, task_name=task, **settings)
         seqio.TaskRegistry.add(
             task,
-            source=PreparedSource(locate, shuffle_buffer_size=shuffle_buffer_size),
-            preprocessors=[rows],
+            source=PreparedSource(
+                functools.partial(locations.prepared_view, dataset, split, view),
+                shuffle_buffer_size,
+            ),
+            preprocessors=[
+                functools.partial(
+                    preprocessor, vocabulary=vocabulary, task_name=task, data=data, **settings
+                )
+            ],
             output_features=task_features(vocabulary),
             shuffle_buffer_size=None,  # the source shuffles, before it repeats
         )
@@ -355,15 +316,9 @@ def _register(
 def foundation_rates(
     infilling: float = 1.0, generation: float = 1.0, outcomes: float = 1.0, retrieval: float = 1.0
 ) -> dict[str, float]:
-    """How often `<name>_foundation` draws from each task, relative to the others.
-
-    Raises:
-      ConfigError: a rate that is not positive; a mixture's tasks all take part.
-    """
+    """How often `<name>_foundation` draws from each task, relative to the others; all above 0."""
     rates = dict(zip(FOUNDATION, (infilling, generation, outcomes, retrieval), strict=True))
-    for kind, rate in rates.items():
-        _require_positive(f"foundation_rates.{kind}", rate)
-    return rates
+    return _positive("foundation_rates", rates)
 
 
 def _foundation_rate(kind: str, task: seqio.Task) -> float:
@@ -383,13 +338,11 @@ def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, floa
     Raises:
       ConfigError: a name that is no task, or a rate that is not positive.
     """
-    rates = rates or {}
-    for name, rate in rates.items():
+    for name in rates or {}:
         if name not in seqio.TaskRegistry.names():
             hint = did_you_mean(name, seqio.TaskRegistry.names())
             raise ConfigError(f"mixture_rates.rates names '{name}', which is no task{hint}")
-        _require_positive(f"mixture_rates.rates['{name}']", rate)
-    return rates
+    return _positive("mixture_rates.rates", rates or {})
 
 
 def register_mixture(name: str, tasks: Sequence[str]) -> str:
@@ -408,11 +361,14 @@ def _rate(name: str, task: seqio.Task) -> float:
     return mixture_rates().get(name, 1.0)
 
 
-def _require_positive(name: str, rate: float) -> None:
-    if not rate > 0:
-        raise ConfigError(
-            f"{name} = {rate} must be positive; leave a task out by naming another mixture"
-        )
+def _positive(setting: str, rates: Mapping[str, float]) -> dict[str, float]:
+    for name, rate in rates.items():
+        if not rate > 0:
+            raise ConfigError(
+                f"{setting} gives '{name}' {rate}, which must be positive; leave a task out by "
+                "naming another mixture"
+            )
+    return dict(rates)
 
 
 def unregister(names: Sequence[str]) -> None:
@@ -432,9 +388,3 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
             f"above {values[-1]}, got {positive}"
         )
     return tuple(i for i, value in enumerate(values) if value >= positive)
-
-
-def _sampled_words(prepared: Prepared) -> Sequence[str]:
-    """Words by label where negatives are sampled."""
-    labelled = "label" in prepared.manifest["dataset_spec"]
-    return () if labelled else prepared.outcome_words() or ()

@@ -26,10 +26,11 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.prompt_rows import prompt_row
-from m6rec_jax.pipeline.source import python_value
+from m6rec_jax.pipeline.source import numpy_map, python_value
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row, Text
@@ -64,12 +65,20 @@ class RowLayout(NamedTuple):
       text: its vocabulary.
       task_name: its row of the prompt bank is used, see `prompt_rows`.
       source_length, target_length: most tokens of a row, S and T.
+      prepared: returns the data that its rows are of; None: they are of another source.
     """
 
     text: Vocabulary
     task_name: str
     source_length: int
     target_length: int
+    prepared: Callable[[], Prepared] | None = None
+
+    def data(self) -> Prepared:
+        """The prepared data; raises DataError where they are missing, ConfigError for others."""
+        if self.prepared is None:
+            raise ConfigError(f"the rows of task '{self.task_name}' are not of prepared data")
+        return self.prepared()
 
     def source(self, segments: Sequence[Text]) -> Row:
         """The encoder's features, see `text.rows.source_row`."""
@@ -100,12 +109,9 @@ class RowLayout(NamedTuple):
         """Rows for which `make` drops a share of the words, in training alone.
 
         Args:
-          setting: gin's name of the share, for the error.
+          setting: gin's name of the share, for the ConfigError where it is none.
           share: of the words.
           make: from columns and the function that drops words of a text to a row.
-
-        Raises:
-          ConfigError: it is no share.
         """
         if not 0 <= share < 1:
             raise ConfigError(f"{setting} = {share} is not from 0 up to below 1")
@@ -119,15 +125,11 @@ class RowLayout(NamedTuple):
 def preprocessor(
     *columns: str, optional: Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., tf.data.Dataset]]:
-    """Turns a function of a `RowLayout` and settings into a preprocessor of seqio.
+    """Turns a function of a `RowLayout` and gin's settings into a preprocessor of seqio.
 
-    The settings are gin's. The preprocessor takes rows with the columns, `sequence_length`
-    `{"inputs": S, "targets": T}`, a `vocabulary`, a `task_name` and settings; it raises ConfigError
-    where the data lack a column.
-
-    Args:
-      *columns: those that are read.
-      optional: further ones, read where the data have them.
+    The preprocessor takes rows with the columns, `sequence_length`, a `vocabulary`, a `task_name`,
+    perhaps `data` (`RowLayout.prepared`) and settings; it raises ConfigError where the rows lack a
+    column. `optional` columns are read where the data have them.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., tf.data.Dataset]:
@@ -140,10 +142,11 @@ def preprocessor(
             *,
             vocabulary: SeqioVocabulary,
             task_name: str,
+            data: Callable[[], Prepared] | None = None,
             **settings: Any,
         ) -> tf.data.Dataset:
             lengths = sequence_length["inputs"], sequence_length["targets"]
-            layout = RowLayout(vocabulary.text, task_name, *lengths)
+            layout = RowLayout(vocabulary.text, task_name, *lengths, data)
             further = [column for column in optional if column in ds.element_spec]
             return _map_rows(ds, configurable(layout, **settings), [*columns, *further])
 
@@ -175,15 +178,8 @@ def _map_rows(
         return list(rows.pad_batch(several, lengths).values())
 
     def tf_row(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
-        tensors = tf.numpy_function(
-            numpy_row,
-            [seed, *(example[name] for name in columns)],
-            [tf.as_dtype(feature.dtype) for feature in TASK_FEATURES.values()],
-            stateful=False,
-        )
-        for tensor in tensors:
-            tensor.set_shape([None, None])
-        return dict(zip(TASK_FEATURES, tensors, strict=True))
+        values = [seed, *(example[name] for name in columns)]
+        return numpy_map(numpy_row, values, {name: [None, None] for name in TASK_FEATURES})
 
     if isinstance(make, AtRandom):
         return seqio.map_over_dataset(tf_row, num_seeds=1)(ds).unbatch()

@@ -19,8 +19,8 @@ import tensorflow_datasets as tfds
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.preprocessors import text_to_text_rows
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
-from m6rec_jax.pipeline.text_preprocessors import text_to_text_rows
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 
 logger = logging.getLogger(__name__)

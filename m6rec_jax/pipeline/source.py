@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.views import INFO
 from m6rec_jax.errors import DataError
+from m6rec_jax.text import rows
 
 with contextlib.suppress(RuntimeError):  # a program has used them already
     # Devices are JAX's: tensorflow would take a GPU's memory, to read data.
@@ -32,6 +33,23 @@ def python_value(value: Any) -> Any:
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
+def numpy_map(
+    function: Callable[..., Sequence[np.ndarray]],
+    values: Sequence[tf.Tensor],
+    shapes: Mapping[str, Sequence[int | None]],
+) -> dict[str, tf.Tensor]:
+    """Features that a numpy function makes of tensors, in the order of `shapes`.
+
+    Not stateful, so that tf.data can save its iterators.
+    """
+    types = [tf.as_dtype(rows.FEATURES[name].dtype) for name in shapes]
+    made = tf.numpy_function(function, values, types, stateful=False)
+    return {
+        name: tf.ensure_shape(tensor, shape)
+        for tensor, (name, shape) in zip(made, shapes.items(), strict=True)
+    }
+
+
 def steady_options() -> tf.data.Options:
     """Options for every pipeline that is read here: rows in order, no tuning of parallelism.
 
@@ -45,14 +63,12 @@ def steady_options() -> tf.data.Options:
 
 
 class PreparedSource(seqio.DataSource):
-    """A `seqio.DataSource` over one TFDS folder, found when it is first read.
+    """A `seqio.DataSource` over one TFDS folder, which is looked up when it is first read.
 
-    Differs from `seqio.TfdsDataSource` in four ways, each needed to resume a run exactly:
-      * a shard is a contiguous range of rows, so any number of shards works with any number of
-        files, every row is in exactly one shard, and each shard may shuffle with its own seed;
-      * rows are shuffled before they are repeated: an epoch holds every row exactly once;
-      * nothing is cached in memory: a cache would be written with every iterator state;
-      * the folder is looked up late, so that a task can be registered before its data exist.
+    Differs from `seqio.TfdsDataSource` in what is needed to resume a run exactly: a shard is a
+    contiguous range of rows, so that any number of shards works with any number of files; rows are
+    shuffled before they are repeated, so that an epoch holds every row once; nothing is cached in
+    memory, since a cache would be written with every iterator state.
 
     Args:
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
@@ -60,6 +76,9 @@ class PreparedSource(seqio.DataSource):
         small: TFDS has shuffled the rows, only epochs must differ.
       sample: read only these rows, int `[n]`, ascending, in their order; None: all.
     """
+
+    supports_arbitrary_sharding = True
+    performs_internal_shuffling = True
 
     def __init__(
         self,
@@ -71,30 +90,18 @@ class PreparedSource(seqio.DataSource):
         self._locate, self._sample = locate, sample
         self._shuffle_buffer_size = shuffle_buffer_size
 
-    def sampled(self, rows: np.ndarray) -> PreparedSource:
+    def sampled(self, places: np.ndarray) -> PreparedSource:
         """The same data, of which some rows are read; they cannot be shuffled."""
-        return PreparedSource(self._locate, sample=rows)
+        return PreparedSource(self._locate, sample=places)
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
-        """The TFDS builder of the folder.
-
-        Raises:
-          DataError: the folder is missing or holds no TFDS data set.
-        """
+        """The TFDS builder of the folder; raises DataError where it holds no TFDS data set."""
         folder = self._locate()
         try:
             return _builder(folder, (folder / INFO).read_bytes())
         except Exception as error:  # TFDS raises many kinds, depending on what is broken
             raise DataError(f"{folder} holds no readable TFDS data set: {error}") from error
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        return True
-
-    @property
-    def performs_internal_shuffling(self) -> bool:
-        return True
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -108,11 +115,7 @@ class PreparedSource(seqio.DataSource):
         return split in self.builder.info.splits
 
     def num_input_examples(self, split: str) -> int:
-        """Rows of a split, or of the sample.
-
-        Raises:
-          DataError: the data set has no such split.
-        """
+        """Rows of a split, or of the sample; raises DataError where there is no such split."""
         return self._rows(split) if self._sample is None else len(self._sample)
 
     def _rows(self, split: str) -> int:
@@ -134,11 +137,7 @@ class PreparedSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         columns: Sequence[str] | None = None,
     ) -> tf.data.Dataset:
-        """Rows of a split as `{column: tensor}`.
-
-        Args:
-          split, shuffle, seed, shard_info: as seqio has them.
-          columns: read only these; None: all.
+        """Rows of a split as `{column: tensor}`, of some `columns` or all of them.
 
         Raises:
           DataError: the data set, the split or a column is missing, the split has no rows, or a
@@ -151,12 +150,14 @@ class PreparedSource(seqio.DataSource):
                 raise DataError(
                     f"{self._locate()} has no column '{column}', only {', '.join(columns_there)}"
                 )
-        rows, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
-        first, end = (rows * index // shard.num_shards for index in (shard.index, shard.index + 1))
-        if not rows or (shuffle and first == end):
+        number, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
+        first, end = (
+            number * index // shard.num_shards for index in (shard.index, shard.index + 1)
+        )
+        if not number or (shuffle and first == end):
             raise DataError(
                 f"shard {shard.index} of {shard.num_shards} of split '{split}' of "
-                f"{self._locate()} has no rows ({rows} in all)"
+                f"{self._locate()} has no rows ({number} in all)"
             )
         nothing = first == end
         end = max(end, first + 1)  # TFDS reads no empty range
@@ -176,11 +177,8 @@ class PreparedSource(seqio.DataSource):
             dataset = dataset.take(len(chosen)).enumerate()
             dataset = dataset.filter(lambda index, _: table[index]).map(lambda _, row: row)
         if shuffle:
-            dataset = dataset.shuffle(
-                min(self._shuffle_buffer_size, end - first),
-                seed=seed,
-                reshuffle_each_iteration=True,
-            )
+            buffer = min(self._shuffle_buffer_size, end - first)
+            dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=True)
         return dataset.take(0) if nothing else dataset
 
 

@@ -37,6 +37,7 @@ from m6rec_jax.metrics.text_metrics import (
 from m6rec_jax.objectives import contrastive_loss
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart, read_rows
+from m6rec_jax.pipeline.preprocessors import text_generation_rows
 from m6rec_jax.pipeline.registration import (
     register_dialogue_tasks,
     register_generation_tasks,
@@ -44,7 +45,6 @@ from m6rec_jax.pipeline.registration import (
     task_info,
     unregister,
 )
-from m6rec_jax.pipeline.text_preprocessors import text_generation_rows
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from m6rec_jax.pipeline.preprocessors import outcomes_in_words
 from m6rec_jax.pipeline.source import PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from m6rec_jax.text.outcomes import with_outcomes
 from tests.pipeline import shop_rows
 
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -95,15 +95,16 @@ def test_rating_classes(shop_views, shop_vocabulary, vocabulary):
 
 def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
     frequencies = -np.arange(1, 50, dtype=np.float32)
+    data = SimpleNamespace(catalogue=lambda: SimpleNamespace(log_frequency=frequencies))
     rows_of_frequency, plain = (
         run(
             shop_views,
             "next_items",
             preprocessors.retrieval_rows,
             vocabulary=vocabulary,
-            item_log_frequency=given,
+            data=given,
         )
-        for given in (lambda: frequencies, None)
+        for given in (lambda: data, None)
     )
     for row in plain:
         example = by_key("next_items")[int(row["user_ids"][0])]
@@ -121,14 +122,6 @@ def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
         assert not found[~at].any()
 
 
-def test_generation_rows(shop_views, shop_vocabulary, vocabulary):
-    found = run(shop_views, "documents", preprocessors.generation_rows, vocabulary=vocabulary)
-    targets = sorted(shop_vocabulary.decode(row["decoder_target_tokens"]) for row in found)
-    assert targets == sorted(r["target"] for r in shop_rows.rows_of("test")["documents"])
-    alone = [row for row in found if len(row["encoder_input_tokens"]) == 2]
-    assert len(alone) == len(shop_rows.ITEMS)
-
-
 def test_infilling_is_seeded(shop_views, vocabulary):
     run_once = functools.partial(
         run, shop_views, "documents", preprocessors.infilling_rows, vocabulary=vocabulary
@@ -144,6 +137,15 @@ def test_infilling_is_seeded(shop_views, vocabulary):
     )
 
 
+def with_outcomes_of(outcome, spec, words=()):
+    """Prepared data whose template gives the words for an event's value."""
+    return SimpleNamespace(
+        template=lambda: SimpleNamespace(outcome=outcome),
+        manifest={"dataset_spec": spec},
+        outcome_words=lambda: words,
+    )
+
+
 def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
     def outcome(rating):
         return "liked" if rating >= 4 else "disliked"
@@ -153,7 +155,7 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
         "groups",
         preprocessors.outcome_rows,
         vocabulary=vocabulary,
-        outcome=lambda: outcome,
+        data=lambda: with_outcomes_of(outcome, {"label": {}}),
     )
     words = {outcome(r): shop_vocabulary.encode(outcome(r)) for r in (1, 5)}
     seen = set()
@@ -202,8 +204,7 @@ def test_sampled_negatives_have_an_outcome_where_there_are_words(
         "groups",
         preprocessors.outcome_rows,
         vocabulary=vocabulary,
-        outcome=lambda: str,
-        sampled=lambda: words,
+        data=lambda: with_outcomes_of(str, {}, words),
     )
     written = [row["decoder_target_tokens"][row["decoder_loss_weights"] > 0] for row in found]
     told = [
@@ -211,17 +212,6 @@ def test_sampled_negatives_have_an_outcome_where_there_are_words(
         for row in shop_rows.rows_of("test")["groups"]
     ]
     assert sorted(own.tolist() for own in written) == sorted(told)
-
-
-def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
-    long = " ".join(shop_rows.ITEMS)
-    row = with_outcomes(shop_vocabulary, [long, "Film A", long], ["liked", "", "disliked"], 30)
-    assert row["num_truncated"].tolist() == [2]
-    assert len(row["decoder_input_tokens"]) <= 30
-    ending = row["decoder_target_tokens"][row["decoder_loss_weights"] > 0].tolist()
-    assert ending == shop_vocabulary.encode("liked") + shop_vocabulary.encode("disliked")
-    with pytest.raises(ConfigError, match="3 candidates with outcomes"):
-        with_outcomes(shop_vocabulary, ["a", "b", "c"], ["liked"] * 3, 8)
 
 
 def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
@@ -249,12 +239,6 @@ def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
             functools.partial(preprocessors.retrieval_rows, item_word_dropout=1.0),
             vocabulary=vocabulary,
         )
-
-
-def test_budget_is_counted(shop_views, vocabulary):
-    lengths = {"inputs": 20, "targets": 64}
-    found = run(shop_views, "groups", preprocessors.scoring_rows, lengths, vocabulary=vocabulary)
-    assert any(row["num_dropped"][0] for row in found)
 
 
 def test_jobs_differ_by_their_names():

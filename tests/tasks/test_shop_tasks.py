@@ -101,7 +101,7 @@ def test_rates_of_the_foundation(shop_tasks):
     }
     with gin.unlock_config():
         gin.parse_config("foundation_rates.retrieval = 0.0")
-    with pytest.raises(ConfigError, match=r"foundation_rates\.retrieval = 0\.0 must be positive"):
+    with pytest.raises(ConfigError, match="foundation_rates"):
         mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_outcomes"))
 
 
