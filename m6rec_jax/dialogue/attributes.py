@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ ColumnValue = tuple[str, Key]
 
 
 class ItemAttributes:
-    """What is known of the items.
+    """The items' values and years.
 
     Args:
       items: the catalogue.
@@ -29,9 +30,10 @@ class ItemAttributes:
       unspoken: columns by whose values items are chosen (`has`), and of which nobody speaks.
 
     Attributes:
-      columns: those of which something is known.
+      columns: those of which some item has a value.
       spellings: column, words → the value as the catalogue has it first.
       years: float64 `[items]`, NaN where it is not known.
+      last_year: of all items; None where no year is known.
     """
 
     def __init__(
@@ -41,35 +43,31 @@ class ItemAttributes:
         year: str,
         unspoken: Iterable[str] = (),
     ) -> None:
-        self.num_items = len(items)
+        spoken = tuple(columns)
+        key_of = functools.cache(phrase_key)
         self.spellings: dict[ColumnValue, str] = {}
-        self._own: list[dict[str, tuple[str, ...]]] = []
-        places: dict[ColumnValue, list[int]] = {}
-        columns, keys = tuple(columns), dict[str, Key]()
-        every = (*columns, *(column for column in unspoken if column not in columns))
+        self._values = [attribute_values(item, spoken) for item in items]
+        places: defaultdict[ColumnValue, list[int]] = defaultdict(list)
         for place, item in enumerate(items):
-            own = attribute_values(item, every)
-            self._own.append({c: values for c, values in own.items() if values and c in columns})
-            for column, values in own.items():
+            for column, values in attribute_values(item, (*spoken, *unspoken)).items():
                 for value in values:
-                    if value not in keys:
-                        keys[value] = phrase_key(value)
-                    if keys[value] and column in columns:
-                        self.spellings.setdefault((column, keys[value]), value)
-                    if keys[value]:
-                        places.setdefault((column, keys[value]), []).append(place)
-        self._places = {value: np.unique(found) for value, found in places.items()}
-        known = {column for column, _ in self._places}
-        self.columns = tuple(column for column in columns if column in known)
+                    if key := key_of(value):
+                        places[column, key].append(place)
+                        if column in spoken:
+                            self.spellings.setdefault((column, key), value)
+        self._places = {value: np.unique(members) for value, members in places.items()}
+        used = {column for column, _ in self.spellings}
+        self.columns = tuple(column for column in spoken if column in used)
         self.years = np.array([_year(item.attributes.get(year)) for item in items], np.float64)
+        dated = self.years[~np.isnan(self.years)]
+        self.last_year = int(dated.max()) if len(dated) else None
 
     def has(self, values: Collection[ColumnValue]) -> np.ndarray:
         """Which items have at least one of these values, bool `[items]`."""
-        found = np.zeros(self.num_items, bool)
+        mask = np.zeros(len(self.years), bool)
         for value in values:
-            if value in self._places:
-                found[self._places[value]] = True
-        return found
+            mask[self._places.get(value, [])] = True
+        return mask
 
     def count(self, value: ColumnValue) -> int:
         """How many items have a value."""
@@ -77,28 +75,20 @@ class ItemAttributes:
 
     def of(self, place: int, column: str) -> tuple[str, ...]:
         """An item's values of a column, as the catalogue has them."""
-        return self._own[place].get(column, ())
+        return self._values[place].get(column, ())
 
     def values_of(self, place: int) -> frozenset[ColumnValue]:
         """All values of an item."""
-        own = self._own[place].items()
-        return frozenset((column, phrase_key(v)) for column, values in own for v in values)
-
-    def year_of(self, place: int) -> int | None:
-        """An item's year; None: it is not known."""
-        year = self.years[place]
-        return None if math.isnan(year) else int(year)
+        by_column = self._values[place].items()
+        return frozenset((column, phrase_key(v)) for column, values in by_column for v in values)
 
     def known_years(self, places: Iterable[int]) -> list[int]:
         """Years of some items, as far as they are known."""
-        years = map(self.year_of, places)
-        return [year for year in years if year is not None]
+        return [int(self.years[place]) for place in places if not math.isnan(self.years[place])]
 
-    @functools.cached_property
-    def last_year(self) -> int | None:
-        """Of all items; None where no year is known."""
-        known = self.years[~np.isnan(self.years)]
-        return int(known.max()) if len(known) else None
+    def year_of(self, place: int) -> int | None:
+        """An item's year; None: it is not known."""
+        return next(iter(self.known_years([place])), None)
 
 
 def _year(value: Value) -> float:

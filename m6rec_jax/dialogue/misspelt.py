@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz import fuzz
 
-from m6rec_jax.dialogue.phrases import COMMON, Token
+from m6rec_jax.dialogue.english import COMMON
+from m6rec_jax.dialogue.phrases import Token
 from m6rec_jax.metrics.phrases import words
 from m6rec_jax.text.title_search import SURE, TitleSearch
 
@@ -33,16 +34,16 @@ class MisspeltTitles:
     def corrected(self, text: str) -> str:
         """A turn, with titles as the catalogue has them."""
         titles = "\n".join(" ".join(t.words) for t in self._tokens(text) if t.kind == "title")
-        parts = _AROUND.split(text)
-        for number in range(0, len(parts), 2):
-            begins = not number or parts[number - 1] in ".;!?"
-            whole = self._title(parts[number], titles, begins)
-            each = [
-                self._title(own, titles, begins and not place) or own
-                for place, own in enumerate(re.split(r"(\b(?:and|or)\b)", parts[number]))
-            ]
-            parts[number] = whole or "".join(each)
-        return "".join(parts)
+        clauses = _AROUND.split(text)
+        for number in range(0, len(clauses), 2):
+            begins = not number or clauses[number - 1] in ".;!?"
+            whole = self._title(clauses[number], titles, begins)
+            joined = re.split(r"(\b(?:and|or)\b)", clauses[number])
+            clauses[number] = whole or "".join(
+                self._title(part, titles, begins and not place) or part
+                for place, part in enumerate(joined)
+            )
+        return "".join(clauses)
 
     def _title(self, text: str, titles: str, begins: bool) -> str | None:
         """The title that a part of a turn means, but for those that the turn has; None: none."""

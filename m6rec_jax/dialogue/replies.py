@@ -2,16 +2,7 @@
 
 Sentences are put together from titles of the catalogue, an item's own attribute values and the
 wishes of the dialogue; the settings (`DialogueWords`) say how values are spoken of. Each act gives
-all that may be replied, and the model chooses among it:
-
-    ask            Which genre would you like?
-    recommend      How about Fargo (1996)? It is a crime film by Ethan Coen and Joel Coen.
-    explain        You asked for crime films, and Fargo (1996) is a crime film.
-    answer         Fargo (1996) is a film by Ethan Coen and Joel Coen.
-    describe       Fargo (1996) is a crime and drama film by Joel Coen with Frances McDormand.
-    rate           Of 1,682 films Fargo (1996) is number 8 by how many people chose it.
-    acknowledge    You are welcome. Enjoy it.
-    leave          Goodbye.
+all that may be replied, and the model chooses among it.
 """
 
 from __future__ import annotations
@@ -33,10 +24,11 @@ from m6rec_jax.dialogue.wishes import (
 )
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.metrics.phrases import phrase_key
+from m6rec_jax.text.format_strings import Template
 
 
 class Act(enum.Enum):
-    """What a reply does, see the module."""
+    """What a reply does."""
 
     ASK = "ask"
     RECOMMEND = "recommend"
@@ -48,8 +40,31 @@ class Act(enum.Enum):
     LEAVE = "leave"
 
 
+_SENTENCES = {
+    Act.RECOMMEND: (
+        "How about {title}?{reason}",
+        "You could try {title}.{reason}",
+        "I recommend {title}.{reason}",
+    ),
+    Act.EXPLAIN: (
+        "You asked for {wished}, and {title} is {item}.",
+        "{title} is {item}, and you asked for {wished}.",
+    ),
+    Act.ANSWER: ("That is not known of {title}.", "I do not know that of {title}."),
+    Act.DESCRIBE: ("Nothing is known of {title}.",),
+    Act.RATE: (
+        "I have no opinion, but of {every} {title} is number {rank:,} by how many people chose it.",
+    ),
+    Act.ACKNOWLEDGE: ("You are welcome.", "You are welcome. Enjoy it.", "Gladly."),
+    Act.LEAVE: ("Goodbye.", "Goodbye. Come back when you like."),
+}
 # Of one column: a text that named all nine actors would name nothing else.
 _MOST_VALUES = 3
+
+
+def sentences(act: Act, **fields: object) -> list[str]:
+    """An act in all its words."""
+    return [sentence.format(**fields) for sentence in _SENTENCES[act]]
 
 
 class ReplyGrammar:
@@ -71,39 +86,27 @@ class ReplyGrammar:
     ) -> None:
         self._titles, self._attributes, self._words = titles, attributes, words
         self._filter = wish_filter
-        known = set(attributes.columns)
-        self._spoken = {c: own for c, own in words.of_attributes().items() if c in known}
-        self._groups = words.of_groups()
+        spoken = {c: own for c, own in words.of_attributes().items() if c in attributes.columns}
+        self._says = {column: Template.parse(own.says) for column, own in spoken.items()}
+        self._for_group = {n: Template.parse(own.says) for n, own in words.of_groups().items()}
+        self._questions = [own.ask for own in spoken.values() if own.ask]
 
     def ask(self, first: bool = False) -> list[str]:
         """Questions about what is wished for, after a greeting where it is the first reply."""
-        own = [words.ask for words in self._spoken.values() if words.ask]
-        own.append(f"What would you like? You may name {self._words.items} that you liked.")
-        return [f"Hello. {question}" for question in own] if first else own
-
-    def leave(self) -> list[str]:
-        """After a goodbye."""
-        return ["Goodbye.", "Goodbye. Come back when you like."]
+        naming = f"What would you like? You may name {self._words.items} that you liked."
+        return [f"{'Hello. ' if first else ''}{text}" for text in (*self._questions, naming)]
 
     def describe(self, place: int) -> list[str]:
         """All that is known of an item."""
-        facts = {column: self._attributes.of(place, column) for column in self._spoken}
-        year = self._attributes.year_of(place)
-        if not any(facts.values()) and year is None:
-            return [f"Nothing is known of {self._titles[place]}."]
+        facts = {column: self._attributes.of(place, column) for column in self._says}
+        if not any(facts.values()) and self._attributes.year_of(place) is None:
+            return sentences(Act.DESCRIBE, title=self._titles[place])
         return [f"{self._titles[place]} is {self._one(facts, None)}."]
 
     def rate(self, place: int, rank: int) -> list[str]:
         """How popular an item is: its place among all, from 1; nothing more is known."""
-        title, every = self._titles[place], f"{len(self._titles):,} {self._words.items}"
-        return [
-            f"I have no opinion, but of {every} {title} is number {rank:,} by how many people "
-            "chose it."
-        ]
-
-    def acknowledge(self) -> list[str]:
-        """After thanks."""
-        return ["You are welcome.", "You are welcome. Enjoy it.", "Gladly."]
+        every = f"{len(self._titles):,} {self._words.items}"
+        return sentences(Act.RATE, title=self._titles[place], every=every, rank=rank)
 
     def recommend(self, places: Sequence[int], obeying: Obeying) -> list[str]:
         """Offers of one of some items that obey, with a reason tied to the wishes.
@@ -119,42 +122,33 @@ class ReplyGrammar:
             every = self._wished([*obeying.kept, *obeying.dropped])
             left = self._wished(obeying.kept) if obeying.kept else f"other {self._words.items}"
             before = f"I know no more {every}, only {left}. "
-        found = []
+        offers: dict[str, None] = {}
         for place in places:
-            title, described = self._titles[place], self._described(place, obeying.kept)
-            reason = f" It is {described}." if described else ""
-            found += [
-                f"How about {title}?{reason}",
-                f"You could try {title}.{reason}",
-                f"I recommend {title}.{reason}",
-            ]
-        return [before + text for text in dict.fromkeys(found)]
+            item = self._described(place, obeying.kept)
+            reason = f" It is {item}." if item else ""
+            offered = sentences(Act.RECOMMEND, title=self._titles[place], reason=reason)
+            offers |= dict.fromkeys(offered)
+        return [before + text for text in offers]
 
     def explain(self, place: int, wishes: Sequence[Wish]) -> list[str]:
         """Why an item is recommended: what it has of what was wished for."""
         wishes = [wish for wish in wishes if self._filter.mask(wish)[place]]
-        title, described = self._titles[place], self._described(place, wishes)
-        if not described:
+        title, item = self._titles[place], self._described(place, wishes)
+        if not item:
             return ["It goes with what you told me."]
         if not wishes:
-            return [f"{title} is {described}."]
+            return [f"{title} is {item}."]
         wished = self._wished(wishes, place)
-        return [
-            f"You asked for {wished}, and {title} is {described}.",
-            f"{title} is {described}, and you asked for {wished}.",
-        ]
+        return sentences(Act.EXPLAIN, title=title, item=item, wished=wished)
 
     def answer(self, place: int, column: str) -> list[str]:
         """What an item's values of a column are."""
-        title = self._titles[place]
-        if column == self._words.year:
-            year = self._attributes.year_of(place)
-            facts, years = dict[str, Sequence[str]](), None if year is None else str(year)
-        else:
-            facts, years = {column: self._attributes.of(place, column)}, None
-        if not any(facts.values()) and years is None:
-            return [f"That is not known of {title}.", f"I do not know that of {title}."]
-        return [f"{title} is {self._one(facts, years)}."]
+        of_year = column == self._words.year
+        year = self._attributes.year_of(place) if of_year else None
+        facts = {} if of_year else {column: self._attributes.of(place, column)}
+        if not any(facts.values()) and year is None:
+            return sentences(Act.ANSWER, title=self._titles[place])
+        return [f"{self._titles[place]} is {self._one(facts, year)}."]
 
     def understood(self, wishes: Sequence[Wish]) -> str:
         """The wishes in words, empty where there are none."""
@@ -165,8 +159,8 @@ class ReplyGrammar:
         where nothing is known.
         """
         wanted: set[ColumnValue] = set()
-        alike: list[int] = []
-        dated = False
+        similar: list[int] = []
+        year: int | None = None
         for wish in wishes:
             match wish:
                 case Wanted(values):
@@ -175,44 +169,43 @@ class ReplyGrammar:
                     wanted |= self._filter.group_values(name)[0]
                 case Like(places):
                     shared = self._filter.shared_values(wish) & self._attributes.values_of(place)
-                    if shared:
-                        wanted |= shared
-                        alike += places
+                    wanted |= shared
+                    similar += places if shared else ()
                 case Years():
-                    dated = True
-        facts: dict[str, Sequence[str]] = {}
-        for column in self._spoken:
-            own_values = self._attributes.of(place, column)
-            facts[column] = [v for v in own_values if (column, phrase_key(v)) in wanted]
-        year = self._attributes.year_of(place) if dated else None
+                    year = self._attributes.year_of(place)
+        known = {c: self._attributes.of(place, c) for c in self._says}
+        facts = {
+            column: [v for v in values if (column, phrase_key(v)) in wanted]
+            for column, values in known.items()
+        }
         if year is None and not any(facts.values()):
             # Nothing was wished for of which it could be said: what is known first.
-            known = [c for c in self._spoken if self._attributes.of(place, c)]
-            if not known:
+            facts = {c: list(values) for c, values in known.items() if values}
+            if not facts:
                 return ""
-            facts = {c: self._attributes.of(place, c) for c in known[:1]}
-        described = self._one(facts, None if year is None else str(year))
-        said = {(c, phrase_key(v)) for c, own in facts.items() for v in own[:_MOST_VALUES]}
+            facts = dict([next(iter(facts.items()))])
+        said = {(c, phrase_key(v)) for c, values in facts.items() for v in values[:_MOST_VALUES]}
         # They must have all that is said before their names.
         same = [
             self._titles[other]
-            for other in dict.fromkeys(alike)
+            for other in dict.fromkeys(similar)
             if said <= self._attributes.values_of(other)
             and (year is None or self._attributes.year_of(other) == year)
         ]
-        return f"{described}, like {_joined(same[:_MOST_VALUES])}" if same else described
+        like = f", like {_joined(same[:_MOST_VALUES])}" if same else ""
+        return self._one(facts, year) + like
 
-    def _one(self, facts: Mapping[str, Sequence[str]], year: str | None) -> str:
+    def _one(self, facts: Mapping[str, Sequence[str]], year: int | None) -> str:
         phrase = self._phrase(self._words.item, facts)
         if year is not None:
             phrase = f"{phrase} from {year}"
         return f"{_article(phrase)} {phrase}"
 
     def _phrase(self, item: str, facts: Mapping[str, Sequence[str]], joint: str = "and") -> str:
-        for column, words in self._spoken.items():
-            values = list(facts.get(column, ()))[:_MOST_VALUES]
-            if values:
-                item = words.says.render({"item": item, "value": _joined(values, joint)})
+        for column, says in self._says.items():
+            if values := facts.get(column):
+                value = _joined(values[:_MOST_VALUES], joint)
+                item = says.render({"item": item, "value": value})
         return item
 
     def _wished(self, wishes: Sequence[Wish], place: int | None = None) -> str:
@@ -221,39 +214,42 @@ class ReplyGrammar:
         With `place` a name that stands in several columns is of one that this item has it in.
         """
         has = frozenset() if place is None else self._attributes.values_of(place)
-        phrase, spellings = self._words.items, self._attributes.spellings
-        order = list(self._spoken)
+        phrase = self._words.items
         # Of each column what all must have: a value, or one of several.
         wanted: dict[str, list[str]] = {}
         for wish in wishes:
             if isinstance(wish, Wanted):
-                own_columns = {column for column, _ in wish.values & has}
-                column = min(own_columns or wish.columns, key=order.index)
-                own = sorted(spellings[value] for value in wish.values if value[0] == column)
-                wanted.setdefault(column, []).append(_joined(own, "or"))
-        for column, words in self._spoken.items():
+                column, values = self._spelled(wish.values, wish.values & has)
+                wanted.setdefault(column, []).append(_joined(values, "or"))
+        for column, says in self._says.items():
             if column in wanted:
-                value = _joined(wanted[column])
-                phrase = words.says.render({"item": phrase, "value": value})
+                phrase = says.render({"item": phrase, "value": _joined(wanted[column])})
         for wish in wishes:
             if isinstance(wish, Years):
                 phrase = f"{phrase} {_years_phrase(wish)}"
         for wish in wishes:
             match wish:
                 case ForGroup(name):
-                    phrase = self._groups[name].says.render({"item": phrase})
+                    phrase = self._for_group[name].render({"item": phrase})
                 case Like(places):
                     titles = [self._titles[place] for place in places[:_MOST_VALUES]]
                     phrase = f"{phrase} like {_joined(titles, 'or')}"
                 case Unseen():
                     phrase = f"{phrase} new to you"
-        refused = [self._refused(wish.values) for wish in wishes if isinstance(wish, Unwanted)]
+        refused = [
+            self._phrase(self._words.items, dict([self._spelled(wish.values)]), "or")
+            for wish in wishes
+            if isinstance(wish, Unwanted)
+        ]
         return f"{phrase} other than {_joined(refused)}" if refused else phrase
 
-    def _refused(self, values: frozenset[ColumnValue]) -> str:
-        column = min((column for column, _ in values), key=list(self._spoken).index)
-        own = sorted(self._attributes.spellings[v] for v in values if v[0] == column)
-        return self._phrase(self._words.items, {column: own}, "or")
+    def _spelled(
+        self, values: frozenset[ColumnValue], among: frozenset[ColumnValue] = frozenset()
+    ) -> tuple[str, list[str]]:
+        """The first column of values, or of `among`, and its values as they are spelled."""
+        column = min((column for column, _ in among or values), key=list(self._says).index)
+        spellings = self._attributes.spellings
+        return column, sorted(spellings[value] for value in values if value[0] == column)
 
 
 def _joined(texts: Sequence[str], joint: str = "and") -> str:

@@ -50,9 +50,9 @@ class DialogueState:
         self.turns.append(f"{speaker}: {text}")
         reading = Reading()
         if self._reader is not None and (speaker == USER or named is None):
-            misspelt = speaker == USER and named is None
-            said = self._reader.corrected(text) if misspelt else text
-            reading = self._reader.read(said, self.latest)
+            typed = speaker == USER and named is None
+            text = self._reader.corrected(text) if typed else text
+            reading = self._reader.read(text, self.latest)
         named = reading.named if named is None else named
         if speaker == USER:
             before = () if reading.clears else self.wishes
@@ -79,5 +79,5 @@ class DialogueState:
           history: what is known of the user.
         """
         turns = self.turns if max_turns is None else self.turns[-max_turns:]
-        told = [] if items is None else items.segments([*self.told], self.wishes)
-        return reply_source(turns, history, told)
+        segments = [] if items is None else items.segments([*self.told], self.wishes)
+        return reply_source(turns, history, segments)

@@ -8,7 +8,7 @@ and the reply says which.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,31 +92,33 @@ def updated(
         none in common, of either.
       withdrawn: names of groups for which nothing is wanted any more.
     """
-    kept: list[Wish] = []
     turn = [_widened(new, wishes) for new in turn] if adds else turn
     wanted = [new for new in turn if isinstance(new, Wanted)]
     columns = frozenset[str]().union(*(new.columns for new in wanted))
     liked = frozenset[ColumnValue]().union(*(new.values for new in wanted))
     refused = [new.values for new in turn if isinstance(new, Unwanted)]
     disliked = frozenset[ColumnValue]().union(*refused)
-    for old in wishes:
-        if isinstance(old, Wanted):
-            if old.columns & columns and not adds:
-                continue
-            left = old.values - disliked
-            kept += [Wanted(left)] if left else []
-        elif isinstance(old, Unwanted):
-            left = old.values - liked
-            kept += [Unwanted(left)] if left else []
-        elif isinstance(old, ForGroup) and old.name in withdrawn:
-            continue
-        elif isinstance(old, Years):
-            if all(_go_together(old, new) for new in turn if isinstance(new, Years)):
-                kept.append(old)
-        elif isinstance(old, ForGroup | Unseen) or not any(isinstance(new, Like) for new in turn):
-            kept.append(old)
+
+    def remains(old: Wish) -> Wish | None:
+        match old:
+            case Wanted():
+                left = old.values - disliked
+                return Wanted(left) if left and (adds or not old.columns & columns) else None
+            case Unwanted():
+                left = old.values - liked
+                return Unwanted(left) if left else None
+            case Years():
+                spans = [new for new in turn if isinstance(new, Years)]
+                return old if all(_go_together(old, new) for new in spans) else None
+            case ForGroup(name):
+                return None if name in withdrawn else old
+            case Like():
+                return None if any(isinstance(new, Like) for new in turn) else old
+        return old
+
+    kept: list[Wish] = [left for old in wishes if (left := remains(old)) is not None]
     # "Before 1990", "also after 1995": any year is fine.
-    return tuple(w for w in dict.fromkeys([*turn, *kept]) if w != Years(None, None))
+    return tuple(wish for wish in dict.fromkeys([*turn, *kept]) if wish != Years(None, None))
 
 
 def _widened(new: Wish, wishes: Sequence[Wish]) -> Wish:
@@ -127,19 +129,16 @@ def _widened(new: Wish, wishes: Sequence[Wish]) -> Wish:
         elif isinstance(new, Years) and isinstance(old, Years) and not (new.outside or old.outside):
             lows = sorted((old, new), key=lambda span: span.bounds[0])
             highs = sorted((old, new), key=lambda span: span.bounds[1])
-            if lows[1].bounds[0] <= highs[0].bounds[1]:  # "before 2000", "also newer than 1990"
-                new = Years(lows[1].since, highs[0].until)
-            else:
-                new = Years(lows[0].since, highs[1].until)
+            # "Before 2000", "also newer than 1990": what both have, if that is any year.
+            common = lows[1].bounds[0] <= highs[0].bounds[1]
+            new = Years(lows[common].since, highs[not common].until)
     return new
 
 
 def _go_together(old: Years, new: Years) -> bool:
     """Whether an earlier wish holds beside a later one: "after 1980", "but not from the 90s"."""
-    if old.outside and new.outside:
-        return True
     if old.outside == new.outside:
-        return False
+        return old.outside
     wanted, refused = (new, old) if old.outside else (old, new)
     (since, until), (low, high) = wanted.bounds, refused.bounds
     return since < low or high < until
@@ -180,17 +179,14 @@ class WishFilter:
           excluded: places of items that are not recommended in any case.
           seen: of those in the user's history.
         """
-        allowed = np.ones(self._attributes.num_items, bool)
-        allowed[list(excluded)] = False
+        allowed = self._none_of(excluded)
         kept: list[Wish] = []
         dropped: list[Wish] = []
         for wish in sorted(wishes, key=lambda wish: _IMPORTANCE[type(wish)]):
             left = allowed & self.mask(wish, seen)
             if left.any():
                 allowed = left
-                kept.append(wish)
-            else:
-                dropped.append(wish)
+            (kept if left.any() else dropped).append(wish)
         return Obeying(allowed, tuple(kept), tuple(dropped))
 
     def mask(self, wish: Wish, seen: Collection[int] = ()) -> np.ndarray:
@@ -212,9 +208,12 @@ class WishFilter:
             case Like():
                 return attributes.has(self.shared_values(wish))
             case Unseen():
-                found = np.ones(attributes.num_items, bool)
-                found[list(seen)] = False
-                return found
+                return self._none_of(seen)
+
+    def _none_of(self, places: Collection[int]) -> np.ndarray:
+        mask = np.ones(len(self._attributes.years), bool)
+        mask[list(places)] = False
+        return mask
 
     def group_values(self, name: str) -> tuple[frozenset[ColumnValue], frozenset[ColumnValue]]:
         """What items for a group have, and what they lack."""
@@ -224,10 +223,10 @@ class WishFilter:
     def shared_values(self, like: Like) -> frozenset[ColumnValue]:
         """Values by which items are like others: those that most items have say nothing."""
         every = frozenset[ColumnValue]().union(*map(self._attributes.values_of, like.places))
-        most = self._attributes.num_items / 2
+        most = len(self._attributes.years) / 2
         return frozenset(value for value in every if self._attributes.count(value) <= most)
 
 
-def column_values(named: Mapping[str, Collection[str]]) -> frozenset[ColumnValue]:
+def column_values(named: Mapping[str, Iterable[str]]) -> frozenset[ColumnValue]:
     """The values of settings that name them by column."""
     return frozenset((column, phrase_key(v)) for column, values in named.items() for v in values)

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
 import gin
+import msgspec
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.gin_statements import statements_of
-from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.format_strings import Template
 
-_Words = TypeVar("_Words", "AttributeWords", "GroupWords")
 FILMS = "gin_configs/examples/film_dialogue.gin"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AttributeWords:
+class AttributeWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a column's values are spoken of.
 
     Attributes:
@@ -40,15 +38,14 @@ class AttributeWords:
       names: values are names; those of one word need their own capitals.
     """
 
-    says: Template
+    says: str
     cues: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     ask: str = ""
     names: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GroupWords:
+class GroupWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Items for somebody, told by the values that they have and lack.
 
     Attributes:
@@ -60,12 +57,15 @@ class GroupWords:
       under: whoever is younger than so many years is such a one, too; 0: ages say nothing.
     """
 
-    says: Template
-    wanted: Mapping[str, tuple[str, ...]]
+    says: str
+    wanted: Annotated[dict[str, tuple[str, ...]], msgspec.Meta(min_length=1)]
     cues: tuple[str, ...] = ()
-    unwanted: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    unwanted: dict[str, tuple[str, ...]] = {}
     people: tuple[str, ...] = ()
     under: int = 0
+
+
+_Words = TypeVar("_Words", AttributeWords, GroupWords)
 
 
 @gin.configurable
@@ -98,32 +98,34 @@ class DialogueWords:
     recent_years: int = 10
 
     def __post_init__(self) -> None:
-        _texts(self.also_called, "DialogueWords.also_called")
-        _texts(self.year_asked, "DialogueWords.year_asked")
+        for name in ("also_called", "year_asked"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError(
+                    f"DialogueWords.{name}: a list of texts is needed, not {getattr(self, name)!r}"
+                )
         self.of_attributes()
         self.of_groups()
+
+    @property
+    def called(self) -> frozenset[str]:
+        """All words for an item."""
+        return frozenset((self.item, self.items, *self.also_called))
 
     def check_attributes(self) -> None:
         """Raises ConfigError where no column is spoken of."""
         if not self.attributes:
             raise ConfigError(
                 "attributes of items are to be read in dialogues, and DialogueWords.attributes "
-                "names none; --gin_file gin_configs/examples/film_dialogue.gin has those of films"
+                f"names none; --gin_file {FILMS} has those of films"
             )
 
     def of_attributes(self) -> dict[str, AttributeWords]:
         """The words of each column."""
-        return {
-            column: _read(AttributeWords, given, f"attributes['{column}']", {"item", "value"})
-            for column, given in self.attributes.items()
-        }
+        return _read(AttributeWords, self.attributes, "attributes", {"item", "value"})
 
     def of_groups(self) -> dict[str, GroupWords]:
         """The words of each group."""
-        return {
-            name: _read(GroupWords, given, f"groups['{name}']", {"item"})
-            for name, given in self.groups.items()
-        }
+        return _read(GroupWords, self.groups, "groups", {"item"})
 
 
 def words_of(columns: Collection[str]) -> DialogueWords:
@@ -139,33 +141,16 @@ def words_of(columns: Collection[str]) -> DialogueWords:
     return DialogueWords(**{s.arg_name: s.value for s in statements if hasattr(s, "arg_name")})
 
 
-def _read(kind: type[_Words], given: object, where: str, fields: set[str]) -> _Words:
-    """Words of a kind; `fields` are those of what it says."""
-    where = f"DialogueWords.{where}"
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where} must be a dictionary, not {given!r}")
-    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    for name in given:
-        if name not in types:
-            hint = did_you_mean(str(name), types)
-            raise ConfigError(f"{where} has no '{name}'{hint}; known: {', '.join(types)}")
-    if "wanted" in types and not given.get("wanted"):
-        raise ConfigError(f"{where} needs 'wanted', values that such items have")
-    source = str(given.get("says", ""))
-    says = Template.parse(source, f"{where}['says']")
-    if set(says.fields) != fields:
-        wanted = " and ".join(f"{{{name}}}" for name in sorted(fields))
-        raise ConfigError(f"{where}: 'says' must have {wanted}, and has {source!r}")
-    own = {
-        name: _texts(v, f"{where}['{name}']") if types[name].startswith(("tuple", "Mapping")) else v
-        for name, v in given.items()
-    }
-    return kind(**own | {"says": says})
-
-
-def _texts(given: object, where: str) -> Any:
-    if isinstance(given, Mapping):
-        return {column: _texts(values, where) for column, values in given.items()}
-    if not isinstance(given, list | tuple):
-        raise ConfigError(f"{where}: a list of texts is needed, not {given!r}")
-    return tuple(map(str, given))
+def _read(kind: type[_Words], given: object, setting: str, fields: set[str]) -> dict[str, _Words]:
+    """Words of a kind by name; `fields` are those of what they say."""
+    setting = f"DialogueWords.{setting}"
+    try:
+        words: dict[str, _Words] = msgspec.convert(given, type=dict[str, kind])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{setting}: {error}; it is {given!r}") from error
+    for name, one in words.items():
+        where = f"{setting}['{name}']['says']"
+        if set(Template.parse(one.says, where).fields) != fields:
+            needed = " and ".join(f"{{{field}}}" for field in sorted(fields))
+            raise ConfigError(f"{where} must have {needed}, and has {one.says!r}")
+    return words

@@ -21,7 +21,7 @@ import numpy as np
 from m6rec_jax.dialogue.attributes import ItemAttributes
 from m6rec_jax.dialogue.named_items import NamedItems
 from m6rec_jax.dialogue.reading import DialogueReader
-from m6rec_jax.dialogue.replies import Act, ReplyGrammar
+from m6rec_jax.dialogue.replies import Act, ReplyGrammar, sentences
 from m6rec_jax.dialogue.state import DialogueState
 from m6rec_jax.dialogue.wishes import Obeying, WishFilter
 from m6rec_jax.dialogue.words import words_of
@@ -336,10 +336,8 @@ class Conversation:
             case Act.RATE:
                 before = self._popularity > self._popularity[state.latest[-1]]
                 return grammar.rate(state.latest[-1], 1 + int(before.sum()))
-            case Act.ACKNOWLEDGE:
-                return grammar.acknowledge()
-            case Act.LEAVE:
-                return grammar.leave()
+            case Act.ACKNOWLEDGE | Act.LEAVE:
+                return sentences(act)
             case Act.ASK:
                 return grammar.ask(first=len(dialogue.turns) == 1)
             case Act.RECOMMEND:

@@ -11,7 +11,6 @@ from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, 
 from m6rec_jax.dialogue.words import DialogueWords, GroupWords
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.metrics.phrases import phrase_key
-from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
 from tests.dialogue.films import ATTRIBUTES, NAMES, READER
 
@@ -182,7 +181,7 @@ def test_relations_and_ages_are_for_children(said):
 
 
 def test_tens_are_ages():
-    words = GroupWords(Template.parse("{item}", ""), {}, people=("my niece",), under=25)
+    words = GroupWords("{item}", {}, people=("my niece",), under=25)
     people = People({"young": words})
     found = [people.at(f"my niece is {age}".split(), 0) for age in ("twenty", "thirty", "30")]
     assert [name for name, _, _ in found] == ["young", "", ""]
@@ -324,18 +323,15 @@ def test_what_is_said_is_read(genre, refused, decade, phrase):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"attributes": {"genres": 1}}, r"attributes\['genres'\] must be a dictionary, not 1"),
-        ({"attributes": {"genres": {"syas": ""}}}, r"has no 'syas' \(did you mean 'says'"),
-        ({"attributes": {"genres": {"says": "{item}"}}}, "must have {item} and {value}, and has"),
-        (
-            {"attributes": {"genres": {"says": "{value} {item}", "cues": "by"}}},
-            "a list of texts is needed, not 'by'",
-        ),
-        ({"also_called": "movie"}, "also_called: a list of texts is needed, not 'movie'"),
-        ({"groups": {"kids": {"says": "{item}"}}}, r"groups\['kids'\] needs 'wanted'"),
+        ({"attributes": {"genres": 1}}, "genres.*1"),
+        ({"attributes": {"genres": {"syas": ""}}}, "syas"),
+        ({"attributes": {"genres": {"says": "{item}"}}}, "must have {item} and {value}"),
+        ({"attributes": {"genres": {"says": "{value} {item}", "cues": "by"}}}, "cues"),
+        ({"also_called": "movie"}, "also_called.*'movie'"),
+        ({"groups": {"kids": {"says": "{item}"}}}, "wanted"),
     ],
 )
-def test_wrong_words_are_told(words, message):
+def test_wrong_words_are_named(words, message):
     with pytest.raises(ConfigError, match=message):
         DialogueWords(**words)
 
