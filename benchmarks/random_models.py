@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from m6rec_jax.engine.decoding.constraints import AllowedTokens
-from m6rec_jax.engine.decoding.loop import FREE, decode, model_step
+from m6rec_jax.engine.decoding.automaton import Automaton
+from m6rec_jax.engine.decoding.slots import FREE, Slots, advance, model_step
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
@@ -28,8 +28,7 @@ def random_variables(model: M6Rec) -> Any:
 
 def greedy_program(model: M6Rec, length: int) -> Callable[..., Any]:
     """From variables, source `[batch, source]` to tokens `[batch, length]`; no text ends early."""
-    vocab_size = model.config.vocab_size
-    never_ends = jnp.ones((vocab_size,), bool).at[jnp.array([PAD_ID, EOS_ID])].set(False)
+    never_ends = Automaton(jnp.arange(model.config.vocab_size) > max(PAD_ID, EOS_ID))
 
     def greedy(variables: Any, source: Any) -> Any:
         task_ids = jnp.zeros((len(source),), jnp.int32)
@@ -41,7 +40,8 @@ def greedy_program(model: M6Rec, length: int) -> Callable[..., Any]:
         )
         nothing = jnp.full((len(source), length), FREE, jnp.int32)
         step = model_step(model, variables, task_ids)
-        return decode(step, cache, nothing, AllowedTokens(never_ends)).tokens
+        slots, active = Slots.of(cache, never_ends, nothing), jnp.ones(len(source), bool)
+        return advance(step, slots, never_ends, active, length)[1].tokens
 
     return jax.jit(greedy)
 

@@ -48,7 +48,7 @@ from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
 from m6rec_jax.checkpoints.t5_tensors import Weights
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.candidates.scorer import CandidateScorer
+from m6rec_jax.engine.candidates.scorer import CandidateScorer, as_read
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.segments.cache import SegmentCache
@@ -119,14 +119,14 @@ def write_model(config: ModelConfig, folder: Path) -> None:
 class MeanLogProbability(CandidateScorer):
     """The mean over a candidate's tokens and `[EOS]`, in nats."""
 
-    decoder_features = (
-        *CandidateScorer.decoder_features,
-        "decoder_target_tokens",
-        "decoder_loss_weights",
-    )
+    _targets = ("decoder_target_tokens", "decoder_loss_weights")
+    decoder_features = (*CandidateScorer.decoder_features, *_targets)
 
-    def read(self, variables: Any, hidden: jax.Array, features: Mapping[str, Any]) -> jax.Array:
-        logits = self.model.apply(variables, hidden, method=self.model.token_logits)
+    finish = staticmethod(as_read)
+
+    @staticmethod
+    def read(model: M6Rec, variables: Any, hidden: Any, features: Any) -> jax.Array:
+        logits = model.apply(variables, hidden, method=model.token_logits)
         losses = token_cross_entropy(logits, features["decoder_target_tokens"])
         blocks, weights = features["decoder_block_ids"], features["decoder_loss_weights"]
         same = (blocks[:, :, None] == blocks[:, None]) * weights[:, None]

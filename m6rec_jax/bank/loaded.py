@@ -3,17 +3,15 @@
 bank = load_bank("runs/bank", "runs/foundation")               # bank.loading
 scorer = bank.scorer()
 scorer.score_requests(histories, candidates, ["ctr", "stars", "ctr"])   # one batch, two tasks
-bank.add("genres")             # another folder of runs/bank; nothing is compiled
-bank.scorer("genres").score_requests(histories, candidates)
-bank.remove("ctr")
+larger = bank.with_tasks("genres")        # another folder of runs/bank; nothing is compiled
+larger.scorer("genres").score_requests(histories, candidates)
+smaller = larger.without("ctr")
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import threading
-from collections import deque
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,10 +23,12 @@ from m6rec_jax.bank.capacity import check_capacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
-from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
+from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
+from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, digest
 from m6rec_jax.engine.model_folder import variable_targets
-from m6rec_jax.engine.task_settings import TaskSettings, task_name
+from m6rec_jax.engine.programs.runtime import Runtime
+from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.config import ModelConfig
@@ -40,122 +40,85 @@ from m6rec_jax.text.vocabulary import Vocabulary
 _COUNTS = ("num_prompts", "num_options")
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedBank(LoadedModel):
     """Tasks by name, over one backbone; see the module's docstring.
 
-    Tasks may be added and removed while other threads serve. No array is changed in place, and a
-    request takes its tasks' settings and the variables of one moment, so that requests of a removed
-    task still end with its prompts.
-
-    Args:
-      config: of the model, with the bank's capacity as its prompts.
-      params: the backbone, placed as `engine.model_folder.variable_targets` says.
-      fingerprint, vocabulary, step: the backbone's; see `checkpoints.fingerprint`.
-      folder: where `add` finds tasks by name; None: nowhere.
-      source_length, target_length: most tokens of a history and a decoder row, of any task.
-      mesh, rules: where variables lie; None: the default device.
+    A value: `with_tasks` and `without` give another bank, which shares the backbone, and leave
+    this one as it is. Make the first one with `empty_bank`.
 
     Attributes:
-      variables: `{'params', 'prompts', 'task_sizes'}` as they are now. Engines hold this very dict,
-        so they see what is added.
-      tasks, manifests: by name, as they are now.
+      owner: of the backbone, to compare those of prompts with.
+      folder: where tasks are found by name.
+      specs: of each task, what its `dataset.json` holds; None without one.
+      manifests: by name.
+      shardings: of the variables, by name.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        params: PyTree,
-        fingerprint: str,
-        vocabulary: Vocabulary,
-        *,
-        source_length: int,
-        target_length: int,
-        step: int = 0,
-        folder: BankFolder | None = None,
-        mesh: Mesh | None = None,
-        rules: LogicalRules = (),
-    ) -> None:
-        self.tasks: dict[str, TaskSettings] = {}
-        settings = InferenceSettings(source_length, target_length, self.tasks)
-        super().__init__(M6Rec(config), {"params": params}, vocabulary, settings, step, mesh, rules)
-        self.folder = folder
-        self.manifests: dict[str, PromptManifest] = {}
-        self._specs: dict[str, Mapping[str, Any] | None] = {}
-        self._owner = Owner("the loaded bank", fingerprint, vocabulary.fingerprint, config)
-        self._free = deque(range(config.prompts.num_tasks))
-        self._lock = threading.Lock()
-        self._leaves = prompt_leaves(config)
-        self._targets = variable_targets(self.model, mesh, rules).get("prompts", {})
-        target_mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]) if mesh is None else mesh
-        self._everywhere = replicated(target_mesh)
-        self._counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
-        self._put({name: np.zeros(leaf.shape, np.float32) for name, leaf in self._leaves.items()})
-        self._put_counts()
-        self._write = self._compiled_write()
+    owner: Owner
+    folder: BankFolder
+    specs: Mapping[str, Mapping[str, Any] | None]
+    manifests: Mapping[str, PromptManifest]
+    shardings: Mapping[str, Any]
 
-    def add(self, task: str | TaskPrompts) -> None:
-        """Puts a task into a free row. Others are not touched, and nothing is compiled.
+    def with_tasks(self, *tasks: str | TaskPrompts) -> LoadedBank:
+        """A bank with further tasks, in free rows. Nothing is compiled.
 
         Args:
-          task: name of a task in the bank's folder, or prompts from elsewhere.
+          tasks: names of tasks in the bank's folder, or prompts from elsewhere.
 
         Raises:
-          ConfigError: the name is taken, there is no free row, or the task is larger than what the
-            bank was loaded for.
+          ConfigError: a name is taken, there is no free row, or a task is larger than what the bank
+            was loaded for.
           CheckpointError: no such task; truncated or damaged files; another backbone, vocabulary or
-            model. The bank is then as it was.
+            model.
         """
-        self.add_all([task])
-
-    def add_all(self, tasks: Sequence[str | TaskPrompts]) -> None:
-        """Adds several tasks, or none of them where one cannot be added; see `add`."""
-        read = [self._read(task) if isinstance(task, str) else task for task in tasks]
+        read = [self.folder.read(task) if isinstance(task, str) else task for task in tasks]
         for prompts in read:
             self._check(prompts)
-        with self._lock:
-            rows = self._rows_for([prompts.manifest.task for prompts in read])
-            fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
-            if len(read) == 1:
-                self._write_row(rows[0], fitted[0])
-            else:
-                self._put(self._stacked(rows, fitted))
-            self._publish(rows, read)
+        rows = self._free_rows([prompts.manifest.task for prompts in read])
+        fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
+        here = dict(self.settings.tasks)
+        sizes = self.variables[SIZES_COLLECTION]["bank"]
+        counts = {name: np.array(sizes[name]) for name in _COUNTS}
+        for row, prompts in zip(rows, read, strict=True):
+            own = prompts.manifest
+            here[own.task] = dataclasses.replace(own.settings, task_id=row)
+            for name in _COUNTS:
+                counts[name][row] = getattr(own.prompts, name)
+        added = {prompts.manifest.task: prompts for prompts in read}
+        return dataclasses.replace(
+            self,
+            variables=self._placed(self._written(rows, fitted), counts),
+            settings=dataclasses.replace(self.settings, tasks=here),
+            specs={**self.specs, **{name: own.dataset_spec for name, own in added.items()}},
+            manifests={**self.manifests, **{name: own.manifest for name, own in added.items()}},
+        )
 
-    def remove(self, name: str) -> None:
-        """Takes a task out; its row is free then. (Its folder stays.)
+    def without(self, name: str) -> LoadedBank:
+        """A bank without a task, whose row is free then. (Its folder stays.)
 
         Raises:
           ConfigError: no such task.
         """
-        with self._lock:
-            if name not in self.tasks:
-                raise ConfigError(
-                    f"the loaded bank has no task '{name}': "
-                    f"{', '.join(sorted(self.tasks)) or 'none'}"
-                )
-            row = self.tasks.pop(name).task_id
-            del self.manifests[name], self._specs[name]
-            self._free.append(row)
+        if name not in self.tasks:
+            raise ConfigError(
+                f"the loaded bank has no task '{name}': {', '.join(sorted(self.tasks)) or 'none'}"
+            )
 
-    def fork(self) -> LoadedBank:
-        """A bank with the same tasks. What is added to it or removed leaves this one as it is.
+        def others(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in values.items() if key != name}
 
-        Arrays are shared until the fork changes them, compiled programs in any case.
-        """
-        with self._lock:
-            other = copy.copy(self)
-            other.tasks = dict(self.tasks)
-            other.settings = dataclasses.replace(self.settings, tasks=other.tasks)
-            other.variables = dict(self.variables)
-            other.manifests, other._specs = dict(self.manifests), dict(self._specs)
-            other._counts = {name: values.copy() for name, values in self._counts.items()}
-            other._free = deque(self._free)
-        other._lock = threading.Lock()
-        return other
+        return dataclasses.replace(
+            self,
+            settings=dataclasses.replace(self.settings, tasks=others(self.settings.tasks)),
+            specs=others(self.specs),
+            manifests=others(self.manifests),
+        )
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         """See `LoadedModel`; every task of a bank has its own data set."""
-        return self._specs[task_name(self.tasks, task)]
+        return self.specs[task_name(self.tasks, task)]
 
     def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """See `LoadedModel`; the other tasks of the bank have no part in it.
@@ -178,19 +141,14 @@ class LoadedBank(LoadedModel):
                 "retrieval_dim": width,
                 "task": manifest.settings.fingerprinted(exits),
                 "template": None if template is None else template.to_spec(),
-                "backbone": self._backbone_checksums,
+                "backbone": self.backbone.checksums,
                 "prompts": manifest.prompts_fingerprint,
             }
         )
 
-    def _read(self, name: str) -> TaskPrompts:
-        if self.folder is None:
-            raise ConfigError(f"the loaded bank has no folder to find '{name}' in")
-        return self.folder.read(name)
-
     def _check(self, prompts: TaskPrompts) -> None:
         manifest = prompts.manifest
-        check_owner(manifest, self._owner)
+        check_owner(manifest, self.owner)
         check_capacity(manifest.model_config, self.model.config, manifest.task)
         for name in ("source_length", "target_length"):
             own, room = getattr(manifest.settings, name), getattr(self.settings, name)
@@ -200,84 +158,126 @@ class LoadedBank(LoadedModel):
                     f"give load_bank a {name} of {own}"
                 )
 
-    def _rows_for(self, names: Sequence[str]) -> list[int]:
-        """Free rows for new tasks, the one longest free first."""
+    def _free_rows(self, names: Sequence[str]) -> list[int]:
         for i, name in enumerate(names):
             if name in self.tasks or name in names[:i]:
                 raise ConfigError(f"the loaded bank has a task '{name}' already; remove it first")
-        if len(names) > len(self._free):
+        number = self.model.config.prompts.num_tasks
+        taken = {settings.task_id for settings in self.tasks.values()}
+        free = [row for row in range(number) if row not in taken]
+        if len(names) > len(free):
             raise ConfigError(
-                f"no room for '{names[len(self._free)]}': all "
-                f"{self.model.config.prompts.num_tasks} rows of the loaded bank are taken; raise "
-                "BankCapacity.num_tasks or remove a task"
+                f"no room for '{names[len(free)]}': all {number} rows of the loaded bank are "
+                "taken; raise BankCapacity.num_tasks or remove a task"
             )
-        return [self._free[i] for i in range(len(names))]
+        return free[: len(names)]
 
-    def _publish(self, rows: Sequence[int], added: Sequence[TaskPrompts]) -> None:
-        """Sizes first, names last: nobody finds a task before all of it is there."""
-        for row, prompts in zip(rows, added, strict=True):
-            own = prompts.manifest.prompts
-            self._counts["num_prompts"][row] = own.num_prompts
-            self._counts["num_options"][row] = own.num_options
-        self._put_counts()
-        for row, prompts in zip(rows, added, strict=True):
-            name, settings = prompts.manifest.task, prompts.manifest.settings
-            self._free.remove(row)
-            self._specs[name] = prompts.dataset_spec
-            self.manifests[name] = prompts.manifest
-            self.tasks[name] = dataclasses.replace(settings, task_id=row)
-
-    def _stacked(
+    def _written(
         self, rows: Sequence[int], fitted: Sequence[Mapping[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
-        """The bank with new rows, in host memory: one copy for any number of them."""
-        old = flatten(self.variables["prompts"])
-        stacked = {name: np.array(on_host(leaf)) for name, leaf in old.items()}
+    ) -> dict[str, Any]:
+        """The prompts with new rows; many are put together on the host, one is written there."""
+        stacked = flatten(self.variables["prompts"])
+        leaves = prompt_leaves(self.model.config)
+        if len(rows) == 1:
+            axes = tuple((name, leaf.task_axis) for name, leaf in leaves.items())
+            everywhere = self.shardings[SIZES_COLLECTION]
+            task, row = jax.device_put((dict(fitted[0]), np.int32(rows[0])), everywhere)
+            shardings = tuple((name, self.shardings[name]) for name in stacked)
+            written: dict[str, Any] = _compiled_write(axes, shardings)(stacked, task, row)
+            return written
+        stacked = {name: np.array(on_host(leaf)) for name, leaf in stacked.items()}
         for row, task in zip(rows, fitted, strict=True):
             for name, values in task.items():
-                np.moveaxis(stacked[name], self._leaves[name].task_axis, 0)[row] = values
+                np.moveaxis(stacked[name], leaves[name].task_axis, 0)[row] = values
         return stacked
 
-    def _put(self, stacked: Mapping[str, np.ndarray]) -> None:
-        targets = flatten(self._targets)
+    def _placed(
+        self, stacked: Mapping[str, Any], counts: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """The variables, of prompts and sizes that may be on the host."""
         placed = {
-            name: jax.make_array_from_callback(
-                values.shape, targets[name].sharding, values.__getitem__
+            name: values
+            if isinstance(values, jax.Array)
+            else jax.make_array_from_callback(
+                values.shape, self.shardings[name], values.__getitem__
             )
             for name, values in stacked.items()
         }
-        self.variables["prompts"] = unflatten(placed, self._targets)
-
-    def _put_counts(self) -> None:
-        counts = {
-            name: jax.device_put(values.copy(), self._everywhere)
-            for name, values in self._counts.items()
+        sizes = jax.device_put(dict(counts), self.shardings[SIZES_COLLECTION])
+        return {
+            "params": self.backbone.params,
+            "prompts": nested(placed),
+            SIZES_COLLECTION: {"bank": sizes},
         }
-        self.variables[SIZES_COLLECTION] = {"bank": counts}
 
-    def _compiled_write(self) -> Any:
-        """A program that puts one task into one row, compiled now and never again."""
-        axes = {name: leaf.task_axis for name, leaf in self._leaves.items()}
 
-        def write(
-            stacked: dict[str, jax.Array], task: dict[str, jax.Array], row: jax.Array
-        ) -> dict[str, jax.Array]:
-            return {
-                name: jax.lax.dynamic_update_index_in_dim(leaf, task[name], row, axes[name])
-                for name, leaf in stacked.items()
-            }
+def empty_bank(
+    config: ModelConfig,
+    params: PyTree,
+    fingerprint: str,
+    vocabulary: Vocabulary,
+    *,
+    source_length: int,
+    target_length: int,
+    step: int,
+    folder: BankFolder,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> LoadedBank:
+    """A bank without tasks.
 
-        stacked = flatten(self._targets)
-        task = {
-            name: jax.ShapeDtypeStruct(leaf.of_task().shape, np.float32, sharding=self._everywhere)
-            for name, leaf in self._leaves.items()
+    Args:
+      config: of the model, with the bank's capacity as its prompts.
+      params: the backbone, placed as `engine.model_folder.variable_targets` says.
+      fingerprint, vocabulary, step: the backbone's; see `checkpoints.fingerprint`.
+      folder: see `LoadedBank`.
+      source_length, target_length: most tokens of a history and a decoder row, of any task.
+      mesh, rules: where variables lie; None: the default device.
+    """
+    model, rules = M6Rec(config), tuple(rules)
+    targets = flatten(variable_targets(model, mesh, rules).get("prompts", {}))
+    target_mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+    shardings = {name: target.sharding for name, target in targets.items()}
+    bank = LoadedBank(
+        model=model,
+        variables={"params": params},
+        vocabulary=vocabulary,
+        settings=InferenceSettings(source_length, target_length),
+        step=step,
+        backbone=Backbone(model, params, Runtime(mesh, rules), source_length, target_length),
+        mesh=mesh,
+        rules=rules,
+        owner=Owner("the loaded bank", fingerprint, vocabulary.fingerprint, config),
+        folder=folder,
+        specs={},
+        manifests={},
+        shardings=shardings | {SIZES_COLLECTION: replicated(target_mesh)},
+    )
+    zeros = {name: np.zeros(leaf.shape, np.float32) for name, leaf in prompt_leaves(config).items()}
+    counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
+    bank = dataclasses.replace(bank, variables=bank._placed(zeros, counts))
+    # Compiled now, so that no swap compiles anything.
+    leaves = prompt_leaves(config)
+    bank._written(
+        [0], [{name: np.zeros(leaf.of_task().shape, np.float32) for name, leaf in leaves.items()}]
+    )
+    return bank
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_write(
+    axes: tuple[tuple[str, int], ...], shardings: tuple[tuple[str, Any], ...]
+) -> Any:
+    """Puts one task into one row of the stacked prompts."""
+    axis_of = dict(axes)
+
+    def write(
+        stacked: dict[str, jax.Array], task: dict[str, jax.Array], row: jax.Array
+    ) -> dict[str, jax.Array]:
+        return {
+            name: jax.lax.dynamic_update_index_in_dim(leaf, task[name], row, axis_of[name])
+            for name, leaf in stacked.items()
         }
-        row = jax.ShapeDtypeStruct((), np.int32, sharding=self._everywhere)
-        shardings = {name: target.sharding for name, target in stacked.items()}
-        # Not donated: requests that have begun go on with the old arrays.
-        return jax.jit(write, out_shardings=shardings).lower(stacked, task, row).compile()
 
-    def _write_row(self, row: int, task: Mapping[str, np.ndarray]) -> None:
-        placed = jax.device_put((dict(task), np.int32(row)), self._everywhere)
-        written = self._write(flatten(self.variables["prompts"]), *placed)
-        self.variables["prompts"] = unflatten(written, self._targets)
+    # Not donated: requests that have begun go on with the old arrays.
+    return jax.jit(write, out_shardings=dict(shardings))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder
-from m6rec_jax.bank.loaded import LoadedBank
+from m6rec_jax.bank.loaded import LoadedBank, empty_bank
 from m6rec_jax.bank.manifest import WHAT, Owner, check_owner
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
@@ -96,7 +96,7 @@ def load_bank(
         lengths = [
             TaskSettings(source_length=there.source_length, target_length=there.target_length)
         ]
-    loaded = LoadedBank(
+    bare = empty_bank(
         config.replace(prompts=room),
         params,
         owner.backbone_fingerprint,
@@ -108,8 +108,7 @@ def load_bank(
         mesh=mesh,
         rules=rules,
     )
-    loaded.add_all(read)
-    return loaded
+    return bare.with_tasks(*read)
 
 
 def load_with_bank(

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from m6rec_jax import configuration
 from m6rec_jax.engine.candidates.scoring import class_log_probabilities
-from m6rec_jax.engine.decoding.constraints import AllowedTokens
-from m6rec_jax.engine.decoding.generation_program import generate
+from m6rec_jax.engine.decoding.automaton import Automaton
+from m6rec_jax.engine.decoding.generation import generate
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
@@ -203,10 +203,10 @@ def _decode(settings: StepSettings, mesh: Mesh) -> Program:
     any_token: Any = jax.ShapeDtypeStruct(  # stands for the array that a call passes
         (settings.config.vocab_size,), jnp.bool_, sharding=replicated(mesh)
     )
-    allowed = AllowedTokens(any_token)
+    allowed = Automaton(any_token)
 
-    def decode(variables: Any, features: Mapping[str, jax.Array], allowed: AllowedTokens) -> Any:
-        return generate(model, variables, features, allowed, None, verb="greedy", num_texts=1)
+    def decode(variables: Any, features: Mapping[str, jax.Array], allowed: Automaton) -> Any:
+        return generate(model, "greedy", 1, variables, features, allowed, None)
 
     return Program(
         jax.jit(decode, out_shardings=by_rows),

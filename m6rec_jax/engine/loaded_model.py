@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +17,12 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.segments.store import SegmentStore, read_manifest
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
@@ -54,33 +53,35 @@ class InferenceSettings:
     candidate_length: int | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel(abc.ABC):
-    """Args and attributes:
+    """The state of a model at a moment: a value, which is never changed.
 
-    model: built from the checkpoint's own configuration.
-    variables: `{'params': ..., 'prompts': ...}` on the devices.
-    vocabulary: checked against the checkpoint's fingerprint.
-    settings: see `InferenceSettings`.
-    step: of the checkpoint.
-    mesh, rules: where the variables lie; None: the default device.
-    data_dir: where prepared data lie that came with the model; None: none came.
+    Attributes:
+      model: built from the checkpoint's own configuration.
+      variables: `{'params': ..., 'prompts': ...}` on the devices.
+      vocabulary: checked against the checkpoint's fingerprint.
+      settings: see `InferenceSettings`.
+      step: of the checkpoint.
+      backbone: shared with the other states of the model.
+      mesh, rules: where the variables lie; None: the default device.
+      data_dir: where prepared data lie that came with the model; None: none came.
     """
 
+    model: M6Rec
+    variables: Mapping[str, Any]
+    vocabulary: Vocabulary
+    settings: InferenceSettings
+    step: int
+    backbone: Backbone
+    mesh: Mesh | None = None
+    rules: LogicalRules = ()
     data_dir: Path | None = None
 
-    def __init__(
-        self,
-        model: M6Rec,
-        variables: dict[str, Any],
-        vocabulary: Vocabulary,
-        settings: InferenceSettings,
-        step: int,
-        mesh: Mesh | None = None,
-        rules: LogicalRules = (),
-    ) -> None:
-        self.model, self.variables, self.vocabulary = model, variables, vocabulary
-        self.settings, self.step = settings, step
-        self.mesh, self.rules = mesh, tuple(rules)
+    @property
+    def tasks(self) -> Mapping[str, TaskSettings]:
+        """Settings of all tasks, by name."""
+        return self.settings.tasks
 
     @abc.abstractmethod
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
@@ -130,6 +131,7 @@ class LoadedModel(abc.ABC):
             "candidate_length": self.settings.candidate_length,
             "mesh": self.mesh,
             "rules": self.rules,
+            "backbone": self.backbone,
             "segments": self.segments,
         }
         return EngineOptions(**(fields | changes))
@@ -163,17 +165,10 @@ class LoadedModel(abc.ABC):
             self.model, self.variables, self.vocabulary, self.options(task, **changes), **labels
         )
 
-    @functools.cached_property
+    @property
     def segments(self) -> SegmentCache | None:
         """What all engines share of early layers' work; None: late interaction is off."""
-        if not self.model.config.late_layers_start:
-            return None
-        return SegmentCache(
-            self.model,
-            source_length=self.settings.source_length,
-            target_length=self.settings.target_length,
-            runtime=Runtime(self.mesh, self.rules),
-        )
+        return self.backbone.segments
 
     def use_segments(self, folder: str | Path) -> None:
         """Lets the cache read candidates of `m6rec index segments`.
@@ -190,29 +185,19 @@ class LoadedModel(abc.ABC):
         store = SegmentStore(folder, self.fingerprint(task, exits=False))
         self.segments.use_store(store, task_settings(self.settings.tasks, task))
 
-    @functools.cached_property
-    def _backbone_checksums(self) -> Any:
-        return checksums(flatten(self.variables["params"]))
 
-
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class TrainedModel(LoadedModel):
     """The model of a training run.
 
-    Args:
+    Attributes:
       dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
-      data_dir: see `LoadedModel`.
-      **loaded: see `LoadedModel`.
     """
 
-    def __init__(
-        self, *, dataset_specs: DatasetSpecs, data_dir: Path | None = None, **loaded: Any
-    ) -> None:
-        super().__init__(**loaded)
-        self._dataset_specs = dataset_specs
-        self.data_dir = data_dir
+    dataset_specs: DatasetSpecs
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+        return self.dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
     def fingerprint(self, task: str = "", exits: bool = True) -> str:
         template = self.template(task)
@@ -222,7 +207,7 @@ class TrainedModel(LoadedModel):
             "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
             "task": task_settings(self.settings.tasks, task).fingerprinted(exits),
             "template": None if template is None else template.to_spec(),
-            "backbone": self._backbone_checksums,
+            "backbone": self.backbone.checksums,
             "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
         }
         return digest(described)

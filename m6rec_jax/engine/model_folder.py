@@ -39,6 +39,7 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import nested
+from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.loaded_model import (
     DatasetSpecs,
@@ -51,6 +52,7 @@ from m6rec_jax.engine.programs.exported_model import ExportedModel, open_export
 from m6rec_jax.engine.programs.exported_programs import CONSTANTS, MANIFEST, Exported
 from m6rec_jax.engine.programs.packed_archive import write_files
 from m6rec_jax.engine.programs.packed_file import Packed, quantized_variables, read_packed
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec
@@ -176,7 +178,7 @@ def load_model(
     made_of: Callable[..., TrainedModel] = TrainedModel
     if is_export(model_dir):
         opened, exported = _open_exported(model_dir, step, mesh)
-        made_of = functools.partial(ExportedModel, exported)
+        made_of = functools.partial(ExportedModel, exported=exported)
     elif Path(model_dir).is_file():
         opened, assets = _open_packed(model_dir, step, mesh)
     else:
@@ -192,12 +194,21 @@ def load_model(
         mesh=mesh,
         rules=rules,
     )
+    settings = calibrated(settings, assets, restored.step)
+    rules = tuple(rules)
     return made_of(
         model=restored.model,
-        variables=dict(restored.variables),
+        variables=restored.variables,
         vocabulary=vocabulary,
-        settings=calibrated(settings, assets, restored.step),
+        settings=settings,
         step=restored.step,
+        backbone=Backbone(
+            restored.model,
+            restored.variables["params"],
+            Runtime(mesh, rules),
+            settings.source_length,
+            settings.target_length,
+        ),
         mesh=mesh,
         rules=rules,
         dataset_specs=dataset_specs,

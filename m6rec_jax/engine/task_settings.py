@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
@@ -175,10 +174,6 @@ def check_number(number: int, **of_requests: Sized | None) -> None:
 class RequestedTasks:
     """Finds the settings that each request asks for by name.
 
-    Names are looked up at every request, so tasks may come and go, also while other threads ask
-    (`bank.loaded.LoadedBank`). Whoever changes them changes a row of the prompt bank only while no
-    name has it: names go before their row is written, and come after it.
-
     Args:
       tasks: name to settings.
       default: the task of requests that name none; empty: the only one.
@@ -197,7 +192,7 @@ class RequestedTasks:
           ConfigError: no such task, or one that lacks what is needed.
         """
         name = name or self._default
-        settings = task_settings(dict(self._tasks), name)  # looked at twice, so a copy
+        settings = task_settings(self._tasks, name)
         if self._part and getattr(settings, _SIZES[self._part]) == 0:
             kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
             raise ConfigError(f"'{name}'{kind} has no {self._part}")
@@ -216,20 +211,3 @@ class RequestedTasks:
         check_number(number, tasks=names)
         found = {name: self.one(name) for name in set(names)}
         return [found[name] for name in names]
-
-    def with_variables(
-        self, variables: Mapping[str, Any], names: Sequence[str] | None, number: int
-    ) -> tuple[dict[str, Any], list[TaskSettings]]:
-        """The variables and settings of every request, both of one moment; errors as `each`.
-
-        Other threads may replace variables, key by key. A request ends with the copy that is
-        returned, whatever comes and goes meanwhile.
-        """
-        settings = self.each(names, number)
-        while True:
-            taken = dict(variables)
-            now = self.each(names, number)
-            # The very settings of before: tasks and rows were theirs all the time.
-            if all(map(operator.is_, settings, now)):
-                return taken, settings
-            settings = now

@@ -137,8 +137,6 @@ class Evaluator:
             )
         # Validating again compiles nothing and reads nothing twice. Keys: kind and configuration;
         # vocabulary and configuration.
-        self.programs: dict[tuple[str, Any], Program] = {}
-        self.generators: dict[tuple[str, Any], Generator] = {}
         self.kept: dict[str, dict[Hashable, Any]] = {task.name: {} for task in self.tasks}
 
     def __call__(self, model: M6Rec, variables: Variables, step: int = 0) -> dict[str, float]:
@@ -295,9 +293,7 @@ class _TaskEvaluation:
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model
-        key = (task.kind, model.config)
-        if key not in evaluator.programs:
-            evaluator.programs[key] = evaluator.runtime.jit(_program(task.job, model))
+        program = evaluator.runtime.program(_outputs, task.job, model)
         rows = evaluator.batch_size // evaluator.reader[1]
         extra = task.job.row_features(self.data, rows, model)
         read = progress_bar(
@@ -309,40 +305,26 @@ class _TaskEvaluation:
             disable=not evaluator.progress,
         )
         batches = (batch | extra for batch in read)
-        return run_program(evaluator.programs[key], self.variables, batches, evaluator.runtime)
+        return run_program(program, self.variables, batches, evaluator.runtime)
 
     def retriever(self) -> Retriever:
-        def make() -> Retriever:
-            return Retriever(
-                self.model,
-                self.variables,
-                task_vocabulary(self._task.name),
-                self._options(
-                    tasks={"": TaskSettings(prompt_row(self._task.name))},
-                    candidate_length=self._task.candidate_length(),
-                ),
-            )
-
-        found: Retriever = self.once(("retriever", self.model.config), make)
-        found.variables = self.variables
-        return found
+        options = self._options(
+            tasks={"": TaskSettings(prompt_row(self._task.name))},
+            candidate_length=self._task.candidate_length(),
+        )
+        return Retriever(self.model, self.variables, task_vocabulary(self._task.name), options)
 
     def index(self) -> CatalogueIndex:
         return self.retriever().index(self.data.prepared().catalogue().texts)
 
     def generator(self) -> Generator:
-        evaluator, vocabulary = self._evaluator, task_vocabulary(self._task.name)
-        key = (vocabulary.fingerprint, self.model.config)
-        if key not in evaluator.generators:
-            options = self._options(
-                tasks={task.name: TaskSettings(prompt_row(task.name)) for task in evaluator.tasks},
-                batch_sizes=(evaluator.batch_size,),
-                source_buckets=(evaluator.lengths["inputs"],),
-            )
-            evaluator.generators[key] = Generator(self.model, self.variables, vocabulary, options)
-        found = evaluator.generators[key]
-        found.variables = self.variables
-        return found
+        evaluator = self._evaluator
+        options = self._options(
+            tasks={task.name: TaskSettings(prompt_row(task.name)) for task in evaluator.tasks},
+            batch_sizes=(evaluator.batch_size,),
+            source_buckets=(evaluator.lengths["inputs"],),
+        )
+        return Generator(self.model, self.variables, task_vocabulary(self._task.name), options)
 
     def beside(self, kind: str) -> _TaskEvaluation | None:
         own = (self._task.dataset, self._task.split, self._task.view)
@@ -398,15 +380,11 @@ class _TaskEvaluation:
         )
 
 
-def _program(job: Job, model: M6Rec) -> Program:
-    """A job's outputs, and the features that say what they are of."""
-
-    def run(variables: Variables, features: Features) -> dict[str, Array]:
-        names = ("example_weights", *job.identity)
-        identity = {name: jnp.asarray(features[name]) for name in names}
-        return job.outputs(model, variables, features) | identity
-
-    return run
+def _outputs(job: Job, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+    """A job's outputs, and the features that say what they are of; for use inside jit."""
+    names = ("example_weights", *job.identity)
+    identity = {name: jnp.asarray(features[name]) for name in names}
+    return job.outputs(model, variables, features) | identity
 
 
 def run_program(

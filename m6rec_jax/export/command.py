@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib
 import logging
@@ -105,7 +104,7 @@ def export(
         gin_files = [trained_by, *gin_files]  # imports the module that registers the task
     configuration.parse_config(gin_files, [*bindings, plain])
     model = load_with_bank(run, bank=bank)
-    model.data_dir = model.data_dir or data_dir()
+    model = dataclasses.replace(model, data_dir=model.data_dir or data_dir())
     tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
     if not tasks:
         kinds = ", ".join(sorted({own.kind for own in model.settings.tasks.values()})) or "none"
@@ -113,14 +112,15 @@ def export(
             f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
-    own = copy.copy(model)  # in the export's precision
+    own = model  # in the export's precision
     if precision == "float32" or format_ in _ON_DEVICES:
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
-        own.model = M6Rec(config)
+        own = dataclasses.replace(own, model=M6Rec(config))
     if format_ in _ON_DEVICES:
         # Their programs run all layers.
         tasks = {name: dataclasses.replace(task, exits=None) for name, task in tasks.items()}
-        own.settings = dataclasses.replace(model.settings, tasks=tasks)
+        settings = dataclasses.replace(model.settings, tasks=tasks)
+        own = dataclasses.replace(own, settings=settings)
     if num_beams is None:
         num_beams = NUM_BEAMS if format_ == "stablehlo" else 0
     titles = open_titles(model) if format_ == "stablehlo" else None

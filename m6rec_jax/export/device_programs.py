@@ -10,7 +10,6 @@ widened then, since a table of floats would be most of a file.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import json
 import logging
@@ -31,7 +30,7 @@ from m6rec_jax.engine.candidates.scoring import (
     read_log_probabilities,
     served_probability,
 )
-from m6rec_jax.engine.decoding.constraints import any_text
+from m6rec_jax.engine.decoding.automaton import any_text
 from m6rec_jax.engine.index.retrieval import item_embeddings
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.programs.packed_file import float_variables
@@ -185,16 +184,14 @@ def _with_own_tasks_alone(model: LoadedModel) -> LoadedModel:
         collection, _, leaf = name.partition("/")
         if collection in (COLLECTION, SIZES_COLLECTION):
             variables[name] = np.take(np.asarray(value), used, axis=task_axis(leaf))
-    found = copy.copy(model)
-    found.model, found.variables = M6Rec(config), nested(variables)
-    found.settings = dataclasses.replace(
-        model.settings,
-        tasks={
-            name: dataclasses.replace(own, task_id=used.index(own.task_id))
-            for name, own in model.settings.tasks.items()
-        },
+    tasks = {
+        name: dataclasses.replace(own, task_id=used.index(own.task_id))
+        for name, own in model.settings.tasks.items()
+    }
+    settings = dataclasses.replace(model.settings, tasks=tasks)
+    return dataclasses.replace(
+        model, model=M6Rec(config), variables=nested(variables), settings=settings
     )
-    return found
 
 
 def _lengths(model: LoadedModel, answered: Sequence[Answered], usual: Sequence[str]) -> Lengths:
@@ -340,7 +337,7 @@ def _writing(
             method=bare.decode_step,
         )
         logits = apply(state, method=bare.token_logits)
-        likeliest = jnp.argmax(jnp.where(allowed.allowed, logits, -jnp.inf), axis=-1)
+        likeliest = jnp.argmax(jnp.where(allowed.free, logits, -jnp.inf), axis=-1)
         return likeliest.astype(_INT), *jax.tree.leaves(new.past)
 
     written = {f"past_{place}": leaf for place, leaf in enumerate(past)}

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.decoding.token_trie import TokenTrie
+from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.engine.programs.exported_programs import CONSTANTS
 
 Arrays = dict[str, np.ndarray]
-# Of a `TokenTrie`, which is the first of what an engine gives besides.
-_TRIE_SHAPES = ("nodes + 1", "nodes", "nodes", "nodes", "nodes", "slots")
+# Of the leaves of titles' `Automaton`, which is the first of what an engine gives besides.
+_TITLE_SHAPES = ("1, nodes + 1", *["1, nodes"] * 2, "slots", *["1, nodes"] * 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,9 @@ class Recorder:
             variables = nested({k: v for k, v in weights.items() if k not in constants})
             return flat_outputs(function(variables, inputs, *own))
 
-        shapes = _TRIE_SHAPES if others and isinstance(others[0], TokenTrie) else ()
+        first = others[0] if others else None
+        of_titles = isinstance(first, Automaton) and first.free is None
+        shapes = _TITLE_SHAPES if of_titles else ()
         open_shapes = dict(zip(constants, shapes, strict=False))
         self.programs[name] = Recorded(name, flat, constants, open_shapes)
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.parts import Parts
@@ -38,6 +39,7 @@ class Accepted(NamedTuple):
       request, text: as it was checked, and as the model reads it.
       number: of the request in its file, from 0: what is drawn at random depends on no other.
       wanted: of its texts, where they grow one by one.
+      choices: of each of these texts, see `Answerer.choices`.
     """
 
     job: str
@@ -46,6 +48,7 @@ class Accepted(NamedTuple):
     text: RequestText
     number: int = 0
     wanted: TextOptions = TextOptions()
+    choices: Sequence[TextChoices | None] = ()
 
 
 class ScoredItem(NamedTuple):
@@ -137,6 +140,11 @@ class Answerer(abc.ABC, Generic[TaskState]):
         Raises:
           RejectedRow: it cannot be answered.
         """
+
+    def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
+        """What each text that grows may say, made when its request is accepted: it takes long."""
+        del accepted
+        return ()
 
     @abc.abstractmethod
     def answer(self, accepted: Sequence[Accepted]) -> list[Any]:

@@ -216,9 +216,9 @@ class Conversation:
     @property
     def shapes(self) -> tuple[object, ...]:
         """What programs depend on, beside engines: equal ones compile nothing more."""
-        trie = () if self._trie is None else self._trie.arrays
+        trie = () if self._trie is None else self._trie.shapes
         index = 0 if self._index is None else self._index.num_items
-        return "conversation", tuple(leaf.shape for leaf in trie), self._num_beams, index
+        return "conversation", trie, self._num_beams, index
 
     def warm_up(self) -> None:
         """Compiles every program that `recommend` may run, however much was named."""

@@ -353,27 +353,23 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         """
         return self.parts.continuous and self._decoding.one_by_one
 
+    def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
+        if not self.one_by_one(accepted.task):
+            return ()
+        own = self.of_task(accepted.task)
+        choices = own.choices(accepted.request)
+        return [choices_about(choices, item) for item in own.items(accepted.request)]
+
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
         """Functions that submit the texts of a request to `Parts.continuous_generator`.
 
         The results of the streams are the texts of `answer`, but for what the request wants.
         """
-        own = self.of_task(accepted.task)
-        choices = own.choices(accepted.request)
-        return [
-            functools.partial(self._submit, accepted, index, item, choices)
-            for index, item in enumerate(own.items(accepted.request))
-        ]
+        items = self.of_task(accepted.task).items(accepted.request)
+        return [functools.partial(self._submit, accepted, n, item) for n, item in enumerate(items)]
 
-    def _submit(
-        self,
-        accepted: Accepted,
-        index: int,
-        item: Item | None,
-        choices: Callable[[Item], TextChoices] | None,
-    ) -> GenerationStream:
-        own, wanted = self.of_task(accepted.task), accepted.wanted
-        template = own.template
+    def _submit(self, accepted: Accepted, index: int, item: Item | None) -> GenerationStream:
+        template, wanted = self.of_task(accepted.task).template, accepted.wanted
         generator = self.parts.continuous_generator()
         prefix = template.render_prefix(item)
         given = len(generator.vocabulary.encode(prefix))
@@ -383,7 +379,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             accepted.task,
             prefix=prefix,
             max_tokens=min(room, wanted.max_tokens or room),
-            choices=choices_about(choices, item),
+            choices=accepted.choices[index],
             **self._decoding.for_one((accepted.number, index), wanted),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import threading
@@ -13,7 +12,6 @@ from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
 from m6rec_jax.engine.decoding.generation import Generator
-from m6rec_jax.engine.engine import Engine
 from m6rec_jax.engine.index.index_files import StoredIndex, open_index
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.loaded_model import LoadedModel
@@ -58,8 +56,10 @@ class Parts:
     """What answerers are made of; engines and data are shared among jobs and tasks.
 
     Args:
-      model: of a run or a bank.
+      model: a state of a run or a bank.
       options: what to answer with, and in which shapes.
+      read: data and indexes that were read before, as of `kept_for`.
+      warm: what has been warmed up; programs are those of all states of a model.
 
     Attributes:
       lock: held while something is made.
@@ -68,8 +68,14 @@ class Parts:
       ConfigError: an index of a task that there is not.
     """
 
-    def __init__(self, model: LoadedModel, options: ServiceOptions) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: LoadedModel,
+        options: ServiceOptions,
+        read: Mapping[Any, Any] | None = None,
+        warm: set[Any] | None = None,
+    ) -> None:
+        self.model, self.options = model, options
         # An export has programs of whole batches alone.
         self.continuous = options.continuous and model.options().programs is None
         self.prepared, self._items, self._index = options.prepared, options.items, options.index
@@ -79,20 +85,20 @@ class Parts:
             "source_buckets": options.source_buckets or (model.settings.source_length,),
             "target_buckets": (model.settings.target_length,),
         }
-        self._made: dict[Any, Any] = {}
-        self._warm: set[Any] = set()
+        self._made: dict[Any, Any] = dict(read or {})
+        self._warm: set[Any] = set() if warm is None else warm
         self.lock = threading.RLock()
 
-    def over(
+    def changed(
         self,
-        model: LoadedModel,
+        model: LoadedModel | None = None,
         data: Mapping[str, Any] | None = None,
         index: Mapping[str, str] | None = None,
     ) -> Parts:
-        """The same for another state of the same bank, or with other data. Nothing is compiled.
+        """Those of another state of the model, or with other data. Nothing is compiled.
 
         Args:
-          model: this one's, or a `fork` of it.
+          model: None: the same.
           data: any of `prepared`, `items` and `index`, which are then read anew, also where they
             have the same names; None: data that were read stay.
           index: further folders of indexes by task, which are read anew.
@@ -100,53 +106,37 @@ class Parts:
         Raises:
           ConfigError: an index of a task that there is not.
         """
-        other = copy.copy(self)
-        other.model, other.lock = model, threading.RLock()
-        if model is not self.model:
-            other._index = self.indexes()  # new tasks have indexes of their own
-        if data is not None:
-            other.prepared = data.get("prepared", self.prepared)
-            other._items = data.get("items", self._items)
-            _check_tasks_of_indexes(data.get("index"), model)
-            named = data.get("index", self._index)
-            # Tasks that are not named keep theirs.
-            other._index = self.indexes() | named if isinstance(named, dict) else named
-        if index is not None:
-            _check_tasks_of_indexes(index, model)
-            other._index = other.indexes() | dict(index)
+        model = model or self.model
+        indexes = self.indexes()
+        for named in ((data or {}).get("index"), index):
+            _check_tasks_of_indexes(named, model)
+            if isinstance(named, str):
+                named = dict.fromkeys(model.tasks, named)
+            indexes |= dict(named or {})  # tasks that are not named keep theirs
+        indexes = {t: indexes[t] for t in indexes if t in model.tasks and _is_indexed(model, t)}
+        options = dataclasses.replace(self.options, **{**(data or {}), "index": indexes})
+        read = {} if data is not None else self._kept_for(model, index or {})
+        return Parts(model, options, read, self._warm)
+
+    def _kept_for(self, model: LoadedModel, index: Mapping[str, str]) -> dict[Any, Any]:
+        """What was read and is the same for another state of the model."""
+        old, tasks = self.model.tasks, model.tasks
+        described = [self.model.dataset_spec(task) for task in old]
+        keeps_data = all(model.dataset_spec(task) in described for task in tasks)
+
+        def is_kept(key: Any, value: Any) -> bool:
+            if isinstance(value, ServingData):
+                return keeps_data
+            if key[0] not in ("described", "index") or not {key[1]} <= tasks.keys() & old.keys():
+                return False
+            if key[0] == "index":
+                same = model.fingerprint(key[1]) == self.model.fingerprint(key[1])
+                return key[1] not in index and same
+            same = tasks[key[1]].prepared == old[key[1]].prepared
+            return keeps_data and same and model.dataset_spec(key[1]) in described
+
         with self.lock:
-            made = dict(self._made)
-        known = [self.model.dataset_spec(task) for task in self.model.settings.tasks]
-        keeps_data = data is None and all(
-            model.dataset_spec(task) in known for task in model.settings.tasks
-        )
-        other._made = {
-            key: value.over(model.variables, model.settings.tasks)
-            if isinstance(value, Engine)
-            else value
-            for key, value in made.items()
-            if isinstance(value, Engine)
-            or (isinstance(value, ServingData) and keeps_data)
-            or (key[0] == "described" and keeps_data and self._described_alike(model, key[1]))
-            or (
-                isinstance(value, StoredIndex)
-                and data is None
-                and key[-1] not in (index or ())
-                and self._same(model, key[-1])
-            )
-        }
-        return other
-
-    def _described_alike(self, model: LoadedModel, task: str) -> bool:
-        if task not in model.settings.tasks:
-            return False
-        same_data = model.settings.tasks[task].prepared == self.settings(task).prepared
-        return same_data and model.dataset_spec(task) == self.model.dataset_spec(task)
-
-    def _same(self, model: LoadedModel, task: str) -> bool:
-        return task in model.settings.tasks and (
-            model is self.model or model.fingerprint(task) == self.model.fingerprint(task)
-        )
+            return {key: value for key, value in self._made.items() if is_kept(key, value)}
 
     @property
     def has_newer_catalogue(self) -> bool:
@@ -171,16 +161,11 @@ class Parts:
         return found
 
     def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:
-        """Runs an engine's warm-up, unless it ran here or in what this was made `over` of."""
+        """Runs an engine's warm-up, unless it ran for another state of the model."""
         if key not in self._warm:
             with warming_up():
                 warm_up()
             self._warm.add(key)
-
-    def num_compilations(self) -> int:
-        """Programs that the engines have traced so far."""
-        with self.lock:
-            return sum(e.num_compilations for e in self._made.values() if isinstance(e, Engine))
 
     def data(self, task: str, *, any_data_set: bool = False) -> ServingData:
         """What a task's requests are rendered with; errors as `open_serving_data`."""
@@ -266,7 +251,7 @@ class Parts:
                 "name it with --index FOLDER"
             )
         return self.once(
-            ("index", folder, task),
+            ("index", task, folder),
             lambda: open_index(folder, self.model.fingerprint(task), mesh=self.model.mesh),
         )
 
@@ -280,7 +265,7 @@ class Parts:
         """The folder of each task's index, as far as one is named."""
         if isinstance(self._index, Mapping):
             return dict(self._index)
-        tasks = self.model.settings.tasks
+        tasks = [task for task in self.model.tasks if _is_indexed(self.model, task)]
         return {} if self._index is None else dict.fromkeys(tasks, self._index)
 
     def beside(self, task: str, kind: str) -> str | None:
@@ -291,6 +276,10 @@ class Parts:
         return names[0] if len(names) == 1 else None
 
 
+def _is_indexed(model: LoadedModel, task: str) -> bool:
+    return model.settings.tasks[task].kind in INDEXED
+
+
 def _check_tasks_of_indexes(index: Any, model: LoadedModel) -> None:
     known = model.settings.tasks
     for task in index if isinstance(index, Mapping) else ():
@@ -299,7 +288,7 @@ def _check_tasks_of_indexes(index: Any, model: LoadedModel) -> None:
                 f"an index is named for '{task}'{did_you_mean(task, known)}; the model's tasks: "
                 f"{', '.join(sorted(known))}"
             )
-        if known[task].kind not in INDEXED:
+        if not _is_indexed(model, task):
             raise ConfigError(
                 f"an index is named for '{task}', and a task of kind '{known[task].kind}' searches "
                 "none"

@@ -347,9 +347,14 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             own, generator = self.of_task(task), self.parts.generator(task)
-            shapes = tuple(leaf.shape for leaf in own.trie.arrays)
             self.parts.warm_once(
-                ("titles", generator.max_tokens, own.trie.length, self._num_beams(own), shapes),
+                (
+                    "titles",
+                    generator.max_tokens,
+                    own.trie.length,
+                    self._num_beams(own),
+                    own.trie.shapes,
+                ),
                 functools.partial(self._warm, generator, task),
             )
 

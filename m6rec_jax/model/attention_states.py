@@ -20,7 +20,7 @@ from flax import linen as nn
 from m6rec_jax.model.attention import MASKED, Attention
 from m6rec_jax.model.layer import LayerNorm
 from m6rec_jax.model.m6rec import M6Rec, Outputs
-from m6rec_jax.model.stack import LayerStack, Variables
+from m6rec_jax.model.stack import LayerStack
 
 Array = jax.Array
 TOWERS = ("encoder", "decoder")
@@ -92,16 +92,12 @@ def _self_attention(
     config = stack.config
     attention = Attention(config, parent=None)
 
-    def project(variables: Variables, carry: None, own: None) -> tuple[None, Any]:
-        scale = {"params": variables["params"]["self_attention_norm"]}
-        part = {name: tree.get("self_attention", {}) for name, tree in variables.items()}
-        normed = LayerNorm(config, parent=None).apply(scale, x)
-        return None, attention.apply(
-            part, normed, task_ids, tuned=tuned, method=attention.projected
-        )
-
-    _, found = stack.scan(project, None, None, start=layer, stop=layer + 1)
+    variables = stack.variables_of(layer)
+    scale = {"params": variables["params"]["self_attention_norm"]}
+    part = {name: tree.get("self_attention", {}) for name, tree in variables.items()}
+    normed = LayerNorm(config, parent=None).apply(scale, x)
+    states = attention.apply(part, normed, task_ids, tuned=tuned, method=attention.projected)
     first = config.prompts.num_prompts if stack.path[0] == "encoder" else 0
-    query, key, value = (leaf[0][:, first:] for leaf in found)
+    query, key, value = (leaf[:, first:] for leaf in states)
     visible = (mask > MASKED / 2)[:, 0, first:, first:]
     return SelfAttention(query * config.head_dim**0.5, key, value, visible)

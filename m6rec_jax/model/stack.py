@@ -6,6 +6,7 @@ and never of the checkpoint. (Two `nn.scan`s over one stack raise NameInUseError
 layer's pure `apply` does not.)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,8 @@ class LayerStack(nn.Module):
       config: sizes, remat and unroll options, layer sharing.
       num_layers: depth.
       make_layer: returns a detached layer (`Layer(config, parent=None)`).
-      example_inputs: positional arguments of the layer for initialisation, shapes as small as
-        they come; returned by a function so that no array becomes a module attribute.
+      example_inputs: returns arguments of the layer for initialisation, of small shapes: arrays
+        must not become attributes of a module.
     """
 
     config: ModelConfig
@@ -77,10 +78,8 @@ class LayerStack(nn.Module):
     def _read(self, collection: str) -> Variables:
         variables = self.variables.get(collection)
         if not variables:
-            raise ConfigError(
-                f"the variables have no {collection!r} for {'/'.join(self.path)}; "
-                "initialise them with the same ModelConfig"
-            )
+            where = f"the variables have no {collection!r} for {'/'.join(self.path)}"
+            raise ConfigError(f"{where}; initialise them with the same ModelConfig")
         return meta.unbox(variables)
 
     def __call__(
@@ -122,7 +121,9 @@ class LayerStack(nn.Module):
         drops = not deterministic and self.config.dropout_rate > 0.0
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if drops else None
         keys = None if keys is None else keys[start:stop]
-        x, states = self.scan(run, x, keys, start=start, stop=stop, remat=self.config.remat)
+        x, states = self.scan(
+            run, x, keys, start=start, stop=stop, differentiable=not deterministic
+        )
         return states if every else x
 
     def scan(
@@ -133,7 +134,7 @@ class LayerStack(nn.Module):
         *,
         start: int,
         stop: int,
-        remat: str = "none",
+        differentiable: bool = False,
     ) -> tuple[Any, Any]:
         """Any function of one layer's variables, one layer of [start, stop) after the other.
 
@@ -143,7 +144,8 @@ class LayerStack(nn.Module):
           own: a tree of arrays `[stop - start, ...]`, or of lists of as many arrays: what each
             layer has of its own; or None.
           start, stop: the slice, not empty.
-          remat: what a backward pass recomputes.
+          differentiable: whether gradients are wanted. Otherwise layers are taken out of their
+            stacks one by one, so that there is never a copy of several.
 
         Returns:
           The last carry, and the results stacked, `[stop - start, ...]`; lists where the layers
@@ -151,27 +153,41 @@ class LayerStack(nn.Module):
         """
         config, params = self.config, self.layer_params
         shared = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
+        num_layers = stop - start
+        one_by_one = num_layers < self.num_layers and not (differentiable or self.separate)
 
-        def step(carry: Any, layer_slice: tuple[Variables | None, Variables, Any]) -> Any:
-            params, prompts, own = layer_slice
+        def step(carry: Any, layer_slice: tuple[Any, Any]) -> Any:
+            of_layer, own = layer_slice
+            if one_by_one:
+                return run(self.variables_of(of_layer), carry, own)
+            params, prompts = of_layer
             variables = {"params": shared if params is None else params, COLLECTION: prompts}
             return run(variables, carry, own)
 
         stack = (None if config.share_layers else params, self.layer_prompts)
-        slices = jax.tree.map(lambda leaf: leaf[start:stop], stack, is_leaf=_is_list)
-        num_layers = stop - start
+        slices: Any = jnp.arange(start, stop)
+        if not one_by_one:
+            slices = jax.tree.map(lambda leaf: leaf[start:stop], stack, is_leaf=_is_list)
         if self.separate:
             results = []
             for i in range(num_layers):
-                one = jax.tree.map(lambda leaf, i=i: leaf[i], (*slices, own), is_leaf=_is_list)
+                one = jax.tree.map(lambda leaf, i=i: leaf[i], (slices, own), is_leaf=_is_list)
                 carry, result = step(carry, one)
                 results.append(result)
             return carry, jax.tree.map(lambda *layers: list(layers), *results)
         unroll = min(config.scan_unroll or num_layers, num_layers)
+        step = _rematerialised(step, config.remat)
         # Shared layers without prompts or dropout leave nothing in `slices` to tell their number.
-        return jax.lax.scan(
-            _rematerialised(step, remat), carry, (*slices, own), length=num_layers, unroll=unroll
-        )
+        return jax.lax.scan(step, carry, (slices, own), length=num_layers, unroll=unroll)
+
+    def variables_of(self, layer: Array | int) -> Variables:
+        """One layer's variables, of its number at run time."""
+        own = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
+        params, shared = self.layer_params, self.config.share_layers
+        return {
+            "params": jax.tree.map((lambda leaf: leaf[0]) if shared else own, params),
+            COLLECTION: jax.tree.map(own, self.layer_prompts),
+        }
 
     def run_while(
         self,
@@ -193,28 +209,15 @@ class LayerStack(nn.Module):
         Returns:
           The last carry, and the number of the first layer that was not run.
         """
-        config, params = self.config, self.layer_params
-
-        def variables_of(layer: Array) -> Variables:
-            def own(leaf: Array) -> Array:
-                return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
-
-            first = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
-            return {
-                "params": jax.tree.map(own, params) if first is None else first,
-                COLLECTION: jax.tree.map(own, self.layer_prompts),
-            }
 
         def body(now: tuple[Array, Any]) -> tuple[Array, Any]:
             layer, carry = now
-            return layer + 1, run(variables_of(layer), layer, carry)
+            return layer + 1, run(self.variables_of(layer), layer, carry)
 
         def unfinished(now: tuple[Array, Any]) -> Array:
             return (now[0] < stop) & going(now[1])
 
-        layer, carry = jax.lax.while_loop(
-            unfinished, body, (jax.numpy.asarray(start, jax.numpy.int32), carry)
-        )
+        layer, carry = jax.lax.while_loop(unfinished, body, (jnp.asarray(start, jnp.int32), carry))
         return carry, layer
 
 

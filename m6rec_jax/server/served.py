@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.engine.programs.kept_programs import all_programs_run, keep_programs
+from m6rec_jax.engine.programs.kept_programs import keep_programs
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.limits import Limits
@@ -58,7 +58,7 @@ class Served:
           M6RecError: the model, its data or its indexes are missing or wrong.
         """
         began = time.monotonic()
-        use_compilation_cache(repr(self))
+        use_compilation_cache()
         batch_sizes = self.batch_sizes
         if batch_sizes is None:
             batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
@@ -71,7 +71,6 @@ class Served:
             options=dataclasses.replace(self.options, batch_sizes=tuple(batch_sizes)),
         )
         server.snapshots.start(service)
-        all_programs_run()
         log.info(
             "ready in %.1f s: %d programs, %d of them from the cache",
             time.monotonic() - began,
@@ -80,15 +79,11 @@ class Served:
         )
 
 
-def use_compilation_cache(start: str = "") -> None:
-    """Keeps compiled programs on disk, also small ones, unless JAX was told where already.
-
-    Args:
-      start: see `keep_programs`.
-    """
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, also small ones, unless JAX was told where already."""
     folder = jax.config.values["jax_compilation_cache_dir"] or str(default_cache_dir() / "programs")
     jax.config.update("jax_compilation_cache_dir", folder)
     if not in_bucket(folder):
-        keep_programs(Path(folder) / "without_tracing", start)
+        keep_programs(Path(folder) / "without_tracing")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -240,7 +240,8 @@ class Snapshot:
             answerer.check_candidates(candidates, task)
         request = Request(User(""), time.time(), (), tuple(items))
         text = RequestText([*history], [*candidates])
-        return Accepted(job, task, request, text, number, wanted or TextOptions())
+        accepted = Accepted(job, task, request, text, number, wanted or TextOptions())
+        return self.service.with_choices(accepted)
 
     def describe(self, task: str, job: str) -> Mapping[str, Any]:
         """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""
@@ -358,7 +359,7 @@ class Snapshots:
           ApiError: 409, they do not fit; nothing has changed then.
         """
         with self._lock:
-            return self._swap("data", lambda service: service.over(data=data))
+            return self._swap("data", lambda service: service.changed(data=data))
 
     def _change_bank(
         self, what: Literal["put", "remove"], task: str, index: str | None = None
@@ -374,12 +375,10 @@ class Snapshots:
                 raise ApiError(404, "unknown_task", f"there is no task '{task}': {known}", "task")
 
             def changed(service: Service) -> Service:
-                fork = bank.fork()
-                if task in fork.tasks:
-                    fork.remove(task)
+                new = bank.without(task) if task in bank.tasks else bank
                 if what == "put":
-                    fork.add(task)
-                return service.over(fork, index=None if index is None else {task: index})
+                    new = new.with_tasks(task)
+                return service.changed(new, index=None if index is None else {task: index})
 
             return self._swap("prompts", changed, task)
 

@@ -49,8 +49,6 @@ _SMOOTHING = 0.1
 _BULK_EVERY = 8
 # Seconds that texts may take between two batches.
 _LONGEST_TURN = 0.25
-# Seconds in which texts are let into free slots before the others take a step.
-_LETTING_IN = 0.02
 # On a CPU a padded row costs as much as a real one.
 _CPU_FILL = 0.5
 
@@ -334,9 +332,9 @@ class Scheduler:
                 batch = self._take()
                 self._running = len(batch)
             until = time.monotonic() + min(self._batch_seconds, _LONGEST_TURN)
-            self._grow(until)
+            self._grow()
             while self._growing and time.monotonic() < until:
-                self._grow(until)
+                self._grow()
             self._batch_seconds = 0.0
             if batch:
                 self._run(batch)
@@ -348,11 +346,8 @@ class Scheduler:
         for entry in left:
             _give_up(entry, SchedulerClosed("the server is shutting down"))
 
-    def _grow(self, until: float) -> None:
-        """Lets texts into free slots, takes a few steps, hands on what they say.
-
-        What a text may say can take long to find: from `until` on no further one is let in.
-        """
+    def _grow(self) -> None:
+        """Lets texts into free slots, takes a few steps, hands on what they say."""
         now = time.monotonic()
         for entry in list(self._growing):
             if entry.future.cancelled():
@@ -361,7 +356,6 @@ class Scheduler:
                 self._end(
                     entry, DeadlinePassed("the request's deadline came before its text's end")
                 )
-        until = max(until, now + _LETTING_IN)
         while (taker := self._next_text()) is not None:
             try:
                 if taker.texts:
@@ -369,8 +363,6 @@ class Scheduler:
                     self._generators.add(taker.generator)
             except Exception as error:
                 self._end(taker, error)
-            if time.monotonic() > until:
-                break
         for generator in list(self._generators):
             if not generator.step():
                 self._generators.remove(generator)

@@ -12,7 +12,6 @@ share a service; after `warm_up` nothing is compiled.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,33 +40,35 @@ class Service:
     Args:
       model: of a run or a bank.
       options: see `ServiceOptions`.
+      parts: made of both; None: they are made.
     """
 
-    def __init__(self, model: LoadedModel, options: ServiceOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        options: ServiceOptions | None = None,
+        parts: Parts | None = None,
+    ) -> None:
         self.model = model
         options = options or ServiceOptions()
-        if options.segments is not None:
+        if parts is None and options.segments is not None:
             model.use_segments(options.segments)
-        self.parts = Parts(model, options)
+        self.parts = parts or Parts(model, options)
 
-    def over(
+    def changed(
         self,
         model: LoadedModel | None = None,
         data: Mapping[str, Any] | None = None,
         index: Mapping[str, str] | None = None,
     ) -> Service:
-        """A service for a changed bank or other data, beside this one, which stays as it is.
-
-        Both share compiled programs; `warm_up` then reads what the new one answers with.
+        """A service for another state of the model or other data, beside this one.
 
         Args:
-          model: a `fork` of this one's bank; None: the same.
-          data, index: see `Parts.over`, also for the error.
+          model: a state of this one's bank; None: the same.
+          data, index: see `Parts.changed`, also for the error.
         """
-        other = copy.copy(self)
-        other.model = self.model if model is None else model
-        other.parts = self.parts.over(other.model, data, index)
-        return other
+        parts = self.parts.changed(model, data, index)
+        return Service(parts.model, parts.options, parts)
 
     @classmethod
     def open(
@@ -172,7 +173,11 @@ class Service:
             text = self.answerer(job).accept(request, task)
         except RejectedRow as problem:
             return problem
-        return Accepted(job, task, request, text, number)
+        return self.with_choices(Accepted(job, task, request, text, number))
+
+    def with_choices(self, accepted: Accepted) -> Accepted:
+        """A request with what its texts may say."""
+        return accepted._replace(choices=self.answerer(accepted.job).choices(accepted))
 
     def item(self, entry: Any, *, task: str, job: str) -> Item:
         """The item that an id or an object means; raises as `candidates`."""
@@ -231,15 +236,12 @@ class Service:
             **self.answerer(job).describe(task),
         }
 
-    def warm_up(self, asked: Iterable[tuple[str, str]] | None = None) -> int:
+    def warm_up(self, asked: Iterable[tuple[str, str]] | None = None) -> None:
         """Compiles every program that requests may run, and reads the data that they need.
 
         Args:
           asked: (task, job) pairs; None: each task with what it is for, as far as that answers
             requests and all that it needs is there.
-
-        Returns:
-          How many programs the engines hold.
         """
         pairs = self.answerable() if asked is None else list(asked)
         for task, job in pairs:
@@ -248,13 +250,7 @@ class Service:
             self.answerer(job).warm_up([task for task, own in pairs if own == job])
         segments = self.model.segments
         if segments is not None:  # all engines compute them, and not all warm them up
-            self.parts.warm_once("segments", lambda: segments.warm_up(dict(self.model.variables)))
-        return self.num_compilations
-
-    @property
-    def num_compilations(self) -> int:
-        """Programs that the engines have traced so far."""
-        return self.parts.num_compilations()
+            self.parts.warm_once("segments", lambda: segments.warm_up(self.model.variables))
 
     def answerable(self) -> list[tuple[str, str]]:
         """Each task with the job that it is for, as far as that answers requests and needs no more

@@ -20,9 +20,9 @@ from flax import traverse_util
 from t5x import metrics as t5x_metrics
 from t5x import models, optimizers
 
-from m6rec_jax.engine.decoding.constraints import any_text
-from m6rec_jax.engine.decoding.generation_program import generate
-from m6rec_jax.engine.decoding.loop import FREE
+from m6rec_jax.engine.decoding.automaton import any_text
+from m6rec_jax.engine.decoding.generation import generate
+from m6rec_jax.engine.decoding.slots import FREE
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.m6rec import M6Rec, initial_features
@@ -174,18 +174,18 @@ class M6RecModel(models.BaseTransformerModel):
 
         Returns:
           Tokens `[rows, target - 1]` of the best text, and `{'scores': [rows]}`, see
-          `engine.decoding.loop` and `engine.decoding.beam_search`.
+          `engine.decoding.slots` and `engine.decoding.beam_search`.
         """
         del rng
         features = {**batch, "prefix_ids": _prefixes(batch)}
         written = generate(
             self.module,
+            self._verb,
+            self._num_decodes,
             variables.split(params),
             features,
             any_text(self.output_vocabulary.text, self.module.config.vocab_size),
-            jnp.float32(self._length_penalty),
-            verb=self._verb,
-            num_texts=self._num_decodes,
+            jnp.float32(self._length_penalty) if self._verb == "beam_search" else None,
         )
         return written.tokens[:, 0], {"scores": written.scores[:, 0]}
 

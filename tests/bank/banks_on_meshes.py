@@ -27,9 +27,8 @@ def answers(bank: str | Path, backbone: str | Path, mesh: Mesh | None, rules: Lo
         bank, backbone, tasks=["ctr", "stars"], capacity=ROOM, mesh=mesh, rules=rules
     )
     shapes: dict[str, Any] = {"batch_sizes": (5,)}  # which no mesh divides
+    loaded = loaded.with_tasks("next", "titles").with_tasks("genres")
     scorer, retriever = loaded.scorer(**shapes), loaded.retriever(**shapes)
-    loaded.add_all(["next", "titles"])
-    loaded.add("genres")
     tasks = ("ctr", "stars", "genres", "ctr")
     return {
         "probabilities": [

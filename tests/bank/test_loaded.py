@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import M6Rec, PromptConfig
+from m6rec_jax.model.layout import prompt_leaves
 from m6rec_jax.text import rows
 from tests.bank.conftest import OPTIONS, ROOM, Alone, Backbone, make_prompts, save_backbone
 from tests.pipeline import shop_rows
@@ -104,7 +105,6 @@ def test_one_batch_of_all_tasks_is_each_alone(
 def test_scores_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbone) -> None:
     scorer = bank.scorer(batch_sizes=(8,), source_buckets=(48,), target_buckets=(24,))
     mixed = scorer.score_requests(HISTORIES, CANDIDATES, SCORING)
-    assert scorer.num_compilations == 1  # it was one batch
     for request, name in list(enumerate(SCORING))[1:3]:
         settings = dataclasses.replace(bank.tasks[name], task_id=0)
         options = dataclasses.replace(
@@ -134,7 +134,7 @@ def test_retrieval_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Ba
 
 def rows_of(bank: LoadedBank, names: tuple[str, ...]) -> dict[str, Any]:
     """Bytes of tasks' rows."""
-    leaves = bank._leaves  # where the axis of tasks is
+    leaves = prompt_leaves(bank.model.config)  # where the axis of tasks is
     return {
         (name, tensor): np.take(
             np.asarray(array), bank.tasks[name].task_id, leaves[tensor].task_axis
@@ -153,30 +153,67 @@ def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_d
     before = rows_of(bank, there)
     scores = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "ctr"])
     vectors = retriever.embed_users(HISTORIES)
-    programs = scorer.num_compilations, retriever.num_compilations
     assert COMPILED  # what has been compiled so far was noticed
     COMPILED.clear()
 
-    bank.add("genres")
-    mixed = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "genres"])
-    assert rows_of(bank, there) == before
+    shapes = {"batch_sizes": (8,), "source_buckets": (48,), "target_buckets": (24,)}
+    larger = bank.with_tasks("genres")
+    mixed = larger.scorer("ctr", **shapes).score_requests(
+        HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "genres"]
+    )
+    assert rows_of(larger, there) == before
     for row in range(3):
         np.testing.assert_array_equal(mixed[row], scores[row])
     assert 0 < mixed[3].min() < mixed[3].max() < 1
 
     with pytest.raises(ConfigError, match=r"no room for 'near': all 6 rows .*num_tasks"):
-        bank.add("near")
-    bank.remove("genres")
-    with pytest.raises(ConfigError, match="knows no task 'genres': ctr, next"):
-        scorer.score_requests(HISTORIES[:1], CANDIDATES[:1], ["genres"])
-    bank.add("near")
-    assert bank.tasks["near"].task_id == 5  # the row of genres
+        larger.with_tasks("near")
+    other = larger.without("genres").with_tasks("near")
+    with pytest.raises(ConfigError, match="knows no task 'genres': ctr, near, next"):
+        other.scorer("ctr").score_requests(HISTORIES[:1], CANDIDATES[:1], ["genres"])
+    assert other.tasks["near"].task_id == 5  # the row of genres
+    retriever = other.retriever("next", batch_sizes=(8,))
     retriever.embed_users(HISTORIES, ["near"] * 4)
     np.testing.assert_array_equal(retriever.embed_users(HISTORIES), vectors)
-    assert rows_of(bank, there) == before
+    assert rows_of(other, there) == before
     assert COMPILED == []
-    assert (scorer.num_compilations, retriever.num_compilations) == programs
-    assert bank.template("near").outcome(1.0) == "liked"
+    assert other.template("near").outcome(1.0) == "liked"
+    # The first bank is as it was.
+    np.testing.assert_array_equal(
+        scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "ctr"]), scores
+    )
+    assert sorted(bank.tasks) == sorted(there)
+
+
+def bytes_on_devices() -> int:
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_a_hundred_swaps_hold_one_bank(bank_path: Path, backbone_dir: Path) -> None:
+    """Programs outlive the engines that made them, and hold nothing of theirs."""
+
+    def answer(bank: LoadedBank) -> None:
+        bank.scorer(batch_sizes=(8,)).score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
+        bank.generator("titles", batch_sizes=(4,)).greedy(HISTORIES, tasks=["titles"] * 4)
+
+    bank = load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"])
+    answer(bank)
+    before = bytes_on_devices()
+    for _ in range(100):
+        bank = bank.without("ctr").with_tasks("ctr")
+        answer(bank)
+    assert bytes_on_devices() == before
+
+
+def test_the_decoder_is_laid_out_once(bank_path: Path, backbone_dir: Path) -> None:
+    """For all engines and all states of a bank."""
+    bank = load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"])
+    first = bank.generator("titles")._decoding_variables()
+    changed = bank.without("ctr")
+    other = changed.generator("titles", target_length=8)._decoding_variables()
+    assert first["params"] is other["params"]
+    assert first["decoding"] is other["decoding"]
 
 
 def test_room_for_what_no_task_has_yet(
@@ -201,9 +238,9 @@ def test_room_for_what_no_task_has_yet(
     room: dict[str, Any] = {"num_options": 5, "num_prompts": 6, "adapter_rank": 3}
     without = load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=BankCapacity(**room))
     with pytest.raises(CheckpointError, match=r"'relu', .* \(BankCapacity.adapter_activation"):
-        without.add(other)
+        without.with_tasks(other)
     told = BankCapacity(**room, adapter_activation="relu")
-    load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=told).add(other)
+    load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=told).with_tasks(other)
 
 
 def test_where_nobody_has_classes_or_projections(bank_path: Path, backbone_dir: Path) -> None:
@@ -225,82 +262,6 @@ def test_a_backbone_in_bfloat16(bank: LoadedBank, bank_path: Path, backbone_dir:
     assert np.abs(found - whole).max() > 0.0
     # A weight keeps 8 bits; its error passes through two layers.
     np.testing.assert_allclose(found, whole, rtol=0.1)
-
-
-def full_bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:
-    """'ctr' and 'titles' in two rows: what comes when 'ctr' goes has its row."""
-    room = BankCapacity(
-        num_tasks=2,
-        num_prompts=7,
-        num_options=18,
-        lora_rank=3,
-        adapter_rank=3,
-        embedding_rank=2,
-        pooling_rank=1,
-        retrieval_dim=8,
-    )
-    return load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"], capacity=room)
-
-
-def once_after(function: Callable[..., Any], action: Callable[[], None]) -> Callable[..., Any]:
-    """The function; after its first call another thread does something."""
-    actions = [action]
-
-    def call(*args: Any) -> Any:
-        result = function(*args)
-        if actions:
-            actions.pop()()
-        return result
-
-    return call
-
-
-def test_requests_of_a_removed_task_end_with_its_prompts(
-    bank_path: Path, backbone_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its row is another task's before the request has come to its second batch."""
-    bank = full_bank(bank_path, backbone_dir)
-
-    def swap(old: str, new: str) -> None:
-        bank.remove(old)
-        bank.add(new)
-
-    scorer, retriever = bank.scorer(batch_sizes=(2,)), bank.retriever(batch_sizes=(2,))
-    before = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
-    batch = scorer._score_batch
-    monkeypatch.setattr(scorer, "_score_batch", once_after(batch, lambda: swap("ctr", "probe")))
-    after = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
-    np.testing.assert_array_equal(after, before)
-    assert list(bank.tasks) == ["titles", "probe"]
-
-    swap("probe", "next")
-    vectors = retriever.embed_users(HISTORIES, ["next"] * 4)
-    monkeypatch.setattr(
-        retriever, "_users", once_after(retriever._users, lambda: swap("next", "near"))
-    )
-    np.testing.assert_array_equal(retriever.embed_users(HISTORIES, ["next"] * 4), vectors)
-    assert list(bank.tasks) == ["titles", "near"]
-
-
-def test_settings_and_prompts_are_of_one_moment(
-    bank_path: Path,
-    backbone_dir: Path,
-    backbone: Backbone,
-    all_prompts: dict[str, TaskPrompts],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A task is replaced by a new one of its name when its settings have been looked up."""
-    bank, own = full_bank(bank_path, backbone_dir), all_prompts["ctr"].manifest
-    settings = dataclasses.replace(own.settings, sampling_rate=0.125)
-
-    def renew() -> None:
-        bank.remove("ctr")
-        bank.add(make_prompts(backbone, "ctr", own.prompts, settings, 99))
-
-    scorer, asked = bank.scorer(batch_sizes=(8,)), (HISTORIES, CANDIDATES, ["ctr"] * 4)
-    monkeypatch.setattr(scorer._tasks, "each", once_after(scorer._tasks.each, renew))
-    found = scorer.score_requests(*asked)
-    np.testing.assert_array_equal(found, scorer.score_requests(*asked))
 
 
 def test_requests_must_name_what_there_is(bank: LoadedBank) -> None:
@@ -348,10 +309,10 @@ def test_where_layers_begin_may_be_said_or_left_to_the_default(
         said = backbone._replace(config=config.replace(decoder_late_start=start))
         prompts = make_prompts(said, f"from_{start}", small.prompts, small.settings, 1)
         if fits:
-            bank.add(prompts)
+            bank.with_tasks(prompts)
         else:
             with pytest.raises(CheckpointError, match="decoder_late_start = 0, but the loaded"):
-                bank.add(prompts)
+                bank.with_tasks(prompts)
 
 
 def damage(path: Path) -> None:
@@ -372,31 +333,31 @@ def test_what_does_not_fit_leaves_the_bank_as_it_was(
     variables, tasks = dict(bank.variables), dict(bank.tasks)
     damage(copied / "titles")
     with pytest.raises(CheckpointError, match=r"titles/prompts is truncated or damaged"):
-        bank.add("titles")
+        bank.with_tasks("titles")
     with pytest.raises(CheckpointError, match="has no task 'nothing'; its tasks: ctr, genres"):
-        bank.add("nothing")
+        bank.with_tasks("nothing")
     with pytest.raises(ConfigError, match=r"'genres' has .*num_options = 18, .* room for 0, 2, 2"):
-        bank.add("genres")
+        bank.with_tasks("genres")
     with pytest.raises(ConfigError, match=r"'near' has lora_rank = 3"):
-        bank.add_all(["near"])
+        bank.with_tasks("near")
     small = all_prompts["probe"].manifest
     scaled = dataclasses.replace(small.prompts, ia3_targets=("key",))
     with pytest.raises(ConfigError, match=r"\['key'\] among .* set BankCapacity.ia3_targets"):
-        bank.add(make_prompts(backbone, "scaled", scaled, small.settings, 1))
+        bank.with_tasks(make_prompts(backbone, "scaled", scaled, small.settings, 1))
     with pytest.raises(ConfigError, match="a task 'ctr' already"):
-        bank.add_all([all_prompts["probe"], all_prompts["ctr"]])
+        bank.with_tasks(all_prompts["probe"], all_prompts["ctr"])
     stranger = backbone._replace(params=jax.tree.map(lambda x: x * 1.01, backbone.params))
     arguments = ("probe", small.prompts, small.settings, 1)
     with pytest.raises(CheckpointError, match=r"'probe' were trained on another backbone"):
-        bank.add(make_prompts(stranger, *arguments))
+        bank.with_tasks(make_prompts(stranger, *arguments))
     other = shop_vocabulary_of_another_size(tmp_path)
     with pytest.raises(CheckpointError, match=r"'probe' were trained with another vocabulary"):
-        bank.add(make_prompts(backbone._replace(vocabulary=other), *arguments))
+        bank.with_tasks(make_prompts(backbone._replace(vocabulary=other), *arguments))
     late = backbone._replace(config=backbone.config.replace(late_layers_start=2))
     with pytest.raises(
         CheckpointError, match=r"ModelConfig\.late_layers_start = 2, but the loaded"
     ):
-        bank.add(make_prompts(late, *arguments))
+        bank.with_tasks(make_prompts(late, *arguments))
     assert bank.tasks == tasks
     assert all(bank.variables[name] is tree for name, tree in variables.items())
 

@@ -82,7 +82,7 @@ def test_tasks_by_name(
         loaded.retriever("next")
     with pytest.raises(ConfigError, match=r"retrieval projections: .* BankCapacity.retrieval_dim"):
         loaded.retriever("ctr")
-    loaded.remove("titles")  # no other task's prompts are taken for it
+    loaded = loaded.without("titles")  # no other task's prompts are taken for it
     with pytest.raises(ConfigError, match="no task 'titles': ctr"):
         loaded.generator("titles")
 

@@ -10,7 +10,7 @@ import pytest
 
 from m6rec_jax import configuration
 from m6rec_jax.compilation.steps import StepSettings, make_program
-from m6rec_jax.engine.programs.kept_programs import _from_source
+from m6rec_jax.engine.programs.kept_programs import from_source
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import make_mesh
@@ -47,7 +47,7 @@ def test_the_compiled_training_step_is_the_one_that_runs(
         make_program("train", settings, mesh)
     gin.clear_config()
     assert "compiled without Step.weight_bits" in caplog.text
-    with _from_source():
+    with from_source():
         reported = program.compile(program.trace())
     step = make_train_step(
         settings.model,
@@ -57,7 +57,7 @@ def test_the_compiled_training_step_is_the_one_that_runs(
         accumulation_steps=parts,
     )
     state, features = program.arguments
-    with _from_source():  # and not what was just compiled
+    with from_source():  # and not what was just compiled
         run = CompiledStep(
             step, state, features, mesh=mesh, rules=settings.logical_rules, updates_state=True
         )

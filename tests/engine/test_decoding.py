@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.decoding.automaton import Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
-from m6rec_jax.engine.decoding.constraints import AllowedTokens, any_text
-from m6rec_jax.engine.decoding.loop import Decoded, Step, decode, greedy, model_step
-from m6rec_jax.engine.decoding.sampling import SamplingOptions, sampler
+from m6rec_jax.engine.decoding.sampling import SamplingOptions
+from m6rec_jax.engine.decoding.slots import Slots, Step, advance, model_step
 from m6rec_jax.engine.decoding.token_trie import build_trie
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
@@ -24,7 +24,6 @@ from tests.engine.toy_language import (
     VOCAB,
     Language,
     all_but_pad,
-    keys,
     random_language,
     until_end,
 )
@@ -35,18 +34,31 @@ HISTORIES = [row["history"] for row in shop_rows.rows_of("test")["groups"][:3]]
 TASKS = np.array([[0], [1], [0]], np.int32)
 
 
-@functools.partial(jax.jit, static_argnames="sampled")
+class Decoded(NamedTuple):
+    tokens: Any
+    log_probability: Any
+    ended: Any
+    entries: Any
+    num_steps: Any
+
+
+@functools.partial(jax.jit, static_argnames="rows_per_source")
 def toy(
     language: Language,
     prefix_ids: Any,
-    constraint: Any,
+    automaton: Automaton,
     options: Any = None,
-    *,
-    sampled: bool = False,
+    rows_per_source: int = 1,
 ) -> Decoded:
-    number = prefix_ids.shape[0]
-    choose = sampler(keys(number), options) if sampled else greedy
-    return decode(language.step, language.start(number), prefix_ids, constraint, choose)
+    number, length = prefix_ids.shape
+    cache = language.start(number, rows_per_source)
+    seeds = None if options is None else jnp.arange(number, dtype=jnp.uint32)
+    slots = Slots.of(cache, automaton, prefix_ids, rows_per_source, seeds, options)
+    active = jnp.ones(number * rows_per_source, bool)
+    slots, written = advance(language.step, slots, automaton, active, length)
+    ended = (written.tokens == EOS_ID).any(axis=1)
+    entries = automaton.entries(slots.place)
+    return Decoded(written.tokens, written.gained.sum(1), ended, entries, written.num_steps)
 
 
 def plain_greedy(language: Language, source: int, prefix: tuple[int, ...], length: int) -> tuple:
@@ -93,13 +105,11 @@ def test_ends_with_the_last_row() -> None:
 
 def test_nothing_allowed_ends_a_row() -> None:
     language = random_language(1)
-    nothing = AllowedTokens(jnp.zeros(VOCAB, bool))
+    nothing = Automaton(jnp.zeros(VOCAB, bool))
     found = toy(language, np.zeros((2, LENGTH), np.int32), nothing)
     assert np.isneginf(found.log_probability).all()
     assert found.num_steps == 1
-    sampled = toy(
-        language, np.zeros((2, LENGTH), np.int32), nothing, SamplingOptions(), sampled=True
-    )
+    sampled = toy(language, np.zeros((2, LENGTH), np.int32), nothing, SamplingOptions())
     assert np.isneginf(sampled.log_probability).all()
 
 
@@ -107,15 +117,10 @@ def test_nothing_allowed_ends_a_row() -> None:
 def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
     """Sequences of unlike lengths: the first rows to end wait for the others."""
     sequences = [(2,), (3, 3), (4, 2, 2), (2, 4, 3, 2, 2), (3, 2), (4, 4, 4, 4)]
-    trie = build_trie(sequences)
-    found = toy(
-        random_language(6),
-        np.zeros((200, LENGTH), np.int32),
-        trie,
-        SamplingOptions(),
-        sampled=sampled,
-    )
-    entries = np.asarray(trie.entries(found.state))
+    trie = Automaton(None, build_trie(sequences))
+    options = SamplingOptions() if sampled else None
+    found = toy(random_language(6), np.zeros((200, LENGTH), np.int32), trie, options)
+    entries = np.asarray(found.entries)
     assert [until_end(row) for row in found.tokens] == [(*sequences[i], EOS_ID) for i in entries]
     assert set(entries.tolist()) == set(range(6))
     assert found.ended.all()
@@ -123,17 +128,8 @@ def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
 
 def test_sampled_texts_come_as_often_as_they_are_likely() -> None:
     language, number, length = random_language(2), 8000, 3
-    same = Language(jnp.asarray(language.logits))
-    start = same.start(1, number)
-    found = jax.jit(
-        lambda: decode(
-            same.step,
-            start,
-            jnp.zeros((number, length), jnp.int32),
-            all_but_pad(),
-            sampler(keys(number), SamplingOptions()),
-        )
-    )()
+    nothing = np.zeros((1, length), np.int32)
+    found = toy(language, nothing, all_but_pad(), SamplingOptions(), rows_per_source=number)
     texts = [until_end(tokens) for tokens in found.tokens]
     for text in set(texts):
         # The pad id is never drawn; what it had falls to the others, token by token.
@@ -179,7 +175,7 @@ def without_cache(encoded: Encoded, length: int, rows_per_source: int = 1) -> Un
 def uncached_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Any) -> Step:
     """In place of `model_step`: decodes everything written so far; task_ids `[rows, 1]`."""
 
-    def step(cache: Uncached, tokens: Any, position: Any) -> tuple[Any, Uncached]:
+    def step(cache: Uncached, tokens: Any, position: Any, column: Any) -> tuple[Any, Uncached]:
         inputs = cache.tokens.at[:, position].set(tokens)
         blocks = jnp.broadcast_to(jnp.arange(inputs.shape[1]) <= position, inputs.shape)
         hidden: Any = model.apply(

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.decoding.generation import Generator
-from m6rec_jax.engine.decoding.generation_program import generate
+from m6rec_jax.engine.decoding.automaton import Automaton
+from m6rec_jax.engine.decoding.generation import Generator, generate
 from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.vocabulary import EOS_ID
+from tests.engine.programs import num_traced
 from tests.engine.teacher_forcing import text_log_probability
 from tests.pipeline import shop_rows
 
@@ -126,9 +127,9 @@ def test_programs_to_export_have_no_sort(tiny, trie):
 
     def primitives(verb, num_texts, options):
         features_on_device = jax.tree.map(jax.numpy.asarray, features)
-        program = jax.make_jaxpr(
-            lambda *args: generate(model, *args, verb=verb, num_texts=num_texts)
-        )(variables, features_on_device, trie.arrays, options)
+        program = jax.make_jaxpr(lambda *args: generate(model, verb, num_texts, *args))(
+            variables, features_on_device, Automaton(None, trie.graphs), options
+        )
         return {name for name in ("top_k", "sort") if f" {name}[" in str(program)}
 
     assert primitives("beam_search", 4, 0.6) == set()
@@ -183,16 +184,19 @@ def test_the_same_request_gives_the_same_text_whatever_stands_beside_it(generato
 
 def test_further_requests_compile_nothing(tiny, trie):
     generator = Generator(*tiny, EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,)))
+    generator.sample(HISTORIES[:1], temperature=2.0, top_k=3, top_p=0.5, seed=3)
+    generator.beam_search(HISTORIES[:1])
+    generator.recommend(HISTORIES[:1], trie, 4)
+    generator.greedy(HISTORIES[:1])
+    traced = num_traced()
     for number, history in enumerate(HISTORIES):
         generator.sample([history], temperature=0.5 + number, top_k=number, top_p=0.9, seed=number)
-    assert generator.num_compilations == 1
     for number in range(1, 5):
         generator.beam_search(HISTORIES[:number], length_penalty=0.1 * number)
         generator.recommend(HISTORIES[:number], trie, 4)
-    assert generator.num_compilations == 3
     generator.greedy(HISTORIES, ["liked"] * 5)
     generator.greedy(HISTORIES[:3])
-    assert generator.num_compilations == 4
+    assert num_traced() == traced
 
 
 def test_clear_errors(tiny, generator, trie, shop_vocabulary):

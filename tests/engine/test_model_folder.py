@@ -11,7 +11,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.loaded_model import InferenceSettings, TrainedModel
+from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import load_model, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -73,10 +73,9 @@ def test_a_fingerprint_tells_models_apart_and_not_meshes(model_dir):
     assert loaded.fingerprint() == on_mesh.fingerprint("shop_ctr")
     flat, tree = jax.tree.flatten(loaded.variables)
     flat[-1] = flat[-1].at[(0,) * flat[-1].ndim].add(1e-3)
-    own = {name: getattr(loaded, name) for name in ("model", "variables", "vocabulary", "settings")}
     settings = dataclasses.replace(loaded.settings, tasks={"": TaskSettings()})
     others = [
-        TrainedModel(**{**own, "step": 7, "dataset_specs": {SHOP: SPEC}, **change})
+        dataclasses.replace(loaded, **change)
         for change in (
             {"variables": jax.tree.unflatten(tree, flat)},
             {"settings": settings},

@@ -209,7 +209,6 @@ REQUEST = st.tuples(
 @given(st.lists(st.lists(REQUEST, min_size=1, max_size=6), max_size=4))
 def test_any_stream_of_requests_under_a_pool_too_small(streams, stream):
     cached, kept, right = streams
-    compiled = cached.num_compilations
     for batch in stream:
         found = cached.score_requests(
             [MANY[user] for user, _, _ in batch],
@@ -218,10 +217,24 @@ def test_any_stream_of_requests_under_a_pool_too_small(streams, stream):
         )
         for scores, (user, items, task) in zip(found, batch, strict=True):
             np.testing.assert_allclose(scores, right[task][user][items], atol=2e-6)
-    assert cached.num_compilations == compiled
     for pool in (kept._source, kept._candidates):
         held = sum(-(-len(entry.slots) // 4) * 4 for entry in pool._entries.values())
         assert held == pool.slots_used <= pool.capacity
+
+
+def test_a_pass_of_some_layers_copies_no_more_than_one(shop_vocabulary):
+    model, variables = make_model(
+        shop_vocabulary, num_encoder_layers=8, embed_dim=64, mlp_dim=512, late_layers_start=4
+    )
+    hidden, ones = np.zeros((1, 12, 64), np.float32), np.ones((1, 8), np.int32)
+    late = jax.jit(
+        lambda variables: (
+            model.apply(variables, hidden, ones, ones[:, :1] * 0, method=model.encode_late).hidden
+        )
+    )
+    temporary = late.lower(variables).compile().memory_analysis().temp_size_in_bytes
+    layers = variables["params"]["encoder"]["layers"]
+    assert temporary < 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(layers)) / 8
 
 
 def test_clear_errors(shop_vocabulary):

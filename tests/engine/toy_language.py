@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.decoding.constraints import AllowedTokens
+from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 VOCAB = 5
@@ -31,7 +31,9 @@ class Language(NamedTuple):
     def start(self, num_sources: int, rows_per_source: int = 1) -> Cache:
         return Cache(jnp.repeat(1 + 17 * jnp.arange(num_sources), rows_per_source))
 
-    def step(self, cache: Cache, tokens: Any, position: Any) -> tuple[Any, Cache]:
+    def step(
+        self, cache: Cache, tokens: Any, position: Any, column: Any = None
+    ) -> tuple[Any, Cache]:
         code = (cache.code * 31 + tokens + 1) % NUM_CODES
         return self.logits[code], Cache(code)
 
@@ -54,8 +56,8 @@ def random_language(seed: int, end: float = 0.0, vocab: int = VOCAB) -> Language
     return Language(jnp.asarray(logits, jnp.float32))
 
 
-def all_but_pad(vocab: int = VOCAB) -> AllowedTokens:
-    return AllowedTokens(jnp.arange(vocab) != PAD_ID)
+def all_but_pad(vocab: int = VOCAB) -> Automaton:
+    return Automaton(jnp.arange(vocab) != PAD_ID)
 
 
 def every_text(length: int, vocab: int = VOCAB) -> list[tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """What a format lacks here is said before an export begins, and by the doctor; precisions."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -91,7 +92,8 @@ def test_a_model_of_bfloat16_is_exported_in_float32(
     # It is the one that was checked: what bfloat16 rounds off is more.
     model = load_model(run)
     rounded = model.scorer("ctr").score_requests(HISTORIES, CANDIDATES)
-    model.model = M6Rec(model.model.config.replace(matmul_dtype=None))
+    wide = M6Rec(model.model.config.replace(matmul_dtype=None))
+    model = dataclasses.replace(model, model=wide)
     exact = model.scorer("ctr").score_requests(HISTORIES, CANDIDATES)
     assert max(np.abs(a - b).max() for a, b in zip(rounded, exact, strict=True)) > 1e-4
     found = load_model(folder).scorer("ctr").score_requests(HISTORIES, CANDIDATES)

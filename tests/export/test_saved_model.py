@@ -88,11 +88,13 @@ def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = model.settings.tasks
     # Another task of the same kind, chosen by name, with prompts and options of its own.
     dislikes = dataclasses.replace(tasks["ctr"], task_id=1, positive_classes=(0,))
-    model.settings = dataclasses.replace(model.settings, tasks={**tasks, "dislikes": dislikes})
+    settings = dataclasses.replace(model.settings, tasks={**tasks, "dislikes": dislikes})
+    model = dataclasses.replace(model, settings=settings)
     answered = asked.ask(model, recorder, {**asked.TASKS, "dislikes": "scoring"})
     folder = tmp_path_factory.mktemp("exported") / "films"
     # What was asked is exported, whatever the run multiplies in.
-    model.model = M6Rec(model.model.config.replace(matmul_dtype="bfloat16"))
+    narrow = M6Rec(model.model.config.replace(matmul_dtype="bfloat16"))
+    model = dataclasses.replace(model, model=narrow)
     export = Asked(model, recorder, answered, ["cpu"], precision="float32")
     results = command.write_export(folder, "saved_model", export)
     assert json.loads((folder / "export.json").read_text())["tolerance"] == 1e-4

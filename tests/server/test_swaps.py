@@ -240,7 +240,7 @@ def test_why_there_is_no_hybrid_is_told(
 ) -> None:
     snapshot = copy.copy(server.snapshots.current)
     assert snapshot.answers("next", "reranking")
-    snapshot.service = snapshot.service.over(data={})
+    snapshot.service = snapshot.service.changed(data={})
     weights = RankingWeights({"scorer": 1.0}, {})
     settings = dataclasses.replace(snapshot.tasks["next"], ranking=weights)
     monkeypatch.setattr(snapshot.service.parts, "settings", lambda task: settings)

@@ -1,5 +1,6 @@
 """Texts that grow one by one in the scheduler's thread, beside everything else."""
 
+import dataclasses
 import json
 import socket
 import threading
@@ -141,25 +142,6 @@ def test_a_score_does_not_wait_for_a_text(
     assert found.scores == pytest.approx(expected.scores, abs=2e-6)  # type: ignore[attr-defined]
 
 
-def test_texts_that_take_long_to_begin_leave_turns_to_others(
-    service: Service, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin, begun = ContinuousGenerator.submit, list[str]()
-
-    def slow(own: ContinuousGenerator, *asked: Any, **options: Any) -> GenerationStream:
-        time.sleep(0.1)
-        begun.append("one")
-        return begin(own, *asked, **options)
-
-    monkeypatch.setattr(ContinuousGenerator, "submit", slow)
-    films = [f"f{n % 12}" for n in range(40)]
-    many = scheduler.submit(service, accept(service, 1, "titles", candidates=films))
-    wait_until(lambda: bool(begun))
-    scheduler.submit(service, accept(service, 3, "ctr")).result(WAIT)
-    assert len(begun) < service.parts.batch_sizes[-1]  # not all slots first
-    many.cancel()
-
-
 def test_many_texts_leave_slots_to_others(
     service: Service, scheduler: Scheduler, gate: Gate
 ) -> None:
@@ -214,9 +196,8 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
     service = served.open_service(folder, index=None)
     service.warm_up()
     bank: Any = service.model
-    fork = bank.fork()
-    prompts = jax.tree.map(lambda leaf: leaf * 1.5 + 0.1, fork.variables["prompts"])
-    fork.variables = {**fork.variables, "prompts": prompts}
+    prompts = jax.tree.map(lambda leaf: leaf * 1.5 + 0.1, bank.variables["prompts"])
+    other = dataclasses.replace(bank, variables={**bank.variables, "prompts": prompts})
     asked = accept(service, 1, "contents")
     (expected,) = service.answer([asked])
     programs = PROGRAMS.made
@@ -224,15 +205,15 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
     before = scheduler.submit(service, asked, on_text=lambda _, piece: pieces.append(piece))
     gate.step(3)
     wait_until(lambda: bool(pieces))
-    new = service.over(fork)
+    new = service.changed(other)
     new.warm_up()
     after = scheduler.submit(new, asked)
     gate.open()
     assert_texts(before.result(WAIT), expected)
     found = after.result(WAIT)
     assert PROGRAMS.made == programs
-    (other,) = new.answer([asked])
-    assert_texts(found, other)
+    (own,) = new.answer([asked])
+    assert_texts(found, own)
     assert found.log_probabilities != expected.log_probabilities  # type: ignore[attr-defined]
 
 

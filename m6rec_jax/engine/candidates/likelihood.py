@@ -12,16 +12,15 @@ nothing is trained for the task. Histories are encoded once and candidates packe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import gin
 import jax
 import jax.numpy as jnp
 
 from m6rec_jax.engine.candidates.rows import PackedTexts, pack
-from m6rec_jax.engine.candidates.scorer import CandidateScorer
+from m6rec_jax.engine.candidates.scorer import CandidateScorer, as_read
 from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
@@ -98,6 +97,8 @@ class LikelihoodScorer(CandidateScorer):
     # A job beside others: few programs, for some padding.
     row_growth = 8
     program_name = "likelihood"
+    read = staticmethod(contrast_scores)
+    finish = staticmethod(as_read)
     decoder_features = (
         *CandidateScorer.decoder_features,
         "decoder_target_tokens",
@@ -111,24 +112,24 @@ class LikelihoodScorer(CandidateScorer):
         vocabulary: Vocabulary,
         options: EngineOptions,
         *,
-        contrast: Sequence[str] = (),
+        contrast: Sequence[str] | Contrast = (),
     ) -> None:
         if model.config.cross_attention_at != "all":
             raise ConfigError(
                 "this model was built with ModelConfig.cross_attention_at = 'ends': its words do "
                 "not see the history, so their likelihood says nothing of the user"
             )
-        self.contrast = Contrast.of(contrast) if contrast else None
+        if isinstance(contrast, Contrast):
+            self.contrast: Contrast | None = contrast
+        else:
+            self.contrast = Contrast.of(contrast) if contrast else None
         super().__init__(model, variables, vocabulary, options)
 
-    def asking(self, contrast: Contrast) -> Self:
-        """The same compiled programs for other labels."""
-        other = copy.copy(self)
-        other.contrast = contrast
-        return other
-
-    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
-        return contrast_scores(self.model, variables, hidden, features)
+    def asking(self, contrast: Contrast) -> LikelihoodScorer:
+        """One of other labels, by the same programs."""
+        return LikelihoodScorer(
+            self.model, self.variables, self.vocabulary, self.options, contrast=contrast
+        )
 
     def check(self, text: str, task: str | None = None) -> None:
         """See `CandidateScorer.check`.

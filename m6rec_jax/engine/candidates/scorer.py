@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import abc
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 
 from m6rec_jax.engine.candidates.early_exit import exiting_scores
 from m6rec_jax.engine.candidates.rows import PackedTexts, pack_texts, text_ends
-from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import length_buckets, smallest_that_fits
 from m6rec_jax.engine.segments.cache import gathered_ends
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings, check_number
@@ -36,7 +35,78 @@ class _Part(NamedTuple):
     rows: list[int]
 
 
-class CandidateScorer(Engine, abc.ABC):
+class Read(Protocol):
+    """For use inside jit."""
+
+    def __call__(
+        self, model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
+    ) -> Array:
+        """A number for each position, float32 `[rows, target]`.
+
+        Args:
+          model, variables: the model.
+          hidden: final states, `[rows, target, embed]`.
+          features: `decoder_features`, `task_ids` and those of `task_features`.
+        """
+
+
+# Of numbers `[rows, target]` and features, as of `Read`; for use inside jit.
+Finish = Callable[[Array, Mapping[str, Array]], Array]
+
+
+def as_read(values: Array, features: Mapping[str, Array]) -> Array:
+    """A `Finish` that changes nothing."""
+    del features
+    return values
+
+
+def score_rows(
+    model: M6Rec,
+    read: Read,
+    finish: Finish,
+    exits: bool,
+    variables: Variables,
+    features: Mapping[str, Array],
+) -> Array:
+    """float32 `[sources, rows, target]`; for use inside jit."""
+    encoded, own = encoded_source(model, variables, features), _of_rows(features)
+    blocks, task_ids = own["decoder_block_ids"], own["task_ids"]
+    if "candidate_slots" in own:
+        early = features["candidate_pool"][own["candidate_slots"]].astype(model.config.dtype)
+    else:
+        tokens = own["decoder_input_tokens"]
+        early = model.apply(variables, tokens, blocks, task_ids, method=model.decode_early)
+    if exits:
+        values = exiting_scores(
+            model,
+            variables,
+            encoded,
+            early,
+            own,
+            lambda hidden: read(model, variables, hidden, own),
+        ).values
+    else:
+        hidden = model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
+        values = read(model, variables, hidden, own)
+    return finish(values, own).reshape(features["decoder_block_ids"].shape)
+
+
+def score_ends(
+    model: M6Rec,
+    read: Read,
+    finish: Finish,
+    variables: Variables,
+    features: Mapping[str, Array],
+) -> Array:
+    """float32 `[sources, rows, 1]`: rows are candidates, whose ends alone are computed."""
+    encoded, own = encoded_source(model, variables, features), _of_rows(features)
+    gathered = {**features, **own, "task_ids": features["task_ids"]}
+    hidden = gathered_ends(model, encoded, variables, gathered)
+    values = finish(read(model, variables, hidden[:, None], own), own)
+    return values.reshape(*features["candidate_slots"].shape[:2], 1)
+
+
+class CandidateScorer(Engine):
     """A number for every candidate of a history; subclasses say what it means.
 
     The rows of a request stand together in a batch, so cross attention projects its history once,
@@ -47,6 +117,10 @@ class CandidateScorer(Engine, abc.ABC):
     row_growth = 2
     # Whether its programs may leave the decoder early.
     may_exit = False
+    # Reads a number off every decoder position; those at `[EOS]` are kept.
+    read: Read
+    # What becomes of the numbers, after early exits have compared them.
+    finish: Finish
     # What an export calls the program.
     program_name = ""
     # Decoder features that the jitted function sees.
@@ -73,50 +147,10 @@ class CandidateScorer(Engine, abc.ABC):
         powers = (self.row_growth**i for i in range(32))
         self._row_sizes = [*itertools.takewhile(lambda n: n < most, powers), most]
 
-        scored = self._score_ends if self._ends else self._score_rows
-        self._score_batch = self._program(self.program_name, scored)
-
-    def _score_rows(self, variables: Variables, features: Mapping[str, Array]) -> Array:
-        """float32 `[sources, rows, target]`."""
-        model, encoded, own = self.model, self._encoded(variables, features), _of_rows(features)
-        blocks, task_ids = own["decoder_block_ids"], own["task_ids"]
-        if self._segments:
-            early = features["candidate_pool"][own["candidate_slots"]].astype(model.config.dtype)
-        else:
-            tokens = own["decoder_input_tokens"]
-            early = model.apply(variables, tokens, blocks, task_ids, method=model.decode_early)
-
-        def read(hidden: Array) -> Array:
-            return self.read(variables, hidden, own)
-
-        if self._exits:
-            found = exiting_scores(model, variables, encoded, early, own, read).values
-        else:
-            found = read(
-                model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
-            )
-        return self.finish(found, own).reshape(features["decoder_block_ids"].shape)
-
-    def _score_ends(self, variables: Variables, features: Mapping[str, Array]) -> Array:
-        """float32 `[sources, rows, 1]`: rows are candidates, whose ends alone are computed."""
-        encoded, own = self._encoded(variables, features), _of_rows(features)
-        gathered = {**features, **own, "task_ids": features["task_ids"]}
-        hidden = gathered_ends(self.model, encoded, variables, gathered)
-        found = self.finish(self.read(variables, hidden[:, None], own), own)
-        return found.reshape(*features["candidate_slots"].shape[:2], 1)
-
-    @abc.abstractmethod
-    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
-        """Reads a number off every decoder position; those at `[EOS]` are kept. Inside jit.
-
-        Args:
-          variables: of the model.
-          hidden: final states, `[rows, target, embed]`.
-          features: `decoder_features`, `task_ids` and those of `task_features`.
-
-        Returns:
-          float32 `[rows, target]`.
-        """
+        function, static = (score_ends, ()) if self._ends else (score_rows, (self._exits,))
+        self._score_batch = self._program(
+            self.program_name, function, model, self.read, self.finish, *static
+        )
 
     def check(self, text: str, task: str | None = None) -> None:
         """Makes sure that a candidate's text can be scored by a task (None: the default one).
@@ -149,14 +183,6 @@ class CandidateScorer(Engine, abc.ABC):
             "exit_depth": np.array([one.depth for one in own], np.int32)[:, None],
         }
 
-    def finish(self, values: Array, features: Mapping[str, Array]) -> Array:
-        """What becomes of the numbers, after early exits have compared them. Inside jit.
-
-        Arguments and result as of `read`.
-        """
-        del features
-        return values
-
     def score_requests(
         self,
         histories: Sequence[Sequence[str]],
@@ -183,7 +209,7 @@ class CandidateScorer(Engine, abc.ABC):
         if repeats is None:
             repeats = [[False] * len(texts) for texts in candidates]
         check_number(len(histories), candidates=candidates, repeats=repeats)
-        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
+        settings = self._tasks.each(tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
         packed = [
             self._packed(texts, own.text_length(self.candidate_length))
@@ -196,7 +222,7 @@ class CandidateScorer(Engine, abc.ABC):
                 marks = np.array(had, np.int32)[members]
                 row["decoder_repeats"] = marks[row["decoder_block_ids"] - 1]
         targets = [found.rows for found in packed]
-        scored = self._score(variables, sources, targets, settings)
+        scored = self._score(sources, targets, settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
         for result, found, values in zip(results, packed, scored, strict=True):
             for chosen, own in zip(found.indices, values, strict=True):
@@ -209,18 +235,16 @@ class CandidateScorer(Engine, abc.ABC):
         alone = [self.pack([text], candidate_length).rows[0] for text in texts]
         return PackedTexts(alone, [[index] for index in range(len(texts))])
 
-    def warm_up(self) -> int:
-        """Compiles every shape that a request can have; returns how many programs there are."""
-        variables = dict(self.variables)
+    def warm_up(self) -> None:
+        """Compiles every shape that a request can have."""
         if self._segments:
-            self._segments.warm_up(variables)
+            self._segments.warm_up(self.variables)
         for length in self._source_buckets:
             for target_length in self._target_buckets:
                 for num_rows in self._row_sizes:
                     for size in self._numbers_of_sources(num_rows):
                         shape = (length, target_length, num_rows, size)
-                        self._run(variables, [], [], [], shape)
-        return self.num_compilations
+                        self._run([], [], [], shape)
 
     def _numbers_of_sources(self, num_rows: int) -> list[int]:
         """Requests of a batch, ascending, where each has so many rows."""
@@ -229,7 +253,6 @@ class CandidateScorer(Engine, abc.ABC):
 
     def _score(
         self,
-        variables: Variables,
         sources: Sequence[Row],
         targets: Sequence[Sequence[Row]],
         settings: Sequence[TaskSettings],
@@ -255,7 +278,6 @@ class CandidateScorer(Engine, abc.ABC):
                 shape = (length, target, num_rows, smallest_that_fits(len(batch), sizes))
                 # Not read back here: the devices go on while Python prepares the next batch.
                 found = self._run(
-                    variables,
                     [sources[part.request] for part in batch],
                     [[targets[part.request][r] for r in part.rows] for part in batch],
                     [settings[part.request] for part in batch],
@@ -274,7 +296,6 @@ class CandidateScorer(Engine, abc.ABC):
 
     def _run(
         self,
-        variables: Variables,
         sources: Sequence[Row],
         targets: Sequence[Sequence[Row]],
         settings: Sequence[TaskSettings],
@@ -283,7 +304,6 @@ class CandidateScorer(Engine, abc.ABC):
         """Starts one batch.
 
         Args:
-          variables: of the model.
           sources, targets, settings: of the batch's requests.
           shape: tokens of a history and of a row, rows of a request, requests.
 
@@ -293,18 +313,15 @@ class CandidateScorer(Engine, abc.ABC):
         length, target_length, num_rows, size = shape
 
         with self._segments_held():
-            batch = self._history_batch(variables, sources, settings, length, size)
+            batch = self._history_batch(sources, settings, length, size)
             batch |= self.task_features(settings, size) | self._exit_features(settings, size)
-            rows_of = self._target_batch(
-                variables, targets, settings, target_length, num_rows, size
-            )
+            rows_of = self._target_batch(targets, settings, target_length, num_rows, size)
             batch |= {name: own.reshape(size, num_rows, -1) for name, own in rows_of.items()}
-            found: Array = self._score_batch(variables, self._placed(batch))
+            found: Array = self._score_batch(self.variables, self._placed(batch))
         return found
 
     def _target_batch(
         self,
-        variables: Variables,
         targets: Sequence[Sequence[Row]],
         settings: Sequence[TaskSettings],
         length: int,
@@ -320,7 +337,7 @@ class CandidateScorer(Engine, abc.ABC):
             return batch
         present = [(k, row) for k, row in enumerate(filled) if row is not nothing]
         of_rows = [own for own, part in zip(settings, targets, strict=True) for _ in part]
-        found = self._segments.candidate_slots(variables, [row for _, row in present], of_rows)
+        found = self._segments.candidate_slots(self.variables, [row for _, row in present], of_rows)
         slots = np.zeros((size * num_rows, length), np.int32)
         visible = np.zeros(slots.shape, bool)
         for (k, _), own in zip(present, found, strict=True):

@@ -88,6 +88,19 @@ def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndar
     return np.isin(np.arange(num_classes), chosen)
 
 
+def read_probability(
+    model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
+) -> Array:
+    """`Read`: the probability of the task's positive classes."""
+    found = read_log_probabilities(model, variables, hidden, features["task_ids"])
+    return positive_probability(found, features["positive_classes"])
+
+
+def finish_probability(values: Array, features: Mapping[str, Array]) -> Array:
+    """`Finish`: see `served_probability`."""
+    return served_probability(values, features["decoder_repeats"] > 0, features["sampling_rates"])
+
+
 class Scorer(CandidateScorer):
     """Probability of the positive classes for rows or for requests in text.
 
@@ -103,9 +116,8 @@ class Scorer(CandidateScorer):
     decoder_features = (*CandidateScorer.decoder_features, "decoder_repeats")
     may_exit = True
 
-    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
-        found = read_log_probabilities(self.model, variables, hidden, features["task_ids"])
-        return positive_probability(found, features["positive_classes"])
+    read = staticmethod(read_probability)
+    finish = staticmethod(finish_probability)
 
     def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
         capacity = self.model.config.prompts.num_options
@@ -116,8 +128,3 @@ class Scorer(CandidateScorer):
             positive[row, : len(chosen)] = chosen
             rates[row] = own.sampling_rates
         return {"positive_classes": positive, "sampling_rates": rates}
-
-    def finish(self, values: Array, features: Mapping[str, Array]) -> Array:
-        return served_probability(
-            values, features["decoder_repeats"] > 0, features["sampling_rates"]
-        )

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from m6rec_jax.engine.decoding.constraints import Constraint
-from m6rec_jax.engine.decoding.loop import FREE, Step
+from m6rec_jax.engine.decoding.automaton import Automaton
+from m6rec_jax.engine.decoding.slots import FREE, Step
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
@@ -40,7 +40,7 @@ class Beams(NamedTuple):
       scores: float32 `[sources, beams]`, length-normalised; -inf where there is no text.
       log_probability: float32 `[sources, beams]`, of the tokens after the prefix.
       ended: bool `[sources, beams]`; False: cut off.
-      state: the constraint's after the last token, leaves `[sources, beams, ...]`.
+      state: `Place` after the last token, leaves `[sources, beams, ...]`.
       num_steps: int32 scalar, steps that the loop took.
     """
 
@@ -76,7 +76,7 @@ def beam_search(
     step: Step,
     cache: Any,
     prefix_ids: Array,
-    constraint: Constraint,
+    automaton: Automaton,
     *,
     num_beams: int,
     length_penalty: ArrayLike = 0.0,
@@ -87,8 +87,8 @@ def beam_search(
       step: gives logits for `[sources * beams]` rows, those of a source next to one another.
       cache: of no position yet, of as many rows, with room for the length of `prefix_ids`; has
         `take_rows`, as `model.decoder_cache.DecoderCache`.
-      prefix_ids: int32 `[sources, length]`, see `decoding.decode`.
-      constraint: which tokens may come.
+      prefix_ids: int32 `[sources, length]`, see `slots.Slots.of`.
+      automaton: which tokens may come.
       num_beams: how many texts live at a time, and how many are returned.
       length_penalty: at least 0.
     """
@@ -110,14 +110,14 @@ def beam_search(
     def advance(now: _Progress) -> _Progress:
         position, living = now.position, now.living
         last = living.tokens[:, :, jnp.maximum(position - 1, 0)].reshape(-1)
-        logits, cache = step(now.cache, last, position)
+        logits, cache = step(now.cache, last, position, position)
         state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), living.state)
-        log_probs = constraint.mask(state, jax.nn.log_softmax(logits, axis=-1))
+        log_probs = automaton.mask(state, jax.nn.log_softmax(logits, axis=-1))
         log_probs = _with_prefix(log_probs, jnp.repeat(prefix_ids[:, position], num_beams))
         total = living.log_probability[..., None] + log_probs.reshape(*shape, -1)
 
         ending = total[..., EOS_ID]
-        ended_state = constraint.advance(state, jnp.full(shape, EOS_ID, jnp.int32).reshape(-1))
+        ended_state = automaton.advance(state, jnp.full(shape, EOS_ID, jnp.int32).reshape(-1))
         ended = _Texts(
             living.tokens.at[:, :, position].set(EOS_ID),
             normalised(ending, position),
@@ -132,7 +132,7 @@ def beam_search(
         parents, tokens = indices // vocab, (indices % vocab).astype(jnp.int32)
         rows = (source * num_beams + parents).reshape(-1)
         state = jax.tree.map(lambda leaf: leaf[rows], state)
-        state = constraint.advance(state, tokens.reshape(-1))
+        state = automaton.advance(state, tokens.reshape(-1))
         living = _Texts(
             _take_beams(living.tokens, parents).at[:, :, position].set(tokens),
             normalised(log_probability, position),
@@ -144,7 +144,7 @@ def beam_search(
     # One beam begins; the others would only repeat it.
     alone = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
     none = jnp.full(shape, -jnp.inf, jnp.float32)
-    start = _grouped(constraint.start(num_sources * num_beams), shape)
+    start = _grouped(automaton.start(num_sources, num_beams), shape)
     empty = jnp.full((*shape, length), PAD_ID, jnp.int32)
     living = _Texts(empty, none, jnp.broadcast_to(alone, shape).astype(jnp.float32), start)
     begin = _Progress(jnp.int32(0), living, _Texts(empty, none, none, start), cache)
@@ -168,7 +168,7 @@ def beam_search(
 def _with_prefix(log_probs: Array, tokens: Array) -> Array:
     """log_probs `[rows, vocab]`, certain of the prefixes' tokens `[rows]` (those not `FREE`).
 
-    They come whatever the constraint says of them, and add nothing to a score.
+    They come whatever the automaton says of them, and add nothing to a score.
     """
     one_hot = jnp.arange(log_probs.shape[-1]) == tokens[:, None]
     return jnp.where((tokens == FREE)[:, None], log_probs, jnp.where(one_hot, 0.0, -jnp.inf))

@@ -6,40 +6,36 @@
         generator.step()
         print(*stream.take(), sep="", end="")
 
-A fixed number of slots lies on the device: the source's keys and values, and the decoder's cache.
-A request is encoded into a free slot, takes part in the next step, and leaves when its text ends.
-All tasks, greedy and sampled texts, and positions share one program. A text does not depend on what
-else is under way: it is the one of `Generator.greedy` or, with a temperature, of
-`Generator.sample` with the same seed.
+A fixed number of slots lies on the device, with all that decoding must know of their texts. A
+request is encoded into a free slot, takes part in the next step, and leaves when its text ends. All
+tasks, greedy and sampled texts, and positions share one program. A text does not depend on what
+else is under way: it is the one of `Generator.greedy` or, with a temperature, of `Generator.sample`
+with the same seed.
 """
 
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
-import functools
 import logging
-import operator
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.decoding.constraints import any_text
-from m6rec_jax.engine.decoding.loop import FREE
-from m6rec_jax.engine.decoding.sampling import check_sampling
-from m6rec_jax.engine.decoding.slot_steps import advance_slots, empty_slots
+from m6rec_jax.engine.decoding.automaton import Automaton, Graphs, Place, any_text
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, check_sampling
+from m6rec_jax.engine.decoding.slots import FREE, Slots, Written, advance, model_step
 from m6rec_jax.engine.decoding.stream import GenerationStream, GrowingText
-from m6rec_jax.engine.decoding.text_choices import RowChoices, TextChoices
-from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
+from m6rec_jax.engine.decoding.text_choices import TextChoices, stacked_graphs
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import smallest_that_fits
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.model import M6Rec
+from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
@@ -51,12 +47,18 @@ logger = logging.getLogger(__name__)
 _STEPS_PER_CALL = 4
 
 
+class _State(NamedTuple):
+    """What lies on the device: `slots`, and of each its task and its graph `[slots, ...]`."""
+
+    slots: Slots
+    task_ids: Array
+    graphs: Graphs
+
+
 @dataclasses.dataclass(eq=False)
 class _Request:
     """One text that was asked for; what stands below `slot` changes as it grows."""
 
-    segments: Sequence[str]
-    task: str
     settings: TaskSettings
     source: Row
     given: list[int]
@@ -65,22 +67,17 @@ class _Request:
     stream: GenerationStream
     text: GrowingText
     choices: TextChoices | None
-    node: int = 0  # of the choices
     slot: int = -1
     width: int = 0  # of the source's bucket
     position: int = 0
-    last: int = PAD_ID  # [BOS]
 
 
 class ContinuousGenerator(Engine):
     """Texts for requests as they come. Any thread may submit; whoever calls `step` lets them grow,
     as `serving.scheduler.Scheduler` does.
 
-    Where tasks leave the decoder early, a step lasts until the last of its tokens has left.
-
     Args:
-      model, variables, vocabulary, options: see `Engine`. A new prompt bank is taken up as soon as
-        no text is under way whose task it changes; a text ends with the prompts it began with.
+      model, variables, vocabulary, options: see `Engine`.
       num_slots: texts that grow at the same time; on a mesh, raised to a multiple of its rows.
       row_counts: numbers of texts for which a step is compiled, the largest one `num_slots`; None:
         1, a quarter of the slots, all.
@@ -115,39 +112,23 @@ class ContinuousGenerator(Engine):
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self.num_slots = self._row_counts[-1]
         self._any_text = any_text(vocabulary, model.config.vocab_size)
-        # Of a copy: what `over` makes shares the program, and must not keep this one's cache.
-        self._join = self._jit(copy.copy(self)._join_sources, donate=1)
+        program = self._runtime.program
+        self._join = program(join, model, donate=(1,))
+        self._put_graph = program(put_graph, donate=(0,))
         self._advance = {
-            width: self._jit(
-                functools.partial(advance_slots, model, num_steps=_STEPS_PER_CALL, width=width),
-                donate=1,
-            )
+            width: program(advance_some, model, _STEPS_PER_CALL, width, donate=(1,))
             for width in self._widths()
         }
-        self._start = self._jit(
-            functools.partial(
-                empty_slots, model, self.num_slots, self.max_tokens, self._widths()[-1]
-            )
+        self._start = program(
+            empty_slots, model, self.num_slots, self.max_tokens, self._widths()[-1]
         )
-        self._free_rows: dict[int, RowChoices] = {}
-        self._begin()
-
-    def _begin(self) -> None:
-        """Nothing is under way."""
-        self._cache: DecoderCache | None = None  # made at the first step
+        self._state: _State | None = None  # made at the first step
         self._column = 0
         self._running: list[_Request] = []
         self._free = list(range(self.num_slots))
-        self._taken: Variables = {}  # the variables of those that run
         self._pending = collections.deque[_Request]()
         self._waiting = threading.Lock()  # over `_pending`
         self._stepping = threading.Lock()
-
-    def over(self, variables: Variables, tasks: Mapping[str, TaskSettings]) -> Self:
-        """See `Engine.over`. Slots and queue are its own; this one's texts go on here."""
-        other = super().over(variables, tasks)
-        other._begin()
-        return other
 
     @property
     def num_running(self) -> int:
@@ -202,13 +183,10 @@ class ContinuousGenerator(Engine):
                 "and no empty text"
             )
         room = self.max_tokens - len(given)
-        source = self._source_row(segments, settings)
         stream = GenerationStream()
         request = _Request(
-            segments=segments,
-            task=task,
             settings=settings,
-            source=source,
+            source=self._source_row(segments, settings),
             given=given,
             limit=len(given) + min(room, max_tokens or room),
             sampling=(temperature, top_k, top_p, seed % 2**32),
@@ -223,15 +201,15 @@ class ContinuousGenerator(Engine):
     def warm_up(self) -> None:
         """Compiles every program that requests may run."""
         with self._stepping:
-            variables = dict(self.variables)
             if self._segments:
-                self._segments.warm_up(variables)
+                self._segments.warm_up(self.variables)
             for bucket in self._source_buckets:
                 for size in self._join_sizes:
-                    self._encode_into(variables, [], bucket, size)
+                    self._let_into_slots([], bucket, size)
+            self._send_graph(TextChoices(()), self.num_slots)
             for width in self._widths():
                 for count in self._row_counts:
-                    self._take_steps(variables, [], width, count)
+                    self._take_steps([], width, count)
 
     def step(self) -> bool:
         """Lets requests in, takes a few steps; returns whether there is more to do."""
@@ -242,9 +220,9 @@ class ContinuousGenerator(Engine):
                 if self._running:
                     self._step_all()
             except Exception as error:
-                # The cache may be gone with the call that failed: begin anew, without these texts.
+                # The state may be gone with the call that failed: begin anew, without these texts.
                 logger.exception("a step of generation failed")
-                self._cache = None
+                self._state = None
                 for request in self._running:
                     request.stream.finish("error", error=error)
                 self._running, self._free = [], list(range(self.num_slots))
@@ -253,8 +231,8 @@ class ContinuousGenerator(Engine):
     def _leave(self) -> None:
         """Those that nobody waits for go."""
         with self._waiting:
-            asked = [*self._running, *self._pending]
-            for request in [one for one in asked if one.stream.is_cancelled]:
+            cancelled = [one for one in (*self._running, *self._pending) if one.stream.is_cancelled]
+            for request in cancelled:
                 request.text.finish("cancelled")
                 if request in self._running:
                     self._release(request)
@@ -269,90 +247,67 @@ class ContinuousGenerator(Engine):
         """Encodes the first that wait into free slots, together."""
         with self._waiting:
             number = min(len(self._free), len(self._pending), self._join_sizes[-1])
-            asked = [self._pending.popleft() for _ in range(number)]
-        asked = [request for request in asked if self._renewed(request)]
-        if not asked:
+            requests = [self._pending.popleft() for _ in range(number)]
+        if not requests:
             return
-        everybody = [*self._running, *asked]
-        names = [request.task for request in everybody]
-        try:
-            taken, settings = self._tasks.with_variables(self.variables, names, len(names))
-            same = all(map(operator.is_, settings, (request.settings for request in everybody)))
-        except ConfigError:  # a task is gone
-            same = False
-        if not same:
-            # A text under way ends with the prompts it began with; till then nobody is let in.
-            with self._waiting:
-                self._pending.extendleft(reversed(asked))
-            return
-        self._taken = taken
-        lengths = [len(request.source["encoder_input_tokens"]) for request in asked]
+        lengths = [len(request.source["encoder_input_tokens"]) for request in requests]
         bucket = smallest_that_fits(max(lengths), self._source_buckets)
-        for request in asked:
+        for request in requests:
             request.slot, request.width = self._free.pop(), self._width(bucket)
-        self._running += asked
-        self._encode_into(
-            self._taken, asked, bucket, smallest_that_fits(len(asked), self._join_sizes)
-        )
+        self._running += requests
+        size = smallest_that_fits(len(requests), self._join_sizes)
+        self._let_into_slots(requests, bucket, size)
+        for request in requests:
+            if request.choices is not None:
+                self._send_graph(request.choices, request.slot)
 
-    def _renewed(self, request: _Request) -> bool:
-        """Has the newest settings of its task; False where there is no such task any more."""
-        try:
-            settings = self._tasks.one(request.task)
-        except ConfigError as error:
-            request.stream.finish("error", error=error)
-            return False
-        if settings is not request.settings:
-            request.settings = settings
-            request.source = self._source_row(request.segments, settings)
-        return True
-
-    def _encode_into(
-        self, variables: Variables, requests: Sequence[_Request], bucket: int, size: int
-    ) -> None:
-        """Puts the sources of requests into their slots."""
-        slots = np.full(size, self.num_slots, np.int32)  # rows of padding go nowhere
-        slots[: len(requests)] = [request.slot for request in requests]
-        if self._cache is None:
-            self._cache = self._start(self._for_decoding(variables))
+    def _let_into_slots(self, requests: Sequence[_Request], bucket: int, size: int) -> None:
+        """Puts requests into their slots, rows of padding into none."""
+        if self._state is None:
+            slots, task_ids = self._start(self._decoding_variables())
+            self._state = _State(slots, task_ids, self._whole(stacked_graphs((), self.num_slots)))
+        batch: dict[str, np.ndarray] = {
+            "slots": np.full(size, self.num_slots, np.int32),
+            "given": np.full((size, self.max_tokens), FREE, np.int32),
+            "limit": np.zeros(size, np.int32),
+            "before": np.zeros(size, np.int32),
+            "graph": np.full(size, -1, np.int32),
+            "temperature": np.zeros(size, np.float32),
+            "top_k": np.zeros(size, np.int32),
+            "top_p": np.ones(size, np.float32),
+            "seed": np.zeros(size, np.uint32),
+        }
+        for row, request in enumerate(requests):
+            batch["slots"][row], batch["limit"][row] = request.slot, request.limit
+            batch["given"][row, : len(request.given)] = request.given
+            batch["before"][row] = len(request.given)
+            if request.choices is not None:
+                batch["graph"][row] = request.slot
+            names = ("temperature", "top_k", "top_p", "seed")
+            for name, value in zip(names, request.sampling, strict=True):
+                batch[name][row] = value
         sources = [request.source for request in requests]
         with self._segments_held():
-            batch = self._history_batch(
-                variables, sources, [request.settings for request in requests], bucket, size
+            batch |= self._history_batch(
+                sources, [request.settings for request in requests], bucket, size
             )
-            placed = self._placed(batch | {"slots": slots})
-            self._cache = self._join(self._for_decoding(variables), self._cache, placed)
+            self._state = self._join(self._decoding_variables(), self._state, self._placed(batch))
 
-    def _join_sources(
-        self, variables: Variables, cache: DecoderCache, batch: Mapping[str, Array]
-    ) -> DecoderCache:
-        """Encodes sources into slots; for use inside jit.
-
-        Args:
-          batch: of `Engine._history_batch`, `[size, ...]`; `slots` int32 `[size]`, those past the
-            last one going nowhere.
-        """
-        model, encoded = self.model, self._encoded(variables, batch)
-        new: Any = model.apply(
-            variables, encoded, batch["task_ids"], max_length=1, method=model.start_decoding
+    def _send_graph(self, choices: TextChoices, slot: int) -> None:
+        assert self._state is not None
+        graph = self._whole(stacked_graphs([choices], 1))
+        self._state = self._state._replace(
+            graphs=self._put_graph(self._state.graphs, graph, np.int32(slot))
         )
-        width = new.source_mask.shape[1]
 
-        def put(old: Array, own: Array) -> Array:
-            at = (batch["slots"], slice(None), slice(width))
-            return old.at[at if old.ndim == 4 else (slice(None), *at)].set(own, mode="drop")
-
-        mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
-        return cache._replace(
-            source=jax.tree.map(put, cache.source, new.source),
-            source_mask=cache.source_mask.at[batch["slots"]].set(mask, mode="drop"),
-        )
+    def _whole(self, graphs: Graphs) -> Graphs:
+        placed: Graphs = jax.tree.map(self._runtime.place_whole, graphs)
+        return placed
 
     def _step_all(self) -> None:
         """Takes steps with all texts under way, and hands on what they say."""
         running = sorted(self._running, key=lambda request: request.slot)
         tokens, gained = self._take_steps(
-            self._taken,
             running,
             max(request.width for request in running),
             smallest_that_fits(len(running), self._row_counts),
@@ -361,11 +316,7 @@ class ContinuousGenerator(Engine):
             number = min(len(new), request.limit - request.position)
             if EOS_ID in new[:number]:
                 number = new.index(EOS_ID) + 1
-            if request.choices is not None:
-                written = new[max(0, len(request.given) - request.position) : number]
-                request.node = request.choices.walk(request.node, written)
             request.position += number
-            request.last = new[number - 1]
             ended = request.text.add(new[:number], scores[:number])
             if not ended and request.position >= request.limit:
                 request.text.finish("length")
@@ -374,7 +325,7 @@ class ContinuousGenerator(Engine):
                 self._release(request)
 
     def _take_steps(
-        self, variables: Variables, running: Sequence[_Request], width: int, count: int
+        self, running: Sequence[_Request], width: int, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and their log probabilities, `[running, steps]` both.
 
@@ -387,53 +338,19 @@ class ContinuousGenerator(Engine):
             rows, places = list(range(count)), slots
         else:
             rows, places = [*slots, *self._free][:count], list(range(len(running)))
-        batch = {
-            "rows": np.array(rows, np.int32),
-            "active": np.zeros(count, bool),
-            "given": np.full((count, _STEPS_PER_CALL), FREE, np.int32),
-            "temperature": np.zeros(count, np.float32),
-            "top_k": np.zeros(count, np.int32),
-            "top_p": np.ones(count, np.float32),
-            "seeds": np.zeros(count, np.uint32),
-        }
-        batch |= {
-            name: np.zeros(count, np.int32) for name in ("last", "position", "limit", "num_given")
-        }
-        batch["task_ids"] = np.zeros(count, np.int32)
-        for place, request in zip(places, running, strict=True):
-            batch["active"][place] = True
-            coming = request.given[request.position :][:_STEPS_PER_CALL]
-            batch["given"][place, : len(coming)] = coming
-            batch["num_given"][place] = max(0, len(request.given) - request.position)
-            for name, value in zip(
-                ("temperature", "top_k", "top_p", "seeds"), request.sampling, strict=True
-            ):
-                batch[name][place] = value
-            batch["last"][place], batch["position"][place] = request.last, request.position
-            batch["limit"][place] = request.limit
-            batch["task_ids"][place] = request.settings.task_id
-        assert self._cache is not None
-        self._cache, tokens, gained, taken = self._advance[width](
-            self._for_decoding(variables),
-            self._cache,
+        active = np.zeros(count, bool)
+        active[places] = True
+        assert self._state is not None
+        batch = {"rows": np.array(rows, np.int32), "active": active}
+        self._state, written = self._advance[width](
+            self._decoding_variables(),
+            self._state,
             self._runtime.place_shared(batch),
-            self._constraint(dict(zip(places, running, strict=True)), count),
+            self._any_text.free,
             np.int32(self._column),
         )
-        self._column = (self._column + int(taken)) % self.max_tokens
-        return np.asarray(tokens)[places], np.asarray(gained)[places]
-
-    def _constraint(self, running: Mapping[int, _Request], count: int) -> RowChoices:
-        """What may come next in each row."""
-        choices = {place: request.choices for place, request in running.items()}
-        if not any(choices.values()):
-            if count not in self._free_rows:
-                rows = RowChoices.of({}, {}, count, self._any_text)
-                self._free_rows[count] = jax.device_put(rows)
-            return self._free_rows[count]
-        room = {place: r.limit - max(r.position, len(r.given)) for place, r in running.items()}
-        node = {place: r.node for place, r in running.items()}
-        return RowChoices.of(choices, room, count, self._any_text, node)
+        self._column = (self._column + int(written.num_steps)) % self.max_tokens
+        return np.asarray(written.tokens)[places], np.asarray(written.gained)[places]
 
     def _width(self, bucket: int) -> int:
         """Columns of the encoder's output: soft prompts come first."""
@@ -441,3 +358,135 @@ class ContinuousGenerator(Engine):
 
     def _widths(self) -> list[int]:
         return [self._width(bucket) for bucket in self._source_buckets]
+
+
+def empty_slots(
+    model: M6Rec, num_slots: int, length: int, width: int, variables: Variables
+) -> tuple[Slots, Array]:
+    """Slots that hold nothing, and the tasks of each; for use inside jit."""
+    hidden = jnp.zeros((num_slots, width, model.config.embed_dim), model.config.dtype)
+    encoded = Encoded(hidden, jnp.zeros((num_slots, width), bool))
+    numbers, floats = jnp.zeros(num_slots, jnp.int32), jnp.zeros(num_slots, jnp.float32)
+    cache: Any = model.apply(
+        variables, encoded, numbers, max_length=length, method=model.start_decoding
+    )
+    slots = Slots(
+        cache,
+        given=jnp.full((num_slots, length), FREE, jnp.int32),
+        limit=numbers,
+        place=Place(*[numbers] * len(Place._fields)),
+        last=numbers,
+        position=numbers,
+        seed=numbers.astype(jnp.uint32),
+        number=numbers,
+        sampling=SamplingOptions(floats, numbers, floats),
+    )
+    return slots, numbers
+
+
+def join(model: M6Rec, variables: Variables, state: _State, batch: Mapping[str, Array]) -> _State:
+    """Encodes sources into slots, and puts what their texts begin with there.
+
+    Args:
+      batch: of `Engine._history_batch`, `[size, ...]`; `slots` int32 `[size]`, those past the last
+        one going nowhere; and by name fields of `Slots`, `Place` and `SamplingOptions`.
+    """
+    new: Any = model.apply(
+        variables,
+        encoded_source(model, variables, batch),
+        batch["task_ids"],
+        max_length=1,
+        method=model.start_decoding,
+    )
+    width, places = new.source_mask.shape[1], batch["slots"]
+
+    def put_source(old: Array, own: Array) -> Array:
+        at = (places, slice(None), slice(width))
+        return old.at[at if old.ndim == 4 else (slice(None), *at)].set(own, mode="drop")
+
+    def put(old: Array, own: Array) -> Array:
+        return old.at[places].set(own, mode="drop")
+
+    slots, cache, nothing = state.slots, state.slots.cache, jnp.zeros_like(places)
+    mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
+    begun = Slots(
+        None,
+        given=batch["given"],
+        limit=batch["limit"],
+        place=Place(
+            nothing, batch["graph"], nothing, batch["before"], batch["limit"] - batch["before"]
+        ),
+        last=jnp.full_like(places, PAD_ID),  # [BOS]
+        position=nothing,
+        seed=batch["seed"],
+        number=nothing,
+        sampling=SamplingOptions(batch["temperature"], batch["top_k"], batch["top_p"]),
+    )
+    put_all = jax.tree.map(put, slots._replace(cache=None), begun)
+    cache = cache._replace(
+        source=jax.tree.map(put_source, cache.source, new.source),
+        source_mask=put(cache.source_mask, mask),
+    )
+    return state._replace(
+        slots=put_all._replace(cache=cache),
+        task_ids=put(state.task_ids, batch["task_ids"][:, 0]),
+    )
+
+
+def put_graph(graphs: Graphs, graph: Graphs, slot: Array) -> Graphs:
+    """Graphs with another one, `[1, ...]`, for a slot; past the last one it goes nowhere."""
+    put = {
+        name: getattr(graphs, name).at[slot].set(getattr(graph, name)[0], mode="drop")
+        for name in ("first_edge", "token", "target", "rest")
+    }
+    return graphs._replace(**put)
+
+
+def advance_some(
+    model: M6Rec,
+    num_steps: int,
+    width: int,
+    variables: Variables,
+    state: _State,
+    batch: Mapping[str, Array],
+    free: Array,
+    column: Array,
+) -> tuple[_State, Written]:
+    """Takes steps with the texts of some slots.
+
+    Args:
+      batch: `rows`, slots that take part; where they are all, in order; `active` of `advance`.
+      free: see `Automaton`.
+      column, num_steps: see `advance`.
+      width: columns of the sources that are read.
+    """
+    rows, slots = batch["rows"], state.slots
+    everybody = rows.shape[0] == slots.cache.num_rows
+
+    def taken(array: Array) -> Array:
+        return array if everybody else array[rows]
+
+    def taken_of_cache(array: Array) -> Array:
+        return array if everybody else jnp.take(array, rows, axis=-4)
+
+    def put(old: Array, new: Array) -> Array:
+        return new if everybody else old.at[rows].set(new)
+
+    def put_into_cache(old: Array, new: Array) -> Array:
+        if everybody:
+            return new
+        return old.at[rows if old.ndim == 4 else (slice(None), rows)].set(new)
+
+    cache = DecoderCache(
+        jax.tree.map(taken_of_cache, slots.cache.past),
+        jax.tree.map(lambda array: taken_of_cache(array)[..., :width, :], slots.cache.source),
+        taken(slots.cache.source_mask)[:, :width],
+    )
+    some = jax.tree.map(taken, slots._replace(cache=None))._replace(cache=cache)
+    step = model_step(model, variables, taken(state.task_ids))
+    automaton = Automaton(free, state.graphs)
+    some, written = advance(step, some, automaton, batch["active"], num_steps, column)
+    past = jax.tree.map(put_into_cache, slots.cache.past, some.cache.past)
+    others = jax.tree.map(put, slots._replace(cache=None), some._replace(cache=None))
+    slots = others._replace(cache=slots.cache._replace(past=past))
+    return state._replace(slots=slots), written

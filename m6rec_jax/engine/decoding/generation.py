@@ -13,20 +13,20 @@ each bucket has been seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.decoding.constraints import AfterPrefix, Constraint, any_text
-from m6rec_jax.engine.decoding.generation_program import GeneratedBatch, generate
-from m6rec_jax.engine.decoding.loop import FREE
+from m6rec_jax.engine.decoding.automaton import NO_ENTRY, NO_RANK, Automaton, any_text
+from m6rec_jax.engine.decoding.beam_search import beam_search
 from m6rec_jax.engine.decoding.sampling import SamplingOptions, check_sampling
-from m6rec_jax.engine.decoding.text_choices import RowChoices, TextChoices
+from m6rec_jax.engine.decoding.slots import FREE, Slots, advance, model_step
+from m6rec_jax.engine.decoding.text_choices import TextChoices, stacked_graphs
 from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
-from m6rec_jax.engine.decoding.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
-from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.task_settings import check_number
 from m6rec_jax.errors import ConfigError, DataError
@@ -36,6 +36,84 @@ from m6rec_jax.text.rows import Text
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 Array = jax.Array
+
+
+class GeneratedBatch(NamedTuple):
+    """Texts of each source, best first where that has a meaning.
+
+    Attributes:
+      tokens: int32 `[sources, texts, length]`.
+      scores: float32 `[sources, texts]`, what texts are ordered by: of beam search the
+        length-normalised log probability, else the log probability.
+      log_probability: float32 `[sources, texts]`, of the tokens after the prefix.
+      ended: bool `[sources, texts]`.
+      entries: int32 `[sources, texts]`, of titles; `NO_ENTRY` without any.
+    """
+
+    tokens: Array
+    scores: Array
+    log_probability: Array
+    ended: Array
+    entries: Array
+
+
+def generate(
+    model: M6Rec,
+    verb: str,
+    num_texts: int,
+    variables: Variables,
+    features: Mapping[str, Array],
+    automaton: Automaton,
+    options: Any,
+) -> GeneratedBatch:
+    """Encodes and decodes a batch; for use inside jit.
+
+    Args:
+      model: the model.
+      verb: 'greedy', 'sample' or 'beam_search'.
+      num_texts: per source.
+      variables: of the model.
+      features: those of `encoded_source`, `task_ids` `[sources, 1]`, `prefix_ids` `[sources,
+        length]`; 'sample' reads `seeds` uint32 `[sources, 1]`; `num_before` and `seen` may be what
+        the automaton calls before `[sources]` and excluded `[sources, width]`.
+      automaton: what may be written.
+      options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
+    """
+    prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
+    automaton = automaton._replace(before=features.get("num_before"), excluded=features.get("seen"))
+    cache: Any = model.apply(
+        variables,
+        encoded_source(model, variables, features),
+        task_ids,
+        max_length=prefix_ids.shape[1],
+        rows_per_source=num_texts,
+        method=model.start_decoding,
+    )
+    step = model_step(model, variables, task_ids)
+    shape = (prefix_ids.shape[0], num_texts)
+    if verb == "beam_search":
+        beams = beam_search(
+            step, cache, prefix_ids, automaton, num_beams=num_texts, length_penalty=options
+        )
+        return GeneratedBatch(
+            beams.tokens,
+            beams.scores,
+            beams.log_probability,
+            beams.ended,
+            automaton.entries(beams.state),
+        )
+    seeds = features["seeds"][:, 0] if verb == "sample" else None
+    slots = Slots.of(cache, automaton, prefix_ids, num_texts, seeds, options)
+    active = jnp.ones(slots.given.shape[:1], bool)
+    slots, written = advance(step, slots, automaton, active, prefix_ids.shape[1])
+    scores = written.gained.sum(axis=1).reshape(shape)
+    return GeneratedBatch(
+        written.tokens.reshape(*shape, -1),
+        scores,
+        scores,
+        (written.tokens == EOS_ID).any(axis=1).reshape(shape),
+        automaton.entries(slots.place).reshape(shape),
+    )
 
 
 class GeneratedText(NamedTuple):
@@ -119,7 +197,6 @@ class Generator(Engine):
         super().__init__(model, variables, vocabulary, options)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self._any_text = any_text(vocabulary, model.config.vocab_size)
-        self._programs: dict[str, Callable[..., Any]] = {}
 
     def greedy(
         self,
@@ -254,51 +331,44 @@ class Generator(Engine):
             choices = None
         # Of an export there is one program for all.
         exported = self.options.programs is not None
-        # What comes after a prefix is constrained, and the prefix is not.
-        after_prefix = choices is not None or (trie is not None and prefixes is not None)
         # One length for prefixes of all lengths: few shapes are compiled.
-        length = self.max_tokens if exported or after_prefix else self._length(trie)
+        whole = exported or choices is not None or (trie is not None and prefixes is not None)
+        length = self.max_tokens if whole else self._length(trie)
         prefix_ids = self._prefix_ids(number, length, prefixes, trie)
-        num_given = (prefix_ids != FREE).sum(axis=1)
-        excluded = None
+        num_before = (prefix_ids != FREE).sum(axis=1).astype(np.int32)
+        columns = {
+            "prefix_ids": prefix_ids,
+            "seeds": np.array([[one % 2**32] for one in seeds], np.uint32).reshape(-1, 1),
+        }
+        if trie is not None or choices is not None:
+            columns["num_before"] = num_before
         if trie is not None and seen is not None:
-            excluded = trie.excluded_ranks(seen, number, widest=exported)
-        kind = "" if trie is None else "titles"
-        run = self._compiled(verb, num_texts, kind if choices is None else "choices")
-        taken, settings = self._tasks.with_variables(self.variables, tasks, number)
-        variables = self._for_decoding(taken)
+            columns["seen"] = trie.excluded_ranks(seen, number, widest=exported)
+        kind = "choices" if choices is not None else "" if trie is None else "titles"
+        several = f"{num_texts}" if num_texts > 1 else ""
+        name = "_".join(filter(None, (verb, several, kind)))
+        run = self._program(name, generate, self.model, verb, num_texts)
+        settings = self._tasks.each(tasks, number)
+        variables = self._decoding_variables()
         sources = list(map(self._source_row, histories, settings))
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            filled = slice(len(members))
-            given = np.full((size, length), FREE, np.int32)
-            given[:, 0] = EOS_ID  # rows of padding end at once
-            given[filled] = prefix_ids[members]
-            own_seeds = np.zeros((size, 1), np.uint32)
-            own_seeds[filled, 0] = [seeds[i] % 2**32 for i in members]
-            batch: dict[str, np.ndarray] = {"prefix_ids": given, "seeds": own_seeds}
-            if excluded is not None:
-                # Rows of padding have seen nothing.
-                batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
-                batch["seen"][filled] = excluded[members]
-            if after_prefix:
-                batch["num_before"] = np.zeros(size, np.int32)
-                batch["num_before"][filled] = num_given[members]
-            part, own = [sources[i] for i in members], [settings[i] for i in members]
+            batch = {name: _padded(values[members], name, size) for name, values in columns.items()}
             with self._segments_held():
-                batch |= self._history_batch(taken, part, own, bucket, size)
-                placed = self._placed(batch)
-                constraint: Constraint = self._any_text if trie is None else trie.arrays
-                if choices is not None:
-                    constraint = RowChoices.of(
-                        dict(enumerate(choices[i] for i in members)),
-                        {place: length - num_given[i] for place, i in enumerate(members)},
-                        size,
-                        self._any_text,
+                batch |= self._history_batch(
+                    [sources[i] for i in members], [settings[i] for i in members], bucket, size
+                )
+                automaton = self._any_text
+                if trie is not None:
+                    automaton = Automaton(None, trie.graphs)
+                elif choices is not None:
+                    room = length - num_before[members]
+                    automaton = _of_choices(
+                        self._any_text, [choices[i] for i in members], room, size
                     )
                 # Not read back here: the devices go on while Python prepares the next batch.
-                pending.append((members, run(variables, placed, constraint, options)))
+                pending.append((members, run(variables, self._placed(batch), automaton, options)))
         results: dict[int, list[GeneratedText]] = {}
         bar = progress_bar(
             pending,
@@ -311,8 +381,8 @@ class Generator(Engine):
         for members, generated in bar:
             values = [np.asarray(value) for value in generated]
             for k, i in enumerate(members):
-                found = GeneratedBatch(*(value[k] for value in values))
-                results[i] = self._texts(found, int(num_given[i]), trie is not None)
+                batch_row = GeneratedBatch(*(value[k] for value in values))
+                results[i] = self._texts(batch_row, int(num_before[i]))
         return [results[i] for i in range(number)]
 
     def _prefix_ids(
@@ -335,10 +405,10 @@ class Generator(Engine):
             prefix_ids[request, : len(tokens)] = tokens
         return prefix_ids
 
-    def _texts(self, found: GeneratedBatch, num_given: int, of_trie: bool) -> list[GeneratedText]:
+    def _texts(self, batch: GeneratedBatch, num_given: int) -> list[GeneratedText]:
         """The texts of one request, without beams for which there was none."""
         texts = []
-        for tokens, score, log_probability, ended, entry in zip(*found, strict=True):
+        for tokens, score, log_probability, ended, entry in zip(*batch, strict=True):
             if np.isneginf(score):
                 continue
             text = after = self.vocabulary.decode(tokens)
@@ -350,7 +420,7 @@ class Generator(Engine):
                     float(score),
                     float(log_probability),
                     bool(ended),
-                    int(entry) if of_trie and entry != NO_ENTRY else None,
+                    int(entry) if entry != NO_ENTRY else None,
                     after,
                     tuple(tokens[: (tokens != EOS_ID).cumprod().sum() + 1].tolist()),
                 )
@@ -369,37 +439,23 @@ class Generator(Engine):
             )
         return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
 
-    def _compiled(self, verb: str, num_texts: int, constrained_to: str) -> Callable[..., Any]:
-        """A compiled function of variables, features, constraint and options."""
-        name = verb if num_texts == 1 else f"{verb}_{num_texts}"
-        name += f"_{constrained_to}" if constrained_to else ""
-        if name not in self._programs:
 
-            def run(
-                variables: Variables,
-                features: Mapping[str, Array],
-                constraint: Constraint,
-                options: Any,
-            ) -> GeneratedBatch:
-                return generate(
-                    self.model,
-                    variables,
-                    features,
-                    _of_each_source(constraint, features),
-                    options,
-                    verb=verb,
-                    num_texts=num_texts,
-                    encoded=self._encoded(variables, features),
-                )
-
-            self._programs[name] = self._program(name, run)
-        return self._programs[name]
+# What stands in rows of padding: they end at once, and exclude nothing.
+_PADDING = {"prefix_ids": EOS_ID, "seen": NO_RANK}
 
 
-def _of_each_source(constraint: Constraint, features: Mapping[str, Array]) -> Constraint:
-    """A trie without what each source has seen, and for what comes after the text before it."""
-    if isinstance(constraint, TokenTrie) and "seen" in features:
-        constraint = UnseenTrie(constraint, features["seen"])
-    if "num_before" in features:
-        constraint = AfterPrefix(constraint, features["num_before"])
-    return constraint
+def _padded(values: np.ndarray, name: str, size: int) -> np.ndarray:
+    padding = ((0, size - len(values)), *((0, 0),) * (values.ndim - 1))
+    return np.pad(values, padding, constant_values=_PADDING.get(name, 0))
+
+
+def _of_choices(
+    free: Automaton, choices: Sequence[TextChoices | None], room: np.ndarray, size: int
+) -> Automaton:
+    """What the sources of a batch may write, some of them freely."""
+    graph = np.full(size, -1, np.int32)
+    graph[: len(choices)] = [-1 if one is None else row for row, one in enumerate(choices)]
+    rooms = np.zeros(size, np.int32)
+    rooms[: len(choices)] = room
+    values: Any = free._replace(graphs=stacked_graphs(choices, size), graph=graph, room=rooms)
+    return values

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
-from m6rec_jax.engine.decoding.token_trie import NO_RANK, build_trie
+from m6rec_jax.engine.decoding.automaton import NO_RANK
+from m6rec_jax.engine.decoding.token_trie import build_trie
 from m6rec_jax.engine.index.catalogue_index import excluded_widths
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -24,7 +26,7 @@ ItemScores = Callable[[np.ndarray], np.ndarray]
 
 
 class TitleTrie:
-    """A `TokenTrie` of titles, and the items that each of them belongs to.
+    """The graph of titles, and the items that each of them belongs to.
 
     Args:
       vocabulary: the model's.
@@ -37,9 +39,9 @@ class TitleTrie:
       DataError: a title without words.
 
     Attributes:
-      arrays: the `TokenTrie`; its entries are distinct titles.
+      graphs: of `build_trie`; its entries are distinct titles.
       titles: the text of each entry.
-      ranks: int64 `[titles]`, of each entry among all sorted by their tokens (see `TokenTrie`).
+      ranks: int64 `[titles]`, of each entry among all sorted by their tokens.
       num_items: how many items the catalogue has.
       length: tokens of the longest entry, `[EOS]` included: steps that decoding may need.
     """
@@ -55,19 +57,25 @@ class TitleTrie:
             kept = tokens if max_tokens is None else tokens[: max_tokens - 1]
             items_of.setdefault(tuple(kept), []).append(index)
         sequences = list(items_of)
-        self.arrays = build_trie(sequences)
+        self.graphs = build_trie(sequences)
         self._items = [np.array(items, np.int64) for items in items_of.values()]
         self._entry_of_item = np.zeros(len(titles), np.int64)
         for entry, items in enumerate(self._items):
             self._entry_of_item[items] = entry
         self._num_items_of = np.bincount(self._entry_of_item)
-        ending, first_rank = np.asarray(self.arrays.entry), np.asarray(self.arrays.first_rank)
+        ending = np.asarray(self.graphs.entry)[0]
+        first_rank = np.asarray(self.graphs.first_rank)[0]
         leaves = np.flatnonzero(ending >= 0)
         self.ranks = np.zeros(len(sequences), np.int64)
         self.ranks[ending[leaves]] = first_rank[leaves]
         self.titles = [titles[items[0]] for items in items_of.values()]
         self.num_items = len(titles)
         self.length = 1 + max(map(len, sequences))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What compiled programs depend on."""
+        return tuple(leaf.shape for leaf in jax.tree.leaves(self.graphs))
 
     def __len__(self) -> int:
         """Distinct titles."""
@@ -78,7 +86,7 @@ class TitleTrie:
     ) -> np.ndarray:
         """Ranks that each of `number` histories excludes, int32 `[histories, width]`.
 
-        For `UnseenTrie`. The width is one of `excluded_widths`, so that few shapes are compiled,
+        For `Automaton`. The width is one of `excluded_widths`, so that few shapes are compiled,
         and the last one where only the `widest` is. `seen` are, per history, indices into the
         catalogue.
 
@@ -96,7 +104,7 @@ class TitleTrie:
         return found
 
     def _seen_ranks(self, seen: Sequence[int]) -> np.ndarray:
-        """Ranks (see `TokenTrie`) of the titles all of whose items were seen, ascending."""
+        """Ranks of the titles all of whose items were seen, ascending."""
         items = np.unique(np.asarray(seen, np.int64))
         if len(items) and not 0 <= items[0] <= items[-1] < self.num_items:
             raise DataError(
@@ -120,7 +128,7 @@ class TitleTrie:
         """Indices into the catalogue of all items that have this title.
 
         Args:
-          entry: of `TokenTrie.entries`.
+          entry: of `Automaton.entries`.
           scores: best first by these; equal ones, and None, leave the catalogue's order.
 
         Raises:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -46,8 +45,8 @@ class Retriever(Engine):
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
-        self._users = self._program("user", self._user_vectors)
-        self._items = self._program("item", functools.partial(item_embeddings, model))
+        self._users = self._program("user", user_embeddings, model)
+        self._items = self._program("item", item_embeddings, model)
 
     def embed_users(
         self, histories: Sequence[Sequence[str]], tasks: Sequence[str] | None = None
@@ -62,14 +61,12 @@ class Retriever(Engine):
           DataError: another number of tasks than of histories.
           ConfigError: no such task, or one without projections.
         """
-        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
-        return self._embed(histories, settings, variables)
+        return self._embed(histories, self._tasks.each(tasks, len(histories)))
 
     def _embed(
         self,
         histories: Sequence[Sequence[str]],
         settings: Sequence[TaskSettings],
-        variables: Variables,
     ) -> np.ndarray:
         sources = list(map(self._source_row, histories, settings))
         result = np.zeros((len(sources), self.model.config.prompts.retrieval_dim), np.float32)
@@ -78,17 +75,11 @@ class Retriever(Engine):
         for length, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
             part, own = [sources[i] for i in members], [settings[i] for i in members]
             with self._segments_held():
-                batch = self._history_batch(variables, part, own, length, size)
-                pending.append((members, self._users(variables, self._placed(batch))))
+                batch = self._history_batch(part, own, length, size)
+                pending.append((members, self._users(self.variables, self._placed(batch))))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result
-
-    def _user_vectors(self, variables: Variables, features: Mapping[str, Array]) -> Array:
-        encoded = self._encoded(variables, features)
-        return self.model.apply(
-            variables, encoded, features["task_ids"], method=self.model.user_embedding
-        )
 
     def embed_items(self, texts: Sequence[str], task: str | None = None) -> np.ndarray:
         """Item texts (`DatasetTemplate.item`) to unit vectors, float32 `[items, retrieval]`.
@@ -98,7 +89,7 @@ class Retriever(Engine):
         Raises:
           DataError: a text without words. ConfigError: no such task, or one without projections.
         """
-        variables, (settings,) = self._tasks.with_variables(self.variables, [task or ""], 1)
+        settings = self._tasks.one(task)
         result = np.zeros((len(texts), self.model.config.prompts.retrieval_dim), np.float32)
         item_rows, indices = pack_texts(
             self.vocabulary,
@@ -114,7 +105,7 @@ class Retriever(Engine):
                 names = {"decoder_input_tokens": length, "decoder_block_ids": length}
                 batch = rows.pad_batch([item_rows[i] for i in members], names, size)
                 batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
-                yield self._items(variables, self._runtime.place_shared(batch))
+                yield self._items(self.variables, self._runtime.place_shared(batch))
 
         # One vector per position: those of a whole catalogue would fill the device.
         bar = progress_bar(
@@ -138,7 +129,7 @@ class Retriever(Engine):
             own = dataclasses.replace(next(iter(self.options.tasks.values())), source_length=None)
             for history in self.warm_up_histories():
                 for size in self._batch_sizes:
-                    self._embed([history] * size, [own] * size, self.variables)
+                    self._embed([history] * size, [own] * size)
 
     def index(self, texts: Sequence[str], task: str | None = None) -> CatalogueIndex:
         """Embeds a catalogue (see `embed_items`) and puts it on the devices."""

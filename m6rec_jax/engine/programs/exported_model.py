@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.decoding.generation_program import GeneratedBatch
+from m6rec_jax.engine.decoding.generation import GeneratedBatch
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.programs.exported_programs import (
@@ -25,22 +26,20 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.text.vocabulary import EOS_ID
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ExportedModel(TrainedModel):
     """The model of an export; runs on one device.
 
-    Args:
+    Attributes:
       exported: the export.
-      **loaded: see `TrainedModel`.
     """
 
-    def __init__(self, exported: Exported, **loaded: Any) -> None:
-        super().__init__(**loaded)
-        self._exported = exported
+    exported: Exported
 
     def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """That of the model which was exported: its indexes fit. It has no other without exits."""
         del exits
-        return str(self._exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
+        return str(self.exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
 
     @property
     def segments(self) -> None:
@@ -60,19 +59,19 @@ class ExportedModel(TrainedModel):
         return super().options(task, **(changes | fixed))
 
     def _program(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        own = self._exported.programs.get(name)
+        own = self.exported.programs.get(name)
         if own is None:
-            known = ", ".join(self._exported.programs)
+            known = ", ".join(self.exported.programs)
 
             def missing(*_: Any) -> Any:
                 raise ConfigError(
-                    f"{self._exported.folder} has no program '{name}', but {known}: export the "
+                    f"{self.exported.folder} has no program '{name}', but {known}: export the "
                     "model with a task that needs it"
                 )
 
             return missing
         try:
-            run = self._exported.function(own)
+            run = self.exported.function(own)
         except ExportError as error:  # of another platform
             raise ConfigError(str(error)) from error
 
@@ -88,7 +87,7 @@ class ExportedModel(TrainedModel):
             )
             if unlike:
                 raise ConfigError(
-                    f"'{name}' of {self._exported.folder} is another engine's, which differs in "
+                    f"'{name}' of {self.exported.folder} is another engine's, which differs in "
                     f"{', '.join(sorted(unlike))}: ask as the model was exported, or export it anew"
                 )
             found = run(

@@ -32,7 +32,7 @@ import jax
 import jax.export
 import numpy as np
 
-FORMAT = "m6rec-stablehlo-3"
+FORMAT = "m6rec-stablehlo-4"
 MANIFEST, WEIGHTS, HELD_OUT = "export.json", "weights.npz", "held_out.npz"
 CONSTANTS = "constants"
 # Programs that read several decoder rows of each source: their arrays of three axes are of rows.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from m6rec_jax.engine.programs.kept_programs import Kept
+from m6rec_jax.engine.programs.kept_programs import KeptProgram
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.sharding import (
     LogicalRules,
@@ -26,31 +27,45 @@ LENGTH_MULTIPLE = 8
 _BATCHES_AHEAD = 2
 
 
+@dataclasses.dataclass(frozen=True)
 class Runtime:
     """Compiles and runs functions of the model on a mesh (None: the default device).
 
-    Args:
+    Attributes:
       mesh: of `sharding.make_mesh`; batches are split over it, results are copies on all devices.
       rules: logical-axis rules under which the model is traced.
     """
 
-    def __init__(self, mesh: Mesh | None = None, rules: LogicalRules = ()) -> None:
-        self.mesh = mesh
-        self.rules = rules
+    mesh: Mesh | None = None
+    rules: LogicalRules = ()
 
-    def jit(
-        self, function: Callable[..., Any], donate: int | Sequence[int] = ()
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`jax.jit(function)` with its results on every device; traced once per set of shapes."""
+        return jax.jit(function) if self.mesh is None else self._on_mesh(function)
+
+    def program(
+        self, function: Callable[..., Any], *static: Any, donate: tuple[int, ...] = ()
     ) -> Callable[..., Any]:
-        """`jax.jit(function)` with its results on every device; traced once per set of shapes.
+        """`jit` of `function(*static, ...)`, the same program for all that ask for equal ones.
 
-        `donate` are the arguments whose memory the results may take.
+        So variables are an argument, and whoever replaces them compiles nothing.
+
+        Args:
+          function: of a module.
+          static: hashable values, such as the model.
+          donate: the arguments after these whose memory the results may take.
         """
-        if self.mesh is None:
-            return Kept(function, donate)
-        compiled = jax.jit(function, out_shardings=replicated(self.mesh), donate_argnums=donate)
+        return _program(self, function, static, donate)
+
+    def _on_mesh(
+        self, function: Callable[..., Any], donate: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
+        assert self.mesh is not None
+        mesh, whole = self.mesh, replicated(self.mesh)
+        compiled = jax.jit(function, out_shardings=whole, donate_argnums=donate)
 
         def call(*args: Any) -> Any:
-            with self._context():
+            with jax.set_mesh(mesh), axis_rules(self.rules):
                 return compiled(*args)
 
         return call
@@ -91,11 +106,15 @@ class Runtime:
         """What the number of rows of a batch must be a multiple of."""
         return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-    @contextlib.contextmanager
-    def _context(self) -> Any:
-        assert self.mesh is not None
-        with jax.set_mesh(self.mesh), axis_rules(self.rules):
-            yield
+
+# More than one process uses; those of models that are gone go.
+@functools.lru_cache(maxsize=256)
+def _program(
+    runtime: Runtime, function: Callable[..., Any], static: tuple[Any, ...], donate: tuple[int, ...]
+) -> Callable[..., Any]:
+    if runtime.mesh is None:
+        return KeptProgram(function, static, donate)
+    return runtime._on_mesh(functools.partial(function, *static), donate)
 
 
 def read_back(results: Iterable[Any]) -> Iterator[Any]:

@@ -71,9 +71,6 @@ class SegmentCache:
       ConfigError: a pool too small for the longest row.
     """
 
-    # Programs see the states as arguments, see `kept_programs`.
-    not_traced = ("lock", "_source", "_candidates")
-
     def __init__(
         self,
         model: M6Rec,
@@ -98,38 +95,25 @@ class SegmentCache:
         self._own_tokens = frozenset(prompts.special_token_ids)
         self._soft_prompts = -1 - np.arange(prompts.num_prompts, dtype=np.int32)
         kept = dtype or config.dtype
-
-        def encode(variables: Variables, tokens: Array, blocks: Array, tasks: Array) -> Array:
-            return model.apply(variables, tokens, blocks, tasks, method=model.encode_segments)
-
-        def decode(variables: Variables, tokens: Array, blocks: Array, tasks: Array) -> Array:
-            return model.apply(variables, tokens, blocks, tasks, method=model.decode_early)
-
-        def decode_ends(variables: Variables, tokens: Array, blocks: Array, tasks: Array) -> Array:
-            hidden, keys = model.apply(
-                variables, tokens, blocks, tasks, method=model.candidate_states
-            )
-            # [late layers, rows, heads, length, head_dim]: what a token has of all layers together.
-            flat = [part.transpose(1, 3, 0, 2, 4).reshape(*tokens.shape, -1) for part in keys]
-            return jnp.concatenate([hidden, *flat], axis=-1)
-
         late = config.num_decoder_layers - config.first_cross_layer
         keys_width = 2 * late * config.num_heads * config.head_dim if self.scores_ends else 0
         self._source = SegmentPool(
             "source",
+            model,
             width=config.embed_dim,
             capacity=source_slots,
             row_lengths=_row_lengths(max(source_length, prompts.num_prompts)),
-            compute=encode,
+            compute=_encode,
             runtime=runtime,
             dtype=kept,
         )
         self._candidates = SegmentPool(
             "candidate",
+            model,
             width=config.embed_dim + keys_width,
             capacity=candidate_slots,
             row_lengths=_row_lengths(target_length),
-            compute=decode_ends if self.scores_ends else decode,
+            compute=_decode_ends if self.scores_ends else _decode,
             runtime=runtime,
             dtype=kept,
         )
@@ -229,6 +213,27 @@ class SegmentCache:
             or not self._own_tokens.isdisjoint(tokens.tolist())
         )
         return Segment(tokens, settings.task_id, _Prompts(settings) if of_task else None)
+
+
+def _encode(
+    model: M6Rec, variables: Variables, tokens: Array, blocks: Array, tasks: Array
+) -> Array:
+    return model.apply(variables, tokens, blocks, tasks, method=model.encode_segments)
+
+
+def _decode(
+    model: M6Rec, variables: Variables, tokens: Array, blocks: Array, tasks: Array
+) -> Array:
+    return model.apply(variables, tokens, blocks, tasks, method=model.decode_early)
+
+
+def _decode_ends(
+    model: M6Rec, variables: Variables, tokens: Array, blocks: Array, tasks: Array
+) -> Array:
+    hidden, keys = model.apply(variables, tokens, blocks, tasks, method=model.candidate_states)
+    # [late layers, rows, heads, length, head_dim]: what a token has of all layers together.
+    flat = [part.transpose(1, 3, 0, 2, 4).reshape(*tokens.shape, -1) for part in keys]
+    return jnp.concatenate([hidden, *flat], axis=-1)
 
 
 def gathered_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:

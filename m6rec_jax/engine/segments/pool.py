@@ -24,6 +24,7 @@ import numpy as np
 from m6rec_jax.engine.programs.runtime import Runtime, smallest_that_fits
 from m6rec_jax.engine.segments.store import SegmentStore
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec
 
 Array = jax.Array
 # Slots that are given out together. A segment of n tokens takes the next multiple of it.
@@ -53,9 +54,9 @@ class Segment(NamedTuple):
         return self.task, self.tokens.tobytes()
 
 
-# States of packed segments, inside jit: variables, tokens and block ids `[rows, length]`, task ids
-# `[rows, 1]` to `[rows, length, width]`.
-Compute = Callable[[Any, Array, Array, Array], Array]
+# States of packed segments, inside jit: a model, variables, tokens and block ids `[rows, length]`,
+# task ids `[rows, 1]` to `[rows, length, width]`.
+Compute = Callable[[M6Rec, Any, Array, Array, Array], Array]
 
 
 @dataclasses.dataclass
@@ -86,6 +87,7 @@ class SegmentPool:
 
     Args:
       name: for errors.
+      model: whose early layers compute states.
       width: numbers of a state.
       capacity: slots, one per token.
       row_lengths: lengths of the rows in which segments are computed, ascending.
@@ -106,6 +108,7 @@ class SegmentPool:
     def __init__(
         self,
         name: str,
+        model: M6Rec,
         *,
         width: int,
         capacity: int,
@@ -128,20 +131,9 @@ class SegmentPool:
         self._row_sizes = runtime.batch_sizes(ROW_SIZES)
         self._time = itertools.count(1)
 
-        # Slots beyond the last one are nobody's: what stands in them is dropped.
-        def fill(states: Array, variables: Any, features: Mapping[str, Array]) -> Array:
-            found = compute(
-                variables, features["tokens"], features["block_ids"], features["task_ids"]
-            )
-            found = found.reshape(-1, width).astype(states.dtype)
-            return states.at[features["slots"].reshape(-1)].set(found, mode="drop")
-
-        def write(states: Array, values: Array, slots: Array) -> Array:
-            return states.at[slots].set(values.astype(states.dtype), mode="drop")
-
-        self._fill = runtime.jit(fill, donate=0)
-        self._write = runtime.jit(write, donate=0)
-        self._read = runtime.jit(lambda states, slots: states.at[slots].get(mode="clip"))
+        self._fill = runtime.program(_fill, compute, model, donate=(0,))
+        self._write = runtime.program(_write, donate=(0,))
+        self._read = runtime.program(_read)
         self.states: Array = runtime.place_whole(self._empty())
         self.clear()
 
@@ -315,6 +307,25 @@ class SegmentPool:
                 start += len(slots)
         placed = self._runtime.place_shared(features)
         self.states = self._fill(self.states, variables, placed)
+
+
+def _fill(
+    compute: Compute, model: M6Rec, states: Array, variables: Any, features: Mapping[str, Array]
+) -> Array:
+    """Slots beyond the last one are nobody's: what stands in them is dropped."""
+    values = compute(
+        model, variables, features["tokens"], features["block_ids"], features["task_ids"]
+    )
+    values = values.reshape(-1, states.shape[1]).astype(states.dtype)
+    return states.at[features["slots"].reshape(-1)].set(values, mode="drop")
+
+
+def _write(states: Array, values: Array, slots: Array) -> Array:
+    return states.at[slots].set(values.astype(states.dtype), mode="drop")
+
+
+def _read(states: Array, slots: Array) -> Array:
+    return states.at[slots].get(mode="clip")
 
 
 def _pages(length: int) -> int:
