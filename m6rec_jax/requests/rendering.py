@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from m6rec_jax.data.render import Renderer
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.request import RejectedRow, Request
-from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.records import Event, Item, Value
 from m6rec_jax.text.templates import DatasetTemplate
 
 
@@ -27,8 +26,7 @@ class RequestRenderer:
     """Turns requests into the text that a model reads.
 
     Statistics of a user are looked up by the id, and the request's later behaviours are counted on
-    top. A user without an id, or a new one, has the request's behaviours alone. Those that lack a
-    time or a value are read, and not counted. Statistics of items are looked up by their ids.
+    top, but for those that lack a time or a value. Statistics of items are looked up by their ids.
 
     Args:
       template: of the data set.
@@ -46,7 +44,6 @@ class RequestRenderer:
     ) -> None:
         self._template, self._statistics = template, statistics
         self._render_candidates = render_candidates
-        self._renderer = Renderer(template, statistics)
         self._max_events = max_events
 
     def render(self, request: Request) -> RequestText:
@@ -62,9 +59,11 @@ class RequestRenderer:
             latest = latest[max(0, len(latest) - self._max_events) :]
         events, items = _by_id(latest)
         try:
-            history = self._renderer.history(
-                request.user, events, items, request.time, state=state, given=request.statistics
-            )
+            user, time, features = request.user, request.time, request.statistics
+            if self._statistics is not None:
+                counted = self._statistics.user_features(user.id, time, state=state)
+                features = {**counted, **features}
+            history = self._template.history_segments(user, events, items, time, features)
             candidates = self._candidates(request, state) if self._render_candidates else []
         except DataError as error:
             raise RejectedRow("no_text", f"{error}{_lacking(request, self._statistics)}") from None
@@ -102,13 +101,14 @@ class RequestRenderer:
         return self._statistics.fold_in(request.user.id, counted)
 
     def _candidates(self, request: Request, state: UserState | None) -> list[str]:
-        given = [
-            {**request.statistics, **own} if request.statistics else own
-            for own in request.candidate_statistics
-        ]
-        return self._renderer.candidates(
-            request.user.id, request.candidates, request.time, state=state, given=given
-        )
+        items, names = request.candidates, self._template.candidate_template.fields
+        features: Sequence[Mapping[str, Value]] = [request.statistics] * len(items)
+        if self._statistics is not None:
+            user, time = request.user.id, request.time
+            counted = self._statistics.group_features(user, items, time, state=state, names=names)
+            features = [{**own, **request.statistics} for own in counted]
+        given = zip(items, features, request.candidate_statistics, strict=True)
+        return [self._template.candidate(item, {**own, **more}) for item, own, more in given]
 
 
 def _lacking(request: Request, statistics: Statistics | None) -> str:

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from m6rec_jax.data import statistics_files
 from m6rec_jax.data.co_occurrence import RECENT, ranked_text
+from m6rec_jax.data.event_views.documents import item_in_document, sentence
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import Renderer, item_in_document, sentence
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import EXCLUDED, VISIBLE_PARTS
 from m6rec_jax.data.statistics import Statistics
@@ -200,7 +200,6 @@ class RowRenderer:
         self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
         self._template, self._label = template, dataset.spec.label
         self._statistics = statistics
-        self._renderer = Renderer(template, statistics)
         self._sampler, self._negatives = sampler, negatives
         self._reranking = reranking
         self._common = {
@@ -321,14 +320,18 @@ class RowRenderer:
                 group.history_items, group.history_times, group.history_values, strict=True
             )
         ]
-        return self._renderer.history(
-            user, events, self._items_by_id, group.time, state=self._state(group)
+        features = self._statistics.user_features(user.id, group.time, state=self._state(group))
+        return self._template.history_segments(
+            user, events, self._items_by_id, group.time, features
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        return self._renderer.candidates(user_id, items, group.time, state=self._state(group))
+        found = self._statistics.group_features(
+            user_id, items, group.time, state=self._state(group)
+        )
+        return list(map(self._template.candidate, items, found))
 
     def _state(self, group: Group) -> UserState | None:
         """What is known of a group's user, in place of what statistics know by the id."""

@@ -119,13 +119,6 @@ def test_values_of_a_sample(shop, tmp_path):
     assert [after(value / 2) for value in values] == [before(value) for value in values]
 
 
-def test_values_where_there_are_none(write_shop, tmp_path):
-    clicks = write_shop([(0, 0, 0.0, None), (0, 1, 1.0, None)], labelled=False)
-    for option in ({"min_value": 1}, {"value_scale": 0.5}):
-        with pytest.raises(ConfigError, match=r"have no values: its dataset.json names no"):
-            sample_dataset(clicks, tmp_path, progress=False, **option)
-
-
 def test_a_sample_that_is_there_is_left_alone(shop, tmp_path):
     folder = sample_dataset(shop, tmp_path, min_item_events=2, progress=False)
     first = (folder / "events.parquet").stat().st_mtime_ns
@@ -135,7 +128,7 @@ def test_a_sample_that_is_there_is_left_alone(shop, tmp_path):
     assert (folder / "events.parquet").stat().st_mtime_ns != first
 
 
-def test_impossible_samples(shop, tmp_path):
+def test_impossible_samples(shop, write_shop, tmp_path):
     with pytest.raises(DataError, match=r"nothing is left of .* events with min_user_events=99"):
         sample_dataset(shop, tmp_path, min_user_events=99, users=2, progress=False)
     with pytest.raises(ConfigError, match=r"sample_dataset\.users = 0"):
@@ -145,3 +138,6 @@ def test_impossible_samples(shop, tmp_path):
     with pytest.raises(ConfigError, match="is the name of the data set itself"):
         sample_dataset(shop, tmp_path, "shop", progress=False)
     assert not (tmp_path / "shop-small").exists()
+    clicks = write_shop([(0, 0, 0.0, None), (0, 1, 1.0, None)], labelled=False)
+    with pytest.raises(ConfigError, match="have no values"):
+        sample_dataset(clicks, tmp_path, value_scale=0.5, progress=False)

@@ -17,6 +17,7 @@ from m6rec_jax.data import co_occurrence, views
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, RelatedItems
 from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.event_views import EVENT_VIEWS
+from m6rec_jax.data.event_views.documents import item_document
 from m6rec_jax.data.negatives import num_negatives, sampling_rates
 from m6rec_jax.data.prepare_options import (
     PrepareOptions,
@@ -24,7 +25,6 @@ from m6rec_jax.data.prepare_options import (
     template_and_options,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import item_document
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,12 @@ import pyarrow as pa
 from m6rec_jax.data.bucket_rows import BucketRows
 from m6rec_jax.data.event_views.view import EventView, Rows
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.render import item_document, item_in_document, sentence
 from m6rec_jax.data.splits import TRAIN
 from m6rec_jax.data.user_bucket import Groups
 from m6rec_jax.text.column_text import distinct_texts
+from m6rec_jax.text.format_strings import text_of
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
 
 
 class DocumentsView(EventView):
@@ -59,3 +62,26 @@ def _behaviours(made: BucketRows, groups: Groups) -> list[str]:
     ).to_pylist()
     bounds = itertools.pairwise(groups.rows.offsets.tolist())
     return [" ".join(texts[start:end]) for start, end in bounds]
+
+
+def item_document(template: DatasetTemplate, item: Item) -> dict[str, Any]:
+    """A document: the item in the wording of the catalogue, then every other attribute."""
+    named = template.item_template.fields
+    others = [
+        sentence(f"{name.replace('_', ' ')}: {text_of(value)}")
+        for name, value in item.attributes.items()
+        if name not in named and text_of(value)
+    ]
+    target = " ".join([sentence(template.item(item)), *others])
+    return {"kind": "item", "source": [], "target": target}
+
+
+def item_in_document(template: DatasetTemplate, item: Item) -> str:
+    """The text of an item that a user acted on: of a candidate, if there are candidates."""
+    return template.candidate(item) if template.has_candidates else template.item(item)
+
+
+def sentence(text: str) -> str:
+    """Ends a text with a full stop, unless it ends a sentence already or is empty."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."
