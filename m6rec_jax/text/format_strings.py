@@ -20,7 +20,7 @@ import decimal
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from m6rec_jax.errors import ConfigError, DataError
@@ -111,13 +111,13 @@ class Template:
         """
         if not isinstance(source, str):
             raise ConfigError(f"template '{name}' must be a string, not {source!r}")
-        return cls._of(source, name, _Parser(source, name).parse())
+        return cls._of(source, name, _parse(source, name))
 
     @classmethod
-    def _of(cls, source: str, name: str, parts: tuple[_Part, ...]) -> Template:
-        fields = tuple(dict.fromkeys(found.name for found in _fields(parts)))
-        outside = (part.name for part in parts if isinstance(part, _Field))
-        return cls(source, name, fields, tuple(dict.fromkeys(outside)), parts)
+    def _of(cls, source: str, name: str, parts: Sequence[_Part]) -> Template:
+        fields = dict.fromkeys(field.name for field in _fields(parts))
+        outside = dict.fromkeys(part.name for part in parts if isinstance(part, _Field))
+        return cls(source, name, tuple(fields), tuple(outside), tuple(parts))
 
     @property
     def may_be_empty(self) -> bool:
@@ -132,18 +132,10 @@ class Template:
         Raises:
           DataError: a field outside every optional clause has no value.
         """
-        texts: list[str] = []
-        for part in self._parts:
-            if type(part) is str:
-                texts.append(part)
-            elif isinstance(part, _Field):
-                text = text_of(values.get(part.name))
-                if not text:
-                    raise _missing(part, self.name)
-                texts.append(text)
-            elif isinstance(part, _Clause):
-                texts.append(_render_clause(part, values))
-        return "".join(texts)
+        rendered = _render(self._parts, values)
+        if isinstance(rendered, _Field):
+            raise _missing(rendered, self.name)
+        return rendered[0]
 
     def pieces(self, source_of: Callable[[str], object]) -> list[Template]:
         """Cuts it into templates whose texts, put together, are its own.
@@ -161,7 +153,7 @@ class Template:
                 runs[-1] = (sources, [*runs[-1][1], part])
             else:
                 runs.append((sources, [part]))
-        return [Template._of(self.source, self.name, tuple(parts)) for _, parts in runs]
+        return [Template._of(self.source, self.name, parts) for _, parts in runs]
 
     def fill(self, values: Mapping[str, Value], later: Iterable[str]) -> str:
         """The format string that is left when all but some fields are rendered.
@@ -189,75 +181,49 @@ class Template:
                 )
 
 
-class _Parser:
-    """Recursive descent over one format string; positions in messages count from 1."""
+# Words, an escaped character, a field, or a character that stands where it may not.
+_TOKEN = re.compile(r"[^\\\[\]{}]+|\\(?P<escaped>[\[\]{}\\])|\{(?P<field>[^}]*)\}|.", re.DOTALL)
+_MISPLACED = {
+    "]": "']' without a '[' before it",
+    "}": "'}' without a '{' before it",
+    "{": "'{' is never closed by a '}'",
+    "\\": "a backslash may only stand before [ ] { } or \\",
+}
 
-    def __init__(self, source: str, name: str) -> None:
-        self._source = source
-        self._name = name
-        self._at = 0
 
-    def parse(self) -> tuple[_Part, ...]:
-        return self._parts(opened_at=None)
-
-    def _parts(self, opened_at: int | None) -> tuple[_Part, ...]:
-        parts: list[_Part] = []
-        literal: list[str] = []
-        while self._at < len(self._source):
-            start, char = self._at, self._source[self._at]
-            self._at += 1
-            if char == "\\":
-                literal.append(self._escaped(start))
-                continue
-            if char not in _ESCAPABLE:
-                literal.append(char)
-                continue
-            if literal:
-                parts.append("".join(literal))
-                literal = []
-            if char == "{":
-                parts.append(self._field(start))
-            elif char == "[":
-                parts.append(self._clause(start))
-            elif char == "]" and opened_at is not None:
-                return tuple(parts)
-            else:
-                opener = "[" if char == "]" else "{"
-                raise self._error(start, f"'{char}' without a '{opener}' before it", char)
-        if opened_at is not None:
-            raise self._error(opened_at, "'[' is never closed by a ']'", "[")
-        if literal:
-            parts.append("".join(literal))
-        return tuple(parts)
-
-    def _escaped(self, start: int) -> str:
-        char = self._source[self._at : self._at + 1]
-        if not char or char not in _ESCAPABLE:
-            raise self._error(start, "a backslash may only stand before [ ] { } or \\", "\\")
-        self._at += 1
-        return char
-
-    def _field(self, start: int) -> _Field:
-        end = self._source.find("}", self._at)
-        if end < 0:
-            raise self._error(start, "'{' is never closed by a '}'", "{")
-        name = self._source[self._at : end]
-        if not is_field_name(name):
-            raise self._error(start, f"'{{{name}}}' does not hold a field name", "{")
-        self._at = end + 1
-        return _Field(name, start + 1)
-
-    def _clause(self, start: int) -> _Clause:
-        clause = _Clause(self._parts(opened_at=start))
-        if not any(not isinstance(part, str) for part in clause.parts):
-            raise self._error(start, "an optional clause without a field is never left out", "[")
-        return clause
-
-    def _error(self, position: int, problem: str, char: str) -> ConfigError:
+def _parse(source: str, name: str) -> list[_Part]:
+    def error(start: int, problem: str) -> ConfigError:
         return ConfigError(
-            f"template '{self._name}', character {position + 1}: {problem} "
-            f"(write \\{char} for the character itself): {self._source!r}"
+            f"template '{name}', character {start + 1}: {problem} "
+            f"(write \\{source[start]} for the character itself): {source!r}"
         )
+
+    parts: list[_Part] = []
+    # Clauses that are open: where each begins, and the parts before it.
+    around: list[tuple[int, list[_Part]]] = []
+    for match in _TOKEN.finditer(source):
+        text, start = match[0], match.start()
+        if match["field"] is not None:
+            if not is_field_name(match["field"]):
+                raise error(start, f"'{text}' does not hold a field name")
+            parts.append(_Field(match["field"], start + 1))
+        elif text == "[":
+            around.append((start, parts))
+            parts = []
+        elif text == "]" and around:
+            opened, before = around.pop()
+            if all(isinstance(part, str) for part in parts):
+                raise error(opened, "an optional clause without a field is never left out")
+            parts = [*before, _Clause(tuple(parts))]
+        elif text in _MISPLACED:
+            raise error(start, _MISPLACED[text])
+        elif parts and isinstance(parts[-1], str):
+            parts[-1] += match["escaped"] or text
+        else:
+            parts.append(match["escaped"] or text)
+    if around:
+        raise error(around[-1][0], "'[' is never closed by a ']'")
+    return parts
 
 
 def _fields(parts: Iterable[_Part]) -> Iterator[_Field]:
@@ -268,24 +234,30 @@ def _fields(parts: Iterable[_Part]) -> Iterator[_Field]:
             yield from _fields(part.parts)
 
 
-def _render_clause(clause: _Clause, values: Mapping[str, Value]) -> str:
-    """Returns the clause's text, or "" when a field has no value or only lost clauses are in it."""
+def _render(parts: Sequence[_Part], values: Mapping[str, Value]) -> tuple[str, bool] | _Field:
+    """The text and whether a value is in it, or the first field that has none."""
     texts: list[str] = []
-    has_content = False
-    for part in clause.parts:
+    has_value = False
+    for part in parts:
         if type(part) is str:
             texts.append(part)
             continue
         if isinstance(part, _Field):
             text = text_of(values.get(part.name))
             if not text:
-                return ""
+                return part
         else:
             assert isinstance(part, _Clause)
             text = _render_clause(part, values)
-        has_content = has_content or bool(text)
+        has_value = has_value or bool(text)
         texts.append(text)
-    return "".join(texts) if has_content else ""
+    return "".join(texts), has_value
+
+
+def _render_clause(clause: _Clause, values: Mapping[str, Value]) -> str:
+    """The clause's text, or "" when a field has no value or only lost clauses are in it."""
+    rendered = _render(clause.parts, values)
+    return "" if isinstance(rendered, _Field) or not rendered[1] else rendered[0]
 
 
 def _fill(part: _Part, values: Mapping[str, Value], later: frozenset[str], name: str) -> str:

@@ -17,6 +17,9 @@ from m6rec_jax.text.layout import (
 )
 from m6rec_jax.text.vocabulary import Vocabulary
 
+# Share of the tokens to mask, and tokens of a span on average.
+NOISE_DENSITY, MEAN_SPAN_LENGTH = 0.15, 3.0
+
 
 def text_infilling_row(
     vocab: Vocabulary,
@@ -24,9 +27,6 @@ def text_infilling_row(
     source_length: int,
     target_length: int,
     rng: np.random.Generator,
-    *,
-    noise_density: float = 0.15,
-    mean_span_length: float = 3.0,
 ) -> Row:
     """Masks short spans, to be restored one after the other (paper, section 1: text infilling).
 
@@ -36,24 +36,22 @@ def text_infilling_row(
         source  [BOS'] liked <extra_id_0> , 3 <extra_id_1> ago [EOS']
         target  <extra_id_0> Fargo (1996) <extra_id_1> days
 
-    A text too long for either side is shortened first: of one segment a random stretch is taken,
-    of several whole oldest behaviours are dropped (`fit_to_budget`). A span may reach over the end
-    of a segment; the sentinel stands where it begins.
+    A text too long for either side is shortened first: of one segment a random run of tokens is
+    taken, of several whole oldest behaviours are dropped (`fit_to_budget`). A span may reach over
+    the end of a segment; the sentinel stands where it begins.
 
     Args:
       vocab: the vocabulary; its number of sentinels bounds the number of spans.
       segments: the token ids of each.
       source_length, target_length: the most tokens, at least 3 and 4.
       rng: where the spans come from.
-      noise_density: share of the tokens to mask, between 0 and 1.
-      mean_span_length: tokens of a span on average, at least 1.
 
     Returns:
       The features of `source_row` (num_dropped counts segments) and of `packed_candidates`.
 
     Raises:
       DataError: there are no tokens.
-      ConfigError: a length, density or span length out of range, or no sentinels.
+      ConfigError: a length out of range, or no sentinels.
     """
     check_source_length(source_length)
     if target_length < 4:
@@ -61,26 +59,22 @@ def text_infilling_row(
             f"target_length {target_length} has no room for [BOS], a sentinel, a token and [EOS]; "
             "it must be at least 4"
         )
-    if not 0 < noise_density < 1 or mean_span_length < 1 or not vocab.sentinel_ids:
-        raise ConfigError(
-            "text infilling needs a noise_density between 0 and 1, a mean_span_length of at least "
-            "1 and a vocabulary with sentinels; got "
-            f"{noise_density}, {mean_span_length} and {len(vocab.sentinel_ids)} sentinels"
-        )
+    if not vocab.sentinel_ids:
+        raise ConfigError(f"text infilling needs sentinels, and {vocab} has none")
     if not any(map(len, segments)):
         raise DataError("there is no text to mask spans of")
-    shape = (noise_density, mean_span_length, len(vocab.sentinel_ids))
-    room = longest_text(source_length - 2, target_length - 2, *shape)
+    most = len(vocab.sentinel_ids)
+    room = longest_text(source_length - 2, target_length - 2, most)
     kept, num_dropped = fit_to_budget(segments, room)
     if len(segments) == 1 or not any(map(len, kept)):
-        # A long text, or a behaviour that alone is longer than the row: any stretch of it will do.
+        # A long text, or a behaviour that alone is longer than the row: any run of tokens will do.
         newest = max(place for place, ids in enumerate(segments) if len(ids))
         ids = segments[newest]
         start = int(rng.integers(max(len(ids) - room, 0) + 1))
         kept, num_dropped = [ids[start : start + room]], len(segments) - 1
 
     text = np.concatenate(kept)
-    masked, starts = draw_spans(len(text), *span_counts(len(text), *shape), rng)
+    masked, starts = draw_spans(len(text), *span_counts(len(text), most), rng)
     sentinels = np.array(vocab.sentinel_ids[: np.count_nonzero(starts)], np.int32)
     source = text.copy()
     source[starts] = sentinels
@@ -100,37 +94,29 @@ def text_infilling_row(
     }
 
 
-def span_counts(
-    length: int, noise_density: float, mean_span_length: float, max_spans: int
-) -> tuple[int, int]:
+def span_counts(length: int, max_spans: int) -> tuple[int, int]:
     """How many tokens of a text are masked, and in how many spans: (num_masked, num_spans).
 
     At least one token is masked and, if there are two, at least one is not.
     """
-    num_masked = min(max(round(length * noise_density), 1), max(length - 1, 1))
-    num_spans = max(round(num_masked / mean_span_length), 1)
+    num_masked = min(max(round(length * NOISE_DENSITY), 1), max(length - 1, 1))
+    num_spans = max(round(num_masked / MEAN_SPAN_LENGTH), 1)
     # Spans must not touch, so there is an unmasked token between any two.
     return num_masked, min(num_spans, num_masked, length - num_masked + 1, max_spans)
 
 
 @functools.lru_cache(maxsize=256)
-def longest_text(
-    source_room: int,
-    target_room: int,
-    noise_density: float,
-    mean_span_length: float,
-    max_spans: int,
-) -> int:
+def longest_text(source_room: int, target_room: int, max_spans: int) -> int:
     """The most tokens of a text for which both sides fit, 0 when not even one does.
 
     Args:
       source_room: tokens for what is left of the text and one sentinel per span.
       target_room: tokens for the masked ones and one sentinel per span.
-      noise_density, mean_span_length, max_spans: as for `span_counts`.
+      max_spans: as for `span_counts`.
     """
     length = source_room + target_room
     while length > 0:
-        masked, spans = span_counts(length, noise_density, mean_span_length, max_spans)
+        masked, spans = span_counts(length, max_spans)
         if length - masked + spans <= source_room and masked + spans <= target_room:
             break
         length -= 1

@@ -124,7 +124,6 @@ def with_outcomes(
     outcomes: Sequence[str],
     target_length: int,
     *,
-    candidate_weight: float = 0.0,
     outcome_weight: float = 1.0,
 ) -> Row:
     """Lays out `[BOS] candidate [EOS] outcome` for every candidate, one block each.
@@ -139,7 +138,6 @@ def with_outcomes(
       outcomes: words for each; a candidate whose outcome is empty is left out. Where all are, the
         candidates stand there by themselves.
       target_length: most tokens of the row.
-      candidate_weight: loss weight of the candidates' words and of `[EOS]` after them.
       outcome_weight: loss weight of the outcome's words.
 
     Returns:
@@ -152,7 +150,7 @@ def with_outcomes(
     pairs = [(text, words) for text, words in zip(candidates, outcomes, strict=True) if words]
     if not pairs:
         row = rows.packed_candidates(vocab, candidates, target_length)
-        row["decoder_loss_weights"] *= np.float32(candidate_weight)
+        row["decoder_loss_weights"] *= 0
         return row
     endings = [vocab.encode_array(words) for _, words in pairs]
     longest = max(map(len, endings))
@@ -164,7 +162,7 @@ def with_outcomes(
         )
     texts = [text for text, _ in pairs]
     row = rows.packed_candidates(vocab, texts, target_length, candidate_length=share - longest + 1)
-    row["decoder_loss_weights"] *= np.float32(candidate_weight)
+    row["decoder_loss_weights"] *= 0
     # All but the last token of an outcome are read, after the `[EOS]` of their candidate.
     row = _continued(row, [ids[:-1] for ids in endings])
     ends = np.flatnonzero(np.diff(row["decoder_block_ids"], append=0)) + 1

@@ -10,7 +10,9 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -27,27 +29,19 @@ CONTEXT_FIELDS = ("date", "weekday", "month", "year", "part_of_day")
 # Own names: strftime's would follow the machine's locale.
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    *("January", "February", "March", "April", "May", "June", "July", "August"),
+    *("September", "October", "November", "December"),
 )
+# Up to (not including) an hour.
+_PARTS_OF_DAY = ((5, "night"), (12, "morning"), (17, "afternoon"), (22, "evening"), (24, "night"))
+_TEMPLATES = ("profile", "event", "context", "candidate", "item")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The words for an event whose value is at least this high; None is "everything lower"."""
 
-    at_least: float | None
-    text: str
+    at_least: int | float | None = None
+    text: Annotated[str, msgspec.Meta(pattern=r"\S")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,35 +83,34 @@ class DatasetTemplate:
         """
         if not isinstance(spec, Mapping):
             raise ConfigError(f"{where}: 'template' must be an object, not {spec!r}")
-        names = ("profile", "event", "context", "candidate", "item")
-        known = (*names, "outcomes", "writing")
+        entries = (*_TEMPLATES, "outcomes", "writing")
         for key in spec:
-            if key not in known:
+            if key not in entries:
                 raise ConfigError(
-                    f"{where}: 'template' has no entry '{key}'{did_you_mean(str(key), known)}; "
-                    f"known: {', '.join(known)}"
+                    f"{where}: 'template' has no entry '{key}'{did_you_mean(str(key), entries)}; "
+                    f"known: {', '.join(entries)}"
                 )
         for name in ("event", "candidate", "item"):
             if name not in spec:
                 raise ConfigError(f"{where}: 'template' lacks '{name}'")
         try:
-            templates = {
-                f"{name}_template": Template.parse(spec.get(name, ""), name) for name in names
-            }
-            outcomes = _parse_outcomes(spec.get("outcomes", []))
-            writing = parse_writing(spec.get("writing", {}))
+            templates = {f"{n}_template": Template.parse(spec.get(n, ""), n) for n in _TEMPLATES}
+            return cls(
+                **templates,
+                outcomes=_parse_outcomes(spec.get("outcomes", [])),
+                writing=parse_writing(spec.get("writing", {})),
+            )
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        return cls(**templates, outcomes=outcomes, writing=writing)
 
     def to_spec(self) -> dict[str, Any]:
         """Returns the object that `parse` reads back; goes into artifacts that serving loads."""
-        outcomes = [
-            {"text": o.text} if o.at_least is None else {"at_least": o.at_least, "text": o.text}
-            for o in self.outcomes
+        templates = (getattr(self, f"{name}_template") for name in _TEMPLATES)
+        spec: dict[str, Any] = {template.name: template.source for template in templates}
+        spec["outcomes"] = [
+            {k: v for k, v in msgspec.to_builtins(one).items() if v is not None}
+            for one in self.outcomes
         ]
-        spec: dict[str, Any] = {t.name: t.source for t in self._templates()}
-        spec["outcomes"] = outcomes
         # Only where there is any: models that write nothing keep the fingerprint they had.
         if self.writing:
             spec["writing"] = {kind: entry.to_spec() for kind, entry in self.writing.items()}
@@ -303,15 +296,6 @@ class DatasetTemplate:
         profile, *behaviours = segments
         return [profile, *filter(None, behaviours), self.context(now, statistics)]
 
-    def _templates(self) -> tuple[Template, ...]:
-        return (
-            self.profile_template,
-            self.event_template,
-            self.context_template,
-            self.candidate_template,
-            self.item_template,
-        )
-
 
 def _render(template: Template, values: Mapping[str, Value], kind: str, key: object) -> str:
     try:
@@ -325,41 +309,24 @@ def _moment(now: float) -> dict[str, Value]:
         moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
     except (ValueError, OverflowError, OSError):
         raise DataError(f"{now} is not a time in unix seconds") from None
-    hour = moment.hour
-    if 5 <= hour < 12:
-        part = "morning"
-    elif 12 <= hour < 17:
-        part = "afternoon"
-    else:
-        part = "evening" if 17 <= hour < 22 else "night"
     month = _MONTHS[moment.month - 1]
     return {
         "date": f"{moment.day} {month} {moment.year}",
         "weekday": _WEEKDAYS[moment.weekday()],
         "month": month,
         "year": moment.year,
-        "part_of_day": part,
+        "part_of_day": next(name for hour, name in _PARTS_OF_DAY if moment.hour < hour),
     }
 
 
 def _parse_outcomes(spec: object) -> tuple[Outcome, ...]:
-    if not isinstance(spec, Sequence) or isinstance(spec, str):
-        raise ConfigError(f"'outcomes' must be a list, not {spec!r}")
-    outcomes: list[Outcome] = []
-    for place, entry in enumerate(spec, start=1):
-        if not isinstance(entry, Mapping) or not {"text"} <= set(entry) <= {"text", "at_least"}:
-            raise ConfigError(
-                f"outcome {place} must be an object with 'text' and (but for the last) "
-                f"'at_least', not {entry!r}"
-            )
-        text, at_least = entry["text"], entry.get("at_least")
-        if not isinstance(text, str) or not text.strip():
-            raise ConfigError(f"outcome {place} needs words in 'text', not {text!r}")
-        if at_least is not None and (
-            isinstance(at_least, bool) or not isinstance(at_least, int | float)
-        ):
-            raise ConfigError(f"outcome {place}: 'at_least' must be a number, not {at_least!r}")
-        outcomes.append(Outcome(at_least, text))
+    try:
+        outcomes = msgspec.convert(spec, tuple[Outcome, ...])
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            "'outcomes' must be a list of objects with 'text' and (but for the last) 'at_least', "
+            f"a number: {error}; it is {spec!r}"
+        ) from error
     for place, (outcome, after) in enumerate(itertools.pairwise(outcomes), start=1):
         if outcome.at_least is None:
             raise ConfigError(f"outcome {place} has no 'at_least', so the ones below it never fit")
@@ -368,4 +335,4 @@ def _parse_outcomes(spec: object) -> tuple[Outcome, ...]:
                 f"outcomes must go from high to low, but {after.at_least} "
                 f"comes after {outcome.at_least}"
             )
-    return tuple(outcomes)
+    return outcomes

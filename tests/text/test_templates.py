@@ -127,9 +127,9 @@ def test_validate(template: DatasetTemplate) -> None:
         ({"event": "{title"}, r"shop.json: template 'event', character 1: '\{' is never closed"),
         ({"event": 5}, "must be a string"),
         ({"outcomes": "liked"}, "must be a list"),
-        ({"outcomes": [{"at_least": 4}]}, "outcome 1 must be an object"),
-        ({"outcomes": [{"at_least": 4, "text": " "}]}, "outcome 1 needs words"),
-        ({"outcomes": [{"at_least": "4", "text": "x"}]}, "must be a number"),
+        ({"outcomes": [{"at_least": 4}]}, "text"),
+        ({"outcomes": [{"at_least": 4, "text": " "}]}, "text"),
+        ({"outcomes": [{"at_least": "4", "text": "x"}]}, "at_least"),
         ({"outcomes": [{"text": "x"}, {"at_least": 4, "text": "y"}]}, "outcome 1 has no"),
         (
             {"outcomes": [{"at_least": 3, "text": "x"}, {"at_least": 4, "text": "y"}]},
