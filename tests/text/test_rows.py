@@ -62,15 +62,6 @@ def test_exact_source_tokens(vocab: Vocabulary) -> None:
     ]  # fmt: skip
 
 
-def test_old_behaviours_are_dropped(vocab: Vocabulary) -> None:
-    segments = [PROFILE, *BEHAVIOURS, CONTEXT]
-    p, _, _, b3, c = map(vocab.encode, segments)
-    row = source_row(vocab, segments, len(p) + len(b3) + len(c) + 2)
-    assert row["num_dropped"].tolist() == [2]
-    assert row["encoder_input_tokens"][1:-1].tolist() == [*p, *b3, *c]
-    assert row["encoder_block_ids"].max() == 4
-
-
 def test_the_newest_is_cut_where_it_fills_the_source_by_itself(vocab: Vocabulary) -> None:
     """As a long last message before "recommends": without it nothing would be known."""
     newest = vocab.encode(BEHAVIOURS[-1])
@@ -110,19 +101,6 @@ def test_source_promises(vocab: Vocabulary, segments: list[str], source_length: 
     whole = {tuple(vocab.encode(segment)) for segment in segments}
     for block in range(2, blocks.max() - 2):
         assert tuple(tokens[blocks == block].tolist()) in whole
-
-
-def test_exact_candidate_tokens(vocab: Vocabulary) -> None:
-    row = packed_candidates(vocab, ["Fargo (1996)", "loved"], 16, labels=[1, 0], item_ids=[7, 9])
-    check(row)
-    (fargo,), (loved,) = vocab.encode("Fargo (1996)"), vocab.encode("loved")
-    assert row["decoder_input_tokens"].tolist() == [0, fargo, 1, 0, loved, 1]
-    assert row["decoder_target_tokens"].tolist() == [fargo, 1, 0, loved, 1, 0]
-    assert row["decoder_loss_weights"].tolist() == [1, 1, 0, 1, 1, 0]
-    assert row["decoder_block_ids"].tolist() == [1, 1, 1, 2, 2, 2]
-    assert row["decoder_labels"].tolist() == [-1, -1, 1, -1, -1, 0]
-    assert row["decoder_item_ids"].tolist() == [-1, -1, 7, -1, -1, 9]
-    assert row["num_truncated"].tolist() == [0]
 
 
 @given(st.lists(visible, min_size=1, max_size=6), st.integers(3, 12))

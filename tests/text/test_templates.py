@@ -121,29 +121,25 @@ def test_validate(template: DatasetTemplate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "keyword"),
     [
-        ({"evnt": "x"}, r"no entry 'evnt' \(did you mean 'event'\?\)"),
-        ({"event": "{title"}, r"shop.json: template 'event', character 1: '\{' is never closed"),
-        ({"event": 5}, "must be a string"),
-        ({"outcomes": "liked"}, "must be a list"),
+        ({"evnt": "x"}, "evnt.*did you mean 'event'"),
+        ({"event": "{title"}, "shop.json.*'event', character 1"),
+        ({"event": 5}, "'event'"),
+        ({"outcomes": "liked"}, "liked"),
         ({"outcomes": [{"at_least": 4}]}, "text"),
         ({"outcomes": [{"at_least": 4, "text": " "}]}, "text"),
         ({"outcomes": [{"at_least": "4", "text": "x"}]}, "at_least"),
-        ({"outcomes": [{"text": "x"}, {"at_least": 4, "text": "y"}]}, "outcome 1 has no"),
-        (
-            {"outcomes": [{"at_least": 3, "text": "x"}, {"at_least": 4, "text": "y"}]},
-            "from high to low, but 4 comes after 3",
-        ),
+        ({"outcomes": [{"text": "x"}, {"at_least": 4, "text": "y"}]}, "outcome 1"),
+        ({"outcomes": [{"at_least": n, "text": "x"} for n in (3, 4)]}, "4 comes after 3"),
     ],
 )
-def test_broken_specs(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_broken_specs(change: dict[str, object], keyword: str) -> None:
+    with pytest.raises(ConfigError, match=keyword):
         DatasetTemplate.parse(SPEC | change, "shop.json")
 
 
-def test_missing_templates() -> None:
-    with pytest.raises(ConfigError, match="lacks 'candidate'"):
-        DatasetTemplate.parse({"event": "x", "item": "x"})
-    with pytest.raises(ConfigError, match="must be an object"):
-        DatasetTemplate.parse([])  # type: ignore[arg-type]
+@pytest.mark.parametrize("spec", [{"event": "x", "item": "x"}, [], None])
+def test_what_is_no_template(spec: Any) -> None:
+    with pytest.raises(ConfigError, match="template"):
+        DatasetTemplate.parse(spec)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -36,12 +37,6 @@ def test_ago(seconds: float, text: str) -> None:
     assert verbalize.ago(seconds) == text
 
 
-@pytest.mark.parametrize("seconds", [-1, -1e-9, math.nan, math.inf])
-def test_ago_refuses_the_future(seconds: float) -> None:
-    with pytest.raises(DataError, match="cannot be"):
-        verbalize.ago(seconds)
-
-
 @given(st.floats(0, 1e10), st.floats(0, 1e10))
 def test_older_never_sounds_newer(first: float, second: float) -> None:
     units = ["just", "minute", "hour", "day", "week", "month", "year"]
@@ -70,12 +65,6 @@ def test_older_never_sounds_newer(first: float, second: float) -> None:
 )
 def test_percent(share: float, text: str) -> None:
     assert verbalize.percent(share) == text
-
-
-@pytest.mark.parametrize("share", [-0.01, 1.01, math.nan])
-def test_percent_refuses_what_is_no_share(share: float) -> None:
-    with pytest.raises(DataError, match="between 0 and 1"):
-        verbalize.percent(share)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +96,6 @@ def test_count_is_within_five_percent(number: int) -> None:
     scale = {"thousand": 1e3, "million": 1e6, "billion": 1e9}[words[2]] if len(words) > 2 else 1
     assert words[0] == "about"
     assert float(words[1]) * scale == pytest.approx(number, rel=0.05)
-
-
-@pytest.mark.parametrize("number", [-1, math.nan, math.inf])
-def test_count_refuses_what_is_no_count(number: float) -> None:
-    with pytest.raises(DataError, match="count"):
-        verbalize.count(number)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +150,19 @@ def test_rounded_is_within_a_tenth_of_the_spread(number: float, spread: float) -
 
 
 @pytest.mark.parametrize(
-    ("number", "spread"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.inf)]
+    ("function", "arguments"),
+    [
+        *((verbalize.ago, (seconds,)) for seconds in (-1, -1e-9, math.nan, math.inf)),
+        *((verbalize.percent, (share,)) for share in (-0.01, 1.01, math.nan)),
+        *((verbalize.count, (number,)) for number in (-1, math.nan, math.inf)),
+        *(
+            (verbalize.rounded, two)
+            for two in ((math.nan, 1), (math.inf, 1), (1, 0), (1, math.inf))
+        ),
+    ],
 )
-def test_numbers_must_be_finite(number: float, spread: float) -> None:
-    with pytest.raises(DataError, match="must be finite"):
-        verbalize.rounded(number, spread)
+def test_what_is_no_such_number_is_refused(
+    function: Callable[..., str], arguments: tuple[float, ...]
+) -> None:
+    with pytest.raises(DataError):
+        function(*arguments)

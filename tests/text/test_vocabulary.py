@@ -188,12 +188,6 @@ def test_pieces_names_everything(vocab: Vocabulary) -> None:
     assert "".join(names[5:]) == "\u2581Fargo"
 
 
-def test_what_fills_the_memory_is_not_remembered(vocab: Vocabulary) -> None:
-    before = vocab._encode_cached.cache_info().currsize
-    vocab.encode_array("\ufdfa" * 100)  # 18 characters each, once it is normalised
-    assert vocab._encode_cached.cache_info().currsize == before
-
-
 def test_cached_tokens_cannot_be_changed(vocab: Vocabulary) -> None:
     vocab.encode("Fargo (1996)").append(5)
     with pytest.raises(ValueError, match="read-only"):
