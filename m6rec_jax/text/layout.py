@@ -213,11 +213,11 @@ def _common_limits(lengths: Sequence[int], budget: int) -> list[int]:
     Earlier segments get the tokens that an even division leaves over.
     """
 
-    def held(level: int) -> int:
+    def within(level: int) -> int:
         return sum(min(length, level) for length in lengths)
 
-    level = bisect.bisect_right(range(max(lengths)), budget, key=held) - 1
-    spare = budget - held(level)
+    level = bisect.bisect_right(range(max(lengths)), budget, key=within) - 1
+    spare = budget - within(level)
     limits = []
     for length in lengths:
         limits.append(level + (length > level and spare > 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from m6rec_jax.errors import ConfigError
@@ -14,12 +15,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)[\"'”’)\]]*\s+(?=[\"'�
 def sentences(text: str) -> list[str]:
     """Splits a text after each sentence; whitespace becomes single spaces."""
     text = " ".join(text.split())
-    found, start = [], 0
-    for match in _SENTENCE_END.finditer(text):
-        found.append(text[start : match.end()].rstrip())
-        start = match.end()
-    found.append(text[start:])
-    return [sentence for sentence in found if sentence]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    cut = (text[start:end].rstrip() for start, end in itertools.pairwise([0, *ends, len(text)]))
+    return [sentence for sentence in cut if sentence]
 
 
 def passages(text: str, max_words: int) -> list[str]:
@@ -30,17 +28,13 @@ def passages(text: str, max_words: int) -> list[str]:
     """
     if max_words < 1:
         raise ConfigError(f"a passage needs at least one word, not max_words = {max_words}")
-    found: list[str] = []
-    held: list[str] = []
+    grouped: list[list[str]] = [[]]
     for sentence in sentences(text):
         words = sentence.split()
-        if held and len(held) + len(words) > max_words:
-            found.append(" ".join(held))
-            held = []
+        if len(grouped[-1]) + len(words) > max_words:
+            grouped.append([])
         while len(words) > max_words:
-            found.append(" ".join(words[:max_words]))
+            grouped[-1:] = [words[:max_words], []]
             words = words[max_words:]
-        held += words
-    if held:
-        found.append(" ".join(held))
-    return found
+        grouped[-1] += words
+    return [" ".join(words) for words in grouped if words]
