@@ -161,22 +161,17 @@ class DatasetTemplate:
           Attribute -> name of the first template that needs it.
         """
         given = frozenset(statistics)
-        users: dict[str, str] = {}
+        writing = [t for entry in self.writing.values() for t in entry.item_templates]
+        users = {n: "profile" for n in self.profile_template.required if n not in given}
         items: dict[str, str] = {}
-        for needs, template, others in (
-            (users, self.profile_template, given),
-            (items, self.event_template, EVENT_FIELDS),
-            (items, self.candidate_template, given),
-            (items, self.item_template, ()),
-            *(
-                (items, template, ())
-                for entry in self.writing.values()
-                for template in entry.item_templates
-            ),
+        for template, others in (
+            (self.event_template, EVENT_FIELDS),
+            (self.candidate_template, given),
+            *((template, ()) for template in (self.item_template, *writing)),
         ):
             for name in template.required:
                 if name not in others:
-                    needs.setdefault(name, template.name)
+                    items.setdefault(name, template.name)
         return users, items
 
     def outcome(self, value: float | None) -> str:
