@@ -31,10 +31,6 @@ class BatchIterator(Iterator[Batch]):
 
     Every epoch of a shard holds each of its rows exactly once, in another order.
 
-        BatchIterator.num_shards = 8
-        BatchIterator.num_input_processes = 4
-        BatchIterator.pack = True
-
     Args:
       mixture_or_task_name: as registered in `tasks/`.
       feature_lengths: `{"inputs": S, "targets": T}`.
@@ -43,8 +39,7 @@ class BatchIterator(Iterator[Batch]):
       seed: decides shuffling, mixing and masking. Equal seeds give equal batches.
       num_shards: S, fixed for the life of a run; a multiple of `process_count`. More shards allow
         more loading processes later, but each one costs threads and a state.
-      process_index: p, of this process.
-      process_count: P.
+      process_index, process_count: p and P, of this process.
       pack: put several documents into one row (pretraining); batches then also carry
         `encoder_segment_ids` and `decoder_segment_ids`.
       num_input_processes: processes that read and tokenise this process's shards; 0: it does so
@@ -122,7 +117,7 @@ class BatchIterator(Iterator[Batch]):
         Raises:
           DataError: a row cannot be read or preprocessed.
         """
-        parts = list(itertools.chain(*self._ask_all("next")))
+        parts = list(itertools.chain(*self._call_all("next")))
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for name in COUNT_FEATURES:
             del batch[name]
@@ -137,7 +132,7 @@ class BatchIterator(Iterator[Batch]):
         """
         return {
             self._shard_key(shard): state
-            for states in self._ask_all("states", self.num_batches)
+            for states in self._call_all("states", self.num_batches)
             for shard, state in states.items()
         }
 
@@ -155,27 +150,28 @@ class BatchIterator(Iterator[Batch]):
         any_key = min(states)
         saved = read_settings(states[any_key], any_key)
         data = self._settings["data"] | saved["data"]
-        if anew := [task for task, made in self._settings["data"].items() if data[task] != made]:
+        changes = [
+            f"the data of {task} were prepared anew since the data state was saved"
+            for task, made in self._settings["data"].items()
+            if data[task] != made
+        ] + [
+            f"the data state was saved with {name} = {saved.get(name)!r}, now it is {value!r}"
+            for name, value in self._settings.items()
+            if name != "data" and saved.get(name) != value
+        ]
+        if changes:
             raise CheckpointError(
-                f"the data of {', '.join(anew)} were prepared anew since the data state was saved; "
-                "the batches would not continue. Prepare them as they were, or start a new "
-                "MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
+                f"{'; '.join(changes)}: the batches would not continue. Set that back, or start a "
+                "new MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
             )
-        for name, value in self._settings.items():
-            if name != "data" and saved.get(name) != value:
-                raise CheckpointError(
-                    f"the data state was saved with {name} = {saved.get(name)!r}, now it is "
-                    f"{value!r}; the batches would not continue. Set it back, or start a new "
-                    "MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
-                )
         names = {shard: self._shard_key(shard) for shard in self.shards}
-        self._ask_all("restore", {n: states[key] for n, key in names.items()}, names)
+        self._call_all("restore", {n: states[key] for n, key in names.items()}, names)
         self.num_batches = int(saved["num_batches"])
 
-    def _ask_all(self, method: str, *arguments: Any) -> list[Any]:
+    def _call_all(self, method: str, *arguments: Any) -> list[Any]:
         for reader in self._readers:
-            reader.ask(method, *arguments)
-        return [reader.answer() for reader in self._readers]
+            reader.send(method, *arguments)
+        return [reader.receive() for reader in self._readers]
 
     def _shard_key(self, shard: int) -> str:
         return f"shard-{shard:05d}-of-{self._settings['num_shards']:05d}"

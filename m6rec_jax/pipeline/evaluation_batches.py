@@ -21,7 +21,6 @@ from m6rec_jax.pipeline.task_rows import (
     find_provider,
     next_rows,
     require_multiple,
-    rows_in_order,
     sample_sizes,
     sampled_indices,
     task_dataset,
@@ -53,10 +52,9 @@ class EvaluationBatches:
       available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
         which `limit` may shorten; of all processes together.
       are_more: whether there are more available rows than were counted, see `count_rows`.
-      num_rows, num_rows_with_dropped_behaviours: of this pass and process: rows, and those whose
-        history was too long for S.
-      num_texts, num_truncated_texts: likewise: texts in the decoder, such as candidates, and those
-        that were cut.
+      num_rows, num_rows_with_dropped_behaviours, num_texts, num_truncated_texts: of this pass and
+        process: rows, and those whose history was too long for S; texts in the decoder, such as
+        candidates, and those that were cut.
 
     Raises:
       ConfigError: unknown task, or sizes that do not divide.
@@ -94,8 +92,7 @@ class EvaluationBatches:
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
         # One of the shards of a task has the largest share.
         largest = sum(-(-rows // process_count) for rows in per_task.values())
-        largest = min(largest, limit) if limit else largest
-        self.num_batches = -(-largest // self._rows)
+        self.num_batches = -(-min(largest, limit or largest) // self._rows)
         self._reset_counts()
 
     def _reset_counts(self) -> None:
@@ -133,11 +130,8 @@ class EvaluationBatches:
 
         A mixture's own data set would end with the first task that does.
         """
-        names = set(self._provider.output_features)
         parts = [
-            self._rows_of(task).map(
-                lambda row: {name: value for name, value in row.items() if name in names}
-            )
+            self._rows_of(task).map(lambda row: {name: row[name] for name in TASK_FEATURES})
             for task in seqio.get_subtasks(self._provider)
             if self._per_task.get(task.name)
         ]
@@ -147,24 +141,18 @@ class EvaluationBatches:
     def _rows_of(self, task: seqio.Task) -> tf.data.Dataset:
         """This process's rows of the sample."""
         rows = self._per_task[task.name]
-        if not isinstance(task.source, PreparedSource):
-            numbered = rows_in_order(task, self._lengths, self._split).take(rows).enumerate()
-            if self._shard is not None:
-                numbered = numbered.shard(self._shard.num_shards, self._shard.index)
-            of_texts = isinstance(task, TextToTextTask)
-            return numbered.map(lambda number, row: _numbered(row, number) if of_texts else row)
-        available = task.source.num_input_examples(self._split)
-        if rows < available:
-            task = task.replace(source=task.source.sampled(sampled_indices(available, rows)))
-        return task_dataset(
-            task,
-            self._lengths,
-            split=self._split,
-            shuffle=False,
-            seed=0,  # decides masking where a task masks at random
-            num_epochs=1,
-            shard_info=self._shard,
-        )
+        if isinstance(task.source, PreparedSource):
+            available = task.source.num_input_examples(self._split)
+            if rows < available:
+                task = task.replace(source=task.source.sampled(sampled_indices(available, rows)))
+            return task_dataset(task, self._lengths, self._split, shard_info=self._shard)
+        numbered = task_dataset(task, self._lengths, self._split).take(rows).enumerate()
+        if self._shard is not None:
+            numbered = numbered.shard(self._shard.num_shards, self._shard.index)
+        if not isinstance(task, TextToTextTask):
+            return numbered.map(lambda _, row: row)
+        # A row of no user has its number instead: it puts the rows of processes in order.
+        return numbered.map(lambda number, row: row | {"user_ids": tf.cast(number, tf.int32)[None]})
 
     def _filled(self, part: Batch) -> Batch:
         real = len(part["num_dropped"]) if part else 0
@@ -181,8 +169,3 @@ class EvaluationBatches:
         self.num_texts += int(batch["decoder_block_ids"][:real].max(axis=1, initial=0).sum())
         batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
         return batch
-
-
-def _numbered(row: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A row of no user, with its number instead: by it the rows of processes are put in order."""
-    return row | {"user_ids": tf.cast(number, tf.int32)[None]}

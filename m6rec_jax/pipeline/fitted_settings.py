@@ -26,19 +26,14 @@ _MEASURED = {
 }
 _HISTORIES_PERCENTILE, _TEXTS_PERCENTILE = 90, 99
 _LEAST, _MOST, _MULTIPLE = 32, 512, 8
+_ROWS = 400  # of the training split of each view
 
 
 @gin.configurable
-def measured_lengths(
-    dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT, rows: int = 400
-) -> dict[str, int]:
+def measured_lengths(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> dict[str, int]:
     """Tokens of a row that hold nine histories in ten, and 99 in a hundred of what is judged.
 
     The same text and vocabulary always give the same lengths: takes under a second.
-
-    Args:
-      dataset, split: what is measured.
-      rows: of the training part of each view.
 
     Returns:
       `{"inputs": S, "targets": T}`, multiples of 8, from 32 to 512.
@@ -67,7 +62,7 @@ def measured_lengths(
         texts: list[int] = []
         most = 1
         all_rows = prepared_rows.read_rows(prepared, view, "train", (read, judged))
-        for row in itertools.islice(all_rows, rows):
+        for row in itertools.islice(all_rows, _ROWS):
             source, targets = list(row[read]), row[judged]
             if view == "documents":  # masked spans may be in either
                 source, targets = [*source, targets] if source else [], [targets]
@@ -94,11 +89,7 @@ def _length(needed: float) -> int:
 
 @gin.configurable
 def vocabulary_rows(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> int:
-    """Rows of an embedding for a vocabulary.
-
-    Raises:
-      ConfigError: there is no vocabulary.
-    """
+    """Rows of an embedding for a vocabulary; raises ConfigError where there is none."""
     return locations.load_vocabulary(dataset, split).size
 
 

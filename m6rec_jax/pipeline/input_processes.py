@@ -7,9 +7,9 @@ in this process: states are the same, however many processes there are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
-import pickle
 import signal
 from collections.abc import Mapping, Sequence
 from multiprocessing import util
@@ -19,7 +19,7 @@ from typing import Any
 
 import gin
 
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.quiet_start import keep_quiet
 
 
@@ -45,11 +45,11 @@ class InputProcess:
         # Before `multiprocessing` waits at exit for its processes to end.
         self.close = util.Finalize(self, _end, (self._connection, self._process), exitpriority=10)
 
-    def ask(self, method: str, *arguments: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `answer` tells
+    def send(self, method: str, *arguments: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `receive` raises
             self._connection.send((method, arguments))
 
-    def answer(self) -> Any:
+    def receive(self) -> Any:
         try:
             result, error = self._connection.recv()
         except (EOFError, ConnectionError):
@@ -84,31 +84,25 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Devices are the trainer's, should a task's module ask JAX for them.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    reader: Any = None
+
+    @functools.cache
+    def reader() -> Any:
+        keep_quiet()
+        from m6rec_jax.configuration import macro
+        from m6rec_jax.pipeline.shards import LocalShards
+
+        gin.parse_config(configuration)
+        macro("MIXTURE_OR_TASK_NAME", "")  # `@own_task()` registers when it is called
+        return LocalShards(settings, shards, rows)
+
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             method, arguments = connection.recv()
-            result, problem = None, None
             try:
-                if reader is None:
-                    keep_quiet()
-                    from m6rec_jax.configuration import macro
-                    from m6rec_jax.pipeline.shards import LocalShards
-
-                    gin.parse_config(configuration)
-                    macro("MIXTURE_OR_TASK_NAME", "")  # `@own_task()` registers when it is called
-                    reader = LocalShards(settings, shards, rows)
-                result = getattr(reader, method)(*arguments)
+                connection.send((getattr(reader(), method)(*arguments), None))
             except Exception as error:
-                problem = _sendable(error)
-            connection.send((result, problem))
-    if reader is not None:
-        reader.close()
-
-
-def _sendable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return DataError(f"{type(error).__name__}: {error}")
-    return error
+                if not isinstance(error, M6RecError):  # others may not travel
+                    error = DataError(f"{type(error).__name__}: {error}")
+                connection.send((None, error))
+    if reader.cache_info().currsize:
+        reader().close()

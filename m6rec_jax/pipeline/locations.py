@@ -54,14 +54,10 @@ def dataset_folder(name_or_folder: str) -> Path:
 def vocabulary_file(
     dataset: str, split: str, path: str | None = None, shared: str | None = None
 ) -> Path:
-    """The SentencePiece file of a task.
+    """The SentencePiece file of a task, with the prepared split of a data set.
 
-    Gin, then `$M6REC_VOCABULARY`, then `vocabulary.model` beside the prepared split.
-
-    Args:
-      dataset, split: of the task.
-      path: a file.
-      shared: name of a vocabulary that tasks of several data sets share; see `shared_vocabulary`.
+    Gin's `path`, or the vocabulary of the name `shared`, which tasks of several data sets share;
+    then `$M6REC_VOCABULARY`, then `vocabulary.model` beside the prepared split.
 
     Raises:
       ConfigError: both a path and a name.
@@ -84,24 +80,16 @@ def shared_vocabulary(name: str) -> Path:
 
 
 def prepared(dataset: str, split: str) -> Prepared:
-    """The prepared split of a data set.
-
-    Raises:
-      DataError: it is not prepared; the message says which commands prepare it.
-    """
+    """The prepared split of a data set; raises DataError, which says how to prepare it."""
     folder = data_dir()
     try:
         return Prepared.open(folder, dataset, split)
     except DataError as error:
         # Texts have one split, the default. Names of splits with settings are no bindings.
-        if split == "by_group":
-            binding = ""
-        elif split in KINDS:
-            binding = f" --gin.prepare.split={split}"
-        else:
-            binding = " --gin.prepare.split=..."
+        binding = f" --gin.prepare.split={split if split in KINDS else '...'}"
         raise DataError(
-            f"{error}. For this data set: `m6rec data prepare {dataset}{binding}`, with the gin "
+            f"{error}. For this data set: `m6rec data prepare {dataset}"
+            f"{'' if split == 'by_group' else binding}`, with the gin "
             "file that the head of an example names, if it is one; after `m6rec data fetch "
             f"{dataset}` if it is a public one, `m6rec data sample` if it is a sample, or with its "
             f"folder in place of its name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's "
@@ -110,11 +98,7 @@ def prepared(dataset: str, split: str) -> Prepared:
 
 
 def prepared_view(dataset: str, split: str, view: str) -> Path:
-    """Folder of a view's TFDS shards.
-
-    Raises:
-      DataError: the split or the view is not prepared.
-    """
+    """Folder of a view's TFDS shards; raises DataError where it is not prepared."""
     data = prepared(dataset, split)
     data.num_rows(view)  # raises where the view is missing
     return data.tfds_folder(view)
@@ -126,8 +110,7 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
     Raises:
       ConfigError: there is no such file; says how to make or name one.
     """
-    of_run = os.environ.get(OWN_VOCABULARY_VARIABLE)
-    path = Path(of_run) if of_run else vocabulary_file(dataset, split)
+    path = path_of(os.environ.get(OWN_VOCABULARY_VARIABLE) or vocabulary_file(dataset, split))
     if not path.is_file():
         raise ConfigError(
             f"no vocabulary at {path}: train one with `m6rec vocab train`, or name a SentencePiece "
@@ -137,11 +120,7 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece file, which may be in a bucket; it is loaded once.
-
-    Raises:
-      ConfigError: there is no such file, or it is none of the kind.
-    """
+    """The vocabulary of a SentencePiece file, which may be in a bucket; raises ConfigError."""
     copy = kept_copy(path_of(path))
     changed = copy.stat().st_mtime_ns if copy.is_file() else 0
     return _vocabulary(str(copy.resolve()), changed)

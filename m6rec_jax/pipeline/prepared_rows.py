@@ -15,8 +15,6 @@ from m6rec_jax.data.splits import PART_NAMES, STATISTICS_PARTS
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
-_ACTED = ("user_index", "time", "item_indices")
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interactions:
@@ -61,13 +59,13 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
 
 
 class _Events(NamedTuple):
-    """Events by user, then in the user's order, as a part sees them. All `[n]`.
+    """Events by user, then in the user's order, as a split's rows see them. All `[n]`.
 
     Attributes:
       users, items: indices in both tables.
       times: unix seconds.
-      of_part: whether they are events of the part itself.
-      visible: whether histories of the part's rows, or statistics, may hold them.
+      of_part: whether they are events of the split itself.
+      visible: whether histories of the split's rows, or statistics, may hold them.
     """
 
     users: np.ndarray
@@ -85,23 +83,19 @@ def _events(prepared: Prepared, part: str) -> _Events:
         table[name].to_numpy() for name in ("user", "item", "time", "part", "update")
     )
     # Rows of an update see what training rows see.
-    seen = prepared.manifest["visible"]["history"]["train" if updates else part]
+    visible = prepared.manifest["visible"]["history"]["train" if updates else part]
     of_part = numbers == len(updates) if updates else codes == PART_NAMES[part]
-    visible = np.isin(codes, [*STATISTICS_PARTS, *(PART_NAMES[name] for name in seen)])
-    return _Events(users.astype(np.int64), items, times, of_part, visible)
+    is_visible = np.isin(codes, [*STATISTICS_PARTS, *(PART_NAMES[name] for name in visible)])
+    return _Events(users.astype(np.int64), items, times, of_part, is_visible)
 
 
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Users and items of the events that a part's rows see, indices in both tables `[n]`.
+    """Users and items of the events that a split's rows see, indices in both tables `[n]`.
 
-    Of the training part itself these are all of its events. Of another part's own events there are
-    none, though where users are split its rows see earlier ones: here they would tell what is
-    wanted. Where a column names the parts, a user's events after its first one of the part are left
-    out, though later rows see some of them: they are the future of the first one.
-
-    Args:
-      prepared: a split.
-      part: of it; before an update come the training part and earlier updates.
+    Of the training split itself these are all of its events; before an update come those and
+    earlier updates. Of another split's own events there are none, though where users are split its
+    rows see earlier ones: here they would give away what is wanted. Where a column names the
+    splits, a user's events after its first one of the split are left out: they are its future.
     """
     events = _events(prepared, part)
     there = events.visible
@@ -113,9 +107,9 @@ def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
-    """The items before each row of the view 'next_items' of a part, oldest first `[rows][n]`.
+    """The items before each row of the view 'next_items' of a split, oldest first `[rows][n]`.
 
-    Events of parts that the split hides from these rows are not among them.
+    Events of splits that are hidden from these rows are not among them.
     """
     events = _events(prepared, part)
     seen = events.items[events.visible]
@@ -125,7 +119,8 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
         key = events.users[place], events.times[place], events.items[place]
         places.setdefault(key, place)
     before_rows = []
-    for row in read_rows(prepared, "next_items", part, _ACTED):
+    columns = ("user_index", "time", "item_indices")
+    for row in read_rows(prepared, "next_items", part, columns):
         place = places[row["user_index"], row["time"], int(row["item_indices"][0])]
         start = np.searchsorted(events.users, row["user_index"])
         before_rows.append(seen[before[start] : before[place]])

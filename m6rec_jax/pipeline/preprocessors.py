@@ -22,7 +22,6 @@ def scoring_rows(
     *,
     rating_values: Sequence[float] = (),
     candidate_length: int | None = None,
-    language_weight: float = 1.0,
 ) -> MakeRows:
     """`groups` view: one history, its candidates packed into the decoder, a class for each.
 
@@ -35,7 +34,6 @@ def scoring_rows(
         the candidate's rating among these values, so that the head learns from finer labels.
       candidate_length: most tokens of a candidate (None: T). Set it where a few texts are long:
         they are then cut, in training and, by what `evaluation.assets` saves, in use.
-      language_weight: weight of the candidates' own words in the language modelling loss.
     """
     limit = rows.candidate_share(1, layout.target_length, candidate_length)
 
@@ -45,9 +43,7 @@ def scoring_rows(
             labels = rating_classes(example["ratings"], rating_values)
 
         def decoder(part: slice) -> Row:
-            row = layout.candidates(texts[part], labels[part], items[part], candidate_length=limit)
-            row["decoder_loss_weights"] *= np.float32(language_weight)
-            return row
+            return layout.candidates(texts[part], labels[part], items[part], candidate_length=limit)
 
         sizes = [min(len(layout.text.encode_array(text)) + 2, limit) for text in texts]
         return _several_rows(layout, example, sizes, decoder)
@@ -71,7 +67,6 @@ def retrieval_rows(
     layout: RowLayout,
     *,
     candidate_length: int | None = None,
-    language_weight: float = 1.0,
     item_word_dropout: float = 0.0,
 ) -> MakeRows | AtRandom:
     """`next_items` view: a user and the items that came next, for the two-tower loss.
@@ -82,7 +77,6 @@ def retrieval_rows(
     Args:
       layout: of the task.
       candidate_length: most tokens of an item; None: a share of T.
-      language_weight: as in `scoring_rows`.
       item_word_dropout: share of the words of items' texts that training drops, drawn anew each
         time (`text.rows.drop_words`): for items that were never trained on.
 
@@ -101,7 +95,6 @@ def retrieval_rows(
                 len(items), layout.target_length, candidate_length
             ),
         )
-        row["decoder_loss_weights"] *= np.float32(language_weight)
         return layout.row(row, user=example["user_index"], retrieval=1)
 
     return layout.dropout("retrieval_rows.item_word_dropout", item_word_dropout, make)

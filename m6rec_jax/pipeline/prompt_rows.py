@@ -24,34 +24,25 @@ def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
 
 
 def prompt_row(task: str, num_tasks: int | None = None) -> int:
-    """The row of the prompt bank that a seqio task uses.
-
-    Args:
-      task: its name.
-      num_tasks: rows of the model's bank; None: not checked.
+    """The row of the prompt bank that a seqio task uses, of `num_tasks` (None: not checked).
 
     Raises:
       ConfigError: `prompt_task_ids.ids` has no row for the task, though it has some or the bank
         several; or a row that the bank has not.
     """
     ids = prompt_task_ids()
+    size = "" if num_tasks is None else f", and PromptConfig.num_tasks = {num_tasks}"
     if task not in ids:
         if not ids and num_tasks in (None, 1):
             return 0
         raise ConfigError(
-            f"prompt_task_ids.ids has no row of the prompt bank for '{task}'"
-            f". It names {', '.join(sorted(ids)) or 'no task'}"
-            + ("" if num_tasks is None else f", and PromptConfig.num_tasks = {num_tasks}")
-            + ": add the task (it may have the number of another one, whose prompts it then shares)"
+            f"prompt_task_ids.ids has no row of the prompt bank for '{task}'. It names "
+            f"{', '.join(sorted(ids)) or 'no task'}{size}: add the task (it may have the number of "
+            "another one, whose prompts it then shares)"
         )
     row = ids[task]
-    if not isinstance(row, int) or isinstance(row, bool) or row < 0:
-        raise ConfigError(f"prompt_task_ids.ids gives '{task}' {row!r}, which is no row: 0, 1, ...")
-    if num_tasks is not None and row >= num_tasks:
-        raise ConfigError(
-            f"prompt_task_ids.ids gives '{task}' row {row} of the prompt bank, but "
-            f"PromptConfig.num_tasks = {num_tasks}"
-        )
+    if type(row) is not int or not 0 <= row < (row + 1 if num_tasks is None else num_tasks):
+        raise ConfigError(f"prompt_task_ids.ids gives '{task}' {row!r}, no row: 0, 1, ...{size}")
     return row
 
 
@@ -59,23 +50,12 @@ def check_prompt_rows(tasks: Sequence[str], num_tasks: int) -> None:
     """Checks `prompt_task_ids` for the tasks of a run and the `num_tasks` rows of its bank.
 
     Raises:
-      ConfigError: as `prompt_row`; a name that no task has; or tasks that share a row while
-        another row is nobody's, which is more likely a wrong number than meant.
+      ConfigError: as `prompt_row`, or a name that no task has.
     """
-    ids = prompt_task_ids()
-    for name in sorted(set(ids) - {*tasks, *seqio.TaskRegistry.names()}):
+    for name in sorted(set(prompt_task_ids()) - {*tasks, *seqio.TaskRegistry.names()}):
         raise ConfigError(
             f"prompt_task_ids.ids names '{name}', but no seqio task is called so"
             f"{did_you_mean(name, tasks)}. Tasks of this run: {', '.join(tasks)}"
         )
-    by_row: dict[int, list[str]] = {}
     for task in tasks:
-        by_row.setdefault(prompt_row(task, num_tasks), []).append(task)
-    idle = sorted(set(range(num_tasks)) - {*by_row, *ids.values()})
-    shared = [sharing for _, sharing in sorted(by_row.items()) if len(sharing) > 1]
-    if idle and shared:
-        raise ConfigError(
-            f"prompt_task_ids.ids gives {' and '.join(map(repr, shared[0]))} the same row of the "
-            f"prompt bank, while row {idle[0]} is nobody's. Where they are to share their prompts, "
-            "lower PromptConfig.num_tasks; otherwise give each a row"
-        )
+        prompt_row(task, num_tasks)

@@ -43,15 +43,12 @@ def own_vocabulary(model_dir: str | Path) -> Iterator[None]:
         not in_bucket(model_dir) and list_steps(folder / CHECKPOINTS_FOLDER)
     )
     path = Path(assets_of(folder)) / ASSETS_FOLDER / VOCABULARY_FILE
-    if not has_model or not path.is_file():
-        yield
-        return
     before = os.environ.get(OWN_VOCABULARY_VARIABLE)
-    os.environ[OWN_VOCABULARY_VARIABLE] = str(path.absolute())
+    if has_model and path.is_file():
+        os.environ[OWN_VOCABULARY_VARIABLE] = str(path.absolute())
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[OWN_VOCABULARY_VARIABLE]
-        else:
+        os.environ.pop(OWN_VOCABULARY_VARIABLE, None)
+        if before is not None:
             os.environ[OWN_VOCABULARY_VARIABLE] = before

@@ -38,6 +38,8 @@ class ShardedSource(seqio.DataSource):
     and with a seed for each shard some rows would be in several and others in none.
     """
 
+    supports_arbitrary_sharding = True
+
     def __init__(self, source: seqio.DataSource) -> None:
         super().__init__(
             splits=(),
@@ -49,10 +51,6 @@ class ShardedSource(seqio.DataSource):
     @property
     def splits(self) -> Sequence[str]:
         return tuple(self._source.splits)
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        return True
 
     def num_input_examples(self, split: str) -> int | None:
         """Rows before preprocessing; None: the source does not say."""
@@ -70,7 +68,6 @@ class ShardedSource(seqio.DataSource):
         **unused: Any,
     ) -> tf.data.Dataset:
         """The rows of a shard; raises DataError where the source cannot be opened."""
-        del unused
         source, number = self._source, shard_info.num_shards if shard_info else 1
         try:
             files = len(source.list_shards(split))
@@ -139,8 +136,8 @@ class TextToTextTask(seqio.Task):
 
         Args:
           rows: `[n]` of `examples`.
-          tokens: int32 `[n, target]`, what was generated.
-          log_probabilities: `[n]`, of that; `aux_values["scores"]` of metrics that take them.
+          tokens, log_probabilities: what was generated, int32 `[n, target]`, and its `[n]`, the
+            `aux_values["scores"]` of metrics that take them.
           scores: `[n]`, log likelihoods of the targets.
 
         Raises:
@@ -160,10 +157,8 @@ class TextToTextTask(seqio.Task):
                     f"are {', '.join(kind.name for kind in outputs)}"
                 )
             made = metric.from_model_output(rows, outputs[metric.model_output_type], features)
-            if isinstance(made, seqio.metrics.CollectingMetric):
-                computed, _ = made.actual_compute(rows, features)
-            else:
-                computed = made.compute()
+            collects = isinstance(made, seqio.metrics.CollectingMetric)
+            computed = made.actual_compute(rows, features)[0] if collects else made.compute()
             if twice := values.keys() & computed.keys():
                 raise ConfigError(f"task '{self.name}' has two metrics called '{min(twice)}'")
             for name, value in computed.items():
@@ -193,18 +188,12 @@ def readable(provider: seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture
     """
     if isinstance(provider, seqio.Task):
         return _readable_task(provider)
-    tasks = [(task, _readable_task(task)) for task in provider.tasks]
-    if all(task is original for original, task in tasks):
-        return provider
 
     def rate(original: seqio.Task, _: seqio.Task) -> float:
         return provider.get_rate(original)
 
-    return seqio.Mixture(
-        provider.name,
-        [(task, functools.partial(rate, original)) for original, task in tasks],
-        sample_fn=provider._sample_fn,
-    )
+    tasks = [(_readable_task(task), functools.partial(rate, task)) for task in provider.tasks]
+    return seqio.Mixture(provider.name, tasks, sample_fn=provider._sample_fn)
 
 
 def _readable_task(task: seqio.Task) -> seqio.Task:

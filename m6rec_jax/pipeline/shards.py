@@ -7,6 +7,8 @@ with the checkpoint of their step.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import json
 import tempfile
@@ -33,13 +35,10 @@ class LocalShards:
       settings: as `BatchIterator` keeps them; what states are saved with.
       shards: their numbers.
       rows: of each batch of a shard.
-
-    Attributes:
-      shards: their numbers.
     """
 
     def __init__(self, settings: Mapping[str, Any], shards: Sequence[int], rows: int) -> None:
-        self.shards, self._settings = shards, settings
+        self._settings = settings
         self._iterators = {
             shard: iter(
                 training_shard(
@@ -55,20 +54,17 @@ class LocalShards:
             )
             for shard in shards
         }
-        self._asked: tuple[str, tuple[Any, ...]] = ("", ())
 
-    def ask(self, method: str, *arguments: Any) -> None:
-        """Asks for a call of one of the other methods, whose result `answer` returns."""
-        self._asked = method, arguments
+    def send(self, method: str, *arguments: Any) -> None:
+        """Names a call of one of the methods below, whose result `receive` returns."""
+        self._call = functools.partial(getattr(self, method), *arguments)
 
-    def answer(self) -> Any:
-        """What the call returned; raises what it raised."""
-        method, arguments = self._asked
-        return getattr(self, method)(*arguments)
+    def receive(self) -> Any:
+        return self._call()
 
     def next(self) -> list[Batch]:
         """The next batch of each shard; raises DataError as `next_rows`."""
-        return [next_rows(self._iterators[shard]) for shard in self.shards]
+        return [next_rows(iterator) for iterator in self._iterators.values()]
 
     def states(self, num_batches: int) -> dict[int, bytes]:
         """Where each shard stands, after so many batches of the run."""
@@ -77,8 +73,8 @@ class LocalShards:
 
     def restore(self, states: Mapping[int, bytes], names: Mapping[int, str]) -> None:
         """Goes to where states say; errors call them by name."""
-        for shard in self.shards:
-            _restore_iterator(self._iterators[shard], states[shard], names[shard])
+        for shard, iterator in self._iterators.items():
+            _restore_iterator(iterator, states[shard], names[shard])
 
     def close(self) -> None:
         """Ends the threads that read ahead."""
@@ -96,21 +92,13 @@ def training_shard(
     num_shards: int,
     pack: bool,
 ) -> tf.data.Dataset:
-    """Endless shuffled batches of one shard; `batch_size` is the shard's own, see `BatchIterator`.
-
-    t5x reads these, too.
-    """
+    """Endless shuffled batches of one shard, of `batch_size` rows; t5x reads these, too."""
     # One number per (seed, shard): neighbouring seeds would share their map seeds in seqio.
     seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0] >> 1)
+    info = seqio.ShardInfo(index=shard, num_shards=num_shards)
     with training_rows():
         dataset = task_dataset(
-            provider,
-            feature_lengths,
-            split=split,
-            shuffle=True,
-            seed=seed,
-            num_epochs=None,
-            shard_info=seqio.ShardInfo(index=shard, num_shards=num_shards),
+            provider, feature_lengths, split, seed=seed, shard_info=info, endless=True
         )
     dataset = M6RecFeatureConverter(pack=pack)(dataset, feature_lengths)
     dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)
@@ -122,12 +110,7 @@ _SETTINGS = "settings.json"
 
 
 def _save_iterator(iterator: Iterator[Any], settings: Mapping[str, Any]) -> bytes:
-    """State of a tf.data iterator after its last consumed element, and JSON `settings` with it.
-
-    Raises:
-      CheckpointError: a step of the pipeline keeps state that cannot be saved (a stateful
-        function, a Python generator).
-    """
+    """State of a tf.data iterator after its last consumed element, and JSON `settings` with it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             tf.train.Checkpoint(iterator=iterator).write(str(Path(folder) / _NAME))
@@ -146,32 +129,28 @@ def _save_iterator(iterator: Iterator[Any], settings: Mapping[str, Any]) -> byte
     return buffer.getvalue()
 
 
-def read_settings(state: bytes, name: str) -> dict[str, Any]:
-    """The settings that were saved with a state, which errors call `name`.
-
-    Raises:
-      CheckpointError: the bytes are damaged.
-    """
+@contextlib.contextmanager
+def _opened(state: bytes, name: str) -> Iterator[zipfile.ZipFile]:
+    """The archive of a state; raises CheckpointError where the bytes are damaged."""
     try:
         with zipfile.ZipFile(io.BytesIO(state)) as archive:
-            settings: dict[str, Any] = json.loads(archive.read(_SETTINGS))
+            yield archive
     except (zipfile.BadZipFile, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"the data state of {name} is damaged: {error}") from error
+
+
+def read_settings(state: bytes, name: str) -> dict[str, Any]:
+    """The settings of a state, which errors call `name`; raises CheckpointError."""
+    with _opened(state, name) as archive:
+        settings: dict[str, Any] = json.loads(archive.read(_SETTINGS))
     return settings
 
 
 def _restore_iterator(iterator: Iterator[Any], state: bytes, name: str) -> None:
-    """Moves an iterator of an equal pipeline to a saved position; errors call the state `name`.
-
-    Raises:
-      CheckpointError: the bytes are damaged, or the pipeline is another one.
-    """
+    """Moves an iterator of an equal pipeline to a saved position."""
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            with zipfile.ZipFile(io.BytesIO(state)) as archive:
-                archive.extractall(folder)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise CheckpointError(f"the data state of {name} is damaged: {error}") from error
+        with _opened(state, name) as archive:
+            archive.extractall(folder)
         try:
             checkpoint = tf.train.Checkpoint(iterator=iterator)
             checkpoint.read(str(Path(folder) / _NAME)).assert_consumed()

@@ -22,7 +22,7 @@ def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
     """The registered task or mixture, with rows that the model reads (`seqio_tasks.readable`).
 
     Raises:
-      ConfigError: nothing of this name is registered; names what is. Or as `readable`.
+      ConfigError: nothing of this name is registered; or as `readable`.
     """
     try:
         return readable(seqio.get_mixture_or_task(mixture_or_task_name))
@@ -41,11 +41,7 @@ def tasks_of(mixture_or_task_name: str) -> list[str]:
 
 
 def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
-    """The vocabulary of a task or mixture.
-
-    Raises:
-      ConfigError: as `find_provider`, or it is none of this package's.
-    """
+    """The vocabulary of a task or mixture; raises ConfigError where it has no text."""
     features = find_provider(mixture_or_task_name).output_features
     vocabulary = features["encoder_input_tokens"].vocabulary
     if not isinstance(vocabulary, SeqioVocabulary):
@@ -60,11 +56,16 @@ def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.T
     Raises:
       DataError: no task has it, or a data set is not prepared.
     """
-    tasks = [task for task in seqio.get_subtasks(provider) if _has_split(task, split)]
-    if not tasks:
-        splits = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
-        raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(splits)}")
-    return tasks
+    tasks = seqio.get_subtasks(provider)
+    if found := [task for task in tasks if _has_split(task, split)]:
+        return found
+    splits = sorted({name for task in tasks for name in task.splits})
+    raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(splits)}")
+
+
+def _has_split(task: seqio.Task, split: str) -> bool:
+    source = task.source
+    return source.has_split(split) if isinstance(source, PreparedSource) else split in task.splits
 
 
 def count_rows(
@@ -73,11 +74,7 @@ def count_rows(
     """Number of rows in a split of every task that has it.
 
     Prepared data say it. Of other sources rows are counted by reading them, since preprocessors may
-    drop some or make several of one.
-
-    Args:
-      provider, lengths, split: see `task_dataset`.
-      most: where rows are counted, one more is the end (0: all are counted).
+    drop some or make several of one; at `most` + 1 that ends (0: all are counted).
 
     Raises:
       DataError: as `tasks_with`, or a row cannot be read.
@@ -87,9 +84,10 @@ def count_rows(
         if isinstance(task.source, PreparedSource):
             counts[task.name] = task.source.num_input_examples(split)
             continue
-        rows = iter(rows_in_order(task, lengths, split).take(most + 1 if most else -1))
+        rows = task_dataset(task, lengths, split).with_options(steady_options())
+        iterator = iter(rows.take(most + 1 if most else -1))
         counts[task.name] = 0
-        while next_rows(rows, end={}):
+        while next_rows(iterator, end={}):
             counts[task.name] += 1
     return counts
 
@@ -109,48 +107,29 @@ def sample_sizes(per_task: Mapping[str, int], sample: int) -> dict[str, int]:
     return {name: min(rows, max(1, rows * sample // total)) for name, rows in per_task.items()}
 
 
-def _has_split(task: seqio.Task, split: str) -> bool:
-    source = task.source
-    if isinstance(source, PreparedSource):
-        return source.has_split(split)
-    return split in task.splits
-
-
 def task_dataset(
     provider: seqio.Task | seqio.Mixture,
     lengths: Mapping[str, int],
-    *,
     split: str,
-    shuffle: bool,
-    seed: int,
-    num_epochs: int | None,
-    shard_info: seqio.ShardInfo | None,
+    *,
+    seed: int = 0,
+    shard_info: seqio.ShardInfo | None = None,
+    endless: bool = False,
 ) -> tf.data.Dataset:
-    """Rows of task features. Unlike `seqio.get_dataset` it never caches rows in memory: a cache
-    would be written with every iterator state.
+    """Rows of task features: shuffled and `endless`, or once and in order.
+
+    Unlike `seqio.get_dataset` it never caches rows in memory: a cache would be written with every
+    iterator state. The seed decides masking, too.
     """
     return provider.get_dataset(
         sequence_length=dict(lengths),
         split=split,
-        shuffle=shuffle,
+        shuffle=endless,
         seed=seed,
-        num_epochs=num_epochs,
+        num_epochs=None if endless else 1,
         shard_info=shard_info,
         try_in_mem_cache=False,
     )
-
-
-def rows_in_order(task: seqio.Task, lengths: Mapping[str, int], split: str) -> tf.data.Dataset:
-    """The rows of one task once, all in one process."""
-    return task_dataset(
-        task,
-        lengths,
-        split=split,
-        shuffle=False,
-        seed=0,  # decides masking where a task masks at random
-        num_epochs=1,
-        shard_info=None,
-    ).with_options(steady_options())
 
 
 def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:

@@ -19,6 +19,12 @@ class SeqioVocabulary(seqio.Vocabulary):
     seqio compares them when it mixes tasks.
     """
 
+    pad_id = property(lambda self: self.text.pad_id)
+    bos_id = property(lambda self: self.text.bos_id)
+    eos_id = property(lambda self: self.text.eos_id)
+    unk_id = property(lambda self: self.text.unk_id)
+    _base_vocab_size = property(lambda self: self.text.size)
+
     def __init__(self, load: Callable[[], Vocabulary]) -> None:
         super().__init__(extra_ids=0)
         self._load = load
@@ -27,26 +33,6 @@ class SeqioVocabulary(seqio.Vocabulary):
     def text(self) -> Vocabulary:
         """The vocabulary of `m6rec_jax.text`."""
         return self._load()
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return self.text.size
-
-    @property
-    def pad_id(self) -> int:
-        return self.text.pad_id
-
-    @property
-    def bos_id(self) -> int:
-        return self.text.bos_id
-
-    @property
-    def eos_id(self) -> int:
-        return self.text.eos_id
-
-    @property
-    def unk_id(self) -> int:
-        return self.text.unk_id
 
     def _encode(self, s: str) -> Sequence[int]:
         return list(self.text.encode(s))

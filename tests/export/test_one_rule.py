@@ -277,15 +277,7 @@ def test_t5x_infer(world: World, tmp_path: Path) -> None:
 
     model = M6RecModel(world.model.model, TASK)
     params = variables.joined(world.model.variables)
-    rows = task_dataset(
-        seqio.TaskRegistry.get(TASK),
-        LENGTHS,
-        split="test",
-        shuffle=False,
-        seed=0,
-        num_epochs=1,
-        shard_info=None,
-    )
+    rows = task_dataset(seqio.TaskRegistry.get(TASK), LENGTHS, "test")
     batches = T5xFeatureConverter()(rows, LENGTHS).batch(64).as_numpy_iterator()
     parts = [model.score_batch(params, batch)[1] for batch in batches]
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

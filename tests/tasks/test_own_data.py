@@ -22,7 +22,7 @@ def of_shop(shop_dir, monkeypatch):
 def test_rows_hold_nearly_everything_and_no_more(monkeypatch):
     monkeypatch.setattr(fitted_settings, "_LEAST", 8)
     prepared, vocabulary = locations.prepared(*DATA), locations.load_vocabulary(*DATA)
-    lengths = fitted_settings.measured_lengths(*DATA, rows=1000)
+    lengths = fitted_settings.measured_lengths(*DATA)
 
     def tokens(texts):
         return np.array([len(vocabulary.encode(text)) for text in texts])
