@@ -30,7 +30,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
 
 RESULTS = "conversation_requests"
-GIN_FILE = "gin_configs/examples/film_dialogue.gin"
+GIN_FILE = "gin_configs/dialogue/films.gin"
 # How items are called.
 TITLES = "{title}[ ({year})]"
 REQUESTS, SEED = 200, 0

@@ -5,8 +5,8 @@
 
 Films, users and ratings are drawn so that they look like MovieLens: popularity with a long tail,
 evenings on which a user rates dozens of films, tastes in genres. Template, views and settings are
-those of `gin_configs/examples/movielens_prepare.gin`: four views, with statistics of pairs of films
-and hidden factors; or of `movielens_reranking_prepare.gin`, with candidates by co-occurrence. Each
+those of gin_configs/data/movielens-100k/prepare.gin: four views, with statistics of pairs of films
+and hidden factors; or those for retrieval and reranking, with candidates by co-occurrence. Each
 turn is the whole command in a process of its own, on one processor or on more. Processor seconds
 are those of the command and all its children; the machine may be busy with other things, so that
 they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.command_line import errors_told
+from benchmarks.movielens import PREPARE, PREPARE_LEAVE_ONE_OUT
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.schema import DatasetSpec
@@ -42,10 +43,7 @@ from m6rec_jax.errors import M6RecError
 from tasks.films.texts import GENRE_CLASSES as GENRES
 
 # By the views that are prepared.
-GIN_FILES = {
-    "four": "gin_configs/examples/movielens_prepare.gin",
-    "reranking": "gin_configs/examples/movielens_reranking_prepare.gin",
-}
+SETTINGS = {"four": PREPARE, "reranking": PREPARE_LEAVE_ONE_OUT}
 
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
@@ -135,7 +133,7 @@ def _held(process: int) -> Counter[str]:
     return total
 
 
-def take_turn(gin_file: str, folder: Path, cores: int) -> Figures:
+def take_turn(settings: Sequence[str], folder: Path, cores: int) -> Figures:
     """Prepares a folder on so many processors.
 
     Raises:
@@ -143,8 +141,7 @@ def take_turn(gin_file: str, folder: Path, cores: int) -> Figures:
     """
     processors = sorted(os.sched_getaffinity(0))[:cores]
     with tempfile.TemporaryDirectory(prefix="m6rec-prepared-") as out:
-        line = [sys.executable, "-m", "m6rec_jax.cli", "data", "prepare", str(folder)]
-        line.append(f"--gin_file={ROOT / gin_file}")
+        line = [sys.executable, "-m", "m6rec_jax.cli", "data", "prepare", str(folder), *settings]
         threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "OPENBLAS", "MKL")}
         environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT), "M6REC_DATA_DIR": out}
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -170,7 +167,7 @@ def take_turn(gin_file: str, folder: Path, cores: int) -> Figures:
         watcher.join()
         seconds = time.perf_counter() - started
         if status:
-            raise M6RecError(f"`m6rec data prepare` with {gin_file} ended with status {status}")
+            raise M6RecError(f"`m6rec data prepare` with {settings} ended with status {status}")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         written = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
     processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -191,19 +188,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--views", choices=GIN_FILES, default="four")
+    parser.add_argument("--views", choices=SETTINGS, default="four")
     options = parser.parse_args(arguments)
-    gin_file = GIN_FILES[options.views]
     with tempfile.TemporaryDirectory(prefix="m6rec-ratings-") as scratch:
         for events in options.events:
             folder = Path(scratch) / str(events) / NAME
             write_ratings(folder, events)
             for cores in options.cores:
-                figures = take_turn(gin_file, folder, cores)
+                figures = take_turn(SETTINGS[options.views], folder, cores)
                 model = f"{events:,} ratings, {cores} core{'s' * (cores > 1)}"
                 rows = told_rows(
                     {model: figures},
-                    gin_file=gin_file,
+                    gin_file=PREPARE[1],
                     dataset=NAME,
                     split=options.views,
                     seed=None,

@@ -27,8 +27,9 @@ from benchmarks.command_line import errors_told
 from benchmarks.movielens import DATASET, PREPARE, PREPARE_LEAVE_ONE_OUT
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from benchmarks.runs import EXAMPLES, m6rec, train
+from benchmarks.runs import Recipe, m6rec, train
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
 from m6rec_jax.engine.programs.packed_file import float_variables, quantized_variables, write_packed
@@ -37,13 +38,12 @@ from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE
 from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 
-PRETRAIN, EDGE = f"{EXAMPLES}/demo_pretrain.gin", "gin_configs/models/edge.gin"
-DISTILLATION = "gin_configs/objectives/distillation.gin"
-PRUNING = "gin_configs/compression/pruning.gin"
-# job: (gin file, the metric, and what a teacher teaches).
+DISTILLATION = "gin_configs/extras/distillation.gin"
+PRUNING = "gin_configs/extras/pruning.gin"
+# job: (steps, as in the demo, the metric, and what a teacher teaches).
 JOBS = {
-    "scoring": (f"{EXAMPLES}/demo_ctr.gin", "auc", "class_weight"),
-    "retrieval": (f"{EXAMPLES}/demo_retrieval.gin", "hit_rate@10", "similarity_weight"),
+    "scoring": (150, "auc", "class_weight"),
+    "retrieval": (300, "hit_rate@10", "similarity_weight"),
 }
 # The demo's teacher has 500; a small backbone learns more slowly.
 BACKBONE_STEPS, PRUNING_STEPS = 1500, 1000
@@ -54,13 +54,13 @@ class Model:
     """A backbone of the table.
 
     Attributes:
-      gin_files: after those of the run.
+      size: of `gin_configs/models`.
       bindings: of gin, for every run.
       taught_by: the model whose runs it learns from; empty: none.
       pruned_from: the model whose backbone is trained on and pruned; empty: none.
     """
 
-    gin_files: tuple[str, ...] = ()
+    size: str = "edge"
     bindings: tuple[str, ...] = ()
     taught_by: str = ""
     pruned_from: str = ""
@@ -74,13 +74,15 @@ _SMALL = (
 _small = tuple(f"ModelConfig.{binding}" for binding in _SMALL)
 TEACHER, LONGER_TEACHER = "teacher", f"teacher, {BACKBONE_STEPS:,} steps"
 MODELS = {
-    TEACHER: Model(),
-    LONGER_TEACHER: Model(),
-    "small, alone": Model((EDGE,), _small),
-    "small, distilled": Model((EDGE,), _small, TEACHER),
-    f"small, distilled from {BACKBONE_STEPS:,} steps": Model((EDGE,), _small, LONGER_TEACHER),
-    "shared, distilled": Model((EDGE,), (), TEACHER),
-    "shared, pruned 80%": Model((EDGE,), (), TEACHER, pruned_from="shared, distilled"),
+    TEACHER: Model("mini"),
+    LONGER_TEACHER: Model("mini"),
+    "small, alone": Model(bindings=_small),
+    "small, distilled": Model(bindings=_small, taught_by=TEACHER),
+    f"small, distilled from {BACKBONE_STEPS:,} steps": Model(
+        bindings=_small, taught_by=LONGER_TEACHER
+    ),
+    "shared, distilled": Model(taught_by=TEACHER),
+    "shared, pruned 80%": Model(taught_by=TEACHER, pruned_from="shared, distilled"),
 }
 # Of which 8 bits are evaluated, too.
 ROUNDED = ("shared, distilled", "shared, pruned 80%")
@@ -114,12 +116,9 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
             f"{demo} has no finished demo to learn from; run `python -m benchmarks.demo_seeds "
             f"--seeds {seed}`, or name its --output with --demos"
         )
-    files = [f"--gin_file={file}" for file in model.gin_files]
     common = [f"--gin.{one}" for one in (*model.bindings, f"train.seed={seed}")]
     common.append(f"--gin.BatchIterator.seed={seed}")
     common.append(f"--gin.vocabulary_file.path='{demo / 'vocabulary.model'}'")
-    # A model's file comes after the job's, and says that all trains.
-    frozen = "--gin.TRAINABLE='prompts'"
 
     def taught(part: str, *weights: str) -> list[str]:
         if not model.taught_by:
@@ -144,21 +143,24 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
         ]
     seconds = None
     if name != TEACHER:
-        seconds = train(PRETRAIN, backbone, [*files, *common, *of_pretraining])
+        pretrain = Recipe("pretrain", model.size, DATASET)
+        seconds = train(pretrain, backbone, [*common, *of_pretraining])
     metrics, rounded = dict[str, float](), dict[str, float]()
-    for job, (gin_file, metric, lesson) in JOBS.items():
+    for job, (job_steps, metric, lesson) in JOBS.items():
         run = folders.of(name, seed, job)
         start = f"--gin.INITIAL_CHECKPOINT_PATH='{backbone}'"
         lessons = taught(job, "relation_weight=0.0", f"{lesson}=1.0")
         if name != TEACHER:
-            train(gin_file, run, [*files, *common, frozen, start, *lessons])
+            once = (f"TRAIN_STEPS={job_steps}", f"EVAL_PERIOD={job_steps}", "EVAL_ROWS=None")
+            recipe = Recipe(job, model.size, DATASET, "option_adapter", once)
+            train(recipe, run, [*common, start, *lessons])
         _check_zeros(run, backbone)
-        metrics[metric] = _tested(run, gin_file, metric, rounds=False)
+        metrics[metric] = _tested(run, metric, rounds=False)
         if name in ROUNDED:
-            rounded[metric] = _tested(run, gin_file, metric, rounds=True)
+            rounded[metric] = _tested(run, metric, rounds=True)
     run, teacher = (folders.of(one, seed, "scoring") for one in (name, TEACHER))
     # As shares of the teacher's.
-    whole = {"auc": _tested(teacher, JOBS["scoring"][0], "auc", rounds=False)}
+    whole = {"auc": _tested(teacher, "auc", rounds=False)}
     whole["parameters"] = _sizes(restored_params(teacher))["parameters"]
 
     def add(model: str, found: dict[str, float], path: Path, seconds: float | None) -> None:
@@ -194,11 +196,11 @@ def _share_of_zeros(params: Mapping[str, Any]) -> float:
     return 1.0 - sizes["nonzero_parameters"] / sizes["parameters"]
 
 
-def _tested(run: Path, gin_file: str, metric: str, *, rounds: bool) -> float:
+def _tested(run: Path, metric: str, *, rounds: bool) -> float:
     """A metric on the test part, perhaps of the weights as a packed file has them; kept."""
     path = run / f"test{'-int8' * rounds}.json"
     if not path.exists():
-        parse_config([gin_file], [f"MODEL_DIR='{run}'"])
+        parse_config([run / CONFIG_FILE], [f"MODEL_DIR='{run}'"])
         task = macro("MIXTURE_OR_TASK_NAME")
         lengths = macro("TASK_FEATURE_LENGTHS")
         with own_vocabulary(run):
@@ -240,7 +242,7 @@ def _add(name: str, seed: int, metrics: dict[str, float], seconds: float | None)
         dataset=DATASET,
         split="per_user_temporal, leave_one_out",
         seed=seed,
-        gin_file=PRETRAIN,
+        gin_file="gin_configs/models/edge.gin",
         seconds=seconds,
     )
     add_rows(results_path("edge"), rows)
@@ -256,8 +258,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "edge")
     options = parser.parse_args(arguments)
     m6rec("data", "fetch", DATASET)
-    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
-    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_LEAVE_ONE_OUT)
+    m6rec("data", "prepare", DATASET, *PREPARE)
+    m6rec("data", "prepare", DATASET, *PREPARE_LEAVE_ONE_OUT)
     folders = Folders(options.demos.resolve(), options.output.resolve())
     for seed in options.seeds:
         for name in options.models:

@@ -39,7 +39,7 @@ from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import DATASET
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from benchmarks.runs import EXAMPLES, Run, backbone_of, m6rec, refuse_others, tune
+from benchmarks.runs import DATA, Run, backbone_of, m6rec, refuse_others, tune
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.splits import Split
 from m6rec_jax.huge_pages import start_with_huge_pages
@@ -50,7 +50,7 @@ RESULTS = "few_samples"
 GIN_FILE = "gin_configs/studies/few_samples.gin"
 # How many runs answer together.
 RUNS = 3
-PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
+PREPARE = f"{DATA}/{DATASET}/prepare_few_samples.gin"
 RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
 SAMPLES = (64, 256, 1024, 4096)

@@ -4,12 +4,12 @@
     python -m benchmarks.foundation --answers [--first runs/foundation] [--output FOLDER]
     python -m benchmarks.foundation --books [--output runs/foundation_books]
 
-Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
+Runs the commands that the headers of gin_configs/data/foundation/*.gin name, one after the
 other. What is finished is not done again; a training run that was stopped goes on where it stopped.
 Gin bindings are handed to the training. `--answers` makes its second stage, from which the study of
-tuning starts (gin_configs/examples/foundation_answers.gin), and the first where that is missing.
+tuning starts (gin_configs/data/foundation/answers.gin), and the first where that is missing.
 `--books` makes the foundation that has read no behaviour about films
-(foundation_books_pretrain.gin). Perplexities go to
+(gin_configs/data/foundation/books.gin). Perplexities go to
 `benchmarks/results/foundation.json`, unless bindings or a limit make them of something else;
 `foundation` is the fingerprint of the backbone, which rows of studies on it name, too.
 """
@@ -27,14 +27,14 @@ from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, results_path
-from benchmarks.runs import EXAMPLES, backbone_of, evaluated, m6rec, train
+from benchmarks.runs import DATA, Recipe, backbone_of, evaluated, m6rec, train
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
-WRITING_PREPARE = f"{EXAMPLES}/movielens_writing_prepare.gin"
-BOOKS_PREPARE = f"{EXAMPLES}/book_crossing_prepare.gin"
-VOCABULARY = f"{EXAMPLES}/foundation_vocabulary.gin"
-RATED_PREPARE = f"{EXAMPLES}/book_crossing_rated_prepare.gin"
+WRITING_VIEWS = "--gin.VIEWS=('explanations', 'contents', 'titles', 'queries', 'catalogue')"
+BOOKS_PREPARE = ("--gin_file", f"{DATA}/book-crossing-small/prepare.gin")
+VOCABULARY = ("--gin_file", f"{DATA}/foundation/prepare_vocabulary.gin")
+RATED_PREPARE = ("--gin_file", f"{DATA}/book-crossing-small/prepare_rated.gin")
 # Of each source, to measure perplexity.
 ROWS = 2_000
 NAME = "foundation"
@@ -42,6 +42,10 @@ NAME = "foundation"
 BOOKS_NAME = "foundation_books"
 # What goes on from all of it.
 ANSWERS_NAME = "foundation_answers"
+RECIPES = {
+    name: Recipe(recipe, "foundation", "foundation")
+    for name, recipe in ((NAME, "pretrain"), (BOOKS_NAME, "books"), (ANSWERS_NAME, "answers"))
+}
 ALL_SOURCES = "all sources"
 TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREPARE}
 RATED = "book-crossing-rated"
@@ -54,26 +58,26 @@ def prepare_data() -> None:
     """Fetches and prepares everything and trains the vocabulary; what is there stays."""
     for name in ("sentence-encoder", "movielens-100k", "book-crossing", *TEXTS):
         m6rec("data", "fetch", name)
-    m6rec("data", "sample", "book-crossing", "--gin_file", BOOKS_PREPARE)
-    for name, gin_file in TABLES.items():
-        m6rec("data", "prepare", name, "--gin_file", gin_file)
+    m6rec("data", "sample", "book-crossing", *BOOKS_PREPARE)
+    for name, settings in TABLES.items():
+        m6rec("data", "prepare", name, *settings)
         # Retrieval jobs are tested on these; the foundation does not read them.
         m6rec(
-            *("data", "prepare", name, "--gin_file", gin_file, "--gin.SPLIT='leave_one_out'"),
+            *("data", "prepare", name, *settings, "--gin.SPLIT='leave_one_out'"),
             "--gin.VIEWS=('next_items', 'catalogue')",
         )
-    m6rec("data", "prepare", "movielens-100k", "--gin_file", WRITING_PREPARE)
+    m6rec("data", "prepare", "movielens-100k", *MOVIELENS_PREPARE, WRITING_VIEWS)
     for name in TEXTS:
         m6rec("data", "prepare", name)
     # A run that is resumed refuses another vocabulary than the one that it began with.
     if not shared_vocabulary(NAME).exists():
-        m6rec("vocab", "train", "--gin_file", VOCABULARY)
+        m6rec("vocab", "train", *VOCABULARY)
 
 
 def prepare_rated_books() -> None:
     """Prepares what the foundation of books reads beside texts."""
-    m6rec("data", "sample", "book-crossing", "--gin_file", RATED_PREPARE)
-    m6rec("data", "prepare", RATED, "--gin_file", RATED_PREPARE)
+    m6rec("data", "sample", "book-crossing", *RATED_PREPARE)
+    m6rec("data", "prepare", RATED, *RATED_PREPARE)
 
 
 def prepare_questions() -> None:
@@ -83,18 +87,12 @@ def prepare_questions() -> None:
         m6rec("data", "prepare", name)
 
 
-def pretrain_file(name: str) -> str:
-    """Gin file of a foundation."""
-    return f"{EXAMPLES}/{name}{'' if name == ANSWERS_NAME else '_pretrain'}.gin"
-
-
 def perplexities(folder: Path, mixture: str, limit: int = ROWS) -> dict[str, float]:
     """Perplexity of every source of a mixture, on `limit` rows of its validation part.
 
     Evaluated unless that was done.
     """
     figures = evaluated(
-        pretrain_file(NAME),
         folder,
         folder / f"perplexity-{limit}.json",
         f"--gin.MIXTURE_OR_TASK_NAME='{mixture}'",
@@ -167,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.set_defaults(name=NAME)
     parser.add_argument("--eval-limit", type=int, default=ROWS, help="rows of each source, at most")
     options, bindings = with_bindings(parser, arguments)
-    name, pretrain = options.name, pretrain_file(options.name)
+    name, pretrain = options.name, RECIPES[options.name]
     folder = (options.output or ROOT / "runs" / name).resolve()
     start: list[str] = []
     prepare_data()
@@ -176,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name == ANSWERS_NAME:
         prepare_questions()
         first = options.first.resolve()
-        train(pretrain_file(NAME), first)
+        train(RECIPES[NAME], first)
         start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
     seconds = train(pretrain, folder, [*start, *bindings])
     print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
@@ -186,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{task}: perplexity {value:.2f}")
     if not bindings and options.eval_limit == ROWS:
         known = {"foundation": backbone_of(folder)}
-        rows = rows_of(name, pretrain, figures, folder, seconds)
+        rows = rows_of(name, pretrain.gin_file, figures, folder, seconds)
         add_rows(results_path(NAME), [row | known for row in rows])
     return 0
 

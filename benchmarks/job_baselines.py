@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from benchmarks.baselines import neighbours, retrieval
 from benchmarks.results_file import read_results, results_path
 from m6rec_jax import configuration
+from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationPredictions,
@@ -36,19 +38,19 @@ NEAREST = "TF-IDF nearest neighbour"
 EASE_PENALTIES = (50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
-def baselines_of(eval_gin_file: str, bindings: tuple[str, ...] = ()) -> dict[str, Figures]:
+def baselines_of(run: Path, bindings: tuple[str, ...] = ()) -> dict[str, Figures]:
     """Figures of every baseline on the test rows that an evaluation reads.
 
     Args:
-      eval_gin_file: what `m6rec eval` is given.
-      bindings: gin bindings beside it.
+      run: what is evaluated.
+      bindings: gin bindings of the evaluation.
 
     Returns:
       baseline name to figures; `<task>/<figure>` where the evaluation has several tasks.
     """
     import gin
 
-    configuration.parse_config([eval_gin_file], ["MODEL_DIR='unused'", *bindings])
+    configuration.parse_config([run / CONFIG_FILE], bindings)
     try:
         limit = int(gin.query_parameter("evaluate.limit"))
     except ValueError:

@@ -1,6 +1,6 @@
 """The jobs of the study: what each trains, how it is tested, which figures are kept.
 
-A job is a gin file of `gin_configs/examples/`, by which it is trained and evaluated. Jobs that are
+A job is a recipe of `m6rec train`, whose run is evaluated. Jobs that are
 not trained are asked of the foundation as it is.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.foundation import BOOKS_NAME, NAME
-from benchmarks.runs import EXAMPLES
+from benchmarks.foundation import BOOKS_NAME, NAME, RECIPES
+from benchmarks.runs import Recipe
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 
 ZERO_SHOT = "the foundation, untuned"
@@ -25,7 +25,7 @@ class Job:
 
     Attributes:
       title: as the table calls it.
-      gin_file: of the training and the evaluation.
+      recipe: of the training; of the foundation, where that is tested as it is.
       dataset, task: what it is tested on.
       metrics: figures that are kept; the first is the main one.
       model: what its rows are called.
@@ -42,7 +42,7 @@ class Job:
     """
 
     title: str
-    gin_file: str
+    recipe: Recipe
     dataset: str
     task: str
     metrics: tuple[str, ...]
@@ -70,20 +70,28 @@ _UNTUNED = "zero-shot: two outcomes"
 MOVIELENS, BOOKS, INSPIRED = "movielens-100k", "book-crossing-small", "inspired"
 
 
-def _example(name: str) -> str:
-    return f"{EXAMPLES}/{name}.gin"
+# Of which jobs of behaviours need few, on a foundation that has learnt outcomes.
+_FEW_STEPS = ("TRAIN_STEPS=240", "EVAL_PERIOD=120", "WARMUP_STEPS=20")
 
 
-def _zero_shot(gin_file: str, dataset: str, task: str, foundation: str = NAME) -> Job:
+def _tuned(recipe: str, dataset: str, *bindings: str) -> Recipe:
+    return Recipe(recipe, "foundation", dataset, "option_adapter", bindings)
+
+
+def _zero_shot(dataset: str, task: str, targets: int, foundation: str = NAME) -> Job:
     of_books = "the foundation of books, untuned"
     return Job(
         _UNTUNED,
-        _example(gin_file),
+        RECIPES[foundation],
         dataset,
         task,
         _SCORING,
         model=f"{ZERO_SHOT if foundation == NAME else of_books}, asked for outcomes",
         is_trained=False,
+        bindings=(
+            f"--gin.MIXTURE_OR_TASK_NAME='{task}'",
+            f"--gin.TASK_FEATURE_LENGTHS={{'inputs': 112, 'targets': {targets}}}",
+        ),
         in_figures=(*MEAN_BASELINES, "chance"),
         foundation=foundation,
     )
@@ -92,7 +100,7 @@ def _zero_shot(gin_file: str, dataset: str, task: str, foundation: str = NAME) -
 JOBS: Mapping[str, Job] = {
     "movielens_ctr": Job(
         _LIKES,
-        _example("movielens_ctr_shared"),
+        _tuned("scoring", MOVIELENS, *_FEW_STEPS),
         MOVIELENS,
         "movielens_100k_ctr_ratings",
         _SCORING,
@@ -105,7 +113,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "book_crossing_conversion": Job(
         _CONVERSION,
-        _example("book_crossing_conversion_option_adapter"),
+        _tuned("scoring", BOOKS),
         BOOKS,
         "book_crossing_small_ctr",
         _SCORING,
@@ -113,7 +121,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "movielens_retrieval": Job(
         _NEXT,
-        _example("movielens_retrieval_shared"),
+        _tuned("retrieval", MOVIELENS, "TRAIN_STEPS=200", "EVAL_PERIOD=100", "WARMUP_STEPS=20"),
         MOVIELENS,
         "movielens_100k_leave_one_out_retrieval",
         _RETRIEVAL,
@@ -127,7 +135,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "book_crossing_retrieval": Job(
         _NEXT,
-        _example("book_crossing_retrieval"),
+        _tuned("retrieval", BOOKS),
         BOOKS,
         "book_crossing_small_leave_one_out_retrieval",
         _RETRIEVAL,
@@ -135,16 +143,12 @@ JOBS: Mapping[str, Job] = {
         untuned=True,
         is_retrieval=True,
     ),
-    "movielens_zero_shot": _zero_shot("movielens_zero_shot", MOVIELENS, "movielens_100k_zero_shot"),
-    "book_crossing_zero_shot": _zero_shot(
-        "book_crossing_zero_shot", BOOKS, "book_crossing_small_zero_shot"
-    ),
-    "movielens_zero_shot_books": _zero_shot(
-        "movielens_zero_shot", MOVIELENS, "movielens_100k_zero_shot", BOOKS_NAME
-    ),
+    "movielens_zero_shot": _zero_shot(MOVIELENS, "movielens_100k_zero_shot", 96),
+    "book_crossing_zero_shot": _zero_shot(BOOKS, "book_crossing_small_zero_shot", 144),
+    "movielens_zero_shot_books": _zero_shot(MOVIELENS, "movielens_100k_zero_shot", 96, BOOKS_NAME),
     "explanation": Job(
         "explanation",
-        _example("movielens_explanations"),
+        _tuned("generation", MOVIELENS),
         MOVIELENS,
         "movielens_100k_explanations",
         _EXPLANATION,
@@ -154,7 +158,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "conversation": Job(
         "conversation: recommended films",
-        _example("inspired_conversation"),
+        _tuned("generation", INSPIRED),
         INSPIRED,
         "inspired_retrieval",
         _RECALL,

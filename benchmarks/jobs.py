@@ -51,7 +51,6 @@ from m6rec_jax.io.atomic import write_atomically
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
-CALIBRATE = "gin_configs/runs/calibrate.gin"
 
 # What the jobs read: (data set, split) to views.
 VIEWS: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -85,14 +84,13 @@ def is_prepared(dataset: str, split: str, wanted: Sequence[str]) -> bool:
 
 def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:
     """Figures of a checkpoint on the test part of a job; see `evaluated`."""
-    return evaluated(job.gin_file, model_dir, output, *job.bindings, *arguments)
+    return evaluated(model_dir, output, *job.bindings, *arguments)
 
 
 def scaled(job: Job, model_dir: Path, output: Path) -> Figures:
     """Figures of a foundation, with probabilities that are learnt unless it was evaluated."""
     if not output.exists():
-        files = ("--gin_file", CALIBRATE, "--gin_file", job.gin_file)
-        m6rec("calibrate", *files, f"--gin.MODEL_DIR='{model_dir}'", "--gin.SPLIT='validation'")
+        m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'", *job.bindings)
     learnt = model_dir / "inference" / f"{job.task}_scaling.gin"
     return tested(job, model_dir, output, "--gin_file", str(learnt))
 
@@ -133,10 +131,10 @@ class Study:
             return
         folder = self.output / f"{name}-{seed}"
         seconds, figures = self._figures(name, job, seed, folder)
-        baselines = self._baselines(name, job, figures)
+        baselines = self._baselines(name, job, figures, folder)
         if job.is_retrieval:
-            of_hybrid = hybrid(job.gin_file, folder, *job.bindings)
-            without = hybrid(job.gin_file, folder, *job.bindings, towers=False)
+            of_hybrid = hybrid(folder, *job.bindings)
+            without = hybrid(folder, *job.bindings, towers=False)
             beside = {**baselines, WITHOUT_TOWERS: without}
             new = self._rows(job, "hybrid", of_hybrid, beside, seed, seconds)
             new += self._rows(job, "the two towers alone", figures, baselines, seed, seconds)
@@ -156,10 +154,10 @@ class Study:
             return None, scaled(job, self.foundation, self.output / "untuned" / f"{name}.json")
         start = f"--gin.INITIAL_CHECKPOINT_PATH='{self.foundation}'"
         seeds = [f"--gin.train.seed={seed}", f"--gin.BatchIterator.seed={seed}"]
-        seconds = train(job.gin_file, folder, [start, *seeds])
+        seconds = train(job.recipe, folder, [start, *seeds])
         return seconds, tested(job, folder, folder / "test.json")
 
-    def _baselines(self, name: str, job: Job, figures: Figures) -> dict[str, Figures]:
+    def _baselines(self, name: str, job: Job, figures: Figures, folder: Path) -> dict[str, Figures]:
         """Baseline name to its figures, named as ours."""
         # Imported late: tensorflow and the tasks.
         from benchmarks.job_baselines import baselines_of, measured_before
@@ -169,7 +167,7 @@ class Study:
             output = self.output / "baselines" / f"{name}.json"
             if not output.exists():
                 output.parent.mkdir(parents=True, exist_ok=True)
-                measured = baselines_of(job.gin_file, job.bindings)
+                measured = baselines_of(folder, job.bindings)
                 write_atomically(output, json.dumps(measured, indent=2) + "\n")
             baselines |= json.loads(output.read_text())
         if job.measured is not None:
@@ -202,7 +200,7 @@ class Study:
             dataset=job.dataset,
             split=job.task,
             seed=seed,
-            gin_file=job.gin_file,
+            gin_file=job.recipe.gin_file,
             seconds=seconds,
         )
         return [

@@ -16,9 +16,41 @@ from typing import Any
 from benchmarks.provenance import ROOT
 from m6rec_jax.errors import DataError
 
-EXAMPLES = "gin_configs/examples"
+DATA = "gin_configs/data"
 SPLIT = "test"
 RECORD = "training.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What `m6rec train` is given by name.
+
+    Attributes:
+      recipe, model, data, tuning: as its options; no tuning in pretraining.
+      bindings: gin settings besides.
+    """
+
+    recipe: str
+    model: str
+    data: str
+    tuning: str = ""
+    bindings: tuple[str, ...] = ()
+
+    @property
+    def gin_file(self) -> str:
+        """The file that says most of it."""
+        return f"{DATA}/{self.data}/{self.recipe}.gin"
+
+    def gin_files(self) -> list[str]:
+        """All that the names stand for."""
+        parts = (("models", self.model), ("tuning", self.tuning))
+        return [*(f"gin_configs/{f}/{name}.gin" for f, name in parts if name), self.gin_file]
+
+    def arguments(self) -> list[str]:
+        """Of the command line."""
+        options = {name: getattr(self, name) for name in ("recipe", "model", "data", "tuning")}
+        named = [word for name, of in options.items() if of for word in (f"--{name}", of)]
+        return [*named, *(f"--gin.{binding}" for binding in self.bindings)]
 
 
 def m6rec(*arguments: object) -> None:
@@ -32,14 +64,14 @@ def m6rec(*arguments: object) -> None:
         raise DataError(f"`m6rec {' '.join(command[3:])}` ended with status {status}")
 
 
-def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | None:
+def train(recipe: Recipe, folder: Path, bindings: Sequence[str] = ()) -> float | None:
     """Trains, unless that was done; returns the seconds it took (None where it was interrupted).
 
     Raises:
-      DataError: the folder has a run that was begun with another gin file or other bindings.
+      DataError: the folder has a run that was begun with another recipe or other bindings.
     """
     record = folder / RECORD
-    settings: dict[str, Any] = {"gin_file": gin_file, "bindings": list(bindings)}
+    settings: dict[str, Any] = {"arguments": [*recipe.arguments(), *bindings]}
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(settings | {"is_finished": False}))
@@ -52,18 +84,17 @@ def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | 
     if not state["is_finished"]:
         resumed = (folder / "checkpoints").exists()
         started = time.monotonic()
-        m6rec("train", "--gin_file", gin_file, f"--gin.MODEL_DIR='{folder}'", *bindings)
+        m6rec("train", *settings["arguments"], f"--gin.MODEL_DIR='{folder}'")
         seconds = None if resumed else time.monotonic() - started
         state |= {"is_finished": True, "seconds": seconds}
         record.write_text(json.dumps(state))
     return None if state["seconds"] is None else float(state["seconds"])
 
 
-def evaluated(gin_file: str, model_dir: Path, output: Path, *arguments: str) -> dict[str, float]:
+def evaluated(model_dir: Path, output: Path, *arguments: str) -> dict[str, float]:
     """Figures of a checkpoint, evaluated unless that was done.
 
     Args:
-      gin_file: of the evaluation.
       model_dir: of the checkpoint.
       output: where the figures are kept.
       arguments: further ones of `m6rec eval`.
@@ -71,22 +102,19 @@ def evaluated(gin_file: str, model_dir: Path, output: Path, *arguments: str) -> 
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         m6rec(
-            *("eval", "--gin_file", gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
+            *("eval", f"--gin.MODEL_DIR='{model_dir}'"),
             f"--gin.evaluate.output='{output}'",
             *arguments,
         )
     return json.loads(output.read_text())
 
 
-def hybrid(
-    gin_file: str, model_dir: Path, *arguments: str, towers: bool = True
-) -> dict[str, float]:
+def hybrid(model_dir: Path, *arguments: str, towers: bool = True) -> dict[str, float]:
     """Figures of a run of retrieval as the hybrid, whose weights are learnt unless that was done.
 
     To be called once the two towers were evaluated alone, as they are until there are weights.
 
     Args:
-      gin_file: of the evaluation.
       model_dir: of the run.
       arguments: further ones of `m6rec eval`.
       towers: False: without what the model finds.
@@ -95,7 +123,7 @@ def hybrid(
     bindings = () if towers else ("--gin.Reranking.towers=False",)
     if not output.exists():
         m6rec("calibrate", f"--gin.MODEL_DIR='{model_dir}'", *bindings)
-    return evaluated(gin_file, model_dir, output, *arguments, *bindings)
+    return evaluated(model_dir, output, *arguments, *bindings)
 
 
 @dataclass(frozen=True, slots=True)

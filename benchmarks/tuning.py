@@ -8,7 +8,7 @@ steps of `gin_configs/studies/tuning.gin` (those of texts three times as many) a
 method, and is tested with the best of its validations. Runs whose rows stand in
 `benchmarks/results/tuning.json` are not made again; rows of another foundation are an error.
 
-Beside the usual keys a row has `task` and `method` (names of gin_configs/jobs/TASK.gin and
+Beside the usual keys a row has `task` and `method` (see `TASKS`, and
 gin_configs/tuning/METHOD.gin), `foundation` (fingerprint of the backbone), `trainable_share` of the
 backbone's parameters, and `step`, whose parameters were tested.
 """
@@ -33,12 +33,12 @@ RESULTS = "tuning"
 BUDGET = "gin_configs/studies/tuning.gin"
 ALL_TASKS = "mean over tasks"
 
-# Figures that are kept of each task; the first decides.
-TASKS: Mapping[str, tuple[str, ...]] = {
-    "movielens_ctr": ("auc", "log_loss"),
-    "book_crossing_conversion": ("auc", "log_loss"),
-    "film_reviews_sentiment": ("auc", "accuracy"),
-    "film_plots_genre": ("auc", "accuracy"),
+# Data of each task, and figures that are kept; the first decides.
+TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "movielens_ctr": ("movielens-100k", ("auc", "log_loss")),
+    "book_crossing_conversion": ("book-crossing-small", ("auc", "log_loss")),
+    "film_reviews_sentiment": ("film-reviews", ("auc", "accuracy")),
+    "film_plots_genre": ("film-plots", ("auc", "accuracy")),
 }
 # Texts with classes: their steps are cheap, and what a class means is not yet learnt.
 TEXTS = ("film_reviews_sentiment", "film_plots_genre")
@@ -65,14 +65,15 @@ def gin_file_of(method: str) -> str:
 
 def settings_of(task: str, method: str) -> tuple[list[str], list[str]]:
     """Gin files and bindings of a run."""
-    files = [BUDGET, gin_file_of(method), f"gin_configs/jobs/{task}.gin"]
+    data = f"gin_configs/data/{TASKS[task][0]}/scoring.gin"
+    files = ["gin_configs/models/foundation.gin", gin_file_of(method), data, BUDGET]
     return files, [*METHODS[method][1], *(OF_TEXTS if task in TEXTS else ())]
 
 
 def rows_of(run: Run, task: str, method: str, seed: int, fingerprint: str) -> list[Row]:
     """Rows of one run."""
     rows = metric_rows(
-        {name: run.figures[name] for name in TASKS[task]},
+        {name: run.figures[name] for name in TASKS[task][1]},
         model=METHODS[method][0],
         dataset=task,
         split=SPLIT,

@@ -55,21 +55,8 @@ _SUBJECTS = (
 _COMPUTING = ("train", "eval", "infer", "calibrate", "index", "compress", "quickstart", "demo")
 
 # The system's errors about paths and disks.
-_FIXABLE = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EEXIST,
-        errno.EFBIG,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.ENOSPC,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
+_OF_PATHS = FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError
+_OF_DISKS = {errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,7 +157,8 @@ def _is_fixable(error: BaseException) -> bool:
     # What a database says of a full disk or too little memory names both.
     if duckdb and isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
         return True
-    return isinstance(error, M6RecError) or (isinstance(error, OSError) and error.errno in _FIXABLE)
+    of_disks = isinstance(error, OSError) and error.errno in _OF_DISKS
+    return of_disks or isinstance(error, M6RecError | PermissionError | _OF_PATHS)
 
 
 def _message(error: BaseException) -> str:

@@ -12,8 +12,7 @@ from m6rec_jax.gin_statements import parse_statements
 CONFIG_FILE = "config.gin"
 # To be read after it: validations may have read some rows alone, and training has batches of its
 # own.
-ALL_ROWS = "gin_configs/runs/all_rows.gin"
-EVAL_BATCHES = "gin_configs/runs/eval_batches.gin"
+EVALUATED_ROWS = "gin_configs/commands/evaluated_rows.gin"
 # These change nothing of what a run computes.
 _NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "Logging.progress", "Logging.tensorboard")
 

@@ -4,7 +4,7 @@ The dialect is t5x's: a run file sets macros (`MODEL`, `MIXTURE_OR_TASK_NAME`,
 `TASK_FEATURE_LENGTHS`, `TRAIN_STEPS`, `MODEL_DIR`, ...) and includes other files:
 
     include 'gin_configs/models/mini.gin'
-    include 'gin_configs/runs/finetune_scoring.gin'
+    include 'gin_configs/recipes/scoring.gin'
 
     MIXTURE_OR_TASK_NAME = 'movielens_ctr'
     TRAIN_STEPS = 2_000
@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
-from m6rec_jax.gin_statements import find_file, place_of, quoted, shown_path, statements_of
+from m6rec_jax.gin_statements import place_of, quoted, statements_of
 from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
@@ -104,13 +104,6 @@ def read_config(files: Sequence[str | Path]) -> ParsedConfig:
     return parsed
 
 
-def own_settings(file: str | Path) -> set[str]:
-    """Names of the macros and parameters that a gin file sets itself, not by what it includes."""
-    shown = shown_path(find_file(file))
-    places = read_config([file]).places
-    return {name for name, place in places.items() if place.rpartition(":")[0] == shown}
-
-
 def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
     """Reads gin files and bindings without setting or importing anything.
 
@@ -133,11 +126,7 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     return parsed
 
 
-def parse_config(
-    files: Sequence[str | Path] = (),
-    bindings: Sequence[str] = (),
-    read: Collection[str] = READ_BY_COMMANDS,
-) -> ParsedConfig:
+def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
     """Reads gin files, then bindings, and locks the configuration. Earlier settings are dropped.
 
     Args:
@@ -146,7 +135,6 @@ def parse_config(
         front; they override the files. Values are gin values; paths and names need no quotes
         (`--gin.MODEL_DIR=runs/a`), and MODEL_DIR, DATASET, BANK, PREPARED, ITEMS, TEACHER and
         macros that end in _PATH are text unless they are None, or refer to something by % or @.
-      read: macros that the caller reads itself; others that no file uses get a warning.
 
     Raises:
       ConfigError: unknown file, configurable, parameter or macro (with the closest match and
@@ -158,7 +146,7 @@ def parse_config(
         _apply(statement)
     for name in parsed.macros:
         place = parsed.places[name]
-        if place.startswith("--gin.") and name not in {*parsed.uses, *read}:
+        if place.startswith("--gin.") and name not in {*parsed.uses, *READ_BY_COMMANDS}:
             logger.warning("%s: nothing in these files uses it, so it changes nothing", place)
     try:
         gin.finalize()
@@ -229,7 +217,7 @@ def _apply(statement: Any) -> None:
                 if isinstance(part, gin_config._UnknownConfigurableReference):
                     _configurable(part.selector.rsplit("/", 1)[-1])
             if parameter:
-                _check_parameter(selector, parameter, value)
+                _check_parameter(selector, parameter)
                 gin.bind_parameter((scope, selector, parameter), value)
             else:
                 name = f"{scope}/{selector}" if scope else selector
@@ -253,8 +241,8 @@ def _configurable(selector: str) -> Any:
         ) from None
 
 
-def _check_parameter(selector: str, name: str, value: Any) -> None:
-    """Raises ValueError for a parameter that is none, and for a text in place of a bool."""
+def _check_parameter(selector: str, name: str) -> None:
+    """Raises ValueError for a parameter that is none."""
     parameters = inspect.signature(_configurable(selector)).parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return
@@ -263,10 +251,6 @@ def _check_parameter(selector: str, name: str, value: Any) -> None:
             f"'{selector}' has no parameter '{name}'{did_you_mean(name, parameters)}. Its "
             f"parameters: {', '.join(one for one in parameters if one != 'self')}"
         )
-    default, annotation = parameters[name].default, str(parameters[name].annotation)
-    is_bool = isinstance(default, bool) or "bool" in annotation.split(" | ")
-    if is_bool and isinstance(value, str):  # the text 'false' would be true
-        raise ValueError(f"{selector}.{name} = {value!r} is neither True nor False")
 
 
 def _check_macros(parsed: ParsedConfig) -> None:

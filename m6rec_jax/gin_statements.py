@@ -147,6 +147,8 @@ def with_quotes(binding: str) -> str:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name or not value:
         raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
+    if value in ("true", "false"):  # as texts both would be true
+        value = value.capitalize()
     if _OF_TEXT.fullmatch(name):
         is_text = value != "None" and value[0] not in "%@" and not _is_value(value, str)
     else:

@@ -3,7 +3,7 @@
     check, prepare, vocabulary, pretrain, tune and evaluate a scorer and a retriever, index, report
 
 Each step is what a command of `m6rec` does with a gin file that is written to the output folder, on
-top of those in gin_configs/own_data, so that one can go on from there. Run again after an
+top of those in gin_configs/data/any, so that one can go on from there. Run again after an
 interruption, it goes on where it stopped; with more minutes, pretraining goes on from where it was.
 """
 
@@ -183,13 +183,13 @@ def run_quickstart(
                 f"machine (at least: {_listed(_LEAST_STEPS)} steps): --minutes "
                 f"{sizes.least_minutes} is enough. {output} keeps what is prepared"
             )
-        gin_files = {name: f"{name}.gin" for name in _SHARES}
+        runs = {name: ([f"{name}.gin"], seeds(seed)) for name in _SHARES}
         tested, config = train_and_evaluate(
-            gin_files, Path(), seeds(seed), rows=sizes.rows, before=lambda n: _tell(3 + n)
+            runs, Path(), rows=sizes.rows, before=lambda n: _tell(3 + n)
         )
         _tell(6)
         configuration.parse_config(
-            ["gin_configs/runs/build_index.gin", "data.gin"],
+            ["gin_configs/commands/index.gin", "data.gin"],
             [f"MODEL_DIR='{RETRIEVER}'", f"PREPARED={_prepared(spec['name'], 'leave_one_out')!r}"],
         )
         build_index(INDEX)
@@ -199,7 +199,7 @@ def run_quickstart(
             tested,
             config,
             "prompts",
-            runs={name: Path(name) for name in gin_files},
+            runs={name: Path(name) for name in runs},
             title=spec["name"],
             summary=SUMMARY,
             facts={
@@ -249,19 +249,17 @@ def prepare_both(
 
 
 def train_and_evaluate(
-    gin_files: Mapping[str, str],
+    runs: Mapping[str, tuple[Sequence[str], Sequence[str]]],
     output: Path,
-    bindings: Sequence[str],
     *,
     rows: int = 0,
     before: Callable[[int], None] = lambda number: None,
 ) -> tuple[list[TaskResult], ModelConfig]:
-    """Pretrains as the first gin file says, tunes that as the others say, and evaluates these.
+    """Makes the first run, tunes it as the others say, and evaluates these.
 
     Args:
-      gin_files: by the name of the run, which becomes a folder in `output`.
+      runs: name, which becomes a folder in `output` -> gin files and bindings.
       output: its parent.
-      bindings: of every run.
       rows: of a test part that are evaluated (0: all).
       before: called with 0, 1, ... before each run.
 
@@ -272,11 +270,11 @@ def train_and_evaluate(
       KeyboardInterrupt: a signal stopped one of the runs.
     """
     results, configs = [], []
-    foundation = output / next(iter(gin_files))
-    for number, (name, gin_file) in enumerate(gin_files.items()):
+    foundation = output / next(iter(runs))
+    for number, (name, (gin_files, bindings)) in enumerate(runs.items()):
         before(number)
         start = [f"INITIAL_CHECKPOINT_PATH={str(foundation)!r}"] if number else []
-        trained = run_phase(gin_file, output / name, [*bindings, *start])
+        trained = run_phase(gin_files, output / name, [*bindings, *start])
         if number:
             configs.append(trained.model.config)
             results.append(evaluate_phase(trained, rows))
@@ -284,14 +282,14 @@ def train_and_evaluate(
     return results, configs[0]
 
 
-def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResult:
-    """Trains as a gin file says, or goes on with what is in the folder.
+def run_phase(gin_files: Sequence[str], folder: Path, bindings: Sequence[str]) -> TrainResult:
+    """Trains as gin files say, or goes on with what is in the folder.
 
     Raises:
       KeyboardInterrupt: a signal stopped it.
     """
-    print(f"{folder.name}: {gin_file}", flush=True)
-    configuration.parse_config([gin_file], [f"MODEL_DIR={str(folder)!r}", *bindings])
+    print(f"{folder.name}: {', '.join(gin_files)}", flush=True)
+    configuration.parse_config(gin_files, [f"MODEL_DIR={str(folder)!r}", *bindings])
     with own_vocabulary(folder):
         configuration.settle_measured()
     result = train()
@@ -437,7 +435,7 @@ def _measure(seed: int) -> tuple[float, float]:
         # Where embeddings start changes no step, and what is cut the run itself will say.
         settings = ["Start.embeddings='random'", "Logging.progress=False", "Logging.cuts=False"]
         settings += seeds(seed)
-        result = run_phase(f"{FOUNDATION}.gin", folder, settings)
+        result = run_phase([f"{FOUNDATION}.gin"], folder, settings)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     spent = {part: result.goodput[f"seconds/{part}"] for part in ("compile", "input_wait", "step")}
@@ -479,17 +477,17 @@ def _write_training_files(sizes: Sizes) -> None:
     """Gin files of the three runs."""
     for name, recipe in ((FOUNDATION, "pretrain"), (SCORER, "scoring"), (RETRIEVER, "retrieval")):
         steps = sizes.steps[name]
-        own = (
-            f"with_initial_embeddings.rows = {sizes.rows_read}\n"
-            if name == FOUNDATION
-            else f"INITIAL_CHECKPOINT_PATH = '{FOUNDATION}'\nEVAL_PERIOD = {-(-steps // 3)}\n"
-        )
-        evaluated = "" if name == FOUNDATION else f"#   m6rec eval --gin.MODEL_DIR={name}\n"
+        evaluated = tuning = ""
+        settings = f"with_initial_embeddings.rows = {sizes.rows_read}\n"
+        if name != FOUNDATION:
+            evaluated = f"#   m6rec eval --gin.MODEL_DIR={name}\n"
+            tuning = "include 'gin_configs/tuning/option_adapter.gin'\n"
+            settings = f"INITIAL_CHECKPOINT_PATH = '{FOUNDATION}'\nEVAL_PERIOD = {-(-steps // 3)}\n"
         Path(f"{name}.gin").write_text(f"""# From this folder:
 #   m6rec train --gin_file {name}.gin --gin.MODEL_DIR={name}
 {evaluated}
 include 'gin_configs/models/{sizes.model}.gin'
-include 'gin_configs/own_data/{recipe}.gin'
+{tuning}include 'gin_configs/data/any/{recipe}.gin'
 include 'data.gin'
 
 BATCH_SIZE = {sizes.batch_size}
@@ -498,7 +496,7 @@ TRAIN_STEPS = {steps}
 WARMUP_STEPS = {max(1, min(100, steps // 10))}
 Checkpoints.period = {max(50, steps // 5)}
 Logging.period = {-(-steps // 40)}
-{own}""")
+{settings}""")
 
 
 def seeds(seed: int) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE
+from m6rec_jax.config_file import CONFIG_FILE, EVALUATED_ROWS
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import all_devices, read_ranking, restore_model
 from m6rec_jax.evaluation.evaluator import Evaluator
@@ -191,7 +191,7 @@ def report_on_run(
       DataError: its data are not on this machine; says how to prepare them.
     """
     location = locate(run)
-    configuration.parse_config([run.absolute() / CONFIG_FILE, ALL_ROWS, *gin_files], bindings)
+    configuration.parse_config([run.absolute() / CONFIG_FILE, EVALUATED_ROWS, *gin_files], bindings)
     name, lengths = trained_on(run / CONFIG_FILE)
     tasks = evaluated_tasks(name)
     datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here

@@ -9,7 +9,7 @@
 
 registers what `register_recommendation_tasks` does and names one of them,
 `corner_shop_leave_one_out_retrieval`. Of the default split the names go without it.
-gin_configs/own_data sets all of that but the data set.
+gin_configs/data/any sets all of that but the data set.
 """
 
 import re

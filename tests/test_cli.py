@@ -206,10 +206,9 @@ def test_whoever_reads_may_stop(
 @pytest.mark.parametrize(
     ("file", "bindings", "limit"),
     [
-        ("movielens_explanations.gin", [], 0),
-        ("movielens_explanations.gin", ["Evaluator.limit = 7"], 7),
-        ("movielens_explanations.gin", ["EVAL_LIMIT = 7"], 7),
-        ("movielens_zero_shot.gin", [], None),
+        ("data/movielens-100k/generation.gin", [], 0),
+        ("data/movielens-100k/generation.gin", ["Evaluator.limit = 7"], 7),
+        ("data/movielens-100k/generation.gin", ["EVAL_LIMIT = 7"], 7),
     ],
 )
 def test_a_training_file_is_evaluated_on_all_rows(
@@ -217,22 +216,22 @@ def test_a_training_file_is_evaluated_on_all_rows(
 ) -> None:
     """It says how many rows validations read."""
     given = [f"MODEL_DIR = '{tmp_path}'", *bindings]
-    training = f"gin_configs/examples/{file}"
-    args = argparse.Namespace(gin_file=[training], gin_bindings=given)
+    training = f"gin_configs/{file}"
+    base = [f"gin_configs/{name}.gin" for name in ("models/mini", "tuning/option_adapter")]
+    args = argparse.Namespace(gin_file=[*base, training], gin_bindings=given)
     look_at_run(args)
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     assert parsed.parameter("Evaluator.limit", None) == limit
     assert parsed.parameter("Evaluator.sample", None) == (None if limit is None else 0)
     assert parsed.parameter("evaluate.batch_size", None) == 64
-    # A file of one's own has the last word, also if it includes the other.
-    few, own = tmp_path / "few.gin", "Evaluator.limit = 5\nBATCH_SIZE = 8\n"
-    for files, text in (([training, str(few)], own), ([str(few)], f"include '{training}'\n{own}")):
-        few.write_text(text)
-        args.gin_file, args.gin_bindings = files, given[:1]
-        look_at_run(args)
-        parsed = configuration.check_config(args.gin_file, args.gin_bindings)
-        assert parsed.parameter("Evaluator.limit", None) == 5
-        assert parsed.parameter("evaluate.batch_size", None) == 8
+    # A file of one's own has the last word.
+    few = tmp_path / "few.gin"
+    few.write_text("Evaluator.limit = 5\nBATCH_SIZE = 8\n")
+    args.gin_file, args.gin_bindings = [*base, training, str(few)], given[:1]
+    look_at_run(args)
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    assert parsed.parameter("Evaluator.limit", None) == 5
+    assert parsed.parameter("evaluate.batch_size", None) == 8
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,7 @@ def test_a_run_is_evaluated_in_batches_of_the_command(
     )
     args = argparse.Namespace(gin_file=[], gin_bindings=[f"MODEL_DIR = '{tmp_path}'"])
     file, function = command.split(".")
-    look_at_run(args, f"gin_configs/runs/{file}.gin")
+    look_at_run(args, f"gin_configs/commands/{file}.gin")
     parsed = configuration.check_config(args.gin_file, args.gin_bindings)
     assert parsed.parameter(f"{function}.batch_size", None) == batch_size
 
@@ -255,7 +254,8 @@ def test_a_run_is_evaluated_in_batches_of_the_command(
 # Commands, of which none may import what takes long, and what each of them says.
 TOLD_AT_ONCE = {
     "train --gin_file {eval} --gin.MODEL_DRI=runs/a": "did you mean 'MODEL_DIR'?",
-    "train --gin_file {eval} --gin.MODEL_DIR=a --gin.INITIAL_CHECKPOINT_PATH=b": "= 'b': nothing",
+    "train --recipe scorin --gin.MODEL_DIR=a": "did you mean 'scoring'?",
+    "train --recipe scoring --model mini": "the recipe needs --tuning NAME",
     "train --gin_file {eval} --gin.MODEL_DIR=my run": "a value with spaces stands in quotes",
     "eval": "m6rec eval takes --gin.MODEL_DIR=RUN, whose task it knows",
     "eval --gin_file {eval} --gin.MODEL_DIR=m6rec_jx": "(did you mean 'm6rec_jax'?)",
@@ -316,8 +316,9 @@ print(json.dumps(found))
 """
     run = tmp_path_factory.mktemp("run")
     (run / "config.gin").write_text("MODEL_DIR = 'a'\ntrain.model_dir = %MODEL_DIR\n")
-    examples = "gin_configs/examples/movielens"
-    files = {"eval": f"{examples}_zero_shot.gin", "run": run}
+    task = run / "eval.gin"
+    task.write_text("MIXTURE_OR_TASK_NAME = 'a'\nTASK_FEATURE_LENGTHS = {}\n")
+    files = {"eval": task, "run": run}
     commands = json.dumps([words.format(**files) for words in TOLD_AT_ONCE])
     python = [sys.executable, "-c", code, commands]
     done = subprocess.run(python, capture_output=True, text=True, timeout=60, cwd=ROOT)
@@ -333,36 +334,6 @@ def test_what_is_not_there_is_told_before_anything_is_imported(
     status, imported, said = told[words]
     assert (status, imported) == (cli.EXIT_USER_ERROR, []), said
     assert TOLD_AT_ONCE[words] in said
-
-
-def test_a_missing_vocabulary_is_told_before_tensorflow_is_imported(tmp_path: Path) -> None:
-    code = """
-import sys
-from m6rec_jax import cli
-cli.main(sys.argv[1:])
-print([name for name in ("jax", "tensorflow", "seqio") if name in sys.modules])
-"""
-    files = ("models/mini.gin", "own_data/scoring.gin")
-    command = [word for name in files for word in ("--gin_file", f"gin_configs/{name}")]
-    command += ["--gin.DATASET=shop", f"--gin.MODEL_DIR={tmp_path}/run"]
-
-    def said() -> str:
-        found = subprocess.run(
-            [sys.executable, "-c", code, "train", *command],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            cwd=ROOT,
-            env=os.environ | {"M6REC_DATA_DIR": str(tmp_path)},
-        )
-        assert found.stdout == "[]\n"
-        return found.stderr
-
-    assert "holds no prepared 'shop.per_user_temporal'" in said()
-    folder = tmp_path / "shop.per_user_temporal"
-    folder.mkdir()
-    (folder / "prepare.json").write_text("{}")
-    assert f"no vocabulary at {folder}/vocabulary.model: train one" in said()
 
 
 @pytest.mark.parametrize(("error", "status"), [("ValueError()", 1), ("M6RecError('wrong')", 2)])

@@ -120,7 +120,7 @@ def test_overlays_fit_the_code(
     parser = cli._parser()
     args, rest = parser.parse_known_args(words)
     bindings = cli._gin_bindings(rest, parser)
-    files = ["gin_configs/runs/serve.gin", *(args.gin_file or ())]
+    files = ["gin_configs/commands/serve.gin", *(args.gin_file or ())]
     configuration.parse_config(files, bindings)
     drain, grace = (configuration.bound(f"serve.{part}") for part in ("drain", "grace"))
     assert deployment["terminationGracePeriodSeconds"] >= drain + grace + 5

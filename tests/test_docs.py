@@ -49,7 +49,7 @@ KNOWN = known_settings()
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_named_files_and_settings_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for path in re.findall(rf"(?<![\w/.])(?:{FOLDERS})/[\w/]+\.(?:py|gin|sh|json|md)\b", text):
+    for path in re.findall(rf"(?<![\w/.])(?:{FOLDERS})/[\w/-]+\.(?:py|gin|sh|json|md)\b", text):
         assert (ROOT / path).exists() or any(own in path for own in OWN), path
     for name in re.findall(r"`(\w+\.gin)`", text):
         assert name in GIN_FILES or name in OWN, name

@@ -51,6 +51,7 @@ BELOW_ALL = {
     "errors",
     "configuration",
     "gin_statements",
+    "named_configs",
     "config_file",
     "huge_pages",
     "quiet_start",

@@ -77,7 +77,7 @@ esac
 has_gin_file=0
 for argument in "${ARGUMENTS[@]}"; do
   case $argument in
-    --gin_file | --gin_file=*) has_gin_file=1 ;;
+    --gin_file | --gin_file=* | --recipe | --recipe=*) has_gin_file=1 ;;
     --gin.MODEL_DIR=* | --gin.*_OUTPUT_DIR=*)
       address=${argument#*=}
       [[ ${address#[\'\"]} == gs://* ]] ||
@@ -86,7 +86,7 @@ for argument in "${ARGUMENTS[@]}"; do
   esac
 done
 # What a run is evaluated with, it says itself.
-[[ ${ARGUMENTS[0]} != @(train|t5x.*) ]] || ((has_gin_file)) || fail "${ARGUMENTS[0]} needs --gin_file FILE after --"
+[[ ${ARGUMENTS[0]} != @(train|t5x.*) ]] || ((has_gin_file)) || fail "${ARGUMENTS[0]} needs --recipe NAME or --gin_file FILE after --"
 check_environment "${environment[@]}"
 
 if [[ -n $data ]]; then

@@ -6,7 +6,7 @@ Users' and items' factors of the training matrix, the latter regressed on the wo
 items table says (title, people and length in minutes, too, which our item tower does not read); an
 unseen item's factors are what its words say. Rows go to
 `benchmarks/results/movielens_unseen_items.json`. The split must be prepared
-(gin_configs/examples/movielens_unseen_items_prepare.gin).
+(gin_configs/data/movielens-100k/prepare_unseen_items.gin).
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def _infer_requests(args: argparse.Namespace) -> int:
     """Returns 1 where not one request was answered, and some were there."""
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
-    look_first(args, "gin_configs/runs/infer_requests.gin")
+    look_first(args, "gin_configs/commands/infer.gin")
     if not any(sign in args.requests for sign in "*?["):
         check_there(args.requests, f"--requests {args.requests}")
     from m6rec_jax.requests.files import Shard
@@ -163,7 +163,7 @@ def _infer_requests(args: argparse.Namespace) -> int:
 
 def run_chat(args: argparse.Namespace) -> None:
     """talk with a model that was trained on dialogues, in this terminal"""
-    look_first(args, "gin_configs/runs/chat.gin")
+    look_first(args, "gin_configs/commands/chat.gin")
     from m6rec_jax.serving.chat import chat
 
     configure(args)
@@ -172,7 +172,7 @@ def run_chat(args: argparse.Namespace) -> None:
 
 def run_serve(args: argparse.Namespace) -> None:
     """answer over HTTP: score, retrieve, recommend, write, and what other clients speak"""
-    look_first(args, "gin_configs/runs/serve.gin")
+    look_first(args, "gin_configs/commands/serve.gin")
     index = _indexes(args.index or ())
     for folder in [index] if isinstance(index, str) else (index or {}).values():
         check_there(folder, f"--index {folder}")
@@ -184,7 +184,7 @@ def run_serve(args: argparse.Namespace) -> None:
             f"m6rec serve needs the package {error.name}: pip install 'm6rec_jax[serve]'"
         ) from error
 
-    configure(args, reads_macros=False)
+    configure(args)
     serve(
         args.folder,
         bank=args.bank,
@@ -214,7 +214,7 @@ def _indexes(given: Sequence[str]) -> str | dict[str, str] | None:
 
 def run_index_build(args: argparse.Namespace) -> None:
     """embed it for retrieval; run the same command again to resume"""
-    look_first(args, "gin_configs/runs/build_index.gin")
+    look_first(args, "gin_configs/commands/index.gin")
     from m6rec_jax.serving.build_index import build_index
 
     (configure if args.engine == "ray" else configure_together)(args)
@@ -225,7 +225,7 @@ def run_index_build(args: argparse.Namespace) -> None:
 def run_index_segments(args: argparse.Namespace) -> None:
     """run its items through the early layers of a model with late interaction; run the same command
     again to resume"""
-    look_first(args, "gin_configs/runs/build_segments.gin")
+    look_first(args, "gin_configs/commands/index.gin")
     from m6rec_jax.serving.build_segments import build_segments
 
     configure(args)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax.named_configs import QUESTIONS
+
 
 def add_command(
     commands: Any, name: str, run: Callable[..., int | None], description: str | None = None
@@ -62,6 +64,14 @@ def takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
         metavar="FILE",
         help="a gin file; may be given several times, later ones win",
     )
+
+
+def takes_names(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name gin files: see `look_at_named`."""
+    takes_gin(parser)
+    for option, question in QUESTIONS.items():
+        parser.add_argument(f"--{option}", metavar="NAME", help=question)
+    parser.epilog = "`m6rec configs` lists the names."
 
 
 _WORKERS = (

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from m6rec_jax.commands.arguments import add_command, takes_gin
+from m6rec_jax.commands.arguments import add_command, takes_names
+from m6rec_jax.commands.settings import look_at_named
 
 
 def add_commands(commands: Any) -> None:
@@ -24,24 +25,19 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument("--slices", type=int, default=1, help="how many such slices (default 1)")
     command.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a file of gin_configs/models, e.g. xl, with gin_configs/sharding/fully_sharded.gin; "
-        "gin files are read after it",
-    )
-    command.add_argument(
         "--steps",
         default="",
         metavar="LIST",
         help="which of train,score,decode (default: all that the model has)",
     )
-    takes_gin(command)
+    takes_names(command)
 
 
 def run_compile(args: argparse.Namespace) -> int:
     """whether a run's steps compile for a TPU slice that need not be there, and fit its memory"""
     from m6rec_jax.compilation.topologies import parse_topology, use_libtpu_as_a_compiler
 
+    look_at_named(args)
     topology = None
     if args.topology is not None:
         topology = parse_topology(args.topology, args.slices)
@@ -50,7 +46,6 @@ def run_compile(args: argparse.Namespace) -> int:
 
     fits = compile_run(
         topology,
-        model=args.model,
         gin_files=args.gin_file,
         bindings=args.gin_bindings,
         steps=tuple(filter(None, args.steps.split(","))),

@@ -280,5 +280,5 @@ def run_vocab_train(args: argparse.Namespace) -> None:
         found = measured_lengths(dataset, split)
         print(
             f"rows of {found['inputs']} + {found['targets']} tokens hold nine histories in ten and "
-            f"99 candidates in 100: TASK_FEATURE_LENGTHS = {found}, as gin_configs/own_data has it"
+            f"99 candidates in 100: TASK_FEATURE_LENGTHS = {found}, as gin_configs/data/any has it"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import in_bucket, kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.named_configs import QUESTIONS, check_recipe, files_of
 
 if TYPE_CHECKING:
     from m6rec_jax.configuration import ParsedConfig
@@ -39,27 +40,33 @@ def look_first(
     return parsed
 
 
-def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.gin") -> None:
+def look_at_named(args: argparse.Namespace) -> ParsedConfig:
+    """`look_first` for a command that takes names, whose files come before those of `--gin_file`.
+
+    Raises:
+      ConfigError: no file has such a name, or an option is missing.
+    """
+    files, bindings = files_of({option: getattr(args, option) for option in QUESTIONS})
+    args.gin_bindings = [*bindings, *args.gin_bindings]
+    check_recipe([*files, *args.gin_file])
+    return look_first(args, *files, reads=())
+
+
+def look_at_run(args: argparse.Namespace, default: str = "gin_configs/commands/eval.gin") -> None:
     """`look_first` for a task on a run: where no gin file names one, that which it was trained on.
 
     Args:
       args: of a command that takes gin.
       default: what is then read before the run's own configuration and the files that are given.
     """
-    from m6rec_jax.config_file import ALL_ROWS, CONFIG_FILE, EVAL_BATCHES
-    from m6rec_jax.configuration import check_config, own_settings, read_config
+    from m6rec_jax.config_file import CONFIG_FILE, EVALUATED_ROWS
+    from m6rec_jax.configuration import check_config, read_config
 
     if "MIXTURE_OR_TASK_NAME" in read_config(args.gin_file).macros:
-        # Behind the first of training, whose validations may read some rows alone.
-        of_training = (f for f in args.gin_file if "TRAIN_STEPS" in read_config([f]).macros)
-        if (first := next(of_training, None)) is not None:
-            settings, behind = own_settings(first), args.gin_file.index(first) + 1
-            # What a file of evaluation says itself holds, though it includes one of training.
-            args.gin_file[behind:behind] = [
-                file
-                for file in (ALL_ROWS, EVAL_BATCHES)
-                if "TRAIN_STEPS" in settings or not settings & own_settings(file)
-            ]
+        # Right behind the first of training, whose validations may read some rows alone.
+        of_training = ("TRAIN_STEPS" in read_config([file]).macros for file in args.gin_file)
+        if first := next((n for n, is_it in enumerate(of_training, 1) if is_it), 0):
+            args.gin_file.insert(first, EVALUATED_ROWS)
         look_first(args, default)
         return
     of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
@@ -76,7 +83,7 @@ def look_at_run(args: argparse.Namespace, default: str = "gin_configs/runs/eval.
             f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
             f"--gin_file FILE ({default} says what stands there)"
         )
-    look_first(args, default, str(config), ALL_ROWS, EVAL_BATCHES, reads=())
+    look_first(args, default, str(config), EVALUATED_ROWS, reads=())
 
 
 def look_at_own(args: argparse.Namespace) -> None:
@@ -105,18 +112,11 @@ def check_there(given: str | Path, what: str) -> None:
         raise ConfigError(f"{what}: nothing is there{did_you_mean(path.name, near)}")
 
 
-def configure(args: argparse.Namespace, *, reads_macros: bool = True) -> None:
-    """Sets what gin files and the command line say.
-
-    Args:
-      args: of a command that takes gin.
-      reads_macros: whether the command reads `READ_BY_COMMANDS`; else they too change nothing
-        unless a file uses them, which is told.
-    """
+def configure(args: argparse.Namespace) -> None:
+    """Sets what gin files and the command line say."""
     from m6rec_jax import configuration
 
-    read = configuration.READ_BY_COMMANDS if reads_macros else ()
-    configuration.parse_config(args.gin_file, args.gin_bindings, read)
+    configuration.parse_config(args.gin_file, args.gin_bindings)
 
 
 def configure_together(args: argparse.Namespace, *, heed_preemption: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m6rec_jax.commands.arguments import (
     add_command,
@@ -13,30 +13,30 @@ from m6rec_jax.commands.arguments import (
     local_path,
     path_or_address,
     takes_gin,
+    takes_names,
     takes_run,
 )
 from m6rec_jax.commands.settings import (
     check_there,
     configure,
     configure_together,
+    look_at_named,
     look_at_own,
     look_at_run,
-    look_first,
 )
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.json_text import json_text
-
-if TYPE_CHECKING:
-    from m6rec_jax.configuration import ParsedConfig
+from m6rec_jax.named_configs import listing
 
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def add_commands(commands: Any) -> None:
     train = add_command(commands, "train", run_train)
-    takes_gin(train, required=True)
+    takes_names(train)
+    add_command(commands, "configs", run_configs)
 
     evaluate = add_command(commands, "eval", run_eval)
     evaluate.add_argument(
@@ -56,7 +56,7 @@ def add_commands(commands: Any) -> None:
         metavar="RUN",
         help="of a trained model: also how many parameters are not zero (default: of gin files)",
     )
-    takes_gin(params)
+    takes_names(params)
 
     calibrate = add_command(commands, "calibrate", run_calibrate)
     calibrate.add_argument(
@@ -86,17 +86,11 @@ def add_commands(commands: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """train or tune a model; run the same command again to resume"""
-    parsed = look_first(args, reads=())
-    start = parsed.macros.get("INITIAL_CHECKPOINT_PATH")
-    if start and isinstance(start, str) and not _has_steps(parsed.macros.get("MODEL_DIR")):
-        where = parsed.places["INITIAL_CHECKPOINT_PATH"]
-        check_there(start, f"{where}: INITIAL_CHECKPOINT_PATH = {start!r}")
-    if parsed.parameter("train.model", None) is None:
+    if look_at_named(args).parameter("train.model", None) is None:
         raise ConfigError(
-            "no gin file says what is trained: name or include one of gin_configs/runs/ "
-            "(pretrain.gin, finetune_scoring.gin, ...; tasks/README.md)"
+            "nothing says what is trained: name it with --recipe (`m6rec configs` lists recipes), "
+            "or include a file of gin_configs/recipes"
         )
-    _check_vocabulary(parsed)
     from m6rec_jax.configuration import macro, settle_measured
     from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
     from m6rec_jax.training.loop import train
@@ -110,12 +104,10 @@ def run_train(args: argparse.Namespace) -> int:
     return EXIT_OF_SIGNALS.get(result.stopped_by, 0)
 
 
-def _has_steps(model_dir: object) -> bool:
-    """Whether a run is resumed, which needs nothing of what it began with."""
-    if not isinstance(model_dir, str) or in_bucket(model_dir):
-        return False
-    folder = Path(model_dir).expanduser() / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+def run_configs(args: argparse.Namespace) -> None:
+    """list the gin files that `m6rec train` finds by name"""
+    del args
+    print("\n".join(listing()))
 
 
 def alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
@@ -130,21 +122,6 @@ def alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     if not model_dir or in_bucket(model_dir) or jax.process_index() != 0:
         return contextlib.nullcontext()
     return locked_folder(Path(model_dir), f"training in {model_dir}")
-
-
-def _check_vocabulary(parsed: ParsedConfig) -> None:
-    """Says what a run on own data lacks (tasks.own_data) before libraries are imported."""
-    from m6rec_jax.pipeline import locations
-
-    dataset = parsed.parameter("own_task.dataset", None)
-    elsewhere = ("data_dir.path", "vocabulary_file.path", "vocabulary_file.shared")
-    if not isinstance(dataset, str) or any(name.endswith(elsewhere) for name in parsed.parameters):
-        return
-    split = parsed.parameter("own_task.split", locations.DEFAULT_SPLIT)
-    locations.prepared(dataset, split)
-    run = Path(str(parsed.macros.get("MODEL_DIR")), "inference", "vocabulary.model")
-    if not run.is_file():
-        locations.load_vocabulary(dataset, parsed.parameter("own_task.vocabulary_split", split))
 
 
 def run_eval(args: argparse.Namespace) -> int:
@@ -167,9 +144,9 @@ def run_eval(args: argparse.Namespace) -> int:
 def run_params(args: argparse.Namespace) -> None:
     """print what a model has and what of it trains"""
     if args.folder is None:
+        look_at_named(args)
         if not args.gin_file:
-            raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
-        look_first(args, reads=())
+            raise ConfigError("m6rec params takes --model NAME, --gin_file FILE or RUN")
     elif args.gin_file or args.gin_bindings:
         raise ConfigError(
             f"m6rec params {args.folder} counts what this run has, whatever gin says: leave "
@@ -206,7 +183,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
     """on validation rows, learn how to order what a run retrieves and what makes probabilities of
     zero-shot scores, and choose where a run trained with losses at every exit leaves its decoder
     early; write it beside the model"""
-    look_at_run(args, "gin_configs/runs/calibrate.gin")
+    look_at_run(args, "gin_configs/commands/calibrate.gin")
     from m6rec_jax.evaluation.calibration import calibrate, report
     from m6rec_jax.sharding.processes import print_once
 

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 def compile_run(
     topology: Topology | None,
     *,
-    model: str | None = None,
     gin_files: Sequence[str] = (),
     bindings: Sequence[str] = (),
     steps: Sequence[str] = (),
@@ -29,8 +28,7 @@ def compile_run(
 
     Args:
       topology: slices that need not exist; None: the devices of this machine.
-      model: name of a file in `gin_configs/models`, which is then read with `fully_sharded.gin`.
-      gin_files, bindings: as for `m6rec train`; read after the model.
+      gin_files, bindings: as for `m6rec train`.
       steps: of `STEPS`; none: all that the model has.
 
     Returns:
@@ -41,13 +39,9 @@ def compile_run(
     """
     if unknown := [step for step in steps if step not in STEPS]:
         raise ConfigError(f"--steps {','.join(unknown)}: known are {', '.join(STEPS)}")
-    if model is None and not gin_files:
+    if not gin_files:
         raise ConfigError("m6rec compile needs --model NAME or --gin_file FILE")
-    files = ["gin_configs/runs/compile.gin", *gin_files]
-    if model is not None:
-        sharding = "gin_configs/sharding/fully_sharded.gin"
-        files = [f"gin_configs/models/{model}.gin", files[0], sharding, *gin_files]
-    configuration.parse_config(files, bindings)
+    configuration.parse_config(["gin_configs/commands/compile.gin", *gin_files], bindings)
     settings = StepSettings()
     missing = missing_steps(settings.config)
     if absent := [step for step in steps if step in missing]:

@@ -59,7 +59,7 @@ _THROUGH_MACROS = {
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What the steps are made of; `gin_configs/runs/compile.gin` binds it to a run's macros.
+    """What the steps are made of; `gin_configs/commands/compile.gin` binds it to a run's macros.
 
     Attributes:
       model: the model.

@@ -8,7 +8,7 @@
     }
 
 Nothing here is about one catalogue: columns, their words and groups of values are all named by the
-settings. `gin_configs/examples/film_dialogue.gin` has those of films.
+settings. `gin_configs/dialogue/films.gin` has those of films.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.gin_statements import statements_of
 from m6rec_jax.text.format_strings import Template
 
-FILMS = "gin_configs/examples/film_dialogue.gin"
+FILMS = "gin_configs/dialogue/films.gin"
 
 
 class AttributeWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

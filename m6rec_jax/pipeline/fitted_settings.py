@@ -1,4 +1,4 @@
-"""Settings that follow from prepared data and their vocabulary; gin_configs/own_data uses them.
+"""Settings that follow from prepared data and their vocabulary; gin_configs/data/any uses them.
 
 TASK_FEATURE_LENGTHS = @measured_lengths()
 VOCAB_SIZE = @vocabulary_rows()

@@ -91,7 +91,7 @@ def _check_retrieves(model_dir: str | Path, step: int | None) -> None:
         told = ", ".join(f"{name} ({own.kind})" for name, own in sorted(tasks.items())) or "none"
         raise ConfigError(
             f"{model_dir} does not retrieve, so it embeds no items; its tasks: {told}. Tune one "
-            "for retrieval (gin_configs/runs/finetune_retrieval.gin), and name its MODEL_DIR"
+            "for retrieval (gin_configs/recipes/retrieval.gin), and name its MODEL_DIR"
         )
 
 

@@ -1,7 +1,7 @@
 """Book-Crossing: pretraining, conversion, retrieval and zero-shot tasks.
 
     m6rec data fetch book-crossing
-    m6rec data sample book-crossing --gin_file gin_configs/examples/book_crossing_prepare.gin
+    m6rec data sample book-crossing --gin_file gin_configs/data/book-crossing-small/prepare.gin
     m6rec data prepare book-crossing-small ...      (per_user_temporal, then leave_one_out)
 
 Taking a book is a click, rating it 8 or more a conversion. Both are proxies, and there are no
@@ -27,5 +27,5 @@ SMALL_LEAVE_ONE_OUT = register_recommendation_tasks(
 )
 
 # Only books that were rated, on MovieLens' scale and in its words
-# (gin_configs/examples/book_crossing_rated_prepare.gin).
+# (gin_configs/data/book-crossing-small/prepare_rated.gin).
 RATED = register_recommendation_tasks("book_crossing_rated", dataset="book-crossing-rated")

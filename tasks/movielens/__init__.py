@@ -12,7 +12,7 @@ Tasks, for TEMPORAL and the same for LEAVE_ONE_OUT (see `pipeline.registration` 
 
 and movielens_100k_bank, a mixture of the first three for tuning them in one run.
 
-Texts to write, of TEMPORAL (gin_configs/examples/movielens_writing_prepare.gin prepares them):
+Texts to write, of TEMPORAL (gin_configs/data/movielens-100k/generation.gin):
 
     movielens_100k_explanations       why may the user like a film? What it shares with liked ones
     movielens_100k_contents, _titles  category and title of a film to like next, or the title alone

@@ -30,7 +30,7 @@ class Towers:
 
 @pytest.fixture
 def conversation():
-    gin.parse_config_file("gin_configs/examples/film_dialogue.gin")
+    gin.parse_config_file("gin_configs/dialogue/films.gin")
     catalogue = ConversationCatalogue(films.TITLES, films.TITLES, films.NAMES, films.ITEMS)
     yield Conversation(catalogue, retrieval=Towers())
     gin.clear_config()

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import edge
 from benchmarks.results_file import RESULTS, read_results
 from benchmarks.results_section import Section
+from benchmarks.runs import Recipe
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
 
@@ -26,9 +27,10 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[str
     """Folders of training runs and their arguments. Half of the pruned weights are zero."""
     runs: dict[Path, list[str]] = {}
 
-    def train(gin_file: str, folder: Path, bindings: list[str]) -> float:
+    def train(recipe: Recipe, folder: Path, bindings: list[str]) -> float:
         folder.mkdir(parents=True)
-        runs[folder] = [f"--gin_file={gin_file}", *bindings]
+        files = (f"--gin_file={file}" for file in recipe.gin_files())
+        runs[folder] = [*files, *(f"--gin.{one}" for one in recipe.bindings), *bindings]
         return 1.0
 
     def restored_params(run: Path) -> dict[str, Any]:

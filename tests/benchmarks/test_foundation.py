@@ -7,8 +7,7 @@ import gin
 import pytest
 
 from benchmarks import foundation, runs
-from benchmarks.provenance import ROOT
-from benchmarks.tuning import TASKS
+from benchmarks.tuning import TASKS, settings_of
 from m6rec_jax import configuration
 from m6rec_jax.data import sources
 from m6rec_jax.errors import DataError
@@ -71,9 +70,9 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
     for verb in ("fetch", "prepare"):
         assert {("data", verb, name) for name in foundation.QUESTIONS} <= set(calls)
     first, second = (call for call in calls if call[0] == "train")
-    assert first[2] == foundation.pretrain_file(foundation.NAME)
+    assert first[2] == "pretrain"
     assert f"--gin.MODEL_DIR='{tmp_path / 'first'}'" in first
-    assert second[2] == "gin_configs/examples/foundation_answers.gin"
+    assert second[2] == "answers"
     assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'first'}'" in second
     assert f"--gin.MODEL_DIR='{tmp_path / 'run'}'" in second
     (evaluated,) = (call for call in calls if call[0] == "eval")
@@ -83,7 +82,7 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
 def test_no_class_is_one_that_a_study_asks_for():
     """The second stage has other questions than the study, and reads films of training parts."""
     configuration.parse_config(
-        [ROOT / foundation.pretrain_file(foundation.ANSWERS_NAME)],
+        foundation.RECIPES[foundation.ANSWERS_NAME].gin_files(),
         ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"],
     )
     rates = gin.query_parameter("mixture_rates.rates")
@@ -96,7 +95,7 @@ def test_no_class_is_one_that_a_study_asks_for():
     studied = set()
     for name in TASKS:
         with gin.unlock_config():
-            configuration.parse_config([ROOT / f"gin_configs/jobs/{name}.gin"])
+            configuration.parse_config(settings_of(name, "option")[0], ["MODEL_DIR = 'x'"])
         task = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
         studied |= {(one.dataset, one.view) for one in evaluated_tasks(task)}
     assert not {(name, "labelled_texts") for name in asked} & studied
@@ -104,12 +103,10 @@ def test_no_class_is_one_that_a_study_asks_for():
 
 def test_the_vocabulary_reads_what_the_foundation_reads():
     """Every source of the mixture is one of the vocabulary's, with the splits of the tasks."""
-    configuration.parse_config([ROOT / foundation.VOCABULARY])
+    configuration.parse_config([foundation.VOCABULARY[1]])
     read = {(d, s) for d, s, _ in gin.query_parameter("train_on_prepared.sources")}
     shared = gin.query_parameter("train_on_prepared.shared")
-    configuration.parse_config(
-        [ROOT / foundation.pretrain_file(foundation.NAME)], ["MODEL_DIR = 'x'"]
-    )
+    configuration.parse_config(foundation.RECIPES[foundation.NAME].gin_files(), ["MODEL_DIR = 'x'"])
     assert gin.query_parameter("vocabulary_file.shared") == shared == foundation.NAME
     tasks = evaluated_tasks("foundation")
     rates = gin.query_parameter("mixture_rates.rates")
@@ -127,10 +124,10 @@ def test_the_foundation_of_books_reads_no_behaviour_about_films(calls, tmp_path)
     prepared = {call[2] for call in calls if call[:2] == ("data", "prepare")}
     assert foundation.RATED in prepared
     (trained,) = (call for call in calls if call[0] == "train")
-    assert trained[2] == foundation.pretrain_file(name)
+    assert trained[2] == foundation.RECIPES[name].recipe
     (evaluated,) = (call for call in calls if call[0] == "eval")
     assert f"--gin.MIXTURE_OR_TASK_NAME='{name}'" in evaluated
-    configuration.parse_config([ROOT / trained[2]], ["MODEL_DIR = 'x'"])
+    configuration.parse_config(foundation.RECIPES[name].gin_files(), ["MODEL_DIR = 'x'"])
     tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
     rates = gin.query_parameter("mixture_rates.rates")
     assert {task.dataset for task in tasks} == {*foundation.TEXTS, foundation.RATED}

@@ -32,11 +32,12 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
             other[0] == "calibrate" and bindings_of(other)["MODEL_DIR"] == bound["MODEL_DIR"]
             for other in made
         )
-        job = next(job for job in JOBS.values() if job.gin_file == call[2])
+        untuned = Path(bound["evaluate.output"]).stem
+        job = JOBS[untuned if untuned in JOBS else folder.rpartition("-")[0]]
         return dict.fromkeys(job.metrics, value) | {"popularity/auc": 0.4, "chance/auc": 0.3}
 
-    def baselines_of(gin_file: str, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
-        made.append(("baselines", gin_file))
+    def baselines_of(run: Path, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        made.append(("baselines", str(run)))
         names = ("auc", "log_loss", "bleu_4")
         return {"weak": dict.fromkeys(names, 0.1), "strong": dict.fromkeys(names, 0.9)}
 
@@ -63,7 +64,9 @@ def rows_in(tmp_path: Path) -> list[dict]:
 def test_file_and_task_of_every_job_fit_together(name: str) -> None:
     job = JOBS[name]
     given = ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
-    configuration.parse_config([job.gin_file], [*given, *job.bindings])
+    configuration.parse_config(
+        job.recipe.gin_files(), [*given, *job.recipe.bindings, *job.bindings]
+    )
     (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
     assert task.name == job.task
     assert task.job.ranks_catalogue == job.is_retrieval

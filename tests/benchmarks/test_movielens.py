@@ -31,10 +31,9 @@ def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
     arguments += ["--output", str(tmp_path / "runs")]
     assert movielens.main(arguments) == 0
     training = [call for call in calls if call[0] == "train"]
-    assert [call[2] for call in training] == [
-        movielens.FOUNDATION,
-        *[movielens.JOBS[name].gin_file for name in ("option_adapter", "full")] * 2,
-    ]
+    recipes = [movielens.JOBS[name].recipe for name in ("option_adapter", "full")]
+    for call, recipe in zip(training, [movielens.FOUNDATION, *recipes * 2], strict=True):
+        assert set(recipe.arguments()) <= set(call)
     foundation = f"--gin.INITIAL_CHECKPOINT_PATH='{(tmp_path / 'runs/foundation').resolve()}'"
     assert all(foundation in call for call in training[1:])
     rows = read_results(tmp_path / "movielens_ctr.json").rows
@@ -59,12 +58,13 @@ def test_towers_are_tested_alone_and_then_as_the_hybrid(calls, tmp_path: Path) -
 
 def test_a_run_keeps_its_seconds_and_its_settings(calls, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    seconds = runs.train("a.gin", folder)
+    recipe = movielens.FOUNDATION
+    seconds = runs.train(recipe, folder)
     assert seconds is not None
-    assert runs.train("a.gin", folder) == seconds
+    assert runs.train(recipe, folder) == seconds
     interrupted = tmp_path / "interrupted"
     (interrupted / "checkpoints").mkdir(parents=True)
     assert [call[0] for call in calls] == ["train"]
-    assert runs.train("a.gin", interrupted) is None
+    assert runs.train(recipe, interrupted) is None
     with pytest.raises(DataError, match="was begun with"):
-        runs.train("a.gin", folder, ["--gin.TRAIN_STEPS=3"])
+        runs.train(recipe, folder, ["--gin.TRAIN_STEPS=3"])

@@ -52,7 +52,7 @@ TITLES = [
 
 def film_words() -> DialogueWords:
     """Those of the gin file."""
-    gin.parse_config_file("gin_configs/examples/film_dialogue.gin")
+    gin.parse_config_file("gin_configs/dialogue/films.gin")
     words = DialogueWords()
     gin.clear_config()
     return words

@@ -479,7 +479,7 @@ def parse():
 
 def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
     """What is restored lies as the rules say, here over the only device."""
-    files = ["gin_configs/runs/eval.gin", "gin_configs/sharding/fully_sharded.gin"]
+    files = ["gin_configs/commands/eval.gin", "gin_configs/sharding/fully_sharded.gin"]
     parse(
         files,
         [
@@ -501,9 +501,11 @@ def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
     assert "fsdp" in embedding.sharding.spec
 
 
-@pytest.mark.parametrize("name", ["infer_requests", "build_index", "chat"])
-def test_the_sharding_file_reaches_inference(name, parse):
-    files = [f"gin_configs/runs/{name}.gin", "gin_configs/sharding/fully_sharded.gin"]
+@pytest.mark.parametrize(
+    ("file", "name"), [("infer", "infer_requests"), ("index", "build_index"), ("chat", "chat")]
+)
+def test_the_sharding_file_reaches_inference(file, name, parse):
+    files = [f"gin_configs/commands/{file}.gin", "gin_configs/sharding/fully_sharded.gin"]
     parse(files, ["MODEL_DIR=run"])
     assert bound(f"{name}.rules") == fully_sharded()
     parse(files[:1], ["MODEL_DIR=run"])
@@ -516,7 +518,7 @@ def test_the_sharding_file_reaches_validation(job, parse):
         [
             "gin_configs/models/mini.gin",
             "gin_configs/tuning/option_adapter.gin",
-            f"gin_configs/runs/finetune_{job}.gin",
+            f"gin_configs/recipes/{job}.gin",
             "gin_configs/sharding/fully_sharded.gin",
         ],
         [

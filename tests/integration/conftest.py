@@ -29,7 +29,7 @@ train_vocabulary.size = 400
 TRAIN = """
 include 'gin_configs/models/tiny.gin'
 include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_scoring.gin'
+include 'gin_configs/recipes/scoring.gin'
 
 import tasks.corner_shop
 

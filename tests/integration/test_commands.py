@@ -28,7 +28,7 @@ from tests.integration.commands import (
 )
 
 EVAL = """
-include 'gin_configs/runs/eval.gin'
+include 'gin_configs/commands/eval.gin'
 
 import tasks.corner_shop
 

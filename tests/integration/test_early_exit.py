@@ -21,7 +21,7 @@ Validation.evaluate = None
 Validation.best_metric = None
 """
 CALIBRATE = f"""
-include 'gin_configs/runs/calibrate.gin'
+include 'gin_configs/commands/calibrate.gin'
 
 import tasks.corner_shop
 

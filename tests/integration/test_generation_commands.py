@@ -55,7 +55,7 @@ train_vocabulary.size = 600
 TRAIN = """
 include 'gin_configs/models/tiny.gin'
 include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_mixture.gin'
+include 'gin_configs/recipes/mixture.gin'
 
 import m6rec_jax.pipeline.locations
 import tasks.own_jobs
@@ -78,7 +78,7 @@ Logging.tensorboard = False
 """
 
 EVAL = """
-include 'gin_configs/runs/eval.gin'
+include 'gin_configs/commands/eval.gin'
 
 import m6rec_jax.pipeline.locations
 import tasks.own_jobs

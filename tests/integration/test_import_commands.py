@@ -16,7 +16,6 @@ from m6rec_jax.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("no_gin")
 
-GIN = "gin_configs/own_data"
 SMALL = """
 TRAIN_STEPS = 2
 WARMUP_STEPS = 1
@@ -54,10 +53,9 @@ def test_sequences_to_retrieval(
     out, told = capsys.readouterr()
     assert re.search(r"rows of 32 \+ \d+ tokens hold nine histories in ten", out)
     assert "reading text: 100%" in told
-    files = ("gin_configs/models/tiny.gin", f"{GIN}/retrieval.gin", "small.gin")
     m6rec(
-        *("train", *(word for file in files for word in ("--gin_file", file))),
-        *("--gin.DATASET=bath-room", "--gin.MODEL_DIR=my runs/tuned"),
+        *("train", "--recipe", "retrieval", "--model", "tiny", "--tuning", "option_adapter"),
+        *("--data", "bath-room", "--gin_file", "small.gin", "--gin.MODEL_DIR=my runs/tuned"),
     )
     # Before the first step, and as they come.
     told = capsys.readouterr().err
@@ -89,9 +87,11 @@ def test_sequences_to_retrieval(
 def test_what_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
     model = "gin_configs/models/tiny.gin"
-    parse_config([model, f"{GIN}/retrieval.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/a"])
+    tuning = "gin_configs/tuning/option_adapter.gin"
+    retrieval, pretrain = (f"gin_configs/data/any/{name}.gin" for name in ("retrieval", "pretrain"))
+    parse_config([model, tuning, retrieval], ["DATASET=bath-room", "MODEL_DIR=runs/a"])
     assert macro("MIXTURE_OR_TASK_NAME") == "bath_room_leave_one_out_retrieval"
-    parse_config([model, f"{GIN}/pretrain.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/b"])
+    parse_config([model, pretrain], ["DATASET=bath-room", "MODEL_DIR=runs/b"])
     for name in ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"):
         with pytest.raises(DataError, match="m6rec data prepare bath-room"):
             macro(name)

@@ -12,7 +12,7 @@ from tests.integration.commands import Finished, failed, m6rec_each, succeeded
 TRAIN = """
 include 'gin_configs/models/tiny.gin'
 include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_mixture.gin'
+include 'gin_configs/recipes/mixture.gin'
 
 import tasks.corner_shop
 

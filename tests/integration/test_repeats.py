@@ -39,7 +39,7 @@ TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 128}
 TRAIN = f"""
 include 'gin_configs/models/mini.gin'
 include 'gin_configs/tuning/full.gin'
-include 'gin_configs/runs/finetune_scoring.gin'
+include 'gin_configs/recipes/scoring.gin'
 {TASK}
 NUM_OPTIONS = 2
 VOCAB_SIZE = 640
@@ -49,7 +49,7 @@ LEARNING_RATE = 3e-3
 BATCH_SIZE = 32
 Logging.tensorboard = False
 """
-EVAL = f"include 'gin_configs/runs/eval.gin'\n{TASK}"
+EVAL = f"include 'gin_configs/commands/eval.gin'\n{TASK}"
 
 
 @pytest.mark.slow

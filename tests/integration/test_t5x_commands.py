@@ -35,7 +35,8 @@ TITLES = {"titles": {"prefix": "{kinds}:", "text": "{name}"}}
 WRITE = """
 include 'gin_configs/models/tiny.gin'
 include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/t5x/finetune_generation.gin'
+include 'gin_configs/t5x/finetune.gin'
+include 'gin_configs/objectives/writing.gin'
 include 'shop.gin'
 import tasks.corner_shop
 import m6rec_jax.pipeline.locations

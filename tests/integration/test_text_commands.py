@@ -44,7 +44,7 @@ VOCAB_SIZE = 640
 
 PRETRAIN = """
 include 'model.gin'
-include 'gin_configs/runs/pretrain.gin'
+include 'gin_configs/recipes/pretrain.gin'
 
 import m6rec_jax.evaluation.evaluator
 import m6rec_jax.pipeline.registration
@@ -70,7 +70,7 @@ Logging.tensorboard = False
 MOOD = """
 include 'model.gin'
 include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_scoring.gin'
+include 'gin_configs/recipes/scoring.gin'
 
 import tasks.own
 
@@ -87,7 +87,7 @@ Logging.tensorboard = False
 
 EVAL = """
 include 'model.gin'
-include 'gin_configs/runs/eval.gin'
+include 'gin_configs/commands/eval.gin'
 
 import m6rec_jax.pipeline.preprocessors
 import tasks.own

@@ -17,7 +17,7 @@ ben,0099,2024-04-02T10:00:00Z
 fay,0099,2024-04-02T11:00:00Z
 """
 UPDATE = f"""{TRAIN}
-include 'gin_configs/runs/update.gin'
+include 'gin_configs/extras/update.gin'
 INITIAL_CHECKPOINT_PATH = 'run'
 TRAIN_STEPS = 2
 """

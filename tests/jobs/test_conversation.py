@@ -156,7 +156,7 @@ FILMS = ConversationCatalogue(
 
 @pytest.fixture
 def film_words():
-    gin.parse_config_file("gin_configs/examples/film_dialogue.gin")
+    gin.parse_config_file("gin_configs/dialogue/films.gin")
     yield
     gin.clear_config()
 

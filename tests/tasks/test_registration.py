@@ -11,7 +11,9 @@ from m6rec_jax import configuration
 from m6rec_jax.pipeline.registration import task_info
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "gin_configs" / "examples").glob("*.gin"))
+EXAMPLES = sorted(
+    file for file in (ROOT / "gin_configs" / "data").glob("*/*.gin") if file.parent.name != "any"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +63,14 @@ def test_a_data_set_takes_thirty_lines(path):
     assert len(code) <= 30
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_example_parses(path):
     """With what its header asks for; its task exists."""
     macros = ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"]
-    configuration.parse_config([path], macros)
+    uses = configuration.read_config([path]).uses
+    names = ["models/mini"] if "MODEL" in uses else []
+    names += ["tuning/option_adapter"] if "INITIAL_SOFT_PROMPTS" in uses else []
+    configuration.parse_config([*(f"gin_configs/{name}.gin" for name in names), path], macros)
     name = configuration.macro("MIXTURE_OR_TASK_NAME", None)
     if name is not None:
         assert seqio.get_mixture_or_task(name).name == name

@@ -99,7 +99,7 @@ def test_initial_values_are_set_by_macros(file: Path) -> None:
             [
                 "gin_configs/models/mini.gin",
                 f"gin_configs/tuning/{file.name}",
-                "gin_configs/runs/finetune_scoring.gin",
+                "gin_configs/recipes/scoring.gin",
             ],
             [
                 f"NUM_OPTIONS = {CLASSES}",
@@ -118,10 +118,10 @@ def test_initial_values_are_set_by_macros(file: Path) -> None:
 def test_the_page_shows_what_is_printed() -> None:
     """docs/tuning.md: the output of `m6rec params`, and the share of every method."""
     page = (FILES[0].parents[2] / "docs" / "tuning.md").read_text()
-    run = "gin_configs/examples/movielens_ctr_shared.gin"
-    assert f"$ m6rec params --gin_file {run} " in page
+    names = ["models/foundation", "tuning/option_adapter", "data/movielens-100k/scoring"]
     with gin.unlock_config():
-        configuration.parse_config([run], ["MODEL_DIR = 'x'"])
+        files = [f"gin_configs/{name}.gin" for name in names]
+        configuration.parse_config(files, ["MODEL_DIR = 'x'"])
         config = configuration.macro("MODEL").config
         table = count_parameters(config, configuration.macro("TRAINABLE"), None)
         assert table.render() in page
@@ -130,7 +130,7 @@ def test_the_page_shows_what_is_printed() -> None:
         assert {f"{name}.gin" for name in COUNTS} <= told.keys()
         for file, share in told.items():
             configuration.parse_config(
-                ["gin_configs/examples/foundation_model.gin", f"gin_configs/tuning/{file}"],
+                ["gin_configs/models/foundation.gin", f"gin_configs/tuning/{file}"],
                 ["NUM_OPTIONS = 5"],
             )
             config = configuration.macro("MODEL").config
