@@ -19,7 +19,6 @@ QUESTIONS = {
     "sharding": "on which machine",
 }
 _FOLDERS = {"model": "models", "recipe": "recipes"}
-# What other files include.
 _PARTS = ("architecture", "train", "finetune", "data_set")
 # Recipes of any prepared data set.
 _ANY = "any"
