@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from benchmarks.metric_names import describe_metric
 from benchmarks.results_file import Row
-from benchmarks.table_cells import Cell, called, made_by
+from benchmarks.table_cells import Cell, called, markdown
 
-FIGURES = ("metric", "ours", "best baseline", "against it", "other baselines")
-_ALIGNED = ("---", "---:", "---", "---:", "---")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the figures of a table have in common, or what a line of it is of."""
-
-    dataset: str
-    task: str
-    made: str
-    model: str
-    seeds: str
+_HEAD = ["data", "model", "metric", "ours", "best baseline", "against it", "other baselines"]
+_ALIGNED = ["---", "---", "---", "---:", "---", "---:", "---"]
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
-    """Markdown tables with a line for every figure, means over seeds.
+    """A Markdown table with a line for every data set, model and metric, means over seeds.
 
-    Each data set, task and model has a table of its own below a line that says which, unless all of
-    them have a single figure: these stand in one table. *against it* is how much better (+) or
-    worse (-) the mean is than that of the best baseline, relative to this one; empty for figures of
-    which neither more nor less is better.
+    *against it* is how much better (+) or worse (-) the mean is than that of the best baseline,
+    relative to this one; empty for metrics of which neither more nor less is better.
 
     Args:
       rows: with `job`, `ours` and `baselines`, as `benchmarks.jobs` writes them.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = (row["dataset"], row["split"], row["model"], made_by(row))
-        groups.setdefault(key, []).append(row)
-    lines = {_run(of): _lines(of) for of in groups.values()}
-    if len(lines) > 1 and all(len(own) == 1 for own in lines.values()):
-        (first, *_) = lines
-        same = f"{first.made}, {first.model}; {first.seeds}.\n\n"
-        table = [["data set", "task", *FIGURES], ["---", "---", *_ALIGNED]]
-        table += [[run.dataset, f"`{run.task}`", *own[0]] for run, own in lines.items()]
-        return same + _markdown(table)
-    return "\n".join(
-        f"{run.dataset}, `{run.task}`: {run.made}, {run.model}; {run.seeds}.\n\n"
-        + _markdown([[*FIGURES], [*_ALIGNED], *own])
-        for run, own in lines.items()
-    )
+        _, _, how = row["model"].partition(", ")
+        groups.setdefault((row["dataset"], how, row["metric"]), []).append(row)
+    lines = sorted(groups.items(), key=lambda item: item[0][:2])
+    return markdown([_HEAD, _ALIGNED, *([*key[:2], *_cells(of)] for key, of in lines)])
 
 
 def strongest(metric: str, baselines: Mapping[str, float]) -> str | None:
@@ -61,39 +37,21 @@ def strongest(metric: str, baselines: Mapping[str, float]) -> str | None:
     return (max if better == "higher" else min)(baselines, key=lambda name: baselines[name])
 
 
-def _run(rows: Sequence[Row]) -> Run:
-    first, seeds = rows[0], {row["seed"] for row in rows} - {None}
-    told = {0: "nothing drawn", 1: "one seed"}.get(len(seeds), f"{len(seeds)} seeds")
-    return Run(first["dataset"], first["split"], made_by(first), first["model"], told)
-
-
-def _lines(rows: Iterable[Row]) -> list[list[str]]:
-    by_metric: dict[str, list[Row]] = {}
-    for row in rows:
-        by_metric.setdefault(row["metric"], []).append(row)
-    found = []
-    for metric, of in by_metric.items():
-        title, decimals, better = describe_metric(metric)
-        ours = Cell(tuple(row["ours"] for row in of))
-        names = dict.fromkeys(name for row in of for name in row["baselines"])
-        known = {
-            name: _baseline(row["baselines"][name] for row in of if name in row["baselines"])
-            for name in names
-        }
-        best = strongest(metric, {name: cell.mean for name, cell in known.items()})
-        others = " · ".join(
-            f"{called(name)} {cell.text(decimals)}" for name, cell in known.items() if name != best
-        )
-        found.append(
-            [
-                title,
-                ours.text(decimals),
-                "–" if best is None else f"{called(best)} {known[best].text(decimals)}",
-                "" if best is None else _against(ours.mean, known[best].mean, better),
-                others or "–",
-            ]
-        )
-    return found
+def _cells(rows: Sequence[Row]) -> list[str]:
+    metric = rows[0]["metric"]
+    title, decimals, better = describe_metric(metric)
+    ours = Cell(tuple(row["ours"] for row in rows))
+    names = dict.fromkeys(name for row in rows for name in row["baselines"])
+    cells = {
+        name: _baseline(row["baselines"][name] for row in rows if name in row["baselines"])
+        for name in names
+    }
+    best = strongest(metric, {name: cell.mean for name, cell in cells.items()})
+    texts = {name: f"{called(name)} {cell.text(decimals)}" for name, cell in cells.items()}
+    others = " · ".join(text for name, text in texts.items() if name != best)
+    against = "" if best is None else _against(ours.mean, cells[best].mean, better)
+    best_text = "–" if best is None else texts[best]
+    return [title, ours.text(decimals), best_text, against, others or "–"]
 
 
 def _baseline(values: Iterable[float]) -> Cell:
@@ -107,7 +65,3 @@ def _against(ours: float, baseline: float, better: str) -> str:
         return ""
     relative = (ours / baseline - 1) * (1 if better == "higher" else -1)
     return f"{100 * relative:+.1f}%"
-
-
-def _markdown(table: Iterable[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in table)

@@ -23,21 +23,6 @@ from benchmarks.results_section import Section, filled_in
 
 OUTPUT = ROOT / "docs" / "results.md"
 HEAD = "# Results\n"
-HOW = """\
-## How to read this page
-
-Every figure was measured by a command of this repository and stands in
-[`benchmarks/results/`](../benchmarks/results) with that command, the commit, the hardware and the
-date; this page is rendered from those files, and `make test` fails when it is stale. A row, or a
-line below its table, names the gin file that made it, or the baseline's configuration.
-
-`a ± b` is the mean and the sample standard deviation over seeds; it says nothing of other test
-rows. The standard error of a hit rate p over n users is √(p (1 − p) / n), about .014 for MovieLens'
-943 users: smaller differences say nothing. *HR@k* is how often the item that came next is among the
-first k.
-
-How fast and how large all this is has a page of its own, [Speed and size](speed.md).
-"""
 SPEED_HEAD = """\
 # Speed and size
 
@@ -64,11 +49,11 @@ def render(results_folder: Path, output: Path) -> dict[Path, str]:
     sections = []
     for path in sorted(results_folder.glob("*.json")):
         prose = path.with_suffix(".md")
-        text = prose.read_text(encoding="utf-8") if prose.exists() else None
-        sections.append(Section(read_results(path), text))
+        if prose.exists():
+            sections.append(Section(read_results(path), prose.read_text(encoding="utf-8")))
     sections.sort(key=lambda section: (section.order, section.results.name))
     sections = [section for section in sections if section.results.rows]
-    results = [WRITTEN, HEAD, _summary(results_folder, sections), f"\n{HOW}"]
+    results = [WRITTEN, HEAD, _summary(results_folder, sections)]
     speed = [WRITTEN, SPEED_HEAD]
     for section in sections:
         # The page has a title; a section's headings move down one level.
@@ -85,7 +70,7 @@ def _summary(folder: Path, sections: Sequence[Section]) -> str:
     by_name = {section.results.name: section for section in sections}
 
     def of(name: str) -> Section:
-        return by_name.get(name) or Section(Results(name, ()), None)
+        return by_name.get(name) or Section(Results(name, ()), "")
 
     return f"\n{filled_in(path.read_text(encoding='utf-8'), path.name, of=of)}\n"
 

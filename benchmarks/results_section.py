@@ -6,16 +6,14 @@
 
     {{ table(["auc", "log_loss"]) }}           rows: models, cells: mean ± spread over seeds
     {{ table(["auc"], split="few_shot_64") }}  of one split (or `dataset`) of several
-    {{ tables() }}                             one of each split, of all its metrics
     {{ figure("FM", "auc") }}                  one mean, to be named in a sentence
-    {{ comparison("explanation") }}            figures of a job beside their baselines
-    {{ jobs }}                                 which jobs there are rows of
+    {{ comparison("retrieval", ["ndcg@10"]) }} figures of a job beside their baselines
     {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
     {% if has("score") %} ... {% endif %}      only where that split (`dataset`, `model`) has rows
 
-A result file without prose gets its name as title and a table for each of its splits. Measured
-figures come from these calls; what prose says of data, settings and other people's papers is typed.
-Below each section stand the hardware and dates of its rows, and a link to the file.
+A result file without prose is on no page. Measured figures come from these calls; what prose says
+of data, settings and other people's papers is typed. Commands, commits, hardware and dates of the
+rows stand in the result file, which is named below each section.
 
 Prose with a line `{# page: speed.md #}` stands on `docs/speed.md`, other on `docs/results.md`.
 """
@@ -23,7 +21,7 @@ Prose with a line `{# page: speed.md #}` stands on `docs/speed.md`, other on `do
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +30,7 @@ import jinja2
 from benchmarks.comparison_table import comparison_table
 from benchmarks.metric_names import describe_metric
 from benchmarks.results_file import Results, Row
-from benchmarks.table_cells import Cell, called, made_by
+from benchmarks.table_cells import Cell, called, markdown
 from m6rec_jax.errors import DataError
 
 # What is known of a run stands in each of its rows.
@@ -44,7 +42,6 @@ class Line:
     """One line of a table: a model made in one way."""
 
     model: str
-    made_by: str
     rows: list[Row] = field(default_factory=list)
 
     def cell(self, metric: str) -> Cell | None:
@@ -61,16 +58,7 @@ class Line:
         """The line of a baseline that stands beside this one, as far as it has figures."""
         rows = [row for row in self.rows if name in row["baselines"]]
         beside = [row | {"value": row["baselines"][name]} for row in rows]
-        return Line(name, self.made_by, beside)
-
-    @property
-    def seeds(self) -> int:
-        return len({row["seed"] for row in self.rows if row["seed"] is not None})
-
-    def said(self, column: str) -> str:
-        """What a column says that is of no metric; nothing of the seeds where nothing is drawn."""
-        told = {"seeds": str(self.seeds or ""), "made by": self.made_by}
-        return told[column]
+        return Line(name, beside)
 
     @property
     def notes(self) -> list[str]:
@@ -83,16 +71,6 @@ class Line:
             f"{self.model}: {note}" + (f" (seed {', '.join(seeds)})" if seeds else "")
             for note, seeds in found.items()
         ]
-
-
-def _of_all(lines: Sequence[Line], columns: Collection[str]) -> str:
-    """What all lines of a table have in common, as a sentence below it."""
-    told = []
-    if "seeds" in columns and (seeds := max(line.seeds for line in lines)):
-        drawn = "" if all(line.seeds for line in lines) else " where anything is drawn"
-        told.append(f"{'one seed' if seeds == 1 else f'{seeds} seeds'}{drawn}")
-    told += [f"made by {lines[0].made_by}"] if "made by" in columns else []
-    return f"\nEach row: {', '.join(told)}.\n" if told else ""
 
 
 def filled_in(template: str, name: str, **calls: Any) -> str:
@@ -115,19 +93,19 @@ def filled_in(template: str, name: str, **calls: Any) -> str:
 
 
 class Section:
-    """Renders one result file: its prose, or a table per split where it has none.
+    """Renders one result file.
 
     Args:
       results: the file.
-      prose: a template; None: there is none.
+      prose: a template.
     """
 
-    def __init__(self, results: Results, prose: str | None) -> None:
+    def __init__(self, results: Results, prose: str) -> None:
         self.results = results
         self.prose = prose
-        order = re.search(r"\{#\s*order:\s*(\d+)\s*#\}", prose or "")
+        order = re.search(r"\{#\s*order:\s*(\d+)\s*#\}", prose)
         self.order = int(order.group(1)) if order else 100
-        self.is_of_speed = re.search(r"\{#\s*page: speed\.md\s*#\}", prose or "") is not None
+        self.is_of_speed = re.search(r"\{#\s*page: speed\.md\s*#\}", prose) is not None
 
     def render(self) -> str:
         """Returns the section's Markdown, which begins with its title, `# Title`.
@@ -135,31 +113,19 @@ class Section:
         Raises:
           DataError: the prose asks for what the file does not hold, or is not a valid template.
         """
-        if self.prose is None:
-            text = f"# {self.results.name.replace('_', ' ').capitalize()}\n\n{self.tables()}"
-        else:
-            text = filled_in(
-                self.prose,
-                f"{self.results.name}.md",
-                table=self.table,
-                tables=self.tables,
-                figure=self.figure,
-                comparison=self.comparison,
-                jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
-                table_by=self.table_by,
-                has=self.has,
-            )
+        name = self.results.name
+        text = filled_in(
+            self.prose,
+            f"{name}.md",
+            table=self.table,
+            figure=self.figure,
+            comparison=self.comparison,
+            table_by=self.table_by,
+            has=self.has,
+        )
         if not text.startswith("# "):
-            raise DataError(f"{self.results.name}.md: the first line must be '# Title'")
-        return f"{text.rstrip()}\n\n{self._measured()}\n"
-
-    def _measured(self) -> str:
-        """On what the rows were measured, and when."""
-        name = f"{self.results.name}.json"
-        machines = dict.fromkeys(row["hardware"].partition(";")[0] for row in self.results.rows)
-        dates = sorted({row["date"] for row in self.results.rows})
-        days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-        return f"*[`{name}`](../benchmarks/results/{name}): {days}, on {'; on '.join(machines)}.*"
+            raise DataError(f"{name}.md: the first line must be '# Title'")
+        return f"{text.rstrip()}\n\n*[`{name}.json`](../benchmarks/results/{name}.json)*\n"
 
     def has(self, split: str | None = None, **values: str) -> bool:
         """Whether a row is of a split and has these values: studies are rendered before their end.
@@ -188,10 +154,10 @@ class Section:
         return rows
 
     def _lines(self, dataset: str | None, split: str | None) -> list[Line]:
-        lines: dict[tuple[str, str], Line] = {}
+        lines: dict[str, Line] = {}
         for row in self._rows(dataset, split):
-            key = called(row["model"]), made_by(row)
-            lines.setdefault(key, Line(*key)).rows.append(row)
+            name = called(row["model"])
+            lines.setdefault(name, Line(name)).rows.append(row)
         return list(lines.values())
 
     def table(
@@ -228,11 +194,8 @@ class Section:
                 raise DataError(f"{self.results.name}.md: no row has the metric {metric!r}")
             if bold and better != "none" and len(means) > 1:
                 best[metric] = max(means) if better == "higher" else min(means)
-        last = {"seeds": "---:", "made by": "---"}
-        same = {name for name in last if len({line.said(name) for line in lines} - {""}) < 2}
-        columns = [name for name in last if name not in same]
-        head = ["model", *(describe_metric(metric)[0] for metric in metrics), *columns]
-        table = [head, ["---", *["---:"] * len(metrics), *(last[name] for name in columns)]]
+        head = ["model", *(describe_metric(metric)[0] for metric in metrics)]
+        table = [head, ["---", *["---:"] * len(metrics)]]
         notes: list[str] = []
         for line in lines:
             marks = ""
@@ -245,25 +208,12 @@ class Section:
                 text = "–" if cell is None else cell.text(describe_metric(metric)[1])
                 is_best = cell is not None and best.get(metric) == cell.mean
                 cells.append(f"**{text}**" if is_best else text)
-            cells += [line.said(name) or "–" for name in columns]
             table.append(cells)
-        text = "".join("| " + " | ".join(cells) + " |\n" for cells in table)
+        text = markdown(table)
         if notes:
             text += "\n" + "\n".join(f"<sup>{n}</sup> {note}  " for n, note in enumerate(notes, 1))
             text += "\n"
-        if same:
-            text += _of_all(lines, same)
         return text
-
-    def tables(self) -> str:
-        """A table for each data set and split, of all metrics that its rows have."""
-        groups = dict.fromkeys((row["dataset"], row["split"]) for row in self.results.rows)
-        parts = []
-        for dataset, split in groups:
-            metrics = dict.fromkeys(row["metric"] for row in self._rows(dataset, split))
-            parts.append(f"{dataset}, {split.replace('_', ' ')}:\n")
-            parts.append(self.table(list(metrics), dataset=dataset, split=split))
-        return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
     def figure(
         self,
@@ -291,9 +241,10 @@ class Section:
             )
         return f"{cells[0].mean:,.{describe_metric(metric)[1]}f}"
 
-    def comparison(self, job: str) -> str:
-        """A line for every data set, task and figure of a job, beside what it is compared with."""
+    def comparison(self, job: str, metrics: Sequence[str]) -> str:
+        """A line for every data set, model and metric of a job, beside what it is compared with."""
         rows = [row for row in self.results.rows if row.get("job") == job]
+        rows = [row for metric in metrics for row in rows if row["metric"] == metric]
         if not rows:
             raise DataError(f"{self.results.name}.md: comparison({job!r}) matches no row")
         return comparison_table(rows)
@@ -306,33 +257,33 @@ class Section:
         cells = self._cells_by(key, metric)
         columns = sorted({value for found in cells.values() for value in found})
         _, decimals, better = describe_metric(metric)
-        best: dict[float, float] = {}
+        best: dict[Any, float] = {}
         for column in columns if better != "none" else ():
             means = [found[column].mean for found in cells.values() if column in found]
             if len(means) > 1:
                 best[column] = max(means) if better == "higher" else min(means)
-        table = [["model", *(f"{column:,g}" for column in columns), "made by"]]
-        table.append(["---", *["---:"] * len(columns), "---"])
-        for (model, made), found in cells.items():
+        head = [f"{at:,g}" if isinstance(at, int | float) else called(at) for at in columns]
+        table = [["model", *head], ["---", *["---:"] * len(columns)]]
+        for model, found in cells.items():
             texts = []
             for column in columns:
                 cell = found.get(column)
                 text = "–" if cell is None else cell.text(decimals)
                 is_best = cell is not None and best.get(column) == cell.mean
                 texts.append(f"**{text}**" if is_best else text)
-            table.append([model, *texts, made])
-        return "".join("| " + " | ".join(line) + " |\n" for line in table)
+            table.append([model, *texts])
+        return markdown(table)
 
-    def _cells_by(self, key: str, metric: str) -> dict[tuple[str, str], dict[float, Cell]]:
-        """(model, made by) -> value of the key -> cell."""
-        values: dict[tuple[str, str], dict[float, list[float]]] = {}
+    def _cells_by(self, key: str, metric: str) -> dict[str, dict[Any, Cell]]:
+        """Model -> value of the key -> cell."""
+        values: dict[str, dict[Any, list[float]]] = {}
         for row in self.results.rows:
             if key in row and row["metric"] == metric:
-                line = values.setdefault((called(row["model"]), made_by(row)), {})
-                line.setdefault(row[key], []).append(row["value"])
+                of_model = values.setdefault(called(row["model"]), {})
+                of_model.setdefault(row[key], []).append(row["value"])
         if not values:
             raise DataError(f"{self.results.name}.md: no row of {metric!r} has the key {key!r}")
         return {
-            line: {at: Cell(tuple(found)) for at, found in by_key.items()}
-            for line, by_key in values.items()
+            model: {at: Cell(tuple(found)) for at, found in by_key.items()}
+            for model, by_key in values.items()
         }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from benchmarks.results_file import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,9 @@ class Cell:
         return mean if self.spread is None else f"{mean} ± {self.spread:,.{decimals}f}"
 
 
-def made_by(row: Row) -> str:
-    """What made a row: its gin file, or the configuration of a baseline."""
-    if row["gin_file"]:
-        return f"[`{row['gin_file']}`](../{row['gin_file']})"
-    return str(row["config"])
+def markdown(table: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of lines of cells."""
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in table)
 
 
 def called(model: str) -> str:

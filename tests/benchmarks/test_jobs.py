@@ -144,12 +144,12 @@ def test_one_table_is_of_one_foundation(calls, tmp_path: Path) -> None:
 def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
     rows = []
     for seed, ours in ((0, 0.6), (1, 0.8)):
-        row = {"model": "M", "gin_file": None, "config": "c", "dataset": "d", "split": "t"}
+        row = {"model": "M", "gin_file": None, "config": "c", "dataset": "d1", "split": "t"}
         row |= {"seed": seed, "metric": "auc", "value": ours, "ours": ours, "job": "likes"}
         rows.append(row | {"baselines": {"weak": 0.1, "strong": 0.5 + seed / 10}})
     text = comparison_table(add_rows(tmp_path / "x.json", rows).rows)
     spread = float(np.std([0.6, 0.8], ddof=1))
-    line = next(line for line in text.splitlines() if line.startswith("| AUC"))
+    line = next(line for line in text.splitlines() if line.startswith("| d1"))
     assert f"0.7000 ± {spread:.4f}" in line
     assert "strong 0.5500 ± 0.0707" in line
     assert "+27.3%" in line
