@@ -7,7 +7,7 @@ from tests.integration.commands import m6rec_each, succeeded
 
 TRAIN = [
     *("train", "--recipe", "scoring", "--model", "tiny", "--tuning", "option_adapter"),
-    *("--data", "films", "--gin.SPLIT=by_column", "--gin.VOCABULARY_SPLIT=by_column"),
+    *("--data", "films", "--gin.DATA_SPLIT=by_column", "--gin.VOCABULARY_SPLIT=by_column"),
     "--gin.MODEL_DIR=run",
     *("--gin.TRAINABLE=all", "--gin.TRAIN_STEPS=3", "--gin.WARMUP_STEPS=1", "--gin.BATCH_SIZE=4"),
     *("--gin.EVAL_PERIOD=3", "--gin.BatchIterator.num_shards=1", "--gin.Logging.tensorboard=False"),
