@@ -5,8 +5,8 @@ They need no model and no text; reports and results tables show them beside the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +18,7 @@ SMOOTHING = 5.0
 MEAN_BASELINES = ("popularity", "item_mean", "user_mean", "user_and_item_mean")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class UserItemCounts:
     """How often users acted on items. Make it with `fit`.
 
@@ -37,19 +37,17 @@ class UserItemCounts:
 
     def of(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Events of users with items `[n]`."""
-        asked = users.astype(np.int64) << 32 | items
-        if not len(self.pairs):
-            return np.zeros(len(asked), np.int64)
-        places = np.minimum(np.searchsorted(self.pairs, asked), len(self.pairs) - 1)
-        return np.where(self.pairs[places] == asked, self.counts[places], 0)
+        pairs = users.astype(np.int64) << 32 | items
+        first, end = (np.searchsorted(self.pairs, pairs, side=side) for side in ("left", "right"))
+        return np.where(end > first, np.append(self.counts, 0)[first], 0)
 
     def of_user(self, user: int) -> tuple[np.ndarray, np.ndarray]:
         """Items of a user, and how often it acted on each."""
-        own = slice(*np.searchsorted(self.pairs, [user << 32, (user + 1) << 32]).tolist())
-        return self.pairs[own] & 0xFFFFFFFF, self.counts[own]
+        rows = slice(*np.searchsorted(self.pairs, [user << 32, (user + 1) << 32]).tolist())
+        return self.pairs[rows] & 0xFFFFFFFF, self.counts[rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class MeanBaselines:
     """Popularity of items, and mean labels of users and items. Make it with `fit`.
 
@@ -57,7 +55,7 @@ class MeanBaselines:
       global_mean: share of label 1 among all events.
       item_counts: int64 `[items]`, events of each item.
       item_means, user_means: float64 `[items]`, `[users]`, mean labels, drawn towards the global
-        mean as `smoothing` further events of that mean would.
+        mean as `SMOOTHING` further events of that mean would.
       own_counts: events of each user with each item, where repeats count; None elsewhere.
     """
 
@@ -84,15 +82,10 @@ class MeanBaselines:
           num_users, num_items: of the tables.
 
         Raises:
-          DataError: no events, or an index outside its table.
+          DataError: no events.
         """
         if not len(labels):
             raise DataError("baselines: the training part is empty")
-        for name, indices, size in (("user", users, num_users), ("item", items, num_items)):
-            if int(indices.min()) < 0 or int(indices.max()) >= size:
-                raise DataError(
-                    f"baselines: {name} {int(indices.max())} is outside a table of {size}"
-                )
         mean = float(labels.mean())
 
         def means(indices: np.ndarray, size: int) -> np.ndarray:
@@ -100,43 +93,27 @@ class MeanBaselines:
             counts = np.bincount(indices, minlength=size)
             return (sums + SMOOTHING * mean) / (counts + SMOOTHING)
 
-        return cls(
-            mean,
-            np.bincount(items, minlength=num_items),
-            means(items, num_items),
-            means(users, num_users),
-        )
-
-    def user_item_times(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """How often each user had each item `[n]`, equal ones by popularity: no probability."""
-        assert self.own_counts is not None
-        return self.own_counts.of(users, items) + _below_one(self.item_counts)[items]
-
-    def user_mean(self, users: np.ndarray) -> np.ndarray:
-        """Smoothed share of likes among what each user `[n]` was shown: the same of every item."""
-        return self.user_means[users]
-
-    def user_and_item_mean(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """User's mean plus item's mean less the global one, kept within [0.01, 0.99], `[n]`."""
-        return np.clip(
-            self.user_means[users] + self.item_means[items] - self.global_mean, 0.01, 0.99
-        )
+        item_counts = np.bincount(items, minlength=num_items)
+        return cls(mean, item_counts, means(items, num_items), means(users, num_users))
 
     def scores(self, users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
         """What each baseline says of users and items, `[n]` each.
 
         Returns:
-          Of `MEAN_BASELINES` and, where repeats count, `user_item_times`; all are probabilities but
-          this one and popularity, how many training events an item has.
+          Of `MEAN_BASELINES` and, where repeats count, `user_item_times`: how often the user had
+          the item, equal ones by popularity. All are probabilities but this one and popularity,
+          how many training events an item has.
         """
+        of_user, of_item = self.user_means[users], self.item_means[items]
         scores = {
             "popularity": self.item_counts[items].astype(np.float64),
-            "item_mean": self.item_means[items],
-            "user_mean": self.user_mean(users),
-            "user_and_item_mean": self.user_and_item_mean(users, items),
+            "item_mean": of_item,
+            "user_mean": of_user,
+            "user_and_item_mean": np.clip(of_user + of_item - self.global_mean, 0.01, 0.99),
         }
         if self.own_counts is not None:
-            scores["user_item_times"] = self.user_item_times(users, items)
+            times = self.own_counts.of(users, items)
+            scores["user_item_times"] = times + _below_one(self.item_counts)[items]
         return scores
 
     def scoring_metrics(
@@ -178,19 +155,18 @@ def popularity_ranks(
     Returns:
       int64 `[n, m]`, for `metrics.ranking`.
     """
-    counts = _below_one(item_counts)
+    popularity = _below_one(item_counts)
     ranks = np.zeros(targets.shape, np.int64)
-    step = max(1, 20_000_000 // max(len(counts), 1))
+    step = max(1, 20_000_000 // max(len(popularity), 1))
     for start in range(0, len(targets), step):
-        part = slice(start, start + step)
-        hidden = np.zeros((len(targets[part]), len(counts)), bool)
-        for i, items in enumerate(excluded[part]):
-            hidden[i, items] = True
-        scores = np.tile(counts, (len(hidden), 1))
-        for i in range(len(scores) if preferred is not None else 0):
-            assert preferred is not None
-            items, values = preferred(start + i)
-            # Popularity stays below what tells apart scores that are equal but for rounding.
-            scores[i, items] = 1 + values + 1e-9 * counts[items]
-        ranks[part] = ranking.ranks_by_score(scores, targets[part], hidden)
+        block = targets[start : start + step]
+        hidden = np.zeros((len(block), len(popularity)), bool)
+        scores = np.tile(popularity, (len(block), 1))
+        for i in range(len(block)):
+            hidden[i, excluded[start + i]] = True
+            if preferred is not None:
+                items, values = preferred(start + i)
+                # Popularity stays below what tells apart scores that are equal but for rounding.
+                scores[i, items] = 1 + values + 1e-9 * popularity[items]
+        ranks[start : start + step] = ranking.ranks_by_score(scores, block, hidden)
     return ranks

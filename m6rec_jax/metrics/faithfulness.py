@@ -1,8 +1,10 @@
-"""Is what explanations name true of their items: attribute values found in text and looked up.
+"""Is what explanations say true: attribute values and liked items found in texts and looked up.
 
 A dictionary holds the attribute values of the whole catalogue (directors, cast, genres). Every
 value that an explanation names is compared with the item's own. A text that names nothing cannot be
-untrue and proves nothing: such texts are counted apart.
+untrue and proves nothing: such texts are counted apart. "By A, like B" also says that the user
+liked B, which is by A, too: an item is cited for the values that stand before it, as far back as
+the item that was cited before.
 
 Values are found from left to right:
 
@@ -20,23 +22,27 @@ Values are found from left to right:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
 
+# A phrase as its folded words; an item's attributes with such values.
 Key = tuple[str, ...]
+ItemValues = Mapping[str, frozenset[Key]]
+
+# Beside attributes, what names of items are found as; no attribute is called so.
+ITEM = ""
 
 
-@dataclass(frozen=True)
-class Mention:
-    """A phrase of a text that is an attribute value: its folded words, and attribute -> the value
-    as the catalogue spells it, for every attribute that has it; `before` is the folded word or sign
-    before it.
+class Mention(NamedTuple):
+    """An attribute value in a text: attribute -> its spelling in the catalogue, for every attribute
+    that has it, and the folded word or sign before it.
     """
 
     key: Key
-    values: Mapping[str, str] = field(hash=False)
+    values: Mapping[str, str]
     before: str
 
 
@@ -59,49 +65,51 @@ class AttributeDictionary:
         cased: Collection[str] = (),
         neutral: Iterable[str] = (),
     ):
-        self.attributes = tuple(values)
         self._cased = frozenset(cased)
         # Folded words -> attribute -> spellings (words in their case -> the catalogue's value).
         self._spellings: dict[Key, dict[str, dict[Key, str]]] = {}
         for attribute, names in values.items():
             for name in names:
-                key = phrase_key(name)
-                if key:
+                if key := phrase_key(name):
                     spellings = self._spellings.setdefault(key, {}).setdefault(attribute, {})
                     spellings.setdefault(tuple(pieces(name)), name)
         if not self._spellings:
             raise DataError("faithfulness: the dictionary of attribute values is empty")
-        self._neutral = {key for key in map(phrase_key, neutral) if key}
-        phrases = [*self._spellings, *self._neutral]
-        self._finder = PhraseFinder(phrases)
+        self._neutral = set(map(phrase_key, neutral)) - {()}
+        self._finder = PhraseFinder([*self._spellings, *self._neutral])
 
     def mentions(self, text: str) -> list[Mention]:
         """The values that a text names, in the order of the text; one named twice comes twice."""
         surface = pieces(text)
-        folded = [fold(piece) for piece in surface]
-        found = []
-        start = 0
+        folded = list(map(fold, surface))
+        mentions, start = [], 0
         while start < len(folded):
-            step = 1
             for key in self._finder.at(folded, start):
-                values = self._at(key, tuple(surface[start : start + len(key)]))
+                values = self._values(key, tuple(surface[start : start + len(key)]))
+                if values:
+                    mentions.append(Mention(key, values, folded[start - 1] if start else ""))
                 if values or key in self._neutral:
-                    if values:
-                        before = folded[start - 1] if start else ""
-                        found.append(Mention(key, values, before))
-                    step = len(key)
+                    start += len(key)
                     break
-            start += step
-        return found
+            else:
+                start += 1
+        return mentions
 
-    def _at(self, key: Key, surface: Key) -> dict[str, str]:
-        values = {}
-        for attribute, spellings in self._spellings.get(key, {}).items():
-            if surface in spellings:
-                values[attribute] = spellings[surface]
-            elif attribute not in self._cased:
-                values[attribute] = next(iter(spellings.values()))
-        return values
+    def _values(self, key: Key, surface: Key) -> dict[str, str]:
+        return {
+            attribute: spellings.get(surface, next(iter(spellings.values())))
+            for attribute, spellings in self._spellings.get(key, {}).items()
+            if surface in spellings or attribute not in self._cased
+        }
+
+
+def folded_values(values: Mapping[str, Iterable[str]]) -> dict[str, frozenset[Key]]:
+    """An item's values, to be compared with those of texts."""
+    return {attribute: frozenset(map(phrase_key, of)) for attribute, of in values.items()}
+
+
+def _holds(mention: Mention, item: ItemValues) -> bool:
+    return any(mention.key in item.get(attribute, ()) for attribute in mention.values)
 
 
 def faithfulness(
@@ -113,8 +121,7 @@ def faithfulness(
 
     Args:
       explanations: the generated texts, one or more; empty ones are allowed.
-      item_values: for each, attribute -> the values of its item. Attributes that the dictionary
-        does not know are left out.
+      item_values: for each, attribute -> the values of its item.
       dictionary: the values of the whole catalogue.
 
     Returns:
@@ -122,29 +129,55 @@ def faithfulness(
       `all_true_share`, in how many all holds that they name, and `true_share`, how many of the
       values that they name hold. A value that one explanation repeats counts once for it.
     """
-    silent = all_true = named = true = 0
-    for text, item in zip(explanations, item_values, strict=True):
-        # By folded words, so that a repeated value is one.
-        mentions: dict[Key, dict[str, str]] = {}
+    truths: list[list[bool]] = []
+    for text, values in zip(explanations, item_values, strict=True):
+        item, holds = folded_values(values), dict[Key, bool]()
         for mention in dictionary.mentions(text):
-            mentions.setdefault(mention.key, {}).update(mention.values)
-        if not mentions:
-            silent += 1
-            continue
-        own = {
-            attribute: {phrase_key(value) for value in item[attribute]}
-            for attribute in dictionary.attributes
-            if attribute in item
-        }
-        holding = sum(
-            any(key in own.get(attribute, ()) for attribute in values)
-            for key, values in mentions.items()
-        )
-        named += len(mentions)
-        true += holding
-        all_true += holding == len(mentions)
-    shares = {"silent_share": silent / len(explanations)}
-    if named:
-        shares["true_share"] = true / named
-        shares["all_true_share"] = all_true / (len(explanations) - silent)
+            holds[mention.key] = holds.get(mention.key, False) or _holds(mention, item)
+        if holds:
+            truths.append(list(holds.values()))
+    shares = {"silent_share": 1 - len(truths) / len(explanations)}
+    if truths:
+        shares["true_share"] = sum(map(sum, truths)) / sum(map(len, truths))
+        shares["all_true_share"] = sum(map(all, truths)) / len(truths)
     return shares
+
+
+@dataclass(frozen=True)
+class Citations:
+    """What texts may cite.
+
+    Attributes:
+      dictionary: of the whole catalogue, values of the columns that items are cited for, and under
+        `ITEM` their names.
+      liked: for each text, folded names of the items that its user liked before, with the values of
+        those that are called so.
+      words: folded, that stand right before an item.
+      name_first: an item stands before the values that it is cited for.
+    """
+
+    dictionary: AttributeDictionary
+    liked: Sequence[Mapping[Key, Sequence[ItemValues]]]
+    words: frozenset[str]
+    name_first: bool
+
+
+def true_citations(explanations: Sequence[str], citations: Citations) -> float | None:
+    """Share of the items cited that the user liked and that have all they are cited for.
+
+    A phrase that is both a value and an item is one after a word that items are cited with
+    ("like"). None where no text cites an item.
+    """
+    truths: list[bool] = []
+    for text, liked in zip(explanations, citations.liked, strict=True):
+        mentions = citations.dictionary.mentions(text)
+        claims: list[Mention] = []
+        for mention in reversed(mentions) if citations.name_first else mentions:
+            is_value = len(mention.values) > 1 and mention.before not in citations.words
+            if ITEM not in mention.values or is_value:
+                claims.append(mention)
+                continue
+            items = liked.get(mention.key, ())
+            truths.append(any(all(_holds(claim, item) for claim in claims) for item in items))
+            claims = []
+    return sum(truths) / len(truths) if truths else None

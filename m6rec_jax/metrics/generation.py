@@ -1,40 +1,34 @@
-"""Generated text against reference text: BLEU, ROUGE, perplexity.
+"""Generated texts against references, and how varied and new they are.
 
-BLEU and ROUGE are percentages, but for `bigram_precision_bleu`, a share as its source prints it.
-sacrebleu and rouge-score come with the extra `text-metrics` and are imported when first needed.
-There is at least one text, and one reference for each.
+BLEU and ROUGE are percentages and come from sacrebleu and rouge-score, the extra `text-metrics`;
+all others are shares. There is at least one text, and one reference for each.
 """
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence, Set
+from typing import Literal
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.metrics.phrases import words
+from m6rec_jax.metrics.phrases import fold, ngrams, words
 
-
-def _extra(module: str, package: str, metric: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # Only the package itself missing is the missing extra; one that is broken says so itself.
-        if error.name is not None and error.name.split(".")[0] == module.split(".")[0]:
-            raise ConfigError(
-                f"{metric} needs {package}, which is not installed: "
-                "pip install 'm6rec_jax[text-metrics]'"
-            ) from error
-        raise
+# What PETER (Li et al., 2021) writes for a rare word, and how many words of a text it takes.
+UNKNOWN, PETER_WORDS = "<unk>", 15
 
 
 def require_text_metrics() -> None:
     """Raises ConfigError where a library of the extra `text-metrics` is not installed."""
-    _extra("sacrebleu.metrics.bleu", "sacrebleu", "BLEU")
-    _extra("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
+    try:
+        import rouge_score.rouge_scorer  # noqa: F401
+        import sacrebleu.metrics.bleu  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"BLEU and ROUGE need {error.name}, which is not installed: "
+            "pip install 'm6rec_jax[text-metrics]'"
+        ) from error
 
 
 def bleu(
@@ -44,34 +38,43 @@ def bleu(
     *,
     tokens: Literal["13a", "none"] = "13a",
 ) -> float:
-    """Corpus BLEU with one reference per text (Papineni et al., 2002), by sacrebleu, not smoothed.
+    """Corpus BLEU-N with one reference per text (Papineni et al., 2002), not smoothed.
 
-    PETER (Li et al., 2021) counts words between spaces, cut after 15, every rare word replaced by
-    `<unk>`. On text so prepared `tokens="none"` gives its values; M6-Rec compares itself with
-    those. On plain text '13a' parts punctuation from words, which is not comparable with PETER's.
-
-    Args:
-      generated: the texts; empty ones are allowed.
-      references: one for each.
-      max_order: N of BLEU-N.
-      tokens: '13a' (mteval's rules) or 'none' (what stands between spaces).
-
-    Raises:
-      ConfigError: sacrebleu is not installed.
+    Tokens are '13a' (mteval's rules, which part punctuation from words) or 'none' (what stands
+    between spaces). Raises ConfigError where sacrebleu is not installed.
     """
-    metric = _extra("sacrebleu.metrics.bleu", "sacrebleu", "BLEU").BLEU(
-        force=True,  # no warning about text that looks tokenised: with 'none' it should be
-        tokenize=tokens,
-        smooth_method="none",
-        max_ngram_order=max_order,
-    )
+    require_text_metrics()
+    from sacrebleu.metrics.bleu import BLEU
+
+    # force: no warning about text that looks tokenised; with 'none' it should be.
+    metric = BLEU(force=True, tokenize=tokens, smooth_method="none", max_ngram_order=max_order)
     return float(metric.corpus_score(list(generated), [list(references)]).score)
 
 
-def bigram_precision_bleu(
-    generated: Sequence[str],
-    references: Sequence[str],
-) -> float:
+class _UnicodeTokens:
+    """What rouge-score takes for a tokenizer."""
+
+    tokenize = staticmethod(words)
+
+
+def rouge(
+    generated: Sequence[str], references: Sequence[str], orders: Sequence[int] = (1, 2)
+) -> dict[int, float]:
+    """ROUGE-n (Lin, 2004): n → mean F over the texts, 0 to 100.
+
+    Words are those of any script (`phrases.words`). Raises ConfigError where rouge-score is not
+    installed.
+    """
+    require_text_metrics()
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([f"rouge{n}" for n in orders], tokenizer=_UnicodeTokens())
+    pairs = zip(references, generated, strict=True)
+    scores = [scorer.score(reference, text) for reference, text in pairs]
+    return {n: 100 * sum(s[f"rouge{n}"].fmeasure for s in scores) / len(scores) for n in orders}
+
+
+def bigram_precision_bleu(generated: Sequence[str], references: Sequence[str]) -> float:
     """What KGSF (Zhou et al., 2020) reports as BLEU-2 for conversation: a share, 0 to 1.
 
     The mean over texts of brevity penalty × bigram precision, both of that text alone: its code
@@ -89,37 +92,58 @@ def bigram_precision_bleu(
     return total / len(generated)
 
 
-class _UnicodeTokens:
-    """What rouge-score takes for a tokenizer."""
+def frequent_words(texts: Iterable[str], number: int) -> frozenset[str]:
+    """The most frequent words between spaces; of equally frequent ones those that come first."""
+    counts = Counter(word for text in texts for word in text.split())
+    return frozenset(word for word, _ in counts.most_common(number))
 
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
 
+def peter_metrics(
+    generated: Sequence[str], references: Sequence[str], vocabulary: Set[str]
+) -> dict[str, float]:
+    """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2` (percentages) and `usr` in PETER's protocol.
 
-def rouge(
-    generated: Sequence[str], references: Sequence[str], orders: Sequence[int] = (1, 2)
-) -> dict[int, float]:
-    """ROUGE-n (Lin, 2004), by rouge-score: n → mean F over the texts, 0 to 100.
-
-    Of one text: precision = matching n-grams / n-grams of the text, recall = matching n-grams /
-    n-grams of the reference, F = 2PR / (P + R), 0 where there are none. Words are those of any
-    script (`phrases.words`), so values differ from PETER's (`peter_rouge`).
-
-    Raises:
-      ConfigError: rouge-score is not installed.
+    It cuts texts after 15 words, writes words outside its vocabulary as `<unk>`, and takes ROUGE's
+    F over *sets* of n-grams: one said twice counts once. M6-Rec compares itself with such values.
     """
-    names = [f"rouge{order}" for order in orders]
-    scorer = _extra("rouge_score.rouge_scorer", "rouge-score", "ROUGE").RougeScorer(
-        names, tokenizer=_UnicodeTokens()
-    )
-    sums = dict.fromkeys(names, 0.0)
-    for text, reference in zip(generated, references, strict=True):
-        for name, score in scorer.score(reference, text).items():
-            sums[name] += score.fmeasure
-    return {
-        order: 100.0 * sums[name] / len(generated)
-        for order, name in zip(orders, names, strict=True)
-    }
+
+    def form(text: str) -> str:
+        return " ".join(w if w in vocabulary else UNKNOWN for w in text.split()[:PETER_WORDS])
+
+    ours, theirs = list(map(form, generated)), list(map(form, references))
+    metrics = {f"bleu_{n}": bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
+    for n in (1, 2):
+        sets = [(set(ngrams(a, n)), set(ngrams(b, n))) for a, b in zip(ours, theirs, strict=True)]
+        shares = [2 * len(a & b) / max(len(a) + len(b), 1) for a, b in sets]
+        metrics[f"rouge_{n}"] = 100 * sum(shares) / len(shares)
+    return metrics | {"usr": unique_sentence_ratio(ours)}
+
+
+def unique_sentence_ratio(texts: Sequence[str]) -> float:
+    """USR: distinct texts / texts, by their words between spaces, in their case, as in PETER."""
+    return len({tuple(text.split()) for text in texts}) / len(texts)
+
+
+def distinct_ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
+    """Number of distinct n-grams between spaces of all texts, none across two texts, and of all."""
+    grams = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(grams)), len(grams)
+
+
+def normal_form(text: str) -> str:
+    """Folded words with single spaces; of a text without any word, its folded signs."""
+    return " ".join(words(text)) or " ".join(fold(text).split())
+
+
+def novelty(generated: Sequence[str], training: Iterable[str]) -> float:
+    """Share of the generated texts whose `normal_form` no training text has, 0 to 1.
+
+    Repeated texts count each time. `training` may be a stream.
+    """
+    forms = list(map(normal_form, generated))
+    wanted = set(forms)
+    trained = {form for form in map(normal_form, training) if form in wanted}
+    return sum(form not in trained for form in forms) / len(forms)
 
 
 def perplexity_from_sums(sum_negative_log_likelihood: float, num_tokens: float) -> float:
@@ -128,11 +152,10 @@ def perplexity_from_sums(sum_negative_log_likelihood: float, num_tokens: float) 
     Raises:
       DataError: no tokens, or a sum that is NaN.
     """
-    if math.isnan(sum_negative_log_likelihood):
-        raise DataError("perplexity: the summed negative log likelihood is NaN")
-    if not num_tokens > 0:
+    if math.isnan(sum_negative_log_likelihood) or not num_tokens > 0:
         raise DataError(
-            "perplexity is undefined: no target token has a positive weight; is the split empty?"
+            f"perplexity is undefined: a negative log likelihood of {sum_negative_log_likelihood} "
+            f"over a weight of {num_tokens} target tokens; is the split empty?"
         )
     try:
         return math.exp(sum_negative_log_likelihood / num_tokens)

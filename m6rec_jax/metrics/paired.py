@@ -14,11 +14,8 @@ _FAR = 2.0
 
 
 class PairedDifference(NamedTuple):
-    """By how much a model's scores exceed another's.
-
-    Attributes:
-      mean: over all examples.
-      error: its standard error; examples of one user count as one draw, for they are alike.
+    """By how much a model's scores exceed another's: the mean over all examples, and its standard
+    error; examples of one user count as one draw, for they are alike.
     """
 
     mean: float
@@ -52,9 +49,8 @@ class PairedDifference(NamedTuple):
 
     def verdict(self, score: str, model: str, other: str) -> str:
         """In plain words."""
-        told = f"{score} {self.mean:+.2g} (standard error {self.error:.2g})"
-        if self.is_loss:
-            return f"{model} is worse than {other}, by more than chance: {told}"
-        if self.mean > _FAR * self.error:
-            return f"{model} is better than {other}, by more than chance: {told}"
-        return f"{model} and {other} differ by no more than chance: {told}"
+        how = "differs from {} by no more than chance"
+        if abs(self.mean) > _FAR * self.error:
+            how = f"is {'worse' if self.is_loss else 'better'} than {{}}, by more than chance"
+        numbers = f"{score} {self.mean:+.2g} (standard error {self.error:.2g})"
+        return f"{model} {how.format(other)}: {numbers}"

@@ -8,29 +8,32 @@ left out.
 
 from __future__ import annotations
 
-import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import gin
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics import diversity, explanation, generation
-from m6rec_jax.metrics.citations import (
+from m6rec_jax.metrics import generation
+from m6rec_jax.metrics.faithfulness import (
     ITEM,
+    AttributeDictionary,
     Citations,
     ItemValues,
+    Key,
+    faithfulness,
     folded_values,
     true_citations,
 )
-from m6rec_jax.metrics.faithfulness import AttributeDictionary, Key, faithfulness
-from m6rec_jax.metrics.phrases import fold, phrase_key
+from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
 Metrics = dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class GeneratedTexts:
     """Generated texts, and what they are compared with.
 
@@ -50,7 +53,7 @@ class GeneratedTexts:
     facts: ItemFacts | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ItemFacts:
     """Attribute values by which explanations are checked.
 
@@ -73,9 +76,9 @@ def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> At
     Raises:
       DataError: the catalogue has no value in any of these columns.
     """
-    values = _values(items, rendered_columns(template, items))
+    values, cased = _values(items, rendered_columns(template, items))
     names = {_liked_name(template, item) for item in items}
-    return AttributeDictionary(values, cased=_cased(values), neutral=names)
+    return AttributeDictionary(values, cased=cased, neutral=names)
 
 
 def citations_of(
@@ -83,22 +86,19 @@ def citations_of(
 ) -> Citations | None:
     """What texts of a kind may cite; None where they name no liked items.
 
-    Args:
-      template, items: as for `attribute_dictionary`.
-      liked: for each text, places of the items that its user liked before.
+    `liked` has for each text the places of the items that its user liked before.
     """
     if not template.cited:
         return None
     names = [_liked_name(template, item) for item in items]
-    values = _values(items, template.cited)
-    dictionary = AttributeDictionary({**values, ITEM: names}, cased=[*_cased(values), ITEM])
+    values, cased = _values(items, template.cited)
+    dictionary = AttributeDictionary({**values, ITEM: names}, cased=[*cased, ITEM])
     of_items = [folded_values(attribute_values(item, template.cited)) for item in items]
     by_name: list[dict[Key, list[ItemValues]]] = []
     for places in liked:
-        own: dict[Key, list[ItemValues]] = {}
+        by_name.append({})
         for place in places:
-            own.setdefault(phrase_key(names[place]), []).append(of_items[place])
-        by_name.append(own)
+            by_name[-1].setdefault(phrase_key(names[place]), []).append(of_items[place])
     words = frozenset(map(fold, template.citing_words))
     return Citations(dictionary, by_name, words, template.cites_before_values)
 
@@ -111,114 +111,109 @@ def _liked_name(template: WritingTemplate, item: Item) -> str:
         return ""
 
 
-def _values(items: Sequence[Item], columns: Sequence[str]) -> dict[str, list[str]]:
-    """All values of columns."""
-    return {
+def _values(
+    items: Sequence[Item], columns: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """All values of columns, and those columns whose values mostly have capitals."""
+    values = {
         column: sorted({v for item in items for v in attribute_values(item, [column])[column]})
         for column in columns
     }
-
-
-def _cased(values: Mapping[str, Sequence[str]]) -> list[str]:
-    """Columns whose values are mostly written with capitals."""
-    return [
-        column
-        for column, known in values.items()
-        if 2 * sum(value != value.lower() for value in known) > len(known)
-    ]
+    return values, [c for c, of in values.items() if 2 * sum(v != v.lower() for v in of) > len(of)]
 
 
 def rendered_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
     """Columns of the items whose values the texts name, shared ones first."""
-    known = items[0].attributes if items else {}
-    plain = [name for name in template.text.fields if name in known]
+    attributes = items[0].attributes if items else {}
+    plain = [name for name in template.text.fields if name in attributes]
     return list(dict.fromkeys([*template.shared, *plain]))
 
 
 @gin.configurable(allowlist=["peter_words"])
-def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -> Metrics:
-    """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`; with features `fmr`, `fcr`, `div`.
+def explanation_metrics(texts: GeneratedTexts, peter_words: int | None = None) -> Metrics:
+    """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`, and those of `feature_metrics`.
 
-    `fmr` looks for the first feature of each record. With facts also `true_share` (of the attribute
-    values named, how many hold for the item), `all_true_share` (of the texts that name any),
-    `silent_share` (of all texts), and `true_citations` (of the items cited, how many the user liked
-    before and have what they are cited for).
-
-    Args:
-      found: the texts.
-      peter_words: size of PETER's vocabulary, 20,000 there; given, `peter/bleu_1` and the like are
-        metrics in its protocol (`metrics.explanation`), its words counted in the training texts
-        and the references.
+    With facts also `true_share` (of the attribute values named, how many hold for the item),
+    `all_true_share` (of the texts that name any), `silent_share` (of all texts), and
+    `true_citations` (of the items cited, how many the user liked before and have what they are
+    cited for). `peter_words`, the size of PETER's vocabulary (20,000 there), adds `peter/bleu_1`
+    and the like in its protocol, words counted in the training texts and the references.
     """
-    texts = found.texts
-    metrics = _likeness(texts, found.references, (1, 4))
-    metrics["usr"] = explanation.unique_sentence_ratio(texts)
-    pairs = [
-        (text, own[0])
-        for text, own in zip(texts, map(_findable, found.features), strict=True)
-        if own
-    ]
-    if pairs:
-        every = sorted(set(_findable(found.all_features())))
-        metrics["fmr"] = explanation.feature_matching_ratio(*map(list, zip(*pairs, strict=True)))
-        metrics["fcr"] = explanation.feature_coverage_ratio(texts, every)
-        if len(texts) > 1:
-            sets = explanation.feature_sets(texts, every)
-            metrics["div"] = explanation.feature_diversity(sets)
+    metrics = _likeness(texts, (1, 4))
+    metrics["usr"] = generation.unique_sentence_ratio(texts.texts)
+    metrics |= feature_metrics(texts.texts, texts.features, texts.all_features)
     if peter_words is not None:
-        known = explanation.frequent_words([*found.training(), *found.references], peter_words)
-        of_peter = explanation.peter_metrics(texts, found.references, known)
+        words = generation.frequent_words([*texts.training(), *texts.references], peter_words)
+        of_peter = generation.peter_metrics(texts.texts, texts.references, words)
         metrics |= {f"peter/{name}": value for name, value in of_peter.items()}
-    if found.facts is not None:
-        metrics |= faithfulness(texts, found.facts.of_items, found.facts.dictionary)
-        if (citations := found.facts.citations) is not None:
-            share = true_citations(texts, citations)
-            if share is not None:
-                metrics["true_citations"] = share
+    if texts.facts is not None:
+        metrics |= faithfulness(texts.texts, texts.facts.of_items, texts.facts.dictionary)
+        if (citations := texts.facts.citations) is not None:
+            share = true_citations(texts.texts, citations)
+            metrics |= {} if share is None else {"true_citations": share}
     return metrics
 
 
-def content_metrics(found: GeneratedTexts) -> Metrics:
+def feature_metrics(
+    texts: Sequence[str],
+    features: Sequence[Sequence[str]],
+    all_features: Callable[[], Iterable[str]],
+) -> Metrics:
+    """`fmr`, `fcr` and `div` of NETE (Li et al., 2020) and PETER; none without features.
+
+    `fmr` is the share of the texts that contain their own feature, the first one of each record;
+    `fcr` the share of all features that any text contains; `div` the mean number of features that
+    two texts share, lower is more varied. A feature ("pool", "ending") is found as whole words, by
+    `phrases.PhraseFinder`; spellings that fold to the same words are one.
+    """
+    wanted = [next(filter(None, map(phrase_key, of)), None) for of in features]
+    if not any(wanted):
+        return {}
+    every = set(map(phrase_key, all_features())) - {()}
+    finder, others = PhraseFinder(every), PhraseFinder(filter(None, wanted))
+    named = [finder.all_in(text) for text in texts]
+    matches = [key in others.all_in(text) for text, key in zip(texts, wanted, strict=True) if key]
+    counts = Counter(feature for of_text in named for feature in of_text)
+    metrics = {"fmr": sum(matches) / len(matches), "fcr": len(counts) / len(every)}
+    if len(texts) > 1:  # one that c texts contain is shared by c(c-1)/2 pairs
+        shared = sum(count * (count - 1) for count in counts.values())
+        metrics["div"] = shared / (len(texts) * (len(texts) - 1))
+    return metrics
+
+
+def content_metrics(texts: GeneratedTexts) -> Metrics:
     """`bleu_1`, `bleu_2`, `bleu_4`, `rouge_1`, `rouge_2`, `distinct_1` to `distinct_4`, `novelty`.
 
     `novelty` is the share of the texts that no training text says; `exact_match` that of those that
     say what their reference says.
     """
-    texts, references = found.texts, found.references
-    metrics = _likeness(texts, references, (1, 2, 4))
-    metrics |= _distinct(texts, (1, 2, 3, 4))
-    metrics["novelty"] = diversity.novelty(texts, found.training())
-    same = map(_say_the_same, texts, references)
-    metrics["exact_match"] = sum(same) / len(texts)
-    return metrics
+    metrics = _likeness(texts, (1, 2, 4)) | _distinct(texts.texts, (1, 2, 3, 4))
+    metrics["novelty"] = generation.novelty(texts.texts, texts.training())
+    forms = (map(generation.normal_form, of) for of in (texts.texts, texts.references))
+    same = [text == reference for text, reference in zip(*forms, strict=True)]
+    return metrics | {"exact_match": sum(same) / len(same)}
 
 
-def conversation_metrics(found: GeneratedTexts) -> Metrics:
-    """`bleu_2`, `kgsf_bleu_2`, `distinct_3`, `distinct_4`, `kgsf_distinct_3`, `kgsf_distinct_4`."""
-    texts = found.texts
-    metrics = {"bleu_2": generation.bleu(texts, found.references, 2)}
-    metrics["kgsf_bleu_2"] = generation.bigram_precision_bleu(texts, found.references)
-    metrics |= _distinct(texts, (3, 4))
+def conversation_metrics(texts: GeneratedTexts) -> Metrics:
+    """`bleu_2`, `distinct_3`, `distinct_4`, and as KGSF (Zhou et al., 2020) reports them
+    `kgsf_bleu_2`, and `kgsf_distinct_3`, `kgsf_distinct_4`: distinct n-grams by number of *texts*.
+    """
+    metrics = {"bleu_2": generation.bleu(texts.texts, texts.references, 2)}
+    metrics["kgsf_bleu_2"] = generation.bigram_precision_bleu(texts.texts, texts.references)
+    metrics |= _distinct(texts.texts, (3, 4))
     for n in (3, 4):
-        metrics[f"kgsf_distinct_{n}"] = diversity.distinct_per_text(texts, n)
+        distinct, _ = generation.distinct_ngrams(texts.texts, n)
+        metrics[f"kgsf_distinct_{n}"] = distinct / len(texts.texts)
     return metrics
 
 
-def _likeness(texts: Sequence[str], references: Sequence[str], orders: Iterable[int]) -> Metrics:
-    metrics = {f"bleu_{n}": generation.bleu(texts, references, n) for n in orders}
-    scores = generation.rouge(texts, references, (1, 2))
-    return metrics | {f"rouge_{n}": score for n, score in scores.items()}
+def _likeness(texts: GeneratedTexts, orders: Iterable[int]) -> Metrics:
+    pair = texts.texts, texts.references
+    metrics = {f"bleu_{n}": generation.bleu(*pair, n) for n in orders}
+    return metrics | {f"rouge_{n}": score for n, score in generation.rouge(*pair).items()}
 
 
 def _distinct(texts: Sequence[str], orders: Iterable[int]) -> Metrics:
-    longest = max(len(text.split()) for text in texts)
-    return {f"distinct_{n}": diversity.corpus_distinct(texts, n) for n in orders if n <= longest}
-
-
-def _findable(features: Iterable[str]) -> list[str]:
-    """Features that have a word; one of nothing but signs can be in no text."""
-    return [feature for feature in features if phrase_key(feature)]
-
-
-def _say_the_same(text: str, reference: str) -> bool:
-    return diversity.normal_form(text) == diversity.normal_form(reference)
+    """Distinct-n of the corpus (Li et al., 2016). It falls as a corpus grows."""
+    counts = {n: generation.distinct_ngrams(texts, n) for n in orders}
+    return {f"distinct_{n}": distinct / total for n, (distinct, total) in counts.items() if total}

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from m6rec_jax.metrics.citations import true_citations
+from m6rec_jax.metrics.faithfulness import true_citations
 from m6rec_jax.metrics.text_metrics import attribute_dictionary, citations_of
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, common_values

@@ -1,4 +1,4 @@
-"""BLEU and ROUGE against their definitions and NLTK; what happens without the libraries."""
+"""BLEU and ROUGE against their definitions and NLTK, distinct n-grams, novelty, perplexity."""
 
 import math
 import sys
@@ -110,7 +110,37 @@ def test_perplexity():
     logp = np.random.default_rng(0).normal(-2, 1, 100)
     assert generation.perplexity_from_sums(-logp.sum(), 100) == pytest.approx(np.exp(-logp.mean()))
     assert generation.perplexity_from_sums(1e6, 1) == math.inf
-    with pytest.raises(DataError, match="no target token has a positive weight"):
-        generation.perplexity_from_sums(1.0, 0)
-    with pytest.raises(DataError, match="is NaN"):
-        generation.perplexity_from_sums(math.nan, 1)
+    for sums in ((1.0, 0), (math.nan, 1)):
+        with pytest.raises(DataError):
+            generation.perplexity_from_sums(*sums)
+
+
+@given(pairs.map(lambda cases: [text for text, _ in cases]), st.integers(1, 4))
+def test_distinct_ngrams_equal_loops_over_strings(texts, n):
+    runs = [" ".join(gram) for text in texts for gram in grams(text, n)]
+    assert generation.distinct_ngrams(texts, n) == (len(set(runs)), len(runs))
+
+
+def test_novelty_ignores_case_punctuation_and_spaces():
+    training = ["Liked it, a lot!", "Café"]
+    generated = ["liked it a  lot", "liked it", "cafe\u0301.", "liked it a lot?"]
+    assert generation.novelty(generated, iter(training)) == pytest.approx(1 / 4)
+    assert generation.novelty(["x", "x", "y"], ["X"]) == pytest.approx(1 / 3)
+    # Texts without words keep their signs.
+    assert generation.novelty(["!!!", "???", "👍", ""], ["!!!"]) == pytest.approx(3 / 4)
+
+
+def test_peter_cuts_texts_hides_rare_words_and_takes_sets():
+    pytest.importorskip("sacrebleu")
+    words = generation.frequent_words(["the pool was good", "the pool good", "good"], 3)
+    assert words == {"the", "pool", "good"}
+    found = generation.peter_metrics(["the lobby", "good."], ["the terrace", "good"], words)
+    # "good." is not "good", and unknown, as "lobby" and "terrace" are.
+    assert found["rouge_1"] == pytest.approx(50.0)
+    assert found["bleu_1"] == pytest.approx(100 * 2 / 3)
+    assert found["usr"] == 1.0
+    # Bigrams {the the, the pool} and {the pool}: precision 1/2, recall 1, F 2/3.
+    found = generation.peter_metrics(["the the pool"], ["the pool"], words)
+    assert found["rouge_2"] == pytest.approx(100 * 2 / 3)
+    found = generation.peter_metrics(["the " * 15 + "pool"], ["the " * 15], words)
+    assert found["bleu_4"] == pytest.approx(100)
