@@ -1,18 +1,19 @@
 """`m6rec calibrate`: what is chosen on validation rows once a model is trained.
 
-Where a task's rows may leave the decoder for a stated loss of quality; how what retrieval finds is
-ordered (`ranking_calibration`); and what makes probabilities of zero-shot scores
-(`scaling_calibration`).
+Where a task's rows may leave the decoder for a stated loss of quality; what features of items are
+worth where retrieval orders them; and what makes probabilities of zero-shot scores (Platt scaling).
 
-One pass over the validation rows reads every candidate at every exit; all thresholds and depths are
+For exits one pass over the rows reads every candidate at every exit; all thresholds and depths are
 then tried on the host.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gin
@@ -32,14 +33,15 @@ from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
-from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
-from m6rec_jax.evaluation.scaling_calibration import KINDS as SCALED
-from m6rec_jax.evaluation.scaling_calibration import LearntScaling, learn_scaling, scaling_file
+from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, ranking_name
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import jobs, labelled
-from m6rec_jax.metrics.classification import auc
+from m6rec_jax.jobs.likelihood import PlattScaling
+from m6rec_jax.metrics import ranking
+from m6rec_jax.metrics.classification import auc, log_loss, platt_scaling
 from m6rec_jax.model import M6Rec
+from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo
@@ -47,19 +49,21 @@ from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 
 # Changes of a probability that are worth trying.
 SCORING_THRESHOLDS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
+# Rows that weights are learnt from, drawn at random of all tasks' rows; a few weights need no more.
+_RANKING_ROWS = 5_000
+_K = 10
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What was chosen for a task, and what it does on the rows that it was chosen on.
+@dataclass(frozen=True, slots=True)
+class ChosenExits:
+    """Where a task's rows leave the decoder, and what that does on the rows it was chosen on.
 
     Attributes:
-      threshold, depth: see `ExitSettings`.
-      num_exits: that there are.
-      mean_exits: exits that a batch runs, whose slowest candidate decides.
+      threshold, depth: see `ExitSettings`. num_exits: that there are.
       metric: of `quality` and `full_quality`: 'auc'.
       quality, full_quality: with the settings, and of the whole model.
       num_rows: rows that were read.
+      mean_exits: exits that a batch runs, whose slowest candidate decides.
     """
 
     threshold: float
@@ -70,6 +74,80 @@ class Calibrated:
     full_quality: float
     num_rows: int
     mean_exits: float
+
+    def __str__(self) -> str:
+        confidence = f"at a confidence of {self.threshold:g} or"
+        return (
+            f"leaves {'never before' if self.threshold > 1 else confidence} layer {self.depth} of "
+            f"{self.num_exits}; {self.metric} {self.quality:.4f} instead of "
+            f"{self.full_quality:.4f}, {self.mean_exits:.2f} of {self.num_exits} layers, on "
+            f"{self.num_rows:,} rows"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LearntWeights:
+    """How a task's items are ordered, and what that does on the rows it was learnt on.
+
+    Attributes:
+      known, new: see `RankingWeights`.
+      metric: of `quality` and `towers_quality`.
+      quality, towers_quality: of the order by these weights, and of the two towers alone.
+      num_rows, num_found: rows that were read, and those whose wanted item was a candidate.
+    """
+
+    known: Mapping[str, float]
+    new: Mapping[str, float]
+    metric: str
+    quality: float
+    towers_quality: float
+    num_rows: int
+    num_found: int
+
+    def __str__(self) -> str:
+        known, new = (
+            ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+            for weights in (self.known, self.new)
+        )
+        return (
+            f"{self.metric} {self.quality:.4f}, by the two towers alone {self.towers_quality:.4f}, "
+            f"on {self.num_rows:,} rows, of which {self.num_found:,} have their item among the "
+            f"candidates; {known}; of items that nobody has acted on {new}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LearntScaling:
+    """Platt scaling of a task's log odds, and what it does on the rows that it was learnt on.
+
+    Attributes:
+      scaling: to be used.
+      log_loss, unscaled_log_loss: with it, and of the log odds as they are.
+      num_candidates: that were read.
+    """
+
+    scaling: PlattScaling
+    log_loss: float
+    unscaled_log_loss: float
+    num_candidates: int
+
+    def __str__(self) -> str:
+        return (
+            f"log loss {self.log_loss:.4f} instead of {self.unscaled_log_loss:.4f} on "
+            f"{self.num_candidates:,} candidates; scale {self.scaling.scale:.4g}, offset "
+            f"{self.scaling.offset:.4g}"
+        )
+
+    def gin_text(self) -> str:
+        """A gin file that sets it."""
+        values = dataclasses.asdict(self.scaling).items()
+        lines = "".join(f"PlattScaling.{name} = {value!r}\n" for name, value in values)
+        return (
+            f"# Learnt by `m6rec calibrate`: {self}.\n\nimport m6rec_jax.jobs.likelihood\n\n{lines}"
+        )
+
+
+Learnt = ChosenExits | LearntWeights | LearntScaling
 
 
 @gin.configurable
@@ -84,7 +162,7 @@ def calibrate(
     batch_size: int = 32,
     step: int | None = None,
     limit: int | None = None,
-) -> dict[str, Calibrated | LearntWeights | LearntScaling]:
+) -> dict[str, Learnt]:
     """Chooses early exits of all tasks that may have some, and learns the weights of `Reranker` for
     those of retrieval; `engine.model_folder` reads both. For zero-shot tasks learns Platt scaling,
     which is set by a gin file: it is of one question, and one run may be asked many.
@@ -115,61 +193,131 @@ def calibrate(
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    retrieval = [task for task in evaluator.tasks if task.job.ranks_catalogue]
-    zero_shot = [task for task in evaluator.tasks if task.kind in SCALED]
-    learns = bool(retrieval or zero_shot)
-    exits_early = restored.model.config.exit_losses != "none"
-    if not exits_early and not learns:
-        raise ConfigError(
-            f"{model_dir} was trained with a loss after its last layer alone, so what is read "
-            "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising'"
-        )
-    config = restored.model.config
-    # Scoring by segments with queries at the ends alone runs all layers (`CandidateScoring`).
-    whole = config.cross_attention_at == "ends" and config.late_layers_start > 0
-    may_exit = exits_early and not whole
-    tasks = [task for task in evaluator.tasks if may_exit and task.kind == "scoring"]
-    if not tasks and not learns:
-        kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
-        ranked = [kind for kind, job in jobs().items() if job.ranks_catalogue]
-        raise ConfigError(
-            f"{mixture_or_task_name!r} has tasks of kind {kinds}; scoring exits early, unless late "
-            "interaction reads the source at the ends of candidates alone, and weights are learnt "
-            f"for {', '.join((*ranked, *SCALED))}"
-        )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")
-    exits, weights = dict[str, Calibrated](), dict[str, LearntWeights]()
-    for task in tasks:
-        exits[task.name] = _exits_of(evaluator, task, restored, max_loss)
-    for task in retrieval:
-        weights |= learn_weights(evaluator, task, restored)
-    scalings = {task.name: learn_scaling(evaluator, task, restored) for task in zero_shot}
-    for name, scaling in scalings.items() if jax.process_index() == 0 else ():
-        write_atomically(assets / scaling_file(name), scaling.gin_text())
-    files: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = [
-        (EXITS_FILE, exits, {"split": split, "max_loss": max_loss}),
-        (RANKING_FILE, weights, {"split": split}),
-    ]
-    for file, found, told in files:
-        if found and jax.process_index() == 0:
-            by_task = {name: dataclasses.asdict(one) | told for name, one in found.items()}
-            known = _tasks_of_file(assets / file, restored.step)
-            values = {"step": restored.step, "tasks": known | by_task}
-            write_atomically(assets / file, json_text(values, indent=2) + "\n")
+    exits, weights = dict[str, Learnt](), dict[str, Learnt]()
+    scalings = dict[str, LearntScaling]()
+    for task in evaluator.tasks:
+        if task.job.ranks_catalogue:
+            weights |= learn_weights(evaluator, task, restored)
+        elif task.kind == "likelihood":
+            scalings[task.name] = learn_scaling(evaluator, task, restored)
+        elif task.kind == "scoring" and _may_exit(restored.model.config):
+            exits[task.name] = _choose_exits(evaluator, task, restored, max_loss)
+    if not (exits or weights or scalings):
+        ranked = [kind for kind, job in jobs().items() if job.ranks_catalogue]
+        raise ConfigError(
+            f"nothing is learnt for {mixture_or_task_name!r}, whose tasks are of kind "
+            f"{', '.join(sorted({task.kind for task in evaluator.tasks}))}: weights are for "
+            f"{', '.join(ranked)}, scaling for likelihood, and exits for scoring with a model "
+            "trained with ModelConfig.exit_losses = 'rising', unless late interaction reads the "
+            f"source at the ends of candidates alone ({model_dir} has exit_losses = "
+            f"{restored.model.config.exit_losses!r})"
+        )
+    if jax.process_index() == 0:
+        for name, scaling in scalings.items():
+            write_atomically(assets / f"{name}_scaling.gin", scaling.gin_text())
+        options = {"split": split}
+        _update_file(assets / EXITS_FILE, restored.step, exits, options | {"max_loss": max_loss})
+        _update_file(assets / RANKING_FILE, restored.step, weights, options)
     return {**exits, **weights, **scalings}
 
 
-def _tasks_of_file(path: epath.Path, step: int) -> dict[str, Any]:
-    """What was found before for tasks, maybe others, of a step; a damaged file has nothing."""
+def report(learnt: Mapping[str, Learnt]) -> str:
+    """A line for each task."""
+    return "\n".join(f"{name}: {one}" for name, one in learnt.items())
+
+
+def _update_file(
+    path: epath.Path, step: int, learnt: Mapping[str, Learnt], options: Mapping[str, Any]
+) -> None:
+    """Writes what was learnt beside what the file says of other tasks at this step."""
+    if not learnt:
+        return
     try:
         values = json.loads(path.read_text())
-        return dict(values["tasks"]) if values["step"] == step else {}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return {}
+        tasks = dict(values["tasks"]) if values["step"] == step else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # none, or a damaged one
+        tasks = {}
+    tasks |= {name: {**dataclasses.asdict(one), **options} for name, one in learnt.items()}
+    write_atomically(path, json_text({"step": step, "tasks": tasks}, indent=2) + "\n")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+def learn_weights(
+    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel
+) -> dict[str, LearntWeights]:
+    """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task that
+    ranks the catalogue.
+
+    Returns:
+      by `ranking_name`: a task's own, and those without the towers; and of dialogues those for all
+      items, the named ones too.
+
+    Raises:
+      DataError: no rows, or no co-occurrence; or none of the wanted items was found.
+    """
+    reranking = evaluator.reranking or Reranking()
+    assert isinstance(reranking, Reranking)
+    before = evaluator.sample, evaluator.reranking
+    evaluator.sample = evaluator.sample or _RANKING_ROWS
+    evaluator.reranking = learnt = LearntRanking(reranking)
+    evaluator.predict(task, restored.model, restored.variables)
+    evaluator.sample, evaluator.reranking = before
+    weights = {}
+    for (name, towers), of_name in learnt.learnt.items():
+        # Without rows that want nothing here.
+        wants = (of_name.ranks_before > 0).any(axis=1)
+        weights[ranking_name(task.name, name, towers)] = LearntWeights(
+            of_name.weights.known,
+            of_name.weights.new,
+            f"ndcg@{_K}",
+            ranking.ndcg(of_name.ranks[wants], _K),
+            ranking.ndcg(of_name.ranks_before[wants], _K),
+            int(wants.sum()),
+            of_name.num_rows,
+        )
+    return weights
+
+
+def learn_scaling(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> LearntScaling:
+    """Learns the scaling of a task of kind 'likelihood'.
+
+    Raises:
+      DataError: no labelled candidate, or all labels are the same.
+    """
+    predictions = evaluator.predict(task, restored.model, restored.variables)
+    labels, scores = predictions.labels, predictions.scores
+    scaling = PlattScaling(*platt_scaling(labels, scores))
+    after, before = (
+        log_loss(labels, one.probabilities(scores)) for one in (scaling, PlattScaling(1.0, 0.0))
+    )
+    return LearntScaling(scaling, after, before, len(labels))
+
+
+def _may_exit(config: ModelConfig) -> bool:
+    """Whether earlier layers were trained to be read, and scoring reads them."""
+    # Scoring by segments with queries at the ends alone runs all layers (`CandidateScoring`).
+    whole = config.cross_attention_at == "ends" and config.late_layers_start > 0
+    return config.exit_losses != "none" and not whole
+
+
+def _choose_exits(
+    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
+) -> ChosenExits:
+    scores = exit_scores(evaluator, task, restored.model, restored.variables)
+    chosen, num_exits = cheapest(scores, max_loss), restored.model.config.num_exits
+    return ChosenExits(
+        **dataclasses.asdict(chosen),
+        num_exits=num_exits,
+        metric="auc",
+        quality=scores.auc(chosen),
+        full_quality=scores.auc(ExitSettings(NEVER, num_exits)),
+        num_rows=evaluator.batches(task).num_rows,
+        mean_exits=scores.mean_exits(chosen),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExitScores:
     """Every labelled candidate of some rows at every exit.
 
@@ -214,25 +362,27 @@ def exit_scores(
     def program(variables: Any, features: Mapping[str, Any]) -> dict[str, Any]:
         outputs = model.apply(variables, features, exits=True)
         positive, task_ids = features["positive_classes"], features["task_ids"]
-        found = [
+        probabilities = [
             positive_probability(
                 read_log_probabilities(model, variables, hidden, task_ids), positive
             )
             for hidden in outputs.exits
         ]
         names = ("example_weights", "decoder_labels")
-        return {"probabilities": jnp.stack(found, axis=-1)} | {n: features[n] for n in names}
+        return {"probabilities": jnp.stack(probabilities, axis=-1)} | {
+            n: features[n] for n in names
+        }
 
     data = TaskPart(task, evaluator.split)
     prompt_row(task.name, model.config.prompts.num_tasks)
     extra = task.job.row_features(data, evaluator.batch_size // evaluator.reader[1], model)
     batches = (batch | extra for batch in evaluator.batches(task))
-    found = run_program(evaluator.runtime.jit(program), variables, batches, evaluator.runtime)
-    rows, positions = labelled(found, "scoring")
-    classes = found["decoder_labels"][rows, positions]
+    results = run_program(evaluator.runtime.jit(program), variables, batches, evaluator.runtime)
+    rows, positions = labelled(results, "scoring")
+    classes = results["decoder_labels"][rows, positions]
     return ExitScores(
         labels=np.isin(classes, data.positive_classes).astype(np.int64),
-        probabilities=found["probabilities"][rows, positions].astype(np.float64),
+        probabilities=results["probabilities"][rows, positions].astype(np.float64),
         batches=rows // evaluator.batch_size,
     )
 
@@ -246,46 +396,11 @@ def cheapest(scores: ExitScores, max_loss: float) -> ExitSettings:
     """
     num_exits = scores.probabilities.shape[1]
     least = scores.auc(ExitSettings(NEVER, num_exits)) * (1.0 - max_loss)
-
-    def tried() -> Iterator[tuple[float, float, ExitSettings]]:
-        for depth in range(1, num_exits + 1):
-            for threshold in (*SCORING_THRESHOLDS, NEVER):
-                settings = ExitSettings(threshold, depth)
-                quality = scores.auc(settings)
-                if quality >= least:
-                    yield scores.mean_exits(settings), -quality, settings
-
-    return min(tried(), key=lambda one: one[:2])[2]
-
-
-def _exits_of(
-    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
-) -> Calibrated:
-    scores = exit_scores(evaluator, task, restored.model, restored.variables)
-    chosen = cheapest(scores, max_loss)
-    num_exits = restored.model.config.num_exits
-    return Calibrated(
-        **dataclasses.asdict(chosen),
-        num_exits=num_exits,
-        metric="auc",
-        quality=scores.auc(chosen),
-        full_quality=scores.auc(ExitSettings(NEVER, num_exits)),
-        mean_exits=scores.mean_exits(chosen),
-        num_rows=evaluator.batches(task).num_rows,
-    )
-
-
-def report(found: Mapping[str, Calibrated | LearntWeights | LearntScaling]) -> str:
-    """A line for each task."""
-    lines = []
-    for name, one in found.items():
-        if isinstance(one, LearntWeights | LearntScaling):
-            lines.append(f"{name}: {one}")
-            continue
-        when = "never before" if one.threshold > 1 else f"at a confidence of {one.threshold:g} or"
-        lines.append(
-            f"{name}: leaves {when} layer {one.depth} of {one.num_exits}; {one.metric} "
-            f"{one.quality:.4f} instead of {one.full_quality:.4f}, {one.mean_exits:.2f} of "
-            f"{one.num_exits} layers, on {one.num_rows:,} rows"
+    choices = [
+        ExitSettings(threshold, depth)
+        for depth, threshold in itertools.product(
+            range(1, num_exits + 1), (*SCORING_THRESHOLDS, NEVER)
         )
-    return "\n".join(lines)
+    ]
+    good = [choice for choice in choices if scores.auc(choice) >= least]
+    return min(good, key=lambda choice: (scores.mean_exits(choice), -scores.auc(choice)))

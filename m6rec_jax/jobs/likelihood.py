@@ -53,7 +53,7 @@ class PlattScaling:
     """From log odds to probabilities, σ(scale · log odds + offset) (Platt, 1999).
 
     Attributes:
-      scale, offset: `m6rec calibrate` learns them (`evaluation.scaling_calibration`).
+      scale, offset: `m6rec calibrate` learns them (`evaluation.calibration`).
     """
 
     scale: float = 1.0

@@ -12,10 +12,9 @@ from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.calibration import calibrate, report
+from m6rec_jax.evaluation.calibration import LearntWeights, calibrate, learn_weights, report
 from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.evaluation.ranking_calibration import LearntWeights, learn_weights
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.job import Evaluation

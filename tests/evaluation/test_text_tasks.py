@@ -219,7 +219,7 @@ def test_too_few_options_are_refused(world):
     prompts = dataclasses.replace(model.config.prompts, num_options=2)
     small = M6Rec(dataclasses.replace(model.config, prompts=prompts))
     found = evaluation.Evaluator("notes_genre", LENGTHS, 4, split="train")
-    with pytest.raises(DataError, match=r"none of the 2 classes; is PromptConfig\.num_options"):
+    with pytest.raises(DataError, match="num_options"):
         found(small, variables)
 
 

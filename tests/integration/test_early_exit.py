@@ -106,8 +106,8 @@ def test_a_calibrated_model_serves_with_early_exit(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("not trained for it", ("run was trained", "ModelConfig.exit_losses = 'rising'")),
-        ("no exits", ("corner_shop_embeddings", "scoring exits early")),
+        ("not trained for it", ("run has", "ModelConfig.exit_losses = 'rising'")),
+        ("no exits", ("corner_shop_embeddings", "exits for scoring")),
     ],
 )
 def test_what_cannot_exit_early(
