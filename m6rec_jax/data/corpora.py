@@ -285,7 +285,7 @@ def prepare_corpus(
         )
 
     def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        codes = splits.by_group([text.group for text in corpus.texts()], **parsed.arguments())
+        codes = splits.by_name([text.group for text in corpus.texts()], **parsed.arguments())
         splits.check_parts(codes, parsed.name, "texts")
         counts = {"texts": splits.part_counts(codes)}
         manifest = {"corpus_spec": declared(corpus.spec), "counts": counts}

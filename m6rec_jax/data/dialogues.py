@@ -348,7 +348,7 @@ def _read(folder: Path, spec: DialogueSpec) -> list[tuple[str, Dialogue]]:
 
 
 def _parts(found: list[tuple[str, Dialogue]], split: Split) -> list[str]:
-    drawn = splits.by_group([dialogue.id for _, dialogue in found], **split.arguments())
+    drawn = splits.by_name([dialogue.id for _, dialogue in found], **split.arguments())
     given = {part for part, _ in found}
     parts = []
     for (part, _), code in zip(found, drawn.tolist(), strict=True):

@@ -302,12 +302,10 @@ class EventTable:
             return _PART_SQL[split.kind]
         if split.kind == "by_user":
             ids = self.dataset.users.column(self.dataset.spec.users.id).to_pylist()
-            return self._given("user", splits.by_user(ids, **arguments))
+            return self._given("user", splits.by_name(ids, **arguments))
         if split.kind == "by_column":
             return self._given("row", self.dataset.event_parts())
-        first, second = splits.shares(
-            split.kind, arguments.get("train", 0.8), arguments.get("validation", 0.1)
-        )
+        first, second = splits.shares(split.kind, arguments["train"], arguments["validation"])
         (a, b), (c, d) = first.as_integer_ratio(), second.as_integer_ratio()
         cuts = {}
         if split.kind == "global_temporal":

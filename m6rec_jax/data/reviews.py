@@ -123,7 +123,7 @@ def prepare_reviews(
     """
     folder = Path(folder)
     spec, parsed = ReviewSpec.load(folder), Split.parse(split)
-    if parsed.kind != "by_group" or (spec.index and parsed.options):
+    if parsed.kind != "by_group" or (spec.index and parsed.name != "by_group"):
         raise DataError(
             f"{folder / REVIEWS_FILE}: split {split!r} is impossible; the index files say which "
             "review is where, and without them 'by_group' draws it"
@@ -233,7 +233,7 @@ def _read_index(folder: Path) -> dict[int, str]:
 
 
 def _parts(reviews: list[Review], split: Split) -> list[str]:
-    codes = splits.by_group([str(review.row) for review in reviews], **split.arguments())
+    codes = splits.by_name([str(review.row) for review in reviews], **split.arguments())
     drawn = zip(reviews, codes.tolist(), strict=True)
     found = [review.part or PARTS[code] for review, code in drawn]
     splits.check_parts(np.array([PARTS.index(part) for part in found]), split.name, "reviews")

@@ -29,27 +29,23 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
 
 PARTS = ("train", "validation", "test")
-TRAIN, VALIDATION, TEST = 0, 1, 2
+TRAIN, VALIDATION, TEST = range(3)
 # Seen in histories and statistics, as a training row is, but not trained on (few-shot splits, and
 # where a column says so).
 CONTEXT = 3
 # Seen by nothing.
 EXCLUDED = -1
 # What a column of the events may call a part.
-PART_NAMES: Mapping[str, int] = {
-    "train": TRAIN,
-    "validation": VALIDATION,
-    "test": TEST,
-    "context": CONTEXT,
-}
+PART_NAMES: Mapping[str, int] = {name: code for code, name in enumerate((*PARTS, "context"))}
 
 # Part of a row -> parts whose events its history may hold.
 VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
@@ -70,8 +66,8 @@ VISIBLE_PARTS_BY_USER: Mapping[int, tuple[int, ...]] = {
 
 def part_counts(codes: np.ndarray) -> dict[str, int]:
     """Rows of each part, and of "context" and "excluded" where there are any."""
-    named = {**dict(enumerate(PARTS)), CONTEXT: "context", EXCLUDED: "excluded"}
-    counts = {name: int((codes == code).sum()) for code, name in named.items()}
+    named = {**PART_NAMES, "excluded": EXCLUDED}
+    counts = {name: int((codes == code).sum()) for name, code in named.items()}
     return {name: count for name, count in counts.items() if count or name in PARTS}
 
 
@@ -87,28 +83,18 @@ def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
             )
 
 
-def by_user(
-    users: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
+def by_name(
+    names: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> np.ndarray:
-    """Splits users: all events of a user go to one part, by a hash of the user's id and the seed.
+    """Splits users, or groups of texts: all that goes by one name goes to one part.
 
-    Raises as `by_group`.
+    A part comes from a hash of the name and the seed alone, so it is the same in every data set
+    and does not change when one grows.
     """
-    return _by_hash("by_user", users, train, validation, seed)
-
-
-def by_group(
-    groups: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
-) -> np.ndarray:
-    """Splits texts: all texts of a group (a film, a dialogue) go to one part.
-
-    A group's part comes from a hash of its name and the seed alone, so it is the same in every
-    corpus and does not change when a corpus grows.
-
-    Raises:
-      DataError: shares that are not positive or leave nothing for test.
-    """
-    return _by_hash("by_group", groups, train, validation, seed)
+    cuts = [float(cut) for cut in shares("by name", train, validation)]
+    drawn = {name: _uniform(f"{seed}:{name}") for name in set(names)}
+    numbers = np.asarray([drawn[name] for name in names], np.float64)
+    return np.searchsorted(cuts, numbers, side="right").astype(np.int8)
 
 
 def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.ndarray:
@@ -179,19 +165,18 @@ class Split:
         Raises:
           DataError: no such split (the message names the closest one), or no such option.
         """
-        found = cls(*_read(text, declared or {}))
-        if found.kind not in _DERIVED:
-            return found
-        of = str(found.options.get("of", "per_user_temporal"))
-        base = cls(*_read(of, declared or {}))
-        if base.kind in _DERIVED:
-            raise DataError(f"split {found.name!r} cannot start from {base.name!r}, also derived")
-        return dataclasses.replace(found, base=base)
+        split = cls(*_read(text, declared or {}))
+        if (of := split.options.get("of")) is None:
+            return split
+        base = cls(*_read(str(of), declared or {}))
+        if "of" in base.options:
+            raise DataError(f"split {split.name!r} cannot start from {base.name!r}, also derived")
+        return dataclasses.replace(split, base=base)
 
     @property
     def visible_parts(self) -> Mapping[int, tuple[int, ...]]:
         """Part of a row -> parts whose events its history may hold."""
-        if self.kind == "few_shot" and self.options.get("history") == "sampled":
+        if self.options.get("history") == "sampled":
             return dict.fromkeys(VISIBLE_PARTS, STATISTICS_PARTS)
         of_users = (self.base or self).kind == "by_user"
         return VISIBLE_PARTS_BY_USER if of_users else VISIBLE_PARTS
@@ -201,41 +186,35 @@ class Split:
         return {key: value for key, value in self.options.items() if key != "of"}
 
 
-_SHARES = {"train": float, "validation": float}
-_DRAWN = {"seed": int, "of": object}
-# Options of each kind, and what their values are.
-KINDS: Mapping[str, Mapping[str, type]] = {
+_Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+_Whole = Annotated[int, msgspec.Meta(ge=0)]
+_SHARES = [("train", _Share, 0.8), ("validation", _Share, 0.1)]
+_DRAWN = [("seed", _Whole, 0), ("of", str | int | float, "per_user_temporal")]
+# Options of each kind: name, what it may be, and what it is where nothing is said.
+KINDS: Mapping[str, list[tuple[str, Any, Any]]] = {
     "per_user_temporal": _SHARES,
     "global_temporal": _SHARES,
-    "leave_one_out": {},
-    "held_out_items": {"fraction": float, **_DRAWN},
-    "few_shot": {"n": int, "history": str, **_DRAWN},
-    "by_user": {**_SHARES, "seed": int},
-    "by_column": {},
-    "by_group": {**_SHARES, "seed": int},
-}
-_USUAL_SHARES = {"train": 0.8, "validation": 0.1}
-_HISTORIES = ("all", "sampled")
-_DERIVED = ("held_out_items", "few_shot")
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "held_out_items": {"fraction": 0.05, "seed": 0},
-    "few_shot": {"n": 256, "seed": 0},
+    "leave_one_out": [],
+    "held_out_items": [("fraction", _Share, 0.05), *_DRAWN],
+    "few_shot": [("n", _Whole, 256), ("history", Literal["all", "sampled"], "all"), *_DRAWN],
+    "by_user": [*_SHARES, ("seed", _Whole, 0)],
+    "by_column": [],
+    "by_group": [*_SHARES, ("seed", _Whole, 0)],
 }
 
 
 def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
     """Kind, options and name of a split; arguments and errors as `Split.parse`."""
     name, _, tail = text.partition(":")
-    if name not in KINDS and name not in declared:
-        known = list(dict.fromkeys([*KINDS, *declared]))
+    known = list(dict.fromkeys([*KINDS, *declared]))
+    if name not in known:
         raise DataError(
             f"there is no split {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
         )
     entry = declared.get(name) or {}
     if not isinstance(entry, Mapping):
         raise DataError(f"'splits.{name}' must be an object, not {entry!r}")
-    options = dict(entry)
-    kind = options.pop("kind", name)
+    kind = entry.get("kind", name)
     if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(
             f"'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
@@ -247,43 +226,20 @@ def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
         if not equals:
             raise DataError(f"split {text!r}: {pair!r} is not of the form key=value")
         given[key.strip()] = _number_or_text(value.strip())
-    options = {**_DEFAULTS.get(kind, {}), **options, **given}
-    _check_options(kind, options, text)
+    kinds = msgspec.defstruct(kind, KINDS[kind], forbid_unknown_fields=True)
+    written = {key: value for key, value in entry.items() if key != "kind"} | given
+    try:
+        options = msgspec.to_builtins(msgspec.convert(written, kinds))
+    except msgspec.ValidationError as error:
+        names = ", ".join(kinds.__struct_fields__) or "none"
+        raise DataError(
+            f"split {text!r}: {error}, in {written} (options of {kind}: {names})"
+        ) from error
+    if "train" in options:
+        shares(kind, options["train"], options["validation"])
     suffix = "".join(f"-{key}{value}" for key, value in given.items())
     # The name becomes part of a TFDS config name, "<dataset>.<split>.<view>".
-    label = re.sub(r"[^\w\-]", "_", name + suffix)
-    return kind, options, label
-
-
-# What a value of a type may be, and what that is called.
-_VALUES: Mapping[type, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "a word"),
-    object: ((object,), "the name of a split"),  # which may look like a number
-}
-
-
-def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
-    known = KINDS[kind]
-    for name, value in options.items():
-        if name not in known:
-            raise DataError(
-                f"split {text!r}: {kind} has no option {name!r}{did_you_mean(name, known)} "
-                f"(known: {', '.join(known) or 'none'})"
-            )
-        types, wanted = _VALUES[known[name]]
-        if isinstance(value, bool) or not isinstance(value, types):
-            raise DataError(f"split {text!r}: {name} must be {wanted}, not {value!r}")
-        if name == "fraction" and not 0 < options[name] < 1:
-            raise DataError(f"split {text!r}: fraction must be between 0 and 1, not {value!r}")
-        if isinstance(value, int) and name in ("seed", "n") and value < 0:
-            raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
-        if name == "history" and value not in _HISTORIES:
-            raise DataError(f"split {text!r}: history must be 'all' or 'sampled', not {value!r}")
-    if _SHARES.keys() <= known.keys():
-        given = {name: value for name, value in options.items() if name in _SHARES}
-        shares(kind, **{**_USUAL_SHARES, **given})
+    return kind, options, re.sub(r"[^\w\-]", "_", name + suffix)
 
 
 def _number_or_text(value: str) -> int | float | str:
@@ -297,26 +253,14 @@ def _number_or_text(value: str) -> int | float | str:
 
 def shares(split: str, train: float, validation: float) -> tuple[Fraction, Fraction]:
     """Cumulative shares as exact decimal fractions: in floats 0.7 of 10 rows could be 6."""
-    try:
-        first = Fraction(str(train))
-        second = first + Fraction(str(validation))
-    except ValueError as error:
-        raise DataError(f"split {split!r}: {error}") from error
+    first = Fraction(str(train))
+    second = first + Fraction(str(validation))
     if not (0 < first < second < 1):
         raise DataError(
             f"split {split!r}: train={train} and validation={validation} must be positive and "
             "leave something for test"
         )
     return first, second
-
-
-def _by_hash(
-    kind: str, names: Sequence[str], train: float, validation: float, seed: int
-) -> np.ndarray:
-    cuts = [float(cut) for cut in shares(kind, train, validation)]
-    positions = {name: _uniform(f"{seed}:{name}") for name in set(names)}
-    drawn = np.asarray([positions[name] for name in names], np.float64)
-    return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
 
 
 def _uniform(text: str) -> float:

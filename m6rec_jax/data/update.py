@@ -262,7 +262,7 @@ def _of_other_parts(dataset: Dataset, split: Split) -> np.ndarray:
     users = dataset.users.column(dataset.spec.users.id).to_pylist()
     base = split.base or split
     if base.kind == "by_user":
-        return splits.by_user(users, **base.arguments()) != TRAIN
+        return splits.by_name(users, **base.arguments()) != TRAIN
     if base.kind == "by_column" and (dataset.event_parts() != TRAIN).any():
         raise DataError(
             f"{dataset.event_files[0].parent}: the column {dataset.spec.events.part!r} of the new "

@@ -137,7 +137,7 @@ class _Rows:
             raise RejectedRow("unknown_item", words)
         answers = self._answers(row.values, len(request.candidates))
         user = request.user.id or _digest(request)
-        part = row.values.get(PART) or PARTS[splits.by_user([user])[0]]
+        part = row.values.get(PART) or PARTS[splits.by_name([user])[0]]
         if part not in PARTS:
             words = f"{PART!r} must be {', '.join(map(repr, PARTS))}, not {part!r}"
             raise RejectedRow("wrong_type", words)

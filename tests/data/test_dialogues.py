@@ -12,7 +12,7 @@ from m6rec_jax.data.dialogues import DialogueOptions, dialogue_summary, prepare_
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import PARTS, by_group
+from m6rec_jax.data.splits import PARTS, by_name
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Item
@@ -77,7 +77,7 @@ def test_a_dialogue_is_in_one_part(tmp_path, shares):
     spec = json.loads((folder / "dialogues.json").read_text())
     (folder / "dialogues.json").write_text(json.dumps(spec | {"splits": {"by_group": shares}}))
     prepared = prepare_dialogues(folder, tmp_path, progress=False)
-    codes = by_group([f"d{number}" for number in range(60)], **shares)
+    codes = by_name([f"d{number}" for number in range(60)], **shares)
     for view in ("replies", "recommendations"):
         for code, part in enumerate(PARTS):
             found = {row["user_id"] for row in read_rows(prepared, view, part)}
@@ -88,7 +88,7 @@ def test_what_training_dialogues_name_is_counted(prepared):
     catalogue = prepared.catalogue()
     index = {title: place for place, title in enumerate(catalogue.texts)}
     counts, users, items = dict.fromkeys(catalogue.texts, 0), [], []
-    codes = by_group([f"d{number}" for number in range(60)])
+    codes = by_name([f"d{number}" for number in range(60)])
     for number, dialogue in enumerate(read_inspired(prepared.data_dir / "talks" / "dev.tsv")):
         if codes[number]:
             continue

@@ -349,14 +349,14 @@ def test_an_update_whose_files_have_gone_leaves_nothing(write_shop) -> None:
 
 def test_an_update_has_no_rows_of_users_that_training_does_not_see(write_shop) -> None:
     users = [f"u{user}" for user in range(8)]
-    seed = next(s for s in range(99) if len(set(splits.by_user(users, seed=s))) == 3)
+    seed = next(s for s in range(99) if len(set(splits.by_name(users, seed=s))) == 3)
     past = [
         (user, item, 100.0 * item + user, 5.0 - item % 3) for item in range(6) for user in range(8)
     ]
     day = [(user, 7, 2000.0 + user, 5.0) for user in range(8)]
     days = Days(write_shop, [past, day], f"by_user:seed={seed}", views=("next_items",))
     days.add(1)
-    trained = (splits.by_user(users, seed=seed) == TRAIN).sum()
+    trained = (splits.by_name(users, seed=seed) == TRAIN).sum()
     assert days.update().num_rows("next_items")["update_1"] == trained < 8
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from m6rec_jax.data.corpora import Corpus, repaired
-from m6rec_jax.data.splits import by_group
+from m6rec_jax.data.splits import by_name
 from tasks.chitchat import source as chitchat
 from tasks.film_attributes import source as film_attributes
 from tasks.film_consensus import source as film_consensus
@@ -98,7 +98,7 @@ def test_a_film_has_one_name_in_all_corpora(raw, tmp_path):
     plots, _, _ = built(film_plots, raw, tmp_path / "plots_out")
     group = {t.group for t in [reviews[0], reviews[1], plots[0], plots[-1]]}
     assert len(group) == 1
-    assert by_group([reviews[0].group]) == by_group([plots[0].group])
+    assert by_name([reviews[0].group]) == by_name([plots[0].group])
 
 
 @pytest.mark.parametrize(
