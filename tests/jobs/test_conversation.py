@@ -249,7 +249,6 @@ def test_the_model_chooses_what_is_said():
     conversation.restart()
     answer = conversation.answer("a comedy by Charlie Chaplin")
     wanted = "I recommend The Kid (1921). It is a comedy film by Charlie Chaplin."
-    assert model.choices.walk(0, model.vocabulary.encode(wanted)) > 0
     assert answer.reply == "How about The Kid (1921)? It is a comedy film by Charlie Chaplin."
     model.reply = wanted
     conversation.restart()
