@@ -88,12 +88,10 @@ class ReadRow:
     def shown(self) -> str:
         """The row for people, as far as it can be shown."""
         if self.raw is None:
-            text = json.dumps(self.values, ensure_ascii=False, default=_as_text)
+            text = json.dumps(self.values, ensure_ascii=False, default=str)
         else:
             text = self.raw[: _MAX_SHOWN + 1].decode("utf-8", errors="backslashreplace")
-        if len(text) <= _MAX_SHOWN:
-            return text
-        return f"{text[:_MAX_SHOWN]}… (cut)"
+        return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… (cut)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +222,18 @@ class JsonLines:
             values = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
             if not isinstance(values, dict):
                 raise RejectedRow("not_an_object", "the line is JSON, but not an object")
-            _check_names(values, self._names)
-        except RejectedRow as problem:
-            return ReadRow(number, None, problem, line[: 4 * _MAX_SHOWN])
+            if taken := [name for name in self._names if name in values]:
+                reason = f"the row has a field {taken[0]!r} already, which results would have"
+                raise RejectedRow("field_taken", reason)
+            return ReadRow(number, values, None, line)
+        except RejectedRow as error:
+            problem = error
         except UnicodeDecodeError as error:
             reason = f"byte 0x{line[error.start]:02x} at offset {error.start} is not UTF-8"
-            return ReadRow(number, None, RejectedRow("invalid_utf8", reason), line)
+            problem = RejectedRow("invalid_utf8", reason)
         except (ValueError, RecursionError) as error:
-            return ReadRow(number, None, RejectedRow("invalid_json", f"not JSON: {error}"), line)
-        return ReadRow(number, values, None, line)
+            problem = RejectedRow("invalid_json", f"not JSON: {error}")
+        return ReadRow(number, None, problem, line[: 4 * _MAX_SHOWN])
 
 
 class ParquetRows:
@@ -336,50 +337,26 @@ def _refuse_constant(name: str) -> Any:
     raise RejectedRow("nan", f"{name} is no JSON; write null where a value is not known")
 
 
-def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
-    for name in names:
-        if name in values:
-            raise RejectedRow(
-                "field_taken", f"the row has a field {name!r} already, which results would have"
-            )
-
-
 def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
     """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
     try:
         return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
-    except (UnicodeDecodeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return [_read_arrow_row(batch.slice(i, 1), first + i) for i in range(batch.num_rows)]
 
 
 def _read_arrow_row(row: pa.RecordBatch, number: int) -> ReadRow:
-    try:
-        return ReadRow(number, row.to_pylist()[0])
-    except UnicodeDecodeError as error:
-        reason = f"byte 0x{error.object[error.start]:02x} of a text is not UTF-8"
-        problem = RejectedRow("invalid_utf8", reason)
-    except (ValueError, OverflowError) as error:
-        problem = RejectedRow("wrong_type", f"a value cannot be read: {error}")
-    return ReadRow(number, None, problem, _without_utf8(row))
-
-
-def _without_utf8(row: pa.RecordBatch) -> bytes:
-    """What can be shown of a row with values that Python cannot hold."""
-    shown: dict[str, Any] = {}
-    for name in row.schema.names:
-        column = row.column(name)
+    values: dict[str, Any] = {}
+    problem: RejectedRow | None = None
+    for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
-            shown[name] = column.to_pylist()[0]
-        except (ValueError, OverflowError):
-            plain = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-            shown[name] = column.cast(pa.large_binary())[0].as_py() if plain else "(unreadable)"
-    return json.dumps(shown, ensure_ascii=False, default=_as_text).encode()
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="backslashreplace")
-    return str(value)
+            values[name] = column[0].as_py()
+        except (ValueError, OverflowError) as error:
+            kind = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "wrong_type"
+            problem = RejectedRow(kind, f"{name!r} cannot be read: {error}")
+    if problem is None:
+        return ReadRow(number, values)
+    return ReadRow(number, None, problem, json.dumps(values, default=str).encode())
 
 
 def _plain(values: Any) -> list[Any]:

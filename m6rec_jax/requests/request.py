@@ -202,8 +202,7 @@ class RequestParser:
             return User("")
         if isinstance(entry, str) and self._user_texts:
             entry = {TEXT: entry}
-        if not isinstance(entry, Mapping):
-            raise _problem("wrong_type", "user", f"must be an object, not {short_text(entry)}")
+        _check_object(entry, "user")
         columns = self._spec.users.columns
         attributes = _attributes(entry, columns, "user", (_ID,), ignored)
         return User(_value(entry.get(_ID), ID, "user.id") or "", attributes)
@@ -214,8 +213,7 @@ class RequestParser:
         """A behaviour, and its item if anything is known of it."""
         if isinstance(entry, str) and self._item_texts:
             entry = {"item": entry}
-        if not isinstance(entry, Mapping):
-            raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
+        _check_object(entry, path)
         ignored.update(
             f"history.{name}"
             for name, value in entry.items()
@@ -224,11 +222,11 @@ class RequestParser:
         item: Item | None = None
         try:
             item = self._item(entry.get("item"), f"{path}.item", ignored)
-            item_id = item.id
         except RejectedRow as problem:
             if problem.kind != _UNKNOWN:
                 raise
-            item_id = problem.value
+            unknown = problem.value
+        item_id = unknown if item is None else item.id
         time = _time(entry.get("time"), f"{path}.time")
         value = None
         if self._spec.events.value is not None:
@@ -268,23 +266,24 @@ class RequestParser:
     def _given(self, entry: Any, path: str, ignored: set[str]) -> Mapping[str, Value]:
         if entry is None:
             return {}
-        if not isinstance(entry, Mapping):
-            raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
-        found: dict[str, Value] = {}
-        for name, value in entry.items():
-            if name not in self._statistics:
-                if value is not None:
-                    ignored.add(f"statistics.{name}")
-                continue
-            if value is None:  # in a column of structs, what is not given
-                continue
-            found[name] = _statistic(value, f"{path}.{name}")
-        return found
+        _check_object(entry, path)
+        values = {name: value for name, value in entry.items() if value is not None}
+        ignored.update(f"statistics.{name}" for name in values.keys() - self._statistics)
+        return {
+            name: _statistic(value, f"{path}.{name}")
+            for name, value in values.items()
+            if name in self._statistics
+        }
 
 
 def _problem(kind: str, path: str, words: str, value: Any = None) -> RejectedRow:
     """What is wrong with a field of a request."""
     return RejectedRow(kind, f"{path!r} {words}", value)
+
+
+def _check_object(entry: Any, path: str) -> None:
+    if not isinstance(entry, Mapping):
+        raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
 
 
 def _value(value: Any, kind: str, path: str) -> Any:
@@ -313,15 +312,12 @@ def _check_order(times: list[float], now: float | None) -> None:
     for index, time in enumerate(times):
         if math.isnan(time):
             continue
-        path = f"history[{index}].time"
-        if time < previous:
-            raise _problem(
-                "time_out_of_order", path, f"is {time!r}, earlier than the one before ({previous})"
-            )
-        if now is not None and time > now:
-            raise _problem(
-                "time_out_of_order", path, f"is {time!r}, later than the request itself ({now})"
-            )
+        late = now is not None and time > now
+        if late or time < previous:
+            other = f"later than the request itself ({now})"
+            if not late:
+                other = f"earlier than the one before ({previous})"
+            raise _problem("time_out_of_order", f"history[{index}].time", f"is {time!r}, {other}")
         previous = time
 
 
@@ -366,21 +362,18 @@ def _attributes(
 
 def _statistic(value: Any, path: str) -> Value:
     """A statistic: words, a number, or a list of words."""
-    found, length = value, 0
     if isinstance(value, list):
-        found = _value(value, "list<string>", path)
-        length = sum(map(len, found))
-    elif isinstance(value, str):
-        length = len(value)
+        value = _value(value, "list<string>", path)
     elif isinstance(value, float):
-        found = _value(value, "float", path)
-    elif not isinstance(value, bool | int):
+        value = _value(value, "float", path)
+    elif not isinstance(value, str | int):
         words = f"must be a text, a number or a list, not {short_text(value)}"
         raise _problem("wrong_type", path, words)
+    length = len("".join(value)) if isinstance(value, str | tuple) else 0
     if length > _LONGEST_STATISTIC:
         words = f"has {length} characters; a statistic may have {_LONGEST_STATISTIC}"
         raise _problem("too_long", path, words)
-    return found
+    return value
 
 
 def _without_indices(path: str) -> str:

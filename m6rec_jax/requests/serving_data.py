@@ -117,7 +117,13 @@ class ServingData:
             max_events = grouping.get("max_events")
             if with_statistics:
                 statistics = Statistics.load(folder / STATISTICS)
-                _check_template(template, spec, statistics, folder)
+                try:
+                    template.validate(spec.users.columns, spec.items.columns, statistics.names())
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"{folder} does not fit the model: {error}. Were its statistics prepared "
+                        "for another template?"
+                    ) from error
         if items_file is not None:
             from m6rec_jax.data.reading import read_items  # with DuckDB, which others go without
 
@@ -161,20 +167,19 @@ class ServingData:
 
     def together(self, ids: Sequence[str], past: Sequence[str]) -> list[list[str]]:
         """For each of some items, the titles of those two of a user's items that people have with
-        it most often; none where nobody had both.
-
-        Raises:
-          ConfigError, DataError: as `counted`.
+        it most often; none where nobody had both. Raises as `counted`.
         """
         counts = self.counted.co_occurrence
-        known = dict.fromkeys(i for i in past if i in self._places and i in self.items)
-        related = [counts.related([self._places[item]], out=()) for item in known]
-        shares = [dict(zip(own.items.tolist(), own.shares, strict=True)) for own in related]
+        shares: dict[str, dict[int, float]] = {}
+        for item in past:
+            if item in self._places and item in self.items and item not in shares:
+                related = counts.related([self._places[item]], out=())
+                shares[item] = dict(zip(related.items.tolist(), related.shares, strict=True))
         titles = []
         for id_ in ids:
-            own = [share.get(self._places.get(id_, -1), 0.0) for share in shares]
-            best = sorted(zip(own, known, strict=True), key=lambda pair: -pair[0])[:2]
-            titles.append([self.items[item].title for share, item in best if share > 0])
+            place = self._places.get(id_, -1)
+            best = sorted(shares, key=lambda item: -shares[item].get(place, 0.0))[:2]
+            titles.append([self.items[item].title for item in best if shares[item].get(place)])
         return titles
 
     @functools.cached_property
@@ -243,16 +248,17 @@ def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:
       ConfigError: data of another kind than users, items and events.
     """
     _, manifest = _read_manifest(Path(folder))
-    found = manifest.get("dataset_spec")
-    if not isinstance(found, Mapping):
+    if not isinstance(manifest.get("dataset_spec"), Mapping):
         raise ConfigError(
             f"{folder} holds no users, items and events, so a user's history cannot be rendered; "
             "name prepared data that do with --gin.PREPARED=FOLDER"
         )
-    return found
+    spec: Mapping[str, Any] = manifest["dataset_spec"]
+    return spec
 
 
 def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Its text, and what that says."""
     path = folder / MANIFEST
     try:
         text = path.read_text("utf-8")
@@ -276,16 +282,3 @@ def _titled(item: Item, spec: DatasetSpec, template: DatasetTemplate) -> Item:
         title = f"{title} ({year})"
     title = title or textwrap.shorten(template.item(item), _LINE, placeholder=" …")
     return dataclasses.replace(item, title=title)
-
-
-def _check_template(
-    template: DatasetTemplate, spec: DatasetSpec, statistics: Statistics, folder: Path
-) -> None:
-    """Every clause that training could render can be rendered: none is left out in silence."""
-    try:
-        template.validate(spec.users.columns, spec.items.columns, statistics.names())
-    except ConfigError as error:
-        raise ConfigError(
-            f"{folder} does not fit the model: {error}. Were its statistics prepared for another "
-            "template?"
-        ) from error
