@@ -105,7 +105,7 @@ def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path:
 
 def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
-    assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
+    assert split.arguments() == {"n": 256, "seed": 2, "history": "sampled"}
 
 
 def test_files_of_the_study_fit_together() -> None:
