@@ -159,7 +159,7 @@ class BucketRun:
         file = job.folder / "pairs.npz"
         if job.statistics.neighbours and not file.exists():
             self._answer([])
-        pairs = PairCounts().to_arrays()
+        pairs = PairCounts(0).to_arrays()
         if file.exists():
             with np.load(file) as arrays:
                 pairs = arrays["keys"], arrays["counters"]
@@ -179,12 +179,7 @@ class BucketRun:
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
         users, items = self._counted_events
-        if self._job.past is None:  # all at once, which is faster
-            CoOccurrence.counted(users, items, self._job.num_items).save(folder)
-            return
-        counts = self._growing_counts()
-        counts.advance(len(users))
-        counts.save(folder)
+        CoOccurrence.counted(users, items, self._job.num_items, *self._counted_before).save(folder)
 
     def save_ease(self, folder: Path) -> None:
         """Writes what follows from all that a user had, or from a profile, likewise."""
@@ -290,7 +285,8 @@ class BucketRun:
 
     def _draw_candidates(self) -> None:
         """The candidates of 'reranking', in one pass over the events."""
-        job, counts = self._job, self._growing_counts()
+        job = self._job
+        counts = GrowingCoOccurrence(*self._counted_events, job.num_items, *self._counted_before)
         candidates = RerankingCandidates(
             counts,
             self._job.held_out,
@@ -309,16 +305,11 @@ class BucketRun:
         for bucket, one in zip(self._job.buckets, drawn, strict=True):
             np.savez(job.folder / f"candidates-{bucket}.npz", **vars(one))
 
-    def _growing_counts(self) -> GrowingCoOccurrence:
-        """Counts before the first event, of an update before its first one."""
-        start, past = CoOccurrence(self._job.num_items), self._job.past
-        if past is None:
-            return GrowingCoOccurrence(*self._counted_events, start)
-        before = CoOccurrence.load(past.prepared)
-        start.totals[: before.num_items] = before.totals
-        counts = (before.keys, before.amounts, start.totals, before.later)
-        start = CoOccurrence(self._job.num_items, *counts)
-        return GrowingCoOccurrence(*self._counted_events, start, past.num_events)
+    @property
+    def _counted_before(self) -> tuple[CoOccurrence | None, int]:
+        """What an update goes on from, and how many of the events are part of it."""
+        past = self._job.past
+        return (None, 0) if past is None else (CoOccurrence.load(past.prepared), past.num_events)
 
     def _map(
         self,

@@ -2,12 +2,11 @@
 
 People act in bursts: what others did around the items that a user acted on last says most about
 what this user does next. `CoOccurrence` counts how often two items occur within a window of
-somebody's sequence, in either order; a pair at distance d counts 1/d. How much of that was in the
-order of the two is kept, too. A candidate's share is the mean of its shares in the counts of the
-user's recent items. A model reads its rank among all items that the user has not seen ("near 3: "),
-because a rank means the same however much has been counted, as early in a data set as when the
-model is served. Amounts are whole numbers of so small a unit that a sum does not depend on the
-order in which it was made.
+somebody's sequence; a pair at distance d counts 1/d. A candidate's share is the mean of its shares
+in the counts of the user's recent items. A model reads its rank among all items that the user has
+not seen ("near 3: "), because a rank means the same however much has been counted, as early in a
+data set as when the model is served. Amounts are whole numbers of so small a unit that a sum does
+not depend on the order in which it was made.
 
     counts = CoOccurrence.counted(users, items, num_items)
     related = counts.related(recent, seen)           # items and shares, highest first
@@ -19,19 +18,18 @@ order in which it was made.
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import sparse
 
+from m6rec_jax.data.pair_counts import at
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
@@ -43,13 +41,7 @@ _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
 # Events whose pairs are looked up together, about 700 bytes each.
 _EVENTS_AT_ONCE = 50_000
-# Of the database in which pairs are summed; what does not fit is spilled to disk.
-_MEMORY = "512MB"
-_COLUMNS = {
-    **{"item": pa.int32(), "other": pa.int32()},
-    **{"amount": pa.int64(), "later": pa.int64(), "total": pa.int64()},
-}
-# Largest distance of two items; an event adds at most twice as many pairs.
+# Largest distance of two items; an event adds at most as many pairs.
 WINDOW = 10
 # How many of a user's last items candidates are compared with; the k-th last one weighs 1/k.
 RECENT = 10
@@ -60,56 +52,86 @@ ONE = 2520 << 16
 
 
 class RelatedItems(NamedTuple):
-    """Items that occur with a user's recent ones, highest share first.
+    """Items that go with a user's, highest share first.
 
     Attributes:
       items: int64 `[n]`, indices in the items table.
-      shares: float64 `[n]`, from 0 to 1.
+      shares: float64 `[n]`, above 0.
     """
 
     items: np.ndarray
     shares: np.ndarray
 
+    @classmethod
+    def summed(
+        cls,
+        items: np.ndarray,
+        terms: np.ndarray,
+        out: Sequence[int] | np.ndarray,
+        num_items: int,
+    ) -> RelatedItems:
+        """Sums the terms of each item, in the order given; equal sums in that of the items table.
+
+        Args:
+          items, terms: an item may occur several times `[n]`.
+          out: items to leave out.
+          num_items: of the items table.
+        """
+        if len(items) > num_items // 10:
+            scores, items = np.bincount(items, terms, num_items), np.arange(num_items)
+        else:
+            items, inverse = np.unique(items, return_inverse=True)
+            scores = np.bincount(inverse, terms, len(items))
+        scores[np.isin(items, np.asarray(out, np.int64))] = 0.0
+        left = scores > 0
+        # Rounded: the order in which sums were made must not decide between equals.
+        items, shares = items[left].astype(np.int64), np.round(scores[left], 12)
+        order = np.lexsort((items, -shares))
+        return cls(items[order], shares[order])
+
 
 class CoOccurrence:
-    """Counts of pairs of items. Memory: 24 bytes for each pair that occurs.
+    """Counts of pairs of items. Memory: at most 24 bytes for each pair, in both orders.
 
     Args:
-      num_items: of the items table, by whose indices items are named.
-      keys: of the pairs, `item << 32 | other`, ascending; each pair is there in both orders
-        `[pairs]`.
-      amounts: of the pairs, int64, `ONE` for 1 `[pairs]`.
-      totals: sums of the amounts of each item, likewise `[items]`.
-      later: of the amounts, what was counted where the other came after the item `[pairs]`.
+      later: of pairs where the item of the column came after that of the row, int64, `ONE` for 1
+        `[items, items]`.
+
+    Attributes:
+      amounts: the same of both orders `[items, items]`.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        keys: np.ndarray | None = None,
-        amounts: np.ndarray | None = None,
-        totals: np.ndarray | None = None,
-        later: np.ndarray | None = None,
-    ) -> None:
-        self.num_items = num_items
-        self.keys = np.zeros(0, np.int64) if keys is None else keys
-        self.amounts = np.zeros(0, np.int64) if amounts is None else amounts
-        self.totals = np.zeros(num_items, np.int64) if totals is None else totals
-        self.later = np.zeros(0, np.int64) if later is None else later
-        # Of each item's pairs.
-        self._starts = np.searchsorted(self.keys, np.arange(num_items + 1) << 32).tolist()
+    def __init__(self, later: sparse.csr_array) -> None:
+        self.later, self.num_items = later, later.shape[0]
+        self.amounts = (later + later.T).tocsr()
 
     @classmethod
-    def counted(cls, users: np.ndarray, items: np.ndarray, num_items: int) -> CoOccurrence:
-        """Counts all events, given in the order of time: their users and items `[events]`."""
-        sequences = _Sequences(users, items)
-        lows = range(0, len(users), _EVENTS_AT_ONCE)
-        keys, amounts, later = _summed_pairs(
-            sequences.pairs(low, low + _EVENTS_AT_ONCE)[:2] for low in lows
-        )
-        totals = np.zeros(num_items, np.int64)
-        np.add.at(totals, keys >> 32, amounts)
-        return cls(num_items, keys, amounts, totals, later)
+    def counted(
+        cls,
+        users: np.ndarray,
+        items: np.ndarray,
+        num_items: int,
+        before: CoOccurrence | None = None,
+        context: int = 0,
+    ) -> CoOccurrence:
+        """Counts all events, given in the order of time.
+
+        Args:
+          users, items: of the events `[events]`.
+          num_items: of the items table.
+          before: what was counted before, perhaps of the first items alone.
+          context: so many of the events are part of that already: later ones come after them. Of
+            each user the last `WINDOW` are needed.
+        """
+        sequences, shape = _Sequences(users, items), (num_items, num_items)
+        later = sparse.csr_array(shape, dtype=np.int64)
+        if before is not None:
+            later = before.later.copy()
+            later.resize(shape)
+        for low in range(context, len(users), _EVENTS_AT_ONCE):
+            others, own, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
+            later = later + sparse.csr_array((amounts, (others, own)), shape)
+        return CoOccurrence(later)
 
     def related(
         self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
@@ -120,73 +142,36 @@ class CoOccurrence:
           recent: a user's items, oldest first; the last `RECENT` of them count.
           out: items to leave out; None: the recent ones.
         """
-        return self._shares(self.amounts, self.totals, SMOOTHING, recent, out)
+        return _shares(self.amounts, SMOOTHING, recent, out)
 
     def followers(
         self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
     ) -> RelatedItems:
         """As `related`, by what came after the recent ones alone, with half the smoothing."""
-        return self._shares(self.later, self._later_totals, SMOOTHING / 2, recent, out)
-
-    @functools.cached_property
-    def _later_totals(self) -> np.ndarray:
-        """Sums of `later` of each item `[items]`; of counts that grow no more."""
-        totals = np.zeros(self.num_items, np.int64)
-        np.add.at(totals, self.keys >> 32, self.later)
-        return totals
-
-    def _shares(
-        self,
-        amounts: np.ndarray,
-        totals: np.ndarray,
-        smoothing: float,
-        recent: Sequence[int] | np.ndarray,
-        out: Sequence[int] | np.ndarray | None,
-    ) -> RelatedItems:
-        last = [int(item) for item in recent[-RECENT:]]
-        weights = sum(1.0 / position for position in range(1, len(last) + 1))
-        others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for position, item in enumerate(reversed(last), 1):
-            row = slice(self._starts[item], self._starts[item + 1])
-            total = totals[item] + ONE * smoothing
-            weight = 1.0 / (position * weights * total)
-            others.append(self.keys[row] & 0xFFFFFFFF)
-            terms.append(weight * amounts[row])
-        items, scores = _summed(np.concatenate(others), np.concatenate(terms), self.num_items)
-        out = np.asarray(recent if out is None else out, np.int64)
-        scores[out if len(items) == self.num_items else np.isin(items, out)] = 0.0
-        left = scores > 0
-        # Rounded: the order in which sums were made must not decide between equals.
-        items, shares = items[left], np.round(scores[left], 12)
-        order = np.lexsort((items, -shares))
-        return RelatedItems(items[order], shares[order])
+        return _shares(self.later, SMOOTHING / 2, recent, out)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the counts to `co_occurrence.parquet` in a folder, whole or not at all."""
-        described = {"num_items": self.num_items}
-        items = self.keys >> 32
-        others = self.keys & 0xFFFFFFFF
-        columns = (items, others, self.amounts, self.later, self.totals[items])
-        schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
-        table = pa.table(
-            [pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema
+        pairs = self.later.sorted_indices().tocoo()
+        items, others = (numbers.astype(np.int32) for numbers in pairs.coords)
+        columns = {"item": items, "other": others, "later": pairs.data}
+        table = pa.table(columns).replace_schema_metadata(
+            {"counts": json.dumps({"num_items": self.num_items})}
         )
         with atomic_file(Path(folder) / FILE) as scratch:
             pq.write_table(table, scratch, compression="zstd")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> CoOccurrence:
         """Reads what `save` wrote; raises DataError where it is missing or damaged."""
         with counted_file(Path(folder) / FILE) as path:
             table = pq.read_table(path)
-            described = json.loads((table.schema.metadata or {})[b"counts"])
-            items, others, amounts, later, totals = (
-                table.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS
-            )
-            keys = items.astype(np.int64) << 32 | others
-            of_items = np.zeros(int(described["num_items"]), np.int64)
-            of_items[items] = totals
-            return cls(len(of_items), keys, amounts, of_items, later)
+            size = int(json.loads((table.schema.metadata or {})[b"counts"])["num_items"])
+            item, other, later = (table[name].to_numpy() for name in ("item", "other", "later"))
+            # Files of old had pairs in both orders, 0 where the other item never came later.
+            there = later > 0
+            pairs = later[there], (item[there], other[there])
+            return CoOccurrence(sparse.csr_array(pairs, (size, size)))
 
 
 @contextlib.contextmanager
@@ -204,27 +189,30 @@ def counted_file(path: Path) -> Iterator[Path]:
 
 
 class GrowingCoOccurrence(CoOccurrence):
-    """Counts as of a moment. All events are given beforehand, so that every pair has its place.
+    """Counts as of a moment, of which `related` alone is to be had.
+
+    All events are given beforehand, so that every pair has its place.
 
     Args:
-      users, items: of events in the order of time `[events]`.
-      start: what was counted before.
-      context: so many of the events are part of that already: later ones come after them. Of each
-        user the last `WINDOW` are needed.
+      users, items, num_items, before, context: see `CoOccurrence.counted`.
     """
 
     def __init__(
-        self, users: np.ndarray, items: np.ndarray, start: CoOccurrence, context: int = 0
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        num_items: int,
+        before: CoOccurrence | None = None,
+        context: int = 0,
     ) -> None:
+        super().__init__(CoOccurrence.counted(users, items, num_items, before, context).later)
         self._sequences = _Sequences(users, items)
-        lows = range(context, len(users), _EVENTS_AT_ONCE)
-        added = (self._sequences.pairs(low, low + _EVENTS_AT_ONCE)[0] for low in lows)
-        begun = (start.keys, np.stack([start.amounts, start.later], axis=1))
-        keys, amounts, later = _summed_pairs(
-            itertools.chain([begun], ((keys, np.zeros((len(keys), 2), np.int64)) for keys in added))
-        )
-        totals = start.totals.copy()
-        super().__init__(start.num_items, keys, amounts, totals, later)
+        self._numbers = self.amounts.copy()
+        self._numbers.data = np.arange(self._numbers.nnz)
+        self.amounts.data[:] = 0
+        if before is not None:
+            begun = before.amounts.tocoo()
+            self.amounts.data[at(self._numbers, *begun.coords)] = begun.data
         self._number = self._high = context
 
     def advance(self, number: int) -> None:
@@ -232,18 +220,20 @@ class GrowingCoOccurrence(CoOccurrence):
         while self._number < number:
             if self._number == self._high:
                 self._low, self._high = self._high, self._high + _EVENTS_AT_ONCE
-                keys, self._added, self._offsets = self._sequences.pairs(self._low, self._high)
-                self._places, self._of_items = np.searchsorted(self.keys, keys), keys >> 32
+                others, own, self._added, self._offsets = self._sequences.pairs(
+                    self._low, self._high
+                )
+                pairs = others, own
+                self._places = [at(self._numbers, *order) for order in (pairs, pairs[::-1])]
             end = min(number, self._high)
             some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
-            np.add.at(self.amounts, self._places[some], self._added[some, 0])
-            np.add.at(self.later, self._places[some], self._added[some, 1])
-            np.add.at(self.totals, self._of_items[some], self._added[some, 0])
+            for places in self._places:
+                np.add.at(self.amounts.data, places[some], self._added[some])
             self._number = end
 
 
 class _Sequences:
-    """Events of all users, and which pairs each of them adds: see `GrowingCoOccurrence`."""
+    """Events of all users, and which pairs each of them adds: see `CoOccurrence.counted`."""
 
     def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
         self._items = items.astype(np.int64)
@@ -254,68 +244,44 @@ class _Sequences:
         by_user = users[self._order]
         self._first = np.searchsorted(by_user, by_user)[self._rank]
 
-    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What some events add: keys `[pairs]`, amounts `[pairs, 2]`, offsets `[events + 1]`.
+    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What some events add, in their order.
 
-        In the order of events, each pair in both orders. The second amount is what was counted
-        where the other came later.
+        Returns:
+          earlier items, the events' own items, and amounts `[pairs]`; and where the pairs of each
+          event begin `[events + 1]`.
         """
         distances = np.arange(1, WINDOW + 1)
         before = self._rank[low:high, None] - distances
-        known = before >= self._first[low:high, None]
         others = self._items[self._order[np.maximum(before, 0)]]
         items = np.broadcast_to(self._items[low:high, None], others.shape)
-        known &= others != items
-        one, other = items[known], others[known]
-        keys = np.stack([one << 32 | other, other << 32 | one], axis=1).ravel()
-        amounts = np.rint(ONE / distances).astype(np.int64)
-        both = np.repeat(np.broadcast_to(amounts, known.shape)[known], 2)
-        # The event's own item came later than the other.
-        amounts = np.stack([both, both * (np.arange(len(both)) % 2)], axis=1)
-        return keys, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
+        there = (before >= self._first[low:high, None]) & (others != items)
+        amounts = np.broadcast_to(np.rint(ONE / distances).astype(np.int64), others.shape)
+        offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        return others[there], items[there], amounts[there], offsets
 
 
-def _summed_pairs(
-    pieces: Iterable[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums by key of more pairs than fit in memory: they wait on disk.
-
-    Args:
-      pieces: keys `[n]` in any order, some perhaps several times, and amounts `[n, 2]`.
-
-    Returns:
-      distinct keys, ascending, and the sums of both amounts `[pairs]` int64 each.
-    """
-    import duckdb  # serving, which reads counts, goes without
-
-    with tempfile.TemporaryDirectory(prefix="m6rec-pairs-") as folder:
-        config: dict[str, Any] = {
-            "memory_limit": _MEMORY,
-            "threads": 2,  # each takes some of the memory
-            "temp_directory": f"{folder}/spilled",
-        }
-        with duckdb.connect(f"{folder}/pairs.duckdb", config=config) as database:
-            database.execute("SET preserve_insertion_order = false")
-            database.begin()  # one commit: each of its own would wait for the disk
-            database.execute("CREATE TABLE pairs (key BIGINT, amount BIGINT, later BIGINT)")
-            for keys, amounts in pieces:
-                columns = {"key": keys, "amount": amounts[:, 0], "later": amounts[:, 1]}
-                database.register("piece", pa.table(columns))
-                database.execute("INSERT INTO pairs SELECT * FROM piece")
-                database.unregister("piece")
-            found = database.execute(
-                """SELECT key, sum(amount)::BIGINT AS amount, sum(later)::BIGINT AS later
-                FROM pairs GROUP BY key ORDER BY key"""
-            ).fetchnumpy()
-    return found["key"], found["amount"], found["later"]
-
-
-def _summed(keys: np.ndarray, terms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys below `size`, ascending, and the sums of their terms in the order given."""
-    if len(keys) > size // 10:
-        return np.arange(size), np.bincount(keys, terms, size)
-    found, inverse = np.unique(keys, return_inverse=True)
-    return found, np.bincount(inverse, terms, len(found))
+def _shares(
+    amounts: sparse.csr_array,
+    smoothing: float,
+    recent: Sequence[int] | np.ndarray,
+    out: Sequence[int] | np.ndarray | None,
+) -> RelatedItems:
+    last = [int(item) for item in recent[-RECENT:]]
+    weights = sum(1.0 / position for position in range(1, len(last) + 1))
+    others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for position, item in enumerate(reversed(last), 1):
+        row = slice(amounts.indptr[item], amounts.indptr[item + 1])
+        of_item = amounts.data[row]
+        total = int(of_item.sum()) + ONE * smoothing
+        others.append(amounts.indices[row])
+        terms.append(of_item * (1.0 / (position * weights * total)))
+    return RelatedItems.summed(
+        np.concatenate(others),
+        np.concatenate(terms),
+        recent if out is None else out,
+        amounts.shape[0],
+    )
 
 
 def ranked_texts(texts: Sequence[str], related: RelatedItems, items: Sequence[int]) -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -43,13 +42,12 @@ class Ease:
     """Weights of items on items.
 
     Args:
-      items: that have weights, int64 `[n]`, ascending, indices in the items table.
-      others: whom they weigh on, places in `items`, int32 `[n, neighbours]`.
-      weights: float32 `[n, neighbours]`.
+      weights: float32 `[items, items]`, of the first items of the items table: a user's items are
+        rows, what they speak for is columns.
     """
 
-    def __init__(self, items: np.ndarray, others: np.ndarray, weights: np.ndarray) -> None:
-        self.items, self._others, self._weights = items, others, weights
+    def __init__(self, weights: sparse.csr_array) -> None:
+        self._weights = weights
 
     @classmethod
     def fitted(cls, users: np.ndarray, items: np.ndarray, num_items: int) -> Ease:
@@ -57,20 +55,19 @@ class Ease:
         counts = np.bincount(items, minlength=num_items)
         kept = np.sort(np.argsort(-counts, kind="stable")[:ITEMS])
         kept = kept[counts[kept] > 0]
-        size, most = len(kept), min(NEIGHBOURS, max(len(kept) - 1, 0))
-        others, weights = np.zeros((size, most), np.int32), np.zeros((size, most), np.float32)
+        most = min(NEIGHBOURS, max(len(kept) - 1, 0))
+        others = np.zeros((len(kept), most), np.int64)
+        weights = np.zeros((len(kept), most), np.float32)
         inverse = _inverse(_pairs(users, items, kept), PENALTY)
         diagonal = inverse.diagonal().copy()
-        for start in range(0, size, _BLOCK):
-            rows = slice(start, min(start + _BLOCK, size))
-            found = -_symmetric_rows(inverse, rows) / diagonal
-            found[np.arange(len(found)), np.arange(size)[rows]] = 0.0
-            # The item's own, 0, stays out.
-            others[rows] = (
-                np.argpartition(-np.abs(found), most - 1, axis=1)[:, :most] if most else 0
-            )
-            weights[rows] = np.take_along_axis(found, others[rows].astype(np.int64), axis=1)
-        return cls(kept, others, weights)
+        for start in range(0, len(kept) if most else 0, _BLOCK):
+            rows = slice(start, min(start + _BLOCK, len(kept)))
+            of_rows = -_symmetric_rows(inverse, rows) / diagonal
+            # The item's own, which is the smallest then, stays out.
+            of_rows[np.arange(len(of_rows)), np.arange(rows.start, rows.stop)] = 0.0
+            others[rows] = np.argpartition(-np.abs(of_rows), most - 1, axis=1)[:, :most]
+            weights[rows] = np.take_along_axis(of_rows, others[rows], axis=1)
+        return cls(_weights(np.repeat(kept, most), kept[others.ravel()], weights.ravel()))
 
     def related(
         self, past: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray
@@ -81,49 +78,44 @@ class Ease:
           past: the user's items, as indices, in any order.
           out: items to leave out.
         """
-        had = np.isin(self.items, np.asarray(past, np.int64))
-        others, weights = self._others[had].ravel(), self._weights[had].ravel()
-        scores = np.bincount(others, weights, len(self.items))
-        scores[np.isin(self.items, np.asarray(out, np.int64))] = 0.0
-        left = scores > 0
-        items, scores = self.items[left], scores[left]
-        order = np.lexsort((items, -scores))
-        return RelatedItems(items[order], scores[order])
+        size = self._weights.shape[0]
+        had = np.unique(np.asarray(past, np.int64))
+        rows = self._weights[had[had < size]]
+        return RelatedItems.summed(rows.indices, rows.data, out, size)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the weights to `ease.parquet` in a folder, whole or not at all."""
-        most = self._others.shape[1]
-        others = self.items[self._others.ravel()]
-        columns = {"item": np.repeat(self.items, most), "other": others}
-        table = pa.table({**columns, "weight": self._weights.ravel()})
+        weights = self._weights.tocoo()
+        columns = {"item": weights.row, "other": weights.col, "weight": weights.data}
         with atomic_file(Path(folder) / FILE) as scratch:
-            pq.write_table(table, scratch, compression="zstd")
+            pq.write_table(pa.table(columns), scratch, compression="zstd")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Ease:
         """Reads what `save` wrote; raises DataError where it is missing or damaged."""
         with counted_file(Path(folder) / FILE) as path:
             table = pq.read_table(path)
-            item, other, weight = (table[n].to_numpy() for n in ("item", "other", "weight"))
-            items = np.unique(item)
-            places = np.searchsorted(items, other).astype(np.int32)
-            shape = (len(items), len(item) // max(len(items), 1))
-            return cls(items, places.reshape(shape), weight.reshape(shape))
+            return cls(_weights(*(table[name].to_numpy() for name in ("item", "other", "weight"))))
+
+
+def _weights(items: np.ndarray, others: np.ndarray, weights: np.ndarray) -> sparse.csr_array:
+    size = int(max(items.max(initial=-1), others.max(initial=-1))) + 1
+    return sparse.csr_array((weights, (items, others)), (size, size))
 
 
 def _pairs(users: np.ndarray, items: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """How many users had both of two kept items: float32 `[n, n]`."""
-    known = np.isin(items, kept)
-    _, rows = np.unique(users[known], return_inverse=True)
-    places = (rows, np.searchsorted(kept, items[known]))
+    there = np.isin(items, kept)
+    _, rows = np.unique(users[there], return_inverse=True)
+    places = (rows, np.searchsorted(kept, items[there]))
     size = (int(rows.max(initial=-1)) + 1, len(kept))
-    acted = sparse.csc_matrix((np.ones(len(rows), np.float32), places), size)
+    acted = sparse.csc_array((np.ones(len(rows), np.float32), places), size)
     acted.data[:] = 1.0  # once, however often
-    found = np.empty((len(kept), len(kept)), np.float32, order="F")
+    pairs = np.empty((len(kept), len(kept)), np.float32, order="F")
     for start in range(0, len(kept), _BLOCK):
         some = slice(start, start + _BLOCK)
-        found[:, some] = (acted.T @ acted[:, some]).toarray()
-    return found
+        pairs[:, some] = (acted.T @ acted[:, some]).toarray()
+    return pairs
 
 
 def _inverse(pairs: np.ndarray, penalty: float) -> np.ndarray:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 # What came of candidates, where the template has no words for it.
 CHOSEN, NOT_CHOSEN = "chosen", "not chosen"
-
-
 # Per positive, where nothing else is asked for.
 DEFAULT_NEGATIVES = 4
 
@@ -75,9 +73,8 @@ def corrected_probability(probability: Any, sampling_rate: Any) -> Any:
 class NegativeSampler:
     """Draws items for a user, in proportion to (events so far + 1) ** power.
 
-    Popularity is as of the moment of the draw, which so cannot depend on the future; it is looked
-    at again when 2% more events came. Each draw has its own random numbers, from the seed and its
-    `key`.
+    Popularity is as of the moment of the draw; it is looked at again when 2% more events came. Each
+    draw has its own random numbers, from the seed and its `key`.
 
     Args:
       num_items: of the items table.
@@ -110,10 +107,8 @@ class NegativeSampler:
     ) -> list[list[int]]:
         """Draws `count` items for each positive row of a group; distinct ones, if enough are left.
 
-        Beside an item that the user had before stand others of which that is true, beside a new
-        one new ones. What the user acted on in the group or at its moment is no negative. A user
-        who had few others meets them several times: with fewer of them, having had an item would
-        give its label away.
+        What the user acted on in the group or at its moment is no negative. A user who had few
+        other items meets them several times.
 
         Args:
           cumulative: running sums of the `weights` of all items `[items]`.
@@ -137,17 +132,17 @@ class NegativeSampler:
             again = np.asarray(sorted(had.difference(moment, positives)), np.int64)
         # No union: held-out items may be many, and are the same at every call.
         new = self._num_items - len(self._never) - len(acted - self._never)
-        found = []
+        drawn = []
         for positive in positives:
             repeat = positive in had
             if repeat:
-                found.append(_draw_some(random, cumulative, again, count))
+                drawn.append(_draw_some(random, cumulative, again, count))
             else:
-                found.append(self._draw(random, cumulative, acted, min(count, new)))
-            self.drawn[int(repeat), :2] += len(found[-1]), len(again) if repeat else new
-        for row in asked(found):
+                drawn.append(self._draw(random, cumulative, acted, min(count, new)))
+            self.drawn[int(repeat), :2] += len(drawn[-1]), len(again) if repeat else new
+        for row in asked(drawn):
             self.drawn[int(positives[row] in had), 2] += 1
-        return found
+        return drawn
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         """How likely items are drawn by their events so far `[items]`, not scaled."""
@@ -160,21 +155,17 @@ class NegativeSampler:
         acted: frozenset[int],
         count: int,
     ) -> list[int]:
-        never = self._never
+        """Some of all items that nobody forbids."""
         chosen: dict[int, None] = {}
         for _ in range(8):
             if len(chosen) >= count:
                 break
             points = random.random(2 * count + 8) * cumulative[-1]
             for index in np.searchsorted(cumulative, points, side="right").tolist():
-                if index not in acted and index not in never and len(chosen) < count:
+                if index not in acted and index not in self._never and len(chosen) < count:
                     chosen[index] = None
         if len(chosen) < count:  # the user acted on nearly everything that is popular
-            left = [
-                index
-                for index in range(self._num_items)
-                if index not in acted and index not in never and index not in chosen
-            ]
+            left = sorted(set(range(self._num_items)).difference(acted, self._never, chosen))
             picked = random.choice(len(left), count - len(chosen), replace=False)
             chosen.update(dict.fromkeys(left[index] for index in picked))
         return list(chosen)
@@ -187,16 +178,16 @@ def _draw_some(
     if not len(items):
         return []
     every, some = divmod(count, len(items))
-    found: list[int] = items.tolist() * every
+    drawn: list[int] = items.tolist() * every
     if some:
         weights = cumulative[items] - np.where(items > 0, cumulative[items - 1], 0.0)
-        found += random.choice(items, some, replace=False, p=weights / weights.sum()).tolist()
-    return found
+        drawn += random.choice(items, some, replace=False, p=weights / weights.sum()).tolist()
+    return drawn
 
 
 def asked(drawn: Sequence[Sequence[int]]) -> list[int]:
     """Which positives of a group are asked about: those with negatives; all, if none has any."""
-    return [n for n, own in enumerate(drawn) if own] or list(range(len(drawn)))
+    return [n for n, items in enumerate(drawn) if items] or list(range(len(drawn)))
 
 
 def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
@@ -218,5 +209,5 @@ def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
 
 def recorded_rates(manifest: Mapping[str, Any], view: str) -> dict[str, Any]:
     """`sampling_rates` of a view, as its `prepare.json` has them; none for logged impressions."""
-    found = manifest["views"].get(view, {}).get("negatives", {})
-    return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}
+    negatives = manifest["views"].get(view, {}).get("negatives", {})
+    return {name: rate for name, rate in negatives.items() if name.endswith("sampling_rate")}

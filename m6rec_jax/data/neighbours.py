@@ -1,19 +1,22 @@
 """What pairs of items say about a user and an item: items valued alike, items acted on together.
 
 Pairs join users, so that they are counted over the events of all of them, in the order of time.
-Counting is cheap where nobody asks on the way: a process answers what is asked in one stretch of
-the timeline, and before that counts the pairs of all that went before.
+Counting is cheap where nobody asks on the way: a process answers what is asked in one time slice,
+and before that counts the pairs of all that went before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from scipy import sparse
 
+from m6rec_jax.data import pair_counts
 from m6rec_jax.data.epochs import PastCounts, WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import (
@@ -22,7 +25,6 @@ from m6rec_jax.data.statistics_state import (
     StatisticsSettings,
 )
 from m6rec_jax.data.timeline import Timeline
-from m6rec_jax.io.mapped_arrays import open_arrays
 
 # The weight of the user's share of all items beside those that are valued alike: a tie-break, an
 # item of a similarity of 0.1 weighs as much.
@@ -30,128 +32,64 @@ _OWN_WEIGHT = 0.1
 # Bounds on memory: pairs that are counted together, about 100 bytes each, and events.
 _PAIRS_AT_ONCE = 500_000
 _EVENTS_AT_ONCE = 100_000
-
-
 # Of a group: its place in the timeline, the user's share of liked items, and where its items and
 # the user's window are.
 GROUP = np.dtype(
-    [
-        ("place", np.int64),
-        ("own", np.float64),
-        ("low", np.int64),
-        ("high", np.int64),
-        ("window_low", np.int64),
-        ("window_high", np.int64),
-    ]
+    [("place", np.int64), ("own", np.float64)]
+    + [(name, np.int64) for name in ("low", "high", "window_low", "window_high")]
 )
 WINDOW = np.dtype([("item", np.int32), ("value", np.float64)])
 
 
-def differences(
-    products: np.ndarray,
-    square: np.ndarray,
-    window_square: np.ndarray,
-    above_mean: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """By how much a user will value items above their means.
+class ItemSums(NamedTuple):
+    """Of items: users who acted on each, sums of squared differences, smoothed means `[n]`."""
 
-    Args:
-      products: of the pairs of items asked about and items of the user's window `[asked, window]`.
-      square, window_square: of the values of these items `[asked]`, `[window]`.
-      above_mean: by how much the user valued the window's items above their means `[window]`.
-
-    Returns:
-      the differences `[asked]`, and how alike the items are `[asked, window]`.
-    """
-    scale = np.sqrt(np.outer(square, window_square))
-    alike = products / (scale + SIMILARITY_SMOOTHING)
-    # The 1 stands for an item valued just alike that the user gave its mean.
-    return alike @ above_mean / (np.abs(alike).sum(axis=1) + 1.0), alike
-
-
-def shares(alike: np.ndarray, liked: np.ndarray, own: float) -> np.ndarray:
-    """The share of items valued alike that a user liked `[asked]`.
-
-    Args:
-      alike: of `differences`.
-      liked: which of the window's items the user liked `[window]` bool.
-      own: the user's share of all items.
-    """
-    nearer = np.maximum(alike, 0.0)
-    return (nearer @ liked + _OWN_WEIGHT * own) / (nearer.sum(axis=1) + _OWN_WEIGHT)
-
-
-def times_likelier(
-    together: np.ndarray,
-    holders: np.ndarray,
-    window_holders: np.ndarray,
-    num_users: int,
-) -> np.ndarray:
-    """How much likelier items are made by what the user acted on `[asked]`.
-
-    Args:
-      together: users who acted on both `[asked, window]`.
-      holders, window_holders: users who acted on each `[asked]`, `[window]`.
-      num_users: all of them.
-    """
-    own = holders[:, None] / num_users
-    weight = NEIGHBOUR_SMOOTHING  # towards "no likelier"
-    times = (together + weight * own) / (window_holders[None, :] + weight) / own
-    # Summed in sorted order, so that the order of the window cannot change a digit.
-    return np.asarray([row.mean() for row in np.sort(times, axis=1)])
-
-
-class ItemSums(Protocol):
-    """What is known of items, by their numbers `[n]`."""
-
-    def holders(self, items: np.ndarray) -> np.ndarray:
-        """How many users acted on each."""
-
-    def squares(self, items: np.ndarray) -> np.ndarray:
-        """Sums of squared differences."""
-
-    def means(self, items: np.ndarray) -> np.ndarray:
-        """Smoothed mean values."""
+    holders: np.ndarray
+    squares: np.ndarray
+    means: np.ndarray
 
 
 def features(
     counted: StatisticsSettings,
-    pairs: PairCounts,
-    items: np.ndarray,
-    window: np.ndarray,
+    pairs: np.ndarray,
+    items: ItemSums,
+    window: ItemSums,
     values: np.ndarray,
-    sums: ItemSums,
     num_users: int,
     own: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What pairs of items say of items to a user, all by their numbers.
+    """What pairs of items say of items to a user.
 
     Args:
       counted: what the statistics count.
-      pairs: the counts.
-      items: that are asked about `[asked]`.
-      window, values: items of the user's window, and the values that it gave them `[window]`.
-      sums: what is known of items.
+      pairs: both counters of items and those of the user's window `[2, items, window]`.
+      items, window: what is known of both.
+      values: that the user gave to the window's items `[window]`.
       num_users: all of them.
       own: the user's share of liked items.
 
     Returns:
       `user_taste_difference`; and the share of `user_neighbours_percent`, or where every event is
-      positive `user_neighbours_times`. NaN where there is no such feature.
+      positive `user_neighbours_times`. NaN where there is no such feature `[items]`.
     """
-    together, products = pairs.get(items, window)
-    above = second = np.full(len(items), np.nan)
+    together, products = pairs
+    above = second = np.full(len(together), np.nan)
     if counted.at_least is None:
-        second = times_likelier(together, sums.holders(items), sums.holders(window), num_users)
+        # How much likelier than to others an item is to users who acted on each of the window.
+        chance = items.holders[:, None] / num_users
+        weight = NEIGHBOUR_SMOOTHING  # towards "no likelier"
+        lift = (together + weight * chance) / (window.holders + weight) / chance
+        # Summed in sorted order, so that the order of the window cannot change a digit.
+        second = np.asarray([row.mean() for row in np.sort(lift, axis=1)])
     if counted.has_values:
-        above, alike = differences(
-            products,
-            sums.squares(items),
-            sums.squares(window),
-            values - sums.means(window),
-        )
+        scale = np.sqrt(np.outer(items.squares, window.squares))
+        similarity = products / (scale + SIMILARITY_SMOOTHING)
+        # The 1 stands for an item valued just alike that the user gave its mean.
+        above = similarity @ (values - window.means) / (np.abs(similarity).sum(axis=1) + 1.0)
         if counted.at_least is not None:
-            second = shares(alike, values >= counted.at_least, own)
+            alike = np.maximum(similarity, 0.0)
+            liked = alike @ (values >= counted.at_least) + _OWN_WEIGHT * own
+            second = liked / (alike.sum(axis=1) + _OWN_WEIGHT)
     return above, second
 
 
@@ -171,35 +109,34 @@ class Asked(NamedTuple):
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Maps what `write` left."""
-        return cls(*open_arrays(folder, cls._fields))
+        kinds = {"groups": GROUP, "items": np.dtype(np.int32), "window": WINDOW}
+        # An empty file cannot be mapped.
+        return cls(
+            *(
+                np.asarray(np.memmap(path, kind, "r"))
+                if (path := folder / name).stat().st_size
+                else np.empty(0, kind)
+                for name, kind in kinds.items()
+            )
+        )
 
     @classmethod
     def write(cls, folder: Path, pieces: Iterable[Asked]) -> list[slice]:
         """Puts pieces down, one after the other; returns where the items of each are."""
         folder.mkdir()
-        ends = [0]
-        num_windows = 0
-        paths = {name: folder / f"{name}.raw" for name in cls._fields}
-        kinds = {}
-        nothing = cls(np.empty(0, GROUP), np.empty(0, np.int32), np.empty(0, WINDOW))
-        for piece in itertools.chain([nothing], pieces):
-            groups = piece.groups.copy()
-            for name, shift in (("low", ends[-1]), ("window_low", num_windows)):
-                groups[name] += shift
-                groups[name.replace("low", "high")] += shift
-            ends.append(ends[-1] + len(piece.items))
-            num_windows += len(piece.window)
-            for name, array in zip(cls._fields, (groups, *piece[1:]), strict=True):
-                kinds[name] = array.dtype
-                with paths[name].open("ab") as file:
+        ends, num_windows = [0], 0
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context((folder / name).open("wb")) for name in cls._fields]
+            for piece in pieces:
+                groups = piece.groups.copy()
+                for name in ("low", "high"):
+                    groups[name] += ends[-1]
+                    groups[f"window_{name}"] += num_windows
+                ends.append(ends[-1] + len(piece.items))
+                num_windows += len(piece.window)
+                for file, array in zip(files, (groups, piece.items, piece.window), strict=True):
                     array.tofile(file)
-        for name, kind in kinds.items():
-            # An empty file cannot be mapped.
-            some = paths[name].stat().st_size
-            whole = np.memmap(paths[name], kind, "r") if some else np.empty(0, kind)
-            np.save(folder / f"{name}.npy", whole)
-            paths[name].unlink()
-        return [slice(*pair) for pair in itertools.pairwise(ends[1:])]
+        return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 class NeighbourFold:
@@ -226,15 +163,16 @@ class NeighbourFold:
     ) -> None:
         self._timeline, self._entries, self._counted = timeline, entries, counted
         self._item_number = item_number
-        self.pairs = PairCounts(counted.options.dense_items)
-        self._first_place = 0  # of the events whose pairs are not counted yet
-        if past is not None:
-            self.pairs.load(*past.pairs)
-            self._first_place = past.num_events
         num_items = len(item_number)
         self._first = np.sort(timeline.first_place(np.arange(num_items)))
-        self._count, self._total = np.zeros(num_items, np.int64), np.zeros(num_items)
-        self._holders, self._square = np.zeros(num_items, np.int64), np.zeros(num_items)
+        large = num_items > pair_counts.DENSE_ITEMS
+        others = _of_one_user(entries, num_items) if large else None
+        keys, counts = past.pairs if past else (None, None)
+        self.pairs = PairCounts(num_items, keys, counts, others)
+        # Of the events whose pairs are not counted yet.
+        self._first_place = past.num_events if past else 0
+        self._count, self._holders = np.zeros((2, num_items), np.int64)
+        self._total, self._square = np.zeros((2, num_items))
         self._num_users = self._place = self._num_entries = 0
 
     def answer(self, asked: Asked, order: Sequence[int]) -> Iterator[np.ndarray]:
@@ -251,21 +189,20 @@ class NeighbourFold:
             place, own, low, high, window_low, window_high = group.tolist()
             self.advance(place)
             items = asked.items[low:high]
-            found = np.full((2, len(items)), np.nan)
-            known = self._first[items] < place
-            if window_low < window_high and known.any():
+            answers = np.full((2, len(items)), np.nan)
+            there = self._first[items] < place
+            if window_low < window_high and there.any():
                 window = asked.window[window_low:window_high]
-                found[:, known] = features(
+                answers[:, there] = features(
                     self._counted,
-                    self.pairs,
-                    items[known],
-                    window["item"],
+                    self.pairs.get(items[there], window["item"]),
+                    self._sums(items[there]),
+                    self._sums(window["item"]),
                     window["value"],
-                    self,
                     self._num_users,
                     own,
                 )
-            yield found
+            yield answers
 
     def advance(self, place: int) -> None:
         """Takes in all events before a place."""
@@ -285,15 +222,10 @@ class NeighbourFold:
             self._count_items(slice(start, min(start + _EVENTS_AT_ONCE, place)))
         self._place = place
 
-    def holders(self, items: np.ndarray) -> np.ndarray:
-        return self._holders[items]
-
-    def squares(self, items: np.ndarray) -> np.ndarray:
-        return self._square[items]
-
-    def means(self, items: np.ndarray) -> np.ndarray:
+    def _sums(self, items: np.ndarray) -> ItemSums:
         mean = self._timeline.total[self._place] / self._timeline.count[self._place]
-        return self._counted.smoothed(self._total[items], self._count[items], mean)
+        means = self._counted.smoothed(self._total[items], self._count[items], mean)
+        return ItemSums(self._holders[items], self._square[items], means)
 
     def _count_pairs(self, entering: np.ndarray) -> None:
         """Counts entries, by their numbers, with all that the windows of their users hold."""
@@ -305,11 +237,11 @@ class NeighbourFold:
         lengths[entries.place[entering] < self._first_place] = 0
         ends = np.cumsum(lengths)
         if ends[-1]:
-            held = np.arange(ends[-1])
-            held += np.repeat(low - ends + lengths, lengths)
+            others = np.arange(ends[-1])
+            others += np.repeat(low - ends + lengths, lengths)
             products = np.repeat(differences, lengths)
-            products *= entries.difference[held]
-            self.pairs.add_symmetric(np.repeat(items, lengths), entries.item[held], products)
+            products *= entries.difference[others]
+            self.pairs.add(np.repeat(items, lengths), entries.item[others], products)
         np.add.at(self._holders, items, 1)
         np.add.at(self._square, items, differences * differences)
 
@@ -319,3 +251,11 @@ class NeighbourFold:
         items = self._item_number[timeline.item[places][counted]]
         np.add.at(self._count, items, 1)
         np.add.at(self._total, items, timeline.value[places][counted])
+
+
+def _of_one_user(entries: WindowEntries, num_items: int) -> sparse.csr_array:
+    """Pairs of items that were in the window of the same user, the smaller number first."""
+    there = np.ones(len(entries.user), bool)
+    held = sparse.csr_array((there, (entries.user, entries.item)))
+    held.resize(held.shape[0], num_items)
+    return sparse.triu(held.T @ held, 1, format="csr").astype(bool)

@@ -17,10 +17,11 @@ from m6rec_jax.data.splits import TRAIN
 from m6rec_jax.data.user_bucket import Ranges
 
 
+@dataclasses.dataclass(frozen=True)
 class RerankingCandidates:
     """Draws the candidates of reranking rows.
 
-    Args:
+    Attributes:
       counts: as of the moment of the group that is asked about.
       held_out: which items are never drawn `[items]` bool.
       negatives: drawn per row.
@@ -29,20 +30,12 @@ class RerankingCandidates:
       repeats: whether an item that the user had before may be wanted or drawn.
     """
 
-    def __init__(
-        self,
-        counts: CoOccurrence,
-        held_out: np.ndarray,
-        *,
-        negatives: int,
-        depth: int,
-        seed: int,
-        repeats: bool,
-    ) -> None:
-        self.counts = counts
-        self._held_out = held_out
-        self._negatives, self._depth, self._seed = negatives, depth, seed
-        self._repeats = repeats
+    counts: CoOccurrence
+    held_out: np.ndarray
+    negatives: int
+    depth: int
+    seed: int
+    repeats: bool
 
     def draw(
         self,
@@ -68,29 +61,25 @@ class RerankingCandidates:
           items and ranks, 0 for none, int64 `[candidates]` both; None for a training row that would
           teach nothing: the wanted item is not on the list, or the list has nothing else.
         """
-        items = self.counts.related(recent, () if self._repeats else seen).items
-        listed = items[: self._depth]
-        pool = np.flatnonzero((listed != wanted) & ~self._held_out[listed])
+        items = self.counts.related(recent, () if self.repeats else seen).items
+        listed = items[: self.depth]
+        pool = np.flatnonzero((listed != wanted) & ~self.held_out[listed])
         # Its rank less one, if it has one.
         place = np.flatnonzero(items == wanted)
-        if part == TRAIN and (not len(pool) or not (place < self._depth).any()):
+        if part == TRAIN and (not len(pool) or not (place < self.depth).any()):
             return None
-        key = f"{self._seed}:{user}:{len(seen)}:{wanted}"
+        key = f"{self.seed}:{user}:{len(seen)}:{wanted}"
         digest = np.frombuffer(hashlib.blake2b(key.encode()).digest(), np.uint8)
         random = np.random.default_rng(digest.astype(np.uint32))
-        drawn = pool[random.choice(len(pool), min(self._negatives, len(pool)), replace=False)]
+        drawn = pool[random.choice(len(pool), min(self.negatives, len(pool)), replace=False)]
         rank = place[0] + 1 if len(place) else 0
         return np.append(wanted, listed[drawn]), np.append(rank, drawn + 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class AskedCandidates:
-    """Groups that need candidates. All `[groups]`, but for the items that ranges point to.
-
-    Attributes:
-      number: of the counted events before each group's moment.
-      part, user, wanted: see `RerankingCandidates.draw`.
-      recent, seen: where the items of each are in `recent_items`, `seen_items`.
+    """Groups that need candidates: `number` of the counted events before each one's moment, the
+    other columns as of `RerankingCandidates.draw`, items by where they are `[groups]`.
     """
 
     number: np.ndarray
@@ -125,29 +114,28 @@ def draw_all(  # type: ignore[no-untyped-def]
     bar,
 ) -> list[DrawnCandidates]:
     """Answers what buckets ask, in one pass; `growing` is what `candidates` are drawn by."""
-    sizes = [len(one.number) for one in asked]
-    counts = np.zeros(sum(sizes), np.int32)
-    items, ranks = np.zeros((2, len(counts), 1 + negatives), np.int32)
+    drawn = [
+        DrawnCandidates(
+            np.zeros(len(one.number), np.int32),
+            *np.zeros((2, len(one.number), 1 + negatives), np.int32),
+        )
+        for one in asked
+    ]
     numbers = np.concatenate([one.number for one in asked])
-    order = np.argsort(numbers, kind="stable")
-    bucket = np.repeat(np.arange(len(asked)), sizes)[order]
-    begins = np.cumsum(sizes) - sizes
-    for row, number, place in zip(
-        *(column.tolist() for column in (order, numbers[order], bucket)), strict=True
-    ):
-        growing.advance(number)
-        one, group = asked[place], row - begins[place]
-        drawn = candidates.draw(
+    buckets = np.repeat(np.arange(len(asked)), [len(one.number) for one in asked])
+    groups = np.concatenate([np.arange(len(one.number)) for one in asked])
+    for place in np.argsort(numbers, kind="stable").tolist():
+        growing.advance(int(numbers[place]))
+        one, group, into = asked[buckets[place]], groups[place], drawn[buckets[place]]
+        found = candidates.draw(
             int(one.part[group]),
             int(one.user[group]),
             int(one.wanted[group]),
             one.recent_items[one.recent.low[group] : one.recent.high[group]],
             one.seen_items[one.seen.low[group] : one.seen.high[group]],
         )
-        if drawn is not None:
-            counts[row] = len(drawn[0])
-            items[row, : counts[row]], ranks[row, : counts[row]] = drawn
+        if found is not None:
+            into.counts[group] = count = len(found[0])
+            into.items[group, :count], into.ranks[group, :count] = found
         bar.update()
-    ends = np.cumsum(sizes)[:-1]
-    split = (np.split(column, ends) for column in (counts, items, ranks))
-    return [DrawnCandidates(*columns) for columns in zip(*split, strict=True)]
+    return drawn

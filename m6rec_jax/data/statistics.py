@@ -14,6 +14,7 @@ import numpy as np
 
 from m6rec_jax.data import neighbours, statistics_files
 from m6rec_jax.data.features import Counts, Features, ValuesMet
+from m6rec_jax.data.neighbours import ItemSums
 from m6rec_jax.data.statistics_state import (
     StatisticsOptions,
     StatisticsState,
@@ -138,34 +139,25 @@ class _Asked(Features[Sequence[Item]]):
         if state.options.neighbours and user.window and known.any():
             found[:, known] = neighbours.features(
                 state,
-                state.pairs,
-                indices[known],
-                np.asarray(user.window),
+                state.pairs.get(indices[known], np.asarray(user.window)),
+                self._sums(indices[known].tolist()),
+                self._sums(user.window),
                 np.asarray(user.window_value),
-                self,
                 len(state.users),
                 float(self.user_share[0]),
             )
         return found[0], found[1]
 
-    def holders(self, items: np.ndarray) -> np.ndarray:
-        return _taken(self._state.items.holders, items)
-
-    def squares(self, items: np.ndarray) -> np.ndarray:
-        return _taken(self._state.items.square, items)
-
-    def means(self, items: np.ndarray) -> np.ndarray:
+    def _sums(self, items: Sequence[int]) -> ItemSums:
         of = self._state.items
-        total, count = _taken(of.value, items), _taken(of.count, items)
-        return self.settings.smoothed(total, count, self._state.mean())
+        # Of these items alone: the whole lists would be made arrays for every request.
+        columns = (of.holders, of.square, of.value, of.count)
+        holders, squares, values, counts = ([c[item] for item in items] for c in columns)
+        means = self.settings.smoothed(np.asarray(values), np.asarray(counts), self._state.mean())
+        return ItemSums(np.asarray(holders), np.asarray(squares), means)
 
     def _indices(self, items: Sequence[Item]) -> list[int]:
         return [self._state.items.index.get(item.id, -1) for item in items]
-
-
-def _taken(column: Sequence[float], indices: np.ndarray) -> np.ndarray:
-    # Of these items alone: the whole list would be made an array for every request.
-    return np.asarray([column[index] for index in indices.tolist()])
 
 
 def _at(sources: Mapping[str, Source], number: int) -> dict[str, Value]:

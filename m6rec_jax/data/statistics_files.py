@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import (
     ItemStates,
     StatisticsOptions,
@@ -169,7 +170,7 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
         ):
             users[index].items[ids[item]] = times, time
     key, *counters = (column.to_numpy() for column in tables["pairs"].columns)
-    state.pairs.load(key, np.stack(counters, axis=1))
+    state.pairs = PairCounts(len(ids), key, np.stack(counters, axis=1))
     state.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)
     state.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
     of_factors = columns["factors"]

@@ -10,7 +10,7 @@ from typing import Self
 import gin
 import numpy as np
 
-from m6rec_jax.data.pair_counts import DENSE_ITEMS, PairCounts
+from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.errors import ConfigError
@@ -47,7 +47,6 @@ class StatisticsOptions:
       neighbours: whether to count pairs of items. Costs most of the time and memory of large
         catalogues: at most `2 * neighbour_window` pairs per event.
       neighbour_window: how many of a user's last items are paired with a new one.
-      dense_items: up to this many items, pairs are kept as square arrays.
       factors: hidden factors of items and tastes that explain values, see `value_factors`; 0: none.
         They are fitted to the users' windows, whether or not pairs are counted.
       factor_growth: they are fitted anew when this share more events came.
@@ -57,7 +56,6 @@ class StatisticsOptions:
     smoothing: float = 5.0
     neighbours: bool = True
     neighbour_window: int = 1000
-    dense_items: int = DENSE_ITEMS
     factors: int = 16
     factor_growth: float = 0.03
     user_items: bool = True
@@ -229,7 +227,7 @@ class StatisticsState(StatisticsSettings):
         self.items = ItemStates()
         self.users: dict[str, UserState] = {}
         # (users who acted on both, sum over them of the products of their differences).
-        self.pairs = PairCounts(self.options.dense_items)
+        self.pairs = PairCounts(0)
         # Sorted counts and shares liked of all items, as they were at the last refresh `[items]`.
         self.sorted_counts = np.zeros(0)
         self.sorted_shares = np.zeros(0)

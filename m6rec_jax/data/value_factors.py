@@ -64,7 +64,12 @@ class ValueFactors:
           num_users, num_items: indices are below these.
         """
         self.mean = float(given.mean()) if len(given) else 0.0
-        user_bias, self.item_bias = self._biases(users, items, given, num_users, num_items)
+        of_users = np.bincount(users, minlength=num_users) + self._smoothing
+        of_items = np.bincount(items, minlength=num_items) + self._smoothing
+        above, user_bias = given - self.mean, np.zeros(num_users)
+        for _ in range(_BIAS_ROUNDS):
+            self.item_bias = np.bincount(items, above - user_bias[users], num_items) / of_items
+            user_bias = np.bincount(users, above - self.item_bias[items], num_users) / of_users
         shape = (num_users, num_items)
         rest = given - self.mean - user_bias[users] - self.item_bias[items]
         residuals = sp.csr_matrix((rest, (users, items)), shape)
@@ -106,29 +111,12 @@ class ValueFactors:
         factors = self.item_factors[seen]
         gram = factors.T @ factors + self._regularization * np.eye(self._rank)
         taste = _solved(gram, factors.T @ (rest - user_bias))
-        asked = np.asarray(indices, np.int64)
-        known = (asked >= 0) & (asked < num_known)
-        found = np.full(len(asked), self.mean + user_bias)
-        found[known] += self.item_bias[asked[known]] + self.item_factors[asked[known]] @ taste
-        return found
-
-    def _biases(
-        self,
-        users: np.ndarray,
-        items: np.ndarray,
-        given: np.ndarray,
-        num_users: int,
-        num_items: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Biases of users `[users]` and items `[items]`, each given the other."""
-        of_users = np.bincount(users, minlength=num_users) + self._smoothing
-        of_items = np.bincount(items, minlength=num_items) + self._smoothing
-        above = given - self.mean
-        user_bias, item_bias = np.zeros(num_users), np.zeros(num_items)
-        for _ in range(_BIAS_ROUNDS):
-            item_bias = np.bincount(items, above - user_bias[users], num_items) / of_items
-            user_bias = np.bincount(users, above - item_bias[items], num_users) / of_users
-        return user_bias, item_bias
+        items = np.asarray(indices, np.int64)
+        fitted = (items >= 0) & (items < num_known)
+        expected = np.full(len(items), self.mean + user_bias)
+        items = items[fitted]
+        expected[fitted] += self.item_bias[items] + self.item_factors[items] @ taste
+        return expected
 
     def _solve(
         self, residuals: sp.csr_matrix, known: sp.csr_matrix, other: np.ndarray
@@ -140,13 +128,13 @@ class ValueFactors:
         squares = other[:, row] * other[:, column]
         place = np.zeros((rank, rank), np.int64)
         place[row, column] = place[column, row] = np.arange(len(row))
-        found = np.zeros((known.shape[0], rank))
-        for start in range(0, len(found), _ROWS_AT_ONCE):
+        factors = np.zeros((known.shape[0], rank))
+        for start in range(0, len(factors), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             gram = (known[rows] @ squares)[:, place]
             gram += self._regularization * np.eye(rank)
-            found[rows] = _solved(gram, (residuals[rows] @ other)[:, :, None])[:, :, 0]
-        return found
+            factors[rows] = _solved(gram, (residuals[rows] @ other)[:, :, None])[:, :, 0]
+        return factors
 
 
 def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:

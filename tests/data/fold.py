@@ -20,6 +20,7 @@ from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.event_views.documents import item_in_document, sentence
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler, asked
+from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import EXCLUDED, VISIBLE_PARTS
@@ -375,6 +376,8 @@ class FoldedStatistics(Statistics):
                 f"an event of user {event.user_id!r} at {event.time} comes after one at "
                 f"{self.last_time}: statistics take events in the order of time"
             )
+        if not isinstance(self.pairs, PairsByEvent):
+            self.pairs = PairsByEvent(*self.pairs.to_arrays())
         self.last_time = event.time
         value = value_of(event)
         # Before this event counts: its own value must not pull the mean that it is compared with.
@@ -408,7 +411,7 @@ class FoldedStatistics(Statistics):
         if not user.window:
             return
         products = difference * np.asarray(user.window_difference)
-        self.pairs.add_symmetric(np.full(len(products), index), np.asarray(user.window), products)
+        self.pairs.add(index, user.window, products)
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
@@ -436,6 +439,32 @@ class FoldedStatistics(Statistics):
         # No event yet: minus infinity is not JSON.
         scalars["last_time"] = None if math.isinf(self.last_time) else self.last_time
         statistics_files.write(path, self, scalars, _tables(self))
+
+
+class PairsByEvent(PairCounts):
+    """`PairCounts` in a dictionary, pair by pair: the definition."""
+
+    def __init__(self, keys: np.ndarray, counts: np.ndarray) -> None:
+        self._of_pairs = dict(zip(keys.tolist(), counts.copy(), strict=True))
+
+    def add(self, index: int, others: Sequence[int], products: np.ndarray) -> None:
+        for other, product in zip(others, products.tolist(), strict=True):
+            key = min(index, other) << 32 | max(index, other)
+            entry = self._of_pairs.setdefault(key, np.zeros(2, np.float32))
+            entry += np.asarray([1, product], np.float32)
+
+    def get(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        found = np.zeros((2, len(rows), len(columns)), np.float32)
+        for row, one in enumerate(rows.tolist()):
+            for column, other in enumerate(columns.tolist()):
+                key = min(one, other) << 32 | max(one, other)
+                found[:, row, column] = self._of_pairs.get(key, 0.0)
+        return found
+
+    def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        keys = sorted(self._of_pairs)
+        counts = np.asarray([self._of_pairs[key] for key in keys], np.float32)
+        return np.asarray(keys, np.int64), counts.reshape(-1, 2)
 
 
 def fit_windows(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import bucket_run, co_occurrence, neighbours, tfrecords, views
+from m6rec_jax.data import bucket_run, co_occurrence, neighbours, pair_counts, tfrecords, views
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import Assignment, EventTable
@@ -164,7 +164,10 @@ DECLARED = {"half_of_the_users": {"kind": "by_user", "train": 0.5, "validation":
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed: int) -> None:
+def test_rows_and_statistics_of_labelled_events(
+    write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_counts, "DENSE_ITEMS", (0, 4096)[seed % 2])
     template = {
         **TEMPLATE,
         "writing": WRITING,
@@ -184,7 +187,6 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
     )
     statistics = StatisticsOptions(
         neighbour_window=(3, 1000)[seed % 2],
-        dense_items=(0, 4096)[seed % 2],
         factor_growth=(0.03, 0.5)[seed % 2],
     )
     Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()

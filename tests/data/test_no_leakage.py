@@ -96,7 +96,7 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
                 np.zeros(NUM_ITEMS, bool),
             ),
             PrepareOptions(group_size=3, next_items_size=2, max_events=4, **options),
-            StatisticsOptions(neighbour_window=3, dense_items=0),
+            StatisticsOptions(neighbour_window=3),
         )
         out = tmp_path / "rendered"
         out.mkdir(exist_ok=True)

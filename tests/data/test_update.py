@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import co_occurrence, splits
+from m6rec_jax.data import co_occurrence, pair_counts, splits
 from m6rec_jax.data import update as update_module
 from m6rec_jax.data.event_table import Assignment, assign
 from m6rec_jax.data.prepare import prepare
@@ -181,10 +181,12 @@ SPLITS = (
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) -> None:
+def test_past_and_days_equal_all_at_once(
+    write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_counts, "DENSE_ITEMS", (0, 4096)[seed % 2])
     statistics = StatisticsOptions(
         neighbour_window=(3, 1000)[seed % 2],
-        dense_items=(0, 4096)[seed % 2],
         factor_growth=(0.03, 0.5)[seed % 2],
     )
     labelled = seed % 4 != 3

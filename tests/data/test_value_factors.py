@@ -104,10 +104,3 @@ def test_fits_equal_loops(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
     for place in (0, 8):
         wanted = mean + own + bias[place] + factors[place] @ taste
         assert answers[place // 4] == pytest.approx(wanted, rel=1e-9)
-
-
-def test_nothing_to_fit() -> None:
-    factors = ValueFactors(rank=3, smoothing=5.0, regularization=1.0)
-    assert not factors.fitted
-    fit_windows(factors, [[], []], [[], []], 2)
-    assert factors.expected([0, 1], [], []).tolist() == [0.0, 0.0]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import sparse
 
 from m6rec_jax.data import co_occurrence, views
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, RelatedItems
@@ -86,20 +87,10 @@ class CoOccurrenceByEvent:
         return RelatedItems(items[order], shares[order])
 
     def save(self, folder: Path) -> None:
-        pairs = [
-            (item << 32 | other, amount)
-            for item, row in sorted(self._pairs.items())
-            for other, amount in sorted(row.items())
-        ]
-        keys, amounts = zip(*pairs, strict=True) if pairs else ((), ())
-        later = [self._later.get((key >> 32, key & 0xFFFFFFFF), 0) for key in keys]
-        CoOccurrence(
-            self.num_items,
-            np.asarray(keys, np.int64),
-            np.asarray(amounts, np.int64),
-            self._totals,
-            np.asarray(later, np.int64),
-        ).save(folder)
+        later = sparse.dok_array((self.num_items, self.num_items), dtype=np.int64)
+        for pair, amount in self._later.items():
+            later[pair] = amount
+        CoOccurrence(later.tocsr()).save(folder)
 
 
 def users_in_order(dataset: Dataset) -> Iterator[UserEvents]:

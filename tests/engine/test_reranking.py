@@ -16,6 +16,7 @@ from m6rec_jax.engine.index.reranking import PastItems, Reranker
 from m6rec_jax.errors import ConfigError, DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
+NO_PAIRS = CoOccurrence.counted(np.zeros(0, int), np.zeros(0, int), 10)
 NO_EASE = Ease.fitted(np.zeros(0, int), np.zeros(0, int), 4)
 HISTORIES = [["30 years", "liked Alpha"], ["40 years", "liked Delta"]]
 
@@ -170,12 +171,12 @@ def test_what_a_user_had_most_comes_first_of_equals_the_latest(world: World) -> 
     # It is found where nothing else finds it, unless it is hidden.
     nothing = TopK(np.full((2, 1), NO_ITEM), np.full((2, 1), -np.inf))
     texts, counts = [f"word{n}" for n in range(10)], np.array([5, 1, 3, 8, 4, 7, 2, 8, 0, 0])
-    alone = Reranker(CoOccurrence(10), NO_EASE, texts, counts, depth=2)
+    alone = Reranker(NO_PAIRS, NO_EASE, texts, counts, depth=2)
     arguments = ([[]] * 2, [[6, 2, 2], [6, 2]], [[], [2]], nothing)
     ids, _ = alone.candidates(*arguments, lambda ids: np.zeros(ids.shape))
     assert [row[row != NO_ITEM].tolist() for row in ids] == [[2, 6], [6, 3]]  # 3 is popular
     # The most popular follow, but those that are hidden, found already, or new.
-    filled = Reranker(CoOccurrence(10), NO_EASE, texts, counts, depth=9)
+    filled = Reranker(NO_PAIRS, NO_EASE, texts, counts, depth=9)
     (ids,), _ = filled.candidates(
         [[]], [[6, 2]], [[3]], TopK(*(x[:1] for x in nothing)), np.zeros_like
     )

@@ -79,7 +79,7 @@ def test_served_text_is_training_text(
         dataset,
         Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool)),
         PrepareOptions(group_size=3, max_events=MAX_EVENTS, negatives=None if labelled else 0),
-        StatisticsOptions(neighbour_window=5, dense_items=0),
+        StatisticsOptions(neighbour_window=5),
     )
     out = tmp_path / "rendered"
     out.mkdir(exist_ok=True)
