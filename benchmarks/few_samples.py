@@ -140,8 +140,8 @@ def means(task: str, prepared: Prepared) -> dict[str, float]:
 
     test = interactions(prepared, "test")
     evaluator = Evaluator(task, {"inputs": 1, "targets": 1}, split="test")
-    fitted = mean_baselines(evaluator.evaluation(evaluator.tasks[0]))
-    return figures_of(test.users, test.labels, fitted.user_and_item_mean(test.users, test.items))
+    means = mean_baselines(evaluator.evaluation(evaluator.tasks[0])).scores(test.users, test.items)
+    return figures_of(test.users, test.labels, means["user_and_item_mean"])
 
 
 def regression(task: str, lengths: Mapping[str, int], vocab_size: int) -> dict[str, float]:
