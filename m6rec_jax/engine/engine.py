@@ -29,7 +29,7 @@ from m6rec_jax.engine.task_settings import (
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.layout import Row, pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -179,7 +179,7 @@ class Engine:
     ) -> dict[str, np.ndarray]:
         """Features of `encoded_source`, `[size, ...]`; computes segments that nobody had."""
         names = dict.fromkeys(("encoder_input_tokens", "encoder_block_ids"), length)
-        batch = rows.pad_batch(sources, names, size)
+        batch = pad_batch(sources, names, size)
         batch["task_ids"] = np.zeros((size, 1), np.int32)
         batch["task_ids"][: len(sources), 0] = [own.task_id for own in settings]
         if self._segments:

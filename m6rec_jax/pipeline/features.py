@@ -1,6 +1,6 @@
 """The features of a training row: which there are, how long each is.
 
-Types and padding are those of `m6rec_jax.text.rows.FEATURES`. Every feature is rank 1 (seqio
+Types and padding are those of `m6rec_jax.text.layout.FEATURES`. Every feature is rank 1 (seqio
 refuses ragged ones, and `[candidates, length]` fails its length checks), so several candidates
 share one decoder row; `decoder_block_ids` numbers them. Lengths follow t5x's macro:
 `TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 64}` gives every `encoder_*` feature 256
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text import rows
+from m6rec_jax.text.layout import FEATURES
 
 
 class Feature(NamedTuple):
@@ -32,7 +32,7 @@ class Feature(NamedTuple):
 _AXES = {"encoder": "inputs", "decoder": "targets"}
 _ALL: Mapping[str, Feature] = {
     name: Feature(_AXES.get(name.split("_")[0], "row"), np.dtype(of_text.dtype), of_text.padding)
-    for name, of_text in rows.FEATURES.items()
+    for name, of_text in FEATURES.items()
 }
 # How many behaviours of a row did not fit, and how many of its texts were cut. Batches count them
 # and take them out before the model sees the row.

@@ -10,8 +10,9 @@ import numpy as np
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout, preprocessor
 from m6rec_jax.text import rows
+from m6rec_jax.text.infilling import text_infilling_row
+from m6rec_jax.text.layout import Row
 from m6rec_jax.text.outcomes import Contrast, with_outcomes
-from m6rec_jax.text.rows import Row
 
 _JUDGED = ("history", "candidates", "labels", "item_indices", "user_index")
 
@@ -29,7 +30,6 @@ def scoring_rows(
     take several rows, each with the whole history.
 
     Args:
-      layout: of the task.
       rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the index of
         the candidate's rating among these values, so that the head learns from finer labels.
       candidate_length: most tokens of a candidate (None: T). Set it where a few texts are long:
@@ -75,7 +75,6 @@ def retrieval_rows(
     loss' `correct_frequency`.
 
     Args:
-      layout: of the task.
       candidate_length: most tokens of an item; None: a share of T.
       item_word_dropout: share of the words of items' texts that training drops, drawn anew each
         time (`text.rows.drop_words`): for items that were never trained on.
@@ -117,7 +116,7 @@ def infilling_rows(layout: RowLayout) -> AtRandom:
         segments = [*example["source"], example["target"]]
         tokens = [layout.text.encode_array(segment) for segment in segments]
         lengths = layout.source_length, layout.target_length
-        return layout.row(rows.text_infilling_row(layout.text, tokens, *lengths, rng))
+        return layout.row(text_infilling_row(layout.text, tokens, *lengths, rng))
 
     return AtRandom(make)
 
@@ -134,7 +133,6 @@ def outcome_rows(
     backbone pretrained this way has seen the form of the scoring task before it is frozen.
 
     Args:
-      layout: of the task.
       outcome_weight: loss weight of the outcome words; the candidates' own words have none.
     """
     data = layout.data()
@@ -170,7 +168,6 @@ def likelihood_rows(
     candidate, in the layout of `outcome_rows`: a backbone is asked what it has learnt of those.
 
     Args:
-      layout: of the task.
       contrast: the better label and the worse one; empty: the template's first and last.
       candidate_length: as in `scoring_rows`.
 
@@ -228,7 +225,6 @@ def class_word_rows(
     The word is predicted from the question's `[EOS]` on, where classification has its classes.
 
     Args:
-      layout: of the task.
       words: of each class.
       outcome_weight: loss weight of the word.
       word_dropout: share of the text's words that training drops, see `text.rows.drop_words`.
@@ -266,7 +262,6 @@ def text_generation_rows(layout: RowLayout, *, loss_weight: float = 1.0) -> Make
     A text longer than T loses its end.
 
     Args:
-      layout: of the task.
       loss_weight: of every token, where longer texts of other tasks would drown these.
 
     Raises:

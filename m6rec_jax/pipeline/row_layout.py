@@ -33,7 +33,8 @@ from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.source import numpy_map, python_value
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row, Text
+from m6rec_jax.text.layout import Row, pad_batch
+from m6rec_jax.text.rows import Text
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
@@ -175,7 +176,7 @@ def _map_rows(
             made = make(example)
         several = made if isinstance(made, list) else [made]
         lengths = {name: max(len(row[name]) for row in several) for name in TASK_FEATURES}
-        return list(rows.pad_batch(several, lengths).values())
+        return list(pad_batch(several, lengths).values())
 
     def tf_row(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
         values = [seed, *(example[name] for name in columns)]

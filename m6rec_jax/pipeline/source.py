@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.views import INFO
 from m6rec_jax.errors import DataError
-from m6rec_jax.text import rows
+from m6rec_jax.text.layout import FEATURES
 
 with contextlib.suppress(RuntimeError):  # a program has used them already
     # Devices are JAX's: tensorflow would take a GPU's memory, to read data.
@@ -42,7 +42,7 @@ def numpy_map(
 
     Not stateful, so that tf.data can save its iterators.
     """
-    types = [tf.as_dtype(rows.FEATURES[name].dtype) for name in shapes]
+    types = [tf.as_dtype(FEATURES[name].dtype) for name in shapes]
     made = tf.numpy_function(function, values, types, stateful=False)
     return {
         name: tf.ensure_shape(tensor, shape)

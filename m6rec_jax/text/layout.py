@@ -65,9 +65,7 @@ FEATURES: Mapping[str, Feature] = {
 
 
 def source_layout(
-    special_ids: SpecialIds,
-    segments: Sequence[np.ndarray],
-    source_length: int,
+    special_ids: SpecialIds, segments: Sequence[np.ndarray], source_length: int
 ) -> Row:
     """Lays out the encoder's side: [BOS'] profile | behaviour | ... | context | [EOS'].
 
@@ -75,7 +73,6 @@ def source_layout(
     token get no block, but an empty profile leaves [BOS'] alone in block 1.
 
     Args:
-      special_ids: see the module.
       segments: ids of profile, behaviours (oldest first), context; may be empty.
       source_length: the most tokens the row may have, at least 3.
 
@@ -144,15 +141,9 @@ def pad_batch(
     lengths: Mapping[str, int],
     batch_size: int | None = None,
 ) -> Row:
-    """Fills rows up to fixed lengths and stacks them.
+    """Fills rows up to the lengths of features and stacks them: each [batch, length].
 
-    Args:
-      rows: features of each row, each of rank 1.
-      lengths: the length of each feature to return.
-      batch_size: rows of padding are added up to this number; None adds none.
-
-    Returns:
-      The features of `lengths`, each [batch, length], in the types of `FEATURES`.
+    Rows of padding are added up to `batch_size`; None adds none.
     """
     size = len(rows) if batch_size is None else batch_size
     batch: Row = {}
@@ -212,14 +203,10 @@ def _common_limits(lengths: Sequence[int], budget: int) -> list[int]:
 
     Earlier segments get the tokens that an even division leaves over.
     """
-
-    def within(level: int) -> int:
-        return sum(min(length, level) for length in lengths)
-
-    level = bisect.bisect_right(range(max(lengths)), budget, key=within) - 1
-    spare = budget - within(level)
-    limits = []
-    for length in lengths:
-        limits.append(level + (length > level and spare > 0))
-        spare -= length > level
-    return limits
+    level = bisect.bisect_right(
+        range(max(lengths)), budget, key=lambda level: np.minimum(lengths, level).sum()
+    )
+    limits = np.minimum(lengths, level - 1)
+    longer = np.flatnonzero(np.greater(lengths, level - 1))
+    limits[longer[: budget - limits.sum()]] += 1
+    return limits.tolist()

@@ -17,7 +17,7 @@ import numpy as np
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import Vocabulary
 
 
@@ -29,9 +29,6 @@ class Contrast:
     asked at once, by the tokens in which they first differ: what they share before that is read,
     and what is left of them follows from it. The score is the difference of these tokens' log
     probabilities, in nats.
-
-    Attributes:
-      positive, negative: the outcomes.
     """
 
     positive: str
@@ -83,15 +80,8 @@ class Contrast:
     ) -> Row:
         """Packs candidates into one decoder row, each to be judged where its block ends.
 
-        Args:
-          vocab: the vocabulary.
-          texts: of the candidates.
-          target_length: the most tokens the row may have.
-          labels, item_ids, candidate_length: as in `rows.packed_candidates`.
-
-        Returns:
-          What `rows.packed_candidates` returns. Where a block ends the weight is 1, the target the
-          first outcome's token and `decoder_contrast_tokens` the second's; elsewhere both are 0.
+        As `rows.packed_candidates`. Where a block ends the weight is 1, the target the first
+        outcome's token and `decoder_contrast_tokens` the second's; elsewhere both are 0.
 
         Raises:
           DataError: no texts, or one without words.
@@ -133,11 +123,8 @@ def with_outcomes(
     A candidate too long for its share of the row is cut, never its outcome.
 
     Args:
-      vocab: the vocabulary.
-      candidates: texts.
       outcomes: words for each; a candidate whose outcome is empty is left out. Where all are, the
         candidates stand there by themselves.
-      target_length: most tokens of the row.
       outcome_weight: loss weight of the outcome's words.
 
     Returns:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -34,25 +35,22 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def composed_vectors(pieces: Sequence[str], width: int, seed: int = 0) -> np.ndarray:
-    """Vectors of pieces, each with a mean square of about one: float32 `[pieces, width]`.
-
-    Args:
-      pieces: as the vocabulary writes them ("▁" for a space).
-      width: of the vectors.
-      seed: of all random vectors; the same words have the same vector in any vocabulary.
+    """Vectors of pieces ("▁" for a space), each with a mean square of about one: float32
+    `[pieces, width]`. With one seed the same words have the same vector in any vocabulary.
     """
     texts = [piece.replace("▁", " ") for piece in pieces]
     clauses = [_NUMBER.sub("#", text) for text in texts]
     numbers = [[_value(n) for n in _NUMBER.findall(text)] for text in texts]
     # Numbers are compared within their clause and place alone: percent with percent.
-    seen: dict[tuple[str, int], list[float]] = {}
+    seen: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     for clause, values in zip(clauses, numbers, strict=True):
         for place, value in enumerate(values):
-            seen.setdefault((clause, place), []).append(value)
+            seen[clause, place].append(value)
     scales = {key: (float(np.mean(values)), float(np.std(values))) for key, values in seen.items()}
     found = np.zeros((len(texts), width))
     for row, (text, clause, values) in enumerate(zip(texts, clauses, numbers, strict=True)):
-        parts = [_random(word.lower(), width, seed) for word in _words(clause)]
+        words = [word.lower() for word in _PARTS.findall(clause) if word != "#"]
+        parts = [_random(word, width, seed) for word in words]
         for place, value in enumerate(values):
             mean, deviation = scales[clause, place]
             if deviation:
@@ -64,10 +62,6 @@ def composed_vectors(pieces: Sequence[str], width: int, seed: int = 0) -> np.nda
             parts = [_random(text, width, seed)]
         found[row] = np.sum(parts, axis=0) / np.sqrt(len(parts))
     return found.astype(np.float32)
-
-
-def _words(clause: str) -> list[str]:
-    return [part for part in _PARTS.findall(clause) if part != "#"]
 
 
 def _value(number: str) -> float:
@@ -137,10 +131,7 @@ def count_neighbours(
 def neighbour_vectors(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarray:
     """Vectors whose dot products say how much more often than by chance pieces are neighbours.
 
-    Args:
-      counts: of `count_neighbours`.
-      width: of the vectors.
-      seed: of the SVD's start and of the rotation that spreads what is found over all dimensions.
+    `seed` is of the SVD's start and of the rotation that spreads the vectors over all dimensions.
 
     Returns:
       float32 `[pieces, width]`; the mean square is one over the pieces that have neighbours. Zero

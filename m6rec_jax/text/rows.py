@@ -13,39 +13,15 @@ import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import layout
-from m6rec_jax.text.infilling import text_infilling_row
-from m6rec_jax.text.layout import FEATURES, Row, pad_batch
+from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 # A text, or its token ids, int32 `[n]`, where a seqio task has tokenised it.
 Text = str | np.ndarray
 
-__all__ = [
-    "FEATURES",
-    "Row",
-    "Text",
-    "drop_words",
-    "generation_row",
-    "packed_candidates",
-    "pad_batch",
-    "source_row",
-    "text_infilling_row",
-    "without_end",
-]
 
-
-def source_row(
-    vocab: Vocabulary,
-    segments: Sequence[Text],
-    source_length: int,
-) -> Row:
-    """Tokenises and lays out the encoder's side; see `layout.source_layout`.
-
-    Args:
-      vocab: the vocabulary.
-      segments: profile, behaviours (oldest first), context; what `history_segments` returns.
-      source_length: as there.
-    """
+def source_row(vocab: Vocabulary, segments: Sequence[Text], source_length: int) -> Row:
+    """Tokenises and lays out the encoder's side; see `layout.source_layout`."""
     tokens = [_ids(vocab, segment) for segment in segments]
     return layout.source_layout(vocab.special_ids, tokens, source_length)
 
@@ -109,12 +85,10 @@ def packed_candidates(
     A candidate longer than its share of the row loses its end, never its [EOS].
 
     Args:
-      vocab: the vocabulary.
-      candidates: their texts.
       target_length: the most tokens the row may have.
-      labels: class of each candidate; -1 or None where there is none.
-      item_ids: row of each candidate in the items table; -1 or None where there is none.
-      item_log_frequency: log of each candidate's share of the events; None where none is needed.
+      labels: class of each candidate, -1: none.
+      item_ids: row of each candidate in the items table, -1: none.
+      item_log_frequency: log of each candidate's share of the events.
       candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
         share, target_length // len(candidates). Name it where a long text must be cut alike
         whatever stands beside it (`rows_of_texts`).
@@ -171,8 +145,6 @@ def generation_row(
     long for the row is cut; the model is then not trained to predict [EOS] there.
 
     Args:
-      vocab: the vocabulary.
-      source_segments: as for `source_row`; may be empty.
       target_text: what to generate after the prefix; token ids may be none, an empty answer.
       source_length, target_length: the most tokens of source and target, at least 3.
       prefix: has loss weight 0; may be empty.

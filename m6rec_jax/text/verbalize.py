@@ -122,14 +122,10 @@ def percentile(rank: float) -> str:
     10, 25 and 50 percent. Raises DataError outside [0, 1].
     """
     _check_share(rank)
-    for share in _TOP_SHARES:
-        # Tolerance: 1 - 0.05 is 0.95 on paper, 0.9500000000000001 for some sums of floats.
-        if 1 - rank <= share + 1e-9:
-            return f"among the top {percent(share)}%"
-    for share in _TOP_SHARES:
-        if rank <= share + 1e-9:
-            return f"among the bottom {percent(share)}%"
-    raise AssertionError("every rank is in the upper or the lower half")
+    # Tolerance: 1 - 0.05 is 0.95 on paper, 0.9500000000000001 for some sums of floats.
+    is_top = 1 - rank <= 0.5 + 1e-9
+    share = next(s for s in _TOP_SHARES if (1 - rank if is_top else rank) <= s + 1e-9)
+    return f"among the {'top' if is_top else 'bottom'} {percent(share)}%"
 
 
 def _check_share(share: float) -> None:

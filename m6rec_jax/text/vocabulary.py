@@ -22,7 +22,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,7 @@ class Vocabulary:
         every id means the same.
     """
 
-    def __init__(
-        self,
-        model_file: str | os.PathLike[str],
-        num_sentinels: int = 100,
-    ) -> None:
+    def __init__(self, model_file: str | os.PathLike[str], num_sentinels: int = 100) -> None:
         """Loads a model.
 
         Args:
@@ -82,20 +78,14 @@ class Vocabulary:
         """
         self.model_file = str(Path(model_file).resolve())
         self.pad_id, self.eos_id, self.unk_id, self.bos_id = PAD_ID, EOS_ID, UNK_ID, PAD_ID
-        self._num_sentinels = num_sentinels
         if num_sentinels < 0:
             raise ConfigError(f"num_sentinels must be at least 0, got {num_sentinels}")
         proto, content = _read_model(self.model_file)
         self.num_pieces = len(proto.pieces)
-        self.sentinel_ids, first_free = self._lay_out_sentinels(proto)
+        self.sentinel_ids, first_free = self._lay_out_sentinels(proto, num_sentinels)
         control_ids = range(first_free, first_free + len(_CONTROL_NAMES))
-        (
-            self.source_bos_id,
-            self.source_eos_id,
-            self.user_id,
-            self.system_id,
-            self.blank_id,
-        ) = control_ids
+        self.source_bos_id, self.source_eos_id, self.user_id = control_ids[:3]
+        self.system_id, self.blank_id = control_ids[3:]
         self.size = -(-control_ids.stop // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         self.special_ids = (self.source_bos_id, self.source_eos_id, self.bos_id, self.eos_id)
         layout = [self.size, *self.special_ids, *control_ids, *self.sentinel_ids]
@@ -130,9 +120,9 @@ class Vocabulary:
         By the model file's scores: the log probabilities of a unigram model, the order of merges of
         a BPE model.
         """
-        ids = np.array([i for i in self.text_ids.tolist() if not self._processor.is_byte(i)], int)
-        scores = np.array([self._processor.get_score(i) for i in ids.tolist()])
-        return ids[np.argsort(-scores, kind="stable")][:most].astype(np.int32)
+        ids = [id_ for id_ in self.text_ids.tolist() if not self._processor.is_byte(id_)]
+        ids.sort(key=self._processor.get_score, reverse=True)
+        return np.array(ids[:most], np.int32)
 
     def encode(self, text: str) -> list[int]:
         """Encodes any text; see `encode_array`."""
@@ -146,11 +136,7 @@ class Vocabulary:
         U+FFFD too) counts as one space. What no piece covers becomes bytes if the model has them,
         else the unknown id.
 
-        Args:
-          text: any string.
-
-        Returns:
-          A read-only array (it is shared with the cache).
+        The array is read-only: it is shared with the cache.
         """
         # Long texts do not come again, and would fill the memory.
         plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
@@ -205,32 +191,26 @@ class Vocabulary:
             return f"<spare_{id_}>"
         return self._processor.id_to_piece(id_)
 
-    def _lay_out_sentinels(self, proto: Any) -> tuple[tuple[int, ...], int]:
+    def _lay_out_sentinels(self, proto: Any, number: int) -> tuple[tuple[int, ...], int]:
         """Returns the sentinels' ids and the first id that is still free."""
-        built_in = {}
-        for id_, piece in enumerate(proto.pieces):
-            if match := BUILT_IN_SENTINEL.fullmatch(piece.piece):
-                built_in[int(match[1])] = id_
+        matches = [BUILT_IN_SENTINEL.fullmatch(piece.piece) for piece in proto.pieces]
+        built_in = {int(match[1]): id_ for id_, match in enumerate(matches) if match}
         if not built_in:
-            end = self.num_pieces + self._num_sentinels
-            return tuple(range(end - 1, self.num_pieces - 1, -1)), end
-        missing = [k for k in range(self._num_sentinels) if k not in built_in]
-        if missing:
+            end = self.num_pieces + number
+            return tuple(range(self.num_pieces, end))[::-1], end
+        if missing := [k for k in range(number) if k not in built_in]:
             raise ConfigError(
                 f"{self.model_file} brings its own sentinels but no <extra_id_{missing[0]}>; "
                 f"ask for at most {missing[0]} sentinels"
             )
-        return tuple(built_in[k] for k in range(self._num_sentinels)), self.num_pieces
+        return tuple(built_in[k] for k in range(number)), self.num_pieces
 
     def _encode_new(self, text: str) -> np.ndarray:
-        return self._guarded(self._processor.encode(_LONE_SURROGATE.sub("\ufffd", text)))
-
-    def _guarded(self, ids: Sequence[int]) -> np.ndarray:
-        # SentencePiece 0.2 gives none of these for any type of model. The promise is ours, though,
+        ids = self._processor.encode(_LONE_SURROGATE.sub("\ufffd", text))
+        # SentencePiece 0.2 gives no control id for any type of model. The promise is ours, though,
         # so it does not hang on another library's version.
-        if not self._control_pieces.isdisjoint(ids):
-            ids = [self.unk_id if id_ in self._control_pieces else id_ for id_ in ids]
-        array = np.array(ids, np.int32)
+        kept = [self.unk_id if id_ in self._control_pieces else id_ for id_ in ids]
+        array = np.array(kept, np.int32)
         array.flags.writeable = False
         return array
 
@@ -265,10 +245,8 @@ def _neutralise(proto: Any) -> frozenset[int]:
     SentencePiece never matches CONTROL pieces in text but prefers USER_DEFINED ones to any other
     cut, so those (and sentinels of whatever type) become CONTROL.
     """
-    special = set()
-    for id_, piece in enumerate(proto.pieces):
+    for piece in proto.pieces:
         if piece.type == _Piece.USER_DEFINED or BUILT_IN_SENTINEL.fullmatch(piece.piece):
             piece.type = _Piece.CONTROL
-        if piece.type in (_Piece.CONTROL, _Piece.UNUSED):
-            special.add(id_)
-    return frozenset(special)
+    special = (_Piece.CONTROL, _Piece.UNUSED)
+    return frozenset(id_ for id_, piece in enumerate(proto.pieces) if piece.type in special)

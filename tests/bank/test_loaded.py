@@ -24,6 +24,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves
 from m6rec_jax.text import rows
+from m6rec_jax.text.layout import pad_batch
 from tests.bank.conftest import OPTIONS, ROOM, Alone, Backbone, make_prompts, save_backbone
 from tests.pipeline import shop_rows
 
@@ -82,7 +83,7 @@ def test_one_batch_of_all_tasks_is_each_alone(
     ]
     lengths = {"encoder_input_tokens": 48, "encoder_block_ids": 48, "task_ids": 1, "retrieval": 1}
     lengths |= {"decoder_input_tokens": 24, "decoder_block_ids": 24}
-    features = rows.pad_batch(made, lengths)
+    features = pad_batch(made, lengths)
     forward = jax.jit(read_off, static_argnums=0)
     mixed = forward(bank.model, bank.variables, features)
     for row, name in enumerate(names):

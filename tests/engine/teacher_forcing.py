@@ -11,6 +11,7 @@ import scipy.special
 
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text import rows
+from m6rec_jax.text.layout import pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Tiny = tuple[M6Rec, Any, Vocabulary]
@@ -21,7 +22,7 @@ def batch_of_one(row: Mapping[str, Any], source: int, target: int) -> dict[str, 
     row = {"task_ids": np.array([0])} | dict(row)
     row = {name: x for name, x in row.items() if not name.startswith("num_")}
     sizes = {"encoder": source, "decoder": target}
-    return dict(rows.pad_batch([row], {name: sizes.get(name[:7], 1) for name in row}))
+    return dict(pad_batch([row], {name: sizes.get(name[:7], 1) for name in row}))
 
 
 def _forward(model: M6Rec, variables: Any, features: Any) -> Any:

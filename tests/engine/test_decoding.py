@@ -18,6 +18,7 @@ from m6rec_jax.engine.decoding.slots import Slots, Step, advance, model_step
 from m6rec_jax.engine.decoding.token_trie import build_trie
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
+from m6rec_jax.text.layout import pad_batch
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.tiny_model import livelier, make_model
 from tests.engine.toy_language import (
@@ -193,7 +194,7 @@ def setup(request: Any, shop_vocabulary: Any) -> Any:
     """(model, variables, encoded histories, constraint)"""
     model, variables = make_model(shop_vocabulary, **request.param)
     made = [rows.source_row(shop_vocabulary, history, 96) for history in HISTORIES]
-    batch = rows.pad_batch(made, {"encoder_input_tokens": 96, "encoder_block_ids": 96})
+    batch = pad_batch(made, {"encoder_input_tokens": 96, "encoder_block_ids": 96})
     variables = livelier(variables)
     encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
         variables, batch["encoder_input_tokens"], batch["encoder_block_ids"], TASKS

@@ -6,17 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.layout import fit_to_budget
+from m6rec_jax.text.infilling import text_infilling_row
+from m6rec_jax.text.layout import FEATURES, Row, fit_to_budget, pad_batch
 from m6rec_jax.text.rows import (
-    FEATURES,
-    Row,
     drop_words,
     generation_row,
     packed_candidates,
-    pad_batch,
     rows_of_texts,
     source_row,
-    text_infilling_row,
 )
 from m6rec_jax.text.vocabulary import Vocabulary
 

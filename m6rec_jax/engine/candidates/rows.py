@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import Vocabulary
 
 

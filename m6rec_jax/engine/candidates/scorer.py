@@ -18,8 +18,7 @@ from m6rec_jax.engine.segments.cache import gathered_ends
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings, check_number
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.layout import Row, pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -332,7 +331,7 @@ class CandidateScorer(Engine):
         names = dict.fromkeys(self.decoder_features, length)
         nothing: Row = {name: np.zeros(0, np.int32) for name in names}
         filled = [row for own in targets for row in (*own, *[nothing] * (num_rows - len(own)))]
-        batch = rows.pad_batch(filled, names, size * num_rows)
+        batch = pad_batch(filled, names, size * num_rows)
         if self._segments is None:
             return batch
         present = [(k, row) for k, row in enumerate(filled) if row is not nothing]

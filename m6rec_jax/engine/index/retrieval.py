@@ -23,7 +23,7 @@ from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.text import rows
+from m6rec_jax.text.layout import pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -103,7 +103,7 @@ class Retriever(Engine):
         def started() -> Iterator[Array]:
             for length, size, members in batches:
                 names = {"decoder_input_tokens": length, "decoder_block_ids": length}
-                batch = rows.pad_batch([item_rows[i] for i in members], names, size)
+                batch = pad_batch([item_rows[i] for i in members], names, size)
                 batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
                 yield self._items(self.variables, self._runtime.place_shared(batch))
 

@@ -29,7 +29,7 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.attention import KeyValue
 from m6rec_jax.model.tuning import METHODS
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.layout import Row
 
 Array = jax.Array
 Variables = Mapping[str, Any]
