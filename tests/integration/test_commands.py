@@ -77,11 +77,8 @@ def ran(folder: Path) -> dict[str, Finished]:
 
 
 def test_commands_say_nothing_that_is_not_about_the_users_work(shop_run: Path) -> None:
-    """Notes of tensorflow, absl and grpc, but for two lines of native libraries at each start."""
     of_others = re.compile(r"absl|oneDNN|cuda|grpc|tensorflow|^[IWE]\d{4} ", re.I | re.M)
     at_start = re.compile(r"^(WARNING: All log messages|I\d{4} .*cudart_stub).*\n", re.M)
-        r"^(WARNING: All log messages before absl|I\d{4} .*cudart_stub).*\n", re.M
-    )
     for name in ("prepare", "train"):
         text = at_start.sub("", (shop_run / f"{name}.stderr").read_text())
         assert not of_others.search(text), text
