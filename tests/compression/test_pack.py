@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.config_file import CONFIG_FILE
+from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.programs.packed_file import (
     float_variables,
@@ -26,6 +27,7 @@ from m6rec_jax.engine.programs.packed_file import (
     read_packed,
     write_packed,
 )
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.export.edge_bench import COLUMNS
 from m6rec_jax.model.quantization import SCALE
@@ -91,7 +93,8 @@ def test_answers_are_those_of_the_dequantised_model(
     assert sum(leaf.size for leaf in weights) > 0.9 * sum(
         leaf.size for name, leaf in flat.items() if name.startswith("params")
     )
-    floats = dataclasses.replace(floats, variables=nested(before))
+    backbone = Backbone(floats.model, nested(before)["params"], Runtime(), 48, 24)
+    floats = dataclasses.replace(floats, variables=nested(before), backbone=backbone)
     # Exports in 8 bits have the same bytes: they are found again in the floats.
     again = flatten(quantized_variables(float_variables(packed.variables)))
     for name in before:

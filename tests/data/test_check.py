@@ -138,7 +138,6 @@ def test_splits_of_ones_own_are_read(tmp_path):
         ("schema", "", "splits.small"): (1, []),
         ("schema", "", "splits.mine"): (1, []),
     }
-    assert "n must be a whole number, not 'many'" in report.problems[0].example
 
 
 @pytest.mark.parametrize(
