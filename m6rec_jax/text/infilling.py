@@ -40,11 +40,8 @@ def text_infilling_row(
     taken, of several whole oldest behaviours are dropped (`fit_to_budget`). A span may reach over
     the end of a segment; the sentinel stands where it begins.
 
-    Args:
-      vocab: the vocabulary; its number of sentinels bounds the number of spans.
-      segments: the token ids of each.
-      source_length, target_length: the most tokens, at least 3 and 4.
-      rng: where the spans come from.
+    The vocabulary's sentinels bound the number of spans; source and target have at least 3 and 4
+    tokens.
 
     Returns:
       The features of `source_row` (num_dropped counts segments) and of `packed_candidates`.
@@ -81,10 +78,8 @@ def text_infilling_row(
     left = ~masked | starts
     # What is left of each segment; one that a span swallowed is empty and gets no block.
     bounds = np.cumsum([len(segment) for segment in kept])[:-1]
-    blocks = [
-        part[keep]
-        for part, keep in zip(np.split(source, bounds), np.split(left, bounds), strict=True)
-    ]
+    split = zip(np.split(source, bounds), np.split(left, bounds), strict=True)
+    blocks = [tokens[keep] for tokens, keep in split]
     target = np.insert(text[masked], np.flatnonzero(starts[masked]), sentinels)
     row = encoder_features(vocab.special_ids, blocks)
     row |= decoder_features(vocab.special_ids, [target])[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -49,10 +50,7 @@ class PhraseCuts:
     """
 
     def __init__(self, keep_apart: Sequence[str] = (), *, words: bool) -> None:
-        """Args:
-        keep_apart: words or phrases that are always cut out.
-        words: cut phrases further, into words.
-        """
+        """`keep_apart` are always cut out; `words`: phrases are cut further, into words."""
         self.counts: collections.Counter[str] = collections.Counter()
         self.num_texts = self.num_empty = self.num_sanitised = 0
         self.num_long = self.num_forgotten = 0
@@ -65,7 +63,7 @@ class PhraseCuts:
             remove_extra_whitespaces=True,
         )
         apart = {" ".join(self._normalizer.normalize(phrase).split()) for phrase in keep_apart}
-        longest_first = sorted(filter(None, apart), key=lambda phrase: (-len(phrase), phrase))
+        longest_first = sorted(filter(None, apart), key=len, reverse=True)
         alone = [f" {re.escape(phrase)}(?!\\w)" for phrase in longest_first]
         # "(?!)" matches nothing.
         self._alone = re.compile(f"({'|'.join(alone) or '(?!)'})")
@@ -80,12 +78,8 @@ class PhraseCuts:
         cuts, replaced = self._cuts_of(text) if words else self._cuts(text)
         self.num_sanitised += replaced
         self.num_empty += not cuts
-        for cut in cuts:
-            if words:
-                for word in words_of(cut):
-                    self._count(word)
-            else:
-                self._count(cut)
+        for cut in itertools.chain.from_iterable(map(words_of, cuts)) if words else cuts:
+            self._count(cut)
         if len(self.counts) > _MAX_CUTS:
             before = len(self.counts)
             keep_most_common(self.counts, _MAX_CUTS // 2)

@@ -21,8 +21,6 @@ from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Event, Item, User, Value
 from m6rec_jax.text.writing_templates import WritingTemplate, parse_writing
 
-__all__ = ["CONTEXT_FIELDS", "EVENT_FIELDS", "DatasetTemplate", "Outcome", "Template"]
-
 EVENT_FIELDS = ("outcome", "ago")
 CONTEXT_FIELDS = ("date", "weekday", "month", "year", "part_of_day")
 
@@ -263,7 +261,6 @@ class DatasetTemplate:
         there, perhaps empty: the length budget knows them by their position.
 
         Args:
-          user: whose past.
           events: oldest first, none after `now`.
           items: by id, at least those of the events.
           now: the moment of the request, unix seconds; None where it is not known.
@@ -272,24 +269,21 @@ class DatasetTemplate:
         Raises:
           DataError: also for events out of order, or an unknown item id.
         """
-        segments = [self.profile(user, statistics)]
-        previous = -math.inf
-        for event in events:
-            if event.time < previous:
+        for event, after in itertools.pairwise(events):
+            if after.time < event.time:
                 raise DataError(
                     f"the events of user '{user.id}' are not sorted by time: "
-                    f"{event.time} comes after {previous}"
+                    f"{after.time} comes after {event.time}"
                 )
-            previous = event.time
-            item = items.get(event.item_id)
-            if item is None:
+        for event in events:
+            if event.item_id not in items:
                 raise DataError(
                     f"an event of user '{user.id}' names item '{event.item_id}', which the items "
                     "table does not have"
                 )
-            segments.append(self.event(event, item, now))
-        profile, *behaviours = segments
-        return [profile, *filter(None, behaviours), self.context(now, statistics)]
+        behaviours = [self.event(event, items[event.item_id], now) for event in events]
+        profile, context = self.profile(user, statistics), self.context(now, statistics)
+        return [profile, *filter(None, behaviours), context]
 
 
 def _render(template: Template, values: Mapping[str, Value], kind: str, key: object) -> str:

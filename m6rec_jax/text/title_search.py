@@ -49,11 +49,9 @@ class TitleSearch:
         popularity: Sequence[float] | None = None,
     ) -> None:
         dated = [_dated(title) for title in titles]
-        self._years = np.array(
-            [year or 0 for year in years] if years else [year or 0 for _, year in dated], np.int64
-        )
+        self._years = np.array([year or 0 for year in years or [y for _, y in dated]], np.int64)
         self._popularity = np.zeros(len(titles)) if popularity is None else np.asarray(popularity)
-        texts: list[str] = []
+        self._texts: list[str] = []
         owners: list[int] = []
         vocabulary: dict[str, int] = {}
         words: list[int] = []
@@ -63,12 +61,12 @@ class TitleSearch:
             whole = _plain(title)
             parts = map(_plain, _PARTS.split(title))
             every = list(dict.fromkeys([whole, *(part for part in parts if part)]))
-            texts += every
+            self._texts += every
             owners += [place] * len(every)
             self._starts[place] = len(words)
             words += [vocabulary.setdefault(word, len(vocabulary)) for word in whole.split(" ")]
             self._numbers.append(_numbers(whole))
-        self._texts, self._owners = texts, np.array(owners, np.int64)
+        self._owners = np.array(owners, np.int64)
         self._vocabulary, self._words = list(vocabulary), np.array(words, np.int64)
 
     def find(self, query: str, k: int = 10, at_least: float = _LEAST) -> list[int]:
@@ -94,15 +92,11 @@ class TitleSearch:
     def _likeness(self, query: str) -> np.ndarray:
         """How like all titles are to a plain text, float64 `[titles]`."""
         found = np.zeros(len(self._numbers))
-        alike = process.cdist([query], self._texts, scorer=fuzz.ratio, score_cutoff=100 * _LEAST)[0]
-        np.maximum.at(found, self._owners, alike / 100)
+        np.maximum.at(found, self._owners, _ratios(query, self._texts, _LEAST))
         words = query.split(" ")
         covered = np.zeros(len(found))
         for word in words:
-            ratios = process.cdist(
-                [word], self._vocabulary, scorer=fuzz.ratio, score_cutoff=100 * _SAME_WORD
-            )
-            same = ratios[0] / 100
+            same = _ratios(word, self._vocabulary, _SAME_WORD)
             if word is words[-1]:
                 begun = [_BEGINNING * one.startswith(word) for one in self._vocabulary]
                 same = np.maximum(same, begun)
@@ -112,6 +106,11 @@ class TitleSearch:
             others = [not numbers <= of_title for of_title in self._numbers]
             found[others] *= _OTHER_NUMBER
         return found
+
+
+def _ratios(text: str, others: Sequence[str], at_least: float) -> np.ndarray:
+    """How like others a text is, `[others]`; 0 below a threshold."""
+    return process.cdist([text], others, scorer=fuzz.ratio, score_cutoff=100 * at_least)[0] / 100
 
 
 def _dated(title: str) -> tuple[str, int | None]:

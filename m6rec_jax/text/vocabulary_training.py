@@ -74,8 +74,6 @@ class TrainedVocabulary:
       num_pieces: in the file, byte and control pieces included; at most the size asked for.
       num_texts, num_empty_texts: texts read, and those without anything to learn from.
       num_sanitised_texts, num_long_cuts, num_forgotten: see `PhraseCuts`.
-      options: the options trained with.
-      sentencepiece_version: the library that trained it.
     """
 
     model_file: str
@@ -110,8 +108,8 @@ def train_vocabulary(
       texts: the text to learn from, in the proportions in which the model will see it. Read once.
         Leave out items that the model is to meet as new ones: a piece of its own that training
         never shows has an embedding that means nothing.
-      output: where the model goes, by custom ending in ".model". Another one that is there is not
-        overwritten: what was trained with it fits no other.
+      output: where the model goes. Another one that is there is not overwritten: what was trained
+        with it fits no other.
       size: pieces in the file, byte pieces included; fewer come out when the text has no more.
         With the control tokens, the default fits the 8,192 rows of `gin_configs/models/mini.gin`.
       prose: more text, read after `texts`; its words become pieces, but no phrases of several, of
@@ -119,7 +117,6 @@ def train_vocabulary(
       split_by_whitespace: False lets phrases such as titles become single pieces; True only words.
       keep_apart: words or phrases that never share a piece with their neighbours. Name a template's
         outcome words here, or they grow onto titles ("liked Fargo (1996)" as one piece).
-      progress: whether to show a bar over the parts of the work that follow reading.
 
     Raises:
       ConfigError: an option out of range, or a size too small for the characters of the text.
@@ -145,25 +142,23 @@ def train_vocabulary(
     bar = progress_bar(total=3, desc="parts of words", unit=" parts", disable=not progress)
     spelling_size = _NUM_RESERVED + len(set().union(*words))
     spelling_size += int(_SPELLING_SHARE * max(0, size - spelling_size))
-    seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length)
+    seeds = _seed_pieces({}, distinct, max_piece_length)
     spelling = _train(distinct, seeds, min(size, spelling_size), max_piece_length)
     bar.update()
     bar.set_description("phrases")
     num_parts = sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
     size_left = size - int(num_parts * (1 - _EXPECTED_OVERLAP))
-    phrases = collections.Counter[str]()
-    if not split_by_whitespace:
-        phrases = _phrases(cuts.counts, max_piece_length)
+    phrases = {} if split_by_whitespace else _phrases(cuts.counts, max_piece_length)
     seeds = _seed_pieces(phrases, words, max_piece_length)
     bar.update()
     model = _train(cuts.counts, seeds, size_left, max_piece_length)
     bar.update()
     bar.close()
     _mix(model, spelling, size)
-    # Spelled so in some text, it would be taken for a sentinel that the file brings.
-    ordinary = [piece for piece in model.pieces if not BUILT_IN_SENTINEL.fullmatch(piece.piece)]
-    del model.pieces[:]
-    model.pieces.extend(ordinary)
+    for place in reversed(range(len(model.pieces))):
+        # Spelled so in some text, it would be taken for a sentinel that the file brings.
+        if BUILT_IN_SENTINEL.fullmatch(model.pieces[place].piece):
+            del model.pieces[place]
     content: bytes = model.SerializeToString(deterministic=True)
 
     output = Path(output)
@@ -205,34 +200,27 @@ def _phrases(counts: Mapping[str, int], max_length: int) -> collections.Counter[
     found: collections.Counter[str] = collections.Counter()
     ends = {cut: list(itertools.accumulate(map(len, words_of(cut)), initial=0)) for cut in counts}
     # The first words of runs that may still grow.
-    growing: dict[str, Sequence[int]] = {
-        cut: range(len(bounds) - 2) for cut, bounds in ends.items() if len(bounds) > 2
-    }
-    width = 2
-    while growing:
+    growing: dict[str, Iterable[int]] = {cut: range(len(ends[cut]) - 2) for cut in counts}
+    for width in itertools.count(2):
         runs: collections.Counter[str] = collections.Counter()
         for cut, firsts in growing.items():
-            bounds = ends[cut]
             for first in firsts:
-                if bounds[first + width] - bounds[first] <= max_length:
-                    runs[cut[bounds[first] : bounds[first + width]]] += counts[cut]
+                start, end = ends[cut][first], ends[cut][first + width]
+                if end - start <= max_length:
+                    runs[cut[start:end]] += counts[cut]
         often = {run: number for run, number in runs.items() if number >= _MIN_COUNT}
+        if not often:
+            break
         found.update(often)
-        survivors: dict[str, Sequence[int]] = {}
         for cut, firsts in growing.items():
             bounds = ends[cut]
-            live = {
-                first for first in firsts if cut[bounds[first] : bounds[first + width]] in often
-            }
-            if longer := [first for first in sorted(live) if first + 1 in live]:
-                survivors[cut] = longer
-        growing = survivors
-        width += 1
+            live = {n for n in firsts if cut[bounds[n] : bounds[n + width]] in often}
+            growing[cut] = {first for first in live if first + 1 in live}
     return found
 
 
 def _seed_pieces(
-    phrases: collections.Counter[str], words: Mapping[str, int], max_length: int
+    phrases: Mapping[str, int], words: Mapping[str, int], max_length: int
 ) -> list[tuple[str, int]]:
     """Proposes pieces: phrases of whole words, words, and parts of words.
 
@@ -246,15 +234,8 @@ def _seed_pieces(
                 seeds[part] += number
         if len(seeds) > _MAX_COUNTED:
             keep_most_common(seeds, _MAX_COUNTED // 2)
-    ranked = sorted(
-        (
-            (piece, number)
-            for piece, number in seeds.items()
-            if len(piece) > 1 and number >= _MIN_COUNT
-        ),
-        key=lambda seed: (-seed[1] * len(seed[0]), seed[0]),
-    )
-    return ranked[:_MAX_SEEDS]
+    often = [(s, number) for s, number in seeds.items() if len(s) > 1 and number >= _MIN_COUNT]
+    return sorted(often, key=lambda seed: (-seed[1] * len(seed[0]), seed[0]))[:_MAX_SEEDS]
 
 
 def _parts_of_word(word: str) -> Iterator[str]:
@@ -268,10 +249,7 @@ def _parts_of_word(word: str) -> Iterator[str]:
 
 
 def _train(
-    counts: Mapping[str, int],
-    seeds: Iterable[tuple[str, int]],
-    size: int,
-    max_piece_length: int,
+    counts: Mapping[str, int], seeds: Iterable[tuple[str, int]], size: int, max_piece_length: int
 ) -> _ModelProto:
     """Runs SentencePiece's EM on counted cuts."""
     # Sorted: the order of sentences decides how sums are rounded.
@@ -279,8 +257,8 @@ def _train(
     content = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         seed_file = Path(folder, "seeds.tsv")
-        lines = "".join(f"{piece.replace(' ', SPACE)}\t{number}\n" for piece, number in seeds)
-        seed_file.write_bytes(lines.encode())
+        lines = (f"{piece.replace(' ', SPACE)}\t{number}\n" for piece, number in seeds)
+        seed_file.write_text("".join(lines), "utf-8", newline="")
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=sentences,
@@ -320,8 +298,8 @@ def _train(
     # The finished model reads whole texts, and must not depend on a temporary path.
     model.normalizer_spec.add_dummy_prefix = True
     model.normalizer_spec.remove_extra_whitespaces = True
-    model.trainer_spec.ClearField("seed_sentencepieces_file")
-    model.trainer_spec.ClearField("input_format")
+    for field in ("seed_sentencepieces_file", "input_format"):
+        model.trainer_spec.ClearField(field)
     return model
 
 

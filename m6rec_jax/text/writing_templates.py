@@ -23,7 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -154,12 +154,12 @@ class WritingTemplate:
 
     def source(self, history: Sequence[str], item: Item | None) -> list[str]:
         """A history's segments and what the text is to be about; `item` None if none is known."""
-        about = self._render(self.about, item)
+        about = _rendered(self.about, item)
         return [*history, about] if about else list(history)
 
     def render_prefix(self, item: Item | None) -> str:
         """How the text begins; `item` as for `source`."""
-        return self._render(self.prefix, item)
+        return _rendered(self.prefix, item)
 
     @property
     def needs_item(self) -> bool:
@@ -191,20 +191,19 @@ class WritingTemplate:
                     found, named = shared, other
             if found:
                 values[f"{_SHARED}{column}"] = tuple(found)
-                values[f"{_SHARED}{column}{_IN}"] = self._render(self.liked, named)
+                values[f"{_SHARED}{column}{_IN}"] = _rendered(self.liked, named)
                 features += found
         if self.shared and not features:
             return None
-        text = _rendered(self.text, values, item).strip()
+        text = _rendered(self.text, item, values).strip()
         return Written(text, tuple(dict.fromkeys(features))) if text else None
 
     def liked_items(self, liked: Iterable[Item]) -> list[LikedItem]:
         """What `choices` reads of liked items, the latest first; `liked` is oldest first."""
-        found = [
+        return [
             LikedItem(other, {column: set(_values(other, column)) for column in self.shared})
             for other in liked
-        ]
-        return found[::-1]
+        ][::-1]
 
     def choices(
         self, item: Item, liked: Sequence[LikedItem], common: Mapping[str, frozenset[str]]
@@ -246,7 +245,7 @@ class WritingTemplate:
                 values = dict(item.attributes)
                 for _, some in way:
                     values |= some
-                texts.setdefault(_rendered(part, values, item).strip())
+                texts.setdefault(_rendered(part, item, values).strip())
             if part.may_be_empty:
                 texts.setdefault("")
             found.append(list(texts))
@@ -260,23 +259,18 @@ class WritingTemplate:
         column: str,
     ) -> Iterator[_Way]:
         """What may truly be said of a shared column: where it is so, its values and that item."""
-        own = [value for value in _values(item, column) if value not in common.get(column, ())]
-        places = {value: place for place, value in enumerate(own)}
+        values_here = dict.fromkeys(
+            v for v in _values(item, column) if v not in common.get(column, ())
+        )
         for place, (other, theirs) in enumerate(liked):
-            found = places.keys() & theirs[column]
-            if not found or not _differ(other, item):
+            shared = [value for value in values_here if value in theirs[column]]
+            if not shared or not _differ(other, item):
                 continue
-            shared = sorted(found, key=places.__getitem__)
-            name = self._render(self.liked, other)
+            name = _rendered(self.liked, other)
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):
                     told: dict[str, Value] = {f"{_SHARED}{column}": values}
                     yield place, told | {f"{_SHARED}{column}{_IN}": name}
-
-    def _render(self, template: Template, item: Item | None) -> str:
-        if item is None and template.fields:
-            raise DataError(f"'{template.name}' needs an item, and none is given")
-        return _rendered(template, {} if item is None else item.attributes, item)
 
 
 def _is_cited(way: Sequence[_Way], cited: Sequence[bool]) -> bool:
@@ -321,8 +315,15 @@ def _values(item: Item, column: str) -> tuple[str, ...]:
     return tuple(text for text in map(text_of, members) if text)
 
 
-def _rendered(template: Template, values: Mapping[str, Any], item: Item | None) -> str:
+def _rendered(
+    template: Template, item: Item | None, values: Mapping[str, Value] | None = None
+) -> str:
+    """The text about an item, of its attributes or of these values."""
+    if item is None:
+        if template.fields:
+            raise DataError(f"'{template.name}' needs an item, and none is given")
+        return template.render({})
     try:
-        return template.render(values)
+        return template.render(item.attributes if values is None else values)
     except DataError as error:
-        raise DataError(f"item '{item.id if item else ''}': {error}") from None
+        raise DataError(f"item '{item.id}': {error}") from None
