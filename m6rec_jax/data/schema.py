@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -314,8 +315,9 @@ def parsed(raw: Any, kind: type[_Spec], source: str) -> _Spec:
         if not path:
             raise DataError(f"{source}: {reason}") from error
         path = path.rstrip("`")
-        for key in path.removesuffix("[...]").split("."):
-            raw = raw[key]
+        # Members of a list have numbers; which key of an object "[...]" is, is not said.
+        for key in re.findall(r"\w+", path.partition("[...]")[0]):
+            raw = raw[int(key)] if isinstance(raw, list) else raw[key]
         given = f" ({short_text(raw)})" if reason.startswith("Expected") else ""
         raise DataError(f"{source}: {path!r}: {reason}{given}") from error
 

@@ -89,7 +89,7 @@ def test_labels_compare_with_the_threshold():
         ("statistics.by", ["tag"], ["names 'tag'", "(tags)", "did you mean 'tags'?"]),
         ("items.title", "tags", ["'items'", "names 'tags', not an item column of strings"]),
         ("users.title", "age", ["'users.title' is not a known key"]),
-        ("statistics.by", "tags", ["'statistics.by'", "`array`", "('tags')"]),
+        ("statistics.by", ["tags", 3], ["'statistics.by[1]'", "`str`", "(3)"]),
         ("template", "x", ["'template'", "`object`", "('x')"]),
     ],
 )

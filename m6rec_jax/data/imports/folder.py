@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from m6rec_jax.data.checks import REQUIRED, Check, Column, event_checks, id_checks, value_checks
-from m6rec_jax.data.columns import ID, TIME, VALUE, identifier, literal
+from m6rec_jax.data.columns import identifier, literal
 from m6rec_jax.data.draft import (
     NOT_USED,
     drafted_template,
@@ -32,7 +32,7 @@ from m6rec_jax.data.imports.records import (
 )
 from m6rec_jax.data.imports.sequences import read_sequences
 from m6rec_jax.data.schema import DatasetSpec, EventsSpec, ItemsSpec, LabelSpec, TableSpec
-from m6rec_jax.data.tables import Tables
+from m6rec_jax.data.tables import Tables, columns_of
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.io.closest import did_you_mean
@@ -121,23 +121,23 @@ def _write(
     given = {**items.columns, **(users.columns if users is not None else {})}
     if taken := given.keys() - {**item_columns, **user_columns}:
         notes.append(f"{NOT_USED}: {', '.join(sorted(taken))}")
-    _load_records(tables, "items", items, ITEM, item_columns)
-    slots = {column: f"c{place}" for place, column in enumerate(item_columns)}
+    of_items = _load_records(tables, "items", items, TableSpec(ITEM, item_columns))
     values = {
-        column: [value for (value,) in tables.rows(f"SELECT {slot} FROM items ORDER BY row")]
-        for column, slot in slots.items()
+        name: [value for (value,) in tables.rows(f"SELECT {slot} FROM items ORDER BY row")]
+        for slot, name, _ in of_items
     }
     texts = text_columns(item_columns, items.path, values)
-    text = slots[texts[0]]
+    (text,) = (slot for slot, name, _ in of_items if name == texts[0])
     silent = f"{text} IS NULL"
     if item_columns[texts[0]] == "string":
         silent = f"trim(coalesce({text}, ''), E' \\t') = ''"
     left.leave_out(f"items without {texts[0]!r}", "items", silent)
+    user_table = TableSpec(USER, user_columns, FILES["users"])
     if users is None:
-        tables.create("users", [Column("id", USER, ID)])
+        tables.create("users", columns_of(user_table))
     else:
-        _load_records(tables, "users", users, USER, user_columns)
-    columns = _load_events(tables, imported, left)
+        _load_records(tables, "users", users, user_table)
+    of_events = _load_events(tables, imported, left)
     ((lacking, first),) = tables.rows(
         "SELECT count(DISTINCT user), min_by(user, row) FROM events ANTI JOIN users ON id = user"
     )
@@ -152,16 +152,15 @@ def _write(
         FROM events ANTI JOIN users ON id = user GROUP BY user"""
     )
     threshold = None
-    if RATING in columns:
+    if RATING in imported.events.columns:
         counts = dict(tables.rows("SELECT value, count(*) FROM events GROUP BY value"))
         threshold, reason = positives(counts, at_least)
         notes.append(reason)
     elif at_least is not None:
         raise ConfigError(f"{imported.events.path} has no ratings that a threshold could divide")
-    _copy(tables, "items", {ITEM: "id", **slots}, folder)
-    user_slots = {column: f"c{place}" for place, column in enumerate(user_columns)}
-    _copy(tables, "users", {USER: "id", **user_slots}, folder)
-    _copy(tables, "events", columns, folder)
+    _copy(tables, "items", of_items, folder)
+    _copy(tables, "users", columns_of(user_table), folder)
+    _copy(tables, "events", of_events, folder)
     provenance = {
         "format": "m6rec data import",
         "files": [imported.events.path.name, items.path.name],
@@ -176,7 +175,7 @@ def _write(
     when = POSITION if imported.order else TIMESTAMP
     spec = DatasetSpec(
         name=name or imported.name,
-        users=TableSpec(USER, user_columns, FILES["users"]),
+        users=user_table,
         items=ItemsSpec(ITEM, item_columns, FILES["items"], title_column(texts, values)),
         events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
         label=LabelSpec(threshold),
@@ -187,25 +186,22 @@ def _write(
 
 
 def _load_records(
-    tables: Tables, table: str, imported: ImportedTable, id_: str, kinds: Mapping[str, str]
-) -> None:
+    tables: Tables, table: str, imported: ImportedTable, spec: TableSpec
+) -> list[Column]:
     """Reads users or items, each of which must be there once."""
-    columns = [Column("id", id_, ID)]
-    columns += [Column(f"c{place}", *kind) for place, kind in enumerate(kinds.items())]
-    checks = [*value_checks(columns), *id_checks(table, id_)]
-    _load(tables, table, imported, columns, checks)
+    columns = columns_of(spec)
+    _load(tables, table, imported, columns, [*value_checks(columns), *id_checks(table, spec.id)])
     if not tables.num_rows[table]:
         raise DataError(f"{imported.path} has no rows")
+    return columns
 
 
-def _load_events(tables: Tables, imported: Imported, left: _LeftOut) -> dict[str, str]:
-    """Reads the events of known items, each once; the names of their columns, and the slots."""
+def _load_events(tables: Tables, imported: Imported, left: _LeftOut) -> list[Column]:
+    """Reads the events of items of the table, each once."""
     events = imported.events
     when = POSITION if imported.order else TIMESTAMP
-    slots = {USER: ("user", ID), ITEM: ("item", ID), when: ("time", TIME)}
-    if RATING in events.columns:
-        slots[RATING] = ("value", VALUE)
-    columns = [Column(slot, name, kind) for name, (slot, kind) in slots.items()]
+    value = RATING if RATING in events.columns else None
+    columns = columns_of(EventsSpec(USER, ITEM, when, value))
     checks = [one for one in value_checks(columns) if one.kind not in REQUIRED.values()]
     checks += imported.checks if imported.order else event_checks(columns, ())
     _load(tables, "events", events, columns, checks)
@@ -222,7 +218,7 @@ def _load_events(tables: Tables, imported: Imported, left: _LeftOut) -> dict[str
             f"{events.path} has no event with an item of {imported.items.path}: are ids written "
             "alike in both?"
         )
-    return {name: slot for slot, name, _ in columns}
+    return columns
 
 
 def _load(
@@ -251,9 +247,9 @@ def _load(
         raise DataError(f"{path}, line {number + 1}: {column}{reason}")
 
 
-def _copy(tables: Tables, table: str, columns: Mapping[str, str], folder: Path) -> None:
-    """Writes slots of a table as columns of some names."""
-    selected = ", ".join(f"{slot} AS {identifier(name)}" for name, slot in columns.items())
+def _copy(tables: Tables, table: str, columns: Sequence[Column], folder: Path) -> None:
+    """Writes the columns of a table."""
+    selected = ", ".join(f"{slot} AS {identifier(name)}" for slot, name, _ in columns)
     order = "row, time" if table == "events" else "row"
     to = f"{literal(str(folder / FILES[table]))} (FORMAT parquet, COMPRESSION zstd)"
     tables.rows(f"COPY (SELECT {selected} FROM {table} ORDER BY {order}) TO {to}")
