@@ -39,7 +39,6 @@ from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.profile_counts import save_profile_counts
 from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.data.statistics_state import next_refresh
@@ -182,11 +181,8 @@ class BucketRun:
         CoOccurrence.counted(users, items, self._job.num_items, *self._counted_before).save(folder)
 
     def save_ease(self, folder: Path) -> None:
-        """Writes what follows from all that a user had, or from a profile, likewise."""
+        """Writes what follows from all that a user had, likewise."""
         Ease.fitted(*self._counted_events, self._job.num_items).save(folder)
-        users = self._job.dataset.users
-        columns = {name: users[name].to_pylist() for name in self._job.dataset.spec.users.columns}
-        save_profile_counts(folder, columns, *self._counted_events)
 
     # ---- between the steps
 

@@ -27,7 +27,7 @@ import gin
 import numpy as np
 
 from m6rec_jax import __version__
-from m6rec_jax.data import co_occurrence, ease, profile_counts, tfrecords, views
+from m6rec_jax.data import co_occurrence, ease, tfrecords, views
 from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
@@ -143,7 +143,6 @@ class _Preparation:
         self.source = fingerprint(
             FORMAT,
             ease.FORMAT,
-            profile_counts.FORMAT,
             __version__,
             json.dumps(dataset.spec.of_rows()),  # columns in their order, as documents tell them
             dataclasses.asdict(split),
@@ -164,7 +163,7 @@ class _Preparation:
             # Views of other data must not be read beside it; `make` writes it anew.
             (self.folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
-            for name in (co_occurrence.FILE, ease.FILE, profile_counts.FILE):
+            for name in (co_occurrence.FILE, ease.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
         self.options = with_history_length(options, counted["counts"])

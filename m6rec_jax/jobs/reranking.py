@@ -96,7 +96,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         parts.retriever().check_task(retrieval)
         data = parts.data(retrieval)
         found = RetrievalTask(parts.renderer(retrieval), parts.index(retrieval), data.items)
-        catalogue, co_occurrence, ease, profiles = data.counted
+        catalogue, co_occurrence, ease = data.counted
         known = {item.id: index for index, item in enumerate(catalogue.items)}
         # Items that are newer than the prepared data co-occur with nothing, and stand at the end.
         new = [id_ for id_ in found.index.ids if id_ not in known]
@@ -120,7 +120,6 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             depth=self._depth,
             offered=in_index != NO_ITEM,
             kinds=catalogue.kinds,
-            profiles=profiles,
         )
         return _RerankingTask(
             retrieval, found, reranker, scorer, of_found, in_index, index_of, list(index_of)
@@ -143,7 +142,6 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
                 users, np.where(ids >= 0, own.in_index[ids], ids)
             ),
             None if own.scorer is None else [own.scorer] * len(accepted),
-            users=[request.user.attributes for request in requests],
         )
         results = []
         for request, items, scores in zip(requests, best.ids, best.scores, strict=True):

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data import co_occurrence, ease, profile_counts
+from m6rec_jax.data import co_occurrence, ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, Catalogue, read_catalogue
-from m6rec_jax.data.profile_counts import ProfileCounts
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_files import tables_without_users
@@ -46,13 +45,12 @@ class Counted(NamedTuple):
 
     Attributes:
       catalogue: in whose order the others count items.
-      co_occurrence, ease, profiles: see there.
+      co_occurrence, ease: see there.
     """
 
     catalogue: Catalogue
     co_occurrence: CoOccurrence
     ease: Ease
-    profiles: ProfileCounts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +143,7 @@ class ServingData:
         if self.folder is None:
             raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
         catalogue = read_catalogue(self.folder)
-        return Counted(
-            catalogue,
-            CoOccurrence.load(self.folder),
-            Ease.load(self.folder),
-            ProfileCounts.load(self.folder, catalogue.train_counts),
-        )
+        return Counted(catalogue, CoOccurrence.load(self.folder), Ease.load(self.folder))
 
     @functools.cached_property
     def title_search(self) -> tuple[TitleSearch, Sequence[Item]]:
@@ -226,7 +219,7 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     text, _ = _read_manifest(folder)
     read_catalogue(folder)
     Statistics.load(folder / STATISTICS)  # raises
-    counts = (co_occurrence.FILE, ease.FILE, profile_counts.FILE) if with_counts else ()
+    counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
     of_items = (folder / name for name in (CATALOGUE, *counts))
     tables = {path.name: pq.read_table(path) for path in of_items if path.is_file()}
     for name, table in tables_without_users(folder / STATISTICS).items():

@@ -8,7 +8,6 @@ import pytest
 from m6rec_jax.data import ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.profile_counts import ProfileCounts
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords
 from m6rec_jax.engine.index.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
@@ -269,14 +268,6 @@ def test_without_a_past_what_is_popular_comes_spread_over_kinds(world: World) ->
             score = best.scores[row, len(taken) - 1]
             np.testing.assert_allclose(score, np.log(quotients[taken[-1]]), rtol=1e-5)
         assert best.ids[row][best.ids[row] != NO_ITEM].tolist() == taken
-    # Of a profile it is what its users choose.
-    rarest = min(range(3, 8), key=lambda item: world.counts[item])
-    chosen = {"a": {"b": (np.array([rarest]), np.array([10_000]))}}
-    reranker = world.reranker(depth=10, kinds=kinds, profiles=ProfileCounts(world.counts, chosen))
-    users: list[dict[str, str]] = [{}, {}, {"a": "b"}]
-    lifted = reranker.rerank([[]] * 3, past, seen, found, world.similarities, users=users)
-    np.testing.assert_array_equal(lifted.ids[:2], best.ids[:2])
-    assert lifted.ids[2][0] == rarest != best.ids[2][0]
     # Who has a past is recommended to as before.
     other = world.reranker(depth=10).rerank([[]] * 3, past, seen, found, world.similarities)
     np.testing.assert_array_equal(best.ids[1], other.ids[1])

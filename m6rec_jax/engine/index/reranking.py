@@ -17,7 +17,7 @@ recommended what is popular, spread over kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,6 @@ from scipy import sparse
 
 from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
 from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.profile_counts import ProfileCounts
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords
@@ -89,9 +88,6 @@ class PastItems(NamedTuple):
         return times[places], since[places]
 
 
-_PROFILED = 40  # times the depth: of so many popular items those of a profile are looked for
-
-
 class Reranker:
     """Finds more candidates than the towers did, and orders all.
 
@@ -108,7 +104,6 @@ class Reranker:
       offered: which items may be recommended, bool `[items]`; None: all.
       kinds: of each item, or of the first ones, such as genres; None: nothing is said of them, and
         users without a past are recommended to as others are.
-      profiles: what is chosen by users of a profile; None: nothing is known of that.
 
     Raises:
       DataError: counts of more items than there are.
@@ -127,7 +122,6 @@ class Reranker:
         depth: int = 100,
         offered: np.ndarray | None = None,
         kinds: Sequence[Sequence[str]] | None = None,
-        profiles: ProfileCounts | None = None,
     ) -> None:
         if max(co_occurrence.num_items, len(counts)) > len(texts):
             raise DataError(
@@ -137,7 +131,6 @@ class Reranker:
         self._scorer, self._texts = scorer, texts
         self._co_occurrence, self._ease = co_occurrence, ease
         self._depth, self._words = depth, ItemWords(texts)
-        self._profiles = profiles
         self._kinds = None if kinds is None else _memberships(kinds, len(texts))
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
@@ -178,11 +171,10 @@ class Reranker:
         found: TopK,
         similarities: Similarities,
         tasks: Sequence[str] | None = None,
-        users: Sequence[Mapping[str, Any]] | None = None,
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
 
-        Arguments: `candidates`, and what is known of each user, for those without a past.
+        Arguments as of `candidates`.
 
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
@@ -191,12 +183,11 @@ class Reranker:
         weights = self.weights.vector(self.has_scorer).astype(np.float32)
         scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
         if self._kinds is not None:
+            number = max(self._depth, found.ids.shape[1])
             for row, (had, out) in enumerate(zip(past, seen, strict=True)):
                 if not len(had):
-                    number = max(self._depth, found.ids.shape[1])
-                    profile = users[row] if users else {}
                     ids[row], scores[row] = self._without_past(
-                        self._kinds, profile, out, number, ids.shape[1]
+                        self._kinds, out, number, ids.shape[1]
                     )
         order = np.argsort(-scores, axis=1, kind="stable")
         return TopK(
@@ -204,26 +195,17 @@ class Reranker:
         )
 
     def _without_past(
-        self,
-        kinds: sparse.csr_matrix,
-        profile: Mapping[str, Any],
-        out: Any,
-        number: int,
-        width: int,
+        self, kinds: sparse.csr_matrix, out: Any, number: int, width: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Items that are popular with users of the same profile, but some, and their scores.
+        """Popular items that are not in `out`, and their scores.
 
         Spread over kinds by D'Hondt's method: a number of them, where there are so many, and
         `NO_ITEM` up to a width.
         """
         ids, scores = np.full(width, NO_ITEM, np.int64), np.full(width, -np.inf, np.float32)
         popular = self._popular[~np.isin(self._popular, np.asarray(out, np.int64))]
-        popular = popular[: _PROFILED * self._depth]
+        popular = popular[: 4 * self._depth]
         popularity = self._popularity[popular]
-        if self._profiles and (lift := self._profiles.lift(profile, popular)) is not None:
-            order = np.argsort(-(popularity + lift), kind="stable")
-            popular, popularity = popular[order], (popularity + lift)[order]
-        popular, popularity = popular[: 4 * self._depth], popularity[: 4 * self._depth]
         has = kinds[popular].toarray()
         shares = has / np.maximum(1, has.sum(axis=1, keepdims=True))
         before = np.zeros(len(popular))
