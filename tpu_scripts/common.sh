@@ -1,260 +1,103 @@
-# shellcheck shell=bash
-# shellcheck disable=SC2034  # what is set here is read by the scripts that source it
-# What the scripts of this folder share: options, checks, gcloud calls. Sourced, never run.
+# shellcheck shell=bash disable=SC2034  # what is set here is read by the scripts that source it
+# What the scripts of this folder share: options, checks, commands on hosts. Sourced, never run.
+# Hosts are TPU VMs: Ubuntu with systemd, where whoever may log in may also use sudo.
 
-if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
-  echo "these scripts need bash 4.4 or newer; this is ${BASH_VERSION}" >&2
-  exit 2
-fi
-
-SCRIPT=$(basename "$0")
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
+set -euo pipefail
 project=${M6REC_TPU_PROJECT:-${CLOUDSDK_CORE_PROJECT:-}}
 zone=${M6REC_TPU_ZONE:-${CLOUDSDK_COMPUTE_ZONE:-}}
 name=${M6REC_TPU_NAME:-m6rec}
 node_count=${M6REC_TPU_NODE_COUNT:-1}
-dry_run=0
-ssh_flags=()
-# A host that is taken away answers nothing any more: without these, ssh waits for it for hours. They
-# come after the user's own, since ssh takes the first value that it is given.
-patience=(-oConnectTimeout=15 -oServerAliveInterval=30 -oServerAliveCountMax=4)
+dry_run=0 ssh_flags=() ARGUMENTS=()
 
-# The part of --help that is the same everywhere.
+# Which variable an option sets: to its value, to 1, or (lists) by adding the value.
+declare -A VALUES=([--project]=project [--zone]=zone [--name]=name [--node-count]=node_count)
+declare -A SWITCHES=([--dry-run]=dry_run)
+declare -A LISTS=([--ssh-option]=ssh_flags)
+
 slice_options() {
   cat <<'TEXT'
 Which slice:
-  --project ID        Google Cloud project. Default: $M6REC_TPU_PROJECT, else $CLOUDSDK_CORE_PROJECT
-  --zone ZONE         for instance us-east5-a. Default: $M6REC_TPU_ZONE, else
-                      $CLOUDSDK_COMPUTE_ZONE
-  --name NAME         of the queued resource. Default: $M6REC_TPU_NAME, else m6rec. One slice has
-                      this name, too; of several they are NAME-0, NAME-1, ...
-  --node-count N      number of slices (multislice). Default: $M6REC_TPU_NODE_COUNT, else 1
-  --dry-run           print the commands, run nothing
-  --help              this text
+  --project ID       Default: $M6REC_TPU_PROJECT, else $CLOUDSDK_CORE_PROJECT
+  --zone ZONE        such as us-east5-a. Default: $M6REC_TPU_ZONE, else $CLOUDSDK_COMPUTE_ZONE
+  --name NAME        of it; several are NAME-0, NAME-1, ... Default: $M6REC_TPU_NAME, else m6rec
+  --node-count N     number of slices. Default: $M6REC_TPU_NODE_COUNT, else 1
+  --ssh-option FLAG  one more flag for gcloud's ssh and scp, such as --ssh-option=--internal-ip
+  --dry-run          print the commands, run nothing
+  --help             this text
 TEXT
-}
-
-ssh_options() {
-  cat <<'TEXT'
-  --ssh-option FLAG   one more flag for gcloud's ssh and scp, for instance --ssh-option=--internal-ip or
-                      --ssh-option=--strict-host-key-checking=no; may be given several times
-TEXT
-}
-
-say() {
-  printf '%s: %s\n' "$SCRIPT" "$*" >&2
 }
 
 # An error that the user can mend.
 fail() {
-  say "$*"
+  echo "${0##*/}: $*" >&2
   exit 2
 }
 
-# Quotes one word for any POSIX shell; unlike printf %q, which writes $'...' for some characters.
-quote() {
-  local word=$1
-  if [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
-    printf '%s' "$word"
-  else
-    printf "'%s'" "${word//\'/\'\\\'\'}"
-  fi
-}
-
-# Quotes words and joins them with spaces: a command line that a shell reads back as these words.
-quote_all() {
-  local separator='' word
-  for word in "$@"; do
-    printf '%s' "$separator"
-    quote "$word"
-    separator=' '
-  done
-}
-
-# Runs a command, or prints it in a dry run.
+# Runs a command, or prints it.
 run() {
-  if ((dry_run)); then
-    quote_all "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
+  if ((dry_run)); then printf '%q ' "$@" && echo; else "$@"; fi
 }
 
-# `--name=value` to `--name value`, up to `--`; the result is in WORDS.
-split_equals() {
-  WORDS=()
-  while (($#)); do
-    case $1 in
-      --)
-        WORDS+=("$@")
-        return
-        ;;
-      --ssh-option | --create-option)
-        # What follows is a flag of gcloud's, which may hold a = of its own.
-        WORDS+=("${@:1:2}")
-        shift
-        ;;
-      --*=*) WORDS+=("${1%%=*}" "${1#*=}") ;;
-      *) WORDS+=("$1") ;;
-    esac
-    if (($#)); then shift; fi
-  done
-}
-
-need_value() {
-  (($# >= 2)) && [[ -n $2 ]] || fail "$1 needs a value; see $SCRIPT --help"
-}
-
-unknown_argument() {
-  fail "unknown argument $(quote "$1"); see $SCRIPT --help"
-}
-
-# Takes an option of slice_options or ssh_options; says in CONSUMED how many words it took.
-common_option() {
-  CONSUMED=2
-  case $1 in
-    --project) need_value "$@" && project=$2 ;;
-    --zone) need_value "$@" && zone=$2 ;;
-    --name) need_value "$@" && name=$2 ;;
-    --node-count) need_value "$@" && node_count=$2 ;;
-    --ssh-option) need_value "$@" && ssh_flags+=("$2") ;;
-    --dry-run) dry_run=1 CONSUMED=1 ;;
-    --help | -h)
-      usage
-      exit 0
-      ;;
-    *) return 1 ;;
-  esac
-}
-
-# Of a script: takes an option of its own; says in CONSUMED how many words it took, where not two.
-own_option() { return 1; }
-
-# Takes all options. What stands after -- goes into ARGUMENTS, where a script has takes_arguments=1.
-takes_arguments=0
-ARGUMENTS=()
+# Sets the variables of all options; what stands after -- goes into ARGUMENTS.
 parse_options() {
-  split_equals "$@"
-  set -- "${WORDS[@]}"
+  local option value
   while (($#)); do
-    if [[ $1 == -- ]] && ((takes_arguments)); then
-      ARGUMENTS=("${@:2}")
-      return
+    option=${1%%=*}
+    case $option in
+      --help | -h) usage && exit ;;
+      --) ARGUMENTS=("${@:2}") && break ;;
+    esac
+    if [[ -n ${SWITCHES[$option]:-} ]]; then
+      printf -v "${SWITCHES[$option]}" 1
+      shift
+      continue
     fi
-    CONSUMED=2
-    own_option "$@" || common_option "$@" || unknown_argument "$1"
-    shift "$CONSUMED"
+    [[ -n ${VALUES[$option]:-}${LISTS[$option]:-} ]] || fail "unknown argument '$1'; see ${0##*/} --help"
+    if [[ $1 == *=* ]]; then value=${1#*=}; else value=${2:-} && shift; fi
+    [[ -n $value ]] || fail "$option needs a value; see ${0##*/} --help"
+    shift
+    local -n target=${VALUES[$option]:-${LISTS[$option]:-}}
+    if [[ -n ${VALUES[$option]:-} ]]; then target=$value; else target+=("$value"); fi
   done
+  [[ -n $project ]] || fail 'no project: give --project ID or set M6REC_TPU_PROJECT'
+  [[ $zone =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] ||
+    fail "zone '$zone': give --zone or set M6REC_TPU_ZONE to one like us-east5-a (gcloud compute tpus locations list)"
+  [[ $node_count =~ ^[1-9][0-9]*$ ]] || fail "--node-count '$node_count' is no number of slices"
 }
 
-need_whole_number() {
-  [[ $2 =~ ^[0-9]+$ ]] || fail "$1 $(quote "$2") is not a whole number"
-}
-
-check_slice() {
-  [[ -n $project ]] ||
-    fail 'no project: give --project ID or set M6REC_TPU_PROJECT (gcloud projects list shows yours)'
-  [[ -n $zone ]] ||
-    fail 'no zone: give --zone ZONE or set M6REC_TPU_ZONE (gcloud compute tpus locations list shows them)'
-  [[ $zone =~ ^[a-z]+(-[a-z]+)+[0-9]+-[a-z]$ ]] ||
-    fail "zone $(quote "$zone") is none: a zone looks like us-east5-a (a region and a letter)"
-  [[ $name =~ ^[a-z]([a-z0-9-]{0,60}[a-z0-9])?$ ]] ||
-    fail "name $(quote "$name"): use lower-case letters, digits and hyphens, a letter first (at most 62)"
-  need_whole_number --node-count "$node_count"
-  ((node_count >= 1)) || fail "--node-count $node_count: at least 1"
-  ((dry_run)) || command -v gcloud >/dev/null ||
-    fail 'gcloud is not on PATH: install the Google Cloud CLI, then run gcloud auth login'
-}
-
-# Checks gs://BUCKET or gs://BUCKET/FOLDER.
-check_bucket_address() {
-  [[ -n $2 ]] || fail "no bucket: give $1 gs://BUCKET/FOLDER or set M6REC_TPU_DATA"
-  [[ $2 =~ ^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^[:space:]]*)?$ ]] ||
-    fail "$1 $(quote "$2") is no bucket address: write gs://BUCKET/FOLDER"
-}
-
-check_run_name() {
-  [[ $1 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
-    fail "--run $(quote "$1"): use letters, digits, '.', '_' and '-' (it names a folder on the hosts)"
-}
-
-# Variables that --env named.
-check_environment() {
-  local variable
-  for variable in "$@"; do
-    [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env $(quote "$variable"): write NAME=VALUE"
-  done
-}
-
-# Names of the TPU VMs, one a line.
+# Names of the slices, one a line.
 nodes() {
-  local index
-  if ((node_count == 1)); then
-    printf '%s\n' "$name"
-  else
-    for ((index = 0; index < node_count; index++)); do
-      printf '%s-%d\n' "$name" "$index"
-    done
-  fi
+  if ((node_count == 1)); then echo "$name"; else seq --format="$name-%g" 0 $((node_count - 1)); fi
 }
 
 queued_resources() {
-  local verb=$1
-  shift
-  run gcloud compute tpus queued-resources "$verb" "$name" "--project=$project" "--zone=$zone" "$@"
+  run gcloud compute tpus queued-resources "$1" "$name" "--project=$project" "--zone=$zone" "${@:2}"
 }
 
-# Puts the queued resource's state into STATE: NONE when there is none. A dry run asks nothing and
-# assumes $1.
-read_state() {
-  local errors
-  if ((dry_run)); then
-    queued_resources describe '--format=value(state.state)'
-    STATE=$1
-    return
-  fi
-  errors=$(mktemp)
-  if STATE=$(queued_resources describe '--format=value(state.state)' 2>"$errors"); then
-    rm -f "$errors"
-    STATE=${STATE:-UNKNOWN}
-  elif grep -qiE 'NOT_FOUND|not found' "$errors"; then
-    rm -f "$errors"
-    STATE=NONE
-  else
-    cat "$errors" >&2
-    rm -f "$errors"
-    return 1
-  fi
-}
-
-# on_slices WORKER COMMAND: runs a command line on a worker (or all) of every slice. The far side
-# runs it with the user's login shell, so its words must be quoted: see quote_all.
-on_slices() {
-  local node jobs=() job status=0
-  if ((dry_run)); then
-    for node in $(nodes); do on_slice "$node" "$1" "$2"; done
-    return
-  fi
+# on_hosts COMMAND [WORKER]: a command line on all hosts of all slices, or on one worker of each.
+on_hosts() {
+  local node job jobs=() status=0
   # All at once: the first hosts of a run wait only so long for the last.
   for node in $(nodes); do
-    on_slice "$node" "$1" "$2" &
+    run gcloud compute tpus tpu-vm ssh "$node" "--project=$project" "--zone=$zone" \
+      "--worker=${2:-all}" --quiet "${ssh_flags[@]}" "--command=$1" &
     jobs+=($!)
   done
   for job in "${jobs[@]}"; do wait "$job" || status=$?; done
   return "$status"
 }
 
-# on_slice NODE WORKER COMMAND
-on_slice() {
-  # --quiet: without a terminal nobody answers a question about keys.
-  run gcloud compute tpus tpu-vm ssh "$1" "--project=$project" "--zone=$zone" "--worker=$2" --quiet \
-    "${ssh_flags[@]}" "${patience[@]/#/--ssh-flag=}" "--command=$3"
-}
-
-# on_host ARGUMENTS...: the command line that runs on_host.sh with these arguments over there.
-on_host() {
-  printf 'bash m6rec/tpu_scripts/on_host.sh '
-  quote_all "$@"
+# start_unit UNIT FOLDER WAIT NAME=VALUE ... -- ARGUMENT ...: m6rec as a unit of systemd on all hosts,
+# which outlives ssh and of which there is one by its name.
+start_unit() {
+  local unit=$1 folder=$2 options=(--unit="$1")
+  # libtpu locks memory. At SIGTERM a run saves and leaves with 143.
+  options+=(--property={LimitMEMLOCK=infinity,KillMode=mixed,TimeoutStopSec=300,SuccessExitStatus=143})
+  ((!$3)) || options+=(--wait)
+  shift 3
+  while [[ $1 != -- ]]; do options+=("--setenv=$1") && shift; done
+  on_hosts "sudo systemctl reset-failed $unit 2>/dev/null
+sudo systemd-run --uid=\"\$USER\" --setenv={HOME=\"\$HOME\",M6REC_DATA_DIR=\"\$HOME/m6rec-data\"} \
+--working-directory=\"\$HOME/$folder\"$(printf ' %q' "${options[@]}") \
+\"\$HOME/m6rec-env/bin/m6rec\"$(printf ' %q' "${@:2}")"
 }

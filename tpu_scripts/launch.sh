@@ -1,97 +1,46 @@
 #!/usr/bin/env bash
-# Starts m6rec on every host of a slice, or stops it, or tells how it is.
-set -euo pipefail
-# shellcheck source-path=SCRIPTDIR source=common.sh
+# Starts m6rec on every host of a slice, stops it, or says how it is.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-action=start
-run_name=${M6REC_TPU_RUN:-m6rec}
+run_name=${M6REC_TPU_RUN:-run}
 data=${M6REC_TPU_DATA:-}
-grace=300
-force=0
-environment=()
-takes_arguments=1
+stop=0 status=0 wait=0 environment=()
+VALUES+=([--run]=run_name [--data]=data)
+SWITCHES+=([--stop]=stop [--status]=status [--wait]=wait)
+LISTS+=([--env]=environment)
 
 usage() {
   cat <<TEXT
 Usage: launch.sh [options] -- [t5x.]train|eval|infer --gin_file FILE --gin.NAME=VALUE ...
        launch.sh [options] --stop | --status
 
-Starts m6rec on every host, in the background: it goes on when you log out. Output goes to
-~/m6rec-runs/RUN/log of each host (see logs.sh), the process id to pid beside it. A run that is going
-on is not started twice. The same command resumes it from its newest checkpoint. Gin files are found
-among the installed ones and relative to ~/m6rec, where install.sh --include puts yours.
+Starts m6rec on every host in the background, in ~/m6rec. It goes on when you log out; a run that is going
+on is not started twice. The same command resumes it from its newest checkpoint. Hosts share no disk:
+give a bucket as --gin.MODEL_DIR=gs://BUCKET/FOLDER.
 
-Hosts share no disk: give a bucket as --gin.MODEL_DIR=gs://BUCKET/FOLDER. A slice of P hosts wants
-BATCH_SIZE and BatchIterator.num_shards to be multiples of P (of all hosts, of several slices); t5x
-wants BATCH_SIZE to be a multiple of the copies of the model. t5x.* needs install.sh --t5x.
-
-  --run RUN           its name. Default: \$M6REC_TPU_RUN, else m6rec
-  --data ADDRESS      what stage_data.sh wrote: copied to ~/m6rec-data of every host, which m6rec
-                      then reads as M6REC_DATA_DIR. Default: \$M6REC_TPU_DATA; none: nothing is copied
-  --env NAME=VALUE    an environment variable of the run; may be given several times
-  --stop              let training finish its step, save and leave; watch.sh then leaves, too
-  --grace SECONDS     how long --stop waits. Default: $grace
-  --force             after that, kill it
-  --status            say of every host whether the run is going on there, and how it ended
-$(ssh_options)
+  --run RUN         its name. Default: \$M6REC_TPU_RUN, else $run_name
+  --data ADDRESS    gs://BUCKET/FOLDER with prepared data and vocabulary: copied to ~/m6rec-data of every
+                    host, which m6rec then reads. Default: \$M6REC_TPU_DATA; none: nothing is copied
+  --env NAME=VALUE  an environment variable of the run; may be given several times
+  --wait            until it ends, with its exit status
+  --stop            let it finish its step, save and leave; killed after 300 seconds
+  --status          of the run, or of the server serve.sh started, on every host
 
 $(slice_options)
 TEXT
 }
 
-own_option() {
-  case $1 in
-    --run) need_value "$@" && run_name=$2 ;;
-    --data) need_value "$@" && data=$2 ;;
-    --env) need_value "$@" && environment+=("$2") ;;
-    --stop) action=stop CONSUMED=1 ;;
-    --status) action=status CONSUMED=1 ;;
-    --grace) need_value "$@" && grace=$2 ;;
-    --force) force=1 CONSUMED=1 ;;
-    *) return 1 ;;
-  esac
-}
-
 parse_options "$@"
-check_slice
-check_run_name "$run_name"
-need_whole_number --grace "$grace"
-
-case $action in
-  stop)
-    on_slices all "$(on_host stop "$run_name" "$grace" "$force" 1)"
-    exit
-    ;;
-  status)
-    on_slices all "$(on_host status "$run_name")"
-    exit
-    ;;
-esac
-
-((${#ARGUMENTS[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
-case ${ARGUMENTS[0]} in
-  train | eval | infer | t5x.train | t5x.eval | t5x.infer) ;;
-  *) fail "cannot launch $(quote "${ARGUMENTS[0]}"): only train, eval and infer run on a slice, and t5x.train, t5x.eval and t5x.infer; serve.sh serves" ;;
-esac
-has_gin_file=0
-for argument in "${ARGUMENTS[@]}"; do
-  case $argument in
-    --gin_file | --gin_file=* | --recipe | --recipe=*) has_gin_file=1 ;;
-    --gin.MODEL_DIR=* | --gin.*_OUTPUT_DIR=*)
-      address=${argument#*=}
-      [[ ${address#[\'\"]} == gs://* ]] ||
-        say "warning: ${argument%%=*} is $(quote "$address"): hosts share no disk, so several hosts need a bucket (gs://...) unless you mounted a shared file system there"
-      ;;
-  esac
-done
-# What a run is evaluated with, it says itself.
-[[ ${ARGUMENTS[0]} != @(train|t5x.*) ]] || ((has_gin_file)) || fail "${ARGUMENTS[0]} needs --recipe NAME or --gin_file FILE after --"
-check_environment "${environment[@]}"
-
-if [[ -n $data ]]; then
-  check_bucket_address --data "$data"
-  # All hosts have their data before the first one starts and waits for the others.
-  on_slices all "$(on_host data "${data%/}")"
+[[ $run_name =~ ^[A-Za-z0-9_.-]+$ ]] || fail "--run '$run_name': use letters, digits, '.', '_' and '-'"
+if ((stop)); then
+  on_hosts "sudo systemctl stop m6rec-$run_name"
+elif ((status)); then
+  on_hosts "echo \$(hostname) \$(systemctl show m6rec-$run_name --property=ActiveState,Result,ExecMainStatus)"
+else
+  [[ ${ARGUMENTS[0]:-} =~ ^(t5x\.)?(train|eval|infer)$ ]] ||
+    fail "'${ARGUMENTS[0]:-}' does not run on a slice: write -- train --gin_file FILE at the end, or eval, infer, t5x.train, t5x.eval, t5x.infer"
+  [[ -z $data ]] || on_hosts "mkdir -p m6rec-data && gcloud storage rsync --recursive $(printf %q "$data") m6rec-data"
+  # Named, the cluster must be there: a host that sees no TPU would otherwise train alone.
+  start_unit "m6rec-$run_name" m6rec "$wait" "${environment[@]}" -- "${ARGUMENTS[0]}" \
+    --gin.join_processes.cluster=tpu "${ARGUMENTS[@]:1}"
 fi
-on_slices all "$(on_host start "$run_name" "${environment[@]}" -- "${ARGUMENTS[@]}")"

@@ -1,65 +1,33 @@
 #!/usr/bin/env bash
 # Starts a server on every host of a slice, each over the chips of its host.
-set -euo pipefail
-# shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-run_name=${M6REC_TPU_SERVER:-serve}
 model=${M6REC_TPU_MODEL:-}
-chips=2,2,1
-environment=()
-takes_arguments=1
+chips=2,2,1 environment=()
+VALUES+=([--model]=model [--chips]=chips)
+LISTS+=([--env]=environment)
 
 usage() {
   cat <<TEXT
-Usage: serve.sh [options] -- '~/m6rec-model/RUN' --bank '~/m6rec-model/BANK' ...
+Usage: serve.sh --model gs://BUCKET/FOLDER [options] -- RUN --bank BANK ...
 
-Starts \`m6rec serve\` with these arguments on every host, in the background. Hosts share no disk and do not
-know of each other: each serves the whole model over its own chips, at port 8080 of its own addresses, and
-a balancer asks those whose /readyz says 200. Install with install.sh --extra tpu,serve. Over several chips
-rows are split by --gin_file gin_configs/sharding/data_parallel.gin, layers by fully_sharded_2d.gin.
+Copies run, bank, index and prepared data to ~/m6rec-model of every host and starts \`m6rec serve\` there, so
+that RUN and BANK are folders of the bucket's. Each host serves the whole model over its own chips, at port
+8080 of its own addresses. Create the slice with --extra tpu,serve. \`launch.sh --run serve --stop\` ends it.
 
-The server is a run of its name: launch.sh --run RUN --status tells how it is, logs.sh --run RUN what it says,
-launch.sh --run RUN --stop ends it, requests that have come are answered. Start it anew to serve a new model.
-
-  --run RUN           its name. Default: \$M6REC_TPU_SERVER, else serve
-  --model ADDRESS     gs://BUCKET/FOLDER with run, bank, index and prepared data: copied to ~/m6rec-model
-                      of every host first. Default: \$M6REC_TPU_MODEL; none: nothing is copied
-  --chips X,Y,Z       how the chips of a host lie: 2,2,1 for four, 2,4,1 for eight. Default: $chips
-  --env NAME=VALUE    an environment variable of the server; may be given several times
-$(ssh_options)
+  --model ADDRESS   Default: \$M6REC_TPU_MODEL
+  --chips X,Y,Z     how the chips of a host lie: 2,2,1 for four, 2,4,1 for eight. Default: $chips
+  --env NAME=VALUE  an environment variable of the server; may be given several times
 
 $(slice_options)
 TEXT
 }
 
-own_option() {
-  case $1 in
-    --run) need_value "$@" && run_name=$2 ;;
-    --model) need_value "$@" && model=$2 ;;
-    --chips) need_value "$@" && chips=$2 ;;
-    --env) need_value "$@" && environment+=("$2") ;;
-    *) return 1 ;;
-  esac
-}
-
 parse_options "$@"
-check_slice
-check_run_name "$run_name"
-check_environment "${environment[@]}"
-[[ $chips =~ ^[1-9],[1-9],[1-9]$ ]] || fail "--chips $(quote "$chips"): write it like 2,2,1"
-((${#ARGUMENTS[@]})) || fail "nothing to serve: write -- '~/m6rec-model/RUN' at the end"
-
-if [[ -n $model ]]; then
-  check_bucket_address --model "$model"
-  on_slices all "$(on_host model "${model%/}")"
-fi
-listens=0
-for argument in "${ARGUMENTS[@]}"; do
-  if [[ $argument == --host || $argument == --host=* ]]; then listens=1; fi
-done
-((listens)) || ARGUMENTS+=(--host 0.0.0.0)
+[[ $model == gs://* ]] || fail "--model '$model': write gs://BUCKET/FOLDER"
+((${#ARGUMENTS[@]})) || fail 'nothing to serve: write -- RUN at the end'
+# What the bucket no longer has would be served: a task that was taken out, a later step.
+on_hosts "mkdir -p m6rec-model && gcloud storage rsync --recursive --delete-unmatched-destination-objects $(printf %q "$model") m6rec-model"
 # To libtpu a host is a slice of its own; otherwise it waits for the others.
-alone=("TPU_PROCESS_BOUNDS=1,1,1" "TPU_CHIPS_PER_PROCESS_BOUNDS=$chips")
-alone+=("TPU_WORKER_ID=0" "TPU_WORKER_HOSTNAMES=localhost")
-on_slices all "$(on_host start "$run_name" "${alone[@]}" "${environment[@]}" -- serve "${ARGUMENTS[@]}")"
+start_unit m6rec-serve m6rec-model 0 TPU_PROCESS_BOUNDS=1,1,1 "TPU_CHIPS_PER_PROCESS_BOUNDS=$chips" \
+  TPU_WORKER_ID=0 TPU_WORKER_HOSTNAMES=localhost "${environment[@]}" -- serve "${ARGUMENTS[@]}" --host 0.0.0.0

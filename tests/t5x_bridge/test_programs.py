@@ -1,4 +1,4 @@
-"""`m6rec t5x.train` and the like: what is pinned, and statuses that tpu_scripts/watch.sh reads."""
+"""`m6rec t5x.train` and the like: what is pinned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def test_t5x_and_what_it_imports_are_pinned() -> None:
 
 
 def test_what_a_user_can_mend_is_status_2(tmp_path: Path) -> None:
-    """watch.sh tries anything else again: a slice that is paid for."""
     (tmp_path / "run.gin").write_text("no_such.setting = 1\n")
     message = failed(m6rec(tmp_path, "t5x.train", "--gin_file", "run.gin"))
     is_installed = importlib.util.find_spec("t5x") is not None
