@@ -38,7 +38,14 @@ import numpy as np
 from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import DATASET
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
+from benchmarks.results_file import (
+    Row,
+    add_rows,
+    metric_rows,
+    read_results,
+    results_path,
+    runs_in,
+)
 from benchmarks.runs import DATA, Run, backbone_of, m6rec, refuse_others, tune
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.splits import Split
@@ -286,11 +293,11 @@ def study(
     fingerprint = ""
     if TUNING in methods:
         fingerprint = backbone_of(foundation)
-        tuned = [row for row in read_results(path).rows if row["model"] == TUNED]
+        tuned = [row for row in read_results(path) if row["model"] == TUNED]
         refuse_others(path, tuned, foundation, fingerprint)
     bar = progress_bar(samples, unit="sample", desc="few samples")
     for sample in bar:
-        done = read_results(path).runs
+        done = runs_in(path)
         missing = [
             method
             for method in methods
@@ -307,7 +314,7 @@ def study(
                 add_rows(path, rows)
                 told = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in rows)
                 bar.write(f"{sample.label}, seed {sample.seed}, {METHODS[method]}: {told}")
-    return list(read_results(path).rows)
+    return read_results(path)
 
 
 @errors_told

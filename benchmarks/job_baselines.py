@@ -71,7 +71,7 @@ def measured_before(results: str, split: str, models: tuple[str, ...]) -> dict[s
     Raises:
       DataError: a model has no rows there: without it a weaker one would pass for the strongest.
     """
-    rows = [row for row in read_results(results_path(results)).rows if row["split"] == split]
+    rows = [row for row in read_results(results_path(results)) if row["split"] == split]
     found: dict[str, Figures] = {}
     for model in models:
         values: dict[str, list[float]] = {}

@@ -121,7 +121,7 @@ class Study:
         of_seed = seed if job.is_trained else None
         rows = [
             row
-            for row in read_results(self.path).rows
+            for row in read_results(self.path)
             if (row["job"], row["split"], row["foundation_name"])
             == (job.title, job.task, self.name)
         ]

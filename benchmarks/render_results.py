@@ -1,10 +1,16 @@
 """Renders `docs/results.md` and `docs/speed.md` from `benchmarks/results/*.json`.
 
-    python -m benchmarks.render_results            # write it
-    python -m benchmarks.render_results --check    # exit with 1 when the file on disk is stale
+    python -m benchmarks.render_results            # write them
+    python -m benchmarks.render_results --check    # exit with 1 when a file on disk is stale
 
-`NAME.json` may have prose beside it, `NAME.md`: see `results_section`. `summary.md` stands on top,
-with `of("NAME")` for the section of a file.
+`NAME.json` may have prose beside it, `NAME.md`, a jinja2 template with `result_tables`' calls. Its
+first line is the section's `# Title`; sections stand in the order of the files' names unless a
+line `{# order: 10 #}` says otherwise (lower comes first, default 100). With a line
+`{# page: speed.md #}` it stands on that page. A result file without prose is on no page.
+`summary.md` stands on top, with `of("NAME")` for the calls of a file.
+
+Measured figures come from these calls; what prose says of data, settings and other people's papers
+is typed. Commands, commits, hardware and dates of the rows stand in the result file.
 """
 
 from __future__ import annotations
@@ -13,66 +19,67 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jinja2
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import RESULTS, Results, read_results
-from benchmarks.results_section import Section, filled_in
+from benchmarks.result_tables import Tables
+from benchmarks.results_file import RESULTS, read_results
+from m6rec_jax.errors import DataError
 
 OUTPUT = ROOT / "docs" / "results.md"
-HEAD = "# Results\n"
-SPEED_HEAD = """\
-# Speed and size
+WRITTEN = (
+    "<!-- Written by `make results` from benchmarks/results/. "
+    "Change what is there, not this file. -->\n"
+)
+HEADS = {
+    "results.md": "# Results\n",
+    "speed.md": "# Speed and size\n\nMeasured and rendered as the [results](results.md) are; their "
+    "first lines say how to read both.\n",
+}
 
-Measured and rendered as the [results](results.md) are; their first lines say how to read both.
-"""
-WRITTEN = """\
-<!-- Written by `make results` from benchmarks/results/. Change what is there, not this file. -->
-"""
 
+def render(folder: Path) -> dict[str, str]:
+    """The pages by file name; raises DataError where a result file or its prose is wrong."""
+    tables = {path.stem: Tables(path.stem, read_results(path)) for path in folder.glob("*.json")}
+    pages = {name: WRITTEN + head for name, head in HEADS.items()}
+    if (summary := folder / "summary.md").exists():
 
-def render(results_folder: Path, output: Path) -> dict[Path, str]:
-    """Renders all result files of a folder.
+        def of(name: str) -> Tables:
+            return tables.get(name) or Tables(name, ())
 
-    Args:
-      results_folder: where the `.json` files and their prose lie.
-      output: where the page of results will lie; that of speed lies beside it.
-
-    Returns:
-      The pages by path.
-
-    Raises:
-      DataError: a result file or its prose is wrong.
-    """
-    sections = []
-    for path in sorted(results_folder.glob("*.json")):
-        prose = path.with_suffix(".md")
-        if prose.exists():
-            sections.append(Section(read_results(path), prose.read_text(encoding="utf-8")))
-    sections.sort(key=lambda section: (section.order, section.results.name))
-    sections = [section for section in sections if section.results.rows]
-    results = [WRITTEN, HEAD, _summary(results_folder, sections)]
-    speed = [WRITTEN, SPEED_HEAD]
-    for section in sections:
+        pages["results.md"] += f"\n{_filled(summary, of=of)}\n"
+    prose = {path: path.read_text("utf-8") for path in folder.glob("*.md") if path.stem in tables}
+    for path in sorted(prose, key=lambda path: (_order(prose[path]), path.stem)):
+        if not tables[path.stem].rows:
+            continue
+        text = _filled(path, **tables[path.stem].calls())
+        if not text.startswith("# "):
+            raise DataError(f"{path.name}: the first line must be '# Title'")
         # The page has a title; a section's headings move down one level.
-        text = re.sub(r"^(#{1,5}) ", r"#\1 ", section.render(), flags=re.MULTILINE)
-        (speed if section.is_of_speed else results).append("\n" + text)
-    return {output: "".join(results), output.with_name("speed.md"): "".join(speed)}
+        text = re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE)
+        page = "speed.md" if "{# page: speed.md #}" in prose[path] else "results.md"
+        file = f"{path.stem}.json"
+        pages[page] += f"\n{text}\n\n*[`{file}`](../benchmarks/results/{file})*\n"
+    return pages
 
 
-def _summary(folder: Path, sections: Sequence[Section]) -> str:
-    """What stands on top of all sections; empty where there is no summary.md."""
-    path = folder / "summary.md"
-    if not path.exists():
-        return ""
-    by_name = {section.results.name: section for section in sections}
+def _order(prose: str) -> int:
+    order = re.search(r"\{#\s*order:\s*(\d+)\s*#\}", prose)
+    return int(order[1]) if order else 100
 
-    def of(name: str) -> Section:
-        return by_name.get(name) or Section(Results(name, ()), "")
 
-    return f"\n{filled_in(path.read_text(encoding='utf-8'), path.name, of=of)}\n"
+def _filled(path: Path, **calls: Any) -> str:
+    """Prose with its figures, without more than one empty line at a time."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    try:
+        text = environment.from_string(path.read_text("utf-8")).render(**calls)
+    except jinja2.TemplateError as error:
+        raise DataError(f"{path.name}: {error}") from error
+    return re.sub(r"\n{3,}", "\n\n", text.strip())
 
 
 @errors_told
@@ -81,30 +88,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Render docs/results.md from benchmarks/results.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="the page to write")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the page of results to write")
     options = parser.parse_args(arguments)
-    pages = render(options.results, options.output)
-    if options.check:
-        return _check(pages)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    for path, page in pages.items():
-        path.write_text(page, encoding="utf-8")
-    print(f"wrote {', '.join(path.name for path in pages)}")
-    return 0
-
-
-def _check(pages: dict[Path, str]) -> int:
     stale = 0
-    for output, page in pages.items():
-        on_disk = output.read_text(encoding="utf-8") if output.exists() else ""
-        if on_disk == page:
-            continue
-        stale = 1
-        print(f"{output.name} is stale; run `make results`. What differs:", file=sys.stderr)
-        changes = difflib.unified_diff(
-            on_disk.splitlines(), page.splitlines(), "on disk", "rendered", n=0, lineterm=""
-        )
-        print("\n".join(list(changes)[:40]), file=sys.stderr)
+    for name, page in render(options.results).items():
+        path = options.output.with_name(name)
+        on_disk = path.read_text("utf-8") if path.exists() else ""
+        if options.check and on_disk != page:
+            stale = 1
+            changes = difflib.unified_diff(
+                on_disk.splitlines(), page.splitlines(), n=0, lineterm=""
+            )
+            print(
+                f"{name} is stale; run `make results`:",
+                *list(changes)[:40],
+                sep="\n",
+                file=sys.stderr,
+            )
+        elif not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page, "utf-8")
     return stale
 
 

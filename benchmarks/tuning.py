@@ -132,7 +132,7 @@ def study(
     path, fingerprint = results_path(RESULTS), backbone_of(foundation)
     bar = progress_bar(runs, unit="run", desc="tuning")
     for task, method, seed in bar:
-        rows = read_results(path).rows
+        rows = read_results(path)
         refuse_others(path, rows, foundation, fingerprint)
         if any((row["task"], row["method"], row["seed"]) == (task, method, seed) for row in rows):
             continue

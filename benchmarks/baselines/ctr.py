@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.baselines import recbole_ctr
 from benchmarks.baselines.exported_splits import read_exported
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
+from benchmarks.results_file import add_rows, metric_rows, results_path, runs_in
 from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 
 DATASET, SPLIT = "movielens-100k", "per_user_temporal"
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = read_exported(options.data)
     path = results_path("movielens_ctr")
     for model, seed in itertools.product(options.models, options.seeds):
-        if not options.force and (model, DATASET, SPLIT, seed) in read_results(path).runs:
+        if not options.force and (model, DATASET, SPLIT, seed) in runs_in(path):
             print(f"{model}, seed {seed}: has rows already", flush=True)
             continue
         start = time.monotonic()
@@ -64,12 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows = metric_rows(
             metrics,
             model=model,
-            config=run.config,
+            config=f"{run.config}; {run.note}" if run.note else run.config,
             dataset=DATASET,
             split=SPLIT,
             seed=seed,
             seconds=seconds,
-            note=run.note,
         )
         add_rows(path, rows)
         figures = ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
 from benchmarks.provenance import ROOT
-from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
+from benchmarks.results_file import add_rows, metric_rows, results_path, runs_in
 from m6rec_jax.metrics.ranking import ranking_metrics, ranks_by_score
 
 DATASET, SPLIT = "movielens-100k", "leave_one_out"
@@ -130,11 +130,10 @@ def main(arguments: list[str] | None = None) -> None:
     path = results_path("movielens_retrieval")
     for model in options.models:
         for seed in options.seeds if model == "SASRec" else [None]:
-            if not options.force and (model, DATASET, SPLIT, seed) in read_results(path).runs:
+            if not options.force and (model, DATASET, SPLIT, seed) in runs_in(path):
                 print(f"{model}, seed {seed}: has rows already", flush=True)
                 continue
             start = time.monotonic()
-            note = None
             if model in CLOSED_FORM:
                 score, config = CLOSED_FORM[model]
                 scores = score(train, history)
@@ -146,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
                 from benchmarks.baselines import sasrec
 
                 run = sasrec.train_and_score(data, seed, threads=options.threads, cap=options.cap)
-                scores, config, note = run.scores, run.config, run.note
+                scores = run.scores
+                config = f"{run.config}; {run.note}" if run.note else run.config
             seconds = time.monotonic() - start
             ranks = ranks_by_score(scores, targets(data, "test"), history > 0)
             metrics = ranking_metrics(ranks, ks=(10, 50))
@@ -158,11 +158,10 @@ def main(arguments: list[str] | None = None) -> None:
                 split=SPLIT,
                 seed=seed,
                 seconds=seconds,
-                note=note,
             )
             add_rows(path, rows)
             figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            print(f"{model}, seed {seed}: {figures} ({seconds:.0f} s) {note or ''}", flush=True)
+            print(f"{model}, seed {seed}: {figures} ({seconds:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

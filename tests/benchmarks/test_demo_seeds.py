@@ -50,7 +50,7 @@ def test_study_writes_rows_and_does_not_run_a_seed_twice(
     assert demo_seeds.main(arguments) == 0
     assert demo_seeds.main(arguments) == 0
     assert ran == [0, 1]
-    rows = results_file.read_results(tmp_path / "demo.json").rows
+    rows = results_file.read_results(tmp_path / "demo.json")
     aucs = {(r["model"], r["seed"]): r["value"] for r in rows if r["metric"] == "auc"}
     assert aucs == {
         ("M6-Rec mini", 0): 0.76,

@@ -73,7 +73,7 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
         ("prepare", split, seed) for seed in (0, 1) for split in ("few_shot_64", "few_shot_256")
     ]
     assert len([run for run in made if run[0] == TUNING]) == 12
-    rows = read_results(tmp_path / "few_samples.json").rows
+    rows = read_results(tmp_path / "few_samples.json")
     assert {row["samples"] for row in rows if row["split"] == "few_shot_256"} == {256}
     found = {(row["model"], row["split"], row["seed"]) for row in rows}
     assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_256", 1)} <= found
@@ -95,7 +95,7 @@ def test_runs_answer_together_by_the_mean_of_their_probabilities(made, tmp_path:
     mean = sum(run.predictions.probabilities for run in runs) / 3
     labels = runs[0].predictions.labels
     pairs = np.subtract.outer(mean[labels == 1], mean[labels == 0])
-    rows = read_results(tmp_path / "few_samples.json").rows
+    rows = read_results(tmp_path / "few_samples.json")
     found = {row["model"]: row for row in rows if row["metric"] == "auc"}
     assert found[TUNED]["value"] == pytest.approx(
         ((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-6

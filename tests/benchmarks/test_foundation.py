@@ -1,6 +1,5 @@
 """The foundation from nothing: which commands run, in which order, and what is not done again."""
 
-import json
 from pathlib import Path
 
 import gin
@@ -10,20 +9,17 @@ from benchmarks import foundation, runs
 from benchmarks.tuning import TASKS, settings_of
 from m6rec_jax import configuration
 from m6rec_jax.data import sources
-from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from tests.benchmarks.conftest import recorded
 
 pytestmark = pytest.mark.usefixtures("no_gin")
-
-FIGURES = {"chitchat_infilling/perplexity": 9.5, "chitchat_infilling/loss": 2.3}
 
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     made: list[tuple[str, ...]] = []
 
-    record = recorded(made, lambda call: FIGURES)
+    record = recorded(made, lambda call: {})
 
     def m6rec(*arguments: object) -> None:
         record(*arguments)
@@ -39,7 +35,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
 
 
 def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_path, capsys):
-    arguments = ["--output", str(tmp_path / "run"), "--eval-limit", "5", "--gin.TRAIN_STEPS=3"]
+    arguments = ["--output", str(tmp_path / "run"), "--gin.TRAIN_STEPS=3"]
     assert foundation.main(arguments) == 0
     verbs = [call[:2] for call in calls]
     place = verbs.index(("vocab", "train"))
@@ -48,25 +44,20 @@ def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_p
     assert fetched <= set(sources.public_datasets())
     prepared = [call[2] for call in calls[:place] if call[:2] == ("data", "prepare")]
     assert set(prepared) == {"movielens-100k", "book-crossing-small", *foundation.TEXTS}
-    assert [call[0] for call in calls[place:]] == ["vocab", "train", "eval"]
+    assert [call[0] for call in calls[place:]] == ["vocab", "train"]
     assert "--gin.TRAIN_STEPS=3" in calls[place + 1]
-    assert "--gin.evaluate.limit=5" in calls[place + 2]
-    assert "chitchat_infilling: perplexity 9.50" in capsys.readouterr().out
-    # Again: the data are looked at, nothing is trained or evaluated.
+    # Again: the data are looked at, nothing is trained.
     done = len(calls)
     assert foundation.main(arguments) == 0
     assert {call[0] for call in calls[done:]} == {"data"}
-    # What was trained so, or asked on few rows, is not taken for the whole of it.
+    # What was trained so is not taken for the whole of it.
     assert foundation.main(arguments[:-1]) == 2
     assert "was begun with" in capsys.readouterr().err
-    assert foundation.main([*arguments[:2], "--gin.TRAIN_STEPS=3"]) == 0
-    (asked,) = (call for call in calls[done:] if call[0] == "eval")
-    assert "--gin.evaluate.limit=5" not in asked
 
 
 def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
     arguments = ["--answers", "--first", str(tmp_path / "first"), "--output", str(tmp_path / "run")]
-    assert foundation.main([*arguments, "--eval-limit", "5"]) == 0
+    assert foundation.main(arguments) == 0
     for verb in ("fetch", "prepare"):
         assert {("data", verb, name) for name in foundation.QUESTIONS} <= set(calls)
     first, second = (call for call in calls if call[0] == "train")
@@ -75,8 +66,6 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
     assert second[2] == "answers"
     assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'first'}'" in second
     assert f"--gin.MODEL_DIR='{tmp_path / 'run'}'" in second
-    (evaluated,) = (call for call in calls if call[0] == "eval")
-    assert "--gin.MIXTURE_OR_TASK_NAME='foundation_language'" in evaluated
 
 
 def test_no_class_is_one_that_a_study_asks_for():
@@ -119,39 +108,14 @@ def test_the_vocabulary_reads_what_the_foundation_reads():
 def test_the_foundation_of_books_reads_no_behaviour_about_films(calls, tmp_path):
     """Neither its tasks nor what it is trained with name a data set of films' ratings."""
     name = foundation.BOOKS_NAME
-    arguments = ["--books", "--output", str(tmp_path / "run"), "--eval-limit", "5"]
+    arguments = ["--books", "--output", str(tmp_path / "run")]
     assert foundation.main(arguments) == 0
     prepared = {call[2] for call in calls if call[:2] == ("data", "prepare")}
     assert foundation.RATED in prepared
     (trained,) = (call for call in calls if call[0] == "train")
     assert trained[2] == foundation.RECIPES[name].recipe
-    (evaluated,) = (call for call in calls if call[0] == "eval")
-    assert f"--gin.MIXTURE_OR_TASK_NAME='{name}'" in evaluated
     configuration.parse_config(foundation.RECIPES[name].gin_files(), ["MODEL_DIR = 'x'"])
     tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
     rates = gin.query_parameter("mixture_rates.rates")
     assert {task.dataset for task in tasks} == {*foundation.TEXTS, foundation.RATED}
     assert set(rates) <= {task.name for task in tasks}
-
-
-def test_rows_tell_each_source_and_the_tokens_seen(tmp_path: Path) -> None:
-    (tmp_path / "config.gin").write_text("BATCH_SIZE = 10\ntrain.batch_size = %BATCH_SIZE\n")
-    lines = [
-        {"step": 2, "tokens_per_second": 60.0, "examples_per_second": 2.0},
-        {"step": 2, "validation/loss": 3.0},
-        {"step": 5, "tokens_per_second": 50.0, "examples_per_second": 1.0},
-    ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    figures = {"film_plots_infilling": 8.0, "film_plots_generation": 9.0, "books_outcomes": 2.0}
-    rows = foundation.rows_of("foundation", "pretrain.gin", figures, tmp_path, 7.0)
-    # 2 steps of 10 examples of 30 tokens, then 3 steps of 10 examples of 50.
-    tokens = 2 * 10 * 30 + 3 * 10 * 50
-    assert {(row["model"], row["metric"], row["value"]) for row in rows} == {
-        ("film plots", "infilling_perplexity", 8.0),
-        ("film plots", "generation_perplexity", 9.0),
-        ("books", "outcomes_perplexity", 2.0),
-        ("all sources", "tokens", tokens),
-    }
-    (tmp_path / "config.gin").write_text("")
-    with pytest.raises(DataError, match="no BATCH_SIZE"):
-        foundation.rows_of("foundation", "pretrain.gin", figures, tmp_path, 7.0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import foundation, job_baselines, jobs, runs
-from benchmarks.comparison_table import comparison_table
 from benchmarks.job_list import JOBS, WITHOUT_TOWERS, ZERO_SHOT
 from benchmarks.metric_names import describe_metric
-from benchmarks.results_file import add_rows, read_results
+from benchmarks.result_tables import Tables
+from benchmarks.results_file import read_results
 from m6rec_jax import configuration
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from tests.benchmarks.conftest import bindings_of, recorded
@@ -57,7 +57,7 @@ def run(tmp_path: Path, *arguments: str) -> int:
 
 
 def rows_in(tmp_path: Path) -> list[dict]:
-    return list(read_results(tmp_path / "jobs.json").rows)
+    return read_results(tmp_path / "jobs.json")
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -141,13 +141,13 @@ def test_one_table_is_of_one_foundation(calls, tmp_path: Path) -> None:
     assert run(tmp_path, "--jobs", "explanation", "--seeds", "1", *other) == 2
 
 
-def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
+def test_a_line_compares_means_over_seeds() -> None:
     rows = []
     for seed, ours in ((0, 0.6), (1, 0.8)):
         row = {"model": "M", "gin_file": None, "config": "c", "dataset": "d1", "split": "t"}
         row |= {"seed": seed, "metric": "auc", "value": ours, "ours": ours, "job": "likes"}
         rows.append(row | {"baselines": {"weak": 0.1, "strong": 0.5 + seed / 10}})
-    text = comparison_table(add_rows(tmp_path / "x.json", rows).rows)
+    text = Tables("x", rows).comparison("likes", ["auc"])
     spread = float(np.std([0.6, 0.8], ddof=1))
     line = next(line for line in text.splitlines() if line.startswith("| d1"))
     assert f"0.7000 ± {spread:.4f}" in line

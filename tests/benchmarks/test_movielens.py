@@ -36,7 +36,7 @@ def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
         assert set(recipe.arguments()) <= set(call)
     foundation = f"--gin.INITIAL_CHECKPOINT_PATH='{(tmp_path / 'runs/foundation').resolve()}'"
     assert all(foundation in call for call in training[1:])
-    rows = read_results(tmp_path / "movielens_ctr.json").rows
+    rows = read_results(tmp_path / "movielens_ctr.json")
     assert {row["seed"] for row in rows} == {3, 4}
     assert {row["metric"] for row in rows} == set(movielens._CTR)
     # Again: nothing is trained or tested twice.
@@ -50,7 +50,7 @@ def test_towers_are_tested_alone_and_then_as_the_hybrid(calls, tmp_path: Path) -
     assert movielens.main(arguments) == 0
     steps = [call[0] for call in calls if call[0] in ("eval", "calibrate")]
     assert steps == ["eval", "calibrate", "eval"]
-    rows = read_results(tmp_path / "movielens_retrieval.json").rows
+    rows = read_results(tmp_path / "movielens_retrieval.json")
     model = movielens.JOBS["retrieval_full"].model
     values = {row["model"]: row["value"] for row in rows if row["metric"] == "mrr"}
     assert values == {model: 0.5, f"{model}, hybrid": 0.7}

@@ -1,196 +1,142 @@
 """`docs/results.md` is made of the result files and of nothing else."""
 
+import os
+import re
+import socket
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import render_results, results_file
+from benchmarks import provenance, render_results, results_file
+from benchmarks.result_tables import Tables
+from m6rec_jax.errors import DataError
 
 STAMP = {"command": "python -m x", "commit": "abc", "hardware": "a CPU", "date": "2026-01-02"}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "results"
-    path.mkdir()
-    return path
+def row(**changes: Any) -> dict[str, Any]:
+    known = {"model": "FM", "gin_file": None, "config": "c", "dataset": "d", "split": "s"}
+    return known | {"seed": 1, "metric": "auc", "value": 0.5} | STAMP | changes
 
 
-def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any) -> None:
-    """Writes AUC rows: model -> a value per seed."""
-    found = []
-    for model, aucs in values.items():
-        for seed, value in enumerate(aucs):
-            rows = results_file.metric_rows(
-                {"auc": value, "log_loss": 1 - value},
-                **{
-                    "model": model,
-                    "dataset": "d",
-                    "split": "s",
-                    "seed": seed,
-                    "config": "defaults",
-                    "seconds": 10.0 + seed,
-                }
-                | changes,
-            )
-            found += [row | STAMP for row in rows]
-    results_file.add_rows(folder / f"{name}.json", found)
-    if not (prose := folder / f"{name}.md").exists():
-        prose.write_text(f"# {name.upper()}\n\n{{{{ table(['auc', 'log_loss']) }}}}")
-
-
-def run(folder: Path, *flags: str) -> int:
-    output = folder.parent / "docs" / "results.md"
-    return render_results.main(["--results", str(folder), "--output", str(output), *flags])
-
-
-def page(folder: Path) -> str:
-    assert run(folder) == 0
-    return (folder.parent / "docs" / "results.md").read_text()
-
-
-def line(text: str, model: str) -> list[str]:
-    (found,) = [part for part in text.splitlines() if part.startswith(f"| {model}")]
+def line(table: str, model: str) -> list[str]:
+    (found,) = [part for part in table.splitlines() if part.startswith(f"| {model}")]
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
-def test_what_is_not_measured_yet_is_left_out(folder: Path) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    prose = '# X\n{% if has("s") %}measured{% endif %}{% if has("t") %}missing{% endif %}\n'
-    (folder / "x.md").write_text(prose)
-    text = page(folder)
-    assert "measured" in text
-    assert "missing" not in text
-
-
-def test_mean_and_spread_over_seeds(folder: Path) -> None:
+def test_mean_and_spread_over_seeds() -> None:
     values = [0.70, 0.71, 0.75]
-    add(folder, "x", {"FM": values, "LR": [0.6]})
-    cells = line(page(folder), "FM")
-    assert cells[1] == f"**{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}**"
-    # One seed has no spread; and the better log loss is the lower one.
-    assert line(page(folder), "LR")[1:3] == ["0.6000", "0.4000"]
-    assert cells[2].startswith("**0.2800")
+    rows = [row(seed=seed, value=value) for seed, value in enumerate(values)]
+    losses = [
+        row(seed=seed, value=1 - value, metric="log_loss") for seed, value in enumerate(values)
+    ]
+    rows += [*losses, row(model="LR", value=0.6), row(model="LR", value=0.4, metric="log_loss")]
+    table = Tables("x", rows).table(["auc", "log_loss"])
+    spread = statistics.stdev(values)
+    # The better log loss is the lower one; a single seed has no spread; the best stands last.
+    assert line(table, "FM")[1:] == [f"**0.7200 ± {spread:.4f}**", f"**0.2800 ± {spread:.4f}**"]
+    assert line(table, "LR")[1:] == ["0.6000", "0.4000"]
+    assert table.index("LR") < table.index("FM")
 
 
-def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
-    for samples, values in ((64, [0.5, 0.6]), (1024, [0.7])):
-        for model, more in (("FM", 0.0), ("LR", 0.01)):
-            for seed, value in enumerate(values if model == "FM" or samples > 64 else []):
-                rows = results_file.metric_rows(
-                    {"auc": value + more},
-                    model=model,
-                    dataset="d",
-                    split=f"few_{samples}",
-                    seed=seed,
-                    config="defaults",
-                )
-                rows = [row | {"samples": samples} | STAMP for row in rows]
-                results_file.add_rows(folder / "x.json", rows)
-    (folder / "x.md").write_text('# X\n\n{{ table_by("samples", "auc") }}')
-    text = page(folder)
-    assert "| model | 64 | 1,024 |" in text
-    spread = statistics.stdev([0.5, 0.6])
-    assert line(text, "FM")[1:3] == [f"0.5500 ± {spread:.4f}", "0.7000"]
-    assert line(text, "LR")[1:3] == ["–", "**0.7100**"]
-    (folder / "x.md").write_text('# X\n\n{{ table_by("sample", "auc") }}')
-    assert run(folder) == 2
+def test_figures_and_a_metric_by_a_key_of_the_rows() -> None:
+    found = ((64, "FM", 0.5), (1024, "FM", 0.7), (1024, "LR", 0.71))
+    rows = [row(samples=n, split=f"few_{n}", model=m, value=v) for n, m, v in found]
+    rows[0]["baselines"] = {"mean": 0.3}
+    tables = Tables("x", rows)
+    table = tables.table_by("samples", "auc")
+    assert "| model | 64 | 1,024 |" in table
+    assert line(table, "FM")[1:] == ["0.5000", "0.7000"]
+    assert line(table, "LR")[1:] == ["–", "**0.7100**"]
+    assert tables.figure("FM", "auc", split="few_64") == "0.5000"
+    assert tables.figure("FM", "auc", split="few_64", baseline="mean") == "0.3000"
+    assert tables.has("few_64", model="FM")
+    assert not tables.has("few_64", model="LR")
+    for wrong in (
+        lambda: tables.table(["auc"]),  # of two splits
+        lambda: tables.table(["mrr"], split="few_64"),
+        lambda: tables.table_by("sample", "auc"),
+        lambda: tables.figure("SVD", "auc", split="few_64"),
+        lambda: tables.comparison("likes", ["auc"]),
+    ):
+        with pytest.raises(DataError, match=r"x\.md"):
+            wrong()
 
 
-def test_prose_orders_sections_and_names_figures(folder: Path) -> None:
-    add(folder, "a", {"FM": [0.7]})
-    add(folder, "b", {"FM": [0.8]})
-    (folder / "b.md").write_text(
-        '# Later but first\n{# order: 1 #}\nFM reaches {{ figure("FM", "auc") }}.\n## Detail\n'
+def test_pages_and_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = tmp_path / "results", tmp_path / "docs" / "results.md"
+
+    def run(*flags: str) -> int:
+        return render_results.main(["--results", str(folder), "--output", str(output), *flags])
+
+    results_file.add_rows(folder / "a.json", [row()])
+    results_file.add_rows(folder / "b.json", [row(value=0.8)])
+    (folder / "a.md").write_text('# A\n{# page: speed.md #}\n{{ table(["auc"]) }}')
+    (folder / "b.md").write_text('# B\n## Detail\nFM reaches {{ figure("FM", "auc") }}.')
+    (folder / "summary.md").write_text(
+        '{{ of("a").figure("FM", "auc") }}{% if of("c").has() %}c{% endif %}'
     )
-    text = page(folder)
-    assert text.index("## Later but first") < text.index("## A\n")
+    assert run("--check") == 1  # not written yet, and a check writes nothing
+    assert not output.exists()
+    assert run() == 0
+    assert run("--check") == 0
+    text = output.read_text()
+    assert text.index("\n0.5000\n") < text.index("## B\n") < text.index("### Detail\n")
     assert "FM reaches 0.8000." in text
-    assert "### Detail" in text
+    assert line(output.with_name("speed.md").read_text(), "FM")[1] == "0.5000"
+    results_file.add_rows(folder / "a.json", [row(value=0.9)])
+    assert run("--check") == 1
+    assert "0.9000" in capsys.readouterr().err
+    for wrong in ("no title", "# T\n{{ tabel() }}", "# T\n{{ table( }}"):
+        (folder / "b.md").write_text(wrong)
+        assert run() == 2
+        assert "b.md" in capsys.readouterr().err
 
 
-def test_the_summary_stands_on_top_and_leaves_out_what_is_not_there(folder: Path) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    prose = """{% set x, y = of("x"), of("y") -%}
-    {% if x.has(model="FM") %}FM: {{ x.figure("FM", "auc") }}.{% endif %}
-    {% if y.has(model="FM") %}{{ y.figure("FM", "auc") }}{% endif %}"""
-    (folder / "summary.md").write_text(prose)
-    text = page(folder)
-    assert text.index("\nFM: 0.7000.\n") < text.index("## X\n")
-    (folder / "summary.md").write_text('{{ of("x").figure("FM", "mrr") }}')
-    assert run(folder) == 2
+def test_a_rerun_replaces_all_rows_of_its_run_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    results_file.add_rows(path, [row(), row(metric="log_loss"), row(seed=2), row(model="LR")])
+    results_file.add_rows(path, [row(value=0.75, commit="def")])
+    rows = results_file.read_results(path)
+    found = [(r["model"], r["seed"], r["metric"], r["value"], r["commit"]) for r in rows]
+    assert found == [
+        ("FM", 2, "auc", 0.5, "abc"),
+        ("LR", 1, "auc", 0.5, "abc"),
+        ("FM", 1, "auc", 0.75, "def"),
+    ]
+    assert results_file.runs_in(path) == {results_file.run_key(one) for one in rows}
 
 
-def test_a_figure_may_be_of_a_baseline(folder: Path) -> None:
-    for seed, other in ((0, 0.5), (1, 0.6)):
-        rows = results_file.metric_rows(
-            {"auc": 0.7}, model="FM", dataset="d", split="s", seed=seed, config="defaults"
-        )
-        rows = [row | {"baselines": {"mean": other}} | STAMP for row in rows]
-        results_file.add_rows(folder / "x.json", rows)
-    (folder / "x.md").write_text('# X\n{{ figure("FM", "auc", baseline="mean") }}')
-    assert "\n0.5500\n" in page(folder)
-    (folder / "x.md").write_text('# X\n{{ figure("FM", "auc", baseline="other") }}')
-    assert run(folder) == 2
-
-
-@pytest.mark.parametrize(
-    ("prose", "message"),
-    [
-        ("no title", "the first line must be '# Title'"),
-        ("# T\n{{ table(['nothing']) }}", "no row has the metric 'nothing'"),
-        ("# T\n{{ figure('SVD', 'auc') }}", "matches 0 lines"),
-        ("# T\n{{ table(['auc'], split='t') }}", "picks no rows"),
-        ("# T\n{{ tabel(['auc']) }}", "x.md: 'tabel' is undefined"),
-        ("# T\n{{ table( }}", "x.md:"),
-    ],
-)
-def test_wrong_prose_is_an_error_that_names_the_file(
-    folder: Path, capsys: pytest.CaptureFixture[str], prose: str, message: str
+@pytest.mark.parametrize("change", [{"value": float("nan")}, {"config": None}, {"seed": 1}])
+def test_a_bad_row_is_refused_and_nothing_is_written(
+    tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    (folder / "x.md").write_text(prose)
-    assert run(folder) == 2
-    assert message in capsys.readouterr().err
+    path = tmp_path / "x.json"
+    with pytest.raises(DataError, match="row 1"):
+        results_file.add_rows(path, [row(), row(seed=2) | change])
+    assert not path.exists()
 
 
-def test_one_table_is_of_one_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    add(folder, "x", {"FM": [0.8]}, split="t")
-    assert run(folder) == 2
-    assert "one table or figure is of one split" in capsys.readouterr().err
+def test_provenance_names_the_machine_but_not_whose_it_is() -> None:
+    text = provenance.hardware_description()
+    assert re.search(r", \d+ cores?, \d+ GiB; ", text)
+    assert "numpy " in text
+    assert socket.gethostname() not in text
+    assert os.sep not in text.replace("CPU @", "")
+    for word, portable in (
+        ("--gin_file=gin_configs/x.gin", "--gin_file=gin_configs/x.gin"),
+        (f"--output={provenance.ROOT / 'runs' / 'a'}", "--output=runs/a"),
+        ("--gin.MODEL_DIR='/home/someone/model'", "--gin.MODEL_DIR='model'"),
+        ("gs://bucket/model", "gs://bucket/model"),
+    ):
+        assert provenance.portable(word) == portable
 
 
-def test_check_finds_what_is_stale(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    (folder / "x.md").write_text('# X\n{{ table(["auc"]) }}')
-    assert run(folder, "--check") == 1  # not written yet
-    docs = folder.parent / "docs"
-    assert not docs.exists()  # a check writes nothing
-    assert run(folder) == 0
-    assert run(folder, "--check") == 0
-
-    add(folder, "x", {"FM": [0.9]})
-    capsys.readouterr()
-    assert run(folder, "--check") == 1
-    error = capsys.readouterr().err
-    assert "0.9000" in error
-    assert run(folder) == 0
-    (docs / "results.md").write_text((docs / "results.md").read_text() + "a figure by hand\n")
-    assert run(folder, "--check") == 1
-
-
-def test_prose_may_stand_on_the_page_of_speed(folder: Path) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    add(folder, "pods", {"xl": [0.9]})
-    (folder / "pods.md").write_text('# Pods\n{# page: speed.md #}\n\n{{ table(["auc"]) }}')
-    results = page(folder)
-    speed = folder.parent / "docs" / "speed.md"
-    assert "| FM" in results
-    assert "xl" not in results
-    assert line(speed.read_text(), "xl")[1] == "0.9000"
-    assert run(folder, "--check") == 0
-    speed.write_text(speed.read_text() + "x")
-    assert run(folder, "--check") == 1
+def test_committed_result_files_keep_to_the_schema() -> None:
+    for path in sorted(results_file.RESULTS.glob("*.json")):
+        for result in results_file.read_results(path):
+            gin_file = result["gin_file"]
+            assert gin_file is None or (provenance.ROOT / gin_file).exists(), gin_file
+            assert provenance.portable(result["command"]) == result["command"]

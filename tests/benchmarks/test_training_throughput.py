@@ -36,7 +36,7 @@ def test_ratios_are_to_the_faster_of_the_others(results, monkeypatch):
     }
     monkeypatch.setattr(throughput, "seconds_of_turn", lambda name, _: turns[name].pop())
     assert throughput.main(["--batch", "10"]) == 0
-    rows = results_file.read_results(results).rows
+    rows = results_file.read_results(results)
     found = {(row["model"], row["metric"]): row["value"] for row in rows}
     assert found[throughput.OWN, "throughput_ratio"] == 2.0
     assert found[throughput.T5X, "throughput_ratio"] == 0.5

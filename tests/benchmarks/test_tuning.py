@@ -51,7 +51,7 @@ def test_runs_are_made_once_and_compared(made, tmp_path: Path, capsys) -> None:
     assert len(made) == len(set(made)) == 2 * 2 * len(tuning.TASKS)
     assert tuning.main(arguments) == 0
     assert len(made) == 2 * 2 * len(tuning.TASKS)
-    rows = read_results(tmp_path / "tuning.json").rows
+    rows = read_results(tmp_path / "tuning.json")
     means = {
         (row["method"], row["seed"]): row["value"]
         for row in rows
