@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import device_speed
 from benchmarks.command_line import errors_told
 from benchmarks.movielens import DATASET, PREPARE, PREPARE_LEAVE_ONE_OUT
 from benchmarks.provenance import ROOT
@@ -165,7 +165,8 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
 
     def add(model: str, found: dict[str, float], path: Path, seconds: float | None) -> None:
         shares = {f"{key}_share": found[key] / of_teacher for key, of_teacher in whole.items()}
-        _add(model, seed, found | shares | {"ms_per_candidate": _speed(path)}, seconds)
+        speed = device_speed.measured(path)["candidate_milliseconds"]
+        _add(model, seed, found | shares | {"ms_per_candidate": speed}, seconds)
 
     add(name, metrics | _sizes(restored_params(run)), run, seconds)
     if rounded:
@@ -225,13 +226,6 @@ def _sizes(params: Mapping[str, Any], size: int | None = None) -> dict[str, floa
         "nonzero_parameters": nonzero,
         "bytes": of_floats if size is None else size,
     }
-
-
-def _speed(path: Path) -> float:
-    """Milliseconds a candidate, one thread."""
-    command = [sys.executable, "-m", "m6rec_jax.export.packed_bench", str(path), "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["candidate_milliseconds"])
 
 
 def _add(name: str, seed: int, metrics: dict[str, float], seconds: float | None) -> None:

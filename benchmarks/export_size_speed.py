@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import device_speed
 from benchmarks.command_line import errors_told
 from benchmarks.movielens import DATASET
 from benchmarks.provenance import ROOT
@@ -34,7 +35,6 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import load_model, packed_of
 from m6rec_jax.engine.programs.packed_file import write_packed
 from m6rec_jax.errors import DataError
-from m6rec_jax.export.edge_bench import bench
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.prepared_rows import read_rows
@@ -126,13 +126,12 @@ def measure_litert(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
     """Bytes of the scorer; milliseconds a candidate, of a history that is kept or not."""
     for format_ in SCORERS:
         folder = study.exported(format_)
-        found = bench(folder, [1])
-        (row,) = found["rows"]
+        row = device_speed.measured(folder)
         at_a_time = manifest_of(folder)["candidates"]
         yield (
             str(format_),
             {
-                "bytes": found["bytes"],
+                "bytes": manifest_of(folder)["bytes"],
                 "cached_candidate_milliseconds": row["candidate_milliseconds"],
                 "candidate_milliseconds": row["candidate_milliseconds"]
                 + row["history_milliseconds"] / at_a_time,

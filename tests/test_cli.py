@@ -282,7 +282,6 @@ TOLD_AT_ONCE = {
     "serve docs --index a=docs --index b=none": "--index none: nothing is there",
     "export none --output a": "none: nothing is there",
     "export docs --output a --gin.MODEL_DRI=a": "did you mean 'MODEL_DIR'?",
-    "edge bench none": "none: nothing is there",
     "compress structure {run} --output a --gin.BATCH_SIZ=8": "did you mean 'BATCH_SIZE'?",
     "compress vocabulary docs --size 128 --output a": "docs has no config.gin",
     "convert --from none --to huggingface:a": "--from none: nothing is there",

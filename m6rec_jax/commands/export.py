@@ -1,4 +1,4 @@
-"""`m6rec export`, and `m6rec edge`, which measures exports."""
+"""`m6rec export`."""
 
 import argparse
 from typing import Any
@@ -12,8 +12,6 @@ from m6rec_jax.commands.arguments import (
 )
 from m6rec_jax.commands.settings import look_first
 from m6rec_jax.export.formats import FORMATS
-from m6rec_jax.io.atomic import check_output
-from m6rec_jax.io.json_text import json_text
 
 
 def add_commands(commands: Any) -> None:
@@ -58,20 +56,6 @@ def add_commands(commands: Any) -> None:
     export.add_argument("--beams", type=int, help="of stablehlo's beam search (default 4)")
     takes_gin(export)
 
-    edge = commands.add_parser("edge", help="models for phones: how large and fast they are")
-    edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
-    bench = add_command(edge_commands, "bench", run_edge_bench)
-    bench.add_argument(
-        "path",
-        type=existing_path,
-        metavar="PATH",
-        help="folder of m6rec export --format litert, or file of m6rec compress pack",
-    )
-    bench.add_argument(
-        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
-    )
-    bench.add_argument("--json", type=local_path, metavar="FILE", help="the same for programs")
-
 
 def run_export(args: argparse.Namespace) -> None:
     """write a model's programs for use without m6rec_jax, checked against the model"""
@@ -103,15 +87,3 @@ def run_export(args: argparse.Namespace) -> None:
         if name.startswith("recommend "):
             print(f"{name} ranks by {RANKED_BY}")
     print(args.output)
-
-
-def run_edge_bench(args: argparse.Namespace) -> None:
-    """size, start, latency by threads and memory"""
-    from m6rec_jax.export.edge_bench import bench, table
-
-    if args.json is not None:
-        check_output(args.json)
-    found = bench(args.path, args.threads)
-    print(table(found))
-    if args.json is not None:
-        args.json.write_text(json_text(found, indent=2) + "\n")

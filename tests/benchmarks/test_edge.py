@@ -43,7 +43,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[str
     monkeypatch.setattr(edge, "packed_of", packed_of)
     monkeypatch.setattr(edge, "write_packed", lambda file, packed: file.write_text("bytes"))
     monkeypatch.setattr(edge, "_tested", lambda *_, rounds: 0.7 - 0.1 * rounds)
-    monkeypatch.setattr(edge, "_speed", lambda path: 0.5)
+    figures = {"candidate_milliseconds": 0.5}
+    monkeypatch.setattr(edge.device_speed, "measured", lambda path: figures)
     monkeypatch.setattr(edge, "m6rec", lambda *_: None)
     monkeypatch.setattr(edge, "results_path", lambda name: tmp_path / f"{name}.json")
     return runs

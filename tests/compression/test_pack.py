@@ -29,7 +29,6 @@ from m6rec_jax.engine.programs.packed_file import (
 )
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.export.edge_bench import COLUMNS
 from m6rec_jax.model.quantization import SCALE
 from m6rec_jax.pipeline.locations import OWN_VOCABULARY_VARIABLE
 from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
@@ -167,18 +166,6 @@ def test_bytes_of_parameters_are_those_that_are_stored(
         rows = map(str.split, capsys.readouterr().out.splitlines())
         (told,) = (row[5] for row in rows if row[:2] == ["both", "all"])
         assert told == f"{sum(leaf.nbytes for leaf in flatten(kept).values()):,}"
-
-
-def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> None:
-    model, variables = make_model(shop_vocabulary, exit_losses="rising")
-    run = served_films.write_model(tmp_path / "run", model, variables, shop_vocabulary)
-    file, output = pack(run, tmp_path / "model.m6rec"), tmp_path / "found.json"
-    assert main(["edge", "bench", str(file), "--threads", "1", "--json", str(output)]) == 0
-    found = json.loads(output.read_text())
-    assert found["bytes"] == file.stat().st_size
-    row = found["rows"][0]
-    assert row.keys() == COLUMNS.keys()
-    assert min(row.values()) > 0
 
 
 @pytest.fixture(scope="module")
