@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import lzma
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -268,16 +267,8 @@ def _copy_runtime(packages: Path, folder: Path) -> None:
 
 
 def _pack(path: Path) -> None:
-    """Replaces a file by NAME.lzma, with its size in the header.
-
-    Of WebAssembly a third less than by gzip, and most hosts send other files as they are.
-    """
-    data = path.read_bytes()
-    # No byte of WebAssembly or of text is aligned.
-    own = {"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 24, "pb": 0}
-    packed = bytearray(lzma.compress(data, lzma.FORMAT_ALONE, filters=[own]))
-    packed[5:13] = len(data).to_bytes(8, "little")
-    path.with_name(f"{path.name}.lzma").write_bytes(packed)
+    """Replaces a file by NAME.gzip: most hosts send WebAssembly as it is, some unpack a .gz."""
+    path.with_name(f"{path.name}.gzip").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
     path.unlink()
 
 
@@ -301,6 +292,6 @@ def _page_files(folder: Path) -> list[str]:
 def _first_load(folder: Path) -> int:
     """Bytes of all that a browser loads, each file compressed by gzip."""
     build = f"runtime/{_BUILDS[1]}"
-    names = [*_page_files(folder), "sw.js", f"{build}.js", f"{build}.wasm.lzma"]
+    names = [*_page_files(folder), "sw.js", f"{build}.js", f"{build}.wasm.gzip"]
     paths = (folder / name for name in names)
     return sum(len(gzip.compress(path.read_bytes(), 9)) for path in paths if path.is_file())

@@ -1,7 +1,6 @@
 """The browser page: it reads text as Python does, to the token, and answers as the model."""
 
 import json
-import lzma
 import os
 import random
 import shutil
@@ -51,9 +50,7 @@ SPEC = served_films.SPEC | {
 
 def node(script: str, given: Any, folder: Path) -> Any:
     """What a script returns of `given`, with the page's modules as `layout` and so on."""
-    modules = {
-        name: json.dumps(str(WEB / f"{name}.js")) for name in ("layout", "lzma", "tokenizer")
-    }
+    modules = {name: json.dumps(str(WEB / f"{name}.js")) for name in ("layout", "tokenizer")}
     imports = "".join(f"import * as {name} from {path};" for name, path in modules.items())
     (folder / "given.json").write_text(json.dumps(given))
     program = f"{imports} import {{ readFileSync }} from 'node:fs';"
@@ -116,22 +113,6 @@ def test_rows_are_laid_out_as_in_training(tmp_path: Path) -> None:
         expected = layout.source_layout(special, own, limit)
         assert found["tokens"] == expected["encoder_input_tokens"].tolist()
         assert found["blocks"] == expected["encoder_block_ids"].tolist()
-
-
-@needs_node
-def test_files_are_unpacked(tmp_path: Path) -> None:
-    rng = random.Random(0)
-    whole = rng.randbytes(3000) + b"abc" * 9000 + Path(__file__).read_bytes() + bytes(300)
-    path = tmp_path / "file"
-    path.write_bytes(whole)
-    web_page._pack(path)
-    assert not path.exists()
-    script = """
-        const found = lzma.unlzma(new Uint8Array(readFileSync(given)));
-        return Buffer.from(found).toString("hex");
-    """
-    found = node(script, str(tmp_path / "file.lzma"), tmp_path)
-    assert bytes.fromhex(found) == whole == lzma.decompress((tmp_path / "file.lzma").read_bytes())
 
 
 @needs_node
@@ -334,7 +315,7 @@ def test_the_page_recommends_without_a_network(
 
 @needs_runtime
 @pytest.mark.skipif(chromium.CHROMIUM is None, reason="no Chromium here")
-@pytest.mark.parametrize("name", ["model.tflite", "catalogue.json.lzma", "export.json"])
+@pytest.mark.parametrize("name", ["model.tflite", "catalogue.json.gzip", "export.json"])
 def test_the_page_names_a_damaged_file(exported: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "page"
     shutil.copytree(exported, folder)

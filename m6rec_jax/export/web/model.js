@@ -7,7 +7,6 @@
 // It runs in a worker of the page, and in Node.js, where the export is checked.
 
 import { sourceRow, textRow } from "./layout.js";
-import { unlzma } from "./lzma.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const FORMAT = "m6rec-web-1";
@@ -17,9 +16,8 @@ const EOS = 1;
  * A function from the name of a file to its bytes, which are compared with the manifest.
  *
  * @param {Function} fetchBytes from a name to bytes
- * @param {Cache} cache of what was unpacked before; optional
  */
-export function checked(fetchBytes, cache) {
+export function checked(fetchBytes) {
   let manifest;
 
   async function read(name) {
@@ -31,13 +29,9 @@ export function checked(fetchBytes, cache) {
   }
 
   async function unpacked(name) {
-    const address = `${name}?${manifest.files[`${name}.lzma`]}`;
-    const kept = await cache?.match(address);
-    if (kept) return new Uint8Array(await kept.arrayBuffer());
-    const bytes = unlzma(await read(`${name}.lzma`));
-    // Where there is no room it is unpacked anew next time.
-    await cache?.put(address, new Response(bytes)).catch(() => {});
-    return bytes;
+    const packed = new Blob([await read(`${name}.gzip`)]).stream();
+    const stream = packed.pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
   return async (name) => {

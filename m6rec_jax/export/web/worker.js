@@ -12,7 +12,6 @@ const METHODS = {
   async open({ threads }) {
     const { checked, openModel } = await import("./model.js");
     const scope = new URL("./", self.location.href).href;
-    const cache = await caches.open(`m6rec ${scope} unpacked`).catch(() => undefined);
     let loaded = 0;
     const read = checked(async (name) => {
       let response;
@@ -26,7 +25,7 @@ const METHODS = {
       loaded += bytes.length;
       postMessage({ loaded });
       return bytes;
-    }, cache);
+    });
     model = await openModel(read, { threads, runtime: `${scope}runtime/` });
     return { catalogue: model.catalogue, threads: model.threads };
   },
