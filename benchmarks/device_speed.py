@@ -1,9 +1,9 @@
-"""How fast a LiteRT export, or a packed file, is on one thread of this machine.
+"""How fast a LiteRT export, a packed file or a run is on one thread of this machine.
 
     python -m benchmarks.device_speed exported/phone      # or: ctr.m6rec
 
 Prints JSON: milliseconds to start, to encode a history, and for a candidate of a history that was
-encoded before, the fastest of a few turns; of an export those of its held-out requests, of a file
+encoded before, the fastest of a few turns; of an export those of its held-out requests, of others
 those of random tokens. Memory is the process's.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.provenance import ROOT
 from m6rec_jax.engine.candidates.scoring import positive_probability, read_log_probabilities
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.export.device_client import HELD_OUT, EdgeModel
+from m6rec_jax.export.device_client import HELD_OUT, MANIFEST, EdgeModel
 
 _TURNS, _REQUESTS = 5, 40
 _CANDIDATES, _CANDIDATE_LENGTH = 8, 16
@@ -78,8 +78,8 @@ def of_export(folder: Path) -> dict[str, float]:
     }
 
 
-def of_file(path: Path) -> dict[str, float]:
-    """Of the scorer of a packed file: one history, of which eight candidates are scored."""
+def of_model(path: Path) -> dict[str, float]:
+    """Of the scorer of a packed file or a run: one history, of which eight candidates are scored."""
     begin = time.perf_counter()
     # XLA has a thread for each core that it finds when it starts.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
@@ -115,6 +115,7 @@ def of_file(path: Path) -> dict[str, float]:
 
 if __name__ == "__main__":
     model_path = Path(sys.argv[1])
-    figures = of_file(model_path) if model_path.is_file() else of_export(model_path)
+    is_export = (model_path / MANIFEST).is_file()
+    figures = of_export(model_path) if is_export else of_model(model_path)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({**figures, "resident_mib": memory}))
