@@ -79,7 +79,7 @@ def of_export(folder: Path) -> dict[str, float]:
 
 
 def of_model(path: Path) -> dict[str, float]:
-    """Of the scorer of a packed file or a run: one history, of which eight candidates are scored."""
+    """Of the scorer of a packed file or a run: eight candidates of one history."""
     begin = time.perf_counter()
     # XLA has a thread for each core that it finds when it starts.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
