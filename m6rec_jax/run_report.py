@@ -43,7 +43,7 @@ from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -110,7 +110,7 @@ class TaskResult:
 
     Attributes:
       task, split: what was evaluated. lengths: of its rows, in tokens.
-      sample, limit: rows that were evaluated, drawn at random, and of them the first (0: all).
+      sample, limit: rows that were evaluated, and of them the first (0: all).
       evaluation: that made the metrics.
       predictions, metrics: of the model.
       baselines: name -> metric -> value.
@@ -183,7 +183,7 @@ def report_on_run(
       output: the page; None: `report.html` in the run.
       gin_files, bindings: settings beside those that the run was trained with.
       split: which part is evaluated.
-      rows: of each task, at most, drawn at random (0: all).
+      rows: of each task, at most (0: all).
 
     Raises:
       ConfigError: the run has no configuration, or it names no task.
@@ -274,9 +274,7 @@ def _sample_notes(results: Sequence[TaskResult]) -> list[str]:
     for result in results:
         total = result.task.prepared().num_rows(result.task.view)[result.split]
         if 0 < result.sample < total:
-            notes.append(
-                f"{result.task.name}: on {result.sample:,} of {total:,} rows, drawn at random."
-            )
+            notes.append(f"{result.task.name}: on {result.sample:,} of {total:,} rows.")
         if 0 < result.limit < (result.sample or total):
             notes.append(f"{result.task.name}: on the first {result.limit:,} rows.")
     return notes

@@ -79,7 +79,7 @@ def add_commands(commands: Any) -> None:
         "--rows",
         type=int,
         default=0,
-        help="evaluate so many rows of each task, drawn at random (default: all)",
+        help="evaluate so many rows of each task (default: all)",
     )
     takes_gin(report)
 

@@ -10,8 +10,8 @@ from m6rec_jax.data.negatives import recorded_rates
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.pipeline.row_layout import prompt_row
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 

@@ -43,13 +43,13 @@ from m6rec_jax.metrics.classification import auc, log_loss, platt_scaling
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.pipeline.prepared_rows import TaskPart
-from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo
+from m6rec_jax.pipeline.row_layout import prompt_row
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 
 # Changes of a probability that are worth trying.
 SCORING_THRESHOLDS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
-# Rows that weights are learnt from, drawn at random of all tasks' rows; a few weights need no more.
+# Rows that weights are learnt from, of all tasks' rows; a few weights need no more.
 _RANKING_ROWS = 5_000
 _K = 10
 

@@ -41,16 +41,15 @@ from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskDa
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec, PromptConfig
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart
-from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.row_layout import prompt_row
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
 from m6rec_jax.pipeline.task_rows import (
     count_rows,
     find_provider,
     sample_sizes,
-    sampled_indices,
     task_vocabulary,
 )
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
@@ -75,7 +74,7 @@ class Evaluator:
         processes need, with a message. Metrics do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
-      sample: so many rows of all tasks together, drawn at random once (`EvaluationBatches.sample`);
+      sample: so many rows of all tasks together (`EvaluationBatches.sample`);
         0: all. A training run sets the attribute `sample` (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
       reranking: adds to what the model of a retrieval task finds, and orders it; None: as it
@@ -285,7 +284,7 @@ class _TaskEvaluation:
     def _read(self, number: int) -> np.ndarray:
         """Which of so many rows are read, ascending."""
         sampled = self._evaluator.batches(self._task).sampled_rows
-        read = sampled_indices(number, sampled) if sampled < number else np.arange(number)
+        read = np.arange(min(sampled, number))
         limit, count = self._evaluator.limit or None, self._evaluator.reader[1]
         # Of each process at most the limit; sources cut rows for them so, too.
         cuts = [len(read) * index // count for index in range(count + 1)]

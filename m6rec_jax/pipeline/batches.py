@@ -1,10 +1,10 @@
-"""Batches of model features for training: endless, sharded, resumable.
+"""Batches of model features: endless, sharded and resumable for training, or one pass over a split.
 
-The data of a run are cut into a fixed number of shards, each with its own tf.data pipeline, seed
-and saved state. A global batch is the rows of all shards, so its rows do not depend on how many
-processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P). The mesh decides in
-which order the processes' rows stand (`sharding.place_batch`). Shards are read in this process, one
-after another, or by input processes that share them (`input_processes`).
+The training data of a run are cut into a fixed number of shards, each with its own tf.data
+pipeline, seed and saved state. A global batch is the rows of all shards, so its rows do not depend
+on how many processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P). The mesh
+decides in which order the processes' rows stand (`sharding.place_batch`). Shards are read in this
+process, one after another, or by input processes that share them (`input_processes`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,28 @@ from typing import Any
 
 import gin
 import numpy as np
+import seqio
+import tensorflow as tf
 
-from m6rec_jax.errors import CheckpointError
-from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
+from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES, feature_lengths
 from m6rec_jax.pipeline.input_processes import InputProcess
 from m6rec_jax.pipeline.registration import task_info
-from m6rec_jax.pipeline.shards import LocalShards, read_settings
-from m6rec_jax.pipeline.task_rows import Batch, find_provider, require_multiple, tasks_with
+from m6rec_jax.pipeline.seqio_tasks import TextToTextTask
+from m6rec_jax.pipeline.shards import LocalShards, State
+from m6rec_jax.pipeline.source import PreparedSource, steady_options
+from m6rec_jax.pipeline.task_rows import (
+    Batch,
+    count_rows,
+    find_provider,
+    next_rows,
+    sample_sizes,
+    task_dataset,
+    tasks_with,
+)
+from m6rec_jax.sharding.processes import sum_over_processes
+from m6rec_jax.text.layout import pad_batch
 
 
 @gin.configurable
@@ -67,12 +82,11 @@ class BatchIterator(Iterator[Batch]):
         pack: bool = False,
         num_input_processes: int = 0,
     ) -> None:
-        require_multiple("BATCH_SIZE", batch_size, "BatchIterator.num_shards", num_shards)
-        require_multiple(
+        _require_multiple("BATCH_SIZE", batch_size, "BatchIterator.num_shards", num_shards)
+        _require_multiple(
             "BatchIterator.num_shards", num_shards, "the number of processes", process_count
         )
-        self._provider = find_provider(mixture_or_task_name)
-        tasks = tasks_with(self._provider, split)
+        tasks = tasks_with(find_provider(mixture_or_task_name), split)
         self._settings: dict[str, Any] = {
             "mixture_or_task_name": mixture_or_task_name,
             "feature_lengths": dict(feature_lengths),
@@ -87,19 +101,14 @@ class BatchIterator(Iterator[Batch]):
             "rows": {task.name: task.num_input_examples(split) for task in tasks},
             "data": {task.name: task_info(task.name).fingerprint(split) for task in tasks},
         }
-        rows_per_shard = batch_size // num_shards
-        per_process = num_shards // process_count
+        rows, per_process = batch_size // num_shards, num_shards // process_count
         self.shards = range(process_index * per_process, (process_index + 1) * per_process)
-        self._readers: list[LocalShards | InputProcess]
-        if num_input_processes:
-            number = min(num_input_processes, per_process)
-            cuts = [per_process * n // number for n in range(number + 1)]
-            self._readers = [
-                InputProcess(self._settings, self.shards[first:end], rows_per_shard)
-                for first, end in itertools.pairwise(cuts)
-            ]
-        else:
-            self._readers = [LocalShards(self._settings, self.shards, rows_per_shard)]
+        number = min(num_input_processes, per_process)
+        cuts = [per_process * n // number for n in range(number + 1)] if number else []
+        self._readers: list[LocalShards | InputProcess] = [
+            InputProcess(self._settings, self.shards[first:end], rows)
+            for first, end in itertools.pairwise(cuts)
+        ] or [LocalShards(self._settings, self.shards, rows)]
         # tf.data's threads call Python; they must be gone before the interpreter shuts down.
         self._stop = weakref.finalize(self, _close, self._readers)
         self.num_batches = 0
@@ -117,12 +126,13 @@ class BatchIterator(Iterator[Batch]):
         Raises:
           DataError: a row cannot be read or preprocessed.
         """
-        parts = list(itertools.chain(*self._call_all("next")))
-        batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for name in COUNT_FEATURES:
-            del batch[name]
+        shards = list(itertools.chain(*self._call_all("next")))
         self.num_batches += 1
-        return batch
+        return {
+            name: np.concatenate([rows[name] for rows in shards])
+            for name in shards[0]
+            if name not in COUNT_FEATURES
+        }
 
     def state_dict(self) -> dict[str, bytes]:
         """States of this process's shards after the last batch that `next` returned.
@@ -130,11 +140,10 @@ class BatchIterator(Iterator[Batch]):
         They include rows that tf.data has prefetched, so nothing is lost or repeated. The union
         over all processes is the state of the run.
         """
-        return {
-            self._shard_key(shard): state
-            for states in self._call_all("states", self.num_batches)
-            for shard, state in states.items()
-        }
+        states: dict[str, bytes] = {}
+        for of_reader in self._call_all("states", self.num_batches):
+            states |= of_reader
+        return states
 
     def load_state_dict(self, states: Mapping[str, bytes]) -> None:
         """Continues after the batch at which `state_dict` was called, on any number of processes.
@@ -147,13 +156,12 @@ class BatchIterator(Iterator[Batch]):
         """
         if not states:
             raise CheckpointError("the checkpoint holds no data state; was it saved by training?")
-        any_key = min(states)
-        saved = read_settings(states[any_key], any_key)
-        data = self._settings["data"] | saved["data"]
+        name = min(states)
+        saved = State.read(states[name], name).settings
         changes = [
             f"the data of {task} were prepared anew since the data state was saved"
-            for task, made in self._settings["data"].items()
-            if data[task] != made
+            for task, fingerprint in self._settings["data"].items()
+            if saved["data"].get(task, fingerprint) != fingerprint
         ] + [
             f"the data state was saved with {name} = {saved.get(name)!r}, now it is {value!r}"
             for name, value in self._settings.items()
@@ -164,19 +172,154 @@ class BatchIterator(Iterator[Batch]):
                 f"{'; '.join(changes)}: the batches would not continue. Set that back, or start a "
                 "new MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
             )
-        names = {shard: self._shard_key(shard) for shard in self.shards}
-        self._call_all("restore", {n: states[key] for n, key in names.items()}, names)
+        self._call_all("restore", dict(states))
         self.num_batches = int(saved["num_batches"])
 
     def _call_all(self, method: str, *arguments: Any) -> list[Any]:
-        for reader in self._readers:
-            reader.send(method, *arguments)
-        return [reader.receive() for reader in self._readers]
-
-    def _shard_key(self, shard: int) -> str:
-        return f"shard-{shard:05d}-of-{self._settings['num_shards']:05d}"
+        """Of each reader; input processes work at the same time."""
+        results = [reader.start(method, *arguments) for reader in self._readers]
+        return [result() for result in results]
 
 
 def _close(readers: list[LocalShards | InputProcess]) -> None:
     for reader in readers:
         reader.close()
+
+
+@gin.configurable
+class EvaluationBatches:
+    """One pass over a split in batches of one shape; iterating again starts anew.
+
+    Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
+    float32 is 1 for real rows and 0 for padding. Each process reads its part of the rows, and all
+    yield the same number of batches, of padding where they have no rows left, because jitted steps
+    wait for one another. Rows of a mixture's tasks come by turns. Candidates that do not fit into
+    one row take several (`preprocessors.scoring_rows`), and then there are more batches than
+    `len` says.
+
+    Args:
+      mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
+      batch_size: rows of a global batch; a multiple of `process_count`.
+      process_index, process_count: of this process.
+      limit: stop after so many rows of this process (0: all), of those that are laid out.
+      sample: read so many rows in all (0: all), the first ones: the same at every pass and for any
+        number of processes. A mixture's tasks have their share.
+
+    Attributes:
+      available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
+        which `limit` may shorten; of all processes together.
+      num_rows, num_rows_with_dropped_behaviours, num_texts, num_truncated_texts: of this pass and
+        process: rows, and those whose history was too long for S; texts in the decoder, such as
+        candidates, and those that were cut.
+
+    Raises:
+      ConfigError: unknown task, or sizes that do not divide.
+      DataError: the data are not prepared, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        mixture_or_task_name: str,
+        feature_lengths: Mapping[str, int],
+        batch_size: int,
+        *,
+        split: str = "validation",
+        process_index: int = 0,
+        process_count: int = 1,
+        limit: int = 0,
+        sample: int = 0,
+    ) -> None:
+        _require_multiple("the evaluation batch size", batch_size, "process count", process_count)
+        self._provider = find_provider(mixture_or_task_name)
+        self._lengths = dict(feature_lengths)
+        self._rows = batch_size // process_count
+        self._split, self._limit = split, limit
+        self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
+        most = sample or limit * process_count
+        available = count_rows(self._provider, feature_lengths, split, most)
+        self._per_task = sample_sizes(available, sample)
+        self.available_rows, self.sampled_rows = (
+            sum(rows.values()) for rows in (available, self._per_task)
+        )
+        self.read_rows = min(self.sampled_rows, limit * process_count or self.sampled_rows)
+        if not self.available_rows:
+            raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
+        # One of the shards of a task has the largest share.
+        largest = sum(-(-rows // process_count) for rows in self._per_task.values())
+        self._num_batches = -(-min(largest, limit or largest) // self._rows)
+        self._reset_counts()
+
+    def _reset_counts(self) -> None:
+        self.num_rows = self.num_rows_with_dropped_behaviours = 0
+        self.num_texts = self.num_truncated_texts = 0
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        dataset = M6RecFeatureConverter()(self._all_rows(), self._lengths)
+        if self._limit:
+            dataset = dataset.take(self._limit)
+        iterator = iter(dataset.batch(self._rows).prefetch(2).with_options(steady_options()))
+        self._reset_counts()
+        for number in itertools.count():
+            rows = next_rows(iterator, end={})
+            if number >= len(self) and not self._any_process(bool(rows)):
+                break
+            yield self._filled(rows)
+        # With several processes the sources decide how many rows are this one's.
+        counts_all = not self._limit and self._shard is None
+        if counts_all and self.num_rows < self.sampled_rows:
+            raise DataError(
+                f"'{self._provider.name}' yields fewer rows than its {self._split} data have; "
+                "evaluation needs preprocessors that make at least one row of each"
+            )
+
+    def _any_process(self, has_rows: bool) -> bool:
+        return has_rows if self._shard is None else sum_over_processes(has_rows)[0] > 0
+
+    def _all_rows(self) -> tf.data.Dataset:
+        """Rows of all tasks that have some, by turns until each of them is at its end.
+
+        A mixture's own data set would end with the first task that does.
+        """
+        by_task = [
+            self._rows_of(task).map(lambda row: {name: row[name] for name in TASK_FEATURES})
+            for task in seqio.get_subtasks(self._provider)
+            if self._per_task.get(task.name)
+        ]
+        turns = tf.data.Dataset.range(len(by_task)).repeat()
+        return tf.data.Dataset.choose_from_datasets(by_task, turns, stop_on_empty_dataset=False)
+
+    def _rows_of(self, task: seqio.Task) -> tf.data.Dataset:
+        """This process's rows of the sample."""
+        rows = self._per_task[task.name]
+        if isinstance(task.source, PreparedSource):
+            task = task.replace(source=task.source.first(rows))
+            return task_dataset(task, self._lengths, self._split, shard_info=self._shard)
+        numbered = task_dataset(task, self._lengths, self._split).take(rows).enumerate()
+        if self._shard is not None:
+            numbered = numbered.shard(self._shard.num_shards, self._shard.index)
+        if not isinstance(task, TextToTextTask):
+            return numbered.map(lambda _, row: row)
+        # A row of no user has its number instead: it puts the rows of processes in order.
+        return numbered.map(lambda number, row: row | {"user_ids": tf.cast(number, tf.int32)[None]})
+
+    def _filled(self, rows: Batch) -> Batch:
+        """With rows of padding, counted, and without the counts."""
+        columns = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        batch = pad_batch(columns, feature_lengths(self._lengths), self._rows)
+        real = len(columns)
+        dropped, truncated = (batch.pop(name)[:real] for name in ("num_dropped", "num_truncated"))
+        self.num_rows += real
+        self.num_rows_with_dropped_behaviours += int((dropped > 0).sum())
+        self.num_truncated_texts += int(truncated.sum())
+        self.num_texts += int(batch["decoder_block_ids"][:real].max(axis=1, initial=0).sum())
+        batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
+        return batch
+
+
+def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    """Raises ConfigError unless a number of rows is a positive multiple of `of`."""
+    if of < 1 or value < 1 or value % of:
+        raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")

@@ -24,8 +24,8 @@ from m6rec_jax.pipeline.features import (
     feature_lengths,
 )
 from m6rec_jax.pipeline.source import numpy_map
+from m6rec_jax.text.layout import FEATURES, Row, pad_batch
 
-Batch = dict[str, np.ndarray]
 _PACKING_WINDOW = 128  # consecutive rows that are packed together
 
 
@@ -64,13 +64,14 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
         lengths = feature_lengths(task_feature_lengths)
         if self.pack:
             for name in SEGMENT_FEATURES:
-                lengths[name] = lengths[name.replace("segment_ids", "input_tokens")]
+                lengths[name] = lengths[_of_tokens(name)]
         return lengths
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        lengths = dict(task_feature_lengths)
+        # Of all features, whatever a subclass leaves out.
+        lengths = M6RecFeatureConverter.get_model_feature_lengths(self, task_feature_lengths)
 
         def pad(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             padded = {}
@@ -82,34 +83,30 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
                 padded[name].set_shape([lengths[name]])
             return padded
 
-        ds = ds.map(pad, num_parallel_calls=tf.data.AUTOTUNE)
-        return self._packed(ds, lengths) if self.pack else ds
-
-    def _packed(self, ds: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
-        model_lengths = self.get_model_feature_lengths(lengths)
-        shapes = {name: [None, model_lengths[name]] for name in (*TASK_FEATURES, *SEGMENT_FEATURES)}
-
         def pack(*values: np.ndarray) -> list[np.ndarray]:
             packed = pack_rows(dict(zip(TASK_FEATURES, values, strict=True)), lengths)
-            return [packed[name] for name in shapes]
+            return [packed[name] for name in (*TASK_FEATURES, *SEGMENT_FEATURES)]
 
         def pack_window(window: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            shapes = {name: [None, lengths[name]] for name in (*TASK_FEATURES, *SEGMENT_FEATURES)}
             return numpy_map(pack, [window[name] for name in TASK_FEATURES], shapes)
 
+        ds = ds.map(pad, num_parallel_calls=tf.data.AUTOTUNE)
+        if not self.pack:
+            return ds
         windows = ds.batch(_PACKING_WINDOW)
         return windows.map(pack_window, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
 
-def first_fit(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
-    """Assigns items to bins, longest first, each to the first bin with room in every dimension.
+def first_fit(sizes: Sequence[tuple[int, int]], capacity: tuple[int, int]) -> list[list[int]]:
+    """Assigns items to bins, longest first, each to the first bin with room in both dimensions.
 
     An item larger than `capacity` gets a bin of its own. Returns per bin its item indices, in
     increasing order.
     """
-    order = sorted(range(len(sizes)), key=lambda i: (-sum(sizes[i]), i))
     bins: list[list[int]] = []
     room: list[np.ndarray] = []
-    for i in order:
+    for i in sorted(range(len(sizes)), key=lambda i: (-sum(sizes[i]), i)):
         size = np.asarray(sizes[i])
         for items, left in zip(bins, room, strict=True):
             if (size <= left).all():
@@ -122,7 +119,7 @@ def first_fit(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> li
     return [sorted(items) for items in bins]
 
 
-def pack_rows(window: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> Batch:
+def pack_rows(window: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> Row:
     """Packs a window of padded rows into fewer rows.
 
     Args:
@@ -135,15 +132,15 @@ def pack_rows(window: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> B
       one embedding. A row of several documents has `user_ids` -1, its counts are summed.
     """
     sizes = {
-        "inputs": (window["encoder_block_ids"] > 0).sum(axis=1),
-        "targets": (window["decoder_block_ids"] > 0).sum(axis=1),
+        axis: (window[f"{tower}_block_ids"] > 0).sum(axis=1).tolist()
+        for axis, tower in (("inputs", "encoder"), ("targets", "decoder"))
     }
-    both = [tuple(map(int, pair)) for pair in zip(*sizes.values(), strict=True)]
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i in range(len(both)):
-        retrieval = int(window["retrieval"][i, 0])
-        key = (int(window["task_ids"][i, 0]), retrieval, i if retrieval else -1)
-        groups.setdefault(key, []).append(i)
+    both = list(zip(*sizes.values(), strict=True))
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for i, (task, retrieval) in enumerate(
+        zip(window["task_ids"][:, 0].tolist(), window["retrieval"][:, 0].tolist(), strict=True)
+    ):
+        groups.setdefault((task, retrieval, i if retrieval else -1), []).append(i)
     capacity = (lengths["encoder_input_tokens"], lengths["decoder_input_tokens"])
     bins = [
         [members[place] for place in places]
@@ -151,35 +148,28 @@ def pack_rows(window: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> B
         for places in first_fit([both[i] for i in members], capacity)
     ]
     # In the order of each row's first document, so that packing does not sort by length.
-    packed = [_join(window, members, sizes, lengths) for members in sorted(bins)]
-    return {name: np.stack([row[name] for row in packed]) for name in packed[0]}
+    rows = [_joined(window, members, sizes) for members in sorted(bins)]
+    return pad_batch(rows, {name: lengths[_of_tokens(name)] for name in rows[0]})
 
 
-def _join(
-    window: Mapping[str, np.ndarray],
-    indices: Sequence[int],
-    sizes: Mapping[str, np.ndarray],
-    lengths: Mapping[str, int],
-) -> Batch:
-    row: Batch = {}
+def _of_tokens(name: str) -> str:
+    """The feature that a segment feature is as long as; another feature itself."""
+    return name.replace("segment_ids", "input_tokens")
+
+
+def _joined(
+    window: Mapping[str, np.ndarray], members: Sequence[int], sizes: Mapping[str, Sequence[int]]
+) -> Row:
+    """The documents of one row, one after the other, not padded."""
+    row: Row = {}
     for name, feature in MODEL_FEATURES.items():
         if feature.axis == "row":
-            row[name] = window[name][indices[0]]
-            continue
-        values = [window[name][i, : sizes[feature.axis][i]] for i in indices]
-        row[name] = _padded(np.concatenate(values), lengths[name], feature.padding)
+            row[name] = window[name][members[0]]
+        else:
+            row[name] = np.concatenate([window[name][i, : sizes[feature.axis][i]] for i in members])
     for name, feature in SEGMENT_FEATURES.items():
-        segments = [np.full(sizes[feature.axis][i], k + 1) for k, i in enumerate(indices)]
-        length = lengths[name.replace("segment_ids", "input_tokens")]
-        row[name] = _padded(np.concatenate(segments).astype(feature.dtype), length, 0)
-    if len(indices) > 1:
-        row["user_ids"] = np.full(1, MODEL_FEATURES["user_ids"].padding, np.int32)
-    for name in COUNT_FEATURES:
-        row[name] = window[name][list(indices)].sum(axis=0, dtype=np.int32)
-    return row
-
-
-def _padded(values: np.ndarray, length: int, padding: float) -> np.ndarray:
-    result = np.full(length, padding, values.dtype)
-    result[: len(values)] = values[:length]
-    return result
+        numbers = np.arange(1, len(members) + 1)
+        row[name] = np.repeat(numbers, [sizes[feature.axis][i] for i in members])
+    if len(members) > 1:
+        row["user_ids"] = np.full(1, FEATURES["user_ids"].padding)
+    return row | {name: window[name][list(members)].sum(axis=0) for name in COUNT_FEATURES}

@@ -11,7 +11,7 @@ import functools
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,19 +24,17 @@ from m6rec_jax.quiet_start import keep_quiet
 
 
 class InputProcess:
-    """`LocalShards` in a process of its own.
+    """`LocalShards`, with the same arguments, in a process of its own.
 
     The process is given the gin configuration, and so imports the modules that register tasks.
-
-    Args: see `LocalShards`.
     """
 
     def __init__(self, settings: Mapping[str, Any], shards: Sequence[int], rows: int) -> None:
-        self.shards = shards
+        self._shards = shards
         # Not forked: threads of JAX and tensorflow would be missing in the copy.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, gin.config_str(), dict(settings), shards, rows)
+        arguments = (theirs, gin.config_str(), (dict(settings), shards, rows))
         self._process = context.Process(
             target=_serve, args=arguments, name="m6rec-input", daemon=True
         )
@@ -45,18 +43,20 @@ class InputProcess:
         # Before `multiprocessing` waits at exit for its processes to end.
         self.close = util.Finalize(self, _end, (self._connection, self._process), exitpriority=10)
 
-    def send(self, method: str, *arguments: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `receive` raises
+    def start(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        """As `LocalShards.start`; the result may raise DataError where the process has ended."""
+        with contextlib.suppress(BrokenPipeError):  # `_receive` raises
             self._connection.send((method, arguments))
+        return self._receive
 
-    def receive(self) -> Any:
+    def _receive(self) -> Any:
         try:
             result, error = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join(10)
             raise DataError(
                 f"an input process ended with status {self._process.exitcode} while it read shards "
-                f"{list(self.shards)}; status -9 is the system's, which lacked memory: lower "
+                f"{list(self._shards)}; status -9 is the system's, which lacked memory: lower "
                 "BatchIterator.num_input_processes"
             ) from None
         if error is not None:
@@ -71,13 +71,7 @@ def _end(connection: Connection, process: BaseProcess) -> None:
         process.kill()
 
 
-def _serve(
-    connection: Connection,
-    configuration: str,
-    settings: Mapping[str, Any],
-    shards: Sequence[int],
-    rows: int,
-) -> None:
+def _serve(connection: Connection, configuration: str, arguments: tuple[Any, ...]) -> None:
     """Answers until the other end closes."""
     # The process that trains is told to stop, and tells this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,13 +87,13 @@ def _serve(
 
         gin.parse_config(configuration)
         macro("MIXTURE_OR_TASK_NAME", "")  # `@own_task()` registers when it is called
-        return LocalShards(settings, shards, rows)
+        return LocalShards(*arguments)
 
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            method, arguments = connection.recv()
+            method, given = connection.recv()
             try:
-                connection.send((getattr(reader(), method)(*arguments), None))
+                connection.send((reader().start(method, *given)(), None))
             except Exception as error:
                 if not isinstance(error, M6RecError):  # others may not travel
                     error = DataError(f"{type(error).__name__}: {error}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout, preprocessor
 from m6rec_jax.text import rows
 from m6rec_jax.text.infilling import text_infilling_row
@@ -78,22 +78,15 @@ def retrieval_rows(
       candidate_length: most tokens of an item; None: a share of T.
       item_word_dropout: share of the words of items' texts that training drops, drawn anew each
         time (`text.rows.drop_words`): for items that were never trained on.
-
-    Raises:
-      ConfigError: `item_word_dropout` is no share.
     """
     log_frequency = None if layout.prepared is None else layout.data().catalogue().log_frequency
 
     def make(example: Example, drop_words: Callable[[str], str]) -> Row:
         items, indices = [drop_words(item) for item in example["items"]], example["item_indices"]
-        row = layout.source(example["history"]) | layout.candidates(
-            items,
-            item_ids=indices,
-            item_log_frequency=None if log_frequency is None else log_frequency[indices],
-            candidate_length=rows.candidate_share(
-                len(items), layout.target_length, candidate_length
-            ),
-        )
+        limit = rows.candidate_share(len(items), layout.target_length, candidate_length)
+        frequency = None if log_frequency is None else log_frequency[indices]
+        row = layout.source(example["history"])
+        row |= layout.candidates(items, None, indices, frequency, candidate_length=limit)
         return layout.row(row, user=example["user_index"], retrieval=1)
 
     return layout.dropout("retrieval_rows.item_word_dropout", item_word_dropout, make)
@@ -122,11 +115,7 @@ def infilling_rows(layout: RowLayout) -> AtRandom:
 
 
 @preprocessor("history", "candidates", "ratings", "labels")
-def outcome_rows(
-    layout: RowLayout,
-    *,
-    outcome_weight: float = 1.0,
-) -> MakeRows:
+def outcome_rows(layout: RowLayout, *, outcome_weight: float = 1.0) -> MakeRows:
     """`groups` view as a document to generate: each candidate is followed by its outcome in words.
 
     The outcome is predicted from the candidate's `[EOS]` on, where scoring has its classes. So a
@@ -136,25 +125,33 @@ def outcome_rows(
       outcome_weight: loss weight of the outcome words; the candidates' own words have none.
     """
     data = layout.data()
-    words = data.template().outcome
+    outcome = data.template().outcome
     # By label, where negatives are sampled.
-    labelled = "label" in data.manifest["dataset_spec"]
-    by_label = () if labelled else data.outcome_words() or ()
+    has_values = "label" in data.manifest["dataset_spec"]
+    by_label = () if has_values else data.outcome_words() or ()
 
     def make(example: Example) -> Row:
         labels = example["labels"]
-        row = layout.source(example["history"]) | with_outcomes(
-            layout.text,
-            example["candidates"],
-            [by_label[label] for label in labels]
-            if by_label
-            else outcomes_in_words(example["ratings"], labels, words),
-            layout.target_length,
-            outcome_weight=outcome_weight,
+        outcomes = [by_label[label] for label in labels] if by_label else []
+        outcomes = outcomes or outcomes_in_words(example["ratings"], labels, outcome)
+        return _judged_in_words(
+            layout, example["history"], example["candidates"], outcomes, outcome_weight
         )
-        return layout.row(row)
 
     return make
+
+
+def _judged_in_words(
+    layout: RowLayout,
+    source: Sequence[str],
+    candidates: Sequence[str],
+    words: Sequence[str],
+    weight: float,
+) -> Row:
+    """Candidates, each followed by its words of a loss weight."""
+    length = layout.target_length
+    decoder = with_outcomes(layout.text, candidates, words, length, outcome_weight=weight)
+    return layout.row(layout.source(source) | decoder)
 
 
 @preprocessor(*_JUDGED)
@@ -181,12 +178,11 @@ def likelihood_rows(
     limit = rows.candidate_share(1, length, candidate_length)
 
     def make(example: Example) -> list[Row]:
-        indices, labels = example["item_indices"], example["labels"]
-        texts = example["candidates"]
+        texts, items, labels = (example[name] for name in ("candidates", "item_indices", "labels"))
 
         def decoder(part: slice) -> Row:
             return wording.lay_out(
-                text, texts[part], length, labels[part], indices[part], candidate_length=limit
+                text, texts[part], length, labels[part], items[part], candidate_length=limit
             )
 
         sizes = [min(wording.num_tokens(text, one), limit) for one in texts]
@@ -230,7 +226,6 @@ def class_word_rows(
       word_dropout: share of the text's words that training drops, see `text.rows.drop_words`.
 
     Raises:
-      ConfigError: `word_dropout` is no share.
       DataError: a class without a word.
     """
 
@@ -241,15 +236,9 @@ def class_word_rows(
                 f"class {label} of {layout.task_name} has no word: register_text_tasks was given "
                 f"class_words = {tuple(words)}"
             )
-        return layout.row(
-            layout.source([drop_words(part) for part in example["source"]])
-            | with_outcomes(
-                layout.text,
-                [example["question"]],
-                [words[label]],
-                layout.target_length,
-                outcome_weight=outcome_weight,
-            )
+        source = [drop_words(segment) for segment in example["source"]]
+        return _judged_in_words(
+            layout, source, [example["question"]], [words[label]], outcome_weight
         )
 
     return layout.dropout("class_word_rows.word_dropout", word_dropout, make)
@@ -259,16 +248,9 @@ def class_word_rows(
 def text_generation_rows(layout: RowLayout, *, loss_weight: float = 1.0) -> MakeRows:
     """A view of texts to write: the target continues its prefix, given the source.
 
-    A text longer than T loses its end.
-
-    Args:
-      loss_weight: of every token, where longer texts of other tasks would drown these.
-
-    Raises:
-      ConfigError: a weight that is not above 0.
+    A text longer than T loses its end. `loss_weight` is that of every token, where longer texts of
+    other tasks would drown these.
     """
-    if not loss_weight > 0:
-        raise ConfigError(f"text_generation_rows.loss_weight = {loss_weight} must be above 0")
 
     def make(example: Example) -> Row:
         source, target = example["source"], example["target"]
@@ -307,9 +289,8 @@ def recommendation_rows(layout: RowLayout) -> MakeRows:
 
     def make(example: Example) -> Row:
         items = example["item_indices"]
-        row = layout.source(example["source"]) | layout.candidates(
-            [example["target"]], item_ids=items, item_log_frequency=frequency[items]
-        )
+        row = layout.source(example["source"])
+        row |= layout.candidates([example["target"]], None, items, frequency[items])
         # The title is learnt as language by the task that writes it, not by this one.
         row["decoder_loss_weights"] *= 0
         return layout.row(row, user=example["turn_index"], retrieval=1)
@@ -337,11 +318,7 @@ def outcomes_in_words(
 
 
 def rating_classes(ratings: np.ndarray, values: Sequence[float]) -> np.ndarray:
-    """Class of each rating `[n]`: its index among the sorted `values`.
-
-    Raises:
-      DataError: a rating is none of the values.
-    """
+    """Class of each rating `[n]`: its index among the sorted `values`; raises DataError."""
     ordered = np.sort(np.asarray(values, np.float64))
     # The nearest: ratings were written in float32, where 0.2 lies above 0.2.
     classes = np.abs(ordered[None] - np.asarray(ratings, np.float64)[:, None]).argmin(axis=1)

@@ -1,49 +1,10 @@
 """Registers the seqio tasks of prepared data, so that the modules of `tasks/` stay short.
 
     register_recommendation_tasks("movielens_100k", dataset="movielens-100k")
+    register_mixture("films_and_talk", ["movielens_100k_outcomes", "chitchat_infilling"])
 
-registers
-
-    movielens_100k_infilling     documents    spans restored (pretraining)
-    movielens_100k_generation    documents    what comes next, items described (pretraining)
-    movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
-    movielens_100k_ctr           groups       the class of each candidate (scoring)
-    movielens_100k_retrieval     next_items   the two towers
-    movielens_100k_reranking     reranking    which of the co-occurring items comes next
-    movielens_100k_zero_shot     groups       which outcome of a candidate is likelier, untuned
-    movielens_100k_embeddings    next_items   the user as a vector
-    movielens_100k_pretrain            mixture of infilling and generation
-    movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
-    movielens_100k_foundation_without_outcomes
-
-and what other jobs ask for (`jobs.job.Job.tasks`).
-
-    register_text_tasks("film_reviews", corpus="film-reviews", label_task="sentiment")
-
-registers
-
-    film_reviews_infilling           documents       spans restored (pretraining)
-    film_reviews_generation          documents       what comes next (pretraining)
-    film_reviews_sentiment           labelled_texts  the class of each text
-    film_reviews_sentiment_in_words  labelled_texts  the class in words (pretraining)
-    film_reviews_pretrain            mixture of infilling and generation
-
-    register_generation_tasks("movielens_100k", dataset="movielens-100k", views=("explanations",))
-
-registers `movielens_100k_explanations`: for every view a task of kind 'generation', trained as
-language and evaluated by the texts that it writes.
-
-    register_dialogue_tasks("inspired", dataset="inspired")
-
-registers
-
-    inspired_replies      replies          what SYSTEM says (BLEU-2, distinct-n, perplexity)
-    inspired_titles       recommendations  the title it recommends, written (recall)
-    inspired_retrieval    recommendations  the same by the two towers (recall)
-    inspired_conversation mixture of all three
-
-`register_mixture` mixes any of them. Nothing is read before a task is used; see
-`pipeline.locations` for where data are looked for. The functions share these arguments:
+Nothing is read before a task is used; see `pipeline.locations` for where data are looked for. The
+functions share these arguments:
 
     name                  prefix of the task names: letters, digits, `_`
     dataset or corpus     its name, as in dataset.json, dialogues.json or corpus.json
@@ -64,7 +25,6 @@ from typing import Any, NamedTuple
 
 import gin
 import seqio
-import tensorflow as tf
 
 from m6rec_jax import configuration
 from m6rec_jax.data.prepared import Prepared, fingerprint
@@ -74,11 +34,11 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import Job, job_of, jobs
 from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, task_features
-from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
+from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource, SeqioVocabulary
 from m6rec_jax.pipeline.task_rows import find_provider, tasks_of
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 
-FOUNDATION = ("infilling", "generation", "outcomes", "retrieval")
+PRETRAINING = ("infilling", "generation")
+FOUNDATION = (*PRETRAINING, "outcomes", "retrieval")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,6 +109,27 @@ def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     return [task_info(name) for name in tasks_of(mixture_or_task_name)]
 
 
+class _Task(NamedTuple):
+    """A task `<name>_<suffix>`: kind, view, rows and classes as in `TaskInfo`.
+
+    The settings are those of its function of `pipeline.preprocessors`, called `rows`.
+    """
+
+    kind: str
+    suffix: str
+    view: str
+    rows: str
+    settings: Mapping[str, Any] = MappingProxyType({})
+    positive_classes: tuple[int, ...] = (1,)
+
+
+_OF_DIALOGUES = (
+    _Task("generation", "replies", "replies", "text_generation_rows"),
+    _Task("title_recommendation", "titles", "recommendations", "text_generation_rows"),
+    _Task("item_recommendation", "retrieval", "recommendations", "recommendation_rows"),
+)
+
+
 def register_recommendation_tasks(
     name: str,
     dataset: str,
@@ -158,7 +139,21 @@ def register_recommendation_tasks(
     rating_values: Sequence[float] = (),
     positive_rating: float | None = None,
 ) -> list[str]:
-    """Registers all tasks and mixtures of one split of a data set; see the module's docstring.
+    """Registers all tasks and mixtures of one split of a data set.
+
+        <name>_infilling     documents    spans restored (pretraining)
+        <name>_generation    documents    what comes next, items described (pretraining)
+        <name>_outcomes      groups       candidates, then outcomes in words (pretraining)
+        <name>_ctr           groups       the class of each candidate (scoring)
+        <name>_retrieval     next_items   the two towers
+        <name>_reranking     reranking    which of the co-occurring items comes next
+        <name>_zero_shot     groups       which outcome of a candidate is likelier, untuned
+        <name>_embeddings    next_items   the user as a vector
+        <name>_pretrain      mixture of infilling and generation
+        <name>_foundation    the same, outcomes and retrieval; see `foundation_rates`
+        <name>_foundation_without_outcomes
+
+    Jobs say which tasks they have (`jobs.job.Job.tasks`).
 
     Args:
       rating_values: all values that events have, such as (1, 2, 3, 4, 5). Given,
@@ -170,25 +165,24 @@ def register_recommendation_tasks(
     Raises:
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
-
-    tasks = [
-        _Task(kind, suffix, view, getattr(preprocessors, rows))
-        for kind, job in jobs().items()
-        for suffix, view, rows in job.tasks
-    ]
+    tasks = [_Task(kind, *of_job) for kind, job in jobs().items() for of_job in job.tasks]
     if rating_values:
         values = tuple(sorted(rating_values))
-        classes = _positive_classes(values, positive_rating)
-        rows, ratings = preprocessors.scoring_rows, {"rating_values": values}
-        tasks += [_Task("scoring", "ctr_ratings", "groups", rows, ratings, classes)]
-    others = tuple(kind for kind in FOUNDATION if kind != "outcomes")
+        if positive_rating is None or not values[0] < positive_rating <= values[-1]:
+            raise ConfigError(
+                f"rating_values = {values} need a positive_rating above {values[0]} and not "
+                f"above {values[-1]}, got {positive_rating}"
+            )
+        classes = tuple(i for i, value in enumerate(values) if value >= positive_rating)
+        ratings = {"rating_values": values}
+        tasks += [_Task("scoring", "ctr_ratings", "groups", "scoring_rows", ratings, classes)]
     mixtures = {
-        "pretrain": ("infilling", "generation"),
+        "pretrain": PRETRAINING,
         "foundation": FOUNDATION,
-        "foundation_without_outcomes": others,
+        "foundation_without_outcomes": tuple(kind for kind in FOUNDATION if kind != "outcomes"),
     }
     data = name, dataset, split, vocabulary_split
-    return _register(*data, tasks, mixtures, _foundation_rate, SHUFFLE_BUFFER_SIZE)
+    return _register(*data, tasks, mixtures, foundation_rates, SHUFFLE_BUFFER_SIZE)
 
 
 def register_text_tasks(
@@ -201,7 +195,13 @@ def register_text_tasks(
     every_word_counts: bool = False,
     vocabulary_split: str | None = None,
 ) -> list[str]:
-    """Registers all tasks and mixtures of one split of a corpus; see the module's docstring.
+    """Registers all tasks and mixtures of one split of a corpus.
+
+        <name>_infilling              documents       spans restored (pretraining)
+        <name>_generation             documents       what comes next (pretraining)
+        <name>_<label_task>           labelled_texts  the class of each text
+        <name>_<label_task>_in_words  labelled_texts  the class in words (pretraining)
+        <name>_pretrain               mixture of infilling and generation
 
     Args:
       label_task: what the class of a text is called; None for a corpus without classes.
@@ -209,18 +209,14 @@ def register_text_tasks(
       every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
         words may be of another class.
     """
-    rows = preprocessors
-    tasks = [
-        _Task("language", "infilling", "documents", rows.infilling_rows),
-        _Task("language", "generation", "documents", rows.generation_rows),
-    ]
+    tasks = [_Task("language", suffix, "documents", f"{suffix}_rows") for suffix in PRETRAINING]
     if label_task is not None:
         if class_words:
             words = {"words": class_words} | ({"word_dropout": 0.0} if every_word_counts else {})
-            suffix = f"{label_task}_in_words"
-            tasks += [_Task("language", suffix, "labelled_texts", rows.class_word_rows, words)]
-        tasks += [_Task("classification", label_task, "labelled_texts", rows.classification_rows)]
-    mixtures = {"pretrain": ("infilling", "generation")}
+            in_words = f"{label_task}_in_words"
+            tasks += [_Task("language", in_words, "labelled_texts", "class_word_rows", words)]
+        tasks += [_Task("classification", label_task, "labelled_texts", "classification_rows")]
+    mixtures = {"pretrain": PRETRAINING}
     return _register(name, corpus, split, vocabulary_split, tasks, mixtures)
 
 
@@ -232,13 +228,13 @@ def register_generation_tasks(
     views: Sequence[str] = WRITING,
     vocabulary_split: str | None = None,
 ) -> list[str]:
-    """Registers a task for every kind of text that a data set has; see the module's docstring.
+    """Registers `<name>_<view>`, trained as language and evaluated by the texts that it writes.
 
     Args:
       split: texts of corpora have 'by_group'.
       views: of `data.views.WRITING`, those that are prepared.
     """
-    tasks = [_Task("generation", view, view, preprocessors.text_generation_rows) for view in views]
+    tasks = [_Task("generation", view, view, "text_generation_rows") for view in views]
     return _register(name, dataset, split, vocabulary_split, tasks)
 
 
@@ -249,26 +245,15 @@ def register_dialogue_tasks(
     split: str = "by_group",
     vocabulary_split: str | None = None,
 ) -> list[str]:
-    """Registers the tasks of one data set of dialogues; see the module's docstring."""
-    rows, view = preprocessors, "recommendations"
-    tasks = [
-        _Task("generation", "replies", "replies", rows.text_generation_rows),
-        _Task("title_recommendation", "titles", view, rows.text_generation_rows),
-        _Task("item_recommendation", "retrieval", view, rows.recommendation_rows),
-    ]
-    mixtures = {"conversation": ("replies", "titles", "retrieval")}
-    return _register(name, dataset, split, vocabulary_split, tasks, mixtures)
+    """Registers the tasks of one data set of dialogues.
 
-
-class _Task(NamedTuple):
-    """A task `<name>_<suffix>` over a view; kind and classes as in `TaskInfo`."""
-
-    kind: str
-    suffix: str
-    view: str
-    preprocessor: Callable[..., tf.data.Dataset]
-    settings: Mapping[str, Any] = MappingProxyType({})
-    positive_classes: tuple[int, ...] = (1,)
+    <name>_replies       replies          what SYSTEM says (BLEU-2, distinct-n, perplexity)
+    <name>_titles        recommendations  the title it recommends, written (recall)
+    <name>_retrieval     recommendations  the same by the two towers (recall)
+    <name>_conversation  mixture of all three
+    """
+    mixtures = {"conversation": [task.suffix for task in _OF_DIALOGUES]}
+    return _register(name, dataset, split, vocabulary_split, _OF_DIALOGUES, mixtures)
 
 
 def _register(
@@ -278,7 +263,7 @@ def _register(
     vocabulary_split: str | None,
     tasks: Sequence[_Task],
     mixtures: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    rate: Callable[[str, seqio.Task], float] = lambda suffix, task: 1.0,
+    rates: Callable[[], Mapping[str, float]] = dict,
     # In training the buffers of many corpora are held at a time, in every shard.
     shuffle_buffer_size: int = 256,
 ) -> list[str]:
@@ -287,28 +272,29 @@ def _register(
         functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
     data = functools.partial(locations.prepared, dataset, split)
-    for kind, suffix, view, preprocessor, settings, positive_classes in tasks:
+    for kind, suffix, view, rows, settings, positive_classes in tasks:
         task = f"{name}_{suffix}"
+        view_folder = functools.partial(locations.prepared_view, dataset, split, view)
+        make_rows = functools.partial(
+            getattr(preprocessors, rows),
+            vocabulary=vocabulary,
+            task_name=task,
+            data=data,
+            **settings,
+        )
         seqio.TaskRegistry.add(
             task,
-            source=PreparedSource(
-                functools.partial(locations.prepared_view, dataset, split, view),
-                shuffle_buffer_size,
-            ),
-            preprocessors=[
-                functools.partial(
-                    preprocessor, vocabulary=vocabulary, task_name=task, data=data, **settings
-                )
-            ],
+            source=PreparedSource(view_folder, shuffle_buffer_size),
+            preprocessors=[make_rows],
             output_features=task_features(vocabulary),
             shuffle_buffer_size=None,  # the source shuffles, before it repeats
         )
-        _TASKS[task] = TaskInfo(
-            task, kind, view, dataset, split, positive_classes, preprocessor.__name__
-        )
+        _TASKS[task] = TaskInfo(task, kind, view, dataset, split, positive_classes, rows)
     for mixture, suffixes in mixtures.items():
-        rates = [(f"{name}_{suffix}", functools.partial(rate, suffix)) for suffix in suffixes]
-        seqio.MixtureRegistry.add(f"{name}_{mixture}", rates)
+        seqio.MixtureRegistry.add(
+            f"{name}_{mixture}",
+            [(f"{name}_{suffix}", functools.partial(_rate, rates, suffix)) for suffix in suffixes],
+        )
     return [f"{name}_{suffix}" for suffix in (*(task.suffix for task in tasks), *mixtures)]
 
 
@@ -317,13 +303,7 @@ def foundation_rates(
     infilling: float = 1.0, generation: float = 1.0, outcomes: float = 1.0, retrieval: float = 1.0
 ) -> dict[str, float]:
     """How often `<name>_foundation` draws from each task, relative to the others; all above 0."""
-    rates = dict(zip(FOUNDATION, (infilling, generation, outcomes, retrieval), strict=True))
-    return _positive("foundation_rates", rates)
-
-
-def _foundation_rate(kind: str, task: seqio.Task) -> float:
-    del task  # seqio gives it
-    return foundation_rates()[kind]
+    return dict(zip(FOUNDATION, (infilling, generation, outcomes, retrieval), strict=True))
 
 
 @gin.configurable
@@ -333,16 +313,16 @@ def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, floa
         mixture_rates.rates = {"movielens_100k_outcomes": 3.0, "chitchat_infilling": 0.5}
 
     Args:
-      rates: task name to rate; 1 for tasks that are not named.
+      rates: task name to rate, above 0; 1 for tasks that are not named.
 
     Raises:
-      ConfigError: a name that is no task, or a rate that is not positive.
+      ConfigError: a name that is no task.
     """
     for name in rates or {}:
         if name not in seqio.TaskRegistry.names():
             hint = did_you_mean(name, seqio.TaskRegistry.names())
             raise ConfigError(f"mixture_rates.rates names '{name}', which is no task{hint}")
-    return _positive("mixture_rates.rates", rates or {})
+    return rates or {}
 
 
 def register_mixture(name: str, tasks: Sequence[str]) -> str:
@@ -351,40 +331,26 @@ def register_mixture(name: str, tasks: Sequence[str]) -> str:
     All tasks must share a vocabulary, `vocabulary_file.shared` in gin. They may be seqio's own,
     which seqio mixes with each other alone, since their features differ.
     """
-    rates = [(find_provider(task), functools.partial(_rate, task)) for task in tasks]
+    rates = [(find_provider(task), functools.partial(_rate, mixture_rates, task)) for task in tasks]
     seqio.MixtureRegistry.add(name, rates)
     return name
 
 
-def _rate(name: str, task: seqio.Task) -> float:
+def _rate(rates: Callable[[], Mapping[str, float]], name: str, task: seqio.Task) -> float:
     del task  # seqio gives it
-    return mixture_rates().get(name, 1.0)
-
-
-def _positive(setting: str, rates: Mapping[str, float]) -> dict[str, float]:
-    for name, rate in rates.items():
-        if not rate > 0:
-            raise ConfigError(
-                f"{setting} gives '{name}' {rate}, which must be positive; leave a task out by "
-                "naming another mixture"
-            )
-    return dict(rates)
+    rate = rates().get(name, 1.0)
+    if not rate > 0:
+        raise ConfigError(
+            f"{rates.__name__} gives '{name}' {rate}, which must be above 0; leave a task out by "
+            "naming another mixture"
+        )
+    return rate
 
 
 def unregister(names: Sequence[str]) -> None:
     """Removes tasks and mixtures from seqio's registries (tests, notebooks)."""
     for name in reversed(names):
-        if name in seqio.MixtureRegistry.names():
-            seqio.MixtureRegistry.remove(name)
-        if name in seqio.TaskRegistry.names():
-            seqio.TaskRegistry.remove(name)
+        for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
+            if name in registry.names():
+                registry.remove(name)
         _TASKS.pop(name, None)
-
-
-def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[int, ...]:
-    if positive is None or not values[0] < positive <= values[-1]:
-        raise ConfigError(
-            f"rating_values = {tuple(values)} need a positive_rating above {values[0]} and not "
-            f"above {values[-1]}, got {positive}"
-        )
-    return tuple(i for i, value in enumerate(values) if value >= positive)

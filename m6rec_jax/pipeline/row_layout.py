@@ -28,10 +28,9 @@ import tensorflow as tf
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.prompt_rows import prompt_row
-from m6rec_jax.pipeline.source import numpy_map, python_value
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.pipeline.source import SeqioVocabulary, numpy_map, python_value
 from m6rec_jax.text import rows
 from m6rec_jax.text.layout import Row, pad_batch
 from m6rec_jax.text.rows import Text
@@ -64,7 +63,7 @@ class RowLayout(NamedTuple):
 
     Attributes:
       text: its vocabulary.
-      task_name: its row of the prompt bank is used, see `prompt_rows`.
+      task_name: its row of the prompt bank is used, see `prompt_row`.
       source_length, target_length: most tokens of a row, S and T.
       prepared: returns the data that its rows are of; None: they are of another source.
     """
@@ -168,7 +167,7 @@ def _map_rows(
             "this version (`m6rec data prepare` prepares it anew)?"
         )
 
-    def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
+    def numpy_rows(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
         example = {name: python_value(value) for name, value in zip(columns, values, strict=True)}
         if isinstance(make, AtRandom):
             made: Row | list[Row] = make.make(example, np.random.default_rng(seed.astype("uint32")))
@@ -178,14 +177,14 @@ def _map_rows(
         lengths = {name: max(len(row[name]) for row in several) for name in TASK_FEATURES}
         return list(pad_batch(several, lengths).values())
 
-    def tf_row(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
+    def tf_rows(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
         values = [seed, *(example[name] for name in columns)]
-        return numpy_map(numpy_row, values, {name: [None, None] for name in TASK_FEATURES})
+        return numpy_map(numpy_rows, values, {name: [None, None] for name in TASK_FEATURES})
 
     if isinstance(make, AtRandom):
-        return seqio.map_over_dataset(tf_row, num_seeds=1)(ds).unbatch()
+        return seqio.map_over_dataset(tf_rows, num_seeds=1)(ds).unbatch()
     return ds.map(
-        lambda example: tf_row(example, tf.zeros([2], tf.int64)),
+        lambda example: tf_rows(example, tf.zeros([2], tf.int64)),
         num_parallel_calls=tf.data.AUTOTUNE,
     ).unbatch()
 
@@ -197,3 +196,51 @@ def job_id(task_name: str) -> int:
     launch.
     """
     return zlib.crc32(task_name.encode("utf-8")) & 0x7FFFFFFF
+
+
+@gin.configurable
+def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
+    """The rows of the prompt bank that gin gives to tasks.
+
+        prompt_task_ids.ids = {"movielens_100k_ctr": 0, "movielens_100k_retrieval": 1}
+
+    Not needed with one set of prompts for all tasks (`PromptConfig.num_tasks` 1). Tasks with the
+    same number share its row.
+    """
+    return ids or {}
+
+
+def prompt_row(task: str, num_tasks: int | None = None) -> int:
+    """The row of the prompt bank that a seqio task uses, of `num_tasks` (None: not checked).
+
+    Raises:
+      ConfigError: `prompt_task_ids.ids` has no row for the task, though it has some or the bank
+        several; or a row that the bank has not.
+    """
+    ids = prompt_task_ids()
+    if not ids and num_tasks in (None, 1):
+        return 0
+    row = ids.get(task)
+    if type(row) is not int or not 0 <= row < (row + 1 if num_tasks is None else num_tasks):
+        raise ConfigError(
+            f"prompt_task_ids.ids gives '{task}' the row {row!r} of the prompt bank, which has "
+            f"PromptConfig.num_tasks = {num_tasks or 'several'}: give it a number from 0 on, that "
+            "of another task where they share prompts. Tasks that have a row: "
+            f"{', '.join(sorted(ids)) or 'none'}"
+        )
+    return row
+
+
+def check_prompt_rows(tasks: Sequence[str], num_tasks: int) -> None:
+    """Checks `prompt_task_ids` for the tasks of a run and the `num_tasks` rows of its bank.
+
+    Raises:
+      ConfigError: as `prompt_row`, or a name that no task has.
+    """
+    for name in sorted(set(prompt_task_ids()) - {*tasks, *seqio.TaskRegistry.names()}):
+        raise ConfigError(
+            f"prompt_task_ids.ids names '{name}', but no seqio task is called so"
+            f"{did_you_mean(name, tasks)}. Tasks of this run: {', '.join(tasks)}"
+        )
+    for task in tasks:
+        prompt_row(task, num_tasks)

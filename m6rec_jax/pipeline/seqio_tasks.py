@@ -20,8 +20,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.preprocessors import text_to_text_rows
-from m6rec_jax.pipeline.source import PreparedSource, steady_options
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.pipeline.source import PreparedSource, SeqioVocabulary, steady_options
 
 logger = logging.getLogger(__name__)
 

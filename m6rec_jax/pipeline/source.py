@@ -1,10 +1,10 @@
-"""Reads a prepared data set (TFDS, written by `m6rec data prepare`) for seqio."""
+"""Prepared data (TFDS, by `m6rec data prepare`) and their vocabulary, as seqio reads them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.views import INFO
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.layout import FEATURES
+from m6rec_jax.text.vocabulary import Vocabulary
 
 with contextlib.suppress(RuntimeError):  # a program has used them already
     # Devices are JAX's: tensorflow would take a GPU's memory, to read data.
@@ -74,7 +75,8 @@ class PreparedSource(seqio.DataSource):
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
       shuffle_buffer_size: rows held for shuffling, and saved with the iterator state. It can be
         small: TFDS has shuffled the rows, only epochs must differ.
-      sample: read only these rows, int `[n]`, ascending, in their order; None: all.
+      most: read only so many rows, the first ones, which are a sample: they were shuffled when they
+        were written. None: all.
     """
 
     supports_arbitrary_sharding = True
@@ -84,15 +86,15 @@ class PreparedSource(seqio.DataSource):
         self,
         locate: Callable[[], Path],
         shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
-        sample: np.ndarray | None = None,
+        most: int | None = None,
     ) -> None:
         super().__init__(splits=PARTS, caching_permitted=False)
-        self._locate, self._sample = locate, sample
+        self._locate, self._most = locate, most
         self._shuffle_buffer_size = shuffle_buffer_size
 
-    def sampled(self, places: np.ndarray) -> PreparedSource:
-        """The same data, of which some rows are read; they cannot be shuffled."""
-        return PreparedSource(self._locate, sample=places)
+    def first(self, rows: int) -> PreparedSource:
+        """The same data, of which the first rows of a split are read."""
+        return PreparedSource(self._locate, self._shuffle_buffer_size, rows)
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -115,16 +117,14 @@ class PreparedSource(seqio.DataSource):
         return split in self.builder.info.splits
 
     def num_input_examples(self, split: str) -> int:
-        """Rows of a split, or of the sample; raises DataError where there is no such split."""
-        return self._rows(split) if self._sample is None else len(self._sample)
-
-    def _rows(self, split: str) -> int:
+        """Rows that are read of a split; raises DataError where there is no such split."""
         splits: Mapping[str, tfds.core.SplitInfo] = self.builder.info.splits
         if split not in splits:
             raise DataError(
                 f"{self._locate()} has no split '{split}', only {', '.join(sorted(splits))}"
             )
-        return int(splits[split].num_examples)
+        number = int(splits[split].num_examples)
+        return number if self._most is None else min(number, self._most)
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [str(name) for name in self.builder.info.splits[split].filenames]
@@ -140,49 +140,84 @@ class PreparedSource(seqio.DataSource):
         """Rows of a split as `{column: tensor}`, of some `columns` or all of them.
 
         Raises:
-          DataError: the data set, the split or a column is missing, the split has no rows, or a
-            shard to be shuffled has none (it is repeated, so its reader would wait forever; a
-            pass in order, for evaluation, may have none).
+          DataError: no such split or column, or a shard without a row to repeat.
         """
-        columns_there = tuple(self.builder.info.features)
-        for column in columns or ():
-            if column not in columns_there:
-                raise DataError(
-                    f"{self._locate()} has no column '{column}', only {', '.join(columns_there)}"
-                )
+        there = tuple(self.builder.info.features)
+        if missing := sorted(set(columns or ()) - set(there)):
+            raise DataError(
+                f"{self._locate()} has no column '{missing[0]}', only {', '.join(there)}"
+            )
         number, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
-        first, end = (
-            number * index // shard.num_shards for index in (shard.index, shard.index + 1)
-        )
+        first, end = (number * n // shard.num_shards for n in (shard.index, shard.index + 1))
         if not number or (shuffle and first == end):
             raise DataError(
                 f"shard {shard.index} of {shard.num_shards} of split '{split}' of "
                 f"{self._locate()} has no rows ({number} in all)"
             )
-        nothing = first == end
-        end = max(end, first + 1)  # TFDS reads no empty range
-        if self._sample is not None:
-            # Files take turns, so a place is one in the order of the whole split.
-            chosen = np.zeros(self._sample[end - 1] + 1, bool)
-            chosen[self._sample[first:end]] = True
-            first, end = 0, self._rows(split)
+        readable = max(end, first + 1)  # TFDS reads no empty range
         dataset = self.builder.as_dataset(
-            split=tfds.core.ReadInstruction(split, first, end, unit="abs"),
+            split=tfds.core.ReadInstruction(split, first, readable, unit="abs"),
             shuffle_files=shuffle,
             decoders=tfds.decode.PartialDecoding(list(columns)) if columns else None,
-            read_config=tfds.ReadConfig(shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
+            read_config=tfds.ReadConfig(
+                shuffle_seed=seed,
+                skip_prefetch=True,
+                try_autocache=False,
+                # File after file, so that the first rows are the first ones of the whole split.
+                interleave_cycle_length=16 if shuffle else 1,
+            ),
         )
-        if self._sample is not None:
-            table = tf.constant(chosen)
-            dataset = dataset.take(len(chosen)).enumerate()
-            dataset = dataset.filter(lambda index, _: table[index]).map(lambda _, row: row)
         if shuffle:
             buffer = min(self._shuffle_buffer_size, end - first)
             dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=True)
-        return dataset.take(0) if nothing else dataset
+        return dataset.take(end - first)
 
 
 @functools.lru_cache(maxsize=64)
 def _builder(folder: Path, description: bytes) -> tfds.core.DatasetBuilder:
     del description  # part of the key: data prepared anew are read anew
     return tfds.builder_from_directory(folder)
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """Adapts a text `Vocabulary`, which is loaded when it is used.
+
+    Registering a task must not read files, so the adapter takes a function, such as
+    `locations.load_vocabulary`. Two adapters are equal when their vocabularies are: seqio compares
+    them when it mixes tasks.
+    """
+
+    pad_id = property(lambda self: self.text.pad_id)
+    bos_id = property(lambda self: self.text.bos_id)
+    eos_id = property(lambda self: self.text.eos_id)
+    unk_id = property(lambda self: self.text.unk_id)
+    _base_vocab_size = property(lambda self: self.text.size)
+
+    def __init__(self, load: Callable[[], Vocabulary]) -> None:
+        super().__init__(extra_ids=0)
+        self._load = load
+
+    @property
+    def text(self) -> Vocabulary:
+        """The vocabulary of `m6rec_jax.text`."""
+        return self._load()
+
+    def _encode(self, s: str) -> Sequence[int]:
+        return list(self.text.encode(s))
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.text.decode([int(i) for i in ids])
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError  # rows are made by `row_layout`
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SeqioVocabulary):
+            return False
+        return self._load is other._load or self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(SeqioVocabulary)  # equality may depend on files, which must not be read here

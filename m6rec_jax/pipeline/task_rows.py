@@ -10,12 +10,12 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
+from m6rec_jax.pipeline.row_layout import training_rows
 from m6rec_jax.pipeline.seqio_tasks import readable
-from m6rec_jax.pipeline.source import PreparedSource, steady_options
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.pipeline.source import PreparedSource, SeqioVocabulary, steady_options
+from m6rec_jax.text.layout import Row as Batch
 from m6rec_jax.text.vocabulary import Vocabulary
-
-Batch = dict[str, np.ndarray]
 
 
 def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
@@ -56,16 +56,18 @@ def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.T
     Raises:
       DataError: no task has it, or a data set is not prepared.
     """
+
+    def has_split(task: seqio.Task) -> bool:
+        source = task.source
+        if isinstance(source, PreparedSource):
+            return source.has_split(split)
+        return split in task.splits
+
     tasks = seqio.get_subtasks(provider)
-    if found := [task for task in tasks if _has_split(task, split)]:
-        return found
+    if with_split := [task for task in tasks if has_split(task)]:
+        return with_split
     splits = sorted({name for task in tasks for name in task.splits})
     raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(splits)}")
-
-
-def _has_split(task: seqio.Task, split: str) -> bool:
-    source = task.source
-    return source.has_split(split) if isinstance(source, PreparedSource) else split in task.splits
 
 
 def count_rows(
@@ -90,13 +92,6 @@ def count_rows(
         while next_rows(iterator, end={}):
             counts[task.name] += 1
     return counts
-
-
-def sampled_indices(rows: int, sample: int) -> np.ndarray:
-    """Indices of `sample` of `rows` rows, ascending: drawn at random, always the same ones."""
-    if sample >= rows:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(0).choice(rows, sample, replace=False))
 
 
 def sample_sizes(per_task: Mapping[str, int], sample: int) -> dict[str, int]:
@@ -132,6 +127,30 @@ def task_dataset(
     )
 
 
+def training_shard(
+    provider: seqio.Task | seqio.Mixture,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    *,
+    split: str,
+    seed: int,
+    shard: int,
+    num_shards: int,
+    pack: bool,
+) -> tf.data.Dataset:
+    """Endless shuffled batches of one shard, of `batch_size` rows; t5x reads these, too."""
+    # One number per (seed, shard): neighbouring seeds would share their map seeds in seqio.
+    seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0] >> 1)
+    info = seqio.ShardInfo(index=shard, num_shards=num_shards)
+    with training_rows():
+        dataset = task_dataset(
+            provider, feature_lengths, split, seed=seed, shard_info=info, endless=True
+        )
+    dataset = M6RecFeatureConverter(pack=pack)(dataset, feature_lengths)
+    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+    return dataset.with_options(steady_options())
+
+
 def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:
     """The next element of a data set in host memory; at its end `end`, or an error for None.
 
@@ -146,9 +165,3 @@ def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> B
         return end
     except tf.errors.OpError as error:
         raise DataError(f"a row could not be read or preprocessed: {error.message}") from error
-
-
-def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    """Raises ConfigError unless a number of rows is a positive multiple of `of`."""
-    if of < 1 or value < 1 or value % of:
-        raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")

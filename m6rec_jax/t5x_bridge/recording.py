@@ -18,7 +18,7 @@ from t5x import gin_utils
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.engine.model_folder import ASSETS_FOLDER
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.pipeline.prompt_rows import check_prompt_rows
+from m6rec_jax.pipeline.row_layout import check_prompt_rows
 from m6rec_jax.pipeline.task_rows import tasks_of
 from m6rec_jax.t5x_bridge.checkpoints import write_description
 from m6rec_jax.t5x_bridge.model import M6RecModel

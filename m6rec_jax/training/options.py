@@ -154,7 +154,7 @@ class Validation:
 
     Attributes:
       period: steps between validations (None: never).
-      rows: at most so many rows each time, the same ones, drawn at random once (0: all). None: up
+      rows: at most so many rows each time, the first ones (0: all). None: up
         to 2,048, and so few that validations take about a fifth of the run at most; see
         `validation.plan_validation`.
       first: validate a new run before its first step, too: what it starts from, untuned. That is

@@ -61,7 +61,7 @@ def validation_batches(
     `make` None: `pipeline.EvaluationBatches`.
     """
     if make is None:
-        from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+        from m6rec_jax.pipeline.batches import EvaluationBatches
 
         make = EvaluationBatches
     return make(name, feature_lengths, batch_size, sample=sample, **_stream(mesh))
@@ -123,14 +123,14 @@ def check_task(name: str, text: Vocabulary, config: ModelConfig) -> None:
 
     Raises:
       ConfigError: the vocabulary is larger than the embedding; a task has no row of the bank
-        (`pipeline.prompt_rows`), or one that the bank has not (indexing would give NaN); or gin
+        (`row_layout.prompt_row`), or one that the bank has not (indexing would give NaN); or gin
         names a task that there is not.
     """
-    from m6rec_jax.pipeline import prompt_rows
+    from m6rec_jax.pipeline.row_layout import check_prompt_rows
     from m6rec_jax.pipeline.task_rows import tasks_of
 
     refuse_larger_vocabulary(name, text, config)
-    prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
+    check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
 
 def check_labels(batch: Batch, prompts: PromptConfig) -> None:
@@ -196,7 +196,7 @@ def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
     Measured on the first rows of the part that trains, which TFDS has shuffled, laid out with room
     for longer texts.
     """
-    from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+    from m6rec_jax.pipeline.batches import EvaluationBatches
     from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
 
     split, room = bound("BatchIterator.split", "train"), lengths["targets"]
@@ -248,7 +248,7 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
     Raises:
       ConfigError: the mixture has no such task, or the task no row of the bank.
     """
-    from m6rec_jax.pipeline.prompt_rows import prompt_row
+    from m6rec_jax.pipeline.row_layout import prompt_row
     from m6rec_jax.pipeline.task_rows import tasks_of
 
     if task not in tasks_of(name):

@@ -189,7 +189,7 @@ class Validator:
             logger.info(
                 "validation on %s of %s rows%s",
                 f"{rows:,}",
-                f"{batches.available_rows:,}{' or more' if batches.are_more else ''}",
+                f"{batches.available_rows:,}",
                 ", the same ones each time (EVAL_ROWS = 0: on all)"
                 if batches.sampled_rows < batches.available_rows
                 else ", the first ones (EvaluationBatches.limit)"

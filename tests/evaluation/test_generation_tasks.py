@@ -36,7 +36,7 @@ from m6rec_jax.metrics.text_metrics import (
     feature_metrics,
 )
 from m6rec_jax.objectives import contrastive_loss
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart, read_rows
 from m6rec_jax.pipeline.preprocessors import text_generation_rows
 from m6rec_jax.pipeline.registration import (
@@ -46,7 +46,7 @@ from m6rec_jax.pipeline.registration import (
     task_info,
     unregister,
 )
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.pipeline.source import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder

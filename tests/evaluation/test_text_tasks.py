@@ -20,8 +20,7 @@ from m6rec_jax.jobs.classification import ClassificationPredictions
 from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.batches import BatchIterator
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart, interactions, read_rows
 from m6rec_jax.pipeline.registration import (
     register_mixture,

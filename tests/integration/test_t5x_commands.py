@@ -58,7 +58,7 @@ import json
 import numpy as np
 import tensorflow as tf
 import tasks.own_data
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.features import MODEL_FEATURES
 
 tasks.own_data.own_task("corner-shop", "ctr")

@@ -9,8 +9,7 @@ import seqio
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import batches as batches_module
-from m6rec_jax.pipeline.batches import BatchIterator
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
 from m6rec_jax.pipeline.features import MODEL_FEATURES, SEGMENT_FEATURES
 
 LENGTHS = {"inputs": 6, "targets": 3}
@@ -307,11 +306,10 @@ def test_a_sample_is_the_same_in_every_layout_and_at_every_pass(number_tasks):
     def real(batch):
         return batch["example_weights"] > 0
 
-    indices = np.sort(np.random.default_rng(0).choice(37, 10, replace=False))
     picked = []
     for name in number_tasks[:2]:
         batches = EvaluationBatches(name, LENGTHS, 6, split="train")
-        picked += np.concatenate([b["user_ids"][real(b), 0] for b in batches])[indices].tolist()
+        picked += np.concatenate([b["user_ids"][real(b), 0] for b in batches])[:10].tolist()
     assert seen(20, passes=2) == seen(20, processes=3) == sorted(picked)
     assert seen(1000) == [*range(37), *range(1000, 1037)]
     low, high = seen(1)

@@ -82,7 +82,7 @@ def test_first_fit_uses_both_dimensions():
 
 def test_lengths_are_checked():
     assert feature_lengths({"inputs": 5, "targets": 3})["decoder_labels"] == 3
-    with pytest.raises(ConfigError, match="must name 'inputs' and 'targets'"):
+    with pytest.raises(ConfigError):
         feature_lengths({"inputs": 5})
-    with pytest.raises(ConfigError, match=r"\['inputs'\] = 0"):
+    with pytest.raises(ConfigError):
         feature_lengths({"inputs": 0, "targets": 3})

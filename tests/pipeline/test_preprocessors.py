@@ -14,8 +14,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors, row_layout
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.preprocessors import outcomes_in_words
-from m6rec_jax.pipeline.source import PreparedSource
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.pipeline.source import PreparedSource, SeqioVocabulary
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
 

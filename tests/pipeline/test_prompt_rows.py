@@ -8,7 +8,7 @@ import pytest
 import seqio
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.pipeline.prompt_rows import check_prompt_rows, prompt_row
+from m6rec_jax.pipeline.row_layout import check_prompt_rows, prompt_row
 
 pytestmark = pytest.mark.usefixtures("no_gin")
 
@@ -56,5 +56,5 @@ def test_rows_of_tasks_that_are_not_trained_now(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("row", [2, -1, True, "0", 1.0])
 def test_a_row_that_the_bank_has_not(row: Any) -> None:
-    with pytest.raises(ConfigError, match=f"gives 'shop_ctr' (row )?{row!r}"):
+    with pytest.raises(ConfigError, match=f"gives 'shop_ctr' the row {row!r}"):
         check({"shop_ctr": row, "shop_stars": 1}, 2, TASKS[:2])

@@ -8,8 +8,7 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.pipeline.batches import BatchIterator
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
 from m6rec_jax.pipeline.registration import task_info, unregister
 from m6rec_jax.pipeline.task_rows import find_provider, task_vocabulary
 from m6rec_jax.text.rows import generation_row
@@ -170,7 +169,7 @@ def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes
 
 def test_a_sample_of_a_size_that_nobody_says_reads_no_more_than_it_needs(names):
     batches = EvaluationBatches("one_file", LENGTHS, 4, split="train", sample=4)
-    assert (batches.available_rows, batches.are_more, batches.read_rows) == (5, True, 4)
+    assert (batches.available_rows, batches.read_rows) == (5, 4)
 
 
 def test_metrics_are_those_of_seqio(names):

@@ -12,8 +12,7 @@ import tensorflow as tf
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.batches import BatchIterator
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
 from m6rec_jax.pipeline.registration import (
     evaluated_tasks,
     register_mixture,
@@ -102,7 +101,7 @@ def test_rates_of_the_foundation(shop_tasks):
     with gin.unlock_config():
         gin.parse_config("foundation_rates.retrieval = 0.0")
     with pytest.raises(ConfigError, match="foundation_rates"):
-        mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_outcomes"))
+        mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_retrieval"))
 
 
 def test_ratings_as_classes(shop_tasks):
@@ -193,7 +192,7 @@ def test_prompt_task_ids_come_from_gin(shop_tasks):
     gin.bind_parameter("prompt_task_ids.ids", {"tiny_shop_retrieval": 1})
     assert rows("tiny_shop_retrieval", "test")[0]["task_ids"].tolist() == [1]
     # No task gets another one's prompts because nobody thought of it.
-    with pytest.raises(DataError, match="no row of the prompt bank for 'tiny_shop_ct"):
+    with pytest.raises(DataError, match="tiny_shop_ctr"):
         rows("tiny_shop_ctr", "test")
 
 

@@ -16,10 +16,9 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import PromptConfig
 from m6rec_jax.pipeline import preprocessors
-from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.source import PreparedSource
-from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.pipeline.source import PreparedSource, SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.task_data import check_labels, tell_what_is_cut
 from tests.pipeline import shop_rows
