@@ -126,19 +126,19 @@ def run_data_import(args: argparse.Namespace) -> None:
 def run_data_check(args: argparse.Namespace) -> None:
     """report the problems of a data set folder"""
     from m6rec_jax.data.check import check_dataset
-    from m6rec_jax.data.kinds import kind_of
+    from m6rec_jax.data.kinds import open_corpus
     from m6rec_jax.data.quarantine import clean_folder
     from m6rec_jax.data.schema import SPEC_FILE
 
     with bucket_copies() as copies:
         folder = copies.fetch(args.folder)
-        summary = kind_of(folder).summary
-        if summary is not None:
+        corpus = open_corpus(folder)
+        if corpus is not None:
             if args.quarantine is not None or args.json is not None:
                 raise ConfigError(
                     "--quarantine and --json are for users, items and events, not texts"
                 )
-            print(copies.shown(summary(folder)))
+            print(copies.shown(corpus.summary()))
             return
         written = [path_of(path) for path in (args.json, args.quarantine) if path is not None]
         for path in written:
@@ -171,18 +171,20 @@ def run_data_check(args: argparse.Namespace) -> None:
 def run_data_prepare(args: argparse.Namespace) -> None:
     """render a data set's text as a TFDS data set"""
     _configure_data(args)
-    from m6rec_jax.data.kinds import kind_of
+    from m6rec_jax.data.corpora import prepare_corpus
+    from m6rec_jax.data.kinds import open_corpus
+    from m6rec_jax.data.prepare import prepare
     from m6rec_jax.data.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
     with bucket_copies() as copies:
         folder = copies.fetch(dataset_folder(args.folder))
-        if (kind := kind_of(folder)).summary is None:
-            prepared = kind.prepare(folder, data_dir(), engine=args.engine)
+        if (corpus := open_corpus(folder)) is None:
+            prepared = prepare(folder, data_dir(), engine=args.engine)
         elif args.engine == "ray":
             raise ConfigError("--engine ray is for users, items and events, not texts")
         else:
-            prepared = kind.prepare(folder, data_dir())
+            prepared = prepare_corpus(corpus, data_dir())
     names = (prepared.manifest["dataset"], prepared.manifest["split"]["name"])
     print(folder_of(prepared.data_dir, *names))
 
@@ -200,7 +202,7 @@ def run_data_update(args: argparse.Namespace) -> None:
 def _configure_data(args: argparse.Namespace) -> None:
     """`configure` for `data` and `vocab train`, which may share a gin file."""
     look_first(args, reads=())
-    from m6rec_jax.data import kinds, update, vocabulary_text  # noqa: F401
+    from m6rec_jax.data import kinds, prepare, update, vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
 
     configure(args)

@@ -1,49 +1,40 @@
-"""Kinds of data that `m6rec data` prepares, by the file that describes a folder."""
+"""What a folder of data holds, by the file that describes it."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from m6rec_jax.data.corpora import CORPUS_FILE, corpus_summary, prepare_corpus
-from m6rec_jax.data.dialogues import DIALOGUES_FILE, dialogue_summary, prepare_dialogues
-from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.reviews import REVIEWS_FILE, prepare_reviews, review_summary
+from m6rec_jax.data.corpora import Corpus
+from m6rec_jax.data.dialogues import DIALOGUES_FILE, Dialogues
+from m6rec_jax.data.reviews import REVIEWS_FILE, Reviews
 from m6rec_jax.data.schema import SPEC_FILE
+from m6rec_jax.data.texts import CORPUS_FILE, TextCorpus
 from m6rec_jax.errors import DataError
 
-
-class DataKind(NamedTuple):
-    """What a folder of data may hold; without a summary `check` takes it for a data set."""
-
-    contents: str
-    prepare: Callable[..., Prepared]
-    summary: Callable[[Path], str] | None
-
-
-_KINDS = {
-    CORPUS_FILE: DataKind("texts", prepare_corpus, corpus_summary),
-    REVIEWS_FILE: DataKind("reviews", prepare_reviews, review_summary),
-    DIALOGUES_FILE: DataKind("dialogues", prepare_dialogues, dialogue_summary),
-    SPEC_FILE: DataKind("users, items and events", prepare, None),
+_CORPORA: Mapping[str, Callable[[Path], Corpus]] = {
+    CORPUS_FILE: TextCorpus,
+    REVIEWS_FILE: Reviews,
+    DIALOGUES_FILE: Dialogues,
 }
 
 
-def kind_of(folder: Path) -> DataKind:
-    """The kind of data in a folder.
+def open_corpus(folder: Path) -> Corpus | None:
+    """Opens a folder of texts, reviews or dialogues; None for one of users, items and events.
 
     Raises:
-      DataError: no folder, or no file in it describes them.
+      DataError: no folder, no file in it says what it holds, or as the classes of corpora.
     """
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not a folder; `m6rec data fetch` makes those of public data sets"
         )
-    for name, kind in _KINDS.items():
+    for name, open_folder in _CORPORA.items():
         if (folder / name).is_file():
-            return kind
-    known = ", ".join(f"{name} ({kind.contents})" for name, kind in _KINDS.items())
+            return open_folder(folder)
+    if (folder / SPEC_FILE).is_file():
+        return None
     raise DataError(
-        f"{folder} has no file that says what is in it: {known}. tasks/README.md and "
-        "docs/prepared_data.md show them"
+        f"{folder} has no file that says what is in it: {', '.join(_CORPORA)} or {SPEC_FILE}. "
+        "tasks/README.md and docs/prepared_data.md show them"
     )

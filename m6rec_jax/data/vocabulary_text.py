@@ -24,17 +24,13 @@ def training_texts(
     views: Sequence[str] = DEFAULT_VIEWS,
     row_read: Callable[[], object] = lambda: None,
 ) -> Iterator[str]:
-    """Every segment of text of the views' training parts, as often as a model reads it.
+    """Every segment of text of the views' training rows, as often as a model reads it.
 
     Items held out of training occur in none of them. `row_read` is called after every row.
-
-    Raises:
-      DataError: a view is unknown or not prepared.
     """
     for view in views:
-        texts = text_columns(check_view(view))
         for row in read_shards(prepared.tfds_folder(view), view, "train"):
-            for column in texts:
+            for column in text_columns(view):
                 value = row[column]
                 yield from [value] if isinstance(value, str) else value
             row_read()
@@ -51,9 +47,9 @@ def train_on_prepared(
     shared: str | None = None,
     progress: bool = True,
 ) -> TrainedVocabulary:
-    """Trains a vocabulary on the training parts of prepared data; see `train_vocabulary`.
+    """Trains a vocabulary on the training rows of prepared data; see `train_vocabulary`.
 
-    The words for outcomes are kept apart from the titles beside them. Phrases are learnt of what
+    The words for labels are kept apart from the titles beside them. Phrases are learnt of what
     templates write; of corpora, words.
 
         train_on_prepared.dataset = 'movielens-100k'
@@ -77,62 +73,61 @@ def train_on_prepared(
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
       DataError: something is not prepared, or there is no such view, or one without training rows.
     """
-    if bool(sources) == bool(dataset):
+    if bool(sources) == bool(dataset) or bool(shared) > bool(sources):
         raise ConfigError(
-            "train_on_prepared needs either a dataset or sources, not "
-            f"dataset={dataset!r} and sources={tuple(sources)!r}"
+            "train_on_prepared needs either a dataset, or sources and shared, not "
+            f"dataset={dataset!r}, sources={tuple(sources)!r} and shared={shared!r}"
         )
-    if (shared and not sources) or (sources and not (shared or output)):
-        raise ConfigError(
-            "train_on_prepared.sources and train_on_prepared.shared belong together, not "
-            f"sources={tuple(sources)!r} and shared={shared!r}"
-        )
+    if sources and not (shared or output):
+        raise ConfigError("train_on_prepared.sources need a name: set train_on_prepared.shared")
     sources = sources or [(str(dataset), split, views)]
-    opened = [(Prepared.open(data_dir, *names), of) for *names, of in sources]
-    for prepared, of in opened:
-        for view in of:
-            there = prepared.manifest["views"]
-            if "train" not in there.get(check_view(view), {"rows": ()})["rows"]:
-                raise DataError(
-                    f"{prepared.folder}: the view {view!r} is not prepared, or has no training "
-                    "rows; name those whose text is to be read in train_on_prepared."
-                    f"{'sources' if shared else 'views'} (prepared: {', '.join(there)})"
-                )
+    rendered: list[tuple[Prepared, Sequence[str]]] = []  # by templates
+    prose: list[tuple[Prepared, Sequence[str]]] = []
+    num_rows = 0
     words_of_labels: dict[str, None] = {}
     unwritten: list[tuple[tuple[str, ...], int]] = []
-    for prepared, of in opened:
+    for name, of_split, of_views in sources:
+        prepared = Prepared.open(data_dir, name, of_split)
+        there = {view: entry["rows"] for view, entry in prepared.manifest["views"].items()}
+        rows = {view: there.get(check_view(view), {}).get("train", 0) for view in of_views}
+        if empty := [view for view in rows if not rows[view]]:
+            raise DataError(
+                f"{prepared.folder}: the view {empty[0]!r} is not prepared, or has no training "
+                "rows; name those whose text is to be read in train_on_prepared.views or .sources "
+                f"(prepared: {', '.join(there)})"
+            )
+        num_rows += sum(rows.values())
+        (rendered if prepared.has_template else prose).append((prepared, of_views))
         if prepared.has_template:
             words = prepared.outcome_words() or ()
-            texts_of_labels = [outcome.text for outcome in prepared.template().outcomes]
-            words_of_labels |= dict.fromkeys([*texts_of_labels, *words])
-            if "groups" in of and "label" not in prepared.manifest["dataset_spec"]:
+            texts = [outcome.text for outcome in prepared.template().outcomes]
+            words_of_labels |= dict.fromkeys([*texts, *words])
+            if "groups" in rows and "label" not in prepared.manifest["dataset_spec"]:
                 # What came of sampled negatives stands in no text.
-                unwritten.append((words, prepared.num_rows("groups")["train"]))
+                unwritten.append((words, rows["groups"]))
     # The data set's own tasks look beside its manifest.
     name = shared or folder_of(data_dir, *sources[0][:2]).name
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
     check_writable(path.parent)
 
-    rows = sum(prepared.num_rows(view)["train"] for prepared, of in opened for view in of)
-    bar = progress_bar(total=rows, desc="reading text", unit=" rows", disable=not progress)
+    def all_rendered() -> Iterator[str]:
+        for prepared, of_views in rendered:
+            yield from training_texts(prepared, of_views, bar.update)
+        for words, number in unwritten:
+            yield from words * number
 
-    def texts(has_template: bool) -> Iterator[str]:
-        for prepared, of in opened:
-            if prepared.has_template == has_template:
-                yield from training_texts(prepared, of, bar.update)
-        if has_template:
-            for words, number in unwritten:
-                for _ in range(number):
-                    yield from words
-        else:  # those are read last
-            bar.close()
+    def all_prose() -> Iterator[str]:
+        for prepared, of_views in prose:
+            yield from training_texts(prepared, of_views, bar.update)
+        bar.close()
 
+    bar = progress_bar(total=num_rows, desc="reading text", unit=" rows", disable=not progress)
     with bucket_copies() as copies, bar:
         copies.fetch(path)  # one that is there is not overwritten
         trained = train_vocabulary(
-            texts(True),
+            all_rendered(),
             copies.of(path),
-            prose=texts(False),
+            prose=all_prose(),
             keep_apart=list(words_of_labels),
             progress=progress,
         )

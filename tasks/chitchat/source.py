@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.data.corpora import CorpusSpec, Text, repaired, write_corpus
+from m6rec_jax.data.corpora import repaired
+from m6rec_jax.data.texts import CorpusSpec, Text, write_corpus
 
 _SPEAKERS = ("USER", "SYSTEM")
 

@@ -27,7 +27,7 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
     sentences = [*review_texts(raw), *consensus_texts(raw)]
     texts = []
     for sentence in sentences:
-        words = _WORD.findall(sentence.parts[0].lower())
+        words = _WORD.findall(sentence.turns[0].lower())
         rating = sum(ratings.get(word, 0.0) for word in words)
         if abs(rating) >= _LEAST:
             texts.append(dataclasses.replace(sentence, about="", label=int(rating > 0)))

@@ -15,7 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from m6rec_jax.data.corpora import CorpusSpec, Text, repaired, write_corpus
+from m6rec_jax.data.corpora import repaired
+from m6rec_jax.data.texts import CorpusSpec, Text, write_corpus
 from m6rec_jax.text.format_strings import Template
 from tasks.films.table import film_group
 
@@ -130,9 +131,9 @@ def write_texts(folder: Path, texts: Sequence[Text]) -> dict[str, int]:
     """Writes a corpus without its empty and repeated texts, which are counted."""
     kept: dict[tuple[str, str], Text] = {}
     for text in texts:
-        if text.parts[0]:
-            kept.setdefault((text.group, text.parts[0]), text)
+        if text.turns[0]:
+            kept.setdefault((text.group, text.turns[0]), text)
     write_corpus(folder, CorpusSpec.load(folder), list(kept.values()))
-    empty = sum(not text.parts[0] for text in texts)
+    empty = sum(not text.turns[0] for text in texts)
     repeated = len(texts) - empty - len(kept)
     return {"empty texts left out": empty, "repeated texts left out": repeated}

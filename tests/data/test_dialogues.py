@@ -1,14 +1,17 @@
-"""Dialogues prepared: what a reply may read, what was named before, which part is which."""
+"""Dialogues: what a reply may read, what was named before, which split is which; their files."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from m6rec_jax.data import text_views
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.dialogue_files import read_inspired
-from m6rec_jax.data.dialogues import DialogueOptions, dialogue_summary, prepare_dialogues
+from m6rec_jax.data.corpora import prepare_corpus
+from m6rec_jax.data.dialogue_files import Dialogue, Turn, read_inspired, read_redial
+from m6rec_jax.data.dialogues import DialogueOptions, Dialogues
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
 from m6rec_jax.data.schema import DatasetSpec
@@ -22,7 +25,8 @@ from tests.data import dialogue_files as files
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return prepare_dialogues(files.write_inspired_folder(folder / "talks"), folder, progress=False)
+    talks = Dialogues(files.write_inspired_folder(folder / "talks"))
+    return prepare_corpus(talks, folder, progress=False)
 
 
 def rows_of(prepared, view):
@@ -76,7 +80,7 @@ def test_a_dialogue_is_in_one_part(tmp_path, shares):
     folder = files.write_inspired_folder(tmp_path / "talks", 60)
     spec = json.loads((folder / "dialogues.json").read_text())
     (folder / "dialogues.json").write_text(json.dumps(spec | {"splits": {"by_group": shares}}))
-    prepared = prepare_dialogues(folder, tmp_path, progress=False)
+    prepared = prepare_corpus(Dialogues(folder), tmp_path, progress=False)
     codes = by_name([f"d{number}" for number in range(60)], **shares)
     for view in ("replies", "recommendations"):
         for code, part in enumerate(PARTS):
@@ -111,23 +115,6 @@ def test_what_training_dialogues_name_is_counted(prepared):
     assert not catalogue.held_out.any()
 
 
-def test_what_was_killed_is_prepared_again(tmp_path, monkeypatch):
-    """The old settings, too: what lies there is a mixture of both."""
-    talks = files.write_inspired_folder(tmp_path / "talks")
-    prepare_dialogues(talks, tmp_path, progress=False)
-    built = []
-
-    def killed(*arguments):
-        built.append(arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(text_views, "write_spooled", killed)
-    for options in (DialogueOptions(max_turns=5), DialogueOptions()):
-        with pytest.raises(KeyboardInterrupt):
-            prepare_dialogues(talks, tmp_path, options=options, progress=False)
-    assert len(built) == 2
-
-
 def test_files_of_parts(tmp_path):
     folder = tmp_path / "talks"
     folder.mkdir()
@@ -138,13 +125,13 @@ def test_files_of_parts(tmp_path):
     spec = {"name": "talks", "format": "redial", "files": {"train": "train.jsonl"}}
     (folder / "dialogues.json").write_text(json.dumps(spec))
     with pytest.raises(DataError, match="'files' must be a file, or an object"):
-        prepare_dialogues(folder, tmp_path)
+        prepare_corpus(Dialogues(folder), tmp_path)
     spec["files"]["test"] = "test.jsonl"
     (folder / "dialogues.json").write_text(json.dumps(spec))
-    assert dialogue_summary(folder) == (
+    assert Dialogues(folder).summary() == (
         "talks: 41 dialogues, 81 turns; 3 items, recommended 41 times"
     )
-    prepared = prepare_dialogues(folder, tmp_path, options=DialogueOptions(1), progress=False)
+    prepared = prepare_corpus(Dialogues(folder, DialogueOptions(1)), tmp_path, progress=False)
     assert {row["user_id"] for row in read_rows(prepared, "replies", "test")} == {"99"}
     assert prepared.num_rows("replies")["train"] + prepared.num_rows("replies")["validation"] == 40
     catalogue = prepared.catalogue()
@@ -152,11 +139,11 @@ def test_files_of_parts(tmp_path):
     assert held == {"111": False, "11": False, "5": True}
     # Another option makes other rows, the same ones are not made again.
     changed = (prepared.folder / "prepare.json").stat().st_mtime_ns
-    prepare_dialogues(folder, tmp_path, options=DialogueOptions(1), progress=False)
+    prepare_corpus(Dialogues(folder, DialogueOptions(1)), tmp_path, progress=False)
     assert (prepared.folder / "prepare.json").stat().st_mtime_ns == changed
     files.write_redial(folder / "test.jsonl", [files.redial(3)])
     with pytest.raises(DataError, match="dialogue '3' is in the files of 'train' and 'test'"):
-        prepare_dialogues(folder, tmp_path)
+        prepare_corpus(Dialogues(folder), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +159,7 @@ def test_a_wrong_description_is_told(tmp_path, changes, message):
     spec = json.loads((folder / "dialogues.json").read_text()) | changes
     (folder / "dialogues.json").write_text(json.dumps(spec))
     with pytest.raises(DataError, match=message):
-        prepare_dialogues(folder, tmp_path)
+        prepare_corpus(Dialogues(folder), tmp_path)
 
 
 def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
@@ -204,10 +191,103 @@ def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
 
 
 def test_too_few_dialogues_are_told(tmp_path):
-    with pytest.raises(DataError, match=r"the files of dialogues\.json hold no dialogue"):
-        prepare_dialogues(files.write_inspired_folder(tmp_path / "none", 0), tmp_path)
-    folder = files.write_inspired_folder(tmp_path / "talks", 1)
-    with pytest.raises(DataError, match=r"is empty \(1 dialogues"):
-        prepare_dialogues(folder, tmp_path)
-    with pytest.raises(DataError, match="dialogues have 'by_group'"):
-        prepare_dialogues(folder, tmp_path, "leave_one_out")
+    none = Dialogues(files.write_inspired_folder(tmp_path / "none", 0))
+    one = Dialogues(files.write_inspired_folder(tmp_path / "talks", 1))
+    for corpus, message in (none, "no dialogue that names an item"), (one, "is empty"):
+        with pytest.raises(DataError, match=message):
+            prepare_corpus(corpus, tmp_path)
+
+
+# ---- files
+
+
+def test_inspired(tmp_path):
+    first, second = read_inspired(files.write_inspired(tmp_path / "dev.tsv", range(2)))
+    fargo, heat, alien, _ = files.FILMS
+    assert first == Dialogue(
+        "d0",
+        (
+            Turn("SYSTEM", "Hello. What do you like?"),
+            Turn("USER", f"I liked {fargo}", (fargo,)),
+            Turn("SYSTEM", f"Then try {heat} or {alien}", (heat, alien)),
+            Turn("USER", '"No"'),
+            Turn("SYSTEM", f"As you liked {fargo}, see {fargo} again", (fargo,)),
+        ),
+        {film: film for film in (fargo, heat, alien)},
+    )
+    assert second.id == "d1"
+
+
+def test_redial(tmp_path):
+    dialogues = [
+        files.redial(1),
+        # The files have lists for empty objects.
+        files.redial(2, movieMentions=[], messages=[{"senderWorkerId": 9, "text": "Hi @11"}]),
+        files.redial(3, messages=[]),
+        # A film whose title is not known stays a number.
+        files.redial(4, movieMentions={"11": None, "111": "Heat (1995)"}),
+    ]
+    first, second, third = read_redial(files.write_redial(tmp_path / "train.jsonl", dialogues))
+    assert first == Dialogue(
+        "1",
+        (
+            Turn("USER", "Hi, I liked Heat (1995) & Fargo (1996)", ("111", "11")),
+            Turn("SYSTEM", "See Fargo (1996)! Mail me @12 or at a@b", ("11",)),
+        ),
+        {"111": "Heat (1995)", "11": "Fargo (1996)"},
+    )
+    assert second == Dialogue("2", (Turn("SYSTEM", "Hi @11"),), {})
+    assert third.turns[0] == Turn("USER", "Hi, I liked Heat (1995) & @11", ("111",))
+    assert third.titles == {"111": "Heat (1995)"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("speaker", "who"), "has no column 'speaker'"),
+        (lambda text: text.replace("SEEKER", "SYSTEM", 1), "line 4: the speaker is 'SYSTEM'"),
+        (lambda text: text.replace("Hello.", "Hel\tlo."), "line 2: 8 columns, .* header has 7"),
+    ],
+)
+def test_broken_rows_of_inspired_are_told(tmp_path, change, message):
+    path = files.write_inspired(tmp_path / "dev.tsv", range(1))
+    path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=message):
+        list(read_inspired(path))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *("{", "[]", "{}", '{"movieMentions": 3}', '{"movieMentions": {"1": 3}, "messages": []}'),
+        json.dumps(files.redial(2)).replace("Hi", "\\ud800"),  # half a character
+    ],
+)
+def test_broken_lines_of_redial_are_told(tmp_path, broken):
+    path = files.write_redial(tmp_path / "a.jsonl", [files.redial(1)])
+    with path.open("a") as file:
+        file.write(f"\n{broken}\n")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 3 is no dialogue of ReDial"):
+        list(read_redial(path))
+
+
+def test_missing_and_foreign_files_are_told(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_inspired(tmp_path / "none.tsv"))
+    (tmp_path / "b.tsv").write_bytes(b"dialog_id\xff\n")
+    with pytest.raises(DataError, match=r"b\.tsv cannot be read as UTF-8"):
+        list(read_inspired(tmp_path / "b.tsv"))
+
+
+@given(st.lists(st.tuples(st.sampled_from([7, 9]), st.text(max_size=20)), max_size=6))
+def test_speakers_take_turns_and_nothing_is_lost(tmp_path_factory, said):
+    path = tmp_path_factory.mktemp("redial") / "a.jsonl"
+    messages = [{"senderWorkerId": who, "text": text} for who, text in said]
+    files.write_redial(path, [files.redial(1, messages=messages, movieMentions={})])
+    found = list(read_redial(path))
+    turns = found[0].turns if found else ()
+    assert all(a.speaker != b.speaker for a, b in itertools.pairwise(turns))
+    everything = " ".join(text for _, text in said)
+    # Elsewhere entities are resolved and wrong encodings put right.
+    if everything.isascii() and "&" not in everything:
+        assert [word for turn in turns for word in turn.text.split()] == everything.split()

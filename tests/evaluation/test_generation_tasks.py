@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import seqio
 
-from m6rec_jax.data.dialogues import prepare_dialogues
+from m6rec_jax.data.corpora import prepare_corpus
+from m6rec_jax.data.dialogues import Dialogues
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
@@ -64,7 +65,8 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     options = PrepareOptions(views=(*VIEWS, "catalogue"))
     prepare(write_shop(folder / "shop"), folder, "leave_one_out", options, progress=False)
-    prepare_dialogues(write_inspired_folder(folder / "talks"), folder, progress=False)
+    talks = Dialogues(write_inspired_folder(folder / "talks"))
+    prepare_corpus(talks, folder, progress=False)
     talk = [f"{a} {film}" for a in ("I liked", "Then try", "SYSTEM:", "USER:") for film in FILMS]
     path = folder / "everything" / "vocabulary.model"
     texts = [*shop.shop_texts(), *talk * 3, "because", "SYSTEM recommends"]

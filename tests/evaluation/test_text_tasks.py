@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 import seqio
 
-from m6rec_jax.data.corpora import CorpusSpec, Text, TextColumns, prepare_corpus, write_corpus
+from m6rec_jax.data.corpora import prepare_corpus
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.texts import CorpusSpec, Text, TextColumns, TextCorpus, write_corpus
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.model_folder import load_model
@@ -55,7 +56,7 @@ def world(tmp_path_factory):
     ]
     (folder / "notes").mkdir()
     write_corpus(folder / "notes", spec, texts)
-    prepare_corpus(folder / "notes", folder, progress=False)
+    prepare_corpus(TextCorpus(folder / "notes"), folder, progress=False)
     vocabulary = shop.shop_vocabulary(folder / "everything" / "vocabulary.model")
     model_dir = tmp_path_factory.mktemp("model")
     model, variables = small_model(

@@ -223,8 +223,8 @@ def test_a_sample_of_a_shop_is_a_shop(ran: dict[str, Finished]) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("not shared", "belong together"),
-        ("two ways", "either a dataset or sources"),
+        ("not shared", "train_on_prepared.shared"),
+        ("two ways", "train_on_prepared needs either"),
         ("misspelt", "'letters.by_group'"),
     ],
 )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.dialogues import DialogueOptions, prepare_dialogues
+from m6rec_jax.data.corpora import prepare_corpus
+from m6rec_jax.data.dialogues import DialogueOptions, Dialogues
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
@@ -326,10 +327,10 @@ def write_films(folder):
 
 
 @pytest.mark.usefixtures("film_words")
-def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path, monkeypatch):
+def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
     talks, said = write_films(tmp_path)
-    options = DialogueOptions(max_turns=3, attributes="films", named_items=2)
-    prepared = prepare_dialogues(talks, tmp_path, options=options, progress=False)
+    options = DialogueOptions(max_turns=3, attributes=str(tmp_path / "films"), named_items=2)
+    prepared = prepare_corpus(Dialogues(talks, options), tmp_path, progress=False)
     # Babe of 1998 is another one; of the Heats each has its year.
     counts = prepared.manifest["counts"]
     assert (counts["items"], counts["items_with_attributes"]) == (6, 5)
@@ -352,14 +353,10 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path, monkeypat
         *("Big: comedy, romance, by Penny Marshall, 1988", "Heat: action, by Dick Richards, 1986"),
         "USER: Something newer, no horror",
     ]
-    # The data set's folder, which does not lie beside what is prepared.
-    monkeypatch.chdir(tmp_path)
-    again = prepare_dialogues(talks, tmp_path / "elsewhere", options=options, progress=False)
-    assert again.manifest["counts"] == counts
     # A data set that knows none of the items, or none of the columns.
     (talks / "dev.tsv").write_text((talks / "dev.tsv").read_text().replace(" (19", " (18"))
-    with pytest.raises(DataError, match="knows none of the 6 items"):
-        prepare_dialogues(talks, tmp_path, options=options, progress=False)
+    with pytest.raises(DataError, match="none of the 6 items"):
+        prepare_corpus(Dialogues(talks, options), tmp_path, progress=False)
     with pytest.raises(DataError, match=r"DialogueWords.attributes \(colour\); these have title"):
         JoinedAttributes(tmp_path / "films", ["colour"])
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.data.corpora import Corpus, repaired
+from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.splits import by_name
+from m6rec_jax.data.texts import TextCorpus
 from tasks.chitchat import source as chitchat
 from tasks.film_attributes import source as film_attributes
 from tasks.film_consensus import source as film_consensus
@@ -64,13 +65,13 @@ def built(module, raw, folder):
     folder.mkdir()
     shutil.copy(Path(module.__file__).with_name("corpus.json"), folder)
     counts = module.build(raw, folder)
-    corpus = Corpus.open(folder)
+    corpus = TextCorpus(folder)
     return list(corpus.texts()), corpus.spec, {what: n for what, n in counts.items() if n}
 
 
 def test_reviews(raw, tmp_path):
     texts, spec, counts = built(film_reviews, raw, tmp_path / "out")
-    assert [(t.parts[0], spec.classes[t.label], t.about) for t in texts] == [
+    assert [(t.turns[0], spec.classes[t.label], t.about) for t in texts] == [
         ("A joy & a half.", "fresh", "about a boy"),
         ("Dull… very.", "rotten", "about a boy"),
         ("Not the <i>Reunion</i>.", "rotten", "american reunion an"),
@@ -89,7 +90,7 @@ def test_plots_have_their_rarest_genre(raw, tmp_path):
         "More": "drama",
         "about a boy": None,  # the plot that came with the snippets
     }
-    assert texts[0].parts == ("A man ( Hugh meets a boy.",)
+    assert texts[0].turns == ("A man ( Hugh meets a boy.",)
     assert counts == {"empty texts left out": 1}
 
 
@@ -141,7 +142,7 @@ def test_attributes_and_consensus(tmp_path):
     )
     sources = {"film-table": folder, "film-consensus-table": folder}
     texts, _, counts = built(film_attributes, sources, tmp_path / "a")
-    assert [(t.group, t.about, t.parts[0]) for t in texts] == [
+    assert [(t.group, t.about, t.turns[0]) for t in texts] == [
         (
             "alien",
             "Alien (1979)",
@@ -156,7 +157,7 @@ def test_attributes_and_consensus(tmp_path):
     ]
     assert counts == {"empty texts left out": 2}
     texts, spec, counts = built(film_consensus, sources, tmp_path / "b")
-    assert [(t.about, t.parts[0], t.label) for t in texts] == [
+    assert [(t.about, t.turns[0], t.label) for t in texts] == [
         ("Alien (1979)", "It isn't dull.", spec.classes.index("fresh")),
         ("Solaris (1972)", "Slow.", spec.classes.index("rotten")),
         ("Untold (1973)", "Nobody knows.", None),
@@ -181,7 +182,7 @@ def test_an_overview_has_its_keywords_and_the_rarest_genre(tmp_path):
     texts, spec, counts = built(film_overviews, raw, tmp_path / "out")
     labels = [None if text.label is None else spec.classes[text.label] for text in texts]
     assert labels == ["action", "science fiction", None, "musical"]
-    assert [(text.about, text.group, text.parts[0]) for text in texts] == [
+    assert [(text.about, text.group, text.turns[0]) for text in texts] == [
         ("Mars", "mars", "Off they go. It is about mars, war in space."),
         ("The Café", "cafe", "Café & stars."),
         ("Odd", "odd", "They talk. It is about tea."),
@@ -213,7 +214,7 @@ def test_a_sentence_sounds_as_its_words_whatever_the_critic_thinks(tmp_path):
     names = ("tone-lexicon", "review-snippets", "film-consensus-table")
     texts, spec, counts = built(film_tones, dict.fromkeys(names, tmp_path), tmp_path / "out")
     # .5 and more; "Finer" and "awfully" are other words, and a plot is no critic's sentence.
-    assert {text.parts[0]: spec.classes[text.label] for text in texts} == {
+    assert {text.turns[0]: spec.classes[text.label] for text in texts} == {
         "AWFUL fun, and a superb dog.": "good",
         "A fine cast.": "good",
         "Dull, but dull.": "bad",
@@ -236,7 +237,7 @@ def test_dialogues(raw, tmp_path):
     }
     (raw["chitchat-dialogues"] / "dataset.json").write_text(json.dumps(conversations))
     texts, spec, counts = built(chitchat, raw, tmp_path / "out")
-    assert [(t.id, t.group, t.about, t.parts) for t in texts] == [
+    assert [(t.id, t.group, t.about, t.turns) for t in texts] == [
         ("one", "one", "Who are you?", ("USER: Hi you ?", "SYSTEM: Hm"))
     ]
     assert spec.texts.turns
