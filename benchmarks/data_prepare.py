@@ -40,7 +40,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import M6RecError
-from tasks.films.texts import GENRE_CLASSES as GENRES
+from tasks.films.source import GENRE_CLASSES as GENRES
 
 # By the views that are prepared.
 SETTINGS = {"four": PREPARE, "reranking": PREPARE_LEAVE_ONE_OUT}

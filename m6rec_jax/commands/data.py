@@ -132,8 +132,7 @@ def run_data_check(args: argparse.Namespace) -> None:
 
     with bucket_copies() as copies:
         folder = copies.fetch(args.folder)
-        corpus = open_corpus(folder)
-        if corpus is not None:
+        if (corpus := open_corpus(folder)) is not None:
             if args.quarantine is not None or args.json is not None:
                 raise ConfigError(
                     "--quarantine and --json are for users, items and events, not texts"
@@ -171,20 +170,18 @@ def run_data_check(args: argparse.Namespace) -> None:
 def run_data_prepare(args: argparse.Namespace) -> None:
     """render a data set's text as a TFDS data set"""
     _configure_data(args)
-    from m6rec_jax.data.corpora import prepare_corpus
-    from m6rec_jax.data.kinds import open_corpus
-    from m6rec_jax.data.prepare import prepare
+    from m6rec_jax.data import corpora, kinds, prepare
     from m6rec_jax.data.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
     with bucket_copies() as copies:
         folder = copies.fetch(dataset_folder(args.folder))
-        if (corpus := open_corpus(folder)) is None:
-            prepared = prepare(folder, data_dir(), engine=args.engine)
+        if (corpus := kinds.open_corpus(folder)) is None:
+            prepared = prepare.prepare(folder, data_dir(), engine=args.engine)
         elif args.engine == "ray":
             raise ConfigError("--engine ray is for users, items and events, not texts")
         else:
-            prepared = prepare_corpus(corpus, data_dir())
+            prepared = corpora.prepare_corpus(corpus, data_dir())
     names = (prepared.manifest["dataset"], prepared.manifest["split"]["name"])
     print(folder_of(prepared.data_dir, *names))
 

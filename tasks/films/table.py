@@ -29,20 +29,11 @@ FILM_COLUMNS: Mapping[str, str] = {
 }
 """Attribute -> column type. `awards` counts Oscars won later than some of the ratings."""
 
-_NUMBER_WORDS = {
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-    "eleven": "11",
-    "twelve": "12",
-}
+_NUMBERS = (
+    *("one", "two", "three", "four", "five", "six"),
+    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
+)
+_NUMBER_WORDS = {word: str(number) for number, word in enumerate(_NUMBERS, start=1)}
 _ARTICLES = "the|a|an|le|la|les|l'|un|une|el|los|las|il|lo|i|gli|der|die|das|det|den|de|het|o|os|as"
 _TRAILING_ARTICLE = re.compile(rf"^(.*), ({_ARTICLES})$", re.IGNORECASE)
 _PARENTHESES = re.compile(r"^(.+?)\s*\((.+)\)$")
@@ -180,27 +171,22 @@ class FilmTable:
         near = [film for film in whole if abs(film.year - year) <= _YEAR_TOLERANCE]
         if near:
             return min(near, key=lambda film: (abs(film.year - year), -film.reviews))
-        for films in (self._titles_that_extend(titles), self._titles_of_same_subtitle(titles)):
-            near = list({id(film): film for film in films if abs(film.year - year) <= 1}.values())
+        extended = [film for name in titles for film in self._by_part[normalised_title(name)]]
+        for films in (extended, self._same_subtitle(titles)):
+            near = [film for film in films if abs(film.year - year) <= _YEAR_TOLERANCE]
             if near:
-                return near[0] if len(near) == 1 else None
+                return near[0] if len({id(film) for film in near}) == 1 else None
         return None
 
-    def _titles_that_extend(self, titles: Iterable[str]) -> Iterator[Film]:
-        for title in titles:
-            yield from self._by_part.get(normalised_title(title), ())
-
-    def _titles_of_same_subtitle(self, titles: Iterable[str]) -> Iterator[Film]:
-        for title in titles:
-            parts = _title_parts(title)
+    def _same_subtitle(self, titles: Iterable[str]) -> Iterator[Film]:
+        for parts in map(_title_parts, titles):
             if len(parts) < 2:
                 continue
             series, subtitle = parts[0], parts[-1]
-            distinctive = " " in subtitle
-            for film in (*self._by_title.get(subtitle, ()), *self._by_part.get(subtitle, ())):
+            for film in (*self._by_title[subtitle], *self._by_part[subtitle]):
                 theirs = _title_parts(film.title)[0]
                 same = difflib.SequenceMatcher(None, series, theirs).ratio() >= _SAME_SERIES
-                if distinctive or same:
+                if " " in subtitle or same:  # several words say more than one
                     yield film
 
 

@@ -10,7 +10,10 @@ Tasks, for TEMPORAL and the same for LEAVE_ONE_OUT (see `pipeline.registration` 
     movielens_100k_retrieval
     movielens_100k_infilling, _generation, _outcomes, _pretrain, _foundation
 
-and movielens_100k_bank, a mixture of the first three for tuning them in one run.
+and movielens_100k_bank, a mixture of the first three for tuning them in one run. Leave-one-out with
+a tenth of the films in no training or validation row has movielens_100k_unseen_items_*, with a
+vocabulary that has not read the titles of these films
+(gin_configs/data/movielens-100k/prepare_unseen_items.gin).
 
 Texts to write, of TEMPORAL (gin_configs/data/movielens-100k/generation.gin):
 
@@ -43,6 +46,12 @@ LEAVE_ONE_OUT = register_recommendation_tasks(
     dataset="movielens-100k",
     split="leave_one_out",
     vocabulary_split="per_user_temporal",
+)
+
+UNSEEN_ITEMS = register_recommendation_tasks(
+    "movielens_100k_unseen_items",
+    dataset="movielens-100k",
+    split="held_out_items-ofleave_one_out-fraction0_1",
 )
 
 seqio.MixtureRegistry.add("movielens_100k_content", WRITING[1:], default_rate=1.0)

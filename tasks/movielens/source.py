@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,9 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
     return {"items with film attributes": sum(with_attributes)}
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
+def _rows(path: Path) -> list[list[str]]:
     with path.open(encoding="utf-8", newline="\n") as file:
-        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        next(rows)
-        yield from rows
+        return list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
 
 
 def _item(films: FilmTable, identifier: str, title: str, year: str, genres: str) -> dict[str, Any]:

@@ -13,15 +13,11 @@ from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.splits import by_name
 from m6rec_jax.data.texts import TextCorpus
 from tasks.chitchat import source as chitchat
-from tasks.film_attributes import source as film_attributes
-from tasks.film_consensus import source as film_consensus
-from tasks.film_overviews import source as film_overviews
-from tasks.film_plots import source as film_plots
-from tasks.film_reviews import source as film_reviews
-from tasks.film_tones import source as film_tones
+from tasks.films import source as films
 from tasks.films.table import film_group
 from tests.tasks.film_database import write_films
 
+TASKS = Path(films.__file__).parents[1]
 SNIPPETS = [
     ("fresh", "A joy &amp; a half.", "about_a_boy"),
     ("rotten", "Dull\x85 very.", "about_a_boy"),
@@ -47,31 +43,33 @@ def csv_text(header, rows):
 
 @pytest.fixture
 def raw(tmp_path):
-    """Folders of raw files by source name."""
-    folders = {name: tmp_path / name for name in ("review-snippets", "plots", "chitchat-dialogues")}
-    for folder in folders.values():
-        folder.mkdir()
+    """The folder of each source, which is the same one."""
+    rows = [(*row, "False") for row in SNIPPETS]
     header = ("category", "text", "movie_name", "has_plot_and_reviews")
-    text = csv_text(header, [(*row, "False") for row in SNIPPETS])
-    path = folders["review-snippets"] / "rotten_tomatoes_corpus_full.csv.bz2"
+    write_snippets(tmp_path, csv_text(header, rows))
+    (tmp_path / "movies.csv").write_text(csv_text(("ID", "Title", "Category", "Plot"), PLOTS))
+    return dict.fromkeys(("review-snippets", "plots", "chitchat-dialogues"), tmp_path)
+
+
+def write_snippets(folder, text):
+    path = folder / "rotten_tomatoes_corpus_full.csv.bz2"
     path.write_bytes(bz2.compress(text.encode()))
-    (folders["plots"] / "movies.csv").write_text(
-        csv_text(("ID", "Title", "Category", "Plot"), PLOTS), encoding="utf-8"
-    )
-    return folders
 
 
-def built(module, raw, folder):
+def built(name, raw, folder, build=films.build):
+    """Texts, names of their classes, and what was left out."""
     folder.mkdir()
-    shutil.copy(Path(module.__file__).with_name("corpus.json"), folder)
-    counts = module.build(raw, folder)
+    shutil.copy(TASKS / name / "corpus.json", folder)
+    counts = build(raw, folder)
     corpus = TextCorpus(folder)
-    return list(corpus.texts()), corpus.spec, {what: n for what, n in counts.items() if n}
+    texts = list(corpus.texts())
+    classes = [None if one.label is None else corpus.spec.classes[one.label] for one in texts]
+    return texts, classes, {what: n for what, n in counts.items() if n}
 
 
 def test_reviews(raw, tmp_path):
-    texts, spec, counts = built(film_reviews, raw, tmp_path / "out")
-    assert [(t.turns[0], spec.classes[t.label], t.about) for t in texts] == [
+    texts, classes, counts = built("films/reviews", raw, tmp_path / "out")
+    assert [(t.turns[0], of, t.about) for t, of in zip(texts, classes, strict=True)] == [
         ("A joy & a half.", "fresh", "about a boy"),
         ("Dull… very.", "rotten", "about a boy"),
         ("Not the <i>Reunion</i>.", "rotten", "american reunion an"),
@@ -80,9 +78,8 @@ def test_reviews(raw, tmp_path):
 
 
 def test_plots_have_their_rarest_genre(raw, tmp_path):
-    texts, spec, counts = built(film_plots, raw, tmp_path / "out")
-    genres = {t.about: None if t.label is None else spec.classes[t.label] for t in texts}
-    assert genres == {
+    texts, classes, counts = built("films/plots", raw, tmp_path / "out")
+    assert {text.about: genre for text, genre in zip(texts, classes, strict=True)} == {
         "About a Boy": "comedy",
         "Dust": "western",
         "Tears": "drama",
@@ -95,24 +92,13 @@ def test_plots_have_their_rarest_genre(raw, tmp_path):
 
 
 def test_a_film_has_one_name_in_all_corpora(raw, tmp_path):
-    reviews, _, _ = built(film_reviews, raw, tmp_path / "reviews")
-    plots, _, _ = built(film_plots, raw, tmp_path / "plots_out")
-    group = {t.group for t in [reviews[0], reviews[1], plots[0], plots[-1]]}
-    assert len(group) == 1
-    assert by_name([reviews[0].group]) == by_name([plots[0].group])
-
-
-@pytest.mark.parametrize(
-    "title",
-    ["The Man Who Wasn't There", "Man Who Wasn't There, The", "man_who_wasnt_there_the"],
-)
-def test_spellings_of_a_title_are_one_film(title):
-    assert film_group(title) == "man who wasnt there"
-
-
-def test_a_title_of_signs_is_its_own_group():
-    assert film_group("???") == "???"
-    assert film_group("A") == "a"
+    reviews, _, _ = built("films/reviews", raw, tmp_path / "reviews")
+    plots, _, _ = built("films/plots", raw, tmp_path / "plots_out")
+    groups = [text.group for text in (reviews[0], reviews[1], plots[0], plots[-1])]
+    assert len({*groups}) == len({*by_name(groups).tolist()}) == 1
+    titles = ("The Man Who Wasn't There", "Man Who Wasn't There, The", "man_who_wasnt_there_the")
+    assert {film_group(title) for title in titles} == {"man who wasnt there"}
+    assert (film_group("???"), film_group("A")) == ("???", "a")
 
 
 def test_attributes_and_consensus(tmp_path):
@@ -141,7 +127,7 @@ def test_attributes_and_consensus(tmp_path):
         ],
     )
     sources = {"film-table": folder, "film-consensus-table": folder}
-    texts, _, counts = built(film_attributes, sources, tmp_path / "a")
+    texts, _, counts = built("films/attributes", sources, tmp_path / "a")
     assert [(t.group, t.about, t.turns[0]) for t in texts] == [
         (
             "alien",
@@ -156,12 +142,13 @@ def test_attributes_and_consensus(tmp_path):
         ),
     ]
     assert counts == {"empty texts left out": 2}
-    texts, spec, counts = built(film_consensus, sources, tmp_path / "b")
-    assert [(t.about, t.turns[0], t.label) for t in texts] == [
-        ("Alien (1979)", "It isn't dull.", spec.classes.index("fresh")),
-        ("Solaris (1972)", "Slow.", spec.classes.index("rotten")),
-        ("Untold (1973)", "Nobody knows.", None),
+    texts, classes, counts = built("films/consensus", sources, tmp_path / "b")
+    assert [(text.about, text.turns[0]) for text in texts] == [
+        ("Alien (1979)", "It isn't dull."),
+        ("Solaris (1972)", "Slow."),
+        ("Untold (1973)", "Nobody knows."),
     ]
+    assert classes == ["fresh", "rotten", None]
     assert counts == {"empty texts left out": 1}
 
 
@@ -179,9 +166,8 @@ def test_an_overview_has_its_keywords_and_the_rarest_genre(tmp_path):
     text = csv_text(("genres", "keywords", "overview", "title"), rows)
     (tmp_path / "movies.csv").write_text(text, encoding="utf-8")
     raw = {"film-overviews-table": tmp_path}
-    texts, spec, counts = built(film_overviews, raw, tmp_path / "out")
-    labels = [None if text.label is None else spec.classes[text.label] for text in texts]
-    assert labels == ["action", "science fiction", None, "musical"]
+    texts, classes, counts = built("films/overviews", raw, tmp_path / "out")
+    assert classes == ["action", "science fiction", None, "musical"]
     assert [(text.about, text.group, text.turns[0]) for text in texts] == [
         ("Mars", "mars", "Off they go. It is about mars, war in space."),
         ("The Café", "cafe", "Café & stars."),
@@ -205,22 +191,22 @@ def test_a_sentence_sounds_as_its_words_whatever_the_critic_thinks(tmp_path):
         ("plot", "An awful day.", "cats", "True"),
     ]
     text = csv_text(("category", "text", "movie_name", "has_plot_and_reviews"), reviews)
-    (tmp_path / "rotten_tomatoes_corpus_full.csv.bz2").write_bytes(bz2.compress(text.encode()))
+    write_snippets(tmp_path, text)
     write_films(
         tmp_path / "movies.db",
         [{"Title": "Dogs", "Year": 1990}],
         [{"ID": 1, "Consensus": "Dull, but dull.", "Meter": 90}],
     )
     names = ("tone-lexicon", "review-snippets", "film-consensus-table")
-    texts, spec, counts = built(film_tones, dict.fromkeys(names, tmp_path), tmp_path / "out")
+    texts, classes, counts = built("films/tones", dict.fromkeys(names, tmp_path), tmp_path / "out")
     # .5 and more; "Finer" and "awfully" are other words, and a plot is no critic's sentence.
-    assert {text.turns[0]: spec.classes[text.label] for text in texts} == {
+    assert {text.turns[0]: tone for text, tone in zip(texts, classes, strict=True)} == {
         "AWFUL fun, and a superb dog.": "good",
         "A fine cast.": "good",
         "Dull, but dull.": "bad",
     }
     assert {text.group for text in texts} == {"dogs"}
-    assert counts == {"sentences without a tone left out": 2, "repeated texts left out": 2}
+    assert counts == {"empty texts left out": 2, "repeated texts left out": 2}
 
 
 def test_dialogues(raw, tmp_path):
@@ -236,11 +222,10 @@ def test_dialogues(raw, tmp_path):
         "crowd": {"messages": [turn("a", "x"), turn("b", "y"), turn("c", "z")]},
     }
     (raw["chitchat-dialogues"] / "dataset.json").write_text(json.dumps(conversations))
-    texts, spec, counts = built(chitchat, raw, tmp_path / "out")
+    texts, _, counts = built("chitchat", raw, tmp_path / "out", chitchat.build)
     assert [(t.id, t.group, t.about, t.turns) for t in texts] == [
         ("one", "one", "Who are you?", ("USER: Hi you ?", "SYSTEM: Hm"))
     ]
-    assert spec.texts.turns
     assert counts == {"dialogues without two speakers left out": 2}
 
 

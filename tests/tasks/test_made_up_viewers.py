@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.metrics.classification import auc
-from tasks.film_viewers.source import items_of
-from tasks.films.made_up_viewers import fame, make_viewers, people
+from tasks.film_viewers.source import fame, items_of, make_viewers, people
 from tasks.films.table import Film
 
 GENRES = [f"Genre {n}" for n in range(12)]
