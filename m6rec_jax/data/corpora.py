@@ -9,14 +9,14 @@ from __future__ import annotations
 import abc
 import contextlib
 import html
-import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import gin
+import msgspec
 import numpy as np
 
 from m6rec_jax import __version__
@@ -41,6 +41,7 @@ from m6rec_jax.io.progress import progress_bar
 FORMAT = 4
 
 log = logging.getLogger(__name__)
+_Record = TypeVar("_Record")
 
 
 class ViewRow(NamedTuple):
@@ -63,6 +64,7 @@ class Corpus(abc.ABC):
       records: what is split, in the plural.
       split_options: options of splits by name, as the description has them.
       settings: for JSON, on which rows depend, too.
+      manifest: what the manifest says of it, too.
 
     Raises:
       DataError: a file is missing.
@@ -71,6 +73,7 @@ class Corpus(abc.ABC):
     records: ClassVar[str]
     split_options: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
+    manifest: Mapping[str, Any] = {}
 
     def __init__(self, name: str, files: Sequence[Path], views: Sequence[str]) -> None:
         self.name, self.files, self.views = name, files, views
@@ -87,15 +90,12 @@ class Corpus(abc.ABC):
         """
 
     @abc.abstractmethod
-    def rows(
-        self, record_splits: Sequence[str], folder: Path
-    ) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        """The rows of all records in any order, and what the manifest says of them.
+    def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
+        """The rows of all records in any order, by the split of each record."""
 
-        Args:
-          record_splits: of each record.
-          folder: what is written there will lie beside the manifest.
-        """
+    def write_items(self, record_splits: Sequence[str], folder: Path) -> dict[str, int]:
+        """Writes what will lie beside the manifest, if anything; returns counts for it."""
+        return {}
 
     @abc.abstractmethod
     def summary(self) -> str:
@@ -145,8 +145,11 @@ def prepare_corpus(
         spool = stack.enter_context(scratch_folder(folder / "unfinished"))
         beside = stack.enter_context(scratch_folder(folder / "rendered"))
         record_splits = _record_splits(corpus, by_group)
-        rows, manifest = corpus.rows(record_splits, beside)
-        counts = {corpus.records: {part: record_splits.count(part) for part in PARTS}}
+        counts: dict[str, Any] = {
+            corpus.records: {part: record_splits.count(part) for part in PARTS}
+        }
+        counts |= corpus.write_items(record_splits, beside)
+        rows = corpus.rows(record_splits)
         bar = progress_bar(rows, f"rendering {corpus.name}", unit=" rows", disable=not progress)
         written = spool_rows(bar, spool)
         # Everything was read, so what was prepared may go; half new, nothing says that it is there.
@@ -155,7 +158,8 @@ def prepare_corpus(
             path.replace(folder / path.name)
         for view, target in targets.items():
             write_spooled(target, view, spool)
-        described_run = {
+        manifest = {
+            **corpus.manifest,
             "format": FORMAT,
             "version": __version__,
             "dataset": corpus.name,
@@ -163,9 +167,9 @@ def prepare_corpus(
             "options": dict(corpus.settings),
             "fingerprint": source,
             "views": {v: {"fingerprint": source, "rows": written.get(v, {})} for v in targets},
-            "counts": counts | manifest.pop("counts", {}),
+            "counts": counts,
         }
-        write_manifest(folder, {**manifest, **described_run})
+        write_manifest(folder, manifest)
     return Prepared.open(out, *names)
 
 
@@ -185,23 +189,19 @@ def _record_splits(corpus: Corpus, by_group: Split) -> list[str]:
     return [PARTS[code] for code in codes.tolist()]
 
 
-def json_lines(path: Path, what: str) -> Iterator[tuple[int, Any]]:
-    """The values of a file of JSON lines, with the numbers of their lines from 1.
-
-    Args:
-      path: of the file; blank lines are skipped.
-      what: a line should be, for the message.
+def json_lines(path: Path, kind: type[_Record]) -> Iterator[tuple[int, _Record]]:
+    """The records of a file of JSON lines, with the numbers of their lines from 1.
 
     Raises:
-      DataError: the file cannot be read, or a line is not JSON, or no text in UTF-8.
+      DataError: the file cannot be read, or a line is none of these records.
     """
+    decoder = msgspec.json.Decoder(kind)
     for number, line in numbered_lines(path):
         try:
-            value = json.loads(line)
-            json.dumps(value, ensure_ascii=False).encode()  # a ValueError for half a character
+            record = decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number} is no {what} ({error})") from error
-        yield number, value
+            raise DataError(f"{path}, line {number}: {error}") from error
+        yield number, record
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -219,22 +219,34 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path} cannot be read as UTF-8 ({error})") from error
 
 
-def merged_turns(
-    messages: Sequence[tuple[str, str, Sequence[str]]],
-) -> list[tuple[str, str, list[str]]]:
-    """Turns of (speaker, text, items): messages of one speaker that follow each other are one.
+class Turn(NamedTuple):
+    """What one side of a dialogue says until the other one answers.
 
-    Texts are repaired, and messages without words left out, with their items.
+    Attributes:
+      speaker: who says it.
+      text: that is said.
+      items: ids of the items that it names, in order.
     """
-    turns: list[tuple[str, str, list[str]]] = []
+
+    speaker: str
+    text: str
+    items: Sequence[str] = ()
+
+
+def merged_turns(messages: Iterable[Turn]) -> list[Turn]:
+    """Turns of messages: those of one speaker that follow each other are one.
+
+    Texts are repaired, and messages without words left out. A turn names each item once.
+    """
+    turns: list[Turn] = []
     for speaker, raw, items in messages:
         text = repaired(raw)
         if not text:
             continue
-        if turns and turns[-1][0] == speaker:
+        if turns and turns[-1].speaker == speaker:
             _, before, earlier = turns.pop()
             text, items = f"{before} {text}", [*earlier, *items]
-        turns.append((speaker, text, list(dict.fromkeys(items))))
+        turns.append(Turn(speaker, text, tuple(dict.fromkeys(items))))
     return turns
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from m6rec_jax.data.corpora import json_lines, merged_turns, numbered_lines, repaired
+import msgspec
+
+from m6rec_jax.data.corpora import Turn, json_lines, merged_turns, numbered_lines, repaired
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.dialogue import SYSTEM, USER
 
@@ -22,22 +24,6 @@ _INSPIRED_COLUMNS = ("dialog_id", "speaker", "text", "movies")
 _INSPIRED_SPEAKERS = {"SEEKER": USER, "RECOMMENDER": SYSTEM}
 _QUOTE = "QUOTATION_MARK"
 _MENTION = re.compile(r"@(\d+)")
-# Speaker, text and the ids of the items that it names.
-Message = tuple[str, str, Sequence[str]]
-
-
-class Turn(NamedTuple):
-    """What one side says until the other one answers.
-
-    Attributes:
-      speaker: `USER` or `SYSTEM`.
-      text: its messages, joined by spaces.
-      items: ids of the items that it names, each once, in order.
-    """
-
-    speaker: str
-    text: str
-    items: tuple[str, ...] = ()
 
 
 class Dialogue(NamedTuple):
@@ -50,7 +36,7 @@ class Dialogue(NamedTuple):
     """
 
     id: str
-    turns: tuple[Turn, ...]
+    turns: Sequence[Turn]
     titles: Mapping[str, str]
 
 
@@ -66,23 +52,35 @@ def read_inspired(path: Path) -> Iterator[Dialogue]:
         raise DataError(
             f"{path} has no column {missing[0]!r}; is it a file of INSPIRED, with its header?"
         )
-    messages: dict[str, list[Message]] = {}
+    messages: dict[str, list[Turn]] = {}
     for number, fields in lines:
-        if len(fields) != len(header):
+        row = dict(zip(header, fields, strict=False))
+        if len(fields) != len(header) or row["speaker"] not in _INSPIRED_SPEAKERS:
             raise DataError(
-                f"{path}, line {number}: {len(fields)} columns, where the header has {len(header)}"
-            )
-        row = dict(zip(header, fields, strict=True))
-        if row["speaker"] not in _INSPIRED_SPEAKERS:
-            raise DataError(
-                f"{path}, line {number}: the speaker is {row['speaker']!r}, not "
-                f"{' or '.join(_INSPIRED_SPEAKERS)}"
+                f"{path}, line {number}: {row} must have the {len(header)} columns of the header, "
+                f"and {' or '.join(_INSPIRED_SPEAKERS)} as speaker"
             )
         titles = [title.strip() for title in row["movies"].split(";") if title.strip()]
-        message = _INSPIRED_SPEAKERS[row["speaker"]], row["text"].replace(_QUOTE, '"'), titles
-        messages.setdefault(row["dialog_id"], []).append(message)
+        text = row["text"].replace(_QUOTE, '"')
+        turn = Turn(_INSPIRED_SPEAKERS[row["speaker"]], text, titles)
+        messages.setdefault(row["dialog_id"], []).append(turn)
     for identifier, said in messages.items():
-        yield from _dialogue(identifier, said, lambda title: title)
+        yield from _dialogue(
+            identifier, said, {title: title for one in said for title in one.items}
+        )
+
+
+class _Message(msgspec.Struct):
+    senderWorkerId: int | str
+    text: str
+
+
+class _Redial(msgspec.Struct):
+    conversationId: int | str
+    initiatorWorkerId: int | str
+    messages: list[_Message]
+    # Where no film is named, the files have an empty list in place of an object.
+    movieMentions: dict[str, str | None] | list[Any]
 
 
 def read_redial(path: Path) -> Iterator[Dialogue]:
@@ -91,25 +89,17 @@ def read_redial(path: Path) -> Iterator[Dialogue]:
     Raises:
       DataError: the file cannot be read, or a line is broken; names the line.
     """
-    for number, raw in json_lines(path, "dialogue of ReDial"):
-        try:
-            # Where no film is named, the files have an empty list in place of an object.
-            named_films = dict(raw["movieMentions"] or {})
-            titles = {str(key): repaired(title or "") for key, title in named_films.items()}
-            messages: list[Message] = []
-            for message in raw["messages"]:
-                is_seeker = message["senderWorkerId"] == raw["initiatorWorkerId"]
-                text = message["text"]
-                named = [key for key in _MENTION.findall(text) if titles.get(key)]
-                for key in named:
-                    # In two steps: a title must not be read as a pattern's replacement.
-                    text = titles[key].join(re.split(rf"@{key}(?!\d)", text))
-                messages.append((USER if is_seeker else SYSTEM, text, named))
-            identifier = str(raw["conversationId"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{path}, line {number} is no dialogue of ReDial ({reason})") from error
-        yield from _dialogue(identifier, messages, titles.__getitem__)
+    for _, raw in json_lines(path, _Redial):
+        titles = {key: repaired(title or "") for key, title in dict(raw.movieMentions).items()}
+        messages = []
+        for message in raw.messages:
+            speaker = USER if message.senderWorkerId == raw.initiatorWorkerId else SYSTEM
+            # Text and keys of films take turns; a film without a title stays a number.
+            parts = _MENTION.split(message.text)
+            items = [key for key in parts[1::2] if titles.get(key)]
+            parts[1::2] = [titles.get(key) or f"@{key}" for key in parts[1::2]]
+            messages.append(Turn(speaker, "".join(parts), items))
+        yield from _dialogue(str(raw.conversationId), messages, titles)
 
 
 FORMATS: Mapping[str, Callable[[Path], Iterator[Dialogue]]] = {
@@ -119,10 +109,10 @@ FORMATS: Mapping[str, Callable[[Path], Iterator[Dialogue]]] = {
 
 
 def _dialogue(
-    identifier: str, messages: Sequence[Message], title_of: Callable[[str], str]
+    identifier: str, messages: Sequence[Turn], titles: Mapping[str, str]
 ) -> Iterator[Dialogue]:
     """The dialogue, unless nothing is said in it."""
-    turns = [Turn(who, text, tuple(items)) for who, text, items in merged_turns(messages)]
-    if turns:
-        titles = {item: title_of(item) for turn in turns for item in turn.items}
-        yield Dialogue(identifier, tuple(turns), titles)
+    if turns := merged_turns(messages):
+        yield Dialogue(
+            identifier, turns, {item: titles[item] for turn in turns for item in turn.items}
+        )

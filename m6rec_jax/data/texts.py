@@ -52,13 +52,7 @@ _CONTEXT_PASSAGES = 3
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TextColumns:
-    """The object `texts` of `corpus.json`: columns of the table.
-
-    Attributes:
-      id, group, about, label: of strings; None: there is none.
-      text, turns: of strings, or of lists of them; one of the two.
-      file: file name or pattern inside the folder; None: `texts.parquet` or `texts.csv`.
-    """
+    """The object `texts` of `corpus.json`: columns of the table, and its file."""
 
     id: str
     group: str
@@ -75,24 +69,20 @@ class TextColumns:
     @property
     def kinds(self) -> dict[str, str]:
         """The columns that the texts file must have, and what is in each."""
-        optional = {
+        kinds = {
+            self.id: columns.ID,
+            self.group: "string",
             self.text: "string",
             self.turns: "list<string>",
             self.about: "string",
             self.label: "string",
         }
-        kinds = {self.id: columns.ID, self.group: "string"}
-        return kinds | {name: kind for name, kind in optional.items() if name is not None}
+        return {name: kind for name, kind in kinds.items() if name is not None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CorpusSpec:
-    """The object of `corpus.json`. See the module's docstring.
-
-    Attributes:
-      classes: names of the classes, in the order of their numbers; empty without a label.
-      question: what is asked about a text whose class is wanted.
-    """
+    """The object of `corpus.json`; `classes` are in the order of their numbers."""
 
     name: str
     texts: TextColumns
@@ -155,6 +145,7 @@ class TextCorpus(Corpus):
         for path in self._tables:
             files.require_columns(path, [*self.spec.texts.kinds])
         views = TEXT_VIEWS if self.spec.texts.label else TEXT_VIEWS[:1]
+        self.manifest = {"corpus_spec": declared(self.spec)}
         super().__init__(self.spec.name, [directory / CORPUS_FILE, *self._tables], views)
 
     def texts(self) -> Iterator[Text]:
@@ -193,12 +184,7 @@ class TextCorpus(Corpus):
     def split_names(self) -> Iterator[tuple[str, str]]:
         return ((text.group, "") for text in self.texts())
 
-    def rows(
-        self, record_splits: Sequence[str], folder: Path
-    ) -> tuple[Iterator[ViewRow], dict[str, Any]]:
-        return self._rows(record_splits), {"corpus_spec": declared(self.spec)}
-
-    def _rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
+    def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
         for index, (text, split) in enumerate(zip(self.texts(), record_splits, strict=True)):
             for document in documents(text):
                 yield ViewRow("documents", split, document)
@@ -231,13 +217,7 @@ def documents(text: Text) -> Iterator[dict[str, Any]]:
 
 
 def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:
-    """Writes `corpus.json` and `texts.parquet` to a folder that exists.
-
-    Args:
-      folder: to write to.
-      spec: names the columns; its `file` must be `texts.parquet` or None.
-      texts: in the order of the table.
-    """
+    """Writes `corpus.json` and `texts.parquet`, which `spec` must not call otherwise."""
     names = spec.texts
     values: dict[str | None, list[Any]] = {
         names.id: [text.id for text in texts],

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.data.corpora import merged_turns, repaired
+from m6rec_jax.data.corpora import Turn, merged_turns, repaired
 from m6rec_jax.data.texts import CorpusSpec, Text, write_corpus
 
 _SPEAKERS = ("USER", "SYSTEM")
@@ -17,7 +17,7 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
     texts = []
     for name, conversation in conversations.items():
         messages = [message for turn in conversation["messages"] for message in turn]
-        turns = merged_turns([(one["sender"], one["text"], ()) for one in messages])
+        turns = merged_turns(Turn(one["sender"], one["text"]) for one in messages)
         senders = list(dict.fromkeys(sender for sender, _, _ in turns))
         if len(senders) == len(_SPEAKERS):
             said = tuple(f"{_SPEAKERS[senders.index(who)]}: {text}" for who, text, _ in turns)

