@@ -22,7 +22,8 @@ from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.runs import DATA, Recipe, m6rec, train
-from m6rec_jax.pipeline.locations import shared_vocabulary
+from m6rec_jax.data import prepared
+from m6rec_jax.pipeline.locations import data_dir
 
 WRITING_VIEWS = "--gin.VIEWS=('explanations', 'contents', 'titles', 'queries', 'catalogue')"
 BOOKS_PREPARE = ("--gin_file", f"{DATA}/book-crossing-small/prepare.gin")
@@ -60,7 +61,7 @@ def prepare_data() -> None:
     for name in TEXTS:
         m6rec("data", "prepare", name)
     # A run that is resumed refuses another vocabulary than the one that it began with.
-    if not shared_vocabulary(NAME).exists():
+    if not (data_dir() / NAME / prepared.VOCABULARY).exists():
         m6rec("vocab", "train", *VOCABULARY)
 
 

@@ -122,7 +122,7 @@ def add_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     head = json.dumps(provenance, ensure_ascii=False, indent=2).removesuffix("\n}")
     body = ",\n".join("    " + line for line in lines)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, f'{head},\n  "rows": [\n{body}\n  ]\n}}\n', durable=True)
+    write_atomically(path, f'{head},\n  "rows": [\n{body}\n  ]\n}}\n')
 
 
 def metric_rows(

@@ -5,8 +5,9 @@ import platform
 from collections.abc import Callable
 
 from m6rec_jax import __version__
+from m6rec_jax.errors import CheckpointError
 from m6rec_jax.export.formats import FORMATS, what_is_missing
-from m6rec_jax.io import buckets
+from m6rec_jax.io.buckets import check_bucket
 
 PACKAGES = (
     "jax",
@@ -89,11 +90,10 @@ def _tensorflow_text_matches() -> list[str]:
 
 
 def _buckets_can_be_used() -> list[str]:
-    if not buckets.can_use_buckets():
-        return [
-            f"a MODEL_DIR in a bucket (gs://...) needs {buckets.PACKAGE}: {buckets.INSTALLATION}; "
-            "local folders do not"
-        ]
+    try:
+        check_bucket("gs://MODEL_DIR")
+    except CheckpointError as error:
+        return [f"{error}; local folders need nothing"]
     return []
 
 

@@ -34,7 +34,7 @@ from m6rec_jax.data.bucket_job import Job, Summary
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.epochs import schedule
-from m6rec_jax.data.event_table import Assignment, EventTable
+from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
@@ -70,8 +70,8 @@ class BucketRun:
 
     Args:
       job: what is rendered.
-      events: of the data set.
-      assignment: their parts.
+      events: of the data set, with their parts.
+      held_out: which items are held out `[items]` bool.
       num_buckets: see `num_buckets`.
       engine: 'process' for the processors of this machine, or 'ray'.
       progress: whether to show bars.
@@ -84,7 +84,7 @@ class BucketRun:
         self,
         job: Job,
         events: EventTable,
-        assignment: Assignment,
+        held_out: np.ndarray,
         num_buckets: int,
         engine: str,
         progress: bool,
@@ -104,8 +104,8 @@ class BucketRun:
         else:
             workers = Threads(job, threads=1)
         self._workers = self._stack.enter_context(workers)
-        np.save(job.folder / "held_out.npy", assignment.held_out)
-        self._sort_events(events, assignment.codes, num_buckets)
+        np.save(job.folder / "held_out.npy", held_out)
+        self._sort_events(events, num_buckets)
         self._summaries: list[Summary] | None = None
         self._fitted: Callable[[], None] = lambda: None
 
@@ -193,19 +193,20 @@ class BucketRun:
         counted = np.flatnonzero(timeline.counted)
         return timeline.user[counted], timeline.item[counted]
 
-    def _sort_events(self, events: EventTable, codes: np.ndarray, num_buckets: int) -> None:
+    def _sort_events(self, events: EventTable, num_buckets: int) -> None:
         job = self._job
         parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
+        size = events.number(f"SELECT count(*) FROM events WHERE part IN {parts}")
         (job.folder / "timeline").mkdir()
         Timeline.write(
             job.folder / "timeline",
-            events.known(codes, "time, row", parts),
-            int(np.isin(codes, parts).sum()),
+            events.ordered("time, row", parts),
+            size,
             events.num_rows,
             self._job.num_items,
             job.dataset.spec.label.at_least,
         )
-        batches = events.known(codes, f"user % {num_buckets}, user, time, row")
+        batches = events.ordered(f"user % {num_buckets}, user, time, row")
         sizes = np.zeros(num_buckets, np.int64)
         with pa.ipc.new_file(str(job.folder / "events.arrow"), batches.schema) as writer:
             for batch in batches:
@@ -297,7 +298,7 @@ class BucketRun:
             total=sum(len(one.number) for one in asked),
             disable=not self._progress,
         ) as bar:
-            drawn = draw_all(candidates, counts, asked, job.options.reranking_negatives, bar)
+            drawn = draw_all(candidates, counts, asked, bar)
         for bucket, one in zip(self._job.buckets, drawn, strict=True):
             np.savez(job.folder / f"candidates-{bucket}.npz", **vars(one))
 

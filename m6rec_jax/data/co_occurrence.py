@@ -17,25 +17,20 @@ not depend on the order in which it was made.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import sparse
 
-from m6rec_jax.data.pair_counts import at
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
-FILE = "co_occurrence.parquet"
+FILE = "co_occurrence.npz"
 # Raise it when counts or words change, so that data prepared before are prepared again.
-FORMAT = 4
+FORMAT = 5
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
@@ -51,31 +46,23 @@ SMOOTHING = 20.0
 ONE = 2520 << 16
 
 
-class RelatedItems(NamedTuple):
-    """Items that go with a user's, highest share first.
+# Of items in the items table.
+Indices: TypeAlias = Sequence[int] | np.ndarray
 
-    Attributes:
-      items: int64 `[n]`, indices in the items table.
-      shares: float64 `[n]`, above 0.
-    """
+
+class RelatedItems(NamedTuple):
+    """Items that go with a user's, indices int64 `[n]`, and shares above 0, highest first."""
 
     items: np.ndarray
     shares: np.ndarray
 
     @classmethod
     def summed(
-        cls,
-        items: np.ndarray,
-        terms: np.ndarray,
-        out: Sequence[int] | np.ndarray,
-        num_items: int,
+        cls, items: np.ndarray, terms: np.ndarray, out: Indices, num_items: int
     ) -> RelatedItems:
-        """Sums the terms of each item, in the order given; equal sums in that of the items table.
+        """Sums the terms of each item `[n]`, in the order given, and leaves out the items `out`.
 
-        Args:
-          items, terms: an item may occur several times `[n]`.
-          out: items to leave out.
-          num_items: of the items table.
+        Equal sums are in the order of the items table, which has `num_items`.
         """
         if len(items) > num_items // 10:
             scores, items = np.bincount(items, terms, num_items), np.arange(num_items)
@@ -129,13 +116,11 @@ class CoOccurrence:
             later = before.later.copy()
             later.resize(shape)
         for low in range(context, len(users), _EVENTS_AT_ONCE):
-            others, own, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
-            later = later + sparse.csr_array((amounts, (others, own)), shape)
+            *pairs, amounts = sequences.pairs(low, low + _EVENTS_AT_ONCE)
+            later = later + sparse.csr_array((amounts, tuple(pairs)), shape)
         return CoOccurrence(later)
 
-    def related(
-        self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
-    ) -> RelatedItems:
+    def related(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
         """Items that occur with the recent ones; equal shares in the order of the items table.
 
         Args:
@@ -144,47 +129,36 @@ class CoOccurrence:
         """
         return _shares(self.amounts, SMOOTHING, recent, out)
 
-    def followers(
-        self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
-    ) -> RelatedItems:
+    def followers(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
         """As `related`, by what came after the recent ones alone, with half the smoothing."""
         return _shares(self.later, SMOOTHING / 2, recent, out)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the counts to `co_occurrence.parquet` in a folder, whole or not at all."""
-        pairs = self.later.sorted_indices().tocoo()
-        items, others = (numbers.astype(np.int32) for numbers in pairs.coords)
-        columns = {"item": items, "other": others, "later": pairs.data}
-        table = pa.table(columns).replace_schema_metadata(
-            {"counts": json.dumps({"num_items": self.num_items})}
-        )
-        with atomic_file(Path(folder) / FILE) as scratch:
-            pq.write_table(table, scratch, compression="zstd")
+    def save(self, folder: Path) -> None:
+        """Writes the counts to `co_occurrence.npz` in a folder, whole or not at all."""
+        save_pairs(folder / FILE, self.later)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> CoOccurrence:
+    def load(cls, folder: Path) -> CoOccurrence:
         """Reads what `save` wrote; raises DataError where it is missing or damaged."""
-        with counted_file(Path(folder) / FILE) as path:
-            table = pq.read_table(path)
-            size = int(json.loads((table.schema.metadata or {})[b"counts"])["num_items"])
-            item, other, later = (table[name].to_numpy() for name in ("item", "other", "later"))
-            # Files of old had pairs in both orders, 0 where the other item never came later.
-            there = later > 0
-            pairs = later[there], (item[there], other[there])
-            return CoOccurrence(sparse.csr_array(pairs, (size, size)))
+        return cls(load_pairs(folder / FILE))
 
 
-@contextlib.contextmanager
-def counted_file(path: Path) -> Iterator[Path]:
-    """Yields a file to be read; raises DataError where it is missing or damaged."""
+def save_pairs(path: Path, pairs: sparse.csr_array) -> None:
+    """Writes numbers of pairs of items, whole or not at all."""
+    with atomic_file(path) as scratch, scratch.open("wb") as file:
+        sparse.save_npz(file, pairs.sorted_indices(), compressed=False)
+
+
+def load_pairs(path: Path) -> sparse.csr_array:
+    """Reads what `save_pairs` wrote; raises DataError where it is missing or damaged."""
     if not path.is_file():
         raise DataError(
             f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' and "
             "'reranking' (PrepareOptions.views)"
         )
     try:
-        yield path
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
+        return sparse.load_npz(path)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
 
 
@@ -206,30 +180,25 @@ class GrowingCoOccurrence(CoOccurrence):
         context: int = 0,
     ) -> None:
         super().__init__(CoOccurrence.counted(users, items, num_items, before, context).later)
-        self._sequences = _Sequences(users, items)
-        self._numbers = self.amounts.copy()
-        self._numbers.data = np.arange(self._numbers.nnz)
+        self._sequences, self._number = _Sequences(users, items), context
+        self.amounts.sort_indices()
+        rows = np.repeat(np.arange(num_items), np.diff(self.amounts.indptr))
+        self._places = rows * num_items + self.amounts.indices
         self.amounts.data[:] = 0
         if before is not None:
-            begun = before.amounts.tocoo()
-            self.amounts.data[at(self._numbers, *begun.coords)] = begun.data
-        self._number = self._high = context
+            pairs = before.later.tocoo()
+            self._add(pairs.row, pairs.col, pairs.data)
 
     def advance(self, number: int) -> None:
         """Counts all events before a number that are not counted yet."""
-        while self._number < number:
-            if self._number == self._high:
-                self._low, self._high = self._high, self._high + _EVENTS_AT_ONCE
-                others, own, self._added, self._offsets = self._sequences.pairs(
-                    self._low, self._high
-                )
-                pairs = others, own
-                self._places = [at(self._numbers, *order) for order in (pairs, pairs[::-1])]
-            end = min(number, self._high)
-            some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
-            for places in self._places:
-                np.add.at(self.amounts.data, places[some], self._added[some])
-            self._number = end
+        for low in range(self._number, number, _EVENTS_AT_ONCE):
+            self._add(*self._sequences.pairs(low, min(low + _EVENTS_AT_ONCE, number)))
+        self._number = max(self._number, number)
+
+    def _add(self, others: np.ndarray, items: np.ndarray, amounts: np.ndarray) -> None:
+        others, items = others.astype(np.int64), items.astype(np.int64)
+        for pairs in (others * self.num_items + items, items * self.num_items + others):
+            np.add.at(self.amounts.data, np.searchsorted(self._places, pairs), amounts)
 
 
 class _Sequences:
@@ -244,28 +213,19 @@ class _Sequences:
         by_user = users[self._order]
         self._first = np.searchsorted(by_user, by_user)[self._rank]
 
-    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What some events add, in their order.
-
-        Returns:
-          earlier items, the events' own items, and amounts `[pairs]`; and where the pairs of each
-          event begin `[events + 1]`.
-        """
+    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What some events add: earlier items, the events' items, and amounts `[pairs]`."""
         distances = np.arange(1, WINDOW + 1)
         before = self._rank[low:high, None] - distances
         others = self._items[self._order[np.maximum(before, 0)]]
         items = np.broadcast_to(self._items[low:high, None], others.shape)
         there = (before >= self._first[low:high, None]) & (others != items)
         amounts = np.broadcast_to(np.rint(ONE / distances).astype(np.int64), others.shape)
-        offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-        return others[there], items[there], amounts[there], offsets
+        return others[there], items[there], amounts[there]
 
 
 def _shares(
-    amounts: sparse.csr_array,
-    smoothing: float,
-    recent: Sequence[int] | np.ndarray,
-    out: Sequence[int] | np.ndarray | None,
+    amounts: sparse.csr_array, smoothing: float, recent: Indices, out: Indices | None
 ) -> RelatedItems:
     last = [int(item) for item in recent[-RECENT:]]
     weights = sum(1.0 / position for position in range(1, len(last) + 1))
@@ -276,21 +236,14 @@ def _shares(
         total = int(of_item.sum()) + ONE * smoothing
         others.append(amounts.indices[row])
         terms.append(of_item * (1.0 / (position * weights * total)))
-    return RelatedItems.summed(
-        np.concatenate(others),
-        np.concatenate(terms),
-        recent if out is None else out,
-        amounts.shape[0],
-    )
+    out = recent if out is None else out
+    return RelatedItems.summed(np.concatenate(others), np.concatenate(terms), out, amounts.shape[0])
 
 
 def ranked_texts(texts: Sequence[str], related: RelatedItems, items: Sequence[int]) -> list[str]:
     """What a reranker reads of each candidate: "near 3: The Great Dictator (1940), comedy".
 
-    Args:
-      texts: of the catalogue, in the order of the items table.
-      related: of `CoOccurrence.related`.
-      items: the candidates, as indices in the table.
+    Args: texts of the catalogue, `CoOccurrence.related`, and the candidates.
     """
     ranks = {item: rank for rank, item in enumerate(related.items.tolist(), 1)}
     return [ranked_text(ranks.get(item, 0), texts[item]) for item in items]

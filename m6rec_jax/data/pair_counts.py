@@ -32,11 +32,10 @@ class PairCounts:
         counts: np.ndarray | None = None,
         others: sparse.csr_array | None = None,
     ) -> None:
-        rows, columns = np.divmod(np.zeros(0, np.int64) if keys is None else keys, 1 << 32)
+        pairs = np.divmod(np.zeros(0, np.int64) if keys is None else keys, 1 << 32)
         self._num_items, self._numbers, size = num_items, None, num_items**2
         if num_items > DENSE_ITEMS:
-            pairs = np.minimum(rows, columns), np.maximum(rows, columns)
-            numbers = sparse.csr_array((np.ones(len(rows), bool), pairs), (num_items, num_items))
+            numbers = sparse.csr_array((np.ones(len(pairs[0]), bool), pairs), (num_items,) * 2)
             numbers = numbers if others is None else numbers + others
             # Number 0 is that of all pairs that do not occur.
             size = numbers.nnz + 1
@@ -45,7 +44,7 @@ class PairCounts:
         # Counts are exact up to 2^24.
         self._counts = np.zeros((2, size), np.float32)
         if counts is not None:
-            self._counts[:, self._places(rows, columns)] = counts.T
+            self._counts[:, self._places(*pairs)] = counts.T
 
     def add(self, ones: np.ndarray, others: np.ndarray, products: np.ndarray) -> None:
         """Adds 1 and products to the counters of pairs `[n]`, in any order of the two."""
@@ -58,10 +57,8 @@ class PairCounts:
         return self._counts.take(self._places(rows[:, None], columns), axis=1)
 
     def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted keys `smaller << 32 | larger` of all pairs that occurred `[p]`, counters `[p, 2]`.
-
-        A pair has occurred when its first counter is not zero.
-        """
+        """Sorted keys `smaller << 32 | larger` of pairs whose first counter is not zero `[p]`, and
+        counters `[p, 2]`."""
         places = np.flatnonzero(self._counts[0])
         if self._numbers is None:
             rows, columns = np.divmod(places, max(self._num_items, 1))
@@ -73,10 +70,6 @@ class PairCounts:
         rows, columns = np.minimum(ones, others), np.maximum(ones, others)
         if self._numbers is None:
             return rows.astype(np.int64) * self._num_items + columns
-        return at(self._numbers, rows.ravel(), columns.ravel()).reshape(rows.shape)
-
-
-def at(matrix: sparse.csr_array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """What a matrix holds at rows and columns `[n]`."""
-    # SciPy answers no question with a sparse array.
-    return np.asarray(matrix[rows, columns]) if len(rows) else np.zeros(0, matrix.dtype)
+        if not rows.size:  # SciPy answers no question with a sparse array
+            return np.zeros(rows.shape, np.int64)
+        return np.asarray(self._numbers[rows.ravel(), columns.ravel()]).reshape(rows.shape)

@@ -217,8 +217,8 @@ class _Preparation:
             self.options,
             self.statistics,
         )
-        buckets = self.manifest["buckets"]
-        with BucketRun(job, self.events, self.assignment, buckets, engine, progress) as run:
+        buckets, held_out = self.manifest["buckets"], self.assignment.held_out
+        with BucketRun(job, self.events, held_out, buckets, engine, progress) as run:
             entries, shards = run.render(tuple(targets))
             for view, target in targets.items():
                 if not shards[view]:
@@ -228,15 +228,14 @@ class _Preparation:
                     )
                 tfrecords.write_view(target, view, shards[view])
                 made[view] = {"fingerprint": fingerprints[view], **entries[view]}
-            counts = self.events.item_counts(self.assignment.codes)
-            held_out = self.assignment.held_out
+            counts = self.events.item_counts()
             events = save_shared(run, self.folder, made, self.dataset, self.texts, held_out, counts)
             self.manifest["statistics"] = {"events": events}
             if not views.COUNTED.isdisjoint(made) and not (self.folder / ease.FILE).is_file():
                 run.save_ease(self.folder)
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:
-                self.events.save(self.assignment.codes, folder / PREPARED_EVENTS)
+                self.events.save(folder / PREPARED_EVENTS)
         if "negatives" in entries.get("groups", {}) and self.dataset.spec.repeats_count:
             log.info(
                 "%d events repeat all that their user had: with nothing to stand beside, they are "
@@ -253,11 +252,15 @@ class _Preparation:
         num_users = self.dataset.users.num_rows
         label = self.dataset.spec.label
         if label.at_least is not None:
-            positive = self.events.share_at_least(label.at_least)
+            positive = self.events.number(
+                f"SELECT avg(CAST(value >= {label.at_least} AS INTEGER)) FROM events"
+            )
             if positive in (0.0, 1.0):
                 where = self.dataset.directory / SPEC_FILE
                 raise DataError(f"{where}: {label.only(int(positive))}")
-        share, stated = self.events.share_of_repeats(), self.dataset.spec.repeats
+        distinct = "SELECT count(*) FROM (SELECT DISTINCT user, item FROM events)"
+        share = 1 - self.events.number(distinct) / self.events.num_rows
+        stated = self.dataset.spec.repeats
         protocol = stated or protocol_for(share)
         if stated is None and share:
             log.info(
@@ -278,7 +281,7 @@ class _Preparation:
             },
             "repeats": {"protocol": protocol, "share": round(share, 6)},
             "buckets": num_buckets(self.events.num_rows, num_users),
-            "last_time": self.events.times()[1],
+            "last_time": self.events.number("SELECT max(time) FROM events"),
             "files": files,
         }
 

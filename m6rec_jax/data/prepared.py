@@ -3,8 +3,8 @@
     DATA_DIR/
       <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
       <dataset>.<split>/statistics/        state after the last training event
-      <dataset>.<split>/co_occurrence.parquet   with the views 'next_items' and 'reranking'
-      <dataset>.<split>/ease.parquet            likewise
+      <dataset>.<split>/co_occurrence.npz      with the views 'next_items' and 'reranking'
+      <dataset>.<split>/ease.npz               likewise
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
       <dataset>.<split>/events/            events that training rows may see, for updates
       recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
@@ -36,7 +36,7 @@ from m6rec_jax.data.schema import COUNT
 from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.atomic import atomic_file, is_cut_short, write_atomically
+from m6rec_jax.io.atomic import atomic_file, write_atomically
 from m6rec_jax.io.buckets import bucket_errors, kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.hashing import hash_files
@@ -119,7 +119,7 @@ class Prepared:
                     f"(there: {', '.join(there) or 'nothing'}); run `m6rec data prepare`"
                 )
             text = path.read_text("utf-8")
-        if is_cut_short(path.parent / UPDATE):
+        if (path.parent / UPDATE).exists():
             raise DataError(
                 f"{path.parent}: an update was cut short, so that some files are older than "
                 "others; `m6rec data update` finishes it"

@@ -1,7 +1,7 @@
 """The candidates of the view 'reranking': drawn from what occurs with a user's last items.
 
-Co-occurrence joins users, so that buckets cannot count it: they say what they ask, and one process
-answers all of them on its way along the events (`draw_all`).
+Co-occurrence joins users, so that no part of the users can count it alone: each says what it asks,
+and one process answers all of them on its way along the events (`draw_all`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
 
-from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
+from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence, Indices
 from m6rec_jax.data.splits import TRAIN
 from m6rec_jax.data.user_bucket import Ranges
 
@@ -38,12 +39,7 @@ class RerankingCandidates:
     repeats: bool
 
     def draw(
-        self,
-        part: int,
-        user: int,
-        wanted: int,
-        recent: Sequence[int] | np.ndarray,
-        seen: Sequence[int] | np.ndarray,
+        self, part: int, user: int, wanted: int, recent: Indices, seen: Indices
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """The candidates of a group, the wanted item first, and their ranks by co-occurrence.
 
@@ -52,8 +48,7 @@ class RerankingCandidates:
 
         Args:
           part: code of the group's part.
-          user: index in the users table.
-          wanted: index in the items table, as all items.
+          user, wanted: indices in the tables of users and items, as all items.
           recent: the last items of the history, oldest first.
           seen: all items that the user had before, the recent ones among them.
 
@@ -106,36 +101,34 @@ class DrawnCandidates:
     ranks: np.ndarray
 
 
-def draw_all(  # type: ignore[no-untyped-def]
+def draw_all(
     candidates: RerankingCandidates,
     growing: GrowingCoOccurrence,
     asked: Sequence[AskedCandidates],
-    negatives: int,
-    bar,
+    bar: tqdm,
 ) -> list[DrawnCandidates]:
-    """Answers what buckets ask, in one pass; `growing` is what `candidates` are drawn by."""
-    drawn = [
-        DrawnCandidates(
-            np.zeros(len(one.number), np.int32),
-            *np.zeros((2, len(one.number), 1 + negatives), np.int32),
-        )
-        for one in asked
-    ]
-    numbers = np.concatenate([one.number for one in asked])
-    buckets = np.repeat(np.arange(len(asked)), [len(one.number) for one in asked])
-    groups = np.concatenate([np.arange(len(one.number)) for one in asked])
+    """Answers all that is asked in one pass; `growing` is what `candidates` are drawn by."""
+    drawn = []
+    for groups in asked:
+        size = len(groups.number)
+        places = np.zeros((2, size, 1 + candidates.negatives), np.int32)
+        drawn.append(DrawnCandidates(np.zeros(size, np.int32), *places))
+    sizes = [len(groups.number) for groups in asked]
+    owners = np.repeat(np.arange(len(asked)), sizes)
+    numbers = np.concatenate([groups.number for groups in asked])
+    rows = np.concatenate([np.arange(size) for size in sizes])
     for place in np.argsort(numbers, kind="stable").tolist():
         growing.advance(int(numbers[place]))
-        one, group, into = asked[buckets[place]], groups[place], drawn[buckets[place]]
-        found = candidates.draw(
-            int(one.part[group]),
-            int(one.user[group]),
-            int(one.wanted[group]),
-            one.recent_items[one.recent.low[group] : one.recent.high[group]],
-            one.seen_items[one.seen.low[group] : one.seen.high[group]],
+        groups, into, row = asked[owners[place]], drawn[owners[place]], rows[place]
+        of_row = candidates.draw(
+            int(groups.part[row]),
+            int(groups.user[row]),
+            int(groups.wanted[row]),
+            groups.recent_items[groups.recent.low[row] : groups.recent.high[row]],
+            groups.seen_items[groups.seen.low[row] : groups.seen.high[row]],
         )
-        if found is not None:
-            into.counts[group] = count = len(found[0])
-            into.items[group, :count], into.ranks[group, :count] = found
+        if of_row is not None:
+            into.counts[row] = count = len(of_row[0])
+            into.items[row, :count], into.ranks[row, :count] = of_row
         bar.update()
     return drawn

@@ -175,9 +175,8 @@ def _write(
     acting = {"user": np.zeros(dataset.users.num_rows, bool)}
     acting["item"] = np.zeros(dataset.items.num_rows, bool)
     user_ids, item_ids = dataset.users[spec.users.id], dataset.items[spec.items.id]
-    codes = np.zeros(events.num_rows, np.int8)
     if spec.events.part is not None:
-        codes = dataset.event_parts()
+        events.give_parts(events.lookup("row", dataset.event_parts()))
 
     def columns(batch: pa.RecordBatch) -> Iterator[tuple[str, Any]]:
         yield spec.events.user, user_ids.take(batch["user"])
@@ -191,7 +190,7 @@ def _write(
     num_events = 0
     with contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        for batch in events.known(codes, "row"):
+        for batch in events.ordered("row"):
             num_events += batch.num_rows
             for key, mask in acting.items():
                 mask[batch[key]] = True

@@ -208,7 +208,7 @@ class DatasetSpec:
     repeats: str | None = None
     statistics: StatisticsSpec = StatisticsSpec()
     template: Mapping[str, Any] = field(default_factory=dict)
-    splits: Mapping[str, Any] = field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     description: str = ""
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)

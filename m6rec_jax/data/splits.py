@@ -1,9 +1,8 @@
 """Splits: which part (train, validation, test) each row of the events table belongs to.
 
 Splits of events are expressions in SQL (`event_table.EventTable.assign`); here are their names and
-options, and the splits that hash names or start from another one. These functions return one part
-code per row (`[rows]` int8). `train` and `validation` are shares; decimal fractions are taken
-exactly (0.8 is 4/5).
+options, and the splits that hash names or start from another one. `train` and `validation` are
+shares; decimal fractions are taken exactly (0.8 is 4/5).
 
 Who may see what:
 
@@ -27,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -72,7 +71,7 @@ def part_counts(codes: np.ndarray) -> dict[str, int]:
 
 
 def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
-    """Raises DataError where a part has no rows; names the split, the part and the `rows`."""
+    """Raises DataError where a part has no rows; `codes` `[rows]` int8."""
     counts = part_counts(codes)
     for part in PARTS:
         if not counts[part]:
@@ -86,10 +85,9 @@ def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
 def by_name(
     names: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> np.ndarray:
-    """Splits users, or groups of texts: all that goes by one name goes to one part.
+    """Part codes `[names]` int8 by a hash of each name and the seed alone.
 
-    A part comes from a hash of the name and the seed alone, so it is the same in every data set
-    and does not change when one grows.
+    So all that goes by one name goes to one part, in every data set and however it grows.
     """
     cuts = [float(cut) for cut in shares("by name", train, validation)]
     drawn = {name: _uniform(f"{seed}:{name}") for name in set(names)}
@@ -98,26 +96,20 @@ def by_name(
 
 
 def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.ndarray:
-    """Draws the held-out items `[items]` bool, each by a hash of its own id and the seed.
-
-    So an item is held out or not whatever else the table holds and in whatever order.
-    """
-    held = np.asarray([_uniform(f"{seed}:{item}") < fraction for item in item_ids], bool)
-    if not held.any():
+    """Draws the held-out items `[items]` bool, each by a hash of its id and the seed alone."""
+    held_out = np.asarray([_uniform(f"{seed}:{item}") < fraction for item in item_ids], bool)
+    if not held_out.any():
         raise DataError(
             f"split 'held_out_items': a fraction of {fraction} with seed={seed} holds out none of "
-            f"{len(held)} items; give a larger fraction or another seed"
+            f"{len(held_out)} items; give a larger fraction or another seed"
         )
-    return held
+    return held_out
 
 
 def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> np.ndarray:
-    """Keeps `n` training rows of a split, drawn without replacement.
+    """Keeps `n` training rows of the part codes `[rows]`, drawn without replacement.
 
     Args:
-      codes: part codes of the underlying split `[rows]`.
-      n: training rows to keep.
-      seed: of the draw.
       history: what becomes of the other training rows. "all": they stay visible in histories and
         statistics (code CONTEXT), only the number of *trained* rows is small, as in TALLRec.
         "sampled": they are excluded, and `Split.visible_parts` keeps validation events out of the
@@ -129,10 +121,9 @@ def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> n
     rows = np.flatnonzero(codes == TRAIN)
     if not 0 < n <= len(rows):
         raise DataError(f"split 'few_shot': n={n} of {len(rows):,} training rows is impossible")
-    kept = np.random.default_rng(seed).choice(rows, n, replace=False)
     codes = codes.copy()
     codes[rows] = CONTEXT if history == "all" else EXCLUDED
-    codes[kept] = TRAIN
+    codes[np.random.default_rng(seed).choice(rows, n, replace=False)] = TRAIN
     return codes
 
 
@@ -158,7 +149,7 @@ class Split:
         """Reads a split's name, with options where wanted: `few_shot:n=256,seed=1`.
 
         Args:
-          text: the name of a kind, or of an entry of `declared`, perhaps with `:key=value,...`.
+          text: a kind, or an entry of `declared`, perhaps with `:key=value,...`.
           declared: `splits` of dataset.json, such as {"small": {"kind": "few_shot", "n": 256,
             "seed": 0}}; an entry called like a kind gives that kind its options.
 
@@ -206,28 +197,18 @@ KINDS: Mapping[str, list[tuple[str, Any, Any]]] = {
 def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
     """Kind, options and name of a split; arguments and errors as `Split.parse`."""
     name, _, tail = text.partition(":")
-    known = list(dict.fromkeys([*KINDS, *declared]))
-    if name not in known:
-        raise DataError(
-            f"there is no split {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
-        )
-    entry = declared.get(name) or {}
-    if not isinstance(entry, Mapping):
-        raise DataError(f"'splits.{name}' must be an object, not {entry!r}")
-    kind = entry.get("kind", name)
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise DataError(
-            f"'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
-            f"(known: {', '.join(KINDS)})"
-        )
+    _check(name, [*KINDS, *declared])
+    written = {"kind": name, **declared.get(name, {})}
+    kind = written.pop("kind")
+    _check(kind, KINDS)
     given: dict[str, Any] = {}
     for pair in filter(None, tail.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
             raise DataError(f"split {text!r}: {pair!r} is not of the form key=value")
         given[key.strip()] = _number_or_text(value.strip())
+    written |= given
     kinds = msgspec.defstruct(kind, KINDS[kind], forbid_unknown_fields=True)
-    written = {key: value for key, value in entry.items() if key != "kind"} | given
     try:
         options = msgspec.to_builtins(msgspec.convert(written, kinds))
     except msgspec.ValidationError as error:
@@ -240,6 +221,12 @@ def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
     suffix = "".join(f"-{key}{value}" for key, value in given.items())
     # The name becomes part of a TFDS config name, "<dataset>.<split>.<view>".
     return kind, options, re.sub(r"[^\w\-]", "_", name + suffix)
+
+
+def _check(name: Any, names: Collection[str]) -> None:
+    if name not in list(names):
+        near, known = did_you_mean(str(name), names), ", ".join(dict.fromkeys(names))
+        raise DataError(f"there is no split {name!r}{near} (known: {known})")
 
 
 def _number_or_text(value: str) -> int | float | str:

@@ -25,7 +25,7 @@ import numpy as np
 from m6rec_jax.data import splits, tfrecords
 from m6rec_jax.data.bucket_job import Job, Past
 from m6rec_jax.data.bucket_run import BucketRun
-from m6rec_jax.data.event_table import Assignment, EventTable
+from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.prepare import FORMAT, files_of, save_shared
 from m6rec_jax.data.prepare_options import (
@@ -186,12 +186,12 @@ def _add_part(
         held_out = splits.is_held_out(ids, **split.arguments())
     new_events = scratch / f"{part}.parquet"
     with EventTable(dataset, scratch / "table") as events:
-        acted = events.known(np.full(events.num_rows, TRAIN, np.int8), "row").read_all()
-        users, items = (acted[name].to_numpy() for name in ("user", "item"))
-        excluded = held_out[items] | _of_other_parts(dataset, split)[users]
-        codes = np.where(excluded, EXCLUDED, TRAIN).astype(np.int8)
-        events.save(codes, new_events)
-        counts, times = events.item_counts(codes), events.times()
+        others = events.lookup("user", _of_other_parts(dataset, split))
+        excluded = f"{others} OR {events.lookup('item', held_out)}"
+        events.give_parts(f"CASE WHEN {excluded} THEN {EXCLUDED} ELSE {TRAIN} END")
+        events.save(new_events)
+        counts = events.item_counts()
+        times = events.query("SELECT min(time), max(time) FROM events")[0]
     number = int(counts.sum())
     folder = staged / prepared.folder.name
     (folder / EVENTS).mkdir(parents=True)
@@ -199,12 +199,10 @@ def _add_part(
     saved = [*(prepared.folder / EVENTS).glob("*.parquet"), new_events]
     with EventTable(dataset, scratch / "all_events", saved) as events:
         past = Past(part, len(catalogue.texts), events.num_rows - number, prepared.folder)
-        is_past = np.arange(events.num_rows) < past.num_events
-        codes = np.where(is_past, CONTEXT, TRAIN).astype(np.int8)
+        events.give_parts(f"CASE WHEN row < {past.num_events} THEN {CONTEXT} ELSE {TRAIN} END")
         visible, buckets = splits.VISIBLE_PARTS, old["buckets"]
         job = Job(scratch / "buckets", dataset, visible, options, statistics, past)
-        assignment = Assignment(split, codes, held_out)
-        with BucketRun(job, events, assignment, buckets, "process", progress) as run:
+        with BucketRun(job, events, held_out, buckets, "process", progress) as run:
             wanted = [view for view in old["views"] if _is_updated(view, old, job)]
             _, shards = run.render(tuple(wanted))
             for view, parts in shards.items():

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and survive a power cut from then on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.buckets import in_bucket
 
-_FILES, _COMPLETE = "files", "complete"
-
 
 def to_disk(*paths: Path) -> None:
     """Returns once files, or folders' lists of names, would survive a power cut."""
@@ -26,13 +24,10 @@ def to_disk(*paths: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a path to write to; it gets the wanted name when the block ends without an error.
 
-    Args:
-      path: a `Path` or `epath.Path`; its folder exists. An object of a bucket appears whole
-        anyway, so that it is yielded as it is.
-      durable: the file survives a power cut.
+    An object of a bucket appears whole anyway, so that its path is yielded as it is.
     """
     if in_bucket(path):
         yield path
@@ -41,25 +36,20 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield scratch
-        if durable:
-            to_disk(scratch)
+        to_disk(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, in UTF-8 if it is text, as `atomic_file` does."""
-    with atomic_file(path, durable=durable) as scratch:
+    with atomic_file(path) as scratch:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def check_output(file: Path) -> None:
-    """Makes the folder of a file that is written last, so that no work is lost for want of it.
-
-    Raises:
-      ConfigError: it cannot be made, or the file is a folder.
-    """
+    """Makes the folder of a file that is written last; raises ConfigError where that fails."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,99 +80,55 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Yields a new folder on the same disk, which goes when the block ends unless it was moved."""
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yields a folder to write to, which replaces an older one when the block ends well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    made.chmod(0o755)  # mkdtemp lets only its owner read
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+        made = Path(beside) / "new"
+        made.mkdir()
         yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        to_disk(*made.rglob("*"), made)
+        if folder.exists():
+            folder.rename(Path(beside) / "old")
+        made.rename(folder)
+    to_disk(folder.parent)
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yields a folder to write to; it gets the wanted name when the block ends without an error.
-
-    Its files survive a power cut from then on.
-
-    Args:
-      folder: may exist if it is empty.
+    """As `replaced_folder`, of a folder that does not exist or is empty.
 
     Raises:
       CheckpointError: as `check_new`, or it cannot be written to (disk full, no permission).
     """
     check_new(folder)
     try:
-        with _beside(folder) as made:
+        with replaced_folder(folder) as made:
             yield made
-            if folder.exists():
-                folder.rmdir()
-            to_disk(*made.rglob("*"), made)
-            made.rename(folder)
-            to_disk(folder.parent)
+            check_new(folder)  # another process may have made it meanwhile
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yields a folder to write to, which replaces an older one when the block ends well.
-
-    Several processes may make the same folder at once: one of theirs stays, whole.
-    """
-    with _beside(folder) as made, _beside(folder) as old:
-        yield made
-        # Another process may have put it there, or taken it away, a moment ago.
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(old / folder.name)
-        try:
-            made.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
 
 
 @contextlib.contextmanager
 def staged_files(folder: Path, root: Path) -> Iterator[Path]:
     """Yields a folder for files that then take the places of those of the same paths below `root`.
 
-    Killed before the block ends, nothing has changed. Killed later, `is_cut_short` is true until
-    `finish_staged` moves what is left.
-
-    Args:
-      folder: on the disk of `root`, without what a killed block left there.
-      root: of the files' paths.
+    Killed before the block ends, nothing has changed. Killed later, `folder` is there, on the disk
+    of `root`, until `finish_staged` has moved what is left.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    files = folder / _FILES
-    files.mkdir(parents=True)
-    try:
+    with scratch_folder(folder.with_name(f"{folder.name}.partial")) as files:
         yield files
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    to_disk(*files.rglob("*"), files)
-    (folder / _COMPLETE).touch()
-    to_disk(folder)
+        to_disk(*files.rglob("*"), files)
+        files.rename(folder)
     finish_staged(folder, root)
 
 
-def is_cut_short(folder: Path) -> bool:
-    """Whether some files may have taken their places and others not."""
-    return (folder / _COMPLETE).exists()
-
-
 def finish_staged(folder: Path, root: Path) -> None:
-    """Moves the files that a killed `staged_files` left, if it had written all of them."""
-    if not is_cut_short(folder):
-        return
-    files = folder / _FILES
-    for path in sorted(files.rglob("*")):
+    """Moves the files that `staged_files` left, if it had written all of them."""
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
-            target = root / path.relative_to(files)
+            target = root / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-    (folder / _COMPLETE).unlink()
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)

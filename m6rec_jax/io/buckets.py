@@ -18,11 +18,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
-from m6rec_jax import errors
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 
-PACKAGE = "google-cloud-storage"
-INSTALLATION = f"pip install {PACKAGE} (the extra m6rec_jax[tpu] brings it)"
 _SCHEMES = ("gs", "s3", "az", "hf")
 _ADVICE = (
     "is the address right, are there credentials for it (gcloud auth application-default login; "
@@ -48,32 +45,21 @@ def path_of(path: str | os.PathLike[str]) -> Path:
 
     address = os.fspath(path)
     if address.split("://")[0] not in _SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise ConfigError(f"{address}: no address of a bucket begins so (known: {known})")
+        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise ConfigError(f"{address}: no address of a bucket begins so (known: {schemes})")
     return cast(Path, epath.Path(address))
 
 
-def can_use_buckets() -> bool:
-    """Whether the package is there by which Orbax asks what kind of bucket it lists."""
-    try:
-        return importlib.util.find_spec("google.cloud.storage") is not None
-    except ModuleNotFoundError:  # not even google.cloud
-        return False
-
-
 def check_bucket(path: str | os.PathLike[str]) -> None:
-    """A folder in a bucket needs a package that Orbax imports and does not ask for.
-
-    Args:
-      path: any; local ones are fine.
-
-    Raises:
-      CheckpointError: it is a gs:// address, and the package is missing.
-    """
-    if os.fspath(path).startswith("gs://") and not can_use_buckets():
+    """Raises CheckpointError where Orbax needs a package for a gs:// address, and it is missing."""
+    try:
+        there = importlib.util.find_spec("google.cloud.storage") is not None
+    except ModuleNotFoundError:  # not even google.cloud
+        there = False
+    if os.fspath(path).startswith("gs://") and not there:
         raise CheckpointError(
-            f"{os.fspath(path)} is in a bucket, and checkpoints there need {PACKAGE}: "
-            f"{INSTALLATION}"
+            f"{os.fspath(path)} is in a bucket, and checkpoints there need google-cloud-storage: "
+            "pip install google-cloud-storage (the extra m6rec_jax[tpu] brings it)"
         )
 
 
@@ -95,31 +81,24 @@ def bucket_errors(path: str | os.PathLike[str], tried: str) -> Iterator[None]:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Writes to a folder in a bucket, so that no work is lost for want of it; local ones are fine.
+    """Writes to a folder in a bucket, so that no work is lost; raises DataError where that fails.
 
-    Raises:
-      DataError: it cannot be written.
+    Local folders are not tried.
     """
-    if not in_bucket(folder):
-        return
-    with bucket_errors(folder, "written"):
-        path = path_of(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        trial = path / f".m6rec-{uuid.uuid4().hex}"
-        trial.write_text("may be removed")
-        trial.unlink()
+    if in_bucket(folder):
+        with bucket_errors(folder, "written"):
+            trial = path_of(folder) / f".m6rec-{uuid.uuid4().hex}"
+            trial.parent.mkdir(parents=True, exist_ok=True)
+            trial.write_text("may be removed")
+            trial.unlink()
 
 
 class BucketCopies:
-    """A local folder in which every address has a place.
-
-    Args:
-      folder: exists.
-    """
+    """A local folder, which exists, in which every address has a place."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._fetched: dict[Path, tuple[int, float]] = {}
+        self._versions: dict[Path, tuple[int, float]] = {}
 
     def of(self, path: str | os.PathLike[str]) -> Path:
         """Where the copy is; a local path is its own."""
@@ -136,38 +115,31 @@ class BucketCopies:
     def fetch(self, path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
         """Copies a file or folder here, if it is there; what was copied and has not changed, stays.
 
-        Entries of the folder whose names are in `without` are not copied.
-
-        Raises:
-          DataError: it cannot be read.
+        Entries of the folder whose names are in `without` are not copied. Raises DataError where it
+        cannot be read.
         """
         if in_bucket(path):
             with bucket_errors(path, "read"):
                 for source in _files(path_of(path), without):
-                    target, found = self.of(source), source.stat()
-                    version = (found.length, found.mtime)  # type: ignore[attr-defined]
+                    target, stat = self.of(source), source.stat()
+                    version = (stat.length, stat.mtime)  # type: ignore[attr-defined]
                     # Not all buckets say when a file was changed.
-                    if not version[1] or self._fetched.get(target) != version:
+                    if not version[1] or self._versions.get(target) != version:
                         target.parent.mkdir(parents=True, exist_ok=True)
                         _copy(source, target)
-                        self._fetched[target] = version
+                        self._versions[target] = version
         return self.of(path)
 
     def store(self, path: str | os.PathLike[str], last: str = "") -> None:
-        """Copies to its address what was written here; a local path is there already.
+        """Copies to its address the file or folder that was written here, if it is one in a bucket.
 
-        Args:
-          path: a file or folder.
-          last: the name of the file of this folder that says that all others are there.
-
-        Raises:
-          DataError: it cannot be written.
+        The file `last` of the folder, which says that all others are there, is copied last. Raises
+        DataError where it cannot be written.
         """
         if in_bucket(path):
             with bucket_errors(path, "written"):
                 copy = self.of(path)
-                marker = copy / last
-                for source in sorted(_files(copy), key=lambda file: (file == marker, file)):
+                for source in sorted(_files(copy), key=lambda file: (file == copy / last, file)):
                     _copy(source, path_of(path) / os.fspath(source.relative_to(copy)))
 
 
@@ -196,13 +168,13 @@ def bucket_copies() -> Iterator[BucketCopies]:
         try:
             yield copies
         except M6RecError as error:
-            # Gin makes a class of its own for each error that passes through it.
-            kind = next(k for k in type(error).__mro__ if k is vars(errors).get(k.__name__))
-            raise kind(copies.shown(str(error))) from error
+            if folder not in str(error):
+                raise
+            raise DataError(copies.shown(str(error))) from error
 
 
 @functools.cache
-def _kept() -> BucketCopies:
+def _copies_of_process() -> BucketCopies:
     folder = tempfile.mkdtemp(prefix="m6rec-bucket-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return BucketCopies(Path(folder))
@@ -210,4 +182,4 @@ def _kept() -> BucketCopies:
 
 def kept_copy(path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
     """The newest version of a file or folder, on a local disk until Python ends: see `fetch`."""
-    return _kept().fetch(path, without)
+    return _copies_of_process().fetch(path, without)

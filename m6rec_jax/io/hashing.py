@@ -19,11 +19,5 @@ def file_sha256(path: Path) -> str:
 
 
 def hash_files(paths: Iterable[Path]) -> hashlib._Hash:
-    """The SHA-256 object of the names, sizes and contents of files, to be added to."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest
+    """The SHA-256 object of the names and contents of files, to be added to."""
+    return hashlib.sha256("".join(f"{path.name}\0{file_sha256(path)}" for path in paths).encode())

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from m6rec_jax.errors import DataError
 
 LOCK_FILE = "lock"
+# Of disks without locks, such as some buckets that are mounted.
 _NO_LOCKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 log = logging.getLogger(__name__)
@@ -31,19 +32,15 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
       OSError: it cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise DataError(
-            f"another process is {doing}; wait for it, or name another output"
-        ) from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        # Some network disks have no locks.
-        log.warning("%s cannot be locked (%s): let no other process write", folder, error)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / LOCK_FILE, blocking=False))
+        except Timeout as error:
+            raise DataError(
+                f"another process is {doing}; wait for it, or name another output"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning("%s cannot be locked (%s): let no other process write", folder, error)
         yield
-    finally:
-        lock.release()

@@ -11,11 +11,9 @@ import numpy as np
 
 
 def mapped_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """An array in a new file, to be written to by way of memory.
-
-    Its room is taken at once: where there is none left later, the system ends the process.
-    """
+    """An array in a new file, to be written to by way of memory."""
     array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    # Where there is no room left later, the system would end the process.
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

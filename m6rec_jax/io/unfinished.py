@@ -29,11 +29,10 @@ class Unfinished:
 
     def done(self) -> int:
         """How much an earlier run has done; 0 where that was made of something else."""
-        try:
-            found = json.loads((self.path / _PROGRESS).read_text("utf-8"))
-            return int(found["done"]) if found["made_of"] == self.made_of else 0
-        except (OSError, ValueError, KeyError, TypeError):
+        if not (file := self.path / _PROGRESS).exists():
             return 0
+        earlier = json.loads(file.read_text("utf-8"))
+        return int(earlier["done"]) if earlier["made_of"] == self.made_of else 0
 
     def record(self, done: int) -> None:
         """Keeps how much is done, for a later run."""
@@ -42,12 +41,7 @@ class Unfinished:
 
 @contextlib.contextmanager
 def unfinished_folder(folder: Path, doing: str, made_of: list[Any]) -> Iterator[Unfinished]:
-    """Yields what becomes `folder` when the block ends.
-
-    Args:
-      folder: there is none yet.
-      doing: see `locked_folder`.
-      made_of: see `Unfinished`.
+    """Yields what becomes `folder`, of which there is none yet, when the block ends.
 
     Raises:
       DataError: another process is writing it.

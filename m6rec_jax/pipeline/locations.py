@@ -56,8 +56,8 @@ def vocabulary_file(
 ) -> Path:
     """The SentencePiece file of a task, with the prepared split of a data set.
 
-    Gin's `path`, or the vocabulary of the name `shared`, which tasks of several data sets share;
-    then `$M6REC_VOCABULARY`, then `vocabulary.model` beside the prepared split.
+    Gin's `path`, or `vocabulary.model` in the folder `shared` of the data directory, which tasks of
+    several data sets share; then `$M6REC_VOCABULARY`, then the file beside the prepared split.
 
     Raises:
       ConfigError: both a path and a name.
@@ -67,33 +67,24 @@ def vocabulary_file(
             f"vocabulary_file.path = {path!r} and vocabulary_file.shared = {shared!r}: set one"
         )
     if shared:
-        return shared_vocabulary(shared)
-    named = path or os.environ.get(VOCABULARY_VARIABLE)
-    if named:
+        return data_dir() / shared / VOCABULARY
+    if named := path or os.environ.get(VOCABULARY_VARIABLE):
         return path_of(named).expanduser()
     return folder_of(data_dir(), dataset, split) / VOCABULARY
 
 
-def shared_vocabulary(name: str) -> Path:
-    """Where a vocabulary with a name of its own lies: `vocabulary.model` in the folder `name`."""
-    return data_dir() / name / VOCABULARY
-
-
 def prepared(dataset: str, split: str) -> Prepared:
     """The prepared split of a data set; raises DataError, which says how to prepare it."""
-    folder = data_dir()
     try:
-        return Prepared.open(folder, dataset, split)
+        return Prepared.open(data_dir(), dataset, split)
     except DataError as error:
         # Texts have one split, the default. Names of splits with settings are no bindings.
         binding = f" --gin.prepare.split={split if split in KINDS else '...'}"
         raise DataError(
             f"{error}. For this data set: `m6rec data prepare {dataset}"
-            f"{'' if split == 'by_group' else binding}`, with the gin "
-            "file that the head of an example names, if it is one; after `m6rec data fetch "
-            f"{dataset}` if it is a public one, `m6rec data sample` if it is a sample, or with its "
-            f"folder in place of its name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's "
-            "data_dir.path"
+            f"{'' if split == 'by_group' else binding}`, after `m6rec data fetch {dataset}` or "
+            "`m6rec data sample` where it comes from there, or with its folder in place of its "
+            f"name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's data_dir.path"
         ) from error
 
 
@@ -105,11 +96,7 @@ def prepared_view(dataset: str, split: str, view: str) -> Path:
 
 
 def load_vocabulary(dataset: str, split: str) -> Vocabulary:
-    """The vocabulary of a task, or of the run that reads it; the same file is loaded once.
-
-    Raises:
-      ConfigError: there is no such file; says how to make or name one.
-    """
+    """The vocabulary of a task, or of the run that reads it; raises ConfigError without a file."""
     path = path_of(os.environ.get(OWN_VOCABULARY_VARIABLE) or vocabulary_file(dataset, split))
     if not path.is_file():
         raise ConfigError(
@@ -120,10 +107,12 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece file, which may be in a bucket; raises ConfigError."""
+    """The vocabulary of a SentencePiece file, which may be in a bucket; raises ConfigError.
+
+    The same file is loaded once.
+    """
     copy = kept_copy(path_of(path))
-    changed = copy.stat().st_mtime_ns if copy.is_file() else 0
-    return _vocabulary(str(copy.resolve()), changed)
+    return _vocabulary(str(copy.resolve()), copy.stat().st_mtime_ns if copy.is_file() else 0)
 
 
 @functools.lru_cache(maxsize=8)

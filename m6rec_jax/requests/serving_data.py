@@ -219,13 +219,13 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     text, _ = _read_manifest(folder)
     read_catalogue(folder)
     Statistics.load(folder / STATISTICS)  # raises
-    counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
-    of_items = (folder / name for name in (CATALOGUE, *counts))
-    tables = {path.name: pq.read_table(path) for path in of_items if path.is_file()}
+    tables = {CATALOGUE: pq.read_table(folder / CATALOGUE)}
     for name, table in tables_without_users(folder / STATISTICS).items():
         tables[f"{STATISTICS}/{name}.parquet"] = table
     described = f"{STATISTICS}/statistics.json"
-    files = {MANIFEST: text.encode(), described: (folder / described).read_bytes()}
+    copied = [described, *((co_occurrence.FILE, ease.FILE) if with_counts else ())]
+    files = {MANIFEST: text.encode()}
+    files |= {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
     for name, table in sorted(tables.items()):
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="none", use_dictionary=False)

@@ -142,7 +142,7 @@ class PartFiles:
         to_disk(self.part)
         record = {"job": self._job, "end": end, "totals": vars(totals)}
         text = json.dumps(record | {"rejected": rejected})
-        write_atomically(self._path(self._number, ".json"), text, durable=True)
+        write_atomically(self._path(self._number, ".json"), text)
         self._number, self.start = self._number + 1, end
         self.totals.add(totals)
 
@@ -156,7 +156,7 @@ class PartFiles:
         join([self._path(number, self._suffix) for number in range(self._number)], whole)
         to_disk(whole)
         with (
-            atomic_file(self.rejected, durable=True) as path,
+            atomic_file(self.rejected) as path,
             path.open("w", encoding="utf-8") as side,
         ):
             for number in range(self._number):
@@ -167,7 +167,7 @@ class PartFiles:
             "job": self._job,
             "totals": vars(self.totals),
         }
-        write_atomically(self._summary, json.dumps(summary, indent=2) + "\n", durable=True)
+        write_atomically(self._summary, json.dumps(summary, indent=2) + "\n")
         whole.replace(self._output)  # last: when it is there, everything is
         to_disk(self._output.parent)
         self._remove_parts()

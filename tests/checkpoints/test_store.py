@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.io import buckets
 from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from tests import several_devices
@@ -167,14 +167,13 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
 
 def test_a_bucket_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Orbax would import it only when the steps are listed."""
-    monkeypatch.setattr(buckets, "can_use_buckets", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for use in (CheckpointStore, locate):
         with pytest.raises(CheckpointError, match=r"gs://bucket/run.*google-cloud-storage.*\[tpu"):
             use("gs://bucket/run")
     assert "google-cloud-storage" in "".join(doctor._buckets_can_be_used())
     check_bucket(tmp_path)
-    monkeypatch.undo()
-    monkeypatch.setattr(buckets.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     check_bucket("gs://bucket/run")
     assert doctor._buckets_can_be_used() == []
 

@@ -222,7 +222,7 @@ def test_weights_of_the_hybrid_and_what_they_weigh_are_carried(
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nothing is here"))
     file = tmp_path / "films.m6rec"
     assert main(["compress", "pack", str(calibrated), "--output", str(file), "--catalogue"]) == 0
-    counts = f"data/{served_films.PREPARED}/co_occurrence.parquet"
+    counts = f"data/{served_films.PREPARED}/co_occurrence.npz"
     assert counts in read_packed(file).files
     assert counts not in read_packed(with_data).files
     # Evaluation looks for both beside a checkpoint, and finds what a file carries.

@@ -75,6 +75,6 @@ def test_missing_and_damaged_files_are_refused(tmp_path) -> None:
         Ease.load(tmp_path)
     Ease.fitted(np.zeros(0, int), np.zeros(0, int), 4).save(tmp_path)
     assert not len(Ease.load(tmp_path).related([0], []).items)
-    (tmp_path / ease.FILE).write_bytes(b"PAR1")
+    (tmp_path / ease.FILE).write_bytes(b"PK")
     with pytest.raises(DataError, match="damaged"):
         Ease.load(tmp_path)

@@ -61,10 +61,9 @@ def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypa
     monkeypatch.setattr(Dataset, "iter_events", lambda *_, **__: [batch])
     monkeypatch.setattr(event_table, "_MEMORY_WHEN_SORTED", "32MB")
     with EventTable(shop, tmp_path / "table") as events:
-        events._run("SET threads = 8")
+        events.query("SET threads = 8")
         events.shrink()
-        codes = np.zeros(number, np.int8)
-        assert sum(map(len, events.known(codes, "user, time, row"))) == number
+        assert sum(map(len, events.ordered("user, time, row"))) == number
 
 
 def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):

@@ -220,7 +220,7 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Broken data take nothing away.
-    counted = ("co_occurrence.parquet", "ease.parquet")
+    counted = ("co_occurrence.npz", "ease.npz")
     events = folder / "events.parquet"
     whole = events.read_bytes()
     table = pq.read_table(events)

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import co_occurrence, pair_counts, splits
+from m6rec_jax.data import pair_counts, splits
 from m6rec_jax.data import update as update_module
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.event_table import Assignment, assign
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
@@ -140,8 +141,8 @@ class Days:
             if view == "groups":
                 statistics.save(where / STATISTICS)
             if view == "next_items":
-                counts = [f / co_occurrence.FILE for f in (prepared.folder, where / view)]
-                assert counts[0].read_bytes() == counts[1].read_bytes()
+                counts = [CoOccurrence.load(f).later for f in (prepared.folder, where / view)]
+                assert (counts[0] != counts[1]).nnz == 0
         for path in (where / STATISTICS).iterdir():
             there = prepared.folder / STATISTICS / path.name
             assert path.read_bytes() == there.read_bytes(), path
@@ -451,7 +452,7 @@ def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
     replace, done = Path.replace, []
 
     def killed(path: Path, target: Path) -> Path:
-        if "update/files" not in str(path) or "update/files" in str(target):
+        if "/update/" not in str(path):
             return replace(path, target)
         if len(done) == 5:
             raise KeyboardInterrupt

@@ -7,34 +7,14 @@ from pathlib import Path
 import pytest
 
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.io import atomic
 from m6rec_jax.io.atomic import (
     atomic_file,
     finish_staged,
-    is_cut_short,
     new_folder,
     replaced_folder,
     staged_files,
     write_atomically,
 )
-
-
-def test_a_power_cut_finds_all_files_or_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed: list[tuple[str, bool]] = []
-    target = tmp_path / "task"
-    monkeypatch.setattr(
-        atomic, "to_disk", lambda *paths: flushed.extend((p.name, target.exists()) for p in paths)
-    )
-    with new_folder(target) as folder:
-        (folder / "prompts").mkdir()
-        (folder / "prompts" / "weights").write_text("0.5")
-        (folder / "manifest.json").write_text("{}")
-    before = [name for name, is_there in flushed if not is_there]
-    assert {"prompts", "weights", "manifest.json"} < set(before)
-    assert before[-1].startswith(".task-")
-    assert [name for name, is_there in flushed if is_there] == [tmp_path.name]
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
@@ -55,7 +35,7 @@ def test_of_two_that_make_one_folder_each_has_its_own_files(tmp_path: Path) -> N
             with new_folder(tmp_path / "task") as first:
                 (first / "weights").write_text("0.5")
 
-    with pytest.raises(CheckpointError, match=r"task could not be written: .*not empty"):
+    with pytest.raises(CheckpointError, match="exists already"):
         second()
     assert (tmp_path / "task" / "weights").read_text() == "0.5"
     assert [entry.name for entry in tmp_path.iterdir()] == ["task"]
@@ -73,19 +53,17 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert path.read_text() == "old"
-    write_atomically(path, "new é", durable=True)
+    write_atomically(path, "new é")
     assert path.read_text("utf-8") == "new é"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_folder_is_replaced_also_while_another_makes_it(tmp_path: Path) -> None:
+def test_a_folder_is_replaced(tmp_path: Path) -> None:
     target = tmp_path / "statistics"
-    with replaced_folder(target) as first:
-        (first / "one").touch()
-        with replaced_folder(target) as second:
-            (second / "two").touch()
-        assert [path.name for path in target.iterdir()] == ["two"]
-    assert [path.name for path in target.iterdir()] == ["one"]
+    for name in ("one", "two"):
+        with replaced_folder(target) as folder:
+            (folder / name).touch()
+        assert [path.name for path in target.iterdir()] == [name]
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -124,7 +102,7 @@ def test_nothing_changes_where_the_block_fails(root: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         stage(root, fail=True)
     assert contents(root) == before
-    assert not is_cut_short(root / "next")
+    assert not (root / "next").exists()
 
 
 @pytest.mark.parametrize("moved", range(4))
@@ -142,10 +120,10 @@ def test_what_a_kill_left_is_moved_later(root: Path, moved: int, monkeypatch) ->
         if moved < len(NEW):
             with pytest.raises(KeyboardInterrupt):
                 stage(root)
-            assert is_cut_short(root / "next")
+            assert (root / "next").exists()
         else:
             stage(root)
     finish_staged(root / "next", root)
     assert contents(root) == {**NEW, "other": "stays"}
-    assert not is_cut_short(root / "next")
+    assert not (root / "next").exists()
     finish_staged(root / "next", root)

@@ -217,13 +217,13 @@ def test_a_swap_of_prompts_keeps_data_and_takes_nothing_from_other_tasks(
     bank, prepared = str(own_folder / "bank"), str(parts.data("next").folder)
     build_index(index, own_folder / "run", bank=bank, task="next", prepared=prepared)
     # What is prepared may change on disk at any time, and is read anew by `PUT data` alone.
-    counted = Path(prepared) / "co_occurrence.parquet"
-    counted.rename(own_folder / "away.parquet")
+    counted = Path(prepared) / "co_occurrence.npz"
+    counted.rename(own_folder / "away.npz")
     put(client, "prompts/ctr", {})
     put(client, "prompts/next", {"index": str(index)})
     known = server.snapshots.current.service.parts.index("next")
     put(client, "prompts/next", {"index": str(index)})
-    (own_folder / "away.parquet").rename(counted)
+    (own_folder / "away.npz").rename(counted)
     new = server.snapshots.current
     assert new.jobs("next") == before.jobs("next")
     assert "reranking" in new.jobs("next")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import time
@@ -17,7 +18,6 @@ from jax.sharding import AbstractMesh
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
-from m6rec_jax.io import buckets
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.objectives.sums import Sum
 from m6rec_jax.sharding import MESH_AXES
@@ -289,7 +289,7 @@ def test_divergence_is_reported_and_not_saved(tmp_path: Path) -> None:
 def test_a_bucket_that_cannot_be_used_is_told_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "can_use_buckets", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="gs://bucket/run is in a bucket"):
         toy_train("gs://bucket/run", 1)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="gs://bucket/other is in a bucket"):
