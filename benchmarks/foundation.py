@@ -22,7 +22,6 @@ from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.runs import DATA, Recipe, m6rec, train
-from m6rec_jax.data import prepared
 from m6rec_jax.pipeline.locations import data_dir
 
 WRITING_VIEWS = "--gin.VIEWS=('explanations', 'contents', 'titles', 'queries', 'catalogue')"
@@ -61,7 +60,7 @@ def prepare_data() -> None:
     for name in TEXTS:
         m6rec("data", "prepare", name)
     # A run that is resumed refuses another vocabulary than the one that it began with.
-    if not (data_dir() / NAME / prepared.VOCABULARY).exists():
+    if not (data_dir() / NAME / "vocabulary.model").exists():
         m6rec("vocab", "train", *VOCABULARY)
 
 
