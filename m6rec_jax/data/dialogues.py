@@ -182,44 +182,40 @@ class Dialogues(Corpus):
         """Item id -> title, in the order in which items are first named."""
         titles: dict[str, str] = {}
         for _, dialogue in self.dialogues:
-            for item, title in dialogue.titles.items():
-                titles.setdefault(item, title)
+            titles |= {item: t for item, t in dialogue.titles.items() if item not in titles}
         return titles
 
     @functools.cached_property
-    def _items(self) -> tuple[list[Item], dict[str, pa.DataType], int]:
-        """Items, types of their attributes, and of how many another data set has attributes."""
+    def _items(self) -> tuple[list[Item], int]:
+        """Items, and of how many another data set has attributes."""
         items = [Item(item, _title_and_year(title)) for item, title in self._titles.items()]
-        types: dict[str, pa.DataType] = {"title": pa.string(), "year": pa.int64()}
         if self._attributes is None:
-            return items, types, 0
+            return items, 0
         items, number = self._attributes.joined(items)
         if not number:
             raise DataError(
                 f"{self._attributes.files[0].parent} has none of the {len(items):,} items by title "
                 "and year; DialogueOptions.attributes names a data set of such items"
             )
-        return items, types | self._attributes.types, number
+        return items, number
 
     def write_items(self, record_splits: Sequence[str], folder: Path) -> dict[str, int]:
-        items, types, with_attributes = self._items
-        places = {item: place for place, item in enumerate(self._titles)}
+        items, with_attributes = self._items
+        places = {item.id: place for place, item in enumerate(items)}
         named = [
             (number, places[item])
-            for number, ((_, dialogue), split) in enumerate(
-                zip(self.dialogues, record_splits, strict=True)
-            )
-            if split == "train"
+            for number, (_, dialogue) in enumerate(self.dialogues)
+            if record_splits[number] == "train"
             for turn in dialogue.turns
             for item in turn.items
         ]
         counts = np.bincount([place for _, place in named], minlength=len(items))
-        attributes = {
-            name: pa.array([item.attributes[name] for item in items], kind)
-            for name, kind in types.items()
-        }
+        types: dict[str, pa.DataType] = {"title": pa.string(), "year": pa.int64()}
+        types |= self._attributes.types if self._attributes is not None else {}
+        rows = [dict(item.attributes) for item in items]
+        attributes = pa.Table.from_pylist(rows, pa.schema(types))
         texts = list(self._titles.values())
-        write_catalogue(folder / CATALOGUE, items, pa.table(attributes), texts, counts == 0, counts)
+        write_catalogue(folder / CATALOGUE, items, attributes, texts, counts == 0, counts)
         # Each item counts once in a dialogue.
         numbers, members = np.array([*dict.fromkeys(named)], np.int64).reshape(-1, 2).T
         CoOccurrence.counted(numbers, members, len(items)).save(folder)
@@ -227,8 +223,8 @@ class Dialogues(Corpus):
         return {"items": len(items), "items_with_attributes": with_attributes}
 
     def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
-        items, titles = self._items[0], self._titles
-        places = {item: place for place, item in enumerate(titles)}
+        items, _ = self._items
+        places = {item.id: place for place, item in enumerate(items)}
         counts: Counter[str] = Counter()
         reader: DialogueReader | None = None
         named_items: NamedItems | None = None
@@ -267,7 +263,7 @@ class Dialogues(Corpus):
                         "item_indices": [places[item]],
                         "source": [*source, RECOMMENDS],
                         "prefix": "",
-                        "target": titles[item],
+                        "target": self._titles[item],
                     }
                     yield view_row("recommendations", split, row | shared)
                 counts["turns"] += 1

@@ -62,8 +62,7 @@ def train_on_prepared(
 
     Args:
       data_dir: the TFDS data_dir that `m6rec data prepare` wrote to, also in a bucket.
-      dataset, split, views: name of the data set, of the split, and whose views' text is read, each
-        with its own frequencies.
+      dataset, split, views: whose text is read, each with its own frequencies.
       output: where the model file goes; None: where the data set's tasks look for it.
       sources: (data set, split, views) of each of several data sets, in place of one.
       shared: name of the vocabulary that is trained, a folder in `data_dir`; with `sources`.
@@ -73,16 +72,14 @@ def train_on_prepared(
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
       DataError: something is not prepared, or there is no such view, or one without training rows.
     """
-    if bool(sources) == bool(dataset) or bool(shared) > bool(sources):
+    has_name = bool(shared or output) if sources else not shared
+    if bool(sources) == bool(dataset) or not has_name:
         raise ConfigError(
-            "train_on_prepared needs either a dataset, or sources and shared, not "
-            f"dataset={dataset!r}, sources={tuple(sources)!r} and shared={shared!r}"
+            "train_on_prepared needs either a dataset, or sources and train_on_prepared.shared, "
+            f"not dataset={dataset!r}, sources={tuple(sources)!r} and shared={shared!r}"
         )
-    if sources and not (shared or output):
-        raise ConfigError("train_on_prepared.sources need a name: set train_on_prepared.shared")
     sources = sources or [(str(dataset), split, views)]
-    rendered: list[tuple[Prepared, Sequence[str]]] = []  # by templates
-    prose: list[tuple[Prepared, Sequence[str]]] = []
+    opened: dict[bool, list[tuple[Prepared, Sequence[str]]]] = {True: [], False: []}
     num_rows = 0
     words_of_labels: dict[str, None] = {}
     unwritten: list[tuple[tuple[str, ...], int]] = []
@@ -97,11 +94,11 @@ def train_on_prepared(
                 f"(prepared: {', '.join(there)})"
             )
         num_rows += sum(rows.values())
-        (rendered if prepared.has_template else prose).append((prepared, of_views))
+        opened[prepared.has_template].append((prepared, of_views))
         if prepared.has_template:
             words = prepared.outcome_words() or ()
-            texts = [outcome.text for outcome in prepared.template().outcomes]
-            words_of_labels |= dict.fromkeys([*texts, *words])
+            labels = [outcome.text for outcome in prepared.template().outcomes]
+            words_of_labels |= dict.fromkeys([*labels, *words])
             if "groups" in rows and "label" not in prepared.manifest["dataset_spec"]:
                 # What came of sampled negatives stands in no text.
                 unwritten.append((words, rows["groups"]))
@@ -110,24 +107,19 @@ def train_on_prepared(
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
     check_writable(path.parent)
 
-    def all_rendered() -> Iterator[str]:
-        for prepared, of_views in rendered:
+    def texts(has_template: bool) -> Iterator[str]:
+        for prepared, of_views in opened[has_template]:
             yield from training_texts(prepared, of_views, bar.update)
-        for words, number in unwritten:
+        for words, number in unwritten if has_template else ():
             yield from words * number
-
-    def all_prose() -> Iterator[str]:
-        for prepared, of_views in prose:
-            yield from training_texts(prepared, of_views, bar.update)
-        bar.close()
 
     bar = progress_bar(total=num_rows, desc="reading text", unit=" rows", disable=not progress)
     with bucket_copies() as copies, bar:
         copies.fetch(path)  # one that is there is not overwritten
         trained = train_vocabulary(
-            all_rendered(),
+            texts(has_template=True),
             copies.of(path),
-            prose=all_prose(),
+            prose=texts(has_template=False),
             keep_apart=list(words_of_labels),
             progress=progress,
         )

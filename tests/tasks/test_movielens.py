@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from m6rec_jax.data import sources
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.text.records import Item
 from tasks.films.table import Film, FilmTable, natural_title, normalised_title
 from tasks.movielens import source as movielens
 from tests.tasks.film_database import write_films
@@ -81,23 +80,9 @@ def test_canonical_folder(tmp_path):
     ]
     assert items[0]["genres"] == ("animation", "children's", "comedy")
     assert items[4]["genres"] == ()
-    assert dataset.item_records[1] == Item(
-        "2",
-        {
-            "title": "The Godfather",
-            "other_title": None,
-            "year": 1972,
-            "genres": ("action", "crime", "drama"),
-            "director": ("Francis Ford Coppola",),
-            "writer": (),
-            "cast": ("Al Pacino",),
-            "country": (),
-            "language": (),
-            "runtime": None,
-            "certificate": None,
-            "awards": None,
-        },
-    )
+    attributes = {"director": ("Francis Ford Coppola",), "cast": ("Al Pacino",), "writer": ()}
+    assert items[1].items() >= {**attributes, "runtime": None}.items()
+    assert items[1]["genres"] == ("action", "crime", "drama")
     # An original title in brackets finds the film; a year too far off does not.
     assert items[5]["country"] == ("France",)
     assert items[6]["director"] == ()
@@ -197,12 +182,6 @@ def test_a_part_of_the_title_finds_a_film_when_only_one_fits():
     # "The Movie" says nothing; a part that two films share says too little.
     assert found(table, "Gilligan's Island: The Movie", 1998) is None
     assert found(table, "Part One", 1990) is None
-
-
-def test_either_title_of_a_pair_finds_the_film():
-    table = film_table(("La Haine", 1995, 1), ("Cold Fever", 1995, 1))
-    assert found(table, "Hate (Haine, La)", 1995) == ("La Haine", 1995)
-    assert found(table, "Á köldum klaka (Cold Fever)", 1994) == ("Cold Fever", 1995)
 
 
 def test_the_film_table_keeps_the_best_known_of_the_cast(tmp_path):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.registration import (
     evaluated_tasks,
     register_mixture,
@@ -25,41 +25,6 @@ from m6rec_jax.pipeline.row_layout import job_id
 pytestmark = pytest.mark.usefixtures("no_gin")
 
 LENGTHS = {"inputs": 64, "targets": 24}
-
-
-def rows(name, split):
-    """Rows of a split by user, padding cut off."""
-    found = []
-    for batch in EvaluationBatches(name, LENGTHS, 4, split=split):
-        for i in np.flatnonzero(batch["example_weights"]):
-            row = {feature: values[i] for feature, values in batch.items()}
-            sizes = {
-                "encoder": (row["encoder_block_ids"] > 0).sum(),
-                "decoder": (row["decoder_block_ids"] > 0).sum(),
-            }
-            found.append(
-                {
-                    feature: values[: sizes.get(feature[:7], 1)] if values.ndim else values
-                    for feature, values in row.items()
-                }
-            )
-    return found
-
-
-def of_user(found, user):
-    return next(row for row in found if row["user_ids"][0] == user)
-
-
-def pieces(ids):
-    return locations.load_vocabulary("tiny-shop", "leave_one_out").pieces(ids)
-
-
-def source_of(row):
-    blocks = row["encoder_block_ids"]
-    text = []
-    for block in range(1, blocks.max() + 1):
-        text.append(" ".join(pieces(row["encoder_input_tokens"][blocks == block])))
-    return " | ".join(text)
 
 
 def test_names(shop_tasks):
@@ -85,9 +50,7 @@ def test_names(shop_tasks):
     assert {t.name for t in evaluated_tasks("tiny_shop_foundation")} == {
         f"tiny_shop_{kind}" for kind in foundation
     }
-    assert {t.name for t in evaluated_tasks("tiny_shop_foundation_without_outcomes")} == {
-        f"tiny_shop_{kind}" for kind in foundation if kind != "outcomes"
-    }
+    assert task_info("tiny_shop_ctr_ratings").positive_classes == (3, 4)
 
 
 def test_rates_of_the_foundation(shop_tasks):
@@ -102,24 +65,6 @@ def test_rates_of_the_foundation(shop_tasks):
         gin.parse_config("foundation_rates.retrieval = 0.0")
     with pytest.raises(ConfigError, match="foundation_rates"):
         mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_retrieval"))
-
-
-def test_ratings_as_classes(shop_tasks):
-    row = of_user(rows("tiny_shop_ctr_ratings", "validation"), 0)
-    assert row["decoder_labels"].max() == 2  # a rating of 3
-    assert task_info("tiny_shop_ctr_ratings").positive_classes == (3, 4)
-
-
-def test_outcomes_are_predicted_where_scoring_has_its_classes(shop_tasks):
-    found = [r for r in rows("tiny_shop_outcomes", "train") if source_of(r).count("|") == 2]
-    row = next(r for r in found if "▁20" in source_of(r))
-    assert " ".join(pieces(row["decoder_input_tokens"])) == (
-        "<pad> ▁Alpha , ▁comedy </s> <pad> ▁Beta , ▁drama </s>"
-    )
-    weighted = row["decoder_target_tokens"][row["decoder_loss_weights"] > 0]
-    assert pieces(weighted) == ["▁liked", "▁disliked"]
-    at_end = row["decoder_input_tokens"] == 1
-    assert (at_end == (row["decoder_loss_weights"] > 0)).all()
 
 
 def test_a_task_of_seqio_is_mixed_with_tasks_of_prepared_data(shop_tasks):
@@ -187,15 +132,6 @@ def test_data_that_were_prepared_anew_are_refused(shop_tasks, shop_dir, tmp_path
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(shop_dir))
 
 
-def test_prompt_task_ids_come_from_gin(shop_tasks):
-    assert rows("tiny_shop_ctr", "test")[0]["task_ids"].tolist() == [0]
-    gin.bind_parameter("prompt_task_ids.ids", {"tiny_shop_retrieval": 1})
-    assert rows("tiny_shop_retrieval", "test")[0]["task_ids"].tolist() == [1]
-    # No task gets another one's prompts because nobody thought of it.
-    with pytest.raises(DataError, match="tiny_shop_ctr"):
-        rows("tiny_shop_ctr", "test")
-
-
 def test_data_and_vocabulary_are_named_when_missing(shop_tasks, tmp_path, monkeypatch):
     gin.bind_parameter("vocabulary_file.path", str(tmp_path / "none.model"))
     with pytest.raises(ConfigError, match=r"none\.model: train one with `m6rec vocab train`"):
@@ -218,23 +154,3 @@ def test_a_split_may_use_the_vocabulary_of_another(shop_dir, monkeypatch):
         assert found == locations.load_vocabulary("tiny-shop", "leave_one_out")
     finally:
         unregister(names)
-
-
-def test_registering_reads_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nowhere"))
-    names = register_recommendation_tasks("not_there", "not-there")
-    try:
-        splits = seqio.get_mixture_or_task("not_there_pretrain").splits
-        assert sorted(splits) == ["test", "train", "validation"]
-    finally:
-        unregister(names)
-
-
-def test_positive_rating_must_divide_the_values():
-    with pytest.raises(ConfigError, match="need a positive_rating above 1"):
-        register_recommendation_tasks("x", "x", rating_values=(1, 2), positive_rating=1)
-
-
-def test_unknown_task_is_named():
-    with pytest.raises(ConfigError, match="no seqio task or mixture is called 'nothing'"):
-        task_info("nothing")
