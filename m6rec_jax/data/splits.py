@@ -159,7 +159,7 @@ class Split:
         split = cls(*_read(text, declared or {}))
         if (of := split.options.get("of")) is None:
             return split
-        base = cls(*_read(str(of), declared or {}))
+        base = cls(*_read(of, declared or {}))
         if "of" in base.options:
             raise DataError(f"split {split.name!r} cannot start from {base.name!r}, also derived")
         return dataclasses.replace(split, base=base)
@@ -180,7 +180,7 @@ class Split:
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 _Whole = Annotated[int, msgspec.Meta(ge=0)]
 _SHARES = [("train", _Share, 0.8), ("validation", _Share, 0.1)]
-_DRAWN = [("seed", _Whole, 0), ("of", str | int | float, "per_user_temporal")]
+_DRAWN = [("seed", _Whole, 0), ("of", str, "per_user_temporal")]
 # Options of each kind: name, what it may be, and what it is where nothing is said.
 KINDS: Mapping[str, list[tuple[str, Any, Any]]] = {
     "per_user_temporal": _SHARES,
@@ -206,11 +206,11 @@ def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
         key, equals, value = pair.partition("=")
         if not equals:
             raise DataError(f"split {text!r}: {pair!r} is not of the form key=value")
-        given[key.strip()] = _number_or_text(value.strip())
+        given[key.strip()] = value.strip()
     written |= given
     kinds = msgspec.defstruct(kind, KINDS[kind], forbid_unknown_fields=True)
     try:
-        options = msgspec.to_builtins(msgspec.convert(written, kinds))
+        options = msgspec.to_builtins(msgspec.convert(written, kinds, strict=False))
     except msgspec.ValidationError as error:
         names = ", ".join(kinds.__struct_fields__) or "none"
         raise DataError(
@@ -227,15 +227,6 @@ def _check(name: Any, names: Collection[str]) -> None:
     if name not in list(names):
         near, known = did_you_mean(str(name), names), ", ".join(dict.fromkeys(names))
         raise DataError(f"there is no split {name!r}{near} (known: {known})")
-
-
-def _number_or_text(value: str) -> int | float | str:
-    for convert in (int, float):
-        try:
-            return convert(value)
-        except ValueError:
-            continue
-    return value
 
 
 def shares(split: str, train: float, validation: float) -> tuple[Fraction, Fraction]:

@@ -6,12 +6,10 @@ of a copy on a local disk (`BucketCopies`).
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import importlib.util
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
@@ -94,10 +92,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
 
 class BucketCopies:
-    """A local folder, which exists, in which every address has a place."""
+    """A temporary folder in which every address has a place; it goes when Python ends."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        self.temporary = tempfile.TemporaryDirectory(prefix="m6rec-bucket-")
+        self._folder = Path(self.temporary.name)
         self._versions: dict[Path, tuple[int, float]] = {}
 
     def of(self, path: str | os.PathLike[str]) -> Path:
@@ -163,21 +162,18 @@ def _copy(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def bucket_copies() -> Iterator[BucketCopies]:
     """Copies that are removed when the block ends; errors in it name addresses, not copies."""
-    with tempfile.TemporaryDirectory(prefix="m6rec-bucket-") as folder:
-        copies = BucketCopies(Path(folder))
-        try:
-            yield copies
-        except M6RecError as error:
-            if folder not in str(error):
-                raise
-            raise DataError(copies.shown(str(error))) from error
+    copies = BucketCopies()
+    try:
+        yield copies
+    except M6RecError as error:
+        if (text := copies.shown(str(error))) == str(error):
+            raise
+        raise DataError(text) from error
+    finally:
+        copies.temporary.cleanup()
 
 
-@functools.cache
-def _copies_of_process() -> BucketCopies:
-    folder = tempfile.mkdtemp(prefix="m6rec-bucket-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return BucketCopies(Path(folder))
+_copies_of_process = functools.cache(BucketCopies)
 
 
 def kept_copy(path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
