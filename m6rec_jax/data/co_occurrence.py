@@ -183,7 +183,10 @@ class GrowingCoOccurrence(CoOccurrence):
         self._sequences, self._number = _Sequences(users, items), context
         self.amounts.sort_indices()
         rows = np.repeat(np.arange(num_items), np.diff(self.amounts.indptr))
-        self._places = rows * num_items + self.amounts.indices
+        columns = self.amounts.indices.astype(np.int64)
+        self._keys = rows * num_items + columns
+        # Of each pair the place of its items in the other order.
+        self._mirrored = np.searchsorted(self._keys, columns * num_items + rows)
         self.amounts.data[:] = 0
         if before is not None:
             pairs = before.later.tocoo()
@@ -196,9 +199,10 @@ class GrowingCoOccurrence(CoOccurrence):
         self._number = max(self._number, number)
 
     def _add(self, others: np.ndarray, items: np.ndarray, amounts: np.ndarray) -> None:
-        others, items = others.astype(np.int64), items.astype(np.int64)
-        for pairs in (others * self.num_items + items, items * self.num_items + others):
-            np.add.at(self.amounts.data, np.searchsorted(self._places, pairs), amounts)
+        keys = others.astype(np.int64) * self.num_items + items
+        places = np.searchsorted(self._keys, keys)
+        np.add.at(self.amounts.data, places, amounts)
+        np.add.at(self.amounts.data, self._mirrored[places], amounts)
 
 
 class _Sequences:

@@ -149,11 +149,7 @@ class NegativeSampler:
         return (counts + 1.0) ** self._power
 
     def _draw(
-        self,
-        random: np.random.Generator,
-        cumulative: np.ndarray,
-        acted: frozenset[int],
-        count: int,
+        self, random: np.random.Generator, cumulative: np.ndarray, acted: frozenset[int], count: int
     ) -> list[int]:
         """Some of all items that nobody forbids."""
         chosen: dict[int, None] = {}
@@ -191,13 +187,9 @@ def asked(drawn: Sequence[Sequence[int]]) -> list[int]:
 
 
 def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
-    """What `prepare.json` says of draws: `sampling_rate` of new items, `repeat_sampling_rate`.
+    """Draws per item that could be drawn, of `NegativeSampler.drawn`, where something was drawn.
 
-    Args:
-      drawn: of `NegativeSampler`.
-
-    Returns:
-      Draws per item that could be drawn, above 0; each where something was drawn.
+    `sampling_rate` is of new items, `repeat_sampling_rate` of those that users had before.
     """
     names = ("sampling_rate", "repeat_sampling_rate")
     return {

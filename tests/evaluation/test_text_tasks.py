@@ -330,7 +330,7 @@ def test_rates_come_from_gin(world, bound):
     ):
         mixture.get_rate(next(iter(mixture.tasks)))
     bound("mixture_rates.rates", {"notes_infilling": 0})
-    with pytest.raises(ConfigError, match="must be positive"):
+    with pytest.raises(ConfigError, match="above 0"):
         mixture.get_rate(next(iter(mixture.tasks)))
 
 
