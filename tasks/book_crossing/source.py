@@ -27,9 +27,11 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.reading import write_dataset
@@ -49,10 +51,9 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
     books = _books(_rows(files / "BX-Books.csv", counts), counts)
     ratings = _ratings(_rows(files / "BX-Book-Ratings.csv", counts), users, books, counts)
     draws = draw_order([f"{user}:{isbn}" for user, isbn in ratings])
-    events = [
-        {"user_id": user, "item_id": isbn, "draw": draw, "rating": rating}
-        for ((user, isbn), rating), draw in zip(ratings.items(), draws, strict=True)
-    ]
+    readers, isbns = zip(*ratings, strict=True)
+    values = [*ratings.values()]
+    events = {"user_id": readers, "item_id": isbns, "draw": draws, "rating": values}
     types = {"draw": "int", "rating": "float"}
     spec = DatasetSpec.load(folder)
     write_dataset(folder, spec, [*users.values()], [*books.values()], events, types)
@@ -60,16 +61,10 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
 
 
 def draw_order(keys: list[str], seed: int = _SEED) -> list[int]:
-    """The place of each row in a random order that depends on their keys and the seed alone.
-
-    Args:
-      keys: one per row, all different.
-      seed: of the order.
-    """
+    """The place of each row in a random order that depends on their keys and the seed alone."""
     hashes = [hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest() for key in keys]
-    places = [0] * len(keys)
-    for place, row in enumerate(sorted(range(len(keys)), key=hashes.__getitem__)):
-        places[row] = place
+    order = sorted(range(len(keys)), key=hashes.__getitem__)
+    places: list[int] = np.argsort(order).tolist()
     return places
 
 
@@ -134,10 +129,7 @@ def _books(rows: Iterable[list[str]], counts: Counter[str]) -> dict[str, dict[st
 
 
 def _ratings(
-    rows: Iterable[list[str]],
-    users: Mapping[str, Any],
-    books: Mapping[str, Any],
-    counts: Counter[str],
+    rows: Iterable[list[str]], users: Collection[str], books: Collection[str], counts: Counter[str]
 ) -> dict[tuple[str, str], float]:
     """(user, ISBN) -> rating."""
     ratings: dict[tuple[str, str], float] = {}

@@ -42,14 +42,7 @@ _DAY = 86_400
 
 
 class Watched(NamedTuple):
-    """One film that a viewer watched.
-
-    Attributes:
-      viewer: from 0.
-      film: index into the films.
-      time: unix seconds, no two of a viewer alike.
-      liked: 1 or 0.
-    """
+    """A film, by its index, that a viewer watched; no two at the same time in unix seconds."""
 
     viewer: int
     film: int
@@ -79,13 +72,7 @@ def fame(films: Sequence[Film]) -> np.ndarray:
 
 
 def make_viewers(films: Sequence[Film], count: int, seed: int) -> Iterator[Watched]:
-    """Yields what viewers watched, viewer by viewer, in the order of time.
-
-    Args:
-      films: all there are.
-      count: of viewers.
-      seed: of everything; the same one gives the same viewers.
-    """
+    """Yields what viewers watched, viewer by viewer, in the order of time; the seed decides."""
     world = _World(films)
     for viewer in range(count):
         yield from world.watched(viewer, np.random.default_rng([seed, viewer]))
@@ -176,13 +163,8 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
     films = FilmTable.load(raw["film-table"] / "movies.db").films
     users = [{"user_id": f"v{viewer}"} for viewer in range(VIEWERS)]
     events = [
-        {
-            "user_id": f"v{one.viewer}",
-            "item_id": f"f{one.film}",
-            "timestamp": one.time,
-            "liked": float(one.liked),
-        }
-        for one in make_viewers(films, VIEWERS, SEED)
+        {"user_id": f"v{viewer}", "item_id": f"f{film}", "timestamp": time, "liked": float(liked)}
+        for viewer, film, time, liked in make_viewers(films, VIEWERS, SEED)
     ]
     types = {"timestamp": "int", "liked": "float"}
     write_dataset(folder, DatasetSpec.load(folder), users, items_of(films), events, types)
