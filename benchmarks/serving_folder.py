@@ -185,5 +185,5 @@ def write_large_bank(folder: Path, name: str, number: int) -> Path:
     bank = folder / name
     if bank.exists():
         shutil.rmtree(bank)
-    BankFolder(bank).add_all([perturbed(base, f"task{n}", n) for n in range(number)])
+    BankFolder(bank).add(*(perturbed(base, f"task{n}", n) for n in range(number)))
     return bank

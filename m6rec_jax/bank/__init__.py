@@ -4,7 +4,6 @@
       ctr/                     one folder per task, complete by itself
         prompts/               its tensors, an Orbax item
         manifest.json          whose they are and what they fit: `bank.manifest`
-        dataset.json           the data set's template, where there is one
       genres/
 
 `bank.export` takes tasks out of a training run. `bank.loading` opens a folder with its backbone as

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,23 +12,10 @@ from typing import Any
 import jax
 from etils import epath
 
-from m6rec_jax.bank.folder import (
-    DATASET_FILE,
-    MANIFEST_FILE,
-    TENSORS_FOLDER,
-    BankFolder,
-    TaskPrompts,
-    read_prompt_manifest,
-    read_prompts,
-)
-from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
+from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_prompts
+from m6rec_jax.bank.manifest import PromptManifest, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
-from m6rec_jax.checkpoints.location import (
-    CHECKPOINTS_FOLDER,
-    MANIFEST_ITEM,
-    locate,
-    read_manifest,
-)
+from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs, warn_of_a_better_step
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings
@@ -45,8 +31,7 @@ from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.model.layout import take_task
 
-METRICS_FILE, EVALUATION_FOLDER, VALIDATION = "metrics.jsonl", "evaluation", "validation/"
-logger = logging.getLogger(__name__)
+METRICS_FILE, VALIDATION = "metrics.jsonl", "validation/"
 
 
 def add_prompts(
@@ -83,13 +68,8 @@ def add_prompts(
                 f"{source} is a task's folder of a bank, which has no other tasks or steps: leave "
                 "out --task and --step"
             )
-        # A copied or linked folder is called what its owner called it.
-        folder_name = Path(source).absolute().name
-        if folder_name in ("", ".."):
-            folder_name = Path(source).resolve().name
-        found = [_named(read_prompts(source), folder_name)]
+        found = [read_prompts(source).named(Path(source).resolve().name)]
     else:
-        _refuse_bank(Path(source))
         found = export_prompts(source, tasks, step=step)
     if name is not None:
         if len(found) != 1:
@@ -97,31 +77,8 @@ def add_prompts(
                 f"--name {name} is for one task, but {source} has {len(found)}: "
                 f"{', '.join(p.manifest.task for p in found)}; choose one by --task"
             )
-        found = [_named(found[0], name)]
-    return folder.add_all(found)
-
-
-def _refuse_bank(source: Path) -> None:
-    """What lies in a bank is no run: say so, rather than that it has no checkpoints.
-
-    Raises:
-      CheckpointError: a task's folder that has lost its manifest.
-      ConfigError: a whole bank.
-    """
-    if (source / CHECKPOINTS_FOLDER).exists() or (source / MANIFEST_ITEM).exists():
-        return
-    if (source / TENSORS_FOLDER).exists() or (source / DATASET_FILE).exists():
-        read_prompt_manifest(source)
-    names = sorted(path.parent.name for path in source.glob(f"*/{MANIFEST_FILE}"))
-    if names:
-        raise ConfigError(
-            f"{source} is a bank: name the folder of one of its tasks, "
-            + " or ".join(str(source / name) for name in names)
-        )
-
-
-def _named(prompts: TaskPrompts, name: str) -> TaskPrompts:
-    return dataclasses.replace(prompts, manifest=dataclasses.replace(prompts.manifest, task=name))
+        found = [found[0].named(name)]
+    return folder.add(*found)
 
 
 def export_prompts(
@@ -154,10 +111,6 @@ def export_prompts(
         )
     if step is None:
         warn_of_a_better_step(location.step, manifest)
-    if not (epath.Path(model_dir) / CHECKPOINTS_FOLDER).exists():
-        raise ConfigError(
-            f"{model_dir} lies in a run's folder: name MODEL_DIR itself, and a step by --step"
-        )
     settings = calibrated(read_settings(model_dir), model_dir, location.step)
     names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
     if not names:
@@ -199,7 +152,6 @@ def _task_prompts(
             "(PromptConfig)"
         )
     assert manifest.vocabulary_fingerprint is not None
-    spec = read_dataset_specs(model_dir).get(task.prepared)
     described = PromptManifest(
         task=name,
         method=method_of(own, manifest.trainable),
@@ -221,10 +173,10 @@ def _task_prompts(
         metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
         source={"run": str(model_dir), "task": name, "step": restored.step},
         tensors=tensor_specs(tensors),
-        dataset_fingerprint=dataset_fingerprint(spec),
+        dataset_spec=read_dataset_specs(model_dir).get(task.prepared),
         **backbone,
     )
-    return TaskPrompts(described, tensors, spec)
+    return TaskPrompts(described, tensors)
 
 
 def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
@@ -239,50 +191,16 @@ def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
 
 
 def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[str, float]:
-    """Metrics of a task at a step: of validation, and of `m6rec eval` where it has been run."""
-    found: dict[str, float] = {}
-    for line in _lines(folder / METRICS_FILE):
-        if line.get("step") == step:
-            metrics = {n.removeprefix(VALIDATION): v for n, v in line.items() if VALIDATION in n}
-            own = _of_task(metrics, task) or (metrics if num_tasks == 1 else {})
-            found |= {f"{VALIDATION}{name}": value for name, value in own.items()}
-    evaluations = folder / EVALUATION_FOLDER
-    for path in sorted(evaluations.iterdir()) if evaluations.is_dir() else ():
-        if not path.name.endswith(f"-{step}.json"):
-            continue
-        # <task or mixture>-<split>-<step>.json
-        name, _, split = path.name.rpartition("-")[0].rpartition("-")
-        try:
-            evaluated: Any = json.loads(path.read_text())
-        except ValueError:
-            evaluated = None
-        if not isinstance(evaluated, dict):
-            logger.warning("%s is no JSON object; its metrics are left out", path)
-            continue
-        own = evaluated if name == task else _of_task(evaluated, task)
-        found |= {f"{split}/{metric}": value for metric, value in own.items()}
-    # Infinity and NaN are written as null, and are no JSON.
-    return {
-        metric: float(value)
-        for metric, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+    """Metrics of a task that were validated at a step; of a mixture they begin with its name."""
+    path = folder / METRICS_FILE
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    found = {
+        name: float(value)
+        for line in lines
+        if line["step"] == step
+        for name, value in line.items()
+        if name.startswith(VALIDATION) and value is not None and math.isfinite(value)
     }
-
-
-def _of_task(metrics: Mapping[str, float], task: str) -> dict[str, float]:
-    """Metrics of one task among those of a mixture, which are called `<task>/<metric>`."""
-    prefix = f"{task}/"
-    return {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
-
-
-def _lines(path: epath.Path) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines; a line that a killed process left half written is none."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            logger.warning("%s: left out an unreadable line", path)
-    return found
+    of_task = f"{VALIDATION}{task}/"
+    own = {f"{VALIDATION}{n.removeprefix(of_task)}": v for n, v in found.items() if of_task in n}
+    return own or (found if num_tasks == 1 else {})

@@ -50,14 +50,12 @@ class LoadedBank(LoadedModel):
     Attributes:
       owner: of the backbone, to compare those of prompts with.
       folder: where tasks are found by name.
-      specs: of each task, what its `dataset.json` holds; None without one.
       manifests: by name.
       shardings: of the variables, by name.
     """
 
     owner: Owner
     folder: BankFolder
-    specs: Mapping[str, Mapping[str, Any] | None]
     manifests: Mapping[str, PromptManifest]
     shardings: Mapping[str, Any]
 
@@ -86,13 +84,12 @@ class LoadedBank(LoadedModel):
             here[own.task] = dataclasses.replace(own.settings, task_id=row)
             for name in _COUNTS:
                 counts[name][row] = getattr(own.prompts, name)
-        added = {prompts.manifest.task: prompts for prompts in read}
+        added = {prompts.manifest.task: prompts.manifest for prompts in read}
         return dataclasses.replace(
             self,
             variables=self._placed(self._written(rows, fitted), counts),
             settings=dataclasses.replace(self.settings, tasks=here),
-            specs={**self.specs, **{name: own.dataset_spec for name, own in added.items()}},
-            manifests={**self.manifests, **{name: own.manifest for name, own in added.items()}},
+            manifests={**self.manifests, **added},
         )
 
     def without(self, name: str) -> LoadedBank:
@@ -112,13 +109,12 @@ class LoadedBank(LoadedModel):
         return dataclasses.replace(
             self,
             settings=dataclasses.replace(self.settings, tasks=others(self.settings.tasks)),
-            specs=others(self.specs),
             manifests=others(self.manifests),
         )
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         """See `LoadedModel`; every task of a bank has its own data set."""
-        return self.specs[task_name(self.tasks, task)]
+        return self.manifests[task_name(self.tasks, task)].dataset_spec
 
     def fingerprint(self, task: str = "", exits: bool = True) -> str:
         """See `LoadedModel`; the other tasks of the bank have no part in it.
@@ -249,7 +245,6 @@ def empty_bank(
         rules=rules,
         owner=Owner("the loaded bank", fingerprint, vocabulary.fingerprint, config),
         folder=folder,
-        specs={},
         manifests={},
         shardings=shardings | {SIZES_COLLECTION: replicated(target_mesh)},
     )

@@ -15,7 +15,7 @@ from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.tuning import METHODS
 
-FORMAT = 3
+FORMAT = 4
 _FINGERPRINT = "manifest_fingerprint"
 # Settings of the model that change how it is computed, not what.
 _HOW = {
@@ -46,8 +46,9 @@ class PromptManifest:
       metrics: by split and name, such as 'validation/auc'.
       source: where the prompts come from: `run`, `task` (of seqio) and `step`.
       tensors: name to spec; of the task alone, so without the axis of tasks.
+      dataset_spec: what the data set's `dataset.json` holds, whose template renders requests; None
+        for tasks of texts.
       versions: of m6rec_jax and libraries.
-      dataset_fingerprint: of the contents of `dataset.json` beside it; None without one.
     """
 
     task: str
@@ -62,8 +63,8 @@ class PromptManifest:
     metrics: Mapping[str, float]
     source: Mapping[str, Any]
     tensors: Mapping[str, TensorSpec]
+    dataset_spec: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
-    dataset_fingerprint: str | None = None
 
     @property
     def prompts(self) -> PromptConfig:
@@ -86,16 +87,11 @@ def _fingerprint(values: Mapping[str, Any]) -> str:
     return sha256(json.dumps(values, sort_keys=True, separators=(",", ":")))
 
 
-def dataset_fingerprint(spec: Mapping[str, Any] | None) -> str | None:
-    """SHA-256 of what a `dataset.json` holds; None of none."""
-    return None if spec is None else _fingerprint(spec)
-
-
 def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
     """Reads a manifest's JSON; `where` names the file in errors.
 
     Raises:
-      CheckpointError: damaged, changed since it was written, or of a newer version.
+      CheckpointError: damaged, changed since it was written, or of another version.
     """
     try:
         values = json.loads(text)
@@ -103,12 +99,11 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
         format_ = int(values.pop("format"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
-    if format_ > FORMAT:
-        raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
+    if format_ != FORMAT:
+        raise CheckpointError(f"{where} is of format {format_}, this reads {FORMAT}: add it anew")
     if changed:
         raise CheckpointError(
-            f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
-            "change a task's settings, tune or export it anew: remove it from the bank and add it"
+            f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit)"
         )
     try:
         settings = TaskSettings.from_json(values["settings"])
@@ -167,46 +162,28 @@ def check_owner(manifest: PromptManifest, owner: Owner) -> None:
     Raises:
       CheckpointError: another vocabulary or backbone, or one that computes something else.
     """
-    whose = f"the prompts of '{manifest.task}'"
-    mine, its = manifest.vocabulary_fingerprint, owner.vocabulary_fingerprint
-    if mine != its:
-        raise CheckpointError(
-            f"{whose} were trained with another vocabulary (fingerprint {mine[:16]}…) than "
-            f"{owner.name} (fingerprint {its[:16]}…), so its token ids mean other words to them. "
-            "Tune the task anew, or keep its prompts in a bank of their own"
-        )
-    mine, its = manifest.backbone_fingerprint, owner.backbone_fingerprint
-    if mine != its:
-        raise CheckpointError(
-            f"{whose} were trained on another backbone (fingerprint {mine[:16]}…) than "
-            f"{owner.name} (fingerprint {its[:16]}…), on which they mean nothing. Tune the task "
-            "on it, or keep its prompts in a bank of their own"
-        )
+
+    def compare(what: str, mine: Any, its: Any) -> None:
+        if mine != its:
+            raise CheckpointError(
+                f"the prompts of '{manifest.task}' were trained with {what} {mine!r}, but "
+                f"{owner.name} has {its!r}, with which they mean nothing: tune the task on it, or "
+                "keep its prompts in a bank of their own"
+            )
+
+    for name in ("vocabulary_fingerprint", "backbone_fingerprint"):
+        compare(name, getattr(manifest, name), getattr(owner, name))
     if owner.model_config is None:
         return
     for name in WHAT:
-        mine_value = getattr(manifest.model_config, name)
-        its_value = getattr(owner.model_config, name)
-        if name == "decoder_late_start":
-            # None has a meaning, too, and without late interaction no value has any.
-            same = manifest.model_config.first_cross_layer == owner.model_config.first_cross_layer
-        else:
-            same = mine_value == its_value
-        if not same:
-            raise CheckpointError(
-                f"{whose} were trained with ModelConfig.{name} = {mine_value!r}, but {owner.name} "
-                f"has {its_value!r}: the same backbone then computes something else"
-            )
+        # Of `decoder_late_start` None has a meaning, too.
+        computed = "first_cross_layer" if name == "decoder_late_start" else name
+        mine, its = (getattr(one, computed) for one in (manifest.model_config, owner.model_config))
+        compare(f"ModelConfig.{name}", mine, its)
     own, there = manifest.prompts, owner.model_config.prompts
     for method in METHODS:
-        if not method.used(own) or not method.used(there):
-            continue
-        for field in dataclasses.fields(method.settings):
-            mine, its = getattr(own, field.name), getattr(there, field.name)
-            if field.metadata.get("kind") == "shared" and mine != its:
-                what = " and ".join(method.groups.values())
-                raise CheckpointError(
-                    f"{whose} have {what} with PromptConfig.{field.name} = {mine!r}, but "
-                    f"{owner.name} has {its!r}: one bank has one (BankCapacity.{field.name}, where "
-                    f"none of its tasks has {what})"
-                )
+        if method.used(own) and method.used(there):
+            for field in dataclasses.fields(method.settings):
+                if field.metadata.get("kind") == "shared":
+                    mine, its = getattr(own, field.name), getattr(there, field.name)
+                    compare(f"PromptConfig.{field.name} (BankCapacity.{field.name})", mine, its)

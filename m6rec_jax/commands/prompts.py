@@ -20,8 +20,7 @@ def add_commands(commands: Any) -> None:
         action.add_argument("bank", metavar="BANK", help="folder of the bank, on a local disk")
     for action in (remove, inspect):
         action.add_argument("name", metavar="TASK", help="name of the task in the bank")
-    for action in (listing, inspect):
-        action.add_argument("--json", action="store_true", help="print manifests as JSON")
+    listing.add_argument("--json", action="store_true", help="print manifests as JSON")
     add.add_argument(
         "--from",
         dest="source",
@@ -69,10 +68,8 @@ def run_prompts_remove(args: argparse.Namespace) -> None:
 
 
 def run_prompts_inspect(args: argparse.Namespace) -> None:
-    """what a task's prompts are, and whether intact"""
+    """a task's manifest as JSON, once its prompts are proved intact"""
     from m6rec_jax.bank.folder import BankFolder
-    from m6rec_jax.bank.report import inspect_task, manifests_json
+    from m6rec_jax.bank.report import manifests_json
 
-    bank = BankFolder(args.bank)
-    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
-    print(manifests_json({args.name: bank.manifest(args.name)}) if args.json else report)
+    print(manifests_json({args.name: BankFolder(args.bank).read(args.name).manifest}))

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
+from m6rec_jax.bank.manifest import PromptManifest, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -181,9 +181,9 @@ def make_prompts(
         metrics={"validation/auc": 0.75},
         source={"run": "runs/made-up", "task": f"shop_{name}", "step": 7},
         tensors=tensor_specs(tensors),
-        dataset_fingerprint=dataset_fingerprint(spec),
+        dataset_spec=spec,
     )
-    return TaskPrompts(manifest, tensors, spec)
+    return TaskPrompts(manifest, tensors)
 
 
 def shop_rows_template() -> dict[str, Any]:

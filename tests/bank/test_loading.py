@@ -15,7 +15,6 @@ import pytest
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.bank.manifest import dataset_fingerprint
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.generation import Generator
@@ -132,13 +131,11 @@ def test_every_task_has_its_own_data_set(
 ) -> None:
     """Also where two were trained on different versions of the same one."""
     bank = BankFolder(shutil.copytree(bank_path, tmp_path / "bank"))
-    ctr = all_prompts["ctr"]
+    ctr = all_prompts["ctr"].manifest
     assert ctr.dataset_spec is not None
     spec = {**ctr.dataset_spec, "template": {**ctr.dataset_spec["template"], "item": "a {title}"}}
-    manifest = dataclasses.replace(
-        ctr.manifest, task="newer", dataset_fingerprint=dataset_fingerprint(spec)
-    )
-    bank.add(dataclasses.replace(ctr, manifest=manifest, dataset_spec=spec))
+    manifest = dataclasses.replace(ctr, task="newer", dataset_spec=spec)
+    bank.add(dataclasses.replace(all_prompts["ctr"], manifest=manifest))
     loaded = loaded_bank(backbone_dir, bank.path, "ctr", "newer")
     assert loaded.dataset_spec("ctr") == ctr.dataset_spec
     assert loaded.dataset_spec("newer") == spec
