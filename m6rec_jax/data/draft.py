@@ -1,15 +1,32 @@
-"""What a drafted `dataset.json` says: which columns are text, what is a positive, the template."""
+"""Drafts a `dataset.json`: which columns are text, what is a positive, the template.
+
+What `m6rec data init` recognised in tables, and what `m6rec data import` read, stand as the tables
+`users`, `items` and `events` in the schema `draft` of a database, with the names of their columns.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.schema import OF_REQUESTS
+from m6rec_jax.data.columns import identifier, literal
+from m6rec_jax.data.schema import (
+    COUNT,
+    OF_REQUESTS,
+    DatasetSpec,
+    EventsSpec,
+    ItemsSpec,
+    LabelSpec,
+    StatisticsSpec,
+    TableSpec,
+    protocol_for,
+)
+from m6rec_jax.data.tables import Tables
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import is_field_name
 from m6rec_jax.text.templates import EVENT_FIELDS
@@ -17,124 +34,191 @@ from m6rec_jax.text.templates import EVENT_FIELDS
 # The text of an item, best first. Names of columns that hold no words a model could use.
 _TEXTS = ("title", "name", "text", "headline", "summary", "description")
 _NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
-_DIGITS = re.compile(r"\d")
+# What templates of behaviours name beside columns of items, and requests beside both.
+_TAKEN = (*OF_REQUESTS, *EVENT_FIELDS)
 # Further columns of an item that a drafted template names.
 _MORE_COLUMNS = 4
-# What `without_taken` leaves out, for the user.
-NOT_USED = "columns not used, whose names mean something else"
 
 
-def without_taken(columns: Mapping[str, str], of_items: bool = False) -> dict[str, str]:
-    """Columns of users or items, but for those whose names mean something else.
+class Records(NamedTuple):
+    """A table of users or items: its id, all other columns (name -> type), and its file."""
 
-    Args:
-      columns: name -> type, as in `schema.TableSpec`.
-      of_items: whether they are of items, beside which templates of behaviours name `EVENT_FIELDS`.
-    """
-    taken = (*OF_REQUESTS, *(EVENT_FIELDS if of_items else ()))
-    return {name: kind for name, kind in columns.items() if name not in taken}
+    id: str
+    columns: Mapping[str, str]
+    file: str
 
 
-def drafted_event(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Which columns a behaviour names: the first, and those that tell items apart best.
-
-    Columns are added until nine in ten of the items that all of them tell apart are told apart.
-
-    Args:
-      texts: of `text_columns`.
-      items: values by column, one for each item.
-    """
-
-    def told_apart(names: Sequence[str]) -> int:
-        return len(set(zip(*(map(str, items[name]) for name in names), strict=True)))
-
-    named = [texts[0]]
-    while told_apart(named) < 0.9 * told_apart(texts):
-        left = [name for name in texts if name not in named]
-        named.append(max(left, key=lambda name: told_apart([*named, name])))
-    return [name for name in texts if name in named]
+def define(database: Tables, table: str, columns: Mapping[str, str], rows: str) -> None:
+    """Makes a table of the draft: names and SQL of its columns, and what stands after FROM."""
+    selected = ", ".join(f"{value} AS {identifier(name)}" for name, value in columns.items())
+    database.rows("CREATE SCHEMA IF NOT EXISTS draft")
+    database.rows(f"CREATE VIEW draft.{table} AS SELECT {selected} FROM {rows}")
 
 
-def counted_by(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The column by which a user's behaviour is counted: the finest of which items share values.
+def write(database: Tables, table: str, path: Path) -> int:
+    """Writes a table of the draft to a Parquet file; how many rows it has."""
+    to = f"{literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+    ((count,),) = database.rows(f"COPY (FROM draft.{table}) TO {to}")
+    return int(count)
+
+
+def describe(
+    database: Tables,
+    name: str,
+    users: Records,
+    items: Records,
+    events: EventsSpec,
+    at_least: float | None,
+    *,
+    has_times: bool = True,
+) -> tuple[DatasetSpec, list[str]]:
+    """Drafts what describes the tables of the draft.
 
     Args:
-      texts: of `text_columns`.
-      items: values by column, one for each item.
+      database: has them.
+      name: of the data set.
+      users, items, events: their columns; `events.value` is dropped where it tells nothing.
+      at_least: from which value an event is a positive; None: what divides events most evenly.
+      has_times: whether `events.time` are times, not places in an order.
 
     Returns:
-      one name, or none where every item has its own value, or most have none.
+      The description, and what was decided, in lines for the user.
+
+    Raises:
+      DataError: items have no text.
+      ConfigError: a threshold that divides nothing.
     """
-    found: dict[str, int] = {}
-    for name in texts:
-        given = [str(value) for value in items[name] if value is not None]
-        distinct = len({_DIGITS.sub("", value) for value in given})
-        if len(given) > len(items[name]) / 2 and 1 < distinct <= len(given) / 2:
-            found[name] = distinct
-    return [max(found, key=found.__getitem__)] if found else []
+    # Columns whose names mean something else in requests or templates are not used.
+    user_columns = {name: kind for name, kind in users.columns.items() if name not in OF_REQUESTS}
+    item_columns = {name: kind for name, kind in items.columns.items() if name not in _TAKEN}
+    unused = {*users.columns, *items.columns} - {*user_columns, *item_columns}
+    texts = text_columns(database, items)
+    counts = {name: _counts(database, name) for name in texts}
+    threshold, reason = (
+        None,
+        "no column of values: every event is a positive, negatives are sampled",
+    )
+    if events.value is not None:
+        value = identifier(events.value)
+        query = f"SELECT {value}, count(*) FROM draft.events WHERE {value} IS NOT NULL GROUP BY 1"
+        threshold, reason = _positives(dict(database.rows(query)), at_least)
+    elif at_least is not None:
+        raise ConfigError(
+            f"there is no column of ratings that --at-least {at_least:g} could divide"
+        )
+    share = _repeats(database, events)
+    repeats = protocol_for(share)
+    by = _counted_by(texts, counts) if threshold is None and has_times else []
+    text = counts[texts[0]]
+    is_title = item_columns[texts[0]] == "string" and 2 * text.distinct >= text.rows
+    spec = DatasetSpec(
+        name=name,
+        users=TableSpec(users.id, user_columns, users.file),
+        items=ItemsSpec(items.id, item_columns, items.file, texts[0] if is_title else None),
+        events=events if threshold is not None else dataclasses.replace(events, value=None),
+        label=LabelSpec(threshold),
+        repeats=repeats,
+        template=_template(
+            user_columns,
+            texts,
+            _event_columns(database, texts),
+            threshold,
+            has_times,
+            repeats == COUNT,
+            by,
+        ),
+        statistics=StatisticsSpec(tuple(by)),
+    )
+    lines = [
+        reason,
+        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before',
+    ]
+    if unused:
+        names = ", ".join(sorted(unused))
+        lines.append(f"columns not used, whose names mean something else: {names}")
+    return spec, lines
 
 
-def text_columns(
-    item_columns: Mapping[str, str], item_file: Path, items: Mapping[str, Sequence[Any]]
-) -> list[str]:
+class _Counts(NamedTuple):
+    """Items, those with a value of a column, different values, and without their digits."""
+
+    rows: int
+    filled: int
+    distinct: int
+    words: int
+
+
+def _counts(database: Tables, column: str) -> _Counts:
+    text = f"CAST({identifier(column)} AS VARCHAR)"
+    # Sizes and numbers are no words.
+    words = rf"regexp_replace({text}, '\d', '', 'g')"
+    query = f"SELECT count(*), count({text}), count(DISTINCT {text}), count(DISTINCT {words})"
+    return _Counts(*database.rows(f"{query} FROM draft.items")[0])
+
+
+def text_columns(database: Tables, items: Records) -> list[str]:
     """Columns of items that the template renders; every item must have the first one.
 
     That is a title, by its name; else the column without gaps that has most different words.
-
-    Args:
-      item_columns: name -> type, as in `schema.TableSpec`.
-      item_file: for the message.
-      items: values by column, one for each item.
 
     Raises:
       DataError: there is no text.
     """
     columns = [
         name
-        for kind in ("string", "list<string>")
-        for name, of in item_columns.items()
-        if of == kind and is_field_name(name) and not _NO_WORDS.search(name)
+        for wanted in ("string", "list<string>")
+        for name, kind in items.columns.items()
+        if kind == wanted
+        and is_field_name(name)
+        and not _NO_WORDS.search(name)
+        and name not in _TAKEN
     ]
     if not columns:
         raise DataError(
-            f"{item_file} has no column of text (its columns: "
-            f"{', '.join(item_columns) or 'none'}): the model reads items as text, so it "
-            "needs their titles or other words"
+            f"items have no column of text (their columns: {', '.join(items.columns) or 'none'}): "
+            "the model reads items as text, so it needs their titles or other words"
         )
-    named = [name for word in _TEXTS for name in columns if word in name.lower()]
-    if not named:
-        whole = [name for name in columns if all(items[name])]
-        # Sizes and numbers are no words.
-        named = sorted(whole, key=lambda name: -len({_DIGITS.sub("", str(v)) for v in items[name]}))
-    return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]
+    first = [name for word in _TEXTS for name in columns if word in name.lower()]
+    if not first:
+        counts = {name: _counts(database, name) for name in columns}
+        whole = [name for name in columns if counts[name].filled == counts[name].rows]
+        first = sorted(whole, key=lambda name: -counts[name].words)
+    return list(dict.fromkeys([*first[:1], *columns]))[: 1 + _MORE_COLUMNS]
 
 
-def title_column(texts: Sequence[str], items: Mapping[str, Sequence[Any]]) -> str | None:
-    """The first text, where it is of words and at least half of the items have one of their own.
+def _event_columns(database: Tables, texts: Sequence[str]) -> list[str]:
+    """Which columns a behaviour names: the first, and those that tell items apart best.
 
-    Args:
-      texts: of `text_columns`.
-      items: values by column, one for each item.
+    Columns are added until nine in ten of the items that all of them tell apart are told apart.
     """
-    values = items[texts[0]]
-    is_title = isinstance(values[0], str) and 2 * len(set(values)) >= len(values)
-    return texts[0] if is_title else None
+
+    def told_apart(names: Sequence[str]) -> int:
+        values = ", ".join(map(identifier, names))
+        return int(database.rows(f"SELECT count(DISTINCT ({values}, 0)) FROM draft.items")[0][0])
+
+    columns, enough = [texts[0]], 0.9 * told_apart(texts)
+    while told_apart(columns) < enough:
+        left = [name for name in texts if name not in columns]
+        columns.append(max(left, key=lambda name: told_apart([*columns, name])))
+    return [name for name in texts if name in columns]
 
 
-def positives(
-    ratings: Mapping[float, int], at_least: float | None = None
-) -> tuple[float | None, str]:
-    """From which rating an event is a positive (None where all have the same), and why.
-
-    Args:
-      ratings: rating -> how many events have it.
-      at_least: what the user wants; None: what divides the events most evenly.
-
-    Raises:
-      ConfigError: a threshold by which all events, or none, would be positives.
+def _counted_by(texts: Sequence[str], counts: Mapping[str, _Counts]) -> list[str]:
+    """The column by which a user's behaviour is counted: the finest of which items share values;
+    none where every item has its own value, or most have none.
     """
+    shared = {
+        name: counts[name].words
+        for name in texts
+        if counts[name].filled > counts[name].rows / 2
+        and 1 < counts[name].words <= counts[name].filled / 2
+    }
+    return [max(shared, key=shared.__getitem__)] if shared else []
+
+
+def _positives(ratings: Mapping[float, int], at_least: float | None) -> tuple[float | None, str]:
+    """From which rating an event is a positive (None where all have the same), and why."""
     values = np.array(sorted(ratings))
-    counts = np.array([ratings[value] for value in values.tolist()])
     if len(values) == 1:
         return None, f"every rating is {values[0]:g}, so ratings are left out"
     if at_least is not None and not values[0] < at_least <= values[-1]:
@@ -142,41 +226,51 @@ def positives(
             f"--at-least {at_least:g} divides nothing: ratings go from {values[0]:g} to "
             f"{values[-1]:g}"
         )
+    counts = np.array([ratings[value] for value in values.tolist()])
     reach = counts[::-1].cumsum()[::-1]  # events whose rating is at least that value
+    how = "--at-least"
     if at_least is None:
         uneven = np.abs(2 * reach - reach[0])
-        place = int(np.flatnonzero(uneven == uneven[1:].min())[-1])
-        chosen, how = float(values[place]), "nearest to half; --at-least sets another"
-    else:
-        place = int(np.searchsorted(values, at_least))
-        chosen, how = at_least, "--at-least"
-    return chosen, (
-        f"positives are ratings of at least {chosen:g}: {reach[place] / reach[0]:.0%} of "
-        f"{reach[0]:,} events ({how})"
+        at_least = float(values[np.flatnonzero(uneven == uneven[1:].min())[-1]])
+        how = "nearest to half; --at-least sets another"
+    share = reach[np.searchsorted(values, at_least)] / reach[0]
+    return at_least, (
+        f"positives are ratings of at least {at_least:g}: {share:.0%} of {reach[0]:,} events "
+        f"({how})"
     )
 
 
-def drafted_template(
-    user_columns: Iterable[str],
+def _repeats(database: Tables, events: EventsSpec) -> float:
+    """The share of events with an item that the user had before, each event once."""
+    user, item, time = map(identifier, (events.user, events.item, events.time))
+    ((share,),) = database.rows(
+        f"""SELECT 1 - count(DISTINCT ({user}, {item})) / count(*)
+        FROM (SELECT DISTINCT {user}, {item}, {time} FROM draft.events)
+        WHERE {user} IS NOT NULL AND {item} IS NOT NULL AND {time} IS NOT NULL"""
+    )
+    return share or 0.0
+
+
+def _template(
+    user_columns: Mapping[str, str],
     texts: Sequence[str],
+    event_texts: Sequence[str],
     threshold: float | None,
     has_times: bool,
-    repeats_count: bool = False,
-    event_texts: Sequence[str] = (),
-    by: Sequence[str] = (),
+    repeats_count: bool,
+    by: Sequence[str],
 ) -> dict[str, Any]:
-    """A draft: every item by its text, times and statistics only where there are times.
+    """Every item by its text; times and statistics only where there are times.
 
     Args:
       user_columns: of the users table.
-      texts: of `text_columns`.
-      threshold: of `positives`.
+      texts, event_texts: columns of items that a candidate and a behaviour name.
+      threshold: of positives; None: every event is one.
       has_times: whether events have real times.
       repeats_count: whether rows want items that the user had before.
-      event_texts: of `texts`, what a behaviour names; none: the first one.
       by: columns by which the user's behaviour is counted.
     """
-    item, event = map(_listed, (texts, event_texts or texts[:1]))
+    item, event = map(_listed, (texts, event_texts))
     candidate = item
     if threshold is not None:
         event = f"[{{outcome}} ]{event}"
@@ -186,7 +280,8 @@ def drafted_template(
         candidate += "[, top {item_popularity_rank}%]" if threshold is None else liked
         candidate += "".join(f"[, had {{user_{name}_counts}}]" for name in by)
     if repeats_count:
-        candidate += "[, had it {user_item_times} times, last {user_item_ago}]"
+        candidate += "[, had it {user_item_times} times"
+        candidate += ", last {user_item_ago}]" if has_times else "]"
     template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
     about = [name for name in user_columns if is_field_name(name) and not _NO_WORDS.search(name)]
     if about:

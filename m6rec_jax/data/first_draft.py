@@ -16,35 +16,13 @@ from typing import Any, NamedTuple
 
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.columns import identifier, literal
-from m6rec_jax.data.draft import (
-    NOT_USED,
-    counted_by,
-    drafted_event,
-    drafted_template,
-    positives,
-    text_columns,
-    title_column,
-    without_taken,
-)
-from m6rec_jax.data.schema import (
-    COUNT,
-    LIST_SEPARATOR,
-    SPEC_FILE,
-    DatasetSpec,
-    EventsSpec,
-    ItemsSpec,
-    LabelSpec,
-    StatisticsSpec,
-    TableSpec,
-    protocol_for,
-)
+from m6rec_jax.data.draft import Records, define, describe, write
+from m6rec_jax.data.schema import LIST_SEPARATOR, SPEC_FILE, EventsSpec, TableSpec
 from m6rec_jax.data.tables import Tables
 from m6rec_jax.data.values import LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
-# Items whose texts are looked at.
-_SAMPLE = 200_000
 _EVENTS = re.compile(
     r"event|interaction|rating|purchase|order|transaction|click|basket|sale"
     r"|view(?!er)|play(?!er)|(?<![a-z])log",  # not viewers, players, a catalog
@@ -103,93 +81,45 @@ def draft_dataset(
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
     with Tables(folder) as database:
         read = [_Table.read(database, f"t{place}", path) for place, path in enumerate(tables)]
-        return _draft(folder, *_roles(read), name, at_least)
-
-
-def _draft(
-    folder: Path,
-    events: _Table,
-    items: _Linked,
-    users: _Linked | None,
-    name: str | None,
-    at_least: float | None,
-) -> list[str]:
-    """Writes `dataset.json` and says what was guessed."""
-    item_columns = without_taken(items.table.kinds(items.id), of_items=True)
-    unused = {*items.table.types} - {*item_columns, items.id}
-    of_items = {name: items.table.values(name, kind) for name, kind in item_columns.items()}
-    texts = text_columns(item_columns, items.table.path, of_items)
-    if users is not None:
-        user = users.of
-    else:
-        others = (own for own in events.types if own != items.of)
-        user = next((own for own in others if _USERS.search(own)), "")
-        if not user:
-            raise events.error("which column is the user", "call it user_id")
-    time, hint = _time(events, {user, items.of})
-    taken = {user, items.of, time}
-    value = _value(events, taken)
-    if value is None and at_least is not None:
-        raise events.error("which values --at-least divides", "call their column rating")
-    threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
-    if value is not None:
-        number = events.value(value, columns.VALUE)
-        query = (
-            f"SELECT {number}, count(*) FROM {events.name} WHERE {number} IS NOT NULL GROUP BY 1"
-        )
-        threshold, told = positives(dict(events.database.rows(query)), at_least)
-    share = _repeats(events, user, items.of, time)
-    repeats = protocol_for(share)
-    title = title_column(texts, of_items)
-    by = counted_by(texts, of_items) if threshold is None else []
-    if users is None:
-        if (folder / "users.parquet").exists():
-            path = folder / "users.parquet"
-            raise DataError(f"{path} is there: name it with the other tables, or remove it")
-        of_users = TableSpec(user, {}, "users.parquet")
-        with atomic_file(folder / "users.parquet") as scratch:
+        events, items, users = _roles(read)
+        if users is not None:
+            user = users.of
+        else:
+            user = next((n for n in events.types if n != items.of and _USERS.search(n)), "")
+            if not user:
+                raise events.error("which column is the user", "call it user_id")
+        time, hint = _time(events, {user, items.of})
+        value = _value(events, {user, items.of, time})
+        if value is None and at_least is not None:
+            raise events.error("which values --at-least divides", "call their column rating")
+        spec = EventsSpec(user, items.of, time, value, events.path.name)
+        events.define("events", spec.kinds)
+        of_items = items.records("items")
+        where = ""
+        if users is not None:
+            of_users = users.records("users")
+        else:
+            of_users = Records(user, {}, "users.parquet")
+            if (folder / of_users.file).exists():
+                path = folder / of_users.file
+                raise DataError(f"{path} is there: name it with the other tables, or remove it")
             id_ = events.value(user, columns.ID)
-            ids = f"""SELECT {id_} AS {identifier(user)} FROM {events.name} WHERE {id_} IS NOT NULL
-              GROUP BY 1 ORDER BY min(file_row_number)"""
-            to = f"{literal(str(scratch))} (FORMAT parquet)"
-            ((count,),) = events.database.rows(f"COPY ({ids}) TO {to}")
-        where = f"{count:,} ids, written there"
-    else:
-        user_columns = without_taken(users.table.kinds(users.id))
-        unused |= {*users.table.types} - {*user_columns, users.id}
-        of_users = TableSpec(users.id, user_columns, users.table.path.name)
-        where = _shown(of_users)
-    spec = DatasetSpec(
-        name=name or folder.name,
-        users=of_users,
-        items=ItemsSpec(items.id, item_columns, items.table.path.name, title),
-        events=EventsSpec(
-            user, items.of, time, value if threshold is not None else None, events.path.name
-        ),
-        label=LabelSpec(threshold),
-        repeats=repeats,
-        template=drafted_template(
-            of_users.columns,
-            texts,
-            threshold,
-            True,
-            repeats == COUNT,
-            drafted_event(texts, of_items),
-            by,
-        ),
-        statistics=StatisticsSpec(tuple(by)),
-    )
-    spec.save(folder)
+            ids = f"{events.name} WHERE {id_} IS NOT NULL GROUP BY 1 ORDER BY min(file_row_number)"
+            define(database, "users", {user: id_}, ids)
+        drafted, told = describe(database, name or folder.name, of_users, of_items, spec, at_least)
+        if users is None:
+            with atomic_file(folder / of_users.file) as scratch:
+                where = f"{write(database, 'users', scratch):,} ids, written there"
+        drafted.save(folder)
+    title = drafted.items.title
     return [
-        f"users: {of_users.file}: id {of_users.id!r}; {where}",
-        f"items: {spec.items.file}: id {items.id!r}; {_shown(spec.items)}; text {texts[0]!r}; "
+        f"users: {of_users.file}: id {of_users.id!r}; {where or _shown(drafted.users)}",
+        f"items: {drafted.items.file}: id {items.id!r}; {_shown(drafted.items)}; "
         + (f"title, shown to people, {title!r}" if title else "no title: their texts are shown"),
         f"events: {events.path.name}: user {user!r}, item {items.of!r}, time {time!r}"
         + (f", value {value!r}" if value else "")
         + hint,
-        told,
-        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before',
-        *([f"{NOT_USED}: {', '.join(sorted(unused))}"] if unused else []),
+        *told,
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",
@@ -226,11 +156,10 @@ class _Table:
         """SQL for the values of a column as a kind."""
         return columns.conversion(identifier(name), self.types[name], kind)[0]
 
-    def values(self, name: str, kind: str) -> list[Any]:
-        """The first values of a column as a kind, in the order of the rows."""
-        query = f"SELECT {self.value(name, kind)} FROM {self.name}"
-        query += f" ORDER BY file_row_number LIMIT {_SAMPLE}"
-        return [value for (value,) in self.database.rows(query)]
+    def define(self, table: str, kinds: Mapping[str, str]) -> None:
+        """Makes a table of the draft of columns as kinds."""
+        values = {name: self.value(name, kind) for name, kind in kinds.items()}
+        define(self.database, table, values, f"{self.name} ORDER BY file_row_number")
 
     def filled(self, name: str, kind: str) -> _Filled | None:
         """What is in the cells of a column; None where most are empty, or of another kind.
@@ -256,11 +185,8 @@ class _Table:
             if filled is not None and filled.distinct == self.num_rows
         ]
 
-    def kinds(self, id_: str) -> dict[str, str]:
-        """Types of all columns but the id."""
-        return {name: self._kind(name) for name in self.types if name != id_}
-
-    def _kind(self, name: str) -> str:
+    def kind(self, name: str) -> str:
+        """The type of a column of users or items."""
         sql_type = self.types[name]
         if sql_type.endswith("[]"):
             return "list<string>"
@@ -300,6 +226,12 @@ class _Linked(NamedTuple):
     id: str
     of: str
     likely: float
+
+    def records(self, name: str) -> Records:
+        """Makes a table of the draft of it."""
+        kinds = {own: self.table.kind(own) for own in self.table.types if own != self.id}
+        self.table.define(name, {self.id: columns.ID, **kinds})
+        return Records(self.id, kinds, self.table.path.name)
 
 
 def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
@@ -375,18 +307,6 @@ def _value(events: _Table, taken: set[str]) -> str | None:
         if numbers is not None:
             found[name] = numbers.number
     return max(found, key=found.__getitem__, default=None)
-
-
-def _repeats(events: _Table, user: str, item: str, time: str) -> float:
-    """The share of events with an item that the user had before, each event once."""
-    user, item = (events.value(name, columns.ID) for name in (user, item))
-    key = f"{user} AS user, {item} AS item, {events.value(time, columns.TIME)} AS time"
-    ((share,),) = events.database.rows(
-        f"""SELECT 1 - count(DISTINCT (user, item)) / count(*)
-        FROM (SELECT DISTINCT {key} FROM {events.name})
-        WHERE user IS NOT NULL AND item IS NOT NULL AND time IS NOT NULL"""
-    )
-    return share or 0.0
 
 
 def _shown(spec: TableSpec) -> str:

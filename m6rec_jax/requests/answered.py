@@ -16,34 +16,38 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from m6rec_jax.data import splits
-from m6rec_jax.data.columns import VALUE, parse_value
 from m6rec_jax.data.files import table_files
 from m6rec_jax.data.reading import read_items, write_dataset
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.splits import PARTS
-from m6rec_jax.data.values import UnfitValue
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.io.json_text import json_text
-from m6rec_jax.requests.files import Position, ReadRow, open_requests
-from m6rec_jax.requests.request import TEXT, RejectedRow, Request, RequestParser
+from m6rec_jax.requests.files import open_requests
+from m6rec_jax.requests.request import (
+    TEXT,
+    Number,
+    RejectedRow,
+    Request,
+    RequestParser,
+    converted,
+    record_type,
+)
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
 ANSWERS, PART = "answers", "part"
 # In the folder: rows that could not be used, and why.
 REJECTED = "rejected.jsonl"
-_FILES = {"users": "users.parquet", "items": "items.parquet", "events": "events.parquet"}
 _ROWS_AT_ONCE = 1_000
-_PRINTED = 5
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
 
 
 def import_requests(
@@ -59,7 +63,7 @@ def import_requests(
       name: of the data set; None: that of `dataset.json`, or of the file.
 
     Returns:
-      lines for the user: what was written, and which rows are left out (all are in `REJECTED`).
+      lines for the user: what was written, and how many rows are left out (they are in `REJECTED`).
 
     Raises:
       DataError: something is wrong with the file or the folder, or a split is empty.
@@ -73,86 +77,82 @@ def import_requests(
         items = [item for table in tables for item in read_items(table, spec)]
     rows = _Rows(spec, items, is_text=dataset is None)
     rejected: Counter[str] = Counter()
-    lines: list[str] = []
+    first = ""
     with new_folder(output) as folder:
         with (folder / REJECTED).open("w", encoding="utf-8") as left_out:
-            for row in (
-                row for chunk in file.chunks(Position(), _ROWS_AT_ONCE) for row in chunk.rows
-            ):
-                try:
-                    rows.add(row)
-                except RejectedRow as problem:
-                    rejected[problem.kind] += 1
-                    reason = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
-                    left_out.write(json_text(reason | {"raw": row.shown()}) + "\n")
-                    lines.append(f"  line {row.number + 1}: {problem}")
-                    del lines[_PRINTED:]
+            for chunk in file.chunks(0, _ROWS_AT_ONCE, file.num_rows):
+                for row in chunk.rows:
+                    problem = row.problem
+                    try:
+                        if row.values is not None:
+                            rows.add(row.values)
+                    except RejectedRow as error:
+                        problem = error
+                    if problem is not None:
+                        rejected[problem.kind] += 1
+                        first = first or f", first in line {row.number + 1}: {problem}"
+                        reason = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
+                        left_out.write(json_text(reason | {"raw": row.shown()}) + "\n")
         counts = ", ".join(f"{part} {rows.splits[part]:,}" for part in PARTS)
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
         if empty := [part for part in PARTS if not rows.splits[part]]:
             raise DataError(
-                f"{requests}: no row is of the split {empty[0]!r} ({counts}; {rejected.total():,} "
-                f"rejected); give more rows, or say with {PART!r} which split each row is of"
-                + "".join("\n" + line for line in lines)
+                f"{requests}: no row is of the split {empty[0]!r} ({counts}); give more rows, or "
+                f"say with {PART!r} which split each row is of (left out: {kinds or 'none'}{first})"
             )
         rows.write(folder, name or spec.name)
-    summary = f"{output}: {rows.splits.total():,} requests ({counts})"
+    lines = [f"{output}: {rows.splits.total():,} requests ({counts})"]
     if rejected:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
-        left = f"{rejected.total():,} are left out ({kinds}); all are in {output / REJECTED}:"
-        lines.insert(0, left)
-    return [summary, *lines]
+        lines.append(f"left out, all of them in {output / REJECTED}: {kinds}{first}")
+    return lines
 
 
 class _Rows:
-    """Users, items and events of the rows so far.
-
-    Attributes:
-      splits: rows of each.
-    """
+    """Users, items and events of the rows so far; `splits` counts the rows of each split."""
 
     def __init__(self, spec: DatasetSpec, items: Sequence[Item], *, is_text: bool) -> None:
         self._spec, self._is_text = spec, is_text
+        self._has_values = spec.events.value is not None and not is_text
         self._template = DatasetTemplate.parse(spec.template, SPEC_FILE)
         self._users: dict[str, Mapping[str, Any]] = {}
         self._items = {item.id: item.attributes for item in items}
         self._parser = RequestParser(spec, {item.id: item for item in items})
+        answers: Any = list[Number] if self._has_values else list[bool | int | str]
+        self._answers_type = record_type({ANSWERS: answers, PART: Literal[PARTS]}, (ANSWERS,))
         # Split by user, item, time and value: a behaviour that several rows name is one event.
         self._events: dict[tuple[str, str, float, float], str] = {}
         self.splits: Counter[str] = Counter()
 
-    def add(self, row: ReadRow) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Adds a row; raises RejectedRow, and has then added nothing."""
-        if row.values is None:
-            assert row.problem is not None
-            raise row.problem
-        try:
-            json.dumps(row.values, ensure_ascii=False, default=str).encode()
-        except UnicodeEncodeError:
-            raise RejectedRow("invalid_utf8", "a text has half of a surrogate pair") from None
-        request = self._parser.parse(row.values)
+        request = self._parser.parse(row)
         if request.unknown:
-            words = (
-                f"'history' names {request.unknown[0]!r}, which the table of items does not have"
-            )
+            words = f"'history' names {request.unknown[0]!r}, which the table of items lacks"
             raise RejectedRow("unknown_item", words)
-        answers = self._answers(row.values, len(request.candidates))
-        user = request.user.id or _digest(request)
-        part = row.values.get(PART) or PARTS[splits.by_name([user])[0]]
-        if part not in PARTS:
-            words = f"{PART!r} must be {', '.join(map(repr, PARTS))}, not {part!r}"
+        answered = converted(row, self._answers_type)
+        if len(answered[ANSWERS]) != len(request.candidates):
+            words = f"{ANSWERS!r} are {len(answered[ANSWERS])} of {len(request.candidates)} items"
             raise RejectedRow("wrong_type", words)
+        user = request.user.id or _digest(request)
+        part = answered.get(PART) or PARTS[splits.by_name([user])[0]]
         items = dict[str, Mapping[str, Any]]()
         events = dict[tuple[str, str, float, float], str]()
         for place, (event, item) in enumerate(request.history):
             path = f"history[{place}]"
+            if event.value is None and self._has_values:
+                raise RejectedRow("missing_field", f"'{path}.value' is missing")
+            value = 1.0 if event.value is None else event.value
             time = self._time(event.time, place, f"{path}.time")
-            value = self._past_value(event.value, f"{path}.value")
-            events[user, self._item(item, path, items), time, value] = "context"
+            events[user, self._id(item, path, items), time, value] = "context"
         now = self._time(request.time, len(request.history), "time")
-        for place, (item, answer) in enumerate(zip(request.candidates, answers, strict=True)):
-            item_id = self._item(item, f"candidates[{place}]", items)
-            if not math.isnan(answer):
-                events[user, item_id, now, answer] = part
+        pairs = zip(request.candidates, answered[ANSWERS], strict=True)
+        for place, (item, answer) in enumerate(pairs):
+            if not self._has_values:
+                answer = _yes(answer, f"{ANSWERS}[{place}]")
+            id_ = self._id(item, f"candidates[{place}]", items)
+            # Without values every event is a positive, and what was not chosen is none.
+            if answer or self._has_values or self._is_text:
+                events[user, id_, now, float(answer)] = part
         # The last description of a user or an item is the one that is kept.
         self._users[user] = request.user.attributes
         self._items |= items
@@ -167,9 +167,9 @@ class _Rows:
         made = dataclasses.replace(
             spec,
             name=name,
-            users=dataclasses.replace(spec.users, file=_FILES["users"]),
-            items=dataclasses.replace(spec.items, file=_FILES["items"]),
-            events=dataclasses.replace(events, part=PART, file=_FILES["events"]),
+            users=dataclasses.replace(spec.users, file="users.parquet"),
+            items=dataclasses.replace(spec.items, file="items.parquet"),
+            events=dataclasses.replace(events, part=PART, file="events.parquet"),
         )
         columns = [events.user, events.item, events.time, events.value, PART]
         write_dataset(
@@ -184,30 +184,6 @@ class _Rows:
             {name: kind for name, kind in made.events.kinds.items() if name not in columns[:2]},
         )
 
-    def _answers(self, row: Mapping[str, Any], number: int) -> list[float]:
-        """The value of the event of each candidate; NaN: there is no event."""
-        answers = row.get(ANSWERS)
-        if not isinstance(answers, list) or not answers:
-            raise RejectedRow("missing_field", f"{ANSWERS!r} must be a list of one or more")
-        if len(answers) != number:
-            raise RejectedRow("bad_list", f"{len(answers)} {ANSWERS!r} for {number} 'candidates'")
-        has_values = self._spec.events.value is not None and not self._is_text
-        values = []
-        for place, answer in enumerate(answers):
-            if isinstance(answer, str) and not has_values:
-                answer = answer.rstrip(".")  # sets of instructions have sentences: "Yes."
-            try:
-                value = parse_value(answer, VALUE if has_values else "bool")
-            except UnfitValue as error:
-                words = f"'{ANSWERS}[{place}]' does not fit: {error.reason}"
-                raise RejectedRow(error.kind, words) from None
-            if value is None:
-                raise RejectedRow("missing_field", f"'{ANSWERS}[{place}]' is missing")
-            # Without values every event is a positive, and what was not chosen is none.
-            is_event = value or has_values or self._is_text
-            values.append(float(value) if is_event else math.nan)
-        return values
-
     def _time(self, time: float | None, place: int, path: str) -> float:
         """A time; where users are plain texts the place in the row."""
         if time is not None and not math.isnan(time):
@@ -216,12 +192,7 @@ class _Rows:
             raise RejectedRow("missing_field", f"{path!r} is missing: events have times")
         return float(place)
 
-    def _past_value(self, value: float | None, path: str) -> float:
-        if value is None and self._spec.events.value is not None and not self._is_text:
-            raise RejectedRow("missing_field", f"{path!r} is missing")
-        return 1.0 if value is None else value
-
-    def _item(self, item: Item, path: str, items: dict[str, Mapping[str, Any]]) -> str:
+    def _id(self, item: Item, path: str, items: dict[str, Mapping[str, Any]]) -> str:
         """The item's id, which is its text where it has none; notes what it looks like."""
         try:
             text = self._template.item(item)
@@ -231,6 +202,13 @@ class _Rows:
             raise RejectedRow("no_text", f"{path!r} has no text")
         items[item.id or text] = item.attributes
         return item.id or text
+
+
+def _yes(answer: Any, path: str) -> bool:
+    word = str(answer).strip().rstrip(".").lower()  # sets of instructions have sentences: "Yes."
+    if word not in (*_YES, *_NO):
+        raise RejectedRow("wrong_type", f"{path!r} is {answer!r}, neither yes nor no")
+    return word in _YES
 
 
 def _digest(request: Request) -> str:

@@ -3,56 +3,43 @@
 Two formats, chosen by the ending: JSON lines (`.jsonl`) and Parquet (`.parquet`). Results have the
 format of the requests; a row keeps what it had, to the byte in JSON lines. Rows are counted from 0;
 in JSON lines that is the number of the line, and blank lines are no rows.
-
-A row that is no object at all (not JSON, not UTF-8) is handed on with the reason, not raised.
 """
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.files import column_names, open_parquet, parquet_damage, plain_batch
+from m6rec_jax.data.files import column_names, open_parquet, parquet_damage
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import RejectedRow
 
-# A longer line is no request: it would have to fit in memory.
-MAX_LINE_BYTES = 16 << 20
-# A chunk of long lines ends before it has all its rows.
-_MAX_CHUNK_BYTES = 64 << 20
 _MAX_SHOWN = 10_000
-
-
-class Position(NamedTuple):
-    """Where a chunk begins: number of its first row, and (JSON lines) bytes before it."""
-
-    row: int = 0
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of `count` parts of a file that are about as long; `index` from 0."""
+    """One of `count` parts of a file that have about as many rows; `index` from 0."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Reads `INDEX/COUNT`.
-
-        Raises:
-          ConfigError: it says something else.
-        """
+        """Reads `INDEX/COUNT`; raises ConfigError where it says something else."""
         numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         shard = cls(*map(int, numbers.groups())) if numbers else None
         if shard is None or shard.index >= shard.count:
@@ -69,6 +56,10 @@ class Shard:
         """The path of this part of an output: `scores-00003-of-00008.jsonl`."""
         return path.with_name(f"{path.stem}-{self.index:05}-of-{self.count:05}{path.suffix}")
 
+    def rows(self, number: int) -> tuple[int, int]:
+        """The first row of this part of a file of so many rows, and the one after its last."""
+        return number * self.index // self.count, number * (self.index + 1) // self.count
+
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
@@ -77,7 +68,7 @@ class ReadRow:
     Attributes:
       number: from 0.
       values, problem: the object; None where it could not be read, and why not.
-      raw: bytes of a line; in Parquet what can be shown of a row that could not be read, else None.
+      raw: the row's line, in Parquet None.
     """
 
     number: int
@@ -96,16 +87,10 @@ class ReadRow:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some consecutive rows.
-
-    Attributes:
-      rows: blank lines left out.
-      end: where the next chunk begins.
-      table: the same rows in Arrow (Parquet only).
-    """
+    """Consecutive rows; `end` is the first row after them, `table` has them in Arrow (Parquet)."""
 
     rows: Sequence[ReadRow]
-    end: Position
+    end: int
     table: pa.Table | None = None
 
 
@@ -121,75 +106,50 @@ def open_requests(path: str | Path, result_types: ResultTypes) -> RequestFile:
 
     Raises:
       ConfigError: another ending.
-      DataError: no such file, a damaged one, or one whose columns have a result's name.
+      DataError: no such file, a damaged one, one without rows, or one whose columns have a result's
+        name.
     """
     path = Path(path)
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"{path}: requests are read from .jsonl or .parquet files")
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    if path.suffix == ".jsonl":
-        return JsonLines(path, result_types)
-    if path.suffix == ".parquet":
-        return ParquetRows(path, result_types)
-    raise ConfigError(f"{path}: requests are read from .jsonl or .parquet files")
+    file = _FORMATS[path.suffix](path, result_types)
+    if not file.num_rows:
+        raise DataError(f"{path} has no rows")
+    return file
 
 
 class JsonLines:
-    """A file of requests of one JSON object per line, and how results are written in its format.
+    """A file of requests of one JSON object per line, and how results are written in its format."""
 
-    Attributes:
-      path: the file.
-      suffix: of files of results.
-      unit: in which `progress` counts, 'rows' or 'bytes'.
-    """
-
-    suffix, unit = ".jsonl", "bytes"
+    suffix = ".jsonl"
 
     def __init__(self, path: Path, result_types: ResultTypes) -> None:
-        self.path = path
-        self._names = tuple(result_types)
+        self.path, self._types = path, result_types
 
-    def positions(self, shard: Shard) -> tuple[Position, Position]:
-        """Where a part begins and ends; the parts hold every row once."""
-        size = self.path.stat().st_size
-        offsets = [size * place // shard.count for place in (shard.index, shard.index + 1)]
+    @cached_property
+    def num_rows(self) -> int:
+        """Lines of the file."""
         with self.path.open("rb") as file:
-            start = _line_after(file, Position(), offsets[0])
-            return start, _line_after(file, start, offsets[1])
+            return sum(1 for _ in file)
 
-    def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
-        """The rows from `start` up to `end` (None: all), at most `size` at a time.
+    def chunks(self, start: int, size: int, end: int) -> Iterator[Chunk]:
+        """The rows from `start` up to `end`, at most `size` at a time; at least one chunk.
 
         Raises:
           DataError: the file is damaged.
         """
-        last = self.path.stat().st_size if end is None else end.offset
         with self.path.open("rb") as file:
-            file.seek(start.offset)
-            rows: list[ReadRow] = []
-            number, begun = start.row, start.offset
-            while file.tell() < last and (line := file.readline(MAX_LINE_BYTES + 1)):
-                too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
-                if too_long:
-                    _skip_line(file)
-                if number == 0:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    rows.append(self._read(number, line.strip(), too_long))
-                number += 1
-                if len(rows) == size or file.tell() - begun > _MAX_CHUNK_BYTES:
-                    begun = file.tell()
-                    yield Chunk(rows, Position(number, begun))
-                    rows = []
-            if rows:
-                yield Chunk(rows, Position(number, file.tell()))
-
-    def no_rows(self, at: Position) -> Chunk:
-        """A chunk without rows, of which a part of a file may consist."""
-        return Chunk([], at)
-
-    def progress(self, start: Position, end: Position) -> int:
-        """How much lies between two positions."""
-        return end.offset - start.offset
+            numbered = itertools.islice(enumerate(file), start, end)
+            plain = (
+                (number, line.removeprefix(codecs.BOM_UTF8).strip()) for number, line in numbered
+            )
+            filled = ((number, line) for number, line in plain if line)
+            lines = list(itertools.islice(filled, size))
+            yield Chunk([self._read(*line) for line in lines], lines[-1][0] + 1 if lines else end)
+            while lines := list(itertools.islice(filled, size)):
+                yield Chunk([self._read(*line) for line in lines], lines[-1][0] + 1)
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
@@ -215,148 +175,92 @@ class JsonLines:
                 with part.open("rb") as source:
                     shutil.copyfileobj(source, target, 1 << 20)
 
-    def _read(self, number: int, line: bytes, too_long: bool) -> ReadRow:
+    def _read(self, number: int, line: bytes) -> ReadRow:
         try:
-            if too_long:
-                raise RejectedRow("too_long", f"the line has more than {MAX_LINE_BYTES:,} bytes")
-            values = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-            if not isinstance(values, dict):
-                raise RejectedRow("not_an_object", "the line is JSON, but not an object")
-            if taken := [name for name in self._names if name in values]:
-                reason = f"the row has a field {taken[0]!r} already, which results would have"
-                raise RejectedRow("field_taken", reason)
-            return ReadRow(number, values, None, line)
-        except RejectedRow as error:
-            problem = error
-        except UnicodeDecodeError as error:
-            reason = f"byte 0x{line[error.start]:02x} at offset {error.start} is not UTF-8"
-            problem = RejectedRow("invalid_utf8", reason)
+            values = msgspec.json.decode(line)
         except (ValueError, RecursionError) as error:
-            problem = RejectedRow("invalid_json", f"not JSON: {error}")
-        return ReadRow(number, None, problem, line[: 4 * _MAX_SHOWN])
+            kind = "invalid_utf8" if "UTF-8" in str(error) else "invalid_json"
+            return ReadRow(number, None, RejectedRow(kind, f"not JSON: {error}"), line)
+        if not isinstance(values, dict):
+            problem = RejectedRow("not_an_object", "the line is JSON, but not an object")
+            return ReadRow(number, None, problem, line)
+        if taken := [name for name in self._types if name in values]:
+            reason = f"the row has a field {taken[0]!r} already, which results would have"
+            return ReadRow(number, None, RejectedRow("field_taken", reason), line)
+        return ReadRow(number, values, None, line)
 
 
 class ParquetRows:
     """Requests in Parquet: as `JsonLines`."""
 
-    suffix, unit = ".parquet", "rows"
+    suffix = ".parquet"
 
     def __init__(self, path: Path, result_types: ResultTypes) -> None:
-        self.path = path
-        self._types = result_types
-        names = column_names(path)
+        self.path, self._types = path, result_types
+        if taken := [name for name in column_names(path) if name in result_types]:
+            raise DataError(
+                f"{path} has a column {taken[0]!r} already, which results would have; rename it"
+            )
         with open_parquet(path) as file:
-            metadata = file.metadata
-            self._group_rows = [metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        for name in result_types:
-            if name in names:
-                raise DataError(
-                    f"{path} has a column {name!r} already, which results would have; rename it"
-                )
+            groups = range(file.num_row_groups)
+            rows = [file.metadata.row_group(group).num_rows for group in groups]
+        self._group_starts = np.cumsum([0, *rows])
 
-    def positions(self, shard: Shard) -> tuple[Position, Position]:
-        total = sum(self._group_rows)
-        places = (shard.index, shard.index + 1)
-        start, end = (Position(total * place // shard.count) for place in places)
-        return start, end
+    @property
+    def num_rows(self) -> int:
+        return int(self._group_starts[-1])
 
-    def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
-        end = end or self.positions(Shard())[1]
-        ends = np.cumsum([0, *self._group_rows])
-        first = int(np.searchsorted(ends, start.row, side="right")) - 1
-        row = int(ends[first])
-        groups = list(range(first, len(self._group_rows)))
-        if not groups:
-            return
+    def chunks(self, start: int, size: int, end: int) -> Iterator[Chunk]:
+        first = int(np.searchsorted(self._group_starts, start, side="right")) - 1
+        row = int(self._group_starts[first])
         with open_parquet(self.path) as file:
+            if start == end:
+                yield Chunk([], end, file.schema_arrow.empty_table())
+                return
             try:
-                for batch in file.iter_batches(size, row_groups=groups):
-                    if row >= end.row:
-                        return
-                    skipped = min(max(0, start.row - row), batch.num_rows)
-                    number = row + skipped
-                    rest = batch.slice(skipped, end.row - number)
+                for batch in file.iter_batches(size, range(first, file.num_row_groups)):
+                    number = max(row, start)
+                    table = pa.Table.from_batches([batch])[number - row : max(0, end - row)]
                     row += batch.num_rows
-                    if rest.num_rows > 0:
-                        table = pa.Table.from_batches([plain_batch(rest)])
-                        rows = _read_batch(plain_batch(rest, microseconds=True), number)
-                        yield Chunk(rows, Position(number + rest.num_rows), table)
+                    if table.num_rows:
+                        rows = [self._read(table, i, number + i) for i in range(table.num_rows)]
+                        yield Chunk(rows, number + table.num_rows, table)
+                    if row >= end:
+                        return
             except (pa.ArrowException, OSError) as error:
                 raise parquet_damage(self.path, error) from error
-
-    def no_rows(self, at: Position) -> Chunk:
-        with open_parquet(self.path) as file:
-            batch = pa.RecordBatch.from_pylist([], file.schema_arrow)
-        return Chunk([], at, pa.Table.from_batches([plain_batch(batch)]))
-
-    def progress(self, start: Position, end: Position) -> int:
-        return end.row - start.row
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
     ) -> None:
         assert chunk.table is not None
-        table = chunk.table.take(pa.array(kept, pa.int64()))
+        # Arrow takes rows of some types only, and slices those of all.
+        rows = [chunk.table.slice(index, 1) for index in kept]
+        table = pa.concat_tables([chunk.table.slice(0, 0), *rows])
         for name, values in results.items():
-            kind = self._types[name]
-            table = table.append_column(name, pa.array([list(row) for row in values], kind))
+            column = pa.array([list(value) for value in values], self._types[name])
+            table = table.append_column(name, column)
         pq.write_table(table, path, compression="zstd")
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
-        writer: pq.ParquetWriter | None = None
-        for part in parts:
-            table = pq.read_table(part)
-            if writer is None:
-                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table)
-        assert writer is not None
-        writer.close()
+        tables = map(pq.read_table, parts)
+        first = next(tables)
+        with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table)
+
+    def _read(self, table: pa.Table, index: int, number: int) -> ReadRow:
+        try:
+            (values,) = table.slice(index, 1).to_pylist()
+        except (ValueError, OverflowError) as error:
+            kind = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "wrong_type"
+            problem = RejectedRow(kind, f"the row cannot be read: {error}")
+            return ReadRow(number, None, problem, f"row {number} of {self.path.name}".encode())
+        return ReadRow(number, values)
 
 
 RequestFile = JsonLines | ParquetRows
-
-
-def _line_after(file: BinaryIO, start: Position, offset: int) -> Position:
-    """Where the first line begins that does so at `offset` or later, itself not before `start`."""
-    if offset <= start.offset:
-        return start
-    row, left = start.row, offset - 1 - start.offset
-    file.seek(start.offset)
-    while left and (block := file.read(min(left, 1 << 20))):
-        row, left = row + block.count(b"\n"), left - len(block)
-    _skip_line(file)
-    return Position(row + 1, file.tell())
-
-
-def _skip_line(file: Any) -> None:
-    while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
-        pass
-
-
-def _refuse_constant(name: str) -> Any:
-    raise RejectedRow("nan", f"{name} is no JSON; write null where a value is not known")
-
-
-def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
-    """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
-    try:
-        return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
-    except (ValueError, OverflowError):
-        return [_read_arrow_row(batch.slice(i, 1), first + i) for i in range(batch.num_rows)]
-
-
-def _read_arrow_row(row: pa.RecordBatch, number: int) -> ReadRow:
-    values: dict[str, Any] = {}
-    problem: RejectedRow | None = None
-    for name, column in zip(row.schema.names, row.columns, strict=True):
-        try:
-            values[name] = column[0].as_py()
-        except (ValueError, OverflowError) as error:
-            kind = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "wrong_type"
-            problem = RejectedRow(kind, f"{name!r} cannot be read: {error}")
-    if problem is None:
-        return ReadRow(number, values)
-    return ReadRow(number, None, problem, json.dumps(values, default=str).encode())
+_FORMATS: Mapping[str, type[RequestFile]] = {".jsonl": JsonLines, ".parquet": ParquetRows}
 
 
 def _plain(values: Any) -> list[Any]:

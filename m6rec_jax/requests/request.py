@@ -23,38 +23,48 @@ for items unless a catalogue gives them ids of their own.
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
-from m6rec_jax.data.columns import ID, TIME, VALUE, parse_value
-from m6rec_jax.data.schema import OF_REQUESTS, DatasetSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue, out_of_range, short_text
+import msgspec
+
+from m6rec_jax.data.schema import OF_REQUESTS, DatasetSpec, TableSpec
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, short_text
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item, User, Value
 
 # Names within users and items that are no columns.
 _ID, _STATISTICS = OF_REQUESTS
-_BEHAVIOUR = ("item", "time", "value")
 # Of users or items that have no other column.
 TEXT = "text"
-_UNKNOWN = "unknown_item"
-# Characters of a statistic: those of a user are told with every candidate.
-_LONGEST_STATISTIC = 1000
+_LARGEST = 1.7976931348623157e308
+Number = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+_Id = str | int
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_TYPES: Mapping[str, Any] = {
+    "string": str | int,
+    "int": int,
+    "float": Number,
+    "bool": bool,
+    "list<string>": tuple[str, ...],
+}
+# A statistic of a user is told with every candidate.
+_Words = Annotated[str, msgspec.Meta(max_length=1000)]
+_Statistic = (
+    _Words | int | Number | bool | Annotated[tuple[_Words, ...], msgspec.Meta(max_length=100)]
+)
 
 
 class RejectedRow(DataError):
-    """A request cannot be answered.
+    """A request cannot be answered; `kind` says why in a word, such as `unknown_item`."""
 
-    Attributes:
-      kind: one word or a few for reports, such as `unknown_item`.
-      value: the id of an item that is not known, else None.
-    """
-
-    def __init__(self, kind: str, reason: str, value: Any = None) -> None:
+    def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind, reason)  # both, so that it can be pickled
-        self.kind, self.value = kind, value
+        self.kind = kind
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -68,7 +78,7 @@ class Request:
       user: with an empty id where the request has none.
       time: the moment it is asked at, unix seconds; None where it does not say.
       history: what the user did until then, oldest first, with the items; a time that is not
-        known is NaN.
+        given is NaN.
       candidates: to be scored.
       statistics: of the user and the moment, as far as the request brings them.
       candidate_statistics: likewise, per candidate.
@@ -96,8 +106,8 @@ class Request:
     @property
     def gaps(self) -> list[str]:
         """What the answer had to do without: `unknown_items`, `no_history`."""
-        found = ["unknown_items"] if self.unknown else []
-        return found if self.history or not self.has_history else [*found, "no_history"]
+        gaps = ["unknown_items"] if self.unknown else []
+        return gaps if self.history or not self.has_history else [*gaps, "no_history"]
 
 
 class RequestParser:
@@ -121,16 +131,38 @@ class RequestParser:
         about_field: str | None = None,
         text_field: str | None = None,
     ) -> None:
-        self._spec = spec
-        self._catalogue = catalogue
-        self._statistics = frozenset(statistics)
+        self._spec, self._catalogue = spec, catalogue
         self._candidates_field, self._about_field = candidates_field, about_field
         self._text_field = text_field
-        self._user_texts = set(spec.users.columns) == {TEXT}
-        # Else an id that is not known would be read as a text.
+        # Else an id that the catalogue lacks would be read as a text.
         self._item_texts = set(spec.items.columns) == {TEXT} and all(
             id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
         )
+        given = record_type(dict.fromkeys(statistics, _Statistic))
+        user, item = (
+            record_type(_columns(spec.users)),
+            record_type(_columns(spec.items) | {_STATISTICS: given}),
+        )
+        behaviour = {"item": _Id | item, "time": Any}
+        if spec.events.value is not None:
+            behaviour["value"] = Number
+        event = record_type(behaviour, ("item",))
+        row: dict[str, Any] = {
+            "user": str | user if set(spec.users.columns) == {TEXT} else user,
+            "time": Any,
+            "history": list[str | event if self._item_texts else event],  # type: ignore[misc]
+            _STATISTICS: given,
+            "k": Annotated[int, msgspec.Meta(ge=1)],
+            "exclude": list[_Id],
+        }
+        self._items_type: Any = list[_Id | item]  # type: ignore[valid-type]
+        if candidates_field is not None:
+            row[candidates_field] = self._items_type
+        if about_field is not None:
+            row[about_field] = _Id | item
+        if text_field is not None:
+            row = {text_field: _Text}
+        self._row = record_type(row, {candidates_field, text_field})
 
     def parse(self, row: Mapping[str, Any]) -> Request:
         """Makes a request of a row.
@@ -138,12 +170,32 @@ class RequestParser:
         Raises:
           RejectedRow: something is missing or wrong; says what and where.
         """
-        if not isinstance(row, Mapping):
-            raise RejectedRow("wrong_type", f"a request is an object, not {short_text(row)}")
-        try:
-            return self._parse(row, set())
-        except RecursionError:
-            raise RejectedRow("wrong_type", "the row is nested too deeply") from None
+        values = converted(row, self._row)
+        if self._text_field is not None:
+            user = User("", {TEXT: values[self._text_field]})
+            return Request(user, None, (), has_history=False)
+        user, now = self._user(values.get("user")), _seconds(values.get("time"), "time")
+        history, unknown = self._history(values.get("history") or (), user.id, now)
+        candidates: list[Item] = []
+        given: list[Mapping[str, Value]] = []
+        if self._candidates_field is not None:
+            entries = values[self._candidates_field]
+            candidates = self._items(entries, self._candidates_field)
+            given = [_given(entry) for entry in entries]
+        about = None if self._about_field is None else values.get(self._about_field)
+        return Request(
+            user,
+            now,
+            history,
+            tuple(candidates),
+            _given(values),
+            tuple(given),
+            values.get("k"),
+            tuple(map(str, values.get("exclude") or ())),
+            None if about is None else self._item(about, str(self._about_field)),
+            frozenset(one for name in values for one in _ignored(row[name], values[name], name)),
+            unknown,
+        )
 
     def items(self, entries: Iterable[Any], ignored: set[str] | None = None) -> list[Item]:
         """Items that are named by id or described, as in a request; raises as `parse`.
@@ -152,229 +204,155 @@ class RequestParser:
           entries: ids or objects.
           ignored: takes up the names of fields that the data set does not have.
         """
-        left_out = set[str]() if ignored is None else ignored
-        return [self._item(entry, f"items[{i}]", left_out) for i, entry in enumerate(entries)]
+        entries = list(entries)
+        values = converted(entries, self._items_type, "items")
+        if ignored is not None:
+            ignored.update(_ignored(entries, values, "items"))
+        return self._items(values, "items")
 
-    def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
-        if self._text_field is not None:
-            text = _required(row.get(self._text_field), "string", self._text_field)
-            return Request(User("", {TEXT: text}), None, (), has_history=False)
-        user = self._user(row.get("user"), ignored)
-        now = _time(row.get("time"), "time")
-        told = [
-            self._behaviour(entry, user.id, f"history[{index}]", ignored)
-            for index, entry in enumerate(_list(row.get("history"), "history"))
-        ]
-        _check_order([event.time for event, _ in told], now)
-        history = tuple((event, item) for event, item in told if item is not None)
-        unknown = tuple(event.item_id for event, item in told if item is None)
-        candidates: list[Item] = []
-        given: list[Mapping[str, Value]] = []
-        if self._candidates_field is not None:
-            name = self._candidates_field
-            for index, entry in enumerate(_list(row.get(name), name, required=True)):
-                path = f"{name}[{index}]"
-                candidates.append(self._item(entry, path, ignored))
-                own = entry.get(_STATISTICS) if isinstance(entry, Mapping) else None
-                given.append(self._given(own, f"{path}.{_STATISTICS}", ignored))
-        about = None
-        if self._about_field is not None and row.get(self._about_field) is not None:
-            about = self._item(row[self._about_field], self._about_field, ignored)
-        return Request(
-            user,
-            now,
-            history,
-            tuple(candidates),
-            self._given(row.get(_STATISTICS), _STATISTICS, ignored),
-            tuple(given),
-            _count(row.get("k"), "k"),
-            tuple(
-                _required(entry, ID, f"exclude[{index}]")
-                for index, entry in enumerate(_list(row.get("exclude"), "exclude"))
-            ),
-            about,
-            frozenset(ignored),
-            unknown,
-        )
+    def _user(self, entry: Any) -> User:
+        entry = {TEXT: entry} if isinstance(entry, str) else entry or {}
+        return User(_id(entry), _attributes(entry, self._spec.users))
 
-    def _user(self, entry: Any, ignored: set[str]) -> User:
-        if entry is None:
-            return User("")
-        if isinstance(entry, str) and self._user_texts:
-            entry = {TEXT: entry}
-        _check_object(entry, "user")
-        columns = self._spec.users.columns
-        attributes = _attributes(entry, columns, "user", (_ID,), ignored)
-        return User(_value(entry.get(_ID), ID, "user.id") or "", attributes)
+    def _history(
+        self, entries: Sequence[Any], user_id: str, now: float | None
+    ) -> tuple[tuple[tuple[Event, Item], ...], tuple[str, ...]]:
+        """Behaviours, and the ids of those with items of which nothing is known."""
+        history: list[tuple[Event, Item]] = []
+        unknown: list[str] = []
+        latest = -math.inf
+        for index, entry in enumerate(entries):
+            path = f"history[{index}]"
+            entry = {"item": entry} if isinstance(entry, str) else entry
+            time = _seconds(entry.get("time"), f"{path}.time")
+            item = self._known(entry["item"], f"{path}.item")
+            if item is None:
+                unknown.append(_id(entry["item"]))
+                continue
+            if time is None:
+                time = math.nan
+            elif time < latest or (now is not None and time > now):
+                other = f"earlier than the one before ({latest})"
+                if time >= latest:
+                    other = f"later than the request itself ({now})"
+                words = f"'{path}.time' is {time!r}, {other}"
+                raise RejectedRow("time_out_of_order", words)
+            else:
+                latest = time
+            history.append((Event(user_id, item.id, time, entry.get("value")), item))
+        return tuple(history), tuple(unknown)
 
-    def _behaviour(
-        self, entry: Any, user_id: str, path: str, ignored: set[str]
-    ) -> tuple[Event, Item | None]:
-        """A behaviour, and its item if anything is known of it."""
-        if isinstance(entry, str) and self._item_texts:
-            entry = {"item": entry}
-        _check_object(entry, path)
-        ignored.update(
-            f"history.{name}"
-            for name, value in entry.items()
-            if name not in _BEHAVIOUR and value is not None
-        )
-        item: Item | None = None
-        try:
-            item = self._item(entry.get("item"), f"{path}.item", ignored)
-        except RejectedRow as problem:
-            if problem.kind != _UNKNOWN:
-                raise
-            unknown = problem.value
-        item_id = unknown if item is None else item.id
-        time = _time(entry.get("time"), f"{path}.time")
-        value = None
-        if self._spec.events.value is not None:
-            value = _value(entry.get("value"), VALUE, f"{path}.value")
-        elif entry.get("value") is not None:
-            ignored.add("history.value")
-        return Event(user_id, item_id, math.nan if time is None else time, value), item
+    def _items(self, entries: Sequence[Any], path: str) -> list[Item]:
+        return [self._item(entry, f"{path}[{i}]") for i, entry in enumerate(entries)]
 
-    def _item(self, entry: Any, path: str, ignored: set[str]) -> Item:
+    def _item(self, entry: Any, path: str) -> Item:
         """The item that an id, a text or an object means."""
+        item = self._known(entry, path)
+        if item is None:
+            raise RejectedRow(
+                "unknown_item",
+                f"{path!r} is {short_text(_id(entry))}, which the catalogue does not have; give "
+                "the item's columns",
+            )
+        return item
+
+    def _known(self, entry: Any, path: str) -> Item | None:
+        """As `_item`; None where it is an id that the catalogue does not have."""
         if isinstance(entry, str) and self._item_texts and entry not in self._catalogue:
             entry = {TEXT: entry}
-        own: dict[str, Value] = {}
-        id_ = entry
-        if isinstance(entry, Mapping):
-            id_ = entry.get(_ID)
-            names = (_ID, _STATISTICS)
-            own = _attributes(entry, self._spec.items.columns, path, names, ignored)
-        item_id: str | None = _value(id_, ID, path)
-        if item_id is None and not own:
-            raise _problem("missing_field", path, "is missing: give an id or the item's columns")
-        known = None if item_id is None else self._catalogue.get(item_id)
-        if known is None and not own:
-            raise _problem(
-                _UNKNOWN,
-                path,
-                f"is {short_text(item_id)}, which the catalogue does not have; give the item's "
-                "columns",
-                item_id,
-            )
-        title = str(own.get(self._spec.items.title_column or "") or "")
-        if known is None:
-            return Item(item_id or "", own, title)
-        attributes = {**known.attributes, **own}
-        return Item(known.id, attributes, title or known.title) if own else known
-
-    def _given(self, entry: Any, path: str, ignored: set[str]) -> Mapping[str, Value]:
-        if entry is None:
-            return {}
-        _check_object(entry, path)
-        values = {name: value for name, value in entry.items() if value is not None}
-        ignored.update(f"statistics.{name}" for name in values.keys() - self._statistics)
-        return {
-            name: _statistic(value, f"{path}.{name}")
-            for name, value in values.items()
-            if name in self._statistics
-        }
+        id_, columns = _id(entry), {}
+        if isinstance(entry, dict):
+            columns = _attributes(entry, self._spec.items)
+        item = self._catalogue.get(id_)
+        if not columns:
+            if not id_:
+                words = f"{path!r} is missing: give an id or the item's columns"
+                raise RejectedRow("missing_field", words)
+            return item
+        title = str(columns.get(self._spec.items.title_column or "") or "")
+        if item is None:
+            return Item(id_, columns, title)
+        return Item(id_, {**item.attributes, **columns}, title or item.title)
 
 
-def _problem(kind: str, path: str, words: str, value: Any = None) -> RejectedRow:
-    """What is wrong with a field of a request."""
-    return RejectedRow(kind, f"{path!r} {words}", value)
+def record_type(fields: Mapping[str, Any], required: Collection[str | None] = ()) -> Any:
+    """An object whose fields may be missing or null, but for those that are required."""
+    kinds: dict[str, Any] = {
+        name: Required[kind] if name in required else kind | None
+        for name, kind in fields.items()
+    }
+    return TypedDict("Record", kinds, total=False)  # type: ignore[operator]
 
 
-def _check_object(entry: Any, path: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise _problem("wrong_type", path, f"must be an object, not {short_text(entry)}")
+def _columns(table: TableSpec) -> dict[str, Any]:
+    return {_ID: _Id} | {name: _TYPES[kind] for name, kind in table.columns.items()}
 
 
-def _value(value: Any, kind: str, path: str) -> Any:
+def converted(value: Any, kind: Any, name: str = "") -> Any:
+    """The value as its type, numbers in words as numbers; raises RejectedRow."""
     try:
-        return parse_value(value, kind)
-    except UnfitValue as error:
-        raise _problem(error.kind, path, f"does not fit: {error.reason}") from None
+        return msgspec.convert(value, kind, strict=False)
+    except UnicodeEncodeError:
+        words = f"{name or 'the request'} has a text with half of a surrogate pair"
+        raise RejectedRow("invalid_utf8", words) from None
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        missing = re.fullmatch("Object missing required field `(.*)`", reason)
+        path = name + path.rstrip("`") + (f".{missing[1]}" if missing else "")
+        problem = "wrong_type"
+        if missing or reason.endswith("got `null`"):
+            problem, reason = "missing_field", "is missing"
+        elif str(_LARGEST) in reason:
+            reason = "is not a finite number; write null where it is not known"
+        where = repr(path.removeprefix(".")) if path else "the request"
+        raise RejectedRow(problem, f"{where}: {reason}") from None
 
 
-def _required(value: Any, kind: str, path: str) -> Any:
-    found = _value(value, kind, path)
-    if found is None:
-        raise _problem("missing_field", path, "is missing")
-    return found
+def _ignored(given: Any, read: Any, path: str) -> Iterator[str]:
+    """Fields of objects that were not read: history[3].item.prize is history.item.prize."""
+    if isinstance(read, dict):
+        for name, value in given.items():
+            if name in read:
+                yield from _ignored(value, read[name], f"{path}.{name}")
+            elif value is not None:
+                yield f"{path}.{name}"
+    elif isinstance(read, list):
+        for value, one in zip(given, read, strict=True):
+            yield from _ignored(value, one, path)
 
 
-def _time(value: Any, path: str) -> float | None:
-    time: float | None = _value(value, TIME, path)
-    if time is not None and not FIRST_TIME <= time <= LAST_TIME:
-        raise _problem("bad_time", path, f"does not fit: {out_of_range(time)}")
+def _id(entry: Any) -> str:
+    id_ = entry.get(_ID) if isinstance(entry, dict) else entry
+    return "" if id_ is None else str(id_)
+
+
+def _attributes(entry: Mapping[str, Any], table: TableSpec) -> dict[str, Value]:
+    """Columns of a table that an object has; null and "" are as good as nothing."""
+    return {
+        name: str(value) if table.columns[name] == "string" else value
+        for name, value in entry.items()
+        if name in table.columns and value not in (None, "")
+    }
+
+
+def _given(entry: Any) -> dict[str, Value]:
+    """The statistics of an object."""
+    given = (entry.get(_STATISTICS) if isinstance(entry, dict) else None) or {}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _seconds(value: Any, path: str) -> float | None:
+    if value in (None, ""):
+        return None
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            time = float(value)
+        else:
+            moment = datetime.datetime.fromisoformat(str(value))  # also times and dates of Parquet
+            time = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        words = f"{path!r} is {short_text(value)}, neither unix seconds nor an ISO 8601 time"
+        raise RejectedRow("bad_time", words) from None
+    if not FIRST_TIME <= time <= LAST_TIME:
+        raise RejectedRow("bad_time", f"{path!r}: {out_of_range(time)}")
     return time
-
-
-def _check_order(times: list[float], now: float | None) -> None:
-    previous = -math.inf
-    for index, time in enumerate(times):
-        if math.isnan(time):
-            continue
-        late = now is not None and time > now
-        if late or time < previous:
-            other = f"later than the request itself ({now})"
-            if not late:
-                other = f"earlier than the one before ({previous})"
-            raise _problem("time_out_of_order", f"history[{index}].time", f"is {time!r}, {other}")
-        previous = time
-
-
-def _list(value: Any, path: str, required: bool = False) -> list[Any]:
-    if value is None:
-        if required:
-            raise _problem("missing_field", path, "is missing (a list, which may be empty)")
-        return []
-    if not isinstance(value, list):
-        raise _problem("wrong_type", path, f"must be a list, not {short_text(value)}")
-    return value
-
-
-def _count(value: Any, path: str) -> int | None:
-    number: int | None = _value(value, "int", path)
-    if number is not None and number < 1:
-        raise _problem("wrong_type", path, f"is {number}; it must be at least 1")
-    return number
-
-
-def _attributes(
-    entry: Mapping[str, Any],
-    columns: Mapping[str, str],
-    path: str,
-    others: Iterable[str],
-    ignored: set[str],
-) -> dict[str, Value]:
-    """Columns of a table that an object has; null is as good as nothing."""
-    found: dict[str, Value] = {}
-    for name, value in entry.items():
-        if value is None or name in others:
-            continue
-        if name not in columns:
-            # Without indices: history[3].item.prize is ignored as history.item.prize.
-            ignored.add(f"{_without_indices(path)}.{name}")
-            continue
-        parsed = _value(value, columns[name], f"{path}.{name}")
-        if parsed is not None:
-            found[name] = parsed
-    return found
-
-
-def _statistic(value: Any, path: str) -> Value:
-    """A statistic: words, a number, or a list of words."""
-    if isinstance(value, list):
-        value = _value(value, "list<string>", path)
-    elif isinstance(value, float):
-        value = _value(value, "float", path)
-    elif not isinstance(value, str | int):
-        words = f"must be a text, a number or a list, not {short_text(value)}"
-        raise _problem("wrong_type", path, words)
-    length = len("".join(value)) if isinstance(value, str | tuple) else 0
-    if length > _LONGEST_STATISTIC:
-        words = f"has {length} characters; a statistic may have {_LONGEST_STATISTIC}"
-        raise _problem("too_long", path, words)
-    return value
-
-
-def _without_indices(path: str) -> str:
-    return ".".join(part.partition("[")[0] for part in path.split("."))

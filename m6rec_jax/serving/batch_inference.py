@@ -251,7 +251,7 @@ def answer_file(
     asked = workers.begin(_asked, task, job)()
     file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in asked.types.items()})
     described = {"requests": file_sha256(requests), **asked.described}
-    start, end = file.positions(shard or Shard())
+    start, end = (shard or Shard()).rows(file.num_rows)
     if shard is not None:
         described["shard"] = str(shard)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -260,27 +260,20 @@ def answer_file(
             log.info("%s is complete already", output)
             return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
         if parts.start != start:
-            log.info("going on at row %s", f"{parts.start.row:,}")
+            log.info("going on at row %s", f"{parts.start:,}")
         chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
         answered = workers.map(functools.partial(_answered, asked), chunks)
         with progress_bar(
-            total=file.progress(start, end),
-            initial=file.progress(start, parts.start),
-            unit="B" if file.unit == "bytes" else " rows",
-            unit_scale=file.unit == "bytes",
+            total=end - start,
+            initial=parts.start - start,
+            unit=" rows",
             desc="requests",
             disable=not progress,
         ) as bar:
             for chunk, own in zip(sent, answered, strict=True):
                 file.write_part(parts.part, chunk, own.kept, own.columns)
-                bar.update(file.progress(parts.start, chunk.end))
+                bar.update(chunk.end - parts.start)
                 parts.commit(chunk.end, own.totals, own.rejected)
-        if parts.start == start:
-            if shard is None:
-                raise DataError(f"{file.path} has no rows")
-            # Some parts have none where there are more parts than rows.
-            file.write_part(parts.part, file.no_rows(end), [], {name: [] for name in asked.types})
-            parts.commit(end, Totals(), [])
         parts.finish(file.join)
         return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
 

@@ -21,7 +21,6 @@ import numpy as np
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.co_occurrence import FILE as CO_OCCURRENCE
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.columns import TIME, parse_value
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
@@ -279,10 +278,9 @@ class _LikedItems:
         now = last + 1 if math.isfinite(last) else 0.0
         self._user = {"user": {}, "time": now, **user, "history": user.get("history") or []}
         if "time" not in user:
-            self._parse({**self._user, "time": None})  # says what is wrong
-            told = (entry for entry in self._user["history"] if isinstance(entry, Mapping))
-            times = [parse_value(entry.get("time"), TIME) for entry in told]
-            self._user["time"] = max([now, *(time for time in times if time is not None)])
+            told = self._parse({**self._user, "time": None}).history
+            times = [event.time for event, _ in told if not math.isnan(event.time)]
+            self._user["time"] = max([now, *times])
         if ignored := self._parse(self._user).ignored:
             logger.warning(
                 "left out of what is known of the user, since the data set has no such columns: %s",

@@ -26,11 +26,9 @@ from typing import Any, Self, TypeVar
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file, to_disk, write_atomically
 from m6rec_jax.io.locks import locked_folder
-from m6rec_jax.requests.files import Position
 
 # Names of ignored fields to keep: requests may have any number of them.
 _MOST_NAMES = 50
-_BEGIN = Position()
 
 # Of pathlib or epath.
 AnyPath = TypeVar("AnyPath", bound=Path)
@@ -87,11 +85,11 @@ class PartFiles:
       suffix: of its parts.
       job: what the output depends on, as JSON has it: committed parts of another job are not gone
         on with.
-      start: where the first part begins.
+      start: the row with which the first part begins.
 
     Attributes:
       rejected: the side file.
-      start: where the next part begins.
+      start: the row with which the next part begins.
       totals: of the committed parts.
       finished: whether the output is complete already.
 
@@ -100,9 +98,7 @@ class PartFiles:
         writing them; or the summary that is there is another output's.
     """
 
-    def __init__(
-        self, output: Path, suffix: str, job: Mapping[str, Any], start: Position = _BEGIN
-    ) -> None:
+    def __init__(self, output: Path, suffix: str, job: Mapping[str, Any], start: int = 0) -> None:
         self._output, self._suffix = output, suffix
         self._job = json.loads(json.dumps(job))
         self.rejected, self._summary = side_files(output)
@@ -131,11 +127,11 @@ class PartFiles:
         """Where the next part's rows with results go."""
         return self._path(self._number, self._suffix)
 
-    def commit(self, end: Position, totals: Totals, rejected: Sequence[Mapping[str, Any]]) -> None:
+    def commit(self, end: int, totals: Totals, rejected: Sequence[Mapping[str, Any]]) -> None:
         """Makes the next part count, once its rows are written to `part`.
 
         Args:
-          end: where the part after it begins.
+          end: the row with which the part after it begins.
           totals: of this part.
           rejected: lines of the side file.
         """
@@ -186,7 +182,7 @@ class PartFiles:
                 break
             record = self._record(number)
             self._check_job(record["job"], self._folder)
-            self._number, self.start = number + 1, Position(*record["end"])
+            self._number, self.start = number + 1, record["end"]
             self.totals.add(Totals.from_json(record["totals"]))
 
     def _check_summary(self) -> None:

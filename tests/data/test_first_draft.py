@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import first_draft
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.first_draft import draft_dataset
 from m6rec_jax.data.schema import DatasetSpec
@@ -129,10 +128,7 @@ def test_ordinary_headers_give_a_draft_that_is_accepted(tmp_path: Path) -> None:
     assert check_dataset(tmp_path).ok
 
 
-def test_of_large_tables_all_ids_are_looked_for_and_all_events_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(first_draft, "_SAMPLE", 10)
+def test_of_large_tables_all_ids_are_looked_for_and_all_events_are_counted(tmp_path: Path) -> None:
     films = [(n, f"Film {n}") for n in range(100)]
     acted = [
         (f"v{n % 3}", 99 - n % 48, f"2024-01-01 00:{n // 60:02d}:{n % 60:02d}") for n in range(95)

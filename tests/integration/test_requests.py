@@ -102,7 +102,7 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
     assert {row["row"]: row["kind"] for row in rejected} == {
         5: "invalid_json",
         77: "invalid_utf8",
-        150: "nan",
+        150: "invalid_json",
         151: "wrong_type",
         399: "unknown_item",
     }

@@ -10,7 +10,6 @@ import pytest
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io import atomic
-from m6rec_jax.requests.files import Position
 from m6rec_jax.serving import part_files
 from m6rec_jax.serving.part_files import PartFiles, Totals
 
@@ -25,13 +24,13 @@ def join(parts: Iterable[Path], path: Path) -> None:
 def write(output: Path, job: dict[str, Any] = JOB) -> PartFiles:
     """Rows 0 to 16, five a part; every row but each seventh has a result."""
     with PartFiles(output, ".jsonl", job) as parts:
-        while not parts.finished and parts.start.row < ROWS:
-            rows = range(parts.start.row, min(parts.start.row + 5, ROWS))
+        while not parts.finished and parts.start < ROWS:
+            rows = range(parts.start, min(parts.start + 5, ROWS))
             good = [row for row in rows if row % 7]
             parts.part.write_text("".join(f"{row}\n" for row in good))
             bad = [{"row": row} for row in rows if not row % 7]
             totals = Totals(len(good), Counter(bad=len(bad)), Counter(x=1))
-            parts.commit(Position(rows[-1] + 1, 0), totals, bad)
+            parts.commit(rows[-1] + 1, totals, bad)
         if not parts.finished:
             parts.finish(join)
     return parts
@@ -102,7 +101,7 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with PartFiles(output, ".jsonl", JOB) as parts:
         parts.part.write_text("")
-        parts.commit(Position(1, 0), Totals(0, Counter(bad=1)), [{"row": 0}])
+        parts.commit(1, Totals(0, Counter(bad=1)), [{"row": 0}])
         with pytest.raises(DataError, match=r"another process is writing .*out\.jsonl; wait for"):
             write(output)
     with pytest.raises(DataError, match=r"out\.jsonl\.parts holds .* differs in: k \(10 there\)"):

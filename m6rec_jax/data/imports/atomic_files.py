@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from m6rec_jax.data.imports.lines import fields, first_line
-from m6rec_jax.data.imports.records import (
+from m6rec_jax.data.imports.text_files import (
     ITEM,
     POSITION,
     RATING,
     TIMESTAMP,
     USER,
     Imported,
-    ImportedTable,
+    TextTable,
+    column_names,
+    fields,
+    header,
 )
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -62,48 +63,40 @@ def read_atomic_files(folder: Path) -> Imported:
     item_table = _table(items, (ITEM,), notes)
     user_table = _table(users, (USER,), notes) if users.is_file() else None
     events = _table(path, (USER, ITEM), notes)
-    used = (TIMESTAMP, RATING)
-    if unused := [name for name in events.columns if name not in used]:
+    if unused := [name for name in events.columns if name not in (TIMESTAMP, RATING)]:
         notes.append(f"{path.name}: not used: {', '.join(unused)}")
-    has_times = TIMESTAMP in events.columns
-    order = "" if has_times else f"the place of an event in {path.name}"
-    if order:
-        source = events.source
+    order = ""
+    if TIMESTAMP not in events.columns:
+        order, source = f"the place of an event in {path.name}", events.source
         sql = f"(SELECT *, file_row_number + 1 AS {POSITION} FROM {source.sql})"
         source = source._replace(sql=sql, types={**source.types, POSITION: "BIGINT"})
-        events = replace(events, source=source)
+        events = events._replace(source=source)
     return Imported(path.stem, item_table, user_table, events, order, notes)
 
 
-def _table(path: Path, required: Sequence[str], notes: list[str]) -> ImportedTable:
-    kinds = _header(path, notes)
-    for name in required:
-        if name not in kinds:
-            raise DataError(
-                f"{path}, line 1: no field {name!r} (its fields: {', '.join(kinds)})"
-                f"{did_you_mean(name, kinds)}"
-            )
-    lists = [name for name, kind in kinds.items() if kind == "list<string>"]
-    columns = {name: kind for name, kind in kinds.items() if kind and name not in required}
-    source = fields(path, list(kinds), header=True, lists=lists)
-    return ImportedTable(path, source, list(kinds), columns)
-
-
-def _header(path: Path, notes: list[str]) -> dict[str, str | None]:
-    """Field -> type of column; None for those that are not used."""
-    kinds: dict[str, str | None] = {}
-    for field in first_line(path).split("\t"):
-        name, colon, kind = field.strip().rpartition(":")
+def _table(path: Path, required: Sequence[str], notes: list[str]) -> TextTable:
+    kinds = []
+    for field in header(path):
+        _, colon, kind = field.strip().rpartition(":")
         if not colon or kind not in _KINDS:
             hint = did_you_mean(kind, _KINDS) if colon else "; write field:type"
             raise DataError(
                 f"{path}, line 1: {field[:60]!r} has none of the types {', '.join(_KINDS)}{hint}"
             )
-        name = re.sub(r"\W+", "_", name)
-        if not name or name.lower() in map(str.lower, kinds):
-            raise DataError(f"{path}, line 1: the field {name!r} is there twice, or is no name")
-        is_text = kind == "token_seq" and _TEXT.search(name)
-        kinds[name] = "string" if is_text else _KINDS[kind]
-    if unused := [name for name, kind in kinds.items() if kind is None]:
+        kinds.append(kind)
+    names = column_names(path, (field.rpartition(":")[0] for field in header(path)))
+    for name in required:
+        if name not in names:
+            raise DataError(
+                f"{path}, line 1: no field {name!r} (its fields: {', '.join(names)})"
+                f"{did_you_mean(name, names)}"
+            )
+    types = {
+        name: "string" if kind == "token_seq" and _TEXT.search(name) else _KINDS[kind]
+        for name, kind in zip(names, kinds, strict=True)
+    }
+    if unused := [name for name, kind in types.items() if kind is None]:
         notes.append(f"{path.name}: not used, as float_seq: {', '.join(unused)}")
-    return kinds
+    lists = [name for name, kind in types.items() if kind == "list<string>"]
+    columns = {name: kind for name, kind in types.items() if kind and name not in required}
+    return TextTable(path, fields(path, names, lists), columns, names)
