@@ -1,4 +1,4 @@
-"""How a value of a file becomes its declared type: in SQL for columns, in Python for one value.
+"""How a value of a file becomes its declared type, in SQL.
 
 Empty strings are missing values (null), in Parquet as in CSV. A list is written with `|` in text.
 Times are numbers (unix seconds), ISO 8601 text, or timestamps and dates of Parquet; a time without
@@ -7,16 +7,11 @@ a zone is UTC.
 
 from __future__ import annotations
 
-import datetime
-import math
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 
 from m6rec_jax.data.schema import ID, LIST_SEPARATOR, TIME, VALUE
-from m6rec_jax.data.values import UnfitValue, short_text
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -155,80 +150,3 @@ def _value(column: str, family: str, kind: str) -> str:
             whole = f"len(list_filter({members}, lambda m: m <> '')) = len({members})"
             return f"CASE WHEN {whole} THEN {members} END"
     return f"CAST(NULL AS {SQL_TYPES[kind]})"
-
-
-def parse_value(value: Any, kind: str) -> Any:
-    """One value, where there is no column: of a request, read from JSON or Parquet.
-
-    As strict as these formats allow: numbers may be written as text, as in CSV, but true and false
-    are no numbers. Lists become tuples. Missing values are None.
-
-    Args:
-      value: as `json` or Arrow's `to_pylist` gives it.
-      kind: of `ARROW_TYPES`.
-
-    Raises:
-      UnfitValue: it does not fit. NaN fits nothing: a value that is not known is null.
-    """
-    if value is None or value == "":
-        return None
-    if isinstance(value, float) and math.isnan(value):
-        raise UnfitValue("nan", "the value is NaN; write null where it is not known")
-    try:
-        parsed = _parsed(value, kind)
-    except (ValueError, OverflowError, TypeError):
-        parsed = None
-    if parsed is None:
-        problem, reason = MISFITS[kind]
-        raise UnfitValue(problem, f"{short_text(value)} {reason}")
-    return parsed
-
-
-def _parsed(value: Any, kind: str) -> Any:
-    """The value as its kind; None, or an error of Python's, where it does not fit."""
-    if kind == "bool":
-        whole = isinstance(value, float) and value.is_integer()
-        word = str(int(value) if whole else value).strip().lower()
-        return True if word in _TRUE else False if word in _FALSE else None
-    if isinstance(value, bool):
-        return None
-    if kind in ("string", ID):
-        if isinstance(value, str):
-            return value
-        is_whole = isinstance(value, int) or (kind == ID and not value % 1 and abs(value) < 2**127)
-        return str(int(value)) if is_whole else None
-    if kind == "list<string>":
-        return _members(value)
-    if kind == TIME and not isinstance(value, int | float):
-        try:
-            value = float(value)
-        except (ValueError, TypeError):
-            return _seconds(value)
-    if kind == "int":
-        with_digits = isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,20}\s*", value)
-        number = int(value) if with_digits or isinstance(value, int) else float(value)
-        return int(number) if number == int(number) and -(2**63) <= number < 2**63 else None
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _members(value: Any) -> tuple[str, ...] | None:
-    if isinstance(value, str):
-        if re.match(_PRINTED_LIST, value, re.DOTALL):
-            return None
-        value = [member.strip() for member in value.split(LIST_SEPARATOR)]
-    if not isinstance(value, list):
-        return None
-    is_number = [isinstance(m, int | float) and not isinstance(m, bool) for m in value]
-    members = [str(m) if number else m for m, number in zip(value, is_number, strict=True)]
-    return tuple(members) if all(isinstance(m, str) and m for m in members) else None
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, str):
-        value = datetime.datetime.fromisoformat(value.strip())
-    elif not isinstance(value, datetime.datetime):  # a date
-        value = datetime.datetime.combine(value, datetime.time.min)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=datetime.UTC)
-    return float(value.timestamp())

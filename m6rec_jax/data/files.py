@@ -124,25 +124,6 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise parquet_damage(path, error) from error
 
 
-def plain_batch(batch: pa.RecordBatch, *, microseconds: bool = False) -> pa.RecordBatch:
-    """The same rows without views of texts and bytes, of which Arrow cannot pick rows.
-
-    Args:
-      batch: the rows.
-      microseconds: whether finer times are cut to these, since Python knows no finer ones.
-    """
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    for index, field in enumerate(batch.schema):
-        kind = plain.get(field.type, field.type)
-        if microseconds and getattr(kind, "unit", None) == "ns":
-            of_day = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
-            kind = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else of_day
-        if kind != field.type:
-            column = batch.column(index).cast(kind, safe=False)
-            batch = batch.set_column(index, field.with_type(kind), column)
-    return batch
-
-
 def parquet_damage(path: Path, error: Exception) -> DataError:
     """The error for a Parquet file that Arrow could not read."""
     size = path.stat().st_size

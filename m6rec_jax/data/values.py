@@ -10,19 +10,6 @@ MISSING_WORD = r"^\s*((?i:nan|none|null|<na>|n/a)|NaT)\s*$"
 FIRST_TIME, LAST_TIME = 0.0, 4_102_444_800.0
 
 
-class UnfitValue(Exception):
-    """A value does not fit its type.
-
-    Attributes:
-      kind: of problem: `wrong_type`, `bad_list`, `bad_time` or `nan`.
-      reason: for the user.
-    """
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
-
-
 def short_text(value: Any) -> str:
     """A value as messages show it."""
     text = repr(value)

@@ -278,8 +278,7 @@ class RequestParser:
 def record_type(fields: Mapping[str, Any], required: Collection[str | None] = ()) -> Any:
     """An object whose fields may be missing or null, but for those that are required."""
     kinds: dict[str, Any] = {
-        name: Required[kind] if name in required else kind | None
-        for name, kind in fields.items()
+        name: Required[kind] if name in required else kind | None for name, kind in fields.items()
     }
     return TypedDict("Record", kinds, total=False)  # type: ignore[operator]
 

@@ -73,7 +73,7 @@ class BatchReport:
         if gaps:
             text += f"\nAnswered with what is known, in rows: {', '.join(gaps)}"
         if totals.ignored:
-            named = ", ".join(f"{_plain(n)} {count:,}" for n, count in totals.ignored.most_common())
+            named = ", ".join(f"{n} {count:,}" for n, count in totals.ignored.most_common())
             text += f"\nFields that the data set does not have were ignored, in rows: {named}"
         return text
 
@@ -332,16 +332,9 @@ def _answered(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
             problem = answer
         assert problem is not None
         found.totals.rejected[problem.kind] += 1
-        reason, raw = _plain(str(problem)), _plain(row.shown())
-        found.rejected.append(
-            {"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw}
-        )
+        reason = {"kind": problem.kind, "reason": str(problem)}
+        found.rejected.append({"row": row.number, **reason, "raw": row.shown()})
     rows = [result.columns() for result in service.answer(accepted)]
     found.columns = {name: [row[name] for row in rows] for name in asked.types}
     found.totals.answered = len(rows)
     return found
-
-
-def _plain(text: str) -> str:
-    """Text that can be written as UTF-8: JSON may hold half of a surrogate pair."""
-    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -6,11 +6,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data.columns import ARROW_TYPES, SQL_TYPES, conversion, parse_value
-from m6rec_jax.data.values import LAST_TIME, UnfitValue
+from m6rec_jax.data.columns import SQL_TYPES, conversion
+from m6rec_jax.data.values import LAST_TIME
 
 
 def converted(column: pa.Array, kind: str) -> tuple[list[Any], list[str | None]]:
@@ -156,25 +156,3 @@ def test_no_text_can_make_a_conversion_raise(values: list[str]) -> None:
 def test_numbers_agree_with_python(numbers: list[float], integer: int) -> None:
     assert good(text(*map(repr, numbers)), "float") == numbers
     assert good(text(str(integer)), "int") == [integer]
-
-
-SINGLE = st.one_of(
-    st.none(),
-    st.integers(-10, 10**10),
-    st.floats(allow_nan=False),
-    st.sampled_from(["a|b", "a||b", "[]", "1e3", "7.0", "inf", "2024-01-31T10:00:00Z", "yes", "x"]),
-)
-
-
-@example(2.0**127, "id")
-@given(SINGLE, st.sampled_from([*ARROW_TYPES]))
-def test_one_value_is_read_as_a_column_of_it(value: Any, kind: str) -> None:
-    """But that a request must not write a whole number or a text as another type."""
-    try:
-        parsed = parse_value(value, kind)
-    except UnfitValue:
-        parsed = None
-    (found,), _ = converted(pa.array([value]), kind)
-    if isinstance(value, float) and kind == "string":
-        return  # a column of a file may hold other types than text
-    assert parsed == (tuple(found) if isinstance(found, list) else found)
