@@ -154,17 +154,15 @@ def run_data_check(args: argparse.Namespace) -> None:
             copies.of(args.json).write_text(copies.shown(report.to_json()) + "\n")
         for path in written:
             copies.store(path, last=SPEC_FILE)
-        errors = [own for own in report.problems if own.severity == "error"]
+        errors = [problem for problem in report.problems if problem.severity == "error"]
         if report.clean is not None:  # what is wrong with single rows was set aside
-            errors = [own for own in errors if not own.rows]
+            errors = [problem for problem in errors if not problem.rows]
         if errors:
-            told = ""
-            if args.quarantine is not None:
-                titles = "; ".join(own.title for own in errors)
-                told = f" beside those of single rows: {titles}"
-            elif any(report.num_rejected.values()):
-                told = "; --quarantine FILE sets the rows aside and writes the rest"
-            raise DataError(f"{folder} has errors{told}")
+            titles = "; ".join(problem.title for problem in errors)
+            hint = ""
+            if args.quarantine is None and any(report.num_rejected.values()):
+                hint = ". --quarantine FILE sets single rows aside and writes the rest"
+            raise DataError(f"{folder} has errors: {titles}{hint}")
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:

@@ -95,20 +95,21 @@ def draft_dataset(
         spec = EventsSpec(user, items.of, time, value, events.path.name)
         events.define("events", spec.kinds)
         of_items = items.records("items")
-        where = ""
+        where, new_users = "", folder / "users.parquet"
         if users is not None:
             of_users = users.records("users")
         else:
-            of_users = Records(user, {}, "users.parquet")
-            if (folder / of_users.file).exists():
-                path = folder / of_users.file
-                raise DataError(f"{path} is there: name it with the other tables, or remove it")
+            of_users = Records(user, {}, new_users.name)
+            if new_users.exists():
+                raise DataError(
+                    f"{new_users} is there: name it with the other tables, or remove it"
+                )
             id_ = events.value(user, columns.ID)
             ids = f"{events.name} WHERE {id_} IS NOT NULL GROUP BY 1 ORDER BY min(file_row_number)"
             define(database, "users", {user: id_}, ids)
         drafted, told = describe(database, name or folder.name, of_users, of_items, spec, at_least)
         if users is None:
-            with atomic_file(folder / of_users.file) as scratch:
+            with atomic_file(new_users) as scratch:
                 where = f"{write(database, 'users', scratch):,} ids, written there"
         drafted.save(folder)
     title = drafted.items.title
@@ -175,15 +176,6 @@ class _Table:
         filled = _Filled(*found)
         is_one = not misfits and filled.number >= max(1, self.num_rows / 2)
         return filled if is_one else None
-
-    def unique_columns(self) -> list[str]:
-        """Columns whose values each row has alone."""
-        found = {name: self.filled(name, columns.ID) for name in self.types}
-        return [
-            name
-            for name, filled in found.items()
-            if filled is not None and filled.distinct == self.num_rows
-        ]
 
     def kind(self, name: str) -> str:
         """The type of a column of users or items."""
@@ -263,7 +255,10 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
 def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
     """Columns of events whose values stand among the ids of another table, with how likely so."""
     ids = {name: events.filled(name, columns.ID) for name in events.types}
-    for key in other.unique_columns():
+    for key in other.types:
+        keys = other.filled(key, columns.ID)
+        if keys is None or keys.distinct != other.num_rows:
+            continue
         known = f"SELECT {other.value(key, columns.ID)} FROM {other.name}"
         for name, filled in ids.items():
             if filled is None:

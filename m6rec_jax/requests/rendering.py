@@ -66,7 +66,7 @@ class RequestRenderer:
             history = self._template.history_segments(user, events, items, time, features)
             candidates = self._candidates(request, state) if self._render_candidates else []
         except DataError as error:
-            raise RejectedRow("no_text", f"{error}{_lacking(request, self._statistics)}") from None
+            raise RejectedRow("no_text", str(error)) from None
         return RequestText(history, candidates)
 
     def candidates(self, request: Request) -> list[str]:
@@ -109,19 +109,6 @@ class RequestRenderer:
             features = [{**own, **request.statistics} for own in counted]
         given = zip(items, features, request.candidate_statistics, strict=True)
         return [self._template.candidate(item, {**own, **more}) for item, own, more in given]
-
-
-def _lacking(request: Request, statistics: Statistics | None) -> str:
-    """What a request leaves out that a template may need, for an error message."""
-    events = [event for event, _ in request.history]
-    lacking = {
-        "'time'": request.time is None,
-        "'time' of a behaviour": any(math.isnan(event.time) for event in events),
-        "'value' of a behaviour": (statistics is None or statistics.has_values)
-        and any(event.value is None for event in events),
-    }
-    names = ", ".join(name for name, lacks in lacking.items() if lacks)
-    return f" (the request does not say: {names})" if names else ""
 
 
 def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:
