@@ -90,10 +90,11 @@ class EdgeDemo:
         spec = json.loads((inference / "datasets" / f"{prepared}.json").read_text())
         self._data = ServingData.open(spec, folder / "data" / prepared)
         self._vocabulary_file = inference / "vocabulary.model"
-        assert self._data.statistics is not None  # the file carries them
-        self.last_time = self._data.statistics.last_time
-        seen = self._data.statistics.items
-        self.times_seen = {id_: int(seen.count[number]) for id_, number in seen.index.items()}
+        statistics = self._data.statistics
+        assert statistics is not None  # the file carries them
+        self.last_time = statistics.totals.last_time
+        counts = statistics.items.events.tolist()
+        self.times_seen = dict(zip(statistics.item_ids, counts, strict=True))
         self.items = self._data.items
 
     @functools.cached_property

@@ -15,28 +15,27 @@ import pyarrow.feather
 import pyarrow.ipc
 
 from m6rec_jax.data import tfrecords, views
-from m6rec_jax.data.bucket_features import GroupFeatures, ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_rows import BucketRows
 from m6rec_jax.data.co_occurrence import RECENT
-from m6rec_jax.data.epochs import FittedFactors, PastCounts, Standings, WindowEntries
+from m6rec_jax.data.epochs import PastCounts, WindowEntries
 from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.event_views.groups import candidates_of
 from m6rec_jax.data.event_views.view import Rows
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler, Popularity, num_negatives
 from m6rec_jax.data.neighbours import GROUP, WINDOW, Asked, NeighbourFold
+from m6rec_jax.data.past_statistics import PastStatistics
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import STATISTICS
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import AskedCandidates, DrawnCandidates
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.data.statistics_state import StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.data.tfrecords import ShardFile
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.data.user_bucket import UserBucket
-from m6rec_jax.data.user_states import UserStates, entries_of
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import open_arrays
 from m6rec_jax.text.templates import DatasetTemplate
@@ -144,35 +143,18 @@ class Job:
     def template(self) -> DatasetTemplate:
         """The data set's."""
         spec = self.dataset.spec
-        return checked_template(spec, Statistics.for_dataset(spec), str(self.dataset.directory))
+        return checked_template(spec, self.settings, str(self.dataset.directory))
 
     @cached_property
-    def shared(self) -> SharedStatistics:
-        """What all buckets look things up in, but for standings."""
-        spec, items = self.dataset.spec, self.dataset.item_records
-        first = self.timeline.first_place(np.arange(len(items)))
-        shared = SharedStatistics(
-            by=tuple(spec.statistics.by),
-            at_least=spec.label.at_least,
-            has_values=spec.events.value is not None,
-            options=self.statistics,
-            item_values=[ItemValues.of(items, field) for field in spec.statistics.by],
-            item_number=np.argsort(np.argsort(first, kind="stable")),
-        )
-        if not shared.has_factors:
-            return shared
-        factors = FittedFactors(self.folder / "factors", self.timeline, self.statistics)
-        return dataclasses.replace(shared, factors=factors)
+    def settings(self) -> StatisticsSettings:
+        """What statistics count."""
+        return StatisticsSettings.for_dataset(self.dataset.spec, self.statistics)
 
     @cached_property
-    def row_statistics(self) -> SharedStatistics:
-        """The same with the standings that the template asks for."""
-        fields = self.template.candidate_template.fields
-        if not any(name.startswith(("item_popularity_", "item_liked_")) for name in fields):
-            return self.shared
-        smoothing, has_labels = self.statistics.smoothing, self.shared.has_labels
-        standings = Standings.of(self.timeline, self.num_items, smoothing, has_labels)
-        return dataclasses.replace(self.shared, standings=standings)
+    def everybody(self) -> PastStatistics:
+        """What all users did before any moment."""
+        items = self.dataset.item_records
+        return PastStatistics(self.settings, self.timeline, items, self.folder / "factors")
 
     @cached_property
     def past_counts(self) -> PastCounts | None:
@@ -180,7 +162,7 @@ class Job:
         if self.past is None:
             return None
         before = Statistics.load(self.past.prepared / STATISTICS)
-        return PastCounts(self.past.num_events, before.pairs.to_arrays(), before.factors)
+        return PastCounts(self.past.num_events, before.pairs.to_arrays(), before.fitted)
 
     @cached_property
     def held_out(self) -> np.ndarray:
@@ -222,14 +204,6 @@ class Job:
         with np.load(self.folder / f"candidates-{bucket}.npz") as arrays:
             return DrawnCandidates(**arrays)
 
-    def states(self, bucket: int) -> UserStates:
-        """What `count` found of the users of a bucket."""
-        tables = (self._table_file(name, bucket) for name in ("users", "by", "items"))
-        return UserStates(*(pa.feather.read_table(f) if f.exists() else None for f in tables))
-
-    def _table_file(self, name: str, bucket: int) -> Path:
-        return self.folder / f"{name}-{bucket}.arrow"
-
     def _bucket(self, number: int) -> UserBucket:
         start = int(self.sizes[:number].sum())
         with pa.memory_map(str(self.folder / "events.arrow")) as source:
@@ -238,8 +212,8 @@ class Job:
                 events,
                 self.timeline,
                 self.visible_parts,
-                self.shared.at_least,
-                self.shared.options.neighbour_window,
+                self.settings.at_least,
+                self.statistics.neighbour_window,
             )
 
     # ---- steps
@@ -256,38 +230,34 @@ class Job:
                 sizes[view] = np.bincount(users, minlength=len(events.users))
             if view == "groups" and self.negatives:
                 counts = np.unique(self.timeline.count[groups.place])
-        states = UserStates.of_bucket(events, self.shared)
-        entries = entries_of(events) if self.shared.keeps_windows else None
-        for name, table in {**vars(states), "entries": entries}.items():
-            if table is not None:
-                pa.feather.write_feather(table, self._table_file(name, bucket), "uncompressed")
+        if self.settings.keeps_windows:
+            np.save(self.folder / f"entries-{bucket}.npy", events.places_of_entries())
         return Summary(events.users, sizes, counts)
 
     def write_entries(self) -> None:
         """Puts the windows of all buckets together."""
         WindowEntries.write(
             self.folder / "entries",
-            [pa.feather.read_table(self._table_file("entries", b)) for b in self.buckets],
+            open_arrays(self.folder, (f"entries-{bucket}" for bucket in self.buckets)),
             self.timeline,
-            self.shared.item_number,
-            self.shared.options.neighbour_window,
+            self.everybody.item_number,
+            self.statistics.neighbour_window,
         )
 
     def fit_factors(self) -> None:
         """Fits the factors of all epochs to the windows of all users."""
-        assert self.shared.factors is not None
-        self.shared.factors.fit(self.entries, self.num_items, self.past_counts)
+        self.everybody.fitted.fit(self.entries, self.num_items, self.past_counts)
 
     def ask(self, bucket: int) -> Asked:
         """What the rows of 'groups' want to know of pairs of items."""
-        events, number = self._bucket(bucket), self.shared.item_number
-        groups = events.groups(self.grouping("groups"))
-        candidates = candidates_of(BucketRows(self, bucket, events), groups)
+        events, number = self._bucket(bucket), self.everybody.item_number
+        groups, rows = events.groups(self.grouping("groups")), BucketRows(self, bucket, events)
+        candidates = candidates_of(rows, groups)
         positions, windows = events.windows(groups.known)
         offsets = candidates.ranges.offsets
         asked = np.empty(len(groups), GROUP)
         asked["place"] = groups.place
-        asked["own"] = GroupFeatures(events, groups, self.shared).user_share
+        asked["own"] = rows.features(groups).user_share
         asked["low"], asked["high"] = offsets[:-1], offsets[1:]
         asked["window_low"], asked["window_high"] = windows.low, windows.high
         window = np.empty(len(positions), WINDOW)
@@ -303,8 +273,8 @@ class Job:
         Returns:
           `[2, items]`, see `NeighbourFold.answer`.
         """
-        timeline, shared = self.timeline, self.shared
-        fold = NeighbourFold(timeline, self.entries, shared.item_number, shared, self.past_counts)
+        timeline, number = self.timeline, self.everybody.item_number
+        fold = NeighbourFold(timeline, self.entries, number, self.settings, self.past_counts)
         asked = Asked.open(self.folder / "asked")
         order = np.argsort(asked.groups["place"], kind="stable")
         answers = list(fold.answer(asked, order[numbers].tolist()))

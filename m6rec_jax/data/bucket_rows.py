@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m6rec_jax.data.bucket_features import GroupFeatures
-from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
+from m6rec_jax.data.features import Features
+from m6rec_jax.data.past_events import Ranges
+from m6rec_jax.data.user_bucket import Groups, UserBucket
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source, classes, distinct_texts, render_all
 from m6rec_jax.text.records import Item, User, Value
@@ -44,9 +45,12 @@ class BucketRows:
         self.max_events = max_events
         self._known: dict[int, tuple[Groups, pa.ListArray]] = {}
 
-    def features(self, groups: Groups) -> GroupFeatures:
+    def features(self, groups: Groups) -> Features:
         """Statistics of the users of groups, and of candidates."""
-        return GroupFeatures(self.bucket, groups, self.job.row_statistics)
+        everybody, times = self.job.everybody, self.bucket.time[groups.rows.low]
+        return Features(
+            everybody, self.bucket, groups.known, groups.place, times, everybody.item_values
+        )
 
     def numbers(self, view: str, groups: Groups) -> np.ndarray:
         """Numbers of a view's groups over all users `[groups]`."""
@@ -56,7 +60,7 @@ class BucketRows:
 
     def candidate_texts(
         self,
-        features: GroupFeatures,
+        features: Features,
         ranges: Ranges,
         items: np.ndarray,
     ) -> pa.Array:
@@ -71,7 +75,7 @@ class BucketRows:
             lambda number: f"item '{self.items[items[number]].id}'",
         )
 
-    def of_users(self, groups: Groups, features: GroupFeatures) -> Mapping[str, Any]:
+    def of_users(self, groups: Groups, features: Features) -> Mapping[str, Any]:
         """The columns `view.OF_USER` of groups."""
         users = self.bucket.user[groups.rows.low].astype(np.int64)
         return {
@@ -81,13 +85,13 @@ class BucketRows:
             "history": self.histories(groups, features),
         }
 
-    def histories(self, groups: Groups, features: GroupFeatures) -> pa.ListArray:
+    def histories(self, groups: Groups, features: Features) -> pa.ListArray:
         """`[profile, behaviour, ..., behaviour, context]` of each group."""
         if id(groups) not in self._known:  # views that are grouped alike have the same
             self._known[id(groups)] = groups, self._rendered_histories(groups, features)
         return self._known[id(groups)][1]
 
-    def _rendered_histories(self, groups: Groups, features: GroupFeatures) -> pa.ListArray:
+    def _rendered_histories(self, groups: Groups, features: Features) -> pa.ListArray:
         size = len(groups)
         template = self.template
         users = self.bucket.user[groups.rows.low]
@@ -164,7 +168,7 @@ class BucketRows:
         codes = np.asarray([known[text] for text in texts], np.int64)
         return Source(codes[numbers], list(known))
 
-    def _contexts(self, groups: Groups, features: GroupFeatures) -> pa.Array:
+    def _contexts(self, groups: Groups, features: Features) -> pa.Array:
         times = self.bucket.time[groups.rows.low]
         template = self.template
         fields = template.context_template.fields

@@ -33,19 +33,17 @@ import pyarrow.ipc
 from m6rec_jax.data.bucket_job import Job, Summary
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.epochs import schedule
+from m6rec_jax.data.epochs import next_refresh, schedule
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.past_events import Ranges
 from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import STATISTICS_PARTS
-from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.tfrecords import ShardFile
 from m6rec_jax.data.timeline import Timeline, parts_of_users
-from m6rec_jax.data.user_bucket import Ranges
-from m6rec_jax.data.user_states import save_statistics
 from m6rec_jax.io.mapped_arrays import mapped_array
 from m6rec_jax.io.processors import num_processors
 from m6rec_jax.io.progress import progress_bar
@@ -163,17 +161,14 @@ class BucketRun:
             with np.load(file) as arrays:
                 pairs = arrays["keys"], arrays["counters"]
         self._fitted()
-        save_statistics(
-            path,
-            job.timeline,
-            job.shared,
-            [job.states(bucket) for bucket in job.buckets],
-            job.entries if job.shared.keeps_windows else None,
+        statistics = job.everybody.after_all(
+            job.entries if job.settings.keeps_windows else None,
             pairs,
             [item.id for item in job.dataset.item_records],
             [user.id for user in job.dataset.user_records],
         )
-        return int(job.timeline.count[-1])
+        statistics.save(path)
+        return statistics.totals.events
 
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
@@ -221,9 +216,9 @@ class BucketRun:
         if self._summaries is None:
             step = functools.partial(Job.count, wanted=wanted)
             self._summaries = list(self._map("counting", step, self._job.buckets))
-            if self._job.shared.keeps_windows:
+            if self._job.settings.keeps_windows:
                 self._job.write_entries()
-            if self._job.shared.has_factors:
+            if self._job.settings.has_factors:
                 (self._job.folder / "factors").mkdir()
                 self._fitted = self._workers.begin(Job.fit_factors)
         return self._summaries

@@ -1,30 +1,37 @@
 """What is looked at again only when events have grown by some percent: standings, factors.
 
 Each is a schedule of counts of events, and what was found at each of them. Between two of them,
-what was found at the earlier one holds: it is small beside the events, and handed to all buckets.
+what was found at the earlier one holds: it is small beside the events, and the same for all users.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import pyarrow as pa
 
-from m6rec_jax.data.statistics_state import (
-    FACTOR_REGULARIZATION,
-    FIRST_FIT,
-    StatisticsOptions,
-    next_fit,
-    next_refresh,
-)
+from m6rec_jax.data.past_events import Ranges
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.data.timeline import Timeline
-from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.io.mapped_arrays import open_arrays
+
+# Events before the first fit of the factors, and the fewest between two fits.
+FIRST_FIT = 10
+
+
+def next_refresh(count: int) -> int:
+    """After how many events popularity is looked at again: 2% more than `count`."""
+    return count + max(1, count // 50)
+
+
+def next_fit(count: int, growth: float) -> int:
+    """After how many events factors are fitted anew that were fitted after `count`."""
+    return count + max(FIRST_FIT, math.ceil(growth * count))
 
 
 def schedule(first: int, following: Callable[[int], int], last: int) -> np.ndarray:
@@ -41,8 +48,7 @@ def epoch_of(counts: np.ndarray, schedule: np.ndarray) -> np.ndarray:
     return np.searchsorted(schedule, counts, side="right") - 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Population:
+class Population(NamedTuple):
     """Numbers of all items that were known at a moment.
 
     Attributes:
@@ -59,75 +65,59 @@ class Population:
         values, counts = np.unique(numbers, return_counts=True)
         return cls(values, np.cumsum(counts))
 
-    @property
-    def size(self) -> int:
-        """Number of items."""
-        return int(self.not_higher[-1])
-
-    def standing(self, numbers: np.ndarray) -> np.ndarray:
-        """How many items are not higher than `numbers` `[n]`."""
+    def standing(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many items are not higher than `numbers` `[n]`, and of how many."""
         # A share must not fall below itself by the rounding of another order of operations.
         place = np.searchsorted(self.values, numbers + 1e-12, side="right")
-        return np.concatenate([[0], self.not_higher])[place]
+        size = np.full(len(numbers), self.not_higher[-1])
+        return np.concatenate([[0], self.not_higher])[place], size
 
 
-@dataclasses.dataclass(frozen=True)
 class Standings:
-    """Counts and shares liked of all items, as of every refresh of `StatisticsState`.
+    """How items stand by counts and by shares liked, looked at anew when events grew by 2%.
+
+    Args:
+      timeline: of all events.
+      num_items: of the items table.
+      settings: what is counted.
+      last: look at the last refresh alone.
 
     Attributes:
-      schedule: counts of events at which they were looked at `[epochs]`.
-      counts, shares: for each epoch; no shares where all events are positive.
+      populations: of 'counts' and 'shares', for each epoch.
     """
 
-    schedule: np.ndarray
-    counts: Sequence[Population]
-    shares: Sequence[Population]
-
-    @classmethod
-    def of(
-        cls,
-        timeline: Timeline,
-        num_items: int,
-        smoothing: float,
-        labelled: bool,
-        *,
-        last: bool = False,
-    ) -> Standings:
-        """Looks at all items at every refresh of a timeline, or at the `last` one alone."""
-        counts_of_all = schedule(1, next_refresh, int(timeline.count[-1]))
-        found = cls(counts_of_all[-1:] if last else counts_of_all, [], [])
-        places = np.searchsorted(timeline.count, found.schedule)
-        count, positive = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
+    def __init__(
+        self, timeline: Timeline, num_items: int, settings: StatisticsSettings, last: bool = False
+    ) -> None:
+        self._schedule = schedule(1, next_refresh, int(timeline.count[-1]))
+        if last:
+            self._schedule = self._schedule[-1:]
+        self.populations: dict[str, list[Population]] = {"counts": [], "shares": []}
+        count, positive = np.zeros((2, num_items), np.int64)
         start = 0
-        counts, shares = [], []
-        for place in places.tolist():
+        for place in np.searchsorted(timeline.count, self._schedule).tolist():
             new = np.flatnonzero(timeline.counted[start:place]) + start
             liked = timeline.positive[new + 1] > timeline.positive[new]
             count += np.bincount(timeline.item[new], minlength=num_items)
             positive += np.bincount(timeline.item[new[liked]], minlength=num_items)
-            start = place
-            known = count > 0
-            counts.append(Population.of(count[known].astype(np.float64)))
-            if labelled:
-                share = float(timeline.positive[place]) / float(timeline.count[place])
-                smoothed = (positive[known] + smoothing * share) / (count[known] + smoothing)
-                shares.append(Population.of(smoothed))
-        return dataclasses.replace(found, counts=counts, shares=shares)
+            start, known = place, count > 0
+            overall = float(timeline.positive[place]) / float(timeline.count[place])
+            shares = settings.smoothed(positive[known], count[known], overall)
+            self.populations["counts"].append(Population.of(count[known].astype(np.float64)))
+            self.populations["shares"].append(Population.of(shares))
 
     def standing(
-        self, populations: Sequence[Population], numbers: np.ndarray, counts: np.ndarray
+        self, kind: str, numbers: np.ndarray, counts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """How many items are not higher than numbers `[n]`, and of how many, after `counts` `[n]`
         events, 1 or more.
         """
-        epochs = epoch_of(counts, self.schedule)
-        not_higher, size = np.zeros(len(numbers), np.int64), np.ones(len(numbers), np.int64)
+        epochs = epoch_of(counts, self._schedule)
+        standing = np.zeros((2, len(numbers)), np.int64)
         for epoch in np.unique(epochs).tolist():
-            mask = epochs == epoch
-            not_higher[mask] = populations[epoch].standing(numbers[mask])
-            size[mask] = populations[epoch].size
-        return not_higher, size
+            some = epochs == epoch
+            standing[:, some] = self.populations[kind][epoch].standing(numbers[some])
+        return standing[0], standing[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +127,12 @@ class WindowEntries:
     Arrays on disk that processes share: `write` them, then `open` them everywhere.
 
     Attributes:
-      user: number of the user, in the order in which users came first `[entries]`.
-      item: number of the item, in the order in which items came first `[entries]`.
+      user, item: their numbers, in the order in which they came first `[entries]`.
       place: of the event in the timeline `[entries]`.
       forgotten: place of the event that made the window forget it `[entries]`.
       value: that the user gave the item `[entries]`.
       difference: of the value from the mean of all before `[entries]`.
-      low: the window that it entered held the entries from this one up to it `[entries]`.
+      low: the window that it entered was that of the entries from this one up to it `[entries]`.
       by_place: numbers of the entries in the order of places `[entries]`.
       places: in this order `[entries]`.
     """
@@ -167,53 +156,48 @@ class WindowEntries:
     def write(
         cls,
         folder: Path,
-        tables: Sequence[pa.Table],
+        places: Sequence[np.ndarray],
         timeline: Timeline,
         item_number: np.ndarray,
         window: int,
     ) -> Self:
-        """Makes the arrays, one after the other.
+        """Makes the arrays.
 
         Args:
           folder: must not exist.
-          tables: of `user_states.entries_of`, of all buckets.
+          places: of `UserBucket.places_of_entries`, of all buckets.
           timeline: of all users.
           item_number: number of each item, in the order in which items came first `[items]`.
           window: how many of a user's last distinct items are remembered.
         """
+        place = np.concatenate(places)
+        low = np.flatnonzero(np.append(True, np.diff(timeline.user[place]) != 0))
+        high = np.append(low[1:], len(place))
+        by_user = np.argsort(place[low])
+        users = Ranges(low[by_user], high[by_user])
+        place, user = place[users.numbers], users.owners
+        forgotten = np.full(len(place), np.iinfo(np.int64).max)
+        same = user[:-window] == user[window:]
+        forgotten[:-window][same] = place[window:][same]
+        by_place, value = np.argsort(place), timeline.value[place]
+        arrays = {
+            "user": user.astype(np.int32),
+            "item": item_number[timeline.item[place]].astype(np.int32),
+            "place": place,
+            "forgotten": forgotten,
+            "value": value,
+            "difference": value - timeline.mean(place),
+            "low": np.maximum(users.offsets[user], np.arange(len(user)) - window),
+            "by_place": by_place,
+            "places": place[by_place],
+        }
         folder.mkdir()
-
-        def column(name: str) -> np.ndarray:
-            return np.concatenate([table.column(name).to_numpy() for table in tables])
-
-        # Of a user, all entries follow each other, the first one first.
-        users = column("user")
-        low = np.flatnonzero(np.append(True, np.diff(users) != 0))
-        high = np.append(low[1:], len(users))
-        del users
-        by_user = np.argsort(column("place")[low])
-        users_of = Ranges(low[by_user], high[by_user])
-        order, user = users_of.numbers, users_of.owners
-        start = users_of.offsets[:-1]
-
-        def save(name: str, array: np.ndarray, kind: type) -> None:
-            np.save(folder / f"{name}.npy", array.astype(kind))
-
-        save("user", user, np.int32)
-        save("low", np.maximum(start[user], np.arange(len(user)) - window), np.int64)
-        save("item", item_number[column("item")[order]], np.int32)
-        save("forgotten", column("forgotten")[order], np.int64)
-        value, place = column("value")[order], column("place")[order]
-        save("value", value, np.float64)
-        save("place", place, np.int64)
-        save("difference", value - timeline.mean(place), np.float64)
-        by_place = np.argsort(place)
-        save("by_place", by_place, np.int64)
-        save("places", place[by_place], np.int64)
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
         return cls.open(folder)
 
     def at(self, place: int) -> np.ndarray:
-        """Which entries all windows held at a place of the timeline `[entries]` bool."""
+        """Which entries all windows had at a place of the timeline `[entries]` bool."""
         return (self.place < place) & (self.forgotten >= place)
 
 
@@ -232,23 +216,17 @@ class PastCounts(NamedTuple):
 
 
 class FittedFactors:
-    """The factors of every fit of `StatisticsState`, on disk.
-
-    Args:
-      folder: where `fit` puts them; exists then.
-      timeline: of all events.
-      options: of the statistics.
+    """The factors of every fit, in a folder that all processes see.
 
     Attributes:
       schedule: counts of events of the fits `[fits]`.
     """
 
-    def __init__(self, folder: Path, timeline: Timeline, options: StatisticsOptions) -> None:
-        self._folder, self._timeline, self._options = folder, timeline, options
+    def __init__(self, folder: Path, timeline: Timeline, settings: StatisticsSettings) -> None:
+        self._folder, self._timeline, self._settings = folder, timeline, settings
+        growth = settings.options.factor_growth
         self.schedule = schedule(
-            FIRST_FIT,
-            lambda count: next_fit(count, options.factor_growth),
-            int(timeline.count[-1]),
+            FIRST_FIT, lambda count: next_fit(count, growth), int(timeline.count[-1])
         )
 
     def fit(self, entries: WindowEntries, num_items: int, past: PastCounts | None = None) -> None:
@@ -259,43 +237,29 @@ class FittedFactors:
           num_items: of the items table.
           past: of an update.
         """
-        timeline, counts = self._timeline, self.schedule
-        factors, done = self._new(), 0
+        timeline, factors, done = self._timeline, ValueFactors.for_settings(self._settings), 0
         if past is not None and past.factors.fitted:
             factors = past.factors
-            done = int(np.searchsorted(counts, past.num_events, side="right"))
-            self._save(done - 1, factors)
+            done = int(np.searchsorted(self.schedule, past.num_events, side="right"))
+            factors.save(self._folder / f"{done - 1}.npz")
         first = np.sort(timeline.first_place(np.arange(num_items)))
-        places = np.searchsorted(timeline.count, counts[done:]).tolist()
+        places = np.searchsorted(timeline.count, self.schedule[done:]).tolist()
         for number, place in enumerate(places, done):
-            held = entries.at(place)
-            users, items = entries.user[held], entries.item[held]
+            inside = entries.at(place)
+            users, items = entries.user[inside], entries.item[inside]
             # Users are numbered as they came first, and so are items.
             factors.fit_entries(
                 users,
                 items,
-                entries.value[held],
+                entries.value[inside],
                 int(users.max()) + 1,
                 int(np.searchsorted(first, place)),
             )
-            self._save(number, factors)
-
-    def _save(self, number: int, factors: ValueFactors) -> None:
-        np.savez(
-            self._folder / f"{number}.npz",
-            mean=factors.mean,
-            bias=factors.item_bias,
-            factors=factors.item_factors,
-        )
+            factors.save(self._folder / f"{number}.npz")
 
     def of(self, epoch: int) -> ValueFactors:
         """Of one fit; -1 for the last one, or none if there was none."""
-        found = self._new()
+        factors = ValueFactors.for_settings(self._settings)
         if len(self.schedule):
-            with np.load(self._folder / f"{epoch % len(self.schedule)}.npz") as arrays:
-                found.mean = float(arrays["mean"])
-                found.item_bias, found.item_factors = arrays["bias"], arrays["factors"]
-        return found
-
-    def _new(self) -> ValueFactors:
-        return ValueFactors(self._options.factors, self._options.smoothing, FACTOR_REGULARIZATION)
+            factors.load(self._folder / f"{epoch % len(self.schedule)}.npz")
+        return factors

@@ -1,11 +1,11 @@
 """Statistics in words (paper, section 2: "among the top 5%", "4 times"): one formula, one wording.
 
-`Features` says what is known of users and items as of moments, in training (`bucket_features`) as
-in use (`statistics`); what was counted is looked up by its subclasses. Everything asked about a
-moment is answered by the events before that moment: a row's own outcome is never in its statistics
-(leave-one-out statistics leak it, and a model finds that).
+`Features` says what is known of users and items as of moments, in training (`past_statistics`) as
+in use (`statistics`). Everything said of a moment comes from the events before it: a row's own
+label is never in its statistics (leave-one-out statistics leak it, and a model finds that).
 
-Names of the features (None where there is nothing to say, so that a template drops the clause):
+A statistic is one entry of the tables at the end of this file, None where there is nothing to say,
+so that a template drops the clause:
 
   of the item       item_count               users' events with it: "about 250"
                     item_positive_percent    share liked, smoothed: "72"
@@ -18,7 +18,7 @@ Names of the features (None where there is nothing to say, so that a template dr
   of both, for each item column F of `statistics.by`
                     user_F_counts            ("4 of 6 comedy", "2 of 2 thriller"): liked of all
                     user_F_percent           smoothed share liked of these
-  of both, the item itself (`StatisticsOptions.user_items`)
+  of both, the item itself
                     user_item_times          how often the user had it: "3"
                     user_item_ago            when last: "5 days ago"
   of both, over pairs of items (`StatisticsOptions.neighbours`, see `neighbours`)
@@ -39,31 +39,59 @@ are to act on this item who acted on what the user acted on.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from m6rec_jax.data import words
-from m6rec_jax.data.statistics_state import StatisticsSettings
+from m6rec_jax.data.past_events import Counts, ItemValues, PastEvents, Ranges
+from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source
 from m6rec_jax.text.records import Value
 
-Items = TypeVar("Items")
 
+class Everybody(abc.ABC):
+    """What all users did before places of the timeline; `settings` says what is counted."""
 
-class Counts(NamedTuple):
-    """Number of events, of positive ones, and sum of their values. All `[n]`."""
+    settings: StatisticsSettings
 
-    events: np.ndarray
-    positive: np.ndarray
-    total: np.ndarray
+    @abc.abstractmethod
+    def overall(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Share of positive events, mean value, and how far values lie from it `[n]`."""
+
+    @abc.abstractmethod
+    def of_items(self, items: np.ndarray, places: np.ndarray) -> Counts:
+        """What was counted of items `[n]`."""
+
+    @abc.abstractmethod
+    def standing(
+        self, kind: str, numbers: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many items are not higher than numbers `[n]` of known items, and of how many.
+
+        The kinds are 'counts' of events and 'shares' liked.
+        """
+
+    @abc.abstractmethod
+    def fits(self, places: np.ndarray) -> np.ndarray:
+        """Numbers of the fits of factors that hold at places; -1 before the first `[n]`."""
+
+    @abc.abstractmethod
+    def factors(self, fit: int) -> ValueFactors:
+        """One of them."""
+
+    @abc.abstractmethod
+    def numbers(self, items: np.ndarray) -> np.ndarray:
+        """Items by the order in which they came first, as factors number them `[n]`."""
 
 
 class ValuesMet(NamedTuple):
-    """Values of items that users met before. All `[values]`.
+    """Values of candidates and how often their users met them. All `[values]`.
 
     Attributes:
       candidate: whose value each is.
@@ -77,161 +105,257 @@ class ValuesMet(NamedTuple):
     positive: np.ndarray
 
 
-class Features(abc.ABC, Generic[Items]):
-    """What is known of users at moments, and of candidates, items that each of them is asked about.
+class Features:
+    """What is known of users at moments, and of candidates that each of them is asked about.
 
     Args:
-      settings: what the statistics count.
-      share, mean, spread: of all events before each moment `[users]`: the share of positive ones,
-        the mean value, and how far values lie from it.
-      users: what was counted of each user.
+      everybody: what all users did.
+      past: what these did.
+      known: of the past, what is known of each `[users]`.
+      places: of the moments in the timeline `[users]`.
+      times: of the moments, unix seconds, NaN where not known `[users]`.
+      item_values: of each column of `by`; of no use where `values_met` is overridden.
     """
 
     def __init__(
         self,
-        settings: StatisticsSettings,
-        share: np.ndarray,
-        mean: np.ndarray,
-        spread: np.ndarray,
-        users: Counts,
+        everybody: Everybody,
+        past: PastEvents,
+        known: Ranges,
+        places: np.ndarray,
+        times: np.ndarray,
+        item_values: Mapping[str, ItemValues],
     ) -> None:
-        self.settings, self.users = settings, users
-        self._share, self._mean, self._spread = share, mean, spread
-
-    @abc.abstractmethod
-    def item_counts(self, items: Items, owners: np.ndarray) -> Counts:
-        """What was counted of candidates; `owners` `[candidates]` says whose they are."""
-
-    @abc.abstractmethod
-    def standings(
-        self, kind: str, numbers: np.ndarray, owners: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """How many items are not higher than numbers `[n]`, and of how many, as of a moment.
-
-        Args:
-          kind: 'counts' of events, or 'shares' liked.
-          numbers: of known items.
-          owners: whose moment it is `[n]`.
-        """
-
-    @abc.abstractmethod
-    def times_had(self, items: Items, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How often users had candidates, and how many seconds ago, NaN where that is not known."""
-
-    @abc.abstractmethod
-    def values_met(self, field: str, items: Items, owners: np.ndarray) -> ValuesMet:
-        """Of a column of `statistics.by`."""
-
-    @abc.abstractmethod
-    def expected(self, items: Items, owners: np.ndarray) -> np.ndarray:
-        """What users will probably value candidates; NaN where nothing is known."""
+        self.everybody, self.settings = everybody, everybody.settings
+        self.past, self.known, self.places, self.times = past, known, places, times
+        self.users = past.counts(known)
+        self.acted = self.users.events > 0
+        self.share, self.mean, self.spread = everybody.overall(places)
+        self._item_values = item_values
 
     @functools.cached_property
     def user_share(self) -> np.ndarray:
         """The users' smoothed share of liked items `[users]`."""
-        return self.settings.smoothed(self.users.positive, self.users.events, self._share)
+        return self.settings.smoothed(self.users.positive, self.users.events, self.share)
 
-    def of_users(self, names: Sequence[str]) -> dict[str, Source]:
+    @property
+    def user_mean(self) -> np.ndarray:
+        """The users' smoothed mean value `[users]`."""
+        return self.settings.smoothed(self.users.total, self.users.events, self.mean)
+
+    def of_users(self, names: Collection[str]) -> dict[str, Source]:
         """Those of the features that are of users alone, for each user."""
-        users = self.users
-        known = users.events > 0
-        mean = self.settings.smoothed(users.total, users.events, self._mean)
-        make: Mapping[str, Callable[[str], Source]] = {
-            "user_count": lambda n: words.of_distinct(n, users.events, known, verbalize.count),
-            "user_positive_percent": lambda n: words.percents(n, self.user_share, known),
-            "user_mean_value": lambda n: words.rounded(n, mean, self._spread, known),
-        }
-        return {name: make[name](name) for name in names if name in make}
+        there = _existing(_OF_USERS, self.settings)
+        return {name: there[name](self, name) for name in names if name in there}
 
     def of_candidates(
         self,
-        names: Sequence[str],
+        names: Collection[str],
         owners: np.ndarray,
-        items: Items,
-        pairs: tuple[np.ndarray, np.ndarray] | None,
+        items: np.ndarray,
+        pairs: np.ndarray | tuple[np.ndarray, np.ndarray] | None,
     ) -> dict[str, Source]:
         """Features for each candidate.
 
         Args:
           names: which.
           owners: the user of each candidate, ascending `[candidates]`.
-          items: the candidates.
-          pairs: what `neighbours.features` says of them, NaN where nothing is known.
+          items: the candidates, as `everybody` numbers them.
+          pairs: what `neighbours.features` says of them, NaN where nothing is known; None where the
+            names ask for none of it.
         """
-        smoothed = self.settings.smoothed
-        found = {
+        of_users = {
             name: Source(source.codes[owners], source.values, name)
             for name, source in self.of_users(names).items()
         }
-        spread = self._spread[owners]
-        count, positive, total = self.item_counts(items, owners)
-        known = count > 0
-        share = smoothed(positive, count, self._share[owners])
-        mean = smoothed(total, count, self._mean[owners])
-        make: dict[str, Callable[[str], Source]] = {
-            "item_count": lambda n: words.of_distinct(n, count, known, verbalize.count),
-            "item_positive_percent": lambda n: words.percents(n, share, known),
-            "item_mean_value": lambda n: words.rounded(n, mean, spread, known),
-        }
+        candidates = _Candidates(self, owners, items, pairs)
+        there = _of_candidates(self.settings)
+        return of_users | {name: there[name](candidates, name) for name in names if name in there}
 
-        def numbers(name: str, of: np.ndarray, *, signed: bool = False) -> Source:
-            there = ~np.isnan(of)
-            return words.rounded(name, np.where(there, of, 0.0), spread, there, signed=signed)
+    def values_met(self, field: str, items: np.ndarray, owners: np.ndarray) -> ValuesMet:
+        """Of a column of `statistics.by`."""
+        values = self._item_values[field]
+        ranges = values.ranges(items)
+        candidate, numbers = ranges.owners, values.numbers[ranges.numbers]
+        counts = self.past.values_met(values, self.known[owners[candidate]], numbers)
+        return ValuesMet(candidate, [values.names[n] for n in numbers.tolist()], *counts)
 
-        standing = {
-            "item_popularity": ("counts", count.astype(float)),
-            "item_liked": ("shares", share),
-        }
-        for prefix, (kind, number) in standing.items():
-            if {f"{prefix}_top", f"{prefix}_rank"}.isdisjoint(names):
-                continue
-            not_higher, size = np.zeros(len(known), np.int64), np.ones(len(known), np.int64)
-            not_higher[known], size[known] = self.standings(kind, number[known], owners[known])
-            top, rank = not_higher / size, np.minimum(100, 100 * (size - not_higher) // size + 1)
-            found[f"{prefix}_top"] = words.of_distinct(
-                f"{prefix}_top", top, known, verbalize.percentile
-            )
-            found[f"{prefix}_rank"] = words.of_distinct(f"{prefix}_rank", rank, known, int)
-        if not {"user_item_times", "user_item_ago"}.isdisjoint(names):
-            times, seconds = self.times_had(items, owners)
-            had = times > 0
-            make["user_item_times"] = lambda n: words.of_distinct(n, times, had, verbalize.count)
-            make["user_item_ago"] = lambda n: words.ages(n, seconds, had & ~np.isnan(seconds))
-        if pairs is not None:
-            difference, felt = pairs[0], ~np.isnan(pairs[1])
-            second = np.where(felt, pairs[1], 0.0)
-            make["user_taste_difference"] = lambda n: numbers(n, difference, signed=True)
-            make["user_neighbours_times"] = lambda n: words.of_distinct(
-                n, second, felt, lambda times: f"{times:.1f}"
-            )
-            make["user_neighbours_percent"] = lambda n: words.percents(n, second, felt)
-        make["user_expected_value"] = lambda n: numbers(n, self.expected(items, owners))
-        for field in self.settings.by:
-            if not {f"user_{field}_counts", f"user_{field}_percent"}.isdisjoint(names):
-                met = self.values_met(field, items, owners)
-                make[f"user_{field}_counts"] = functools.partial(self._counts_met, met, owners)
-                make[f"user_{field}_percent"] = functools.partial(self._share_met, met, owners)
-        return {**found, **{name: maker(name) for name, maker in make.items() if name in names}}
+    def expected(self, items: np.ndarray, owners: np.ndarray) -> np.ndarray:
+        """What users will probably value candidates; NaN where nothing is known."""
+        found = np.full(len(items), np.nan)
+        everybody, past = self.everybody, self.past
+        positions, windows = past.windows(self.known)
+        candidates, inside = (everybody.numbers(n) for n in (items, past.item[positions]))
+        values = past.worth[positions]
+        ends = np.searchsorted(owners, np.arange(len(self.places) + 1))
+        fits = np.where(windows.lengths > 0, everybody.fits(self.places), -1)
+        for fit in np.unique(fits[fits >= 0]).tolist():
+            factors = everybody.factors(fit)
+            for user in np.flatnonzero(fits == fit).tolist():
+                some = slice(ends[user], ends[user + 1])
+                window = slice(windows.low[user], windows.high[user])
+                found[some] = factors.expected(candidates[some], inside[window], values[window])
+        return found
 
-    def _share_met(self, met: ValuesMet, owners: np.ndarray, name: str) -> Source:
-        size = len(owners)
+
+class _Candidates:
+    """What formulas need of candidates `[candidates]`; arguments as of `Features.of_candidates`."""
+
+    def __init__(self, users: Features, owners: np.ndarray, items: np.ndarray, pairs: Any) -> None:
+        self.users, self.owners, self.items = users, owners, items
+        self.settings, self.pairs = users.settings, pairs
+        self.spread = users.spread[owners]
+        self.count = users.everybody.of_items(items, users.places[owners])
+        self.known = self.count.events > 0
+        smoothed = self.settings.smoothed
+        self.share = smoothed(self.count.positive, self.count.events, users.share[owners])
+        self.mean = smoothed(self.count.total, self.count.events, users.mean[owners])
+        self.met = functools.cache(lambda field: users.values_met(field, items, owners))
+        self.standing = functools.cache(self._standing)
+
+    def _standing(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """How many items are not higher than each, and of how many."""
+        known, places = self.known, self.users.places[self.owners]
+        of = self.share if kind == "shares" else self.count.events.astype(float)
+        standing = np.ones((2, len(known)), np.int64)
+        if known.any():
+            standing[:, known] = self.users.everybody.standing(kind, of[known], places[known])
+        return standing[0], standing[1]
+
+    @functools.cached_property
+    def had(self) -> tuple[np.ndarray, np.ndarray]:
+        """How often users had candidates, and how many seconds ago, NaN where that is unknown."""
+        times, last = self.users.past.times_had(self.users.known[self.owners], self.items)
+        return times, self.users.times[self.owners] - last
+
+    def top(self, name: str, kind: str) -> Source:
+        not_higher, size = self.standing(kind)
+        return words.of_distinct(name, not_higher / size, self.known, verbalize.percentile)
+
+    def rank(self, name: str, kind: str) -> Source:
+        not_higher, size = self.standing(kind)
+        rank = np.minimum(100, 100 * (size - not_higher) // size + 1)
+        return words.of_distinct(name, rank, self.known, int)
+
+    def times_had(self, name: str) -> Source:
+        return words.of_distinct(name, self.had[0], self.had[0] > 0, verbalize.count)
+
+    def last_had(self, name: str) -> Source:
+        times, seconds = self.had
+        return words.ages(name, seconds, (times > 0) & ~np.isnan(seconds))
+
+    def value(self, name: str, numbers: np.ndarray, *, signed: bool = False) -> Source:
+        """Numbers in the unit of values, NaN for none."""
+        there = ~np.isnan(numbers)
+        return words.rounded(name, np.where(there, numbers, 0.0), self.spread, there, signed=signed)
+
+    def neighbours(self, name: str, percent: bool) -> Source:
+        there = ~np.isnan(self.pairs[1])
+        numbers = np.where(there, self.pairs[1], 0.0)
+        if percent:
+            return words.percents(name, numbers, there)
+        return words.of_distinct(name, numbers, there, lambda times: f"{times:.1f}")
+
+    def share_met(self, name: str, field: str) -> Source:
+        met, size = self.met(field), len(self.owners)
         liked, count = (np.bincount(met.candidate, n, size) for n in (met.positive, met.events))
-        share = self.settings.smoothed(liked, count, self.user_share[owners])
+        share = self.settings.smoothed(liked, count, self.users.user_share[self.owners])
         return words.percents(name, share, count > 0)
 
-    def _counts_met(self, met: ValuesMet, owners: np.ndarray, name: str) -> Source:
-        labelled = self.settings.has_labels
-        texts: list[list[str]] = [[] for _ in range(len(owners))]
-        for candidate, value, n, p in zip(
-            met.candidate.tolist(),
-            met.name,
-            met.events.tolist(),
-            met.positive.tolist(),
-            strict=True,
-        ):
-            if n:
-                texts[candidate].append(f"{p} of {n} {value}" if labelled else f"{n} {value}")
+    def counts_met(self, name: str, field: str) -> Source:
+        labelled = "labels" in self.settings.traits
+        texts: list[list[str]] = [[] for _ in range(len(self.owners))]
+        met = self.met(field)
+        columns = (met.candidate.tolist(), met.name, met.events.tolist(), met.positive.tolist())
+        for candidate, value, count, positive in zip(*columns, strict=True):
+            if count:
+                of = f"{positive} of {count}" if labelled else f"{count}"
+                texts[candidate].append(f"{of} {value}")
         distinct: dict[tuple[str, ...], int] = {}
         codes = [distinct.setdefault(tuple(text), len(distinct)) for text in texts]
         values: list[Value] = [text or None for text in distinct]
         return Source(np.asarray(codes, np.int64), values, name)
+
+
+# Name -> traits of `StatisticsSettings` that it rests on, and what it says.
+_OF_USERS: Mapping[str, tuple[str, Callable[[Features, str], Source]]] = {
+    "user_count": (
+        "",
+        lambda u, name: words.of_distinct(name, u.users.events, u.acted, verbalize.count),
+    ),
+    "user_positive_percent": (
+        "labels",
+        lambda u, name: words.percents(name, u.user_share, u.acted),
+    ),
+    "user_mean_value": (
+        "values",
+        lambda u, name: words.rounded(name, u.user_mean, u.spread, u.acted),
+    ),
+}
+_OF_CANDIDATES: Mapping[str, tuple[str, Callable[[_Candidates, str], Source]]] = {
+    "item_count": (
+        "",
+        lambda c, name: words.of_distinct(name, c.count.events, c.known, verbalize.count),
+    ),
+    "item_popularity_top": ("", lambda c, name: c.top(name, "counts")),
+    "item_popularity_rank": ("", lambda c, name: c.rank(name, "counts")),
+    "item_positive_percent": ("labels", lambda c, name: words.percents(name, c.share, c.known)),
+    "item_liked_top": ("labels", lambda c, name: c.top(name, "shares")),
+    "item_liked_rank": ("labels", lambda c, name: c.rank(name, "shares")),
+    "item_mean_value": ("values", lambda c, name: words.rounded(name, c.mean, c.spread, c.known)),
+    "user_item_times": ("", _Candidates.times_had),
+    "user_item_ago": ("", _Candidates.last_had),
+    "user_neighbours_percent": ("neighbours labels", lambda c, name: c.neighbours(name, True)),
+    "user_neighbours_times": ("neighbours purchases", lambda c, name: c.neighbours(name, False)),
+    "user_taste_difference": (
+        "neighbours values",
+        lambda c, name: c.value(name, c.pairs[0], signed=True),
+    ),
+    "user_expected_value": (
+        "factors",
+        lambda c, name: c.value(name, c.users.expected(c.items, c.owners)),
+    ),
+}
+# For each column of `statistics.by`, whose name takes the place of the braces.
+_OF_FIELDS: Mapping[str, tuple[str, Callable[[_Candidates, str, str], Source]]] = {
+    "user_{}_counts": ("", _Candidates.counts_met),
+    "user_{}_percent": ("labels", _Candidates.share_met),
+}
+
+
+def _existing(
+    table: Mapping[str, tuple[str, Callable[..., Source]]], settings: StatisticsSettings
+) -> dict[str, Callable[..., Source]]:
+    return {
+        name: make
+        for name, (needs, make) in table.items()
+        if settings.traits.issuperset(needs.split())
+    }
+
+
+def _of_candidates(settings: StatisticsSettings) -> dict[str, Callable[..., Source]]:
+    found = _existing(_OF_CANDIDATES, settings)
+    for field in settings.by:
+        for name, make in _existing(_OF_FIELDS, settings).items():
+            found[name.format(field)] = functools.partial(make, field=field)
+    return found
+
+
+def user_feature_names(settings: StatisticsSettings) -> tuple[str, ...]:
+    """Names of the features of users alone."""
+    return tuple(_existing(_OF_USERS, settings))
+
+
+def feature_names(settings: StatisticsSettings) -> tuple[str, ...]:
+    """Names of all features: what a candidate template may ask for."""
+    return (*_of_candidates(settings), *user_feature_names(settings))
+
+
+def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
+    """Options without what costs most of the work or memory, unless it is wanted."""
+    needs = {need for n in wanted if n in _OF_CANDIDATES for need in _OF_CANDIDATES[n][0].split()}
+    return dataclasses.replace(
+        options,
+        neighbours=options.neighbours and "neighbours" in needs,
+        factors=options.factors if "factors" in needs else 0,
+    )

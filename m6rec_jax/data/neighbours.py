@@ -19,13 +19,13 @@ from scipy import sparse
 from m6rec_jax.data import pair_counts
 from m6rec_jax.data.epochs import PastCounts, WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.statistics_state import (
-    NEIGHBOUR_SMOOTHING,
-    SIMILARITY_SMOOTHING,
-    StatisticsSettings,
-)
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.data.timeline import Timeline
 
+# How much likelier one item makes another is pulled towards "no likelier" as if by so many users.
+NEIGHBOUR_SMOOTHING = 5.0
+# Pulls the similarity of each pair of items towards zero, in the unit of squared values.
+SIMILARITY_SMOOTHING = 10.0
 # The weight of the user's share of all items beside those that are valued alike: a tie-break, an
 # item of a similarity of 0.1 weighs as much.
 _OWN_WEIGHT = 0.1

@@ -58,7 +58,7 @@ from m6rec_jax.data.prepared import (
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import COUNT, SPEC_FILE, protocol_for
 from m6rec_jax.data.splits import CONTEXT, PARTS, STATISTICS_PARTS, Split, part_counts
-from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.template_needs import texts_of_items
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import finish_staged, replaced_folder, scratch_folder

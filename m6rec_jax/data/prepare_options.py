@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
 
+from m6rec_jax.data.features import needed_only
 from m6rec_jax.data.schema import SPEC_FILE
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.templates import DatasetTemplate
@@ -117,19 +118,7 @@ def template_and_options(
     """
     spec = dataset.spec
     where = str(dataset.directory / SPEC_FILE)
-    statistics = Statistics.for_dataset(spec, options)
-    template = checked_template(spec, statistics, where)
+    settings = StatisticsSettings.for_dataset(spec, options)
+    template = checked_template(spec, settings, where)
     wanted = (*template.candidate_template.fields, *template.profile_template.fields)
-    return template, needed_only(statistics.options, wanted)
-
-
-def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
-    """Options without what costs most of the work or memory, unless it is wanted."""
-    of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
-    of_items = {"user_item_times", "user_item_ago"}
-    return dataclasses.replace(
-        options,
-        neighbours=options.neighbours and not of_neighbours.isdisjoint(wanted),
-        factors=options.factors if "user_expected_value" in wanted else 0,
-        user_items=options.user_items and not of_items.isdisjoint(wanted),
-    )
+    return template, needed_only(settings.options, wanted)

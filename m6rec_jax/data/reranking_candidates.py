@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence, Indices
+from m6rec_jax.data.past_events import Ranges
 from m6rec_jax.data.splits import TRAIN
-from m6rec_jax.data.user_bucket import Ranges
 
 
 @dataclasses.dataclass(frozen=True)

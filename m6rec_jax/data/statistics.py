@@ -1,163 +1,412 @@
 """The statistics that requests are answered with: what `prepare` counted, put into words.
 
-`Statistics` holds the state after the last event. Training text and served text come from the same
-formulas (`features`), so they cannot drift apart.
+`Statistics` is the state after the last event: what was counted of items, and what each user did,
+as arrays. Training text and served text come from the same formulas (`features`), so they cannot
+drift apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from m6rec_jax.data import neighbours, statistics_files
-from m6rec_jax.data.features import Counts, Features, ValuesMet
-from m6rec_jax.data.neighbours import ItemSums
-from m6rec_jax.data.statistics_state import (
-    StatisticsOptions,
-    StatisticsState,
-    UserState,
-    values_of,
+from m6rec_jax.data import neighbours
+from m6rec_jax.data.epochs import Population
+from m6rec_jax.data.features import (
+    Everybody,
+    Features,
+    ValuesMet,
+    feature_names,
+    user_feature_names,
 )
+from m6rec_jax.data.neighbours import ItemSums
+from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.past_events import Counts, ItemValues, PastEvents, Ranges, values_of
+from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import replaced_folder
 from m6rec_jax.text.column_text import Source
-from m6rec_jax.text.records import Item, Value
+from m6rec_jax.text.records import Event, Item, Value
 
-__all__ = ["Statistics", "StatisticsOptions"]
+# Raise the number when the same events give other words, too: then text is rendered anew.
+FORMAT = "m6rec-statistics-9"
+DESCRIPTION = "statistics.json"
+# Tables of what each user did begin so.
+OF_USERS = "user"
+_VALUES = "user_values_{}"
 
 
-class Statistics(StatisticsState):
-    """The statistics of one data set: the counts, and the words about them.
-
-    Make it with `Statistics.for_dataset(spec)` or `Statistics.load(path)`.
+class Totals(NamedTuple):
+    """Of all events: their number, positive ones, sum of values, sum of squared differences from
+    the mean before each, time of the last one; number of users; mean value at the last fit.
     """
+
+    events: int = 0
+    positive: int = 0
+    value: float = 0.0
+    square: float = 0.0
+    last_time: float = -math.inf
+    users: int = 0
+    factors_mean: float = 0.0
+
+
+class ItemColumns(NamedTuple):
+    """Of items, in the order in which they came first: events, positive ones, sum of values; how
+    often each entered a user's window, and the sum of squared differences from the mean before
+    `[items]`.
+    """
+
+    events: np.ndarray
+    positive: np.ndarray
+    value: np.ndarray
+    holders: np.ndarray
+    square: np.ndarray
+
+
+class EventColumns(NamedTuple):
+    """Events user by user, in each user's order; items by their numbers `[events]`."""
+
+    item: np.ndarray
+    time: np.ndarray
+    value: np.ndarray
+    positive: np.ndarray
+
+
+@dataclasses.dataclass
+class Statistics(Everybody):
+    """The statistics of one data set; `load` reads them.
+
+    Attributes:
+      settings: what is counted.
+      totals, items, events: see there.
+      item_ids, user_ids: id -> number.
+      user_start: where the events of each user begin, and their number `[users + 1]`.
+      item_values: of each column of `by`, which users' events are counted by.
+      ranks: 'counts' of events and 'shares' liked of all items, as of the last refresh.
+      pairs: of items.
+      fitted: factors of the last fit.
+    """
+
+    settings: StatisticsSettings
+    totals: Totals
+    item_ids: Mapping[str, int]
+    items: ItemColumns
+    user_ids: Mapping[str, int]
+    user_start: np.ndarray
+    events: EventColumns
+    item_values: Mapping[str, ItemValues]
+    ranks: Mapping[str, Population]
+    pairs: PairCounts
+    fitted: ValueFactors
+
+    # ---- on disk
+
+    def save(self, path: Path) -> None:
+        """Writes a folder that `load` reads."""
+        keys, counts = self.pairs.to_arrays()
+        factors = {f"factor_{n}": of for n, of in enumerate(self.fitted.item_factors.T)}
+        tables: dict[str, Mapping[str, Any]] = {
+            "items": {"item_id": [*self.item_ids], **self.items._asdict()},
+            "users": {"user_id": [*self.user_ids], "events": np.diff(self.user_start)},
+            "user_events": self.events._asdict(),
+            "pairs": {"key": keys, "together": counts[:, 0], "products": counts[:, 1]},
+            "factors": {"bias": self.fitted.item_bias, **factors},
+        }
+        for kind, ranks in self.ranks.items():
+            tables[kind] = ranks._asdict()
+        for number, values in enumerate(self.item_values.values()):
+            names = pa.array(values.names, pa.string()).take(pa.array(values.numbers))
+            owners = np.repeat(np.arange(len(self.item_ids)), np.diff(values.offsets))
+            tables[_VALUES.format(number)] = {"item": owners, "name": names}
+        described = {
+            "format": FORMAT,
+            "settings": dataclasses.asdict(self.settings),
+            "totals": self.totals._asdict(),
+        }
+        with replaced_folder(path) as folder:
+            for name, columns in tables.items():
+                table = pa.table({**columns})
+                pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+            (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote; raises DataError when it is missing or damaged."""
-        return statistics_files.load(cls, path)
+        """Reads what `save` wrote; raises DataError where it is missing, damaged or of another
+        format.
+        """
+        path = Path(path)
+        try:
+            described = json.loads((path / DESCRIPTION).read_text("utf-8"))
+            if described["format"] != FORMAT:
+                raise DataError(
+                    f"{path}: format {described['format']!r}, expected {FORMAT!r}; prepare the "
+                    "data set again"
+                )
+            raw = described["settings"]
+            options = StatisticsOptions(**raw["options"])
+            settings = StatisticsSettings(
+                tuple(raw["by"]), raw["at_least"], raw["has_values"], options
+            )
+            return cls._read(path, settings, Totals(**described["totals"]))
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{path} holds no whole statistics ({error}); `m6rec data prepare` writes them"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise DataError(f"{path}: the statistics are damaged: {error}") from error
 
-    def user_features(
-        self, user_id: str, time: float | None = None, *, state: UserState | None = None
-    ) -> dict[str, Value]:
-        """What the events so far say about a user: the features `user_names`.
+    @classmethod
+    def _read(cls, path: Path, settings: StatisticsSettings, totals: Totals) -> Self:
+        def columns(name: str) -> list[np.ndarray]:
+            table = pq.read_table(path / f"{name}.parquet")
+            return [column.to_numpy() for column in table.columns]
+
+        item_ids, *items = columns("items")
+        user_ids, lengths = columns("users")
+        values = {}
+        for number, field in enumerate(settings.by):
+            item, name = pq.read_table(path / f"{_VALUES.format(number)}.parquet").columns
+            codes = name.combine_chunks().dictionary_encode()
+            offsets = np.searchsorted(item.to_numpy(), np.arange(len(item_ids) + 1))
+            values[field] = ItemValues(
+                codes.dictionary.to_pylist(), offsets, codes.indices.to_numpy()
+            )
+        key, *counts = columns("pairs")
+        bias, *factors = columns("factors")
+        fitted = ValueFactors.for_settings(settings)
+        if len(bias):
+            fitted.mean, fitted.item_bias = totals.factors_mean, bias
+            fitted.item_factors = np.stack(factors, axis=1)
+        return cls(
+            settings,
+            totals,
+            {id_: number for number, id_ in enumerate(item_ids.tolist())},
+            ItemColumns(*items),
+            {id_: number for number, id_ in enumerate(user_ids.tolist())},
+            np.concatenate([[0], np.cumsum(lengths)]),
+            EventColumns(*columns("user_events")),
+            values,
+            {kind: Population(*columns(kind)) for kind in ("counts", "shares")},
+            PairCounts(len(item_ids), key, np.stack(counts, axis=1)),
+            fitted,
+        )
+
+    # ---- one user
+
+    def user(self, user_id: str, behaviours: Iterable[tuple[Event, Item]] = ()) -> KnownUser:
+        """What is known of a user, with behaviours that these statistics do not hold.
 
         Args:
-          user_id: may be unknown.
-          time, state: see `group_features`.
+          user_id: may be unknown, or empty.
+          behaviours: the user's events, oldest first, with their items. Of a known user only those
+            later than the last one that was counted of it are taken.
         """
-        asked = self._asked(user_id, time, state)
-        return _at(asked.of_users(self.user_names()), 0)
+        number = self.user_ids.get(user_id)
+        stored = slice(0, 0) if number is None else slice(*self.user_start[number : number + 2])
+        last = self.events.time[stored.stop - 1] if number is not None else -math.inf
+        return KnownUser(self, stored, [(e, item) for e, item in behaviours if e.time > last])
 
-    def group_features(
+    def items_had(self, user_id: str) -> set[str]:
+        """Ids of the items that were counted of a user, who may be unknown."""
+        return {self._ids[number] for number in self.user(user_id).item.tolist()}
+
+    @functools.cached_property
+    def _ids(self) -> list[str]:
+        return [*self.item_ids]
+
+    # ---- everybody, at the only place there is
+
+    def sums(self, items: np.ndarray) -> ItemSums:
+        """What pairs of items need to know of each `[n]`."""
+        counts, of = self.of_items(items, items), self.items
+        means = self.settings.smoothed(counts.total, counts.events, self.mean)
+        return ItemSums(of.holders[items], of.square[items], means)
+
+    @property
+    def share(self) -> float:
+        """Share of positive events; 0 before the first."""
+        return self.totals.positive / self.totals.events if self.totals.events else 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean value; 0 before the first."""
+        return self.totals.value / self.totals.events if self.totals.events else 0.0
+
+    @property
+    def spread(self) -> float:
+        """How far values lie from their mean (root mean square); 1 before two of them differ."""
+        return math.sqrt(self.totals.square / self.totals.events) if self.totals.square else 1.0
+
+    def overall(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        share, mean, spread = (
+            np.full(len(places), of) for of in (self.share, self.mean, self.spread)
+        )
+        return share, mean, spread
+
+    def of_items(self, items: np.ndarray, places: np.ndarray) -> Counts:
+        known = items < len(self.item_ids)
+        of = np.where(known, items, 0)
+        if not len(self.item_ids):
+            return Counts(*np.zeros((3, len(items)), np.int64))
+        columns = (self.items.events, self.items.positive, self.items.value)
+        return Counts(*(np.where(known, column[of], 0) for column in columns))
+
+    def standing(
+        self, kind: str, numbers: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.ranks[kind].standing(numbers)
+
+    def fits(self, places: np.ndarray) -> np.ndarray:
+        return np.full(len(places), 0 if self.fitted.fitted else -1)
+
+    def factors(self, fit: int) -> ValueFactors:
+        return self.fitted
+
+    def numbers(self, items: np.ndarray) -> np.ndarray:
+        return items
+
+
+class KnownUser(PastEvents):
+    """One user's events: those that statistics hold, and later ones: see `Statistics.user`.
+
+    Items that the statistics do not know have numbers beyond those that they know.
+
+    Args:
+      statistics: see there.
+      stored: where its events are among theirs.
+      later: the others.
+    """
+
+    def __init__(
+        self, statistics: Statistics, stored: slice, later: Sequence[tuple[Event, Item]]
+    ) -> None:
+        self.statistics, self.later = statistics, later
+        self._new: dict[object, int] = {}
+        at_least = statistics.settings.at_least
+        values = [math.nan if event.value is None else event.value for event, _ in later]
+        columns = (
+            [self.number(item) for _, item in later],
+            [event.time for event, _ in later],
+            values,
+            [at_least is None or value >= at_least for value in values],
+        )
+        item, time, value, liked = (
+            np.concatenate([of[stored], np.asarray(more, of.dtype)])
+            for of, more in zip(statistics.events, columns, strict=True)
+        )
+        past = np.arange(len(item))
+        window = statistics.settings.options.neighbour_window
+        super().__init__(item, time, value, liked, past, np.zeros_like(past), window)
+
+    def features(self, time: float | None = None) -> dict[str, Value]:
+        """What is known of the user alone: see `features_of`."""
+        return _at(self._as_of(time, ()).of_users(user_feature_names(self.statistics.settings)), 0)
+
+    def features_of(
         self,
-        user_id: str,
         items: Sequence[Item],
         time: float | None = None,
-        *,
-        state: UserState | None = None,
-        names: Sequence[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[dict[str, Value]]:
-        """What the events so far say about a user and items: features of each item.
+        """What is known of the user and items: features of each item.
 
         Args:
-          user_id, items: may be unknown.
+          items: may be unknown.
           time: the moment, unix seconds; None for "after all events".
-          state: of `fold_in`, in place of what is known by the id.
-          names: those that are wanted, and perhaps others; None: all of `self.names()`.
+          names: those that are wanted, and perhaps others; None: all.
 
         Raises:
           DataError: an event at `time` or later was counted already, so they would leak the future.
         """
-        asked = self._asked(user_id, time, state)
+        features = self._as_of(time, items)
+        numbers = np.asarray([self.number(item) for item in items], np.int64)
         owners = np.zeros(len(items), np.int64)
-        wanted = self.names() if names is None else set(names).intersection(self.names())
-        found = asked.of_candidates(tuple(wanted), owners, items, asked.pairs(items))
-        return [_at(found, number) for number in range(len(items))]
+        wanted = feature_names(self.statistics.settings) if names is None else names
+        sources = features.of_candidates(wanted, owners, numbers, features.pairs(numbers))
+        return [_at(sources, number) for number in range(len(items))]
 
-    def _asked(self, user_id: str, time: float | None, state: UserState | None) -> _Asked:
-        if time is not None and time <= self.last_time:
+    def _as_of(self, time: float | None, items: Sequence[Item]) -> _ServedFeatures:
+        last = self.statistics.totals.last_time
+        if time is not None and time <= last:
             raise DataError(
-                f"statistics hold an event at {self.last_time}, so there are none as of "
-                f"{time}: that would leak the future"
+                f"statistics hold an event at {last}, so there are none as of {time}: that would "
+                "leak the future"
             )
-        user = state or self.users.get(user_id) or self.new_user()
-        return _Asked(self, user, np.nan if time is None else time)
+        return _ServedFeatures(self, math.nan if time is None else time, items)
+
+    def number(self, item: Item) -> int:
+        """The number of an item; a new one for each item without an id."""
+        known = self.statistics.item_ids
+        number = known.get(item.id)
+        if number is None:
+            return self._new.setdefault(item.id or object(), len(known) + len(self._new))
+        return number
+
+    def may_enter(self) -> np.ndarray:
+        """An item of which nothing else is known resembles no other."""
+        return self.item < len(self.statistics.item_ids)
 
 
-class _Asked(Features[Sequence[Item]]):
-    """What is known of one user after all events, and at a moment (NaN where it is not known)."""
+class _ServedFeatures(Features):
+    """Features of one user, and of items that may have other values than were counted."""
 
-    def __init__(self, state: StatisticsState, user: UserState, time: float) -> None:
-        self._state, self._user, self._time = state, user, time
-        share, mean, spread = np.asarray([[state.share()], [state.mean()], [state.spread()]])
-        counts = (user.count, user.positive, user.value)
-        users = Counts(*(np.asarray([number]) for number in counts))
-        super().__init__(state, share, mean, spread, users)
+    def __init__(self, user: KnownUser, time: float, items: Sequence[Item]) -> None:
+        zero, number = np.zeros(1, np.int64), np.asarray([len(user.past)])
+        moment = np.asarray([time])
+        super().__init__(user.statistics, user, Ranges(zero, number), zero, moment, {})
+        self._user, self._candidates = user, items
 
-    def item_counts(self, items: Sequence[Item], owners: np.ndarray) -> Counts:
-        of, indices = self._state.items, self._indices(items)
-        columns = (of.count, of.positive, of.value)
-        return Counts(*(np.asarray([c[i] if i >= 0 else 0 for i in indices]) for c in columns))
+    def values_met(self, field: str, items: np.ndarray, owners: np.ndarray) -> ValuesMet:
+        user = self._user
+        values, stored = user.statistics.item_values[field], len(user.item) - len(user.later)
+        ranges = values.ranges(user.item[:stored])
+        numbers = values.numbers[ranges.numbers]
+        events = np.bincount(numbers, minlength=len(values.names))
+        positive = np.bincount(numbers, user.liked[:stored][ranges.owners], len(values.names))
+        met: dict[str, tuple[int, int]] = {
+            values.names[n]: (int(events[n]), int(positive[n]))
+            for n in np.flatnonzero(events).tolist()
+        }
+        for (_, item), liked in zip(user.later, user.liked[stored:].tolist(), strict=True):
+            for name in values_of(item, field):
+                count, good = met.get(name, (0, 0))
+                met[name] = count + 1, good + liked
+        names = [(n, o) for n, i in enumerate(self._candidates) for o in values_of(i, field)]
+        counts = [met.get(name, (0, 0)) for _, name in names]
+        events, positive = np.asarray(counts, np.int64).reshape(-1, 2).T
+        candidate = np.asarray([number for number, _ in names], np.int64)
+        return ValuesMet(candidate, [name for _, name in names], events, positive)
 
-    def standings(
-        self, kind: str, numbers: np.ndarray, owners: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        state = self._state
-        population = state.sorted_counts if kind == "counts" else state.sorted_shares
-        # A share must not fall below itself by the rounding of another order of operations.
-        not_higher = np.searchsorted(population, numbers + 1e-12, side="right")
-        return not_higher, np.full(len(numbers), len(population))
-
-    def times_had(self, items: Sequence[Item], owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        had = [self._user.items.get(item.id, (0, np.nan)) for item in items]
-        return np.asarray([times for times, _ in had]), self._time - np.asarray(
-            [last for _, last in had]
-        )
-
-    def values_met(self, field: str, items: Sequence[Item], owners: np.ndarray) -> ValuesMet:
-        counts = self._user.by[self._state.by.index(field)]
-        named = [(n, name) for n, item in enumerate(items) for name in values_of(item, field)]
-        met = np.asarray([counts.get(name, (0, 0)) for _, name in named]).reshape(-1, 2)
-        candidate = np.asarray([n for n, _ in named], np.int64)
-        return ValuesMet(candidate, [name for _, name in named], met[:, 0], met[:, 1])
-
-    def expected(self, items: Sequence[Item], owners: np.ndarray) -> np.ndarray:
-        user, factors = self._user, self._state.factors
-        if not (user.window and factors.fitted):
-            return np.full(len(items), np.nan)
-        return factors.expected(self._indices(items), user.window, user.window_value)
-
-    def pairs(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(self, items: np.ndarray) -> np.ndarray:
         """What pairs of items say: see `Features.of_candidates`."""
         found = np.full((2, len(items)), np.nan)
-        indices = np.asarray(self._indices(items), np.int64)
-        known = indices >= 0
-        state, user = self._state, self._user
-        if state.options.neighbours and user.window and known.any():
+        statistics, user = self._user.statistics, self._user
+        known = items < len(statistics.item_ids)
+        if not self.settings.options.neighbours or not known.any():
+            return found
+        positions, windows = user.windows(self.known)
+        window = positions[windows.numbers]
+        if len(window):
             found[:, known] = neighbours.features(
-                state,
-                state.pairs.get(indices[known], np.asarray(user.window)),
-                self._sums(indices[known].tolist()),
-                self._sums(user.window),
-                np.asarray(user.window_value),
-                len(state.users),
+                self.settings,
+                statistics.pairs.get(items[known], user.item[window]),
+                statistics.sums(items[known]),
+                statistics.sums(user.item[window]),
+                user.worth[window],
+                statistics.totals.users,
                 float(self.user_share[0]),
             )
-        return found[0], found[1]
-
-    def _sums(self, items: Sequence[int]) -> ItemSums:
-        of = self._state.items
-        # Of these items alone: the whole lists would be made arrays for every request.
-        columns = (of.holders, of.square, of.value, of.count)
-        holders, squares, values, counts = ([c[item] for item in items] for c in columns)
-        means = self.settings.smoothed(np.asarray(values), np.asarray(counts), self._state.mean())
-        return ItemSums(np.asarray(holders), np.asarray(squares), means)
-
-    def _indices(self, items: Sequence[Item]) -> list[int]:
-        return [self._state.items.index.get(item.id, -1) for item in items]
+        return found
 
 
 def _at(sources: Mapping[str, Source], number: int) -> dict[str, Value]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from m6rec_jax.data.features import feature_names, user_feature_names
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
-from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import Template, text_of
 from m6rec_jax.text.records import Item
@@ -20,12 +21,14 @@ if TYPE_CHECKING:  # with DuckDB, which serving goes without
     from m6rec_jax.data.reading import Dataset
 
 
-def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> DatasetTemplate:
+def checked_template(
+    spec: DatasetSpec, settings: StatisticsSettings, where: str
+) -> DatasetTemplate:
     """The data set's template, all of whose fields exist.
 
     Args:
       spec: of the data set.
-      statistics: of its events.
+      settings: of its statistics.
       where: the file it stands in, for error messages.
 
     Raises:
@@ -35,7 +38,7 @@ def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> D
     template = DatasetTemplate.parse(spec.template, where)
     if not spec.items.columns:
         raise ConfigError(f"{where}: items.columns is empty, and nothing is known of any item")
-    names, of_user = statistics.names(), statistics.user_names()
+    names, of_user = feature_names(settings), user_feature_names(settings)
     try:
         template.validate(spec.users.columns, spec.items.columns, names, of_user)
     except ConfigError as error:
@@ -106,14 +109,14 @@ class TemplateNeeds:
         """Reads them off a data set's template; arguments and errors as `checked_template`."""
         if not spec.template:
             return cls({}, {}, None)
-        statistics = Statistics.for_dataset(spec)
-        template = checked_template(spec, statistics, where)
+        settings = StatisticsSettings.for_dataset(spec)
+        template = checked_template(spec, settings, where)
         if spec.events.value is None and template.needs_outcome and not template.outcome(None):
             raise ConfigError(
                 f"{where}: template 'event' needs a value for {{outcome}}, and events without a "
                 "value have no words but an outcome that is alone and has no 'at_least'"
             )
-        users, items = template.required(statistics.names())
+        users, items = template.required(feature_names(settings))
         return cls(users, items, template)
 
     def without_words(self, values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 A *place* is a number of events of the timeline: the first so many. Whatever was known at a moment
 is a question about the place `place_of(time)`, answered without folding the events before it: sums
 over all events are kept at every place, those of an item at each of its events. Sums are made in
-the order of events, as `statistics_state` makes them, so that both agree to the last bit.
+the order of events, as a fold over them would make them, so that no word depends on the way.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from m6rec_jax.data.past_events import Counts, running_sums
 from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 
-# Of each event: `counted` for everybody or for its user only (see `StatisticsState.update`).
+# Of each event: `counted` for everybody or for its user only (rows of other parts).
 _EVENTS = {
     "time": np.float64,
     "user": np.int32,
@@ -141,20 +142,18 @@ class Timeline:
         return _mean(self.total[places], self.count[places])
 
     def spread(self, places: np.ndarray) -> np.ndarray:
-        """See `StatisticsState.spread`, at places `[n]`."""
+        """How far values lie from their mean (root mean square); 1 before two differ `[n]`."""
         square, count = self.square[places], self.count[places]
         return np.sqrt(np.where(square > 0, square / np.maximum(count, 1), 1.0))
 
-    def of_items(
-        self, items: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Counted events of items `[n]` at places `[n]`: number, positive ones, sum of values."""
+    def of_items(self, items: np.ndarray, places: np.ndarray) -> Counts:
+        """Counted events of items `[n]` at places `[n]`."""
         start = self.item_start[items]
         end = _search_within(self.item_place, start, self.item_start[items + 1], places)
         count = end - start
         positive = self.item_positive[end] - self.item_positive[start]
         total = np.where(count > 0, self.item_total[np.maximum(end - 1, 0)], 0.0)
-        return count, positive, total
+        return Counts(count, positive, total)
 
     def first_place(self, items: np.ndarray) -> np.ndarray:
         """Place of each item's first counted event `[n]`; past all events for one that has none."""
@@ -178,20 +177,6 @@ def _write_items(folder: Path, arrays: Mapping[str, np.ndarray], num_items: int)
     positive[1:] = np.cumsum(arrays["positive"][place + 1] - arrays["positive"][place])
     total = _array(folder, "item_total", np.float64, len(counted))
     total[:] = running_sums(arrays["value"][place], start)
-
-
-def running_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums of `values` `[n]` up to each, itself included, within segments.
-
-    Args:
-      values: of all segments, one after the other.
-      starts: first of each segment, and `n` `[segments + 1]`.
-    """
-    found = np.empty(len(values))
-    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        if start < end:
-            np.add.accumulate(values[start:end], out=found[start:end])
-    return found
 
 
 def _search_within(

@@ -45,7 +45,7 @@ from m6rec_jax.data.prepared import (
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TRAIN, Split
-from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.template_needs import texts_of_items
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import finish_staged, scratch_folder, staged_files

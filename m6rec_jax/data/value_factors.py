@@ -11,11 +11,17 @@ minute ago is known as well as an old one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import scipy.sparse as sp
 
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.errors import DataError
+
+# Weight of the factors' squares.
+_REGULARIZATION = 10.0
 
 # Rounds over the biases, and over the factors, of one fit. A fit starts where the last one ended.
 _BIAS_ROUNDS = 3
@@ -43,6 +49,22 @@ class ValueFactors:
         self.mean = 0.0
         self.item_bias = np.zeros(0)
         self.item_factors = np.zeros((0, rank))
+
+    @classmethod
+    def for_settings(cls, settings: StatisticsSettings) -> Self:
+        """Factors that are not fitted yet."""
+        rank = settings.options.factors if settings.has_values else 0
+        return cls(rank, settings.options.smoothing, _REGULARIZATION)
+
+    def save(self, file: Path) -> None:
+        """Writes a fit for `load`."""
+        np.savez(file, self.mean, self.item_bias, self.item_factors)
+
+    def load(self, file: Path) -> None:
+        """Reads what `save` wrote."""
+        with np.load(file) as arrays:
+            mean, self.item_bias, self.item_factors = arrays.values()
+            self.mean = float(mean)
 
     @property
     def fitted(self) -> bool:

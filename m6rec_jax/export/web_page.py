@@ -170,7 +170,7 @@ def page_catalogue(model: LoadedModel, catalogue: Catalogue) -> dict[str, Any]:
         if own.kind == "scoring":
             found: list[dict[str, Value]] = [{}] * len(items)
             if data.statistics is not None:
-                found = data.statistics.group_features("", items)
+                found = data.statistics.user("").features_of(items)
             task["candidates"] = column(
                 _filled(template.candidate_template, items, found, *_OF_USER)
             )
@@ -215,11 +215,11 @@ def _constants(data: ServingData) -> dict[str, float | None] | None:
     if own is None:
         return None
     return {
-        "smoothing": own.options.smoothing,
-        "share": own.share() if own.has_labels else None,
-        "mean": own.mean() if own.has_values else None,
-        "spread": own.spread(),
-        "at_least": own.at_least,
+        "smoothing": own.settings.options.smoothing,
+        "share": None if own.settings.at_least is None else own.share,
+        "mean": own.mean if own.settings.has_values else None,
+        "spread": own.spread,
+        "at_least": own.settings.at_least,
     }
 
 

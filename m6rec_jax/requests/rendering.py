@@ -7,8 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.data.statistics_state import UserState
+from m6rec_jax.data.statistics import KnownUser, Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.records import Event, Item, Value
@@ -53,59 +52,57 @@ class RequestRenderer:
           RejectedRow: the statistics hold events of the request's moment or later ones, or a field
             that the template cannot do without has no value.
         """
-        state = self._state(request)
+        known = self._known(request)
         latest = request.history
         if self._max_events is not None:
             latest = latest[max(0, len(latest) - self._max_events) :]
         events, items = _by_id(latest)
         try:
             user, time, features = request.user, request.time, request.statistics
-            if self._statistics is not None:
-                counted = self._statistics.user_features(user.id, time, state=state)
-                features = {**counted, **features}
+            if known is not None:
+                features = {**known.features(time), **features}
             history = self._template.history_segments(user, events, items, time, features)
-            candidates = self._candidates(request, state) if self._render_candidates else []
+            candidates = self._candidates(request, known) if self._render_candidates else []
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
         return RequestText(history, candidates)
 
     def candidates(self, request: Request) -> list[str]:
         """The texts of a request's candidates alone; raises as `render`."""
-        state = self._state(request)
+        known = self._known(request)
         try:
-            return self._candidates(request, state)
+            return self._candidates(request, known)
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
 
     def had(self, request: Request) -> frozenset[str]:
-        """Ids of the items that the user had, by the request and, where they say so, statistics."""
-        known = None if self._statistics is None else self._statistics.users.get(request.user.id)
-        earlier = () if known is None else known.items
+        """Ids of the items that the user had, by the request and the statistics."""
+        earlier = () if self._statistics is None else self._statistics.items_had(request.user.id)
         return frozenset([*earlier, *(item.id for _, item in request.history if item.id)])
 
-    def _state(self, request: Request) -> UserState | None:
+    def _known(self, request: Request) -> KnownUser | None:
         if self._statistics is None:
             return None
-        if request.time is not None and request.time <= self._statistics.last_time:
+        last_time = self._statistics.totals.last_time
+        if request.time is not None and request.time <= last_time:
             raise RejectedRow(
                 "too_early",
                 f"'time' is {request.time!r}, and the statistics hold events until "
-                f"{self._statistics.last_time!r}: they would leak the future",
+                f"{last_time!r}: they would leak the future",
             )
         counted = [
             (event, item)
             for event, item in request.history
             if not math.isnan(event.time)
-            and (event.value is not None or not self._statistics.has_values)
+            and (event.value is not None or not self._statistics.settings.has_values)
         ]
-        return self._statistics.fold_in(request.user.id, counted)
+        return self._statistics.user(request.user.id, counted)
 
-    def _candidates(self, request: Request, state: UserState | None) -> list[str]:
+    def _candidates(self, request: Request, known: KnownUser | None) -> list[str]:
         items, names = request.candidates, self._template.candidate_template.fields
         features: Sequence[Mapping[str, Value]] = [request.statistics] * len(items)
-        if self._statistics is not None:
-            user, time = request.user.id, request.time
-            counted = self._statistics.group_features(user, items, time, state=state, names=names)
+        if known is not None:
+            counted = known.features_of(items, request.time, names)
             features = [{**own, **request.statistics} for own in counted]
         given = zip(items, features, request.candidate_statistics, strict=True)
         return [self._template.candidate(item, {**own, **more}) for item, own, more in given]

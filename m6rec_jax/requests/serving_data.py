@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import co_occurrence, ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.features import feature_names
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, Catalogue, read_catalogue
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.data.statistics_files import tables_without_users
+from m6rec_jax.data.statistics import DESCRIPTION, OF_USERS, Statistics
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import TEXT
 from m6rec_jax.text.format_strings import text_of
@@ -116,7 +117,8 @@ class ServingData:
             if with_statistics:
                 statistics = Statistics.load(folder / STATISTICS)
                 try:
-                    template.validate(spec.users.columns, spec.items.columns, statistics.names())
+                    names = feature_names(statistics.settings)
+                    template.validate(spec.users.columns, spec.items.columns, names)
                 except ConfigError as error:
                     raise ConfigError(
                         f"{folder} does not fit the model: {error}. Were its statistics prepared "
@@ -191,7 +193,9 @@ class ServingData:
 
     def statistics_names(self) -> tuple[str, ...]:
         """Names of the statistics that a template may render, and a request may bring."""
-        return (self.statistics or Statistics.for_dataset(self.spec)).names()
+        counted = self.statistics
+        settings = counted.settings if counted else StatisticsSettings.for_dataset(self.spec)
+        return feature_names(settings)
 
 
 @functools.cache
@@ -220,10 +224,14 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     read_catalogue(folder)
     Statistics.load(folder / STATISTICS)  # raises
     tables = {CATALOGUE: pq.read_table(folder / CATALOGUE)}
-    for name, table in tables_without_users(folder / STATISTICS).items():
-        tables[f"{STATISTICS}/{name}.parquet"] = table
-    described = f"{STATISTICS}/statistics.json"
-    copied = [described, *((co_occurrence.FILE, ease.FILE) if with_counts else ())]
+    for path in (folder / STATISTICS).glob("*.parquet"):
+        table = pq.read_table(path)
+        of_users = path.stem.startswith(OF_USERS)
+        tables[f"{STATISTICS}/{path.name}"] = table.slice(0, 0) if of_users else table
+    copied = [
+        f"{STATISTICS}/{DESCRIPTION}",
+        *((co_occurrence.FILE, ease.FILE) if with_counts else ()),
+    ]
     files = {MANIFEST: text.encode()}
     files |= {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
     for name, table in sorted(tables.items()):

@@ -274,7 +274,7 @@ class _LikedItems:
         self.repeats_count = data.spec.repeats_count
         self._places = {identifier: place for place, identifier in enumerate(self._ids)}
         assert data.statistics is not None  # read with the folder
-        last = data.statistics.last_time  # of no event -inf
+        last = data.statistics.totals.last_time  # of no event -inf
         now = last + 1 if math.isfinite(last) else 0.0
         self._user = {"user": {}, "time": now, **user, "history": user.get("history") or []}
         if "time" not in user:

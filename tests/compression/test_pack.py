@@ -198,9 +198,9 @@ def test_requests_are_answered_by_what_a_file_carries(
     assert carried == beside.score(["f0", "f2"], **asked)
     # A known user is known beside the file, and not in it.
     statistics = [model.service.parts.data("ctr").statistics for model in (load(with_data), beside)]
-    assert [len(one.users) for one in statistics] == [5, 5]
-    assert statistics[0].user_features("u1")["user_count"] is None
-    assert statistics[1].user_features("u1")["user_count"] is not None
+    assert [one.totals.users for one in statistics] == [5, 5]
+    assert statistics[0].user("u1").features()["user_count"] is None
+    assert statistics[1].user("u1").features()["user_count"] is not None
     about = read_packed(with_data).about
     assert about["limits"] == "writes no plots"
     assert set(about["trained_on"]) == {"films", "books"}

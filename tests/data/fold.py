@@ -10,29 +10,29 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
-from m6rec_jax.data import statistics_files
 from m6rec_jax.data.co_occurrence import RECENT, ranked_text
+from m6rec_jax.data.epochs import FIRST_FIT, Population, next_fit, next_refresh
 from m6rec_jax.data.event_views.documents import item_in_document, sentence
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.past_events import ItemValues
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import EXCLUDED, VISIBLE_PARTS
-from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.data.statistics_files import SCHEMAS, USER_ITEMS, ranks_table, table
-from m6rec_jax.data.statistics_state import (
-    ItemStates,
-    UserState,
-    next_fit,
-    next_refresh,
-    value_of,
+from m6rec_jax.data.statistics import (
+    EventColumns,
+    ItemColumns,
+    KnownUser,
+    Statistics,
+    Totals,
 )
+from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.data.views import Row
 from m6rec_jax.errors import DataError
@@ -41,7 +41,6 @@ from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import WRITING, common_values
 
 Query = TypeVar("Query")
-_SCALARS = ("count", "positive", "value", "square", "last_time", "next_refresh", "next_fit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +191,7 @@ class RowRenderer:
         self,
         dataset: Dataset,
         template: DatasetTemplate,
-        statistics: Statistics,
+        statistics: FoldedStatistics,
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
         reranking: RerankingCandidates | None = None,
@@ -321,22 +320,19 @@ class RowRenderer:
                 group.history_items, group.history_times, group.history_values, strict=True
             )
         ]
-        features = self._statistics.user_features(user.id, group.time, state=self._state(group))
+        features = self._known(group).features(group.time)
         return self._template.history_segments(
             user, events, self._items_by_id, group.time, features
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
-        user_id = self._users[group.user].id
-        found = self._statistics.group_features(
-            user_id, items, group.time, state=self._state(group)
-        )
+        found = self._known(group).features_of(items, group.time)
         return list(map(self._template.candidate, items, found))
 
-    def _state(self, group: Group) -> UserState | None:
-        """What is known of a group's user, in place of what statistics know by the id."""
-        return None
+    def _known(self, group: Group) -> KnownUser:
+        """What is known of a group's user."""
+        return self._statistics.now().user(self._users[group.user].id)
 
     def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
         assert self._sampler is not None
@@ -358,94 +354,139 @@ class RowRenderer:
         return items, values, labels
 
 
-class FoldedStatistics(Statistics):
-    """Statistics that take events one by one."""
+class FoldedStatistics:
+    """Counts events one by one, in lists and dictionaries: the definition of `Statistics`.
+
+    Args:
+      by, at_least, has_values, options: of `StatisticsSettings`.
+    """
+
+    def __init__(
+        self,
+        by: Sequence[str] = (),
+        at_least: float | None = None,
+        has_values: bool = False,
+        options: StatisticsOptions | None = None,
+    ) -> None:
+        self.settings = StatisticsSettings(
+            tuple(by), at_least, has_values, options or StatisticsOptions()
+        )
+        self.totals = Totals()
+        self.numbers: dict[str, int] = {}
+        self._items: list[Item] = []
+        # Of each item: events, positive ones, sum of values, entries in windows, their squares.
+        self.counts: list[list[Any]] = []
+        self.users: dict[str, list[tuple[int, float, float, bool]]] = {}
+        # Of each user: items, values and differences from the mean.
+        self._windows: dict[str, list[tuple[int, float, float]]] = {}
+        self._pairs = PairsByEvent()
+        self._ranks = self._ranked()
+        self._next_refresh = 1
+        self._factors = ValueFactors.for_settings(self.settings)
+        self._next_fit = FIRST_FIT
+        self._now: Statistics | None = None
+
+    @classmethod
+    def for_dataset(cls, spec: DatasetSpec, options: StatisticsOptions | None = None) -> Self:
+        settings = StatisticsSettings.for_dataset(spec, options)
+        return cls(settings.by, settings.at_least, settings.has_values, settings.options)
 
     def update(self, event: Event, item: Item) -> None:
-        """Counts the next event.
-
-        Args:
-          event: not earlier than the ones before.
-          item: the item of the event, for its columns of `by`.
-
-        Raises:
-          DataError: the event is earlier than one that was counted before.
-        """
-        if event.time < self.last_time:
+        """Counts the next event; raises DataError where it is earlier than one before."""
+        totals, settings = self.totals, self.settings
+        if event.time < totals.last_time:
             raise DataError(
                 f"an event of user {event.user_id!r} at {event.time} comes after one at "
-                f"{self.last_time}: statistics take events in the order of time"
+                f"{totals.last_time}: statistics take events in the order of time"
             )
-        if not isinstance(self.pairs, PairsByEvent):
-            self.pairs = PairsByEvent(*self.pairs.to_arrays())
-        self.last_time = event.time
-        value = value_of(event)
+        self._now = None
+        value = 0.0 if event.value is None or math.isnan(event.value) else event.value
         # Before this event counts: its own value must not pull the mean that it is compared with.
-        difference = value - self.mean()
-        liked = self.is_positive(event)
-        self.count += 1
-        self.positive += liked
-        self.value += value
-        self.square += difference * difference
-        items = self.items
-        index = _index_of(items, event.item_id)
-        items.count[index] += 1
-        items.positive[index] += liked
-        items.value[index] += value
-        user = self.users.get(event.user_id)
-        if user is None:
-            user = self.users[event.user_id] = self.new_user()
-        self._count_user(user, event, item)
-        if self.keeps_windows and index not in user.window:
-            if self.options.neighbours:
-                self._count_pairs(user, index, difference)
-            user.remember(index, value, difference, self.options.neighbour_window)
-            items.holders[index] += 1
-            items.square[index] += difference * difference
-        if self.count >= self.next_refresh:
-            self._refresh()
-        if self.has_factors and self.count >= self.next_fit:
+        difference = value - (totals.value / totals.events if totals.events else 0.0)
+        liked = settings.at_least is None or (
+            event.value is not None and event.value >= settings.at_least
+        )
+        index = self.numbers.setdefault(item.id, len(self.numbers))
+        if index == len(self.counts):
+            self._items.append(item)
+            self.counts.append([0, 0, 0.0, 0, 0.0])
+        counts, user = self.counts[index], self.users.setdefault(event.user_id, [])
+        for place, amount in enumerate((1, liked, value)):
+            counts[place] += amount
+        user.append((index, event.time, value, liked))
+        self.totals = Totals(
+            totals.events + 1,
+            totals.positive + liked,
+            totals.value + value,
+            totals.square + difference * difference,
+            event.time,
+            len(self.users),
+        )
+        window = self._windows.setdefault(event.user_id, [])
+        if settings.keeps_windows and all(index != other for other, *_ in window):
+            if settings.options.neighbours and window:
+                others, _, differences = zip(*window, strict=True)
+                self._pairs.add(index, others, difference * np.asarray(differences))
+            window.append((index, value, difference))
+            del window[: -settings.options.neighbour_window]
+            counts[3] += 1
+            counts[4] += difference * difference
+        if self.totals.events >= self._next_refresh:
+            self._ranks = self._ranked()
+            self._next_refresh = next_refresh(self.totals.events)
+        if settings.has_factors and self.totals.events >= self._next_fit:
             self._fit_factors()
 
-    def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
-        if not user.window:
-            return
-        products = difference * np.asarray(user.window_difference)
-        self.pairs.add(index, user.window, products)
-
-    def _refresh(self) -> None:
+    def _ranked(self) -> dict[str, Population]:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
-        counts = np.asarray(self.items.count, np.float64)
-        self.sorted_counts = np.sort(counts)
-        if self.has_labels:
-            positive = np.asarray(self.items.positive, np.float64)
-            self.sorted_shares = np.sort(self.smoothed(positive, counts, self.share()))
-        self.next_refresh = next_refresh(self.count)
+        counts = np.asarray(self.counts, np.float64).reshape(-1, 5)[:, :2]
+        overall = self.totals.positive / self.totals.events if self.totals.events else 0.0
+        shares = self.settings.smoothed(counts[:, 1], counts[:, 0], overall)
+        return {"counts": Population.of(counts[:, 0]), "shares": Population.of(shares)}
 
     def _fit_factors(self) -> None:
-        users = self.users.values()
+        windows = self._windows.values()
         fit_windows(
-            self.factors,
-            [user.window for user in users],
-            [user.window_value for user in users],
-            len(self.items.count),
+            self._factors,
+            [[item for item, *_ in window] for window in windows],
+            [[value for _, value, _ in window] for window in windows],
+            len(self.counts),
         )
-        self.next_fit = next_fit(self.count, self.options.factor_growth)
+        growth = self.settings.options.factor_growth
+        self._next_fit = next_fit(self.totals.events, growth)
 
-    def save(self, path: str | Path) -> None:
+    def now(self) -> Statistics:
+        """What is counted so far."""
+        if self._now is None:
+            columns = zip(*self.counts, strict=True) if self.counts else [()] * 5
+            kinds = (np.int64, np.int64, np.float64, np.int64, np.float64)
+            events = [event for user in self.users.values() for event in user]
+            of_events = zip(*events, strict=True) if events else [()] * 4
+            self._now = Statistics(
+                self.settings,
+                self.totals._replace(factors_mean=self._factors.mean),
+                dict(self.numbers),
+                ItemColumns(*map(np.asarray, columns, kinds)),
+                {user_id: number for number, user_id in enumerate(self.users)},
+                np.cumsum([0, *map(len, self.users.values())]),
+                EventColumns(*map(np.asarray, of_events, (np.int32, float, float, bool))),
+                {field: ItemValues.of(self._items, field) for field in self.settings.by},
+                self._ranks,
+                self._pairs,
+                self._factors,
+            )
+        return self._now
+
+    def save(self, path: Path) -> None:
         """Writes the statistics to a folder, as `prepare` does."""
-        scalars = {name: getattr(self, name) for name in _SCALARS}
-        scalars["factors_mean"] = self.factors.mean
-        # No event yet: minus infinity is not JSON.
-        scalars["last_time"] = None if math.isinf(self.last_time) else self.last_time
-        statistics_files.write(path, self, scalars, _tables(self))
+        self.now().save(path)
 
 
 class PairsByEvent(PairCounts):
     """`PairCounts` in a dictionary, pair by pair: the definition."""
 
-    def __init__(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        self._of_pairs = dict(zip(keys.tolist(), counts.copy(), strict=True))
+    def __init__(self) -> None:
+        self._of_pairs: dict[int, np.ndarray] = {}
 
     def add(self, index: int, others: Sequence[int], products: np.ndarray) -> None:
         for other, product in zip(others, products.tolist(), strict=True):
@@ -478,54 +519,6 @@ def fit_windows(
     items = np.array([i for window in windows for i in window], np.int64)
     given = np.array([v for some in values for v in some], np.float64)
     factors.fit_entries(users, items, given, len(windows), num_items)
-
-
-def _index_of(items: ItemStates, item_id: str) -> int:
-    """The index of an item, a new one if need be."""
-    index = items.index.get(item_id)
-    if index is None:
-        index = items.index[item_id] = len(items.count)
-        for counts in (items.count, items.positive, items.holders):
-            counts.append(0)
-        for sums in (items.value, items.square):
-            sums.append(0.0)
-    return index
-
-
-def _tables(state: Statistics) -> dict[str, pa.Table]:
-    items, users = state.items, list(state.users.values())
-    keys, counts = state.pairs.to_arrays()
-    by: list[tuple[Any, ...]] = [
-        (index, column, name, *entry)
-        for index, user in enumerate(users)
-        for column, values in enumerate(user.by)
-        for name, entry in values.items()
-    ]
-    of_items, of_users = (SCHEMAS[name].names[1:] for name in ("items", "users"))
-    found = {
-        "items": table("items", list(items.index), *(getattr(items, name) for name in of_items)),
-        "users": table(
-            "users",
-            list(state.users),
-            *([getattr(user, name) for user in users] for name in of_users),
-        ),
-        "by": table("by", *_transposed(by, 5)),
-        "pairs": table("pairs", keys, *counts.T),
-        "ranks": ranks_table(state.sorted_counts.tolist(), state.sorted_shares.tolist()),
-        "factors": table("factors", state.factors.item_bias, state.factors.item_factors.tolist()),
-    }
-    if state.options.user_items:
-        had = [
-            (number, items.index[item_id], *entry)
-            for number, user in enumerate(users)
-            for item_id, entry in user.items.items()
-        ]
-        found[USER_ITEMS] = table(USER_ITEMS, *_transposed(had, 4))
-    return found
-
-
-def _transposed(rows: Sequence[tuple[Any, ...]], number: int) -> list[Sequence[Any]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * number
 
 
 def as_of(
@@ -577,7 +570,7 @@ class FoldedSampler(NegativeSampler):
 
     def sample(
         self,
-        statistics: Statistics,
+        statistics: FoldedStatistics,
         key: str,
         positives: Sequence[int],
         seen: Collection[int],
@@ -585,13 +578,13 @@ class FoldedSampler(NegativeSampler):
         count: int,
     ) -> list[list[int]]:
         """`draw`, by how popular items are as the statistics stand."""
-        if statistics.count >= self._next_refresh:
+        if statistics.totals.events >= self._next_refresh:
             self._refresh(statistics)
         return self.draw(self._cumulative, key, positives, seen, moment, count)
 
-    def _refresh(self, statistics: Statistics) -> None:
+    def _refresh(self, statistics: FoldedStatistics) -> None:
         counts = np.zeros(len(self._places))
-        for item_id, index in statistics.items.index.items():
-            counts[self._places[item_id]] = statistics.items.count[index]
+        for item_id, index in statistics.numbers.items():
+            counts[self._places[item_id]] = statistics.counts[index][0]
         self._cumulative = np.cumsum(self.weights(counts))
-        self._next_refresh = next_refresh(statistics.count)
+        self._next_refresh = next_refresh(statistics.totals.events)

@@ -16,7 +16,7 @@ from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split
-from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
 from tests.data.view_fold import ViewFold, events_in_order
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from m6rec_jax.data.features import feature_names
 from m6rec_jax.data.schema import COLUMN_TYPES, DatasetSpec, LabelSpec
-from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.text.templates import CONTEXT_FIELDS, EVENT_FIELDS
 
@@ -22,16 +23,17 @@ def spec() -> DatasetSpec:
 
 
 def test_the_example_is_a_data_set(spec: DatasetSpec) -> None:
-    statistics = Statistics.for_dataset(spec)
-    template = checked_template(spec, statistics, "own_data.md")
+    settings = StatisticsSettings.for_dataset(spec)
+    template = checked_template(spec, settings, "own_data.md")
     # As the page says, nothing but the title is needed.
-    assert template.required(statistics.names()) == ({}, {"title": "event"})
+    assert template.required(feature_names(settings)) == ({}, {"title": "event"})
 
 
 def test_all_statistics_stand_in_the_table_and_no_others(spec: DatasetSpec) -> None:
     events = dataclasses.replace(spec.events, value=None)
     purchases = dataclasses.replace(spec, events=events, label=LabelSpec())
-    there = {name for s in (spec, purchases) for name in Statistics.for_dataset(s).names()}
+    settings = map(StatisticsSettings.for_dataset, (spec, purchases))
+    there = {name for one in settings for name in feature_names(one)}
     table = PAGE[PAGE.index("| of | name |") :].partition("\n## ")[0]
     told = re.findall(r"`((?:item|user)_\w+)`", table)
     assert {name.replace("_F_", "_genres_") for name in told} == there

@@ -16,7 +16,7 @@ from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import EVENTS, MANIFEST, Prepared
-from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
@@ -146,8 +146,8 @@ def test_a_sample_alone_is_known(write_shop, tmp_path: Path, history: str) -> No
         assert told > validated
         assert told > drawn
     counts = prepared.catalogue().train_counts
-    assert counts.sum() == prepared.statistics().count
-    assert prepared.statistics().count == (6 if history == "sampled" else 32)
+    assert counts.sum() == prepared.statistics().totals.events
+    assert prepared.statistics().totals.events == (6 if history == "sampled" else 32)
 
 
 def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_statistics_of_another_format_are_made_again(
 ) -> None:
     shop = write_shop(log())
     with monkeypatch.context() as changed:
-        changed.setattr("m6rec_jax.data.statistics_files.FORMAT", "m6rec-statistics-0")
+        changed.setattr("m6rec_jax.data.statistics.FORMAT", "m6rec-statistics-0")
         prepared = run(shop, tmp_path / "out", views=("groups",))
     with pytest.raises(DataError, match="prepare the data set again"):
         prepared.statistics()

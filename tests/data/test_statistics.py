@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from m6rec_jax.data import neighbours, pair_counts
+from m6rec_jax.data.epochs import FIRST_FIT
+from m6rec_jax.data.features import feature_names
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions
-from m6rec_jax.data.statistics_state import FIRST_FIT
+from m6rec_jax.data.statistics import KnownUser, Statistics
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import verbalize
@@ -29,8 +31,10 @@ ITEMS = [
 BY = ("tags", "maker")
 
 
-def features(statistics: Statistics, user: str, item: Item, time: float | None = None) -> dict:
-    return statistics.group_features(user, [item], time)[0]
+def features(
+    statistics: FoldedStatistics, user: str, item: Item, time: float | None = None
+) -> dict:
+    return statistics.now().user(user).features_of([item], time)[0]
 
 
 # user, item, time, value; few of each, so that ties, repeats and shared tastes are common.
@@ -50,11 +54,12 @@ OPTIONS = st.builds(
     neighbour_window=st.sampled_from([1, 2, 200]),
     factors=st.sampled_from([0, 2]),
     factor_growth=st.sampled_from([0.03, 0.9]),
-    user_items=st.booleans(),
 )
 
 
-def fold(events: list[Event], options: StatisticsOptions, at_least: float | None = 4) -> Statistics:
+def fold(
+    events: list[Event], options: StatisticsOptions, at_least: float | None = 4
+) -> FoldedStatistics:
     statistics = FoldedStatistics(BY, at_least, at_least is not None, options)
     for event in events:
         statistics.update(event, ITEMS[int(event.item_id[1:])])
@@ -150,7 +155,7 @@ def reference(
             value = (sum(event.value for event in own) + k * mean) / (len(own) + k)
             found["user_mean_value"] = verbalize.rounded(value, spread)
     had = [event.time for event in own if event.item_id == item.id]
-    if had and options.user_items:
+    if had:
         found["user_item_times"] = verbalize.count(len(had))
         found["user_item_ago"] = verbalize.ago(time - max(had))
     if about:
@@ -264,9 +269,9 @@ def test_every_answer_equals_a_recount(
     for time in as_of(statistics.update, pairs, moments, lambda moment: moment):
         before = [event for event in events if event.time < time]
         for user_id in ("u0", "u1", "nobody"):
-            answers = statistics.group_features(user_id, ITEMS, time)
+            answers = statistics.now().user(user_id).features_of(ITEMS, time)
             for item, found in zip(ITEMS, answers, strict=True):
-                assert set(found) == set(statistics.names())
+                assert set(found) == set(feature_names(statistics.settings))
                 expected = reference(before, user_id, item, options, labelled, time)
                 told = {name: value for name, value in found.items() if value is not None}
                 assert set(told) == set(expected)
@@ -276,7 +281,7 @@ def test_every_answer_equals_a_recount(
                 assert found == features(statistics, user_id, item, time)
     # Halves of a percent may round either way in another order of operations, no more than that.
     assert differences <= 2
-    assert statistics.count == len(events)
+    assert statistics.totals.events == len(events)
 
 
 def test_the_words() -> None:
@@ -335,7 +340,7 @@ def test_items_that_are_valued_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     # u2 values both items below the mean of all; now i1 is liked by nobody, but goes with i0.
     more = [*events, Event("u2", "i0", 4.0, 1.0), Event("u2", "i1", 5.0, 1.0)]
     alike = fold(more, options)
-    assert alike.pairs.get(np.array([0]), np.array([1]))[1] == pytest.approx(-8 + 16 / 3)
+    assert alike.now().pairs.get(np.array([0]), np.array([1]))[1] == pytest.approx(-8 + 16 / 3)
 
 
 @settings(max_examples=40)
@@ -348,22 +353,25 @@ def test_folding_in_what_a_user_did_after_its_own_last_event(
     of = {event.user_id: [e for e in events if e.user_id == event.user_id] for event in events}
     counted = {user: own[: len(own) - withheld.get(user, 0)] for user, own in of.items()}
     options = StatisticsOptions()
-    held = fold([e for e in events if e in counted[e.user_id]], options)
-    everything = fold(events, options)
+    held = fold([e for e in events if e in counted[e.user_id]], options).now()
+    everything = fold(events, options).now()
     for user, own in of.items():
         behaviours = [(event, ITEMS[int(event.item_id[1:])]) for event in own]
-        told = held.fold_in(user, behaviours)
-        expected = everything.users[user]
-        assert told is not None
-        assert (told.count, told.positive, told.value) == (
-            expected.count,
-            expected.positive,
-            expected.value,
-        )
-        assert told.by == expected.by
-        assert told.last_time == expected.last_time
-        assert told.items == expected.items
-        assert held.users.get(user) is None or held.users[user].count == len(counted[user])
+        later, all_at_once = held.user(user, behaviours), everything.user(user)
+        assert events_of(later) == events_of(all_at_once)
+        names = {"user_tags_counts", "user_maker_counts", "user_item_times", "user_item_ago"}
+        assert later.features_of(ITEMS, 1e9, names) == all_at_once.features_of(ITEMS, 1e9, names)
+        assert len(held.user(user).item) == len(counted[user])
+
+
+def events_of(user: KnownUser) -> list[tuple]:
+    """By numbers of items in the order in which the user met them."""
+    items = list(dict.fromkeys(user.item.tolist()))
+    columns = (user.time, user.value, user.liked)
+    return [
+        (items.index(item), *event)
+        for item, *event in zip(user.item.tolist(), *(c.tolist() for c in columns), strict=True)
+    ]
 
 
 def test_purchases_have_no_shares() -> None:
@@ -385,47 +393,41 @@ def test_purchases_have_no_shares() -> None:
 
 
 @settings(max_examples=25)
-@given(LOGS, LOGS, OPTIONS, st.booleans())
-def test_a_saved_state_goes_on_as_before(
+@given(LOGS, OPTIONS, st.booleans())
+def test_saved_statistics_answer_as_before(
     tmp_path_factory: pytest.TempPathFactory,
-    first: list[Event],
-    second: list[Event],
+    events: list[Event],
     options: StatisticsOptions,
     labelled: bool,
 ) -> None:
     path = tmp_path_factory.mktemp("statistics") / "state"
-    statistics = fold(first, options, 4 if labelled else None)
+    statistics = fold(events, options, 4 if labelled else None)
     statistics.save(path)
-    loaded = FoldedStatistics.load(path)
-    later = [Event(e.user_id, e.item_id, e.time + 100, e.value) for e in second]
-    for event in [None, *later]:
-        if event is not None:
-            statistics.update(event, ITEMS[int(event.item_id[1:])])
-            loaded.update(event, ITEMS[int(event.item_id[1:])])
-        for user_id in ("u0", "u3", "nobody"):
-            assert loaded.group_features(user_id, ITEMS) == statistics.group_features(
-                user_id, ITEMS
-            )
-    assert loaded.options == options
+    loaded = Statistics.load(path)
+    for user_id in ("u0", "u3", "nobody"):
+        expected = statistics.now().user(user_id).features_of(ITEMS)
+        assert loaded.user(user_id).features_of(ITEMS) == expected
+    assert loaded.settings == statistics.settings
+    assert loaded.totals == statistics.now().totals
 
 
 def test_load_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no statistics \(statistics.json is missing\)"):
-        FoldedStatistics.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds no .*statistics\.json"):
+        Statistics.load(tmp_path / "nowhere")
     fold([Event("u0", "i0", 1.0, 4.0)], StatisticsOptions()).save(tmp_path / "state")
     description = tmp_path / "state" / "statistics.json"
     raw = description.read_text()
     description.write_text(json.dumps(json.loads(raw) | {"format": "other"}))
     with pytest.raises(DataError, match="format 'other'"):
-        FoldedStatistics.load(tmp_path / "state")
+        Statistics.load(tmp_path / "state")
     description.write_text(raw)
     users = tmp_path / "state" / "users.parquet"
     users.write_bytes(users.read_bytes()[:40])
     with pytest.raises(DataError, match="damaged"):
-        FoldedStatistics.load(tmp_path / "state")
+        Statistics.load(tmp_path / "state")
     users.unlink()
-    with pytest.raises(DataError, match=r"users\.parquet is missing"):
-        FoldedStatistics.load(tmp_path / "state")
+    with pytest.raises(DataError, match=r"holds no .*users\.parquet"):
+        Statistics.load(tmp_path / "state")
 
 
 def test_the_future_is_refused() -> None:

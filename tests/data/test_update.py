@@ -22,7 +22,7 @@ from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.prepared import STATISTICS, Prepared, fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
-from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
@@ -295,7 +295,7 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     days = simple(write_shop)
     first = days.update()
     assert first.updates == ()  # no file is new
-    counted = first.statistics().count
+    counted = first.statistics().totals.events
     days.add(1)
     aside = (days.folder / "events-1.parquet").rename(days.folder.parent / "events-1.parquet")
     assert days.update().manifest == first.manifest
@@ -320,7 +320,7 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     }
     assert prepared.num_rows("groups")["update_1"] == 2
     assert prepared.manifest["counts"]["users"] == 3
-    assert prepared.statistics().count == counted + 3
+    assert prepared.statistics().totals.events == counted + 3
     # Once more: nothing is new.
     assert days.update().manifest == prepared.manifest
     assert not (prepared.folder / "unfinished").exists()
@@ -339,14 +339,14 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
 
 def test_an_update_whose_files_have_gone_leaves_nothing(write_shop) -> None:
     days = simple(write_shop)
-    counted = days.prepared.statistics().count
+    counted = days.prepared.statistics().totals.events
     days.add(1)
-    assert days.update().statistics().count == counted + 3
+    assert days.update().statistics().totals.events == counted + 3
     for path in days.folder.glob("*-1.parquet"):
         path.unlink()
     anew = prepare(days.folder, days.out, days.split, days.options, progress=False)
     assert anew.manifest == days.prepared.manifest
-    assert anew.statistics().count == counted
+    assert anew.statistics().totals.events == counted
     assert len(anew.catalogue().items) == 10
 
 
@@ -469,5 +469,5 @@ def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
     assert prepared.updates == ("update_1",)
     assert prepared.num_rows("groups")["update_1"] == 2
     assert len(prepared.catalogue().items) == 11
-    assert prepared.statistics().count == before["statistics"]["events"] + 3
+    assert prepared.statistics().totals.events == before["statistics"]["events"] + 3
     assert len(records(prepared.tfds_folder("groups"), "groups", "update_1")) == 2

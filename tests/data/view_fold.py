@@ -19,17 +19,14 @@ from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, RelatedItems
 from m6rec_jax.data.event_table import Assignment
 from m6rec_jax.data.event_views import EVENT_VIEWS
 from m6rec_jax.data.event_views.documents import item_document
+from m6rec_jax.data.features import needed_only
 from m6rec_jax.data.negatives import num_negatives, sampling_rates
-from m6rec_jax.data.prepare_options import (
-    PrepareOptions,
-    needed_only,
-    template_and_options,
-)
+from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions
-from m6rec_jax.data.statistics_state import UserState
+from m6rec_jax.data.statistics import KnownUser
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.timeline import parts_of_users
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
@@ -129,17 +126,32 @@ class StatisticsAhead(FoldedStatistics):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.users_ahead: dict[str, UserState] = {}
+        # Events of each user, whether items of each could resemble others, users of whom more is
+        # known.
+        self._of_users: dict[str, list[tuple[Event, Item]]] = {}
+        self._may_enter: dict[str, list[bool]] = {}
+        self._ahead: set[str] = set()
 
     def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
-        ahead, known = self.users_ahead.get(event.user_id), self.users.get(event.user_id)
-        if of_user_only and ahead is None:
-            ahead = self.new_user() if known is None else known.copy()
-            self.users_ahead[event.user_id] = ahead
-        if ahead is not None:
-            self._count_ahead(ahead, event, item)
+        if of_user_only:
+            self._ahead.add(event.user_id)
+        self._of_users.setdefault(event.user_id, []).append((event, item))
+        may_enter = event.user_id not in self._ahead or item.id in self.numbers
+        self._may_enter.setdefault(event.user_id, []).append(may_enter)
         if not of_user_only:
             super().update(event, item)
+
+    def user_ahead(self, user_id: str) -> KnownUser:
+        user = UserAhead(self.now(), slice(0, 0), self._of_users.get(user_id, ()))
+        user.mask = np.asarray(self._may_enter.get(user_id, ()), bool)
+        return user
+
+
+class UserAhead(KnownUser):
+    mask: np.ndarray
+
+    def may_enter(self) -> np.ndarray:
+        return self.mask
 
 
 class RowsAhead(RowRenderer):
@@ -147,10 +159,10 @@ class RowsAhead(RowRenderer):
 
     visible_parts: Mapping[int, tuple[int, ...]]
 
-    def _state(self, group: Group) -> UserState | None:
+    def _known(self, group: Group) -> KnownUser:
         if set(self.visible_parts[group.part]) <= set(STATISTICS_PARTS):
-            return None
-        return self._statistics.users_ahead.get(self._users[group.user].id)
+            return super()._known(group)
+        return self._statistics.user_ahead(self._users[group.user].id)
 
 
 class ViewFold:
@@ -181,7 +193,7 @@ class ViewFold:
             options = needed_only(options, self.template.profile_template.fields)
         return StatisticsAhead.for_dataset(self.dataset.spec, options)
 
-    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics]:
+    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], FoldedStatistics]:
         """Writes the rows of a view to `folder`.
 
         Returns:

@@ -28,6 +28,7 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
     """With a scorer that always predicts the same."""
     statistics = FoldedStatistics()
     statistics.update(Event("u", "a", 1.0), ITEMS[0])
+    known = statistics.now()
 
     def score_requests(*asked: Any) -> list[np.ndarray]:
         (repeats,), rates = asked[-1], np.array(settings.sampling_rates)
@@ -40,7 +41,7 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
         lock=contextlib.nullcontext(),
         settings=lambda task: settings,
         scorer=lambda: scorer,
-        renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), statistics),
+        renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), known),
     )
     return ScoringAnswers(parts)  # type: ignore[arg-type]
 

@@ -1,6 +1,5 @@
 """What a served model reads is what training would have rendered, to the letter."""
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -18,7 +17,7 @@ from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import TEST, TRAIN, Split
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -47,7 +46,7 @@ def logs(draw: st.DrawFn) -> Events:
     ]
 
 
-def save(folder: Path, dataset: Dataset, statistics: Statistics) -> Path:
+def save(folder: Path, dataset: Dataset, statistics: FoldedStatistics) -> Path:
     """What `prepare` leaves for serving."""
     out = folder / "serving"
     out.mkdir(exist_ok=True)
@@ -176,14 +175,13 @@ def test_items_without_ids_are_told_one_by_one(data: ServingData) -> None:
 
 def test_the_statistics_stay_as_they_are(data: ServingData) -> None:
     assert data.statistics is not None
-    state = data.statistics.users["u1"]
-    before = dataclasses.asdict(state)
+    before = data.statistics.user("u1").features_of([*data.items.values()])
     behaviours = [{"item": "i3", "time": 9e5, "value": 5}]
     renderer = RequestRenderer(data.template, data.statistics)
     later = renderer.render(ask(data, user={"id": "u1", "age": 1}, history=behaviours))
     now = renderer.render(ask(data, user={"id": "u1", "age": 1}))
     assert later.history[0] != now.history[0]
-    assert dataclasses.asdict(state) == before
+    assert data.statistics.user("u1").features_of([*data.items.values()]) == before
 
 
 def test_requests_that_cannot_be_told(data: ServingData) -> None:

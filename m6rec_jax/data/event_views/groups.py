@@ -11,8 +11,9 @@ from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.event_views.view import OF_USER, EventView, Rows
 from m6rec_jax.data.negatives import asked, num_negatives
+from m6rec_jax.data.past_events import Ranges
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.user_bucket import Groups, Ranges
+from m6rec_jax.data.user_bucket import Groups
 
 if TYPE_CHECKING:  # with DuckDB, which serving goes without
     from m6rec_jax.data.reading import Dataset

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from m6rec_jax.data import co_occurrence
 from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.event_views.view import OF_USER, EventView, Rows
+from m6rec_jax.data.past_events import Ranges
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.user_bucket import Groups, Ranges
+from m6rec_jax.data.user_bucket import Groups
 from m6rec_jax.text.column_text import distinct_texts
 
 if TYPE_CHECKING:  # with DuckDB, which serving goes without

@@ -11,8 +11,9 @@ from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.event_views.next_items import NextItemsView
 from m6rec_jax.data.event_views.view import OF_USER, Rows
+from m6rec_jax.data.past_events import Ranges
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.user_bucket import Groups, Ranges
+from m6rec_jax.data.user_bucket import Groups
 from m6rec_jax.text.column_text import distinct_texts
 
 if TYPE_CHECKING:  # with DuckDB, which serving goes without

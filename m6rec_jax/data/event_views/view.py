@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data import statistics_files
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import num_negatives
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.statistics_state import StatisticsOptions
+from m6rec_jax.data.statistics import FORMAT as STATISTICS_FORMAT
+from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.templates import DatasetTemplate
@@ -82,7 +82,7 @@ class EventView(abc.ABC):
     ) -> list[Any]:
         """All that rows depend on beside the data set and its split (for JSON)."""
         grouping = dataclasses.asdict(self.grouping(dataset, options))
-        shared = [self.name, statistics_files.FORMAT, dataclasses.asdict(statistics), grouping]
+        shared = [self.name, STATISTICS_FORMAT, dataclasses.asdict(statistics), grouping]
         return [*shared, *self.own_settings(dataset, options)]
 
     def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
