@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from m6rec_jax.data.past_events import Ranges
-from m6rec_jax.data.statistics_settings import StatisticsSettings
+from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.io.mapped_arrays import open_arrays
@@ -222,11 +222,12 @@ class FittedFactors:
       schedule: counts of events of the fits `[fits]`.
     """
 
-    def __init__(self, folder: Path, timeline: Timeline, settings: StatisticsSettings) -> None:
-        self._folder, self._timeline, self._settings = folder, timeline, settings
-        growth = settings.options.factor_growth
+    def __init__(self, folder: Path, timeline: Timeline, options: StatisticsOptions) -> None:
+        self._folder, self._timeline, self._options = folder, timeline, options
         self.schedule = schedule(
-            FIRST_FIT, lambda count: next_fit(count, growth), int(timeline.count[-1])
+            FIRST_FIT,
+            lambda count: next_fit(count, options.factor_growth),
+            int(timeline.count[-1]),
         )
 
     def fit(self, entries: WindowEntries, num_items: int, past: PastCounts | None = None) -> None:
@@ -237,29 +238,26 @@ class FittedFactors:
           num_items: of the items table.
           past: of an update.
         """
-        timeline, factors, done = self._timeline, ValueFactors.for_settings(self._settings), 0
-        if past is not None and past.factors.fitted:
+        timeline, factors, done = self._timeline, ValueFactors.none(self._options.factors), 0
+        if past is not None and len(past.factors.item_bias):
             factors = past.factors
             done = int(np.searchsorted(self.schedule, past.num_events, side="right"))
-            factors.save(self._folder / f"{done - 1}.npz")
+            np.savez(self._folder / f"{done - 1}.npz", **factors._asdict())
         first = np.sort(timeline.first_place(np.arange(num_items)))
         places = np.searchsorted(timeline.count, self.schedule[done:]).tolist()
         for number, place in enumerate(places, done):
             inside = entries.at(place)
             users, items = entries.user[inside], entries.item[inside]
             # Users are numbered as they came first, and so are items.
-            factors.fit_entries(
-                users,
-                items,
-                entries.value[inside],
-                int(users.max()) + 1,
-                int(np.searchsorted(first, place)),
+            known = int(np.searchsorted(first, place))
+            factors = factors.fit(
+                users, items, entries.value[inside], known, self._options.smoothing
             )
-            factors.save(self._folder / f"{number}.npz")
+            np.savez(self._folder / f"{number}.npz", **factors._asdict())
 
     def of(self, epoch: int) -> ValueFactors:
         """Of one fit; -1 for the last one, or none if there was none."""
-        factors = ValueFactors.for_settings(self._settings)
-        if len(self.schedule):
-            factors.load(self._folder / f"{epoch % len(self.schedule)}.npz")
-        return factors
+        if not len(self.schedule):
+            return ValueFactors.none(self._options.factors)
+        with np.load(self._folder / f"{epoch % len(self.schedule)}.npz") as arrays:
+            return ValueFactors(**arrays)._replace(mean=float(arrays["mean"]))

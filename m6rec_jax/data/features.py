@@ -38,56 +38,23 @@ are to act on this item who acted on what the user acted on.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from m6rec_jax.data import words
 from m6rec_jax.data.past_events import Counts, ItemValues, PastEvents, Ranges
 from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
-from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source
 from m6rec_jax.text.records import Value
 
-
-class Everybody(abc.ABC):
-    """What all users did before places of the timeline; `settings` says what is counted."""
-
-    settings: StatisticsSettings
-
-    @abc.abstractmethod
-    def overall(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Share of positive events, mean value, and how far values lie from it `[n]`."""
-
-    @abc.abstractmethod
-    def of_items(self, items: np.ndarray, places: np.ndarray) -> Counts:
-        """What was counted of items `[n]`."""
-
-    @abc.abstractmethod
-    def standing(
-        self, kind: str, numbers: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """How many items are not higher than numbers `[n]` of known items, and of how many.
-
-        The kinds are 'counts' of events and 'shares' liked.
-        """
-
-    @abc.abstractmethod
-    def fits(self, places: np.ndarray) -> np.ndarray:
-        """Numbers of the fits of factors that hold at places; -1 before the first `[n]`."""
-
-    @abc.abstractmethod
-    def factors(self, fit: int) -> ValueFactors:
-        """One of them."""
-
-    @abc.abstractmethod
-    def numbers(self, items: np.ndarray) -> np.ndarray:
-        """Items by the order in which they came first, as factors number them `[n]`."""
+if TYPE_CHECKING:
+    from m6rec_jax.data.past_statistics import PastStatistics
+    from m6rec_jax.data.statistics import Statistics
 
 
 class ValuesMet(NamedTuple):
@@ -117,9 +84,15 @@ class Features:
       item_values: of each column of `by`; of no use where `values_met` is overridden.
     """
 
+    users: Counts
+    acted: np.ndarray
+    share: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+
     def __init__(
         self,
-        everybody: Everybody,
+        everybody: PastStatistics | Statistics,
         past: PastEvents,
         known: Ranges,
         places: np.ndarray,
@@ -141,7 +114,7 @@ class Features:
     @property
     def user_mean(self) -> np.ndarray:
         """The users' smoothed mean value `[users]`."""
-        return self.settings.smoothed(self.users.total, self.users.events, self.mean)
+        return self.settings.smoothed(self.users.value, self.users.events, self.mean)
 
     def of_users(self, names: Collection[str]) -> dict[str, Source]:
         """Those of the features that are of users alone, for each user."""
@@ -186,7 +159,7 @@ class Features:
         everybody, past = self.everybody, self.past
         positions, windows = past.windows(self.known)
         candidates, inside = (everybody.numbers(n) for n in (items, past.item[positions]))
-        values = past.worth[positions]
+        values, smoothing = past.worth[positions], self.settings.options.smoothing
         ends = np.searchsorted(owners, np.arange(len(self.places) + 1))
         fits = np.where(windows.lengths > 0, everybody.fits(self.places), -1)
         for fit in np.unique(fits[fits >= 0]).tolist():
@@ -194,12 +167,21 @@ class Features:
             for user in np.flatnonzero(fits == fit).tolist():
                 some = slice(ends[user], ends[user + 1])
                 window = slice(windows.low[user], windows.high[user])
-                found[some] = factors.expected(candidates[some], inside[window], values[window])
+                found[some] = factors.expected(
+                    candidates[some], inside[window], values[window], smoothing
+                )
         return found
 
 
 class _Candidates:
     """What formulas need of candidates `[candidates]`; arguments as of `Features.of_candidates`."""
+
+    count: Counts
+    known: np.ndarray
+    share: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+    pairs: Any
 
     def __init__(self, users: Features, owners: np.ndarray, items: np.ndarray, pairs: Any) -> None:
         self.users, self.owners, self.items = users, owners, items
@@ -209,7 +191,7 @@ class _Candidates:
         self.known = self.count.events > 0
         smoothed = self.settings.smoothed
         self.share = smoothed(self.count.positive, self.count.events, users.share[owners])
-        self.mean = smoothed(self.count.total, self.count.events, users.mean[owners])
+        self.mean = smoothed(self.count.value, self.count.events, users.mean[owners])
         self.met = functools.cache(lambda field: users.values_met(field, items, owners))
         self.standing = functools.cache(self._standing)
 

@@ -53,7 +53,7 @@ class Counts(NamedTuple):
 
     events: np.ndarray
     positive: np.ndarray
-    total: np.ndarray
+    value: np.ndarray
 
 
 class ItemValues(NamedTuple):
@@ -84,6 +84,11 @@ class ItemValues(NamedTuple):
     def ranges(self, items: np.ndarray) -> Ranges:
         """Where in `numbers` the values of items `[n]` are."""
         return Ranges(self.offsets[items], self.offsets[items + 1])
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Of which item each of `numbers` is."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def take(self, items: np.ndarray) -> ItemValues:
         """The values of some items."""
@@ -146,20 +151,10 @@ class PastEvents:
 
     def times_had(self, known: Ranges, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How often users had items, and when last (at any time where never). All `[n]`."""
-        if not len(self.past):
-            return np.zeros(len(items), np.int64), np.zeros(len(items))
-        order = np.argsort(self._past_pairs, kind="stable")
-        # Numbers of pairs instead of pairs, for which there would be no room beside the past.
-        pairs, first, lengths = np.unique(
-            self._past_pairs[order], return_index=True, return_counts=True
-        )
-        width = len(self.past) + 1
-        number = np.repeat(np.arange(len(pairs)), lengths)
-        pair = _pairs(known.low, items)
-        place = np.minimum(np.searchsorted(pairs, pair), len(pairs) - 1)
-        end = np.searchsorted(number * width + order, place * width + known.high)
-        times = np.where(pairs[place] == pair, end - first[place], 0)
-        return times, self.time[self.past[order[np.maximum(end - 1, 0)]]]
+        events = np.arange(len(self.past))
+        low, high, order = self._met(events, self.item[self.past], known, items)
+        last = np.append(self.time[self.past[order]], 0.0)[high - 1]
+        return high - low, last
 
     def values_met(
         self, values: ItemValues, known: Ranges, numbers: np.ndarray
@@ -171,16 +166,28 @@ class PastEvents:
           known: of the past, what is known of the users.
           numbers: of the values.
         """
-        size, width = len(values.names), len(self.past) + 1
         ranges = values.ranges(self.item[self.past])
         events = ranges.owners
-        # By user, value and place in the past, in this order.
-        keys = (self.past_start[events] * size + values.numbers[ranges.numbers]) * width + events
-        order = np.argsort(keys)
-        keys, liked = keys[order], count_before(self.liked[self.past[events[order]]])
-        start = (known.low * size + numbers) * width
-        low, high = (np.searchsorted(keys, start + end) for end in (0, known.high))
+        low, high, order = self._met(events, values.numbers[ranges.numbers], known, numbers)
+        liked = count_before(self.liked[self.past[events[order]]])
         return high - low, liked[high] - liked[low]
+
+    def _met(
+        self, events: np.ndarray, labels: np.ndarray, known: Ranges, asked: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds labels of events (of the past, ascending) among what is known of users `[n]`.
+
+        Returns:
+          where those equal to `asked` begin and end `[n]` in an order of the events, and the order.
+        """
+        size = max(labels.max(initial=0), asked.max(initial=0)) + 1
+        width = len(self.past) + 1
+        # By user, label and place in the past, in this order.
+        keys = (self.past_start[events] * size + labels) * width + events
+        order = np.argsort(keys)
+        start = (known.low * size + asked) * width
+        low, high = (np.searchsorted(keys[order], start + end) for end in (0, known.high))
+        return low, high, order
 
     def seen(self, known: Ranges) -> tuple[np.ndarray, Ranges]:
         """The distinct items in ranges of the past, each from its user's first event on.

@@ -8,12 +8,11 @@ drift apart.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,6 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import neighbours
 from m6rec_jax.data.epochs import Population
 from m6rec_jax.data.features import (
-    Everybody,
     Features,
     ValuesMet,
     feature_names,
@@ -31,7 +29,7 @@ from m6rec_jax.data.features import (
 from m6rec_jax.data.neighbours import ItemSums
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.past_events import Counts, ItemValues, PastEvents, Ranges, values_of
-from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.statistics_settings import StatisticsSettings
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import replaced_folder
@@ -43,7 +41,7 @@ FORMAT = "m6rec-statistics-9"
 DESCRIPTION = "statistics.json"
 # Tables of what each user did begin so.
 OF_USERS = "user"
-_VALUES = "user_values_{}"
+_TABLES = ("items", "users", "user_events", "user_values", "counts", "shares", "pairs", "factors")
 
 
 class Totals(NamedTuple):
@@ -60,89 +58,78 @@ class Totals(NamedTuple):
     factors_mean: float = 0.0
 
 
-class ItemColumns(NamedTuple):
-    """Of items, in the order in which they came first: events, positive ones, sum of values; how
-    often each entered a user's window, and the sum of squared differences from the mean before
-    `[items]`.
-    """
-
-    events: np.ndarray
-    positive: np.ndarray
-    value: np.ndarray
-    holders: np.ndarray
-    square: np.ndarray
-
-
-class EventColumns(NamedTuple):
-    """Events user by user, in each user's order; items by their numbers `[events]`."""
-
-    item: np.ndarray
-    time: np.ndarray
-    value: np.ndarray
-    positive: np.ndarray
-
-
-@dataclasses.dataclass
-class Statistics(Everybody):
+class Statistics:
     """The statistics of one data set; `load` reads them.
 
-    Attributes:
+    Args:
       settings: what is counted.
-      totals, items, events: see there.
-      item_ids, user_ids: id -> number.
-      user_start: where the events of each user begin, and their number `[users + 1]`.
+      totals: of all events.
+      tables: by name; items are numbered by their rows, in the order in which they came first:
+        items        item_id, events, positive, value; holders and square: how often each entered a
+                     user's window, and the sum of squared differences from the mean before
+        users        user_id, events (how many)
+        user_events  item, time, value, positive; user by user, each user's in order
+        user_values  column (number in `by`), item, name; in this order
+        counts, shares  value, not_higher: see `epochs.Population`, as of the last refresh
+        pairs        key, together, products: see `PairCounts.to_arrays`
+        factors      bias and one column for each factor, of the items of the last fit
+
+    Attributes:
+      item_ids: id -> number.
+      items: columns of the table, but for the ids.
       item_values: of each column of `by`, which users' events are counted by.
-      ranks: 'counts' of events and 'shares' liked of all items, as of the last refresh.
-      pairs: of items.
-      fitted: factors of the last fit.
+      pairs, fitted: of items.
     """
 
-    settings: StatisticsSettings
-    totals: Totals
-    item_ids: Mapping[str, int]
-    items: ItemColumns
-    user_ids: Mapping[str, int]
-    user_start: np.ndarray
-    events: EventColumns
-    item_values: Mapping[str, ItemValues]
-    ranks: Mapping[str, Population]
-    pairs: PairCounts
-    fitted: ValueFactors
+    def __init__(
+        self, settings: StatisticsSettings, totals: Totals, tables: Mapping[str, pa.Table]
+    ) -> None:
+        self.settings, self.totals, self._tables = settings, totals, tables
+        columns = {
+            name: {field: tables[name][field].to_numpy() for field in tables[name].column_names}
+            for name in _TABLES
+        }
+        self.items, users = columns["items"], columns["users"]
+        self._ids: list[str] = self.items.pop("item_id").tolist()
+        self.item_ids = {id_: number for number, id_ in enumerate(self._ids)}
+        # Of an item that is not known nothing was counted.
+        self._counts = [np.append(self.items[n], 0) for n in ("events", "positive", "value")]
+        self._users = {id_: number for number, id_ in enumerate(users["user_id"].tolist())}
+        self._user_start = np.cumsum([0, *users["events"]])
+        self.events = columns["user_events"]
+        values, names = columns["user_values"], tables["user_values"]["name"]
+        self.item_values = {}
+        for number, field in enumerate(settings.by):
+            some = values["column"] == number
+            codes = names.filter(pa.array(some)).combine_chunks().dictionary_encode()
+            offsets = np.searchsorted(values["item"][some], np.arange(len(self._ids) + 1))
+            self.item_values[field] = ItemValues(
+                codes.dictionary.to_pylist(), offsets, codes.indices.to_numpy()
+            )
+        self._ranks = {kind: Population(**columns[kind]) for kind in ("counts", "shares")}
+        key, *counts = columns["pairs"].values()
+        self.pairs = PairCounts(len(self._ids), key, np.stack(counts, axis=1))
+        bias, *factors = columns["factors"].values()
+        of_items = np.reshape(factors, (len(factors), len(bias))).T
+        self.fitted = ValueFactors(totals.factors_mean, bias, of_items)
 
     # ---- on disk
 
     def save(self, path: Path) -> None:
         """Writes a folder that `load` reads."""
-        keys, counts = self.pairs.to_arrays()
-        factors = {f"factor_{n}": of for n, of in enumerate(self.fitted.item_factors.T)}
-        tables: dict[str, Mapping[str, Any]] = {
-            "items": {"item_id": [*self.item_ids], **self.items._asdict()},
-            "users": {"user_id": [*self.user_ids], "events": np.diff(self.user_start)},
-            "user_events": self.events._asdict(),
-            "pairs": {"key": keys, "together": counts[:, 0], "products": counts[:, 1]},
-            "factors": {"bias": self.fitted.item_bias, **factors},
-        }
-        for kind, ranks in self.ranks.items():
-            tables[kind] = ranks._asdict()
-        for number, values in enumerate(self.item_values.values()):
-            names = pa.array(values.names, pa.string()).take(pa.array(values.numbers))
-            owners = np.repeat(np.arange(len(self.item_ids)), np.diff(values.offsets))
-            tables[_VALUES.format(number)] = {"item": owners, "name": names}
-        described = {
-            "format": FORMAT,
-            "settings": dataclasses.asdict(self.settings),
-            "totals": self.totals._asdict(),
-        }
+        settings, totals = dataclasses.asdict(self.settings), self.totals._asdict()
+        described = {"format": FORMAT, "settings": settings, "totals": totals}
         with replaced_folder(path) as folder:
-            for name, columns in tables.items():
-                table = pa.table({**columns})
+            for name, table in self._tables.items():
                 pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
             (folder / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote; raises DataError where it is missing, damaged or of another
-        format.
+        """Reads what `save` wrote.
+
+        Raises:
+          DataError: it is missing, damaged or of another format.
         """
         path = Path(path)
         try:
@@ -152,54 +139,15 @@ class Statistics(Everybody):
                     f"{path}: format {described['format']!r}, expected {FORMAT!r}; prepare the "
                     "data set again"
                 )
-            raw = described["settings"]
-            options = StatisticsOptions(**raw["options"])
-            settings = StatisticsSettings(
-                tuple(raw["by"]), raw["at_least"], raw["has_values"], options
-            )
-            return cls._read(path, settings, Totals(**described["totals"]))
+            tables = {name: pq.read_table(path / f"{name}.parquet") for name in _TABLES}
+            settings = StatisticsSettings.from_dict(described["settings"])
+            return cls(settings, Totals(**described["totals"]), tables)
         except FileNotFoundError as error:
             raise DataError(
                 f"{path} holds no whole statistics ({error}); `m6rec data prepare` writes them"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise DataError(f"{path}: the statistics are damaged: {error}") from error
-
-    @classmethod
-    def _read(cls, path: Path, settings: StatisticsSettings, totals: Totals) -> Self:
-        def columns(name: str) -> list[np.ndarray]:
-            table = pq.read_table(path / f"{name}.parquet")
-            return [column.to_numpy() for column in table.columns]
-
-        item_ids, *items = columns("items")
-        user_ids, lengths = columns("users")
-        values = {}
-        for number, field in enumerate(settings.by):
-            item, name = pq.read_table(path / f"{_VALUES.format(number)}.parquet").columns
-            codes = name.combine_chunks().dictionary_encode()
-            offsets = np.searchsorted(item.to_numpy(), np.arange(len(item_ids) + 1))
-            values[field] = ItemValues(
-                codes.dictionary.to_pylist(), offsets, codes.indices.to_numpy()
-            )
-        key, *counts = columns("pairs")
-        bias, *factors = columns("factors")
-        fitted = ValueFactors.for_settings(settings)
-        if len(bias):
-            fitted.mean, fitted.item_bias = totals.factors_mean, bias
-            fitted.item_factors = np.stack(factors, axis=1)
-        return cls(
-            settings,
-            totals,
-            {id_: number for number, id_ in enumerate(item_ids.tolist())},
-            ItemColumns(*items),
-            {id_: number for number, id_ in enumerate(user_ids.tolist())},
-            np.concatenate([[0], np.cumsum(lengths)]),
-            EventColumns(*columns("user_events")),
-            values,
-            {kind: Population(*columns(kind)) for kind in ("counts", "shares")},
-            PairCounts(len(item_ids), key, np.stack(counts, axis=1)),
-            fitted,
-        )
 
     # ---- one user
 
@@ -211,26 +159,20 @@ class Statistics(Everybody):
           behaviours: the user's events, oldest first, with their items. Of a known user only those
             later than the last one that was counted of it are taken.
         """
-        number = self.user_ids.get(user_id)
-        stored = slice(0, 0) if number is None else slice(*self.user_start[number : number + 2])
-        last = self.events.time[stored.stop - 1] if number is not None else -math.inf
+        number = self._users.get(user_id)
+        stored = slice(0, 0) if number is None else slice(*self._user_start[number : number + 2])
+        last = self.events["time"][stored.stop - 1] if number is not None else -math.inf
         return KnownUser(self, stored, [(e, item) for e, item in behaviours if e.time > last])
 
     def items_had(self, user_id: str) -> set[str]:
         """Ids of the items that were counted of a user, who may be unknown."""
         return {self._ids[number] for number in self.user(user_id).item.tolist()}
 
-    @functools.cached_property
-    def _ids(self) -> list[str]:
-        return [*self.item_ids]
-
-    # ---- everybody, at the only place there is
-
     def sums(self, items: np.ndarray) -> ItemSums:
         """What pairs of items need to know of each `[n]`."""
         counts, of = self.of_items(items, items), self.items
-        means = self.settings.smoothed(counts.total, counts.events, self.mean)
-        return ItemSums(of.holders[items], of.square[items], means)
+        means = self.settings.smoothed(counts.value, counts.events, self.mean)
+        return ItemSums(of["holders"][items], of["square"][items], means)
 
     @property
     def share(self) -> float:
@@ -247,27 +189,23 @@ class Statistics(Everybody):
         """How far values lie from their mean (root mean square); 1 before two of them differ."""
         return math.sqrt(self.totals.square / self.totals.events) if self.totals.square else 1.0
 
+    # ---- as `past_statistics.PastStatistics` has it, at the only place there is
+
     def overall(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        share, mean, spread = (
-            np.full(len(places), of) for of in (self.share, self.mean, self.spread)
-        )
-        return share, mean, spread
+        one = np.ones(len(places))
+        return one * self.share, one * self.mean, one * self.spread
 
     def of_items(self, items: np.ndarray, places: np.ndarray) -> Counts:
-        known = items < len(self.item_ids)
-        of = np.where(known, items, 0)
-        if not len(self.item_ids):
-            return Counts(*np.zeros((3, len(items)), np.int64))
-        columns = (self.items.events, self.items.positive, self.items.value)
-        return Counts(*(np.where(known, column[of], 0) for column in columns))
+        number = np.minimum(items, len(self.item_ids))
+        return Counts(*(column[number] for column in self._counts))
 
     def standing(
         self, kind: str, numbers: np.ndarray, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        return self.ranks[kind].standing(numbers)
+        return self._ranks[kind].standing(numbers)
 
     def fits(self, places: np.ndarray) -> np.ndarray:
-        return np.full(len(places), 0 if self.fitted.fitted else -1)
+        return np.full(len(places), 0 if len(self.fitted.item_bias) else -1)
 
     def factors(self, fit: int) -> ValueFactors:
         return self.fitted
@@ -302,7 +240,7 @@ class KnownUser(PastEvents):
         )
         item, time, value, liked = (
             np.concatenate([of[stored], np.asarray(more, of.dtype)])
-            for of, more in zip(statistics.events, columns, strict=True)
+            for of, more in zip(statistics.events.values(), columns, strict=True)
         )
         past = np.arange(len(item))
         window = statistics.settings.options.neighbour_window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
@@ -65,6 +66,12 @@ class StatisticsSettings:
         return cls(
             spec.statistics.by, spec.label.at_least, has_values, options or StatisticsOptions()
         )
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Those that `dataclasses.asdict` gave for JSON."""
+        options = StatisticsOptions(**settings["options"])
+        return cls(**{**settings, "by": tuple(settings["by"]), "options": options})
 
     @property
     def keeps_windows(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from m6rec_jax.data.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.epochs import FIRST_FIT, Population, next_fit, next_refresh
@@ -20,14 +21,12 @@ from m6rec_jax.data.event_views.documents import item_in_document, sentence
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler, asked
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.past_events import ItemValues
+from m6rec_jax.data.past_events import values_of
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import EXCLUDED, VISIBLE_PARTS
 from m6rec_jax.data.statistics import (
-    EventColumns,
-    ItemColumns,
     KnownUser,
     Statistics,
     Totals,
@@ -354,6 +353,19 @@ class RowRenderer:
         return items, values, labels
 
 
+_OF_ITEMS = {"events": int, "positive": int, "value": float, "holders": int, "square": float}
+_OF_EVENTS = {"item": np.int32, "time": float, "value": float, "positive": bool}
+_OF_VALUES = {"column": int, "item": int, "name": object}
+
+
+def _columns(kinds: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
+    return {
+        name: pa.array(column, pa.string()) if kind is object else np.asarray(column, kind)
+        for (name, kind), column in zip(kinds.items(), columns, strict=True)
+    }
+
+
 class FoldedStatistics:
     """Counts events one by one, in lists and dictionaries: the definition of `Statistics`.
 
@@ -382,7 +394,7 @@ class FoldedStatistics:
         self._pairs = PairsByEvent()
         self._ranks = self._ranked()
         self._next_refresh = 1
-        self._factors = ValueFactors.for_settings(self.settings)
+        self._factors = ValueFactors.none(self.settings.options.factors if has_values else 0)
         self._next_fit = FIRST_FIT
         self._now: Statistics | None = None
 
@@ -446,11 +458,12 @@ class FoldedStatistics:
 
     def _fit_factors(self) -> None:
         windows = self._windows.values()
-        fit_windows(
+        self._factors = fit_windows(
             self._factors,
             [[item for item, *_ in window] for window in windows],
             [[value for _, value, _ in window] for window in windows],
             len(self.counts),
+            self.settings.options.smoothing,
         )
         growth = self.settings.options.factor_growth
         self._next_fit = next_fit(self.totals.events, growth)
@@ -458,23 +471,36 @@ class FoldedStatistics:
     def now(self) -> Statistics:
         """What is counted so far."""
         if self._now is None:
-            columns = zip(*self.counts, strict=True) if self.counts else [()] * 5
-            kinds = (np.int64, np.int64, np.float64, np.int64, np.float64)
             events = [event for user in self.users.values() for event in user]
-            of_events = zip(*events, strict=True) if events else [()] * 4
+            values = [
+                (column, item, name)
+                for column, field in enumerate(self.settings.by)
+                for item, of in enumerate(self._items)
+                for name in values_of(of, field)
+            ]
+            keys, counts = self._pairs.to_arrays()
+            ids, users, rows = list(self.numbers), self.users, self.counts
+            factors = self._factors.item_factors.T
+            tables = {
+                "items": {"item_id": pa.array(ids, pa.string()), **_columns(_OF_ITEMS, rows)},
+                "users": {
+                    "user_id": pa.array(list(users), pa.string()),
+                    "events": np.asarray([*map(len, users.values())], np.int64),
+                },
+                "user_events": _columns(_OF_EVENTS, events),
+                "user_values": _columns(_OF_VALUES, values),
+                **{kind: ranks._asdict() for kind, ranks in self._ranks.items()},
+                "pairs": {"key": keys, "together": counts[:, 0], "products": counts[:, 1]},
+                "factors": {
+                    "bias": self._factors.item_bias,
+                    **{str(number): of for number, of in enumerate(factors)},
+                },
+            }
+            totals = self.totals._replace(factors_mean=self._factors.mean)
             self._now = Statistics(
-                self.settings,
-                self.totals._replace(factors_mean=self._factors.mean),
-                dict(self.numbers),
-                ItemColumns(*map(np.asarray, columns, kinds)),
-                {user_id: number for number, user_id in enumerate(self.users)},
-                np.cumsum([0, *map(len, self.users.values())]),
-                EventColumns(*map(np.asarray, of_events, (np.int32, float, float, bool))),
-                {field: ItemValues.of(self._items, field) for field in self.settings.by},
-                self._ranks,
-                self._pairs,
-                self._factors,
+                self.settings, totals, {k: pa.table(v) for k, v in tables.items()}
             )
+            self._now.pairs = self._pairs
         return self._now
 
     def save(self, path: Path) -> None:
@@ -513,12 +539,13 @@ def fit_windows(
     windows: Sequence[Sequence[int]],
     values: Sequence[Sequence[float]],
     num_items: int,
-) -> None:
+    smoothing: float,
+) -> ValueFactors:
     """Fits factors to the items and values of each user's window."""
     users = np.repeat(np.arange(len(windows)), list(map(len, windows)))
     items = np.array([i for window in windows for i in window], np.int64)
     given = np.array([v for some in values for v in some], np.float64)
-    factors.fit_entries(users, items, given, len(windows), num_items)
+    return factors.fit(users, items, given, num_items, smoothing)
 
 
 def as_of(

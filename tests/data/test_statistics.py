@@ -99,7 +99,7 @@ def expected_value(
     events: list[Event], mine: list[Event], item_id: str, options: StatisticsOptions
 ) -> float:
     """Where and when `Statistics` fits its factors; the arithmetic is `ValueFactors`' own test."""
-    factors = ValueFactors(options.factors, options.smoothing, 10.0)
+    factors = ValueFactors.none(options.factors)
     places: dict[str, int] = {}
     next_fit = FIRST_FIT
     for number, event in enumerate(events, 1):
@@ -111,15 +111,17 @@ def expected_value(
             for key, e, window in windows(events[:number], options.neighbour_window)
             if key == ""
         }
-        fit_windows(
+        factors = fit_windows(
             factors,
             [[places[e.item_id] for e in window] for window in held.values()],
             [[e.value for e in window] for window in held.values()],
             len(places),
+            options.smoothing,
         )
         next_fit = number + max(FIRST_FIT, math.ceil(options.factor_growth * number))
-    window = [places[e.item_id] for e in mine]
-    (found,) = factors.expected([places.get(item_id, -1)], window, [e.value for e in mine])
+    window = np.array([places[e.item_id] for e in mine])
+    asked, values = np.array([places.get(item_id, len(places))]), np.array([e.value for e in mine])
+    (found,) = factors.expected(asked, window, values, options.smoothing)
     return float(found)
 
 
