@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 # What the manifest says of the events.
 _COUNTED = ("counts", "repeats", "buckets", "last_time", "files", "statistics")
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 8
+FORMAT = 9
 
 
 @gin.configurable
