@@ -93,8 +93,7 @@ class EdgeDemo:
         statistics = self._data.statistics
         assert statistics is not None  # the file carries them
         self.last_time = statistics.totals.last_time
-        counts = statistics.items["events"].tolist()
-        self.times_seen = dict(zip(statistics.item_ids, counts, strict=True))
+        self.times_seen = dict(zip(statistics.item_ids, statistics.items["events"], strict=True))
         self.items = self._data.items
 
     @functools.cached_property

@@ -83,13 +83,10 @@ class RequestRenderer:
     def _known(self, request: Request) -> KnownUser | None:
         if self._statistics is None:
             return None
-        last_time = self._statistics.totals.last_time
-        if request.time is not None and request.time <= last_time:
-            raise RejectedRow(
-                "too_early",
-                f"'time' is {request.time!r}, and the statistics hold events until "
-                f"{last_time!r}: they would leak the future",
-            )
+        last = self._statistics.totals.last_time
+        if request.time is not None and request.time <= last:
+            problem = f"{request.time!r}, and the statistics hold events until {last!r}"
+            raise RejectedRow("too_early", f"'time' is {problem}: they would leak the future")
         counted = [
             (event, item)
             for event, item in request.history

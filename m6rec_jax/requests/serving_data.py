@@ -193,9 +193,9 @@ class ServingData:
 
     def statistics_names(self) -> tuple[str, ...]:
         """Names of the statistics that a template may render, and a request may bring."""
-        counted = self.statistics
-        settings = counted.settings if counted else StatisticsSettings.for_dataset(self.spec)
-        return feature_names(settings)
+        if self.statistics is not None:
+            return feature_names(self.statistics.settings)
+        return feature_names(StatisticsSettings.for_dataset(self.spec))
 
 
 @functools.cache
@@ -225,13 +225,10 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     Statistics.load(folder / STATISTICS)  # raises
     tables = {CATALOGUE: pq.read_table(folder / CATALOGUE)}
     for path in (folder / STATISTICS).glob("*.parquet"):
-        table = pq.read_table(path)
-        of_users = path.stem.startswith(OF_USERS)
-        tables[f"{STATISTICS}/{path.name}"] = table.slice(0, 0) if of_users else table
-    copied = [
-        f"{STATISTICS}/{DESCRIPTION}",
-        *((co_occurrence.FILE, ease.FILE) if with_counts else ()),
-    ]
+        rows = slice(0) if path.stem.startswith(OF_USERS) else slice(None)
+        tables[f"{STATISTICS}/{path.name}"] = pq.read_table(path)[rows]
+    counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
+    copied = (f"{STATISTICS}/{DESCRIPTION}", *counts)
     files = {MANIFEST: text.encode()}
     files |= {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
     for name, table in sorted(tables.items()):

@@ -34,7 +34,6 @@ from m6rec_jax.data.statistics import (
 from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.value_factors import ValueFactors
 from m6rec_jax.data.views import Row
-from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import WRITING, common_values
@@ -404,13 +403,8 @@ class FoldedStatistics:
         return cls(settings.by, settings.at_least, settings.has_values, settings.options)
 
     def update(self, event: Event, item: Item) -> None:
-        """Counts the next event; raises DataError where it is earlier than one before."""
+        """Counts the next event, in the order of time."""
         totals, settings = self.totals, self.settings
-        if event.time < totals.last_time:
-            raise DataError(
-                f"an event of user {event.user_id!r} at {event.time} comes after one at "
-                f"{totals.last_time}: statistics take events in the order of time"
-            )
         self._now = None
         value = 0.0 if event.value is None or math.isnan(event.value) else event.value
         # Before this event counts: its own value must not pull the mean that it is compared with.
@@ -567,18 +561,11 @@ def as_of(
 
     Yields:
       the queries.
-
-    Raises:
-      DataError: queries out of order.
     """
     pending = iter(events)
     following = next(pending, None)
-    previous = -math.inf
     for query in queries:
         time = time_of(query)
-        if time < previous:
-            raise DataError(f"a query at {time} comes after one at {previous}")
-        previous = time
         while following is not None and following[0].time < time:
             update(*following)
             following = next(pending, None)
