@@ -125,9 +125,8 @@ def run_data_import(args: argparse.Namespace) -> None:
 
 def run_data_check(args: argparse.Namespace) -> None:
     """report the problems of a data set folder"""
-    from m6rec_jax.data.check import check_dataset
+    from m6rec_jax.data.check import check_dataset, clean_folder
     from m6rec_jax.data.kinds import open_corpus
-    from m6rec_jax.data.quarantine import clean_folder
     from m6rec_jax.data.schema import SPEC_FILE
 
     with bucket_copies() as copies:
@@ -158,7 +157,7 @@ def run_data_check(args: argparse.Namespace) -> None:
         if report.clean is not None:  # what is wrong with single rows was set aside
             errors = [problem for problem in errors if not problem.rows]
         if errors:
-            titles = "; ".join(problem.title for problem in errors)
+            titles = "; ".join(map(str, errors))
             hint = ""
             if args.quarantine is None and any(report.num_rejected.values()):
                 hint = ". --quarantine FILE sets single rows aside and writes the rest"

@@ -1,4 +1,4 @@
-"""What is checked of the rows of a data set folder, as tables: kinds of problems, and SQL.
+"""What is checked of the rows of a data set folder: each check is a row of a table, with its SQL.
 
 The tables and their columns are those of `data.tables`.
 """
@@ -8,51 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from m6rec_jax.data.columns import ID, MISFITS, TIME, VALUE, literal
+from m6rec_jax.data.columns import ID, KINDS, TIME, VALUE, literal
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, MISSING_WORD
 
-KINDS: Mapping[str, tuple[str, str]] = {
-    "schema": ("error", "dataset.json does not fit"),
-    "missing_file": ("error", "a table's file is missing or ambiguous"),
-    "damaged_file": ("error", "a file cannot be read to its end"),
-    "missing_column": ("error", "a declared column is missing"),
-    "empty_table": ("error", "a table has no rows"),
-    "ragged_row": ("error", "row that cannot be split into the columns"),
-    "missing_id": ("error", "no id"),
-    "missing_time": ("error", "no time"),
-    "missing_value": ("error", "no value"),
-    "invalid_utf8": ("error", "invalid UTF-8"),
-    "wrong_type": ("error", "value of another type than declared"),
-    "template": ("error", "the template of dataset.json does not fit"),
-    "missing_words": ("error", "no value that the template has words for, and it needs one"),
-    "bad_list": ("error", "list that cannot be read"),
-    "bad_time": ("error", "time that cannot be read"),
-    "nan": ("error", "value is not a number"),
-    "time_out_of_range": ("error", "time before 1970 or after 2100"),
-    "duplicate_id": ("error", "id stands in an earlier row already"),
-    "duplicate_event": ("error", "same user, item, time and value as an earlier row"),
-    "unknown_user": ("error", "user is not in the users table"),
-    "unknown_item": ("error", "item is not in the items table"),
-    "unknown_part": ("error", "part is none of train, validation, test and context"),
-    "one_label": ("error", "all events have the same label"),
-    "repeats": ("note", "events with an item that the user had before, of which nothing is said"),
-    "not_sorted": ("note", "time lies before that of the row above (no harm: reading sorts)"),
-    "control_characters": ("note", "control characters in text"),
-    "wrong_encoding": ("note", "text that was decoded with the wrong encoding"),
-    "outer_whitespace": ("note", "id begins or ends with a space"),
-    "undeclared_column": ("note", "column of the file that dataset.json does not declare"),
-    "empty_column": ("note", "declared column without a single value"),
-    "missing_as_text": ("note", "text that says that a value is missing; leave the cell empty"),
-}
-_TEXT_NOTES = {
-    "control_characters": r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]",
+# Notes about texts: kind, what matches, and what is said of it.
+_TEXT_NOTES = (
+    ("control_characters", r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]", "has control characters"),
     # U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
-    "wrong_encoding": r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}",
-    "missing_as_text": MISSING_WORD,
-}
+    (
+        "wrong_encoding",
+        r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}",
+        "was decoded with the wrong encoding",
+    ),
+    ("missing_as_text", MISSING_WORD, "says that a value is missing; leave the cell empty"),
+)
 # Rows of events without errors so far.
 GOOD = "(FROM events ANTI JOIN rejected_rows USING (row))"
+# The share of events with an item that the user had before.
+REPEATED = "1 - count(DISTINCT (user, item)) / count(*)"
 # What is missing where no time, and so on.
 REQUIRED = {ID: "missing_id", TIME: "missing_time", VALUE: "missing_value"}
 _NO_WORDS = r"[\s\p{Z}\p{Cf}\p{Cc}]*"
@@ -70,30 +44,46 @@ class Check(NamedTuple):
     """A kind of problem, and how to find its rows.
 
     Attributes:
-      kind: a key of `KINDS`.
+      kind: its name in reports.
       column: that the report names.
       where: a condition in SQL.
-      reason: a text in SQL: what is wrong with a row.
+      reason: a text in SQL: what is wrong with a row, and what to do.
       rows: what stands after FROM, with the table that is checked as `t`; "": that table alone.
+      severity: 'error', which stops reading and rejects the row, or 'note'.
     """
 
     kind: str
     column: str
     where: str
-    reason: str = "''"
+    reason: str
     rows: str = ""
+    severity: str = "error"
+
+
+def row_checks(table: str, columns: Sequence[Column], references: Sequence[str]) -> list[Check]:
+    """All that every row of a table must fulfil.
+
+    Args:
+      table: users, items or events.
+      columns: declared ones.
+      references: of events, which of users and items are looked up in `known_<table>`.
+    """
+    checks = [*value_checks(columns)]
+    if table == "events":
+        return [*checks, *event_checks(columns, references)]
+    return [*checks, *id_checks(table, columns[0].name)]
 
 
 def value_checks(columns: Sequence[Column]) -> Iterator[Check]:
     """Values that do not fit their types, and ids, times and values that are not there."""
     for slot, name, kind in columns:
-        bad, (problem, reason) = f"bad_{slot}", MISFITS[kind]
+        bad, reason = f"bad_{slot}", literal(f" {KINDS[kind].misfit}")
         where = f"{bad} IS NOT NULL"
         if kind == VALUE:
             is_nan = f"lower(trim({bad})) IN ('nan', '-nan')"
             yield Check("nan", name, is_nan, "'the value is NaN'")
             where += f" AND NOT {is_nan}"
-        yield Check(problem, name, where, f"shown({bad}) || {literal(' ' + reason)}")
+        yield Check(KINDS[kind].problem, name, where, f"shown({bad}) || {reason}")
         if kind in REQUIRED:
             where = f"{slot} IS NULL AND {bad} IS NULL"
             yield Check(REQUIRED[kind], name, where, "'the value is missing'")
@@ -101,30 +91,8 @@ def value_checks(columns: Sequence[Column]) -> Iterator[Check]:
 
 def id_checks(table: str, name: str) -> Iterator[Check]:
     """Ids of users or items that are there twice."""
-    first = "SELECT id, min_by(struct_pack(file, number), row) AS first, min(row) AS row"
-    yield Check(
-        "duplicate_id",
-        name,
-        "t.row > r.row",
-        f"concat(shown(t.id), ' stands in ', {_place('r.first')}, ' already, and ids must be "
-        "unique')",
-        f"{table} AS t JOIN ({first} FROM {table} GROUP BY id HAVING count(*) > 1) AS r USING (id) "
-        "JOIN files AS f ON f.file = r.first.file",
-    )
-
-
-def word_checks(columns: Sequence[Column], needs: Mapping[str, str]) -> Iterator[Check]:
-    """Users or items without a value that a template needs."""
-    for slot, name, kind in columns:
-        if (template := needs.get(name)) is None:
-            continue
-        text = f"CAST({slot} AS VARCHAR)"
-        if kind == "list<string>":
-            text = f"array_to_string({slot}, '')"
-        silent = f"regexp_full_match({text}, {literal(_NO_WORDS)})"
-        reason = f"nothing there, and template '{template}' needs {{{name}}}"
-        where = f"bad_{slot} IS NULL AND coalesce({silent}, true)"
-        yield Check("missing_words", name, where, literal(reason))
+    reason = f"concat(shown(t.id), ' stands in ', {_FIRST}, ' already, and ids must be unique')"
+    yield Check("duplicate_id", name, "t.row > r.row", reason, _repeated(table, "id"))
 
 
 def event_checks(columns: Sequence[Column], tables: Sequence[str]) -> Iterator[Check]:
@@ -132,97 +100,94 @@ def event_checks(columns: Sequence[Column], tables: Sequence[str]) -> Iterator[C
     names = {slot: name for slot, name, _ in columns}
     for table in tables:
         slot = table.removesuffix("s")
-        known = f"EXISTS (FROM known_{table} AS known WHERE known.id = %s)"
-        as_float = known % f"t.{slot} || '.0'"
-        hint = (
-            f"CASE WHEN {as_float} THEN concat(' (there it was "
-            f"written as a float, ', {slot}, '.0? write ', {slot}, ' there)') "
-            f"WHEN {slot} LIKE '%.0' THEN concat(' (a whole number that was written as a float? "
-            f"write ', {slot}[:-3], ')') END"
-        )
-        yield Check(
-            f"unknown_{slot}",
-            names[slot],
-            f"{slot} IS NOT NULL AND NOT {known % f't.{slot}'}",
-            f"concat(shown({slot}), ' is not in the {table} table', {hint})",
-        )
-    digits = "CAST(CAST(time AS BIGINT) AS VARCHAR)"
-    date = f"try_strptime({digits}, '%Y%m%d')"
-    plain = "min(time) >= 19000101 AND max(time) <= 20991231 AND bool_and(time = trunc(time) AND "
-    plain += f"{date} IS NOT NULL)"
-    yield Check(
-        "bad_time",
-        names["time"],
-        f"time IS NOT NULL AND (SELECT {plain} FROM events)",
-        f"concat({digits}, ' looks like a date, and would be of August 1970 as unix seconds; "
-        f"write ', strftime({date}, '%Y-%m-%d'))",
-    )
-    yield Check(
-        "time_out_of_range",
-        names["time"],
-        f"time NOT BETWEEN {FIRST_TIME} AND {LAST_TIME}",
-        "out_of_range(time)",
-    )
-    for column in columns:
-        if column.slot == "part":
-            yield part_check(column)
+        is_known = f"EXISTS (FROM known_{table} AS known WHERE known.id = t.{slot})"
+        reason = f"""concat(shown({slot}), ' is not in the {table} table', CASE
+          WHEN {slot} LIKE '%.0' OR EXISTS (FROM known_{table} AS k WHERE k.id = t.{slot} || '.0')
+          THEN ' (one of the two was written as a float? write ids alike)' END)"""
+        where = f"{slot} IS NOT NULL AND NOT {is_known}"
+        yield Check(f"unknown_{slot}", names[slot], where, reason)
+    are_dates = "(SELECT min(time) >= 19000101 AND max(time) <= 20991231 FROM events)"
+    reason = "concat(time::BIGINT, ' looks like a date; write it with dashes, as in 2024-01-31')"
+    yield Check("bad_time", names["time"], f"time IS NOT NULL AND {are_dates}", reason)
+    where = f"time NOT BETWEEN {FIRST_TIME} AND {LAST_TIME}"
+    yield Check("time_out_of_range", names["time"], where, "out_of_range(time)")
+    yield from map(part_check, (column for column in columns if column.slot == "part"))
 
 
 def part_check(column: Column) -> Check:
     """Events whose column of parts says something else."""
-    return Check(
-        "unknown_part",
-        column.name,
-        f"bad_part IS NULL AND (part IS NULL OR part NOT IN {tuple(PART_NAMES)})",
-        "CASE WHEN part IS NULL THEN 'the value is missing' ELSE "
-        f"concat(shown(part), ' is none of ', {literal(', '.join(PART_NAMES))}) END",
-    )
+    where = f"bad_part IS NULL AND (part IS NULL OR part NOT IN {tuple(PART_NAMES)})"
+    names = literal(", ".join(PART_NAMES))
+    reason = f"concat(if(part IS NULL, 'a missing value', shown(part)), ' is none of ', {names})"
+    return Check("unknown_part", column.name, where, reason)
+
+
+def template_checks(columns: Sequence[Column], needs: Mapping[str, str]) -> Iterator[Check]:
+    """Users or items without a value that a template needs (column -> name of the template)."""
+    for slot, name, kind in columns:
+        if (template := needs.get(name)) is None:
+            continue
+        text = f"array_to_string({slot}, '')" if kind == "list<string>" else f"{slot}::VARCHAR"
+        silent = f"regexp_full_match({text}, {literal(_NO_WORDS)})"
+        reason = literal(f"nothing there, and template '{template}' needs {{{name}}}")
+        where = f"bad_{slot} IS NULL AND coalesce({silent}, true)"
+        yield Check("missing_words", name, where, reason)
 
 
 def repeated_events(name: str, has_value: bool) -> Check:
     """Events that are there twice, of those that have no other error."""
-    value = ", value" if has_value else ""
-    return Check(
-        "duplicate_event",
-        name,
-        "t.row > r.row",
-        f"concat('the same event stands in ', {_place('r.first')}, ' already')",
-        f"""{GOOD} AS t JOIN (
-          SELECT user, item, time{value}, min(row) AS row,
-            min_by(struct_pack(file, number), row) AS first
-          FROM {GOOD} GROUP BY user, item, time{value} HAVING count(*) > 1) AS r
-        USING (user, item, time{value}) JOIN files AS f ON f.file = r.first.file""",
-    )
+    key = "user, item, time" + (", value" if has_value else "")
+    reason = f"concat('the same event stands in ', {_FIRST}, ' already')"
+    return Check("duplicate_event", name, "t.row > r.row", reason, _repeated(GOOD, key))
 
 
-def text_notes(columns: Sequence[Column]) -> Iterator[Check]:
-    """Texts, also in lists, with control characters, of a wrong encoding, and the like."""
+def column_notes(table: str, columns: Sequence[Column]) -> Iterator[Check]:
+    """Texts, also in lists, with control characters and the like, and columns without a value."""
     for slot, name, kind in columns:
-        for problem, pattern in _TEXT_NOTES.items():
-            if kind in ("string", ID):
-                where = f"regexp_matches({slot}, {literal(pattern)})"
-                yield Check(problem, name, where, f"shown({slot})")
-            elif kind == "list<string>":
-                members = f"list_filter({slot}, lambda m: regexp_matches(m, {literal(pattern)}))"
-                yield Check(problem, name, f"len({members}) > 0", f"shown({members}[1])")
+        rows = _whole(table, f"count({slot}) AS filled, count(*) AS rows")
+        where, reason = "filled = 0 AND rows > 0", "'no row has a value in this column'"
+        yield Check("empty_column", name, where, reason, rows, "note")
+        if kind not in ("string", ID, "list<string>"):
+            continue
+        texts = slot if kind == "list<string>" else f"[{slot}]"
+        for problem, pattern, text in _TEXT_NOTES:
+            matching = f"list_filter({texts}, lambda m: regexp_matches(m, {literal(pattern)}))"
+            reason = f"shown({matching}[1]) || {literal(' ' + text)}"
+            yield Check(problem, name, f"len({matching}) > 0", reason, severity="note")
 
 
-def whitespace_notes(columns: Sequence[Column]) -> Iterator[Check]:
-    """Ids that begin or end with a space."""
-    for slot, name, kind in columns:
-        if kind == ID:
-            yield Check("outer_whitespace", name, rf"regexp_matches({slot}, '^\s|\s$')")
-
-
-def order_note(name: str) -> Check:
-    """Events whose time lies before that of the one above."""
-    rows = f"(SELECT *, time < lag(time) OVER (ORDER BY row) AS is_early FROM {GOOD}) AS t"
-    return Check("not_sorted", name, "is_early", rows=rows)
-
-
-def _place(first: str) -> str:
-    """SQL for where the row of a struct of file and number stands, beside `t` and `files AS f`."""
-    return (
-        f"concat(place({first}.number), CASE WHEN {first}.file <> t.file "
-        "THEN concat(' of ', f.name) END)"
+def repeats_note() -> Check:
+    """Events with items that the user had before, where nothing says what becomes of them."""
+    reason = (
+        "concat(format('{:.1f}%', 100 * share), ' of the events are of an item that the user had "
+        'before: say in dataset.json whether rows want such items ("repeats": "count") or only new '
+        """ones ("ignore"); where it says nothing, 5% are enough for "count"')"""
     )
+    return Check("repeats", "", "share > 0", reason, _whole(GOOD, f"{REPEATED} AS share"), "note")
+
+
+def label_check(name: str, at_least: float, reasons: Sequence[str]) -> Check:
+    """Events that all are negatives, or positives; `reasons` has what to say of either."""
+    positives = f"avg((value >= {at_least!r})::INTEGER) AS positives"
+    rows = _whole(GOOD, f"{positives}, count(value) AS values")
+    reason = f"CASE positives WHEN 0 THEN {literal(reasons[0])} ELSE {literal(reasons[1])} END"
+    return Check("one_label", name, "values > 1 AND positives IN (0, 1)", reason, rows)
+
+
+# SQL for where the row `r.first` stands, of `_repeated`.
+_FIRST = """concat(place(r.first.number), CASE WHEN r.first.file <> t.file
+  THEN concat(' of ', f.name) END)"""
+
+
+def _repeated(table: str, key: str) -> str:
+    """Rows `t` of a table that share a key, with the first of them as `r`, in the file `f`."""
+    return f"""{table} AS t JOIN (
+      SELECT {key}, min(row) AS row, min_by(struct_pack(file, number), row) AS first
+      FROM {table} GROUP BY {key} HAVING count(*) > 1) AS r
+    USING ({key}) JOIN files AS f ON f.file = r.first.file"""
+
+
+def _whole(table: str, aggregates: str) -> str:
+    """One row about a table: its problems have no row, and reject none."""
+    return f"""(SELECT NULL AS row, min(file) AS file, NULL AS number, {aggregates}
+      FROM {table}) AS t"""

@@ -198,11 +198,6 @@ class EventTable:
             f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
         )
 
-    def leave_out(self, where: str, values: Sequence[Any] = ()) -> int:
-        """Deletes the events that a condition in SQL is true of; returns how many these were."""
-        ((count,),) = self.query(f"DELETE FROM events WHERE {where}", values)
-        return int(count)
-
     def acting_users(self) -> list[int]:
         """Indices of the users that have an event, ascending."""
         return [user for (user,) in self.query("SELECT DISTINCT user FROM events ORDER BY user")]

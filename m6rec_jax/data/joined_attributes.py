@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,8 +20,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.phrases import words
 from m6rec_jax.text.records import Item, Value
 
-_TITLE, _YEAR = "title", "year"
-_YEARS_APART = 1
+_MOST_YEARS_APART = 1
 
 
 class JoinedAttributes:
@@ -33,53 +33,47 @@ class JoinedAttributes:
     Attributes:
       files: that are read.
       types: column to its type.
-
-    Raises:
-      DataError: as `Dataset.open`; or a column is missing.
     """
 
     def __init__(self, folder: Path, columns: Collection[str]) -> None:
         dataset = Dataset.open(folder)
         kinds = dataset.spec.items.columns
-        found = [column for column in columns if column in kinds]
-        if not found or kinds.get(_TITLE) != "string" or kinds.get(_YEAR) != "int":
+        joined = [column for column in columns if column in kinds]
+        if not joined or kinds.get("title") != "string" or kinds.get("year") != "int":
             raise DataError(
                 f"{folder}: attributes are taken from items with a 'title', a 'year' (an int) and "
                 f"a column of DialogueWords.attributes ({', '.join(columns) or 'none'}); these "
                 f"have {', '.join(kinds)}"
             )
         self.files = [folder / SPEC_FILE, *dataset.item_files]
-        self.types: dict[str, pa.DataType] = {
-            column: dataset.items.schema.field(column).type for column in found
-        }
-        self._by_title: dict[tuple[str, ...], list[tuple[int, dict[str, Value]]]]
-        self._by_title = defaultdict(list)
+        schema = dataset.items.schema
+        self.types: dict[str, pa.DataType] = {name: schema.field(name).type for name in joined}
+        # Words of a title -> year and attributes of each item of that title.
+        self._by_title: dict[Any, list[tuple[int, dict[str, Value]]]] = defaultdict(list)
         for item in dataset.item_records:
-            title, year = item.attributes[_TITLE], item.attributes[_YEAR]
+            title, year = item.attributes["title"], item.attributes["year"]
             if isinstance(title, str) and isinstance(year, int):
-                known = {column: item.attributes[column] for column in found}
-                self._by_title[_key(title)].append((year, known))
+                attributes = {name: item.attributes[name] for name in joined}
+                self._by_title[_key(title)].append((year, attributes))
 
     def joined(self, items: Sequence[Item]) -> tuple[list[Item], int]:
-        """Items with what is known of them, None where nothing is, and how many are known.
-
-        Args:
-          items: with the attributes `title` and `year`.
-        """
+        """Items with what is known of them, None where nothing is, and how many are known."""
         nothing: dict[str, Value] = dict.fromkeys(self.types)
-        known = [self._of(item) for item in items]
-        pairs = zip(items, known, strict=True)
-        joined = [Item(item.id, {**item.attributes, **(own or nothing)}) for item, own in pairs]
-        return joined, sum(own is not None for own in known)
+        attributes = [self._of(item) for item in items]
+        pairs = zip(items, attributes, strict=True)
+        joined = [Item(item.id, {**item.attributes, **(more or nothing)}) for item, more in pairs]
+        return joined, sum(more is not None for more in attributes)
 
     def _of(self, item: Item) -> dict[str, Value] | None:
-        year = item.attributes[_YEAR]
+        year = item.attributes["year"]
         if not isinstance(year, int):
             return None
-        same = self._by_title.get(_key(str(item.attributes[_TITLE])), [])
-        nearest = min((abs(own - year) for own, _ in same), default=_YEARS_APART + 1)
-        near = [known for own, known in same if abs(own - year) == nearest]
-        return near[0] if nearest <= _YEARS_APART and len(near) == 1 else None
+        same = self._by_title.get(_key(str(item.attributes["title"])), [])
+        apart = sorted((abs(other - year), place) for place, (other, _) in enumerate(same))
+        is_clear = bool(apart) and apart[0][0] <= _MOST_YEARS_APART
+        if not is_clear or (len(apart) > 1 and apart[1][0] == apart[0][0]):
+            return None
+        return same[apart[0][1]][1]
 
 
 def _key(title: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.checks import Check, Column, event_checks, id_checks, part_check, value_checks
+from m6rec_jax.data.checks import Check, Column, part_check, row_checks, value_checks
 from m6rec_jax.data.columns import identifier
-from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, EventsSpec, TableSpec
+from m6rec_jax.data.schema import SPEC_FILE, TABLES, DatasetSpec, TableSpec
 from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.data.tables import Tables, columns_of
 from m6rec_jax.errors import DataError
@@ -67,14 +67,13 @@ class Dataset:
         """Opens a folder and checks that its files exist and have the declared columns.
 
         Raises:
-          DataError: no or a wrong `dataset.json`, a missing or ambiguous file, a missing column,
-            a Parquet file that is cut off.
+          DataError: `dataset.json`, a file or a column is missing or wrong.
         """
         directory = Path(directory)
         spec = DatasetSpec.load(directory)
-        tables = []
-        for table in ("users", "items", "events"):
-            described: TableSpec | EventsSpec = getattr(spec, table)
+        tables: list[tuple[Path, ...]] = []
+        for table in TABLES:
+            described = getattr(spec, table)
             paths = files.table_files(directory, table, described.file)
             for path in paths:
                 files.require_columns(path, [*described.kinds])
@@ -82,14 +81,12 @@ class Dataset:
         users, items, events = tables
         return cls(directory, spec, users, items, events)
 
-    # ---- users and items
-
     @cached_property
     def users(self) -> pa.Table:
         """The users table `[users]`: id (string) and declared columns, in the order of the files.
 
         Raises:
-          DataError: an empty table, a null or repeated id, or a value that does not fit its type.
+          DataError: there are none, or one of them is wrong.
         """
         return _read_table(self.user_files, "users", self.spec.users)
 
@@ -101,33 +98,34 @@ class Dataset:
     @cached_property
     def user_records(self) -> Sequence[User]:
         """The users in the order of the table; lists are tuples, missing values None or ()."""
-        spec = self.spec.users
-        return [User(identifier, row) for identifier, row in _records(self.users, spec)]
+        return [User(*row) for row in _records(self.users, self.spec.users)]
 
     @cached_property
     def item_records(self) -> Sequence[Item]:
         """The items in the order of the table; lists are tuples, missing values None or ()."""
-        spec = self.spec.items
-        return [Item(identifier, row) for identifier, row in _records(self.items, spec)]
-
-    # ---- events
+        return [Item(*row) for row in _records(self.items, self.spec.items)]
 
     def iter_events(self, batch_size: int = DEFAULT_BATCH_SIZE) -> Iterator[pa.RecordBatch]:
         """Streams the events in the order of the file, so many at a time, as `EVENT_SCHEMA`.
 
         Raises:
-          DataError: an empty table, a null or unknown id, a time that is not one, a value that is
-            null or not a number.
+          DataError: there are none, or one of them is wrong.
         """
         spec = self.spec.events
-        indices = {"users": self._indices(self.users), "items": self._indices(self.items)}
         with Tables(self.directory) as tables:
-            for name, ids in indices.items():
-                tables.database.register(f"known_{name}", ids)
+            for name in ("users", "items"):
+                ids = getattr(self, name).column(0)
+                known = pa.table({"id": ids, "index": np.arange(len(ids))})
+                tables.database.register(f"known_{name}", known)
             declared = columns_of(spec)
-            checks = [*value_checks(declared), *event_checks(declared, tuple(indices))]
+            reason = (
+                f"concat(time, ' is not later than {self.after}, the last event that is prepared. "
+                "An update takes what came since: leave earlier events out of its files, or make "
+                "everything anew with `m6rec data prepare`')"
+            )
+            late = Check("not_later", spec.time, f"time <= '{self.after}'::DOUBLE", reason)
+            checks = [*row_checks("events", declared, ("users", "items")), late]
             _load(tables, "events", self.event_files, declared, checks)
-            self._check_past(tables)
             value = "CAST(NULL AS DOUBLE)" if spec.value is None else "value"
             events = tables.database.sql(
                 f"""SELECT row, u.index AS user_index, i.index AS item_index, time, {value} AS value
@@ -145,40 +143,28 @@ class Dataset:
         return table.append_column("user_id", users).append_column("item_id", items)
 
     def event_parts(self) -> np.ndarray:
-        """The part code of each event, as the column `events.part` names it, `[rows]` int8.
-
-        Raises:
-          DataError: no such column is declared, or a value that is no part.
-        """
-        name = self.spec.events.part
-        if name is None:
+        """The part code of each event, as the column `events.part` names it, `[rows]` int8."""
+        declared = [column for column in columns_of(self.spec.events) if column.slot == "part"]
+        if not declared:
             raise DataError(
                 f"{self.directory}: the split 'by_column' needs a column of the events that names "
                 f"the part of each ({', '.join(PART_NAMES)}); declare it in {SPEC_FILE}, as in "
                 '"events": {..., "part": "split"}'
             )
-        declared = [column for column in columns_of(self.spec.events) if column.name == name]
         with Tables(self.directory) as tables:
             _load(tables, "events", self.event_files, declared, [part_check(*declared)])
             parts = tables.database.sql("SELECT part FROM events ORDER BY row").fetchnumpy()["part"]
         return np.asarray([PART_NAMES[part] for part in parts], np.int8)
 
-    def _check_past(self, tables: Tables) -> None:
-        early = tables.rows(
-            "SELECT file, number, time FROM events WHERE time <= ? ORDER BY row LIMIT 1",
-            [self.after],
-        )
-        for file, number, time in early:
-            raise DataError(
-                f"{tables.files[file]}, row {number}, column {self.spec.events.time!r}: {time} is "
-                f"not later than {self.after}, the last event that is prepared. An update takes "
-                "what came since: leave earlier events out of its files, or make everything anew "
-                "with `m6rec data prepare`"
-            )
-
-    @staticmethod
-    def _indices(table: pa.Table) -> pa.Table:
-        return pa.table({"id": table.column(0), "index": np.arange(table.num_rows)})
+    def load_all(self, tables: Tables) -> None:
+        """Reads users, items and events into an empty database; raises DataError as they do."""
+        paths = zip(TABLES, (self.user_files, self.item_files, self.event_files), strict=True)
+        for table, of_table in paths:
+            declared = columns_of(getattr(self.spec, table))
+            checks = row_checks(table, declared, ("users", "items"))
+            _load(tables, table, of_table, declared, checks)
+            if table != "events":
+                tables.rows(f"CREATE VIEW known_{table} AS SELECT id FROM {table}")
 
 
 def _load(
@@ -186,16 +172,14 @@ def _load(
     table: str,
     paths: Sequence[Path],
     declared: Sequence[Column],
-    checks: Iterable[Check],
+    checks: Sequence[Check],
 ) -> None:
     """Reads files into a table; raises DataError where a row is wrong, or there is none."""
     tables.create(table, declared)
     for path in paths:
-        names = files.require_columns(path, [column.name for column in declared])
-        tables.load(table, path, tables.source(path, names), declared)
+        tables.read(table, path, declared)
     if not tables.num_rows[table]:
-        more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-        raise DataError(f"{paths[0]}{more} has no rows")
+        raise DataError(f"{paths[0]} has no rows")
     tables.check(table, checks)
     if (wrong := tables.first_error(table)) is not None:
         path, number, column, reason = wrong
@@ -209,8 +193,7 @@ def _load(
 def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
     declared = columns_of(spec)
     with Tables(paths[0].parent) as tables:
-        checks = [*value_checks(declared), *id_checks(table, spec.id)]
-        _load(tables, table, paths, declared, checks)
+        _load(tables, table, paths, declared, row_checks(table, declared, ()))
         slots = ", ".join(f"{slot} AS {identifier(name)}" for slot, name, _ in declared)
         rows = tables.database.sql(f"SELECT {slots} FROM {table} ORDER BY row")
         return rows.to_arrow_table().cast(columns.arrow_schema(spec.kinds)).combine_chunks()
@@ -219,18 +202,14 @@ def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
 def read_rows(
     paths: Sequence[Path], kinds: Mapping[str, str]
 ) -> Iterator[tuple[Path, int, list[Any]]]:
-    """Streams rows of a table that is none of users, items or events: file, number, and values.
-
-    Args:
-      paths: the files.
-      kinds: column -> kind, as in `columns.SQL_TYPES`.
+    """Streams rows of a table of other columns: file, number, and values.
 
     Raises:
-      DataError: a missing column, no rows, a null id, or a value that does not fit its type.
+      DataError: a column is missing, there are no rows, or one of them is wrong.
     """
     declared = [Column(f"c{place}", *kind) for place, kind in enumerate(kinds.items())]
     with Tables(paths[0].parent) as tables:
-        _load(tables, "texts", paths, declared, value_checks(declared))
+        _load(tables, "texts", paths, declared, [*value_checks(declared)])
         slots = ", ".join(column.slot for column in declared)
         result = tables.database.execute(f"SELECT file, number, {slots} FROM texts ORDER BY row")
         while rows := result.fetchmany(_ROWS_AT_ONCE):
@@ -239,30 +218,23 @@ def read_rows(
 
 
 def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
-    """Items of a Parquet or CSV file that is no part of a data set folder: a newer catalogue.
-
-    Args:
-      path: has the columns of the data set's items table.
-      spec: of the data set.
+    """Items of a file that is no part of a data set folder but has its columns: a newer catalogue.
 
     Raises:
       DataError: no such file, another format, or rows that an items table must not have.
     """
     path = Path(path)
     table = _read_table(files.table_files(path.parent, "items", path.name), "items", spec.items)
-    return [Item(identifier, row) for identifier, row in _records(table, spec.items)]
+    return [Item(*row) for row in _records(table, spec.items)]
 
 
 def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     for row in table.to_pylist():
         identifier = row.pop(spec.id)
-        yield (
-            identifier,
-            {
-                name: tuple(row[name] or ()) if kind == "list<string>" else row[name]
-                for name, kind in spec.columns.items()
-            },
-        )
+        for name, kind in spec.columns.items():
+            if kind == "list<string>":
+                row[name] = tuple(row[name] or ())
+        yield identifier, row
 
 
 def write_dataset(
@@ -273,13 +245,10 @@ def write_dataset(
     events: Rows,
     event_types: Mapping[str, str],
 ) -> None:
-    """Writes a data set folder: `dataset.json` and three Parquet files.
+    """Writes `dataset.json` and the three Parquet files that it names into a folder.
 
-    Args:
-      folder: exists.
-      spec: names the files and their columns.
-      users, items, events: rows as dictionaries, or lists of values by column.
-      event_types: types of the events' columns beside user and item, as in `schema.COLUMN_TYPES`.
+    Rows are dictionaries, or lists of values by column; `event_types` are the types of the events'
+    columns beside user and item, as in `schema.COLUMN_TYPES`.
     """
     of_events = {spec.events.user: columns.ID, spec.events.item: columns.ID, **event_types}
     for rows, file, kinds in (

@@ -38,6 +38,7 @@ from m6rec_jax.io.closest import did_you_mean
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 SPEC_FILE = "dataset.json"
+TABLES = ("users", "items", "events")
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
 # Beyond these types: an id, a time in unix seconds, the value of an event.
 ID, TIME, VALUE = "id", "time", "value"
@@ -61,31 +62,26 @@ class TableSpec:
 
     Attributes:
       id: the column that identifies the row.
-      columns: attribute column -> type, one of `COLUMN_TYPES`; columns of the file that are not
-        named here are ignored.
-      file: file name or pattern inside the folder; None looks for `<table>.parquet` or
-        `<table>.csv`.
-
-    Raises:
-      ValueError: a type that does not exist, or a column that means something else.
+      columns: attribute column -> type, one of `COLUMN_TYPES`; other columns are ignored.
+      file: name or pattern inside the folder; None: `<table>.parquet` or `<table>.csv`.
     """
 
     id: Text
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(default_factory=dict)
     file: Text | None = None
 
     def __post_init__(self) -> None:
         for name, kind in self.columns.items():
             if kind not in COLUMN_TYPES:
-                hint = did_you_mean(kind, COLUMN_TYPES)
                 raise ValueError(
                     f"column {name!r} has type {kind!r}, which is none of "
-                    f"{', '.join(COLUMN_TYPES)}{hint}"
+                    f"{', '.join(COLUMN_TYPES)}{did_you_mean(kind, COLUMN_TYPES)}"
                 )
-            if name == self.id:
-                raise ValueError(f"column {name!r} is the id column: declare it once, as 'id'")
-            if name in OF_REQUESTS:
-                raise ValueError(f"{name!r} means something else in requests: rename the column")
+            if name in (self.id, *OF_REQUESTS):
+                raise ValueError(
+                    f"the column {name!r} means something else: 'id' is declared apart, and "
+                    "requests say 'id' and 'statistics'; leave it out, or rename it"
+                )
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -95,12 +91,7 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class ItemsSpec(TableSpec):
-    """The table of items.
-
-    Attributes:
-      title: the column that is shown to people and searched; None: `title` where there is one, else
-        the item's text.
-    """
+    """The table of items; `title` is the column that is shown to people and searched."""
 
     title: str | None = None
 
@@ -108,10 +99,9 @@ class ItemsSpec(TableSpec):
         TableSpec.__post_init__(self)
         texts = [name for name, kind in self.columns.items() if kind == "string"]
         if self.title not in (None, *texts):
-            hint = did_you_mean(str(self.title), texts)
             raise ValueError(
                 f"'title' names {self.title!r}, not an item column of strings "
-                f"({', '.join(texts)}){hint}"
+                f"({', '.join(texts)}){did_you_mean(str(self.title), texts)}"
             )
 
     @property
@@ -125,9 +115,6 @@ class EventsSpec:
     """The table of behaviours: column names of user, item, time and (optionally) value and part.
 
     `part` names each event's part, for the split 'by_column'.
-
-    Raises:
-      ValueError: a column is named twice.
     """
 
     user: Text
@@ -146,12 +133,9 @@ class EventsSpec:
     @property
     def kinds(self) -> dict[str, str]:
         """The columns that the file must have, and what is in each."""
+        optional = {self.value: VALUE, self.part: "string"}
         kinds = {self.user: ID, self.item: ID, self.time: TIME}
-        if self.value is not None:
-            kinds[self.value] = VALUE
-        if self.part is not None:
-            kinds[self.part] = "string"
-        return kinds
+        return kinds | {name: kind for name, kind in optional.items() if name is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +160,10 @@ class LabelSpec:
 
     def only(self, label: int) -> str:
         """What to say where all events have this label."""
-        which = "positive" if label else "negative"
         return (
-            f"every value is {which} with label.at_least = {self.at_least:g}, so a scorer learns "
-            "nothing; set another, or leave `label` out where every event is a positive, such as a "
-            "purchase: negatives are then sampled"
+            f"every value is {'positive' if label else 'negative'} with label.at_least = "
+            f"{self.at_least:g}, so a scorer learns nothing; set another, or leave `label` out "
+            "where every event is a positive, such as a purchase: negatives are then sampled"
         )
 
 
@@ -193,12 +176,7 @@ class StatisticsSpec:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """The parsed `dataset.json`. See the module's docstring for its keys.
-
-    Raises:
-      ValueError: a statistic over a column that is not declared, a label without values, or repeats
-        that are neither counted nor ignored.
-    """
+    """The parsed `dataset.json`. See the module's docstring for its keys."""
 
     name: Text
     users: TableSpec
@@ -241,13 +219,7 @@ class DatasetSpec:
 
     @classmethod
     def from_dict(cls, raw: Any, source: str = SPEC_FILE) -> DatasetSpec:
-        """Checks and parses the object of `dataset.json`; `source` is named in errors.
-
-        Raises:
-          DataError: an unknown or missing key, a wrong type, a column type that does not exist,
-            a statistic over a column that is not declared, or repeats that are neither counted nor
-            ignored.
-        """
+        """Parses the object of `dataset.json`; raises DataError as `parsed` does."""
         return parsed(raw, cls, source)
 
     def to_dict(self) -> dict[str, Any]:
@@ -260,7 +232,7 @@ class DatasetSpec:
         for name in ("name", "description", "licence", "provenance", "splits"):
             raw.pop(name, None)
         raw["items"].pop("title", None)
-        for table in ("users", "items", "events"):
+        for table in TABLES:
             raw[table].pop("file", None)
         return raw
 
@@ -276,21 +248,14 @@ def load_json(path: Path) -> Any:
     Raises:
       DataError: the folder or the file is missing, or the file is not JSON in UTF-8.
     """
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent} is not a folder: a data set is a folder with {path.name}")
     if not path.is_file():
-        raise DataError(f"{path} does not exist: every data set folder declares its tables there")
+        raise DataError(f"{path} does not exist: a data set is a folder with {path.name}")
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start}; save it as UTF-8"
-        ) from error
+        raise DataError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
-        ) from error
+        raise DataError(f"{path}: not JSON: {error}") from error
 
 
 _Spec = TypeVar("_Spec")
@@ -299,10 +264,7 @@ _Spec = TypeVar("_Spec")
 def parsed(raw: Any, kind: type[_Spec], source: str) -> _Spec:
     """The object of a JSON file as a dataclass.
 
-    Args:
-      raw: the object.
-      kind: a dataclass, whose fields may be dataclasses.
-      source: the file, for messages.
+    Fields of the dataclass `kind` may be dataclasses; `source` is the file, for messages.
 
     Raises:
       DataError: an unknown or missing key, or a value that does not fit.
@@ -338,18 +300,12 @@ def _check_keys(raw: Any, kind: type[Any], source: str, path: str) -> None:
 
 
 def declared(spec: Any) -> dict[str, Any]:
-    """The object of a JSON file that `parsed` makes the dataclass of: fields without a default."""
-    raw = {}
+    """The object of a JSON file that `parsed` makes the dataclass of; its defaults are empty."""
+    raw: dict[str, Any] = {}
     for one in dataclasses.fields(spec):
         value = getattr(spec, one.name)
-        default = one.default
-        if one.default_factory is not dataclasses.MISSING:
-            default = one.default_factory()
-        if value == default:
-            continue
         if dataclasses.is_dataclass(value):
             value = declared(value)
-        elif isinstance(value, tuple):
-            value = list(value)
-        raw[one.name] = dict(value) if isinstance(value, Mapping) else value
+        if value not in (None, "", {}, ()):
+            raw[one.name] = list(value) if isinstance(value, tuple) else value
     return raw

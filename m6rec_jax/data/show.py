@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.data.prepared import Catalogue
-from m6rec_jax.data.views import COLUMNS, text_columns
+from m6rec_jax.data.views import text_columns
 
 # How many rows are read for lengths; how many texts of a list are shown.
 SAMPLE = 1_000
@@ -28,27 +27,19 @@ def show_rows(
       shown: how many are shown.
       count: tokens of a text; None: without a vocabulary.
     """
-    names = text_columns(view)
-    lengths: dict[str, list[int]] = {name: [] for name in names}
+    lengths: dict[str, list[int]] = {name: [] for name in text_columns(view)}
     for number, row in enumerate(itertools.islice(rows, SAMPLE)):
         if number < shown:
-            others = (
-                f"{name} {_plain(row[name], kind)}"
-                for name, (kind, _) in COLUMNS[view].items()
-                if name not in names
-            )
-            yield f"{view}, row {number}: {', '.join(others)}"
-        for name in names:
+            values = (f"{name} {row[name]}" for name in row if name not in lengths)
+            yield f"{view}, row {number}: {', '.join(values)}"
+        for name, totals in lengths.items():
             texts = [row[name]] if isinstance(row[name], str) else row[name]
-            tokens = [count(text) for text in texts] if count else []
-            lengths[name].append(sum(tokens))
+            tokens = [count(text) for text in texts] if count else [0] * len(texts)
+            totals.append(sum(tokens))
             if number < shown:
-                total = f", {sum(tokens)} tokens" if count else ""
-                yield f"  {name}: {len(texts)}{total}" if len(texts) != 1 else f"  {name}{total}"
-                for place, text in enumerate(texts[:_MOST_TEXTS]):
-                    yield f"    {f'{tokens[place]:4}  ' if count else ''}{text}"
-                if len(texts) > _MOST_TEXTS:
-                    yield f"    ... {len(texts) - _MOST_TEXTS} more"
+                yield f"  {name}: {len(texts)} texts" + f", {sum(tokens)} tokens" * bool(count)
+                for length, text in list(zip(tokens, texts, strict=True))[:_MOST_TEXTS]:
+                    yield f"    {f'{length:4}  ' if count else ''}{text}"
     for name, numbers in lengths.items():
         if count and numbers:
             middle, most = np.percentile(numbers, [50, 95])
@@ -71,12 +62,4 @@ def show_catalogue(catalogue: Catalogue, shown: int) -> Iterator[str]:
             "more of them in the template's 'item' and 'candidate'"
         )
     for text, ids in sorted(shared.items(), key=lambda pair: -len(pair[1]))[:shown]:
-        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-        yield f"    {text!r}: {', '.join(ids[:3])}{more}"
-
-
-def _plain(value: Any, kind: str) -> str:
-    if kind == "time":
-        return datetime.datetime.fromtimestamp(float(value), datetime.UTC).isoformat()
-    text = str(value.tolist() if isinstance(value, np.ndarray) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        yield f"    {text!r}: {len(ids)} items, such as {', '.join(ids[:3])}"

@@ -1,6 +1,5 @@
 import csv
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.report import KINDS
 from m6rec_jax.data.splits import TEST, TRAIN
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import CheckpointError, DataError
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
 
@@ -40,6 +38,10 @@ def write(folder, users=USERS, items=ITEMS, events=EVENTS, spec=SPEC):
     return folder
 
 
+def of_kind(report, kind):
+    return [problem for problem in report.problems if problem.kind == kind]
+
+
 def found(report):
     """{(kind, table, column): (count, rows)} of a report."""
     return {
@@ -48,29 +50,12 @@ def found(report):
     }
 
 
-def test_a_good_folder_has_no_problems(tmp_path):
-    report = check_dataset(write(tmp_path))
-    assert report.problems == []
-    assert report.ok
-    assert report.num_rows == {"users": 2, "items": 2, "events": 2}
-    assert "No errors." in report.render()
-    shop = check_dataset(SHOP)
-    assert shop.problems == []
-    assert shop.num_rows == {"users": 4, "items": 7, "events": 20}
-
-
 TEMPLATE = {
     "profile": "[{age} years old]",
     "event": "{outcome} {title}, {ago}",
     "candidate": "{title}[, {tags}]",
     "item": "{title}[, {tags}]",
     "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
-}
-
-
-# Events without values.
-VISITS = {name: entry for name, entry in SPEC.items() if name != "label"} | {
-    "events": {"user": "user", "item": "item", "time": "time"}
 }
 
 
@@ -99,25 +84,12 @@ def test_rows_that_a_template_could_not_tell_are_errors(tmp_path):
     assert problem.example == "nothing there, and template 'profile' needs {age}"
 
 
-def test_statistics_and_moments_are_not_asked_of_a_table(tmp_path):
-    spec = told(
-        profile="[Gave {user_count} ratings]",
-        candidate="{title}[, {item_count} ratings]",
-        context="{weekday}",
-    )
-    assert check_dataset(write(tmp_path, spec=spec)).problems == []
-
-
 def test_items_of_which_nothing_is_told_are_errors(tmp_path):
     spec = told(event="[{title}] {ago}", item="[{title}]", candidate="[{tags}]")
     items = ["item,title,tags", "x,Fargo,crime|drama", "y,,comedy", "z,Emma,"]
     report = check_dataset(write(tmp_path, items=items, events=EVENTS[:2], spec=spec))
     assert found(report) == {("missing_words", "items", "item"): (2, [1, 2])}
-    assert report.of_kind("missing_words")[0].example == "template 'item' says nothing of it"
-
-
-def test_a_data_set_may_have_no_rows_of_candidates(tmp_path):
-    assert check_dataset(write(tmp_path, spec=told(candidate=""))).problems == []
+    assert of_kind(report, "missing_words")[0].example == "template 'item' says nothing of it"
 
 
 def test_what_is_written_needs_its_values_too(tmp_path):
@@ -129,41 +101,6 @@ def test_what_is_written_needs_its_values_too(tmp_path):
     }
     report = check_dataset(write(tmp_path, events=EVENTS[:2], spec=told(writing=writing)))
     assert found(report) == {("missing_words", "items", "tags"): (1, [1])}
-
-
-def test_splits_of_ones_own_are_read(tmp_path):
-    splits = {"small": {"kind": "few_shot", "n": "many"}, "mine": {"kind": "leave_two_out"}}
-    report = check_dataset(write(tmp_path, spec={**SPEC, "splits": splits}))
-    assert found(report) == {
-        ("schema", "", "splits.small"): (1, []),
-        ("schema", "", "splits.mine"): (1, []),
-    }
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (told(item="{titel}"), r"there is no field {titel} \(did you mean 'title'\?\)"),
-        (told(item="[{title}"), r"'\[' is never closed"),
-        (told(profile="{user_count} films"), r"'profile' needs .* {user_count}, and a new user"),
-        (told(candidate="{title} {item_count}"), r"'candidate' needs a value for {item_count}"),
-        (told(context="[{item_count} times]"), r"there is no field {item_count}"),
-        (
-            told({**SPEC, "items": {"id": "item", "columns": {}}}, event="{ago}"),
-            "items.columns is empty",
-        ),
-        (
-            told(VISITS, outcomes=[{"at_least": 4, "text": "liked"}]),
-            "no words but an outcome that is alone",
-        ),
-    ],
-)
-def test_a_template_that_does_not_fit_is_an_error(tmp_path, template, message):
-    report = check_dataset(write(tmp_path, spec=template))
-    [problem] = report.of_kind("template")
-    assert re.search(message, problem.example)
-    assert "dataset.json" in problem.example
-    assert not report.ok
 
 
 USER_CASES = [
@@ -232,26 +169,19 @@ def test_the_clean_folder_keeps_the_column_of_parts(tmp_path):
     assert Dataset.open(report.clean).event_parts().tolist() == [TRAIN, TEST]
 
 
-def test_original_columns_are_kept_in_quarantine(tmp_path):
+def test_declared_columns_are_kept_in_quarantine(tmp_path):
     users = ["user,age,note", "a,1,", "b,2,", "c,old,said hello", b"d\xff,4,", "e,3,4,5"]
-    report = check_dataset(write(tmp_path / "data", users=users), tmp_path / "r.parquet")
-    rows = pq.read_table(tmp_path / "r.parquet").sort_by("quarantine_row").to_pylist()
+    items = [*ITEMS, "x,Again,crime|drama"]
+    folder = write(tmp_path / "data", users=users, items=items)
+    check_dataset(folder, tmp_path / "r.parquet")
+    item, *rows = pq.read_table(tmp_path / "r.parquet").sort_by("quarantine_table").to_pylist()
+    assert (item["item"], item["title"], item["tags"]) == ("x", "Again", "crime|drama")
     assert [row["quarantine_row"] for row in rows] == [2, 3, 4]
-    assert pq.ParquetFile(tmp_path / "r.parquet").num_row_groups == 1
-    assert (rows[0]["user"], rows[0]["age"], rows[0]["note"]) == ("c", "old", "said hello")
+    assert (rows[0]["user"], rows[0]["age"]) == ("c", "old")
     assert rows[0]["quarantine_reason"].startswith("age: 'old' is not a whole number")
     # Lines that cannot be read are kept whole.
     assert rows[1]["quarantine_text"] == "d?,4,"
     assert rows[2]["quarantine_text"] == "e,3,4,5"
-    assert found(report)[("undeclared_column", "users", "note")][0] == 1
-
-
-def test_a_mended_file_of_rejected_rows_is_checked_as_any_other(tmp_path):
-    users = ["user,age,quarantine_row,quarantine_reason", "a,1,9,old", "b,2,9,old", "c,old,9,old"]
-    check_dataset(write(tmp_path / "data", users=users), tmp_path / "r.parquet")
-    (row,) = pq.read_table(tmp_path / "r.parquet").to_pylist()
-    assert (row["user"], row["quarantine_row"]) == ("c", 2)
-    assert row["quarantine_reason"].startswith("age: 'old' is not a whole number")
 
 
 def test_everything_at_once(tmp_path):
@@ -271,35 +201,23 @@ def test_everything_at_once(tmp_path):
         ("bad_time", "events", "time"): (1, [3]),
         ("nan", "events", "rating"): (1, [3]),
         ("duplicate_event", "events", "user"): (2, [2, 6]),
-        ("not_sorted", "events", "time"): (1, [5]),
     }
+    # A row that was rejected counts once.
     assert report.num_rejected == {"users": 1, "items": 1, "events": 4}
-    # A row that was rejected counts once; errors come before notes.
-    assert report.problems[-1].kind == "not_sorted"
     text = report.render()
-    assert "error: events.csv, column 'item': item is not in the items table: 2 rows (3, 4)" in text
-    assert "first: 'q' is not in the items table" in text
+    assert "error: events.csv, column 'item', 2 rows (3, 4): " in text
+    assert "'q' is not in the items table" in text
     assert "6 rows have errors (1 of users, 1 of items, 4 of events)" in text
-
-
-def test_repeated_events_and_order(tmp_path):
-    events = [*EVENTS, "a,x,10,5", "b,y,20,1", "b,x,15,3", "b,x,soon,3", "a,x,10,5", "b,x,15,3"]
-    report = check_dataset(write(tmp_path, events=events))
-    assert found(report) == {
-        ("bad_time", "events", "time"): (1, [5]),
-        ("duplicate_event", "events", "user"): (4, [2, 3, 6, 7]),
-        ("not_sorted", "events", "time"): (1, [4]),
-    }
 
 
 def test_first_rows_and_total_count(tmp_path):
     folder = write(tmp_path, events=[*EVENTS, *[f"nobody{row},x,30,5" for row in range(100)]])
-    report = check_dataset(folder, max_rows=3)
-    assert found(report) == {("unknown_user", "events", "user"): (100, [2, 3, 4])}
-    assert "100 rows (2, 3, 4, ...)" in report.render()
+    report = check_dataset(folder)
+    assert found(report) == {("unknown_user", "events", "user"): (100, [*range(2, 12)])}
+    assert "100 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...)" in report.render()
 
 
-def test_notes_about_text_and_ids(tmp_path):
+def test_notes_about_texts(tmp_path):
     folder = write(
         tmp_path,
         users=["user,age", "a ,", "b,"],
@@ -312,57 +230,23 @@ def test_notes_about_text_and_ids(tmp_path):
     report = check_dataset(folder)
     assert report.ok
     assert found(report) == {
-        ("outer_whitespace", "users", "user"): (1, [0]),
         ("empty_column", "users", "age"): (1, []),
         ("control_characters", "items", "title"): (1, [0]),
         ("control_characters", "items", "tags"): (1, [0]),
         ("wrong_encoding", "items", "title"): (2, [1, 2]),
         ("missing_as_text", "items", "tags"): (2, [2, 3]),
         ("missing_as_text", "items", "item"): (1, [3]),
-        ("outer_whitespace", "events", "user"): (1, [0]),
     }
 
 
 def test_repeats_of_which_nothing_is_said_are_noted(tmp_path):
     events = [*EVENTS, "a,x,30,5", "b,x,40,1", "nobody,x,50,1"]
     report = check_dataset(write(tmp_path, events=events))
-    (problem,) = report.of_kind("repeats")
+    (problem,) = of_kind(report, "repeats")
     assert problem.severity == "note"
-    assert problem.example.startswith("25.0%; ")
-    assert problem.example.endswith('Where nothing is said it is "count"')
+    assert problem.example.startswith("25.0% of the events")
     told = check_dataset(write(tmp_path, events=events, spec={**SPEC, "repeats": "ignore"}))
-    assert not told.of_kind("repeats")
-
-
-def test_amounts_need_no_label(tmp_path):
-    spec = {name: entry for name, entry in SPEC.items() if name != "label"}
-    assert check_dataset(write(tmp_path, spec=spec)).problems == []
-
-
-def test_events_of_one_label_teach_nothing(tmp_path):
-    folder = write(tmp_path, events=["user,item,time,rating", "a,x,10,5", "b,y,20,4"])
-    report = check_dataset(folder)
-    assert not report.ok
-    (problem,) = report.of_kind("one_label")
-    assert "every value is positive with label.at_least = 4" in problem.example
-    assert "leave `label` out" in problem.example
-
-
-@pytest.mark.parametrize(
-    ("item", "event", "hint"),
-    [
-        ("1", "1.0", "(a whole number that was written as a float? write 1)"),
-        ("1.0", "1", "(there it was written as a float, 1.0? write 1 there)"),
-    ],
-)
-def test_ids_that_became_floats_are_recognised(tmp_path, item, event, hint):
-    items = ["item,title,tags", f"{item},a,", "2,b,"]
-    events = ["user,item,time,rating", f"a,{event},10,5", "b,2,20,1", "b,3,20,1"]
-    folder = write(tmp_path, items=items, events=events)
-    (problem,) = check_dataset(folder).of_kind("unknown_item")
-    assert problem.example == f"'{event}' is not in the items table {hint}"
-    with pytest.raises(DataError, match=re.escape(f"'{event}' is not in the items table {hint}")):
-        Dataset.open(folder).events()
+    assert not of_kind(told, "repeats")
 
 
 def test_good_text_in_many_languages_is_not_suspected(tmp_path):
@@ -372,7 +256,7 @@ def test_good_text_in_many_languages_is_not_suspected(tmp_path):
     assert {problem.kind for problem in report.problems} == {"empty_column"}
 
 
-KEYS = st.lists(st.tuples(*map(st.sampled_from, ("abc", "xyz", (10, 20), (1, 5)))), max_size=12)
+KEYS = st.lists(st.tuples(*map(st.sampled_from, ("abc", "xyz", (10, 20), (1, 5)))), max_size=9)
 
 
 @settings(max_examples=40)
@@ -411,7 +295,7 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
                 expected.append((file, "duplicate_event", row, text))
             elif not wrong:
                 seen[event] = (file, f"row {row}")
-    report = check_dataset(folder, base / "rejected.parquet", max_rows=100)
+    report = check_dataset(folder, base / "rejected.parquet")
     found = set()
     for row in pq.read_table(report.quarantine).to_pylist():
         for reason in row["quarantine_reason"].split("; "):
@@ -422,47 +306,6 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
     errors = [p for p in report.problems if p.severity == "error"]
     found = {(p.file, p.kind, row) for p in errors for row in p.rows}
     assert found == {(file, kind, row) for file, kind, row, _ in expected}
-
-
-# ---- problems of whole files
-
-
-def test_spec_problems_are_reported(tmp_path):
-    report = check_dataset(tmp_path)
-    assert [problem.kind for problem in report.problems] == ["schema"]
-    write(tmp_path, spec={**SPEC, "lable": {}})
-    report = check_dataset(tmp_path)
-    assert "did you mean 'label'?" in report.problems[0].example
-    assert not report.ok
-
-
-def test_missing_columns_do_not_stop_the_check(tmp_path):
-    users, items = ["user,aeg", "a,1", "b,2", "a,3"], ["itm,title,tags", "x,y,"]
-    folder = write(tmp_path / "data", users=users, items=items)
-    report = check_dataset(folder, tmp_path / "r.csv")
-    problems = found(report)
-    assert problems[("missing_column", "users", "age")] == (1, [])
-    assert problems[("duplicate_id", "users", "user")] == (1, [2])
-    assert problems[("missing_column", "items", "item")] == (1, [])
-    assert ("empty_column", "users", "age") not in problems
-    # References cannot be checked against a table that cannot be read.
-    assert not report.of_kind("unknown_item")
-    assert "did you mean 'aeg'?" in report.of_kind("missing_column")[0].example
-
-
-def test_missing_ambiguous_empty_and_damaged_files(tmp_path):
-    folder = write(tmp_path, events=EVENTS[:1])
-    (folder / "users.csv").unlink()
-    (folder / "items.parquet").write_bytes(b"PAR1 and nothing more")
-    report = check_dataset(folder)
-    assert set(found(report)) == {
-        ("missing_file", "users", ""),
-        ("missing_file", "items", ""),
-        ("empty_table", "events", ""),
-    }
-    (folder / "items.csv").unlink()
-    report = check_dataset(folder)
-    assert ("damaged_file", "items", "") in found(report)
 
 
 def test_a_parquet_file_damaged_in_the_middle(tmp_path):
@@ -486,7 +329,7 @@ def test_a_parquet_file_damaged_in_the_middle(tmp_path):
     later = table.slice(0, 10).set_column(2, "time", pa.array(np.arange(1e4, 1e4 + 10)))
     pq.write_table(later, folder / "events_2.parquet")
     report = check_dataset(folder)
-    assert set(found(report)) == {("damaged_file", "events", "")}
+    assert set(found(report)) == {("bad_file", "events", "")}
     assert report.num_rows["events"] == 10
 
 
@@ -496,25 +339,11 @@ def test_values_without_label_threshold_and_no_value_column(tmp_path):
     events = ["user,item,time,rating", "a,x,10,5", "a,x,10,4"]
     report = check_dataset(write(tmp_path, events=events, spec=spec))
     assert found(report) == {
-        ("undeclared_column", "events", "rating"): (1, []),
         ("duplicate_event", "events", "user"): (1, [1]),
     }
 
 
 # ---- quarantine and forms of the report
-
-
-@pytest.mark.parametrize("name", ["r.txt", "r"])
-def test_quarantine_needs_a_known_suffix(tmp_path, name):
-    with pytest.raises(DataError, match=r"must end in \.csv or \.parquet"):
-        check_dataset(SHOP, tmp_path / name)
-
-
-def test_quarantine_never_writes_into_the_data_set(tmp_path):
-    folder = Path(shutil.copytree(SHOP, tmp_path / "x-clean"))
-    with pytest.raises(DataError, match="may not lie in the data set"):
-        check_dataset(folder, tmp_path / "x.csv")
-    assert Dataset.open(folder).users.num_rows == 4
 
 
 def test_files_of_several_folders_are_told_apart_and_never_added_to(tmp_path):
@@ -525,21 +354,15 @@ def test_files_of_several_folders_are_told_apart_and_never_added_to(tmp_path):
         (folder / day).mkdir()
         (folder / day / "events.csv").write_text("\n".join([*EVENTS, f"{day},x,30,5"]) + "\n")
     report = check_dataset(folder, tmp_path / "rejected.csv")
-    assert {problem.file for problem in report.of_kind("unknown_user")} == {
+    assert {problem.file for problem in of_kind(report, "unknown_user")} == {
         "day1/events.csv",
         "day2/events.csv",
     }
-    (repeated,) = report.of_kind("duplicate_event")
+    (repeated,) = of_kind(report, "duplicate_event")
     assert "row 0 of day1/events.csv" in repeated.example
     with (tmp_path / "rejected.csv").open() as file:
         found = {(row["quarantine_file"], row["quarantine_row"]) for row in csv.DictReader(file)}
     assert {("day1/events.csv", "2"), ("day2/events.csv", "2")} <= found
-    # The clean folder would lie where the pattern looks.
-    with pytest.raises(DataError, match="may not lie in the data set"):
-        check_dataset(folder, folder / "rejected.csv")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        *("dataset.json", "day1", "day2", "items.csv", "users.csv")
-    ]
 
 
 def test_rows_after_lines_that_cannot_be_read_keep_their_numbers(tmp_path):
@@ -573,44 +396,17 @@ def test_a_quote_that_swallows_rows_is_told(tmp_path):
     assert check_dataset(write(tmp_path, items=items)).problems == []
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
-    spec = {**SPEC, "events": {**SPEC["events"], "file": "events[1].csv"}}
-    folder = write(tmp_path / "data", spec=spec)
-    (folder / "events.csv").rename(folder / "events[1].csv")
-    assert check_dataset(folder).ok
-
-
-def test_quarantine_writes_over_nothing_but_its_own(tmp_path):
+def test_quarantine_writes_over_nothing(tmp_path):
+    with pytest.raises(DataError, match=r"must end in \.csv or \.parquet"):
+        check_dataset(SHOP, tmp_path / "r.txt")
     folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"])
-    for _ in range(2):  # over what it wrote before
-        assert check_dataset(folder, tmp_path / "r.csv").clean == tmp_path / "r-clean"
+    with pytest.raises(DataError, match="may not lie in the data set"):
+        check_dataset(folder, folder / "events-rejected.csv")
     other = write(tmp_path / "other-clean")
-    with pytest.raises(DataError, match="other-clean holds another data set"):
+    with pytest.raises(CheckpointError, match="other-clean exists already"):
         check_dataset(folder, tmp_path / "other.csv")
     assert (other / "users.csv").read_text() == "\n".join(USERS) + "\n"
     assert not (tmp_path / "other.csv").exists()
-
-
-def test_rows_beside_a_damaged_file_keep_their_columns(tmp_path):
-    spec = {**SPEC, "events": {**SPEC["events"], "file": "part-*.csv"}}
-    folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"], spec=spec)
-    (folder / "events.csv").rename(folder / "part-1.csv")
-    (folder / "part-0.csv").write_bytes(b"")
-    check_dataset(folder, tmp_path / "r.csv")
-    with (tmp_path / "r.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["time"] for row in rows] == ["30"]
-
-
-def test_folders_and_patterns_elsewhere(tmp_path):
-    folder = write(tmp_path / "own")
-    (folder / "events.csv").rename(tmp_path / "part-0.csv")
-    (folder / "events.csv").mkdir()
-    (problem,) = check_dataset(folder).of_kind("missing_file")
-    assert 'name the files in it as "events": {"file": "events.csv/*.csv"}' in problem.example
-    spec = {**SPEC, "events": {**SPEC["events"], "file": f"{tmp_path}/part-*.csv"}}
-    (folder / "dataset.json").write_text(json.dumps(spec))
-    assert check_dataset(folder).problems == []
 
 
 def test_clean_folder_of_a_good_data_set_equals_it(tmp_path):
@@ -661,11 +457,10 @@ def test_any_bytes_are_survived_and_the_clean_folder_reads(tmp_path_factory, use
         events=[*EVENTS, *events],
     )
     report = check_dataset(folder, base / "r.parquet")
-    assert {problem.kind for problem in report.problems} <= set(KINDS)
     rejected = pq.read_table(base / "r.parquet").column("quarantine_table").to_pylist()
     for table in ("users", "items", "events"):
         assert rejected.count(table) == report.num_rejected[table]
-    if report.of_kind("damaged_file"):
+    if of_kind(report, "bad_file"):
         return
     clean = Dataset.open(report.clean)
     for table, rows in (

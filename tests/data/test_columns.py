@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data.columns import SQL_TYPES, conversion
+from m6rec_jax.data.columns import KINDS, conversion
 from m6rec_jax.data.values import LAST_TIME
 
 
@@ -21,7 +21,7 @@ def converted(column: pa.Array, kind: str) -> tuple[list[Any], list[str | None]]
         ((_, sql_type, *_),) = database.execute("DESCRIBE SELECT x FROM rows").fetchall()
         value, bad = conversion("x", sql_type, kind)
         found = database.execute(f"SELECT {value}, {bad} FROM rows").fetchall()
-        database.execute(f"SELECT CAST({value} AS {SQL_TYPES[kind]}) FROM rows")
+        database.execute(f"SELECT CAST({value} AS {KINDS[kind].sql_type}) FROM rows")
     return [value for value, _ in found], [text for _, text in found]
 
 
@@ -142,7 +142,7 @@ def test_bad_values_become_null_and_are_told(column: pa.Array, kind: str) -> Non
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), max_size=8))
 def test_no_text_can_make_a_conversion_raise(values: list[str]) -> None:
-    for kind in SQL_TYPES:
+    for kind in KINDS:
         found, _ = converted(text(*values), kind)
         assert len(found) == len(values)
         if kind == "string":

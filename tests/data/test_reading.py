@@ -122,41 +122,6 @@ def test_values_are_read(shop):
     (shop / "events.csv").write_text("\n".join(lines))
     values = Dataset.open(shop).events().column("value").to_numpy()
     assert values.tolist() == [float(star) for star in stars]
-    edit(shop / "events.csv", b"Z,3", b"Z,nan")
-    assert "events.csv, row 2, column 'stars': the value is NaN" in error_of(shop)
-    edit(shop / "events.csv", b"Z,nan", b"Z,")
-    assert "events.csv, row 2, column 'stars': the value is missing" in error_of(shop)
-
-
-# ---- what is wrong, and where
-
-
-def test_missing_column_names_file_columns_and_closest(shop):
-    edit(shop / "items.csv", b"name", b"nmae")
-    message = error_of(shop)
-    assert "items.csv has no column 'name'" in message
-    assert "(its columns: sku, nmae, price, kinds, in_stock) (did you mean 'nmae'?)" in message
-
-
-def test_wrong_separator_is_recognised(shop):
-    edit(shop / "users.csv", b"customer,age,city,interests", b"customer;age;city;interests")
-    assert "separate the columns with commas" in error_of(shop)
-
-
-@pytest.mark.parametrize("separator", [b",", b";"])
-def test_the_line_that_excel_reads_is_recognised(shop, separator):
-    path = shop / "items.csv"
-    path.write_bytes(b"sep=" + separator + b"\n" + path.read_bytes())
-    message = error_of(shop)
-    assert "items.csv: the first line, 'sep=" in message
-    assert "is for Excel alone; delete it" in message
-
-
-def test_a_spreadsheet_is_to_be_saved_as_csv(shop):
-    (shop / "items.csv").rename(shop / "items.xlsx")
-    assert "items.xlsx is Excel's: save it there as 'CSV UTF-8" in error_of(shop)
-    edit(shop / "dataset.json", b'"items": {', b'"items": {"file": "items.xlsx", ')
-    assert "items.xlsx is Excel's: save it there as 'CSV UTF-8" in error_of(shop)
 
 
 @pytest.mark.parametrize(
@@ -164,46 +129,6 @@ def test_a_spreadsheet_is_to_be_saved_as_csv(shop):
 )
 def test_times_in_other_units_are_recognised(factor, unit):
     assert f"; {unit}seconds? divide by {factor}" in out_of_range(1.7e9 * factor)
-
-
-def test_missing_and_ambiguous_files(shop):
-    (shop / "users.parquet").write_bytes(b"")
-    assert "has both users.parquet and users.csv" in error_of(shop)
-    (shop / "users.parquet").unlink()
-    (shop / "users.csv").unlink()
-    assert "has neither users.parquet nor users.csv" in error_of(shop)
-
-
-def test_declared_file_that_does_not_exist(shop):
-    edit(shop / "dataset.json", b'"id": "sku"', b'"id": "sku", "file": "item.csv"')
-    message = error_of(shop)
-    assert "item.csv does not exist" in message
-    assert "did you mean 'items.csv'?" in message
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("item-*.csv", "no file matches 'item-*.csv' (items.file in dataset.json)"),
-        ("items.[cp]*", "'items.[cp]*' matches both Parquet and CSV files; keep one kind"),
-        ("items.txt", "'items.txt' is neither .parquet nor .csv"),
-    ],
-)
-def test_declared_files_that_are_no_table(shop, file, message):
-    for name in ("items.parquet", "items.txt"):
-        (shop / name).touch()
-    edit(shop / "dataset.json", b'"id": "sku"', f'"id": "sku", "file": "{file}"'.encode())
-    assert message in error_of(shop)
-
-
-@pytest.mark.parametrize("keep", [0, 3, 200, -1])
-def test_truncated_parquet(shop, keep):
-    pq.write_table(Dataset.open(SHOP).users, shop / "users.parquet")
-    (shop / "users.csv").unlink()
-    whole = (shop / "users.parquet").read_bytes()
-    (shop / "users.parquet").write_bytes(whole[:keep])
-    message = error_of(shop)
-    assert f"users.parquet ({len(whole[:keep])} bytes) is not a whole Parquet file" in message
 
 
 def test_parquet_damaged_in_the_middle(shop):
@@ -218,75 +143,9 @@ def test_parquet_damaged_in_the_middle(shop):
     assert "is not a whole Parquet file" in error_of(shop)
 
 
-def test_invalid_utf8_names_row_and_byte(shop):
-    edit(shop / "users.csv", b"Leeds", b"Le\xe9ds")
-    message = error_of(shop)
-    assert "users.csv, row 1, column 'city': invalid UTF-8" in message
-
-
-def test_invalid_utf8_in_the_header(shop):
-    edit(shop / "users.csv", b"city", b"cit\xe9")
-    assert "users.csv: invalid UTF-8 in the header" in error_of(shop)
-
-
 def test_a_byte_order_mark_is_no_part_of_the_first_column(shop):
     (shop / "users.csv").write_bytes(b"\xef\xbb\xbf" + (shop / "users.csv").read_bytes())
     assert len(Dataset.open(shop).users) == 4
-
-
-@pytest.mark.parametrize("table", ["users", "items", "events"])
-def test_empty_tables(shop, table):
-    path = shop / f"{table}.csv"
-    path.write_text(path.read_text().splitlines()[0] + "\n")
-    assert f"{table}.csv has no rows" in error_of(shop)
-    path.write_text("")
-    assert f"{table}.csv is empty" in error_of(shop)
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
-    [
-        ("events.csv", b"2024-03-03T16:45:00Z", b"soon", "row 4, column 'bought_at': 'soon'"),
-        ("events.csv", b"2024-03-03T16:45:00Z", b"", "row 4, column 'bought_at': the value is m"),
-        (
-            "events.csv",
-            b"2024-03-03T16:45:00Z",
-            b"1709484300000",
-            "'bought_at': 1.70948e+12 is bef",
-        ),
-        ("events.csv", b"ben,0004", b"ben,9999", "row 4, column 'sku': '9999' is not in the items"),
-        ("events.csv", b"ben,0004", b",0004", "row 4, column 'customer': the value is missing"),
-        ("users.csv", b"51", b"old", "row 1, column 'age': 'old' is not a whole number"),
-        ("users.csv", b"dee", b"ana", "row 3, column 'customer': 'ana' stands in row 0"),
-        ("users.csv", b"coffee|travel", b"['coffee']", "row 0, column 'interests': '['coffee']'"),
-        (
-            "items.csv",
-            b"11,coffee",
-            b"11,coffee||tea",
-            "row 1, column 'kinds': 'coffee||tea' is not a list",
-        ),
-        (
-            "items.csv",
-            b'"Filter beans, light roast"',
-            b"Filter, beans",
-            "row 1: Expected Number of Columns: 5 Found: 6",
-        ),
-        ("items.csv", b"0004,", b"", "row 3: Expected Number of Columns: 5 Found: 4"),
-        ("items.csv", b"sku,name", b"sku,sku", "has two columns named 'sku'"),
-    ],
-)
-def test_bad_rows_are_named(shop, file, old, new, message):
-    edit(shop / file, old, new)
-    found = error_of(shop)
-    assert file in found
-    assert message in found
-
-
-def test_unclosed_quote(shop):
-    edit(shop / "events.csv", b"dee,0004", b'dee,"0004')
-    message = error_of(shop)
-    assert "events.csv, row 9: " in message
-    assert "most likely a double quote is never closed" in message
 
 
 def test_row_numbers_skip_blank_lines_and_count_line_breaks_in_quotes(shop):

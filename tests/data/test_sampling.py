@@ -43,7 +43,7 @@ def rows(folder):
 
 
 def test_a_sample_of_all_users_is_the_core(shop, tmp_path):
-    folder = sample_dataset(shop, tmp_path, min_user_events=4, min_item_events=3, progress=False)
+    folder = sample_dataset(shop, tmp_path, min_user_events=4, min_item_events=3)
     assert folder == tmp_path / "shop-small"
     expected = core(rows(shop), 4, 3)
     assert 0 < len(expected) < len(rows(shop))
@@ -62,7 +62,7 @@ def test_events_keep_the_parts_that_a_column_names(shop, tmp_path):
     declare_parts(shop, drawn.tolist())
     events = shop / "events.parquet"
     pq.write_table(pq.read_table(events), events, row_group_size=7)
-    folder = sample_dataset(shop, tmp_path, min_user_events=4, min_item_events=3, progress=False)
+    folder = sample_dataset(shop, tmp_path, min_user_events=4, min_item_events=3)
     parts = dict(zip(rows(shop), Dataset.open(shop).event_parts().tolist(), strict=True))
     kept = Dataset.open(folder).event_parts().tolist()
     assert kept == [parts[row] for row in rows(folder)]
@@ -73,40 +73,34 @@ def test_no_other_data_set_is_written_over(shop, write_shop, tmp_path):
     """Also not the source, whose folder may have another name than the data set."""
     twin = write_shop([(0, 1, 2.0, 4.0)], name="ratings", folder="ratings-small")
     events = (twin / "events.parquet").read_bytes()
-    with pytest.raises(ConfigError, match="is the folder of the data set itself"):
-        sample_dataset(twin, tmp_path, min_user_events=1, min_item_events=1, progress=False)
     with pytest.raises(ConfigError, match="was not made by sampling; it stays as it is"):
-        sample_dataset(shop, tmp_path, "ratings-small", min_user_events=1, progress=False)
+        sample_dataset(twin, tmp_path, min_user_events=1, min_item_events=1)
+    with pytest.raises(ConfigError, match="was not made by sampling; it stays as it is"):
+        sample_dataset(shop, tmp_path, "ratings-small", min_user_events=1)
     assert (twin / "events.parquet").read_bytes() == events
     # A sample made otherwise is made anew.
     for users in (10, 11):
-        sample_dataset(
-            shop, tmp_path, users=users, min_user_events=1, min_item_events=1, progress=False
-        )
+        sample_dataset(shop, tmp_path, users=users, min_user_events=1, min_item_events=1)
         assert len(Dataset.open(tmp_path / "shop-small").user_records) == users
 
 
 def test_users_are_drawn_by_their_ids(shop, tmp_path):
-    folder = sample_dataset(
-        shop, tmp_path, "ten", users=10, min_user_events=3, min_item_events=2, progress=False
-    )
+    folder = sample_dataset(shop, tmp_path, "ten", users=10, min_user_events=3, min_item_events=2)
     found = rows(folder)
     assert core(found, 3, 2) == found
     assert len({user for user, *_ in found}) <= 10
-    other = sample_dataset(shop, tmp_path, "other", users=10, seed=1, progress=False)
+    other = sample_dataset(shop, tmp_path, "other", users=10, seed=1)
     assert {user for user, *_ in rows(other)} != {user for user, *_ in found}
     # The order of the users table plays no part.
     users = pq.read_table(shop / "users.parquet")
     pq.write_table(users.take(list(range(users.num_rows))[::-1]), shop / "users.parquet")
-    again = sample_dataset(
-        shop, tmp_path, "again", users=10, min_user_events=3, min_item_events=2, progress=False
-    )
+    again = sample_dataset(shop, tmp_path, "again", users=10, min_user_events=3, min_item_events=2)
     assert sorted(rows(again)) == sorted(found)
 
 
 def test_values_of_a_sample(shop, tmp_path):
     folder = sample_dataset(
-        shop, tmp_path, "valued", min_item_events=2, min_value=2, value_scale=0.5, progress=False
+        shop, tmp_path, "valued", min_item_events=2, min_value=2, value_scale=0.5
     )
     expected = core([event for event in rows(shop) if event[3] >= 2], 1, 2)
     assert rows(folder) == [(*others, value / 2) for *others, value in expected]
@@ -120,24 +114,21 @@ def test_values_of_a_sample(shop, tmp_path):
 
 
 def test_a_sample_that_is_there_is_left_alone(shop, tmp_path):
-    folder = sample_dataset(shop, tmp_path, min_item_events=2, progress=False)
+    folder = sample_dataset(shop, tmp_path, min_item_events=2)
     first = (folder / "events.parquet").stat().st_mtime_ns
-    sample_dataset(shop, tmp_path, min_item_events=2, progress=False)
+    sample_dataset(shop, tmp_path, min_item_events=2)
     assert (folder / "events.parquet").stat().st_mtime_ns == first
-    sample_dataset(shop, tmp_path, min_item_events=3, progress=False)
+    sample_dataset(shop, tmp_path, min_item_events=3)
     assert (folder / "events.parquet").stat().st_mtime_ns != first
 
 
 def test_impossible_samples(shop, write_shop, tmp_path):
-    with pytest.raises(DataError, match=r"nothing is left of .* events with min_user_events=99"):
-        sample_dataset(shop, tmp_path, min_user_events=99, users=2, progress=False)
-    with pytest.raises(ConfigError, match=r"sample_dataset\.users = 0"):
-        sample_dataset(shop, tmp_path, users=0, progress=False)
-    with pytest.raises(ConfigError, match=r"sample_dataset\.value_scale = 0"):
-        sample_dataset(shop, tmp_path, value_scale=0, progress=False)
-    with pytest.raises(ConfigError, match="is the name of the data set itself"):
-        sample_dataset(shop, tmp_path, "shop", progress=False)
+    with pytest.raises(DataError, match=r"nothing is left of .*'min_user_events': 99"):
+        sample_dataset(shop, tmp_path, min_user_events=99, users=2)
+    for options in ({"users": 0}, {"value_scale": 0}, {"min_item_events": 0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))} = 0"):
+            sample_dataset(shop, tmp_path, **options)
     assert not (tmp_path / "shop-small").exists()
     clicks = write_shop([(0, 0, 0.0, None), (0, 1, 1.0, None)], labelled=False)
     with pytest.raises(ConfigError, match="have no values"):
-        sample_dataset(clicks, tmp_path, value_scale=0.5, progress=False)
+        sample_dataset(clicks, tmp_path, value_scale=0.5)

@@ -31,19 +31,18 @@ def test_rows_have_their_texts_and_lengths() -> None:
     rows = [ROW, ROW | {"history": ["user"], "items": ["tea"]}, ROW | {"history": ["Nana"]}]
     lines = list(show_rows("next_items", iter(rows), 1, words))
     assert lines == [
-        "next_items, row 0: user_id ana, user_index 3, time 1970-01-01T00:00:12+00:00, "
-        "item_indices [1, 2]",
-        "  history: 2, 7 tokens",
+        "next_items, row 0: user_id ana, user_index 3, time 12.0, item_indices [1 2]",
+        "  history: 2 texts, 7 tokens",
         "       2  user, nan",
         "       5  bought tea, 3 days ago",
-        "  items: 2, 3 tokens",
+        "  items: 2 texts, 3 tokens",
         "       1  tea",
         "       2  a mug",
         "next_items: history has 1 tokens in the middle, 6 in 95% of 3 rows, at most 7",
         "next_items: items has 3 tokens in the middle, 3 in 95% of 3 rows, at most 3",
     ]
     without = list(show_rows("next_items", iter(rows[1:]), 1, None))
-    assert without[1:] == ["  history", "    user", "  items", "    tea"]
+    assert without[1:] == ["  history: 1 texts", "    user", "  items: 1 texts", "    tea"]
 
 
 def test_items_that_read_the_same() -> None:
@@ -55,7 +54,7 @@ def test_items_that_read_the_same() -> None:
     found = Catalogue(items, [str(item.attributes["title"]) for item in items], none > 0, none)
     tie, example = show_catalogue(found, 2)
     assert tie.startswith("catalogue: 3 of 4 items share 1 texts, so their scores tie")
-    assert example == "    'Tea': a, b, d"
+    assert example == "    'Tea': 3 items, such as a, b, d"
 
 
 def test_a_part_that_is_not_there_is_named(write_shop, tmp_path, monkeypatch, capsys) -> None:
