@@ -30,9 +30,8 @@ def classification_loss(
     """Cross entropy wherever `decoder_labels` is 0 or more (the input token is `[EOS]` there).
 
     Args:
-      model, variables: to make option logits with.
-      outputs: the model's for `features`.
-      features: `decoder_labels` int32 `[batch, target]` (-1: none) and `task_ids`.
+      outputs: the model's for `features`: `decoder_labels` int32 `[batch, target]` (-1: none) and
+        `task_ids`.
       jobs: see `sums_by_job`.
 
     Returns:
@@ -55,9 +54,8 @@ def classification_loss(
     losses = -jnp.sum(targets * log_probabilities, axis=-1)
     loss = weighted_sum(losses, labels >= 0)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    fixed = jax.tree.map(jax.lax.stop_gradient, loss)
     return loss, {
-        f"{NAME}/loss": fixed,
+        f"{NAME}/loss": jax.lax.stop_gradient(loss),
         f"{NAME}/accuracy": weighted_sum(right, labels >= 0),
         **sums_by_job(NAME, losses, labels >= 0, features.get("decoder_job_ids"), jobs),
     }

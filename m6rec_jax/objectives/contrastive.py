@@ -22,6 +22,7 @@ from m6rec_jax.objectives.sums import Features, Metrics, Sum, sums_by_job, weigh
 Array = jax.Array
 NAME = "contrastive"
 
+TEMPERATURE = 0.07  # of the paper; divides similarities
 # Stands in for -inf: a row without a single negative gets loss 0 and a gradient of 0, not NaN.
 NO_LOGIT = -1e9
 
@@ -77,19 +78,14 @@ def retrieval_items(
 
 def contrastive_count(features: Features) -> Array:
     """Denominator: the positive items of the retrieval rows, each by its weight."""
-    if "retrieval" not in features:
-        return jnp.zeros(())
     return jnp.sum(retrieval_items(features).weights)
 
 
 def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> Array:
-    """Items that must not be a user's negatives because the user chose them: bool `[batch, batch ·
-    N]`.
+    """Items that are no negatives of a user, who chose them: bool `[batch, batch · N]`.
 
-    Args:
-      items: of the batch.
-      user_ids: int32 `[batch]`; rows of a job with equal ids are one user, -1 is nobody else.
-      job_ids: int32 `[batch]`.
+    Rows of a job (`job_ids` int32 `[batch]`) with equal `user_ids` int32 `[batch]` are one user; -1
+    is nobody else.
     """
     batch, places = items.ids.shape
     every_id = jnp.where(items.valid, items.ids, -2).reshape(1, -1)
@@ -104,8 +100,7 @@ def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> A
 
 def of_other_jobs(items: RetrievalItems, job_ids: Array) -> Array:
     """Items of other jobs: bool `[batch, batch · N]`."""
-    places = items.ids.shape[1]
-    return job_ids[:, None] != jnp.repeat(job_ids, places)[None, :]
+    return job_ids[:, None] != jnp.repeat(job_ids, items.ids.shape[1])[None, :]
 
 
 def info_nce(
@@ -113,8 +108,6 @@ def info_nce(
     items: Array,
     valid: Array,
     known: Array,
-    *,
-    temperature: float,
     log_frequency: Array | None = None,
 ) -> tuple[Array, Array]:
     """-log of each positive's share among itself and its row's negatives.
@@ -126,7 +119,6 @@ def info_nce(
       items: `[batch, N, retrieval]`, unit length.
       valid: bool `[batch, N]`.
       known: bool `[batch, batch · N]`, not to be used as negatives.
-      temperature: divides the similarities.
       log_frequency: float32 `[batch, N]`, log of the chance that an item is drawn as a negative,
         subtracted from all logits: without it frequent items are pushed down for being frequent.
 
@@ -135,8 +127,8 @@ def info_nce(
     """
     # Divided by the temperature, what rounding to bfloat16 does to a similarity is no longer small.
     einsum = functools.partial(jnp.einsum, precision="highest")
-    similarity = einsum("br,mr->bm", users, items.reshape(-1, items.shape[-1])) / temperature
-    positive = einsum("br,bnr->bn", users, items) / temperature
+    similarity = einsum("br,mr->bm", users, items.reshape(-1, items.shape[-1])) / TEMPERATURE
+    positive = einsum("br,bnr->bn", users, items) / TEMPERATURE
     if log_frequency is not None:
         similarity -= log_frequency.reshape(1, -1)
         positive -= log_frequency
@@ -162,26 +154,23 @@ def user_and_item_vectors(
     return users, model.apply(variables, states, task_ids, method=model.item_embedding)
 
 
-@gin.configurable(allowlist=["temperature", "correct_frequency"])
+@gin.configurable(allowlist=["correct_frequency"])
 def contrastive_loss(
     model: M6Rec,
     variables: Any,
     outputs: Outputs,
     features: Features,
     *,
-    temperature: float = 0.07,
     correct_frequency: bool = False,
     jobs: Sequence[int] = (),
 ) -> tuple[Sum, Metrics]:
     """InfoNCE over the batch's retrieval rows.
 
     Args:
-      model, variables: to project with.
       outputs: the model's for `features`.
       features: those of `retrieval_items`, `task_ids`, and optionally `user_ids` int32 `[batch, 1]`
         and `decoder_job_ids` int32 `[batch, target]` (without it, rows of one prompt are of one
         job); `decoder_item_log_frequency` float32 `[batch, target]` for `correct_frequency`.
-      temperature: 0.07 in the paper.
       correct_frequency: logQ correction, see `info_nce`.
       jobs: see `sums_by_job`.
 
@@ -197,8 +186,6 @@ def contrastive_loss(
             "the contrastive loss needs retrieval projections: set PromptConfig.retrieval_dim "
             "(128 in the paper)"
         )
-    if temperature <= 0.0:
-        raise ConfigError(f"contrastive_loss.temperature = {temperature} must be positive")
     items = retrieval_items(features)
     batch = items.ids.shape[0]
     task_ids = features.get("task_ids", jnp.zeros((batch, 1), jnp.int32))
@@ -214,17 +201,11 @@ def contrastive_loss(
             features["decoder_item_log_frequency"], items.positions, axis=1
         )
     users, vectors = user_and_item_vectors(model, variables, outputs, items, task_ids)
-    loss, right = info_nce(
-        users,
-        vectors,
-        items.valid,
-        known_positives(items, user_ids, job_ids) | of_other_jobs(items, job_ids),
-        temperature=temperature,
-        log_frequency=log_frequency,
-    )
+    known = known_positives(items, user_ids, job_ids) | of_other_jobs(items, job_ids)
+    loss, right = info_nce(users, vectors, items.valid, known, log_frequency)
     summed = weighted_sum(loss, items.weights)
     return summed, {
-        f"{NAME}/loss": jax.tree.map(jax.lax.stop_gradient, summed),
+        f"{NAME}/loss": jax.lax.stop_gradient(summed),
         f"{NAME}/accuracy": weighted_sum(right.astype(jnp.float32), items.weights),
         f"{NAME}/dropped_share": Sum(items.dropped, items.dropped + jnp.sum(items.valid)),
         **sums_by_job(NAME, loss, items.weights, job_ids[:, None], jobs),

@@ -42,46 +42,48 @@ class Distillation:
       teacher: MODEL_DIR, `checkpoints` folder or step folder of a run with the same vocabulary: one
         of this project, or a T5 by `m6rec convert`. Its prompts come along, so a tuned teacher
         teaches its task.
-      relation_weight: of the relations' divergence, a mean over tokens and heads, summed over
-        query-query, key-key and value-value and over both towers.
-      encoder_layer, decoder_layer: the teacher's layers whose relations the student's last ones
-        learn; negative ones count from the end.
-      num_relation_heads: heads into which both models' are split anew; None: the student's own.
+      relation_weight: of the divergence of relations in the last layers, a mean over tokens and
+        heads, summed over query-query, key-key and value-value and over both towers.
       vocabulary_weight: of the divergence from the teacher's tokens, where the target has a weight.
       class_weight: from its classes, where there is a label; both models need a head.
-      temperature: divides logits of tokens and classes; the divergence is multiplied by its square.
       similarity_weight: from how it spreads a user's interest over the batch's items of the same
         job; both models need retrieval projections.
-      similarity_temperature: divides similarities of users and items.
       chunk_length: as for `language_modelling_loss`.
     """
 
     teacher: str
     relation_weight: float = 1.0
-    encoder_layer: int = -1
-    decoder_layer: int = -1
-    num_relation_heads: int | None = None
     vocabulary_weight: float = 0.0
     class_weight: float = 0.0
-    temperature: float = 1.0
     similarity_weight: float = 0.0
-    similarity_temperature: float = 0.07
     chunk_length: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "similarity_temperature"):
-            if getattr(self, name) <= 0.0:
-                raise ConfigError(f"Distillation.{name} = {getattr(self, name)} must be positive")
-        for name in (*_TERMS, "chunk_length"):
-            if getattr(self, name) < 0.0:
-                raise ConfigError(f"Distillation.{name} = {getattr(self, name)} is negative")
-        if self.num_relation_heads is not None and self.num_relation_heads < 1:
+        weights = [getattr(self, name) for name in _TERMS]
+        if min(weights) < 0.0 or not any(weights):
             raise ConfigError(
-                f"Distillation.num_relation_heads = {self.num_relation_heads} must be at least 1 "
-                "(None: as many as the student has)"
+                f"{', '.join(f'Distillation.{name}' for name in _TERMS)} = {weights}: none may be "
+                "below 0, and one must be above, or there is nothing to learn from a teacher"
             )
-        if not any(getattr(self, name) for name in _TERMS):
-            raise ConfigError("every weight of Distillation is 0: nothing to learn from a teacher")
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Teacher or student, and what it made of a batch."""
+
+    model: M6Rec
+    variables: Any
+    features: Features
+    outputs: Outputs
+
+    @property
+    def task_ids(self) -> Array:
+        rows = self.outputs.hidden.shape[0]
+        return self.features.get("task_ids", jnp.zeros((rows, 1), jnp.int32))
+
+    def option_logits(self) -> Array:
+        model, hidden = self.model, self.outputs.hidden
+        return model.apply(self.variables, hidden, self.task_ids, method=model.option_logits)
 
 
 class DistillationLoss:
@@ -101,54 +103,44 @@ class DistillationLoss:
         self, settings: Distillation, objectives: Any, teacher: M6Rec, student: ModelConfig
     ) -> None:
         self._settings, self._objectives, self._teacher = settings, objectives, teacher
-        config = teacher.config
-        self._heads = settings.num_relation_heads or student.num_heads
-        for whose, of in (("teacher", config), ("student", student)):
-            if settings.relation_weight and of.num_heads * of.head_dim % self._heads:
-                raise ConfigError(
-                    f"Distillation.num_relation_heads = {self._heads} does not divide the width of "
-                    f"the {whose}'s attention: {of.num_heads} heads of {of.head_dim}"
-                )
-        depths = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
-        self._layers = {
-            f"{tower}_layer": _layer(settings, tower, depth) for tower, depth in depths.items()
-        }
-        prompts, own = config.prompts, student.prompts
-        if prompts.num_tasks not in (1, own.num_tasks):
-            raise ConfigError(
-                f"the teacher is a bank of {prompts.num_tasks} tasks, the student of "
-                f"{own.num_tasks} (PromptConfig.num_tasks): a teacher has one, or as many"
-            )
-        classes = [0 if of.head == "none" else of.num_options for of in (prompts, own)]
-        if settings.class_weight and (0 in classes or classes[0] != classes[1]):
-            raise ConfigError(
-                f"Distillation.class_weight = {settings.class_weight} needs heads of equally many "
-                f"classes (PromptConfig.num_options): teacher {classes[0]}, student {classes[1]}"
-            )
-        sizes = [of.task_sizes["task_num_options"] for of in (prompts, own)]
-        theirs = sizes[0] * (len(sizes[1]) // len(sizes[0]))
-        if settings.class_weight and any(
-            o not in (0, t) for t, o in zip(theirs, sizes[1], strict=True)
+        self._heads = student.num_heads
+        config, prompts = teacher.config, (teacher.config.prompts, student.prompts)
+        classes = [0 if of.head == "none" else of.num_options for of in prompts]
+        dims = [of.retrieval_dim for of in prompts]
+        width = config.num_heads * config.head_dim
+        for weight, fits, what in (
+            (
+                settings.relation_weight,
+                width % self._heads == 0,
+                f"attention of the teacher, {width} wide, in the student's {self._heads} heads",
+            ),
+            (
+                settings.class_weight,
+                0 < classes[0] == classes[1],
+                f"heads of equally many classes (PromptConfig.num_options), not {classes}",
+            ),
+            (
+                settings.similarity_weight,
+                all(dims),
+                f"retrieval projections in both (PromptConfig.retrieval_dim), not {dims}",
+            ),
+            (
+                1,
+                prompts[0].num_tasks in (1, prompts[1].num_tasks),
+                f"a bank of one task, or as many as the student's {prompts[1].num_tasks} "
+                f"(PromptConfig.num_tasks), not {prompts[0].num_tasks}",
+            ),
         ):
-            raise ConfigError(
-                f"Distillation.class_weight = {settings.class_weight}: the student's tasks have "
-                f"{sizes[1]} classes (PromptConfig.task_num_options), the teacher's {theirs}"
-            )
-        if settings.similarity_weight and not (prompts.retrieval_dim and own.retrieval_dim):
-            raise ConfigError(
-                f"Distillation.similarity_weight = {settings.similarity_weight} needs retrieval "
-                f"projections (PromptConfig.retrieval_dim): teacher {prompts.retrieval_dim}, "
-                f"student {own.retrieval_dim}"
-            )
+            if weight and not fits:
+                raise ConfigError(f"teacher and student do not fit: {settings} needs {what}")
 
     def denominators(self, features: Features) -> dict[str, Array]:
         """Those of the objectives, and the tokens of both towers."""
-        tokens = {
+        counts = getattr(self._objectives, "denominators", loss_denominators)
+        return counts(features) | {
             tower: jnp.sum((features[f"{tower}_block_ids"] != 0).astype(jnp.float32))
             for tower in TOWERS
         }
-        counts = getattr(self._objectives, "denominators", loss_denominators)
-        return counts(features) | tokens
 
     def __call__(
         self,
@@ -161,122 +153,90 @@ class DistillationLoss:
     ) -> tuple[Array, Metrics]:
         """As `total_loss`; the teacher never drops anything."""
         settings = self._settings
-        student = {name: tree for name, tree in variables.items() if name != TEACHER}
-        teacher = jax.lax.stop_gradient(variables[TEACHER])
-        given = self.denominators(features) if denominators is None else denominators
-        config = model.config
-        with watch(config.num_encoder_layers - 1, config.num_decoder_layers - 1) as own:
+        of_student = {name: tree for name, tree in variables.items() if name != TEACHER}
+        of_teacher = jax.lax.stop_gradient(variables[TEACHER])
+        counts = self.denominators(features) if denominators is None else denominators
+        with _watched(model) as student_seen:
             loss, metrics = self._objectives(
-                model, student, features, denominators=given, **options
+                model, of_student, features, denominators=counts, **options
             )
         taught = dict(features)
         if self._teacher.config.prompts.num_tasks == 1:
             taught.pop("task_ids", None)
-        with watch(**self._layers) as theirs:
-            self._teacher.apply(teacher, taught)
-        both = (
-            _Side(self._teacher, teacher, taught, theirs.outputs),
-            _Side(model, student, features, own.outputs),
-        )
+        with _watched(self._teacher) as teacher_seen:
+            self._teacher.apply(of_teacher, taught)
+        teacher = _Side(self._teacher, of_teacher, taught, teacher_seen.outputs)
+        student = _Side(model, of_student, features, student_seen.outputs)
 
         def terms() -> Any:
             """Names, weights, denominators and sums of what has a weight."""
             if weight := settings.relation_weight:
                 for tower in TOWERS:
-                    relations = theirs.attention[tower], own.attention[tower]
+                    relations = teacher_seen.attention[tower], student_seen.attention[tower]
                     losses = relation_divergence(*relations, self._heads)
                     tokens = features[f"{tower}_block_ids"] != 0
                     yield f"{tower}_relations", weight, tower, weighted_sum(losses, tokens)
             if weight := settings.vocabulary_weight:
-                yield "vocabulary", weight, language_modelling.NAME, self._of_vocabulary(*both)
+                summed = _of_vocabulary(teacher, student, settings.chunk_length)
+                yield "vocabulary", weight, language_modelling.NAME, summed
             if weight := settings.class_weight:
-                yield "classes", weight, classification.NAME, self._of_classes(*both)
+                losses = _of_logits(teacher.option_logits(), student.option_logits())
+                summed = weighted_sum(losses, features["decoder_labels"] >= 0)
+                yield "classes", weight, classification.NAME, summed
             if weight := settings.similarity_weight:
-                yield "similarity", weight, contrastive.NAME, self._of_similarity(*both)
+                yield "similarity", weight, contrastive.NAME, _of_similarity(teacher, student)
 
-        for name, weight, counted, found in terms():
-            loss += weight * found.total / nonzero(given[counted])
-            metrics[f"{NAME}/{name}"] = jax.lax.stop_gradient(found)
+        for name, weight, counted, summed in terms():
+            loss += weight * summed.total / nonzero(counts[counted])
+            metrics[f"{NAME}/{name}"] = jax.lax.stop_gradient(summed)
         return loss, metrics
 
-    def _of_vocabulary(self, teacher: _Side, student: _Side) -> Sum:
-        def sums(variables: Any, wanted: Array, hidden: Array, weights: Array) -> Sum:
-            return weighted_sum(
-                self._divergence(
-                    *(
-                        side.model.apply(own, states, method=side.model.token_logits)
-                        for side, own, states in zip(
-                            (teacher, student), variables, (wanted, hidden), strict=True
-                        )
-                    )
-                ),
-                weights,
-            )
 
-        arrays = teacher.outputs.hidden, student.outputs.hidden
-        weights = student.features["decoder_loss_weights"]
-        return language_modelling.in_chunks(
-            sums,
-            self._settings.chunk_length,
-            (teacher.variables, student.variables),
-            (*arrays, weights),
-        )
+def _watched(model: M6Rec) -> Any:
+    """Context that sees the self-attention of both last layers."""
+    return watch(model.config.num_encoder_layers - 1, model.config.num_decoder_layers - 1)
 
-    def _of_classes(self, teacher: _Side, student: _Side) -> Sum:
+
+def _of_vocabulary(teacher: _Side, student: _Side, chunk_length: int) -> Sum:
+    def sums(variables: Any, wanted: Array, hidden: Array, weights: Array) -> Sum:
         logits = [
-            side.model.apply(
-                side.variables,
-                side.outputs.hidden,
-                side.task_ids,
-                method=side.model.option_logits,
+            side.model.apply(of_side, states, method=side.model.token_logits)
+            for side, of_side, states in zip(
+                (teacher, student), variables, (wanted, hidden), strict=True
             )
-            for side in (teacher, student)
         ]
-        return weighted_sum(self._divergence(*logits), student.features["decoder_labels"] >= 0)
+        return weighted_sum(_of_logits(*logits), weights)
 
-    def _divergence(self, wanted: Array, logits: Array) -> Array:
-        """Of softmaxes over the last axis, `[...]`; rows that one vocabulary lacks are left out."""
-        temperature = self._settings.temperature
-        known = min(wanted.shape[-1], logits.shape[-1])
-        log_p, log_q = (
-            jax.nn.log_softmax(x[..., :known] / temperature, axis=-1) for x in (wanted, logits)
+    weights = student.features["decoder_loss_weights"]
+    arrays = teacher.outputs.hidden, student.outputs.hidden, weights
+    variables = teacher.variables, student.variables
+    return language_modelling.in_chunks(sums, chunk_length, variables, arrays)
+
+
+def _of_logits(wanted: Array, logits: Array) -> Array:
+    """Of softmaxes over the last axis, `[...]`; rows that one vocabulary lacks are left out."""
+    both = min(wanted.shape[-1], logits.shape[-1])
+    return divergence(*(jax.nn.log_softmax(x[..., :both], axis=-1) for x in (wanted, logits)))
+
+
+def _of_similarity(teacher: _Side, student: _Side) -> Sum:
+    features = student.features
+    items = contrastive.retrieval_items(features)
+    visible = items.valid.reshape(1, -1) & ~contrastive.of_other_jobs(
+        items, contrastive.retrieval_job_ids(features)
+    )
+
+    def log_shares(side: _Side) -> Array:
+        users, vectors = contrastive.user_and_item_vectors(
+            side.model, side.variables, side.outputs, items, side.task_ids
         )
-        return temperature**2 * divergence(log_p, log_q)
+        vectors = vectors.reshape(-1, vectors.shape[-1])
+        similarity = jnp.einsum("br,mr->bm", users, vectors, precision="highest")
+        scaled = similarity / contrastive.TEMPERATURE
+        return jax.nn.log_softmax(jnp.where(visible, scaled, MASKED), axis=-1)
 
-    def _of_similarity(self, teacher: _Side, student: _Side) -> Sum:
-        features = student.features
-        items = contrastive.retrieval_items(features)
-        visible = items.valid.reshape(1, -1) & ~contrastive.of_other_jobs(
-            items, contrastive.retrieval_job_ids(features)
-        )
-
-        def log_shares(side: _Side) -> Array:
-            users, vectors = contrastive.user_and_item_vectors(
-                side.model, side.variables, side.outputs, items, side.task_ids
-            )
-            vectors = vectors.reshape(-1, vectors.shape[-1])
-            similarity = jnp.einsum("br,mr->bm", users, vectors, precision="highest")
-            scaled = similarity / self._settings.similarity_temperature
-            return jax.nn.log_softmax(jnp.where(visible, scaled, MASKED), axis=-1)
-
-        return weighted_sum(
-            divergence(log_shares(teacher), log_shares(student)), items.weights.sum(1)
-        )
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Teacher or student, and what it made of a batch."""
-
-    model: M6Rec
-    variables: Any
-    features: Features
-    outputs: Outputs
-
-    @property
-    def task_ids(self) -> Array:
-        rows = self.outputs.hidden.shape[0]
-        return self.features.get("task_ids", jnp.zeros((rows, 1), jnp.int32))
+    losses = divergence(log_shares(teacher), log_shares(student))
+    return weighted_sum(losses, items.weights.sum(1))
 
 
 def relation_divergence(teacher: SelfAttention, student: SelfAttention, num_heads: int) -> Array:
@@ -290,10 +250,8 @@ def relation_divergence(teacher: SelfAttention, student: SelfAttention, num_head
 
     # Recomputed in the backward pass: relations are as large as all attention weights.
     @jax.checkpoint
-    def of_heads(wanted: Array, own: Array) -> Array:
-        return jnp.mean(
-            divergence(*(_log_relations(x, visible, num_heads) for x in (wanted, own))), 1
-        )
+    def of_heads(*vectors: Array) -> Array:
+        return jnp.mean(divergence(*(_log_relations(x, visible, num_heads) for x in vectors)), 1)
 
     pairs = zip(teacher[:3], student[:3], strict=True)
     return sum((of_heads(*pair) for pair in pairs), jnp.zeros(visible.shape[:2]))
@@ -310,13 +268,3 @@ def _log_relations(vectors: Array, visible: Array, num_heads: int) -> Array:
 def divergence(log_p: Array, log_q: Array) -> Array:
     """KL: Σ p (log p - log q) over the last axis, `[..., n]` → `[...]`."""
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-
-
-def _layer(settings: Distillation, tower: str, depth: int) -> int:
-    layer: int = getattr(settings, f"{tower}_layer")
-    if not -depth <= layer < depth:
-        raise ConfigError(
-            f"Distillation.{tower}_layer = {layer}: the teacher's {tower} has layers 0 to "
-            f"{depth - 1}, or -{depth} to -1 counted from the end"
-        )
-    return layer % depth

@@ -19,17 +19,11 @@ Loss = Callable[..., tuple[Sum, Metrics]]
 
 
 def over_exits(loss: Loss) -> Loss:
-    """A loss as the weighted sum of itself over `Outputs.exits`, where there are any.
+    """A loss of `Outputs.hidden` as the weighted sum of itself over `Outputs.exits`, if any.
 
     One exit at a time: the backward pass makes an exit's logits again, so those of a vocabulary
-    exist once, not once per layer.
-
-    Args:
-      loss: of `Outputs.hidden`, as `classification_loss`.
-
-    Returns:
-      The loss. Its metrics are those of the last exit, `<loss>_over_exits` beside it and, of the
-      losses by job, the weighted sums.
+    exist once, not once per layer. Metrics are those of the last exit, `<loss>_over_exits` beside
+    it and, of the losses by job, the weighted sums.
     """
 
     @functools.wraps(loss)
@@ -43,24 +37,21 @@ def over_exits(loss: Loss) -> Loss:
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def at_exit(total: Array, of_exit: tuple[Array, Array]) -> tuple[Array, tuple[Sum, Any]]:
             hidden, weight = of_exit
-            own = dataclasses.replace(outputs, hidden=hidden, exits=None)
-            found, metrics = loss(model, variables, own, features, **options)
-            return total + weight * found.total, (found, metrics)
+            at_last = dataclasses.replace(outputs, hidden=hidden, exits=None)
+            sums, metrics = loss(model, variables, at_last, features, **options)
+            return total + weight * sums.total, (sums, metrics)
 
-        total, (found, metrics) = jax.lax.scan(at_exit, jnp.zeros(()), (outputs.exits, weights))
+        total, (sums, metrics) = jax.lax.scan(at_exit, jnp.zeros(()), (outputs.exits, weights))
 
-        def of_all(sums: Sum) -> Sum:
-            return Sum(jnp.tensordot(weights, sums.total, axes=1), sums.count[-1])
+        def of_all(values: Sum) -> Sum:
+            return Sum(jnp.tensordot(weights, values.total, axes=1), values.count[-1])
 
-        own = {
-            name: of_all(sums) if is_by_job(name) else jax.tree.map(lambda leaf: leaf[-1], sums)
-            for name, sums in metrics.items()
-        }
-        own |= {
-            f"{name}_over_exits": of_all(sums)
-            for name, sums in metrics.items()
-            if name.endswith("/loss")
-        }
-        return Sum(total, found.count[-1]), own
+        reported = {}
+        for name, values in metrics.items():
+            last = jax.tree.map(lambda leaf: leaf[-1], values)
+            reported[name] = of_all(values) if is_by_job(name) else last
+            if name.endswith("/loss"):
+                reported[f"{name}_over_exits"] = of_all(values)
+        return Sum(total, sums.count[-1]), reported
 
     return summed

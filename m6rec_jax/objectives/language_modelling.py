@@ -8,7 +8,6 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
 from m6rec_jax.objectives.sums import Features, Metrics, Sum, sums_by_job, weighted_sum
 
@@ -23,19 +22,14 @@ def language_modelling_count(features: Features) -> Array:
     return jnp.sum(features["decoder_loss_weights"].astype(jnp.float32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def token_cross_entropy(logits: Array, targets: Array, z_loss: float = 0.0) -> Array:
-    """-log softmax(logits)[target] + z_loss · (log Σ exp logits)² per token: float32 `[...]`.
+@jax.custom_vjp
+def token_cross_entropy(logits: Array, targets: Array) -> Array:
+    """-log softmax(logits)[target] per token: float32 `[..., vocab]`, int32 `[...]` → `[...]`.
 
     One pass over the logits forward and one backward: no gather (whose transpose would scatter into
     an array as large as the logits) and no stored softmax.
-
-    Args:
-      logits: float32 `[..., vocab]`.
-      targets: int32 `[...]`.
-      z_loss: keeps the logits' normaliser near 1, for bfloat16 (T5 uses 1e-4).
     """
-    return _token_cross_entropy_forward(logits, targets, z_loss)[0]
+    return _token_cross_entropy_forward(logits, targets)[0]
 
 
 def _hits(logits: Array, targets: Array) -> Array:
@@ -60,79 +54,65 @@ def target_logits(logits: Array, targets: Array) -> Array:
 
 
 def _token_cross_entropy_forward(
-    logits: Array, targets: Array, z_loss: float
+    logits: Array, targets: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    loss = normaliser - target_logits(logits, targets) + z_loss * jnp.square(normaliser)
-    return loss, (logits, targets, normaliser)
+    return normaliser - target_logits(logits, targets), (logits, targets, normaliser)
 
 
 def _token_cross_entropy_backward(
-    z_loss: float, kept: tuple[Array, Array, Array], cotangent: Array
+    kept: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, None]:
     logits, targets, normaliser = kept
-    scale = (cotangent * (1.0 + 2.0 * z_loss * normaliser))[..., None]
-    gradient = scale * jnp.exp(logits - normaliser[..., None])
-    gradient -= jnp.where(_hits(logits, targets), cotangent[..., None], 0.0)
-    return gradient, None
+    gradient = cotangent[..., None] * jnp.exp(logits - normaliser[..., None])
+    return gradient - jnp.where(_hits(logits, targets), cotangent[..., None], 0.0), None
 
 
 token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)
 
 
-@gin.configurable(allowlist=["z_loss", "chunk_length"])
+@gin.configurable(allowlist=["chunk_length"])
 def language_modelling_loss(
     model: M6Rec,
     variables: Any,
     outputs: Outputs,
     features: Features,
     *,
-    z_loss: float = 0.0,
     chunk_length: int = 0,
     jobs: Sequence[int] = (),
 ) -> tuple[Sum, Metrics]:
     """Token cross entropy summed with `decoder_loss_weights`.
 
     Args:
-      model, variables: to make logits with.
-      outputs: the model's for `features`.
-      features: `decoder_target_tokens` int32 and `decoder_loss_weights` float32, `[batch, target]`.
-      z_loss: see `token_cross_entropy`.
+      outputs: the model's for `features`: `decoder_target_tokens` int32 and `decoder_loss_weights`
+        float32, `[batch, target]`.
       chunk_length: target positions whose logits `[batch, chunk, vocab]` exist at a time; the
         backward pass makes them again. 0: all at once. On one device, positions of weight 0
         (padding, prefixes) then need no logits at all.
       jobs: see `sums_by_job`.
 
     Returns:
-      The loss' sum, and metrics: loss (without z_loss, so that exp(loss) is the perplexity),
-        accuracy
-      (a tie with the largest logit counts as right) and the losses by job.
+      The loss' sum, and metrics: loss, accuracy (a tie with the largest logit counts as right) and
+      the losses by job.
     """
-    if chunk_length < 0:
-        raise ConfigError(f"language_modelling_loss.chunk_length = {chunk_length} is negative")
-    hidden = outputs.hidden
-    targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
 
     def sums(
         variables: Any, hidden: Array, targets: Array, weights: Array, *job_ids: Array
     ) -> tuple[Sum, Metrics]:
         logits = model.apply(variables, hidden, method=model.token_logits)
-        loss = token_cross_entropy(logits, targets, z_loss)
+        loss = token_cross_entropy(logits, targets)
         fixed = jax.lax.stop_gradient(logits)
-        chosen = target_logits(fixed, targets)
-        right = chosen >= jnp.max(fixed, axis=-1)
-        plain = jax.lax.stop_gradient(loss)
-        if z_loss:
-            plain = jax.nn.logsumexp(fixed, axis=-1) - chosen
-        return weighted_sum(loss, weights), {
-            f"{NAME}/loss": weighted_sum(plain, weights),
+        right = target_logits(fixed, targets) >= jnp.max(fixed, axis=-1)
+        summed = weighted_sum(loss, weights)
+        return summed, {
+            f"{NAME}/loss": jax.lax.stop_gradient(summed),
             f"{NAME}/accuracy": weighted_sum(right.astype(jnp.float32), weights),
-            **sums_by_job(NAME, plain, weights, next(iter(job_ids), None), jobs),
+            **sums_by_job(NAME, loss, weights, next(iter(job_ids), None), jobs),
         }
 
-    arrays = [hidden, targets, weights]
-    if jobs and "decoder_job_ids" in features:
-        arrays.append(features["decoder_job_ids"])
+    names = ["decoder_target_tokens", "decoder_loss_weights"]
+    names += ["decoder_job_ids"] if jobs and "decoder_job_ids" in features else []
+    arrays = [outputs.hidden, *(features[name] for name in names)]
     return in_chunks(sums, chunk_length, variables, arrays)
 
 

@@ -31,37 +31,29 @@ Array = jax.Array
 SENTENCE_ENCODER, SENTENCE_VECTORS, SENTENCES = "sentence_encoder", "sentence_vectors", "sentences"
 # Of texts with a higher cosine neither is an example of something else.
 _SAME = 0.999
+_TEMPERATURE = 0.07  # divides cosines of both
 
 
 @gin.configurable
 @dataclass(frozen=True)
 class SentenceDistillation:
-    """From which sentence encoder, and how much.
+    """From which sentence encoder, and of how much text.
 
     Attributes:
       encoder: folder of a BERT-like model: config.json, model.safetensors and vocab.txt.
-      weight: of the divergence, a mean over sentences.
-      temperature: divides cosines of both.
       max_sentences: blocks of a row that are sentences, the first ones.
       max_tokens: of the encoder for a sentence; longer ones are cut.
     """
 
     encoder: str
-    weight: float = 1.0
-    temperature: float = 0.07
     max_sentences: int = 24
     max_tokens: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("weight", "temperature", "max_sentences", "max_tokens"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"SentenceDistillation.{name} = {getattr(self, name)} must be positive"
-                )
-        if self.max_tokens < 3:
+        if self.max_sentences < 1 or self.max_tokens < 3:
             raise ConfigError(
-                f"SentenceDistillation.max_tokens = {self.max_tokens} leaves no room for words: "
-                "two of them are the encoder's marks"
+                f"SentenceDistillation.max_sentences = {self.max_sentences} must be at least 1 and "
+                f"max_tokens = {self.max_tokens} at least 3: two of them are the encoder's marks"
             )
 
 
@@ -83,12 +75,11 @@ class SentenceLoss:
     """A loss function: another one, and the divergence from the encoder's relations.
 
     Args:
-      settings: of the distillation.
       objectives: the other loss function.
     """
 
-    def __init__(self, settings: SentenceDistillation, objectives: Any) -> None:
-        self._settings, self._objectives = settings, objectives
+    def __init__(self, objectives: Any) -> None:
+        self._objectives = objectives
 
     def denominators(self, features: Features) -> dict[str, Array]:
         """Those of the other loss, and the number of sentences."""
@@ -106,10 +97,10 @@ class SentenceLoss:
         **options: Any,
     ) -> tuple[Array, Metrics]:
         """As `total_loss`."""
-        given = self.denominators(features) if denominators is None else denominators
+        counts = self.denominators(features) if denominators is None else denominators
         with watch() as seen:
             loss, metrics = self._objectives(
-                model, variables, features, denominators=given, **options
+                model, variables, features, denominators=counts, **options
             )
         wanted = features[SENTENCE_VECTORS]
         numbers = 1 + jnp.arange(wanted.shape[1])
@@ -126,10 +117,10 @@ class SentenceLoss:
         compared = present[:, None] & present[None] & (of_teacher < _SAME)
 
         def log_relations(alike: Array) -> Array:
-            masked = jnp.where(compared, alike / self._settings.temperature, MASKED)
+            masked = jnp.where(compared, alike / _TEMPERATURE, MASKED)
             return jax.nn.log_softmax(masked, axis=-1)
 
         losses = divergence(log_relations(of_teacher), log_relations(cosines(means)))
-        found = weighted_sum(losses, compared.any(axis=-1))
-        loss += self._settings.weight * found.total / nonzero(given[SENTENCES])
-        return loss, {**metrics, "distillation/sentences": jax.lax.stop_gradient(found)}
+        summed = weighted_sum(losses, compared.any(axis=-1))
+        loss += summed.total / nonzero(counts[SENTENCES])
+        return loss, {**metrics, "distillation/sentences": jax.lax.stop_gradient(summed)}

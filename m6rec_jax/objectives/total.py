@@ -1,7 +1,7 @@
 """The weighted sum of the objectives over one forward pass."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gin
 import jax
@@ -11,24 +11,33 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import classification, contrastive, language_modelling
 from m6rec_jax.objectives.exits import over_exits
-from m6rec_jax.objectives.sums import Features, Metrics, nonzero, weighted
+from m6rec_jax.objectives.sums import Features, Metrics, Sum, nonzero, weighted
 
 Array = jax.Array
 
-_LOSSES = {
-    language_modelling.NAME: over_exits(language_modelling.language_modelling_loss),
-    classification.NAME: over_exits(classification.classification_loss),
-    contrastive.NAME: contrastive.contrastive_loss,
-}
-_COUNTS = {
-    language_modelling.NAME: language_modelling.language_modelling_count,
-    classification.NAME: classification.classification_count,
-    contrastive.NAME: contrastive.contrastive_count,
-}
-_NEEDS = {
-    language_modelling.NAME: ("decoder_target_tokens", "decoder_loss_weights"),
-    classification.NAME: ("decoder_labels",),
-    contrastive.NAME: ("decoder_item_ids", "retrieval"),
+
+class _Objective(NamedTuple):
+    loss: Callable[..., tuple[Sum, Metrics]]
+    counted: Callable[[Features], Array]
+    features: tuple[str, ...]
+
+
+_OBJECTIVES = {
+    language_modelling.NAME: _Objective(
+        over_exits(language_modelling.language_modelling_loss),
+        language_modelling.language_modelling_count,
+        ("decoder_target_tokens", "decoder_loss_weights"),
+    ),
+    classification.NAME: _Objective(
+        over_exits(classification.classification_loss),
+        classification.classification_count,
+        ("decoder_labels",),
+    ),
+    contrastive.NAME: _Objective(
+        contrastive.contrastive_loss,
+        contrastive.contrastive_count,
+        ("decoder_item_ids", "retrieval"),
+    ),
 }
 
 
@@ -40,9 +49,9 @@ def loss_denominators(features: Features) -> dict[str, Array]:
     (Contrastive negatives come from the step's own rows.)
     """
     return {
-        name: count(features)
-        for name, count in _COUNTS.items()
-        if all(feature in features for feature in _NEEDS[name])
+        name: objective.counted(features)
+        for name, objective in _OBJECTIVES.items()
+        if all(feature in features for feature in objective.features)
     }
 
 
@@ -69,14 +78,11 @@ def total_loss(
     modelling and classification are sums over the decoder's exits, see `exits.over_exits`.
 
     Args:
-      model: the model.
       variables: {'params': ..., 'prompts': ...}.
       features: the batch; see `M6Rec.__call__` and each objective.
       rngs: {'dropout': key} unless deterministic.
-      deterministic: no dropout.
       denominators: of `loss_denominators`; None: this batch's own.
       jobs: numbers of the jobs whose losses are summed apart, see `job_losses`.
-      language_modelling_weight, classification_weight, contrastive_weight: set these in gin.
 
     Returns:
       The loss, a float32 scalar, and every objective's metrics as sums and counts.
@@ -92,7 +98,7 @@ def total_loss(
     for name, weight in weights.items():
         if weight < 0.0:
             raise ConfigError(f"total_loss.{name}_weight = {weight} is negative")
-        missing = [feature for feature in _NEEDS[name] if feature not in features]
+        missing = [f for f in _OBJECTIVES[name].features if f not in features]
         if weight and missing:
             raise ConfigError(
                 f"total_loss.{name}_weight = {weight} needs the feature {missing[0]!r}, which the "
@@ -107,14 +113,13 @@ def total_loss(
         rngs=rngs,
         exits=model.config.exit_losses != "none",
     )
-    if denominators is None:
-        denominators = loss_denominators(features)
-    loss = jnp.zeros(())
-    metrics: Metrics = {}
+    denominators = denominators or loss_denominators(features)
+    loss, metrics = jnp.zeros(()), dict[str, Sum]()
     for name, weight in weights.items():
         if not weight:
             continue
-        summed, of_objective = _LOSSES[name](model, variables, outputs, features, jobs=jobs)
+        loss_of = _OBJECTIVES[name].loss
+        summed, of_objective = loss_of(model, variables, outputs, features, jobs=jobs)
         loss += weight * summed.total / nonzero(denominators[name])
         metrics |= weighted(of_objective, weight)
     return loss, metrics

@@ -217,7 +217,7 @@ def train(
         if step.sentences is not None:
             folder_of_encoder = encoder_folder(step.sentences.encoder)
             encoder = SentenceEncoder(folder_of_encoder, step.sentences.max_tokens)
-            loss, run = SentenceLoss(step.sentences, loss), described_with(run, encoder)
+            loss, run = SentenceLoss(loss), described_with(run, encoder)
             extended = add_sentences(step.sentences, encoder, text_vocabulary(name))
         if step.weight_bits is not None:
             loss = RoundedWeightsLoss(loss, step.weight_bits)

@@ -1,14 +1,12 @@
 """Losses at every exit: against the model cut off there, and what is left alone when off."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import ConfigError
-from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.model import M6Rec
 from m6rec_jax.objectives import classification_loss, language_modelling_loss, total_loss
 from tests.objectives.conftest import CONFIG, Features, made
 
@@ -62,21 +60,6 @@ def test_the_loss_is_that_of_models_cut_off_at_each_layer(
         assert over_exits == pytest.approx(weighted[name], rel=1e-5)
 
 
-def test_off_is_the_plain_program(variables: dict[str, Any], features: Features) -> None:
-    """No layer's state is kept beside the last one's."""
-
-    def program(config: ModelConfig) -> str:
-        def loss(variables: Any) -> Any:
-            return total_loss(M6Rec(config), variables, features, **OBJECTIVES)[0]
-
-        return str(jax.make_jaxpr(loss)(variables))
-
-    off = program(DEEP)
-    states = f"f32[3,{features['decoder_labels'].shape[0]},{features['decoder_labels'].shape[1]},8]"
-    assert states not in off
-    assert states in program(DEEP.replace(exit_losses="rising"))
-
-
 def test_logits_of_one_exit_exist_at_a_time(variables: dict[str, Any], features: Features) -> None:
     """Language modelling would otherwise hold a vocabulary for every layer."""
     model = M6Rec(DEEP.replace(exit_losses="rising"))
@@ -88,10 +71,3 @@ def test_logits_of_one_exit_exist_at_a_time(variables: dict[str, Any], features:
     rows, target = features["decoder_labels"].shape
     assert f"f32[{rows},{target},24]" in program
     assert f"f32[3,{rows},{target},24]" not in program
-
-
-def test_layers_without_the_source_are_no_exits() -> None:
-    late = {"num_encoder_layers": 3, "late_layers_start": 1}
-    assert dataclasses.replace(DEEP, **late).num_exits == 2
-    with pytest.raises(ConfigError, match="exit_losses = 'rising' needs two decoder layers"):
-        DEEP.replace(num_decoder_layers=1, exit_losses="rising")

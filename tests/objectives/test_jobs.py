@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import gin
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import job_losses, total_loss
 from tests.objectives.conftest import CONFIG, ROWS, TARGET, Features
@@ -51,65 +50,21 @@ def test_each_job_is_as_if_alone(variables: dict[str, Any], of_two_jobs: Feature
         assert figures[f"loss/{name}"] == pytest.approx(float(alone), rel=1e-5)
 
 
-def test_packed_rows_hold_several_jobs(
-    variables: dict[str, Any], of_two_jobs: Features, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_gin")
+def test_packed_rows_hold_several_jobs(variables: dict[str, Any], of_two_jobs: Features) -> None:
     """Of the tokens of a row each counts for its own job, in chunks of logits and at once."""
     ids = of_two_jobs["decoder_job_ids"].copy()
     ids[:, TARGET // 2 :] = JOBS["first"]
     packed = {**of_two_jobs, "decoder_job_ids": ids}
-    only_text = {"language_modelling_weight": 1.0}
 
-    def figures(**settings: int) -> dict[str, float]:
-        from m6rec_jax.objectives import language_modelling, total
-
-        def loss(*arguments: Any, **keywords: Any) -> Any:
-            return language_modelling.language_modelling_loss(*arguments, **keywords, **settings)
-
-        monkeypatch.setitem(total._LOSSES, language_modelling.NAME, loss)
-        _, metrics = total_loss(
-            M6Rec(CONFIG), variables, packed, jobs=tuple(JOBS.values()), **only_text
-        )
+    def figures(chunk_length: int) -> dict[str, float]:
+        gin.bind_parameter("language_modelling_loss.chunk_length", chunk_length)
+        _, metrics = total_loss(M6Rec(CONFIG), variables, packed, jobs=tuple(JOBS.values()))
         return job_losses(tuple(JOBS), [metrics])
 
-    whole = figures()
+    whole = figures(0)
     for job in ("first", "second"):
         weights = np.where(ids == JOBS[job], packed["decoder_loss_weights"], 0.0)
-        alone, _ = total_loss(
-            M6Rec(CONFIG), variables, {**packed, "decoder_loss_weights": weights}, **only_text
-        )
+        alone, _ = total_loss(M6Rec(CONFIG), variables, {**packed, "decoder_loss_weights": weights})
         assert whole[f"loss/{job}"] == pytest.approx(float(alone), rel=1e-5)
-    assert figures(chunk_length=3) == pytest.approx(whole, rel=1e-5)
-
-
-def test_a_window_weighs_every_example_alike(
-    variables: dict[str, Any], of_two_jobs: Features
-) -> None:
-    """A job that only some batches hold gets the mean of its own examples."""
-    absent = {
-        **of_two_jobs,
-        "decoder_job_ids": np.full((ROWS, TARGET), JOBS["second"], np.int32),
-    }
-    window = [compiled(variables, part, tuple(JOBS.values()))[1] for part in (of_two_jobs, absent)]
-    figures = job_losses(tuple(JOBS), window)
-    assert figures["loss/first"] == pytest.approx(
-        by_job(variables, of_two_jobs)["loss/first"], rel=1e-6
-    )
-    assert "loss/absent" not in figures
-
-
-def test_jobs_are_no_part_of_the_gradient(variables: dict[str, Any], of_two_jobs: Features) -> None:
-    def gradient(jobs: tuple[int, ...]) -> Any:
-        def loss(variables: Any) -> Any:
-            return total_loss(M6Rec(CONFIG), variables, of_two_jobs, jobs=jobs, **WEIGHTS)[0]
-
-        return jax.jit(jax.grad(loss))(variables)
-
-    same = jax.tree.map(jnp.allclose, gradient(()), gradient(tuple(JOBS.values())))
-    assert all(jax.tree.leaves(same))
-
-
-def test_rows_must_say_whose_they_are(variables: dict[str, Any], features: Features) -> None:
-    unnamed = {name: x for name, x in features.items() if name != "decoder_job_ids"}
-    with pytest.raises(ConfigError, match="decoder_job_ids"):
-        total_loss(M6Rec(CONFIG), variables, unnamed, jobs=(1, 2))
+    assert figures(3) == pytest.approx(whole, rel=1e-5)
