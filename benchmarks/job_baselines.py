@@ -129,7 +129,7 @@ def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
 
 def _closed_forms(task: TaskInfo, limit: int) -> dict[str, Figures]:
     prepared = task.prepared()
-    counts = prepared.manifest["counts"]
+    counts = prepared.manifest.counts
     train = np.zeros((counts["users"], counts["items"]), np.float32)
     history = train.copy()
     for part, matrices in (("train", (train, history)), ("validation", (history,))):

@@ -48,13 +48,14 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.text.writing_templates import WRITING
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
 
 # What the jobs read: (data set, split) to views.
 VIEWS: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("movielens-100k", "per_user_temporal"): ("groups", "next_items", *views.WRITING),
+    ("movielens-100k", "per_user_temporal"): ("groups", "next_items", *WRITING),
     ("movielens-100k", "leave_one_out"): ("next_items",),
     ("book-crossing-small", "per_user_temporal"): ("groups",),
     ("book-crossing-small", "leave_one_out"): ("next_items",),
@@ -79,7 +80,7 @@ def is_prepared(dataset: str, split: str, wanted: Sequence[str]) -> bool:
         prepared = Prepared.open(default_cache_dir(), dataset, split)
     except DataError:
         return False
-    return set(wanted) <= set(prepared.manifest["views"])
+    return set(wanted) <= set(prepared.manifest.views)
 
 
 def tested(job: Job, model_dir: Path, output: Path, *arguments: str) -> Figures:

@@ -31,8 +31,6 @@ PREPARE_LEAVE_ONE_OUT = (
     *PREPARE,
     "--gin.SPLIT='leave_one_out'",
     "--gin.VIEWS=('next_items', 'reranking', 'catalogue')",
-    "--gin.PrepareOptions.reranking_negatives=11",
-    "--gin.PrepareOptions.reranking_depth=200",
 )
 PREPARE_UNSEEN_ITEMS = ("--gin_file", f"{DATA}/{DATASET}/prepare_unseen_items.gin")
 # Titles are not to be learnt by heart where everything trains.

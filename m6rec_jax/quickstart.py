@@ -368,7 +368,7 @@ def _saved_sizes(dataset: str, output: Path) -> Sizes | None:
 
 def _sizes(prepared: Prepared, minutes: float, begin: float, seed: int) -> Sizes:
     """Measures the prepared text, and a few steps on this machine."""
-    dataset = prepared.manifest["dataset"]
+    dataset = prepared.manifest.dataset
     lengths = measured_lengths(dataset)
     rows = min(prepared.num_rows(view)["train"] for view in ("groups", "documents"))
     num_shards = 4 if rows >= 64 else 1
@@ -377,7 +377,7 @@ def _sizes(prepared: Prepared, minutes: float, begin: float, seed: int) -> Sizes
     draft = Sizes(
         dataset=dataset,
         model="mini" if minutes >= _MINUTES_OF_MINI else "tiny",
-        max_events=prepared.manifest["options"]["max_events"],
+        max_events=prepared.manifest.options["max_events"],
         vocab_size=vocabulary_rows(dataset),
         inputs=lengths["inputs"],
         targets=lengths["targets"],

@@ -353,7 +353,7 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
     if len(np.unique(found.labels)) < 2:  # of few rows: no curve has an area
         return
     baselines: dict[str, np.ndarray] = {}
-    if "groups" in result.task.prepared().manifest["views"]:
+    if "groups" in result.task.prepared().manifest.views:
         fitted = mean_baselines(result.evaluation)
         scores = fitted.scores(found.users, found.items)
         baselines = {_shown(name): values for name, values in scores.items()}

@@ -76,7 +76,7 @@ def figures() -> dict[str, float]:
       DataError: the split is not prepared.
     """
     prepared = locations.prepared(DATASET, JOB.split)
-    catalogue, counts = prepared.catalogue(), prepared.manifest["counts"]
+    catalogue, counts = prepared.catalogue(), prepared.manifest.counts
     train = np.zeros((counts["users"], counts["items"]))
     columns = ("user_index", "item_indices")
     for row in prepared_rows.read_rows(prepared, "next_items", "train", columns):

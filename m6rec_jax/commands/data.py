@@ -179,7 +179,7 @@ def run_data_prepare(args: argparse.Namespace) -> None:
             raise ConfigError("--engine ray is for users, items and events, not texts")
         else:
             prepared = corpora.prepare_corpus(corpus, data_dir())
-    names = (prepared.manifest["dataset"], prepared.manifest["split"]["name"])
+    names = (prepared.manifest.dataset, prepared.manifest.split.name)
     print(folder_of(prepared.data_dir, *names))
 
 
@@ -211,7 +211,7 @@ def run_data_show(args: argparse.Namespace) -> None:
     from m6rec_jax.text.vocabulary import Vocabulary
 
     prepared = Prepared.find(data_dir(), args.name)
-    views = prepared.manifest["views"] if args.view is None else [args.view]
+    views = prepared.manifest.views if args.view is None else [args.view]
     counts = {view: prepared.num_rows(view) for view in views}
     parts = list(dict.fromkeys(part for rows in counts.values() for part in rows))
     if args.part not in (None, *parts):

@@ -21,15 +21,15 @@ import numpy as np
 
 from m6rec_jax import __version__
 from m6rec_jax.data import co_occurrence, ease, splits, views
-from m6rec_jax.data.bucket_data_dir import local_data_dir
-from m6rec_jax.data.prepared import (
+from m6rec_jax.data.manifest import (
     MANIFEST,
-    Prepared,
+    Manifest,
+    SplitEntry,
+    ViewEntry,
+    earlier_manifest,
     fingerprint,
-    folder_of,
-    old_manifest,
-    write_manifest,
 )
+from m6rec_jax.data.prepared import Prepared, folder_of, local_data_dir
 from m6rec_jax.data.splits import PARTS, TRAIN, VALIDATION, Split
 from m6rec_jax.data.tfrecords import spool_rows, write_spooled
 from m6rec_jax.errors import DataError
@@ -134,12 +134,15 @@ def prepare_corpus(
         folder = folder_of(data_dir, *names)
         targets = {view: views.tfds_folder(data_dir, *names, view) for view in corpus.views}
         columns = {view: views.COLUMNS[view] for view in targets}
-        described = {"name": by_group.name, "kind": "by_group", "options": dict(by_group.options)}
+        described = by_group.name, "by_group", dict(by_group.options)
         formats = FORMAT, co_occurrence.FORMAT, ease.FORMAT
         made_with = (formats, __version__, described, dict(corpus.settings), columns)
         source = fingerprint(*made_with, files=corpus.files)
-        built = all((target / views.INFO).is_file() for target in targets.values())
-        if built and old_manifest(folder, corpus.name).get("fingerprint") == source:
+        old = earlier_manifest(folder, corpus.name)
+        if all(
+            old.view(view).fingerprint == source and (target / views.INFO).is_file()
+            for view, target in targets.items()
+        ):
             log.info("%s is prepared already", folder.name)
             return Prepared.open(out, *names)
         spool = stack.enter_context(scratch_folder(folder / "unfinished"))
@@ -151,25 +154,24 @@ def prepare_corpus(
         counts |= corpus.write_items(record_splits, beside)
         rows = corpus.rows(record_splits)
         bar = progress_bar(rows, f"rendering {corpus.name}", unit=" rows", disable=not progress)
-        written = spool_rows(bar, spool)
+        spool_rows(bar, spool)
         # Everything was read, so what was prepared may go; half new, nothing says that it is there.
         (folder / MANIFEST).unlink(missing_ok=True)
         for path in list(beside.iterdir()):
             path.replace(folder / path.name)
-        for view, target in targets.items():
-            write_spooled(target, view, spool)
-        manifest = {
+        Manifest(
             **corpus.manifest,
-            "format": FORMAT,
-            "version": __version__,
-            "dataset": corpus.name,
-            "split": described,
-            "options": dict(corpus.settings),
-            "fingerprint": source,
-            "views": {v: {"fingerprint": source, "rows": written.get(v, {})} for v in targets},
-            "counts": counts,
-        }
-        write_manifest(folder, manifest)
+            format=FORMAT,
+            version=__version__,
+            dataset=corpus.name,
+            split=SplitEntry(*described),
+            options=dict(corpus.settings),
+            views={
+                view: ViewEntry(source, write_spooled(target, view, spool))
+                for view, target in targets.items()
+            },
+            counts=counts,
+        ).write(folder)
     return Prepared.open(out, *names)
 
 

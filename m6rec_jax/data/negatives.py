@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.errors import ConfigError
-
-if TYPE_CHECKING:
-    from m6rec_jax.data.prepare_options import PrepareOptions
-    from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.schema import DatasetSpec
 
 # What came of candidates, where the template has no words for it.
 CHOSEN, NOT_CHOSEN = "chosen", "not chosen"
-# Per positive, where nothing else is asked for.
-DEFAULT_NEGATIVES = 4
+# Per positive, where no event has another label.
+NEGATIVES = 4
 
 
 class Popularity(NamedTuple):
@@ -36,21 +32,9 @@ class Popularity(NamedTuple):
     cumulative: np.ndarray
 
 
-def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
-    """Negatives per positive: as asked for, or 4 where every event is positive, else none.
-
-    Raises:
-      ConfigError: fewer than none, or some where events have labels.
-    """
-    labelled = dataset.spec.label.at_least is not None
-    if options.negatives is None:
-        return 0 if labelled else DEFAULT_NEGATIVES
-    if options.negatives < 0 or (options.negatives and labelled):
-        raise ConfigError(
-            f"negatives={options.negatives} is impossible for {dataset.spec.name!r}: "
-            + ("its events have labels, use those" if labelled else "give 0 or more")
-        )
-    return options.negatives
+def num_negatives(spec: DatasetSpec) -> int:
+    """Negatives per positive: some where every event is positive, else none."""
+    return NEGATIVES if spec.label.at_least is None else 0
 
 
 def corrected_probability(probability: Any, sampling_rate: Any) -> Any:
@@ -74,12 +58,11 @@ class NegativeSampler:
     """Draws items for a user, in proportion to (events so far + 1) ** power.
 
     Popularity is as of the moment of the draw; it is looked at again when 2% more events came. Each
-    draw has its own random numbers, from the seed and its `key`.
+    draw has its own random numbers, from its `key`.
 
     Args:
       num_items: of the items table.
       power: 0 draws all items alike, 1 by popularity.
-      seed: of all draws.
       never: items that are never drawn, as indices in the table (held-out items).
 
     Attributes:
@@ -87,12 +70,9 @@ class NegativeSampler:
         and of items that the user had before `[2, 3]`.
     """
 
-    def __init__(
-        self, num_items: int, power: float, seed: int, never: Collection[int] = ()
-    ) -> None:
+    def __init__(self, num_items: int, power: float, never: Collection[int] = ()) -> None:
         self._num_items = num_items
         self._power = power
-        self._seed = seed
         self._never = frozenset(never)
         self.drawn = np.zeros((2, 3), np.int64)
 
@@ -122,7 +102,7 @@ class NegativeSampler:
         Returns:
           `[positives][count]` indices in the items table.
         """
-        digest = hashlib.blake2b(f"{self._seed}:{key}".encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.blake2b(f"0:{key}".encode("utf-8", "surrogatepass")).digest()
         # As a list of numbers it would be the same seed, and take ten times as long.
         random = np.random.default_rng(np.frombuffer(digest, np.uint8).astype(np.uint32))
         had = frozenset(seen)
@@ -197,9 +177,3 @@ def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
         for name, (sampled, eligible, _) in zip(names, drawn.tolist(), strict=True)
         if sampled
     }
-
-
-def recorded_rates(manifest: Mapping[str, Any], view: str) -> dict[str, Any]:
-    """`sampling_rates` of a view, as its `prepare.json` has them; none for logged impressions."""
-    negatives = manifest["views"].get(view, {}).get("negatives", {})
-    return {name: rate for name, rate in negatives.items() if name.endswith("sampling_rate")}

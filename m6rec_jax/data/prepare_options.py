@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,17 @@ if TYPE_CHECKING:  # with DuckDB, which serving goes without
     from m6rec_jax.data.reading import Dataset
 
 log = logging.getLogger(__name__)
-# Views that are made unless others are asked for.
+# Views that are made unless others are named.
 VIEWS = ("groups", "next_items", "documents", "catalogue")
-# Behaviours of a history, where nothing else is asked for.
+# Behaviours of a history where no number is given, at least and at most.
 _HISTORY = (5, 30)
-# With more the most popular items alone would be drawn.
-_MOST_POWER = 10
+# What numbers may be; with more power the most popular items alone would be drawn.
+_BOUNDS = {
+    "group_size": (1, math.inf),
+    "next_items_size": (1, math.inf),
+    "max_events": (0, math.inf),
+    "negative_power": (0, 10),
+}
 
 
 @gin.configurable
@@ -42,12 +48,7 @@ class PrepareOptions:
         who act have events on average, from 5 to 30.
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
-      document_events: behaviours in the target of a document, at most.
-      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
-      negative_power: 0 samples all items alike, 1 by popularity.
-      reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
-      reranking_depth: they are drawn from so many of the items that occur most with its last ones.
-      seed: of the negatives.
+      negative_power: sampled negatives are drawn by popularity to this power; 0: all items alike.
     """
 
     views: Sequence[str] = VIEWS
@@ -55,30 +56,15 @@ class PrepareOptions:
     group_size: int = 4
     max_events: int | None = None
     next_items_size: int = 4
-    document_events: int = 4
-    negatives: int | None = None
     negative_power: float = 0.5
-    reranking_negatives: int = 11
-    reranking_depth: int = 200
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.views, str):
             raise ConfigError(f"PrepareOptions.views = {self.views!r} must be several: ('...',)")
-        least = {
-            **dict.fromkeys(("group_size", "next_items_size", "document_events"), 1),
-            **dict.fromkeys(("reranking_negatives", "reranking_depth"), 1),
-            "max_events": 0,
-        }
-        for name, value in least.items():
-            given = getattr(self, name)
-            if given is not None and given < value:
-                raise ConfigError(f"PrepareOptions.{name} = {given} must be at least {value}")
-        if not 0 <= self.negative_power <= _MOST_POWER:
-            raise ConfigError(
-                f"PrepareOptions.negative_power = {self.negative_power} must be from 0 to "
-                f"{_MOST_POWER}"
-            )
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ConfigError(f"PrepareOptions.{name} = {value} must be from {least} to {most}")
 
 
 def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> PrepareOptions:
@@ -97,15 +83,9 @@ def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> P
     return dataclasses.replace(options, max_events=kept)
 
 
-def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
-    """The data set with some entries of its template replaced."""
-    template = {**dataset.spec.template, **entries}
-    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, template=template))
-
-
-def with_repeats(dataset: Dataset, protocol: str | None) -> Dataset:
-    """The data set with another protocol for repeats: 'count' or 'ignore'."""
-    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, repeats=protocol))
+def with_spec(dataset: Dataset, **changes: Any) -> Dataset:
+    """The data set with other entries of its `dataset.json`."""
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, **changes))
 
 
 def template_and_options(
@@ -116,9 +96,7 @@ def template_and_options(
     Pairs of items are not counted, and factors not fitted, for a template that does not ask for
     them: they are most of the work.
     """
-    spec = dataset.spec
-    where = str(dataset.directory / SPEC_FILE)
-    settings = StatisticsSettings.for_dataset(spec, options)
-    template = checked_template(spec, settings, where)
-    wanted = (*template.candidate_template.fields, *template.profile_template.fields)
-    return template, needed_only(settings.options, wanted)
+    settings = StatisticsSettings.for_dataset(dataset.spec, options)
+    template = checked_template(dataset.spec, settings, str(dataset.directory / SPEC_FILE))
+    fields = (*template.candidate_template.fields, *template.profile_template.fields)
+    return template, needed_only(settings.options, fields)

@@ -17,6 +17,9 @@ from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence, Indi
 from m6rec_jax.data.past_events import Ranges
 from m6rec_jax.data.splits import TRAIN
 
+# Candidates of a row beside the wanted one, drawn from so many of the most related items.
+NEGATIVES, DEPTH = 11, 200
+
 
 @dataclasses.dataclass(frozen=True)
 class RerankingCandidates:
@@ -25,17 +28,11 @@ class RerankingCandidates:
     Attributes:
       counts: as of the moment of the group that is asked about.
       held_out: which items are never drawn `[items]` bool.
-      negatives: drawn per row.
-      depth: from so many of the most related items.
-      seed: of all draws.
       repeats: whether an item that the user had before may be wanted or drawn.
     """
 
     counts: CoOccurrence
     held_out: np.ndarray
-    negatives: int
-    depth: int
-    seed: int
     repeats: bool
 
     def draw(
@@ -57,16 +54,16 @@ class RerankingCandidates:
           teach nothing: the wanted item is not on the list, or the list has nothing else.
         """
         items = self.counts.related(recent, () if self.repeats else seen).items
-        listed = items[: self.depth]
+        listed = items[:DEPTH]
         pool = np.flatnonzero((listed != wanted) & ~self.held_out[listed])
         # Its rank less one, if it has one.
         place = np.flatnonzero(items == wanted)
-        if part == TRAIN and (not len(pool) or not (place < self.depth).any()):
+        if part == TRAIN and (not len(pool) or not (place < DEPTH).any()):
             return None
-        key = f"{self.seed}:{user}:{len(seen)}:{wanted}"
+        key = f"0:{user}:{len(seen)}:{wanted}"
         digest = np.frombuffer(hashlib.blake2b(key.encode()).digest(), np.uint8)
         random = np.random.default_rng(digest.astype(np.uint32))
-        drawn = pool[random.choice(len(pool), min(self.negatives, len(pool)), replace=False)]
+        drawn = pool[random.choice(len(pool), min(NEGATIVES, len(pool)), replace=False)]
         rank = place[0] + 1 if len(place) else 0
         return np.append(wanted, listed[drawn]), np.append(rank, drawn + 1)
 
@@ -93,7 +90,7 @@ class DrawnCandidates:
 
     Attributes:
       counts: candidates of each group, 0 where it has no row `[groups]`.
-      items, ranks: the first so many count; int32 `[groups, 1 + negatives]`.
+      items, ranks: the first so many count; int32 `[groups, 1 + NEGATIVES]`.
     """
 
     counts: np.ndarray
@@ -111,7 +108,7 @@ def draw_all(
     drawn = []
     for groups in asked:
         size = len(groups.number)
-        places = np.zeros((2, size, 1 + candidates.negatives), np.int32)
+        places = np.zeros((2, size, 1 + NEGATIVES), np.int32)
         drawn.append(DrawnCandidates(np.zeros(size, np.int32), *places))
     sizes = [len(groups.number) for groups in asked]
     owners = np.repeat(np.arange(len(asked)), sizes)

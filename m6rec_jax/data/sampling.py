@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gin
 
-from m6rec_jax.data.prepared import fingerprint
+from m6rec_jax.data.manifest import fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.tables import Tables

@@ -24,12 +24,7 @@ if TYPE_CHECKING:  # with DuckDB, which serving goes without
 def checked_template(
     spec: DatasetSpec, settings: StatisticsSettings, where: str
 ) -> DatasetTemplate:
-    """The data set's template, all of whose fields exist.
-
-    Args:
-      spec: of the data set.
-      settings: of its statistics.
-      where: the file it stands in, for error messages.
+    """The data set's template, all of whose fields exist; `where` it stands is named in errors.
 
     Raises:
       ConfigError: it does not parse, asks for a field that does not exist, or for a statistic
@@ -44,22 +39,21 @@ def checked_template(
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     for part in (template.profile_template, template.context_template, template.candidate_template):
-        for name in part.required:
-            if name in names:
-                raise ConfigError(
-                    f"{where}: template '{part.name}' needs a value for {{{name}}}, and a new user "
-                    "or item has no statistics: put it and its words in an optional clause [ ... ]"
-                )
+        if needed := next((name for name in part.required if name in names), None):
+            raise ConfigError(
+                f"{where}: template '{part.name}' needs a value for {{{needed}}}, and a new user "
+                "or item has no statistics: put it and its words in an optional clause [ ... ]"
+            )
     return template
 
 
 def optional_item_templates(template: DatasetTemplate) -> list[Template]:
     """Templates, of those that must say something of every item, that may say nothing of one."""
-    found = [template.item_template]
+    templates = [template.item_template]
     # A candidate that is empty altogether: rows of candidates are not wanted.
     if template.has_candidates:
-        found.append(template.candidate_template)
-    return [one for one in found if one.may_be_empty]
+        templates.append(template.candidate_template)
+    return [one for one in templates if one.may_be_empty]
 
 
 def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
@@ -72,23 +66,23 @@ def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict
     Returns:
       Name of the template -> ids of such items; none where there are none.
     """
-    found: dict[str, list[str]] = {}
-    for part in optional_item_templates(template):
-        empty = [item.id for item in items if not text_of(part.render(item.attributes))]
-        found |= {part.name: empty} if empty else {}
-    return found
+    silent = {
+        part.name: [item.id for item in items if not text_of(part.render(item.attributes))]
+        for part in optional_item_templates(template)
+    }
+    return {name: ids for name, ids in silent.items() if ids}
 
 
-def texts_of_items(dataset: Dataset, template: DatasetTemplate) -> list[str]:
-    """What the template says of each item; DataError where it says nothing of some."""
-    items = dataset.item_records
-    for name, empty in items_without_text(template, items).items():
+def check_texts(dataset: Dataset, template: DatasetTemplate) -> None:
+    """Raises DataError where a template says nothing of some items."""
+    if not optional_item_templates(template):
+        return
+    for name, empty in items_without_text(template, dataset.item_records).items():
         raise DataError(
             f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
             f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
             f"that all items have, or begin with a word"
         )
-    return [template.item(item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -116,14 +110,12 @@ class TemplateNeeds:
                 f"{where}: template 'event' needs a value for {{outcome}}, and events without a "
                 "value have no words but an outcome that is alone and has no 'at_least'"
             )
-        users, items = template.required(feature_names(settings))
-        return cls(users, items, template)
+        return cls(*template.required(feature_names(settings)), template)
 
     def without_words(self, values: np.ndarray) -> np.ndarray:
         """Which of the events' values `[n]` no outcome has words for, though each needs some."""
         if self.template is None or not self.template.needs_outcome:
             return np.zeros(len(values), bool)
-        distinct, indices = np.unique(values, return_inverse=True)
         outcome = self.template.outcome
-        lacking = [math.isfinite(value) and not outcome(value) for value in distinct.tolist()]
-        return np.asarray(lacking, bool)[indices]
+        lacking = [math.isfinite(value) and not outcome(value) for value in values.tolist()]
+        return np.asarray(lacking, bool)

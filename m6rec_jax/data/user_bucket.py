@@ -56,7 +56,7 @@ class UserBucket(PastEvents):
       window: how many of a user's last distinct items are remembered.
 
     Attributes:
-      user, part: of each event `[events]`.
+      row, user, part: of each event `[events]`.
       moment: position of the first event of the same user and time `[events]`.
       moment_end: position after the last one `[events]`.
       place: place of the event in the timeline, if it is there `[events]`.
@@ -74,8 +74,9 @@ class UserBucket(PastEvents):
         self.timeline = timeline
         self._groups: dict[Grouping, Groups] = {}
         self._visible_parts = visible_parts
-        self.user, item, time, value, self.part = (
-            events.column(name).to_numpy() for name in ("user", "item", "time", "value", "part")
+        self.row, self.user, item, time, value, self.part = (
+            events.column(name).to_numpy()
+            for name in ("row", "user", "item", "time", "value", "part")
         )
         size = len(self.user)
         self.users, first = np.unique(self.user, return_index=True)
@@ -84,7 +85,7 @@ class UserBucket(PastEvents):
         lengths = np.diff(np.append(begins, size))
         self.moment = np.repeat(begins, lengths)
         self.moment_end = np.repeat(begins + lengths, lengths)
-        self.place = timeline.place_of_row[events.column("row").to_numpy()]
+        self.place = timeline.place_of_row[self.row]
         sets = list(dict.fromkeys([visible_parts[TRAIN], *visible_parts.values()]))
         self._set_of_part = np.asarray(
             [sets.index(visible_parts[p]) for p in sorted(visible_parts)]

@@ -10,16 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.event_views.writing import GENERATED
-from m6rec_jax.data.prepare_options import VIEWS
-from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.event_views.view import GENERATED
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.buckets import path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.writing_templates import WRITING
-
-__all__ = ["COLUMNS", "COUNTED", "DIALOGUE_VIEWS", "PARTS", "WRITING"]
-__all__ += ["INFO", "TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
 
 Row = dict[str, Any]
 TFDS_NAME = "recommender_text"
@@ -36,15 +31,10 @@ DIALOGUE_VIEWS = ("replies", "recommendations")
 
 def _columns(text: str) -> Mapping[str, tuple[str, bool]]:
     """`"user_id str, history str[]"` -> column -> (kind, whether it is a list)."""
-    found = {}
-    for column in text.split(","):
-        name, kind = column.split()
-        found[name] = (kind.removesuffix("[]"), kind.endswith("[]"))
-    return found
+    pairs = (column.split() for column in text.split(","))
+    return {name: (kind.removesuffix("[]"), kind.endswith("[]")) for name, kind in pairs}
 
 
-# Ids never reach a model; features are words of the target.
-_NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
 _OF_EVENTS = {name: _columns(view.columns) for name, view in EVENT_VIEWS.items()}
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
@@ -62,6 +52,8 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 }
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
+# Ids never reach a model; features are words of the target.
+_NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
 
 
 def text_columns(view: str) -> list[str]:

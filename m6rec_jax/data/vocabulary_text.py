@@ -85,7 +85,7 @@ def train_on_prepared(
     unwritten: list[tuple[tuple[str, ...], int]] = []
     for name, of_split, of_views in sources:
         prepared = Prepared.open(data_dir, name, of_split)
-        there = {view: entry["rows"] for view, entry in prepared.manifest["views"].items()}
+        there = {view: entry.rows for view, entry in prepared.manifest.views.items()}
         rows = {view: there.get(check_view(view), {}).get("train", 0) for view in of_views}
         if empty := [view for view in rows if not rows[view]]:
             raise DataError(
@@ -99,7 +99,7 @@ def train_on_prepared(
             words = prepared.outcome_words() or ()
             labels = [outcome.text for outcome in prepared.template().outcomes]
             words_of_labels |= dict.fromkeys([*labels, *words])
-            if "groups" in rows and "label" not in prepared.manifest["dataset_spec"]:
+            if "groups" in rows and "label" not in prepared.dataset_spec:
                 # What came of sampled negatives stands in no text.
                 unwritten.append((words, rows["groups"]))
     # The data set's own tasks look beside its manifest.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from m6rec_jax.data.negatives import recorded_rates
+from m6rec_jax.data.manifest import Manifest
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -47,7 +46,7 @@ def save_task_assets(
             task.name: TaskSettings(
                 task_id=prompt_row(task.name),
                 positive_classes=task.positive_classes,
-                **recorded_rates(manifest_of[task.name], task.view),
+                **manifest_of[task.name].view(task.view).negatives,
                 kind=task.kind,
                 max_events=_max_events(manifest_of[task.name], task.view),
                 named_items=_named_items(manifest_of[task.name]),
@@ -69,22 +68,20 @@ def save_task_assets(
     )
     # Texts have no template.
     specs = {
-        found.folder.name: found.manifest["dataset_spec"]
-        for found in prepared.values()
-        if "dataset_spec" in found.manifest
+        found.folder.name: found.dataset_spec for found in prepared.values() if found.has_template
     }
     save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, specs)
     return settings
 
 
-def _named_items(manifest: Mapping[str, Any]) -> int:
+def _named_items(manifest: Manifest) -> int:
     """Of how many named items the dialogues of a task say what is known."""
-    options = manifest["options"] if "dialogue_spec" in manifest else {}
+    options = manifest.options if manifest.dialogue_spec else {}
     return int(options["named_items"]) if options.get("attributes") else 0
 
 
-def _max_events(manifest: Mapping[str, Any], view: str) -> int | None:
+def _max_events(manifest: Manifest, view: str) -> int | None:
     """Most behaviours of a history, or turns of a dialogue, that a task is trained on."""
-    if "dialogue_spec" in manifest:
-        return manifest["options"]["max_turns"]
-    return manifest["views"].get(view, {}).get("grouping", {}).get("max_events")
+    if manifest.dialogue_spec:
+        return int(manifest.options["max_turns"])
+    return manifest.view(view).max_events

@@ -4,7 +4,7 @@
         for result in workers.map(answer, chunks):
 
 A worker makes once what its functions need, such as a model, and keeps it. Results come in the
-order of the pieces, each once, whatever dies on the way.
+order of the pieces, each once, whatever dies meanwhile.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ R = TypeVar("R")
 
 # How often a piece is begun anew after its worker has died.
 _RETRIES = 3
+
+
+class _Worker:
+    """The first piece makes what is costly, so that its errors arrive."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._made, self._lock = functools.cache(make), threading.Lock()
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        with self._lock:
+            made = self._made()
+        return function(made, *arguments)
 
 
 class Workers(Generic[Made]):
@@ -72,25 +84,12 @@ def _result(future: concurrent.futures.Future[R]) -> R:
         ) from error
 
 
-class _Worker:
-    """The first piece makes what is costly, so that its errors arrive."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._made, self._lock = make, list[Any](), threading.Lock()
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        with self._lock:
-            if not self._made:
-                self._made.append(self._make())
-        return function(self._made[0], *arguments)
-
-
 class Threads(Workers[Made]):
     """Of this process: with two, Python prepares the next piece while devices work on one."""
 
     def __init__(self, made: Made, threads: int = 2) -> None:
         pool = concurrent.futures.ThreadPoolExecutor(threads)
-        super().__init__(pool, _Worker(lambda: made).run, threads)
+        super().__init__(pool, lambda function, *arguments: function(made, *arguments), threads)
 
 
 _of_process: _Worker
@@ -106,13 +105,9 @@ def _run(*arguments: Any) -> Any:
 
 
 class Processes(Workers[Made]):
-    """Processes of this machine.
+    """Processes of this machine, in each of which `make` makes what functions are given.
 
     Each imports the script that uses them: let it do so under `if __name__ == "__main__":`.
-
-    Args:
-      make: makes what functions are given, in each of them.
-      number: of processes.
     """
 
     def __init__(self, make: Callable[[], Made], number: int) -> None:
@@ -129,9 +124,6 @@ class WorkerOptions:
     Attributes:
       resources: of Ray that each takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`. As many are
         started as the cluster has room for.
-
-    Raises:
-      ConfigError: nothing is taken.
     """
 
     resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
@@ -162,14 +154,11 @@ def start_ray(command: str, object_store_bytes: int) -> Any:
     """Joins the cluster that `RAY_ADDRESS` names, or starts Ray on this machine alone.
 
     Args:
-      command: that needs it, for the message where Ray is missing.
+      command: that needs it, for the ConfigError where Ray is missing.
       object_store_bytes: of memory for what processes hand each other on this machine.
 
     Returns:
       The module `ray`.
-
-    Raises:
-      ConfigError: Ray is not installed.
     """
     # Nobody outside is told what runs here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -209,18 +198,12 @@ class _Actor(_Worker):
 class RayWorkers(Workers[Made]):
     """Actors of Ray, on this machine or the cluster that `RAY_ADDRESS` names (`WorkerOptions`).
 
-    One that dies is started again, elsewhere if need be, and its pieces are begun anew.
-
-    Args:
-      command: that wants them, for messages.
-      make: makes what functions are given, in each of them.
-      threads: of each, that work at a time.
+    One that dies is started again, elsewhere if need be, and its pieces are begun anew. In each,
+    `make` makes what functions are given, and so many `threads` work at a time. `number` counts the
+    workers.
 
     Raises:
-      ConfigError: Ray is not installed, or no worker fits into the cluster.
-
-    Attributes:
-      number: of workers.
+      ConfigError: Ray is not installed for the `command`, or no worker fits into the cluster.
     """
 
     def __init__(self, command: str, make: Callable[[], Made], threads: int = 2) -> None:

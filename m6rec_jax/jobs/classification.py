@@ -82,7 +82,7 @@ class ClassificationJob(Job):
     def columns(self, data: TaskData, predictions: ClassificationPredictions) -> Columns:
         """Text, class, predicted class and all probabilities."""
         ids = {row["text_index"]: row["text_id"] for row in data.rows(("text_index", "text_id"))}
-        names = data.prepared().manifest["corpus_spec"]["classes"]
+        names = (data.prepared().manifest.corpus_spec or {})["classes"]
         # A head may have more classes than the corpus.
         spare = range(len(names), predictions.probabilities.shape[1])
         classes = np.array([*names, *(f"class {number}" for number in spare)], object)

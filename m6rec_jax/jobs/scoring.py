@@ -14,7 +14,6 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.data.negatives import recorded_rates
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.engine.candidates.scoring import (
     Scorer,
@@ -115,7 +114,7 @@ class ScoringJob(Job):
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
         """See `MeanBaselines.scoring_metrics`."""
-        if "groups" not in evaluation.data.prepared().manifest["views"]:  # rows for reranking alone
+        if "groups" not in evaluation.data.prepared().manifest.views:  # rows for reranking alone
             return {}
         fitted = mean_baselines(evaluation)
 
@@ -138,7 +137,7 @@ class ScoringJob(Job):
 
         Of the training part, whose rows do not say what came before them, all items count as new.
         """
-        settings = TaskSettings(**recorded_rates(data.prepared().manifest, data.view))
+        settings = TaskSettings(**data.prepared().manifest.view(data.view).negatives)
         repeats = np.zeros(len(predictions.items), bool)
         if settings.repeat_sampling_rate is not None and data.part != "train":
             had = UserItemCounts.fit(*data.past_events())
@@ -189,15 +188,15 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
 
     def fit() -> MeanBaselines:
         train, prepared = evaluation.data.interactions("train"), evaluation.data.prepared()
-        num_users, catalogue = prepared.manifest["counts"]["users"], prepared.catalogue()
+        num_users, catalogue = prepared.manifest.counts["users"], prepared.catalogue()
         sizes = num_users, len(catalogue.items)
         fitted = MeanBaselines.fit(train.users, train.items, train.labels, *sizes)
         user_means = fitted.user_means
-        label = DatasetSpec.from_dict(prepared.manifest["dataset_spec"]).label
+        label = DatasetSpec.from_dict(prepared.dataset_spec).label
         if label.at_least is not None:
             users, items, values = (of.to_numpy() for of in prepared.known_events().columns)
             labels = label.labels(values)
-            visible = prepared.manifest["visible"]["history"].get(evaluation.data.part, ())
+            visible = prepared.manifest.visible.get(evaluation.data.part, ())
             if "validation" in visible and evaluation.data.part != "validation":
                 own = evaluation.data.interactions("validation")
                 users = np.concatenate([users, own.users])

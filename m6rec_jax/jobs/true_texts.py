@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.views import WRITING
 from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.jobs.job import Row, TaskData
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.text.writing_templates import WritingTemplate, common_values
+from m6rec_jax.text.writing_templates import WRITING, WritingTemplate, common_values
 
 
 class TrueTexts:
@@ -88,7 +87,7 @@ def choices_of_rows(
 
 def tells_shared(prepared: Prepared, view: str) -> bool:
     """Whether texts of a view tell what an item of the catalogue shares with others."""
-    if view not in WRITING or "dataset_spec" not in prepared.manifest:
+    if view not in WRITING or not prepared.has_template:
         return False
     return bool(prepared.template().writing[view].shared)
 

@@ -55,7 +55,7 @@ def measured_lengths(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) ->
     def tokens(text: str) -> int:
         return len(vocabulary.encode_array(text))
 
-    for view in prepared.manifest["views"]:
+    for view in prepared.manifest.views:
         if view not in _MEASURED:
             continue
         read, judged = _MEASURED[view]
@@ -110,4 +110,4 @@ def outcome_words(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> tu
 
 def has_histories(prepared: Prepared) -> bool:
     """Whether lengths can be measured: users, items and events, not texts."""
-    return not {"groups", "next_items"}.isdisjoint(prepared.manifest["views"])
+    return not {"groups", "next_items"}.isdisjoint(prepared.manifest.views)

@@ -36,7 +36,7 @@ class Interactions:
 def read_rows(
     prepared: Prepared, view: str, part: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a view (of `data.views.VIEWS`) as str, int, float, lists of str, numpy arrays.
+    """Rows of a view (of `data.views.COLUMNS`) as str, int, float, lists of str, numpy arrays.
 
     Raises:
       DataError: the view or the part is not prepared, or has no such column.
@@ -83,7 +83,7 @@ def _events(prepared: Prepared, part: str) -> _Events:
         table[name].to_numpy() for name in ("user", "item", "time", "part", "update")
     )
     # Rows of an update see what training rows see.
-    visible = prepared.manifest["visible"]["history"]["train" if updates else part]
+    visible = prepared.manifest.visible["train" if updates else part]
     of_part = numbers == len(updates) if updates else codes == PART_NAMES[part]
     is_visible = np.isin(codes, [*STATISTICS_PARTS, *(PART_NAMES[name] for name in visible)])
     return _Events(users.astype(np.int64), items, times, of_part, is_visible)
@@ -100,7 +100,7 @@ def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     events = _events(prepared, part)
     there = events.visible
     if part != "train":
-        first = np.full(prepared.manifest["counts"]["users"], np.inf)
+        first = np.full(prepared.manifest.counts["users"], np.inf)
         np.minimum.at(first, events.users[events.of_part], events.times[events.of_part])
         there = there & ~events.of_part & (events.times <= first[events.users])
     return events.users[there], events.items[there]

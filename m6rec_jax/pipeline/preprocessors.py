@@ -127,8 +127,7 @@ def outcome_rows(layout: RowLayout, *, outcome_weight: float = 1.0) -> MakeRows:
     data = layout.data()
     outcome = data.template().outcome
     # By label, where negatives are sampled.
-    has_values = "label" in data.manifest["dataset_spec"]
-    by_label = () if has_values else data.outcome_words() or ()
+    by_label = () if "label" in data.dataset_spec else data.outcome_words() or ()
 
     def make(example: Example) -> Row:
         labels = example["labels"]

@@ -27,8 +27,8 @@ import gin
 import seqio
 
 from m6rec_jax import configuration
-from m6rec_jax.data.prepared import Prepared, fingerprint
-from m6rec_jax.data.views import WRITING
+from m6rec_jax.data.manifest import fingerprint
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import Job, job_of, jobs
@@ -36,6 +36,7 @@ from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.seqio_tasks import TextToTextTask, task_features
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource, SeqioVocabulary
 from m6rec_jax.pipeline.task_rows import find_provider, tasks_of
+from m6rec_jax.text.writing_templates import WRITING
 
 PRETRAINING = ("infilling", "generation")
 FOUNDATION = (*PRETRAINING, "outcomes", "retrieval")
@@ -85,9 +86,9 @@ class TaskInfo:
             return None
         prepared = self.prepared()
         prepared.num_rows(self.view)  # raises where the view is not prepared any more
-        of_view: str = prepared.manifest["views"][self.view]["fingerprint"]
-        updates = {update["name"]: update for update in prepared.manifest.get("updates", ())}
-        return fingerprint(of_view, updates[split]["fingerprint"]) if split in updates else of_view
+        of_view: str = prepared.manifest.views[self.view].fingerprint
+        updates = {update.name: update for update in prepared.manifest.updates}
+        return fingerprint(of_view, updates[split].fingerprint) if split in updates else of_view
 
 
 _TASKS: dict[str, TaskInfo] = {}
@@ -232,7 +233,7 @@ def register_generation_tasks(
 
     Args:
       split: texts of corpora have 'by_group'.
-      views: of `data.views.WRITING`, those that are prepared.
+      views: of `writing_templates.WRITING`, those that are prepared.
     """
     tasks = [_Task("generation", view, view, "text_generation_rows") for view in views]
     return _register(name, dataset, split, vocabulary_split, tasks)

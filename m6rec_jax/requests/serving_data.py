@@ -26,7 +26,8 @@ from m6rec_jax.data import co_occurrence, ease
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.features import feature_names
-from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, Catalogue, read_catalogue
+from m6rec_jax.data.manifest import MANIFEST, Manifest
+from m6rec_jax.data.prepared import CATALOGUE, STATISTICS, Catalogue, read_catalogue
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import DESCRIPTION, OF_USERS, Statistics
 from m6rec_jax.data.statistics_settings import StatisticsSettings
@@ -105,15 +106,14 @@ class ServingData:
         items: list[Item] = []
         statistics, max_events = None, None
         if folder is not None:
-            text, manifest = _read_manifest(folder)
-            if manifest["dataset"] != spec.name:
+            manifest = Manifest.read(folder)
+            if manifest.dataset != spec.name:
                 raise ConfigError(
-                    f"{folder} holds the data set {manifest['dataset']!r}, and the model was "
+                    f"{folder} holds the data set {manifest.dataset!r}, and the model was "
                     f"trained on {spec.name!r}"
                 )
-            digest.update(text.encode())
-            grouping = manifest.get("views", {}).get("groups", {}).get("grouping", {})
-            max_events = grouping.get("max_events")
+            digest.update((folder / MANIFEST).read_bytes())
+            max_events = manifest.view("groups").max_events
             if with_statistics:
                 statistics = Statistics.load(folder / STATISTICS)
                 try:
@@ -220,7 +220,7 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     Raises:
       DataError: something is missing or damaged.
     """
-    text, _ = _read_manifest(folder)
+    Manifest.read(folder)  # raises
     read_catalogue(folder)
     Statistics.load(folder / STATISTICS)  # raises
     tables = {CATALOGUE: pq.read_table(folder / CATALOGUE)}
@@ -228,9 +228,8 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
         rows = slice(0) if path.stem.startswith(OF_USERS) else slice(None)
         tables[f"{STATISTICS}/{path.name}"] = pq.read_table(path)[rows]
     counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
-    copied = (f"{STATISTICS}/{DESCRIPTION}", *counts)
-    files = {MANIFEST: text.encode()}
-    files |= {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
+    copied = (MANIFEST, f"{STATISTICS}/{DESCRIPTION}", *counts)
+    files = {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
     for name, table in sorted(tables.items()):
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="none", use_dictionary=False)
@@ -245,31 +244,13 @@ def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:
       DataError: it holds no prepared data, or its manifest is damaged.
       ConfigError: data of another kind than users, items and events.
     """
-    _, manifest = _read_manifest(Path(folder))
-    if not isinstance(manifest.get("dataset_spec"), Mapping):
+    spec = Manifest.read(Path(folder)).dataset_spec
+    if spec is None:
         raise ConfigError(
             f"{folder} holds no users, items and events, so a user's history cannot be rendered; "
             "name prepared data that do with --gin.PREPARED=FOLDER"
         )
-    spec: Mapping[str, Any] = manifest["dataset_spec"]
     return spec
-
-
-def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Its text, and what that says."""
-    path = folder / MANIFEST
-    try:
-        text = path.read_text("utf-8")
-        manifest: dict[str, Any] = json.loads(text)
-        manifest["dataset"]
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} holds no prepared data ({MANIFEST} is missing): name the folder that `m6rec "
-            "data prepare` printed"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
-    return text, manifest
 
 
 def _titled(item: Item, spec: DatasetSpec, template: DatasetTemplate) -> Item:

@@ -22,7 +22,7 @@ from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.co_occurrence import FILE as CO_OCCURRENCE
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepared import MANIFEST, read_catalogue
+from m6rec_jax.data.prepared import CATALOGUE, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.index_files import catalogue_fingerprint, read_manifest
@@ -324,7 +324,7 @@ def conversation_folder(model: LoadedModel, prepared: str | None = None) -> Path
             )
         prepared = str((model.data_dir or default_data_dir()) / name)
     folder = kept_copy(path_of(prepared).expanduser())
-    if not (folder / MANIFEST).is_file():
+    if not (folder / CATALOGUE).is_file():
         raise ConfigError(
             f"there is no prepared data in {folder}, so no catalogue; name the folder that `m6rec "
             "data prepare` printed with --gin.PREPARED=FOLDER"

@@ -110,7 +110,7 @@ def groups_of_user(
     # Found once: a user whom many share, or a bot, has as many groups as events.
     visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
     seen = {
-        part: _FirstSeen.of(items, positions) if grouping.with_seen else None
+        part: _FirstSeen.of(items, positions) if grouping.with_seen or not grouping.strict else None
         for part, positions in visible.items()
     }
     start = 0
@@ -227,7 +227,6 @@ class RowRenderer:
             items, values, labels = self._with_negatives(group)
         return {
             **self._of_user(group),
-            "group_id": group.group_id,
             "candidates": self._candidates(group, items),
             "item_indices": items,
             "labels": labels,

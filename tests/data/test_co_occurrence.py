@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data import co_occurrence
+from m6rec_jax.data import co_occurrence, reranking_candidates
 from m6rec_jax.data.co_occurrence import (
     CoOccurrence,
     GrowingCoOccurrence,
@@ -143,13 +143,19 @@ def test_words_are_few_and_in_order() -> None:
     assert rank_words(0) == "not near"
 
 
-def drawn_from(never=(), depth=4, repeats=False) -> RerankingCandidates:
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch) -> None:
+    monkeypatch.setattr(reranking_candidates, "NEGATIVES", 2)
+    monkeypatch.setattr(reranking_candidates, "DEPTH", 4)
+
+
+def drawn_from(never=(), repeats=False) -> RerankingCandidates:
     # 0 stands next to 1 twice, to 2 and 3 once; 4 is two places away.
     sequences = [(0, [1, 0]), (1, [1, 0, 2]), (2, [3, 0]), (3, [0, 5, 4])]
     events = [(user, item) for user, items in sequences for item in items]
     counts = counted(events)
     held_out = np.isin(np.arange(NUM_ITEMS), never)
-    return RerankingCandidates(counts, held_out, negatives=2, depth=depth, seed=0, repeats=repeats)
+    return RerankingCandidates(counts, held_out, repeats=repeats)
 
 
 def drawn(candidates, wanted, history, part=TRAIN) -> tuple[list[int], list[int]] | None:

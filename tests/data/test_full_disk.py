@@ -64,12 +64,12 @@ def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):
     whole = content(tmp_path / "whole")
     write, written = tfrecords.write_shard, []
 
-    def write_shard(path, records):
+    def write_shard(path, part, records):
         written.append(path)
         if len(written) == room:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, records)
+        return write(path, part, records)
 
     monkeypatch.setattr(tfrecords, "write_shard", write_shard)
     shards = sum(".tfrecord-" in path.name for path in whole)

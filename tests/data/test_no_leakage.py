@@ -191,12 +191,11 @@ def test_next_item_text_ignores_the_future(render, data: st.DataObject) -> None:
 def test_reranking_rows_ignore_the_future(render, data: st.DataObject) -> None:
     """Neither ranks by co-occurrence nor which candidates are drawn, nor whether there is a row."""
     log, other, key = data.draw(futures(by_order=True))
-    options = {"reranking_negatives": 2, "reranking_depth": 6}
     found = []
     for one in (log, other):
         row = None
         with contextlib.suppress(DataError):  # a log of which no row teaches anything
-            row = render(one, "reranking", **options).get(key)
+            row = render(one, "reranking").get(key)
         found.append(row)
     assert found[0] == found[1]
 
@@ -205,9 +204,8 @@ def test_reranking_rows_ignore_the_future(render, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_sampled_negatives_ignore_the_future(render, data: st.DataObject) -> None:
     log, other, key = data.draw(futures())
-    options = {"labelled": False, "negatives": 2}
-    # Three rows per group: one positive and two negatives, so groups are single positives.
-    assert render(log, **options)[key] == render(other, **options)[key]
+    # Groups are single positives.
+    assert render(log, labelled=False)[key] == render(other, labelled=False)[key]
 
 
 @SETTINGS

@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import prepare as prepare_module
-from m6rec_jax.data.bucket_run import BucketRun
+from m6rec_jax.data.manifest import MANIFEST, Manifest
 from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import EVENTS, MANIFEST, Prepared
+from m6rec_jax.data.prepared import EVENTS, Prepared
 from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
@@ -50,7 +49,7 @@ def run(folder: Path, out: Path, split: str = "per_user_temporal", **options) ->
 
 def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     prepared = run(write_shop(log()), tmp_path / "out", group_size=3)
-    assert prepared.manifest["counts"] == {
+    assert prepared.manifest.counts == {
         "users": 8,
         "acting_users": 4,
         "items": 12,
@@ -58,14 +57,13 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
         "held_out_items": 0,
     }
     # Twice as many as those who act have, not as all users have.
-    assert prepared.manifest["options"]["max_events"] == 20
+    assert prepared.manifest.options["max_events"] == 20
     assert prepared.num_rows("groups") == {"train": 12, "validation": 4, "test": 4}
     assert prepared.num_rows("next_items") == {"train": 8, "validation": 4, "test": 4}
     assert prepared.num_rows("documents") == {"train": 20, "validation": 4, "test": 4}
     assert prepared.num_rows("catalogue") == {"train": 12}
 
     groups = rows_of(prepared, "groups", "*")
-    assert sorted(row["group_id"] for row in groups) == list(range(20))
     assert sum(len(row["candidates"]) for row in groups) == 40
     for row in groups:
         assert row["user_id"] == f"u{row['user_index']}"
@@ -138,7 +136,7 @@ def test_a_sample_alone_is_known(write_shop, tmp_path: Path, history: str) -> No
     if history == "sampled":
         # Test rows come last: they may tell of the whole sample, and of nothing else.
         assert told == drawn
-        assert prepared.manifest["visible"]["history"]["test"] == ["train", "context"]
+        assert prepared.manifest.visible["test"] == ["train", "context"]
         for row in rows["test"]:
             count = sum(user == row["user_index"] for user, _ in drawn)
             assert (f", {count} event" in row["history"][0]) == bool(count)
@@ -155,7 +153,7 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
     own = run(folder, out, views=("groups",))
     told = {"candidate": "{title}[ ({maker})]"}
     other = run(folder, out, views=("groups",), template=told)
-    assert own.manifest["source"] != other.manifest["source"]
+    assert own.manifest.source != other.manifest.source
     texts = [text for row in rows_of(other, "groups", "train") for text in row["candidates"]]
     assert "Thing 0 (maker 0)" in texts
     assert not any("by" in text for text in texts)
@@ -168,20 +166,20 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
 def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_path: Path) -> None:
     template = {"event": "{title}", "candidate": "{title}[, {item_count}]", "item": "{title}"}
     prepared = run(write_shop(log(), template=template), tmp_path / "out", views=("groups",))
-    assert prepared.manifest["statistics_options"]["neighbours"] is False
+    assert prepared.manifest.statistics_options["neighbours"] is False
     assert not len(prepared.statistics().pairs.to_arrays()[0])
 
 
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     rendered: list[tuple[str, ...]] = []
-    render = BucketRun.render
+    whole_run = prepare_module.run
 
-    def counting(self: BucketRun, wanted):
-        rendered.append(wanted)
-        return render(self, wanted)
+    def counting(job, events, assignment, shards, names, *others):
+        rendered.append(tuple(names))
+        return whole_run(job, events, assignment, shards, names, *others)
 
-    monkeypatch.setattr(BucketRun, "render", counting)
+    monkeypatch.setattr(prepare_module, "run", counting)
     first = run(folder, out, views=("groups", "catalogue"))
     assert rendered.pop() == ("groups", "catalogue")
     assert not (first.folder / "unfinished").exists()
@@ -192,8 +190,9 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
         described = {"description": "a shop", "splits": {"mine": {"kind": "by_user"}}}
         write_shop(log(), **described)
         again = run(folder, out, views=("groups", "catalogue")).manifest
-        assert again == first.manifest | {"dataset_spec": again["dataset_spec"]}
-        assert again["dataset_spec"] == first.manifest["dataset_spec"] | described
+        assert again.dataset_spec == first.dataset_spec | described
+        again.dataset_spec = first.dataset_spec
+        assert again == first.manifest
     # Another option renders again what it changes, and nothing else.
     changed = run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert rendered.pop() == ("groups",)
@@ -204,20 +203,20 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert rendered.pop() == ("groups",)
     # Killed when the rows were there and the manifest not: it does not speak of other rows.
-    written = prepare_module.write_manifest
+    written = Manifest.write
 
-    def killed(where: Path, manifest: dict[str, Any]) -> None:
-        if "groups" in manifest["views"]:
+    def killed(manifest: Manifest, where: Path) -> None:
+        if "groups" in manifest.views:
             raise KeyboardInterrupt
-        written(where, manifest)
+        written(manifest, where)
 
-    monkeypatch.setattr(prepare_module, "write_manifest", killed)
+    monkeypatch.setattr(Manifest, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         run(folder, out, views=("groups", "catalogue"), group_size=3)
     assert not (changed.folder / "unfinished").exists()
-    monkeypatch.setattr(prepare_module, "write_manifest", written)
+    monkeypatch.setattr(Manifest, "write", written)
     back = run(folder, out, views=("groups", "catalogue"), group_size=2)
-    assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
+    assert back.manifest.views["groups"] == changed.manifest.views["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Broken data take nothing away.
     counted = ("co_occurrence.npz", "ease.npz")
@@ -233,11 +232,11 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     # Other data: nothing that was there before counts.
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
-    assert set(prepared.manifest["views"]) == {"groups"}
+    assert set(prepared.manifest.views) == {"groups"}
     assert not any((prepared.folder / name).exists() for name in counted)
     with pytest.raises(DataError, match="prepared with the views next_items,"):
         prepared.co_occurrence()
-    assert prepared.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
+    assert prepared.manifest.counts["events"] == {"train": 32, "validation": 4, "test": 8}
     (prepared.folder / MANIFEST).write_text("{", encoding="utf-8")
     assert run(folder, out, views=("groups",)).manifest == prepared.manifest
     assert Prepared.open(out, "shop", "per_user_temporal").manifest == prepared.manifest
@@ -248,7 +247,7 @@ def test_what_a_derived_split_starts_from_is_another_source(write_shop, tmp_path
     for train in (0.7, 0.8):
         folder = write_shop(log(), splits={"per_user_temporal": {"train": train}})
         prepared = run(folder, tmp_path / "out", "few_shot:n=6", views=("catalogue",))
-        sources.append((prepared.manifest["source"], prepared.manifest["counts"]["events"]))
+        sources.append((prepared.manifest.source, prepared.manifest.counts["events"]))
     assert sources[0][0] != sources[1][0]
     assert [events["context"] for _, events in sources] == [22, 26]
 
@@ -291,11 +290,10 @@ def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
             assert not set(negatives) & {*positives, *history}
         eligible += len(positives) * (12 - len({*positives, *history}))
         sampled += 4 * len(positives)
-    entry = prepared.manifest["views"]["groups"]["negatives"]
-    assert entry["per_positive"] == 4
-    assert entry["sampling_rate"] == pytest.approx(sampled / eligible)
+    rates = prepared.manifest.views["groups"].negatives
+    assert rates["sampling_rate"] == pytest.approx(sampled / eligible)
     again = run(folder, tmp_path / "again", views=("groups",), group_size=10)
-    other = run(folder, tmp_path / "other", views=("groups",), group_size=10, seed=1)
+    other = run(folder, tmp_path / "other", views=("groups",), group_size=10, negative_power=3.0)
     # As JSON, where one missing rating (NaN) equals another.
     texts = [json.dumps(rows_of(found, "groups", "*")) for found in (prepared, again, other)]
     assert texts[0] == texts[1] != texts[2]
@@ -309,7 +307,7 @@ def test_negatives_by_popularity() -> None:
         statistics.update(Event(f"u{number}", bought, float(number)), Item(bought, {}))
 
     def share(power: float) -> float:
-        sampler = FoldedSampler(ids, power, seed=0)
+        sampler = FoldedSampler(ids, power)
         drawn = [sampler.sample(statistics, str(n), [8], [], [], 1)[0][0] for n in range(300)]
         assert 8 not in drawn
         return sum(item == 7 for item in drawn) / 300
@@ -317,7 +315,7 @@ def test_negatives_by_popularity() -> None:
     assert share(0.0) == pytest.approx(1 / 49, abs=0.03)
     assert share(1.0) == pytest.approx(101 / 149, abs=0.08)
     # Whoever acted on nearly everything gets what is left.
-    sampler = FoldedSampler(ids, 1.0, 0, never=[49])
+    sampler = FoldedSampler(ids, 1.0, never=[49])
     assert sorted(sampler.sample(statistics, "k", [0], range(1, 46), [], 5)[0]) == [46, 47, 48]
 
 
@@ -345,8 +343,6 @@ def test_errors(write_shop, tmp_path: Path) -> None:
     for option in ({"views": "groups"}, {"group_size": 0}, {"negative_power": 1e9}):
         with pytest.raises(ConfigError, match=rf"PrepareOptions\.{next(iter(option))}"):
             PrepareOptions(**option)
-    with pytest.raises(ConfigError, match="its events have labels"):
-        run(folder, out, negatives=3)
     with pytest.raises(DataError, match=r"split 'per_user_temporal': part 'validation' is empty"):
         run(write_shop(log(per_user=2), folder="small"), out)
     template = {"event": "{title}", "candidate": "{title} {item_cuont}", "item": "{title}"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m6rec_jax.data import bucket_run
+from m6rec_jax.data import shard_run
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 
@@ -32,9 +32,9 @@ def test_a_cluster_that_loses_a_worker(write_shop, tmp_path: Path, monkeypatch) 
     pytest.importorskip("ray", reason="needs the extra ray: make ray")
     from ray.cluster_utils import Cluster
 
-    # Many buckets and stretches of few events.
-    monkeypatch.setattr(bucket_run, "_BUCKET_EVENTS", 60)
-    monkeypatch.setattr(bucket_run, "_SLICE_GROUPS", 20)
+    # Many shards and time slices of few events.
+    monkeypatch.setattr(shard_run, "_SHARD_EVENTS", 60)
+    monkeypatch.setattr(shard_run, "_SLICE_GROUPS", 20)
     random = np.random.default_rng(0)
     keys = {
         (int(user), int(item), 3600.0 * int(hour))
@@ -55,7 +55,7 @@ def test_a_cluster_that_loses_a_worker(write_shop, tmp_path: Path, monkeypatch) 
     killed: list[int] = []
 
     def kill_one() -> None:
-        while not list(together.glob("*/unfinished/buckets/groups/*")):
+        while not list(together.glob("*/unfinished/groups-*")):
             time.sleep(0.05)
         for worker in _workers()[:1]:
             os.kill(worker, signal.SIGKILL)

@@ -77,10 +77,12 @@ def test_a_part_that_is_not_there_is_named(write_shop, tmp_path, monkeypatch, ca
 def test_a_split_is_found_by_the_name_of_its_data_set(tmp_path) -> None:
     def prepared(name: str) -> None:
         (tmp_path / name).mkdir()
-        (tmp_path / name / "prepare.json").write_text(json.dumps({"of": name}))
+        (tmp_path / name / "prepare.json").write_text(
+            json.dumps({"dataset": name, "version": name})
+        )
 
     def found(name: str) -> str:
-        return Prepared.find(tmp_path, name).manifest["of"]
+        return Prepared.find(tmp_path, name).manifest.version
 
     for name in ("shop.leave_one_out", "my.shop.leave_one_out", "shop.eu.by_user"):
         prepared(name)

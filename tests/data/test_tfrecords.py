@@ -9,7 +9,7 @@ import pytest
 
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.prepare_options import PrepareOptions
+from m6rec_jax.data.prepare_options import VIEWS, PrepareOptions
 
 DAY = 86_400.0
 # Text that a careless writer would harm: NUL, emoji, markup, control tokens, a lone newline.
@@ -50,7 +50,7 @@ def test_tfds_and_seqio_give_back_what_was_rendered(write_shop, tmp_path: Path) 
     prepared = prepare(folder, out, options=PrepareOptions(group_size=3), progress=False)
     # Characters that TFDS refuses in names are mended.
     assert prepared.tfds_folder("groups").parent.name == "My_shop.per_user_temporal.groups"
-    for view in views.VIEWS:
+    for view in VIEWS:
         builder = tfds.builder_from_directory(prepared.tfds_folder(view))
         assert set(builder.info.features) == set(views.COLUMNS[view])
         rows = prepared.num_rows(view)
@@ -72,7 +72,6 @@ def test_tfds_and_seqio_give_back_what_was_rendered(write_shop, tmp_path: Path) 
 
 ROWS = [
     {
-        "group_id": -number,
         "user_id": NASTY * number,
         "user_index": 1 << 40,
         "time": 1.6e9 + 0.25 * number,
@@ -93,10 +92,9 @@ def test_tfds_gives_back_what_was_written(
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfrecords, "_SHARD_BYTES", shard_bytes)
-    counts = tfrecords.spool_rows((("groups", "train", row) for row in ROWS), tmp_path)
-    assert counts == {"groups": {"train": len(ROWS)}}
+    tfrecords.spool_rows((("groups", "train", row) for row in ROWS), tmp_path)
     target = tmp_path / "recommender_text" / "shop.all.groups" / "1.0.0"
-    tfrecords.write_spooled(target, "groups", tmp_path)
+    assert tfrecords.write_spooled(target, "groups", tmp_path) == {"train": len(ROWS)}
     assert (len(list(target.glob("*.tfrecord-*"))) > 1) == (shard_bytes == 100)
     builder = tfds.builder_from_directory(target)
     read = [

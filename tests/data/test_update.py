@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import pair_counts, splits
-from m6rec_jax.data import update as update_module
+from m6rec_jax.data import negatives, pair_counts, reranking_candidates, splits
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.event_table import Assignment, assign
+from m6rec_jax.data.manifest import Manifest, fingerprint
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import STATISTICS, Prepared, fingerprint
+from m6rec_jax.data.prepared import STATISTICS, Prepared
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
 from m6rec_jax.data.statistics_settings import StatisticsOptions
@@ -27,7 +27,7 @@ from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE, declare_parts
-from tests.data.test_bucket_run import REPEATS, WRITING, folded, random_log, records
+from tests.data.test_shard_run import REPEATS, WRITING, folded, random_log, records
 from tests.data.view_fold import ViewFold
 
 Log = list[tuple[int, int, float, float]]
@@ -124,7 +124,7 @@ class Days:
 
     def compare(self, day: int, where: Path) -> int:
         """Asserts that rows, statistics and co-occurrence equal the fold's; counts the rows."""
-        prepared = Prepared.open(self.out, "shop", self.prepared.manifest["split"]["name"])
+        prepared = Prepared.open(self.out, "shop", self.prepared.manifest.split.name)
         fold, total, name = self.fold(day), 0, f"update_{day}"
         for view in set(self.options.views) - {"catalogue"}:
             (where / view).mkdir(parents=True)
@@ -133,8 +133,8 @@ class Days:
             except DataError:
                 assert name not in prepared.num_rows(view)
                 continue
-            found = [without_numbers(records(prepared.tfds_folder(view), view, name))]
-            found.append(without_numbers(folded(where / view, "train")))
+            found = [of_events(records(prepared.tfds_folder(view), view, name))]
+            found.append(of_events(folded(where / view, "train")))
             assert found[0] == found[1], view
             assert prepared.num_rows(view).get(name, 0) >= len(found[0])
             total += len(found[0])
@@ -149,13 +149,11 @@ class Days:
         return total
 
 
-def without_numbers(rows: list[str]) -> list[str]:
-    """Rows without the numbers of groups, and without items as documents."""
+def of_events(rows: list[str]) -> list[str]:
+    """Rows without items as documents."""
     found = []
     for text in rows:
         row = json.loads(text)
-        row.pop("group_id", None)
-        row.pop("text_index", None)
         if row.get("kind") != "item":
             found.append(json.dumps(row, sort_keys=True))
     return sorted(found)
@@ -186,6 +184,9 @@ def test_past_and_days_equal_all_at_once(
     write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pair_counts, "DENSE_ITEMS", (0, 4096)[seed % 2])
+    monkeypatch.setattr(negatives, "NEGATIVES", 2)
+    monkeypatch.setattr(reranking_candidates, "NEGATIVES", 1 + seed % 5)
+    monkeypatch.setattr(reranking_candidates, "DEPTH", (3, 200)[seed % 2])
     statistics = StatisticsOptions(
         neighbour_window=(3, 1000)[seed % 2],
         factor_growth=(0.03, 0.5)[seed % 2],
@@ -201,13 +202,10 @@ def test_past_and_days_equal_all_at_once(
         views=(*VIEWS, *(("explanations", "titles") if labelled else ())),
         group_size=1 + seed % 4,
         next_items_size=1 + seed % 3,
-        negatives=None if labelled else 2,
         negative_power=0.0,
-        reranking_negatives=1 + seed % 5,
-        reranking_depth=(3, 200)[seed % 2],
     )
     held_out = days.prepared.catalogue().held_out
-    assert days.prepared.manifest["counts"]["held_out_items"] == held_out.sum()
+    assert days.prepared.manifest.counts["held_out_items"] == held_out.sum()
     assert held_out.any() == days.split.startswith("held_out_items")
     before = {path: path.read_bytes() for path in days.out.rglob("*.tfrecord-*")}
     for day in (1, 2):
@@ -245,7 +243,6 @@ def test_the_past_of_an_updates_rows(write_shop) -> None:
         [log[:24], log[24:32], log[32:]],
         views=("next_items", "reranking", "catalogue"),
         next_items_size=1,
-        reranking_negatives=1,
     )
     for day in (1, 2):
         days.add(day)
@@ -278,16 +275,16 @@ def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monke
     days = simple(write_shop)
     days.add(1)
     path = days.folder / "events-1.parquet"
-    write = update_module.write_manifest
+    write = Manifest.write
 
     def late(*arguments):
         table = pq.read_table(path)
         pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
         return write(*arguments)
 
-    monkeypatch.setattr(update_module, "write_manifest", late)
+    monkeypatch.setattr(Manifest, "write", late)
     days.update()
-    with pytest.raises(DataError, match=r"events-1\.parquet is prepared and has changed since"):
+    with pytest.raises(DataError, match=r"events-1\.parquet was prepared and has changed"):
         days.update()
 
 
@@ -299,27 +296,21 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     days.add(1)
     aside = (days.folder / "events-1.parquet").rename(days.folder.parent / "events-1.parquet")
     assert days.update().manifest == first.manifest
-    assert "items-1.parquet, users-1.parquet: added with the next new events" in caplog.text
+    assert "users-1.parquet, items-1.parquet: added with the next new events" in caplog.text
     aside.rename(days.folder / "events-1.parquet")
     with caplog.at_level(logging.INFO):
         prepared = days.update()
-    entry = dict(prepared.manifest["updates"][0])
+    (entry,) = prepared.manifest.updates
     # Of all files so far: new users and items have a part in the rows.
-    whole = prepared.manifest["files"]
+    whole = prepared.manifest.files
     assert [len(files) for files in whole.values()] == [2, 2, 2]
-    assert entry.pop("fingerprint") == fingerprint(whole, ["events-1.parquet"])
-    assert entry == {
-        "name": "update_1",
-        "files": ["events-1.parquet"],
-        "events": 3,
-        "first_time": 2000.0,
-        "last_time": 2100.0,
-        "new": {"users": 1, "items": 1, "held_out_items": 0},
-        # Nobody had an item again before, so that it is ignored that u1 does now.
-        "rows": {"groups": 2, "next_items": 2, "catalogue": 1},
-    }
-    assert prepared.num_rows("groups")["update_1"] == 2
-    assert prepared.manifest["counts"]["users"] == 3
+    assert entry.fingerprint == fingerprint(whole, ["events-1.parquet"])
+    assert (entry.name, entry.files, entry.events) == ("update_1", ["events-1.parquet"], 3)
+    assert prepared.manifest.last_time == 2100.0
+    # Nobody had an item again before, so that it is ignored that u1 does now.
+    for view, number in {"groups": 2, "next_items": 2, "catalogue": 1}.items():
+        assert prepared.num_rows(view)["update_1"] == number
+    assert prepared.manifest.counts["users"] == 3
     assert prepared.statistics().totals.events == counted + 3
     # Once more: nothing is new.
     assert days.update().manifest == prepared.manifest
@@ -408,11 +399,11 @@ def test_what_is_refused(write_shop) -> None:
     rewrite(days, "events-1.parquet", rating=[4.0, 4.0, 5.0])
     refused("rows 0 and 1 of the events are the same event")
     (days.folder / "events-1.parquet").rename(days.folder / "events--1.parquet")
-    refused(r"events-0\.parquet is prepared and comes after events--1\.parquet")
+    refused(r"events-0\.parquet was prepared and .* another place")
     (days.folder / "events--1.parquet").unlink()
     old = pq.read_table(days.folder / "items-0.parquet")
     pq.write_table(old.slice(0, 9), days.folder / "items-0.parquet")
-    refused(r"items-0\.parquet is prepared and has changed since: new items go into files of their")
+    refused(r"items-0\.parquet was prepared and has changed.* new items go into files of their")
     pq.write_table(old, days.folder / "items-0.parquet")
     spec = (days.folder / "dataset.json").read_text()
     for changed in (
@@ -442,10 +433,10 @@ def test_views_of_other_settings_get_no_part(write_shop, caplog) -> None:
 
 def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
     days = simple(write_shop)
-    before = days.prepared.manifest
+    before, counted = days.prepared.manifest, days.prepared.statistics().totals.events
     days.add(1)
     with monkeypatch.context() as patch:
-        patch.setattr(update_module, "write_manifest", None)  # all else is written
+        patch.setattr(Manifest, "write", None)  # all else is written
         with pytest.raises(TypeError):
             days.update()
     assert Prepared.open(days.out, "shop", "per_user_temporal").manifest == before
@@ -469,5 +460,5 @@ def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
     assert prepared.updates == ("update_1",)
     assert prepared.num_rows("groups")["update_1"] == 2
     assert len(prepared.catalogue().items) == 11
-    assert prepared.statistics().totals.events == before["statistics"]["events"] + 3
+    assert prepared.statistics().totals.events == counted + 3
     assert len(records(prepared.tfds_folder("groups"), "groups", "update_1")) == 2

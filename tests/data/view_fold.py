@@ -4,7 +4,6 @@ Each group is rendered when all events before it are counted, by `RowRenderer` a
 with which serving renders. What `prepare` makes must equal it to the letter.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +183,7 @@ class ViewFold:
     ) -> None:
         self.dataset, self.assignment, self.options = dataset, assignment, options
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
-        self.negatives = num_negatives(dataset, options)
+        self.negatives = num_negatives(dataset.spec)
 
     def new_statistics(self, of_history: bool = False) -> StatisticsAhead:
         """Statistics that hold no event yet; with `of_history` only those of a history."""
@@ -193,11 +192,11 @@ class ViewFold:
             options = needed_only(options, self.template.profile_template.fields)
         return StatisticsAhead.for_dataset(self.dataset.spec, options)
 
-    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], FoldedStatistics]:
+    def render(self, view: str, folder: Path) -> tuple[dict[str, float], FoldedStatistics]:
         """Writes the rows of a view to `folder`.
 
         Returns:
-          what the manifest says about the view, and the statistics after the last event.
+          the sampling rates of negatives, and the statistics after the last event.
         """
         statistics = self.new_statistics(view in views.WRITING or view == "reranking")
         counts = CoOccurrenceByEvent(len(self.dataset.item_records))
@@ -211,9 +210,6 @@ class ViewFold:
             RerankingCandidates(
                 counts,  # type: ignore[arg-type]
                 self.assignment.held_out,
-                negatives=self.options.reranking_negatives,
-                depth=self.options.reranking_depth,
-                seed=self.options.seed,
                 repeats=self.dataset.spec.repeats_count,
             ),
         )
@@ -222,7 +218,9 @@ class ViewFold:
         if view == "documents":
             for item, held in zip(self.dataset.item_records, self.assignment.held_out, strict=True):
                 if not held:
-                    rows.setdefault("train", []).append(item_document(self.template, item))
+                    document = item_document(self.template, item)
+                    row = {"kind": "item", "source": [], "target": document}
+                    rows.setdefault("train", []).append(row)
 
         places = {item.id: index for index, item in enumerate(self.dataset.item_records)}
 
@@ -243,22 +241,11 @@ class ViewFold:
             counts.save(folder)
         if not rows:
             raise DataError(f"no row for the view {view!r}")
-        grouped = EVENT_VIEWS[view].grouping(self.dataset, self.options)
-        numbers = {part: len(some) for part, some in rows.items()}
-        entry: dict[str, Any] = {"grouping": dataclasses.asdict(grouped), "rows": numbers}
-        if sampler is not None and sampler.drawn.any():
-            entry["negatives"] = {
-                "per_positive": self.negatives,
-                "positives": int(sampler.drawn[:, 2].sum()),
-                "power": self.options.negative_power,
-                "seed": self.options.seed,
-                **sampling_rates(sampler.drawn),
-            }
-        return entry, statistics
+        return {} if sampler is None else dict(sampling_rates(sampler.drawn)), statistics
 
     def _groups(self, view: str) -> list[Group]:
         codes, visible = self.assignment.codes, self.assignment.split.visible_parts
-        how = EVENT_VIEWS[view].grouping(self.dataset, self.options)
+        how = EVENT_VIEWS[view].grouping(self.dataset.spec, self.options)
         found: list[Group] = []
         for user in users_in_order(self.dataset):
             found += groups_of_user(user, codes[user.rows], how, len(found), visible)
@@ -269,4 +256,4 @@ class ViewFold:
             return None
         ids = [item.id for item in self.dataset.item_records]
         never = self.assignment.held_out.nonzero()[0].tolist()
-        return FoldedSampler(ids, self.options.negative_power, self.options.seed, never)
+        return FoldedSampler(ids, self.options.negative_power, never)

@@ -187,7 +187,7 @@ def test_reranked_lists_equal_reranking_by_hand(world):
     _, towers = predictions()
     evaluator, found = predictions(Reranking(str(model_dir), depth=4))
     # The rows of 'reranking' say, too, what stood before each of them.
-    options = PrepareOptions(views=("reranking",), next_items_size=1, reranking_negatives=2)
+    options = PrepareOptions(views=("reranking",), next_items_size=1)
     folder = prepared.data_dir
     again = prepare(folder / "tiny-shop", folder, "leave_one_out", options=options, progress=False)
     rows = {row["user_index"]: row for row in read_rows(again, "reranking", "test")}

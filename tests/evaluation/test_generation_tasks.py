@@ -420,10 +420,10 @@ def test_the_model_folder_says_what_is_written_and_with_which_data(world):
         "talks_titles": "talks.by_group",
     }
     # Turns of a dialogue are cut as they were when the rows were made.
-    turns = task_info("talks_replies").prepared().manifest["options"]["max_turns"]
+    turns = task_info("talks_replies").prepared().manifest.options["max_turns"]
     assert {settings[f"talks_{of}"].max_events for of in ("replies", "titles")} == {turns}
     prepared = task_info("shop_titles").prepared()
-    assert loaded.dataset_spec("shop_titles") == prepared.manifest["dataset_spec"]
+    assert loaded.dataset_spec("shop_titles") == prepared.dataset_spec
     assert loaded.dataset_spec("talks_titles") is None
     data = open_serving_data(loaded, "shop_titles")
     assert list(data.items) == [item.id for item in prepared.catalogue().items]

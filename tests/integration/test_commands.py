@@ -97,7 +97,7 @@ def test_what_is_there_is_reported(ran: dict[str, Finished]) -> None:
 
 def test_rows_are_shown(ran: dict[str, Finished]) -> None:
     out = succeeded(ran["show"])
-    assert re.search(r"\ngroups, row 0: group_id \d+, user_id [a-e]\w+, .* time 17\d{8}", out)
+    assert re.search(r"\ngroups, row 0: user_id [a-e]\w+, .* time 17\d{8}", out)
     assert re.search(r"\n  history: \d+ texts, \d+ tokens\n +\d+  ", out)
     assert re.search(r"\ngroups: candidates has \d+ tokens in the middle", out)
 

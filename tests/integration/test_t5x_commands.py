@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.t5x_files import open_t5x
-from m6rec_jax.data.negatives import corrected_probability, recorded_rates
+from m6rec_jax.data.manifest import Manifest
+from m6rec_jax.data.negatives import corrected_probability
 from tests.integration.commands import ROOT, SHOP, m6rec_each, succeeded
 from tests.integration.page import commands, follow
 from tests.integration.test_pages import T5X, before_t5x
@@ -180,7 +181,7 @@ def test_an_exported_model_scores_rows(folder: Path, probabilities: list[dict[st
     # Of the rows as sampled; t5x.infer corrects them, those of repeats by a rate of their own.
     scored = np.array(json.loads(run(folder, ["-c", SCORE_ROWS])))
     (manifest,) = (folder / "cache").glob("corner-shop.*/prepare.json")
-    rates = recorded_rates(json.loads(manifest.read_text()), "groups").values()
+    rates = Manifest.read(manifest.parent).views["groups"].negatives.values()
     served = [row["probability"] for row in probabilities]
     apart = [np.abs(corrected_probability(scored, rate) - served) for rate in rates]
     np.testing.assert_allclose(np.min(apart, axis=0), 0, atol=1e-5)

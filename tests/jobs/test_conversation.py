@@ -332,7 +332,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
     options = DialogueOptions(max_turns=3, attributes=str(tmp_path / "films"), named_items=2)
     prepared = prepare_corpus(Dialogues(talks, options), tmp_path, progress=False)
     # Babe of 1998 is another one; of the Heats each has its year.
-    counts = prepared.manifest["counts"]
+    counts = prepared.manifest.counts
     assert (counts["items"], counts["items_with_attributes"]) == (6, 5)
     catalogue = chat_module.read_conversation_catalogue(prepared.folder)
     known = {item.id: item.attributes for item in catalogue.items}
@@ -388,6 +388,7 @@ def model_of(**kinds):
 def folder(tmp_path, monkeypatch):
     """Prepared data in name only: the catalogue is given."""
     (tmp_path / "prepare.json").write_text('{"dataset": "talks", "dialogue_spec": {}}')
+    (tmp_path / "catalogue.parquet").touch()
     monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
     yield tmp_path
     gin.clear_config()

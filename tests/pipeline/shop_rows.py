@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m6rec_jax.data import tfrecords, views
+from m6rec_jax.data import splits, tfrecords
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -35,7 +35,6 @@ def rows_of(split: str) -> dict[str, list[dict]]:
         chosen = range(size, size + 2 + user % 2)
         groups.append(
             {
-                "group_id": user,
                 "user_id": f"u{user}",
                 "user_index": user,
                 "time": 1000.0 * user,
@@ -69,7 +68,7 @@ def write_views(folder: Path) -> dict[str, Path]:
     for view in ("groups", "next_items", "documents"):
         rendered, folders[view] = folder / "rendered" / view, folder / "shop" / view / "1.0.0"
         rendered.mkdir(parents=True)
-        rows = ((view, part, row) for part in views.PARTS for row in rows_of(part)[view])
+        rows = ((view, part, row) for part in splits.PARTS for row in rows_of(part)[view])
         tfrecords.spool_rows(rows, rendered)
         tfrecords.write_spooled(folders[view], view, rendered)
     return folders

@@ -138,7 +138,7 @@ def with_outcomes_of(outcome, spec, words=()):
     """Prepared data whose template gives the words for an event's value."""
     return SimpleNamespace(
         template=lambda: SimpleNamespace(outcome=outcome),
-        manifest={"dataset_spec": spec},
+        dataset_spec=spec,
         outcome_words=lambda: words,
     )
 

@@ -28,11 +28,11 @@ def test_the_first_rows_of_a_split_of_several_files(tmp_path: Path) -> None:
     )
     records = list(tfrecords.examples(table, "catalogue"))
     files = [
-        tfrecords.write_shard(tmp_path / str(file), records[file * 30 : file * 30 + 30])
+        tfrecords.write_shard(tmp_path / str(file), "train", records[file * 30 : file * 30 + 30])
         for file in range(3)
     ]
     target = tmp_path / "catalogue" / "1.0.0"
-    tfrecords.write_view(target, "catalogue", {"train": files})
+    tfrecords.write_view(target, "catalogue", files)
     source = PreparedSource(lambda: target)
     shards = [
         source.first(70).get_dataset("train", shuffle=False, shard_info=seqio.ShardInfo(index, 2))

@@ -77,7 +77,7 @@ def test_what_is_trained_on_is_what_is_asked_later(tmp_path: Path) -> None:
     }
 
     prepared = prepare(made, tmp_path / "out", "by_column", progress=False)
-    data = ServingData.open(prepared.manifest["dataset_spec"], prepared.folder)
+    data = ServingData.open(prepared.dataset_spec, prepared.folder)
     parser = RequestParser(data.spec, data.items)
     renderer = RequestRenderer(data.template, None)
     found = [row for part in PARTS for row in read_rows(prepared, "groups", part)]
@@ -106,7 +106,7 @@ def test_plain_texts_say_their_split(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "films.parquet")
     import_requests(tmp_path / "films.parquet", tmp_path / "films", name="plain")
     prepared = prepare(tmp_path / "films", tmp_path / "out", "by_column", progress=False)
-    assert prepared.manifest["dataset"] == "plain"
+    assert prepared.manifest.dataset == "plain"
     found = list(read_rows(prepared, "groups", "test"))
     assert sorted(row["history"][0] for row in found) == sorted(
         f"Liked film {number}." for number in (2, 5, 8, 11)

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.data import negatives
 from m6rec_jax.data.event_table import Assignment
+from m6rec_jax.data.manifest import MANIFEST
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
+from m6rec_jax.data.prepared import STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import TEST, TRAIN, Split
@@ -59,6 +61,11 @@ def save(folder: Path, dataset: Dataset, statistics: FoldedStatistics) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negatives, "NEGATIVES", 0)
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(), labelled=st.booleans(), known=st.booleans(), own_fields=st.booleans())
 def test_served_text_is_training_text(
@@ -77,7 +84,7 @@ def test_served_text_is_training_text(
     job = ViewFold(
         dataset,
         Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool)),
-        PrepareOptions(group_size=3, max_events=MAX_EVENTS, negatives=None if labelled else 0),
+        PrepareOptions(group_size=3, max_events=MAX_EVENTS),
         StatisticsOptions(neighbour_window=5),
     )
     out = tmp_path / "rendered"

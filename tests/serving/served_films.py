@@ -16,7 +16,8 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
+from m6rec_jax.data.manifest import MANIFEST
+from m6rec_jax.data.prepared import CATALOGUE, STATISTICS, write_catalogue
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
@@ -106,7 +107,7 @@ def write_data(
     template = DatasetTemplate.parse(spec["template"])
     texts = [template.item(item) for item in items]
     write_catalogue(folder / CATALOGUE, items, pa.Table.from_pylist(rows), texts, held_out, counts)
-    views = {"groups": {"grouping": {"max_events": MAX_EVENTS}}}
+    views = {"groups": {"max_events": MAX_EVENTS}}
     manifest = {"dataset": spec["name"], "dataset_spec": spec, "views": views}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.prepare_options import PrepareOptions
+from m6rec_jax.data.prepare_options import VIEWS, PrepareOptions
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.views import VIEWS
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -75,7 +74,7 @@ def prepare_shop(
 ) -> list[Prepared]:
     """Writes and prepares the shop; `folder` is the data_dir then."""
     source = write_shop(folder / "tiny-shop")
-    options = PrepareOptions(views=views, group_size=2, next_items_size=1, document_events=2)
+    options = PrepareOptions(views=views, group_size=2, next_items_size=1)
     return [prepare(source, folder, split, options=options, progress=False) for split in splits]
 
 

@@ -2,25 +2,15 @@
 
 from collections.abc import Mapping
 
-from m6rec_jax.data.event_views.catalogue import CatalogueView
-from m6rec_jax.data.event_views.documents import DocumentsView
-from m6rec_jax.data.event_views.groups import GroupsView
-from m6rec_jax.data.event_views.next_items import NextItemsView
-from m6rec_jax.data.event_views.reranking import RerankingView
-from m6rec_jax.data.event_views.view import EventView
-from m6rec_jax.data.event_views.writing import WritingView
-from m6rec_jax.text.writing_templates import WRITING
+from m6rec_jax.data.event_views.catalogue import CATALOGUE
+from m6rec_jax.data.event_views.documents import DOCUMENTS
+from m6rec_jax.data.event_views.groups import GROUPS
+from m6rec_jax.data.event_views.next_items import NEXT_ITEMS
+from m6rec_jax.data.event_views.reranking import RERANKING
+from m6rec_jax.data.event_views.view import View
+from m6rec_jax.data.event_views.writing import WRITING_VIEWS
 
-__all__ = ["EVENT_VIEWS", "EventView"]
-
-EVENT_VIEWS: Mapping[str, EventView] = {
+EVENT_VIEWS: Mapping[str, View] = {
     view.name: view
-    for view in (
-        GroupsView(),
-        NextItemsView(),
-        RerankingView(),
-        DocumentsView(),
-        CatalogueView(),
-        *map(WritingView, WRITING),
-    )
+    for view in (GROUPS, NEXT_ITEMS, RERANKING, DOCUMENTS, CATALOGUE, *WRITING_VIEWS)
 }

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.bucket_rows import BucketRows, lists
 from m6rec_jax.data.epochs import epoch_of
-from m6rec_jax.data.event_views.view import OF_USER, EventView, Rows
-from m6rec_jax.data.negatives import asked, num_negatives
+from m6rec_jax.data.event_views.view import OF_USER, Rows, View
+from m6rec_jax.data.negatives import asked
 from m6rec_jax.data.past_events import Ranges
-from m6rec_jax.data.prepare_options import PrepareOptions
+from m6rec_jax.data.shard_rows import ShardRows, lists
 from m6rec_jax.data.user_bucket import Groups
 
-if TYPE_CHECKING:  # with DuckDB, which serving goes without
-    from m6rec_jax.data.reading import Dataset
 
-
-class GroupsView(EventView):
-    name = "groups"
-    columns = (
-        f"group_id int, {OF_USER}, candidates str[], item_indices int[], labels int[], "
-        "ratings value[]"
-    )
-    of_candidates = wants_items = numbered = True
-
-    def size(self, options: PrepareOptions, negatives: int) -> int:
-        return max(1, options.group_size // (1 + negatives))
-
-    def with_seen(self, negatives: int) -> bool:
-        return negatives > 0
-
-    def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
-        negatives = num_negatives(dataset, options)
-        return [[negatives, options.negative_power, options.seed]] if negatives else []
-
-    def rows(self, made: BucketRows, groups: Groups) -> Rows:
-        own = candidates_of(made, groups)
-        features = made.features(groups)
-        texts = made.candidate_texts(features, own.ranges, own.items)
-        columns = {
-            **made.of_users(groups, features),
-            "group_id": made.numbers(self.name, groups),
-            "candidates": lists(own.ranges, texts),
-            "item_indices": lists(own.ranges, own.items),
-            "labels": lists(own.ranges, own.labels),
-            "ratings": lists(own.ranges, own.values.astype(np.float32)),
-        }
-        return Rows(columns, groups.part)
+def _rows(shard: ShardRows, groups: Groups) -> Rows:
+    candidates = candidates_of(shard, groups)
+    ranges = candidates.ranges
+    features = shard.features(groups)
+    texts = shard.candidate_texts(features, ranges, candidates.items)
+    columns = {
+        **shard.of_users(groups, features),
+        "candidates": lists(ranges.offsets, texts),
+        "item_indices": lists(ranges.offsets, candidates.items),
+        "labels": lists(ranges.offsets, candidates.labels),
+        "ratings": lists(ranges.offsets, candidates.values.astype(np.float32)),
+    }
+    return Rows(columns, groups.part)
 
 
 class Candidates(NamedTuple):
@@ -61,48 +38,52 @@ class Candidates(NamedTuple):
     labels: np.ndarray
 
 
-def candidates_of(made: BucketRows, groups: Groups) -> Candidates:
+def candidates_of(shard: ShardRows, groups: Groups) -> Candidates:
     """What is to be scored: the events of groups, each followed by the negatives sampled for it."""
-    bucket, label = made.bucket, made.label
-    values_of = bucket.value[groups.rows.numbers]
+    bucket, job = shard.bucket, shard.job
+    values, items = bucket.value[groups.rows.numbers], bucket.item[groups.rows.numbers]
     offsets = groups.rows.offsets
-    ranges = Ranges(offsets[:-1], offsets[1:])
-    shown = bucket.item[groups.rows.numbers]
-    job = made.job
     if not job.negatives:
-        return Candidates(ranges, shown, values_of, label.labels(values_of))
+        labels = shard.label.labels(values)
+        return Candidates(Ranges(offsets[:-1], offsets[1:]), items, values, labels)
     popularity = job.popularity
     positions, had = bucket.seen(groups.history)
     seen = bucket.item[positions]
     epochs = epoch_of(bucket.timeline.count[groups.place], popularity.schedule)
-    items: list[int] = []
-    values: list[float] = []
-    labels: list[int] = []
-    lengths = []
+    # Places of the positives, each followed by its negatives as -1, and the items of both.
+    places: list[int] = []
+    chosen: list[int] = []
+    ends = [0]
     for group, epoch in enumerate(epochs.tolist()):
-        own = slice(ranges.low[group], ranges.high[group])
-        positives = shown[own].tolist()
+        positives = items[offsets[group] : offsets[group + 1]].tolist()
         first = groups.rows.low[group]
-        user, time = made.users[bucket.user[first]].id, float(bucket.time[first])
+        user, time = shard.users[bucket.user[first]].id, float(bucket.time[first])
         drawn = job.sampler.draw(
             popularity.cumulative[epoch],
-            key=f"{user}:{time}:{made.items[positives[0]].id}",
+            key=f"{user}:{time}:{shard.items[positives[0]].id}",
             positives=positives,
             seen=seen[had.low[group] : had.high[group]].tolist(),
             moment=bucket.item[bucket.moment[first] : bucket.moment_end[first]].tolist(),
             count=job.negatives,
         )
-        before = len(items)
-        of_group = values_of[own].tolist()
         for row in asked(drawn):
-            items += [positives[row], *drawn[row]]
-            values += [of_group[row]] + [math.nan] * len(drawn[row])
-            labels += [1] + [0] * len(drawn[row])
-        lengths.append(len(items) - before)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            places += [offsets[group] + row, *[-1] * len(drawn[row])]
+            chosen += [positives[row], *drawn[row]]
+        ends.append(len(chosen))
+    place = np.asarray(places, np.int64)
     return Candidates(
-        Ranges(offsets[:-1], offsets[1:]),
-        np.asarray(items, np.int64),
-        np.asarray(values, np.float64),
-        np.asarray(labels, np.int64),
+        Ranges(np.asarray(ends[:-1], np.int64), np.asarray(ends[1:], np.int64)),
+        np.asarray(chosen, np.int64),
+        np.where(place < 0, np.nan, values[place]) if len(values) else np.zeros(0),
+        (place >= 0).astype(np.int64),
     )
+
+
+GROUPS = View(
+    name="groups",
+    columns=f"{OF_USER}, candidates str[], item_indices int[], labels int[], ratings value[]",
+    rows=_rows,
+    size=lambda options, negatives: max(1, options.group_size // (1 + negatives)),
+    of_candidates=True,
+    wants_items=True,
+)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from m6rec_jax.data.grouping import Grouping
+from m6rec_jax.data.manifest import fingerprint
 from m6rec_jax.data.negatives import num_negatives
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.statistics import FORMAT as STATISTICS_FORMAT
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics_settings import StatisticsOptions
 from m6rec_jax.data.user_bucket import Groups
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.templates import DatasetTemplate
-
-if TYPE_CHECKING:  # with DuckDB, which serving goes without
-    from m6rec_jax.data.reading import Dataset
+from m6rec_jax.text.writing_templates import WRITING
 
 if TYPE_CHECKING:
-    from m6rec_jax.data.bucket_rows import BucketRows
+    from m6rec_jax.data.shard_rows import ShardRows
 
+# Of the views whose rows hold a history, and of those whose texts are generated.
 OF_USER = "user_id str, user_index int, time time, history str[]"
+GENERATED = (
+    "text_id str, text_index int, user_id str, item_indices int[], seen_indices int[], "
+    "source str[], prefix str, target str, features str[]"
+)
 
 
 class Rows(NamedTuple):
@@ -34,60 +37,52 @@ class Rows(NamedTuple):
     parts: np.ndarray
 
 
-class EventView(abc.ABC):
-    """One view. A subclass is all that there is to it, beside its name in `event_views`.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One view: a file beside this one that is named in `event_views`.
 
     Attributes:
       name: of the view.
       columns: such as `user_id str, history str[]`: see `views.COLUMNS`.
+      rows: renders the groups of a user shard.
+      size: events of a row at most, by the options and the negatives sampled beside each.
+      strict: see `Grouping`.
       of_candidates: whether a model scores its rows candidate by candidate.
       wants_items: whether rows want items; where repeats are ignored, none that the user had.
       counted: whether co-occurrences of items are written with it.
-      of_events: whether rows are of groups of events; others are written in their order.
-      numbered: whether rows have the number of their group.
-      strict: see `Grouping`.
+      shuffled: whether rows are; others are written in their order.
     """
 
     name: str
-    columns: ClassVar[str]
-    of_candidates: ClassVar[bool] = False
-    wants_items: ClassVar[bool] = False
-    counted: ClassVar[bool] = False
-    of_events: ClassVar[bool] = True
-    numbered: ClassVar[bool] = False
-    strict: ClassVar[bool] = True
+    columns: str
+    rows: Callable[[ShardRows, Groups], Rows]
+    size: Callable[[PrepareOptions, int], int] = lambda options, negatives: 1
+    strict: bool = True
+    of_candidates: bool = False
+    wants_items: bool = False
+    counted: bool = False
+    shuffled: bool = True
 
-    def size(self, options: PrepareOptions, negatives: int) -> int:
-        """Events of a row, at most; `negatives` are sampled beside each."""
-        return 1
-
-    def with_seen(self, negatives: int) -> bool:
-        """See `Grouping`."""
-        return False
-
-    def grouping(self, dataset: Dataset, options: PrepareOptions) -> Grouping:
-        """How rows are grouped."""
-        negatives = num_negatives(dataset, options)
+    def grouping(self, spec: DatasetSpec, options: PrepareOptions) -> Grouping:
+        """How rows are grouped; the options say how long histories are."""
+        negatives = num_negatives(spec)
         assert options.max_events is not None, "with_history_length"
         return Grouping(
             size=self.size(options, negatives),
             max_events=options.max_events,
             strict=self.strict,
-            repeats=dataset.spec.repeats_count or not self.wants_items,
-            with_seen=self.with_seen(negatives),
+            repeats=spec.repeats_count or not self.wants_items,
+            with_seen=self.of_candidates and self.strict and negatives > 0,
         )
 
-    def settings(
-        self, dataset: Dataset, options: PrepareOptions, statistics: StatisticsOptions
-    ) -> list[Any]:
-        """All that rows depend on beside the data set and its split (for JSON)."""
-        grouping = dataclasses.asdict(self.grouping(dataset, options))
-        shared = [self.name, STATISTICS_FORMAT, dataclasses.asdict(statistics), grouping]
-        return [*shared, *self.own_settings(dataset, options)]
-
-    def own_settings(self, dataset: Dataset, options: PrepareOptions) -> list[Any]:
-        """Those that other views do not depend on."""
-        return []
+    def fingerprint(
+        self, source: str, spec: DatasetSpec, options: PrepareOptions, statistics: StatisticsOptions
+    ) -> str:
+        """Of all that rows depend on; `source` is that of tables, template and split."""
+        grouping = self.grouping(spec, options)
+        power = options.negative_power if grouping.with_seen else None
+        settings = dataclasses.asdict(grouping), dataclasses.asdict(statistics)
+        return fingerprint(source, self.name, self.columns, power, *settings)
 
     def check(self, template: DatasetTemplate, where: str) -> None:
         """Raises an error where a template, which the file `where` holds, has no text for it."""
@@ -96,7 +91,8 @@ class EventView(abc.ABC):
                 f"{where}: the template 'candidate' is empty, and the view '{self.name}' is of "
                 "candidates: leave it out of PrepareOptions.views, or give them a text"
             )
-
-    @abc.abstractmethod
-    def rows(self, made: BucketRows, groups: Groups) -> Rows:
-        """The rows of a bucket."""
+        if self.name in WRITING and self.name not in template.writing:
+            raise ConfigError(
+                f"{where}: 'template.writing' has no {self.name!r}, so there is no text to prepare "
+                f"(it has: {', '.join(template.writing) or 'none'})"
+            )

@@ -1,0 +1,274 @@
+"""Makes views shard by shard of the users, in as many processes as there are cores or workers.
+
+The number of user shards follows from the number of events and not from the machine, so that
+neither rows nor files depend on how many processes there are. A step is a method of `Job`, of which
+every process has a copy; `run` leads them through the steps:
+
+    count            events before groups, and the windows of the users of a shard
+    fit_factors      of all windows, beside the steps that follow
+    ask              what the rows of 'groups' want to know of pairs of items, by shard
+    answer           it, by time slice
+    ask_candidates   what the rows of 'reranking' need; the lead draws candidates along the timeline
+    render           one file of each part of each view, by shard
+
+What one step leaves for another lies in files of a temporary folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from m6rec_jax.data import reranking_candidates
+from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
+from m6rec_jax.data.ease import FILE as EASE_FILE
+from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.epochs import next_refresh, schedule
+from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.negatives import sampling_rates
+from m6rec_jax.data.neighbours import Asked
+from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.past_events import Ranges
+from m6rec_jax.data.prepared import CATALOGUE, STATISTICS, write_catalogue
+from m6rec_jax.data.shard_job import Job
+from m6rec_jax.data.splits import STATISTICS_PARTS
+from m6rec_jax.data.tfrecords import ShardFile
+from m6rec_jax.data.timeline import Timeline, parts_of_users
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.mapped_arrays import mapped_array
+from m6rec_jax.io.processors import num_processors
+from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.io.workers import Processes, RayWorkers, Threads, Workers
+
+# Events of a user shard, about: a file of the training part is then some hundred megabytes.
+_SHARD_EVENTS = 50_000
+# Groups of a time slice, at least: the pairs before it are counted once more.
+_SLICE_GROUPS = 20_000
+
+log = logging.getLogger(__name__)
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+# The results of a step for pieces of work, in their order; the title is shown.
+Each = Callable[[str, Callable[[Job, Piece], Result], Sequence[Piece]], Iterator[Result]]
+
+
+def num_shards(num_events: int, num_users: int) -> int:
+    """How many user shards there are, whatever the machine."""
+    return min(max(1, round(num_events / _SHARD_EVENTS)), num_users)
+
+
+def run(
+    job: Job,
+    events: EventTable,
+    held_out: np.ndarray,
+    shards: int,
+    names: Sequence[str],
+    counted: bool,
+    folder: Path,
+    engine: str = "process",
+    progress: bool = False,
+) -> tuple[dict[str, list[ShardFile]], dict[str, float]]:
+    """Renders views, and writes what they share: statistics, co-occurrence.
+
+    Args:
+      job: what is rendered; its folder holds temporary files, and the files of rows.
+      events: of the data set, with their parts.
+      held_out: which items are held out `[items]` bool.
+      shards: see `num_shards`.
+      names: of the views.
+      counted: whether co-occurrence is written, too.
+      folder: of the prepared split, or where an update puts its files.
+      engine: 'process' for the processors of this machine, or 'ray'.
+      progress: whether to show bars.
+
+    Returns:
+      the files of each view, and the `sampling_rates` of negatives.
+
+    Raises:
+      DataError: a record lacks what its template needs, or a view has no row.
+      ConfigError: Ray is not installed, or its cluster has no room.
+    """
+    np.save(job.folder / "held_out.npy", held_out)
+    _sort_events(job, events, shards)
+    workers, number = _workers(job, min(num_processors(), shards), engine)
+    with workers:
+
+        def each(
+            title: str, step: Callable[[Job, Piece], Result], pieces: Sequence[Piece]
+        ) -> Iterator[Result]:
+            results = workers.map(step, pieces)
+            yield from progress_bar(results, title, total=len(pieces), disable=not progress)
+
+        counts = np.unique(np.concatenate(list(each("counting", Job.count, job.shards))))
+        if job.settings.keeps_windows:
+            job.write_entries()
+        fitted: Callable[[], None] = lambda: None  # noqa: E731
+        if job.settings.has_factors:
+            (job.folder / "factors").mkdir()
+            fitted = workers.begin(Job.fit_factors)
+        if len(counts) and "groups" in names:
+            _weigh_items(job, counts)
+        if job.statistics.neighbours:
+            asked = each("asking", Job.ask, job.shards if "groups" in names else [])
+            _answer(job, asked, each, number)
+        if "reranking" in names:
+            _draw_candidates(job, list(each("asking", Job.ask_candidates, job.shards)), progress)
+        fitted()
+        render = functools.partial(Job.render, names=names)
+        rendered = list(each("rendering", render, job.shards))
+    files: dict[str, list[ShardFile]] = {name: [] for name in names}
+    for name, file in itertools.chain.from_iterable(of_shard for of_shard, _ in rendered):
+        files[name].append(file)
+    for name, of_view in files.items():
+        if not of_view and job.past is None:
+            raise DataError(
+                f"{job.dataset.spec.name!r} has no row for the view {name!r}: nothing that a user "
+                "liked has what the template asks for"
+            )
+    drawn = np.sum([drawn for _, drawn in rendered], axis=0)
+    _save_shared(job, counted, folder)
+    if "groups" in names and job.negatives and job.dataset.spec.repeats_count:
+        num_rows = events.number("SELECT count(*) FROM events WHERE part BETWEEN 0 AND 2")
+        if left_out := num_rows - drawn[:, 2].sum():
+            log.info(
+                "%d events repeat all that their user had, and are in no row of 'groups'", left_out
+            )
+    return files, dict(sampling_rates(drawn))
+
+
+def _workers(job: Job, number: int, engine: str) -> tuple[Workers[Job], int]:
+    """Workers with a copy of the job each, and how many there are."""
+    # Without the tables that the data set has read.
+    make = functools.partial(
+        _opened, dataclasses.replace(job, dataset=dataclasses.replace(job.dataset))
+    )
+    if engine == "ray":
+        ray = RayWorkers("m6rec data prepare --engine ray", make, threads=1)
+        return ray, ray.number
+    return (Processes(make, number) if number > 1 else Threads(job, threads=1)), number
+
+
+def _opened(job: Job) -> Job:
+    if not job.folder.is_dir():
+        raise DataError(
+            f"{job.folder} is not there on {socket.gethostname()}: all machines of a cluster must "
+            "see the output folder, such as a mounted bucket or NFS"
+        )
+    return job
+
+
+def _sort_events(job: Job, events: EventTable, shards: int) -> None:
+    """Writes the timeline, and the events of each shard one after the other."""
+    parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
+    size = events.number(f"SELECT count(*) FROM events WHERE part IN {parts}")
+    (job.folder / "timeline").mkdir()
+    Timeline.write(
+        job.folder / "timeline",
+        events.ordered("time, row", parts),
+        size,
+        events.num_rows,
+        job.num_items,
+        job.dataset.spec.label.at_least,
+    )
+    batches = events.ordered(f"user % {shards}, user, time, row")
+    sizes = np.zeros(shards, np.int64)
+    with pa.ipc.new_file(str(job.folder / "events.arrow"), batches.schema) as writer:
+        for batch in batches:
+            sizes += np.bincount(batch["user"].to_numpy() % shards, minlength=shards)
+            writer.write_batch(batch)
+    np.save(job.folder / "sizes.npy", sizes)
+    events.shrink()
+
+
+def _weigh_items(job: Job, counts: np.ndarray) -> None:
+    """How likely items are drawn, whenever one of `counts` has grown by 2%."""
+
+    def following(count: int) -> int:
+        place = int(np.searchsorted(counts, next_refresh(count)))
+        return int(counts[place]) if place < len(counts) else int(counts[-1]) + 1
+
+    epochs = schedule(int(counts[0]), following, int(counts[-1]))
+    items = np.arange(job.num_items)
+    cumulative = mapped_array(job.folder / "popularity.npy", np.float64, (len(epochs), len(items)))
+    for number, place in enumerate(np.searchsorted(job.timeline.count, epochs).tolist()):
+        events, _, _ = job.timeline.of_items(items, np.full(len(items), place))
+        cumulative[number] = np.cumsum(job.sampler.weights(events))
+    np.save(job.folder / "popularity_schedule.npy", epochs)
+
+
+def _answer(job: Job, asked: Iterator[Asked], each: Each, number: int) -> None:
+    """What pairs of items say to groups, by time slices, at most so many."""
+    ends = Asked.write(job.folder / "asked", asked)
+    np.save(job.folder / "answer_ends.npy", [0, *(items.stop for items in ends)])
+    groups = Asked.open(job.folder / "asked").groups
+    order = np.argsort(groups["place"], kind="stable")
+    number = min(number, 1 + len(order) // _SLICE_GROUPS)
+    bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
+    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    size = int(groups["high"][-1]) if len(groups) else 0
+    answers = mapped_array(job.folder / "answers.npy", np.float64, (2, size))
+    results = each("pairs of items by time slice", Job.answer, slices)
+    for numbers, answer in zip(slices, results, strict=True):
+        some = groups[order[numbers]]
+        answers[:, Ranges(some["low"], some["high"]).numbers] = answer
+
+
+def _draw_candidates(
+    job: Job, asked: Sequence[reranking_candidates.AskedCandidates], progress: bool
+) -> None:
+    """The candidates of 'reranking', in one pass over the events."""
+    counts = GrowingCoOccurrence(*_counted(job), job.num_items, *_counted_before(job))
+    candidates = reranking_candidates.RerankingCandidates(
+        counts, job.held_out, repeats=job.dataset.spec.repeats_count
+    )
+    number = sum(len(one.number) for one in asked)
+    with progress_bar(desc="items that occur together", total=number, disable=not progress) as bar:
+        drawn = reranking_candidates.draw_all(candidates, counts, asked, bar)
+    for place, one in enumerate(drawn):
+        np.savez(job.folder / f"candidates-{place}.npz", **vars(one))
+
+
+def _counted(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Users and items of the events that count for everybody, in the order of time."""
+    counted = np.flatnonzero(job.timeline.counted)
+    return job.timeline.user[counted], job.timeline.item[counted]
+
+
+def _counted_before(job: Job) -> tuple[CoOccurrence | None, int]:
+    """What an update goes on from, and how many of the events are part of it."""
+    past = job.past
+    return (None, 0) if past is None else (CoOccurrence.load(past.prepared), past.num_events)
+
+
+def _save_shared(job: Job, counted: bool, folder: Path) -> None:
+    """Writes what the views share; `counted`: co-occurrence, too, and EASE where there is none."""
+    items, pairs = job.dataset.item_records, PairCounts(0).to_arrays()
+    if job.statistics.neighbours:
+        with np.load(job.folder / "pairs.npz") as arrays:
+            pairs = arrays["keys"], arrays["counters"]
+    statistics = job.everybody.after_all(
+        job.entries if job.settings.keeps_windows else None,
+        pairs,
+        [item.id for item in items],
+        [user.id for user in job.dataset.user_records],
+    )
+    statistics.save(folder / STATISTICS)
+    events = _counted(job)
+    attributes = job.dataset.items.select(list(job.dataset.spec.items.columns))
+    texts = list(map(job.template.item, items))
+    counts = np.bincount(events[1], minlength=len(items))
+    write_catalogue(folder / CATALOGUE, items, attributes, texts, job.held_out, counts)
+    if counted:
+        CoOccurrence.counted(*events, job.num_items, *_counted_before(job)).save(folder)
+        if job.past is None and not (folder / EASE_FILE).is_file():
+            Ease.fitted(*events, job.num_items).save(folder)
