@@ -289,7 +289,7 @@ def measure(run: str, name: str) -> None:
     configuration.parse_config([GIN_FILE], [])
     conversation = open_conversation(load_with_bank(run), titles=TITLES)
     catalogue = conversation.catalogue
-    groups = DialogueWords().of_groups()["children"]
+    groups = DialogueWords().groups["children"]
     rng = np.random.default_rng(SEED)
     maker = RequestMaker(catalogue.items, catalogue.titles, (groups.wanted, groups.unwanted), rng)
     kinds = list(PHRASES)

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from m6rec_jax.data.corpora import Turn, json_lines, merged_turns, numbered_lines, repaired
+from m6rec_jax.dialogue.state import SYSTEM, USER
 from m6rec_jax.errors import DataError
-from m6rec_jax.text.dialogue import SYSTEM, USER
 
 _INSPIRED_COLUMNS = ("dialog_id", "speaker", "text", "movies")
 _INSPIRED_SPEAKERS = {"SEEKER": USER, "RECOMMENDER": SYSTEM}

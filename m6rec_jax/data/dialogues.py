@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -40,14 +41,12 @@ from m6rec_jax.data.schema import load_json, parsed
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.views import DIALOGUE_VIEWS
-from m6rec_jax.dialogue.attributes import ItemAttributes
-from m6rec_jax.dialogue.named_items import NamedItems
+from m6rec_jax.dialogue.catalogue import DialogueCatalogue
 from m6rec_jax.dialogue.reading import DialogueReader
-from m6rec_jax.dialogue.state import DialogueState
+from m6rec_jax.dialogue.state import RECOMMENDS, SYSTEM, DialogueState
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM
 from m6rec_jax.text.records import Item, Value
 
 DIALOGUES_FILE = "dialogues.json"
@@ -94,12 +93,12 @@ class DialogueOptions:
       attributes: the name of a fetched data set, or a folder, of which attributes of items are
         taken (`JoinedAttributes`); empty: only titles and years are there.
       named_items: of how many items that a dialogue has named attributes are read, at most; the
-        latest ones (`NamedItems`).
+        latest ones (`DialogueCatalogue.segments`).
       words: of the columns that are taken, and by which turns are read; None: gin's, where there
         are attributes.
 
     Raises:
-      ConfigError: impossible numbers, or words of no column.
+      ConfigError: impossible numbers.
     """
 
     max_turns: int = 20
@@ -114,9 +113,7 @@ class DialogueOptions:
                 f"= {self.named_items} at least 0"
             )
         if self.attributes:
-            words = self.words or DialogueWords()
-            words.check_attributes()
-            object.__setattr__(self, "words", words)
+            object.__setattr__(self, "words", self.words or DialogueWords())
 
 
 class Dialogues(Corpus):
@@ -140,7 +137,7 @@ class Dialogues(Corpus):
             raw = {**raw, "files": {"": raw["files"]}}
         self.spec = parsed(raw, DialogueSpec, str(path))
         self._files = {split: directory / file for split, file in self.spec.files.items()}
-        self.split_options, self.settings = self.spec.splits, dataclasses.asdict(self.options)
+        self.split_options, self.settings = self.spec.splits, msgspec.to_builtins(self.options)
         self.manifest = {"dialogue_spec": dataclasses.asdict(self.spec)}
         files = [path, *self._files.values()]
         self._attributes: JoinedAttributes | None = None
@@ -227,12 +224,9 @@ class Dialogues(Corpus):
         places = {item.id: place for place, item in enumerate(items)}
         counts: Counter[str] = Counter()
         reader: DialogueReader | None = None
-        named_items: NamedItems | None = None
         if (words := self.options.words) is not None:
             names = [str(item.attributes["title"]) for item in items]
-            attributes = ItemAttributes(items, words.attributes, words.year)
-            reader = DialogueReader(names, attributes, words)
-            named_items = NamedItems(names, attributes, words, self.options.named_items)
+            reader = DialogueReader(DialogueCatalogue(items, names, words))
 
         def view_row(view: str, split: str, row: dict[str, Any]) -> ViewRow:
             row |= {"text_index": counts[view], "features": []}
@@ -243,8 +237,8 @@ class Dialogues(Corpus):
             state = DialogueState(reader)
             for number, turn in enumerate(dialogue.turns):
                 here = [places[item] for item in turn.items]
-                source = state.source(self.options.max_turns, named_items)
-                shared = {"user_id": dialogue.id, "seen_indices": list(state.told)}
+                source = state.source(self.options.max_turns, self.options.named_items)
+                shared = {"user_id": dialogue.id, "seen_indices": list(state.mentioned)}
                 text_id = f"{dialogue.id}/{number}"
                 row: dict[str, Any]
                 if turn.speaker == SYSTEM:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import SPEC_FILE
+from m6rec_jax.dialogue.words import FILMS
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.phrases import words
 from m6rec_jax.text.records import Item, Value
@@ -42,8 +43,8 @@ class JoinedAttributes:
         if not joined or kinds.get("title") != "string" or kinds.get("year") != "int":
             raise DataError(
                 f"{folder}: attributes are taken from items with a 'title', a 'year' (an int) and "
-                f"a column of DialogueWords.attributes ({', '.join(columns) or 'none'}); these "
-                f"have {', '.join(kinds)}"
+                f"a column of DialogueWords.attributes ({', '.join(columns) or 'none'}; --gin_file "
+                f"{FILMS} has those of films); these have {', '.join(kinds)}"
             )
         self.files = [folder / SPEC_FILE, *dataset.item_files]
         schema = dataset.items.schema

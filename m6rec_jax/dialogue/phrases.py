@@ -1,40 +1,51 @@
-"""The phrases that a turn is read by: titles, attribute values, and English words that join them.
+"""The phrases that a turn is read by: titles, attribute values, people, and words that join them.
 
 A turn is read from left to right by the longest phrase that is known: titles of the catalogue, its
-attribute values (with plurals and synonyms), and those of `english`. A title of several words is
-found in any case, one of a single word, or of such words as all texts have, only with its own
+attribute values (with plurals and synonyms), and those of `english.toml`. A title of several words
+is found in any case, one of a single word, or of such words as all texts have, only with its own
 capitals: "it" is no film. "It" at the start of a sentence counts as one, since no rule can decide.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import resources
 from typing import Any, NamedTuple
 
-from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes, Key
-from m6rec_jax.dialogue.english import COMMON, DECADES, PHRASES, WORDS
-from m6rec_jax.dialogue.people import People
-from m6rec_jax.dialogue.wishes import column_values
-from m6rec_jax.dialogue.words import DialogueWords
-from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
+from rapidfuzz import fuzz
 
-_YEAR = re.compile(r"\d{4}")
-# A full stop ends a sentence after three small letters, a number or a bracket, and before a capital
-# after "no" and words such as "it": "Dr. No", "vs. Godzilla" and "No. 1" go on.
-_ABBREVIATED = "vs|mr|dr|st|mt|jr|sr|ft|ep|pt|ww|lt|co|ed"
-_SENTENCE_END = re.compile(
-    r"(?:(?<=[^\W_A-Z]{3})|(?<=[)\d]))\.(?=\s|$)"
-    rf"|(?:(?<=\b[Nn]o)|(?<=\bTV)|(?<=[^\w.][a-z]{{2}})(?<!\b(?:{_ABBREVIATED})))"
-    r"\.+(?=\s+[A-Z]|\s*$)"
+from m6rec_jax.dialogue.catalogue import ColumnValue, DialogueCatalogue, Key
+from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces, words
+from m6rec_jax.text.title_search import SURE, TitleSearch
+
+ENGLISH = tomllib.loads(resources.files(__package__).joinpath("english.toml").read_text("utf-8"))
+_LISTS = {name: listed.split() for name, listed in ENGLISH["words"].items()}
+WORDS = {name: frozenset(listed) for name, listed in _LISTS.items()}
+# A title of these needs its own capitals.
+_COMMON = frozenset[str]().union(
+    *(WORDS[n] for n in ("resumes", "tastes", "fillers", "before_years", "spans", "common"))
 )
+_DECADES = {name: 10 * n for n, name in enumerate(_LISTS["decades"], start=2)}
+# From twenty on in tens, which are enough for ages.
+NUMBERS = {name: n if n <= 20 else 10 * (n - 18) for n, name in enumerate(_LISTS["numbers"])}
+_NUMBER = rf"(?:\d{{1,2}}|{'|'.join(NUMBERS)})"
+_YEARS = re.compile(
+    r"(?:(?P<digits>(?:1[89]|20)?\d0) ?s|(?P<year>(?:1[89]|20)\d\d)|"
+    rf"(?P<name>{'|'.join(_DECADES)}))(?!\S)"
+)
+_PATTERNS = ENGLISH["patterns"]
+# Words and signs of a turn that may speak of somebody.
+_REACH = 12
 
 
 class Token(NamedTuple):
     """A word or sign of a turn, or a phrase that is known."""
 
-    kind: str  # 'word', 'title', 'value', 'period', 'column', 'group', 'asked' or a key of PHRASES
+    kind: str  # 'word', 'title', 'value', 'period', 'column', 'group', 'asked' or of english.toml
     words: Key
     what: Any = None
 
@@ -48,58 +59,50 @@ class _Meaning(NamedTuple):
 
 
 class KnownPhrases:
-    """Finds what is known in turns about one catalogue.
+    """Finds what is known in turns about a catalogue."""
 
-    Args:
-      names: by which items are named, such as titles without a year.
-      attributes: of the items.
-      words: how people speak of them.
-    """
-
-    def __init__(
-        self, names: Sequence[str], attributes: ItemAttributes, words: DialogueWords
-    ) -> None:
-        self._attributes, self._called = attributes, words.called
-        self._groups = words.of_groups()
-        self._people = People(self._groups)
-        titles: defaultdict[Key, list[int]] = defaultdict(list)
-        surfaces: defaultdict[Key, set[Key]] = defaultdict(set)
-        for place, name in enumerate(names):
-            if key := phrase_key(name):
-                titles[key].append(place)
-                surfaces[key].add(tuple(pieces(name)))
+    def __init__(self, catalogue: DialogueCatalogue) -> None:
+        self._catalogue, self._called = catalogue, catalogue.words.called
+        self._titles = TitleSearch(catalogue.names)
         # What a phrase may mean, the first that fits how it is written counts.
         self._meanings: defaultdict[Key, list[_Meaning]] = defaultdict(list)
-        for key, meaning in _spoken_values(attributes, words):
+        for key, meaning in itertools.chain(
+            _values(catalogue), _titles(catalogue), _cues(catalogue), _titles(catalogue, True)
+        ):
             self._meanings[key].append(meaning)
-        for key, places in titles.items():
-            self._meanings[key].append(_Meaning("title", tuple(places), surfaces[key]))
-        for key, meaning in _spoken_cues(words, attributes.columns).items():
-            self._meanings[key].append(meaning)
-        common = COMMON | self._called
-        for key, places in titles.items():
-            # In other capitals than its own a title needs words that say something.
-            if len(key) > 1 and not common.issuperset(key):
-                self._meanings[key].append(_Meaning("title", tuple(places)))
         self._finder = PhraseFinder(self._meanings)
+        self._group_of = dict.fromkeys(WORDS["anybody"], "") | {
+            " ".join(phrase_key(called)): name
+            for name, group in catalogue.words.groups.items()
+            for called in group.people
+        }
+        who = "|".join(map(re.escape, sorted(self._group_of, key=len, reverse=True)))
+        self._people = [
+            re.compile(
+                pattern.replace("{who}", who)
+                .replace("{age}", _PATTERNS["age"])
+                .replace("{number}", _NUMBER)
+            )
+            for pattern in _PATTERNS["people"]
+        ]
 
     def tokens(self, text: str) -> list[Token]:
         """A turn as phrases that are known and words between them, in its order."""
-        surface = pieces(_SENTENCE_END.sub(" ;", text))
+        surface = pieces(re.sub(_PATTERNS["sentence_end"], " ;", text))
         folded = [fold(piece) for piece in surface]
         tokens: list[Token] = []
         start = 0
         while start < len(folded):
-            token = self._phrase(surface, folded, start)
-            if period := self._period(tokens, folded, start, token):
-                token = period
-            elif token is not None and token.kind == "title":
-                end = start + len(token.words)
-                token = self._narrowed(token, folded[end : end + 3])
-            token = token or self._somebody(folded, start) or Token("word", (folded[start],))
+            phrase = self._phrase(surface, folded, start)
+            token = (
+                self._period(tokens, folded, start, phrase)
+                or self._dated(phrase, folded, start)
+                or self._somebody(folded, start)
+                or Token("word", (folded[start],))
+            )
             tokens.append(token)
             start += len(token.words)
-        return tokens
+        return _in_spans(tokens)
 
     def _phrase(self, surface: list[str], folded: list[str], start: int) -> Token | None:
         """The longest known phrase at a place, if it is one as it is written."""
@@ -110,11 +113,22 @@ class KnownPhrases:
                     return Token(kind, key, what)
         return None
 
+    def _dated(self, phrase: Token | None, folded: list[str], start: int) -> Token | None:
+        """A title with the year in brackets behind it, where there is one."""
+        if phrase is None or phrase.kind != "title":
+            return phrase
+        end = start + len(phrase.words)
+        after = tuple(folded[end : end + 3])
+        if not re.fullmatch(r"\( \d{4} \)", " ".join(after)):
+            return phrase
+        places = [p for p in phrase.what if self._catalogue.year_of(p) == int(after[1])]
+        return Token("title", phrase.words + after, tuple(places) or phrase.what)
+
     def _period(
         self, tokens: Sequence[Token], folded: list[str], start: int, phrase: Token | None
     ) -> Token | None:
         """A year or decade at a place, unless the phrase there is meant."""
-        dated = _years_at(folded, start, self._attributes.last_year)
+        dated = _years_at(folded, start, self._catalogue.last_year)
         before = tokens[-1].words[-1] if tokens else ""
         decade_of = tokens[-2:-1] if before in WORDS["parts_of_decades"] else tokens[-1:]
         if dated is None or any(t.words[-1] in WORDS["owners"] for t in decade_of):
@@ -127,49 +141,79 @@ class KnownPhrases:
         return Token("period", tuple(folded[start : start + length]), years) if meant else None
 
     def _somebody(self, folded: list[str], start: int) -> Token | None:
-        """Somebody for whom something is wanted."""
-        person = self._people.at(folded, start)
-        if person is None:
+        """Somebody for whom something is wanted: of a group, unless an age says otherwise."""
+        text = " ".join(folded[start : start + _REACH])
+        for match in filter(None, (pattern.match(text) for pattern in self._people)):
+            group, age = self._group_of.get(match["who"] or "", ""), match["age"]
+            end = start + match[0].count(" ") + 1
+            if age and (match["link"] or match["unit"]):
+                group = self._group_of_age(group, _youngest(age, match["unit"] or ""))
+                if end < len(folded):  # "a ten-year-old film", "ten-year-old comedies"
+                    meanings = (self._meanings[key][0] for key in self._finder.at(folded, end))
+                    if folded[end] in self._called or any(m.kind == "value" for m in meanings):
+                        return None
+                if not group:
+                    return Token("plain", tuple(folded[start:end]))
+            elif age or not group:
+                continue  # a number by itself; anybody
+            return Token("group", tuple(folded[start:end]), group)
+        return None
+
+    def _group_of_age(self, called: str, age: int) -> str:
+        """The group of somebody of an age who is called as those of a group are."""
+        groups = self._catalogue.words.groups
+        if called and not groups[called].under:
+            return called
+        return next((name for name, group in groups.items() if age < group.under), "")
+
+    def corrected(self, text: str) -> str:
+        """A turn with misspelt titles as the catalogue has them.
+
+        Corrected is what is as likely a title as what is typed into a search, and no title as it
+        stands.
+        """
+        titles = "\n".join(" ".join(t.words) for t in self.tokens(text) if t.kind == "title")
+        clauses = re.split(_PATTERNS["around_titles"], text)
+        for number in range(0, len(clauses), 2):
+            begins = not number or clauses[number - 1] in ".;!?"
+            whole = self._title(clauses[number], titles, begins)
+            joined = re.split(r"(\b(?:and|or)\b)", clauses[number])
+            clauses[number] = whole or "".join(
+                self._title(part, titles, begins and not place) or part
+                for place, part in enumerate(joined)
+            )
+        return "".join(clauses)
+
+    def _title(self, text: str, titles: str, begins: bool) -> str | None:
+        """The title that a part of a turn means, but for those that the turn has; None: none."""
+        content = [word for word in words(text) if word not in _COMMON]
+        kinds = {token.kind for token in self.tokens(text) if token.words[0] not in _COMMON}
+        if "title" in kinds or "word" not in kinds or " ".join(words(text)) in titles:
             return None
-        name, length, is_aged = person
-        end = start + length
-        if is_aged and end < len(folded):  # "a ten-year-old film", "ten-year-old comedies"
-            keys = self._finder.at(folded, end)
-            values = any(self._meanings[key][0].kind == "value" for key in keys)
-            if values or folded[end] in self._called:
-                return None
-        if not name:
-            return Token("plain", tuple(folded[start:end]))
-        wanted = column_values(self._groups[name].wanted)
-        return Token("group", tuple(folded[start:end]), (name, wanted))
-
-    def _narrowed(self, token: Token, after: Sequence[str]) -> Token:
-        """A title with the year in brackets behind it, where there is one."""
-        if len(after) < 3 or after[0] != "(" or after[2] != ")" or not _YEAR.fullmatch(after[1]):
-            return token
-        year = int(after[1])
-        places = tuple(p for p in token.what if self._attributes.year_of(p) == year)
-        return Token("title", (*token.words, *after), places or token.what)
+        for place in self._titles.find(text, 1, SURE):
+            name = self._catalogue.names[place]
+            # One word is part of many titles. It needs a capital that is no sentence's.
+            whole = fuzz.ratio(text.strip().casefold(), name.casefold()) >= 100 * SURE
+            if len(content) > 1 or (whole and not begins and not text.islower()):
+                return f" {name} "
+        return None
 
 
-def _spoken_values(
-    attributes: ItemAttributes, words: DialogueWords
-) -> Iterable[tuple[Key, _Meaning]]:
+def _values(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
     """Phrases and the values that they mean, and whether they are plurals."""
-    columns = words.of_attributes()
     values: defaultdict[Key, set[ColumnValue]] = defaultdict(set)
     # Names of one word, as they are written.
     surfaces: defaultdict[Key, set[Key]] = defaultdict(set)
-    for (column, key), spelling in attributes.spellings.items():
+    for (column, key), spelling in catalogue.spellings.items():
         values[key].add((column, key))
-        if columns[column].names and len(key) == 1:
+        if catalogue.columns[column].names and len(key) == 1:
             surfaces[key].add(tuple(pieces(spelling)))
-    for phrase, value in words.synonyms.items():
+    for phrase, value in catalogue.words.synonyms.items():
         if meant := values.get(phrase_key(value)):
             values[phrase_key(phrase)] |= meant
     plurals: defaultdict[Key, set[ColumnValue]] = defaultdict(set)
     for (*first, last), meant in values.items():
-        plain = {value for value in meant if not columns[value[0]].names}
+        plain = {value for value in meant if not catalogue.columns[value[0]].names}
         ends = [f"{last}s", f"{last}es", *([f"{last[:-1]}ies"] if last.endswith("y") else [])]
         for plural in [(*first, end) for end in ends] if plain else ():
             if plural not in values:
@@ -180,32 +224,63 @@ def _spoken_values(
         yield key, _Meaning("value", (frozenset(meant), True))
 
 
-def _spoken_cues(words: DialogueWords, columns: Sequence[str]) -> dict[Key, _Meaning]:
-    """Phrases of the language and of the settings."""
-    cues: dict[Key, _Meaning] = {}
-    for kind, phrases in PHRASES.items():
-        for phrase in phrases:
-            for name in words.called if "{items}" in phrase else ("",):
-                cues[phrase_key(phrase.replace("{items}", name))] = _Meaning(kind, None)
-    for column, spoken in words.of_attributes().items():
-        if column in columns:
-            cues |= {phrase_key(cue): _Meaning("column", column) for cue in spoken.cues}
-            cues |= {phrase_key(cue): _Meaning("asked", column) for cue in spoken.asked}
-    cues |= {phrase_key(cue): _Meaning("asked", words.year) for cue in words.year_asked}
-    for name, group in words.of_groups().items():
-        meaning = _Meaning("group", (name, column_values(group.wanted)))
-        cues |= {phrase_key(cue): meaning for cue in group.cues}
-    return cues
+def _titles(catalogue: DialogueCatalogue, any_case: bool = False) -> Iterator[tuple[Key, _Meaning]]:
+    """Titles with their own capitals; in any case those of words that say something."""
+    titles: defaultdict[Key, list[int]] = defaultdict(list)
+    surfaces: defaultdict[Key, set[Key]] = defaultdict(set)
+    for place, name in enumerate(catalogue.names):
+        if key := phrase_key(name):
+            titles[key].append(place)
+            surfaces[key].add(tuple(pieces(name)))
+    common = _COMMON | catalogue.words.called
+    for key, places in titles.items():
+        if not any_case:
+            yield key, _Meaning("title", tuple(places), surfaces[key])
+        elif len(key) > 1 and not common.issuperset(key):
+            yield key, _Meaning("title", tuple(places))
 
 
-def joins_years(token: Token) -> bool:
+def _cues(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
+    """Phrases of the settings and of the language; those that come first are meant."""
+    said = catalogue.words
+    for name, group in said.groups.items():
+        yield from ((phrase_key(cue), _Meaning("group", name)) for cue in group.cues)
+    yield from ((phrase_key(cue), _Meaning("asked", said.year)) for cue in said.year_asked)
+    for column, spoken in catalogue.columns.items():
+        yield from ((phrase_key(cue), _Meaning("asked", column)) for cue in spoken.asked)
+        yield from ((phrase_key(cue), _Meaning("column", column)) for cue in spoken.cues)
+    for kind, phrases in ENGLISH["phrases"].items():
+        for phrase in phrases.split(","):
+            for name in said.called if "{items}" in phrase else ("",):
+                yield phrase_key(phrase.replace("{items}", name)), _Meaning(kind, None)
+
+
+def _in_spans(tokens: Sequence[Token]) -> list[Token]:
+    """Tokens, the years of one span in one: "between 1890 and 1900"."""
+    spans: list[Token] = []
+    joints: list[Token] = []
+    for token in tokens:
+        begun = bool(spans) and spans[-1].kind == "period"
+        if begun and _joins_years(token):
+            joints.append(token)
+            continue
+        if begun and token.kind == "period":
+            (since, until), (low, high) = spans[-1].what, token.what
+            spans[-1] = spans[-1]._replace(what=(min(since, low), max(until, high)))
+        else:
+            spans += [*joints, token]
+        joints = []
+    return [*spans, *joints]
+
+
+def _joins_years(token: Token) -> bool:
     """Whether it stands between the years of one span: "from 1990 up to the 2000s"."""
     return token.kind == "until" or token.words[0] in WORDS["spans"]
 
 
 def _goes_on(tokens: Sequence[Token], years: tuple[int, int]) -> bool:
     """Whether years go on with a span: "between 1890 and 1900"."""
-    before = next((token for token in reversed(tokens) if not joins_years(token)), None)
+    before = next((token for token in reversed(tokens) if not _joins_years(token)), None)
     if before is None or before.kind != "period" or before is tokens[-1]:
         return False
     return bool(before.what <= years)
@@ -219,16 +294,21 @@ def _years_at(
     Of two digits ("the 90s") it is in the latest century that has begun by the catalogue's last
     year.
     """
-    word, length = folded[start], 1
-    if re.fullmatch(r"\d+0", word) and folded[start + 1 : start + 2] == ["s"]:
-        word, length = f"{word}s", 2
-    if re.fullmatch(r"(1[89]|20)\d\d", word):
-        return (int(word), int(word)), 1
-    first = DECADES.get(word)
-    if re.fullmatch(r"(1[89]|20)?\d0s", word):
-        first = int(word[:-1])
-    if first is None:
+    match = _YEARS.match(" ".join(folded[start : start + 2]))
+    if match is None:
         return None
+    length = 1 + match[0].count(" ")
+    if match["year"]:
+        return (int(match["year"]), int(match["year"])), length
+    first = int(match["digits"] or _DECADES[match["name"]])
     if first < 100:
         first += 2000 if last_year is not None and 2000 + first <= last_year else 1900
     return (first, first + 9), length
+
+
+def _youngest(age: str, unit: str) -> int:
+    """The age of the youngest, in years."""
+    if "month" in unit:
+        return 0
+    ages = re.findall(rf"\b{_NUMBER}\b", age)
+    return min(int(one) if one.isdigit() else NUMBERS[one] for one in ages)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes
-from m6rec_jax.dialogue.english import NUMBERS, WORDS
-from m6rec_jax.dialogue.misspelt import MisspeltTitles
-from m6rec_jax.dialogue.phrases import KnownPhrases, Token, joins_years
-from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Wish, Years
-from m6rec_jax.dialogue.words import DialogueWords
+from m6rec_jax.dialogue.catalogue import ColumnValue, DialogueCatalogue
+from m6rec_jax.dialogue.phrases import NUMBERS, WORDS, KnownPhrases, Token
+from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Values, Wish, Years, last_word
 
 
-class Reading(NamedTuple):
+@dataclasses.dataclass
+class Reading:
     """What a turn says.
 
     Attributes:
@@ -29,29 +27,23 @@ class Reading(NamedTuple):
         says.
     """
 
-    wishes: tuple[Wish, ...] = ()
-    named: tuple[int, ...] = ()
-    liked: tuple[int, ...] = ()
+    wishes: Sequence[Wish] = ()
+    named: Sequence[int] = ()
+    liked: Sequence[int] = ()
     adds: bool = False
     clears: bool = False
-    withdrawn: frozenset[str] = frozenset()
+    withdrawn: set[str] = dataclasses.field(default_factory=set)
     asked: str | None = None
-    acts: frozenset[str] = frozenset()
+    acts: set[str] = dataclasses.field(default_factory=set)
 
 
 class DialogueReader:
-    """Reads turns about one catalogue.
+    """Reads turns about a catalogue."""
 
-    Args:
-      names, attributes, words: as `KnownPhrases`.
-    """
-
-    def __init__(
-        self, names: Sequence[str], attributes: ItemAttributes, words: DialogueWords
-    ) -> None:
-        self._phrases = KnownPhrases(names, attributes, words)
-        self._attributes, self._words = attributes, words
-        self.corrected = MisspeltTitles(names, self._phrases.tokens).corrected
+    def __init__(self, catalogue: DialogueCatalogue) -> None:
+        self.catalogue = catalogue
+        self._phrases = KnownPhrases(catalogue)
+        self.corrected = self._phrases.corrected
 
     def read(self, text: str, latest: Sequence[int] = ()) -> Reading:
         """What a turn says.
@@ -61,36 +53,25 @@ class DialogueReader:
           latest: places of the items that were named or offered last: "newer" means newer than
             these.
         """
-        tokens = self._phrases.tokens(text)
-        return _TurnReader(self._attributes, self._words, tokens, latest).read()
-
-
-# How many words may stand between "newer than" and its year or title.
-_REACH = 4
+        return _TurnReader(self.catalogue, self._phrases.tokens(text), latest).read()
 
 
 class _Comparison(NamedTuple):
-    """One that waits for its year or title.
-
-    Attributes:
-      kind: of phrase.
-      reach: how many words it may still wait.
-      negative: it is refused.
-      relative: without either it means what was named last: "newer than that".
-    """
+    """ "Newer than", which waits for its year or title."""
 
     kind: str
-    reach: int
     negative: bool
-    relative: bool
+    # Without either it means what was named last: "newer than that".
+    relative: bool = False
+    # How many words it may still wait.
+    reach: int = 4
 
 
 @dataclasses.dataclass
 class _TurnReader:
     """Puts the tokens of one turn together, from left to right."""
 
-    attributes: ItemAttributes
-    words: DialogueWords
+    catalogue: DialogueCatalogue
     tokens: Sequence[Token]
     latest: Sequence[int]
     wishes: list[Wish] = dataclasses.field(default_factory=list)
@@ -114,32 +95,17 @@ class _TurnReader:
 
     def read(self) -> Reading:
         """What the turn says."""
-        place = 0
-        while place < len(self.tokens):
-            token = self.tokens[place]
-            place += 1
-            match token.kind:
-                case "word":
-                    self._read_word(token.words[0])
-                case "value":
-                    self._read_values(*token.what)
-                case "title":
-                    self._read_title(token.what)
-                case "period":
-                    place = self._read_period(token.what, place)
-                case _:
-                    self._read_cue(token)
+        for token in self.tokens:
+            self._read(token)
             if token.kind != "also":  # "I also like" is "I like"
                 self.before = token.words[-1]
             self.since_no.update(token.words)
         self._end_comparison()
         reading = self.reading
-        asks = reading.asked is not None or reading.acts & {"why", "good", "about"}
-        liked = () if asks else tuple(self.liked)
-        return reading._replace(wishes=self._merged(), named=tuple(self.named), liked=liked)
-
-    def _says(self, **fields: object) -> None:
-        self.reading = self.reading._replace(**fields)  # type: ignore[arg-type]
+        reading.wishes, reading.named = self._merged(), tuple(self.named)
+        if reading.asked is None and not reading.acts & {"why", "good", "about"}:
+            reading.liked = tuple(self.liked)
+        return reading
 
     def _read_word(self, word: str) -> None:
         if word == ",":
@@ -196,15 +162,24 @@ class _TurnReader:
             return word in ("i", "we")
         if waiting.relative:  # but not "newer than that one"
             return self.before == "than" and word != "one" and (word.isdigit() or word in NUMBERS)
-        return not (word in WORDS["fillers"] | WORDS["near_years"] or word in self.words.called)
+        called = self.catalogue.words.called
+        return word not in WORDS["fillers"] | WORDS["near_years"] | called
 
-    def _read_cue(self, token: Token) -> None:
+    def _read(self, token: Token) -> None:
         kind, what = token.kind, token.what
-        if kind not in ("or", "and"):
+        if kind not in ("word", "value", "title", "period", "or", "and"):
             self.listed = 0
             if kind not in ("no", "like", "plain"):
                 self._resume_after_comma(token.words)
         match kind:
+            case "word":
+                self._read_word(token.words[0])
+            case "value":
+                self._read_values(*what)
+            case "title":
+                self._read_title(what)
+            case "period":
+                self._read_period(*what)
             case "no":
                 self.negative, self.refused, self.since_no = True, False, set()
             case "unseen":
@@ -212,8 +187,7 @@ class _TurnReader:
                 self.unseen = True
             case "newer_than" | "older_than" | "since" | "until":
                 self._end_comparison()
-                relative = token.words[-1] == "than"
-                self.waiting = _Comparison(kind, _REACH, self.negative, relative)
+                self.waiting = _Comparison(kind, self.negative, token.words[-1] == "than")
             case "newer" | "older" | "recent" | "old":
                 self._read_age(kind, token.words)
             case "or_newer" | "or_older":
@@ -221,52 +195,52 @@ class _TurnReader:
             case "like" if self.before in WORDS["tastes"]:
                 self._read_word("like")
             case "like":
-                self.waiting = _Comparison(kind, _REACH, self.negative, False)
+                self.waiting = _Comparison(kind, self.negative)
             case "or" | "and":
                 self.joins = kind
             case "column":
                 self.column = what
             case "group":
-                self._read_group(*what)
+                self._read_group(what)
             case "asked":
-                self._says(asked=what)
+                self.reading.asked = what
             case "also":
-                self._says(adds=True)
+                self.reading.adds = True
             case "why" | "thanks" | "bye" | "good" | "about":
-                self._says(acts=self.reading.acts | {kind})
-            case "clear":
-                self._says(clears=True)
-                self.wishes.clear()
-            case "open":  # but what the turn asks for holds: "a comedy, I don't care which"
-                self._says(clears=True)
+                self.reading.acts.add(kind)
+            case "clear" | "open":
+                self.reading.clears = True
+                if kind == "clear":  # but "a comedy, I don't care which"
+                    self.wishes.clear()
 
     def _read_values(self, values: frozenset[ColumnValue], plural: bool) -> None:
         if self.column is not None:
             values = frozenset(v for v in values if v[0] == self.column) or values
         either = self.joins == "or" or (self.joins == "and" and plural and self.plural)
         if self.negative:
-            self.wishes.append(Unwanted(values))
+            self.wishes.append(Values(values, refused=True))
             self.refused, self.listed = True, 0
-        elif either and self.wishes and isinstance(self.wishes[-1], Wanted):
+        elif either and self.wishes and _is_wanted(self.wishes[-1]):
             size = max(1, self.listed)
-            alike = [wish for wish in self.wishes[-size:] if isinstance(wish, Wanted)]
-            self.wishes[-size:] = [Wanted(values.union(*(wish.values for wish in alike)))]
+            alike = [wish.values for wish in self.wishes[-size:] if _is_wanted(wish)]
+            self.wishes[-size:] = [Values(values.union(*alike))]
             self.listed = 1
         else:
             self.listed = self.listed + 1 if self.before == "," and self.listed else 1
-            self.wishes.append(Wanted(values))
+            self.wishes.append(Values(values))
         self.joins, self.plural = "", plural
 
-    def _read_group(self, name: str, wanted: frozenset[ColumnValue]) -> None:
+    def _read_group(self, name: str) -> None:
         if self.refused and self.joins != "or":
             self.negative = False  # "nothing scary, it is for my kids"
         self.refused = self.negative
         if not self.negative:
             self.wishes.append(ForGroup(name))
             return
-        self._says(withdrawn=self.reading.withdrawn | {name})
-        if spoken := frozenset(wanted & self.attributes.spellings.keys()):
-            self.wishes.append(Unwanted(spoken))
+        self.reading.withdrawn.add(name)
+        wanted, _ = self.catalogue.groups[name]
+        if spoken := frozenset(wanted & self.catalogue.spellings.keys()):
+            self.wishes.append(Values(spoken, refused=True))
             self.listed = 0
 
     def _read_title(self, places: tuple[int, ...]) -> None:
@@ -278,7 +252,7 @@ class _TurnReader:
                 self.wishes[-1] = Like((*last.places, *places))
         elif waiting.kind != "like":
             is_liked = False
-            self._compare(waiting.kind, self.attributes.known_years(places), waiting.negative)
+            self._compare(waiting.kind, self.catalogue.known_years(places), waiting.negative)
         else:
             is_liked = not waiting.negative
             self.wishes += [Like(places)] if is_liked else []
@@ -286,24 +260,13 @@ class _TurnReader:
         self.named |= dict.fromkeys(places)
         self.latest = tuple(self.named)
 
-    def _read_period(self, period: tuple[int, int], place: int) -> int:
-        """Reads a period and those that go on with it; returns the place of the next token."""
-        since, until = period
-        while True:
-            after = place
-            while after < len(self.tokens) and joins_years(self.tokens[after]):
-                after += 1
-            if after == len(self.tokens) or self.tokens[after].kind != "period":
-                break
-            low, high = self.tokens[after].what
-            since, until, place = min(since, low), max(until, high), after + 1
+    def _read_period(self, since: int, until: int) -> None:
         waiting, self.waiting, self.listed = self.waiting, None, 0
         if waiting is not None and waiting.kind != "like":
             self._compare(waiting.kind, [since, until], waiting.negative)
         else:
             self.wishes.append(Years(since, until, outside=self.negative))
             self.refused = self.negative
-        return place
 
     def _read_open_end(self, kind: str) -> None:
         """ "1990 or newer"."""
@@ -316,14 +279,14 @@ class _TurnReader:
 
     def _read_age(self, kind: str, cue: Sequence[str]) -> None:
         """Newer or older than what was named last; recent or old where nothing was."""
-        years, last = self.attributes.known_years(self.latest), self.attributes.last_year
+        years, last = self.catalogue.known_years(self.latest), self.catalogue.last_year
         if kind in ("newer", "older") and years:
             if cue[-1] == "old" and last is not None:  # where nothing is newer, of the last year
                 years = [min(year, last - 1) for year in years]
             self._compare(f"{kind}_than", years, self.negative)
         elif last is not None:
             way = "newer_than" if kind in ("newer", "recent") else "until"
-            self._compare(way, [last - self.words.recent_years], self.negative)
+            self._compare(way, [last - self.catalogue.words.recent_years], self.negative)
 
     def _compare(self, kind: str, years: Sequence[int], negative: bool) -> None:
         """Newer or older than these years."""
@@ -346,13 +309,17 @@ class _TurnReader:
     def _end_comparison(self) -> None:
         waiting, self.waiting = self.waiting, None
         if waiting is not None and waiting.relative:
-            years = self.attributes.known_years(self.latest)
+            years = self.catalogue.known_years(self.latest)
             self._compare(waiting.kind, years, waiting.negative)
 
     def _merged(self) -> tuple[Wish, ...]:
         """The wishes, with one span of years: "newer than 1990 and older than 2000"."""
         spans = [wish for wish in self.wishes if isinstance(wish, Years) and not wish.outside]
-        rest = [w for w in _last_word(self.wishes) if not isinstance(w, Years) or w.outside]
+        rest = [
+            wish
+            for wish in reversed(last_word(reversed(self.wishes)))
+            if wish is not None and (not isinstance(wish, Years) or wish.outside)
+        ]
         since = max((span.since for span in spans if span.since is not None), default=None)
         until = min((span.until for span in spans if span.until is not None), default=None)
         if since is not None and until is not None and since > until:
@@ -365,16 +332,5 @@ class _TurnReader:
         return tuple(dict.fromkeys(rest))
 
 
-def _last_word(wishes: Sequence[Wish]) -> list[Wish]:
-    """Wishes of which what is said last holds, as between turns: "a comedy, but no comedy"."""
-    later: dict[type[Wish], set[ColumnValue]] = {Wanted: set(), Unwanted: set()}
-    kept: list[Wish] = []
-    for wish in reversed(wishes):
-        if isinstance(wish, Wanted | Unwanted):
-            kind, other = type(wish), Unwanted if isinstance(wish, Wanted) else Wanted
-            left = wish.values - later[other]
-            later[kind] |= wish.values
-            kept += [kind(left)] if left else []
-        else:
-            kept.append(wish)
-    return kept[::-1]
+def _is_wanted(wish: Wish) -> TypeGuard[Values]:
+    return isinstance(wish, Values) and not wish.refused

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from m6rec_jax.dialogue.named_items import NamedItems
 from m6rec_jax.dialogue.reading import DialogueReader, Reading
-from m6rec_jax.dialogue.wishes import Wish, updated
-from m6rec_jax.text.dialogue import USER, reply_source
+from m6rec_jax.dialogue.wishes import Wish, columns_of, updated
+
+# Who seeks, and who recommends.
+USER, SYSTEM = "USER", "SYSTEM"
+# Ends the source of a row in which an item is recommended, not a reply given.
+RECOMMENDS = f"{SYSTEM} recommends"
+# How the model's replies begin; it is no part of what is said.
+REPLY_PREFIX = f"{SYSTEM}:"
 
 
 class DialogueState:
@@ -21,7 +26,7 @@ class DialogueState:
 
     Attributes:
       turns: as a model reads them, "USER: ...".
-      told: places of the items that turns name, in the order in which they were first named.
+      mentioned: places of the items that turns name, in the order in which they were first named.
       named: of those, and of items that were offered beside them, likewise.
       liked: of those that the user likes.
       latest: of the items that were named or offered last, as they came.
@@ -32,7 +37,7 @@ class DialogueState:
     def __init__(self, reader: DialogueReader | None) -> None:
         self._reader = reader
         self.turns: list[str] = []
-        self.told: dict[int, None] = {}
+        self.mentioned: dict[int, None] = {}
         self.named: dict[int, None] = {}
         self.liked: list[int] = []
         self.latest: Sequence[int] = ()
@@ -61,23 +66,29 @@ class DialogueState:
             self.liked += [place for place in reading.liked if place not in self.liked]
         # A reply may name what was spoken of beside what it offers: "like Fargo".
         new = [place for place in named if speaker == USER or place not in self.named]
-        self.told.update(dict.fromkeys(named))
+        self.mentioned.update(dict.fromkeys(named))
         self.named.update(dict.fromkeys(named))
         self.latest = new or self.latest
 
     def source(
-        self,
-        max_turns: int | None = None,
-        items: NamedItems | None = None,
-        history: Sequence[str] = (),
+        self, max_turns: int | None = None, num_items: int = 0, history: Sequence[str] = ()
     ) -> list[str]:
-        """What a reply is generated from, as `reply_source`.
+        """Segments that a reply is generated from: profile, behaviours, turns oldest first, and
+        what is known of items before the last turn.
+
+        The length budget keeps the first segment, the profile, and the last turn; the oldest turns
+        go before what is known of items.
 
         Args:
           max_turns: how many of the latest turns are read; None: all.
-          items: renders those that turns name; None: they have no segments.
-          history: what is known of the user.
+          num_items: of how many items that turns name it is read what is known, at most.
+          history: of `DatasetTemplate.history_segments`; its empty segments are left out.
         """
         turns = self.turns if max_turns is None else self.turns[-max_turns:]
-        segments = [] if items is None else items.segments([*self.told], self.wishes)
-        return reply_source(turns, history, segments)
+        items: list[str] = []
+        if self._reader is not None and num_items:
+            catalogue = self._reader.catalogue
+            columns = {c for wish in self.wishes for c in columns_of(wish, catalogue)}
+            items = catalogue.segments(list(self.mentioned), columns, num_items)
+        profile, *behaviours = history or ("",)
+        return [profile, *filter(None, behaviours), *turns[:-1], *items, *turns[-1:]]

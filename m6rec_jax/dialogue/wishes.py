@@ -8,34 +8,21 @@ and the reply says which.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from m6rec_jax.dialogue.attributes import ColumnValue, ItemAttributes
-from m6rec_jax.dialogue.words import GroupWords
-from m6rec_jax.metrics.phrases import phrase_key
+from m6rec_jax.dialogue.catalogue import ColumnValue, DialogueCatalogue
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Items that have at least one of these values."""
+class Values:
+    """Items that have at least one of these values or, where they are refused, none of them."""
 
     values: frozenset[ColumnValue]
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Whose values they are."""
-        return frozenset(column for column, _ in self.values)
-
-
-@dataclass(frozen=True, slots=True)
-class Unwanted:
-    """Items that have none of these values."""
-
-    values: frozenset[ColumnValue]
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +61,90 @@ class Unseen:
     """Items that are not in the user's history."""
 
 
-Wish = Wanted | Unwanted | Years | ForGroup | Like | Unseen
+Wish = Values | Years | ForGroup | Like | Unseen
 # What matters most has the least number, and is dropped last; of equals what was said last.
-_IMPORTANCE = {Unseen: 0, ForGroup: 1, Unwanted: 2, Wanted: 3, Years: 3, Like: 4}
+_IMPORTANCE = {Unseen: 0, ForGroup: 1, Values: 3, Years: 3, Like: 4}
+
+
+def values_of(wish: Wish, catalogue: DialogueCatalogue) -> frozenset[ColumnValue]:
+    """The values of which obeying items have one; none where a wish is of something else."""
+    match wish:
+        case Values(values, False):
+            return values
+        case ForGroup(name):
+            return catalogue.groups[name][0]
+        case Like(places):
+            return frozenset[ColumnValue]().union(*map(catalogue.telling_values, places))
+    return frozenset()
+
+
+def mask(wish: Wish, catalogue: DialogueCatalogue, seen: Collection[int] = ()) -> np.ndarray:
+    """Which items obey a wish, bool `[items]`; `seen` are those of the user's history."""
+    match wish:
+        case Years(_, _, outside):
+            # What is not known obeys neither.
+            since, until = wish.bounds
+            inside = (catalogue.years >= since) & (catalogue.years <= until)
+            return ~np.isnan(catalogue.years) & (inside != outside)
+        case Unseen():
+            return ~np.isin(np.arange(len(catalogue.years)), list(seen))
+        case Values(values, True):
+            return ~catalogue.has(values)
+        case ForGroup(name):
+            wanted, unwanted = catalogue.groups[name]
+            return catalogue.has(wanted) & ~catalogue.has(unwanted)
+    return catalogue.has(values_of(wish, catalogue))
+
+
+def columns_of(wish: Wish, catalogue: DialogueCatalogue) -> frozenset[str]:
+    """The columns of whose values a wish is, whether they are wanted or refused."""
+    match wish:
+        case Values(values):
+            return frozenset(column for column, _ in values)
+        case ForGroup(name):
+            return frozenset(column for side in catalogue.groups[name] for column, _ in side)
+    return frozenset()
+
+
+class Obeying(NamedTuple):
+    """Which items may be recommended.
+
+    Attributes:
+      allowed: bool `[items]`.
+      kept: the wishes that all of them obey.
+      dropped: those that would have left nothing.
+    """
+
+    allowed: np.ndarray
+    kept: tuple[Wish, ...]
+    dropped: tuple[Wish, ...]
+
+
+def obeying(
+    catalogue: DialogueCatalogue,
+    wishes: Sequence[Wish],
+    excluded: Collection[int],
+    seen: Collection[int] = (),
+) -> Obeying:
+    """The items that obey as many wishes as leave something, the most important ones first.
+
+    Args:
+      catalogue: the items.
+      wishes: of the dialogue, the latest first.
+      excluded: places of items that are not recommended in any case.
+      seen: of those in the user's history.
+    """
+    allowed = mask(Unseen(), catalogue, excluded)
+    refused = [wish for wish in wishes if isinstance(wish, Values) and wish.refused]
+    kept: list[Wish] = []
+    dropped: list[Wish] = []
+    # What is refused matters more than what is wanted.
+    for wish in sorted(wishes, key=lambda w: _IMPORTANCE[type(w)] - (w in refused)):
+        left = allowed & mask(wish, catalogue, seen)
+        if left.any():
+            allowed = left
+        (kept if left.any() else dropped).append(wish)
+    return Obeying(allowed, tuple(kept), tuple(dropped))
 
 
 def updated(
@@ -93,32 +161,41 @@ def updated(
       withdrawn: names of groups for which nothing is wanted any more.
     """
     turn = [_widened(new, wishes) for new in turn] if adds else turn
-    wanted = [new for new in turn if isinstance(new, Wanted)]
-    columns = frozenset[str]().union(*(new.columns for new in wanted))
-    liked = frozenset[ColumnValue]().union(*(new.values for new in wanted))
-    refused = [new.values for new in turn if isinstance(new, Unwanted)]
-    disliked = frozenset[ColumnValue]().union(*refused)
+    wanted = [new.values for new in turn if isinstance(new, Values) and not new.refused]
+    columns = {column for values in wanted for column, _ in values}
 
-    def remains(old: Wish) -> Wish | None:
+    def holds(old: Wish) -> bool:
         match old:
-            case Wanted():
-                left = old.values - disliked
-                return Wanted(left) if left and (adds or not old.columns & columns) else None
-            case Unwanted():
-                left = old.values - liked
-                return Unwanted(left) if left else None
+            case Values(values, False):
+                return adds or columns.isdisjoint(column for column, _ in values)
             case Years():
-                spans = [new for new in turn if isinstance(new, Years)]
-                return old if all(_go_together(old, new) for new in spans) else None
+                return all(_go_together(old, new) for new in turn if isinstance(new, Years))
             case ForGroup(name):
-                return None if name in withdrawn else old
+                return name not in withdrawn
             case Like():
-                return None if any(isinstance(new, Like) for new in turn) else old
-        return old
+                return not any(isinstance(new, Like) for new in turn)
+        return True
 
-    kept: list[Wish] = [left for old in wishes if (left := remains(old)) is not None]
+    left = last_word([*reversed(turn), *wishes])[len(turn) :]
+    kept = [new for old, new in zip(wishes, left, strict=True) if new is not None and holds(old)]
     # "Before 1990", "also after 1995": any year is fine.
     return tuple(wish for wish in dict.fromkeys([*turn, *kept]) if wish != Years(None, None))
+
+
+def last_word(wishes: Iterable[Wish]) -> list[Wish | None]:
+    """What is left of wishes, the latest first, where what is said last holds: "a comedy, but no
+    comedy". None where nothing is.
+    """
+    later: dict[bool, set[ColumnValue]] = {True: set(), False: set()}
+    left: list[Wish | None] = []
+    for wish in wishes:
+        if isinstance(wish, Values):
+            values = wish.values - later[not wish.refused]
+            later[wish.refused] |= wish.values
+            left.append(Values(values, wish.refused) if values else None)
+        else:
+            left.append(wish)
+    return left
 
 
 def _widened(new: Wish, wishes: Sequence[Wish]) -> Wish:
@@ -142,91 +219,3 @@ def _go_together(old: Years, new: Years) -> bool:
     wanted, refused = (new, old) if old.outside else (old, new)
     (since, until), (low, high) = wanted.bounds, refused.bounds
     return since < low or high < until
-
-
-class Obeying(NamedTuple):
-    """Which items may be recommended.
-
-    Attributes:
-      allowed: bool `[items]`.
-      kept: the wishes that all of them obey.
-      dropped: those that would have left nothing.
-    """
-
-    allowed: np.ndarray
-    kept: tuple[Wish, ...]
-    dropped: tuple[Wish, ...]
-
-
-class WishFilter:
-    """Finds the items that obey.
-
-    Args:
-      attributes: of the catalogue.
-      groups: by name.
-    """
-
-    def __init__(self, attributes: ItemAttributes, groups: dict[str, GroupWords]) -> None:
-        self._attributes, self._groups = attributes, groups
-
-    def obeying(
-        self, wishes: Sequence[Wish], excluded: Collection[int], seen: Collection[int] = ()
-    ) -> Obeying:
-        """The items that obey as many wishes as leave something, the most important ones first.
-
-        Args:
-          wishes: of the dialogue, the latest first.
-          excluded: places of items that are not recommended in any case.
-          seen: of those in the user's history.
-        """
-        allowed = self._none_of(excluded)
-        kept: list[Wish] = []
-        dropped: list[Wish] = []
-        for wish in sorted(wishes, key=lambda wish: _IMPORTANCE[type(wish)]):
-            left = allowed & self.mask(wish, seen)
-            if left.any():
-                allowed = left
-            (kept if left.any() else dropped).append(wish)
-        return Obeying(allowed, tuple(kept), tuple(dropped))
-
-    def mask(self, wish: Wish, seen: Collection[int] = ()) -> np.ndarray:
-        """Which items obey a wish, bool `[items]`; `seen` are those of the user's history."""
-        attributes = self._attributes
-        match wish:
-            case Wanted(values):
-                return attributes.has(values)
-            case Unwanted(values):
-                return ~attributes.has(values)
-            case Years():
-                # What is not known obeys neither.
-                since, until = wish.bounds
-                inside = (attributes.years >= since) & (attributes.years <= until)
-                return (~np.isnan(attributes.years) & ~inside) if wish.outside else inside
-            case ForGroup(name):
-                wanted, unwanted = self.group_values(name)
-                return attributes.has(wanted) & ~attributes.has(unwanted)
-            case Like():
-                return attributes.has(self.shared_values(wish))
-            case Unseen():
-                return self._none_of(seen)
-
-    def _none_of(self, places: Collection[int]) -> np.ndarray:
-        mask = np.ones(len(self._attributes.years), bool)
-        mask[list(places)] = False
-        return mask
-
-    def group_values(self, name: str) -> tuple[frozenset[ColumnValue], frozenset[ColumnValue]]:
-        """What items for a group have, and what they lack."""
-        group = self._groups[name]
-        return column_values(group.wanted), column_values(group.unwanted)
-
-    def shared_values(self, like: Like) -> frozenset[ColumnValue]:
-        """Values by which items are like others: those that most items have say nothing."""
-        every = frozenset[ColumnValue]().union(*map(self._attributes.values_of, like.places))
-        most = len(self._attributes.years) / 2
-        return frozenset(value for value in every if self._attributes.count(value) <= most)
-
-
-def column_values(named: Mapping[str, Iterable[str]]) -> frozenset[ColumnValue]:
-    """The values of settings that name them by column."""
-    return frozenset((column, phrase_key(v)) for column, values in named.items() for v in values)

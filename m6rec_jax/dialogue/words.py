@@ -14,8 +14,8 @@ settings. `gin_configs/dialogue/films.gin` has those of films.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, get_type_hints
 
 import gin
 import msgspec
@@ -65,9 +65,6 @@ class GroupWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     under: int = 0
 
 
-_Words = TypeVar("_Words", AttributeWords, GroupWords)
-
-
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DialogueWords:
@@ -78,54 +75,40 @@ class DialogueWords:
       also_called: other words for these.
       year: the column with the year by which items are newer than others.
       year_asked: how users ask for it.
-      attributes: column to the fields of `AttributeWords`, in the order in which they are said.
+      attributes: column to `AttributeWords` (in gin their fields), in the order in which they are
+        said.
       synonyms: phrase to the value that it means.
-      groups: name to the fields of `GroupWords`.
+      groups: name to `GroupWords` (in gin their fields).
       recent_years: how many of the catalogue's last years are recent.
 
     Raises:
-      ConfigError: an unknown field, or words that do not say {item} and {value}.
+      ConfigError: an unknown field, a wrong type, or words that do not say {item} and {value}.
     """
 
     item: str = "item"
     items: str = "items"
-    also_called: Sequence[str] = ()
+    also_called: tuple[str, ...] = ()
     year: str = "year"
-    year_asked: Sequence[str] = ("what year", "which year", "when was", "when did", "how old is")
-    attributes: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
-    synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    groups: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
+    year_asked: tuple[str, ...] = ("what year", "which year", "when was", "when did", "how old is")
+    attributes: dict[str, AttributeWords] = dataclasses.field(default_factory=dict)
+    synonyms: dict[str, str] = dataclasses.field(default_factory=dict)
+    groups: dict[str, GroupWords] = dataclasses.field(default_factory=dict)
     recent_years: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("also_called", "year_asked"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(
-                    f"DialogueWords.{name}: a list of texts is needed, not {getattr(self, name)!r}"
-                )
-        self.of_attributes()
-        self.of_groups()
+        for name, kind in get_type_hints(DialogueWords).items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, msgspec.convert(value, type=kind))
+            except msgspec.ValidationError as error:
+                raise ConfigError(f"DialogueWords.{name}: {error}; it is {value!r}") from error
+        _check_says("attributes", self.attributes, {"item", "value"})
+        _check_says("groups", self.groups, {"item"})
 
     @property
     def called(self) -> frozenset[str]:
         """All words for an item."""
         return frozenset((self.item, self.items, *self.also_called))
-
-    def check_attributes(self) -> None:
-        """Raises ConfigError where no column is spoken of."""
-        if not self.attributes:
-            raise ConfigError(
-                "attributes of items are to be read in dialogues, and DialogueWords.attributes "
-                f"names none; --gin_file {FILMS} has those of films"
-            )
-
-    def of_attributes(self) -> dict[str, AttributeWords]:
-        """The words of each column."""
-        return _read(AttributeWords, self.attributes, "attributes", {"item", "value"})
-
-    def of_groups(self) -> dict[str, GroupWords]:
-        """The words of each group."""
-        return _read(GroupWords, self.groups, "groups", {"item"})
 
 
 def words_of(columns: Collection[str]) -> DialogueWords:
@@ -141,16 +124,11 @@ def words_of(columns: Collection[str]) -> DialogueWords:
     return DialogueWords(**{s.arg_name: s.value for s in statements if hasattr(s, "arg_name")})
 
 
-def _read(kind: type[_Words], given: object, setting: str, fields: set[str]) -> dict[str, _Words]:
-    """Words of a kind by name; `fields` are those of what they say."""
-    setting = f"DialogueWords.{setting}"
-    try:
-        words: dict[str, _Words] = msgspec.convert(given, type=dict[str, kind])  # type: ignore[valid-type]
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{setting}: {error}; it is {given!r}") from error
+def _check_says(
+    setting: str, words: Mapping[str, AttributeWords | GroupWords], fields: set[str]
+) -> None:
     for name, one in words.items():
-        where = f"{setting}['{name}']['says']"
+        where = f"DialogueWords.{setting}['{name}']['says']"
         if set(Template.parse(one.says, where).fields) != fields:
             needed = " and ".join(f"{{{field}}}" for field in sorted(fields))
             raise ConfigError(f"{where} must have {needed}, and has {one.says!r}")
-    return words

@@ -18,13 +18,12 @@ from typing import NamedTuple
 import gin
 import numpy as np
 
-from m6rec_jax.dialogue.attributes import ItemAttributes
-from m6rec_jax.dialogue.named_items import NamedItems
+from m6rec_jax.dialogue.catalogue import DialogueCatalogue
 from m6rec_jax.dialogue.reading import DialogueReader
-from m6rec_jax.dialogue.replies import Act, ReplyGrammar, sentences
-from m6rec_jax.dialogue.state import DialogueState
-from m6rec_jax.dialogue.wishes import Obeying, WishFilter
-from m6rec_jax.dialogue.words import words_of
+from m6rec_jax.dialogue.replies import ReplyGrammar
+from m6rec_jax.dialogue.state import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER, DialogueState
+from m6rec_jax.dialogue.wishes import Obeying, obeying
+from m6rec_jax.dialogue.words import FILMS, words_of
 from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
 from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import Decoding
@@ -34,7 +33,6 @@ from m6rec_jax.engine.index.index_files import in_batches
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER
 from m6rec_jax.text.records import Item
 
 
@@ -179,14 +177,14 @@ class Conversation:
             self._index = index or retrieval.index(catalogue.texts, task)
         items = catalogue.items or [Item("")] * len(catalogue.titles)
         words = words_of(items[0].attributes)
-        of_groups = {c for own in words.of_groups().values() for c in (*own.wanted, *own.unwanted)}
-        attributes = ItemAttributes(items, words.attributes, words.year, sorted(of_groups))
-        self._reader = DialogueReader(catalogue.names, attributes, words)
-        self._told: NamedItems | None = None
-        if named_items:
-            self._told = NamedItems(catalogue.names, attributes, words, named_items)
-        self._filter = WishFilter(attributes, words.of_groups())
-        self._grammar = ReplyGrammar(catalogue.titles, attributes, words, self._filter)
+        if named_items and not words.attributes:
+            raise ConfigError(
+                "the model was trained to read attributes of items in dialogues, and "
+                f"DialogueWords.attributes names none; --gin_file {FILMS} has those of films"
+            )
+        spoken = DialogueCatalogue(items, catalogue.names, words, catalogue.titles)
+        self._reader, self._grammar = DialogueReader(spoken), ReplyGrammar(spoken)
+        self._named_items = named_items
         self._seen = self._named_in(self._history).union(past)
         # Of items with one title the one that occurs most often is recommended.
         self._popularity = np.asarray(catalogue.popularity or [0] * len(catalogue.titles))
@@ -201,7 +199,7 @@ class Conversation:
         """Another dialogue with the same model; this one stays as it is.
 
         Args:
-          turns: what was said in it: speaker (`text.dialogue`) and text.
+          turns: what was said in it: speaker (`dialogue.state`) and text.
           history: what is known of its user; None: what is known of this one's.
         """
         other = copy.copy(self)
@@ -268,14 +266,17 @@ class Conversation:
 
     def reply_source(self) -> list[str]:
         """What a reply is generated from."""
-        return self.state.source(self._max_turns, self._told, self._history)
+        return self.state.source(self._max_turns, self._named_items, self._history)
 
     def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
         """What is said and recommended in dialogues that were `resumed` from this one."""
         sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
-        obeying = [one.obeying() for one in dialogues]
-        excluded = [np.flatnonzero(~own.allowed) for own in obeying]
-        users, read = None, list(map(Read, sources, (list(one.state.told) for one in dialogues)))
+        filtered = [one.obeying() for one in dialogues]
+        excluded = [np.flatnonzero(~own.allowed) for own in filtered]
+        users = None
+        read = [
+            Read(own, [*one.state.mentioned]) for own, one in zip(sources, dialogues, strict=True)
+        ]
         if self._retrieval is not None:
             if self._read_liked is not None:
                 read = [self._read_liked(one.state.liked) for one in dialogues]
@@ -283,72 +284,71 @@ class Conversation:
             users = self._retrieval.embed_users(histories, self._asked("retrieval", len(sources)))
         written = self._by_title(sources, excluded, users)
         retrieved = self._by_retrieval(read, excluded, users)
-        understood = [self._grammar.understood(own.kept) for own in obeying]
+        understood = [self._grammar.wished(own.kept) if own.kept else "" for own in filtered]
         answers = [Answer("", *found) for found in zip(written, retrieved, understood, strict=True)]
         acts = [one.act() for one in dialogues]
         answers = [
-            own if act in (Act.ASK, Act.RECOMMEND) else Answer("", None, None, own.understood)
+            own if act in ("ask", "recommend") else Answer("", None, None, own.understood)
             for act, own in zip(acts, answers, strict=True)
         ]
-        may_be_said = list(map(self._may_be_said, dialogues, acts, obeying, answers))
+        may_be_said = list(map(self._may_be_said, dialogues, acts, filtered, answers))
         said = self._chosen(dialogues, may_be_said)
         return [own._replace(reply=text) for own, text in zip(answers, said, strict=True)]
 
-    def act(self) -> Act:
-        """What the user's latest turn is replied to with."""
-        reading, latest = self.state.reading, self.state.latest
-        if latest and "why" in reading.acts and not reading.wishes:
-            return Act.EXPLAIN
-        if latest and reading.asked is not None and (reading.named or not reading.wishes):
-            return Act.ANSWER
-        if latest and "good" in reading.acts and not reading.wishes:
-            return Act.RATE
-        if latest and "about" in reading.acts and not reading.wishes:
-            return Act.DESCRIBE
-        if "bye" in reading.acts and not (reading.wishes or reading.named):
-            return Act.LEAVE
-        if "thanks" in reading.acts and not (reading.wishes or reading.named):
-            return Act.ACKNOWLEDGE
+    def act(self) -> str:
+        """What the user's latest turn is replied to with, a key of `replies` in english.toml."""
+        reading, latest = self.state.reading, bool(self.state.latest)
+        plain = not reading.wishes
+        closes = plain and not reading.named
+        fits = {
+            "why": latest and plain,
+            "answer": latest and (plain or bool(reading.named)),
+            "good": latest and plain,
+            "about": latest and plain,
+            "bye": closes,
+            "thanks": closes,
+        }
+        said = reading.acts if reading.asked is None else {*reading.acts, "answer"}
+        if act := next((act for act in fits if fits[act] and act in said), None):
+            return act
         nothing = not (self.state.wishes or self.named or reading.clears)
-        return Act.ASK if nothing else Act.RECOMMEND
+        return "ask" if nothing else "recommend"
 
     def obeying(self) -> Obeying:
         """Which items may be recommended now, and why."""
-        return self._filter.obeying(
-            self.state.wishes, self._had.union(self.named, self._doubles), self._seen
-        )
+        excluded = self._had.union(self.named, self._doubles)
+        return obeying(self._reader.catalogue, self.state.wishes, excluded, self._seen)
 
     def _named_in(self, lines: Iterable[str]) -> set[int]:
         return {place for line in lines for place in self._reader.read(line).named}
 
     def _may_be_said(
-        self, dialogue: Conversation, act: Act, obeying: Obeying, answer: Answer
+        self, dialogue: Conversation, act: str, filtered: Obeying, answer: Answer
     ) -> list[str]:
         """An act in all its words."""
         grammar, state = self._grammar, dialogue.state
         match act:
-            case Act.EXPLAIN:
+            case "why":
                 return grammar.explain(state.latest[-1], state.wishes)
-            case Act.ANSWER:
+            case "answer":
                 return grammar.answer(state.latest[-1], state.reading.asked or "")
-            case Act.DESCRIBE:
+            case "about":
                 return grammar.describe(state.latest[-1])
-            case Act.RATE:
+            case "good":
                 before = self._popularity > self._popularity[state.latest[-1]]
                 return grammar.rate(state.latest[-1], 1 + int(before.sum()))
-            case Act.ACKNOWLEDGE | Act.LEAVE:
-                return sentences(act)
-            case Act.ASK:
+            case "ask":
                 return grammar.ask(first=len(dialogue.turns) == 1)
-            case Act.RECOMMEND:
+            case "recommend":
                 found = _found(answer)
                 offered = dict.fromkeys(place for own in found for place in own.places)
-                places = list(offered)[: self._num_items] if found else self._popular(obeying)
-                return grammar.recommend(places, obeying)
+                places = list(offered)[: self._num_items] if found else self._popular(filtered)
+                return grammar.recommend(places, filtered)
+        return grammar.say(act)
 
-    def _popular(self, obeying: Obeying) -> list[int]:
+    def _popular(self, filtered: Obeying) -> list[int]:
         """Items that may be recommended, those that occur most often first."""
-        allowed = np.flatnonzero(obeying.allowed)
+        allowed = np.flatnonzero(filtered.allowed)
         best = np.argsort(-self._popularity[allowed], kind="stable")[: self._num_items]
         return [int(place) for place in allowed[best]]
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import LabelSpec
+from m6rec_jax.dialogue.state import REPLY_PREFIX
 from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
 from m6rec_jax.engine.decoding.stream import GenerationStream
@@ -52,7 +53,6 @@ from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
-from m6rec_jax.text.dialogue import REPLY_PREFIX
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values

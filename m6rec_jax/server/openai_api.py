@@ -15,6 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from m6rec_jax.dialogue.state import SYSTEM, USER
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.jobs.answering import Accepted
@@ -26,7 +27,6 @@ from m6rec_jax.server.errors import ApiError
 from m6rec_jax.server.limits import strict_route
 from m6rec_jax.server.native import writing_task
 from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
-from m6rec_jax.text.dialogue import SYSTEM, USER
 from m6rec_jax.text.records import Item
 
 _STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}

@@ -24,6 +24,7 @@ from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.ease import Ease
 from m6rec_jax.data.prepared import CATALOGUE, read_catalogue
 from m6rec_jax.data.sources import default_data_dir
+from m6rec_jax.dialogue.state import SYSTEM
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.index_files import catalogue_fingerprint, read_manifest
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
@@ -39,7 +40,6 @@ from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 from m6rec_jax.sharding import LogicalRules, make_mesh
-from m6rec_jax.text.dialogue import SYSTEM
 from m6rec_jax.text.format_strings import Template
 
 HELP = "Say something; /new starts anew, /quit (or the end of input) ends."

@@ -132,10 +132,7 @@ class Template:
         Raises:
           DataError: a field outside every optional clause has no value.
         """
-        rendered = _render(self._parts, values)
-        if isinstance(rendered, _Field):
-            raise _missing(rendered, self.name)
-        return rendered[0]
+        return "".join(str(part) for part in self._reduced(values, frozenset()))
 
     def pieces(self, source_of: Callable[[str], object]) -> list[Template]:
         """Cuts it into templates whose texts, put together, are its own.
@@ -165,7 +162,17 @@ class Template:
         Raises:
           DataError: as `render`, for the others.
         """
-        return "".join(_fill(part, values, frozenset(later), self.name) for part in self._parts)
+        return _source(self._reduced(values, frozenset(later)))
+
+    def _reduced(self, values: Mapping[str, Value], later: frozenset[str]) -> list[_Part]:
+        reduced = _reduce(self._parts, values, later)
+        if isinstance(reduced, _Field):
+            raise DataError(
+                f"template '{self.name}' needs a value for {{{reduced.name}}} (character "
+                f"{reduced.position}), and there is none; fill it in the table, or put the words "
+                "around it in an optional clause [ ... ] of the template"
+            )
+        return reduced[0]
 
     def validate(self, known: Iterable[str]) -> None:
         """Raises ConfigError, with the position and the closest known name, for an unknown field
@@ -234,62 +241,45 @@ def _fields(parts: Iterable[_Part]) -> Iterator[_Field]:
             yield from _fields(part.parts)
 
 
-def _render(parts: Sequence[_Part], values: Mapping[str, Value]) -> tuple[str, bool] | _Field:
-    """The text and whether a value is in it, or the first field that has none."""
-    texts: list[str] = []
+def _reduce(
+    parts: Sequence[_Part], values: Mapping[str, Value], later: frozenset[str]
+) -> tuple[list[_Part], bool] | _Field:
+    """What is left when values are filled in, and whether one is in it; or a field without value.
+
+    Of `later` fields are left, and clauses that may still be left out because of them.
+    """
+    left: list[_Part] = []
     has_value = False
     for part in parts:
-        if type(part) is str:
-            texts.append(part)
-            continue
-        if isinstance(part, _Field):
+        if isinstance(part, str) or (isinstance(part, _Field) and part.name in later):
+            left.append(part)
+        elif isinstance(part, _Field):
             text = text_of(values.get(part.name))
             if not text:
                 return part
+            left.append(text)
+            has_value = True
         else:
-            assert isinstance(part, _Clause)
-            text = _render_clause(part, values)
-        has_value = has_value or bool(text)
-        texts.append(text)
-    return "".join(texts), has_value
+            inner = _reduce(part.parts, values, later)
+            if isinstance(inner, _Field):
+                continue
+            waits = any(isinstance(one, _Field) for one in inner[0])
+            if inner[1] and not waits:
+                left += inner[0]
+                has_value = True
+            elif waits or any(isinstance(one, _Clause) for one in inner[0]):
+                left.append(_Clause(tuple(inner[0])))
+    return left, has_value
 
 
-def _render_clause(clause: _Clause, values: Mapping[str, Value]) -> str:
-    """The clause's text, or "" when a field has no value or only lost clauses are in it."""
-    rendered = _render(clause.parts, values)
-    return "" if isinstance(rendered, _Field) or not rendered[1] else rendered[0]
-
-
-def _fill(part: _Part, values: Mapping[str, Value], later: frozenset[str], name: str) -> str:
-    if isinstance(part, str):
-        return _escaped(part)
-    if isinstance(part, _Field):
-        if part.name in later:
-            return f"{{{part.name}}}"
-        if text := text_of(values.get(part.name)):
-            return _escaped(text)
-        raise _missing(part, name)
-    own = [inner for inner in part.parts if isinstance(inner, _Field) and inner.name not in later]
-    if not all(text_of(values.get(field.name)) for field in own):
-        return ""
-    if not later.intersection(field.name for field in _fields(part.parts)):
-        return _escaped(_render_clause(part, values))
-    filled = "".join(_fill(inner, values, later, name) for inner in part.parts)
-    direct = any(isinstance(inner, _Field) and inner.name in later for inner in part.parts)
-    # With a value in it, it stays whatever its inner clauses lose.
-    has_content = own or any(
-        _render_clause(inner, values) for inner in part.parts if isinstance(inner, _Clause)
-    )
-    return filled if has_content and not direct else f"[{filled}]"
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{char}" if char in _ESCAPABLE else char for char in text)
-
-
-def _missing(field: _Field, name: str) -> DataError:
-    return DataError(
-        f"template '{name}' needs a value for {{{field.name}}} (character {field.position}), and "
-        "there is none; fill it in the table, or put the words around it in an optional clause "
-        "[ ... ] of the template"
-    )
+def _source(parts: Iterable[_Part]) -> str:
+    """The format string of some parts."""
+    texts = []
+    for part in parts:
+        if isinstance(part, _Field):
+            texts.append(f"{{{part.name}}}")
+        elif isinstance(part, _Clause):
+            texts.append(f"[{_source(part.parts)}]")
+        else:
+            texts.append(re.sub(r"[\[\]{}\\]", r"\\\g<0>", part))
+    return "".join(texts)

@@ -9,7 +9,9 @@ from m6rec_jax.engine.index.catalogue_index import TopK
 from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
 from tests.dialogue import films
 
-CHILDREN = tuple(films.WORDS.groups["children"][part] for part in ("wanted", "unwanted"))
+CHILDREN = tuple(
+    getattr(films.CATALOGUE.words.groups["children"], side) for side in ("wanted", "unwanted")
+)
 
 
 class Towers:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gin
 
-from m6rec_jax.dialogue.attributes import ItemAttributes
+from m6rec_jax.dialogue.catalogue import DialogueCatalogue
 from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.replies import ReplyGrammar
-from m6rec_jax.dialogue.wishes import WishFilter
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.text.records import Item
 
@@ -58,8 +57,6 @@ def film_words() -> DialogueWords:
     return words
 
 
-WORDS = film_words()
-ATTRIBUTES = ItemAttributes(ITEMS, WORDS.attributes, WORDS.year)
-READER = DialogueReader(NAMES, ATTRIBUTES, WORDS)
-FILTER = WishFilter(ATTRIBUTES, WORDS.of_groups())
-GRAMMAR = ReplyGrammar(TITLES, ATTRIBUTES, WORDS, FILTER)
+CATALOGUE = DialogueCatalogue(ITEMS, NAMES, film_words(), TITLES)
+READER = DialogueReader(CATALOGUE)
+GRAMMAR = ReplyGrammar(CATALOGUE)

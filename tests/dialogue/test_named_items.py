@@ -2,14 +2,10 @@
 
 import pytest
 
-from m6rec_jax.dialogue.named_items import NamedItems
 from m6rec_jax.dialogue.state import DialogueState
-from m6rec_jax.dialogue.words import DialogueWords
-from m6rec_jax.errors import ConfigError
-from tests.dialogue.films import ATTRIBUTES, NAMES, READER, WORDS
+from tests.dialogue.films import READER
 
 FARGO = "Fargo: crime, drama, by Joel Coen, Ethan Coen"
-TWO = NamedItems(NAMES, ATTRIBUTES, WORDS, 2)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +34,6 @@ def test_segments(turns, told):
     for text in turns:
         state.hear("USER", text)
     last = f"USER: {turns[-1]}"
-    assert state.source(None, TWO) == ["", *(f"USER: {t}" for t in turns[:-1]), *told, last]
-    assert state.source(1, TWO, ["young"]) == ["young", *told, last]
+    assert state.source(None, 2) == ["", *(f"USER: {t}" for t in turns[:-1]), *told, last]
+    assert state.source(1, 2, ["young"]) == ["young", *told, last]
     assert state.source(1) == ["", last]
-
-
-def test_words_of_no_column_are_told():
-    with pytest.raises(ConfigError, match=r"DialogueWords\.attributes names none"):
-        NamedItems(NAMES, ATTRIBUTES, DialogueWords(), 1)

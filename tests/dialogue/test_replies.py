@@ -6,14 +6,14 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
-from m6rec_jax.dialogue.attributes import ItemAttributes
+from m6rec_jax.dialogue.catalogue import DialogueCatalogue
 from m6rec_jax.dialogue.replies import ReplyGrammar
-from m6rec_jax.dialogue.wishes import ForGroup, Like, Unwanted, Wanted, WishFilter, Years
+from m6rec_jax.dialogue.wishes import ForGroup, Like, Values, Years, obeying
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.metrics.faithfulness import AttributeDictionary
 from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.records import Item
-from tests.dialogue.films import ATTRIBUTES, FILTER, GRAMMAR, ITEMS, TITLES
+from tests.dialogue.films import CATALOGUE, GRAMMAR, ITEMS, TITLES
 from tests.dialogue.test_wishes import PLACES, WISHES
 
 COLUMNS = ("genres", "director", "cast", "country")
@@ -44,19 +44,19 @@ def assert_true(place, said):
 
 @given(st.lists(WISHES, max_size=4), st.sets(PLACES))
 def test_offers(wishes, excluded):
-    obeying = FILTER.obeying(wishes, excluded)
-    places = [int(place) for place in np.flatnonzero(obeying.allowed)[:3]]
-    offers = GRAMMAR.recommend(places, obeying)
+    found = obeying(CATALOGUE, wishes, excluded)
+    places = [int(place) for place in np.flatnonzero(found.allowed)[:3]]
+    offers = GRAMMAR.recommend(places, found)
     if not places:
         assert offers == ["I know no more films, only those that we spoke of."]
         return
     for text in offers:
-        found = OFFER.fullmatch(text)
-        assert found, text
-        assert bool(found["missing"]) == bool(obeying.dropped)
-        title = found["a"] or found["b"] or found["c"]
-        if found["said"]:
-            assert_true(next(place for place in places if TITLES[place] == title), found["said"])
+        offer = OFFER.fullmatch(text)
+        assert offer, text
+        assert bool(offer["missing"]) == bool(found.dropped)
+        title = offer["a"] or offer["b"] or offer["c"]
+        if offer["said"]:
+            assert_true(next(place for place in places if TITLES[place] == title), offer["said"])
 
 
 @given(PLACES, st.sampled_from([*COLUMNS, "year"]), st.lists(WISHES, max_size=3))
@@ -72,33 +72,32 @@ def test_answers_and_reasons(place, column, wishes):
 
 
 def wanted(column, *names):
-    return Wanted(frozenset((column, phrase_key(name)) for name in names))
+    return Values(frozenset((column, phrase_key(name)) for name in names))
 
 
 def test_words_of_wishes():
     comedy, hanks = wanted("genres", "comedy"), wanted("cast", "Tom Hanks")
-    said = GRAMMAR.understood
-    assert said([]) == ""
+    said = GRAMMAR.wished
     assert said([hanks, comedy, Years(1990, 1999)]) == "comedy films with Tom Hanks from the 1990s"
     assert said([wanted("genres", "war", "drama")]) == "drama or war films"
     assert said([Years(1996, None)]) == "films newer than 1995"
     assert said([Years(None, 1979), ForGroup("children")]) == "films older than 1980 for children"
-    assert said([Like((0,)), Unwanted(comedy.values), Unwanted(hanks.values)]) == (
+    assert said([Like((0,)), Values(comedy.values, True), Values(hanks.values, True)]) == (
         "films like Fargo (1996) other than comedy films and films with Tom Hanks"
     )
 
 
 def test_reasons_are_tied_to_the_wishes():
-    obeying = FILTER.obeying([wanted("genres", "comedy"), Years(1980, 1989)], ())
-    assert GRAMMAR.recommend([4], obeying)[0] == (
+    found = obeying(CATALOGUE, [wanted("genres", "comedy"), Years(1980, 1989)], ())
+    assert GRAMMAR.recommend([4], found)[0] == (
         "How about Big (1988)? It is a comedy film from 1988."
     )
-    obeying = FILTER.obeying([Like((5,))], [5])
-    assert GRAMMAR.recommend([4], obeying)[0] == (
+    found = obeying(CATALOGUE, [Like((5,))], [5])
+    assert GRAMMAR.recommend([4], found)[0] == (
         "How about Big (1988)? It is a comedy film with Tom Hanks, like Toy Story (1995)."
     )
-    obeying = FILTER.obeying([wanted("genres", "horror"), ForGroup("children")], ())
-    assert GRAMMAR.recommend([5], obeying)[0] == (
+    found = obeying(CATALOGUE, [wanted("genres", "horror"), ForGroup("children")], ())
+    assert GRAMMAR.recommend([5], found)[0] == (
         "I know no more horror films for children, only films for children. "
         "How about Toy Story (1995)? It is an animation and children's film."
     )
@@ -107,19 +106,17 @@ def test_reasons_are_tied_to_the_wishes():
         "You asked for horror films, and Alien (1979) is a horror film."
     )
     hanks = frozenset((column, phrase_key("Tom Hanks")) for column in ("director", "cast"))
-    assert GRAMMAR.explain(4, [Wanted(hanks)])[0] == (
+    assert GRAMMAR.explain(4, [Values(hanks)])[0] == (
         "You asked for films with Tom Hanks, and Big (1988) is a film with Tom Hanks."
     )
     assert GRAMMAR.answer(0, "director") == ["Fargo (1996) is a film by Joel Coen and Ethan Coen."]
     assert GRAMMAR.answer(0, "year") == ["Fargo (1996) is a film from 1996."]
-    assert ATTRIBUTES.last_year == 1996
+    assert CATALOGUE.last_year == 1996
 
 
 def test_where_nothing_is_known():
-    words = DialogueWords()
-    bare = ItemAttributes([Item("a"), Item("b")], words.attributes, words.year)
-    grammar = ReplyGrammar(["A", "B"], bare, words, WishFilter(bare, {}))
-    found = WishFilter(bare, {}).obeying([Years(1990, None)], [0])
+    bare = DialogueCatalogue([Item("a"), Item("b")], ["A", "B"], DialogueWords())
+    grammar, found = ReplyGrammar(bare), obeying(bare, [Years(1990, None)], [0])
     assert grammar.recommend([1], found)[0] == (
         "I know no more items newer than 1989, only other items. How about B?"
     )

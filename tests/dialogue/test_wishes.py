@@ -4,18 +4,25 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
-from m6rec_jax.dialogue.state import DialogueState
-from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Unwanted, Wanted, Years, updated
-from m6rec_jax.text.dialogue import USER
-from tests.dialogue.films import ATTRIBUTES, FILTER, ITEMS, READER, WORDS
+from m6rec_jax.dialogue.state import USER, DialogueState
+from m6rec_jax.dialogue.wishes import (
+    ForGroup,
+    Like,
+    Unseen,
+    Values,
+    Years,
+    mask,
+    obeying,
+    updated,
+)
+from tests.dialogue.films import CATALOGUE, ITEMS, READER
 
-VALUES = sorted(ATTRIBUTES.spellings)
+VALUES = sorted(CATALOGUE.spellings)
 PLACES = st.integers(0, len(ITEMS) - 1)
 SOME = st.frozensets(st.sampled_from(VALUES), min_size=1, max_size=3)
 YEARS = st.none() | st.integers(1915, 2000)
 WISHES = st.one_of(
-    st.builds(Wanted, SOME),
-    st.builds(Unwanted, SOME),
+    st.builds(Values, SOME, st.booleans()),
     st.builds(Years, YEARS, YEARS, st.booleans()),
     st.just(ForGroup("children")),
     st.builds(lambda place: Like((place,)), PLACES),
@@ -24,17 +31,15 @@ WISHES = st.one_of(
 
 
 def has(item, values):
-    spelled = {(column, ATTRIBUTES.spellings[column, key]) for column, key in values}
+    spelled = {(column, CATALOGUE.spellings[column, key]) for column, key in values}
     return any(text in item.attributes[column] for column, text in spelled)
 
 
 def obeys(place, wish, seen):
     """One item at a time."""
     item = ITEMS[place]
-    if isinstance(wish, Wanted):
-        return has(item, wish.values)
-    if isinstance(wish, Unwanted):
-        return not has(item, wish.values)
+    if isinstance(wish, Values):
+        return has(item, wish.values) != wish.refused
     if isinstance(wish, Years):
         year = item.attributes["year"]
         if year is None:
@@ -42,9 +47,10 @@ def obeys(place, wish, seen):
         inside = (wish.since or 0) <= year <= (9999 if wish.until is None else wish.until)
         return inside != wish.outside
     if isinstance(wish, ForGroup):
-        group = WORDS.groups[wish.name]
-        own = set(item.attributes["genres"])
-        return bool(own & {*group["wanted"]["genres"]}) and not own & {*group["unwanted"]["genres"]}
+        group = CATALOGUE.words.groups[wish.name]
+        genres = set(item.attributes["genres"])
+        wanted = genres & {*group.wanted["genres"]}
+        return bool(wanted) and not genres & {*group.unwanted["genres"]}
     if isinstance(wish, Like):
         for column in ("genres", "director", "cast", "country"):
             for value in ITEMS[wish.places[0]].attributes[column]:
@@ -58,12 +64,12 @@ def obeys(place, wish, seen):
 @given(WISHES, st.sets(PLACES))
 def test_a_mask_is_what_a_loop_finds(wish, seen):
     found = [obeys(place, wish, seen) for place in range(len(ITEMS))]
-    np.testing.assert_array_equal(FILTER.mask(wish, seen), found)
+    np.testing.assert_array_equal(mask(wish, CATALOGUE, seen), found)
 
 
 @given(st.lists(WISHES, max_size=5), st.sets(PLACES), st.sets(PLACES))
 def test_what_may_be_recommended_obeys(wishes, excluded, seen):
-    found = FILTER.obeying(wishes, excluded, seen)
+    found = obeying(CATALOGUE, wishes, excluded, seen)
     assert sorted(map(repr, (*found.kept, *found.dropped))) == sorted(map(repr, wishes))
     allowed = set(np.flatnonzero(found.allowed))
     for place in range(len(ITEMS)):
@@ -77,21 +83,23 @@ def test_what_may_be_recommended_obeys(wishes, excluded, seen):
 
 
 def test_the_least_important_wish_goes():
-    comedy = Wanted(frozenset({("genres", ("comedy",))}))
-    war = Wanted(frozenset({("genres", ("war",))}))
+    comedy = Values(frozenset({("genres", ("comedy",))}))
+    war = Values(frozenset({("genres", ("war",))}))
     twenties = Years(1920, 1929)
-    assert FILTER.obeying([war, twenties], ()).dropped == (twenties,)
+    assert obeying(CATALOGUE, [war, twenties], ()).dropped == (twenties,)
     # Of equals what was said last is kept.
-    assert FILTER.obeying([twenties, war], ()).dropped == (war,)
-    assert FILTER.obeying([ForGroup("children"), war], ()).dropped == (war,)
-    assert FILTER.obeying([comedy, twenties], ()).allowed.tolist() == [n == 8 for n in range(12)]
-    assert FILTER.obeying([comedy, twenties], [8]).dropped == (twenties,)
-    assert not FILTER.obeying([comedy], range(12)).allowed.any()
+    assert obeying(CATALOGUE, [twenties, war], ()).dropped == (war,)
+    assert obeying(CATALOGUE, [ForGroup("children"), war], ()).dropped == (war,)
+    assert obeying(CATALOGUE, [comedy, twenties], ()).allowed.tolist() == [
+        n == 8 for n in range(12)
+    ]
+    assert obeying(CATALOGUE, [comedy, twenties], [8]).dropped == (twenties,)
+    assert not obeying(CATALOGUE, [comedy], range(12)).allowed.any()
 
 
 def test_later_turns():
-    genre = {n: Wanted(frozenset({("genres", (n,))})) for n in ("comedy", "drama", "war")}
-    person = Wanted(frozenset({("cast", ("tom", "hanks"))}))
+    genre = {n: Values(frozenset({("genres", (n,))})) for n in ("comedy", "drama", "war")}
+    person = Values(frozenset({("cast", ("tom", "hanks"))}))
     state = updated((), [genre["comedy"], Years(1990, 1999)], adds=False)
     assert state == (genre["comedy"], Years(1990, 1999))
     # Of another column: beside it; of the same one: in its place; "also": beside it.
@@ -102,9 +110,9 @@ def test_later_turns():
     state = updated(state, [genre["war"]], adds=True)
     assert state == (genre["war"], genre["drama"], person, Years(1990, 1999))
     # Years replace years; what is refused is no longer wanted, and the other way round.
-    state = updated(state, [Unwanted(genre["war"].values), Years(1980, None)], adds=False)
+    state = updated(state, [Values(genre["war"].values, True), Years(1980, None)], adds=False)
     assert state == (
-        Unwanted(genre["war"].values),
+        Values(genre["war"].values, True),
         *(Years(1980, None), genre["drama"], person),
     )
     state = updated(state, [genre["war"]], adds=False)
@@ -134,7 +142,7 @@ def test_refused_years_hold_beside_others() -> None:
 
 
 def test_refusals_add_up():
-    first, second = (Unwanted(frozenset({("genres", (n,))})) for n in ("war", "horror"))
+    first, second = (Values(frozenset({("genres", (n,))}), True) for n in ("war", "horror"))
     assert set(updated((first,), [second], adds=False)) == {first, second}
 
 
@@ -144,4 +152,4 @@ def test_a_group_is_withdrawn() -> None:
     assert ForGroup("children") in state.wishes
     state.hear(USER, "It is not for children any more")
     assert ForGroup("children") not in state.wishes
-    assert Wanted(frozenset({("genres", ("comedy",))})) in state.wishes
+    assert Values(frozenset({("genres", ("comedy",))})) in state.wishes

@@ -357,7 +357,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
     (talks / "dev.tsv").write_text((talks / "dev.tsv").read_text().replace(" (19", " (18"))
     with pytest.raises(DataError, match="none of the 6 items"):
         prepare_corpus(Dialogues(talks, options), tmp_path, progress=False)
-    with pytest.raises(DataError, match=r"DialogueWords.attributes \(colour\); these have title"):
+    with pytest.raises(DataError, match=r"DialogueWords.attributes \(colour"):
         JoinedAttributes(tmp_path / "films", ["colour"])
 
 
