@@ -262,11 +262,11 @@ def run_vocab_train(args: argparse.Namespace) -> None:
     from m6rec_jax.data.vocabulary_text import train_on_prepared
     from m6rec_jax.pipeline import locations
 
-    trained = train_on_prepared(locations.data_dir())
-    print(trained.model_file)
+    model_file = train_on_prepared(locations.data_dir())
+    print(model_file)
     dataset = bound("train_on_prepared.dataset")
     split = bound("train_on_prepared.split", locations.DEFAULT_SPLIT)
-    if dataset is None or str(locations.vocabulary_file(dataset, split)) != trained.model_file:
+    if dataset is None or str(locations.vocabulary_file(dataset, split)) != model_file:
         return  # of several data sets, or tasks look elsewhere
     import gin
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +13,7 @@ from m6rec_jax.data.views import check_view, text_columns
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
+from m6rec_jax.text.vocabulary_training import train_vocabulary
 
 DEFAULT_VIEWS = ("groups", "documents")
 
@@ -46,7 +45,7 @@ def train_on_prepared(
     sources: Sequence[tuple[str, str, Sequence[str]]] = (),
     shared: str | None = None,
     progress: bool = True,
-) -> TrainedVocabulary:
+) -> str:
     """Trains a vocabulary on the training rows of prepared data; see `train_vocabulary`.
 
     The words for labels are kept apart from the titles beside them. Phrases are learnt of what
@@ -67,6 +66,9 @@ def train_on_prepared(
       sources: (data set, split, views) of each of several data sets, in place of one.
       shared: name of the vocabulary that is trained, a folder in `data_dir`; with `sources`.
       progress: whether to show bars.
+
+    Returns:
+      the model file.
 
     Raises:
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
@@ -116,13 +118,12 @@ def train_on_prepared(
     bar = progress_bar(total=num_rows, desc="reading text", unit=" rows", disable=not progress)
     with bucket_copies() as copies, bar:
         copies.fetch(path)  # one that is there is not overwritten
-        trained = train_vocabulary(
+        train_vocabulary(
             texts(has_template=True),
             copies.of(path),
             prose=texts(has_template=False),
             keep_apart=list(words_of_labels),
             progress=progress,
         )
-        for file in (path.with_suffix(".json"), path):
-            copies.store(file)
-    return dataclasses.replace(trained, model_file=str(path))
+        copies.store(path)
+    return str(path)

@@ -38,13 +38,6 @@ class DialogueCatalogue:
       names: by which items are named in a dialogue, such as titles without a year.
       words: how people speak of them.
       titles: as replies write them; None: the names.
-
-    Attributes:
-      columns: the words of each column of which some item has a value.
-      groups: name of a group to the values that items for it have, and to those that they lack.
-      spellings: column, words → the value as the catalogue has it first.
-      years: float64 `[items]`, NaN where it is not known.
-      last_year: of all items; None where no year is known.
     """
 
     def __init__(
@@ -55,6 +48,7 @@ class DialogueCatalogue:
         titles: Sequence[str] | None = None,
     ) -> None:
         self.names, self.words, self.titles = names, words, names if titles is None else titles
+        # The values that items for a group have, and those that they lack.
         self.groups = {
             name: (_column_values(group.wanted), _column_values(group.unwanted))
             for name, group in words.groups.items()
@@ -62,6 +56,7 @@ class DialogueCatalogue:
         # Nobody speaks of some columns of groups, such as the age for which a film is.
         of_groups = {c for group in words.groups.values() for c in (*group.wanted, *group.unwanted)}
         key_of = functools.cache(phrase_key)
+        # A value as the catalogue has it first.
         self.spellings: dict[ColumnValue, str] = {}
         self._values = [attribute_values(item, words.attributes) for item in items]
         places: defaultdict[ColumnValue, list[int]] = defaultdict(list)
@@ -74,8 +69,10 @@ class DialogueCatalogue:
                         if column in words.attributes:
                             self.spellings.setdefault((column, key), value)
         self._places = {value: np.unique(members) for value, members in places.items()}
+        # The words of each column of which some item has a value.
         spelled = {column for column, _ in self.spellings}
         self.columns = {c: said for c, said in words.attributes.items() if c in spelled}
+        # float64 `[items]`, NaN where it is not known.
         years = [_year(item.attributes.get(words.year)) for item in items]
         self.years = np.array(years, np.float64)
         self.last_year = max(self.known_years(range(len(years))), default=None)
@@ -109,12 +106,9 @@ class DialogueCatalogue:
         return next(iter(self.known_years([place])), None)
 
     def segments(self, places: Sequence[int], columns: Collection[str], number: int) -> list[str]:
-        """What a model reads of at most `number` items of which something is known.
+        """What a model reads of the latest `number` items of which something is known.
 
-        Args:
-          places: of items, in the order in which they were named; the latest are taken.
-          columns: that are read, beside the year; none: all.
-          number: of segments, at most.
+        `places` are in the order in which they were named; of `columns` (none: all) and the year.
         """
         texts = filter(None, (self._segment(place, columns) for place in reversed(places)))
         return list(itertools.islice(texts, number))[::-1]

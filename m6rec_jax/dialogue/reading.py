@@ -10,30 +10,22 @@ from m6rec_jax.dialogue.catalogue import ColumnValue, DialogueCatalogue
 from m6rec_jax.dialogue.phrases import NUMBERS, WORDS, KnownPhrases, Token
 from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Values, Wish, Years, last_word
 
+# How many of the catalogue's last years are recent.
+_RECENT_YEARS = 10
+
 
 @dataclasses.dataclass
 class Reading:
-    """What a turn says.
-
-    Attributes:
-      wishes: in its order.
-      named: places of the items that it names, in its order.
-      liked: those of them that are not refused, compared, unseen or asked about.
-      adds: the wishes come beside earlier ones.
-      clears: no earlier wish holds any longer.
-      withdrawn: names of the groups that nothing is wanted for.
-      asked: a column whose values are asked for; None: none is.
-      acts: of 'why', 'thanks', 'bye', 'good' (is an item?) and 'about' (what is it?) those that it
-        says.
-    """
+    """What a turn says: wishes and places of items, each in its order."""
 
     wishes: Sequence[Wish] = ()
     named: Sequence[int] = ()
-    liked: Sequence[int] = ()
-    adds: bool = False
-    clears: bool = False
-    withdrawn: set[str] = dataclasses.field(default_factory=set)
-    asked: str | None = None
+    liked: Sequence[int] = ()  # those that are not refused, compared, unseen or asked about
+    adds: bool = False  # the wishes come beside earlier ones
+    clears: bool = False  # no earlier wish holds any longer
+    withdrawn: set[str] = dataclasses.field(default_factory=set)  # groups nothing is wanted for
+    asked: str | None = None  # a column whose values are asked for
+    # Of 'why', 'thanks', 'bye', 'good' (is an item?) and 'about' (what is it?) those that it says.
     acts: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -46,12 +38,8 @@ class DialogueReader:
         self.corrected = self._phrases.corrected
 
     def read(self, text: str, latest: Sequence[int] = ()) -> Reading:
-        """What a turn says.
-
-        Args:
-          text: of the turn.
-          latest: places of the items that were named or offered last: "newer" means newer than
-            these.
+        """What a turn says, where the items at the places `latest` were named or offered last:
+        "newer" means newer than these.
         """
         return _TurnReader(self.catalogue, self._phrases.tokens(text), latest).read()
 
@@ -286,7 +274,7 @@ class _TurnReader:
             self._compare(f"{kind}_than", years, self.negative)
         elif last is not None:
             way = "newer_than" if kind in ("newer", "recent") else "until"
-            self._compare(way, [last - self.catalogue.words.recent_years], self.negative)
+            self._compare(way, [last - _RECENT_YEARS], self.negative)
 
     def _compare(self, kind: str, years: Sequence[int], negative: bool) -> None:
         """Newer or older than these years."""

@@ -39,13 +39,7 @@ class ReplyGrammar:
         self._for_group = {name: Template.parse(group.says) for name, group in groups}
 
     def say(self, act: str, place: int | None = None, **fields: object) -> list[str]:
-        """An act in all its words.
-
-        Args:
-          act: of `replies` in english.toml.
-          place: of the item that it is about.
-          fields: what the sentences name beside it and what items are called.
-        """
+        """An act of `replies` in english.toml in all its words, about the item at a place."""
         title = "" if place is None else self._catalogue.titles[place]
         fields |= {"items": self._items, "title": title}
         return [sentence.format(**fields) for sentence in ENGLISH["replies"][act]]
@@ -67,12 +61,7 @@ class ReplyGrammar:
         return self.say("good", place, every=len(self._catalogue.titles), rank=rank)
 
     def recommend(self, places: Sequence[int], obeying: Obeying) -> list[str]:
-        """Offers of one of some items that obey, with a reason tied to the wishes.
-
-        Args:
-          places: of the items, best first; none: nothing is left.
-          obeying: why they may be recommended.
-        """
+        """Offers of one of some items that obey, best first, with a reason tied to the wishes."""
         if not places:
             return self.say("nothing_left")
         before = ""

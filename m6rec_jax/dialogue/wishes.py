@@ -107,17 +107,11 @@ def columns_of(wish: Wish, catalogue: DialogueCatalogue) -> frozenset[str]:
 
 
 class Obeying(NamedTuple):
-    """Which items may be recommended.
+    """Which items may be recommended."""
 
-    Attributes:
-      allowed: bool `[items]`.
-      kept: the wishes that all of them obey.
-      dropped: those that would have left nothing.
-    """
-
-    allowed: np.ndarray
-    kept: tuple[Wish, ...]
-    dropped: tuple[Wish, ...]
+    allowed: np.ndarray  # bool `[items]`
+    kept: tuple[Wish, ...]  # that all of them obey
+    dropped: tuple[Wish, ...]  # that would have left nothing
 
 
 def obeying(
@@ -128,11 +122,8 @@ def obeying(
 ) -> Obeying:
     """The items that obey as many wishes as leave something, the most important ones first.
 
-    Args:
-      catalogue: the items.
-      wishes: of the dialogue, the latest first.
-      excluded: places of items that are not recommended in any case.
-      seen: of those in the user's history.
+    `wishes` are the latest first, `excluded` places of items that are not recommended in any case,
+    `seen` of those in the user's history.
     """
     allowed = mask(Unseen(), catalogue, excluded)
     refused = [wish for wish in wishes if isinstance(wish, Values) and wish.refused]
@@ -153,8 +144,6 @@ def updated(
     """The wishes after another turn, the latest first.
 
     Args:
-      wishes: before it.
-      turn: those of the turn.
       adds: whether they come beside those of the same kind, not in their place: items are then to
         be like any of those that were named, and years to be of both spans, or, where these have
         none in common, of either.

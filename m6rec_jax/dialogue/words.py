@@ -28,41 +28,25 @@ FILMS = "gin_configs/dialogue/films.gin"
 
 
 class AttributeWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a column's values are spoken of.
+    """How a column's values are spoken of."""
 
-    Attributes:
-      says: an item with a value: '{item} by {value}'.
-      cues: what comes before a value of this column and of no other: 'by'.
-      asked: how users ask for the values of an item: 'who directed'.
-      ask: how users are asked for one: 'Is there a director that you like?'; empty: they are not.
-      names: values are names; those of one word need their own capitals.
-    """
-
-    says: str
-    cues: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    ask: str = ""
-    names: bool = False
+    says: str  # an item with a value: '{item} by {value}'
+    cues: tuple[str, ...] = ()  # what comes before a value of this column and of no other: 'by'
+    asked: tuple[str, ...] = ()  # how users ask for the values of an item: 'who directed'
+    ask: str = ""  # how users are asked for one: 'Is there a director that you like?'
+    names: bool = False  # values are names; those of one word need their own capitals
 
 
 class GroupWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Items for somebody, told by the values that they have and lack.
+    """Items for somebody, told by the values, by column, that they have and lack."""
 
-    Attributes:
-      says: such an item: '{item} for children'.
-      cues: how users ask for them.
-      wanted: column to values, of which an item has at least one.
-      unwanted: column to values, of which it has none.
-      people: somebody whom they are for, unless an age says otherwise: 'my son', who may be 30.
-      under: whoever is younger than so many years is such a one, too; 0: ages say nothing.
-    """
-
-    says: str
-    wanted: Annotated[dict[str, tuple[str, ...]], msgspec.Meta(min_length=1)]
-    cues: tuple[str, ...] = ()
-    unwanted: dict[str, tuple[str, ...]] = {}
+    says: str  # such an item: '{item} for children'
+    wanted: Annotated[dict[str, tuple[str, ...]], msgspec.Meta(min_length=1)]  # at least one
+    cues: tuple[str, ...] = ()  # how users ask for them
+    unwanted: dict[str, tuple[str, ...]] = {}  # none of these
+    # Somebody whom they are for, unless an age says otherwise: 'my son', who may be 30.
     people: tuple[str, ...] = ()
-    under: int = 0
+    under: int = 0  # whoever is younger is such a one, too; 0: ages say nothing
 
 
 @gin.configurable
@@ -70,30 +54,19 @@ class GroupWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DialogueWords:
     """How people speak of a catalogue's items; columns that a catalogue lacks are left out.
 
-    Attributes:
-      item, items: what one of them is called, and several.
-      also_called: other words for these.
-      year: the column with the year by which items are newer than others.
-      year_asked: how users ask for it.
-      attributes: column to `AttributeWords` (in gin their fields), in the order in which they are
-        said.
-      synonyms: phrase to the value that it means.
-      groups: name to `GroupWords` (in gin their fields).
-      recent_years: how many of the catalogue's last years are recent.
-
-    Raises:
-      ConfigError: an unknown field, a wrong type, or words that do not say {item} and {value}.
+    Raises ConfigError for an unknown field, a wrong type, or words that do not say {item} and
+    {value}.
     """
 
     item: str = "item"
     items: str = "items"
-    also_called: tuple[str, ...] = ()
-    year: str = "year"
+    also_called: tuple[str, ...] = ()  # other words for these
+    year: str = "year"  # the column with the year by which items are newer than others
     year_asked: tuple[str, ...] = ("what year", "which year", "when was", "when did", "how old is")
+    # Column to its words (in gin their fields), in the order in which they are said.
     attributes: dict[str, AttributeWords] = dataclasses.field(default_factory=dict)
-    synonyms: dict[str, str] = dataclasses.field(default_factory=dict)
+    synonyms: dict[str, str] = dataclasses.field(default_factory=dict)  # phrase to a value
     groups: dict[str, GroupWords] = dataclasses.field(default_factory=dict)
-    recent_years: int = 10
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(DialogueWords).items():

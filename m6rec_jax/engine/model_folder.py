@@ -90,15 +90,11 @@ def save_assets(
       vocabulary, settings: its SentencePiece file is copied; see `InferenceSettings`.
       dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds; its
         template renders requests.
-
-    Raises:
-      ConfigError: the vocabulary's file has changed since it was read: other ids would be loaded
-        than the model has learnt.
     """
     folder = epath.Path(model_dir) / ASSETS_FOLDER
     datasets = folder / DATASETS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary.read_file())
+    (folder / VOCABULARY_FILE).write_bytes(vocabulary.file_content)
     for name, spec in (dataset_specs or {}).items():
         datasets.mkdir(exist_ok=True)
         (datasets / f"{name}.json").write_text(json.dumps(dict(spec), indent=2) + "\n")

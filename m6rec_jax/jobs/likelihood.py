@@ -1,7 +1,7 @@
 """Likelihood: zero-shot scores (paper section 2), of a model that was tuned for no such task.
 
 The question is by how much the best label in the words of the data set's template is likelier than
-the worst, asked as a foundation has learnt them (`text.outcomes.Contrast`); its answer is a
+the worst, asked as a foundation has learnt them (`text.labels.Contrast`); its answer is a
 probability. Other labels are named in gin, for rows of prepared data (`likelihood_rows`) and for
 requests:
 
@@ -44,7 +44,7 @@ from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.text.outcomes import Contrast
+from m6rec_jax.text.labels import Contrast
 
 
 @gin.configurable
@@ -212,5 +212,5 @@ class LikelihoodAnswers(CandidateAnswerer):
         return found
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        contrast = {"contrast": list(dataclasses.astuple(self._contrast(task)))}
+        contrast = {"contrast": list(self._contrast(task))}
         return {**super().describe(task), **contrast, **dataclasses.asdict(self._scaling)}

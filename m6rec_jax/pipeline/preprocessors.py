@@ -12,7 +12,7 @@ from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout
 from m6rec_jax.text import rows
 from m6rec_jax.text.infilling import text_infilling_row
 from m6rec_jax.text.layout import Row
-from m6rec_jax.text.outcomes import Contrast, with_outcomes
+from m6rec_jax.text.labels import Contrast, with_labels
 
 _JUDGED = ("history", "candidates", "labels", "item_indices", "user_index")
 
@@ -149,7 +149,7 @@ def _judged_in_words(
 ) -> Row:
     """Candidates, each followed by its words of a loss weight."""
     length = layout.target_length
-    decoder = with_outcomes(layout.text, candidates, words, length, outcome_weight=weight)
+    decoder = with_labels(layout.text, candidates, words, length, label_weight=weight)
     return layout.row(layout.source(source) | decoder)
 
 

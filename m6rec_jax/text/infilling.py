@@ -56,8 +56,6 @@ def text_infilling_row(
             f"target_length {target_length} has no room for [BOS], a sentinel, a token and [EOS]; "
             "it must be at least 4"
         )
-    if not vocab.sentinel_ids:
-        raise ConfigError(f"text infilling needs sentinels, and {vocab} has none")
     if not any(map(len, segments)):
         raise DataError("there is no text to mask spans of")
     most = len(vocab.sentinel_ids)
@@ -65,8 +63,7 @@ def text_infilling_row(
     kept, num_dropped = fit_to_budget(segments, room)
     if len(segments) == 1 or not any(map(len, kept)):
         # A long text, or a behaviour that alone is longer than the row: any run of tokens will do.
-        newest = max(place for place, ids in enumerate(segments) if len(ids))
-        ids = segments[newest]
+        ids = next(ids for ids in reversed(segments) if len(ids))
         start = int(rng.integers(max(len(ids) - room, 0) + 1))
         kept, num_dropped = [ids[start : start + room]], len(segments) - 1
 
@@ -104,18 +101,13 @@ def span_counts(length: int, max_spans: int) -> tuple[int, int]:
 def longest_text(source_room: int, target_room: int, max_spans: int) -> int:
     """The most tokens of a text for which both sides fit, 0 when not even one does.
 
-    Args:
-      source_room: tokens for what is left of the text and one sentinel per span.
-      target_room: tokens for the masked ones and one sentinel per span.
-      max_spans: as for `span_counts`.
+    The source holds what is left of the text, the target what is masked, both a sentinel per span.
     """
-    length = source_room + target_room
-    while length > 0:
+    for length in range(source_room + target_room, 0, -1):
         masked, spans = span_counts(length, max_spans)
         if length - masked + spans <= source_room and masked + spans <= target_room:
-            break
-        length -= 1
-    return length
+            return length
+    return 0
 
 
 def draw_spans(
@@ -130,15 +122,13 @@ def draw_spans(
     span_lengths = _composition(num_masked, num_spans, rng)
     # The text may begin or end with a span, so the outer two gaps may be empty.
     gaps = _composition(length - num_masked + 2, num_spans + 1, rng)
-    gaps[0] -= 1
-    gaps[-1] -= 1
+    gaps[[0, -1]] -= 1
     first = np.cumsum(gaps[:-1]) + np.cumsum(span_lengths) - span_lengths
     starts = np.zeros(length, bool)
     starts[first] = True
-    change = np.zeros(length + 1, np.int64)
-    change[first] += 1
-    change[first + span_lengths] -= 1
-    return np.cumsum(change[:-1]) > 0, starts
+    runs = np.ravel(np.column_stack([gaps[:-1], span_lengths]))
+    masked = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.append(masked, np.zeros(gaps[-1], bool)), starts
 
 
 def _composition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:

@@ -44,7 +44,7 @@ FEATURES: Mapping[str, Feature] = {
     "decoder_input_tokens": Feature(np.int32, 0),
     "decoder_target_tokens": Feature(np.int32, 0),
     "decoder_loss_weights": Feature(np.float32, 0.0),
-    # What a target is compared with, see `text.outcomes.Contrast`; 0: nothing.
+    # What a target is compared with, see `text.labels.Contrast`; 0: nothing.
     "decoder_contrast_tokens": Feature(np.int32, 0),
     "decoder_block_ids": Feature(np.int32, 0),
     "decoder_segment_ids": Feature(np.int32, 0),

@@ -27,14 +27,9 @@ def source_row(vocab: Vocabulary, segments: Sequence[Text], source_length: int) 
 
 
 def rows_of_texts(lengths: Sequence[int], target_length: int) -> list[slice]:
-    """Which texts share a decoder row, so that none is cut because of its neighbours.
+    """Which texts share a decoder row, in their order, so that none is cut.
 
-    Args:
-      lengths: tokens of each text, `[BOS]`, `[EOS]` and whatever is read included.
-      target_length: most tokens of a row, at least those of each text.
-
-    Returns:
-      The texts of each row, in their order, as many as fit.
+    `lengths` are tokens of each text, `[BOS]`, `[EOS]` and whatever is read included.
     """
     starts, room = [0], target_length
     for place, length in enumerate(lengths):
@@ -48,8 +43,7 @@ def rows_of_texts(lengths: Sequence[int], target_length: int) -> list[slice]:
 def candidate_share(number: int, target_length: int, candidate_length: int | None = None) -> int:
     """The most tokens of one of a row's candidates: an even share unless `candidate_length` says.
 
-    Raises:
-      ConfigError: the row is too short for that many.
+    Raises ConfigError where the row is too short for that many.
     """
     share = target_length // number if candidate_length is None else candidate_length
     if share < 3 or share * number > target_length:
@@ -187,9 +181,9 @@ def _ids(vocab: Vocabulary, text: Text) -> np.ndarray:
 def drop_words(text: str, share: float, rng: np.random.Generator) -> str:
     """A text without a random `share` of its words, but with at least one of them.
 
-    With a part of the words gone, the model cannot learn items by heart, by one word of their
-    titles, and has something to say of items it was not trained on: words are treated as DropoutNet
-    (Volkovs et al., NeurIPS 2017) treats features. Draws one number a word.
+    So the model cannot learn items by heart, by one word of their titles, and has something to say
+    of items it was not trained on: words are treated as DropoutNet (Volkovs et al., NeurIPS 2017)
+    treats features. Draws one number a word.
     """
     words = text.split()
     if not words:

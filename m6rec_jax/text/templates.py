@@ -9,17 +9,16 @@ import datetime
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Event, Item, User, Value
-from m6rec_jax.text.writing_templates import WritingTemplate, parse_writing
+from m6rec_jax.text.writing_templates import WRITING, WritingSpec, WritingTemplate
 
 EVENT_FIELDS = ("outcome", "ago")
 CONTEXT_FIELDS = ("date", "weekday", "month", "year", "part_of_day")
@@ -32,14 +31,27 @@ _MONTHS = (
 )
 # Up to (not including) an hour.
 _PARTS_OF_DAY = ((5, "night"), (12, "morning"), (17, "afternoon"), (22, "evening"), (24, "night"))
-_TEMPLATES = ("profile", "event", "context", "candidate", "item")
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Outcome(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The words for an event whose value is at least this high; None is "everything lower"."""
 
     at_least: int | float | None = None
     text: Annotated[str, msgspec.Meta(pattern=r"\S")]
+
+
+class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The format strings of a data set, as dataset.json has them."""
+
+    profile: str = ""
+    event: str
+    context: str = ""
+    candidate: str
+    item: str
+    outcomes: tuple[Outcome, ...] = ()
+    writing: dict[Literal[WRITING], WritingSpec] = {}  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +71,16 @@ class DatasetTemplate:
     about items (`writing_templates`). Rendering raises DataError where a required value is missing.
     """
 
+    spec: TemplateSpec
+    writing: Mapping[str, WritingTemplate]
     profile_template: Template
     event_template: Template
     context_template: Template
     candidate_template: Template
     item_template: Template
-    outcomes: tuple[Outcome, ...] = ()
-    writing: Mapping[str, WritingTemplate] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, spec: Mapping[str, Any], where: str = "dataset.json") -> DatasetTemplate:
+    def parse(cls, spec: object, where: str = "dataset.json") -> DatasetTemplate:
         """Reads the `template` object.
 
         Args:
@@ -79,40 +91,30 @@ class DatasetTemplate:
           ConfigError: an unknown or missing key, a template that does not parse, outcomes out of
             order.
         """
-        if not isinstance(spec, Mapping):
-            raise ConfigError(f"{where}: 'template' must be an object, not {spec!r}")
-        entries = (*_TEMPLATES, "outcomes", "writing")
-        for key in spec:
-            if key not in entries:
-                raise ConfigError(
-                    f"{where}: 'template' has no entry '{key}'{did_you_mean(str(key), entries)}; "
-                    f"known: {', '.join(entries)}"
-                )
-        for name in ("event", "candidate", "item"):
-            if name not in spec:
-                raise ConfigError(f"{where}: 'template' lacks '{name}'")
+        keys = TemplateSpec.__struct_fields__
         try:
-            templates = {f"{n}_template": Template.parse(spec.get(n, ""), n) for n in _TEMPLATES}
-            return cls(
-                **templates,
-                outcomes=_parse_outcomes(spec.get("outcomes", [])),
-                writing=parse_writing(spec.get("writing", {})),
-            )
+            read = msgspec.convert(spec, TemplateSpec)
+            _check_outcomes(read.outcomes)
+            writing = {kind: WritingTemplate.parse(kind, one) for kind, one in read.writing.items()}
+            parsed = {f"{n}_template": Template.parse(getattr(read, n), n) for n in keys[:5]}
+            return cls(read, writing, **parsed)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{where}: 'template': {error}; it may have {', '.join(keys)}, and is {spec!r}"
+            ) from error
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
 
     def to_spec(self) -> dict[str, Any]:
         """Returns the object that `parse` reads back; goes into artifacts that serving loads."""
-        templates = (getattr(self, f"{name}_template") for name in _TEMPLATES)
-        spec: dict[str, Any] = {template.name: template.source for template in templates}
-        spec["outcomes"] = [
-            {k: v for k, v in msgspec.to_builtins(one).items() if v is not None}
-            for one in self.outcomes
-        ]
+        spec: dict[str, Any] = msgspec.to_builtins(self.spec)
         # Only where there is any: models that write nothing keep the fingerprint they had.
-        if self.writing:
-            spec["writing"] = {kind: entry.to_spec() for kind, entry in self.writing.items()}
-        return spec
+        return spec if self.writing else {k: v for k, v in spec.items() if k != "writing"}
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Words for values of events, from the best to the worst."""
+        return self.spec.outcomes
 
     def validate(
         self,
@@ -158,19 +160,14 @@ class DatasetTemplate:
         Returns:
           Attribute -> name of the first template that needs it.
         """
-        given = frozenset(statistics)
+        given = {*statistics, *EVENT_FIELDS}
         writing = [t for entry in self.writing.values() for t in entry.item_templates]
-        users = {n: "profile" for n in self.profile_template.required if n not in given}
-        items: dict[str, str] = {}
-        for template, others in (
-            (self.event_template, EVENT_FIELDS),
-            (self.candidate_template, given),
-            *((template, ()) for template in (self.item_template, *writing)),
-        ):
-            for name in template.required:
-                if name not in others:
-                    items.setdefault(name, template.name)
-        return users, items
+        of_items = [self.event_template, self.candidate_template, self.item_template, *writing]
+
+        def needed(templates: Sequence[Template]) -> dict[str, str]:
+            return {n: t.name for t in reversed(templates) for n in t.required if n not in given}
+
+        return needed([self.profile_template]), needed(of_items)
 
     def outcome(self, value: float | None) -> str:
         """The words for an event's value, "" where no words fit.
@@ -179,12 +176,9 @@ class DatasetTemplate:
         every purchase was "bought", but who knows whether an unrated film was liked.
         """
         if value is None or math.isnan(value):
-            of_all = len(self.outcomes) == 1 and self.outcomes[0].at_least is None
-            return self.outcomes[0].text if of_all else ""
-        for outcome in self.outcomes:
-            if outcome.at_least is None or value >= outcome.at_least:
-                return outcome.text
-        return ""
+            return self.outcomes[0].text if [o.at_least for o in self.outcomes] == [None] else ""
+        fitting = (o.text for o in self.outcomes if o.at_least is None or value >= o.at_least)
+        return next(fitting, "")
 
     @property
     def needs_outcome(self) -> bool:
@@ -200,22 +194,10 @@ class DatasetTemplate:
         """Renders one past behaviour at the moment `now`, in unix seconds.
 
         {ago} has no value where `now` is None, or the event's time NaN.
-
-        Raises:
-          DataError: also for an event after `now`.
         """
-        values: dict[str, Value] = dict(item.attributes)
-        values["outcome"] = self.outcome(event.value)
-        values["ago"] = None
-        if now is not None:
-            if event.time > now:
-                raise DataError(
-                    f"the event of user '{event.user_id}' with item '{event.item_id}' at "
-                    f"{event.time} lies after the moment {now} it is rendered for; "
-                    "history may only hold the past"
-                )
-            if "ago" in self.event_template.fields and not math.isnan(event.time):
-                values["ago"] = verbalize.ago(now - event.time)
+        values: dict[str, Value] = {**item.attributes, "outcome": self.outcome(event.value)}
+        if now is not None and not math.isnan(event.time):
+            values["ago"] = verbalize.ago(now - event.time)
         return _render(self.event_template, values, "item", item.id)
 
     def context(self, now: float | None, statistics: Mapping[str, Value] | None = None) -> str:
@@ -265,22 +247,7 @@ class DatasetTemplate:
           items: by id, at least those of the events.
           now: the moment of the request, unix seconds; None where it is not known.
           statistics: of the user and the moment, for the profile and the context.
-
-        Raises:
-          DataError: also for events out of order, or an unknown item id.
         """
-        for event, after in itertools.pairwise(events):
-            if after.time < event.time:
-                raise DataError(
-                    f"the events of user '{user.id}' are not sorted by time: "
-                    f"{after.time} comes after {event.time}"
-                )
-        for event in events:
-            if event.item_id not in items:
-                raise DataError(
-                    f"an event of user '{user.id}' names item '{event.item_id}', which the items "
-                    "table does not have"
-                )
         behaviours = [self.event(event, items[event.item_id], now) for event in events]
         profile, context = self.profile(user, statistics), self.context(now, statistics)
         return [profile, *filter(None, behaviours), context]
@@ -308,14 +275,7 @@ def _moment(now: float) -> dict[str, Value]:
     }
 
 
-def _parse_outcomes(spec: object) -> tuple[Outcome, ...]:
-    try:
-        outcomes = msgspec.convert(spec, tuple[Outcome, ...])
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            "'outcomes' must be a list of objects with 'text' and (but for the last) 'at_least', "
-            f"a number: {error}; it is {spec!r}"
-        ) from error
+def _check_outcomes(outcomes: Sequence[Outcome]) -> None:
     for place, (outcome, after) in enumerate(itertools.pairwise(outcomes), start=1):
         if outcome.at_least is None:
             raise ConfigError(f"outcome {place} has no 'at_least', so the ones below it never fit")
@@ -324,4 +284,3 @@ def _parse_outcomes(spec: object) -> tuple[Outcome, ...]:
                 f"outcomes must go from high to low, but {after.at_least} "
                 f"comes after {outcome.at_least}"
             )
-    return outcomes

@@ -51,23 +51,23 @@ class TitleSearch:
         dated = [_dated(title) for title in titles]
         self._years = np.array([year or 0 for year in years or [y for _, y in dated]], np.int64)
         self._popularity = np.zeros(len(titles)) if popularity is None else np.asarray(popularity)
-        self._texts: list[str] = []
-        owners: list[int] = []
-        vocabulary: dict[str, int] = {}
-        words: list[int] = []
-        self._starts = np.zeros(len(titles), np.int64)
-        self._numbers: list[frozenset[str]] = []
-        for place, (title, _) in enumerate(dated):
-            whole = _plain(title)
-            parts = map(_plain, _PARTS.split(title))
-            every = list(dict.fromkeys([whole, *(part for part in parts if part)]))
-            self._texts += every
-            owners += [place] * len(every)
-            self._starts[place] = len(words)
-            words += [vocabulary.setdefault(word, len(vocabulary)) for word in whole.split(" ")]
-            self._numbers.append(_numbers(whole))
-        self._owners = np.array(owners, np.int64)
-        self._vocabulary, self._words = list(vocabulary), np.array(words, np.int64)
+        plain = [_plain(title) for title, _ in dated]
+        self._numbers = list(map(_numbers, plain))
+        # Whole titles and their parts, and of which title each is.
+        texts = [
+            dict.fromkeys([whole, *filter(None, map(_plain, _PARTS.split(title)))])
+            for whole, (title, _) in zip(plain, dated, strict=True)
+        ]
+        self._texts = [text for every in texts for text in every]
+        self._owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))
+        # Distinct words, those of all titles in a row, and where each title's begin.
+        words = [whole.split(" ") for whole in plain]
+        place_of: dict[str, int] = {}
+        self._words = np.array(
+            [place_of.setdefault(word, len(place_of)) for of in words for word in of], np.int64
+        )
+        self._vocabulary = list(place_of)
+        self._starts = np.cumsum([0, *map(len, words)])[:-1]
 
     def find(self, query: str, k: int = 10, at_least: float = _LEAST) -> list[int]:
         """Places of the k titles that are likest to what is written, best first.
@@ -77,7 +77,7 @@ class TitleSearch:
           k: how many, at most.
           at_least: how alike they are, from 0 to 1 (equal); `SURE`: one of them is meant.
         """
-        if not len(self._numbers):
+        if not self._numbers:
             return []
         likeness = self._likeness(_plain(query))
         title, year = _dated(query)
@@ -91,21 +91,20 @@ class TitleSearch:
 
     def _likeness(self, query: str) -> np.ndarray:
         """How like all titles are to a plain text, float64 `[titles]`."""
-        found = np.zeros(len(self._numbers))
-        np.maximum.at(found, self._owners, _ratios(query, self._texts, _LEAST))
+        likeness = np.zeros(len(self._numbers))
+        np.maximum.at(likeness, self._owners, _ratios(query, self._texts, _LEAST))
         words = query.split(" ")
-        covered = np.zeros(len(found))
+        covered = np.zeros(len(likeness))
         for word in words:
             same = _ratios(word, self._vocabulary, _SAME_WORD)
             if word is words[-1]:
                 begun = [_BEGINNING * one.startswith(word) for one in self._vocabulary]
                 same = np.maximum(same, begun)
             covered += len(word) * np.maximum.reduceat(same[self._words], self._starts)
-        found = np.maximum(found, _SOME_WORDS * covered / max(1, sum(map(len, words))))
+        likeness = np.maximum(likeness, _SOME_WORDS * covered / max(1, sum(map(len, words))))
         if numbers := _numbers(query):
-            others = [not numbers <= of_title for of_title in self._numbers]
-            found[others] *= _OTHER_NUMBER
-        return found
+            likeness[[not numbers <= of_title for of_title in self._numbers]] *= _OTHER_NUMBER
+        return likeness
 
 
 def _ratios(text: str, others: Sequence[str], at_least: float) -> np.ndarray:
@@ -115,8 +114,8 @@ def _ratios(text: str, others: Sequence[str], at_least: float) -> np.ndarray:
 
 def _dated(title: str) -> tuple[str, int | None]:
     """A title without the year at its end, and that year."""
-    found = _YEAR.match(title)
-    return (found[1], int(found[2])) if found else (title, None)
+    match = _YEAR.match(title)
+    return (match[1], int(match[2])) if match else (title, None)
 
 
 def _numbers(plain: str) -> frozenset[str]:

@@ -14,12 +14,9 @@ import numpy as np
 
 from m6rec_jax.errors import DataError
 
-_MINUTE = 60.0
-_HOUR = 60 * _MINUTE
-_DAY = 24 * _HOUR
-_WEEK = 7 * _DAY
-_MONTH = 365.25 / 12 * _DAY
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 _YEAR = 365.25 * _DAY
+_WEEK, _MONTH = 7 * _DAY, _YEAR / 12
 
 # A unit is used up to (not including) the age at which the next one starts to say enough.
 _AGES: tuple[tuple[float, float, str], ...] = (
@@ -30,7 +27,6 @@ _AGES: tuple[tuple[float, float, str], ...] = (
     (2 * _YEAR, _MONTH, "month"),
     (math.inf, _YEAR, "year"),
 )
-
 _TOP_SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
 
 
@@ -42,10 +38,7 @@ def ago(seconds: float) -> str:
     infinite number of seconds.
     """
     if not 0 <= seconds < math.inf:
-        raise DataError(
-            f"an event cannot be {seconds} seconds old; "
-            "history must end before the moment it is looked at"
-        )
+        raise DataError(f"an event cannot be {seconds} seconds old: history may only hold the past")
     if seconds < _MINUTE:
         return "just now"
     unit, name = next((unit, name) for limit, unit, name in _AGES if seconds < limit)
@@ -66,7 +59,8 @@ def percent(share: float) -> str:
 
     Halves round up, so 0.125 becomes "13". Raises DataError outside [0, 1].
     """
-    _check_share(share)
+    if not 0 <= share <= 1:
+        raise DataError(f"a share must lie between 0 and 1, not {share}")
     # The rounding before floor takes 0.285 * 100 = 28.499999999999996 for the 28.5 it stands for.
     return str(math.floor(round(share * 100, 9) + 0.5))
 
@@ -104,12 +98,10 @@ def rounded(number: float, spread: float, *, signed: bool = False) -> str:
     Raises:
       DataError: a number that is not finite or too large beside its spread, or no positive spread.
     """
-    if not (math.isfinite(number) and 0 < spread < math.inf):
-        raise DataError(f"numbers and their spread must be finite, not {number} and {spread}")
+    if not (0 < spread < math.inf and math.isfinite(number / spread * 1e11)):
+        raise DataError(f"{number} cannot be written as finely as values {spread} apart")
     exponent = max(-9, round(math.log10(spread)))
     step = 10.0 ** (exponent - 1) / 2
-    if not math.isfinite(number / step):
-        raise DataError(f"{number} is too large to be written in steps of {step}")
     # Adding 0.0 takes the sign off a minus zero.
     value = round(number / step) * step + 0.0
     return f"{value:{'+' if signed else ''}.{max(0, 2 - exponent)}f}"
@@ -119,15 +111,9 @@ def percentile(rank: float) -> str:
     """Says how high something stands: "among the top 5%", "among the bottom 25%".
 
     `rank` is the share of the population that does not stand higher; 1 is the best. Steps are 1, 5,
-    10, 25 and 50 percent. Raises DataError outside [0, 1].
+    10, 25 and 50 percent.
     """
-    _check_share(rank)
     # Tolerance: 1 - 0.05 is 0.95 on paper, 0.9500000000000001 for some sums of floats.
     is_top = 1 - rank <= 0.5 + 1e-9
     share = next(s for s in _TOP_SHARES if (1 - rank if is_top else rank) <= s + 1e-9)
     return f"among the {'top' if is_top else 'bottom'} {percent(share)}%"
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise DataError(f"a share must lie between 0 and 1, not {share}")

@@ -2,16 +2,16 @@
 
 The ids are laid out as in T5, so that public T5 weights fit row by row:
 
-    [0, n)            the n pieces of the SentencePiece file: <pad> 0, </s> 1, <unk> 2, then text
+    [0, n)            the n tokens of the SentencePiece file: <pad> 0, </s> 1, <unk> 2, then text
     n .. n + 99       the sentinels, the first one highest: sentinel k is n + 99 - k
     n + 100 ..        our own control ids: [BOS'], [EOS'], USER:, SYSTEM:, blank
     .. size           spare rows up to a multiple of 128
 
-With T5's 32,000 pieces sentinel k is 32099 - k and the size is 32,128. A file that brings its own
-`<extra_id_k>` pieces (mT5's 250,100, size 250,112) keeps those as its sentinels.
+With T5's 32,000 tokens sentinel k is 32099 - k and the size is 32,128. A file that brings its own
+`<extra_id_k>` (mT5's 250,100, size 250,112) keeps those as its sentinels.
 
 Text is data, whoever wrote it: "</s>", "<extra_id_0>" or "[EOS]" in a title is spelled out in
-ordinary pieces. Control ids are not text, so they are only ever placed by `m6rec_jax.text.rows`.
+ordinary tokens. Control ids are not text, so they are only ever placed by `m6rec_jax.text.rows`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,10 @@ from m6rec_jax.errors import ConfigError, DataError
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
 _CONTROL_NAMES = ("[BOS']", "[EOS']", "USER:", "SYSTEM:", "___")
-# Bytes of a text, once it is normalised, that is not remembered.
-_LONG = 1_000
+_NUM_SENTINELS = 100
+_LONG = 1_000  # characters of a text that is not remembered
 _ROWS_MULTIPLE = 128  # keeps the vocabulary axis divisible over devices and TPU lanes
-# Encoded texts that are remembered (0.3 KiB each, 4 KiB at worst): titles and behaviours repeat.
+# Encoded texts that are remembered (0.3 KiB each): titles and behaviours repeat.
 _CACHE_SIZE = 65_536
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
@@ -49,9 +48,13 @@ _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 class Vocabulary:
     """A SentencePiece model with control ids beside it. Thread-safe.
 
+    Args:
+      model_file: a SentencePiece file made by `train_vocabulary`, or T5's spiece.model.
+
     Attributes:
-      model_file: absolute path of the SentencePiece file.
-      num_pieces: how many pieces the file holds.
+      model_file: its absolute path.
+      file_content: what it held when it was read.
+      num_pieces: how many tokens the file holds.
       size: rows of the embedding table, a multiple of 128; every id is below it.
       pad_id, eos_id, unk_id: 0, 1 and 2, as in T5.
       bos_id: [BOS], what every target starts with: the pad id, as in T5.
@@ -63,42 +66,38 @@ class Vocabulary:
         where `PromptConfig.special_token_ids` names them.
       fingerprint: SHA-256 in hex over the model file and the layout; equal fingerprints mean that
         every id means the same.
+
+    Raises:
+      ConfigError: the file is missing or no SentencePiece model, or its ids are not T5's (pad 0,
+        eos 1, unk 2).
     """
 
-    def __init__(self, model_file: str | os.PathLike[str], num_sentinels: int = 100) -> None:
-        """Loads a model.
-
-        Args:
-          model_file: a SentencePiece file made by `train_vocabulary`, or T5's spiece.model.
-          num_sentinels: how many sentinels to lay out; ids of T5 weights fit with 100.
-
-        Raises:
-          ConfigError: the file is missing or no SentencePiece model, or its ids are not T5's
-            (pad 0, eos 1, unk 2), or it has fewer built-in sentinels than asked for.
-        """
+    def __init__(self, model_file: str | os.PathLike[str]) -> None:
         self.model_file = str(Path(model_file).resolve())
         self.pad_id, self.eos_id, self.unk_id, self.bos_id = PAD_ID, EOS_ID, UNK_ID, PAD_ID
-        if num_sentinels < 0:
-            raise ConfigError(f"num_sentinels must be at least 0, got {num_sentinels}")
-        proto, content = _read_model(self.model_file)
+        proto, self.file_content = _read_model(self.model_file)
         self.num_pieces = len(proto.pieces)
-        self.sentinel_ids, first_free = self._lay_out_sentinels(proto, num_sentinels)
+        matches = [BUILT_IN_SENTINEL.fullmatch(piece.piece) for piece in proto.pieces]
+        built_in = {int(match[1]): id_ for id_, match in enumerate(matches) if match}
+        first_free = self.num_pieces if built_in else self.num_pieces + _NUM_SENTINELS
+        added = range(first_free - 1, self.num_pieces - 1, -1)
+        self.sentinel_ids = tuple(built_in[k] for k in sorted(built_in)) or tuple(added)
         control_ids = range(first_free, first_free + len(_CONTROL_NAMES))
         self.source_bos_id, self.source_eos_id, self.user_id = control_ids[:3]
         self.system_id, self.blank_id = control_ids[3:]
         self.size = -(-control_ids.stop // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         self.special_ids = (self.source_bos_id, self.source_eos_id, self.bos_id, self.eos_id)
         layout = [self.size, *self.special_ids, *control_ids, *self.sentinel_ids]
-        self._layout = json.dumps(layout).encode()
-        self.fingerprint = hashlib.sha256(content + self._layout).hexdigest()
+        hashed = self.file_content + json.dumps(layout).encode()
+        self.fingerprint = hashlib.sha256(hashed).hexdigest()
 
-        self._control_pieces = _neutralise(proto)
+        self._no_text = _neutralise(proto)
         self._names = dict(zip(control_ids, _CONTROL_NAMES, strict=True))
         self._names |= {id_: f"<extra_id_{k}>" for k, id_ in enumerate(self.sentinel_ids)}
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(proto.SerializeToString())
         # Per instance, not on the methods: the cache must die with the vocabulary.
-        self._encode_cached = functools.lru_cache(maxsize=_CACHE_SIZE)(self._encode_new)
+        self._encode_cached = functools.lru_cache(maxsize=_CACHE_SIZE)(self._encode)
 
     @functools.cached_property
     def text_ids(self) -> np.ndarray:
@@ -106,7 +105,7 @@ class Vocabulary:
 
         No control ids, no sentinels, no spare rows, and not the unknown id.
         """
-        ids = set(range(self.num_pieces)) - self._control_pieces
+        ids = set(range(self.num_pieces)) - self._no_text
         return np.array(sorted(ids - {self.pad_id, self.eos_id, self.unk_id}), np.int32)
 
     @property
@@ -115,7 +114,7 @@ class Vocabulary:
         return self._processor.serialized_model_proto()
 
     def frequent_ids(self, most: int) -> np.ndarray:
-        """Ids of the most frequent pieces of text, int32, most frequent first; no single bytes.
+        """Ids of the most frequent tokens of text, int32, most frequent first; no single bytes.
 
         By the model file's scores: the log probabilities of a unigram model, the order of merges of
         a BPE model.
@@ -133,15 +132,13 @@ class Vocabulary:
 
         Lone surrogates, which are not valid Unicode, become U+FFFD. Then the normalisation of the
         model file applies; T5's and our own is NFKC, where every run of whitespace (line breaks and
-        U+FFFD too) counts as one space. What no piece covers becomes bytes if the model has them,
+        U+FFFD too) counts as one space. What no token covers becomes bytes if the model has them,
         else the unknown id.
 
         The array is read-only: it is shared with the cache.
         """
         # Long texts do not come again, and would fill the memory.
-        plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
-        is_long = len(plain.encode("utf-8", "surrogatepass")) > _LONG
-        return (self._encode_new if is_long else self._encode_cached)(text)
+        return self._encode(text) if len(text) > _LONG else self._encode_cached(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turns ids back into text, leaving out every control id, sentinel and spare row.
@@ -153,30 +150,21 @@ class Vocabulary:
         for id_ in map(int, ids):
             if not 0 <= id_ < self.size:
                 raise DataError(f"token id {id_} is outside the vocabulary's [0, {self.size})")
-            if id_ < self.num_pieces and id_ not in self._control_pieces:
+            if id_ < self.num_pieces and id_ not in self._no_text:
                 kept.append(id_)
         return self._processor.decode(kept)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Names every id, control ids too ("[BOS']", "<extra_id_0>"): for reports and debugging."""
-        return [self._piece(int(id_)) for id_ in ids]
+        return [
+            self._processor.id_to_piece(int(id_))
+            if id_ < self.num_pieces and id_ not in self._names
+            else self._names.get(int(id_), f"<spare_{id_}>")
+            for id_ in ids
+        ]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.fingerprint == other.fingerprint
-
-    def read_file(self) -> bytes:
-        """What the model file holds.
-
-        Raises:
-          ConfigError: it has changed since this vocabulary was read from it.
-        """
-        content = Path(self.model_file).read_bytes()
-        if hashlib.sha256(content + self._layout).hexdigest() != self.fingerprint:
-            raise ConfigError(
-                f"the vocabulary file {self.model_file} has changed since this process read it: "
-                "start again"
-            )
-        return content
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -184,35 +172,10 @@ class Vocabulary:
     def __repr__(self) -> str:
         return f"Vocabulary({self.model_file!r}, size={self.size})"
 
-    def _piece(self, id_: int) -> str:
-        if id_ in self._names:
-            return self._names[id_]
-        if not 0 <= id_ < self.num_pieces:
-            return f"<spare_{id_}>"
-        return self._processor.id_to_piece(id_)
-
-    def _lay_out_sentinels(self, proto: Any, number: int) -> tuple[tuple[int, ...], int]:
-        """Returns the sentinels' ids and the first id that is still free."""
-        matches = [BUILT_IN_SENTINEL.fullmatch(piece.piece) for piece in proto.pieces]
-        built_in = {int(match[1]): id_ for id_, match in enumerate(matches) if match}
-        if not built_in:
-            end = self.num_pieces + number
-            return tuple(range(self.num_pieces, end))[::-1], end
-        if missing := [k for k in range(number) if k not in built_in]:
-            raise ConfigError(
-                f"{self.model_file} brings its own sentinels but no <extra_id_{missing[0]}>; "
-                f"ask for at most {missing[0]} sentinels"
-            )
-        return tuple(built_in[k] for k in range(number)), self.num_pieces
-
-    def _encode_new(self, text: str) -> np.ndarray:
-        ids = self._processor.encode(_LONE_SURROGATE.sub("\ufffd", text))
-        # SentencePiece 0.2 gives no control id for any type of model. The promise is ours, though,
-        # so it does not hang on another library's version.
-        kept = [self.unk_id if id_ in self._control_pieces else id_ for id_ in ids]
-        array = np.array(kept, np.int32)
-        array.flags.writeable = False
-        return array
+    def _encode(self, text: str) -> np.ndarray:
+        ids = np.array(self._processor.encode(_LONE_SURROGATE.sub("\ufffd", text)), np.int32)
+        ids.flags.writeable = False
+        return ids
 
 
 def _read_model(path: str) -> tuple[Any, bytes]:
@@ -230,17 +193,17 @@ def _read_model(path: str) -> tuple[Any, bytes]:
         processor.load_from_serialized_proto(content)
     except Exception as error:  # protobuf and pybind each raise types of their own
         raise ConfigError(f"{path} is not a SentencePiece model: {error}") from error
-    found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if found != (PAD_ID, EOS_ID, UNK_ID):
+    ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if ids != (PAD_ID, EOS_ID, UNK_ID):
         raise ConfigError(
-            f"{path} has pad, eos and unk at {found}; the model needs them at "
+            f"{path} has pad, eos and unk at {ids}; the model needs them at "
             f"{(PAD_ID, EOS_ID, UNK_ID)} as in T5 (m6rec vocab train makes such a file)"
         )
     return proto, content
 
 
 def _neutralise(proto: Any) -> frozenset[int]:
-    """Makes every special piece unmatchable by text, in place; returns their ids.
+    """Makes every special token unmatchable by text, in place; returns their ids.
 
     SentencePiece never matches CONTROL pieces in text but prefers USER_DEFINED ones to any other
     cut, so those (and sentinels of whatever type) become CONTROL.

@@ -25,15 +25,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+import msgspec
+
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.format_strings import Template, text_of
 from m6rec_jax.text.records import Item, Value
 
 # Kinds of texts, as `template.writing` and the views of prepared data call them.
 WRITING = ("explanations", "contents", "titles", "queries")
 
-_ENTRIES = ("about", "prefix", "text", "liked")
 _SHARED, _IN = "shared_", "_in"
 # Which liked item shares something, and fields that say so.
 _Way: TypeAlias = tuple[int | None, dict[str, Value]]
@@ -46,8 +46,7 @@ _MOST_CHOICES = 48
 _MOST_WAYS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A text to learn, without its prefix, and the shared values it names, in the order of the
     template.
     """
@@ -61,6 +60,15 @@ class LikedItem(NamedTuple):
 
     item: Item
     values: Mapping[str, set[str]]
+
+
+class WritingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The format strings of one kind of text, as dataset.json has them."""
+
+    about: str = ""
+    prefix: str = ""
+    text: str
+    liked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,50 +89,29 @@ class WritingTemplate:
     shared: tuple[str, ...]
 
     @classmethod
-    def parse(cls, kind: str, spec: object) -> WritingTemplate:
-        """Reads one entry; `text` is required, and `liked` where a shared value's item is named.
-
-        Raises:
-          ConfigError: an unknown kind or key, a missing one, or a template that does not parse.
-        """
-        if kind not in WRITING:
-            raise ConfigError(
-                f"'writing' has no kind '{kind}'{did_you_mean(kind, WRITING)}; known: "
-                f"{', '.join(WRITING)}"
-            )
-        if not isinstance(spec, Mapping) or not {"text"} <= set(spec) <= set(_ENTRIES):
-            raise ConfigError(
-                f"'writing.{kind}' must be an object with 'text' and, where wanted, 'about', "
-                f"'prefix' and 'liked', not {spec!r}"
-            )
-        parsed = {
-            name: Template.parse(spec.get(name, ""), f"writing.{kind}.{name}") for name in _ENTRIES
-        }
-        asked = [name for name in parsed["text"].fields if name.startswith(_SHARED)]
-        columns = (name.removeprefix(_SHARED).removesuffix(_IN) for name in asked)
-        if not parsed["liked"].fields and any(name.endswith(_IN) for name in asked):
+    def parse(cls, kind: str, spec: WritingSpec) -> WritingTemplate:
+        """Raises ConfigError where a format string does not parse, or 'liked' is needed."""
+        sources = msgspec.structs.asdict(spec).items()
+        parsed = {name: Template.parse(text, f"writing.{kind}.{name}") for name, text in sources}
+        fields = parsed["text"].fields
+        if any(map(_names_item, fields)) and not parsed["liked"].fields:
             raise ConfigError(
                 f"'writing.{kind}.text' names liked items; 'liked' must say how, as in '{{title}}'"
             )
-        return cls(kind, **parsed, shared=tuple(dict.fromkeys(columns)))
+        shared = dict.fromkeys(filter(None, map(_shared_column, fields)))
+        return cls(kind, **parsed, shared=tuple(shared))
 
     def to_spec(self) -> dict[str, str]:
-        """The object that `parse` reads back."""
-        return {name: getattr(self, name).source for name in _ENTRIES if getattr(self, name).source}
+        """The format strings by name."""
+        return {name: getattr(self, name).source for name in WritingSpec.__struct_fields__}
 
-    def validate(self, item_attributes: Iterable[str]) -> None:
-        """Raises ConfigError for a field's name that does not exist."""
-        items = list(item_attributes)
-        for name in items:
-            # {shared_made_in} would be the item that shares 'made'.
-            if name.endswith(_IN) and f"{_SHARED}{name}" in self.text.fields:
-                raise ConfigError(
-                    f"'writing.{self.kind}.text' may not ask what is shared of {name!r}: names "
-                    f"that end in {_IN!r} mean the item; rename the column"
-                )
+    def validate(self, items: Sequence[str]) -> None:
+        """Raises ConfigError for a field that is no item attribute, nor one that may be shared."""
         for template in (self.about, self.prefix, self.liked):
             template.validate(items)
-        shared = [f"{_SHARED}{name}{end}" for name in items for end in ("", _IN)]
+        # {shared_made_in} is the item that shares 'made', not what is shared of 'made_in'.
+        columns = [name for name in items if not name.endswith(_IN)]
+        shared = [f"{_SHARED}{name}{end}" for name in columns for end in ("", _IN)]
         self.text.validate([*items, *shared])
 
     @property
@@ -141,8 +128,7 @@ class WritingTemplate:
     @property
     def cites_before_values(self) -> bool:
         """Whether `text` names the first liked item before what it shares."""
-        asked = [name for name in self.text.fields if name.startswith(_SHARED)]
-        return bool(asked) and asked[0].endswith(_IN)
+        return next(map(_names_item, filter(_shared_column, self.text.fields)), False)
 
     @property
     def item_templates(self) -> tuple[Template, ...]:
@@ -181,29 +167,27 @@ class WritingTemplate:
         """
         values: dict[str, Value] = dict(item.attributes)
         features: list[str] = []
+        latest_first = self.liked_items(liked)
         for column in self.shared:
-            own = [v for v in _values(item, column) if v not in common.get(column, ())]
-            found: list[str] = []
-            for other in liked:
-                theirs = set(_values(other, column)) if _differ(other, item) else set()
-                shared = [value for value in own if value in theirs][:_MOST_SHARED]
-                if shared and len(shared) >= len(found):
-                    found, named = shared, other
-            if found:
-                values[f"{_SHARED}{column}"] = tuple(found)
-                values[f"{_SHARED}{column}{_IN}"] = _rendered(self.liked, named)
-                features += found
+            sharing = (
+                (shared[:_MOST_SHARED], other)
+                for _, other, shared in _sharing(item, latest_first, common, column)
+            )
+            if most := max(sharing, key=lambda one: len(one[0]), default=None):
+                shared, other = most
+                values |= _said(column, shared, _rendered(self.liked, other))
+                features += shared
         if self.shared and not features:
             return None
         text = _rendered(self.text, item, values).strip()
         return Written(text, tuple(dict.fromkeys(features))) if text else None
 
-    def liked_items(self, liked: Iterable[Item]) -> list[LikedItem]:
+    def liked_items(self, liked: Sequence[Item]) -> list[LikedItem]:
         """What `choices` reads of liked items, the latest first; `liked` is oldest first."""
         return [
             LikedItem(other, {column: set(_values(other, column)) for column in self.shared})
-            for other in liked
-        ][::-1]
+            for other in reversed(liked)
+        ]
 
     def choices(
         self, item: Item, liked: Sequence[LikedItem], common: Mapping[str, frozenset[str]]
@@ -217,30 +201,23 @@ class WritingTemplate:
           item, common: as for `written`.
           liked: of `liked_items`.
         """
-
-        def source_of(field: str) -> str:
-            column = field.removeprefix(_SHARED)
-            return column.removesuffix(_IN) if field.startswith(_SHARED) else ""
-
-        found: list[list[str]] = []
-        for part in self.text.pieces(source_of):
-            columns = [column for column in map(source_of, part.fields) if column]
-            columns = list(dict.fromkeys(columns))
+        choices: list[list[str]] = []
+        for part in self.text.pieces(_shared_column):
+            columns = list(dict.fromkeys(filter(None, map(_shared_column, part.fields))))
             cited = [f"{_SHARED}{column}{_IN}" in part.fields for column in columns]
             # More could not be paired below, and a history may share millions. What is said of one
             # column alone is true.
             most = _MOST_CHOICES if len(columns) == 1 else _MOST_WAYS
             ways = [
-                list(itertools.islice(self._shared(item, liked, common, column), most))
-                or [_NOTHING]
+                list(itertools.islice(self._ways(item, liked, common, column), most)) or [_NOTHING]
                 for column in columns
             ]
             every = list(itertools.islice(itertools.product(*ways), _MOST_WAYS))
-            texts: dict[str, None] = {}
             true = [way for way in every if _is_cited(way, cited)]
             if not true:  # only what is cited is said
                 pairs = [zip(way, cited, strict=True) for way in every]
-                true = [tuple(one if own else _NOTHING for one, own in pair) for pair in pairs]
+                true = [tuple(one if names else _NOTHING for one, names in pair) for pair in pairs]
+            texts: dict[str, None] = {}
             for way in true[:_MOST_CHOICES]:
                 values = dict(item.attributes)
                 for _, some in way:
@@ -248,10 +225,10 @@ class WritingTemplate:
                 texts.setdefault(_rendered(part, item, values).strip())
             if part.may_be_empty:
                 texts.setdefault("")
-            found.append(list(texts))
-        return found
+            choices.append(list(texts))
+        return choices
 
-    def _shared(
+    def _ways(
         self,
         item: Item,
         liked: Sequence[LikedItem],
@@ -259,24 +236,43 @@ class WritingTemplate:
         column: str,
     ) -> Iterator[_Way]:
         """What may truly be said of a shared column: where it is so, its values and that item."""
-        values_here = dict.fromkeys(
-            v for v in _values(item, column) if v not in common.get(column, ())
-        )
-        for place, (other, theirs) in enumerate(liked):
-            shared = [value for value in values_here if value in theirs[column]]
-            if not shared or not _differ(other, item):
-                continue
+        for place, other, shared in _sharing(item, liked, common, column):
             name = _rendered(self.liked, other)
             for size in range(min(len(shared), _MOST_SHARED), 0, -1):
                 for values in itertools.combinations(shared, size):
-                    told: dict[str, Value] = {f"{_SHARED}{column}": values}
-                    yield place, told | {f"{_SHARED}{column}{_IN}": name}
+                    yield place, _said(column, values, name)
+
+
+def _sharing(
+    item: Item, liked: Sequence[LikedItem], common: Mapping[str, frozenset[str]], column: str
+) -> Iterator[tuple[int, Item, list[str]]]:
+    """Liked items that share values of a column: place, item, and the values in `item`'s order."""
+    everybodys = common.get(column, frozenset())
+    telling = dict.fromkeys(v for v in _values(item, column) if v not in everybodys)
+    for place, (other, values) in enumerate(liked):
+        shared = [value for value in telling if value in values[column]]
+        if shared and _differ(other, item):
+            yield place, other, shared
+
+
+def _said(column: str, values: Sequence[str], name: str) -> dict[str, Value]:
+    """Fields of a text that say which values of a column an item shares with a liked one."""
+    return {f"{_SHARED}{column}": tuple(values), f"{_SHARED}{column}{_IN}": name}
+
+
+def _shared_column(field: str) -> str:
+    """The column of which a field of a text asks what is shared; empty: of none."""
+    return field.removeprefix(_SHARED).removesuffix(_IN) if field.startswith(_SHARED) else ""
+
+
+def _names_item(field: str) -> bool:
+    return field.startswith(_SHARED) and field.endswith(_IN)
 
 
 def _is_cited(way: Sequence[_Way], cited: Sequence[bool]) -> bool:
     """Whether what a part says is true of the items that it cites, where it cites some."""
-    places = {place for (place, _), own in zip(way, cited, strict=True) if own} - {None}
-    others = {place for (place, _), own in zip(way, cited, strict=True) if not own} - {None}
+    places = {place for (place, _), names in zip(way, cited, strict=True) if names} - {None}
+    others = {place for (place, _), names in zip(way, cited, strict=True) if not names} - {None}
     return not places or others <= places
 
 
@@ -287,21 +283,13 @@ def _differ(one: Item, other: Item) -> bool:
     return one.attributes != other.attributes
 
 
-def parse_writing(spec: object) -> dict[str, WritingTemplate]:
-    """Reads the `writing` object of a template; raises ConfigError as `WritingTemplate.parse`."""
-    if not isinstance(spec, Mapping):
-        raise ConfigError(f"'writing' must be an object, not {spec!r}")
-    return {str(kind): WritingTemplate.parse(str(kind), entry) for kind, entry in spec.items()}
-
-
 def common_values(items: Iterable[Item], columns: Iterable[str]) -> dict[str, frozenset[str]]:
     """Column -> values that more than half of the items have: sharing them explains nothing."""
-    items = list(items)
-    found = {}
+    items, common = list(items), {}
     for column in columns:
         counts = Counter(value for item in items for value in set(_values(item, column)))
-        found[column] = frozenset(value for value, n in counts.items() if 2 * n > len(items))
-    return found
+        common[column] = frozenset(value for value, n in counts.items() if 2 * n > len(items))
+    return common
 
 
 def attribute_values(item: Item, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:

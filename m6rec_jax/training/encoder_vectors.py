@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from m6rec_jax.objectives.sentences import sentence_numbers
-from m6rec_jax.text.piece_vectors import Rows
+from m6rec_jax.text.token_vectors import Rows
 from m6rec_jax.training.sentences import SentenceEncoder
 
 _MAX_TOKENS = 64

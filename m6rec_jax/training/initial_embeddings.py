@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.text.piece_vectors import (
+from m6rec_jax.text.token_vectors import (
     Rows,
     composed_vectors,
     count_neighbours,
@@ -59,9 +59,9 @@ def with_initial_embeddings(
     Args:
       state: at step 0, with random embeddings.
       config: of the model.
-      choice: 'random'; 'pieces': what pieces are written of (`text.piece_vectors`); 'neighbours':
+      choice: 'random'; 'pieces': what pieces are written of (`text.token_vectors`); 'neighbours':
         that, and which pieces stand near each other in the sources of the training data
-        (`text.piece_vectors`); 'encoder': that, and what a sentence encoder makes of each piece
+        (`text.token_vectors`); 'encoder': that, and what a sentence encoder makes of each piece
         (`training.encoder_vectors`).
       mixture_or_task_name, task_feature_lengths, batch_size, make_batches: what is trained on; the
         data are read from their beginning, on every process alike.

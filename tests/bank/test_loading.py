@@ -22,7 +22,7 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.outcomes import Contrast
+from m6rec_jax.text.labels import Contrast
 from tests.bank.conftest import Alone, Backbone, S, T, make_prompts, save_backbone
 
 # The bank pads to other shapes than a task alone has, and adds up in another order.

@@ -18,6 +18,7 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io import buckets
 from m6rec_jax.pipeline import locations
+from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
@@ -164,7 +165,8 @@ def test_a_missing_package_and_an_unknown_address_are_named(monkeypatch):
 
 def test_a_vocabulary_of_a_bucket_is_read_by_way_of_a_copy(memory, tmp_path, monkeypatch):
     texts = (SHOP / "items.csv").read_text().splitlines()
-    trained = train_vocabulary(texts * 2, tmp_path / "vocabulary.model", size=400)
+    train_vocabulary(texts * 2, tmp_path / "vocabulary.model", size=400)
     put(tmp_path, "gs://own/v")
     monkeypatch.setenv(locations.VOCABULARY_VARIABLE, "gs://own/v/vocabulary.model")
-    assert locations.load_vocabulary("corner-shop", "x").num_pieces == trained.num_pieces
+    read = locations.load_vocabulary("corner-shop", "x")
+    assert read == Vocabulary(tmp_path / "vocabulary.model")

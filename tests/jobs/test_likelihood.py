@@ -10,7 +10,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
-from m6rec_jax.text.outcomes import Contrast
+from m6rec_jax.text.labels import Contrast
 from tests.engine.teacher_forcing import log_probabilities
 from tests.serving import served_films
 from tests.serving.served_films import MAX_EVENTS, NOW, S, T, request

@@ -134,7 +134,7 @@ def test_infilling_is_seeded(shop_views, vocabulary):
     )
 
 
-def with_outcomes_of(outcome, spec, words=()):
+def with_labels_of(outcome, spec, words=()):
     """Prepared data whose template gives the words for an event's value."""
     return SimpleNamespace(
         template=lambda: SimpleNamespace(outcome=outcome),
@@ -152,7 +152,7 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
         "groups",
         preprocessors.outcome_rows,
         vocabulary=vocabulary,
-        data=lambda: with_outcomes_of(outcome, {"label": {}}),
+        data=lambda: with_labels_of(outcome, {"label": {}}),
     )
     words = {outcome(r): shop_vocabulary.encode(outcome(r)) for r in (1, 5)}
     seen = set()
@@ -201,7 +201,7 @@ def test_sampled_negatives_have_an_outcome_where_there_are_words(
         "groups",
         preprocessors.outcome_rows,
         vocabulary=vocabulary,
-        data=lambda: with_outcomes_of(str, {}, words),
+        data=lambda: with_labels_of(str, {}, words),
     )
     written = [row["decoder_target_tokens"][row["decoder_loss_weights"] > 0] for row in found]
     told = [

@@ -228,7 +228,7 @@ def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
     assert len(tokens(1)) > 60  # which fill the row
 
 
-def test_infilling_errors(vocab: Vocabulary, model_file: str) -> None:
+def test_infilling_errors(vocab: Vocabulary) -> None:
     rng = np.random.default_rng(0)
     for empty in ([], [np.array([], np.int32)] * 2):
         with pytest.raises(DataError, match="no text to mask"):
@@ -237,8 +237,6 @@ def test_infilling_errors(vocab: Vocabulary, model_file: str) -> None:
         text_infilling_row(vocab, [np.array([5])], 2, 16, rng)
     with pytest.raises(ConfigError, match="target_length 3"):
         text_infilling_row(vocab, [np.array([5])], 16, 3, rng)
-    with pytest.raises(ConfigError, match="needs sentinels"):
-        text_infilling_row(Vocabulary(model_file, num_sentinels=0), [np.array([5])], 16, 16, rng)
 
 
 def test_pad_batch(vocab: Vocabulary) -> None:

@@ -12,7 +12,7 @@ import pytest
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
-from m6rec_jax.text.piece_vectors import composed_vectors, count_neighbours, neighbour_vectors
+from m6rec_jax.text.token_vectors import composed_vectors, count_neighbours, neighbour_vectors
 from m6rec_jax.training import initial_embeddings, initial_prompts
 from m6rec_jax.training.initial_embeddings import with_initial_embeddings, with_piece_vectors
 from m6rec_jax.training.initial_prompts import (

@@ -25,7 +25,7 @@ from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.objectives.language_modelling import target_logits, token_cross_entropy
-from m6rec_jax.text.outcomes import Contrast
+from m6rec_jax.text.labels import Contrast
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -65,7 +65,7 @@ def token_sums(model: M6Rec, variables: Variables, features: Mapping[str, Array]
 def contrast_scores(
     model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
 ) -> Array:
-    """Answers to a `text.outcomes.Contrast` about each packed text; for use inside jit.
+    """Answers to a `text.labels.Contrast` about each packed text; for use inside jit.
 
     Args:
       model, variables: the model.

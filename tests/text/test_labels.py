@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.outcomes import Contrast, with_outcomes
+from m6rec_jax.text.labels import Contrast, with_labels
 from m6rec_jax.text.rows import packed_candidates
 from tests.tasks import shop
 
@@ -25,7 +25,7 @@ def test_both_outcomes_are_targets_where_training_has_either(vocab, outcomes):
         (outcomes[0], positive, "decoder_target_tokens"),
         (outcomes[1], negative, "decoder_contrast_tokens"),
     ):
-        trained = with_outcomes(vocab, TEXTS, [words] * 3, 60)
+        trained = with_labels(vocab, TEXTS, [words] * 3, 60)
         for block in (1, 2, 3):
             asked, learnt = (
                 np.flatnonzero(r["decoder_block_ids"] == block) for r in (row, trained)
@@ -68,7 +68,7 @@ def test_what_cannot_be_asked_is_named(vocab):
 
 
 def test_a_row_whose_candidates_have_no_outcomes_teaches_nothing(vocab):
-    row = with_outcomes(vocab, TEXTS, [""] * 3, 60)
+    row = with_labels(vocab, TEXTS, [""] * 3, 60)
     read = packed_candidates(vocab, TEXTS, 60)["decoder_input_tokens"]
     np.testing.assert_array_equal(row["decoder_input_tokens"], read)
     assert not row["decoder_loss_weights"].any()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from m6rec_jax.text.piece_vectors import composed_vectors, count_neighbours, neighbour_vectors
+from m6rec_jax.text.token_vectors import composed_vectors, count_neighbours, neighbour_vectors
 
 WIDTH = 256
 RATED = [f", rated {value / 20:.2f}" for value in range(20, 101)]
