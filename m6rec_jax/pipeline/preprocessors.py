@@ -11,8 +11,8 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout, preprocessor
 from m6rec_jax.text import rows
 from m6rec_jax.text.infilling import text_infilling_row
-from m6rec_jax.text.layout import Row
 from m6rec_jax.text.labels import Contrast, with_labels
+from m6rec_jax.text.layout import Row
 
 _JUDGED = ("history", "candidates", "labels", "item_indices", "user_index")
 
