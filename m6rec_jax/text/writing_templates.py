@@ -182,12 +182,12 @@ class WritingTemplate:
         text = _rendered(self.text, item, values).strip()
         return Written(text, tuple(dict.fromkeys(features))) if text else None
 
-    def liked_items(self, liked: Sequence[Item]) -> list[LikedItem]:
+    def liked_items(self, liked: Iterable[Item]) -> list[LikedItem]:
         """What `choices` reads of liked items, the latest first; `liked` is oldest first."""
         return [
             LikedItem(other, {column: set(_values(other, column)) for column in self.shared})
-            for other in reversed(liked)
-        ]
+            for other in liked
+        ][::-1]
 
     def choices(
         self, item: Item, liked: Sequence[LikedItem], common: Mapping[str, frozenset[str]]

@@ -141,7 +141,7 @@ def test_long_and_unreadable_text_is_learnt(tmp_path: Path) -> None:
     """What SentencePiece would skip."""
     texts = ["x" * 2500 + " y", "nul\x00 block\u2585 lone\ud800"]
     vocabulary = train(texts * 2, tmp_path, 400)
-    assert pieces(vocabulary, "nul block lone")[0] == " nul"
+    assert pieces(vocabulary, "nul block lone") == [" nul block lone"]
     assert max(map(len, pieces(vocabulary, "x" * 64))) > 8
 
 
