@@ -38,7 +38,7 @@ from benchmarks.command_line import errors_told
 from benchmarks.movielens import PREPARE, PREPARE_LEAVE_ONE_OUT
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.errors import M6RecError
 from tasks.films.source import GENRE_CLASSES as GENRES
 

@@ -47,8 +47,8 @@ from benchmarks.results_file import (
     runs_in,
 )
 from benchmarks.runs import DATA, Run, backbone_of, m6rec, refuse_others, tune
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.splits import Split
+from m6rec_jax.data.splitting.splits import Split
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import log_loss, ordering_metrics

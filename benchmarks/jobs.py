@@ -43,9 +43,9 @@ from benchmarks.job_list import INSPIRED, JOBS, WITHOUT_TOWERS, ZERO_SHOT, Job
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.runs import backbone_of, evaluated, hybrid, m6rec, refuse_others, train
-from m6rec_jax.data import views
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.data.getting.sources import default_cache_dir
+from m6rec_jax.data.store import views
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.text.writing_templates import WRITING

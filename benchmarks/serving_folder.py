@@ -21,10 +21,10 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.data.dataset.reading import write_dataset
+from m6rec_jax.data.dataset.schema import TIME, VALUE, DatasetSpec
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import TIME, VALUE, DatasetSpec
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax import configuration
-from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.schema import SPEC_FILE
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.prepared import Prepared, folder_of
-from m6rec_jax.data.schema import SPEC_FILE
-from m6rec_jax.data.vocabulary_text import train_on_prepared
+from m6rec_jax.data.rendering.vocabulary_text import train_on_prepared
+from m6rec_jax.data.store.prepared import Prepared, folder_of
 from m6rec_jax.engine.model_folder import read_ranking
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation.calibration import calibrate
@@ -461,7 +461,7 @@ DATASET = {dataset!r}
 
 include 'data.gin'
 import m6rec_jax.data.prepare
-import m6rec_jax.data.vocabulary_text
+import m6rec_jax.data.rendering.vocabulary_text
 
 SPLIT = 'per_user_temporal'
 VIEWS = ('groups', 'next_items', 'documents', 'catalogue')

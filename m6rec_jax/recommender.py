@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of

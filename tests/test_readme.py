@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.text.records import Item
 from tests.serving import served_films

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.command_line import errors_told
 from benchmarks.provenance import ROOT
-from m6rec_jax.data import splits
-from m6rec_jax.data.event_table import assign
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.sources import fetch
-from m6rec_jax.data.splits import Split
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.getting.sources import fetch
+from m6rec_jax.data.splitting import splits
+from m6rec_jax.data.splitting.event_table import assign
+from m6rec_jax.data.splitting.splits import Split
 from m6rec_jax.io.atomic import atomic_file
 
 NAME = "movielens-100k"

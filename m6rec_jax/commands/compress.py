@@ -125,7 +125,7 @@ def _carried_data(run: Path, files: Iterable[str]) -> dict[str, bytes]:
     """What requests to a packed model's tasks are rendered with, as files beside its own."""
     from m6rec_jax.config_file import CONFIG_FILE
     from m6rec_jax.configuration import check_config
-    from m6rec_jax.data.sources import default_data_dir
+    from m6rec_jax.data.getting.sources import default_data_dir
     from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER, RANKING_FILE
     from m6rec_jax.io.buckets import kept_copy, path_of
     from m6rec_jax.requests.serving_data import files_without_users

@@ -104,7 +104,7 @@ def add_commands(commands: Any) -> None:
 
 def run_data_fetch(args: argparse.Namespace) -> None:
     """download a public data set into a canonical folder"""
-    from m6rec_jax.data.sources import fetch
+    from m6rec_jax.data.getting.sources import fetch
 
     print(fetch(args.name))
 
@@ -112,7 +112,7 @@ def run_data_fetch(args: argparse.Namespace) -> None:
 def run_data_import(args: argparse.Namespace) -> None:
     """make a data set folder of files in another format (recbole, sequences, requests)"""
     check_there(args.source, str(args.source))
-    from m6rec_jax.data.imports.folder import import_dataset
+    from m6rec_jax.data.getting.imports.folder import import_dataset
     from m6rec_jax.requests.answered import import_requests
 
     files = args.source, args.output
@@ -125,9 +125,9 @@ def run_data_import(args: argparse.Namespace) -> None:
 
 def run_data_check(args: argparse.Namespace) -> None:
     """report the problems of a data set folder"""
-    from m6rec_jax.data.check import check_dataset, clean_folder
-    from m6rec_jax.data.kinds import open_corpus
-    from m6rec_jax.data.schema import SPEC_FILE
+    from m6rec_jax.data.dataset.check import check_dataset, clean_folder
+    from m6rec_jax.data.dataset.schema import SPEC_FILE
+    from m6rec_jax.data.rendering.kinds import open_corpus
 
     with bucket_copies() as copies:
         folder = copies.fetch(args.folder)
@@ -167,8 +167,9 @@ def run_data_check(args: argparse.Namespace) -> None:
 def run_data_prepare(args: argparse.Namespace) -> None:
     """render a data set's text as a TFDS data set"""
     _configure_data(args)
-    from m6rec_jax.data import corpora, kinds, prepare
-    from m6rec_jax.data.prepared import folder_of
+    from m6rec_jax.data import prepare
+    from m6rec_jax.data.rendering import corpora, kinds
+    from m6rec_jax.data.store.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
     with bucket_copies() as copies:
@@ -196,7 +197,8 @@ def run_data_update(args: argparse.Namespace) -> None:
 def _configure_data(args: argparse.Namespace) -> None:
     """`configure` for `data` and `vocab train`, which may share a gin file."""
     look_first(args, reads=())
-    from m6rec_jax.data import kinds, prepare, update, vocabulary_text  # noqa: F401
+    from m6rec_jax.data import prepare, update  # noqa: F401
+    from m6rec_jax.data.rendering import vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
 
     configure(args)
@@ -204,9 +206,9 @@ def _configure_data(args: argparse.Namespace) -> None:
 
 def run_data_show(args: argparse.Namespace) -> None:
     """rows of prepared data as a model reads them, and items that read the same"""
-    from m6rec_jax.data.prepared import CATALOGUE, Prepared
-    from m6rec_jax.data.show import show_catalogue, show_rows
-    from m6rec_jax.data.tfrecords import read_shards
+    from m6rec_jax.data.dataset.show import show_catalogue, show_rows
+    from m6rec_jax.data.store.prepared import CATALOGUE, Prepared
+    from m6rec_jax.data.store.tfrecords import read_shards
     from m6rec_jax.pipeline.locations import data_dir
     from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -239,7 +241,7 @@ def run_data_show(args: argparse.Namespace) -> None:
 
 def run_data_init(args: argparse.Namespace) -> None:
     """draft a dataset.json for tables of your own, and say what was guessed"""
-    from m6rec_jax.data.first_draft import draft_dataset
+    from m6rec_jax.data.getting.first_draft import draft_dataset
 
     print(*draft_dataset(args.tables, args.name, args.at_least), sep="\n")
 
@@ -247,7 +249,7 @@ def run_data_init(args: argparse.Namespace) -> None:
 def run_data_sample(args: argparse.Namespace) -> None:
     """a smaller data set folder, of some of the users"""
     look_first(args, reads=())
-    from m6rec_jax.data.sampling import sample_dataset
+    from m6rec_jax.data.dataset.sampling import sample_dataset
     from m6rec_jax.pipeline.locations import dataset_folder, tables_dir
 
     configure(args)
@@ -259,7 +261,7 @@ def run_vocab_train(args: argparse.Namespace) -> None:
     """SentencePiece on the prepared text"""
     _configure_data(args)
     from m6rec_jax.configuration import bound
-    from m6rec_jax.data.vocabulary_text import train_on_prepared
+    from m6rec_jax.data.rendering.vocabulary_text import train_on_prepared
     from m6rec_jax.pipeline import locations
 
     model_file = train_on_prepared(locations.data_dir())

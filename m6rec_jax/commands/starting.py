@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
 def run_quickstart(args: argparse.Namespace) -> int:
     """a data set folder to a tuned scorer and retriever and a report about them; run the same
     command again to resume, or with more minutes to train on"""
-    from m6rec_jax.data.schema import DatasetSpec
+    from m6rec_jax.data.dataset.schema import DatasetSpec
 
     DatasetSpec.load(args.folder)  # before libraries are imported, and anything is made
     from m6rec_jax import quickstart

@@ -7,7 +7,7 @@ Views are on disk with the fingerprint of everything they depend on, so a view t
 made again, and a run with other options makes only what they change. The same input gives the same
 bytes of records.
 
-Who may see what is defined in `data.splits`.
+Who may see what is defined in `data.splitting.splits`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,25 @@ import gin
 import msgspec
 
 from m6rec_jax import __version__
-from m6rec_jax.data import co_occurrence, ease, tfrecords, views
-from m6rec_jax.data import statistics as statistics_files
-from m6rec_jax.data.event_table import Assignment, EventTable
-from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.manifest import (
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.dataset.schema import COUNT, SPEC_FILE, protocol_for
+from m6rec_jax.data.features import co_occurrence, ease
+from m6rec_jax.data.features import statistics as statistics_files
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
+from m6rec_jax.data.prepare_options import (
+    PrepareOptions,
+    template_and_options,
+    with_history_length,
+    with_spec,
+)
+from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
+from m6rec_jax.data.rendering.template_needs import check_texts
+from m6rec_jax.data.shard_job import Job
+from m6rec_jax.data.shard_run import num_shards, run
+from m6rec_jax.data.splitting.event_table import Assignment, EventTable
+from m6rec_jax.data.splitting.splits import PART_NAMES, Split, part_counts
+from m6rec_jax.data.store import tfrecords, views
+from m6rec_jax.data.store.manifest import (
     MANIFEST,
     Manifest,
     SplitEntry,
@@ -38,13 +52,7 @@ from m6rec_jax.data.manifest import (
     earlier_manifest,
     fingerprint,
 )
-from m6rec_jax.data.prepare_options import (
-    PrepareOptions,
-    template_and_options,
-    with_history_length,
-    with_spec,
-)
-from m6rec_jax.data.prepared import (
+from m6rec_jax.data.store.prepared import (
     CATALOGUE,
     EVENTS,
     PREPARED_EVENTS,
@@ -54,13 +62,6 @@ from m6rec_jax.data.prepared import (
     folder_of,
     local_data_dir,
 )
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import COUNT, SPEC_FILE, protocol_for
-from m6rec_jax.data.shard_job import Job
-from m6rec_jax.data.shard_run import num_shards, run
-from m6rec_jax.data.splits import PART_NAMES, Split, part_counts
-from m6rec_jax.data.statistics_settings import StatisticsOptions
-from m6rec_jax.data.template_needs import check_texts
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import finish_staged, replaced_folder, scratch_folder
 from m6rec_jax.io.hashing import file_sha256

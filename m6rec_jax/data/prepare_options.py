@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import gin
 
-from m6rec_jax.data.features import needed_only
-from m6rec_jax.data.schema import SPEC_FILE
-from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
-from m6rec_jax.data.template_needs import checked_template
+from m6rec_jax.data.dataset.schema import SPEC_FILE
+from m6rec_jax.data.features.features import needed_only
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.rendering.template_needs import checked_template
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.templates import DatasetTemplate
 
 if TYPE_CHECKING:  # with DuckDB, which serving goes without
-    from m6rec_jax.data.reading import Dataset
+    from m6rec_jax.data.dataset.reading import Dataset
 
 log = logging.getLogger(__name__)
 # Views that are made unless others are named.

@@ -11,26 +11,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data import tfrecords, views
-from m6rec_jax.data.co_occurrence import RECENT
-from m6rec_jax.data.epochs import PastCounts, WindowEntries
-from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.event_views.groups import candidates_of
-from m6rec_jax.data.event_views.view import Rows
-from m6rec_jax.data.negatives import NegativeSampler, Popularity, num_negatives
-from m6rec_jax.data.neighbours import GROUP, WINDOW, Asked, NeighbourFold
-from m6rec_jax.data.past_statistics import PastStatistics
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.features.co_occurrence import RECENT
+from m6rec_jax.data.features.epochs import PastCounts, WindowEntries
+from m6rec_jax.data.features.neighbours import GROUP, WINDOW, Asked, NeighbourFold
+from m6rec_jax.data.features.past_statistics import PastStatistics
+from m6rec_jax.data.features.reranking_candidates import AskedCandidates, DrawnCandidates
+from m6rec_jax.data.features.statistics import Statistics
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.features.user_bucket import Groups, UserBucket
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import STATISTICS
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.reranking_candidates import AskedCandidates, DrawnCandidates
-from m6rec_jax.data.shard_rows import ShardRows
-from m6rec_jax.data.splits import PARTS
-from m6rec_jax.data.statistics import Statistics
-from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
-from m6rec_jax.data.template_needs import checked_template
-from m6rec_jax.data.timeline import Timeline
-from m6rec_jax.data.user_bucket import Groups, UserBucket
+from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
+from m6rec_jax.data.rendering.event_views.groups import candidates_of
+from m6rec_jax.data.rendering.event_views.view import Rows
+from m6rec_jax.data.rendering.shard_rows import ShardRows
+from m6rec_jax.data.rendering.template_needs import checked_template
+from m6rec_jax.data.splitting.negatives import NegativeSampler, Popularity, num_negatives
+from m6rec_jax.data.splitting.splits import PARTS
+from m6rec_jax.data.splitting.timeline import Timeline
+from m6rec_jax.data.store import tfrecords, views
+from m6rec_jax.data.store.prepared import STATISTICS
 from m6rec_jax.io.mapped_arrays import open_arrays
 from m6rec_jax.text.templates import DatasetTemplate
 

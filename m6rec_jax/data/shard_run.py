@@ -29,21 +29,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data import reranking_candidates
-from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
-from m6rec_jax.data.ease import FILE as EASE_FILE
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.epochs import next_refresh, schedule
-from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.negatives import sampling_rates
-from m6rec_jax.data.neighbours import Asked
-from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.past_events import Ranges
-from m6rec_jax.data.prepared import CATALOGUE, STATISTICS, write_catalogue
+from m6rec_jax.data.features import reranking_candidates
+from m6rec_jax.data.features.co_occurrence import CoOccurrence, GrowingCoOccurrence
+from m6rec_jax.data.features.ease import FILE as EASE_FILE
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.features.epochs import next_refresh, schedule
+from m6rec_jax.data.features.neighbours import Asked
+from m6rec_jax.data.features.pair_counts import PairCounts
+from m6rec_jax.data.features.past_events import Ranges
 from m6rec_jax.data.shard_job import Job
-from m6rec_jax.data.splits import STATISTICS_PARTS
-from m6rec_jax.data.tfrecords import ShardFile
-from m6rec_jax.data.timeline import Timeline, parts_of_users
+from m6rec_jax.data.splitting.event_table import EventTable
+from m6rec_jax.data.splitting.negatives import sampling_rates
+from m6rec_jax.data.splitting.splits import STATISTICS_PARTS
+from m6rec_jax.data.splitting.timeline import Timeline, parts_of_users
+from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
+from m6rec_jax.data.store.tfrecords import ShardFile
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
 from m6rec_jax.io.processors import num_processors

@@ -22,20 +22,21 @@ import gin
 import msgspec
 import numpy as np
 
-from m6rec_jax.data import splits, tfrecords, views
-from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.manifest import UpdateEntry, fingerprint
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.dataset.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import FORMAT, files_of
 from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options, with_spec
-from m6rec_jax.data.prepared import EVENTS, UPDATE, Prepared, folder_of
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
+from m6rec_jax.data.rendering.template_needs import check_texts
 from m6rec_jax.data.shard_job import Job, Past
 from m6rec_jax.data.shard_run import run
-from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TRAIN, Split
-from m6rec_jax.data.statistics_settings import StatisticsOptions
-from m6rec_jax.data.template_needs import check_texts
+from m6rec_jax.data.splitting import splits
+from m6rec_jax.data.splitting.event_table import EventTable
+from m6rec_jax.data.splitting.splits import CONTEXT, EXCLUDED, TRAIN, Split
+from m6rec_jax.data.store import tfrecords, views
+from m6rec_jax.data.store.manifest import UpdateEntry, fingerprint
+from m6rec_jax.data.store.prepared import EVENTS, UPDATE, Prepared, folder_of
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import finish_staged, scratch_folder, staged_files
 from m6rec_jax.io.buckets import in_bucket

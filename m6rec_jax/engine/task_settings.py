@@ -36,7 +36,7 @@ class TaskSettings:
       task_id: row of the prompt bank.
       positive_classes: classes whose probabilities a score adds up.
       sampling_rate: how often training saw each negative on average, above 0; 1 where none were
-        sampled (`data.negatives`).
+        sampled (`data.splitting.negatives`).
       repeat_sampling_rate: the same of items that the user had before, which may be above 1; None
         where they are sampled as others are.
       kind: of `pipeline.registration`, such as 'scoring' or 'retrieval'; empty where nobody said.

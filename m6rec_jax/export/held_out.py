@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.index.index_files import catalogue_fingerprint, open_index, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError

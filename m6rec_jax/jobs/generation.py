@@ -17,8 +17,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.schema import LabelSpec
+from m6rec_jax.data.dataset.schema import LabelSpec
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.dialogue.state import REPLY_PREFIX
 from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.engine.decoding.generation import GeneratedText, Generator

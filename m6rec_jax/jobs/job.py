@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.retrieval import Retriever

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.data.sources import default_data_dir
+from m6rec_jax.data.getting.sources import default_data_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import DATASETS_FOLDER
 from m6rec_jax.engine.task_settings import task_name

@@ -14,7 +14,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.engine.candidates.scoring import (
     Scorer,
     chosen_classes,

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.jobs.job import Row, TaskData
 from m6rec_jax.text.records import Item

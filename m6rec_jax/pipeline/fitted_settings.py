@@ -13,7 +13,7 @@ import math
 import gin
 import numpy as np
 
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline import locations, prepared_rows
 from m6rec_jax.pipeline.locations import DEFAULT_SPLIT

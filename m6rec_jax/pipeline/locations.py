@@ -15,9 +15,9 @@ from pathlib import Path
 
 import gin
 
-from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE, default_cache_dir, default_data_dir
-from m6rec_jax.data.splits import KINDS
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE, default_cache_dir, default_data_dir
+from m6rec_jax.data.splitting.splits import KINDS
+from m6rec_jax.data.store.prepared import VOCABULARY, Prepared, folder_of
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket, kept_copy, path_of
 from m6rec_jax.text.vocabulary import Vocabulary

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.splits import PART_NAMES, STATISTICS_PARTS
+from m6rec_jax.data.splitting.splits import PART_NAMES, STATISTICS_PARTS
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
@@ -36,7 +36,7 @@ class Interactions:
 def read_rows(
     prepared: Prepared, view: str, part: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a view (of `data.views.COLUMNS`) as str, int, float, lists of str, numpy arrays.
+    """Rows of a view (of `store.views.COLUMNS`) as str, int, float, lists of str, numpy arrays.
 
     Raises:
       DataError: the view or the part is not prepared, or has no such column.

@@ -27,8 +27,8 @@ import gin
 import seqio
 
 from m6rec_jax import configuration
-from m6rec_jax.data.manifest import fingerprint
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.manifest import fingerprint
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import Job, job_of, jobs

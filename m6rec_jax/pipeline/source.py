@@ -13,8 +13,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from m6rec_jax.data.splits import PARTS
-from m6rec_jax.data.views import INFO
+from m6rec_jax.data.splitting.splits import PARTS
+from m6rec_jax.data.store.views import INFO
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.layout import FEATURES
 from m6rec_jax.text.vocabulary import Vocabulary

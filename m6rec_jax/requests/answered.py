@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from m6rec_jax.data import splits
-from m6rec_jax.data.files import table_files
-from m6rec_jax.data.reading import read_items, write_dataset
-from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
-from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.dataset.files import table_files
+from m6rec_jax.data.dataset.reading import read_items, write_dataset
+from m6rec_jax.data.dataset.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.splitting import splits
+from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.io.json_text import json_text

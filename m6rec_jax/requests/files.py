@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.files import column_names, open_parquet, parquet_damage
+from m6rec_jax.data.dataset.files import column_names, open_parquet, parquet_damage
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import RejectedRow
 

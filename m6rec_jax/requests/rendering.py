@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from m6rec_jax.data.statistics import KnownUser, Statistics
+from m6rec_jax.data.features.statistics import KnownUser, Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.records import Event, Item, Value

@@ -32,8 +32,8 @@ from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
 
-from m6rec_jax.data.schema import OF_REQUESTS, DatasetSpec, TableSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, short_text
+from m6rec_jax.data.dataset.schema import OF_REQUESTS, DatasetSpec, TableSpec
+from m6rec_jax.data.dataset.values import FIRST_TIME, LAST_TIME, out_of_range, short_text
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item, User, Value
 

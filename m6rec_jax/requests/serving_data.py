@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data import co_occurrence, ease
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.features import feature_names
-from m6rec_jax.data.manifest import MANIFEST, Manifest
-from m6rec_jax.data.prepared import CATALOGUE, STATISTICS, Catalogue, read_catalogue
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.statistics import DESCRIPTION, OF_USERS, Statistics
-from m6rec_jax.data.statistics_settings import StatisticsSettings
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.features import co_occurrence, ease
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.features.features import feature_names
+from m6rec_jax.data.features.statistics import DESCRIPTION, OF_USERS, Statistics
+from m6rec_jax.data.features.statistics_settings import StatisticsSettings
+from m6rec_jax.data.store.manifest import MANIFEST, Manifest
+from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, Catalogue, read_catalogue
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import TEXT
 from m6rec_jax.text.format_strings import text_of
@@ -125,7 +125,9 @@ class ServingData:
                         "for another template?"
                     ) from error
         if items_file is not None:
-            from m6rec_jax.data.reading import read_items  # with DuckDB, which others go without
+            from m6rec_jax.data.dataset.reading import (
+                read_items,  # with DuckDB, which others go without
+            )
 
             items = read_items(items_file, spec)
             digest.update(Path(items_file).read_bytes())

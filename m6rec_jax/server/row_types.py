@@ -18,8 +18,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType, TypedDict
 
-from m6rec_jax.data.schema import DatasetSpec, TableSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME
+from m6rec_jax.data.dataset.schema import DatasetSpec, TableSpec
+from m6rec_jax.data.dataset.values import FIRST_TIME, LAST_TIME
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.requests.request import TEXT
 

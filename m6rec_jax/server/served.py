@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.data.getting.sources import default_cache_dir
 from m6rec_jax.engine.programs.kept_programs import keep_programs
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.server.asking import Server

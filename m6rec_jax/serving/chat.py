@@ -19,11 +19,11 @@ import gin
 import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.data.co_occurrence import FILE as CO_OCCURRENCE
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepared import CATALOGUE, read_catalogue
-from m6rec_jax.data.sources import default_data_dir
+from m6rec_jax.data.features.co_occurrence import FILE as CO_OCCURRENCE
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.getting.sources import default_data_dir
+from m6rec_jax.data.store.prepared import CATALOGUE, read_catalogue
 from m6rec_jax.dialogue.state import SYSTEM
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.index_files import catalogue_fingerprint, read_manifest

@@ -15,7 +15,7 @@ import numpy as np
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.checkpoints.huggingface import WEIGHTS_FILE
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.data.getting.sources import default_cache_dir
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.io.progress import progress_bar

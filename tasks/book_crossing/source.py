@@ -33,9 +33,9 @@ from typing import Any
 
 import numpy as np
 
-from m6rec_jax.data.corpora import repaired
-from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.reading import write_dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.rendering.corpora import repaired
 
 # The dump was made in 2004; its books' years go on to 2050.
 _YEARS = range(1401, 2005)

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.reading import write_dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from tasks.films.table import Film, FilmTable
 
 VIEWERS, SEED = 5_000, 0

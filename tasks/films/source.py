@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from m6rec_jax.data.corpora import repaired
-from m6rec_jax.data.texts import CorpusSpec, Text, write_corpus
+from m6rec_jax.data.rendering.corpora import repaired
+from m6rec_jax.data.rendering.texts import CorpusSpec, Text, write_corpus
 from m6rec_jax.text.format_strings import Template
 from tasks.films.table import FILM_COLUMNS, FilmTable, film_group
 

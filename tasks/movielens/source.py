@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.reading import write_dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from tasks.films.table import FILM_COLUMNS, FilmTable, natural_title
 
 _GENDERS = {"M": "male", "F": "female"}

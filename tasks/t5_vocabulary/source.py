@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.data.prepared import VOCABULARY
+from m6rec_jax.data.store.prepared import VOCABULARY
 
 
 def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.baselines import retrieval
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
-from m6rec_jax.data import co_occurrence
-from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.features import co_occurrence
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.errors import DataError
 
 

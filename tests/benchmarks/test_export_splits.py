@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.baselines.export_splits import export
 from benchmarks.baselines.exported_splits import read_exported
-from m6rec_jax.data import splits
-from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.splitting import splits
 from tests.data.plain_splits import plain_split
 
 

@@ -14,7 +14,7 @@ from benchmarks.few_samples import MEANS, REGRESSION, TUNED, TUNING, Sample
 from benchmarks.results_file import read_results
 from benchmarks.runs import Run
 from m6rec_jax import configuration
-from m6rec_jax.data.splits import Split
+from m6rec_jax.data.splitting.splits import Split
 from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.layout import prompt_leaves

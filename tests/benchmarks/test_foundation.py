@@ -8,7 +8,7 @@ import pytest
 from benchmarks import foundation, runs
 from benchmarks.tuning import TASKS, settings_of
 from m6rec_jax import configuration
-from m6rec_jax.data import sources
+from m6rec_jax.data.getting import sources
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from tests.benchmarks.conftest import recorded
 

@@ -15,25 +15,25 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from m6rec_jax.data.co_occurrence import RECENT, ranked_text
-from m6rec_jax.data.epochs import FIRST_FIT, Population, next_fit, next_refresh
-from m6rec_jax.data.event_views.documents import item_in_document, sentence
-from m6rec_jax.data.grouping import Grouping
-from m6rec_jax.data.negatives import NegativeSampler, asked
-from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.past_events import values_of
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.reranking_candidates import RerankingCandidates
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import EXCLUDED, VISIBLE_PARTS
-from m6rec_jax.data.statistics import (
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.features.co_occurrence import RECENT, ranked_text
+from m6rec_jax.data.features.epochs import FIRST_FIT, Population, next_fit, next_refresh
+from m6rec_jax.data.features.pair_counts import PairCounts
+from m6rec_jax.data.features.past_events import values_of
+from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.features.statistics import (
     KnownUser,
     Statistics,
     Totals,
 )
-from m6rec_jax.data.statistics_settings import StatisticsOptions, StatisticsSettings
-from m6rec_jax.data.value_factors import ValueFactors
-from m6rec_jax.data.views import Row
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.features.value_factors import ValueFactors
+from m6rec_jax.data.rendering.event_views.documents import item_in_document, sentence
+from m6rec_jax.data.rendering.grouping import Grouping
+from m6rec_jax.data.splitting.negatives import NegativeSampler, asked
+from m6rec_jax.data.splitting.splits import EXCLUDED, VISIBLE_PARTS
+from m6rec_jax.data.store.views import Row
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import WRITING, common_values

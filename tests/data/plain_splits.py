@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from m6rec_jax.data.splits import VALIDATION
+from m6rec_jax.data.splitting.splits import VALIDATION
 
 
 def plain_split(

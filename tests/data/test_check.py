@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data.check import check_dataset
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import TEST, TRAIN
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.splitting.splits import TEST, TRAIN
 from m6rec_jax.errors import CheckpointError, DataError
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"

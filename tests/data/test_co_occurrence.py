@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data import co_occurrence, reranking_candidates
-from m6rec_jax.data.co_occurrence import (
+from m6rec_jax.data.features import co_occurrence, reranking_candidates
+from m6rec_jax.data.features.co_occurrence import (
     CoOccurrence,
     GrowingCoOccurrence,
     rank_words,
 )
-from m6rec_jax.data.reranking_candidates import RerankingCandidates
-from m6rec_jax.data.splits import TEST, TRAIN
+from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.splitting.splits import TEST, TRAIN
 from tests.data.view_fold import CoOccurrenceByEvent
 
 NUM_ITEMS = 8

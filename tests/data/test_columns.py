@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data.columns import KINDS, conversion
-from m6rec_jax.data.values import LAST_TIME
+from m6rec_jax.data.dataset.columns import KINDS, conversion
+from m6rec_jax.data.dataset.values import LAST_TIME
 
 
 def converted(column: pa.Array, kind: str) -> tuple[list[Any], list[str | None]]:

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from m6rec_jax import cli
-from m6rec_jax.data import corpora
-from m6rec_jax.data.corpora import prepare_corpus
-from m6rec_jax.data.splits import PARTS
-from m6rec_jax.data.texts import CorpusSpec, Text, TextCorpus, documents, write_corpus
+from m6rec_jax.data.rendering import corpora
+from m6rec_jax.data.rendering.corpora import prepare_corpus
+from m6rec_jax.data.rendering.texts import CorpusSpec, Text, TextCorpus, documents, write_corpus
+from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 

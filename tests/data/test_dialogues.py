@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.corpora import Turn, prepare_corpus
-from m6rec_jax.data.dialogue_files import Dialogue, read_inspired, read_redial
-from m6rec_jax.data.dialogues import DialogueOptions, Dialogues
-from m6rec_jax.data.joined_attributes import JoinedAttributes
-from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import PARTS, by_name
+from m6rec_jax.data.dataset.joined_attributes import JoinedAttributes
+from m6rec_jax.data.dataset.reading import write_dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.rendering.corpora import Turn, prepare_corpus
+from m6rec_jax.data.rendering.dialogue_files import Dialogue, read_inspired, read_redial
+from m6rec_jax.data.rendering.dialogues import DialogueOptions, Dialogues
+from m6rec_jax.data.splitting.splits import PARTS, by_name
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Item

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data import ease
-from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.features import ease
+from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.errors import DataError
 
 NUM_ITEMS = 9

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data.check import check_dataset
-from m6rec_jax.data.first_draft import draft_dataset
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.getting.first_draft import draft_dataset
 from m6rec_jax.errors import DataError
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"

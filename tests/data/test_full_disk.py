@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from m6rec_jax.data import event_table, tfrecords
-from m6rec_jax.data.check import check_dataset
-from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splitting import event_table
+from m6rec_jax.data.splitting.event_table import EventTable
+from m6rec_jax.data.store import tfrecords
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
 

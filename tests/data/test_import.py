@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax import cli
-from m6rec_jax.data.check import check_dataset
-from m6rec_jax.data.imports.folder import import_dataset
-from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.getting.imports.folder import import_dataset
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 
 INTER = (

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from m6rec_jax import cli
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io import buckets
 from m6rec_jax.pipeline import locations

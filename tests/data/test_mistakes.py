@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.errors import ConfigError, DataError
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"

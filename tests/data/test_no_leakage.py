@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data.event_table import Assignment
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
-from m6rec_jax.data.statistics_settings import StatisticsOptions
+from m6rec_jax.data.splitting.event_table import Assignment
+from m6rec_jax.data.splitting.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
 from tests.data.plain_splits import plain_split
 from tests.data.view_fold import ViewFold

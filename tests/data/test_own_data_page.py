@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.data.features import feature_names
-from m6rec_jax.data.schema import COLUMN_TYPES, DatasetSpec, LabelSpec
-from m6rec_jax.data.statistics_settings import StatisticsSettings
-from m6rec_jax.data.template_needs import checked_template
+from m6rec_jax.data.dataset.schema import COLUMN_TYPES, DatasetSpec, LabelSpec
+from m6rec_jax.data.features.features import feature_names
+from m6rec_jax.data.features.statistics_settings import StatisticsSettings
+from m6rec_jax.data.rendering.template_needs import checked_template
 from m6rec_jax.text.templates import CONTEXT_FIELDS, EVENT_FIELDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.splits import PART_NAMES
+from m6rec_jax.data.splitting.splits import PART_NAMES
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
 from tests.data.conftest import declare_parts
 

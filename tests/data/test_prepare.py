@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import prepare as prepare_module
-from m6rec_jax.data.manifest import MANIFEST, Manifest
-from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import EVENTS, Prepared
-from m6rec_jax.data.statistics_settings import StatisticsOptions
-from m6rec_jax.data.vocabulary_text import train_on_prepared
+from m6rec_jax.data.rendering.vocabulary_text import train_on_prepared
+from m6rec_jax.data.splitting.negatives import corrected_probability
+from m6rec_jax.data.store.manifest import MANIFEST, Manifest
+from m6rec_jax.data.store.prepared import EVENTS, Prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Event, Item

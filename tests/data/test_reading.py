@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data.reading import EVENT_SCHEMA, Dataset
-from m6rec_jax.data.values import out_of_range
+from m6rec_jax.data.dataset.reading import EVENT_SCHEMA, Dataset
+from m6rec_jax.data.dataset.values import out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.metrics import classification
 from m6rec_jax.pipeline.prepared_rows import past_events, read_rows
 from tests.data.repeat_shop import DAY, NEGATIVES, TEMPLATE, RepeatShop

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from m6rec_jax.data.corpora import prepare_corpus
-from m6rec_jax.data.reviews import Reviews
+from m6rec_jax.data.rendering.corpora import prepare_corpus
+from m6rec_jax.data.rendering.reviews import Reviews
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 

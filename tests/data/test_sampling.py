@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.sampling import sample_dataset
-from m6rec_jax.data.splits import PART_NAMES
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.dataset.sampling import sample_dataset
+from m6rec_jax.data.splitting.splits import PART_NAMES
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.templates import DatasetTemplate
 from tests.data.conftest import declare_parts

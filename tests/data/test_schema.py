@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 
-from m6rec_jax.data.schema import DatasetSpec, LabelSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec, LabelSpec
 
 RAW = {
     "name": "shop",

@@ -9,23 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import (
-    negatives,
-    neighbours,
-    pair_counts,
-    reranking_candidates,
-    shard_run,
-    tfrecords,
-    views,
-)
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data import shard_run
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.features import neighbours, pair_counts, reranking_candidates
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.shard_job import Job
 from m6rec_jax.data.shard_run import run
-from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split
-from m6rec_jax.data.statistics_settings import StatisticsOptions
+from m6rec_jax.data.splitting import negatives
+from m6rec_jax.data.splitting.event_table import EventTable
+from m6rec_jax.data.splitting.splits import PARTS, STATISTICS_PARTS, Split
+from m6rec_jax.data.store import tfrecords, views
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
 from tests.data.view_fold import ViewFold, events_in_order
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from m6rec_jax import cli
+from m6rec_jax.data.dataset.show import show_catalogue, show_rows
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import Catalogue, Prepared
-from m6rec_jax.data.show import show_catalogue, show_rows
+from m6rec_jax.data.store.prepared import Catalogue, Prepared
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.data import sources
+from m6rec_jax.data.getting import sources
 from m6rec_jax.errors import DataError
 
 CONTENT = b"one\ntwo\n"

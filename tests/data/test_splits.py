@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from m6rec_jax.data import splits
-from m6rec_jax.data.check import check_dataset
-from m6rec_jax.data.event_table import assign
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import EXCLUDED, TEST, TRAIN, VALIDATION, Split
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.splitting import splits
+from m6rec_jax.data.splitting.event_table import assign
+from m6rec_jax.data.splitting.splits import EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
 from tests.data.conftest import declare_parts
 from tests.data.plain_splits import plain_split

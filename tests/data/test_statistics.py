@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from m6rec_jax.data import neighbours, pair_counts
-from m6rec_jax.data.epochs import FIRST_FIT
-from m6rec_jax.data.features import feature_names
-from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.statistics import KnownUser, Statistics
-from m6rec_jax.data.statistics_settings import StatisticsOptions
-from m6rec_jax.data.value_factors import ValueFactors
+from m6rec_jax.data.features import neighbours, pair_counts
+from m6rec_jax.data.features.epochs import FIRST_FIT
+from m6rec_jax.data.features.features import feature_names
+from m6rec_jax.data.features.pair_counts import PairCounts
+from m6rec_jax.data.features.statistics import KnownUser, Statistics
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
+from m6rec_jax.data.features.value_factors import ValueFactors
 from m6rec_jax.errors import DataError
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.records import Event, Item, Value

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import VIEWS, PrepareOptions
+from m6rec_jax.data.store import tfrecords, views
 
 DAY = 86_400.0
 # Text that a careless writer would harm: NUL, emoji, markup, control tokens, a lone newline.

@@ -13,16 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import negatives, pair_counts, reranking_candidates, splits
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.event_table import Assignment, assign
-from m6rec_jax.data.manifest import Manifest, fingerprint
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.features import pair_counts, reranking_candidates
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import STATISTICS, Prepared
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
-from m6rec_jax.data.statistics_settings import StatisticsOptions
+from m6rec_jax.data.splitting import negatives, splits
+from m6rec_jax.data.splitting.event_table import Assignment, assign
+from m6rec_jax.data.splitting.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
+from m6rec_jax.data.store.manifest import Manifest, fingerprint
+from m6rec_jax.data.store.prepared import STATISTICS, Prepared
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from m6rec_jax.data import value_factors
-from m6rec_jax.data.value_factors import ValueFactors
+from m6rec_jax.data.features import value_factors
+from m6rec_jax.data.features.value_factors import ValueFactors
 from tests.data.fold import fit_windows
 
 Ratings = list[tuple[int, int, float]]

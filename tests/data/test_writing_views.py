@@ -6,8 +6,8 @@ import pytest
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.splits import PARTS
-from m6rec_jax.data.vocabulary_text import training_texts
+from m6rec_jax.data.rendering.vocabulary_text import training_texts
+from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from tests.tasks import shop

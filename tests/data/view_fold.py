@@ -13,20 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from m6rec_jax.data import co_occurrence, views
-from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, RelatedItems
-from m6rec_jax.data.event_table import Assignment
-from m6rec_jax.data.event_views import EVENT_VIEWS
-from m6rec_jax.data.event_views.documents import item_document
-from m6rec_jax.data.features import needed_only
-from m6rec_jax.data.negatives import num_negatives, sampling_rates
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.features import co_occurrence
+from m6rec_jax.data.features.co_occurrence import ONE, CoOccurrence, RelatedItems
+from m6rec_jax.data.features.features import needed_only
+from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.features.statistics import KnownUser
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.reranking_candidates import RerankingCandidates
-from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
-from m6rec_jax.data.statistics import KnownUser
-from m6rec_jax.data.statistics_settings import StatisticsOptions
-from m6rec_jax.data.timeline import parts_of_users
+from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
+from m6rec_jax.data.rendering.event_views.documents import item_document
+from m6rec_jax.data.splitting.event_table import Assignment
+from m6rec_jax.data.splitting.negatives import num_negatives, sampling_rates
+from m6rec_jax.data.splitting.splits import PARTS, STATISTICS_PARTS
+from m6rec_jax.data.splitting.timeline import parts_of_users
+from m6rec_jax.data.store import views
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
 from tests.data.fold import (

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.data import ease
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.features import ease
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords
 from m6rec_jax.engine.index.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights

@@ -13,12 +13,12 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from m6rec_jax.configuration import bound, parse_config
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import Catalogue
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.store.prepared import Catalogue
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.catalogue_index import TopK

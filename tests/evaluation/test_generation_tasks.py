@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import seqio
 
-from m6rec_jax.data.corpora import prepare_corpus
-from m6rec_jax.data.dialogues import Dialogues
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
-from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.rendering.corpora import prepare_corpus
+from m6rec_jax.data.rendering.dialogues import Dialogues
+from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.decoding.title_trie import TitleTrie

@@ -7,7 +7,7 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.errors import ConfigError

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 import seqio
 
-from m6rec_jax.data.corpora import prepare_corpus
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
-from m6rec_jax.data.texts import CorpusSpec, Text, TextColumns, TextCorpus, write_corpus
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.rendering.corpora import prepare_corpus
+from m6rec_jax.data.rendering.texts import CorpusSpec, Text, TextColumns, TextCorpus, write_corpus
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.model_folder import load_model

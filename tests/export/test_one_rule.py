@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.evaluator import Evaluator

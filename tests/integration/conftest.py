@@ -18,7 +18,7 @@ register_mixture("corner_shop_tasks", ["corner_shop_ctr", "corner_shop_retrieval
 
 PREPARE = """
 import m6rec_jax.data.prepare
-import m6rec_jax.data.vocabulary_text
+import m6rec_jax.data.rendering.vocabulary_text
 
 PrepareOptions.group_size = 2
 train_on_prepared.dataset = 'corner-shop'

@@ -37,7 +37,7 @@ register_mixture("jobs", {JOBS})
 
 PREPARE = """
 import m6rec_jax.data.prepare
-import m6rec_jax.data.vocabulary_text
+import m6rec_jax.data.rendering.vocabulary_text
 
 PrepareOptions.group_size = 2
 PrepareOptions.views = (

@@ -10,8 +10,8 @@ import pytest
 
 from m6rec_jax import cli
 from m6rec_jax.configuration import macro, parse_config
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.vocabulary_text import training_texts
+from m6rec_jax.data.rendering.vocabulary_text import training_texts
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("no_gin")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.metrics import classification
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from tests.data.conftest import write_shop
@@ -17,7 +17,7 @@ __all__ = ["write_shop"]
 
 PREPARE = """
 import m6rec_jax.data.prepare
-import m6rec_jax.data.vocabulary_text
+import m6rec_jax.data.rendering.vocabulary_text
 
 prepare.split = 'leave_one_out'
 PrepareOptions.group_size = 5

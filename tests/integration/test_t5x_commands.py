@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.t5x_files import open_t5x
-from m6rec_jax.data.manifest import Manifest
-from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.data.splitting.negatives import corrected_probability
+from m6rec_jax.data.store.manifest import Manifest
 from tests.integration.commands import ROOT, SHOP, m6rec_each, succeeded
 from tests.integration.page import commands, follow
 from tests.integration.test_pages import T5X, before_t5x

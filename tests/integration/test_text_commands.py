@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.dataset.check import check_dataset
 from tests.integration.commands import SHOP, Finished, failed, m6rec_each, succeeded
 
 TASKS = """
@@ -23,7 +23,7 @@ register_mixture("both", ["shop_infilling", "shop_retrieval", "letters_generatio
 """
 
 VOCABULARY = """
-import m6rec_jax.data.vocabulary_text
+import m6rec_jax.data.rendering.vocabulary_text
 
 train_on_prepared.shared = 'both'
 train_on_prepared.sources = (
@@ -98,7 +98,7 @@ TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
 
 
 SAMPLE = """
-import m6rec_jax.data.sampling
+import m6rec_jax.data.dataset.sampling
 
 sample_dataset.users = 3
 """

@@ -18,7 +18,7 @@ assert configuration.__file__.startswith({installed!r}), configuration.__file__
 print(gin_statements.find_file("gin_configs/models/mini.gin"))
 import tasks
 print(list(tasks.__path__) if hasattr(tasks, "__path__") else tasks.__file__)
-from m6rec_jax.data import sources
+from m6rec_jax.data.getting import sources
 print("movielens-100k" in sources.public_datasets())
 """
 

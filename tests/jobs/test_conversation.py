@@ -7,13 +7,13 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.corpora import prepare_corpus
-from m6rec_jax.data.dialogues import DialogueOptions, Dialogues
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.joined_attributes import JoinedAttributes
-from m6rec_jax.data.reading import write_dataset
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.joined_attributes import JoinedAttributes
+from m6rec_jax.data.dataset.reading import write_dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.rendering.corpora import prepare_corpus
+from m6rec_jax.data.rendering.dialogues import DialogueOptions, Dialogues
 from m6rec_jax.dialogue.wishes import Years
 from m6rec_jax.engine.decoding.generation import GeneratedText, RecommendedTitle
 from m6rec_jax.engine.index.catalogue_index import TopK

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.evaluator import Evaluator

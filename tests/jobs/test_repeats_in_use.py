@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.data.splitting.negatives import corrected_probability
 from m6rec_jax.engine.candidates.scoring import served_probability
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.jobs.answering import Accepted

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from m6rec_jax.data.event_table import assign
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN, Split
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.splitting.event_table import assign
+from m6rec_jax.data.splitting.splits import PARTS, STATISTICS_PARTS, TRAIN, Split
 from m6rec_jax.jobs.likelihood import LikelihoodPredictions, likelihood_metrics
 from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines, scoring_metrics
 from m6rec_jax.metrics.baselines import MeanBaselines

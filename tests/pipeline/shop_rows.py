@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from m6rec_jax.data import splits, tfrecords
+from m6rec_jax.data.splitting import splits
+from m6rec_jax.data.store import tfrecords
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 

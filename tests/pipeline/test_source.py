@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import seqio
 
-from m6rec_jax.data import tfrecords
+from m6rec_jax.data.store import tfrecords
 from m6rec_jax.pipeline.source import PreparedSource
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.requests.answered import REJECTED, import_requests

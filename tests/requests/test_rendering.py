@@ -11,15 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data import negatives
-from m6rec_jax.data.event_table import Assignment
-from m6rec_jax.data.manifest import MANIFEST
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.prepared import STATISTICS, write_catalogue
-from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.splits import TEST, TRAIN, Split
-from m6rec_jax.data.statistics_settings import StatisticsOptions
+from m6rec_jax.data.splitting import negatives
+from m6rec_jax.data.splitting.event_table import Assignment
+from m6rec_jax.data.splitting.splits import TEST, TRAIN, Split
+from m6rec_jax.data.store.manifest import MANIFEST
+from m6rec_jax.data.store.prepared import STATISTICS, write_catalogue
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.requests.rendering import RequestRenderer

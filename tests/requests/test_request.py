@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.jobs.answering import excluded_ids
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.text.records import Event, Item, User

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.manifest import MANIFEST
-from m6rec_jax.data.prepared import CATALOGUE, STATISTICS, write_catalogue
-from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.store.manifest import MANIFEST
+from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings

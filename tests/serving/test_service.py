@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import kendalltau
 
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.ease import Ease
-from m6rec_jax.data.prepared import read_catalogue
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.ease import Ease
+from m6rec_jax.data.store.prepared import read_catalogue
 from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.index import catalogue_index
 from m6rec_jax.engine.index.reranking import Reranker

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.features import MODEL_FEATURES

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.data.prepare_options import VIEWS
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
 from tests.tasks import shop
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import VIEWS, PrepareOptions
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.dataset.reading import Dataset
 from tasks.book_crossing import source as book_crossing
 
 SPEC = Path(book_crossing.__file__).with_name("dataset.json")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.data.corpora import repaired
-from m6rec_jax.data.splits import by_name
-from m6rec_jax.data.texts import TextCorpus
+from m6rec_jax.data.rendering.corpora import repaired
+from m6rec_jax.data.rendering.texts import TextCorpus
+from m6rec_jax.data.splitting.splits import by_name
 from tasks.chitchat import source as chitchat
 from tasks.films import source as films
 from tasks.films.table import film_group

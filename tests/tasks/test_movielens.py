@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.data import sources
-from m6rec_jax.data.check import check_dataset
-from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.dataset.check import check_dataset
+from m6rec_jax.data.dataset.reading import Dataset
+from m6rec_jax.data.getting import sources
 from tasks.films.table import Film, FilmTable, natural_title, normalised_title
 from tasks.movielens import source as movielens
 from tests.tasks.film_database import write_films

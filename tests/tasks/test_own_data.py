@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import seqio
 
-from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.pipeline import fitted_settings, locations
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.pipeline.registration import unregister

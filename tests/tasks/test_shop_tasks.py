@@ -9,7 +9,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import BatchIterator

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.data.splitting.negatives import corrected_probability
 from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.engine import Variables
 from m6rec_jax.engine.task_settings import TaskSettings

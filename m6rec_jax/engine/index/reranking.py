@@ -5,8 +5,8 @@
     found = index.top_k(users, 100, seen)
     best = reranker.rerank(histories, past, seen, found, similarities)  # ids *and* scores
 
-The two towers find items by what is said of users and items; co-occurrence (`data.co_occurrence`)
-knows what others did around the history's last items; EASE (`data.ease`) what goes with all that a
+The two towers find items by what is said of users and items; co-occurrence (`co_occurrence`)
+knows what others did around the history's last items; EASE (`ease`) what goes with all that a
 user had; words (`item_words`) find what is called alike; and where repeats count, people come back
 to what they had. Each finds what the others miss, so candidates are the best of each, and popular
 items where they find little. They are ordered by the weighted sum of their features
@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
-from m6rec_jax.data.ease import Ease
+from m6rec_jax.data.features.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
+from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords

@@ -1,0 +1,308 @@
+"""`m6rec data init`: drafts the `dataset.json` of tables by what their columns hold.
+
+Ids are recognised by one table's values standing in another one, times and values by their form and
+name. All of it is a guess, which is said, and `m6rec data check` tells whether it fits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from m6rec_jax.data.dataset import columns, files
+from m6rec_jax.data.dataset.columns import identifier, literal
+from m6rec_jax.data.dataset.schema import LIST_SEPARATOR, SPEC_FILE, EventsSpec, TableSpec
+from m6rec_jax.data.dataset.tables import Tables
+from m6rec_jax.data.dataset.values import LAST_TIME, out_of_range
+from m6rec_jax.data.getting.draft import Records, define, describe, write
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import atomic_file
+
+_EVENTS = re.compile(
+    r"event|interaction|rating|purchase|order|transaction|click|basket|sale"
+    r"|view(?!er)|play(?!er)|(?<![a-z])log",  # not viewers, players, a catalog
+    re.I,
+)
+_USERS = re.compile(
+    r"user|customer|buyer|member|client|person|visitor|account|reader|household", re.I
+)
+_TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
+_RATINGS = re.compile(r"rating|stars", re.I)
+_VALUES = re.compile(r"score|value|seconds|dwell|duration", re.I)
+# What was paid, or how much was bought, says nothing of liking.
+_AMOUNTS = re.compile(
+    r"sale|price|amount|quantit|qty|revenue|paid|cost|discount|total|spen[dt]|order|basket|units",
+    re.I,
+)
+_IDS = re.compile(r"id$|sku|key|code|ean", re.I)
+_NO_COLUMNS = (files.UNNAMED, "file_row_number")
+# Unix seconds of 1973: smaller numbers are hardly times.
+_LEAST_SECONDS = 1e8
+
+
+def draft_dataset(
+    tables: Sequence[Path], name: str | None = None, at_least: float | None = None
+) -> list[str]:
+    """Writes `dataset.json` beside the tables.
+
+    Where there is no table of users, `users.parquet` with their ids is written, too.
+
+    Args:
+      tables: of events and items, perhaps also of users; CSV or Parquet, in one folder; or that
+        folder, which then has no other such files.
+      name: of the data set; None: what the folder is called.
+      at_least: from which value an event is a positive; None: what divides events most evenly.
+
+    Returns:
+      What was guessed, in lines for the user.
+
+    Raises:
+      DataError: the tables cannot be read, or it cannot be told which is which or where the ids,
+        the times and texts of items are; or there is a `dataset.json`.
+      ConfigError: a threshold that divides nothing.
+    """
+    if len(tables) == 1 and tables[0].is_dir():
+        there = sorted(tables[0].iterdir())
+        tables = [path for path in there if path.suffix.lower() in files.SUFFIXES]
+    folders = {path.resolve().parent for path in tables}
+    if len(folders) != 1 or len(tables) not in (2, 3) or len(set(tables)) != len(tables):
+        names = ", ".join(map(str, tables)) or "no CSV or Parquet file"
+        raise DataError(
+            "name two or three tables of one folder (events, items and perhaps users), not "
+            f"{len(tables)}: {names}"
+        )
+    (folder,) = folders
+    if (folder / SPEC_FILE).exists():
+        raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
+    with Tables(folder) as database:
+        read = [_Table.read(database, f"t{place}", path) for place, path in enumerate(tables)]
+        events, items, users = _roles(read)
+        if users is not None:
+            user = users.of
+        else:
+            user = next((n for n in events.types if n != items.of and _USERS.search(n)), "")
+            if not user:
+                raise events.error("which column is the user", "call it user_id")
+        time, hint = _time(events, {user, items.of})
+        value = _value(events, {user, items.of, time})
+        if value is None and at_least is not None:
+            raise events.error("which values --at-least divides", "call their column rating")
+        spec = EventsSpec(user, items.of, time, value, events.path.name)
+        events.define("events", spec.kinds)
+        of_items = items.records("items")
+        where, new_users = "", folder / "users.parquet"
+        if users is not None:
+            of_users = users.records("users")
+        else:
+            of_users = Records(user, {}, new_users.name)
+            if new_users.exists():
+                raise DataError(
+                    f"{new_users} is there: name it with the other tables, or remove it"
+                )
+            id_ = events.value(user, columns.ID)
+            ids = f"{events.name} WHERE {id_} IS NOT NULL GROUP BY 1 ORDER BY min(file_row_number)"
+            define(database, "users", {user: id_}, ids)
+        drafted, told = describe(database, name or folder.name, of_users, of_items, spec, at_least)
+        if users is None:
+            with atomic_file(new_users) as scratch:
+                where = f"{write(database, 'users', scratch):,} ids, written there"
+        drafted.save(folder)
+    title = drafted.items.title
+    return [
+        f"users: {of_users.file}: id {of_users.id!r}; {where or _shown(drafted.users)}",
+        f"items: {drafted.items.file}: id {items.id!r}; {_shown(drafted.items)}; "
+        + (f"title, shown to people, {title!r}" if title else "no title: their texts are shown"),
+        f"events: {events.path.name}: user {user!r}, item {items.of!r}, time {time!r}"
+        + (f", value {value!r}" if value else "")
+        + hint,
+        *told,
+        f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
+        "that say nothing, and write the template as you would tell a person. Then: m6rec data "
+        f"check {folder}",
+    ]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A file as the table `name` of a database; `types` are those of columns that have a name."""
+
+    database: Tables
+    name: str
+    path: Path
+    types: Mapping[str, str]
+    num_rows: int
+
+    @classmethod
+    def read(cls, database: Tables, name: str, path: Path) -> _Table:
+        files.table_files(path.parent, path.stem, path.name)  # says where it is none
+        source = database.source(path, files.column_names(path))
+        ((num_rows,),) = database.rows(f"CREATE TABLE {name} AS SELECT * FROM {source.sql}")
+        if not num_rows:
+            raise DataError(f"{path} has no rows")
+        types = {of: kind for of, kind in source.types.items() if of not in _NO_COLUMNS}
+        return cls(database, name, path, types, num_rows)
+
+    def error(self, what: str, mend: str) -> DataError:
+        return DataError(
+            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.types)}); {mend}, "
+            f"or write {SPEC_FILE} by hand (docs/own_data.md)"
+        )
+
+    def value(self, name: str, kind: str) -> str:
+        """SQL for the values of a column as a kind."""
+        return columns.conversion(identifier(name), self.types[name], kind)[0]
+
+    def define(self, table: str, kinds: Mapping[str, str]) -> None:
+        """Makes a table of the draft of columns as kinds."""
+        values = {name: self.value(name, kind) for name, kind in kinds.items()}
+        define(self.database, table, values, f"{self.name} ORDER BY file_row_number")
+
+    def filled(self, name: str, kind: str) -> _Filled | None:
+        """What is in the cells of a column; None where most are empty, or of another kind.
+
+        What to do about empty ones is for `m6rec data check` to say.
+        """
+        value, bad = columns.conversion(identifier(name), self.types[name], kind)
+        ((misfits, *found),) = self.database.rows(
+            f"""SELECT count(*) FILTER (bad IS NOT NULL AND lower(trim(bad)) <> 'nan'),
+              count(value), count(DISTINCT value), min(value), max(value)
+            FROM (SELECT {value} AS value, {bad} AS bad FROM {self.name})"""
+        )
+        filled = _Filled(*found)
+        is_one = not misfits and filled.number >= max(1, self.num_rows / 2)
+        return filled if is_one else None
+
+    def kind(self, name: str) -> str:
+        """The type of a column of users or items."""
+        sql_type = self.types[name]
+        if sql_type.endswith("[]"):
+            return "list<string>"
+        if sql_type == "BOOLEAN":
+            return "bool"
+        bad = {
+            kind: columns.conversion(identifier(name), sql_type, kind)[1]
+            for kind in ("int", "float", "bool")
+        }
+        counts = ", ".join(f"count({text})" for text in bad.values())
+        text = self.value(name, "string")
+        # As numbers, codes such as 007 would lose their zeros.
+        ((is_code, divided, *misfits),) = self.database.rows(
+            f"""SELECT bool_or(regexp_matches({text}, '^0[0-9]')),
+              avg(CAST(contains({text}, {literal(LIST_SEPARATOR)}) AS INTEGER)), {counts}
+            FROM {self.name}"""
+        )
+        for kind, count in zip(bad, misfits, strict=True):
+            if not count and (kind == "bool" or not is_code):
+                return kind
+        return "list<string>" if (divided or 0) > 0.05 else "string"
+
+
+class _Filled(NamedTuple):
+    """Cells of a column that are not empty."""
+
+    number: int
+    distinct: int
+    least: Any
+    most: Any
+
+
+class _Linked(NamedTuple):
+    """A table, its id, and the column of the events that holds such ids."""
+
+    table: _Table
+    id: str
+    of: str
+    likely: float
+
+    def records(self, name: str) -> Records:
+        """Makes a table of the draft of it."""
+        kinds = {own: self.table.kind(own) for own in self.table.types if own != self.id}
+        self.table.define(name, {self.id: columns.ID, **kinds})
+        return Records(self.id, kinds, self.table.path.name)
+
+
+def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
+    """Events, items, and users if there are some."""
+    best: tuple[float, _Table, list[_Linked]] | None = None
+    for events in tables:
+        others = [table for table in tables if table is not events]
+        for links in itertools.product(*(_links(events, table) for table in others)):
+            likely = sum(link.likely for link in links) + bool(_EVENTS.search(events.path.stem))
+            if len({link.of for link in links}) == len(links) and (
+                best is None or likely > best[0]
+            ):
+                best = likely, events, list(links)
+    if best is None:
+        names = ", ".join(table.path.name for table in tables)
+        raise DataError(
+            f"{names}: no column of one holds the ids of the other ones; are ids written alike "
+            "(m6rec data check says where they are not, once there is a dataset.json)?"
+        )
+    _, events, found = best
+    found.sort(key=lambda link: bool(_USERS.search(f"{link.table.path.stem} {link.id} {link.of}")))
+    if len(found) == 1 and _USERS.search(found[0].table.path.stem):
+        raise DataError(
+            f"{events.path.name} and {found[0].table.path.name}: a table of items is missing"
+        )
+    return events, found[0], found[1] if len(found) > 1 else None
+
+
+def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
+    """Columns of events whose values stand among the ids of another table, with how likely so."""
+    ids = {name: events.filled(name, columns.ID) for name in events.types}
+    for key in other.types:
+        keys = other.filled(key, columns.ID)
+        if keys is None or keys.distinct != other.num_rows:
+            continue
+        known = f"SELECT {other.value(key, columns.ID)} FROM {other.name}"
+        for name, filled in ids.items():
+            if filled is None:
+                continue
+            value = events.value(name, columns.ID)
+            query = f"SELECT count(*) FROM {events.name} WHERE {value} IN ({known})"
+            ((there,),) = events.database.rows(query)
+            if there < filled.number / 2:
+                continue
+            owner = f"{other.path.stem.rstrip('s')}_{key}"
+            alike = max(
+                difflib.SequenceMatcher(None, name.lower(), text.lower()).ratio()
+                for text in (key, owner)
+            )
+            likely = there / events.num_rows + alike + 0.3 * bool(_IDS.search(key))
+            yield _Linked(other, key, name, likely)
+
+
+def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
+    """The column of times, and a remark about their unit."""
+    found = []
+    for name in events.types:
+        seconds = events.filled(name, columns.TIME)
+        if name in taken or seconds is None:
+            continue
+        if seconds.least >= _LEAST_SECONDS or (seconds.least >= 0 and _TIMES.search(name)):
+            empty = events.num_rows - seconds.number
+            found.append(((not _TIMES.search(name), empty), name, seconds.most))
+    if not found:
+        raise events.error("when things happened", "a column of times is needed, such as bought_at")
+    _, name, most = min(found, key=lambda one: one[0])
+    return name, f" ({out_of_range(most)})" if most > LAST_TIME else ""
+
+
+def _value(events: _Table, taken: set[str]) -> str | None:
+    """The column of values with the fewest empty cells, if there is one."""
+    found = {}
+    for name in events.types:
+        of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
+        numbers = events.filled(name, columns.VALUE) if of_value and name not in taken else None
+        if numbers is not None:
+            found[name] = numbers.number
+    return max(found, key=found.__getitem__, default=None)
+
+
+def _shown(spec: TableSpec) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in spec.columns.items()) or "no attributes"

@@ -1,0 +1,1 @@
+"""Which events train, validate and test, and what a row may see."""
