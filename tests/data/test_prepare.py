@@ -381,8 +381,7 @@ def test_statistics_of_another_format_are_made_again(
 ) -> None:
     shop = write_shop(log())
     with monkeypatch.context() as changed:
-        for name in ("statistics.FORMAT", "event_views.view.STATISTICS_FORMAT"):
-            changed.setattr(f"m6rec_jax.data.{name}", "m6rec-statistics-0")
+        changed.setattr("m6rec_jax.data.features.statistics.FORMAT", "m6rec-statistics-0")
         prepared = run(shop, tmp_path / "out", views=("groups",))
     with pytest.raises(DataError, match="prepare the data set again"):
         prepared.statistics()

@@ -182,7 +182,7 @@ def test_what_does_not_fit_changes_nothing(
         ("prompts/nothing", {}, "nothing"),
         ("data", {"prepared": "/nowhere"}, "/nowhere holds no prepared data"),
         ("data", {"index": str(own_folder / "data")}, "data"),
-        ("data", {"items": "/nowhere/items.csv"}, "/nowhere/items.csv does not exist"),
+        ("data", {"items": "/nowhere/items.csv"}, "items.csv"),
         ("data", {"items": "a" * 5000}, "name too long"),
         ("prompts/ctr", {"index": "/nowhere"}, "a task of kind 'scoring' searches none"),
     ):
