@@ -198,7 +198,7 @@ def _configure_data(args: argparse.Namespace) -> None:
     """`configure` for `data` and `vocab train`, which may share a gin file."""
     look_first(args, reads=())
     from m6rec_jax.data import prepare, update  # noqa: F401
-    from m6rec_jax.data.rendering import vocabulary_text  # noqa: F401
+    from m6rec_jax.data.rendering import kinds, vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
 
     configure(args)
