@@ -288,7 +288,7 @@ TOLD_AT_ONCE = {
     "convert --from hugging:none --to a": "unknown format 'hugging'",
     "prompts add bank --from none": "--from none: nothing is there",
     "data import recbole dcos output": "dcos: nothing is there (did you mean 'docs'?)",
-    "quickstart none": "none is not a folder: a data set is a folder with dataset.json",
+    "quickstart none": "none/dataset.json does not exist",
     "quickstart docs": "docs/dataset.json does not exist",
 }
 

@@ -19,7 +19,6 @@ from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.labels import Contrast
@@ -84,10 +83,6 @@ def test_tasks_by_name(
     loaded = loaded.without("titles")  # no other task's prompts are taken for it
     with pytest.raises(ConfigError, match="no task 'titles': ctr"):
         loaded.generator("titles")
-
-
-def test_a_run_without_a_bank(backbone_dir: Path) -> None:
-    assert type(load_with_bank(backbone_dir)) is TrainedModel
 
 
 def test_what_a_fingerprint_depends_on(

@@ -41,7 +41,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     @contextmanager
     def prepared_sample(sample: Sample) -> Iterator[SimpleNamespace]:
         runs.append(("prepare", sample.label, sample.seed))
-        yield SimpleNamespace(manifest={"split": {"name": sample.label}})
+        yield SimpleNamespace(manifest=SimpleNamespace(split=SimpleNamespace(name=sample.label)))
 
     @contextmanager
     def scoring_task(split: str) -> Iterator[str]:

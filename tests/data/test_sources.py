@@ -230,7 +230,8 @@ def test_data_sets_of_any_tasks_folder_are_found_without_tensorflow(tmp_path):
     (folder / "__init__.py").write_text("raise AssertionError('the tasks are imported')\n")
     (folder / "source.json").write_text('{"name": "my-shop", "version": 1, "raw": []}')
     code = (
-        "import sys; from m6rec_jax.data import sources; found = sources.public_datasets()\n"
+        "import sys; from m6rec_jax.data.getting import sources\n"
+        "found = sources.public_datasets()\n"
         "assert {'my-shop', 'movielens-100k'} <= {*found}, found\n"
         "assert not {'tensorflow', 'seqio', 'tensorflow_datasets'} & {*sys.modules}"
     )

@@ -34,7 +34,8 @@ def test_sequences_to_retrieval(
     draw = random.Random(0)
     folder = tmp_path / "bath-room"
     folder.mkdir()
-    (folder / "items.tsv").write_text("".join(f"{i}\t{word}\n" for i, word in enumerate(words)))
+    lines = ["item_id\ttitle", *(f"{i}\t{word}" for i, word in enumerate(words))]
+    (folder / "items.tsv").write_text("\n".join(lines) + "\n")
     lines = [" ".join(map(str, [f"u{u}", *draw.sample(range(10), 8)])) for u in range(24)]
     (folder / "sequences.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "small.gin").write_text(SMALL)

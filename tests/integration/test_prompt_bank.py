@@ -59,8 +59,8 @@ def asked_of(name: str, *where: str) -> dict[str, list[str]]:
 
 
 WRONG_IDS = {
-    "gives 'corner_shop_ctr' 2, no row: 0, 1": {"corner_shop_ctr": 2, "corner_shop_retrieval": 1},
-    "no row of the prompt bank for 'corner_shop_retrieval'": {"corner_shop_ctr": 0},
+    "gives 'corner_shop_ctr' the row 2": {"corner_shop_ctr": 2, "corner_shop_retrieval": 1},
+    "gives 'corner_shop_retrieval' the row None": {"corner_shop_ctr": 0},
     "did you mean 'corner_shop_retrieval'": {"corner_shop_ctr": 0, "corner_shop_retreval": 1},
 }
 COMMANDS = {
