@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from etils import epath
@@ -16,11 +16,9 @@ from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_p
 from m6rec_jax.bank.manifest import PromptManifest, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs, warn_of_a_better_step
+from m6rec_jax.checkpoints.manifest import tensor_specs, warn_of_a_better_step
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import (
-    RestoredModel,
     calibrated,
     read_dataset_specs,
     read_settings,
@@ -105,19 +103,13 @@ def export_prompts(
     location = locate(model_dir, step)
     manifest = read_manifest(location)
     if manifest.vocabulary_fingerprint is None:
-        raise CheckpointError(
-            f"{location.folder} does not say which vocabulary it was trained with, so nobody "
-            "knows where its prompts fit"
-        )
+        raise CheckpointError(f"{location.folder} does not say which vocabulary it has")
     if step is None:
         warn_of_a_better_step(location.step, manifest)
     settings = calibrated(read_settings(model_dir), model_dir, location.step)
     names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
     if not names:
-        raise ConfigError(
-            f"{model_dir} was trained on no task (such as a converted checkpoint), so it has no "
-            "prompts to take"
-        )
+        raise ConfigError(f"{model_dir} was trained on no task, so it has no prompts to take")
     for name in names:
         if name not in settings.tasks:
             raise ConfigError(
@@ -130,53 +122,40 @@ def export_prompts(
         "backbone_fingerprint": backbone_fingerprint(params),
         "backbone_size": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
     }
-    return [
-        _task_prompts(name, settings, manifest, restored, backbone, model_dir) for name in names
-    ]
-
-
-def _task_prompts(
-    name: str,
-    settings: InferenceSettings,
-    manifest: Manifest,
-    restored: RestoredModel,
-    backbone: Mapping[str, Any],
-    model_dir: str | Path,
-) -> TaskPrompts:
-    config, task = restored.model.config, settings.tasks[name]
-    own = _own_prompts(config.prompts.of_task(task.task_id), job_of(task.kind).needs)
-    tensors = take_task(flatten(restored.variables.get("prompts", {})), config, task.task_id, own)
-    if not tensors:
-        raise ConfigError(
-            f"'{name}' has no prompts in {model_dir}: nothing beside the backbone was made for it "
-            "(PromptConfig)"
-        )
-    assert manifest.vocabulary_fingerprint is not None
-    described = PromptManifest(
-        task=name,
-        method=method_of(own, manifest.trainable),
-        date=manifest.date,
-        vocabulary_fingerprint=manifest.vocabulary_fingerprint,
-        prompts_fingerprint=fingerprint(tensors),
-        model_config=config.replace(prompts=own),
-        settings=dataclasses.replace(
-            task,
-            task_id=0,
-            num_options=own.num_options,
-            retrieval_dim=own.retrieval_dim,
-            source_length=settings.source_length,
-            target_length=settings.target_length,
-            candidate_length=min(
-                filter(None, (task.candidate_length, settings.candidate_length)), default=None
+    config, stacked = restored.model.config, flatten(restored.variables.get("prompts", {}))
+    found = []
+    for name in names:
+        task = settings.tasks[name]
+        own = _own_prompts(config.prompts.of_task(task.task_id), job_of(task.kind).needs)
+        tensors = take_task(stacked, config, task.task_id, own)
+        if not tensors:
+            raise ConfigError(f"'{name}' has no prompts in {model_dir} (PromptConfig)")
+        described = PromptManifest(
+            task=name,
+            method=method_of(own, manifest.trainable),
+            date=manifest.date,
+            vocabulary_fingerprint=manifest.vocabulary_fingerprint,
+            prompts_fingerprint=fingerprint(tensors),
+            model_config=config.replace(prompts=own),
+            settings=dataclasses.replace(
+                task,
+                task_id=0,
+                num_options=own.num_options,
+                retrieval_dim=own.retrieval_dim,
+                source_length=settings.source_length,
+                target_length=settings.target_length,
+                candidate_length=min(
+                    filter(None, (task.candidate_length, settings.candidate_length)), default=None
+                ),
             ),
-        ),
-        metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
-        source={"run": str(model_dir), "task": name, "step": restored.step},
-        tensors=tensor_specs(tensors),
-        dataset_spec=read_dataset_specs(model_dir).get(task.prepared),
-        **backbone,
-    )
-    return TaskPrompts(described, tensors)
+            metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
+            source={"run": str(model_dir), "task": name, "step": restored.step},
+            tensors=tensor_specs(tensors),
+            dataset_spec=read_dataset_specs(model_dir).get(task.prepared),
+            **backbone,
+        )
+        found.append(TaskPrompts(described, tensors))
+    return found
 
 
 def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
@@ -192,15 +171,17 @@ def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
 
 def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[str, float]:
     """Metrics of a task that were validated at a step; of a mixture they begin with its name."""
-    path = folder / METRICS_FILE
-    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-    found = {
-        name: float(value)
-        for line in lines
-        if line["step"] == step
-        for name, value in line.items()
+    path, found = folder / METRICS_FILE, dict[str, float]()
+    for text in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # half a line, of a process that was killed
+            line = json.loads(text)
+            found |= line if line["step"] == step else {}
+    metrics = {
+        name.removeprefix(VALIDATION): float(value)
+        for name, value in found.items()
         if name.startswith(VALIDATION) and value is not None and math.isfinite(value)
     }
-    of_task = f"{VALIDATION}{task}/"
-    own = {f"{VALIDATION}{n.removeprefix(of_task)}": v for n, v in found.items() if of_task in n}
-    return own or (found if num_tasks == 1 else {})
+    prefix = f"{task}/"
+    of_task = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
+    chosen = of_task or (metrics if num_tasks == 1 else {})
+    return {f"{VALIDATION}{name}": value for name, value in chosen.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +17,14 @@ from m6rec_jax.bank.manifest import PromptManifest, check_owner, owner_of, parse
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.io.atomic import new_folder
+from m6rec_jax.io.atomic import new_folder, scratch_folder
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.locks import LOCK_FILE, locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER = "manifest.json", "prompts"
 # No dots, which temporary folders have.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,26 +135,39 @@ class BankFolder:
                     f"{name!r} is no name for a task in a bank: letters, digits, '_' and '-' "
                     "only, a letter or digit first (--name gives another one)"
                 )
-        with self._changing(), contextlib.ExitStack() as unfinished:
+        folders: list[Path] = []
+        with self._changing():
             self._check_new([prompts.manifest for prompts in found])
-            folders = [self.path / prompts.manifest.task for prompts in found]
-            for folder, prompts in zip(folders, found, strict=True):
-                scratch = unfinished.enter_context(new_folder(folder))
-                write_tensors(scratch / TENSORS_FOLDER, prompts.tensors)
-                text = json.dumps(prompts.manifest.to_json(), indent=2)
-                (scratch / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+            try:
+                with contextlib.ExitStack() as unfinished:
+                    for prompts in found:
+                        folder = self.path / prompts.manifest.task
+                        scratch = unfinished.enter_context(new_folder(folder))
+                        folders.append(folder)
+                        write_tensors(scratch / TENSORS_FOLDER, prompts.tensors)
+                        text = json.dumps(prompts.manifest.to_json(), indent=2)
+                        (scratch / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+            except BaseException:  # it may come when some have got their names
+                for folder in folders:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
         return folders
 
     def _check_new(self, manifests: Sequence[PromptManifest]) -> None:
         names = self.names()
-        owners = [dataclasses.replace(owner_of(self.manifest(n)), name=f"'{n}'") for n in names[:1]]
+        owners = [owner_of(manifests[0])]
+        for name in names:
+            try:
+                owners.append(owner_of(self.manifest(name)))
+            except CheckpointError as error:
+                logger.warning("not compared with '%s', which is damaged: %s", name, error)
         for manifest in manifests:
             if manifest.task in names:
                 raise ConfigError(
                     f"{self.path} has a task '{manifest.task}' already: remove it first, or give "
                     "this one another name (--name)"
                 )
-            for owner in [*owners, owner_of(manifests[0])]:
+            for owner in owners:
                 check_owner(manifest, owner)
             names.append(manifest.task)
 
@@ -160,11 +175,15 @@ class BankFolder:
         """Deletes a task, damaged or not.
 
         Raises:
-          CheckpointError: no such task, or it cannot be deleted.
+          CheckpointError: no such task, files in its folder that are none of a task's (nothing is
+            deleted then), or it cannot be deleted.
           DataError: another process is changing the bank.
         """
-        with self._changing():
-            shutil.rmtree(self._folder(name))
+        with self._changing(), scratch_folder(self.path / f"{name}.removed") as removed:
+            folder = self._folder(name)
+            if others := {path.name for path in folder.iterdir()} - {MANIFEST_FILE, TENSORS_FOLDER}:
+                raise CheckpointError(f"{folder} has more than a task's files: {min(others)}")
+            folder.rename(removed / name)
 
     def _folder(self, name: str) -> Path:
         names = self.names()

@@ -71,7 +71,7 @@ def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"step": STEP, "loss": 1.0},
         {"step": STEP, "validation/loss": 2.0, "validation/shop_ctr/auc": 0.75},
     ]
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
     return folder
 
 
@@ -195,7 +195,7 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
         add_prompts(tmp_path / "bank", tmp_path / "nowhere")
     assert not (tmp_path / "bank").exists()
     for fingerprint_, prompts, message in (
-        (None, PROMPTS, "does not say which vocabulary"),
+        (None, PROMPTS, "does not say which vocabulary it has"),
         ("0123", PromptConfig(), "'plain' has no prompts in"),
     ):
         folder = tmp_path / str(fingerprint_)

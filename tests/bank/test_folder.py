@@ -47,6 +47,11 @@ def test_read_as_written(bank: BankFolder, all_prompts: dict[str, TaskPrompts]) 
 
 def test_remove_and_add_again(bank: BankFolder, all_prompts: dict[str, TaskPrompts]) -> None:
     before = files(bank.path)
+    (bank.path / "ctr" / "notes").touch()  # of somebody: perhaps it is no task at all
+    with pytest.raises(CheckpointError, match="notes"):
+        bank.remove("ctr")
+    (bank.path / "ctr" / "notes").unlink()
+    assert files(bank.path) == before
     bank.remove("ctr")
     assert files(bank.path) == {n: c for n, c in before.items() if not n.startswith("ctr/")}
     with pytest.raises(CheckpointError, match="no task 'ctr'"):
@@ -106,6 +111,12 @@ def test_prompts_of_another_model(
         with pytest.raises(ConfigError, match="is no name for a task"):
             bank.add(all_prompts["ctr"].named(name))
     assert files(bank.path) == before
+    # Also where the first task has no adapters, or is damaged.
+    bank.add(all_prompts["probe"].named("a_probe"))
+    (bank.path / "b").mkdir()
+    (bank.path / "b" / "manifest.json").touch()
+    with pytest.raises(CheckpointError, match="adapter_activation"):
+        bank.add(make_prompts(backbone, "new", relu, manifest.settings, 0))
     # How the backbone is computed is no matter.
     other = backbone._replace(config=backbone.config.replace(remat="full", dropout_rate=0.0))
     bank.add(make_prompts(other, "new", *arguments))

@@ -244,14 +244,6 @@ def test_room_for_what_no_task_has_yet(
     load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=told).with_tasks(other)
 
 
-def test_where_nobody_has_classes_or_projections(bank_path: Path, backbone_dir: Path) -> None:
-    bank = load_bank(bank_path, backbone_dir, tasks=["titles"])
-    with pytest.raises(ConfigError, match=r"titles\) has no classes.* BankCapacity.num_options"):
-        bank.scorer()
-    with pytest.raises(ConfigError, match=r"no retrieval projections.* BankCapacity.retrieval_dim"):
-        bank.retriever()
-
-
 def test_a_backbone_in_bfloat16(bank: LoadedBank, bank_path: Path, backbone_dir: Path) -> None:
     half = load_bank(bank_path, backbone_dir, frozen_dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.variables["params"])} == {"bfloat16"}
