@@ -43,7 +43,7 @@ class TaskSettings:
       max_events: behaviours of a history, or turns of a dialogue, at most, when the data were
         prepared; None: all.
       named_items: of how many items that a dialogue named the task read what is known, at most
-        (`dialogue.named_items`).
+        (`DialogueCatalogue.segments`).
       num_options: classes that the task has, 0 if it has none; None: those of the model.
       retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a

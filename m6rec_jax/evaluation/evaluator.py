@@ -263,8 +263,7 @@ class _TaskEvaluation:
                 evaluator = self._evaluator
                 number = evaluator.batches(self._task).read_rows
                 return task.examples(evaluator.split, evaluator.lengths, number)
-            available = self._evaluator.batches(self._task).available_rows
-            wanted = set(self._read(available).tolist())
+            wanted = set(self._read().tolist())
             # One after the other: of a large part a few may be asked for.
             return [row for n, row in enumerate(self.data.rows(columns)) if n in wanted]
 
@@ -272,7 +271,7 @@ class _TaskEvaluation:
 
     def past_items(self) -> list[np.ndarray]:
         past = self.data.past_items()
-        return [past[number] for number in self._read(len(past))]
+        return [past[number] for number in self._read()]
 
     def seqio_metrics(
         self, tokens: np.ndarray, log_probabilities: np.ndarray, scores: np.ndarray
@@ -281,10 +280,11 @@ class _TaskEvaluation:
         assert isinstance(task, TextToTextTask)
         return task.metrics(self.rows(), tokens, log_probabilities, scores)
 
-    def _read(self, number: int) -> np.ndarray:
-        """Which of so many rows are read, ascending."""
-        sampled = self._evaluator.batches(self._task).sampled_rows
-        read = np.arange(min(sampled, number))
+    def _read(self) -> np.ndarray:
+        """Which rows are read, ascending."""
+        number = self._evaluator.batches(self._task).sampled_rows
+        source = find_provider(self._task.name).source.sample(number)
+        read = np.concatenate([np.arange(*one) for one in source.ranges(self._evaluator.split)])
         limit, count = self._evaluator.limit or None, self._evaluator.reader[1]
         # Of each process at most the limit; sources cut rows for them so, too.
         cuts = [len(read) * index // count for index in range(count + 1)]

@@ -106,6 +106,9 @@ class DistillationLoss:
         self._heads = student.num_heads
         config, prompts = teacher.config, (teacher.config.prompts, student.prompts)
         classes = [0 if of.head == "none" else of.num_options for of in prompts]
+        sizes = [of.task_sizes["task_num_options"] for of in prompts]
+        # A teacher of one task teaches all.
+        pairs = zip(sizes[0] * (len(sizes[1]) // len(sizes[0])), sizes[1], strict=False)
         dims = [of.retrieval_dim for of in prompts]
         width = config.num_heads * config.head_dim
         for weight, fits, what in (
@@ -116,8 +119,9 @@ class DistillationLoss:
             ),
             (
                 settings.class_weight,
-                0 < classes[0] == classes[1],
-                f"heads of equally many classes (PromptConfig.num_options), not {classes}",
+                0 < classes[0] == classes[1] and all(size in (0, taught) for taught, size in pairs),
+                f"heads of equally many classes (PromptConfig.num_options, task_num_options), not "
+                f"{classes}, by task {sizes}",
             ),
             (
                 settings.similarity_weight,

@@ -72,11 +72,7 @@ def sentence_numbers(features: Mapping[str, Any]) -> Any:
 
 
 class SentenceLoss:
-    """A loss function: another one, and the divergence from the encoder's relations.
-
-    Args:
-      objectives: the other loss function.
-    """
+    """A loss function: another one (`objectives`), and that of the encoder's relations."""
 
     def __init__(self, objectives: Any) -> None:
         self._objectives = objectives

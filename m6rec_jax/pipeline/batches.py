@@ -190,24 +190,23 @@ def _close(readers: list[LocalShards | InputProcess]) -> None:
 class EvaluationBatches:
     """One pass over a split in batches of one shape; iterating again starts anew.
 
-    Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
-    float32 is 1 for real rows and 0 for padding. Each process reads its part of the rows, and all
-    yield the same number of batches, of padding where they have no rows left, because jitted steps
-    wait for one another. Rows of a mixture's tasks come by turns. Candidates that do not fit into
-    one row take several (`preprocessors.scoring_rows`), and then there are more batches than
-    `len` says.
+    The last batch is filled with padding rows: `example_weights` `[rows]` float32 is 1 for real
+    rows and 0 for padding. Each process reads its part of the rows, and all yield as many batches,
+    since jitted steps wait for one another. Rows of a mixture's tasks come by turns. Candidates
+    that do not fit into one row take several, and then there are more batches than `len` says.
 
     Args:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
       batch_size: rows of a global batch; a multiple of `process_count`.
       process_index, process_count: of this process.
       limit: stop after so many rows of this process (0: all), of those that are laid out.
-      sample: read so many rows in all (0: all), the first ones: the same at every pass and for any
-        number of processes. A mixture's tasks have their share.
+      sample: read so many rows in all (0: all), the same at every pass and for any number of
+        processes: of prepared data the first ones of each file, of others the first ones. A
+        mixture's tasks have their share.
 
     Attributes:
-      available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
-        which `limit` may shorten; of all processes together.
+      sampled_rows, read_rows: rows of the sample, and of a pass, which `limit` may shorten; of all
+        processes together.
       num_rows, num_rows_with_dropped_behaviours, num_texts, num_truncated_texts: of this pass and
         process: rows, and those whose history was too long for S; texts in the decoder, such as
         candidates, and those that were cut.
@@ -238,11 +237,9 @@ class EvaluationBatches:
         most = sample or limit * process_count
         available = count_rows(self._provider, feature_lengths, split, most)
         self._per_task = sample_sizes(available, sample)
-        self.available_rows, self.sampled_rows = (
-            sum(rows.values()) for rows in (available, self._per_task)
-        )
+        self.sampled_rows = sum(self._per_task.values())
         self.read_rows = min(self.sampled_rows, limit * process_count or self.sampled_rows)
-        if not self.available_rows:
+        if not self.sampled_rows:
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
         # One of the shards of a task has the largest share.
         largest = sum(-(-rows // process_count) for rows in self._per_task.values())
@@ -295,7 +292,7 @@ class EvaluationBatches:
         """This process's rows of the sample."""
         rows = self._per_task[task.name]
         if isinstance(task.source, PreparedSource):
-            task = task.replace(source=task.source.first(rows))
+            task = task.replace(source=task.source.sample(rows))
             return task_dataset(task, self._lengths, self._split, shard_info=self._shard)
         numbered = task_dataset(task, self._lengths, self._split).take(rows).enumerate()
         if self._shard is not None:
@@ -307,9 +304,10 @@ class EvaluationBatches:
 
     def _filled(self, rows: Batch) -> Batch:
         """With rows of padding, counted, and without the counts."""
-        columns = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
-        batch = pad_batch(columns, feature_lengths(self._lengths), self._rows)
-        real = len(columns)
+        batch = pad_batch([], feature_lengths(self._lengths), self._rows)
+        real = len(next(iter(rows.values()), ()))
+        for name, values in rows.items():
+            batch[name][:real] = values
         dropped, truncated = (batch.pop(name)[:real] for name in ("num_dropped", "num_truncated"))
         self.num_rows += real
         self.num_rows_with_dropped_behaviours += int((dropped > 0).sum())

@@ -56,8 +56,7 @@ class InputProcess:
             self._process.join(10)
             raise DataError(
                 f"an input process ended with status {self._process.exitcode} while it read shards "
-                f"{list(self._shards)}; status -9 is the system's, which lacked memory: lower "
-                "BatchIterator.num_input_processes"
+                f"{list(self._shards)}; -9: out of memory, lower BatchIterator.num_input_processes"
             ) from None
         if error is not None:
             raise error

@@ -58,9 +58,7 @@ def vocabulary_file(
 
     Gin's `path`, or `vocabulary.model` in the folder `shared` of the data directory, which tasks of
     several data sets share; then `$M6REC_VOCABULARY`, then the file beside the prepared split.
-
-    Raises:
-      ConfigError: both a path and a name.
+    Raises ConfigError for both.
     """
     if path and shared:
         raise ConfigError(
@@ -81,10 +79,9 @@ def prepared(dataset: str, split: str) -> Prepared:
         # Texts have one split, the default. Names of splits with settings are no bindings.
         binding = f" --gin.prepare.split={split if split in KINDS else '...'}"
         raise DataError(
-            f"{error}. For this data set: `m6rec data prepare {dataset}"
-            f"{'' if split == 'by_group' else binding}`, after `m6rec data fetch {dataset}` or "
-            "`m6rec data sample` where it comes from there, or with its folder in place of its "
-            f"name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's data_dir.path"
+            f"{error}. `m6rec data prepare {dataset}{'' if split == 'by_group' else binding}` does "
+            f"(its folder in place of its name, or after `m6rec data fetch {dataset}`). Data "
+            f"elsewhere? Set {DATA_DIR_VARIABLE} or gin's data_dir.path"
         ) from error
 
 

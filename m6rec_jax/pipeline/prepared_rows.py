@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,21 +15,12 @@ from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Interactions:
-    """Events of a part, in no particular order.
-
-    Attributes:
-      users, items: int64 `[n]`, indices into the users and the items table.
-      labels: int64 `[n]`, 0 or 1.
-    """
+class Interactions(NamedTuple):
+    """Events of a part, in no particular order: indices in both tables, and 0 or 1; int64 `[n]`."""
 
     users: np.ndarray
     items: np.ndarray
     labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.users)
 
 
 def read_rows(
@@ -59,11 +49,9 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
 
 
 class _Events(NamedTuple):
-    """Events by user, then in the user's order, as a split's rows see them. All `[n]`.
+    """Events by user, then in the user's order. All `[n]`.
 
     Attributes:
-      users, items: indices in both tables.
-      times: unix seconds.
       of_part: whether they are events of the split itself.
       visible: whether histories of the split's rows, or statistics, may hold them.
     """
@@ -92,10 +80,9 @@ def _events(prepared: Prepared, part: str) -> _Events:
 def past_events(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Users and items of the events that a split's rows see, indices in both tables `[n]`.
 
-    Of the training split itself these are all of its events; before an update come those and
-    earlier updates. Of another split's own events there are none, though where users are split its
-    rows see earlier ones: here they would give away what is wanted. Where a column names the
-    splits, a user's events after its first one of the split are left out: they are its future.
+    Of the training split these are all of its events, and of updates before. Of another split's own
+    events there are none: they would give away what is wanted. Where a column names the splits, a
+    user's events after its first one of the split are left out: they are its future.
     """
     events = _events(prepared, part)
     there = events.visible

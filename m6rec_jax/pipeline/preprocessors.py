@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout, preprocessor
 from m6rec_jax.text import rows
 from m6rec_jax.text.infilling import text_infilling_row
@@ -250,6 +250,8 @@ def text_generation_rows(layout: RowLayout, *, loss_weight: float = 1.0) -> Make
     A text longer than T loses its end. `loss_weight` is that of every token, where longer texts of
     other tasks would drown these.
     """
+    if not loss_weight > 0:
+        raise ConfigError(f"text_generation_rows.loss_weight = {loss_weight} must be above 0")
 
     def make(example: Example) -> Row:
         source, target = example["source"], example["target"]

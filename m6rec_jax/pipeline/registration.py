@@ -158,10 +158,9 @@ def register_recommendation_tasks(
 
     Args:
       rating_values: all values that events have, such as (1, 2, 3, 4, 5). Given,
-        `<name>_ctr_ratings` is registered, too: one class per value instead of like and dislike,
-        so that the model learns from the finer label. PromptConfig.num_options must fit.
-      positive_rating: the least value that counts as liked; a score is the sum of the
-        probabilities of these classes. Needed with `rating_values`.
+        `<name>_ctr_ratings` is registered, too, one class per value (PromptConfig.num_options).
+      positive_rating: the least value that counts as liked, with `rating_values`; a score is the
+        sum of the probabilities of these classes.
 
     Raises:
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.

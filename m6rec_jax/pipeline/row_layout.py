@@ -222,11 +222,11 @@ def prompt_row(task: str, num_tasks: int | None = None) -> int:
         return 0
     row = ids.get(task)
     if type(row) is not int or not 0 <= row < (row + 1 if num_tasks is None else num_tasks):
+        gives = f"gives '{task}' the row {row!r}" if task in ids else f"has no row for '{task}'"
         raise ConfigError(
-            f"prompt_task_ids.ids gives '{task}' the row {row!r} of the prompt bank, which has "
-            f"PromptConfig.num_tasks = {num_tasks or 'several'}: give it a number from 0 on, that "
-            "of another task where they share prompts. Tasks that have a row: "
-            f"{', '.join(sorted(ids)) or 'none'}"
+            f"prompt_task_ids.ids {gives} of the prompt bank: give it a whole number from 0 to "
+            f"below PromptConfig.num_tasks{f' = {num_tasks}' if num_tasks else ''}, that of "
+            f"another task where they share prompts. It has: {', '.join(sorted(ids)) or 'none'}"
         )
     return row
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +68,15 @@ def steady_options() -> tf.data.Options:
 class PreparedSource(seqio.DataSource):
     """A `seqio.DataSource` over one TFDS folder, which is looked up when it is first read.
 
-    Differs from `seqio.TfdsDataSource` in what is needed to resume a run exactly: a shard is a
-    contiguous range of rows, so that any number of shards works with any number of files; rows are
-    shuffled before they are repeated, so that an epoch holds every row once; nothing is cached in
-    memory, since a cache would be written with every iterator state.
+    Unlike `seqio.TfdsDataSource`, runs resume exactly: a shard is a contiguous range
+    of rows, however many files there are; rows are shuffled before they are repeated, so that an
+    epoch holds every row once; nothing is cached, since every iterator state would hold the cache.
 
     Args:
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
       shuffle_buffer_size: rows held for shuffling, and saved with the iterator state. It can be
         small: TFDS has shuffled the rows, only epochs must differ.
-      most: read only so many rows, the first ones, which are a sample: they were shuffled when they
-        were written. None: all.
+      most: rows that are read at most, see `sample`; None: all.
     """
 
     supports_arbitrary_sharding = True
@@ -92,9 +92,17 @@ class PreparedSource(seqio.DataSource):
         self._locate, self._most = locate, most
         self._shuffle_buffer_size = shuffle_buffer_size
 
-    def first(self, rows: int) -> PreparedSource:
-        """The same data, of which the first rows of a split are read."""
+    def sample(self, rows: int) -> PreparedSource:
+        """So many rows of each split: of each file, which is of some users, its first ones."""
         return PreparedSource(self._locate, self._shuffle_buffer_size, rows)
+
+    def ranges(self, split: str) -> list[tuple[int, int]]:
+        """From and to which rows of a split are read, ascending."""
+        lengths = self.builder.info.splits[split].shard_lengths
+        ends, number = list(itertools.accumulate(lengths)), self.num_input_examples(split)
+        shares = [number * end // ends[-1] for end in ends]
+        counts = (after - before for before, after in itertools.pairwise([0, *shares]))
+        return [(start, start + n) for start, n in zip([0, *ends], counts, strict=False) if n]
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -154,16 +162,18 @@ class PreparedSource(seqio.DataSource):
                 f"shard {shard.index} of {shard.num_shards} of split '{split}' of "
                 f"{self._locate()} has no rows ({number} in all)"
             )
-        readable = max(end, first + 1)  # TFDS reads no empty range
+        # TFDS reads no empty range.
+        parts = list(_between(self.ranges(split), first, max(end, first + 1)))
+        instructions = (tfds.core.ReadInstruction(split, *part, unit="abs") for part in parts)
         dataset = self.builder.as_dataset(
-            split=tfds.core.ReadInstruction(split, first, readable, unit="abs"),
+            split=functools.reduce(operator.add, instructions),
             shuffle_files=shuffle,
             decoders=tfds.decode.PartialDecoding(list(columns)) if columns else None,
             read_config=tfds.ReadConfig(
                 shuffle_seed=seed,
                 skip_prefetch=True,
                 try_autocache=False,
-                # File after file, so that the first rows are the first ones of the whole split.
+                # File after file: whoever reads without shuffling counts on the rows' order.
                 interleave_cycle_length=16 if shuffle else 1,
             ),
         )
@@ -171,6 +181,16 @@ class PreparedSource(seqio.DataSource):
             buffer = min(self._shuffle_buffer_size, end - first)
             dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=True)
         return dataset.take(end - first)
+
+
+def _between(ranges: Iterable[tuple[int, int]], first: int, end: int) -> Iterator[tuple[int, int]]:
+    """What of ranges of numbers lies between places among all of their numbers."""
+    before = 0
+    for low, high in ranges:
+        start, stop = max(low, low + first - before), min(high, low + end - before)
+        if start < stop:
+            yield start, stop
+        before += high - low
 
 
 @functools.lru_cache(maxsize=64)
@@ -209,10 +229,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.text.decode([int(i) for i in ids])
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError  # rows are made by `row_layout`
+        raise TypeError("rows are made by `row_layout`")
 
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
+    _decode_tf = _encode_tf
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SeqioVocabulary):

@@ -75,8 +75,8 @@ def count_rows(
 ) -> dict[str, int]:
     """Number of rows in a split of every task that has it.
 
-    Prepared data say it. Of other sources rows are counted by reading them, since preprocessors may
-    drop some or make several of one; at `most` + 1 that ends (0: all are counted).
+    Prepared data say it. Rows of others are read, since preprocessors may drop some or make several
+    of one, up to `most` + 1 (0: all).
 
     Raises:
       DataError: as `tasks_with`, or a row cannot be read.

@@ -186,16 +186,7 @@ class Validator:
         rows = getattr(batches, "read_rows", None)  # of the pipeline's batches
         if rows is not None and not self._logged:
             self._logged = True
-            logger.info(
-                "validation on %s of %s rows%s",
-                f"{rows:,}",
-                f"{batches.available_rows:,}",
-                ", the same ones each time (EVAL_ROWS = 0: on all)"
-                if batches.sampled_rows < batches.available_rows
-                else ", the first ones (EvaluationBatches.limit)"
-                if rows < batches.available_rows
-                else "",
-            )
+            logger.info("validation on %s rows, the same ones each time", f"{rows:,}")
         return {f"validation/{name}": float(value) for name, value in metrics.items()} | (
             {} if rows is None else {"validation/rows": rows}
         )

@@ -317,7 +317,7 @@ class FakeData:
 
 def test_the_past_of_the_test_part_is_all_but_the_last(world):
     assert [len(items) for items in past_items(world[0], "test")] == [5] * 4
-    assert len(interactions(world[0], "train")) == 16
+    assert len(interactions(world[0], "train").users) == 16
 
 
 def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):

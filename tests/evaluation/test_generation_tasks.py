@@ -39,6 +39,7 @@ from m6rec_jax.metrics.text_metrics import (
 from m6rec_jax.objectives import contrastive_loss
 from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart, read_rows
+from m6rec_jax.pipeline.preprocessors import text_generation_rows
 from m6rec_jax.pipeline.registration import (
     register_dialogue_tasks,
     register_generation_tasks,
@@ -46,6 +47,7 @@ from m6rec_jax.pipeline.registration import (
     task_info,
     unregister,
 )
+from m6rec_jax.pipeline.source import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder
@@ -450,3 +452,11 @@ def test_texts_to_write_may_weigh_more(world):
     finally:
         with gin.unlock_config():
             gin.bind_parameter("text_generation_rows.loss_weight", 1.0)
+    with pytest.raises(ConfigError, match=r"loss_weight = 0"):
+        text_generation_rows(
+            None,
+            LENGTHS,
+            vocabulary=SeqioVocabulary(lambda: world[0]),
+            task_name="x",
+            loss_weight=0,
+        )

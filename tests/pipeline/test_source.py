@@ -20,23 +20,25 @@ def test_data_prepared_anew_are_read_anew(number_data: list[Path], tmp_path: Pat
         shutil.rmtree(folder)
 
 
-def test_the_first_rows_of_a_split_of_several_files(tmp_path: Path) -> None:
-    """In any number of shards they are those that the whole split begins with, in its order."""
+def test_a_sample_has_its_share_of_every_file(tmp_path: Path) -> None:
+    """In any number of shards it is the first rows of each, in the split's order."""
     numbers = range(90)
     table = pa.table(
         {"item_id": map(str, numbers), "item_index": numbers, "text": ["item"] * len(numbers)}
     )
     records = list(tfrecords.examples(table, "catalogue"))
     files = [
-        tfrecords.write_shard(tmp_path / str(file), "train", records[file * 30 : file * 30 + 30])
-        for file in range(3)
+        tfrecords.write_shard(tmp_path / str(first), "train", records[first:end])
+        for first, end in ((0, 45), (45, 60), (60, 90))
     ]
     target = tmp_path / "catalogue" / "1.0.0"
     tfrecords.write_view(target, "catalogue", files)
     source = PreparedSource(lambda: target)
     shards = [
-        source.first(70).get_dataset("train", shuffle=False, shard_info=seqio.ShardInfo(index, 2))
-        for index in range(2)
+        source.sample(30).get_dataset("train", shuffle=False, shard_info=seqio.ShardInfo(index, 4))
+        for index in range(4)
     ]
-    assert [int(row["item_index"]) for shard in shards for row in shard] == list(range(70))
+    found = [int(row["item_index"]) for shard in shards for row in shard]
+    assert found == [*range(15), *range(45, 50), *range(60, 70)]
+    assert found == [n for one in source.sample(30).ranges("train") for n in range(*one)]
     assert len(list(source.get_dataset("train", shuffle=False))) == 90
