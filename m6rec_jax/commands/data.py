@@ -157,11 +157,10 @@ def run_data_check(args: argparse.Namespace) -> None:
         if report.clean is not None:  # what is wrong with single rows was set aside
             errors = [problem for problem in errors if not problem.rows]
         if errors:
-            titles = "; ".join(map(str, errors))
             hint = ""
             if args.quarantine is None and any(report.num_rejected.values()):
-                hint = ". --quarantine FILE sets single rows aside and writes the rest"
-            raise DataError(f"{folder} has errors: {titles}{hint}")
+                hint = "; --quarantine FILE sets single rows aside and writes the rest"
+            raise DataError(f"{args.folder} has errors, see above{hint}")
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:

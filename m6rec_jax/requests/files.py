@@ -1,4 +1,4 @@
-"""Files of requests, read in chunks of bounded memory, and files of the same rows with results.
+"""Files of requests, read in chunks of so many rows, and files of the same rows with results.
 
 Two formats, chosen by the ending: JSON lines (`.jsonl`) and Parquet (`.parquet`). Results have the
 format of the requests; a row keeps what it had, to the byte in JSON lines. Rows are counted from 0;

@@ -294,6 +294,8 @@ def converted(value: Any, kind: Any, name: str = "") -> Any:
     except UnicodeEncodeError:
         words = f"{name or 'the request'} has a text with half of a surrogate pair"
         raise RejectedRow("invalid_utf8", words) from None
+    except (IndexError, TypeError) as error:  # of numpy's numbers
+        raise RejectedRow("wrong_type", f"{name or 'the request'}: {error}") from None
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         missing = re.fullmatch("Object missing required field `(.*)`", reason)
@@ -326,7 +328,7 @@ def _id(entry: Any) -> str:
 
 
 def _attributes(entry: Mapping[str, Any], table: TableSpec) -> dict[str, Value]:
-    """Columns of a table that an object has; null and "" are as good as nothing."""
+    """Columns of a table that an object has; null and the text "" are as good as nothing."""
     return {
         name: str(value) if table.columns[name] == "string" else value
         for name, value in entry.items()
@@ -344,9 +346,9 @@ def _seconds(value: Any, path: str) -> float | None:
     if value in (None, ""):
         return None
     try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            time = float(value)
-        else:
+        try:
+            time = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
             moment = datetime.datetime.fromisoformat(str(value))  # also times and dates of Parquet
             time = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
     except (ValueError, OverflowError):

@@ -213,11 +213,8 @@ def texts_alone() -> ServingData:
 def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     """Catalogue and statistics of a folder of prepared data, by path within it; no user is left.
 
-    Tables are not compressed: an archive as a whole packs them better.
-
-    Args:
-      folder: of prepared data.
-      with_counts: of items together, too, which the hybrid retriever reads.
+    Tables are not compressed: an archive as a whole packs them better. `with_counts` of items
+    together, too, which the hybrid retriever reads.
 
     Raises:
       DataError: something is missing or damaged.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -81,15 +82,10 @@ class DatasetTemplate:
 
     @classmethod
     def parse(cls, spec: object, where: str = "dataset.json") -> DatasetTemplate:
-        """Reads the `template` object.
-
-        Args:
-          spec: the object. `event`, `candidate` and `item` are required.
-          where: the file it stands in, for error messages.
+        """Reads the `template` object, in the file `where`.
 
         Raises:
-          ConfigError: an unknown or missing key, a template that does not parse, outcomes out of
-            order.
+          ConfigError: a wrong or missing key, a template that does not parse, outcomes out of order.
         """
         keys = TemplateSpec.__struct_fields__
         try:
@@ -99,9 +95,13 @@ class DatasetTemplate:
             parsed = {f"{n}_template": Template.parse(getattr(read, n), n) for n in keys[:5]}
             return cls(read, writing, **parsed)
         except msgspec.ValidationError as error:
-            raise ConfigError(
-                f"{where}: 'template': {error}; it may have {', '.join(keys)}, and is {spec!r}"
-            ) from error
+            place = str(error).partition(" - at ")[2]
+            of_kind = WritingSpec.__struct_fields__ if "[" in place else WRITING
+            there = of_kind if "$.writing" in place else () if place else keys
+            more = f"; there may be {', '.join(there)}" if there else ""
+            if key := re.search(r"\$\.(\w+)", place):
+                more += f"; {key[1]!r} is {spec[key[1]]!r}"  # type: ignore[index]
+            raise ConfigError(f"{where}: 'template': {error}{more}") from error
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
 

@@ -104,10 +104,12 @@ def test_a_table_in_several_files_is_numbered_on(shop):
     lines = (shop / "events.csv").read_text().splitlines(keepends=True)
     (shop / "events.csv").unlink()
     (shop / "events-1.csv").write_text("".join(lines[:8]))
-    (shop / "events-2.csv").write_text("".join([lines[0], *lines[8:]]))
-    edit(shop / "dataset.json", b'"time": "bought_at"', b'"time": "bought_at", "file": "events-*"')
+    (shop / "year" / "day").mkdir(parents=True)
+    (shop / "year" / "day" / "events-2.csv").write_text("".join([lines[0], *lines[8:]]))
+    file = b'"time": "bought_at", "file": "**/events-*"'
+    edit(shop / "dataset.json", b'"time": "bought_at"', file)
     assert Dataset.open(shop).events().equals(Dataset.open(SHOP).events())
-    edit(shop / "events-2.csv", b"dee", b"eve")
+    edit(shop / "year" / "day" / "events-2.csv", b"dee", b"eve")
     assert "events-2.csv, row 2, column 'customer': 'eve'" in error_of(shop)
 
 

@@ -6,6 +6,7 @@ import pickle
 import string
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,8 @@ def test_new_users_and_retrieval_need_less() -> None:
     assert (found.user, found.history, found.candidates) == (User(""), (), ())
     assert found.k is None
     assert parser(candidates_field="found").parse(request(found=["1"])).candidates == (FARGO,)
+    with pytest.raises(RejectedRow):  # a program's row may have what JSON has not
+        parser().parse(request(candidates=[np.int64(1)]))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_new_users_and_retrieval_need_less() -> None:
     [
         ({"time": "noon"}, "bad_time", "time"),
         ({"time": True}, "bad_time", "time"),
+        ({"time": "1700000000000"}, "bad_time", "time"),
         ({"time": float("nan")}, "bad_time", "time"),
         ({"time": 1_700_000_000_000}, "bad_time", "time"),
         ({"time": -5}, "bad_time", "time"),

@@ -33,7 +33,7 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
     if file is None:
         names = [f"{table}{suffix}" for suffix in SUFFIXES]
     elif not (directory / file).is_file():
-        names = glob.glob(file, root_dir=directory)
+        names = glob.glob(file, root_dir=directory, recursive=True)
     paths = sorted(path for name in names if (path := directory / name).is_file())
     wanted = file or " or ".join(names)
     where = f'name the files as "{table}": {{"file": ...}} in {SPEC_FILE}'

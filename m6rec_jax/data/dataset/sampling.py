@@ -13,6 +13,7 @@ import gin
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.dataset.schema import SPEC_FILE, DatasetSpec
 from m6rec_jax.data.dataset.tables import Tables
+from m6rec_jax.data.rendering.template_needs import TemplateNeeds
 from m6rec_jax.data.store.manifest import fingerprint
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import replaced_folder
@@ -39,8 +40,7 @@ def sample_dataset(
     are left out before. Whether a user is drawn depends on their id and the seed alone.
 
     Args:
-      dataset_dir: the folder to draw from.
-      out: where the new folder goes, under its name.
+      dataset_dir, out: the folder to draw from; where the new one goes, under its name.
       name: of the new data set; None: the old name with `-small` at its end.
       users: how many users are drawn; None: all.
       min_user_events, min_item_events: of a user and of an item, at least.
@@ -50,8 +50,7 @@ def sample_dataset(
       seed: of the draw.
 
     Returns:
-      the new folder: three Parquet files and `dataset.json`, whose provenance says how it was made.
-      If it is there already, made in the same way from the same data, it is left alone.
+      the new folder. One that was made in the same way from the same data is left alone.
 
     Raises:
       DataError: something is wrong with the folder, or nothing would be left.
@@ -66,6 +65,7 @@ def sample_dataset(
         raise ConfigError(f"sample_dataset.value_scale = {value_scale} must be above 0")
     dataset = Dataset.open(dataset_dir)
     spec = dataset.spec
+    TemplateNeeds.of(spec, str(dataset.directory / SPEC_FILE))  # raises
     if (min_value is not None or value_scale != 1) and spec.events.value is None:
         raise ConfigError(
             f"sample_dataset.min_value = {min_value} and value_scale = {value_scale}, but the "
@@ -146,8 +146,9 @@ def _scaled(spec: DatasetSpec, scale: float) -> DatasetSpec:
     label, template = spec.label, dict(spec.template)
     if label.at_least is not None:
         label = dataclasses.replace(label, at_least=label.at_least * scale)
-    template["outcomes"] = [
-        outcome | {"at_least": outcome["at_least"] * scale} if "at_least" in outcome else outcome
-        for outcome in template.get("outcomes", ())
-    ]
+    if "outcomes" in template:
+        template["outcomes"] = [
+            one | {"at_least": one["at_least"] * scale} if "at_least" in one else one
+            for one in template["outcomes"]
+        ]
     return dataclasses.replace(spec, label=label, template=template)

@@ -149,12 +149,20 @@ class Tables:
                 value, bad = conversion(identifier(name), source.types[name], kind)
                 slots |= {slot: value, f"bad_{slot}": bad}
         selected = ", ".join(f"{value} AS {slot}" for slot, value in slots.items())
+        query = f"INSERT INTO {table} BY NAME SELECT {selected} FROM {source.sql}"
+        self.num_rows[table] += self.add_rows(query, path, source)
+        if source.first_line is not None:
+            self._add_rejected_lines(table, file, first, source.first_line)
+
+    def add_rows(self, query: str, path: Path, source: Source) -> int:
+        """Runs a query that reads a file, and returns how many rows it added.
+
+        Raises:
+          DataError: the file is damaged.
+        """
         try:
-            query = f"INSERT INTO {table} BY NAME SELECT {selected} FROM {source.sql}"
             ((count,),) = self.rows(query)
-            self.num_rows[table] += count
-            if source.first_line is not None:
-                self._add_rejected_lines(table, file, first, source.first_line)
+            return int(count)
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:

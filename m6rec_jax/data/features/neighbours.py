@@ -176,11 +176,7 @@ class NeighbourFold:
         self._num_users = self._place = self._num_entries = 0
 
     def answer(self, asked: Asked, order: Sequence[int]) -> Iterator[np.ndarray]:
-        """What pairs say of all items of groups.
-
-        Args:
-          asked: of all groups.
-          order: numbers of the groups that are answered, in the order of places.
+        """What pairs say of all items of the groups of some numbers, in the order of places.
 
         Yields:
           for each group what `features` says of its items, NaN where nothing is known `[2, items]`.

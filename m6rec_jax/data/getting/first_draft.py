@@ -141,7 +141,8 @@ class _Table:
     def read(cls, database: Tables, name: str, path: Path) -> _Table:
         files.table_files(path.parent, path.stem, path.name)  # says where it is none
         source = database.source(path, files.column_names(path))
-        ((num_rows,),) = database.rows(f"CREATE TABLE {name} AS SELECT * FROM {source.sql}")
+        create = f"CREATE TABLE {name} AS SELECT * FROM {source.sql}"
+        num_rows = database.add_rows(create, path, source)
         if not num_rows:
             raise DataError(f"{path} has no rows")
         types = {of: kind for of, kind in source.types.items() if of not in _NO_COLUMNS}

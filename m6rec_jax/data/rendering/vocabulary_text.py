@@ -62,13 +62,9 @@ def train_on_prepared(
     Args:
       data_dir: the TFDS data_dir that `m6rec data prepare` wrote to, also in a bucket.
       dataset, split, views: whose text is read, each with its own frequencies.
-      output: where the model file goes; None: where the data set's tasks look for it.
+      output: the model file, which is returned; None: where the data set's tasks look for it.
       sources: (data set, split, views) of each of several data sets, in place of one.
       shared: name of the vocabulary that is trained, a folder in `data_dir`; with `sources`.
-      progress: whether to show bars.
-
-    Returns:
-      the model file.
 
     Raises:
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.

@@ -68,7 +68,9 @@ def read_atomic_files(folder: Path) -> Imported:
     order = ""
     if TIMESTAMP not in events.columns:
         order, source = f"the place of an event in {path.name}", events.source
-        sql = f"(SELECT *, file_row_number + 1 AS {POSITION} FROM {source.sql})"
+        place = f"file_row_number + 1 AS {POSITION}"
+        columns = f"* REPLACE ({place})" if POSITION in source.types else f"*, {place}"
+        sql = f"(SELECT {columns} FROM {source.sql})"
         source = source._replace(sql=sql, types={**source.types, POSITION: "BIGINT"})
         events = events._replace(source=source)
     return Imported(path.stem, item_table, user_table, events, order, notes)

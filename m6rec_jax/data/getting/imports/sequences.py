@@ -49,7 +49,7 @@ def read_sequences(folder: Path) -> Imported:
                 f"{path}, line 1: {first[0]!r} is an item of {SEQUENCES}; name the columns in a "
                 "line above, such as item_id<tab>title"
             )
-    names = [ITEM, *column_names(path, first[1:])]
+    names = column_names(path, [ITEM, *first[1:]])
     # A user's lines are one sequence.
     places = f"""(SELECT file_row_number, {USER}, {ITEM}, row_number() OVER (
         PARTITION BY {USER} ORDER BY file_row_number, place) - 1 AS {POSITION}
