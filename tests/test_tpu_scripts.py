@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.integration.commands import succeeded
+
 SCRIPTS = Path(__file__).resolve().parents[1] / "tpu_scripts"
 NAMES = ("create", "launch", "serve", "logs", "delete")
 WHERE = ["--project=shop", "--zone=us-east5-a"]
@@ -80,11 +82,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def succeeded(run: subprocess.CompletedProcess[str]) -> str:
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 def test_shellcheck() -> None:

@@ -66,17 +66,17 @@ def add_prompts(
                 f"{source} is a task's folder of a bank, which has no other tasks or steps: leave "
                 "out --task and --step"
             )
-        found = [read_prompts(source).named(Path(source).resolve().name)]
+        prompts = [read_prompts(source).named(Path(source).resolve().name)]
     else:
-        found = export_prompts(source, tasks, step=step)
+        prompts = export_prompts(source, tasks, step=step)
     if name is not None:
-        if len(found) != 1:
+        if len(prompts) != 1:
             raise ConfigError(
-                f"--name {name} is for one task, but {source} has {len(found)}: "
-                f"{', '.join(p.manifest.task for p in found)}; choose one by --task"
+                f"--name {name} is for one task, but {source} has {len(prompts)}: "
+                f"{', '.join(p.manifest.task for p in prompts)}; choose one by --task"
             )
-        found = [found[0].named(name)]
-    return folder.add(*found)
+        prompts = [prompts[0].named(name)]
+    return folder.add(*prompts)
 
 
 def export_prompts(
@@ -123,25 +123,25 @@ def export_prompts(
         "backbone_size": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
     }
     config, stacked = restored.model.config, flatten(restored.variables.get("prompts", {}))
-    found = []
+    exported = []
     for name in names:
         task = settings.tasks[name]
-        own = _own_prompts(config.prompts.of_task(task.task_id), job_of(task.kind).needs)
-        tensors = take_task(stacked, config, task.task_id, own)
+        prompts = _own_prompts(config.prompts.of_task(task.task_id), job_of(task.kind).needs)
+        tensors = take_task(stacked, config, task.task_id, prompts)
         if not tensors:
             raise ConfigError(f"'{name}' has no prompts in {model_dir} (PromptConfig)")
         described = PromptManifest(
             task=name,
-            method=method_of(own, manifest.trainable),
+            method=method_of(prompts, manifest.trainable),
             date=manifest.date,
             vocabulary_fingerprint=manifest.vocabulary_fingerprint,
             prompts_fingerprint=fingerprint(tensors),
-            model_config=config.replace(prompts=own),
+            model_config=config.replace(prompts=prompts),
             settings=dataclasses.replace(
                 task,
                 task_id=0,
-                num_options=own.num_options,
-                retrieval_dim=own.retrieval_dim,
+                num_options=prompts.num_options,
+                retrieval_dim=prompts.retrieval_dim,
                 source_length=settings.source_length,
                 target_length=settings.target_length,
                 candidate_length=min(
@@ -154,8 +154,8 @@ def export_prompts(
             dataset_spec=read_dataset_specs(model_dir).get(task.prepared),
             **backbone,
         )
-        found.append(TaskPrompts(described, tensors))
-    return found
+        exported.append(TaskPrompts(described, tensors))
+    return exported
 
 
 def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
@@ -171,14 +171,14 @@ def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
 
 def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[str, float]:
     """Metrics of a task that were validated at a step; of a mixture they begin with its name."""
-    path, found = folder / METRICS_FILE, dict[str, float]()
+    path, values = folder / METRICS_FILE, dict[str, float]()
     for text in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):  # half a line, of a process that was killed
             line = json.loads(text)
-            found |= line if line["step"] == step else {}
+            values |= line if line["step"] == step else {}
     metrics = {
         name.removeprefix(VALIDATION): float(value)
-        for name, value in found.items()
+        for name, value in values.items()
         if name.startswith(VALIDATION) and value is not None and math.isfinite(value)
     }
     prefix = f"{task}/"

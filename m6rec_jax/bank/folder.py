@@ -117,7 +117,7 @@ class BankFolder:
         """A task's prompts, proved intact; errors as `read_prompts`."""
         return read_prompts(self._folder(name)).named(name)
 
-    def add(self, *found: TaskPrompts) -> list[Path]:
+    def add(self, *tasks: TaskPrompts) -> list[Path]:
         """Writes tasks under the names in their manifests, and returns their folders.
 
         The files of all are written before the first of them gets its name.
@@ -128,7 +128,7 @@ class BankFolder:
             nothing can be written.
           DataError: another process is changing the bank.
         """
-        for prompts in found:
+        for prompts in tasks:
             name = prompts.manifest.task
             if not _NAME.fullmatch(name) or name == LOCK_FILE:
                 raise ConfigError(
@@ -137,10 +137,10 @@ class BankFolder:
                 )
         folders: list[Path] = []
         with self._changing():
-            self._check_new([prompts.manifest for prompts in found])
+            self._check_new([prompts.manifest for prompts in tasks])
             try:
                 with contextlib.ExitStack() as unfinished:
-                    for prompts in found:
+                    for prompts in tasks:
                         folder = self.path / prompts.manifest.task
                         scratch = unfinished.enter_context(new_folder(folder))
                         folders.append(folder)

@@ -19,21 +19,21 @@ def read_manifests(bank: BankFolder) -> dict[str, PromptManifest | CheckpointErr
     Raises:
       CheckpointError: there is no such folder.
     """
-    found: dict[str, PromptManifest | CheckpointError] = {}
+    manifests: dict[str, PromptManifest | CheckpointError] = {}
     for name in bank.names():
         try:
-            found[name] = bank.manifest(name)
+            manifests[name] = bank.manifest(name)
         except CheckpointError as error:
-            found[name] = error
-    return found
+            manifests[name] = error
+    return manifests
 
 
-def tasks_table(found: Manifests, where: str) -> str:
+def tasks_table(manifests: Manifests, where: str) -> str:
     """A table with a line per task of `read_manifests`; `where` names a bank without any."""
-    if not found:
+    if not manifests:
         return f"{where} has no tasks"
     rows, problems = [_COLUMNS], []
-    for name, manifest in found.items():
+    for name, manifest in manifests.items():
         if isinstance(manifest, CheckpointError):
             problems.append(f"{name}: {manifest}")
             continue
@@ -47,12 +47,12 @@ def tasks_table(found: Manifests, where: str) -> str:
     return "\n".join([*lines, *problems])
 
 
-def manifests_json(found: Manifests) -> str:
+def manifests_json(manifests: Manifests) -> str:
     """Manifests as one JSON object by task; of a damaged one `{"error": what is wrong}`."""
     values = {
         name: {"error": str(manifest)}
         if isinstance(manifest, CheckpointError)
         else manifest.to_json()
-        for name, manifest in found.items()
+        for name, manifest in manifests.items()
     }
     return json.dumps(values, indent=2)

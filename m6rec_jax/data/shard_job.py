@@ -14,9 +14,9 @@ import pyarrow.ipc
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.features.co_occurrence import RECENT
 from m6rec_jax.data.features.epochs import PastCounts, WindowEntries
-from m6rec_jax.data.features.neighbours import GROUP, WINDOW, Asked, NeighbourFold
+from m6rec_jax.data.features.neighbours import GROUP, WINDOW, NeighbourFold, NeighbourQueries
 from m6rec_jax.data.features.past_statistics import PastStatistics
-from m6rec_jax.data.features.reranking_candidates import AskedCandidates, DrawnCandidates
+from m6rec_jax.data.features.reranking_candidates import CandidateQueries, DrawnCandidates
 from m6rec_jax.data.features.statistics import Statistics
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.features.user_bucket import Groups, UserBucket
@@ -207,21 +207,21 @@ class Job:
         """Fits the factors of all epochs to the windows of all users."""
         self.everybody.fitted.fit(self.entries, self.num_items, self.past_counts)
 
-    def ask(self, shard: int) -> Asked:
+    def ask(self, shard: int) -> NeighbourQueries:
         """What the rows of 'groups' want to know of pairs of items."""
         bucket, number = self._bucket(shard), self.everybody.item_number
         groups, rows = self._groups(bucket, "groups"), ShardRows(self, shard, bucket)
         candidates = candidates_of(rows, groups)
         positions, windows = bucket.windows(groups.known)
         offsets = candidates.ranges.offsets
-        asked = np.empty(len(groups), GROUP)
-        asked["place"] = groups.place
-        asked["own"] = rows.features(groups).user_share
-        asked["low"], asked["high"] = offsets[:-1], offsets[1:]
-        asked["window_low"], asked["window_high"] = windows.low, windows.high
+        queries = np.empty(len(groups), GROUP)
+        queries["place"] = groups.place
+        queries["user_share"] = rows.features(groups).user_share
+        queries["low"], queries["high"] = offsets[:-1], offsets[1:]
+        queries["window_low"], queries["window_high"] = windows.low, windows.high
         window = np.empty(len(positions), WINDOW)
         window["item"], window["value"] = number[bucket.item[positions]], bucket.worth[positions]
-        return Asked(asked, number[candidates.items].astype(np.int32), window)
+        return NeighbourQueries(queries, number[candidates.items].astype(np.int32), window)
 
     def answer(self, numbers: slice) -> np.ndarray:
         """What pairs of items say to groups; after the last groups, all pairs are saved.
@@ -234,22 +234,22 @@ class Job:
         """
         timeline, number = self.timeline, self.everybody.item_number
         fold = NeighbourFold(timeline, self.entries, number, self.settings, self.past_counts)
-        asked = Asked.open(self.folder / "asked")
-        order = np.argsort(asked.groups["place"], kind="stable")
-        answers = list(fold.answer(asked, order[numbers].tolist()))
+        queries = NeighbourQueries.open(self.folder / "queries")
+        order = np.argsort(queries.groups["place"], kind="stable")
+        answers = list(fold.answer(queries, order[numbers].tolist()))
         if numbers.stop == len(order):
             fold.advance(len(timeline.time))
             keys, counters = fold.pairs.to_arrays()
             np.savez(self.folder / "pairs.npz", keys=keys, counters=counters)
         return np.concatenate([np.zeros((2, 0)), *answers], axis=1)
 
-    def ask_candidates(self, shard: int) -> AskedCandidates:
+    def ask_candidates(self, shard: int) -> CandidateQueries:
         """Which groups of 'reranking' need candidates."""
         bucket = self._bucket(shard)
         groups = self._groups(bucket, "reranking")
         seen, seen_ranges = bucket.seen(groups.history)
         assert self.options.max_events is not None, "with_history_length"
-        return AskedCandidates(
+        return CandidateQueries(
             self.timeline.count[groups.place],
             groups.part,
             bucket.user[groups.rows.low],

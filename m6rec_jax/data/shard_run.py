@@ -34,7 +34,7 @@ from m6rec_jax.data.features.co_occurrence import CoOccurrence, GrowingCoOccurre
 from m6rec_jax.data.features.ease import FILE as EASE_FILE
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.features.epochs import next_refresh, schedule
-from m6rec_jax.data.features.neighbours import Asked
+from m6rec_jax.data.features.neighbours import NeighbourQueries
 from m6rec_jax.data.features.pair_counts import PairCounts
 from m6rec_jax.data.features.past_events import Ranges
 from m6rec_jax.data.shard_job import Job
@@ -119,8 +119,8 @@ def run(
         if len(counts) and "groups" in names:
             _weigh_items(job, counts)
         if job.statistics.neighbours:
-            asked = each("asking", Job.ask, job.shards if "groups" in names else [])
-            _answer(job, asked, each, number)
+            queries = each("asking", Job.ask, job.shards if "groups" in names else [])
+            _answer(job, queries, each, number)
         if "reranking" in names:
             _draw_candidates(job, list(each("asking", Job.ask_candidates, job.shards)), progress)
         fitted()
@@ -206,11 +206,11 @@ def _weigh_items(job: Job, counts: np.ndarray) -> None:
     np.save(job.folder / "popularity_schedule.npy", epochs)
 
 
-def _answer(job: Job, asked: Iterator[Asked], each: Each, number: int) -> None:
+def _answer(job: Job, queries: Iterator[NeighbourQueries], each: Each, number: int) -> None:
     """What pairs of items say to groups, by time slices, at most so many."""
-    ends = Asked.write(job.folder / "asked", asked)
+    ends = NeighbourQueries.write(job.folder / "queries", queries)
     np.save(job.folder / "answer_ends.npy", [0, *(items.stop for items in ends)])
-    groups = Asked.open(job.folder / "asked").groups
+    groups = NeighbourQueries.open(job.folder / "queries").groups
     order = np.argsort(groups["place"], kind="stable")
     number = min(number, 1 + len(order) // _SLICE_GROUPS)
     bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
@@ -224,16 +224,16 @@ def _answer(job: Job, asked: Iterator[Asked], each: Each, number: int) -> None:
 
 
 def _draw_candidates(
-    job: Job, asked: Sequence[reranking_candidates.AskedCandidates], progress: bool
+    job: Job, queries: Sequence[reranking_candidates.CandidateQueries], progress: bool
 ) -> None:
     """The candidates of 'reranking', in one pass over the events."""
     counts = GrowingCoOccurrence(*_counted(job), job.num_items, *_counted_before(job))
     candidates = reranking_candidates.RerankingCandidates(
         counts, job.held_out, repeats=job.dataset.spec.repeats_count
     )
-    number = sum(len(one.number) for one in asked)
+    number = sum(len(one.number) for one in queries)
     with progress_bar(desc="items that occur together", total=number, disable=not progress) as bar:
-        drawn = reranking_candidates.draw_all(candidates, counts, asked, bar)
+        drawn = reranking_candidates.draw_all(candidates, counts, queries, bar)
     for place, one in enumerate(drawn):
         np.savez(job.folder / f"candidates-{place}.npz", **vars(one))
 

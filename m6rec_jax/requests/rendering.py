@@ -100,9 +100,9 @@ class RequestRenderer:
         features: Sequence[Mapping[str, Value]] = [request.statistics] * len(items)
         if known is not None:
             counted = known.features_of(items, request.time, names)
-            features = [{**own, **request.statistics} for own in counted]
+            features = [{**counts, **request.statistics} for counts in counted]
         given = zip(items, features, request.candidate_statistics, strict=True)
-        return [self._template.candidate(item, {**own, **more}) for item, own, more in given]
+        return [self._template.candidate(item, {**counts, **more}) for item, counts, more in given]
 
 
 def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:

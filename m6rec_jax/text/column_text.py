@@ -36,11 +36,11 @@ class Source:
 
     def at(self, record: int) -> Mapping[str, Value]:
         """The values of a record."""
-        found = self.values[self.codes[record]]
+        value = self.values[self.codes[record]]
         if self.name is not None:
-            return {self.name: found}
-        assert isinstance(found, Mapping)
-        return found
+            return {self.name: value}
+        assert isinstance(value, Mapping)
+        return value
 
 
 def classes(*codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -85,7 +85,7 @@ class DatasetTemplate:
         """Reads the `template` object, in the file `where`.
 
         Raises:
-          ConfigError: a wrong or missing key, a template that does not parse, outcomes out of order.
+          ConfigError: a wrong or missing key, or value, or outcomes out of order.
         """
         keys = TemplateSpec.__struct_fields__
         try:

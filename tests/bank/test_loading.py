@@ -73,9 +73,6 @@ def test_tasks_by_name(
     assert text.score == pytest.approx(expected.score, rel=1e-3)
     (longer,) = by_itself(Generator, "titles", T).greedy(histories)
     assert longer.text != expected.text
-    for served in (loaded.scorer, loaded.likelihood_scorer):  # no row is nobody's
-        with pytest.raises(ConfigError, match="several tasks; name one: ctr, titles"):
-            served().score_requests(histories, candidates)
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
         loaded.retriever("next")
     with pytest.raises(ConfigError, match=r"retrieval projections: .* BankCapacity.retrieval_dim"):

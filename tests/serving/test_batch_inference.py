@@ -430,8 +430,6 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
         infer(folder, out, "next")
     with pytest.raises(ConfigError, match=r"answered by .*retrieval, scoring.*, not by 'chat'"):
         infer(folder, out, job="chat")
-    with pytest.raises(ConfigError, match="several tasks; name one: books_next, contents, ctr"):
-        infer(folder, out, "")
     with pytest.raises(CheckpointError, match="was built by another model"):
         infer(folder, out, "ctr", job="retrieval", index=str(folder / "index"))
     with pytest.raises(DataError, match="there is no file"):

@@ -115,8 +115,8 @@ class Dataset:
         with Tables(self.directory) as tables:
             for name in ("users", "items"):
                 ids = getattr(self, name).column(0)
-                known = pa.table({"id": ids, "index": np.arange(len(ids))})
-                tables.database.register(f"known_{name}", known)
+                numbers = pa.table({"id": ids, "index": np.arange(len(ids))})
+                tables.database.register(f"known_{name}", numbers)
             declared = columns_of(spec)
             reason = (
                 f"concat(time, ' is not later than {self.after}, the last event that is prepared. "

@@ -155,7 +155,7 @@ class Features:
 
     def expected(self, items: np.ndarray, owners: np.ndarray) -> np.ndarray:
         """What users will probably value candidates; NaN where nothing is known."""
-        found = np.full(len(items), np.nan)
+        estimates = np.full(len(items), np.nan)
         everybody, past = self.everybody, self.past
         positions, windows = past.windows(self.known)
         candidates, inside = (everybody.numbers(n) for n in (items, past.item[positions]))
@@ -167,10 +167,10 @@ class Features:
             for user in np.flatnonzero(fits == fit).tolist():
                 some = slice(ends[user], ends[user + 1])
                 window = slice(windows.low[user], windows.high[user])
-                found[some] = factors.expected(
+                estimates[some] = factors.expected(
                     candidates[some], inside[window], values[window], smoothing
                 )
-        return found
+        return estimates
 
 
 class _Candidates:
@@ -316,11 +316,11 @@ def _existing(
 
 
 def _of_candidates(settings: StatisticsSettings) -> dict[str, Callable[..., Source]]:
-    found = _existing(_OF_CANDIDATES, settings)
+    sources = _existing(_OF_CANDIDATES, settings)
     for field in settings.by:
         for name, make in _existing(_OF_FIELDS, settings).items():
-            found[name.format(field)] = functools.partial(make, field=field)
-    return found
+            sources[name.format(field)] = functools.partial(make, field=field)
+    return sources
 
 
 def user_feature_names(settings: StatisticsSettings) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What pairs of items say about a user and an item: items valued alike, items acted on together.
 
 Pairs join users, so that they are counted over the events of all of them, in the order of time.
-Counting is cheap where nobody asks on the way: a process answers what is asked in one time slice,
+Counting is cheap where nobody asks on the way: a process answers the queries of one time slice,
 and before that counts the pairs of all that went before.
 """
 
@@ -35,7 +35,7 @@ _EVENTS_AT_ONCE = 100_000
 # Of a group: its place in the timeline, the user's share of liked items, and where its items and
 # the user's window are.
 GROUP = np.dtype(
-    [("place", np.int64), ("own", np.float64)]
+    [("place", np.int64), ("user_share", np.float64)]
     + [(name, np.int64) for name in ("low", "high", "window_low", "window_high")]
 )
 WINDOW = np.dtype([("item", np.int32), ("value", np.float64)])
@@ -56,7 +56,7 @@ def features(
     window: ItemSums,
     values: np.ndarray,
     num_users: int,
-    own: float,
+    user_share: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What pairs of items say of items to a user.
 
@@ -66,7 +66,7 @@ def features(
       items, window: what is known of both.
       values: that the user gave to the window's items `[window]`.
       num_users: all of them.
-      own: the user's share of liked items.
+      user_share: the user's share of liked items.
 
     Returns:
       `user_taste_difference`; and the share of `user_neighbours_percent`, or where every event is
@@ -88,12 +88,12 @@ def features(
         above = similarity @ (values - window.means) / (np.abs(similarity).sum(axis=1) + 1.0)
         if counted.at_least is not None:
             alike = np.maximum(similarity, 0.0)
-            liked = alike @ (values >= counted.at_least) + _OWN_WEIGHT * own
+            liked = alike @ (values >= counted.at_least) + _OWN_WEIGHT * user_share
             second = liked / (alike.sum(axis=1) + _OWN_WEIGHT)
     return above, second
 
 
-class Asked(NamedTuple):
+class NeighbourQueries(NamedTuple):
     """Items that are asked about, by group.
 
     Attributes:
@@ -121,7 +121,7 @@ class Asked(NamedTuple):
         )
 
     @classmethod
-    def write(cls, folder: Path, pieces: Iterable[Asked]) -> list[slice]:
+    def write(cls, folder: Path, pieces: Iterable[NeighbourQueries]) -> list[slice]:
         """Puts pieces down, one after the other; returns where the items of each are."""
         folder.mkdir()
         ends, num_windows = [0], 0
@@ -175,20 +175,20 @@ class NeighbourFold:
         self._total, self._square = np.zeros((2, num_items))
         self._num_users = self._place = self._num_entries = 0
 
-    def answer(self, asked: Asked, order: Sequence[int]) -> Iterator[np.ndarray]:
+    def answer(self, queries: NeighbourQueries, order: Sequence[int]) -> Iterator[np.ndarray]:
         """What pairs say of all items of the groups of some numbers, in the order of places.
 
         Yields:
           for each group what `features` says of its items, NaN where nothing is known `[2, items]`.
         """
-        for group in asked.groups[order]:
-            place, own, low, high, window_low, window_high = group.tolist()
+        for group in queries.groups[order]:
+            place, user_share, low, high, window_low, window_high = group.tolist()
             self.advance(place)
-            items = asked.items[low:high]
+            items = queries.items[low:high]
             answers = np.full((2, len(items)), np.nan)
             there = self._first[items] < place
             if window_low < window_high and there.any():
-                window = asked.window[window_low:window_high]
+                window = queries.window[window_low:window_high]
                 answers[:, there] = features(
                     self._counted,
                     self.pairs.get(items[there], window["item"]),
@@ -196,7 +196,7 @@ class NeighbourFold:
                     self._sums(window["item"]),
                     window["value"],
                     self._num_users,
-                    own,
+                    user_share,
                 )
             yield answers
 
@@ -252,6 +252,6 @@ class NeighbourFold:
 def _of_one_user(entries: WindowEntries, num_items: int) -> sparse.csr_array:
     """Pairs of items that were in the window of the same user, the smaller number first."""
     there = np.ones(len(entries.user), bool)
-    held = sparse.csr_array((there, (entries.user, entries.item)))
-    held.resize(held.shape[0], num_items)
-    return sparse.triu(held.T @ held, 1, format="csr").astype(bool)
+    window = sparse.csr_array((there, (entries.user, entries.item)))
+    window.resize(window.shape[0], num_items)
+    return sparse.triu(window.T @ window, 1, format="csr").astype(bool)

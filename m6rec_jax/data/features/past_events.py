@@ -173,19 +173,19 @@ class PastEvents:
         return high - low, liked[high] - liked[low]
 
     def _met(
-        self, events: np.ndarray, labels: np.ndarray, known: Ranges, asked: np.ndarray
+        self, events: np.ndarray, labels: np.ndarray, known: Ranges, sought: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Finds labels of events (of the past, ascending) among what is known of users `[n]`.
 
         Returns:
-          where those equal to `asked` begin and end `[n]` in an order of the events, and the order.
+          where those equal to `sought` begin and end `[n]` in an order of events, and the order.
         """
-        size = max(labels.max(initial=0), asked.max(initial=0)) + 1
+        size = max(labels.max(initial=0), sought.max(initial=0)) + 1
         width = len(self.past) + 1
         # By user, label and place in the past, in this order.
         keys = (self.past_start[events] * size + labels) * width + events
         order = np.argsort(keys)
-        start = (known.low * size + asked) * width
+        start = (known.low * size + sought) * width
         low, high = (np.searchsorted(keys[order], start + end) for end in (0, known.high))
         return low, high, order
 

@@ -69,7 +69,7 @@ class RerankingCandidates:
 
 
 @dataclasses.dataclass(frozen=True)
-class AskedCandidates:
+class CandidateQueries:
     """Groups that need candidates: `number` of the counted events before each one's moment, the
     other columns as of `RerankingCandidates.draw`, items by where they are `[groups]`.
     """
@@ -101,22 +101,22 @@ class DrawnCandidates:
 def draw_all(
     candidates: RerankingCandidates,
     growing: GrowingCoOccurrence,
-    asked: Sequence[AskedCandidates],
+    queries: Sequence[CandidateQueries],
     bar: tqdm,
 ) -> list[DrawnCandidates]:
-    """Answers all that is asked in one pass; `growing` is what `candidates` are drawn by."""
+    """Answers all queries in one pass; `growing` is what `candidates` are drawn by."""
     drawn = []
-    for groups in asked:
+    for groups in queries:
         size = len(groups.number)
         places = np.zeros((2, size, 1 + NEGATIVES), np.int32)
         drawn.append(DrawnCandidates(np.zeros(size, np.int32), *places))
-    sizes = [len(groups.number) for groups in asked]
-    owners = np.repeat(np.arange(len(asked)), sizes)
-    numbers = np.concatenate([groups.number for groups in asked])
+    sizes = [len(groups.number) for groups in queries]
+    owners = np.repeat(np.arange(len(queries)), sizes)
+    numbers = np.concatenate([groups.number for groups in queries])
     rows = np.concatenate([np.arange(size) for size in sizes])
     for place in np.argsort(numbers, kind="stable").tolist():
         growing.advance(int(numbers[place]))
-        groups, into, row = asked[owners[place]], drawn[owners[place]], rows[place]
+        groups, into, row = queries[owners[place]], drawn[owners[place]], rows[place]
         of_row = candidates.draw(
             int(groups.part[row]),
             int(groups.user[row]),

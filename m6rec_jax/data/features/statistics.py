@@ -327,15 +327,15 @@ class _ServedFeatures(Features):
 
     def pairs(self, items: np.ndarray) -> np.ndarray:
         """What pairs of items say: see `Features.of_candidates`."""
-        found = np.full((2, len(items)), np.nan)
+        answers = np.full((2, len(items)), np.nan)
         statistics, user = self._user.statistics, self._user
         known = items < len(statistics.item_ids)
         if not self.settings.options.neighbours or not known.any():
-            return found
+            return answers
         positions, windows = user.windows(self.known)
         window = positions[windows.numbers]
         if len(window):
-            found[:, known] = neighbours.features(
+            answers[:, known] = neighbours.features(
                 self.settings,
                 statistics.pairs.get(items[known], user.item[window]),
                 statistics.sums(items[known]),
@@ -344,12 +344,12 @@ class _ServedFeatures(Features):
                 statistics.totals.users,
                 float(self.user_share[0]),
             )
-        return found
+        return answers
 
 
 def _at(sources: Mapping[str, Source], number: int) -> dict[str, Value]:
     """The words about one of the users or candidates."""
-    found: dict[str, Value] = {}
+    words: dict[str, Value] = {}
     for source in sources.values():
-        found |= source.at(number)
-    return found
+        words |= source.at(number)
+    return words

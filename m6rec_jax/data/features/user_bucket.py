@@ -120,9 +120,9 @@ class UserBucket(PastEvents):
         for group in np.flatnonzero(few).tolist():
             of_user = set(items[had.low[group] : had.high[group]].tolist())
             start = first[group]
-            own = set(self.item[start : end[group]].tolist())
+            of_group = set(self.item[start : end[group]].tolist())
             moment = set(self.item[self.moment[start] : self.moment_end[start]].tolist())
-            kept[group] = not own <= of_user <= own | moment
+            kept[group] = not of_group <= of_user <= of_group | moment
         return groups.take(kept)
 
     def _grouped(self, grouping: Grouping) -> Groups:

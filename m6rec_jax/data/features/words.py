@@ -43,8 +43,8 @@ def rounded(
     ticks -= ticks.min(initial=0.0)
     # Far apart, they are looked at one by one, as those whose step is in doubt.
     alone = near | (ticks > 1e9)
-    own = np.where(alone, np.arange(1, len(ticks) + 1), 0)
-    codes = (exponents + 9, np.where(alone, 0, ticks).astype(np.int64), own)
+    numbered = np.where(alone, np.arange(1, len(ticks) + 1), 0)
+    codes = (exponents + 9, np.where(alone, 0, ticks).astype(np.int64), numbered)
 
     def text(number: int) -> str:
         return verbalize.rounded(float(numbers[number]), float(spreads[number]), signed=signed)

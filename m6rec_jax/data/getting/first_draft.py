@@ -107,7 +107,7 @@ def draft_dataset(
             id_ = events.value(user, columns.ID)
             ids = f"{events.name} WHERE {id_} IS NOT NULL GROUP BY 1 ORDER BY min(file_row_number)"
             define(database, "users", {user: id_}, ids)
-        drafted, told = describe(database, name or folder.name, of_users, of_items, spec, at_least)
+        drafted, rest = describe(database, name or folder.name, of_users, of_items, spec, at_least)
         if users is None:
             with atomic_file(new_users) as scratch:
                 where = f"{write(database, 'users', scratch):,} ids, written there"
@@ -120,7 +120,7 @@ def draft_dataset(
         f"events: {events.path.name}: user {user!r}, item {items.of!r}, time {time!r}"
         + (f", value {value!r}" if value else "")
         + hint,
-        *told,
+        *rest,
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",
@@ -169,12 +169,12 @@ class _Table:
         What to do about empty ones is for `m6rec data check` to say.
         """
         value, bad = columns.conversion(identifier(name), self.types[name], kind)
-        ((misfits, *found),) = self.database.rows(
+        ((misfits, *contents),) = self.database.rows(
             f"""SELECT count(*) FILTER (bad IS NOT NULL AND lower(trim(bad)) <> 'nan'),
               count(value), count(DISTINCT value), min(value), max(value)
             FROM (SELECT {value} AS value, {bad} AS bad FROM {self.name})"""
         )
-        filled = _Filled(*found)
+        filled = _Filled(*contents)
         is_one = not misfits and filled.number >= max(1, self.num_rows / 2)
         return filled if is_one else None
 
@@ -222,7 +222,7 @@ class _Linked(NamedTuple):
 
     def records(self, name: str) -> Records:
         """Makes a table of the draft of it."""
-        kinds = {own: self.table.kind(own) for own in self.table.types if own != self.id}
+        kinds = {name: self.table.kind(name) for name in self.table.types if name != self.id}
         self.table.define(name, {self.id: columns.ID, **kinds})
         return Records(self.id, kinds, self.table.path.name)
 
@@ -244,13 +244,13 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
             f"{names}: no column of one holds the ids of the other ones; are ids written alike "
             "(m6rec data check says where they are not, once there is a dataset.json)?"
         )
-    _, events, found = best
-    found.sort(key=lambda link: bool(_USERS.search(f"{link.table.path.stem} {link.id} {link.of}")))
-    if len(found) == 1 and _USERS.search(found[0].table.path.stem):
+    _, events, linked = best
+    linked.sort(key=lambda link: bool(_USERS.search(f"{link.table.path.stem} {link.id} {link.of}")))
+    if len(linked) == 1 and _USERS.search(linked[0].table.path.stem):
         raise DataError(
-            f"{events.path.name} and {found[0].table.path.name}: a table of items is missing"
+            f"{events.path.name} and {links[0].table.path.name}: a table of items is missing"
         )
-    return events, found[0], found[1] if len(found) > 1 else None
+    return events, linked[0], linked[1] if len(linked) > 1 else None
 
 
 def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
@@ -260,12 +260,12 @@ def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
         keys = other.filled(key, columns.ID)
         if keys is None or keys.distinct != other.num_rows:
             continue
-        known = f"SELECT {other.value(key, columns.ID)} FROM {other.name}"
+        ids_of_table = f"SELECT {other.value(key, columns.ID)} FROM {other.name}"
         for name, filled in ids.items():
             if filled is None:
                 continue
             value = events.value(name, columns.ID)
-            query = f"SELECT count(*) FROM {events.name} WHERE {value} IN ({known})"
+            query = f"SELECT count(*) FROM {events.name} WHERE {value} IN ({ids_of_table})"
             ((there,),) = events.database.rows(query)
             if there < filled.number / 2:
                 continue
@@ -280,29 +280,29 @@ def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
 
 def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
     """The column of times, and a remark about their unit."""
-    found = []
+    candidates = []
     for name in events.types:
         seconds = events.filled(name, columns.TIME)
         if name in taken or seconds is None:
             continue
         if seconds.least >= _LEAST_SECONDS or (seconds.least >= 0 and _TIMES.search(name)):
             empty = events.num_rows - seconds.number
-            found.append(((not _TIMES.search(name), empty), name, seconds.most))
-    if not found:
+            candidates.append(((not _TIMES.search(name), empty), name, seconds.most))
+    if not candidates:
         raise events.error("when things happened", "a column of times is needed, such as bought_at")
-    _, name, most = min(found, key=lambda one: one[0])
+    _, name, most = min(candidates, key=lambda one: one[0])
     return name, f" ({out_of_range(most)})" if most > LAST_TIME else ""
 
 
 def _value(events: _Table, taken: set[str]) -> str | None:
     """The column of values with the fewest empty cells, if there is one."""
-    found = {}
+    candidates = {}
     for name in events.types:
         of_value = _RATINGS.search(name) or (_VALUES.search(name) and not _AMOUNTS.search(name))
         numbers = events.filled(name, columns.VALUE) if of_value and name not in taken else None
         if numbers is not None:
-            found[name] = numbers.number
-    return max(found, key=found.__getitem__, default=None)
+            candidates[name] = numbers.number
+    return max(candidates, key=candidates.__getitem__, default=None)
 
 
 def _shown(spec: TableSpec) -> str:

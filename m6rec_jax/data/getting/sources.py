@@ -187,10 +187,10 @@ class PublicDataset:
 
 def public_datasets() -> dict[str, PublicDataset]:
     """The data sets that `fetch` knows, by name."""
-    found = importlib.util.find_spec("tasks")
-    folders = [*((found and found.submodule_search_locations) or ())]
+    tasks_package = importlib.util.find_spec("tasks")
+    folders = [*((tasks_package and tasks_package.submodule_search_locations) or ())]
     # As with imports, what comes first on the path counts.
-    paths = [p for tasks in folders[::-1] for p in sorted(Path(tasks).rglob(SOURCE_FILE))]
+    paths = [p for folder in folders[::-1] for p in sorted(Path(folder).rglob(SOURCE_FILE))]
     return {dataset.name: dataset for dataset in map(PublicDataset.load, paths)}
 
 

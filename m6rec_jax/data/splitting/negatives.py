@@ -44,8 +44,8 @@ def corrected_probability(probability: Any, sampling_rate: Any) -> Any:
     power 0). Drawn by popularity, popular items stand for fewer negatives than w says, so that
     their odds come out too low beside those of rare ones.
 
-    `sampling_rate` is w, how often a negative was drawn on average (`sampling_rates`), above 1 where
-    repeatedly. Both are numbers, or arrays of numpy or JAX that broadcast.
+    `sampling_rate` is w, how often a negative was drawn on average (`sampling_rates`), above 1
+    where repeatedly. Both are numbers, or arrays of numpy or JAX that broadcast.
     """
     return probability / (probability + (1 - probability) / sampling_rate)
 

@@ -159,8 +159,8 @@ class Timeline:
         """Place of each item's first counted event `[n]`; past all events for one that has none."""
         start = self.item_start[items]
         some = start < self.item_start[items + 1]
-        found = self.item_place[np.minimum(start, len(self.item_place) - 1)]
-        return np.where(some, found, len(self.time))
+        first = self.item_place[np.minimum(start, len(self.item_place) - 1)]
+        return np.where(some, first, len(self.time))
 
 
 def _write_items(folder: Path, arrays: Mapping[str, np.ndarray], num_items: int) -> None:
