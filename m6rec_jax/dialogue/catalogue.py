@@ -21,7 +21,7 @@ import numpy as np
 
 from m6rec_jax.dialogue.words import DialogueWords
 from m6rec_jax.metrics.phrases import phrase_key
-from m6rec_jax.text.records import Item, Value
+from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import attribute_values
 
 # The folded words of a value, equal for all its spellings (`phrase_key`).
@@ -38,6 +38,13 @@ class DialogueCatalogue:
       names: by which items are named in a dialogue, such as titles without a year.
       words: how people speak of them.
       titles: as replies write them; None: the names.
+
+    Attributes:
+      groups: of each group the values that items for it have, and those that they lack.
+      spellings: of each value as the catalogue has it first.
+      columns: the words of each column of which some item has a value.
+      years: of the items, float64 `[items]`; NaN where it is not known.
+      last_year: the latest of these; None where none is known.
     """
 
     def __init__(
@@ -47,34 +54,30 @@ class DialogueCatalogue:
         words: DialogueWords,
         titles: Sequence[str] | None = None,
     ) -> None:
-        self.names, self.words, self.titles = names, words, names if titles is None else titles
-        # The values that items for a group have, and those that they lack.
+        self.names, self.words, self.titles = names, words, titles or names
         self.groups = {
             name: (_column_values(group.wanted), _column_values(group.unwanted))
             for name, group in words.groups.items()
         }
         # Nobody speaks of some columns of groups, such as the age for which a film is.
-        of_groups = {c for group in words.groups.values() for c in (*group.wanted, *group.unwanted)}
+        of_groups = {column for sides in self.groups.values() for s in sides for column, _ in s}
         key_of = functools.cache(phrase_key)
-        # A value as the catalogue has it first.
         self.spellings: dict[ColumnValue, str] = {}
-        self._values = [attribute_values(item, words.attributes) for item in items]
         places: defaultdict[ColumnValue, list[int]] = defaultdict(list)
+        self._values = [attribute_values(item, words.attributes) for item in items]
         for place, item in enumerate(items):
-            columns = attribute_values(item, of_groups - words.attributes.keys())
-            for column, values in (self._values[place] | columns).items():
-                for value in values:
-                    if key := key_of(value):
-                        places[column, key].append(place)
-                        if column in words.attributes:
-                            self.spellings.setdefault((column, key), value)
+            unspoken = attribute_values(item, of_groups - words.attributes.keys())
+            for column, values in (self._values[place] | unspoken).items():
+                for value in filter(key_of, values):
+                    places[column, key_of(value)].append(place)
+                    if column in words.attributes:
+                        self.spellings.setdefault((column, key_of(value)), value)
         self._places = {value: np.unique(members) for value, members in places.items()}
-        # The words of each column of which some item has a value.
         spelled = {column for column, _ in self.spellings}
         self.columns = {c: said for c, said in words.attributes.items() if c in spelled}
-        # float64 `[items]`, NaN where it is not known.
-        years = [_year(item.attributes.get(words.year)) for item in items]
-        self.years = np.array(years, np.float64)
+        years = [str(item.attributes.get(words.year)).strip() for item in items]
+        self.years = np.array([y if re.fullmatch(r"\d{4}(\.0)?", y) else "nan" for y in years])
+        self.years = self.years.astype(np.float64)
         self.last_year = max(self.known_years(range(len(years))), default=None)
 
     def has(self, values: Collection[ColumnValue]) -> np.ndarray:
@@ -124,11 +127,5 @@ class DialogueCatalogue:
         return f"{self.names[place]}: {', '.join([*clauses, *years])}" if clauses else ""
 
 
-def _column_values(named: Mapping[str, Iterable[str]]) -> frozenset[ColumnValue]:
-    return frozenset((column, phrase_key(v)) for column, values in named.items() for v in values)
-
-
-def _year(value: Value) -> float:
-    if isinstance(value, str):
-        return float(value) if re.fullmatch(r"\d{4}", value.strip()) else math.nan
-    return float(value) if isinstance(value, int | float) else math.nan
+def _column_values(values: Mapping[str, Iterable[str]]) -> frozenset[ColumnValue]:
+    return frozenset((column, phrase_key(v)) for column, of in values.items() for v in of)

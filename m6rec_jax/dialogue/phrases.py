@@ -8,7 +8,6 @@ capitals: "it" is no film. "It" at the start of a sentence counts as one, since 
 
 from __future__ import annotations
 
-import itertools
 import re
 import tomllib
 from collections import defaultdict
@@ -33,11 +32,8 @@ _DECADES = {name: 10 * n for n, name in enumerate(_LISTS["decades"], start=2)}
 # From twenty on in tens, which are enough for ages.
 NUMBERS = {name: n if n <= 20 else 10 * (n - 18) for n, name in enumerate(_LISTS["numbers"])}
 _NUMBER = rf"(?:\d{{1,2}}|{'|'.join(NUMBERS)})"
-_YEARS = re.compile(
-    r"(?:(?P<digits>(?:1[89]|20)?\d0) ?s|(?P<year>(?:1[89]|20)\d\d)|"
-    rf"(?P<name>{'|'.join(_DECADES)}))(?!\S)"
-)
 _PATTERNS = ENGLISH["patterns"]
+_YEARS = re.compile(_PATTERNS["years"].replace("{decade}", "|".join(_DECADES)))
 # Words and signs of a turn that may speak of somebody.
 _REACH = 12
 
@@ -62,13 +58,11 @@ class KnownPhrases:
     """Finds what is known in turns about a catalogue."""
 
     def __init__(self, catalogue: DialogueCatalogue) -> None:
-        self._catalogue, self._called = catalogue, catalogue.words.called
+        self._catalogue = catalogue
         self._titles = TitleSearch(catalogue.names)
-        # What a phrase may mean, the first that fits how it is written counts.
+        # What a phrase may mean; the first that fits how it is written counts.
         self._meanings: defaultdict[Key, list[_Meaning]] = defaultdict(list)
-        for key, meaning in itertools.chain(
-            _values(catalogue), _titles(catalogue), _cues(catalogue), _titles(catalogue, True)
-        ):
+        for key, meaning in _meanings(catalogue):
             self._meanings[key].append(meaning)
         self._finder = PhraseFinder(self._meanings)
         self._group_of = dict.fromkeys(WORDS["anybody"], "") | {
@@ -77,14 +71,12 @@ class KnownPhrases:
             for called in group.people
         }
         who = "|".join(map(re.escape, sorted(self._group_of, key=len, reverse=True)))
-        self._people = [
-            re.compile(
-                pattern.replace("{who}", who)
-                .replace("{age}", _PATTERNS["age"])
-                .replace("{number}", _NUMBER)
-            )
-            for pattern in _PATTERNS["people"]
-        ]
+        fields = {"{who}": who, "{age}": _PATTERNS["age"], "{number}": _NUMBER}
+        self._people: list[re.Pattern[str]] = []
+        for pattern in _PATTERNS["people"]:
+            for field, text in fields.items():
+                pattern = pattern.replace(field, text)
+            self._people.append(re.compile(pattern))
 
     def tokens(self, text: str) -> list[Token]:
         """A turn as phrases that are known and words between them, in its order."""
@@ -94,15 +86,22 @@ class KnownPhrases:
         start = 0
         while start < len(folded):
             phrase = self._phrase(surface, folded, start)
+            # Where the last years are, if only words of a span stand behind: "between 1890 and".
+            span = next((n for n, t in enumerate(reversed(tokens), 1) if not _joins_years(t)), 0)
+            before = tokens[-span] if span and tokens[-span].kind == "period" else None
             token = (
-                self._period(tokens, folded, start, phrase)
+                self._period(tokens, folded, start, phrase, before if span > 1 else None)
                 or self._dated(phrase, folded, start)
                 or self._somebody(folded, start)
                 or Token("word", (folded[start],))
             )
-            tokens.append(token)
             start += len(token.words)
-        return _in_spans(tokens)
+            if token.kind == "period" and before is not None:
+                (since, until), (low, high) = before.what, token.what
+                token = before._replace(what=(min(since, low), max(until, high)))
+                del tokens[-span:]
+            tokens.append(token)
+        return tokens
 
     def _phrase(self, surface: list[str], folded: list[str], start: int) -> Token | None:
         """The longest known phrase at a place, if it is one as it is written."""
@@ -125,20 +124,34 @@ class KnownPhrases:
         return Token("title", phrase.words + after, tuple(places) or phrase.what)
 
     def _period(
-        self, tokens: Sequence[Token], folded: list[str], start: int, phrase: Token | None
+        self,
+        tokens: Sequence[Token],
+        folded: list[str],
+        start: int,
+        phrase: Token | None,
+        begun: Token | None,
     ) -> Token | None:
-        """A year or decade at a place, unless the phrase there is meant."""
-        dated = _years_at(folded, start, self._catalogue.last_year)
-        before = tokens[-1].words[-1] if tokens else ""
-        decade_of = tokens[-2:-1] if before in WORDS["parts_of_decades"] else tokens[-1:]
-        if dated is None or any(t.words[-1] in WORDS["owners"] for t in decade_of):
+        """A year or decade at a place, unless the phrase there is meant; `begun` is the span of
+        years that it may go on with.
+
+        Of two digits ("the 90s") it is in the latest century that has begun by the catalogue's
+        last year.
+        """
+        match = _YEARS.match(" ".join(folded[start : start + 2]))
+        last = tokens[-1].words[-1] if tokens else ""
+        decade_of = tokens[-2:-1] if last in WORDS["parts_of_decades"] else tokens[-1:]
+        if match is None or any(t.words[-1] in WORDS["owners"] for t in decade_of):
             return None  # "my wife is in her late 30s"
-        years, length = dated
-        if phrase is None or len(phrase.words) > length:
-            meant = phrase is None and before != "("
+        first = int(match["year"] or match["digits"] or _DECADES[match["name"]])
+        if first < 100:
+            first += 2000 if first + 2000 <= (self._catalogue.last_year or 0) else 1900
+        years = (first, first if match["year"] else first + 9)
+        key = tuple(folded[start : start + 1 + match[0].count(" ")])
+        if phrase is None or len(phrase.words) > len(key):
+            meant = phrase is None and last != "("
         else:  # "1984" after "from" is a year, also where a title is called so
-            meant = before in WORDS["before_years"] or _goes_on(tokens, years)
-        return Token("period", tuple(folded[start : start + length]), years) if meant else None
+            meant = last in WORDS["before_years"] or (begun is not None and begun.what <= years)
+        return Token("period", key, years) if meant else None
 
     def _somebody(self, folded: list[str], start: int) -> Token | None:
         """Somebody for whom something is wanted: of a group, unless an age says otherwise."""
@@ -150,13 +163,12 @@ class KnownPhrases:
                 group = self._group_of_age(group, _youngest(age, match["unit"] or ""))
                 if end < len(folded):  # "a ten-year-old film", "ten-year-old comedies"
                     meanings = (self._meanings[key][0] for key in self._finder.at(folded, end))
-                    if folded[end] in self._called or any(m.kind == "value" for m in meanings):
+                    called = self._catalogue.words.called
+                    if folded[end] in called or any(m.kind == "value" for m in meanings):
                         return None
-                if not group:
-                    return Token("plain", tuple(folded[start:end]))
-            elif age or not group:
-                continue  # a number by itself; anybody
-            return Token("group", tuple(folded[start:end]), group)
+                return Token("group" if group else "plain", tuple(folded[start:end]), group)
+            if group and not age:  # else a number by itself, or anybody
+                return Token("group", tuple(folded[start:end]), group)
         return None
 
     def _group_of_age(self, called: str, age: int) -> str:
@@ -199,6 +211,34 @@ class KnownPhrases:
         return None
 
 
+def _meanings(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
+    """Phrases with what they mean: of several meanings the first that fits is meant."""
+    yield from _values(catalogue)
+    titles: defaultdict[Key, list[int]] = defaultdict(list)
+    for place, name in enumerate(catalogue.names):
+        titles[phrase_key(name)].append(place)
+    titles.pop((), None)
+    for key, places in titles.items():
+        written = {tuple(pieces(catalogue.names[place])) for place in places}
+        yield key, _Meaning("title", tuple(places), written)
+    said = catalogue.words
+    cues = [("group", name, group.cues) for name, group in said.groups.items()]
+    cues.append(("asked", said.year, said.year_asked))
+    for column, spoken in catalogue.columns.items():
+        cues += [("asked", column, spoken.asked), ("column", column, spoken.cues)]
+    for kind, what, phrases in cues:
+        yield from ((phrase_key(cue), _Meaning(kind, what)) for cue in phrases)
+    for kind, listed in ENGLISH["phrases"].items():
+        for phrase in listed.split(","):
+            for called in said.called if "{items}" in phrase else ("",):
+                yield phrase_key(phrase.replace("{items}", called)), _Meaning(kind, None)
+    # In any case those of words that say something.
+    common = _COMMON | said.called
+    for key, places in titles.items():
+        if len(key) > 1 and not common.issuperset(key):
+            yield key, _Meaning("title", tuple(places))
+
+
 def _values(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
     """Phrases and the values that they mean, and whether they are plurals."""
     values: defaultdict[Key, set[ColumnValue]] = defaultdict(set)
@@ -213,97 +253,22 @@ def _values(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
             values[phrase_key(phrase)] |= meant
     plurals: defaultdict[Key, set[ColumnValue]] = defaultdict(set)
     for (*first, last), meant in values.items():
+        yield (
+            (*first, last),
+            _Meaning("value", (frozenset(meant), False), surfaces.get((*first, last))),
+        )
         plain = {value for value in meant if not catalogue.columns[value[0]].names}
         ends = [f"{last}s", f"{last}es", *([f"{last[:-1]}ies"] if last.endswith("y") else [])]
         for plural in [(*first, end) for end in ends] if plain else ():
             if plural not in values:
                 plurals[plural] |= plain
-    for key, meant in values.items():
-        yield key, _Meaning("value", (frozenset(meant), False), surfaces.get(key))
     for key, meant in plurals.items():
         yield key, _Meaning("value", (frozenset(meant), True))
-
-
-def _titles(catalogue: DialogueCatalogue, any_case: bool = False) -> Iterator[tuple[Key, _Meaning]]:
-    """Titles with their own capitals; in any case those of words that say something."""
-    titles: defaultdict[Key, list[int]] = defaultdict(list)
-    surfaces: defaultdict[Key, set[Key]] = defaultdict(set)
-    for place, name in enumerate(catalogue.names):
-        if key := phrase_key(name):
-            titles[key].append(place)
-            surfaces[key].add(tuple(pieces(name)))
-    common = _COMMON | catalogue.words.called
-    for key, places in titles.items():
-        if not any_case:
-            yield key, _Meaning("title", tuple(places), surfaces[key])
-        elif len(key) > 1 and not common.issuperset(key):
-            yield key, _Meaning("title", tuple(places))
-
-
-def _cues(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
-    """Phrases of the settings and of the language; those that come first are meant."""
-    said = catalogue.words
-    for name, group in said.groups.items():
-        yield from ((phrase_key(cue), _Meaning("group", name)) for cue in group.cues)
-    yield from ((phrase_key(cue), _Meaning("asked", said.year)) for cue in said.year_asked)
-    for column, spoken in catalogue.columns.items():
-        yield from ((phrase_key(cue), _Meaning("asked", column)) for cue in spoken.asked)
-        yield from ((phrase_key(cue), _Meaning("column", column)) for cue in spoken.cues)
-    for kind, phrases in ENGLISH["phrases"].items():
-        for phrase in phrases.split(","):
-            for name in said.called if "{items}" in phrase else ("",):
-                yield phrase_key(phrase.replace("{items}", name)), _Meaning(kind, None)
-
-
-def _in_spans(tokens: Sequence[Token]) -> list[Token]:
-    """Tokens, the years of one span in one: "between 1890 and 1900"."""
-    spans: list[Token] = []
-    joints: list[Token] = []
-    for token in tokens:
-        begun = bool(spans) and spans[-1].kind == "period"
-        if begun and _joins_years(token):
-            joints.append(token)
-            continue
-        if begun and token.kind == "period":
-            (since, until), (low, high) = spans[-1].what, token.what
-            spans[-1] = spans[-1]._replace(what=(min(since, low), max(until, high)))
-        else:
-            spans += [*joints, token]
-        joints = []
-    return [*spans, *joints]
 
 
 def _joins_years(token: Token) -> bool:
     """Whether it stands between the years of one span: "from 1990 up to the 2000s"."""
     return token.kind == "until" or token.words[0] in WORDS["spans"]
-
-
-def _goes_on(tokens: Sequence[Token], years: tuple[int, int]) -> bool:
-    """Whether years go on with a span: "between 1890 and 1900"."""
-    before = next((token for token in reversed(tokens) if not _joins_years(token)), None)
-    if before is None or before.kind != "period" or before is tokens[-1]:
-        return False
-    return bool(before.what <= years)
-
-
-def _years_at(
-    folded: Sequence[str], start: int, last_year: int | None
-) -> tuple[tuple[int, int], int] | None:
-    """A year or decade at a place of a text: its first and last year, and how many words it has.
-
-    Of two digits ("the 90s") it is in the latest century that has begun by the catalogue's last
-    year.
-    """
-    match = _YEARS.match(" ".join(folded[start : start + 2]))
-    if match is None:
-        return None
-    length = 1 + match[0].count(" ")
-    if match["year"]:
-        return (int(match["year"]), int(match["year"])), length
-    first = int(match["digits"] or _DECADES[match["name"]])
-    if first < 100:
-        first += 2000 if last_year is not None and 2000 + first <= last_year else 1900
-    return (first, first + 9), length
 
 
 def _youngest(age: str, unit: str) -> int:

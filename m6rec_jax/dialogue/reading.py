@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
 from m6rec_jax.dialogue.catalogue import ColumnValue, DialogueCatalogue
@@ -12,6 +13,14 @@ from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Values, Wish, Year
 
 # How many of the catalogue's last years are recent.
 _RECENT_YEARS = 10
+# After so many words a comparison has no year or title any more.
+_REACH = 4
+_COMPARED: Mapping[str, Callable[[Sequence[int]], Years]] = {
+    "newer_than": lambda years: Years(since=max(years) + 1),
+    "since": lambda years: Years(since=min(years)),
+    "older_than": lambda years: Years(until=min(years) - 1),
+    "until": lambda years: Years(until=max(years)),
+}
 
 
 @dataclasses.dataclass
@@ -41,18 +50,19 @@ class DialogueReader:
         """What a turn says, where the items at the places `latest` were named or offered last:
         "newer" means newer than these.
         """
-        return _TurnReader(self.catalogue, self._phrases.tokens(text), latest).read()
+        return _TurnReader(self.catalogue, latest).read(self._phrases.tokens(text))
 
 
 class _Comparison(NamedTuple):
-    """ "Newer than", which waits for its year or title."""
+    """ "Newer than" (a key of `_COMPARED`) or "like", which waits for its year or title.
+
+    A `relative` one without either means what was named last: "newer than that".
+    """
 
     kind: str
     negative: bool
-    # Without either it means what was named last: "newer than that".
     relative: bool = False
-    # How many words it may still wait.
-    reach: int = 4
+    reach: int = _REACH
 
 
 @dataclasses.dataclass
@@ -60,7 +70,6 @@ class _TurnReader:
     """Puts the tokens of one turn together, from left to right."""
 
     catalogue: DialogueCatalogue
-    tokens: Sequence[Token]
     latest: Sequence[int]
     wishes: list[Wish] = dataclasses.field(default_factory=list)
     reading: Reading = dataclasses.field(default_factory=Reading)
@@ -81,19 +90,67 @@ class _TurnReader:
     waiting: _Comparison | None = None
     before: str = ""
 
-    def read(self) -> Reading:
+    def read(self, tokens: Sequence[Token]) -> Reading:
         """What the turn says."""
-        for token in self.tokens:
+        for token in tokens:
             self._read(token)
             if token.kind != "also":  # "I also like" is "I like"
                 self.before = token.words[-1]
             self.since_no.update(token.words)
         self._end_comparison()
         reading = self.reading
-        reading.wishes, reading.named = self._merged(), tuple(self.named)
+        reading.wishes, reading.named = _merged(self.wishes), tuple(self.named)
         if reading.asked is None and not reading.acts & {"why", "good", "about"}:
             reading.liked = tuple(self.liked)
         return reading
+
+    def _read(self, token: Token) -> None:
+        kind, what = token.kind, token.what
+        if kind not in ("word", "value", "title", "period", "or", "and"):
+            self.listed = 0
+            if kind not in ("no", "like", "plain"):
+                self._resume_after_comma(token.words)
+        match kind:
+            case "word":
+                self._read_word(token.words[0])
+            case "value":
+                self._read_values(*what)
+            case "title":
+                self._read_title(what)
+            case "period":
+                self._read_period(what)
+            case "no":
+                self.negative, self.refused, self.since_no = True, False, set()
+            case "unseen":
+                self.wishes.append(Unseen())
+                self.unseen = True
+            case "newer_than" | "older_than" | "since" | "until":
+                self._end_comparison()
+                self.waiting = _Comparison(kind, self.negative, token.words[-1] == "than")
+            case "newer" | "older" | "recent" | "old":
+                self._read_age(kind, token.words[-1])
+            case "or_newer" | "or_older":
+                self._read_open_end(newer=kind == "or_newer")
+            case "like" if self.before in WORDS["tastes"]:
+                self._read_word("like")
+            case "like":
+                self.waiting = _Comparison(kind, self.negative)
+            case "or" | "and":
+                self.joins = kind
+            case "column":
+                self.column = what
+            case "group":
+                self._read_group(what)
+            case "asked":
+                self.reading.asked = what
+            case "also":
+                self.reading.adds = True
+            case "why" | "thanks" | "bye" | "good" | "about":
+                self.reading.acts.add(kind)
+            case "clear" | "open":
+                self.reading.clears = True
+                if kind == "clear":  # but "a comedy, I don't care which"
+                    self.wishes.clear()
 
     def _read_word(self, word: str) -> None:
         if word == ",":
@@ -121,17 +178,15 @@ class _TurnReader:
 
     def _resume(self, word: str) -> None:
         """Ends what is refused where a word begins what is wanted."""
-        before = self.before
+        before, article = self.before, word in ("a", "an")
         begins = word in WORDS["resumes"] or (
             word in WORDS["after_joints"] and before in (",", "and")
         )
-        article = word in ("a", "an")
         # Not in "a horror or a thriller".
         if word != "," and not (begins and not (article and self.joins == "or")):
             return
         # Nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy".
-        at_once = not article if before == "no" else before == "," and not self.refused
-        if at_once:
+        if not article if before == "no" else before == "," and not self.refused:
             self.negative = False
         elif word != "," and self.refused:
             self.negative = self.refused = False
@@ -152,54 +207,6 @@ class _TurnReader:
             return self.before == "than" and word != "one" and (word.isdigit() or word in NUMBERS)
         called = self.catalogue.words.called
         return word not in WORDS["fillers"] | WORDS["near_years"] | called
-
-    def _read(self, token: Token) -> None:
-        kind, what = token.kind, token.what
-        if kind not in ("word", "value", "title", "period", "or", "and"):
-            self.listed = 0
-            if kind not in ("no", "like", "plain"):
-                self._resume_after_comma(token.words)
-        match kind:
-            case "word":
-                self._read_word(token.words[0])
-            case "value":
-                self._read_values(*what)
-            case "title":
-                self._read_title(what)
-            case "period":
-                self._read_period(*what)
-            case "no":
-                self.negative, self.refused, self.since_no = True, False, set()
-            case "unseen":
-                self.wishes.append(Unseen())
-                self.unseen = True
-            case "newer_than" | "older_than" | "since" | "until":
-                self._end_comparison()
-                self.waiting = _Comparison(kind, self.negative, token.words[-1] == "than")
-            case "newer" | "older" | "recent" | "old":
-                self._read_age(kind, token.words)
-            case "or_newer" | "or_older":
-                self._read_open_end(kind)
-            case "like" if self.before in WORDS["tastes"]:
-                self._read_word("like")
-            case "like":
-                self.waiting = _Comparison(kind, self.negative)
-            case "or" | "and":
-                self.joins = kind
-            case "column":
-                self.column = what
-            case "group":
-                self._read_group(what)
-            case "asked":
-                self.reading.asked = what
-            case "also":
-                self.reading.adds = True
-            case "why" | "thanks" | "bye" | "good" | "about":
-                self.reading.acts.add(kind)
-            case "clear" | "open":
-                self.reading.clears = True
-                if kind == "clear":  # but "a comedy, I don't care which"
-                    self.wishes.clear()
 
     def _read_values(self, values: frozenset[ColumnValue], plural: bool) -> None:
         if self.column is not None:
@@ -227,9 +234,8 @@ class _TurnReader:
             return
         self.reading.withdrawn.add(name)
         wanted, _ = self.catalogue.groups[name]
-        if spoken := frozenset(wanted & self.catalogue.spellings.keys()):
-            self.wishes.append(Values(spoken, refused=True))
-            self.listed = 0
+        if spoken := wanted & self.catalogue.spellings.keys():
+            self.wishes.append(Values(frozenset(spoken), refused=True))
 
     def _read_title(self, places: tuple[int, ...]) -> None:
         waiting, self.waiting, self.listed = self.waiting, None, 0
@@ -241,58 +247,51 @@ class _TurnReader:
         elif waiting.kind != "like":
             is_liked = False
             self._compare(waiting.kind, self.catalogue.known_years(places), waiting.negative)
-        else:
-            is_liked = not waiting.negative
-            self.wishes += [Like(places)] if is_liked else []
+        elif is_liked := not waiting.negative:
+            self.wishes.append(Like(places))
         self.liked |= dict.fromkeys(places if is_liked else ())
         self.named |= dict.fromkeys(places)
         self.latest = tuple(self.named)
 
-    def _read_period(self, since: int, until: int) -> None:
+    def _read_period(self, years: tuple[int, int]) -> None:
         waiting, self.waiting, self.listed = self.waiting, None, 0
         if waiting is not None and waiting.kind != "like":
-            self._compare(waiting.kind, [since, until], waiting.negative)
+            self._compare(waiting.kind, years, waiting.negative)
         else:
-            self.wishes.append(Years(since, until, outside=self.negative))
+            self.wishes.append(Years(*years, outside=self.negative))
             self.refused = self.negative
 
-    def _read_open_end(self, kind: str) -> None:
+    def _read_open_end(self, newer: bool) -> None:
         """ "1990 or newer"."""
         if self.wishes and isinstance(last := self.wishes[-1], Years):
-            newer = kind == "or_newer"
-            since, until = (last.since, None) if newer else (None, last.until)
+            since, until = (last.since, math.inf) if newer else (-math.inf, last.until)
             # "Before 1990 or newer" is all years.
-            either = [Years(since, until, last.outside)] if (since, until) != (None, None) else []
-            self.wishes[-1:] = either
+            is_all = since == -until
+            self.wishes[-1:] = [] if is_all else [Years(since, until, last.outside)]
 
-    def _read_age(self, kind: str, cue: Sequence[str]) -> None:
+    def _read_age(self, kind: str, word: str) -> None:
         """Newer or older than what was named last; recent or old where nothing was."""
         years, last = self.catalogue.known_years(self.latest), self.catalogue.last_year
+        if last is None:
+            return
         if kind in ("newer", "older") and years:
-            if cue[-1] == "old" and last is not None:  # where nothing is newer, of the last year
+            if word == "old":  # where nothing is newer, of the last year
                 years = [min(year, last - 1) for year in years]
             self._compare(f"{kind}_than", years, self.negative)
-        elif last is not None:
+        else:
             way = "newer_than" if kind in ("newer", "recent") else "until"
             self._compare(way, [last - _RECENT_YEARS], self.negative)
 
     def _compare(self, kind: str, years: Sequence[int], negative: bool) -> None:
-        """Newer or older than these years."""
+        """Newer or older than these years; where they are not known, than any."""
         if not years:
             return
-        since, until = {
-            "newer_than": (max(years) + 1, None),
-            "since": (min(years), None),
-            "older_than": (None, min(years) - 1),
-            "until": (None, max(years)),
-        }[kind]
+        span = _COMPARED[kind](years)
         if negative:  # "not older than 1990"
             self.refused = True
-            since, until = (
-                None if until is None else until + 1,
-                None if since is None else since - 1,
-            )
-        self.wishes.append(Years(since, until))
+            newer = span.until == math.inf
+            span = Years(until=span.since - 1) if newer else Years(since=span.until + 1)
+        self.wishes.append(span)
 
     def _end_comparison(self) -> None:
         waiting, self.waiting = self.waiting, None
@@ -300,24 +299,19 @@ class _TurnReader:
             years = self.catalogue.known_years(self.latest)
             self._compare(waiting.kind, years, waiting.negative)
 
-    def _merged(self) -> tuple[Wish, ...]:
-        """The wishes, with one span of years: "newer than 1990 and older than 2000"."""
-        spans = [wish for wish in self.wishes if isinstance(wish, Years) and not wish.outside]
-        rest = [
-            wish
-            for wish in reversed(last_word(reversed(self.wishes)))
-            if wish is not None and (not isinstance(wish, Years) or wish.outside)
-        ]
-        since = max((span.since for span in spans if span.since is not None), default=None)
-        until = min((span.until for span in spans if span.until is not None), default=None)
-        if since is not None and until is not None and since > until:
-            # "The 70s, 80s or 90s": no year is of all of them. "Something old or new": any is.
-            whole = [(w.since, w.until) for w in spans if None not in (w.since, w.until)]
-            since = min((since for since, _ in whole if since is not None), default=None)
-            until = max((until for _, until in whole if until is not None), default=None)
-        if since is not None or until is not None:
-            rest.append(Years(since, until))
-        return tuple(dict.fromkeys(rest))
+
+def _merged(wishes: Sequence[Wish]) -> tuple[Wish, ...]:
+    """Wishes with one span of years: "newer than 1990 and older than 2000"."""
+    spans = [wish for wish in wishes if isinstance(wish, Years) and not wish.outside]
+    rest = [one for one in reversed(last_word(reversed(wishes))) if one and one not in spans]
+    since = max((span.since for span in spans), default=-math.inf)
+    until = min((span.until for span in spans), default=math.inf)
+    if since > until:
+        # "The 70s, 80s or 90s": no year is of all of them. "Something old or new": any is.
+        whole = [s for s in spans if math.isfinite(s.since + s.until)] or [Years()]
+        since, until = min(s.since for s in whole), max(s.until for s in whole)
+    span = Years(since, until)
+    return tuple(dict.fromkeys(rest if span == Years() else [*rest, span]))
 
 
 def _is_wanted(wish: Wish) -> TypeGuard[Values]:

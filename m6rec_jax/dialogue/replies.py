@@ -7,6 +7,7 @@ Each act gives all that may be replied, and the model chooses among it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from m6rec_jax.dialogue.catalogue import ColumnValue, DialogueCatalogue
@@ -23,20 +24,19 @@ from m6rec_jax.dialogue.wishes import (
     values_of,
 )
 from m6rec_jax.metrics.phrases import phrase_key
-from m6rec_jax.text.format_strings import Template
 
 # Of one column: a text that named all nine actors would name nothing else.
 _MOST_VALUES = 3
+# Values by column.
+_Facts = Mapping[str, Sequence[str]]
 
 
 class ReplyGrammar:
     """All that may be replied about a catalogue."""
 
     def __init__(self, catalogue: DialogueCatalogue) -> None:
-        self._catalogue, self._items = catalogue, catalogue.words.items
-        self._says = {c: Template.parse(said.says) for c, said in catalogue.columns.items()}
-        groups = catalogue.words.groups.items()
-        self._for_group = {name: Template.parse(group.says) for name, group in groups}
+        self._catalogue, self._columns = catalogue, list(catalogue.columns)
+        self._items = catalogue.words.items
 
     def say(self, act: str, place: int | None = None, **fields: object) -> list[str]:
         """An act of `replies` in english.toml in all its words, about the item at a place."""
@@ -54,7 +54,7 @@ class ReplyGrammar:
         facts = self._facts(place)
         if not facts and self._catalogue.year_of(place) is None:
             return self.say("about_unknown", place)
-        return self.say("about", place, item=self._one(facts, None))
+        return self.say("about", place, item=self._one(facts))
 
     def rate(self, place: int, rank: int) -> list[str]:
         """How popular an item is: its place among all, from 1; nothing more is known."""
@@ -80,59 +80,55 @@ class ReplyGrammar:
         """Why an item is recommended: what it has of what was wished for."""
         wishes = [wish for wish in wishes if mask(wish, self._catalogue)[place]]
         item = self._described(place, wishes)
-        if not item:
-            return self.say("why_unknown")
-        if not wishes:
-            return self.say("why_unasked", place, item=item)
-        return self.say("why", place, item=item, wished=self.wished(wishes, place))
+        act = "why_unknown" if not item else "why" if wishes else "why_unasked"
+        return self.say(act, place, item=item, wished=self.wished(wishes, place))
 
     def answer(self, place: int, column: str) -> list[str]:
         """What an item's values of a column are."""
-        of_year = column == self._catalogue.words.year
-        year = self._catalogue.year_of(place) if of_year else None
-        facts = {} if of_year else {c: v for c, v in self._facts(place).items() if c == column}
+        if column == self._catalogue.words.year:
+            facts, year = {}, self._catalogue.year_of(place)
+        else:
+            facts, year = {c: v for c, v in self._facts(place).items() if c == column}, None
         if not facts and year is None:
             return self.say("answer_unknown", place)
         return self.say("answer", place, item=self._one(facts, year))
 
     def _facts(self, place: int) -> dict[str, Sequence[str]]:
         """What is known of an item, by column."""
-        return {c: v for c in self._says if (v := self._catalogue.of(place, c))}
+        return {c: values for c in self._columns if (values := self._catalogue.of(place, c))}
 
     def _described(self, place: int, wishes: Sequence[Wish]) -> str:
         """An item by those of its values that obey the wishes: "a crime film by Joel Coen". Empty
         where nothing is known.
         """
-        values, year = self._catalogue.values_of(place), None
+        catalogue, facts = self._catalogue, self._facts(place)
+        values, year = catalogue.values_of(place), None
         wanted: set[ColumnValue] = set()
         similar: list[int] = []
         for wish in wishes:
-            here = values_of(wish, self._catalogue) & values
+            here = values_of(wish, catalogue) & values
             wanted |= here
             if isinstance(wish, Like) and here:
                 similar += wish.places
             if isinstance(wish, Years):
-                year = self._catalogue.year_of(place)
-        known = self._facts(place)
-        obeying = {c: [v for v in of if (c, phrase_key(v)) in wanted] for c, of in known.items()}
-        facts: dict[str, Sequence[str]] = {c: of for c, of in obeying.items() if of}
+                year = catalogue.year_of(place)
+        obeying = {c: [v for v in of if (c, phrase_key(v)) in wanted] for c, of in facts.items()}
+        # Where nothing was wished for of which it could be said, what is known first.
+        first = dict(list(facts.items())[:1]) if year is None else {}
+        facts = {c: of for c, of in obeying.items() if of} or first
         if year is None and not facts:
-            if not known:
-                return ""
-            # Nothing was wished for of which it could be said: what is known first.
-            facts = dict([next(iter(known.items()))])
+            return ""
         said = {(c, phrase_key(v)) for c, of in facts.items() for v in of[:_MOST_VALUES]}
         # They must have all that is said before their names.
         same = [
-            self._catalogue.titles[other]
+            catalogue.titles[other]
             for other in dict.fromkeys(similar)
-            if said <= self._catalogue.values_of(other)
-            and (year is None or self._catalogue.year_of(other) == year)
+            if said <= catalogue.values_of(other) and year in (None, catalogue.year_of(other))
         ]
         like = f", like {_joined(same[:_MOST_VALUES])}" if same else ""
         return self._one(facts, year) + like
 
-    def _one(self, facts: Mapping[str, Sequence[str]], year: int | None) -> str:
+    def _one(self, facts: _Facts, year: int | None = None) -> str:
         """An item with its values and its year, after "a" or "an"."""
         phrase = self._phrase(self._catalogue.words.item, facts)
         if year is not None:
@@ -141,11 +137,11 @@ class ReplyGrammar:
         vowel = start[:1] in "aeiou" and start not in ("uni", "use", "eur", "one")
         return f"{'an' if vowel else 'a'} {phrase}"
 
-    def _phrase(self, item: str, facts: Mapping[str, Sequence[str]], joint: str = "and") -> str:
-        for column, says in self._says.items():
+    def _phrase(self, item: str, facts: _Facts, joint: str = "and") -> str:
+        for column in self._columns:
             if values := facts.get(column):
                 value = _joined(values[:_MOST_VALUES], joint)
-                item = says.render({"item": item, "value": value})
+                item = self._catalogue.columns[column].says.format(item=item, value=value)
         return item
 
     def wished(self, wishes: Sequence[Wish], place: int | None = None) -> str:
@@ -153,39 +149,41 @@ class ReplyGrammar:
 
         With `place` a name that stands in several columns is of one that this item has it in.
         """
-        has = frozenset() if place is None else self._catalogue.values_of(place)
+        catalogue = self._catalogue
+        has = frozenset() if place is None else catalogue.values_of(place)
         # Of each column what all must have: a value, or one of several.
         wanted: dict[str, list[str]] = {}
         refused: list[str] = []
-        for wish in wishes:
-            if isinstance(wish, Values) and wish.refused:
-                facts = dict([self._spelled(wish.values)])
-                refused.append(self._phrase(self._items, facts, "or"))
-            elif isinstance(wish, Values):
-                column, spelled = self._spelled(wish.values, wish.values & has)
-                wanted.setdefault(column, []).append(_joined(spelled, "or"))
-        phrase = self._items
-        for column, says in self._says.items():
-            if column in wanted:
-                phrase = says.render({"item": phrase, "value": _joined(wanted[column])})
+        ends: list[str] = []
         for wish in sorted(wishes, key=lambda wish: not isinstance(wish, Years)):
             match wish:
+                case Values(values, False):
+                    column, spelled = self._spelled(values, values & has)
+                    wanted.setdefault(column, []).append(_joined(spelled, "or"))
+                case Values(values):
+                    refused.append(self._phrase(self._items, dict([self._spelled(values)]), "or"))
                 case Years():
-                    phrase = f"{phrase} {_years_phrase(wish)}"
+                    ends.append(f"{{item}} {_years_phrase(wish)}")
                 case ForGroup(name):
-                    phrase = self._for_group[name].render({"item": phrase})
+                    ends.append(catalogue.words.groups[name].says)
                 case Like(places):
-                    titles = [self._catalogue.titles[place] for place in places[:_MOST_VALUES]]
-                    phrase = f"{phrase} like {_joined(titles, 'or')}"
+                    titles = [catalogue.titles[place] for place in places[:_MOST_VALUES]]
+                    ends.append(f"{{item}} like {_joined(titles, 'or')}")
                 case Unseen():
-                    phrase = f"{phrase} new to you"
+                    ends.append("{item} new to you")
+        phrase = self._items
+        for column in filter(wanted.get, self._columns):
+            says = catalogue.columns[column].says
+            phrase = says.format(item=phrase, value=_joined(wanted[column]))
+        for end in ends:
+            phrase = end.replace("{item}", phrase)
         return f"{phrase} other than {_joined(refused)}" if refused else phrase
 
     def _spelled(
         self, values: frozenset[ColumnValue], among: frozenset[ColumnValue] = frozenset()
     ) -> tuple[str, list[str]]:
         """The first column of values, or of `among`, and its values as they are spelled."""
-        column = min((column for column, _ in among or values), key=list(self._says).index)
+        column = min((column for column, _ in among or values), key=self._columns.index)
         spellings = self._catalogue.spellings
         return column, sorted(spellings[value] for value in values if value[0] == column)
 
@@ -198,10 +196,10 @@ def _joined(texts: Sequence[str], joint: str = "and") -> str:
 
 def _years_phrase(years: Years) -> str:
     since, until = years.since, years.until
-    if until is None:
-        said = f"newer than {(since or 0) - 1}"
-    elif since is None:
-        said = f"older than {until + 1}"
+    if until == math.inf:
+        said = f"newer than {since - 1:.0f}"
+    elif since == -math.inf:
+        said = f"older than {until + 1:.0f}"
     elif since == until:
         said = f"from {since}"
     elif since % 10 == 0 and until == since + 9:

@@ -55,8 +55,8 @@ class DialogueState:
         self.turns.append(f"{speaker}: {text}")
         reading = Reading()
         if self._reader is not None and (speaker == USER or named is None):
-            typed = speaker == USER and named is None
-            text = self._reader.corrected(text) if typed else text
+            if speaker == USER and named is None:
+                text = self._reader.corrected(text)
             reading = self._reader.read(text, self.latest)
         named = reading.named if named is None else named
         if speaker == USER:
@@ -71,7 +71,7 @@ class DialogueState:
         self.latest = new or self.latest
 
     def source(
-        self, max_turns: int | None = None, num_items: int = 0, history: Sequence[str] = ()
+        self, max_turns: int | None = None, num_items: int = 0, history: Sequence[str] = ("",)
     ) -> list[str]:
         """Segments that a reply is generated from: profile, behaviours, turns oldest first, and
         what is known of items before the last turn.

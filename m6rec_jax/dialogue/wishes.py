@@ -8,6 +8,7 @@ and the reply says which.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,19 +28,14 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Years:
-    """Items of the years from `since` to `until`, both included; None: without that bound. With
-    `outside` those of other years.
+    """Items of the years from `since` to `until`, both included; with `outside` of other years.
+
+    An item whose year is not known obeys neither.
     """
 
-    since: int | None
-    until: int | None
+    since: float = -math.inf
+    until: float = math.inf
     outside: bool = False
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Its first and last year, infinite where it has none."""
-        since, until = self.since, self.until
-        return -np.inf if since is None else since, np.inf if until is None else until
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +77,7 @@ def values_of(wish: Wish, catalogue: DialogueCatalogue) -> frozenset[ColumnValue
 def mask(wish: Wish, catalogue: DialogueCatalogue, seen: Collection[int] = ()) -> np.ndarray:
     """Which items obey a wish, bool `[items]`; `seen` are those of the user's history."""
     match wish:
-        case Years(_, _, outside):
-            # What is not known obeys neither.
-            since, until = wish.bounds
+        case Years(since, until, outside):
             inside = (catalogue.years >= since) & (catalogue.years <= until)
             return ~np.isnan(catalogue.years) & (inside != outside)
         case Unseen():
@@ -91,19 +85,20 @@ def mask(wish: Wish, catalogue: DialogueCatalogue, seen: Collection[int] = ()) -
         case Values(values, True):
             return ~catalogue.has(values)
         case ForGroup(name):
-            wanted, unwanted = catalogue.groups[name]
-            return catalogue.has(wanted) & ~catalogue.has(unwanted)
+            wanted, unwanted = map(catalogue.has, catalogue.groups[name])
+            return wanted & ~unwanted
     return catalogue.has(values_of(wish, catalogue))
 
 
 def columns_of(wish: Wish, catalogue: DialogueCatalogue) -> frozenset[str]:
-    """The columns of whose values a wish is, whether they are wanted or refused."""
+    """The columns whose values a wish wants or refuses."""
+    values: Iterable[ColumnValue] = ()
     match wish:
-        case Values(values):
-            return frozenset(column for column, _ in values)
+        case Values():
+            values = wish.values
         case ForGroup(name):
-            return frozenset(column for side in catalogue.groups[name] for column, _ in side)
-    return frozenset()
+            values = frozenset[ColumnValue]().union(*catalogue.groups[name])
+    return frozenset(column for column, _ in values)
 
 
 class Obeying(NamedTuple):
@@ -126,11 +121,10 @@ def obeying(
     `seen` of those in the user's history.
     """
     allowed = mask(Unseen(), catalogue, excluded)
-    refused = [wish for wish in wishes if isinstance(wish, Values) and wish.refused]
     kept: list[Wish] = []
     dropped: list[Wish] = []
     # What is refused matters more than what is wanted.
-    for wish in sorted(wishes, key=lambda w: _IMPORTANCE[type(w)] - (w in refused)):
+    for wish in sorted(wishes, key=lambda w: _IMPORTANCE[type(w)] - getattr(w, "refused", False)):
         left = allowed & mask(wish, catalogue, seen)
         if left.any():
             allowed = left
@@ -150,7 +144,7 @@ def updated(
       withdrawn: names of groups for which nothing is wanted any more.
     """
     turn = [_widened(new, wishes) for new in turn] if adds else turn
-    wanted = [new.values for new in turn if isinstance(new, Values) and not new.refused]
+    wanted = [wish.values for wish in turn if isinstance(wish, Values) and not wish.refused]
     columns = {column for values in wanted for column, _ in values}
 
     def holds(old: Wish) -> bool:
@@ -168,7 +162,7 @@ def updated(
     left = last_word([*reversed(turn), *wishes])[len(turn) :]
     kept = [new for old, new in zip(wishes, left, strict=True) if new is not None and holds(old)]
     # "Before 1990", "also after 1995": any year is fine.
-    return tuple(wish for wish in dict.fromkeys([*turn, *kept]) if wish != Years(None, None))
+    return tuple(wish for wish in dict.fromkeys([*turn, *kept]) if wish != Years())
 
 
 def last_word(wishes: Iterable[Wish]) -> list[Wish | None]:
@@ -190,14 +184,14 @@ def last_word(wishes: Iterable[Wish]) -> list[Wish | None]:
 def _widened(new: Wish, wishes: Sequence[Wish]) -> Wish:
     """What is said with "also", together with earlier wishes of its kind."""
     for old in wishes:
-        if isinstance(new, Like) and isinstance(old, Like):
-            new = Like(tuple(dict.fromkeys((*old.places, *new.places))))
-        elif isinstance(new, Years) and isinstance(old, Years) and not (new.outside or old.outside):
-            lows = sorted((old, new), key=lambda span: span.bounds[0])
-            highs = sorted((old, new), key=lambda span: span.bounds[1])
-            # "Before 2000", "also newer than 1990": what both have, if that is any year.
-            common = lows[1].bounds[0] <= highs[0].bounds[1]
-            new = Years(lows[common].since, highs[not common].until)
+        match old, new:
+            case Like(), Like():
+                new = Like(tuple(dict.fromkeys((*old.places, *new.places))))
+            case Years(outside=False), Years(outside=False):
+                lows, highs = sorted((old.since, new.since)), sorted((old.until, new.until))
+                # "Before 2000", "also newer than 1990": what both have, if that is any year.
+                common = lows[1] <= highs[0]
+                new = Years(lows[common], highs[not common])
     return new
 
 
@@ -206,5 +200,4 @@ def _go_together(old: Years, new: Years) -> bool:
     if old.outside == new.outside:
         return old.outside
     wanted, refused = (new, old) if old.outside else (old, new)
-    (since, until), (low, high) = wanted.bounds, refused.bounds
-    return since < low or high < until
+    return wanted.since < refused.since or refused.until < wanted.until

@@ -14,7 +14,8 @@ settings. `gin_configs/dialogue/films.gin` has those of films.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection
 from typing import Annotated, get_type_hints
 
 import gin
@@ -22,7 +23,6 @@ import msgspec
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.gin_statements import statements_of
-from m6rec_jax.text.format_strings import Template
 
 FILMS = "gin_configs/dialogue/films.gin"
 
@@ -36,6 +36,9 @@ class AttributeWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ask: str = ""  # how users are asked for one: 'Is there a director that you like?'
     names: bool = False  # values are names; those of one word need their own capitals
 
+    def __post_init__(self) -> None:
+        _check_says(self.says, ["item", "value"])
+
 
 class GroupWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Items for somebody, told by the values, by column, that they have and lack."""
@@ -48,14 +51,22 @@ class GroupWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     people: tuple[str, ...] = ()
     under: int = 0  # whoever is younger is such a one, too; 0: ages say nothing
 
+    def __post_init__(self) -> None:
+        _check_says(self.says, ["item"])
+
+
+def _check_says(says: str, fields: list[str]) -> None:
+    if sorted(re.findall(r"\{(.*?)\}", says)) != fields:
+        needed = " and ".join(f"{{{field}}}" for field in fields)
+        raise ValueError(f"'says' must have {needed}, and nothing else in braces")
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DialogueWords:
     """How people speak of a catalogue's items; columns that a catalogue lacks are left out.
 
-    Raises ConfigError for an unknown field, a wrong type, or words that do not say {item} and
-    {value}.
+    Raises ConfigError for an unknown field, a wrong type, or a `says` without {item} and {value}.
     """
 
     item: str = "item"
@@ -75,8 +86,6 @@ class DialogueWords:
                 object.__setattr__(self, name, msgspec.convert(value, type=kind))
             except msgspec.ValidationError as error:
                 raise ConfigError(f"DialogueWords.{name}: {error}; it is {value!r}") from error
-        _check_says("attributes", self.attributes, {"item", "value"})
-        _check_says("groups", self.groups, {"item"})
 
     @property
     def called(self) -> frozenset[str]:
@@ -95,13 +104,3 @@ def words_of(columns: Collection[str]) -> DialogueWords:
         return words
     statements = statements_of([FILMS])
     return DialogueWords(**{s.arg_name: s.value for s in statements if hasattr(s, "arg_name")})
-
-
-def _check_says(
-    setting: str, words: Mapping[str, AttributeWords | GroupWords], fields: set[str]
-) -> None:
-    for name, one in words.items():
-        where = f"DialogueWords.{setting}['{name}']['says']"
-        if set(Template.parse(one.says, where).fields) != fields:
-            needed = " and ".join(f"{{{field}}}" for field in sorted(fields))
-            raise ConfigError(f"{where} must have {needed}, and has {one.says!r}")

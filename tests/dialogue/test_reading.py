@@ -77,7 +77,7 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("Nothing violent, it is for my kids", (ForGroup("children"),)),
         ("A comedy, no horror, from the 90s", (COMEDY, unwanted("horror"), Years(1990, 1999))),
         ("No horror, with Al Pacino", (unwanted("horror"), wanted("Al Pacino", column="cast"))),
-        ("No horror, newer than 1990", (unwanted("horror"), Years(1991, None))),
+        ("No horror, newer than 1990", (unwanted("horror"), Years(1991))),
         ("Nothing violent, like Alien", ()),
         ("I hate horror, for example Alien", (unwanted("horror"),)),
         (
@@ -105,35 +105,35 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("from 1994", (Years(1994, 1994),)),
         ("between 1980 and 1995", (Years(1980, 1995),)),
         ("the 70s, 80s or 90s", (Years(1970, 1999),)),
-        ("not from the 70s or older", (Years(None, 1979, outside=True),)),
+        ("not from the 70s or older", (Years(until=1979, outside=True),)),
         ("My wife is in her 30s, a comedy", (COMEDY,)),
         ("My older brother likes comedies", (COMEDY,)),
         ("Since I loved Fargo, a comedy", (COMEDY,)),
         ("Since my wife loved Fargo, a comedy", (COMEDY,)),
         ("Something to watch after work, from the 90s", (Years(1990, 1999),)),
         ("Fargo was fine. Not older than 20 years", ()),
-        ("newer than 1995", (Years(1996, None),)),
-        ("I liked Fargo. Something newer than that one", (Years(1997, None),)),
-        ("made after January 1990", (Years(1991, None),)),
-        ("since 1995", (Years(1995, None),)),
+        ("newer than 1995", (Years(1996),)),
+        ("I liked Fargo. Something newer than that one", (Years(1997),)),
+        ("made after January 1990", (Years(1991),)),
+        ("since 1995", (Years(1995),)),
         ("between 1890 and 1900", (Years(1890, 1900),)),
         ("before 1980 or after 1990", ()),
         ("after 1980 and before about 1990", (Years(1981, 1989),)),
         ("from 1990 and after work a comedy", (COMEDY, Years(1990, 1990))),
-        ("1995 or newer", (Years(1995, None),)),
-        ("before the 1980s", (Years(None, 1979),)),
-        ("not older than 1990", (Years(1990, None),)),
-        ("nothing newer than 1990", (Years(None, 1990),)),
+        ("1995 or newer", (Years(1995),)),
+        ("before the 1980s", (Years(until=1979),)),
+        ("not older than 1990", (Years(1990),)),
+        ("nothing newer than 1990", (Years(until=1990),)),
         ("not from the 90s", (Years(1990, 1999, outside=True),)),
         ("newer than 1980 and older than 1990", (Years(1981, 1989),)),
         # No year is newer and older: any is.
         ("newer than 1995 and older than 1990", ()),
         ("something old or something new", ()),
         ("I have never seen it before", (Unseen(),)),
-        ("something new", (Years(1987, None),)),
-        ("newer than Big", (Years(1989, None),)),
-        ("older than Heat (1995)", (Years(None, 1994),)),
-        ("I liked Fargo. Something newer?", (Years(1997, None),)),
+        ("something new", (Years(1987),)),
+        ("newer than Big", (Years(1989),)),
+        ("older than Heat (1995)", (Years(until=1994),)),
+        ("I liked Fargo. Something newer?", (Years(1997),)),
         # For somebody; not seen; like another.
         ("something for my kids", (ForGroup("children"),)),
         ("what I have not seen", (Unseen(),)),
@@ -198,7 +198,7 @@ def test_tens_are_ages():
         ("my son is 30", ()),
         ("for a forty year old", ()),
         ("a ten-year-old comedy", (COMEDY,)),
-        ("a ten year old film", (Years(None, 1986),)),
+        ("a ten year old film", (Years(until=1986),)),
         ("a film that is ten years old", ()),
         ("my brother likes comedies", (COMEDY,)),
         ("who is in Fargo?", ()),
@@ -267,11 +267,11 @@ def test_a_title_as_it_is_written_stays(name, said):
 
 
 def test_what_is_compared_with_the_last_item():
-    assert READER.read("something newer", [3]).wishes == (Years(1980, None),)
-    assert READER.read("newer than that", [3, 4]).wishes == (Years(1989, None),)
+    assert READER.read("something newer", [3]).wishes == (Years(1980),)
+    assert READER.read("newer than that", [3, 4]).wishes == (Years(1989),)
     # Nothing is newer than the last year.
-    assert READER.read("not that old", [0]).wishes == (Years(1996, None),)
-    assert READER.read("older", [3, 4]).wishes == (Years(None, 1978),)
+    assert READER.read("not that old", [0]).wishes == (Years(1996),)
+    assert READER.read("older", [3, 4]).wishes == (Years(until=1978),)
     assert READER.read("I saw it before", [3]).wishes == ()
 
 

@@ -80,8 +80,8 @@ def test_words_of_wishes():
     said = GRAMMAR.wished
     assert said([hanks, comedy, Years(1990, 1999)]) == "comedy films with Tom Hanks from the 1990s"
     assert said([wanted("genres", "war", "drama")]) == "drama or war films"
-    assert said([Years(1996, None)]) == "films newer than 1995"
-    assert said([Years(None, 1979), ForGroup("children")]) == "films older than 1980 for children"
+    assert said([Years(1996)]) == "films newer than 1995"
+    assert said([Years(until=1979), ForGroup("children")]) == "films older than 1980 for children"
     assert said([Like((0,)), Values(comedy.values, True), Values(hanks.values, True)]) == (
         "films like Fargo (1996) other than comedy films and films with Tom Hanks"
     )
@@ -116,7 +116,7 @@ def test_reasons_are_tied_to_the_wishes():
 
 def test_where_nothing_is_known():
     bare = DialogueCatalogue([Item("a"), Item("b")], ["A", "B"], DialogueWords())
-    grammar, found = ReplyGrammar(bare), obeying(bare, [Years(1990, None)], [0])
+    grammar, found = ReplyGrammar(bare), obeying(bare, [Years(1990)], [0])
     assert grammar.recommend([1], found)[0] == (
         "I know no more items newer than 1989, only other items. How about B?"
     )
