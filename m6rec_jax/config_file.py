@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import gin
-from gin import config_parser
-
-from m6rec_jax.gin_statements import parse_statements
 
 CONFIG_FILE = "config.gin"
 # To be read after it: validations may have read some rows alone, and training has batches of its
@@ -15,6 +12,8 @@ CONFIG_FILE = "config.gin"
 EVALUATED_ROWS = "gin_configs/commands/evaluated_rows.gin"
 # These change nothing of what a run computes.
 _NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "Logging.progress", "Logging.tensorboard")
+# So that a setting is one line.
+_LONGEST_LINE = 10**6
 
 
 def write_config(directory: str | Path) -> None:
@@ -29,23 +28,21 @@ def write_config(directory: str | Path) -> None:
 
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(f"# Configuration, written by m6rec\n\n{gin.config_str()}")
+    text = gin.config_str(_LONGEST_LINE)
+    (folder / CONFIG_FILE).write_text(f"# Configuration, written by m6rec\n\n{text}")
 
 
 def changed_settings(directory: str | Path) -> list[str]:
     """Settings that are not what `DIRECTORY/config.gin` says, as `name: saved -> now`.
 
     Only settings that both have are compared.
-
-    Raises:
-      ConfigError: the file is not gin.
     """
     from etils import epath
 
     path = epath.Path(directory) / CONFIG_FILE
     if not path.exists():
         return []
-    saved, now = _values(path.read_text(), str(path)), _values(gin.config_str(), "")
+    saved, now = _values(path.read_text()), _values(gin.config_str(_LONGEST_LINE))
     return [
         f"{name}: {saved[name]} -> {value}"
         for name, value in sorted(now.items())
@@ -53,13 +50,7 @@ def changed_settings(directory: str | Path) -> list[str]:
     ]
 
 
-def _values(text: str, file: str) -> dict[str, str]:
-    """Name to value as written in gin, without modules."""
-    values = {}
-    for statement in parse_statements(text, file):
-        if isinstance(statement, config_parser.BindingStatement):
-            name = statement.selector.rsplit(".", 1)[-1]
-            name = f"{statement.scope}/{name}" if statement.scope else name
-            name += f".{statement.arg_name}" if statement.arg_name else ""
-            values[name] = repr(statement.value)
-    return values
+def _values(text: str) -> dict[str, str]:
+    """Name, without modules, to value as written in gin."""
+    pairs = (line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+    return {name if "/" in name else ".".join(name.split(".")[-2:]): value for name, value in pairs}

@@ -9,17 +9,21 @@ The dialect is t5x's: a run file sets macros (`MODEL`, `MIXTURE_OR_TASK_NAME`,
     MIXTURE_OR_TASK_NAME = 'movielens_ctr'
     TRAIN_STEPS = 2_000
 
-gin itself reports an undefined macro when it is used, without its line, so macros are checked
-first (`check_config`), which imports nothing and is quick. Statements are then bound one by one, so
-that gin's errors come with file, line and the nearest name.
+Files are looked for in the current directory and then among those shipped with the package, so a
+command works from any directory. gin itself reports an undefined macro when it is used, without its
+line, so macros are checked first (`check_config`), which imports nothing and is quick. Statements
+are then bound one by one, so that gin's errors come with file, line and the nearest name.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import logging
-from collections.abc import Mapping, Sequence
+import io
+import os
+import re
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,6 @@ from gin import config as gin_config
 from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
-from m6rec_jax.gin_statements import place_of, quoted, statements_of
 from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
@@ -45,15 +48,16 @@ MACROS: Mapping[str, str] = {
     "TRAINABLE": "'prompts' (frozen backbone) or 'all'",
     "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
 }
-
-# Read by commands and benchmarks directly, not through a file.
-READ_BY_COMMANDS = {
-    *("MODEL", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "MODEL_DIR", "BATCH_SIZE"),
-    *("TRAINABLE", "TRAIN_STEPS", "RULES", "VOCAB_SIZE"),
-}
 # May be functions of the data (`pipeline.fitted_settings`).
 _MEASURED = ("TASK_FEATURE_LENGTHS", "VOCAB_SIZE")
-logger = logging.getLogger(__name__)
+# Read by commands directly, not through a file.
+_READ_BY_COMMANDS = {*MACROS, *_MEASURED, "RULES"}
+# A value without quotes that cannot be anything but a string: a path, a name, an address.
+_BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
+# Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
+# begin with ~/.
+_OF_TEXT = re.compile(r"MODEL_DIR|DATASET|BANK|PREPARED|ITEMS|TEACHER|\w+_PATH")
+_NOT_GIN = (SyntaxError, tokenize.TokenError, ValueError, TypeError)
 # How alike a name must be to one that exists to be a misspelling of it.
 _NEAR = 0.85
 
@@ -66,41 +70,36 @@ class ParsedConfig:
       macros: name -> value.
       parameters: `configurable.parameter`, or `scope/configurable.parameter` -> value.
       places: name of either -> where it was set last, such as 'run.gin:3'.
-      uses: name of a macro -> the statement that uses it first.
+      uses: name of a macro -> where it is used first.
     """
 
     macros: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
-    uses: dict[str, Any] = field(default_factory=dict)
+    uses: dict[str, str] = field(default_factory=dict)
 
     def parameter(self, name: str, default: Any) -> Any:
         """The value of a parameter, or of the macro that it refers to."""
         value = self.parameters.get(name, default)
-        while _is_macro_reference(value):
-            value = self.macros.get("/".join(value.scopes))
+        while macro := _macro_of(value):
+            value = self.macros.get(macro)
         return value
 
-    def add(self, statement: Any) -> None:
-        """Takes in a statement, if it sets something."""
-        if not isinstance(statement, config_parser.BindingStatement):
-            return
-        scope, selector, parameter, value, _ = statement
-        name = f"{scope}/{selector}" if scope else selector
-        for part in gin_config._iterate_flattened_values(value):
-            if _is_macro_reference(part):
-                self.uses.setdefault("/".join(part.scopes), statement)
-        if parameter:
-            name = f"{name}.{parameter}"
-        (self.parameters if parameter else self.macros)[name] = value
-        self.places[name] = place_of(statement)
 
+def read_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> ParsedConfig:
+    """What gin files and bindings set; checks nothing but that they are gin.
 
-def read_config(files: Sequence[str | Path]) -> ParsedConfig:
-    """What gin files set, with what they include; checks nothing but that they are gin."""
+    Args as `parse_config`.
+    """
     parsed = ParsedConfig()
-    for statement in statements_of(files):
-        parsed.add(statement)
+    for statement in statements_of(files, bindings):
+        if isinstance(statement, config_parser.BindingStatement):
+            name = _name(statement)
+            (parsed.parameters if statement.arg_name else parsed.macros)[name] = statement.value
+            parsed.places[name] = _place(statement)
+            for part in gin_config._iterate_flattened_values(statement.value):
+                if macro := _macro_of(part):
+                    parsed.uses.setdefault(macro, _place(statement))
     return parsed
 
 
@@ -112,17 +111,29 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     Raises:
       ConfigError: unknown file or macro, undefined or unset macro, syntax error.
     """
-    parsed = read_config(files)
-    in_files = {*parsed.macros, *parsed.uses, *MACROS}
-    for statement in statements_of((), bindings):
-        parsed.add(statement)
-    for name in parsed.macros:
-        if name not in in_files and name not in parsed.uses:
+    parsed = read_config(files, bindings)
+    used = {*parsed.uses, *_READ_BY_COMMANDS}
+    for name, place in parsed.uses.items():
+        if name not in parsed.macros:
             raise ConfigError(
-                f"{parsed.places[name]}: no gin file uses a macro '{name}'"
-                f"{did_you_mean(name, in_files)}. Known macros: {', '.join(sorted(in_files))}"
+                f"{place}: macro '%{name}' is not defined{did_you_mean(name, parsed.macros)}. Set "
+                f"it in a gin file or with --gin.{name}=VALUE"
             )
-    _check_macros(parsed)
+    for name, value in parsed.macros.items():
+        place, passed = parsed.places[name], {name}
+        while value := _macro_of(value):
+            if value in passed:
+                raise ConfigError(f"{place}: macro '{name}' refers to itself")
+            passed.add(value)
+            value = parsed.macros[value]
+        near = difflib.get_close_matches(name, used, 1, _NEAR)
+        if name not in used and (near or place.startswith("--gin.")):
+            raise ConfigError(
+                f"{place}: nothing uses a macro '{name}'{did_you_mean(name, used)}. These are "
+                f"used: {', '.join(sorted(used))}"
+            )
+    if unset := [name for name, value in parsed.macros.items() if _is_required(value)]:
+        raise _unset(unset)
     return parsed
 
 
@@ -143,11 +154,10 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     parsed = check_config(files, bindings)
     gin.clear_config()
     for statement in statements_of(files, bindings):
-        _apply(statement)
-    for name in parsed.macros:
-        place = parsed.places[name]
-        if place.startswith("--gin.") and name not in {*parsed.uses, *READ_BY_COMMANDS}:
-            logger.warning("%s: nothing in these files uses it, so it changes nothing", place)
+        try:
+            _bind(statement)
+        except (ValueError, TypeError, KeyError, ImportError) as error:
+            raise ConfigError(f"{_place(statement)}: {first_line(error)}") from error
     try:
         gin.finalize()
     except ValueError as error:  # a parameter that is left at %gin.REQUIRED
@@ -162,13 +172,9 @@ def settle_measured() -> None:
     whatever would be measured later.
     """
     with gin.unlock_config():
-        for name in filter(has_macro, _MEASURED):
-            gin.bind_parameter((name, "gin.macro", "value"), macro(name))
-
-
-def has_macro(name: str) -> bool:
-    """Whether the configuration sets the macro."""
-    return (name, "gin.macro") in gin_config._CONFIG
+        for name in _MEASURED:
+            if (value := macro(name, gin)) is not gin:
+                gin.bind_parameter((name, "gin.macro", "value"), value)
 
 
 def macro(name: str, default: Any = gin.REQUIRED) -> Any:
@@ -177,7 +183,7 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
     Raises:
       ConfigError: the macro is not set and there is no default.
     """
-    if has_macro(name):
+    if gin.get_bindings(f"{name}/gin.macro", resolve_references=False):
         return gin.get_configurable(f"{name}/gin.macro")()
     if default is gin.REQUIRED:
         raise _unset([name])
@@ -193,39 +199,140 @@ def bound(parameter: str, default: Any = None) -> Any:
         value = gin.query_parameter(parameter)
     except ValueError:
         return default
-    return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
+    name = _macro_of(value)
+    return macro(name) if name else value
 
 
-def bound_directly(parameter: str) -> bool:
-    """Whether `configurable.parameter` is bound to something else than a macro."""
+# --- files and statements ---------------------------------------------------------------------
+
+
+def shipped_root() -> Path:
+    """The folder that holds `gin_configs`: in a wheel the package, in a checkout its parent."""
+    package = Path(__file__).resolve().parent
+    return package if (package / "gin_configs").is_dir() else package.parent
+
+
+def find_file(name: str | Path, place: str = "") -> Path:
+    """A gin file in the current directory, else among the shipped files.
+
+    Args:
+      name: the file; absolute, or relative to one of these folders.
+      place: 'run.gin:3: ', where it is included.
+
+    Raises:
+      ConfigError: no such file; names the folders searched and the closest existing file.
+    """
+    folders, path = (Path.cwd(), shipped_root()), Path(name).expanduser()
+    for folder in folders:
+        if (folder / path).is_file():
+            return folder / path
+    names = [str(file.relative_to(folders[1])) for file in folders[1].rglob("gin_configs/**/*.gin")]
+    names += [str(path.parent / file.name) for file in (folders[0] / path).parent.glob("*.gin")]
+    raise ConfigError(
+        f"{place}no gin file '{name}'{did_you_mean(str(path), sorted(names))}. Searched: "
+        f"{', '.join(map(str, folders))}"
+    )
+
+
+def statements_of(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Iterator[Any]:
+    """gin's statements, those of included files in the place of the include.
+
+    References to what is not registered are let through: whoever binds them reports them.
+
+    Raises:
+      ConfigError: a file is missing, cannot be read or includes itself, or text is not gin.
+    """
+    for name in files:
+        yield from _of_file(find_file(name), ())
+    for binding in bindings:
+        text = with_quotes(binding)
+        yield from _parsed(text, f"--gin.{text.partition(' = ')[0]}")
+
+
+def _of_file(path: Path, including: tuple[Path, ...]) -> Iterator[Any]:
+    if path in including:
+        chain = " -> ".join(map(str, (*including, path)))
+        raise ConfigError(f"gin files include each other in a circle: {chain}")
     try:
-        return not _is_macro_reference(gin.query_parameter(parameter))
-    except ValueError:
+        text = path.read_text(encoding="utf-8-sig")  # Windows writes a mark first
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    is_below = path.is_relative_to(Path.cwd())
+    for statement in _parsed(text, str(path.relative_to(Path.cwd()) if is_below else path)):
+        if isinstance(statement, config_parser.IncludeStatement):
+            included = find_file(statement.filename, f"{_place(statement)}: ")
+            yield from _of_file(included, (*including, path))
+        else:
+            yield statement
+
+
+def _parsed(text: str, name: str) -> Iterator[Any]:
+    file = io.StringIO(text)
+    file.name = name  # type: ignore[attr-defined]  # gin's parser notes it in each location
+    try:
+        delegate = gin_config.ParserDelegate(skip_unknown=True)
+        for statement in config_parser.ConfigParser(file, delegate):
+            yield _in_home(statement)
+    except _NOT_GIN as error:
+        is_open = isinstance(error, tokenize.TokenError)  # a bracket or a quote
+        number = error.args[1][0] if is_open else getattr(error, "lineno", 0) or 0
+        lines = ["", *text.splitlines()]
+        line = lines[number] if number < len(lines) else ""
+        raise ConfigError(f"{name}:{number}: not valid gin: {error.args[0]}: {line}") from error
+
+
+def _in_home(statement: Any) -> Any:
+    """A statement whose `~/`, in a macro that is text, has become the home folder."""
+    if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+        value = statement.value
+        if isinstance(value, str) and _OF_TEXT.fullmatch(statement.selector):
+            return statement._replace(value=os.path.expanduser(value))
+    return statement
+
+
+def with_quotes(binding: str) -> str:
+    """`NAME=VALUE` of the command line as a statement: a value that is text in gin's quotes.
+
+    Raises:
+      ConfigError: there is no name, or no value.
+    """
+    text = binding.removeprefix("--").removeprefix("gin.").strip()
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name or not value:
+        raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
+    if value in ("true", "false"):  # as texts both would be true
+        value = value.capitalize()
+    if _OF_TEXT.fullmatch(name):
+        is_text = value != "None" and value[0] not in "%@" and not _is_value(value, str)
+    else:
+        is_text = _BARE_STRING.fullmatch(value) is not None and not _is_value(value)
+    return f"{name} = {os.path.expanduser(value)!r}" if is_text else f"{name} = {value}"
+
+
+def _is_value(text: str, kind: type = object) -> bool:
+    try:
+        return isinstance(gin.config.parse_value(text), kind)
+    except _NOT_GIN:
         return False
 
 
-def _apply(statement: Any) -> None:
-    """Binds one statement."""
-    try:
-        if isinstance(statement, config_parser.ImportStatement):
-            if statement.module.startswith("__gin__"):
-                raise ImportError("dynamic registration is for `python -m t5x.train` alone")
-            gin.parse_config(statement.format())  # gin keeps the import for the dumped file
-        elif isinstance(statement, config_parser.BindingStatement):
-            scope, selector, parameter, value, _ = statement
-            for part in gin_config._iterate_flattened_values(value):
-                if isinstance(part, gin_config._UnknownConfigurableReference):
-                    _configurable(part.selector.rsplit("/", 1)[-1])
-            if parameter:
-                _check_parameter(selector, parameter)
-                gin.bind_parameter((scope, selector, parameter), value)
-            else:
-                name = f"{scope}/{selector}" if scope else selector
-                gin.bind_parameter((name, "gin.macro", "value"), value)
-    except (ValueError, TypeError, KeyError, ImportError) as error:
-        raise ConfigError(
-            f"{place_of(statement)}: {str(error).splitlines()[0]}{quoted(statement)}"
-        ) from error
+# --- one statement ----------------------------------------------------------------------------
+
+
+def _bind(statement: Any) -> None:
+    if isinstance(statement, config_parser.ImportStatement):
+        if statement.module.startswith("__gin__"):
+            raise ImportError("dynamic registration is for `python -m t5x.train` alone")
+        gin.parse_config(statement.format())  # gin keeps the import for the dumped file
+    elif isinstance(statement, config_parser.BindingStatement):
+        for part in gin_config._iterate_flattened_values(statement.value):
+            if isinstance(part, gin_config._UnknownConfigurableReference):
+                _configurable(part.selector.rsplit("/", 1)[-1])
+        if statement.arg_name:
+            _check_parameter(statement.selector, statement.arg_name)
+            gin.bind_parameter(statement[:3], statement.value)
+        else:
+            gin.bind_parameter((_name(statement), "gin.macro", "value"), statement.value)
 
 
 def _configurable(selector: str) -> Any:
@@ -233,8 +340,7 @@ def _configurable(selector: str) -> Any:
     try:
         return gin.get_configurable(selector)
     except ValueError:
-        registered = [full for full, _ in gin_config._REGISTRY.items()]
-        names = {name for full in registered for name in (full, full.rsplit(".", 1)[-1])}
+        names = {name.rsplit(".", 1)[-1] for name, _ in gin_config._REGISTRY.items()}
         raise ValueError(
             f"nothing configurable is called '{selector}'{did_you_mean(selector, names)}. If it "
             "lives in a module of yours, put `import that.module` above it"
@@ -244,44 +350,29 @@ def _configurable(selector: str) -> Any:
 def _check_parameter(selector: str, name: str) -> None:
     """Raises ValueError for a parameter that is none."""
     parameters = inspect.signature(_configurable(selector)).parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
-        return
-    if name not in parameters:
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if name not in parameters and not takes_any:
         raise ValueError(
             f"'{selector}' has no parameter '{name}'{did_you_mean(name, parameters)}. Its "
             f"parameters: {', '.join(one for one in parameters if one != 'self')}"
         )
 
 
-def _check_macros(parsed: ParsedConfig) -> None:
-    """Macros that are used are set, not to themselves, and none is misspelt or required."""
-    for name, statement in parsed.uses.items():
-        if name not in parsed.macros:
-            raise ConfigError(
-                f"{place_of(statement)}: macro '%{name}' is not defined"
-                f"{did_you_mean(name, parsed.macros)}. Set it in a gin file or with "
-                f"--gin.{name}=VALUE{quoted(statement)}"
-            )
-    for name, value in parsed.macros.items():
-        passed = {name}
-        while _is_macro_reference(value):
-            name = "/".join(value.scopes)
-            if name in passed:
-                raise ConfigError(f"{parsed.places[name]}: macro '{name}' refers to itself")
-            passed.add(name)
-            value = parsed.macros.get(name)
-    used = {*READ_BY_COMMANDS, *MACROS, *parsed.uses}
-    for name in parsed.macros:
-        # Nothing uses it, and it is nearly one that is used: a misspelling.
-        if name not in used and difflib.get_close_matches(name, used, 1, _NEAR):
-            place = parsed.places[name]
-            raise ConfigError(f"{place}: nothing uses a macro '{name}'{did_you_mean(name, used)}")
-    if unset := [name for name, value in parsed.macros.items() if _is_required(value)]:
-        raise _unset(unset)
+def _name(statement: Any) -> str:
+    scope, selector, parameter = statement[:3]
+    return "/".join(filter(None, (scope, selector))) + (f".{parameter}" if parameter else "")
 
 
-def _is_macro_reference(value: Any) -> bool:
-    return isinstance(value, gin_config.ConfigurableReference) and value.selector == "gin.macro"
+def _place(statement: Any) -> str:
+    """Where a statement is: 'run.gin:3', or '--gin.NAME'."""
+    name, number = statement.location[:2]
+    return name if name.startswith("--gin.") else f"{name}:{number}"
+
+
+def _macro_of(value: Any) -> str | None:
+    """The name of the macro that a value refers to, if it is such a reference."""
+    is_one = isinstance(value, gin_config.ConfigurableReference) and value.selector == "gin.macro"
+    return "/".join(value.scopes) if is_one else None
 
 
 def _is_required(value: Any) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
-from m6rec_jax.configuration import read_config
+from m6rec_jax.configuration import read_config, shipped_root
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.gin_statements import shipped_root
 from m6rec_jax.io.closest import did_you_mean
 
 # Option -> the question that it answers. In this order, files set what those before leave open.

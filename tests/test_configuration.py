@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import gin
 import pytest
 
-from m6rec_jax import configuration, gin_statements
+from m6rec_jax import configuration
 from m6rec_jax.config_file import changed_settings, write_config
 from m6rec_jax.configuration import bound, macro, parse_config
 from m6rec_jax.errors import ConfigError
@@ -52,7 +51,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     root = tmp_path_factory.mktemp("site")
     (root / "gin_configs" / "models").mkdir(parents=True)
     (root / "gin_configs" / "models" / "mini.gin").write_text("ToyModel.width = 7\n")
-    monkeypatch.setattr(gin_statements, "shipped_root", lambda: root)
+    monkeypatch.setattr(configuration, "shipped_root", lambda: root)
     return root
 
 
@@ -197,15 +196,12 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
     assert toy_run()["model"].width == 8
 
 
-def test_a_macro_that_nothing_uses_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    name = write("idle.gin", "import math\nLORA_RANK = 4\ntoy_run.steps = 3\n")
-    with caplog.at_level(logging.WARNING, "m6rec_jax"):
-        parse_config([name], ["LORA_RANK=8", "toy_run.rate=0.5"])
-    (message,) = caplog.messages
-    assert message.startswith("--gin.LORA_RANK: nothing in these files uses it")
-    caplog.clear()
-    parse_config([write("used.gin", "R = 1.0\ntoy_run.rate = %R\n")], ["R=2.0", "MODEL_DIR='x'"])
-    assert not caplog.messages, "commands read MODEL_DIR"
+def test_a_macro_that_nothing_uses() -> None:
+    """One of a file may be for others; one of the command line is a mistake."""
+    idle, used = write("idle.gin", "LORA_RANK = 4\n"), write("used.gin", "toy_run.rate = %R\n")
+    parse_config([idle])
+    assert "nothing uses a macro 'LORA_RANK'" in error([idle], ["LORA_RANK=8"])
+    parse_config([used], ["R=2.0", "MODEL_DIR='x'"])  # commands read MODEL_DIR
 
 
 def test_changed_settings(shipped: Path, tmp_path: Path) -> None:
@@ -221,9 +217,6 @@ def test_changed_settings(shipped: Path, tmp_path: Path) -> None:
     assert "TRAIN_STEPS: 20 -> 30" in changed
     assert "ToyModel.width: 7 -> 8" in changed
     assert not any("MODEL_DIR" in line or "toy_anything" in line for line in changed)
-    (tmp_path / "out" / "config.gin").write_text("train.seed = (1,")
-    with pytest.raises(ConfigError, match=r"config\.gin"):
-        changed_settings(tmp_path / "out")
 
 
 # --- mistakes ---------------------------------------------------------------------------------
@@ -244,7 +237,7 @@ def test_unknown_file(shipped: Path, folder: Path) -> None:
         (
             "\nToyModle.width = 3\n",
             "run.gin:2: nothing configurable is called 'ToyModle'",
-            ("did you mean 'ToyModel'?", "import that.module", "    ToyModle.width = 3"),
+            ("did you mean 'ToyModel'?", "import that.module"),
         ),
         (
             "toy_rum:\n  steps = 3\n",
@@ -301,8 +294,10 @@ def test_mistakes_in_a_file_name_the_line(text: str, start: str, parts: tuple[st
             "toy_run.step=3",
             "--gin.toy_run.step: 'toy_run' has no parameter 'step' (did you mean 'steps'?)",
         ),
-        ("TRAIN_STEP=100", "--gin.TRAIN_STEP: no gin file uses a macro 'TRAIN_STEP'"),
-        ("TRAIN_STEP=100", "did you mean 'TRAIN_STEPS'?"),
+        (
+            "TRAIN_STEP=100",
+            "--gin.TRAIN_STEP: nothing uses a macro 'TRAIN_STEP' (did you mean 'TRAIN_STEPS'?)",
+        ),
         ("TRAIN_STEPS", "expected --gin.NAME=VALUE"),
         ("--gin.=3", "expected --gin.NAME=VALUE"),
         ("TRAIN_STEPS=", "expected --gin.NAME=VALUE"),

@@ -50,7 +50,6 @@ LAYERS = [
 BELOW_ALL = {
     "errors",
     "configuration",
-    "gin_statements",
     "named_configs",
     "config_file",
     "huge_pages",

@@ -20,7 +20,6 @@ from m6rec_jax import configuration
 from m6rec_jax.engine.candidates.scoring import class_log_probabilities
 from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.engine.decoding.generation import generate
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.pipeline.features import MODEL_FEATURES, feature_lengths
@@ -44,16 +43,6 @@ _LEFT_OUT = (
     *("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss"),
     "BatchIterator.pack",
 )
-
-# What training reads through macros, and this through the same ones.
-_THROUGH_MACROS = {
-    "Step.rules": "RULES",
-    "Step.accumulation_steps": "ACCUMULATION_STEPS",
-    "Step.frozen_dtype": "FROZEN_DTYPE",
-    "TrainingData.batch_size": "BATCH_SIZE",
-    "train.trainable": "TRAINABLE",
-    "train.optimizer": "OPTIMIZER",
-}
 
 
 @gin.configurable
@@ -167,9 +156,6 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
         seed=0,
         accumulation_steps=parts,
     )
-    for name, macro in _THROUGH_MACROS.items():
-        if configuration.bound_directly(name):
-            raise ConfigError(f"{name} is set, which is not compiled: set {macro} in its place")
     if left_out := [name for name in _LEFT_OUT if configuration.bound(name)]:
         logger.warning(
             "compiled without %s: memory and operations are those of the plain step",

@@ -21,8 +21,8 @@ from typing import Annotated, get_type_hints
 import gin
 import msgspec
 
+from m6rec_jax.configuration import statements_of
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.gin_statements import statements_of
 
 FILMS = "gin_configs/dialogue/films.gin"
 

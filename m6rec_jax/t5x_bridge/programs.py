@@ -17,8 +17,8 @@ import gin
 import t5x
 from t5x import trainer
 
+from m6rec_jax.configuration import shipped_root, with_quotes
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.gin_statements import shipped_root, with_quotes
 from m6rec_jax.sharding.processes import join_processes
 
 _JOINING = "join_processes."

@@ -13,9 +13,9 @@ PROGRAM = """
 import sys
 sys.path[:0] = [{installed!r}]
 sys.path[:] = [p for p in sys.path if p != {root!r}]
-from m6rec_jax import configuration, gin_statements
+from m6rec_jax import configuration, configuration
 assert configuration.__file__.startswith({installed!r}), configuration.__file__
-print(gin_statements.find_file("gin_configs/models/mini.gin"))
+print(configuration.find_file("gin_configs/models/mini.gin"))
 import tasks
 print(list(tasks.__path__) if hasattr(tasks, "__path__") else tasks.__file__)
 from m6rec_jax.data.getting import sources
