@@ -268,7 +268,7 @@ def _of_file(path: Path, including: tuple[Path, ...]) -> Iterator[Any]:
 
 def _parsed(text: str, name: str) -> Iterator[Any]:
     file = io.StringIO(text)
-    file.name = name  # type: ignore[attr-defined]  # gin's parser notes it in each location
+    file.name = name  # gin's parser notes it in each location
     try:
         delegate = gin_config.ParserDelegate(skip_unknown=True)
         for statement in config_parser.ConfigParser(file, delegate):
