@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.data.rendering.corpora import Turn, merged_turns, repaired
+from m6rec_jax.data.rendering.corpora import repaired
+from m6rec_jax.data.rendering.dialogues import Turn, merged_turns
 from m6rec_jax.data.rendering.texts import CorpusSpec, Text, write_corpus
 
 _SPEAKERS = ("USER", "SYSTEM")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bz2
 import csv
-import dataclasses
 import json
 import re
 import sqlite3
@@ -168,7 +167,7 @@ def _tones(raw: Raw) -> Iterator[Text]:
         words = _WORD.findall(sentence.turns[0].lower())
         rating = sum(ratings.get(word, 0.0) for word in words)
         turns = sentence.turns if abs(rating) >= _LEAST_TONE else ("",)
-        yield dataclasses.replace(sentence, about="", label=int(rating > 0), turns=turns)
+        yield sentence._replace(about="", label=int(rating > 0), turns=turns)
 
 
 _CORPORA: Mapping[str, Callable[[Raw], Iterator[Text]]] = {

@@ -31,12 +31,12 @@ def write(folder, rows, **changes):
 def test_texts_of_a_csv_file(tmp_path):
     rows = 'n1,fargo,Fargo,"Snow, and blood.",sad\nn2,fargo,,Snow again.,\nn3,g,,Sun.,merry\n'
     corpus = write(tmp_path / "a", rows)
-    assert list(corpus.texts()) == [
+    assert [record.content for record in corpus.records] == [
         Text("n1", "fargo", "Fargo", ("Snow, and blood.",), 0),
         Text("n2", "fargo", "", ("Snow again.",), None),
         Text("n3", "g", "", ("Sun.",), 1),
     ]
-    assert corpus.summary() == "notes: 3 texts of 2 groups; 1 sad, 1 merry"
+    assert corpus.summary() == "notes: 3 texts (3 without a split)"
 
 
 @pytest.mark.parametrize("column", ["text", "turns"])
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back(tmp_path, column):
     write_corpus(tmp_path, spec, texts)
     corpus = TextCorpus(tmp_path)
     assert corpus.spec == spec
-    assert list(corpus.texts()) == texts
+    assert [record.content for record in corpus.records] == texts
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_is_written_is_read_back(tmp_path, column):
 )
 def test_bad_rows_are_named(tmp_path, rows, where):
     with pytest.raises(DataError, match=where):
-        list(write(tmp_path / "a", rows).texts())
+        list(write(tmp_path / "a", rows).records)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,15 @@ from m6rec_jax.data.dataset.joined_attributes import JoinedAttributes
 from m6rec_jax.data.dataset.reading import write_dataset
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
-from m6rec_jax.data.rendering.corpora import Turn, prepare_corpus
-from m6rec_jax.data.rendering.dialogue_files import Dialogue, read_inspired, read_redial
-from m6rec_jax.data.rendering.dialogues import DialogueOptions, Dialogues
+from m6rec_jax.data.rendering.corpora import prepare_corpus
+from m6rec_jax.data.rendering.dialogues import (
+    Dialogue,
+    DialogueOptions,
+    Dialogues,
+    Turn,
+    read_inspired,
+    read_redial,
+)
 from m6rec_jax.data.splitting.splits import PARTS, by_name
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
@@ -128,9 +134,7 @@ def test_files_of_parts(tmp_path):
         prepare_corpus(Dialogues(folder), tmp_path)
     spec["files"]["test"] = "test.jsonl"
     (folder / "dialogues.json").write_text(json.dumps(spec))
-    assert Dialogues(folder).summary() == (
-        "talks: 41 dialogues, 81 turns; 3 items, recommended 41 times"
-    )
+    assert Dialogues(folder).summary() == ("talks: 41 dialogues (40 train, 1 test)")
     prepared = prepare_corpus(Dialogues(folder, DialogueOptions(1)), tmp_path, progress=False)
     assert {row["user_id"] for row in read_rows(prepared, "replies", "test")} == {"99"}
     assert prepared.num_rows("replies")["train"] + prepared.num_rows("replies")["validation"] == 40
@@ -149,7 +153,7 @@ def test_files_of_parts(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "inspire"}, "did you mean 'inspired'"),
+        ({"format": "inspire"}, "format"),
         ({"files": "none.tsv"}, r"none\.tsv does not exist"),
         ({"file": "dev.tsv"}, "did you mean 'files'"),
     ],

@@ -62,7 +62,7 @@ def built(name, raw, folder, build=films.build):
     shutil.copy(TASKS / name / "corpus.json", folder)
     counts = build(raw, folder)
     corpus = TextCorpus(folder)
-    texts = list(corpus.texts())
+    texts = [record.content for record in corpus.records]
     classes = [None if one.label is None else corpus.spec.classes[one.label] for one in texts]
     return texts, classes, {what: n for what, n in counts.items() if n}
 

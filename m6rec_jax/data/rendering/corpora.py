@@ -1,7 +1,7 @@
 """Corpora: folders of texts, dialogues or reviews, and how each becomes views of a prepared split.
 
 `texts`, `dialogues` and `reviews` each have a class that reads such a folder. What they share is
-here: records are split by name, rendered as a stream of rows, and written as views.
+here: lines of files, records that are split by name, and rows that are written as views.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import html
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -41,13 +42,22 @@ from m6rec_jax.io.progress import progress_bar
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 4
+_C1 = re.compile("[\x80-\x9f]")
 
 log = logging.getLogger(__name__)
-_Record = TypeVar("_Record")
+_Line = TypeVar("_Line")
+
+
+class Record(NamedTuple):
+    """A text, dialogue or review, which goes to one split as a whole."""
+
+    content: Any
+    name: str  # by which the split is drawn
+    split: str = ""  # that the files name, if any
 
 
 class ViewRow(NamedTuple):
-    """A row, the view and the split that it belongs to."""
+    """A row, and where it goes."""
 
     view: str
     split: str
@@ -63,7 +73,7 @@ class Corpus(abc.ABC):
       views: that are made.
 
     Attributes:
-      records: what is split, in the plural.
+      kind: what the records are, in the plural.
       split_options: options of splits by name, as the description has them.
       settings: for JSON, on which rows depend, too.
       manifest: what the manifest says of it, too.
@@ -72,24 +82,20 @@ class Corpus(abc.ABC):
       DataError: a file is missing.
     """
 
-    records: ClassVar[str]
+    kind: ClassVar[str]
     split_options: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}
     manifest: Mapping[str, Any] = {}
 
     def __init__(self, name: str, files: Sequence[Path], views: Sequence[str]) -> None:
         self.name, self.files, self.views = name, files, views
-        for path in files:
-            if not path.is_file():
-                raise DataError(f"{path} does not exist, and {files[0]} names it")
+        if missing := [path for path in files if not path.is_file()]:
+            raise DataError(f"{missing[0]} does not exist, and {files[0]} names it")
 
+    @property
     @abc.abstractmethod
-    def split_names(self) -> Iterator[tuple[str, str]]:
-        """Of each record the name by which it is split, and its split where files say it, else "".
-
-        Raises:
-          DataError: a record is broken, or there is none.
-        """
+    def records(self) -> Iterable[Record]:
+        """All records in the order of the files; raises DataError at a broken one."""
 
     @abc.abstractmethod
     def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
@@ -99,9 +105,11 @@ class Corpus(abc.ABC):
         """Writes what will lie beside the manifest, if anything; returns counts for it."""
         return {}
 
-    @abc.abstractmethod
     def summary(self) -> str:
-        """Reads all and says how much there is; raises DataError at the first broken record."""
+        """Reads all and says how much there is; raises DataError as `records`."""
+        counts = Counter(record.split or "without a split" for record in self.records)
+        named = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+        return f"{self.name}: {counts.total():,} {self.kind} ({named})"
 
 
 @gin.configurable
@@ -124,16 +132,15 @@ def prepare_corpus(
     by_group = Split.parse(split, corpus.split_options)
     if by_group.kind != "by_group":
         raise DataError(
-            f"split {split!r} needs users and times; {corpus.files[0]} describes {corpus.records}: "
+            f"split {split!r} needs users and times; {corpus.files[0]} describes {corpus.kind}: "
             "use 'by_group'"
         )
     names = corpus.name, by_group.name
     with (
         local_data_dir(out, *names) as data_dir,
-        locked_folder(folder_of(data_dir, *names), f"preparing {corpus.name}"),
+        locked_folder(folder := folder_of(data_dir, *names), f"preparing {corpus.name}"),
         contextlib.ExitStack() as stack,
     ):
-        folder = folder_of(data_dir, *names)
         targets = {view: views.tfds_folder(data_dir, *names, view) for view in corpus.views}
         columns = {view: views.COLUMNS[view] for view in targets}
         described = by_group.name, "by_group", dict(by_group.options)
@@ -150,9 +157,7 @@ def prepare_corpus(
         spool = stack.enter_context(scratch_folder(folder / "unfinished"))
         beside = stack.enter_context(scratch_folder(folder / "rendered"))
         record_splits = _record_splits(corpus, by_group)
-        counts: dict[str, Any] = {
-            corpus.records: {part: record_splits.count(part) for part in PARTS}
-        }
+        counts: dict[str, Any] = {corpus.kind: {part: record_splits.count(part) for part in PARTS}}
         counts |= corpus.write_items(record_splits, beside)
         rows = corpus.rows(record_splits)
         bar = progress_bar(rows, f"rendering {corpus.name}", unit=" rows", disable=not progress)
@@ -182,30 +187,15 @@ def _record_splits(corpus: Corpus, by_group: Split) -> list[str]:
 
     Without records for validation they are drawn from those for training.
     """
-    names, given = zip(*corpus.split_names(), strict=True)
-    codes = splits.by_name(names, **by_group.arguments())
-    stated = np.array([PARTS.index(split) if split else -1 for split in given], np.int8)
+    records = [(record.name, record.split) for record in corpus.records]
+    codes = splits.by_name([name for name, _ in records], **by_group.arguments())
+    stated = np.array([PARTS.index(split) if split else -1 for _, split in records], np.int8)
     is_drawn = stated < 0
     if VALIDATION not in stated:
         is_drawn |= (stated == TRAIN) & (codes == VALIDATION)
     codes = np.where(is_drawn, codes, stated)
-    splits.check_parts(codes, by_group.name, corpus.records)
+    splits.check_parts(codes, by_group.name, corpus.kind)
     return [PARTS[code] for code in codes.tolist()]
-
-
-def json_lines(path: Path, kind: type[_Record]) -> Iterator[tuple[int, _Record]]:
-    """The records of a file of JSON lines, with the numbers of their lines from 1.
-
-    Raises:
-      DataError: the file cannot be read, or a line is none of these records.
-    """
-    decoder = msgspec.json.Decoder(kind)
-    for number, line in numbered_lines(path):
-        try:
-            record = decoder.decode(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
-        yield number, record
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -223,38 +213,17 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path} cannot be read as UTF-8 ({error})") from error
 
 
-class Turn(NamedTuple):
-    """What one side of a dialogue says until the other one answers.
-
-    Attributes:
-      speaker: who says it.
-      text: that is said.
-      items: ids of the items that it names, in order.
+def json_lines(path: Path, kind: type[_Line]) -> Iterator[_Line]:
+    """The objects of a file of JSON lines; raises DataError as `numbered_lines`, or where a line is
+    none of them.
     """
-
-    speaker: str
-    text: str
-    items: Sequence[str] = ()
-
-
-def merged_turns(messages: Iterable[Turn]) -> list[Turn]:
-    """Turns of messages: those of one speaker that follow each other are one.
-
-    Texts are repaired, and messages without words left out. A turn names each item once.
-    """
-    turns: list[Turn] = []
-    for speaker, raw, items in messages:
-        text = repaired(raw)
-        if not text:
-            continue
-        if turns and turns[-1].speaker == speaker:
-            _, before, earlier = turns.pop()
-            text, items = f"{before} {text}", [*earlier, *items]
-        turns.append(Turn(speaker, text, tuple(dict.fromkeys(items))))
-    return turns
-
-
-_C1 = re.compile("[\x80-\x9f]")
+    decoder = msgspec.json.Decoder(kind)
+    for number, line in numbered_lines(path):
+        try:
+            decoded = decoder.decode(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+        yield decoded
 
 
 def repaired(text: str) -> str:

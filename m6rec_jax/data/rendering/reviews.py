@@ -30,7 +30,7 @@ from typing import Any, Literal
 import msgspec
 
 from m6rec_jax.data.dataset.schema import load_json, parsed
-from m6rec_jax.data.rendering.corpora import Corpus, ViewRow, json_lines
+from m6rec_jax.data.rendering.corpora import Corpus, Record, ViewRow, json_lines
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.format_strings import text_of
 
@@ -49,38 +49,33 @@ class ReviewSpec(msgspec.Struct, frozen=True):
     licence: str = ""
 
 
+class Said(msgspec.Struct, frozen=True, array_like=True):
+    """What a sentence of a review says: a feature, an opinion of it, and whether that is good."""
+
+    feature: str
+    opinion: str
+    sentence: str
+    sentiment: Any
+
+
 class Review(msgspec.Struct, frozen=True):
     """One review, as a line of the file has it."""
 
     user: str | int
     item: str | int
-    template: tuple[str, str, str, Any]
+    template: Said
     split: Literal["train", "validation", "test", ""] = ""
 
     def __post_init__(self) -> None:
-        if not all(map(text_of, (str(self.user), str(self.item), self.feature, self.sentence))):
+        said = self.template
+        if not all(map(text_of, (str(self.user), str(self.item), said.feature, said.sentence))):
             raise ValueError("user, item, feature and sentence must not be empty")
-
-    @property
-    def feature(self) -> str:
-        """What the sentence speaks of."""
-        return self.template[0]
-
-    @property
-    def remark(self) -> str:
-        """Opinion and feature, such as "great pool"."""
-        return f"{self.template[1]} {self.feature}".strip()
-
-    @property
-    def sentence(self) -> str:
-        """The explanation to be generated."""
-        return self.template[2]
 
 
 class Reviews(Corpus):
     """A folder of reviews; raises DataError where `reviews.json` is missing or does not fit."""
 
-    records = "reviews"
+    kind = "reviews"
 
     def __init__(self, directory: str | Path) -> None:
         path = Path(directory) / REVIEWS_FILE
@@ -88,49 +83,43 @@ class Reviews(Corpus):
         super().__init__(spec.name, [path, path.parent / spec.file], (VIEW,))
 
     @functools.cached_property
-    def reviews(self) -> list[Review]:
-        """In the order of the file; raises DataError where a line is none, or there is none."""
-        reviews = [review for _, review in json_lines(self.files[1], Review)]
-        if not reviews:
+    def records(self) -> Sequence[Record]:
+        """All reviews; raises DataError where a line is none, or there is none."""
+        reviews = enumerate(json_lines(self.files[1], Review))
+        records = [Record(review, str(number), review.split) for number, review in reviews]
+        if not records:
             raise DataError(f"{self.files[1]} holds no review")
-        return reviews
-
-    def split_names(self) -> Iterator[tuple[str, str]]:
-        return ((str(row), review.split) for row, review in enumerate(self.reviews))
+        return records
 
     def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
         features: dict[str, Counter[str]] = defaultdict(Counter)
         remarks: dict[str, Counter[str]] = defaultdict(Counter)
-        for review, split in zip(self.reviews, record_splits, strict=True):
+        rows = [
+            (review, f"{review.template.opinion} {review.template.feature}".strip(), split)
+            for (review, _, _), split in zip(self.records, record_splits, strict=True)
+        ]
+        for review, remark, split in rows:
             if split == "train":
-                features[str(review.user)][review.feature] += 1
-                remarks[str(review.item)][review.remark] += 1
-        for index, (review, split) in enumerate(zip(self.reviews, record_splits, strict=True)):
+                features[str(review.user)][review.template.feature] += 1
+                remarks[str(review.item)][remark] += 1
+        for index, (review, remark, split) in enumerate(rows):
+            user, said = str(review.user), review.template
             # A training review would otherwise say what is to be written.
             itself = int(split == "train")
-            of_user = _most_common(features[str(review.user)], review.feature, itself)
-            of_item = _most_common(remarks[str(review.item)], review.remark, itself)
+            of_user = _most_common(features[user], said.feature, itself)
+            of_item = _most_common(remarks[str(review.item)], remark, itself)
+            source = [of_user and f"writes of {of_user}", of_item and f"others say {of_item}"]
             row = {
                 "text_id": str(index),
                 "text_index": index,
-                "user_id": str(review.user),
-                "item_indices": [],
-                "seen_indices": [],
-                "liked_indices": [],
-                "source": [
-                    of_user and f"writes of {of_user}",
-                    of_item and f"others say {of_item}",
-                ],
-                "prefix": f"{review.feature}:",
-                "target": review.sentence,
-                "features": [review.feature],
+                "user_id": user,
+                **dict.fromkeys(("item_indices", "seen_indices", "liked_indices"), ()),
+                "source": source,
+                "prefix": f"{said.feature}:",
+                "target": said.sentence,
+                "features": [said.feature],
             }
             yield ViewRow(VIEW, split, row)
-
-    def summary(self) -> str:
-        counts = Counter(review.split or "without a split" for review in self.reviews)
-        given = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-        return f"{self.name}: {len(self.reviews):,} reviews ({given})"
 
 
 def _most_common(counts: Counter[str], name: str, fewer: int) -> str:

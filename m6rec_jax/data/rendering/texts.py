@@ -25,10 +25,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +35,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.dataset import columns, files
 from m6rec_jax.data.dataset.reading import read_rows
 from m6rec_jax.data.dataset.schema import declared, load_json, parsed
-from m6rec_jax.data.rendering.corpora import Corpus, ViewRow
+from m6rec_jax.data.rendering.corpora import Corpus, Record, ViewRow
 from m6rec_jax.data.store.views import TEXT_VIEWS
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -69,14 +68,8 @@ class TextColumns:
     @property
     def kinds(self) -> dict[str, str]:
         """The columns that the texts file must have, and what is in each."""
-        kinds = {
-            self.id: columns.ID,
-            self.group: "string",
-            self.text: "string",
-            self.turns: "list<string>",
-            self.about: "string",
-            self.label: "string",
-        }
+        of_strings = dict.fromkeys((self.group, self.text, self.about, self.label), "string")
+        kinds = {self.id: columns.ID, self.turns: "list<string>", **of_strings}
         return {name: kind for name, kind in kinds.items() if name is not None}
 
 
@@ -96,10 +89,8 @@ class CorpusSpec:
         if self.texts.label is None:
             if self.classes:
                 raise ValueError("'classes' are given, but 'texts.label' names no column")
-        elif len(set(self.classes)) < max(2, len(self.classes)):
-            raise ValueError(
-                f"'classes' must be two different names or more, not {list(self.classes)!r}"
-            )
+        elif len({*self.classes}) < max(2, len(self.classes)):
+            raise ValueError("'classes' must be two different names or more")
         elif not self.question.strip():
             raise ValueError("'question' is missing: what is asked of a text with a label")
 
@@ -110,23 +101,14 @@ class CorpusSpec:
         return parsed(load_json(path), cls, str(path))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Text:
-    """One text.
+class Text(NamedTuple):
+    """One text, or one dialogue."""
 
-    Attributes:
-      id: unique in the corpus.
-      group: texts of one group stay in one split.
-      about: what it is about, "" where nothing is said.
-      turns: of a dialogue, or the text as the only one; never empty.
-      label: number of its class, None where it has none.
-    """
-
-    id: str
-    group: str
-    about: str
-    turns: tuple[str, ...]
-    label: int | None = None
+    id: str  # unique in the corpus
+    group: str  # texts of one group stay in one split
+    about: str  # what it is about, "" where nothing is said
+    turns: tuple[str, ...]  # of a dialogue, or the text as the only one; never empty
+    label: int | None = None  # number of its class, None where it has none
 
 
 class TextCorpus(Corpus):
@@ -136,7 +118,7 @@ class TextCorpus(Corpus):
       DataError: no or a wrong `corpus.json`, a missing file or column, a damaged file.
     """
 
-    records = "texts"
+    kind = "texts"
 
     def __init__(self, directory: str | Path) -> None:
         directory = Path(directory)
@@ -148,7 +130,8 @@ class TextCorpus(Corpus):
         self.manifest = {"corpus_spec": declared(self.spec)}
         super().__init__(self.spec.name, [directory / CORPUS_FILE, *self._tables], views)
 
-    def texts(self) -> Iterator[Text]:
+    @property
+    def records(self) -> Iterator[Record]:
         """Streams the texts in the order of the files.
 
         Raises:
@@ -158,54 +141,36 @@ class TextCorpus(Corpus):
         spec, classes = self.spec.texts, self.spec.classes
         ids: set[str] = set()
         for path, row, values in read_rows(self._tables, spec.kinds):
-            named: dict[str | None, Any] = dict(zip(spec.kinds, values, strict=True))
-            identifier, group, label = named[spec.id], named[spec.group], named.get(spec.label)
-            column = spec.text or spec.turns
-            turns = named[column] or () if spec.turns else (named[column],)
-            turns = tuple(turn for turn in turns if text_of(turn))
-            problem = None
+            value_of: dict[str | None, Any] = dict(zip(spec.kinds, values, strict=True))
+            id_, group, label = value_of[spec.id], value_of[spec.group], value_of.get(spec.label)
+            turns = value_of[spec.turns] or () if spec.turns else (value_of[spec.text],)
+            turns = tuple(filter(text_of, turns))
+            problem = ""
             if group is None:
                 problem = f"column {spec.group!r}: the value is missing"
-            elif identifier in ids:
-                problem = f"the {spec.id} {identifier!r} occurs twice"
+            elif id_ in ids:
+                problem = f"the {spec.id} {id_!r} occurs twice"
             elif not turns:
-                problem = f"column {column!r}: the text has no words"
-            elif label is not None and label not in classes:
-                problem = (
-                    f"column {spec.label!r}: {label!r} is none of the classes "
-                    f"({', '.join(classes)}){did_you_mean(label, classes)}"
-                )
-            if problem is not None:
+                problem = f"column {spec.text or spec.turns!r}: the text has no words"
+            elif label not in (None, *classes):
+                near = did_you_mean(str(label), classes)
+                problem = f"column {spec.label!r}: {label!r} is none of {', '.join(classes)}{near}"
+            if problem:
                 raise DataError(f"{path}, row {row}: {problem}")
-            ids.add(identifier)
+            ids.add(id_)
             number = None if label is None else classes.index(label)
-            yield Text(identifier, group, named.get(spec.about) or "", turns, number)
-
-    def split_names(self) -> Iterator[tuple[str, str]]:
-        return ((text.group, "") for text in self.texts())
+            yield Record(Text(id_, group, value_of.get(spec.about) or "", turns, number), group)
 
     def rows(self, record_splits: Sequence[str]) -> Iterator[ViewRow]:
-        for index, (text, split) in enumerate(zip(self.texts(), record_splits, strict=True)):
+        pairs = zip(self.records, record_splits, strict=True)
+        for index, ((text, _, _), split) in enumerate(pairs):
             for document in documents(text):
                 yield ViewRow("documents", split, document)
             if text.label is not None:
                 # What the text is about is left out: the class is to be read off the text alone.
-                row = {
-                    "text_id": text.id,
-                    "text_index": index,
-                    "group": text.group,
-                    "source": list(text.turns),
-                    "question": self.spec.question,
-                    "label": text.label,
-                }
+                row = {"text_id": text.id, "text_index": index, "group": text.group}
+                row |= {"source": text.turns, "question": self.spec.question, "label": text.label}
                 yield ViewRow("labelled_texts", split, row)
-
-    def summary(self) -> str:
-        texts = [(text.group, text.label) for text in self.texts()]
-        counts = Counter(label for _, label in texts)
-        labels = ", ".join(f"{counts[n]:,} {name}" for n, name in enumerate(self.spec.classes))
-        groups = len({group for group, _ in texts})
-        return f"{self.name}: {len(texts):,} texts of {groups:,} groups{labels and f'; {labels}'}"
 
 
 def documents(text: Text) -> Iterator[dict[str, Any]]:
@@ -218,17 +183,19 @@ def documents(text: Text) -> Iterator[dict[str, Any]]:
 
 def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:
     """Writes `corpus.json` and `texts.parquet`, which `spec` must not call otherwise."""
-    names = spec.texts
-    values: dict[str | None, list[Any]] = {
-        names.id: [text.id for text in texts],
-        names.group: [text.group for text in texts],
-        names.text: [text.turns[0] for text in texts],
-        names.turns: [list(text.turns) for text in texts],
-        names.about: [text.about or None for text in texts],
-        names.label: [None if text.label is None else spec.classes[text.label] for text in texts],
-    }
-    schema = columns.arrow_schema(names.kinds)
-    table = pa.table({name: values[name] for name in names.kinds}, schema)
+    names, classes = spec.texts, (*spec.classes, None)
+    rows = [
+        {
+            names.id: text.id,
+            names.group: text.group,
+            names.text: text.turns[0],
+            names.turns: text.turns,
+            names.about: text.about or None,
+            names.label: classes[-1 if text.label is None else text.label],
+        }
+        for text in texts
+    ]
+    table = pa.Table.from_pylist(rows, columns.arrow_schema(names.kinds))
     pq.write_table(table, folder / "texts.parquet", compression="zstd")
     content = json.dumps(declared(spec), indent=2, ensure_ascii=False)
     (folder / CORPUS_FILE).write_text(content + "\n", "utf-8")

@@ -70,52 +70,41 @@ def train_on_prepared(
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
       DataError: something is not prepared, or there is no such view, or one without training rows.
     """
-    has_name = bool(shared or output) if sources else not shared
-    if bool(sources) == bool(dataset) or not has_name:
+    if bool(sources) == bool(dataset) or (not (shared or output) if sources else shared):
         raise ConfigError(
             "train_on_prepared needs either a dataset, or sources and train_on_prepared.shared, "
             f"not dataset={dataset!r}, sources={tuple(sources)!r} and shared={shared!r}"
         )
     sources = sources or [(str(dataset), split, views)]
-    opened: dict[bool, list[tuple[Prepared, Sequence[str]]]] = {True: [], False: []}
-    num_rows = 0
-    words_of_labels: dict[str, None] = {}
-    unwritten: list[tuple[tuple[str, ...], int]] = []
-    for name, of_split, of_views in sources:
-        prepared = Prepared.open(data_dir, name, of_split)
-        there = {view: entry.rows for view, entry in prepared.manifest.views.items()}
-        rows = {view: there.get(check_view(view), {}).get("train", 0) for view in of_views}
-        if empty := [view for view in rows if not rows[view]]:
-            raise DataError(
-                f"{prepared.folder}: the view {empty[0]!r} is not prepared, or has no training "
-                "rows; name those whose text is to be read in train_on_prepared.views or .sources "
-                f"(prepared: {', '.join(there)})"
-            )
-        num_rows += sum(rows.values())
-        opened[prepared.has_template].append((prepared, of_views))
-        if prepared.has_template:
-            words = prepared.outcome_words() or ()
-            labels = [outcome.text for outcome in prepared.template().outcomes]
-            words_of_labels |= dict.fromkeys([*labels, *words])
-            if "groups" in rows and "label" not in prepared.dataset_spec:
-                # What came of sampled negatives stands in no text.
-                unwritten.append((words, rows["groups"]))
+    opened = [(Prepared.open(data_dir, *names), of_views) for *names, of_views in sources]
+    num_rows = sum(_train_rows(*one) for one in opened)
     # The data set's own tasks look beside its manifest.
     name = shared or folder_of(data_dir, *sources[0][:2]).name
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
     check_writable(path.parent)
 
     def texts(has_template: bool) -> Iterator[str]:
-        for prepared, of_views in opened[has_template]:
-            yield from training_texts(prepared, of_views, bar.update)
-        for words, number in unwritten if has_template else ():
-            yield from words * number
+        for prepared, of_views in opened:
+            if prepared.has_template == has_template:
+                yield from training_texts(prepared, of_views, bar.update)
 
+    def rendered() -> Iterator[str]:
+        yield from texts(has_template=True)
+        for prepared, of_views in of_tables:
+            # What came of sampled negatives stands in no text.
+            if "groups" in of_views and "label" not in prepared.dataset_spec:
+                yield from (prepared.outcome_words() or ()) * _train_rows(prepared, ["groups"])
+
+    of_tables = [one for one in opened if one[0].has_template]
+    words_of_labels: dict[str, None] = {}
+    for prepared, _ in of_tables:
+        labels = [outcome.text for outcome in prepared.template().outcomes]
+        words_of_labels |= dict.fromkeys([*labels, *(prepared.outcome_words() or ())])
     bar = progress_bar(total=num_rows, desc="reading text", unit=" rows", disable=not progress)
     with bucket_copies() as copies, bar:
         copies.fetch(path)  # one that is there is not overwritten
         train_vocabulary(
-            texts(has_template=True),
+            rendered(),
             copies.of(path),
             prose=texts(has_template=False),
             keep_apart=list(words_of_labels),
@@ -123,3 +112,15 @@ def train_on_prepared(
         )
         copies.store(path)
     return str(path)
+
+
+def _train_rows(prepared: Prepared, views: Sequence[str]) -> int:
+    """Number of the views' training rows; raises DataError where one has none."""
+    rows = {view: prepared.manifest.view(check_view(view)).rows.get("train", 0) for view in views}
+    if empty := [view for view in rows if not rows[view]]:
+        raise DataError(
+            f"{prepared.folder}: the view {empty[0]!r} is not prepared, or has no training rows; "
+            "name those whose text is to be read in train_on_prepared.views or .sources (prepared: "
+            f"{', '.join(prepared.manifest.views)})"
+        )
+    return sum(rows.values())
