@@ -70,10 +70,8 @@ def test_bad_rows_are_named(tmp_path, rows, where):
     ("changes", "key"),
     [
         ({"texts": {"id": "note", "group": "film"}}, "'turns'"),
-        ({"classes": ["sad"]}, "'classes'"),
         ({"classes": ["sad", "sad"]}, "'classes'"),
         ({"question": ""}, "'question'"),
-        ({"clases": ["sad", "merry"]}, "'clases'"),
         ({"texts": {"id": "note", "group": "film", "text": "words"}}, "'texts.label'"),
         ({"texts": {**SPEC["texts"], "label": "feeling"}}, "'feeling'"),
     ],
@@ -140,11 +138,6 @@ def test_preparing_again_does_nothing_unless_something_changed(notes, tmp_path, 
             notes.files[1].write_text(before)
     prepare_corpus(notes, tmp_path, progress=False)
     assert manifest.stat().st_mtime_ns != first
-
-
-def test_splits_of_tables_do_not_fit_texts(notes, tmp_path):
-    with pytest.raises(DataError, match="'per_user_temporal' needs users and times"):
-        prepare_corpus(notes, tmp_path, "per_user_temporal", progress=False)
 
 
 @pytest.mark.usefixtures("no_gin")

@@ -275,12 +275,6 @@ def test_broken_lines_of_redial_are_named(tmp_path, broken):
         list(read_redial(path))
 
 
-def test_files_that_are_no_text_are_refused(tmp_path):
-    (tmp_path / "b.tsv").write_bytes(b"dialog_id\xff\n")
-    with pytest.raises(DataError, match=r"b\.tsv"):
-        list(read_inspired(tmp_path / "b.tsv"))
-
-
 @given(st.lists(st.tuples(st.sampled_from([7, 9]), st.text(max_size=20)), max_size=6))
 def test_speakers_take_turns_and_nothing_is_lost(tmp_path_factory, said):
     path = tmp_path_factory.mktemp("redial") / "a.jsonl"
