@@ -46,7 +46,7 @@ from benchmarks.random_models import greedy_program, random_variables, random_wo
 from benchmarks.results_file import Row, add_rows, results_path, told_rows
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
-from m6rec_jax.checkpoints.t5_tensors import Weights
+from m6rec_jax.checkpoints.t5_weights import Weights
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.candidates.scorer import CandidateScorer, as_read
 from m6rec_jax.engine.engine import EngineOptions

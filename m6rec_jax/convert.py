@@ -25,14 +25,12 @@ from m6rec_jax.checkpoints.formats import (
     HUGGING_FACE,
     OURS,
     SCALABLE_T5,
-    T5X,
     T5X_BRIDGE,
     Location,
 )
 from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
     from_model_config,
-    huggingface_mapping,
     read_huggingface,
     write_huggingface,
 )
@@ -46,9 +44,9 @@ from m6rec_jax.checkpoints.location import (
 from m6rec_jax.checkpoints.manifest import RunDescription, warn_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
-from m6rec_jax.checkpoints.t5x import read_t5x, t5x_mapping, write_t5x
-from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, checkpoint_of_step
+from m6rec_jax.checkpoints.t5_weights import Weights, plain_config, with_rows
+from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
+from m6rec_jax.checkpoints.t5x_files import checkpoint_folder
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import (
@@ -59,7 +57,6 @@ from m6rec_jax.engine.model_folder import (
     variable_targets,
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.io.atomic import check_new
 from m6rec_jax.io.buckets import kept_copy
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
@@ -87,7 +84,6 @@ def convert(
     *,
     vocabulary_file: Path | None = None,
     model_type: str | None = None,
-    dry_run: bool = False,
 ) -> str:
     """Converts a backbone and returns a summary.
 
@@ -100,11 +96,10 @@ def convert(
         brings its own.
       model_type: of a Hugging Face target: 't5', 'mt5' or 'umt5'; None: that of the source, if it
         came from Hugging Face, else by its arithmetic.
-      dry_run: only list what would be done, tensor by tensor.
 
     Raises:
       ConfigError: an unknown format, twice the same, a model that the target cannot hold, or a
-        vocabulary that is missing or would not be used.
+        vocabulary that would not be used.
       CheckpointError: the source is no such checkpoint, is damaged or does not fit; the target
         exists.
     """
@@ -113,52 +108,48 @@ def convert(
         raise ConfigError(f"{source} and {target} are both of the format {here.format}")
     if model_type is not None and there.format != HUGGING_FACE:
         raise ConfigError(f"--model-type {model_type} is for --to {HUGGING_FACE}:FOLDER alone")
-    if vocabulary_file is not None:
-        _check_vocabulary(vocabulary_file, here, there)
-    if T5X_BRIDGE in (here.format, there.format):
-        return _exchanged(here, there, dry_run)
-    vocabulary_file = vocabulary_file or _vocabulary_of(here)
-    _check_target(there)
-    weights, step = _read(here, dry_run)
-    mapping = weights.mapping
-    if there.format in (T5X, SCALABLE_T5):
-        check_new(checkpoint_of_step(there.folder, step))
-    if model_type is not None:
-        weights = replace(weights, model_type=model_type)
-    vocabulary = None
-    if there.format in (OURS, HUGGING_FACE) and vocabulary_file is not None:
-        vocabulary = Vocabulary(vocabulary_file)
-        _check_rows(weights, vocabulary)
-        if there.format == OURS:
-            weights = _for_vocabulary(weights, vocabulary)
-    if there.format != OURS:
-        # Raises where the target cannot hold the model, in a dry run, too.
-        mapping = "\n\n".join(filter(None, (mapping, _mapping(weights, there))))
-    if not dry_run:
-        _write(weights, there, step, vocabulary, vocabulary_file, source)
-    size = sum(int(np.prod(shape)) for shape in leaf_shapes(weights.config).values())
-    summary = [
-        f"{'would write' if dry_run else 'wrote'} {size:,} parameters to {there.folder}",
-        *weights.notes,
-        *_vocabulary_notes(weights.config, there, vocabulary, vocabulary_file),
-        *_type_notes(weights, there),
-        "the model in gin:",
-        *(f"  {line}" for line in gin_lines(weights.config)),
-    ]
-    return "\n".join([mapping, ""] * dry_run + summary)
-
-
-def _check_vocabulary(file: Path, here: Location, there: Location) -> None:
-    if here.format == T5X_BRIDGE or there.format not in (OURS, HUGGING_FACE):
+    holds_vocabulary = there.format in (OURS, HUGGING_FACE) and here.format != T5X_BRIDGE
+    if vocabulary_file is not None and not holds_vocabulary:
         raise ConfigError(
-            f"--vocabulary {file} would not be used from {here.format} to {there.format}; leave it "
-            "out"
+            f"--vocabulary {vocabulary_file} would not be used from {here.format} to "
+            f"{there.format}; leave it out"
         )
-    if not file.is_file():
-        raise ConfigError(f"--vocabulary {file}: there is no such file")
+    if T5X_BRIDGE in (here.format, there.format):
+        return _exchanged(here, there)
+    if there.format == OURS:
+        _check_no_run(there.folder)
+    vocabulary_file = vocabulary_file or _vocabulary_of(here)
+    weights, step = _read(here)
+    weights = replace(weights, model_type=model_type or weights.model_type)
+    vocabulary = None
+    if holds_vocabulary and vocabulary_file is not None:
+        vocabulary = Vocabulary(vocabulary_file)
+        weights = _for_vocabulary(weights, vocabulary, may_grow=there.format == OURS)
+    notes = [*weights.notes]
+    if there.format == OURS:
+        _write_ours(weights, there.folder, vocabulary, source)
+        if vocabulary is None:
+            notes.append(
+                "no vocabulary given (--vocabulary): good for INITIAL_CHECKPOINT_PATH, but not for "
+                "load_model, and nothing checks that token ids mean the same"
+            )
+        elif spare := weights.config.vocab_size - vocabulary.size:
+            notes.append(f"{spare} rows beyond the vocabulary's {vocabulary.size} are kept")
+    elif there.format == HUGGING_FACE:
+        write_huggingface(weights, there.folder, vocabulary_file=vocabulary_file)
+        if vocabulary is None:
+            notes.append("no vocabulary found or given (--vocabulary): it has no tokenizer")
+        written = from_model_config(weights.config, weights.model_type)["model_type"]
+        hint = "" if weights.model_type else " (--model-type says otherwise, of mT5 for instance)"
+        notes.append(f"transformers' Auto classes take it for {written!r}{hint}")
+    else:
+        write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
+    size = sum(leaf.size for leaf in weights.leaves.values())
+    lines = [f"wrote {size:,} parameters to {there.folder}", *notes, "the model in gin:"]
+    return "\n".join([*lines, *(f"  {line}" for line in gin_lines(weights.config))])
 
 
-def _exchanged(here: Location, there: Location, dry_run: bool) -> str:
+def _exchanged(here: Location, there: Location) -> str:
     """Moves a run to or from t5x."""
     if OURS not in (here.format, there.format):
         raise ConfigError(
@@ -167,15 +158,9 @@ def _exchanged(here: Location, there: Location, dry_run: bool) -> str:
         )
     # Converted in its own folder, a run has beside it what it needs.
     if there.format == OURS and there.folder != checkpoint_folder(here.folder).parent:
-        _check_target(there)
-    move = to_t5x if here.format == OURS else from_t5x
-    exchanged = move(here.folder, there.folder, dry_run=dry_run)
-    size = sum(int(np.prod(shape)) for shape in exchanged.shapes.values())
-    summary = (
-        f"{'would write' if dry_run else 'wrote'} {size:,} parameters of step {exchanged.step}, "
-        f"prompts included, to {there.folder}"
-    )
-    return "\n".join([exchanged.mapping, ""] * dry_run + [summary])
+        _check_no_run(there.folder)
+    step, size = (to_t5x if here.format == OURS else from_t5x)(here.folder, there.folder)
+    return f"wrote {size:,} parameters of step {step}, prompts included, to {there.folder}"
 
 
 def gin_lines(config: ModelConfig) -> list[str]:
@@ -192,16 +177,15 @@ def gin_lines(config: ModelConfig) -> list[str]:
     return lines
 
 
-def _read(place: Location, dry_run: bool) -> tuple[Weights, int]:
-    """A backbone, without values in a dry run, and its step."""
+def _read(place: Location) -> tuple[Weights, int]:
+    """A backbone and its step."""
     if place.format == OURS:
-        return _read_ours(place.folder, dry_run)
+        return _read_ours(place.folder)
     # `read_t5x` recognises both layouts.
-    read = read_huggingface if place.format == HUGGING_FACE else read_t5x
-    return read(place.folder, with_values=not dry_run), 0
+    return (read_huggingface if place.format == HUGGING_FACE else read_t5x)(place.folder), 0
 
 
-def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
+def _read_ours(folder: Path) -> tuple[Weights, int]:
     location = locate(folder)
     manifest = read_manifest(location)
     if location.folder != absolute(folder):
@@ -210,61 +194,25 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
     notes = []
     if left := len(manifest.tensors.get(PROMPTS, {})):
         notes.append(f"{left} tensors of prompts stay behind: T5 has no place for them")
-    if config.late_layers_start:
-        notes.append(
-            f"late interaction (L' = {config.late_layers_start}) stays behind: without it outputs "
-            "differ"
-        )
-    if config.cross_attention_at != "all":
-        notes.append(
-            f"cross attention at {config.cross_attention_at} alone stays behind: without it "
-            "outputs differ"
-        )
     none = plain_config()
     plain = config.replace(prompts=none.prompts, **{name: getattr(none, name) for name in _LATE})
-    leaves = {}
-    if not dry_run:
-        shapes = variable_targets(M6Rec(plain))["params"]
-        params = restore_item(location, manifest, PARAMS, shapes, config)
-        leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    if late := [n for n in _LATE if getattr(config, n) != getattr(plain, n)]:
+        notes.append(f"{', '.join(late)}: without what these set, outputs differ")
+    shapes = variable_targets(M6Rec(plain))["params"]
+    params = restore_item(location, manifest, PARAMS, shapes, config)
+    leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     model_type = manifest.extra.get(_MODEL_TYPE)
     return Weights(plain, leaves, tuple(notes), model_type), location.step
 
 
-def _mapping(weights: Weights, there: Location) -> str:
-    if there.format == HUGGING_FACE:
-        return huggingface_mapping(weights)
-    return t5x_mapping(weights, scanned=there.format == SCALABLE_T5)
-
-
-def _write(
-    weights: Weights,
-    there: Location,
-    step: int,
-    vocabulary: Vocabulary | None,
-    vocabulary_file: Path | None,
-    source: str,
-) -> None:
-    if there.format == OURS:
-        _write_ours(weights, there.folder, vocabulary, source)
-    elif there.format == HUGGING_FACE:
-        write_huggingface(weights, there.folder, vocabulary_file=vocabulary_file)
-    else:
-        write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
-
-
-def _check_target(there: Location) -> None:
-    """Raises CheckpointError where something would be overwritten."""
-    if there.format == HUGGING_FACE:
-        check_new(there.folder)
-    if there.format != OURS:
-        return  # their checkpoints may lie beside others
-    if steps := list_steps(there.folder / CHECKPOINTS_FOLDER):
-        raise CheckpointError(f"{there.folder} has a checkpoint already (step {steps[-1]})")
+def _check_no_run(folder: Path) -> None:
+    """Raises CheckpointError where a run would be overwritten."""
+    if steps := list_steps(folder / CHECKPOINTS_FOLDER):
+        raise CheckpointError(f"{folder} has a checkpoint already (step {steps[-1]})")
     for name in (ASSETS_FOLDER, CONFIG_FILE):
-        if (there.folder / name).exists():
+        if (folder / name).exists():
             raise CheckpointError(
-                f"{there.folder} is a run already, though without a checkpoint: it has {name}; "
+                f"{folder} is a run already, though without a checkpoint: it has {name}; "
                 "name a new folder"
             )
 
@@ -286,33 +234,28 @@ def _write_ours(weights: Weights, folder: Path, vocabulary: Vocabulary | None, s
 
 def _vocabulary_of(place: Location) -> Path | None:
     """The vocabulary in a source; for a step's folder, that of its run."""
+    candidates = []
     if place.format == HUGGING_FACE:
         candidates = [place.folder / SPIECE_FILE]
     elif place.format == OURS:
-        folders = [place.folder]
-        if place.folder.name == CHECKPOINTS_FOLDER:
-            folders.append(place.folder.parent)
-        elif place.folder.parent.name == CHECKPOINTS_FOLDER:
-            folders.append(place.folder.parent.parent)
+        folders = (place.folder, place.folder.parent, place.folder.parent.parent)
         candidates = [folder / ASSETS_FOLDER / VOCABULARY_FILE for folder in folders]
-    else:
-        candidates = []
     return next((kept_copy(path) for path in candidates if path.exists()), None)
 
 
-def _check_rows(weights: Weights, vocabulary: Vocabulary) -> None:
-    """Raises CheckpointError where a model has fewer rows than the vocabulary pieces of text."""
+def _for_vocabulary(weights: Weights, vocabulary: Vocabulary, *, may_grow: bool) -> Weights:
+    """The same model, with a row for every id of the vocabulary if it may grow.
+
+    Raises CheckpointError where it has fewer rows than the vocabulary has pieces of text.
+    """
     rows = weights.config.vocab_size
     if rows < vocabulary.num_pieces:
         raise CheckpointError(
             f"the model has {rows} rows, but {vocabulary.model_file} has {vocabulary.num_pieces} "
             "pieces: it is not this model's vocabulary"
         )
-
-
-def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
-    """The same model with a row for every id of the vocabulary."""
-    rows = weights.config.vocab_size
+    if not may_grow:
+        return weights
     controls = sorted({*vocabulary.special_ids, vocabulary.user_id, vocabulary.blank_id})
     untrained = [id_ for id_ in controls if vocabulary.num_pieces <= id_ < rows]
     if untrained:
@@ -322,28 +265,3 @@ def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
         )
         weights = replace(weights, notes=(*weights.notes, note))
     return with_rows(weights, max(rows, vocabulary.size), vocabulary.num_pieces)
-
-
-def _vocabulary_notes(
-    config: ModelConfig, there: Location, vocabulary: Vocabulary | None, file: Path | None
-) -> list[str]:
-    if there.format == HUGGING_FACE and file is None:
-        return ["no vocabulary found or given (--vocabulary): the model goes without a tokenizer"]
-    if there.format != OURS:
-        return []
-    if vocabulary is None:
-        return [
-            "no vocabulary given (--vocabulary): good for INITIAL_CHECKPOINT_PATH, but not for "
-            "load_model, and nothing checks that token ids mean the same"
-        ]
-    spare = config.vocab_size - vocabulary.size
-    return [f"{spare} rows beyond the vocabulary's {vocabulary.size} are kept"] if spare else []
-
-
-def _type_notes(weights: Weights, there: Location) -> list[str]:
-    """The type of a Hugging Face target; raises ConfigError as `from_model_config`."""
-    if there.format != HUGGING_FACE:
-        return []
-    model_type = from_model_config(weights.config, weights.model_type)["model_type"]
-    hint = "" if weights.model_type else " (--model-type says otherwise, of mT5 for instance)"
-    return [f"transformers' Auto classes take it for {model_type!r}{hint}"]

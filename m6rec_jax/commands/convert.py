@@ -23,7 +23,6 @@ def add_commands(commands: Any) -> None:
         choices=("t5", "mt5", "umt5"),
         help="what a Hugging Face target is (default: what the source was there, else t5 or umt5)",
     )
-    convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -39,6 +38,5 @@ def run_convert(args: argparse.Namespace) -> None:
         args.target,
         vocabulary_file=args.vocabulary,
         model_type=args.model_type,
-        dry_run=args.dry_run,
     )
     print(report)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -38,8 +36,7 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.checkpoints.t5_names import Entry
-from m6rec_jax.checkpoints.t5_tensors import check_match, mapping_table
+from m6rec_jax.checkpoints.t5_weights import Entry, gather
 from m6rec_jax.checkpoints.t5x_files import (
     TARGET,
     checkpoint_folder,
@@ -55,29 +52,16 @@ from m6rec_jax.model import M6Rec, ModelConfig
 DESCRIPTION_FILE = "m6rec.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
-    """What was, or would be, moved.
-
-    Attributes:
-      step: of the checkpoint.
-      shapes: by our names ('params/…' or 'prompts/…').
-      mapping: t5x's tensors and ours, as text.
-    """
-
-    step: int
-    shapes: Mapping[str, tuple[int, ...]]
-    mapping: str
-
-
-def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchanged:
+def to_t5x(source: epath.Path, target: Path) -> tuple[int, int]:
     """Writes a run's newest checkpoint as `target/checkpoint_STEP`, which t5x restores.
 
     Args:
       source: MODEL_DIR of ours, or a step's folder; may be a bucket address.
       target: what would be MODEL_DIR of t5x. Its `m6rec.json` and `inference` are written, too, in
         place of those of an earlier conversion.
-      dry_run: only say what would be written.
+
+    Returns:
+      The step, and how many parameters were written.
 
     Raises:
       CheckpointError: no such checkpoint, damage, or the target has that step already, or is a run
@@ -88,11 +72,6 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
     if location.folder != absolute(source):
         warn_of_a_better_step(location.step, manifest)
     config = manifest.build_model_config()
-    shapes = _shapes(config)
-    entries = _entries(shapes)
-    exchanged = Exchanged(location.step, shapes, mapping_table(entries, {}, shapes))
-    if dry_run:
-        return exchanged
     if (target / DESCRIPTION_FILE).is_file():
         there = read_description(target)
         if (there.build_model_config(), there.vocabulary_fingerprint) != (
@@ -104,11 +83,8 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
             raise CheckpointError(f"{target} is a run under t5x, which goes on: name a new folder")
     restored = restore_model(location.folder)
     leaves = flatten({name: dict(tree) for name, tree in restored.variables.items()})
-    write_t5x_files(
-        {entry.name: np.asarray(leaves[entry.leaf], np.float32) for entry in entries},
-        target,
-        location.step,
-    )
+    arrays = {entry.name: np.asarray(leaves[entry.leaf], np.float32) for entry in _entries(config)}
+    write_t5x_files(arrays, target, location.step)
     run = RunDescription(config, manifest.vocabulary_fingerprint, manifest.trainable)
     own = location.folder.parent.parent
     is_converted = (target / DESCRIPTION_FILE).is_file() and (target / ASSETS_FOLDER).is_dir()
@@ -116,16 +92,18 @@ def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchan
         shutil.rmtree(target / ASSETS_FOLDER)  # an earlier one's, which may be of other tasks
     write_description(target, run)
     _copy_assets(own, epath.Path(target))
-    return exchanged
+    return location.step, sum(array.size for array in arrays.values())
 
 
-def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exchanged:
+def from_t5x(source: Path, target: epath.Path) -> tuple[int, int]:
     """Writes a checkpoint of a run under t5x as a run of ours, at its step.
 
     Args:
       source: MODEL_DIR of t5x (then its newest checkpoint), or a checkpoint's folder.
       target: MODEL_DIR of ours.
-      dry_run: only say what would be written.
+
+    Returns:
+      The step, and how many parameters were written.
 
     Raises:
       CheckpointError: no such checkpoint, one without `m6rec.json`, tensors that do not fit the
@@ -134,16 +112,12 @@ def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exch
     folder = checkpoint_folder(source)
     manifest = read_description(folder)
     config = manifest.build_model_config()
-    shapes = _shapes(config)
-    entries = _entries(shapes)
-    files = open_t5x(folder)
-    check_match(entries, files.found, str(folder))
-    exchanged = Exchanged(step_of(folder), shapes, mapping_table(entries, {}, shapes))
-    if dry_run:
-        return exchanged
     if steps := list_steps(target / CHECKPOINTS_FOLDER):
         raise CheckpointError(f"{target} has a checkpoint already (step {steps[-1]})")
-    trees = nested({entry.leaf: files.read(entry.name) for entry in entries})
+    files, entries = open_t5x(folder), _entries(config)
+    shapes = {entry.leaf: entry.flat for entry in entries}
+    leaves = gather(entries, shapes, files.specs, files.read, str(folder))
+    trees = nested(leaves)
     items = {item: jax.tree.map(jnp.asarray, trees.get(item, {})) for item in (PARAMS, PROMPTS)}
     run = RunDescription(
         config,
@@ -153,9 +127,9 @@ def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exch
     )
     with CheckpointStore(target / CHECKPOINTS_FOLDER, asynchronous=False) as store:
         trained = {item: tree for item, tree in items.items() if jax.tree.leaves(tree)}
-        store.save(exchanged.step, trained, data={}, run=run)
+        store.save(step_of(folder), trained, data={}, run=run)
     _copy_assets(epath.Path(folder.parent), target)
-    return exchanged
+    return step_of(folder), sum(leaf.size for leaf in leaves.values())
 
 
 def write_description(folder: str | Path | epath.Path, run: RunDescription) -> None:
@@ -182,17 +156,18 @@ def read_description(checkpoint: str | Path | epath.Path) -> Manifest:
     )
 
 
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    return {
-        name: tuple(leaf.shape) for name, leaf in flatten(variable_targets(M6Rec(config))).items()
-    }
-
-
-def _entries(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
+def _entries(config: ModelConfig) -> list[Entry]:
     """t5x's tensor of each of ours."""
+    leaves = flatten(variable_targets(M6Rec(config)))
     return [
-        Entry(TARGET + name.removeprefix("params/").replace("/", "."), name, None, shape)
-        for name, shape in shapes.items()
+        Entry(
+            TARGET + name.removeprefix("params/").replace("/", "."),
+            name,
+            None,
+            tuple(leaf.shape),
+            tuple(range(leaf.ndim)),
+        )
+        for name, leaf in leaves.items()
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes
+from m6rec_jax.checkpoints.t5_weights import Weights, leaf_shapes
 from m6rec_jax.model import ModelConfig
 
 # heads × head_dim differs from embed_dim, and the towers differ in depth, as they may in T5.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -168,13 +167,11 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_t5x(folder)
     for part in (
-        "no tensor 'target.decoder.layers_1.mlp.wo.kernel', wanted as [10, 8]",
+        "no tensor 'target.decoder.layers_1.mlp.wo.kernel', wanted [10, 8]",
         "tensor 'target.encoder.extra' [3] has no place",
         f"tensor '{KERNEL}' is [8, 13], wanted [8, 12]",
     ):
         assert part in str(caught.value)
-    with pytest.raises(CheckpointError, match=re.escape(KERNEL)):
-        read_t5x(folder, with_values=False)
 
 
 def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
@@ -184,7 +181,7 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"{KERNEL} is missing or damaged"):
         read_t5x(folder)
     chunk.unlink()
-    with pytest.raises(CheckpointError, match="would read as zeros"):
+    with pytest.raises(CheckpointError, match=r"missing or damaged: .*0\.0"):
         read_t5x(folder)
     shutil.rmtree(folder / KERNEL)
     with pytest.raises(CheckpointError, match=rf"{KERNEL} is missing or damaged"):
@@ -192,10 +189,10 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     (folder / "checkpoint").write_bytes(b"\x93")
     with pytest.raises(CheckpointError, match="is no index of a t5x checkpoint"):
         read_t5x(folder)
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match="no t5x checkpoint at"):
         read_t5x(tmp_path / "nowhere")
     (tmp_path / "orbax" / "state").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="it has no 'target'"):
+    with pytest.raises(CheckpointError, match="or no item of t5x"):
         read_t5x(tmp_path / "orbax")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="neither a file 'checkpoint'"):

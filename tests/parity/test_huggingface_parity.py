@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
-from m6rec_jax.checkpoints.t5_tensors import Weights
+from m6rec_jax.checkpoints.t5_weights import Weights
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.model import M6Rec
 
