@@ -214,7 +214,7 @@ def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
     unused = ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"]
     configuration.parse_config([GIN_FILE], unused)
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
-    with scoring_task(prepared.manifest.split.name) as task:
+    with scoring_task(prepared.manifest.split) as task:
         if method == "means":
             told = "likes, both smoothed with 5"
             return rows_of(means(task, prepared), MEANS, sample, config=told)
@@ -232,7 +232,7 @@ def of_tuning(
     fingerprint: str,
 ) -> list[Row]:
     """Tunes the foundation, whose backbone has this fingerprint, on a prepared sample."""
-    with scoring_task(prepared.manifest.split.name) as task:
+    with scoring_task(prepared.manifest.split) as task:
         runs = [
             tune(
                 [GIN_FILE],

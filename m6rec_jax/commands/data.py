@@ -168,7 +168,6 @@ def run_data_prepare(args: argparse.Namespace) -> None:
     _configure_data(args)
     from m6rec_jax.data import prepare
     from m6rec_jax.data.rendering import corpora, kinds
-    from m6rec_jax.data.store.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
     with bucket_copies() as copies:
@@ -179,8 +178,7 @@ def run_data_prepare(args: argparse.Namespace) -> None:
             raise ConfigError("--engine ray is for users, items and events, not texts")
         else:
             prepared = corpora.prepare_corpus(corpus, data_dir())
-    names = (prepared.manifest.dataset, prepared.manifest.split.name)
-    print(folder_of(prepared.data_dir, *names))
+    print(prepared.location)
 
 
 def run_data_update(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ together, shard by shard of the users (`shard_run`).
 
 Views are on disk with the fingerprint of everything they depend on, so a view that is there is not
 made again, and a run with other options makes only what they change. The same input gives the same
-bytes of records.
+bytes of records. The manifest is written last: without it nothing counts as prepared.
 
 Who may see what is defined in `data.splitting.splits`.
 """
@@ -31,12 +31,7 @@ from m6rec_jax.data.dataset.schema import COUNT, SPEC_FILE, protocol_for
 from m6rec_jax.data.features import co_occurrence, ease
 from m6rec_jax.data.features import statistics as statistics_files
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.prepare_options import (
-    PrepareOptions,
-    template_and_options,
-    with_history_length,
-    with_spec,
-)
+from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options, with_spec
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.template_needs import check_texts
 from m6rec_jax.data.shard_job import Job
@@ -47,7 +42,6 @@ from m6rec_jax.data.store import tfrecords, views
 from m6rec_jax.data.store.manifest import (
     MANIFEST,
     Manifest,
-    SplitEntry,
     ViewEntry,
     earlier_manifest,
     fingerprint,
@@ -57,13 +51,12 @@ from m6rec_jax.data.store.prepared import (
     EVENTS,
     PREPARED_EVENTS,
     STATISTICS,
-    UPDATE,
     Prepared,
     folder_of,
     local_data_dir,
 )
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.atomic import finish_staged, replaced_folder, scratch_folder
+from m6rec_jax.io.atomic import scratch_folder
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.locks import locked_folder
 
@@ -110,20 +103,15 @@ def prepare(
     dataset = Dataset.open(dataset_dir)
     dataset = with_spec(dataset, template={**dataset.spec.template, **options.template})
     parsed = Split.parse(split, dataset.spec.splits)
-    names = dataset.spec.name, parsed.name
     template, statistics = template_and_options(dataset, statistics_options)
     for view in options.views:
         EVENT_VIEWS[view].check(template, str(dataset.directory / SPEC_FILE))
     check_texts(dataset, template)
-    with local_data_dir(out, *names) as data_dir:
-        folder = folder_of(data_dir, *names)
-        with (
-            locked_folder(folder, f"preparing {folder}"),
-            scratch_folder(folder / "unfinished") as scratch,
-        ):
-            finish_staged(folder / UPDATE, data_dir)
-            _prepare(dataset, parsed, options, statistics, data_dir, scratch, engine, progress)
-    return Prepared.open(out, *names)
+    with local_data_dir(out, dataset.spec.name, parsed.name) as data_dir:
+        folder = folder_of(data_dir, dataset.spec.name, parsed.name)
+        with locked_folder(folder, f"preparing {folder}"):
+            _prepare(dataset, parsed, options, statistics, data_dir, engine, progress)
+    return Prepared.open(out, dataset.spec.name, parsed.name)
 
 
 def _prepare(
@@ -132,23 +120,17 @@ def _prepare(
     options: PrepareOptions,
     statistics: StatisticsOptions,
     data_dir: Path,
-    scratch: Path,
     engine: str,
     progress: bool,
 ) -> None:
     """Makes those views that are not there in one pass, and what all views share."""
     # Before events are read: what is appended meanwhile is then seen to have come later.
-    files = files_of(dataset)
-    source = fingerprint(
-        *(FORMAT, ease.FORMAT, co_occurrence.FORMAT, statistics_files.FORMAT, __version__),
-        json.dumps(dataset.spec.of_rows()),  # columns in their order, as documents name them
-        dataclasses.asdict(split),
-        sorted(split.visible_parts.items()),
-        files,
-    )
+    files, settings = files_of(dataset), settings_of(dataset, split)
+    source = fingerprint(settings, files)
     folder = folder_of(data_dir, dataset.spec.name, split.name)
     manifest = earlier_manifest(folder, dataset.spec.name)
     with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder(folder / "unfinished"))
 
         @functools.cache
         def read(dataset: Dataset = dataset) -> tuple[EventTable, Assignment]:
@@ -156,27 +138,25 @@ def _prepare(
             return events, events.assign(split)
 
         # What an earlier run left is of use only if it came from the same data.
-        # Where files of an update have gone again, so must what it added.
         if manifest.source != source or manifest.updates:
             # Read before anything goes: what was prepared stays where the new tables are broken.
             counted = _counted(*read())
             if manifest.updates:
                 log.info("%s is prepared anew, and the parts of its updates go", folder)
-            # Views of other data must not be read beside it; it is written anew in the end.
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder / EVENTS, ignore_errors=True)
-            for name in (co_occurrence.FILE, ease.FILE):
-                (folder / name).unlink(missing_ok=True)
-            manifest = msgspec.structs.replace(counted, source=source, files=files)
+            for name in (MANIFEST, EVENTS, co_occurrence.FILE, ease.FILE):
+                _remove(folder / name)
+            manifest = msgspec.structs.replace(
+                counted, settings=settings, source=source, files=files
+            )
         assert manifest.dataset_spec is not None
         dataset = with_spec(dataset, repeats=manifest.dataset_spec["repeats"])
-        options = with_history_length(options, manifest.counts)
+        options = options.with_history_length(manifest.counts)
         names = {code: name for name, code in PART_NAMES.items()}
         manifest = msgspec.structs.replace(
             manifest,
             format=FORMAT,
             version=__version__,
-            split=SplitEntry(split.name, split.kind, dict(split.options)),
+            split=split.name,
             dataset_spec=dataset.spec.to_dict(),
             options=dataclasses.asdict(options) | {"views": list(options.views)},
             statistics_options=dataclasses.asdict(statistics),
@@ -189,30 +169,44 @@ def _prepare(
         for name in options.views:
             made_of = EVENT_VIEWS[name].fingerprint(source, dataset.spec, options, statistics)
             target = views.tfds_folder(data_dir, dataset.spec.name, split.name, name)
-            done = name in manifest.views and manifest.views[name].fingerprint == made_of
-            if done and (target / views.INFO).is_file():
+            if manifest.view(name).fingerprint == made_of and (target / views.INFO).is_file():
                 log.info("%s is prepared already", target.parent.name)
                 continue
             targets[name] = target, made_of
             # Before its rows are replaced: killed in between, it counts as not prepared.
             manifest.views.pop(name, None)
-        shared = (STATISTICS, EVENTS, CATALOGUE)
-        if targets or not all((folder / name).exists() for name in shared):
+        if targets or not all((folder / n).exists() for n in (STATISTICS, EVENTS, CATALOGUE)):
             if (folder / MANIFEST).exists():
                 manifest.write(folder)
             events, assignment = read()
-            job = Job(scratch, dataset, split.visible_parts, options, statistics)
+            held_out, shared = assignment.held_out, scratch / "shared"
+            job = Job(scratch, dataset, split.visible_parts, options, statistics, held_out)
             counted_pairs = not views.COUNTED.isdisjoint({*manifest.views, *targets})
-            how = manifest.shards, list(targets), counted_pairs, folder, engine, progress
-            rendered, rates = run(job, events, assignment.held_out, *how)
+            counted_pairs &= not (folder / ease.FILE).is_file()
+            how = shared, counted_pairs, engine, progress
+            rendered, rates = run(job, events, manifest.shards, list(targets), *how)
             for name, (target, made_of) in targets.items():
                 rows = tfrecords.write_view(target, name, rendered[name])
                 negatives = rates if name == "groups" else {}
                 manifest.views[name] = ViewEntry(made_of, rows, options.max_events, negatives)
             if not (folder / EVENTS).is_dir():
-                with replaced_folder(folder / EVENTS) as made:
-                    events.save(made / PREPARED_EVENTS)
+                (shared / EVENTS).mkdir()
+                events.save(shared / EVENTS / PREPARED_EVENTS)
+            put_in_place(shared, folder)
         manifest.write(folder)
+
+
+def put_in_place(made: Path, folder: Path) -> None:
+    """Moves what lies in one folder into another, in place of what has the same name there."""
+    for path in list(made.iterdir()):
+        _remove(folder / path.name)
+        path.rename(folder / path.name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _counted(events: EventTable, assignment: Assignment) -> Manifest:
@@ -250,6 +244,16 @@ def _counted(events: EventTable, assignment: Assignment) -> Manifest:
         },
         shards=num_shards(events.num_rows, num_users),
         last_time=events.number("SELECT max(time) FROM events"),
+    )
+
+
+def settings_of(dataset: Dataset, split: Split) -> str:
+    """The fingerprint of what rows of all views depend on beside the files of the tables."""
+    return fingerprint(
+        *(FORMAT, ease.FORMAT, co_occurrence.FORMAT, statistics_files.FORMAT, __version__),
+        json.dumps(dataset.spec.of_rows()),  # columns in their order, as documents name them
+        dataclasses.asdict(split),
+        sorted(split.visible_parts.items()),
     )
 
 

@@ -25,13 +25,6 @@ log = logging.getLogger(__name__)
 VIEWS = ("groups", "next_items", "documents", "catalogue")
 # Behaviours of a history where no number is given, at least and at most.
 _HISTORY = (5, 30)
-# What numbers may be; with more power the most popular items alone would be drawn.
-_BOUNDS = {
-    "group_size": (1, math.inf),
-    "next_items_size": (1, math.inf),
-    "max_events": (0, math.inf),
-    "negative_power": (0, 10),
-}
 
 
 @gin.configurable
@@ -48,7 +41,8 @@ class PrepareOptions:
         who act have events on average, from 5 to 30.
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
-      negative_power: sampled negatives are drawn by popularity to this power; 0: all items alike.
+      negative_power: sampled negatives are drawn by popularity to this power, up to 10; 0: all
+        items alike.
     """
 
     views: Sequence[str] = VIEWS
@@ -61,26 +55,31 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if isinstance(self.views, str):
             raise ConfigError(f"PrepareOptions.views = {self.views!r} must be several: ('...',)")
-        for name, (least, most) in _BOUNDS.items():
-            value = getattr(self, name)
+        bounds = {"group_size": 1, "next_items_size": 1, "max_events": 0, "negative_power": 0}
+        for name, least in bounds.items():
+            value, most = getattr(self, name), 10 if name == "negative_power" else math.inf
             if value is not None and not least <= value <= most:
                 raise ConfigError(f"PrepareOptions.{name} = {value} must be from {least} to {most}")
 
+    @property
+    def history_length(self) -> int:
+        """`max_events`, where it is known: see `with_history_length`."""
+        assert self.max_events is not None
+        return self.max_events
 
-def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> PrepareOptions:
-    """Options that say how many behaviours a history keeps; `counts` of the manifest."""
-    if options.max_events is not None:
-        return options
-    mean = sum(counts["events"].values()) / max(counts["acting_users"], 1)
-    least, most = _HISTORY
-    kept = min(max(round(2 * mean), least), most)
-    log.info(
-        "histories keep the latest %d behaviours: users who act have %.1f events on average "
-        "(PrepareOptions.max_events)",
-        kept,
-        mean,
-    )
-    return dataclasses.replace(options, max_events=kept)
+    def with_history_length(self, counts: Mapping[str, Any]) -> PrepareOptions:
+        """Options that say how many behaviours a history keeps; `counts` of the manifest."""
+        if self.max_events is not None:
+            return self
+        mean = sum(counts["events"].values()) / max(counts["acting_users"], 1)
+        kept = min(max(round(2 * mean), _HISTORY[0]), _HISTORY[1])
+        log.info(
+            "histories keep the latest %d behaviours: users who act have %.1f events on average "
+            "(PrepareOptions.max_events)",
+            kept,
+            mean,
+        )
+        return dataclasses.replace(self, max_events=kept)
 
 
 def with_spec(dataset: Dataset, **changes: Any) -> Dataset:

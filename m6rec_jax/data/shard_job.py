@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -23,10 +23,9 @@ from m6rec_jax.data.features.user_bucket import Groups, UserBucket
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.event_views.groups import candidates_of
-from m6rec_jax.data.rendering.event_views.view import Rows
 from m6rec_jax.data.rendering.shard_rows import ShardRows
 from m6rec_jax.data.rendering.template_needs import checked_template
-from m6rec_jax.data.splitting.negatives import NegativeSampler, Popularity, num_negatives
+from m6rec_jax.data.splitting.negatives import Popularity, num_negatives
 from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.data.splitting.timeline import Timeline
 from m6rec_jax.data.store import tfrecords, views
@@ -40,13 +39,13 @@ class Past:
     """What an update goes on from.
 
     Attributes:
-      part: name of the part that it adds.
+      split: name of the split that it adds.
       num_items: items that were there before.
       num_events: events that were counted before, the first ones of the timeline.
       prepared: folder with their statistics and co-occurrence.
     """
 
-    part: str
+    split: str
     num_items: int
     num_events: int
     prepared: Path
@@ -62,7 +61,9 @@ class Job:
       visible_parts: part of a row -> parts whose events its history may hold.
       options: of the preparation, which say how long histories are.
       statistics: options of what the template asks for.
+      held_out: which items are held out `[items]` bool.
       past: of an update; None where everything is prepared.
+      sizes: events of each user shard, which lie one after the other in `events.arrow`.
     """
 
     folder: Path
@@ -70,7 +71,9 @@ class Job:
     visible_parts: Mapping[int, tuple[int, ...]]
     options: PrepareOptions
     statistics: StatisticsOptions
+    held_out: np.ndarray
     past: Past | None = None
+    sizes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     # ---- what is looked up, read once and when it is needed
 
@@ -80,14 +83,9 @@ class Job:
         return num_negatives(self.dataset.spec)
 
     @property
-    def num_items(self) -> int:
-        """Of the items table."""
-        return self.dataset.items.num_rows
-
-    @property
-    def num_old_items(self) -> int:
-        """How many items, the first ones, are in documents and catalogue already."""
-        return 0 if self.past is None else self.past.num_items
+    def shards(self) -> list[int]:
+        """Those with events: all of a shard's may be excluded."""
+        return np.flatnonzero(self.sizes).tolist()
 
     @cached_property
     def timeline(self) -> Timeline:
@@ -102,8 +100,7 @@ class Job:
     @cached_property
     def template(self) -> DatasetTemplate:
         """The data set's."""
-        spec = self.dataset.spec
-        return checked_template(spec, self.settings, str(self.dataset.directory))
+        return checked_template(self.dataset.spec, self.settings, str(self.dataset.directory))
 
     @cached_property
     def settings(self) -> StatisticsSettings:
@@ -125,57 +122,20 @@ class Job:
         return PastCounts(self.past.num_events, before.pairs.to_arrays(), before.fitted)
 
     @cached_property
-    def held_out(self) -> np.ndarray:
-        """Which items are held out `[items]` bool."""
-        return np.load(self.folder / "held_out.npy")
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """Events of each shard, which lie one after the other in `events.arrow`."""
-        return np.load(self.folder / "sizes.npy")
-
-    @cached_property
-    def shards(self) -> list[int]:
-        """Those with events: all of a shard's may be excluded."""
-        return np.flatnonzero(self.sizes).tolist()
-
-    @cached_property
-    def sampler(self) -> NegativeSampler:
-        """Draws negatives of 'groups'; never held-out items."""
-        never = np.flatnonzero(self.held_out).tolist()
-        return NegativeSampler(self.num_items, self.options.negative_power, never)
-
-    @cached_property
     def popularity(self) -> Popularity:
         """What negatives are drawn by."""
         return Popularity(*open_arrays(self.folder, ("popularity_schedule", "popularity")))
 
-    def answers(self, place: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """What pairs of items say of the candidates of 'groups' in one of `shards`, if counted."""
-        if not self.statistics.neighbours:
-            return None
-        ends, answers = open_arrays(self.folder, ("answer_ends", "answers"))
-        above, second = answers[:, ends[place] : ends[place + 1]]
-        return above, second
-
-    def candidates(self, place: int) -> DrawnCandidates:
-        """The candidates of 'reranking' in one of `shards`."""
-        with np.load(self.folder / f"candidates-{place}.npz") as arrays:
-            return DrawnCandidates(**arrays)
-
-    def _bucket(self, shard: int) -> UserBucket:
+    def bucket(self, shard: int) -> UserBucket:
+        """The events of a shard."""
         start = int(self.sizes[:shard].sum())
         with pa.memory_map(str(self.folder / "events.arrow")) as source:
             events = pa.ipc.open_file(source).read_all().slice(start, int(self.sizes[shard]))
-            return UserBucket(
-                events,
-                self.timeline,
-                self.visible_parts,
-                self.settings.at_least,
-                self.statistics.neighbour_window,
-            )
+            at_least, window = self.settings.at_least, self.statistics.neighbour_window
+            return UserBucket(events, self.timeline, self.visible_parts, at_least, window)
 
-    def _groups(self, bucket: UserBucket, view: str) -> Groups:
+    def groups(self, bucket: UserBucket, view: str) -> Groups:
+        """Rows of a view, grouped."""
         return bucket.groups(EVENT_VIEWS[view].grouping(self.dataset.spec, self.options))
 
     # ---- steps
@@ -186,12 +146,12 @@ class Job:
         Returns:
           events before each group of 'groups', where negatives are sampled for them.
         """
-        bucket = self._bucket(shard)
+        bucket = self.bucket(shard)
         if self.settings.keeps_windows:
             np.save(self.folder / f"entries-{shard}.npy", bucket.places_of_entries())
         if not self.negatives:
             return np.zeros(0, np.int64)
-        return np.unique(self.timeline.count[self._groups(bucket, "groups").place])
+        return np.unique(self.timeline.count[self.groups(bucket, "groups").place])
 
     def write_entries(self) -> None:
         """Puts the windows of all shards together."""
@@ -205,12 +165,22 @@ class Job:
 
     def fit_factors(self) -> None:
         """Fits the factors of all epochs to the windows of all users."""
-        self.everybody.fitted.fit(self.entries, self.num_items, self.past_counts)
+        self.everybody.fitted.fit(self.entries, len(self.held_out), self.past_counts)
 
-    def ask(self, shard: int) -> NeighbourQueries:
-        """What the rows of 'groups' want to know of pairs of items."""
-        bucket, number = self._bucket(shard), self.everybody.item_number
-        groups, rows = self._groups(bucket, "groups"), ShardRows(self, shard, bucket)
+    def ask(
+        self, shard: int, names: Sequence[str]
+    ) -> tuple[NeighbourQueries | None, CandidateQueries | None]:
+        """What the views `names` of a shard need to know that joins users."""
+        rows = ShardRows(self, shard)
+        pairs = self.statistics.neighbours and "groups" in names
+        return (
+            self._neighbour_queries(rows) if pairs else None,
+            self._candidate_queries(rows.bucket) if "reranking" in names else None,
+        )
+
+    def _neighbour_queries(self, rows: ShardRows) -> NeighbourQueries:
+        number, bucket = self.everybody.item_number, rows.bucket
+        groups = self.groups(bucket, "groups")
         candidates = candidates_of(rows, groups)
         positions, windows = bucket.windows(groups.known)
         offsets = candidates.ranges.offsets
@@ -222,6 +192,20 @@ class Job:
         window = np.empty(len(positions), WINDOW)
         window["item"], window["value"] = number[bucket.item[positions]], bucket.worth[positions]
         return NeighbourQueries(queries, number[candidates.items].astype(np.int32), window)
+
+    def _candidate_queries(self, bucket: UserBucket) -> CandidateQueries:
+        groups = self.groups(bucket, "reranking")
+        seen, seen_ranges = bucket.seen(groups.history)
+        return CandidateQueries(
+            self.timeline.count[groups.place],
+            groups.part,
+            bucket.user[groups.rows.low],
+            bucket.item[groups.rows.low],
+            bucket.histories(groups, min(self.options.history_length, RECENT)),
+            bucket.item[bucket.past],
+            seen_ranges,
+            bucket.item[seen],
+        )
 
     def answer(self, numbers: slice) -> np.ndarray:
         """What pairs of items say to groups; after the last groups, all pairs are saved.
@@ -243,56 +227,37 @@ class Job:
             np.savez(self.folder / "pairs.npz", keys=keys, counters=counters)
         return np.concatenate([np.zeros((2, 0)), *answers], axis=1)
 
-    def ask_candidates(self, shard: int) -> CandidateQueries:
-        """Which groups of 'reranking' need candidates."""
-        bucket = self._bucket(shard)
-        groups = self._groups(bucket, "reranking")
-        seen, seen_ranges = bucket.seen(groups.history)
-        assert self.options.max_events is not None, "with_history_length"
-        return CandidateQueries(
-            self.timeline.count[groups.place],
-            groups.part,
-            bucket.user[groups.rows.low],
-            bucket.item[groups.rows.low],
-            bucket.histories(groups, min(self.options.max_events, RECENT)),
-            bucket.item[bucket.past],
-            seen_ranges,
-            bucket.item[seen],
-        )
-
     def render(
-        self, shard: int, names: Sequence[str]
+        self,
+        shard: tuple[int, np.ndarray | None, DrawnCandidates | None],
+        names: Sequence[str],
     ) -> tuple[list[tuple[str, tfrecords.ShardFile]], np.ndarray]:
-        """Writes the rows of views.
+        """Writes the rows of views `names`, a file of each part.
+
+        Args:
+          shard: its number; what pairs of items say of the candidates of 'groups' `[2, items]`;
+            and the candidates of 'reranking'.
 
         Returns:
           view and file, and how many negatives were drawn: see `NegativeSampler.drawn`.
         """
-        bucket = self._bucket(shard)
-        rows = ShardRows(self, shard, bucket)
-        before = self.sampler.drawn.copy()
-        files = [
-            (view, file)
-            for view in names
-            for file in self._write(
-                view, shard, EVENT_VIEWS[view].rows(rows, self._groups(bucket, view))
-            )
-        ]
-        return files, self.sampler.drawn - before
-
-    def _write(self, view: str, shard: int, rows: Rows) -> Iterator[tfrecords.ShardFile]:
-        """Writes the rows of each part."""
-        columns = {
-            field.name: column if isinstance(column, pa.Array) else pa.array(column, field.type)
-            for field in views.schema(view)
-            for column in [rows.columns[field.name]]
-        }
-        records = list(tfrecords.examples(pa.table(columns), view))
-        for part in np.unique(rows.parts).tolist():
-            numbers = np.flatnonzero(rows.parts == part)
-            if EVENT_VIEWS[view].shuffled:
-                seed = [shard, part, list(views.COLUMNS).index(view)]
-                numbers = np.random.default_rng(seed).permutation(numbers)
-            name = PARTS[part] if self.past is None else self.past.part
-            path = self.folder / f"{view}-{name}-{shard}"
-            yield tfrecords.write_shard(path, name, map(records.__getitem__, numbers))
+        files = []
+        rows = ShardRows(self, *shard)
+        for view in names:
+            made = EVENT_VIEWS[view].rows(rows, self.groups(rows.bucket, view))
+            columns = {
+                field.name: column if isinstance(column, pa.Array) else pa.array(column, field.type)
+                for field in views.schema(view)
+                for column in [made.columns[field.name]]
+            }
+            records = list(tfrecords.examples(pa.table(columns), view))
+            for part in np.unique(made.parts).tolist():
+                numbers = np.flatnonzero(made.parts == part)
+                if EVENT_VIEWS[view].shuffled:
+                    seed = [shard[0], part, list(views.COLUMNS).index(view)]
+                    numbers = np.random.default_rng(seed).permutation(numbers)
+                name = PARTS[part] if self.past is None else self.past.split
+                path = self.folder / f"{view}-{name}-{shard[0]}"
+                some = map(records.__getitem__, numbers)
+                files.append((view, tfrecords.write_shard(path, name, some)))
+        return files, rows.sampler.drawn

@@ -4,14 +4,11 @@ The number of user shards follows from the number of events and not from the mac
 neither rows nor files depend on how many processes there are. A step is a method of `Job`, of which
 every process has a copy; `run` leads them through the steps:
 
-    count            events before groups, and the windows of the users of a shard
-    fit_factors      of all windows, beside the steps that follow
-    ask              what the rows of 'groups' want to know of pairs of items, by shard
-    answer           it, by time slice
-    ask_candidates   what the rows of 'reranking' need; the lead draws candidates along the timeline
-    render           one file of each part of each view, by shard
-
-What one step leaves for another lies in files of a temporary folder.
+    count          events before groups, and the windows of the users of a shard
+    fit_factors    of all windows, beside the steps that follow
+    ask            what rows want to know that joins users: pairs of items, candidates to rerank
+    answer         it, pairs of items by time slice; the lead draws candidates along the timeline
+    render         one file of each part of each view, by shard
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -29,26 +25,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data.features import reranking_candidates
 from m6rec_jax.data.features.co_occurrence import CoOccurrence, GrowingCoOccurrence
-from m6rec_jax.data.features.ease import FILE as EASE_FILE
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.features.epochs import next_refresh, schedule
 from m6rec_jax.data.features.neighbours import NeighbourQueries
 from m6rec_jax.data.features.pair_counts import PairCounts
 from m6rec_jax.data.features.past_events import Ranges
+from m6rec_jax.data.features.reranking_candidates import (
+    CandidateQueries,
+    DrawnCandidates,
+    RerankingCandidates,
+    draw_all,
+)
 from m6rec_jax.data.shard_job import Job
 from m6rec_jax.data.splitting.event_table import EventTable
-from m6rec_jax.data.splitting.negatives import sampling_rates
+from m6rec_jax.data.splitting.negatives import NegativeSampler, sampling_rates
 from m6rec_jax.data.splitting.splits import STATISTICS_PARTS
 from m6rec_jax.data.splitting.timeline import Timeline, parts_of_users
 from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
 from m6rec_jax.data.store.tfrecords import ShardFile
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
-from m6rec_jax.io.processors import num_processors
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.io.workers import Processes, RayWorkers, Threads, Workers
+from m6rec_jax.io.workers import Processes, RayWorkers, Threads, Workers, num_processors
 
 # Events of a user shard, about: a file of the training part is then some hundred megabytes.
 _SHARD_EVENTS = 50_000
@@ -70,24 +69,22 @@ def num_shards(num_events: int, num_users: int) -> int:
 def run(
     job: Job,
     events: EventTable,
-    held_out: np.ndarray,
     shards: int,
     names: Sequence[str],
+    shared: Path,
     counted: bool,
-    folder: Path,
     engine: str = "process",
     progress: bool = False,
 ) -> tuple[dict[str, list[ShardFile]], dict[str, float]]:
-    """Renders views, and writes what they share: statistics, co-occurrence.
+    """Renders views, and writes what they share: statistics, catalogue, co-occurrence.
 
     Args:
       job: what is rendered; its folder holds temporary files, and the files of rows.
       events: of the data set, with their parts.
-      held_out: which items are held out `[items]` bool.
       shards: see `num_shards`.
       names: of the views.
-      counted: whether co-occurrence is written, too.
-      folder: of the prepared split, or where an update puts its files.
+      shared: a new folder for what views share.
+      counted: whether co-occurrence is written, too; and EASE, but for an update.
       engine: 'process' for the processors of this machine, or 'ray'.
       progress: whether to show bars.
 
@@ -98,8 +95,7 @@ def run(
       DataError: a record lacks what its template needs, or a view has no row.
       ConfigError: Ray is not installed, or its cluster has no room.
     """
-    np.save(job.folder / "held_out.npy", held_out)
-    _sort_events(job, events, shards)
+    job = dataclasses.replace(job, sizes=_sort_events(job, events, shards))
     workers, number = _workers(job, min(num_processors(), shards), engine)
     with workers:
 
@@ -118,14 +114,12 @@ def run(
             fitted = workers.begin(Job.fit_factors)
         if len(counts) and "groups" in names:
             _weigh_items(job, counts)
-        if job.statistics.neighbours:
-            queries = each("asking", Job.ask, job.shards if "groups" in names else [])
-            _answer(job, queries, each, number)
-        if "reranking" in names:
-            _draw_candidates(job, list(each("asking", Job.ask_candidates, job.shards)), progress)
+        asked = each("asking", functools.partial(Job.ask, names=names), job.shards)
+        answers, candidates = _answers(job, asked, each, number, progress)
         fitted()
+        pieces = list(zip(job.shards, answers, candidates, strict=True))
         render = functools.partial(Job.render, names=names)
-        rendered = list(each("rendering", render, job.shards))
+        rendered = list(each("rendering", render, pieces))
     files: dict[str, list[ShardFile]] = {name: [] for name in names}
     for name, file in itertools.chain.from_iterable(of_shard for of_shard, _ in rendered):
         files[name].append(file)
@@ -136,39 +130,29 @@ def run(
                 "liked has what the template asks for"
             )
     drawn = np.sum([drawn for _, drawn in rendered], axis=0)
-    _save_shared(job, counted, folder)
     if "groups" in names and job.negatives and job.dataset.spec.repeats_count:
         num_rows = events.number("SELECT count(*) FROM events WHERE part BETWEEN 0 AND 2")
         if left_out := num_rows - drawn[:, 2].sum():
             log.info(
                 "%d events repeat all that their user had, and are in no row of 'groups'", left_out
             )
+    _save_shared(job, shared, counted)
     return files, dict(sampling_rates(drawn))
 
 
 def _workers(job: Job, number: int, engine: str) -> tuple[Workers[Job], int]:
     """Workers with a copy of the job each, and how many there are."""
     # Without the tables that the data set has read.
-    make = functools.partial(
-        _opened, dataclasses.replace(job, dataset=dataclasses.replace(job.dataset))
-    )
+    bare = dataclasses.replace(job, dataset=dataclasses.replace(job.dataset))
+    make = functools.partial(dataclasses.replace, bare)
     if engine == "ray":
         ray = RayWorkers("m6rec data prepare --engine ray", make, threads=1)
         return ray, ray.number
     return (Processes(make, number) if number > 1 else Threads(job, threads=1)), number
 
 
-def _opened(job: Job) -> Job:
-    if not job.folder.is_dir():
-        raise DataError(
-            f"{job.folder} is not there on {socket.gethostname()}: all machines of a cluster must "
-            "see the output folder, such as a mounted bucket or NFS"
-        )
-    return job
-
-
-def _sort_events(job: Job, events: EventTable, shards: int) -> None:
-    """Writes the timeline, and the events of each shard one after the other."""
+def _sort_events(job: Job, events: EventTable, shards: int) -> np.ndarray:
+    """Writes the timeline, and the events of the shards one by one; returns `Job.sizes`."""
     parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
     size = events.number(f"SELECT count(*) FROM events WHERE part IN {parts}")
     (job.folder / "timeline").mkdir()
@@ -177,7 +161,7 @@ def _sort_events(job: Job, events: EventTable, shards: int) -> None:
         events.ordered("time, row", parts),
         size,
         events.num_rows,
-        job.num_items,
+        len(job.held_out),
         job.dataset.spec.label.at_least,
     )
     batches = events.ordered(f"user % {shards}, user, time, row")
@@ -186,8 +170,8 @@ def _sort_events(job: Job, events: EventTable, shards: int) -> None:
         for batch in batches:
             sizes += np.bincount(batch["user"].to_numpy() % shards, minlength=shards)
             writer.write_batch(batch)
-    np.save(job.folder / "sizes.npy", sizes)
     events.shrink()
+    return sizes
 
 
 def _weigh_items(job: Job, counts: np.ndarray) -> None:
@@ -198,44 +182,55 @@ def _weigh_items(job: Job, counts: np.ndarray) -> None:
         return int(counts[place]) if place < len(counts) else int(counts[-1]) + 1
 
     epochs = schedule(int(counts[0]), following, int(counts[-1]))
-    items = np.arange(job.num_items)
+    items = np.arange(len(job.held_out))
+    weights = NegativeSampler(len(items), job.options.negative_power).weights
     cumulative = mapped_array(job.folder / "popularity.npy", np.float64, (len(epochs), len(items)))
     for number, place in enumerate(np.searchsorted(job.timeline.count, epochs).tolist()):
         events, _, _ = job.timeline.of_items(items, np.full(len(items), place))
-        cumulative[number] = np.cumsum(job.sampler.weights(events))
+        cumulative[number] = np.cumsum(weights(events))
     np.save(job.folder / "popularity_schedule.npy", epochs)
 
 
-def _answer(job: Job, queries: Iterator[NeighbourQueries], each: Each, number: int) -> None:
-    """What pairs of items say to groups, by time slices, at most so many."""
-    ends = NeighbourQueries.write(job.folder / "queries", queries)
-    np.save(job.folder / "answer_ends.npy", [0, *(items.stop for items in ends)])
-    groups = NeighbourQueries.open(job.folder / "queries").groups
-    order = np.argsort(groups["place"], kind="stable")
-    number = min(number, 1 + len(order) // _SLICE_GROUPS)
-    bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
-    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
-    size = int(groups["high"][-1]) if len(groups) else 0
-    answers = mapped_array(job.folder / "answers.npy", np.float64, (2, size))
-    results = each("pairs of items by time slice", Job.answer, slices)
-    for numbers, answer in zip(slices, results, strict=True):
-        some = groups[order[numbers]]
-        answers[:, Ranges(some["low"], some["high"]).numbers] = answer
+def _answers(
+    job: Job,
+    asked: Iterator[tuple[NeighbourQueries | None, CandidateQueries | None]],
+    each: Each,
+    number: int,
+    progress: bool,
+) -> tuple[Sequence[np.ndarray | None], Sequence[DrawnCandidates | None]]:
+    """Of each shard what pairs of items say `[2, items]`, and the candidates of 'reranking'.
 
+    Pairs are counted by time slices, at most `number`.
+    """
+    of_candidates: list[CandidateQueries] = []
 
-def _draw_candidates(
-    job: Job, queries: Sequence[reranking_candidates.CandidateQueries], progress: bool
-) -> None:
-    """The candidates of 'reranking', in one pass over the events."""
-    counts = GrowingCoOccurrence(*_counted(job), job.num_items, *_counted_before(job))
-    candidates = reranking_candidates.RerankingCandidates(
-        counts, job.held_out, repeats=job.dataset.spec.repeats_count
-    )
-    number = sum(len(one.number) for one in queries)
-    with progress_bar(desc="items that occur together", total=number, disable=not progress) as bar:
-        drawn = reranking_candidates.draw_all(candidates, counts, queries, bar)
-    for place, one in enumerate(drawn):
-        np.savez(job.folder / f"candidates-{place}.npz", **vars(one))
+    def of_pairs() -> Iterator[NeighbourQueries]:
+        for pairs, candidates in asked:
+            of_candidates.extend([] if candidates is None else [candidates])
+            yield from [] if pairs is None else [pairs]
+
+    items = NeighbourQueries.write(job.folder / "queries", of_pairs())
+    answers: Sequence[np.ndarray | None] = [None] * len(job.shards)
+    if job.statistics.neighbours:
+        groups = NeighbourQueries.open(job.folder / "queries").groups
+        order = np.argsort(groups["place"], kind="stable")
+        number = min(number, 1 + len(order) // _SLICE_GROUPS)
+        bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
+        slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+        size = int(groups["high"][-1]) if len(groups) else 0
+        every = mapped_array(job.folder / "answers.npy", np.float64, (2, size))
+        results = each("pairs of items by time slice", Job.answer, slices)
+        for numbers, answer in zip(slices, results, strict=True):
+            some = groups[order[numbers]]
+            every[:, Ranges(some["low"], some["high"]).numbers] = answer
+        answers = [np.asarray(every)[:, of_shard] for of_shard in items] or answers
+    if not of_candidates:
+        return answers, [None] * len(job.shards)
+    counts = GrowingCoOccurrence(*_counted(job), len(job.held_out), *_counted_before(job))
+    candidates = RerankingCandidates(counts, job.held_out, repeats=job.dataset.spec.repeats_count)
+    total = sum(len(one.number) for one in of_candidates)
+    with progress_bar(desc="items that occur together", total=total, disable=not progress) as bar:
+        return answers, draw_all(candidates, counts, of_candidates, bar)
 
 
 def _counted(job: Job) -> tuple[np.ndarray, np.ndarray]:
@@ -250,8 +245,9 @@ def _counted_before(job: Job) -> tuple[CoOccurrence | None, int]:
     return (None, 0) if past is None else (CoOccurrence.load(past.prepared), past.num_events)
 
 
-def _save_shared(job: Job, counted: bool, folder: Path) -> None:
-    """Writes what the views share; `counted`: co-occurrence, too, and EASE where there is none."""
+def _save_shared(job: Job, folder: Path, counted: bool) -> None:
+    """Writes what the views share; arguments as of `run`."""
+    folder.mkdir()
     items, pairs = job.dataset.item_records, PairCounts(0).to_arrays()
     if job.statistics.neighbours:
         with np.load(job.folder / "pairs.npz") as arrays:
@@ -269,6 +265,6 @@ def _save_shared(job: Job, counted: bool, folder: Path) -> None:
     counts = np.bincount(events[1], minlength=len(items))
     write_catalogue(folder / CATALOGUE, items, attributes, texts, job.held_out, counts)
     if counted:
-        CoOccurrence.counted(*events, job.num_items, *_counted_before(job)).save(folder)
-        if job.past is None and not (folder / EASE_FILE).is_file():
-            Ease.fitted(*events, job.num_items).save(folder)
+        CoOccurrence.counted(*events, len(items), *_counted_before(job)).save(folder)
+        if job.past is None:
+            Ease.fitted(*events, len(items)).save(folder)

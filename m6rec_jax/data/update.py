@@ -6,16 +6,14 @@ past see, and the updates before them. So they are, to the letter, the rows that
 all events would make of the new ones, if all of them were training events. One thing differs:
 sampled negatives look at popularity as an update begins, not when 2% more events have come.
 
-Everything that an update changes is written aside and then takes its place at once
-(`io.atomic.staged_files`).
+All files are made aside. The manifest goes while they take their places, so that an update that is
+killed then leaves nothing that counts as prepared.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
-import shutil
 from pathlib import Path
 
 import gin
@@ -23,9 +21,9 @@ import msgspec
 import numpy as np
 
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.dataset.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.dataset.schema import SPEC_FILE
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.prepare import FORMAT, files_of
+from m6rec_jax.data.prepare import files_of, put_in_place, settings_of
 from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options, with_spec
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.template_needs import check_texts
@@ -35,14 +33,15 @@ from m6rec_jax.data.splitting import splits
 from m6rec_jax.data.splitting.event_table import EventTable
 from m6rec_jax.data.splitting.splits import CONTEXT, EXCLUDED, TRAIN, Split
 from m6rec_jax.data.store import tfrecords, views
-from m6rec_jax.data.store.manifest import UpdateEntry, fingerprint
-from m6rec_jax.data.store.prepared import EVENTS, UPDATE, Prepared, folder_of
+from m6rec_jax.data.store.manifest import MANIFEST, UpdateEntry, fingerprint
+from m6rec_jax.data.store.prepared import EVENTS, Prepared
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.atomic import finish_staged, scratch_folder, staged_files
+from m6rec_jax.io.atomic import scratch_folder
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.locks import locked_folder
 
 log = logging.getLogger(__name__)
+Files = dict[str, list[tuple[str, str]]]  # as of `Manifest.files`
 
 
 @gin.configurable
@@ -55,7 +54,8 @@ def update(
     """Adds the events of files that came into a data set folder since it was prepared.
 
     New users and items come in files of their own, too, and are added with the next new events:
-    where no file of events is new, nothing is done.
+    where no file of events is new, nothing is done. New events that the split keeps from training
+    are left out.
 
     Args:
       dataset_dir: the data set folder.
@@ -66,188 +66,123 @@ def update(
     Raises:
       ConfigError: `out` is in a bucket.
       DataError: the split is not prepared; what was prepared, or `dataset.json`, has changed; an
-        event is not later than those that are prepared, or is there twice, or is not for training;
-        something is wrong with the new files, as for `prepare`.
+        event is not later than those that are prepared, or is there twice; something is wrong with
+        the new files, as for `prepare`.
     """
     if in_bucket(out):
         raise ConfigError(f"{out} is in a bucket: updates need prepared data on a local disk")
-    dataset, out = Dataset.open(dataset_dir), Path(out)
+    dataset = Dataset.open(dataset_dir)
     parsed = Split.parse(split, dataset.spec.splits)
     names = dataset.spec.name, parsed.name
-    folder = folder_of(out, *names)
-    if not folder.is_dir():
-        return Prepared.open(out, *names)  # raises
+    folder = Prepared.open(out, *names).folder
     with locked_folder(folder, f"updating {folder}"):
-        finish_staged(folder / UPDATE, out)
         prepared = Prepared.open(out, *names)
-        old = prepared.manifest
-        dataset = with_spec(
-            dataset,
-            template={**dataset.spec.template, **old.options["template"]},
-            # What the first events decided stays.
-            repeats=dataset.spec.repeats or prepared.dataset_spec["repeats"],
-        )
+        before = prepared.manifest
+        template = {**dataset.spec.template, **before.options["template"]}
+        dataset = with_spec(dataset, template=template)
         # Before anything is read: what is appended meanwhile has come later.
         files = files_of(dataset)
-        before = DatasetSpec.from_dict(old.dataset_spec, str(folder))
-        same_split = Split.parse(split, before.splits) == parsed
-        _check_past(
-            dataset, files, prepared, same_split and dataset.spec.of_rows() == before.of_rows()
-        )
-        new = {
-            table: [name for name, _ in files[table][len(old.files[table]) :]] for table in files
-        }
+        _check_past(dataset, files, prepared, settings_of(dataset, parsed))
+        new = {table: [n for n, _ in files[table][len(before.files[table]) :]] for table in files}
         if not new["events"]:
             log.info("%s: all files of events are prepared", dataset.directory)
             if some := [*new["users"], *new["items"]]:
                 log.warning("%s: added with the next new events", ", ".join(some))
             return prepared
-        new_events = dataclasses.replace(
-            dataset,
-            event_files=dataset.event_files[len(old.files["events"]) :],
-            after=old.last_time,
-        )
-        with (
-            scratch_folder(folder / "unfinished") as scratch,
-            staged_files(folder / UPDATE, out) as staged,
-        ):
-            entry = UpdateEntry(
-                name=f"update_{len(old.updates) + 1}",
-                files=new["events"],
-                fingerprint=fingerprint(files, new["events"]),
-                events=0,
-            )
-            _add_part(new_events, entry, prepared, parsed, scratch, staged, progress, files)
+        with scratch_folder(folder / "unfinished") as scratch:
+            _add_split(dataset, files, prepared, parsed, scratch, progress)
         return Prepared.open(out, *names)
 
 
-def _check_past(
-    dataset: Dataset, files: dict[str, list[tuple[str, str]]], prepared: Prepared, same_spec: bool
-) -> None:
+def _check_past(dataset: Dataset, files: Files, prepared: Prepared, settings: str) -> None:
     """Raises DataError where something else has changed than that there are more files."""
-    directory, anew = dataset.directory, "or make everything anew with `m6rec data prepare`"
-    if prepared.manifest.format != FORMAT:
+    anew = "or make everything anew with `m6rec data prepare`"
+    if prepared.manifest.settings != settings:
         raise DataError(
-            f"{prepared.folder} was prepared by an earlier version: make everything anew with "
-            "`m6rec data prepare`"
-        )
-    if not same_spec:
-        raise DataError(
-            f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "
-            "update can only go on as before: change back what it says of columns, labels, "
-            f"repeats, statistics, templates and this split, {anew}"
+            f"{dataset.directory / SPEC_FILE} has changed since {prepared.folder} was prepared, or "
+            "m6rec has: change back what it says of columns, labels, repeats, statistics, "
+            f"templates and this split, {anew}"
         )
     for table, before in prepared.manifest.files.items():
-        for then, now in itertools.zip_longest(before, files[table][: len(before)]):
-            if then != now:
+        there = dict(enumerate(files[table]))
+        for place, then in enumerate(before):
+            if there.get(place) != then:
                 raise DataError(
-                    f"{directory / then[0]} was prepared and has changed, is missing or has "
-                    f"another place in the order of files: new {table} go into files of their own, "
-                    f"named so that they come last, such as {table}_2.parquet with "
+                    f"{dataset.directory / then[0]} was prepared and has changed, is missing or "
+                    f"has another place in the order of files: new {table} go into files of their "
+                    f"own, named so that they come last, such as {table}_2.parquet with "
                     f'"{table}": {{"file": "{table}*.parquet"}} in {SPEC_FILE}; {anew}'
                 )
 
 
-def _add_part(
-    dataset: Dataset,
-    entry: UpdateEntry,
-    prepared: Prepared,
-    split: Split,
-    scratch: Path,
-    staged: Path,
-    progress: bool,
-    files: dict[str, list[tuple[str, str]]],
+def _add_split(
+    dataset: Dataset, files: Files, prepared: Prepared, split: Split, scratch: Path, progress: bool
 ) -> None:
-    """Writes all files that are new or change.
-
-    Args:
-      dataset: with the files of new events alone.
-      entry: of the part in the manifest, but for the number of events.
-      prepared: the past.
-      split: of it.
-      scratch: a folder for temporary files.
-      staged: of `staged_files`.
-      progress: whether to show bars.
-      files: of all tables.
-    """
-    old = prepared.manifest
+    """Makes all files that are new or change in `scratch`, and puts them in their places."""
+    old, folder = prepared.manifest, prepared.folder
+    name = f"update_{len(old.updates) + 1}"
     options = PrepareOptions(**old.options)
     statistics = StatisticsOptions(**old.statistics_options)
+    # What the first events decided stays.
+    dataset = with_spec(dataset, repeats=prepared.dataset_spec["repeats"])
     template, _ = template_and_options(dataset, None)
     check_texts(dataset, template)
     held_out = np.zeros(dataset.items.num_rows, bool)
     if split.kind == "held_out_items":
         ids = [item.id for item in dataset.item_records]
         held_out = splits.is_held_out(ids, **split.arguments())
-    new_events = scratch / f"{entry.name}.parquet"
-    with EventTable(dataset, scratch / "table") as events:
-        others = events.lookup("user", _of_other_parts(dataset, split))
-        excluded = f"{others} OR {events.lookup('item', held_out)}"
+    new_files = dataset.event_files[len(old.files["events"]) :]
+    new = dataclasses.replace(dataset, event_files=new_files, after=old.last_time)
+    saved = scratch / f"{name}.parquet"
+    with EventTable(new, scratch / "table") as events:
+        base, part = split.base or split, str(TRAIN)
+        if base.kind == "by_user":
+            users = [user.id for user in dataset.user_records]
+            part = events.lookup("user", splits.by_name(users, **base.arguments()))
+        elif base.kind == "by_column":
+            part = events.lookup("row", new.event_parts())
+        excluded = f"{part} <> {TRAIN} OR {events.lookup('item', held_out)}"
         events.give_parts(f"CASE WHEN {excluded} THEN {EXCLUDED} ELSE {TRAIN} END")
-        events.save(new_events)
+        events.save(saved)
         last_time = events.number("SELECT max(time) FROM events")
-        entry.events = events.number(f"SELECT count(*) FROM events WHERE part = {TRAIN}")
-    folder = staged / prepared.folder.name
-    (folder / EVENTS).mkdir(parents=True)
-    saved = [*(prepared.folder / EVENTS).glob("*.parquet"), new_events]
-    with EventTable(dataset, scratch / "all_events", saved) as events:
-        num_items, num_events = old.counts["items"], events.num_rows - entry.events
-        events.give_parts(f"CASE WHEN row < {num_events} THEN {CONTEXT} ELSE {TRAIN} END")
-        past = Past(entry.name, num_items, num_events, prepared.folder)
-        job = Job(scratch, dataset, splits.VISIBLE_PARTS, options, statistics, past)
-        current = {
-            name: EVENT_VIEWS[name].fingerprint(old.source, dataset.spec, options, statistics)
-            for name in old.views
-        }
-        names = [name for name, view in old.views.items() if view.fingerprint == current[name]]
-        for name in old.views.keys() - names:
-            log.warning(
-                "the view '%s' gets no new part: it was prepared with other settings than the last "
-                "ones (prepare the views together)",
-                name,
-            )
-        counted = not views.COUNTED.isdisjoint(old.views)
-        rendered, _ = run(
-            job, events, held_out, old.shards, names, counted, folder, progress=progress
-        )
-    rows = {}
-    for name, of_view in rendered.items():
-        if of_view:
-            target = prepared.tfds_folder(name)
-            to = staged / target.relative_to(prepared.data_dir)
-            rows[name] = tfrecords.add_part(target, of_view, to)
-            old.views[name].rows |= rows[name]
-    shutil.move(new_events, folder / EVENTS)
-    log.info("%s: %d events, rows %s", entry.name, entry.events, rows)
+        num_new = events.number(f"SELECT count(*) FROM events WHERE part = {TRAIN}")
+        if left_out := events.num_rows - num_new:
+            log.info("%d new events are not for training, and are left out", left_out)
+    every = [*(folder / EVENTS).glob("*.parquet"), saved]
+    with EventTable(dataset, scratch / "every", every) as events:
+        num_old = events.num_rows - num_new
+        events.give_parts(f"CASE WHEN row < {num_old} THEN {CONTEXT} ELSE {TRAIN} END")
+        past = Past(name, old.counts["items"], num_old, folder)
+        job = Job(scratch, dataset, splits.VISIBLE_PARTS, options, statistics, held_out, past)
+        names = []
+        for view, entry in old.views.items():
+            how = old.source, dataset.spec, options, statistics
+            if entry.fingerprint == EVENT_VIEWS[view].fingerprint(*how):
+                names.append(view)
+            else:
+                log.warning(
+                    "the view '%s' gets no new part: it was prepared with other settings than the "
+                    "last ones (prepare the views together)",
+                    view,
+                )
+        counted, shared = not views.COUNTED.isdisjoint(old.views), scratch / "shared"
+        rendered, _ = run(job, events, old.shards, names, shared, counted, progress=progress)
+    (folder / MANIFEST).unlink()
+    for view, of_view in rendered.items():
+        old.views[view].rows |= tfrecords.add_splits(prepared.tfds_folder(view), of_view)
+    saved.rename(folder / EVENTS / saved.name)
+    put_in_place(shared, folder)
     counts = {
         "users": dataset.users.num_rows,
         "items": dataset.items.num_rows,
         "held_out_items": int(held_out.sum()),
-        "events": old.counts["events"] | {entry.name: entry.events},
+        "events": old.counts["events"] | {name: num_new},
     }
     msgspec.structs.replace(
         old,
         counts=old.counts | counts,
         last_time=last_time,
         files=files,
-        updates=[*old.updates, entry],
+        updates=[*old.updates, UpdateEntry(name, fingerprint(files))],
     ).write(folder)
-
-
-def _of_other_parts(dataset: Dataset, split: Split) -> np.ndarray:
-    """Users that the split keeps from training `[users]` bool.
-
-    Raises:
-      DataError: a new event is of another part than training, by the split's column.
-    """
-    users = dataset.users.column(dataset.spec.users.id).to_pylist()
-    base = split.base or split
-    if base.kind == "by_user":
-        return splits.by_name(users, **base.arguments()) != TRAIN
-    if base.kind == "by_column" and (dataset.event_parts() != TRAIN).any():
-        raise DataError(
-            f"{dataset.event_files[0].parent}: the column {dataset.spec.events.part!r} of the new "
-            "events names other parts than 'train', and an update is for training; `m6rec data "
-            "prepare` makes all parts anew"
-        )
-    return np.zeros(len(users), bool)
+    log.info("%s: %d events", name, num_new)

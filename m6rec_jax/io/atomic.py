@@ -53,9 +53,7 @@ def check_output(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be written: its folder cannot be made ({error}); name another file"
-        ) from error
+        raise ConfigError(f"{file}: its folder cannot be made ({error}); name another") from error
     if file.is_dir():
         raise ConfigError(f"{file} is a folder; name a file")
 
@@ -108,27 +106,3 @@ def new_folder(folder: Path) -> Iterator[Path]:
             check_new(folder)  # another process may have made it meanwhile
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
-
-
-@contextlib.contextmanager
-def staged_files(folder: Path, root: Path) -> Iterator[Path]:
-    """Yields a folder for files that then take the places of those of the same paths below `root`.
-
-    Killed before the block ends, nothing has changed. Killed later, `folder` is there, on the disk
-    of `root`, until `finish_staged` has moved what is left.
-    """
-    with scratch_folder(folder.with_name(f"{folder.name}.partial")) as files:
-        yield files
-        to_disk(*files.rglob("*"), files)
-        files.rename(folder)
-    finish_staged(folder, root)
-
-
-def finish_staged(folder: Path, root: Path) -> None:
-    """Moves the files that `staged_files` left, if it had written all of them."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            target = root / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
-    shutil.rmtree(folder, ignore_errors=True)

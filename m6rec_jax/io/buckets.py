@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import os
 import tempfile
-import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
@@ -20,9 +19,9 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 
 _SCHEMES = ("gs", "s3", "az", "hf")
 _ADVICE = (
-    "is the address right, are there credentials for it (gcloud auth application-default login; "
-    "AWS_ACCESS_KEY_ID), and the package that speaks to it (tensorflow for gs://; for s3:// "
-    "s3fs, with EPATH_USE_TF=0 in the environment)?"
+    "check the address, the credentials (gcloud auth application-default login; "
+    "AWS_ACCESS_KEY_ID) and the package that reads it (tensorflow for gs://; for s3:// s3fs, with "
+    "EPATH_USE_TF=0 in the environment)"
 )
 
 
@@ -79,13 +78,14 @@ def bucket_errors(path: str | os.PathLike[str], tried: str) -> Iterator[None]:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Writes to a folder in a bucket, so that no work is lost; raises DataError where that fails.
+    """Writes to a folder if it is in a bucket, before work that would be lost.
 
-    Local folders are not tried.
+    Raises:
+      DataError: it cannot be written to.
     """
     if in_bucket(folder):
         with bucket_errors(folder, "written"):
-            trial = path_of(folder) / f".m6rec-{uuid.uuid4().hex}"
+            trial = path_of(folder) / f".m6rec-{os.getpid()}"
             trial.parent.mkdir(parents=True, exist_ok=True)
             trial.write_text("may be removed")
             trial.unlink()
@@ -100,7 +100,7 @@ class BucketCopies:
         self._versions: dict[Path, tuple[int, float]] = {}
 
     def of(self, path: str | os.PathLike[str]) -> Path:
-        """Where the copy is; a local path is its own."""
+        """The place of an address; a local path as it is."""
         if not in_bucket(path):
             return Path(path)
         return self._folder / os.fspath(path_of(path)).replace("://", "/")
@@ -112,7 +112,7 @@ class BucketCopies:
         return text
 
     def fetch(self, path: str | os.PathLike[str], without: Collection[str] = ()) -> Path:
-        """Copies a file or folder here, if it is there; what was copied and has not changed, stays.
+        """Copies a file or folder here, if it is there, but for what was copied and is unchanged.
 
         Entries of the folder whose names are in `without` are not copied. Raises DataError where it
         cannot be read.
@@ -124,13 +124,12 @@ class BucketCopies:
                     version = (stat.length, stat.mtime)  # type: ignore[attr-defined]
                     # Not all buckets say when a file was changed.
                     if not version[1] or self._versions.get(target) != version:
-                        target.parent.mkdir(parents=True, exist_ok=True)
                         _copy(source, target)
                         self._versions[target] = version
         return self.of(path)
 
     def store(self, path: str | os.PathLike[str], last: str = "") -> None:
-        """Copies to its address the file or folder that was written here, if it is one in a bucket.
+        """Copies a file or folder that was written here to its address, if it is one in a bucket.
 
         The file `last` of the folder, which says that all others are there, is copied last. Raises
         DataError where it cannot be written.
@@ -156,6 +155,7 @@ def _files(path: Path, without: Collection[str] = ()) -> Iterator[Path]:
 def _copy(source: Path, target: Path) -> None:
     from etils import epath
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     epath.Path(source).copy(epath.Path(target), overwrite=True)
 
 

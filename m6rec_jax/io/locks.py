@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +11,6 @@ from filelock import FileLock, Timeout
 from m6rec_jax.errors import DataError
 
 LOCK_FILE = "lock"
-# Of disks without locks, such as some buckets that are mounted.
-_NO_LOCKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
-
-log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -25,7 +19,7 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
 
     Args:
       folder: may exist. `LOCK_FILE` stays in it.
-      doing: what the folder is for; the message to the others says it.
+      doing: what the folder is for, as in "preparing out/shop"; the error of the others names it.
 
     Raises:
       DataError: another process has locked it.
@@ -39,8 +33,4 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
             raise DataError(
                 f"another process is {doing}; wait for it, or name another output"
             ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            log.warning("%s cannot be locked (%s): let no other process write", folder, error)
         yield

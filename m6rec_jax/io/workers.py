@@ -35,15 +35,22 @@ R = TypeVar("R")
 _RETRIES = 3
 
 
+def num_processors() -> int:
+    """Fewer than the machine's where the process is held to some, as by `taskset`."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class _Worker:
     """The first piece makes what is costly, so that its errors arrive."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._made, self._lock = functools.cache(make), threading.Lock()
+        self._make, self._lock = functools.cache(make), threading.Lock()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with self._lock:
-            made = self._made()
+            made = self._make()
         return function(made, *arguments)
 
 
@@ -79,8 +86,8 @@ def _result(future: concurrent.futures.Future[R]) -> R:
         return future.result()
     except BrokenProcessPool as error:
         raise M6RecError(
-            "a process that worked on a part of this died, as if something had killed it; "
-            "memory may be short (fewer processors need less: taskset -c 0 m6rec ...)"
+            "a process that worked on a part of this died; memory may be short (fewer processors "
+            "need less: taskset -c 0 m6rec ...)"
         ) from error
 
 
@@ -128,17 +135,11 @@ class WorkerOptions:
 
     resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
 
-    def __post_init__(self) -> None:
-        if not self.resources or not all(amount > 0 for amount in self.resources.values()):
-            raise ConfigError(
-                f"WorkerOptions.resources must name what each worker takes, in amounts above 0, as "
-                f"in {{'CPU': 1}}, not {dict(self.resources)}"
-            )
-
     def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many workers run on nodes with these resources; ConfigError for not even one."""
+        amounts = {name: amount for name, amount in self.resources.items() if amount > 0}
         room = sum(
-            min(int(node.get(name, 0) // amount) for name, amount in self.resources.items())
+            min((int(node.get(name, 0) // amount) for name, amount in amounts.items()), default=0)
             for node in nodes
         )
         if room < 1:
@@ -151,14 +152,11 @@ class WorkerOptions:
 
 
 def start_ray(command: str, object_store_bytes: int) -> Any:
-    """Joins the cluster that `RAY_ADDRESS` names, or starts Ray on this machine alone.
+    """Joins the cluster that `RAY_ADDRESS` names, or starts Ray here; returns the module.
 
     Args:
       command: that needs it, for the ConfigError where Ray is missing.
       object_store_bytes: of memory for what processes hand each other on this machine.
-
-    Returns:
-      The module `ray`.
     """
     # Nobody outside is told what runs here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -239,6 +237,6 @@ class RayWorkers(Workers[Made]):
             raise error.cause from error
         except errors.RayError as error:
             raise M6RecError(
-                f"workers died {_RETRIES + 1} times on the same piece; memory may be short (fewer "
-                f"rows at a time need less): {str(error).splitlines()[0]}"
+                f"workers died {_RETRIES + 1} times on the same piece; memory may be short: "
+                f"{str(error).splitlines()[0]}"
             ) from error

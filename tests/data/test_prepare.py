@@ -175,9 +175,9 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     rendered: list[tuple[str, ...]] = []
     whole_run = prepare_module.run
 
-    def counting(job, events, assignment, shards, names, *others):
+    def counting(job, events, shards, names, *others):
         rendered.append(tuple(names))
-        return whole_run(job, events, assignment, shards, names, *others)
+        return whole_run(job, events, shards, names, *others)
 
     monkeypatch.setattr(prepare_module, "run", counting)
     first = run(folder, out, views=("groups", "catalogue"))

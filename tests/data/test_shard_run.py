@@ -14,6 +14,7 @@ from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.features import neighbours, pair_counts, reranking_candidates
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
+from m6rec_jax.data.prepare import put_in_place
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.shard_job import Job
 from m6rec_jax.data.shard_run import run
@@ -122,16 +123,11 @@ class Both:
         with EventTable(dataset, folder / "table") as events:
             assignment = events.assign(parsed)
             self.fold = ViewFold(dataset, assignment, options, statistics)
-            job = Job(
-                scratch,
-                dataset,
-                parsed.visible_parts,
-                options,
-                self.fold.statistics_options,
-            )
-            files, self.rates = run(
-                job, events, assignment.held_out, num_shards, list(options.views), True, folder
-            )
+            settings = options, self.fold.statistics_options, assignment.held_out
+            job = Job(scratch, dataset, parsed.visible_parts, *settings)
+            shared = folder / "shared"
+            files, self.rates = run(job, events, num_shards, list(options.views), shared, True)
+            put_in_place(shared, folder)
         for view, of_view in files.items():
             tfrecords.write_view(folder / view / "1.0.0", view, of_view)
         shutil.rmtree(scratch)

@@ -71,8 +71,7 @@ def test_a_day_is_added_once(folder: Path, ran: dict[str, Finished]) -> None:
     assert succeeded(ran["updated"]) == succeeded(ran["again"]) == "update_1\n"
     assert "all files of events are prepared" in ran["again"].stderr
     path = folder / "cache" / "corner-shop.per_user_temporal" / "prepare.json"
-    (entry,) = json.loads(path.read_text())["updates"]
-    assert entry["events"] == 4
+    assert json.loads(path.read_text())["counts"]["events"]["update_1"] == 4
 
 
 def test_a_run_goes_on_with_it(folder: Path, ran: dict[str, Finished]) -> None:

@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.io.atomic import (
-    atomic_file,
-    finish_staged,
-    new_folder,
-    replaced_folder,
-    staged_files,
-    write_atomically,
-)
+from m6rec_jax.io.atomic import atomic_file, new_folder, replaced_folder, write_atomically
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
@@ -65,65 +58,3 @@ def test_a_folder_is_replaced(tmp_path: Path) -> None:
             (folder / name).touch()
         assert [path.name for path in target.iterdir()] == [name]
     assert list(tmp_path.iterdir()) == [target]
-
-
-NEW = {"a/one": "1", "a/two": "2", "three": "3"}
-
-
-def contents(root: Path) -> dict[str, str]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_text() for path in files}
-
-
-def stage(root: Path, fail: bool = False) -> None:
-    with staged_files(root / "next", root) as staged:
-        (staged / "a").mkdir()
-        for name, text in NEW.items():
-            (staged / name).write_text(text)
-        if fail:
-            raise ZeroDivisionError
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "one").write_text("old")
-    (tmp_path / "other").write_text("stays")
-    return tmp_path
-
-
-def test_files_take_their_places(root: Path) -> None:
-    stage(root)
-    assert contents(root) == {**NEW, "other": "stays"}
-
-
-def test_nothing_changes_where_the_block_fails(root: Path) -> None:
-    before = contents(root)
-    with pytest.raises(ZeroDivisionError):
-        stage(root, fail=True)
-    assert contents(root) == before
-    assert not (root / "next").exists()
-
-
-@pytest.mark.parametrize("moved", range(4))
-def test_what_a_kill_left_is_moved_later(root: Path, moved: int, monkeypatch) -> None:
-    replace, done = Path.replace, []
-
-    def killed(path: Path, target: Path) -> Path:
-        if len(done) == moved:
-            raise KeyboardInterrupt
-        done.append(path)
-        return replace(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        if moved < len(NEW):
-            with pytest.raises(KeyboardInterrupt):
-                stage(root)
-            assert (root / "next").exists()
-        else:
-            stage(root)
-    finish_staged(root / "next", root)
-    assert contents(root) == {**NEW, "other": "stays"}
-    assert not (root / "next").exists()
-    finish_staged(root / "next", root)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
 from pathlib import Path
 
 import pytest
@@ -20,15 +17,3 @@ def test_the_second_is_kept_out_until_the_first_has_left(tmp_path: Path) -> None
         pass
     with locked_folder(folder, "busy there"):
         pass
-
-
-def test_a_disk_without_locks_is_worked_on_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def flock(descriptor: int, operation: int) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with caplog.at_level(logging.WARNING), locked_folder(tmp_path, "busy there"):
-        pass
-    assert "cannot be locked" in caplog.text

@@ -56,7 +56,7 @@ def test_processes_of_this_machine() -> None:
         with pytest.raises(DataError, match="-1 is below 0"):
             list(workers.map(square, [1, -1]))
         assert result() == 36
-        with pytest.raises(M6RecError, match=r"died, .* memory may be short"):
+        with pytest.raises(M6RecError, match="died; memory may be short"):
             list(workers.map(square, [13]))
 
 
@@ -75,8 +75,6 @@ def test_a_cluster_without_room() -> None:
     assert options.fitting([{"CPU": 8.0, "GPU": 5.0}, {"GPU": 1.0}]) == 2
     with pytest.raises(ConfigError, match=r"resources = {'GPU': 2}, and its nodes have .*'GPU': 0"):
         options.fitting([{"CPU": 8.0}])
-    with pytest.raises(ConfigError, match=r"WorkerOptions\.resources"):
-        WorkerOptions({"CPU": 1, "GPU": 0})
 
 
 def test_files_and_indexes_are_the_same_by_ray(served: Path, tmp_path: Path) -> None:

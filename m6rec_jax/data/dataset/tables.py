@@ -32,7 +32,7 @@ from m6rec_jax.data.dataset.columns import KINDS, conversion, identifier, litera
 from m6rec_jax.data.dataset.schema import TABLES, DatasetSpec, EventsSpec, TableSpec
 from m6rec_jax.data.dataset.values import out_of_range
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.processors import num_processors
+from m6rec_jax.io.workers import num_processors
 
 _MEMORY = "512MB"
 # Each thread takes some of the memory.

@@ -28,7 +28,6 @@ from m6rec_jax.data.store import views
 from m6rec_jax.data.store.manifest import (
     MANIFEST,
     Manifest,
-    SplitEntry,
     ViewEntry,
     earlier_manifest,
     fingerprint,
@@ -171,7 +170,7 @@ def prepare_corpus(
             format=FORMAT,
             version=__version__,
             dataset=corpus.name,
-            split=SplitEntry(*described),
+            split=by_group.name,
             options=dict(corpus.settings),
             views={
                 view: ViewEntry(source, write_spooled(target, view, spool))

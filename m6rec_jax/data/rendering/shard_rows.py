@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 
 from m6rec_jax.data.features.features import Features
 from m6rec_jax.data.features.past_events import Ranges
-from m6rec_jax.data.features.user_bucket import Groups, UserBucket
+from m6rec_jax.data.features.reranking_candidates import DrawnCandidates
+from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.splitting.negatives import NegativeSampler
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source, classes, distinct_texts, render_all
 from m6rec_jax.text.records import Value
@@ -33,20 +35,33 @@ class ShardRows:
     Args:
       job: of the preparation.
       shard: number of the shard.
-      bucket: its events.
+      answers: what pairs of items say of the candidates of 'groups' `[2, items]`, if counted.
+      drawn: the candidates of 'reranking'.
 
     Attributes:
+      bucket: the events of the shard.
       place: of the shard among those that have events.
+      first_new: items from this one on are in no document and no catalogue yet.
+      sampler: draws negatives of 'groups'; never held-out items.
     """
 
-    def __init__(self, job: Job, shard: int, bucket: UserBucket) -> None:
-        self.job, self.place, self.bucket = job, job.shards.index(shard), bucket
+    def __init__(
+        self,
+        job: Job,
+        shard: int,
+        answers: np.ndarray | None = None,
+        drawn: DrawnCandidates | None = None,
+    ) -> None:
+        self.job, self.place, self.bucket = job, job.shards.index(shard), job.bucket(shard)
+        self.answers, self.drawn = answers, drawn
         self.template, self.label = job.template, job.dataset.spec.label
         self.users, self.items = job.dataset.user_records, job.dataset.item_records
         self._user_values = [user.attributes for user in self.users]
         self._item_values = [item.attributes for item in self.items]
-        assert job.options.max_events is not None, "with_history_length"
-        self.max_events = job.options.max_events
+        self.max_events = job.options.history_length
+        self.first_new = 0 if job.past is None else job.past.num_items
+        never = np.flatnonzero(job.held_out).tolist()
+        self.sampler = NegativeSampler(len(self.items), job.options.negative_power, never)
         self._histories: dict[int, tuple[Groups, pa.ListArray]] = {}
 
     def features(self, groups: Groups) -> Features:
@@ -59,8 +74,7 @@ class ShardRows:
     def candidate_texts(self, features: Features, ranges: Ranges, items: np.ndarray) -> pa.Array:
         """The text of each candidate of 'groups'; the ranges are those of the groups."""
         template = self.template.candidate_template
-        pairs = self.job.answers(self.place)
-        words = features.of_candidates(template.fields, ranges.owners, items, pairs)
+        words = features.of_candidates(template.fields, ranges.owners, items, self.answers)
         return render_all(
             template,
             len(items),

@@ -29,7 +29,7 @@ from m6rec_jax.data.splitting.splits import (
     Split,
 )
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.processors import num_processors
+from m6rec_jax.io.workers import num_processors
 
 log = logging.getLogger(__name__)
 _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"

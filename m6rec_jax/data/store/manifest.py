@@ -25,20 +25,12 @@ def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
     return digest.hexdigest()
 
 
-class SplitEntry(msgspec.Struct, frozen=True):
-    """A `splits.Split`."""
-
-    name: str
-    kind: str = ""
-    options: dict[str, Any] = {}
-
-
 class ViewEntry(msgspec.Struct, omit_defaults=True):
     """A view that is there.
 
     Attributes:
       fingerprint: of all that its rows were made from, but for those of updates.
-      rows: of each part.
+      rows: of each split.
       max_events: behaviours of a history, at most; None for texts.
       negatives: `sampling_rates` of the view 'groups'; empty for logged impressions.
     """
@@ -50,42 +42,39 @@ class ViewEntry(msgspec.Struct, omit_defaults=True):
 
 
 class UpdateEntry(msgspec.Struct):
-    """A part that `m6rec data update` added: new files of events, and how many there were.
-
-    The fingerprint is of all files so far, since rows depend on users and items, too.
-    """
+    """A split that `m6rec data update` added, and the fingerprint of all files up to its own."""
 
     name: str
-    files: list[str] = []
-    fingerprint: str = ""
-    events: int = 0
+    fingerprint: str
 
 
 class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What `prepare.json` says. Data of texts have only some of it.
 
     Attributes:
-      dataset: name of the data set.
+      dataset, split: names of the data set and of its split.
       format, version: of the code that wrote it.
       options: of `PrepareOptions`, or of a corpus.
-      source: fingerprint of tables, template and split.
-      counts: users, acting_users, items, held_out_items, and `events` of each part.
-      files: of each table its files in their order: name, and SHA-256 of what is in it.
+      settings: fingerprint of what is said of tables, template and split.
+      source: fingerprint of that and of the files that were prepared first.
+      counts: users, acting_users, items, held_out_items, and `events` of each split.
+      files: of each table its files in their order: name, and SHA-256 of the content.
       last_time: of the last event, unix seconds.
       shards: number of user shards.
-      visible: part of a row -> parts whose events its history may hold.
+      visible: split of a row -> splits whose events its history may hold.
       corpus_spec, dialogue_spec: of texts, in place of `dataset_spec`.
     """
 
     dataset: str
+    split: str = ""
     format: int = 0
     version: str = ""
-    split: SplitEntry = SplitEntry("")
     options: dict[str, Any] = {}
     views: dict[str, ViewEntry] = {}
     counts: dict[str, Any] = {}
     dataset_spec: dict[str, Any] | None = None
     statistics_options: dict[str, Any] = {}
+    settings: str = ""
     source: str = ""
     files: dict[str, list[tuple[str, str]]] = {}
     last_time: float = 0.0
@@ -121,17 +110,16 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 def earlier_manifest(folder: Path, dataset: str) -> Manifest:
-    """What an earlier run says of a folder that is to be prepared; of no views, if nothing.
+    """That of an earlier preparation into a folder; one without views, if there is none.
 
     Raises DataError where it is of a data set of another name.
     """
-    if not (folder / MANIFEST).is_file():
-        return Manifest(dataset=dataset)
-    try:
-        manifest = Manifest.read(folder)
-    except DataError as error:
-        log.warning("%s", error)
-        return Manifest(dataset=dataset)
+    manifest = Manifest(dataset=dataset)
+    if (folder / MANIFEST).is_file():
+        try:
+            manifest = Manifest.read(folder)
+        except DataError as error:
+            log.warning("%s", error)
     if manifest.dataset != dataset:
         raise DataError(
             f"{folder} has another data set, {manifest.dataset!r}: give {dataset!r} another name, "

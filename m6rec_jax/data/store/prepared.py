@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import glob
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -56,8 +55,6 @@ EVENTS = "events"
 # Of `EVENTS`; every update adds a file of its own.
 PREPARED_EVENTS = "prepared.parquet"
 EVENT_COLUMNS = ["row", "user", "item", "time", "value", "part"]
-# What an update has ready, see `io.atomic.staged_files`.
-UPDATE = "update"
 VOCABULARY = "vocabulary.model"
 
 
@@ -110,8 +107,7 @@ class Prepared:
         """Opens what `prepare` wrote below the TFDS data_dir.
 
         Raises:
-          DataError: this split is not prepared there (the message names those that are), or an
-            update of it was cut short.
+          DataError: this split is not prepared there; the message names those that are.
         """
         folder = folder_of(data_dir, dataset, split)
         with bucket_errors(folder, "read"):
@@ -122,13 +118,7 @@ class Prepared:
                     f"{did_you_mean(folder.name, there)} "
                     f"(there: {', '.join(there) or 'nothing'}); run `m6rec data prepare`"
                 )
-            manifest = Manifest.read(folder)
-        if (folder / UPDATE).exists():
-            raise DataError(
-                f"{folder}: an update was cut short, so that some files are older than others; "
-                "`m6rec data update` finishes it"
-            )
-        return cls(path_of(data_dir), manifest)
+            return cls(path_of(data_dir), Manifest.read(folder))
 
     @classmethod
     def find(cls, data_dir: str | os.PathLike[str], name: str) -> Prepared:
@@ -140,26 +130,26 @@ class Prepared:
         dataset, _, split = name.rpartition(".")
         if dataset and folder_of(data_dir, dataset, split).is_dir():
             return cls.open(data_dir, dataset, split)
-        start = views.config_prefix(name, "")
-        paths = path_of(data_dir).glob(f"{glob.escape(start)}*/{MANIFEST}")
-        names = sorted(path.parent.name.removeprefix(start) for path in paths)
+        start, default = views.config_prefix(name, ""), "per_user_temporal"
+        paths = path_of(data_dir).glob(f"{start}*/{MANIFEST}")
+        splits = sorted(path.parent.name.removeprefix(start) for path in paths)
         # Splits have no dot in their names: with one it is a split of the data set `NAME.MORE`.
-        splits = [split for split in names if "." not in split]
-        default = "per_user_temporal"
+        splits = [split for split in splits if "." not in split] or [default]
         if default not in splits and len(splits) > 1:
             there = ", ".join(start + split for split in splits)
             raise DataError(f"{name} has several splits; name one of {there}")
-        return cls.open(data_dir, name, default if default in splits or not splits else splits[0])
+        return cls.open(data_dir, name, default if default in splits else splits[0])
 
     @functools.cached_property
     def folder(self) -> Path:
         """Where all but views and events lie; of a bucket, a copy on the local disk."""
         # Only some jobs read the events, which may be large.
-        return kept_copy(self._folder, without=[EVENTS])
+        return kept_copy(self.location, without=[EVENTS])
 
     @property
-    def _folder(self) -> Path:
-        return folder_of(self.data_dir, self.manifest.dataset, self.manifest.split.name)
+    def location(self) -> Path:
+        """Where the manifest lies; of a bucket, the address."""
+        return folder_of(self.data_dir, self.manifest.dataset, self.manifest.split)
 
     @property
     def vocabulary_file(self) -> Path:
@@ -168,15 +158,14 @@ class Prepared:
 
     def tfds_folder(self, view: str) -> Path:
         """Folder of a view's TFRecord shards."""
-        names = self.manifest.dataset, self.manifest.split.name
-        return views.tfds_folder(self.data_dir, *names, view)
+        return views.tfds_folder(self.data_dir, self.manifest.dataset, self.manifest.split, view)
 
     def num_rows(self, view: str) -> dict[str, int]:
-        """Rows of each part of a view; raises DataError where it is not prepared."""
+        """Rows of each split of a view; raises DataError where it is not prepared."""
         prepared = self.manifest.views
         if view not in prepared:
-            known = ", ".join(prepared) or "none"
-            raise DataError(f"{self.folder}: view {view!r} is not prepared (prepared: {known})")
+            there = ", ".join(prepared) or "none"
+            raise DataError(f"{self.folder}: view {view!r} is not prepared (prepared: {there})")
         return prepared[view].rows
 
     @property
@@ -208,7 +197,7 @@ class Prepared:
         """
         template, spec = self.template(), self.dataset_spec
         if "label" not in spec:
-            sampled = "groups" in self.manifest.views and self.manifest.views["groups"].negatives
+            sampled = self.manifest.view("groups").negatives
             return (NOT_CHOSEN, template.outcome(None) or CHOSEN) if sampled else None
         if len(template.outcomes) < 2:
             return None
@@ -240,7 +229,7 @@ class Prepared:
         """
         tables: list[pa.Table] = []
         for name in (PREPARED_EVENTS, *(f"{name}.parquet" for name in updates)):
-            path = kept_copy(self._folder / EVENTS / name)
+            path = kept_copy(self.location / EVENTS / name)
             try:
                 table = pq.read_table(path)
                 number = pa.array(np.full(len(table), len(tables)))

@@ -12,6 +12,7 @@ import itertools
 import json
 import shutil
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ import pyarrow.ipc
 
 from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.data.store import views
-from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.atomic import replaced_folder, write_atomically
 
 # Of a shard of texts, about; and rows that are written together before.
 _SHARD_BYTES, _BATCH_ROWS = 256 << 20, 1_000
@@ -32,30 +33,38 @@ _TIME = struct.Struct("<d")
 
 
 class _Kind(NamedTuple):
-    """How TFDS stores the values of a column: the field of `tf.train.Feature`, what is done to a
-    value before and after, and type and encoding of a tensor.
+    """How TFDS stores the values of a column: the field of `tf.train.Feature`, its description of
+    the column, and what is done to a value before it is written and after it is read.
     """
 
     field: str
+    described: Mapping[str, Any]
     encode: Callable[[Any], Any] | None = None
     decode: Callable[[Any], Any] | None = None
-    tensor: tuple[str, str] | None = None
 
 
+def _tensor(kind: str, encoding: str) -> Mapping[str, Any]:
+    tensor = {"shape": {}, "dtype": kind, "encoding": encoding}
+    return {"pythonClassName": f"{_FEATURES}tensor_feature.Tensor", "tensor": tensor}
+
+
+_TEXT = {"pythonClassName": f"{_FEATURES}text_feature.Text", "text": {}}
 _KINDS: Mapping[str, _Kind] = {
-    "str": _Kind("bytes_list", str.encode, bytes.decode),
-    "int": _Kind("int64_list", tensor=("int64", "none")),
+    "str": _Kind("bytes_list", _TEXT, str.encode, bytes.decode),
+    "int": _Kind("int64_list", _tensor("int64", "none")),
     # As a 32-bit number a time would be off by minutes.
-    "time": _Kind("bytes_list", _TIME.pack, lambda b: _TIME.unpack(b)[0], ("float64", "bytes")),
-    "value": _Kind("float_list", tensor=("float32", "none")),
+    "time": _Kind(
+        "bytes_list", _tensor("float64", "bytes"), _TIME.pack, lambda b: _TIME.unpack(b)[0]
+    ),
+    "value": _Kind("float_list", _tensor("float32", "none")),
 }
 
 
 class ShardFile(NamedTuple):
-    """A file of records of a part: how many there are, and their bytes."""
+    """A file of records of a split: how many there are, and their bytes."""
 
     path: Path
-    part: str
+    split: str
     records: int
     bytes: int
 
@@ -77,8 +86,8 @@ def examples(table: pa.Table, view: str) -> Iterator[bytes]:
         yield example.SerializeToString(deterministic=True)
 
 
-def write_shard(path: Path, part: str, records: Iterable[bytes]) -> ShardFile:
-    """Writes a file of records of a part."""
+def write_shard(path: Path, split: str, records: Iterable[bytes]) -> ShardFile:
+    """Writes a file of records of a split."""
     number = size = 0
     with path.open("wb") as file:
         for record in records:
@@ -86,7 +95,7 @@ def write_shard(path: Path, part: str, records: Iterable[bytes]) -> ShardFile:
             file.write(length + _masked(length) + record + _masked(record))
             number += 1
             size += len(record)
-    return ShardFile(path, part, number, size)
+    return ShardFile(path, split, number, size)
 
 
 def write_view(target: Path, view: str, files: Sequence[ShardFile]) -> dict[str, int]:
@@ -98,9 +107,16 @@ def write_view(target: Path, view: str, files: Sequence[ShardFile]) -> dict[str,
       files: are moved there.
 
     Returns:
-      part -> rows.
+      split -> rows.
     """
-    features = {name: _feature(*column) for name, column in sorted(views.COLUMNS[view].items())}
+    features = {}
+    for name, (kind, many) in sorted(views.COLUMNS[view].items()):
+        features[name] = _KINDS[kind].described
+        if many:
+            features[name] = {
+                "pythonClassName": f"{_FEATURES}sequence_feature.Sequence",
+                "sequence": {"feature": features[name], "length": "-1"},
+            }
     described = {
         "pythonClassName": f"{_FEATURES}features_dict.FeaturesDict",
         "featuresDict": {"features": features},
@@ -115,59 +131,54 @@ def write_view(target: Path, view: str, files: Sequence[ShardFile]) -> dict[str,
     }
     with replaced_folder(target) as folder:
         (folder / "features.json").write_text(json.dumps(described, indent=4))
-        return _move(files, folder, info)
+        (folder / views.INFO).write_text(json.dumps(info))
+        return add_splits(folder, files)
 
 
-def add_part(target: Path, files: Sequence[ShardFile], out: Path) -> dict[str, int]:
-    """Writes to a new folder what gives the view in `target` another part, as `write_view` does."""
-    out.mkdir(parents=True)
-    return _move(files, out, json.loads((target / views.INFO).read_text()))
-
-
-def _move(files: Sequence[ShardFile], folder: Path, info: dict[str, Any]) -> dict[str, int]:
-    """Gives files their places, and adds their parts to what TFDS knows of the view."""
-    of_parts: dict[str, list[ShardFile]] = {part: [] for part in PARTS}
+def add_splits(folder: Path, files: Sequence[ShardFile]) -> dict[str, int]:
+    """Moves files of new splits into a view's folder; returns as `write_view`."""
+    info = json.loads((folder / views.INFO).read_text())
+    of_splits: dict[str, list[ShardFile]] = {split: [] for split in PARTS}
     for file in files:
-        of_parts.setdefault(file.part, []).append(file)
-    rows = {}
-    for part, some in of_parts.items():
-        if not some:
-            continue
+        of_splits.setdefault(file.split, []).append(file)
+    of_splits = {split: some for split, some in of_splits.items() if some}
+    for split, some in of_splits.items():
         for number, file in enumerate(some):
-            name = f"{views.TFDS_NAME}-{part}.tfrecord-{number:05d}-of-{len(some):05d}"
+            name = f"{views.TFDS_NAME}-{split}.tfrecord-{number:05d}-of-{len(some):05d}"
             shutil.move(file.path, folder / name)
-        rows[part] = sum(file.records for file in some)
         info["splits"].append(
             {
                 "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "name": part,
+                "name": split,
                 "numBytes": str(sum(file.bytes for file in some)),
                 "shardLengths": [str(file.records) for file in some],
             }
         )
-    (folder / views.INFO).write_text(json.dumps(info, indent=2))
-    return rows
+    write_atomically(folder / views.INFO, json.dumps(info, indent=2))
+    return {split: sum(file.records for file in some) for split, some in of_splits.items()}
 
 
 def spool_rows(rows: Iterable[tuple[str, str, views.Row]], folder: Path) -> None:
-    """Writes rows (view, part and row) to a folder, where they wait until all are there."""
+    """Writes rows (view, split and row) to a folder, where they wait until all are there."""
     rows, writers = iter(rows), dict[tuple[str, str], Any]()
     with contextlib.ExitStack() as stack:
         while some := list(itertools.islice(rows, _BATCH_ROWS)):
-            for view, part in dict.fromkeys((view, part) for view, part, _ in some):
+            batches = defaultdict[tuple[str, str], list[views.Row]](list)
+            for view, split, row in some:
+                batches[view, split].append(row)
+            for (view, split), batch in batches.items():
                 schema = views.schema(view)
-                if (view, part) not in writers:
-                    file = pa.ipc.new_file(str(folder / f"{view}-{part}"), schema)
-                    writers[view, part] = stack.enter_context(file)
-                of_both = [row for *names, row in some if names == [view, part]]
-                writers[view, part].write_batch(pa.RecordBatch.from_pylist(of_both, schema))
+                if (view, split) not in writers:
+                    file = pa.ipc.new_file(str(folder / f"{view}-{split}"), schema)
+                    writers[view, split] = stack.enter_context(file)
+                writers[view, split].write_batch(pa.RecordBatch.from_pylist(batch, schema))
 
 
 def write_spooled(target: Path, view: str, folder: Path) -> dict[str, int]:
     """Makes the folder of a view, as `write_view` does, of its rows of `spool_rows`, shuffled."""
     files = []
-    for seed, part in enumerate(PARTS):
-        path = folder / f"{view}-{part}"
+    for seed, split in enumerate(PARTS):
+        path = folder / f"{view}-{split}"
         if path.exists():
             with pa.memory_map(str(path)) as file:
                 table = pa.ipc.open_file(file).read_all()
@@ -175,13 +186,13 @@ def write_spooled(target: Path, view: str, folder: Path) -> dict[str, int]:
             number = -(-table.nbytes // _SHARD_BYTES)
             for shard in range(number):
                 records = examples(table.take(order[shard::number]), view)
-                files.append(write_shard(folder / f"{view}-{part}-{shard}", part, records))
+                files.append(write_shard(folder / f"{view}-{split}-{shard}", split, records))
     return write_view(target, view, files)
 
 
-def read_shards(folder: Path, view: str, part: str) -> Iterator[dict[str, Any]]:
+def read_shards(folder: Path, view: str, split: str) -> Iterator[views.Row]:
     """Rows of a view, in order, as `pipeline.prepared_rows.read_rows` gives them."""
-    for path in sorted(folder.glob(f"*-{part}.tfrecord-*")):
+    for path in sorted(folder.glob(f"*-{split}.tfrecord-*")):
         with path.open("rb") as file:
             while head := file.read(12):  # its length, and a checksum
                 record = file.read(int.from_bytes(head[:8], "little"))
@@ -208,8 +219,7 @@ def _lists(column: pa.Array, kind: _Kind, many: bool) -> Iterator[Sequence[Any]]
     """The values of each row, as examples hold them; each distinct text is encoded once."""
 
     def encoded(values: pa.Array) -> list[Any]:
-        listed = values.to_pylist()
-        return list(map(kind.encode, listed)) if kind.encode else listed
+        return list(map(kind.encode, values.to_pylist())) if kind.encode else values.to_pylist()
 
     values = column.flatten() if many else column
     if pa.types.is_dictionary(values.type):
@@ -220,20 +230,6 @@ def _lists(column: pa.Array, kind: _Kind, many: bool) -> Iterator[Sequence[Any]]
     ends = np.cumsum(column.value_lengths()).tolist() if many else range(1, len(column) + 1)
     for start, end in itertools.pairwise([0, *ends]):
         yield listed[start:end]
-
-
-def _feature(kind: str, many: bool) -> dict[str, object]:
-    """One column as TFDS describes it."""
-    inner: dict[str, object] = {"pythonClassName": f"{_FEATURES}text_feature.Text", "text": {}}
-    if of_tensor := _KINDS[kind].tensor:
-        tensor = {"shape": {}, "dtype": of_tensor[0], "encoding": of_tensor[1]}
-        inner = {"pythonClassName": f"{_FEATURES}tensor_feature.Tensor", "tensor": tensor}
-    if not many:
-        return inner
-    return {
-        "pythonClassName": f"{_FEATURES}sequence_feature.Sequence",
-        "sequence": {"feature": inner, "length": "-1"},
-    }
 
 
 def _masked(data: bytes) -> bytes:

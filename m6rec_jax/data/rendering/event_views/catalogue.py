@@ -12,7 +12,7 @@ from m6rec_jax.data.splitting.splits import TRAIN
 
 def _rows(shard: ShardRows, groups: Groups) -> Rows:
     # All of them stand in one file, that of the first shard.
-    first = shard.job.num_old_items if shard.place == 0 else len(shard.items)
+    first = shard.first_new if shard.place == 0 else len(shard.items)
     items = shard.items[first:]
     columns = {
         "item_id": [item.id for item in items],

@@ -23,7 +23,7 @@ SIZE = 4
 def _rows(shard: ShardRows, groups: Groups) -> Rows:
     """Each shard has its share of the items, but for those that are held out; they come first."""
     job = shard.job
-    share = slice(job.num_old_items + shard.place, None, len(job.shards))
+    share = slice(shard.first_new + shard.place, None, len(job.shards))
     of_items = [
         item_document(shard.template, item)
         for item, held_out in zip(shard.items[share], job.held_out[share], strict=True)

@@ -58,7 +58,7 @@ def candidates_of(shard: ShardRows, groups: Groups) -> Candidates:
         positives = items[offsets[group] : offsets[group + 1]].tolist()
         first = groups.rows.low[group]
         user, time = shard.users[bucket.user[first]].id, float(bucket.time[first])
-        drawn = job.sampler.draw(
+        drawn = shard.sampler.draw(
             popularity.cumulative[epoch],
             key=f"{user}:{time}:{shard.items[positives[0]].id}",
             positives=positives,

@@ -12,7 +12,8 @@ from m6rec_jax.text.column_text import distinct_texts
 
 
 def _rows(shard: ShardRows, groups: Groups) -> Rows:
-    drawn = shard.job.candidates(shard.place)
+    drawn = shard.drawn
+    assert drawn is not None
     there = drawn.counts > 0
     groups, counts = groups.take(there), drawn.counts[there]
     inside = np.arange(drawn.items.shape[1]) < counts[:, None]

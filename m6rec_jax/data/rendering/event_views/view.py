@@ -66,10 +66,9 @@ class View:
     def grouping(self, spec: DatasetSpec, options: PrepareOptions) -> Grouping:
         """How rows are grouped; the options say how long histories are."""
         negatives = num_negatives(spec)
-        assert options.max_events is not None, "with_history_length"
         return Grouping(
             size=self.size(options, negatives),
-            max_events=options.max_events,
+            max_events=options.history_length,
             strict=self.strict,
             repeats=spec.repeats_count or not self.wants_items,
             with_seen=self.of_candidates and self.strict and negatives > 0,
