@@ -35,7 +35,6 @@ from m6rec_jax.requests.request import (
     TEXT,
     Number,
     RejectedRow,
-    Request,
     RequestParser,
     converted,
     record_type,
@@ -47,7 +46,7 @@ ANSWERS, PART = "answers", "part"
 # In the folder: rows that could not be used, and why.
 REJECTED = "rejected.jsonl"
 _ROWS_AT_ONCE = 1_000
-_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
+_WORDS = dict.fromkeys(("yes", "true", "1"), True) | dict.fromkeys(("no", "false", "0"), False)
 
 
 def import_requests(
@@ -80,19 +79,18 @@ def import_requests(
     first = ""
     with new_folder(output) as folder:
         with (folder / REJECTED).open("w", encoding="utf-8") as left_out:
-            for chunk in file.chunks(0, _ROWS_AT_ONCE, file.num_rows):
-                for row in chunk.rows:
-                    problem = row.problem
-                    try:
-                        if row.values is not None:
-                            rows.add(row.values)
-                    except RejectedRow as error:
-                        problem = error
-                    if problem is not None:
-                        rejected[problem.kind] += 1
-                        first = first or f", first in line {row.number + 1}: {problem}"
-                        reason = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
-                        left_out.write(json_text(reason | {"raw": row.shown()}) + "\n")
+            for row in (r for c in file.chunks(0, _ROWS_AT_ONCE, file.num_rows) for r in c.rows):
+                problem = row.problem
+                try:
+                    if row.values is not None:
+                        rows.add(row.values)
+                except RejectedRow as error:
+                    problem = error
+                if problem is not None:
+                    rejected[problem.kind] += 1
+                    first = first or f", first in line {row.number + 1}: {problem}"
+                    reason = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
+                    left_out.write(json_text(reason | {"raw": row.shown()}) + "\n")
         counts = ", ".join(f"{part} {rows.splits[part]:,}" for part in PARTS)
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
         if empty := [part for part in PARTS if not rows.splits[part]]:
@@ -125,15 +123,17 @@ class _Rows:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a row; raises RejectedRow, and has then added nothing."""
-        request = self._parser.parse(row)
+        request, answered = self._parser.parse(row), converted(row, self._answers_type)
         if request.unknown:
             words = f"'history' names {request.unknown[0]!r}, which the table of items lacks"
             raise RejectedRow("unknown_item", words)
-        answered = converted(row, self._answers_type)
-        if len(answered[ANSWERS]) != len(request.candidates):
-            words = f"{ANSWERS!r} are {len(answered[ANSWERS])} of {len(request.candidates)} items"
+        answers = answered[ANSWERS]
+        if len(answers) != len(request.candidates):
+            words = f"{ANSWERS!r} are {len(answers)} of {len(request.candidates)} items"
             raise RejectedRow("wrong_type", words)
-        user = request.user.id or _digest(request)
+        # Rows that say the same of a user without an id are of one.
+        said = repr((sorted(request.user.attributes.items()), request.history)).encode()
+        user = request.user.id or hashlib.blake2b(said, digest_size=8).hexdigest()
         part = answered.get(PART) or PARTS[splits.by_name([user])[0]]
         items = dict[str, Mapping[str, Any]]()
         events = dict[tuple[str, str, float, float], str]()
@@ -145,10 +145,14 @@ class _Rows:
             time = self._time(event.time, place, f"{path}.time")
             events[user, self._id(item, path, items), time, value] = "context"
         now = self._time(request.time, len(request.history), "time")
-        pairs = zip(request.candidates, answered[ANSWERS], strict=True)
-        for place, (item, answer) in enumerate(pairs):
+        for place, (item, answer) in enumerate(zip(request.candidates, answers, strict=True)):
             if not self._has_values:
-                answer = _yes(answer, f"{ANSWERS}[{place}]")
+                # Sets of instructions have sentences: "Yes."
+                word = str(answer).strip().rstrip(".").lower()
+                if word not in _WORDS:
+                    words = f"'{ANSWERS}[{place}]' is {answer!r}, neither yes nor no"
+                    raise RejectedRow("wrong_type", words)
+                answer = _WORDS[word]
             id_ = self._id(item, f"candidates[{place}]", items)
             # Without values every event is a positive, and what was not chosen is none.
             if answer or self._has_values or self._is_text:
@@ -172,15 +176,15 @@ class _Rows:
             events=dataclasses.replace(events, part=PART, file="events.parquet"),
         )
         columns = [events.user, events.item, events.time, events.value, PART]
+        rows = sorted(
+            ((*key, split) for key, split in self._events.items()), key=lambda row: row[2]
+        )
         write_dataset(
             folder,
             made,
             [{spec.users.id: id_, **columns} for id_, columns in self._users.items()],
             [{spec.items.id: id_, **columns} for id_, columns in self._items.items()],
-            [
-                {name: value for name, value in zip(columns, (*key, split), strict=True) if name}
-                for key, split in sorted(self._events.items(), key=lambda one: one[0][2])
-            ],
+            [{name: v for name, v in zip(columns, row, strict=True) if name} for row in rows],
             {name: kind for name, kind in made.events.kinds.items() if name not in columns[:2]},
         )
 
@@ -204,34 +208,18 @@ class _Rows:
         return item.id or text
 
 
-def _yes(answer: Any, path: str) -> bool:
-    word = str(answer).strip().rstrip(".").lower()  # sets of instructions have sentences: "Yes."
-    if word not in (*_YES, *_NO):
-        raise RejectedRow("wrong_type", f"{path!r} is {answer!r}, neither yes nor no")
-    return word in _YES
-
-
-def _digest(request: Request) -> str:
-    """What a user without an id is called: rows that say the same of a user are of one."""
-    words = repr((sorted(request.user.attributes.items()), request.history))
-    return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
-
-
 def _texts_spec(name: str) -> DatasetSpec:
     """Of users and items that are plain texts."""
+    table = {"columns": {TEXT: "string"}}
+    template = dict.fromkeys(("event", "candidate", "item"), "{text}") | {"profile": "[{text}]"}
+    outcomes = [{"at_least": 1, "text": "yes"}, {"text": "no"}]
     return DatasetSpec.from_dict(
         {
             "name": name,
-            "users": {"id": "user_id", "columns": {TEXT: "string"}},
-            "items": {"id": "item_id", "columns": {TEXT: "string"}},
+            "users": {"id": "user_id", **table},
+            "items": {"id": "item_id", **table},
             "events": {"user": "user_id", "item": "item_id", "time": "time", "value": "answer"},
             "label": {"at_least": 1},
-            "template": {
-                "profile": "[{text}]",
-                "event": "{text}",
-                "candidate": "{text}",
-                "item": "{text}",
-                "outcomes": [{"at_least": 1, "text": "yes"}, {"text": "no"}],
-            },
+            "template": {**template, "outcomes": outcomes},
         }
     )

@@ -63,18 +63,12 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """One row of a file.
+    """One row of a file."""
 
-    Attributes:
-      number: from 0.
-      values, problem: the object; None where it could not be read, and why not.
-      raw: the row's line, in Parquet None.
-    """
-
-    number: int
-    values: Mapping[str, Any] | None
-    problem: RejectedRow | None = None
-    raw: bytes | None = None
+    number: int  # from 0
+    values: Mapping[str, Any] | None  # None where it could not be read
+    problem: RejectedRow | None = None  # why not
+    raw: bytes | None = None  # its line; None in Parquet
 
     def shown(self) -> str:
         """The row for people, as far as it can be shown."""
@@ -94,38 +88,12 @@ class Chunk:
     table: pa.Table | None = None
 
 
-ResultTypes = Mapping[str, pa.DataType]
-
-
-def open_requests(path: str | Path, result_types: ResultTypes) -> RequestFile:
-    """Opens a file of requests.
-
-    Args:
-      path: `.jsonl` or `.parquet`.
-      result_types: columns that will be added; a row that has one of them already is rejected.
-
-    Raises:
-      ConfigError: another ending.
-      DataError: no such file, a damaged one, one without rows, or one whose columns have a result's
-        name.
-    """
-    path = Path(path)
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"{path}: requests are read from .jsonl or .parquet files")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    file = _FORMATS[path.suffix](path, result_types)
-    if not file.num_rows:
-        raise DataError(f"{path} has no rows")
-    return file
-
-
 class JsonLines:
     """A file of requests of one JSON object per line, and how results are written in its format."""
 
     suffix = ".jsonl"
 
-    def __init__(self, path: Path, result_types: ResultTypes) -> None:
+    def __init__(self, path: Path, result_types: Mapping[str, pa.DataType]) -> None:
         self.path, self._types = path, result_types
 
     @cached_property
@@ -142,14 +110,12 @@ class JsonLines:
         """
         with self.path.open("rb") as file:
             numbered = itertools.islice(enumerate(file), start, end)
-            plain = (
-                (number, line.removeprefix(codecs.BOM_UTF8).strip()) for number, line in numbered
-            )
-            filled = ((number, line) for number, line in plain if line)
-            lines = list(itertools.islice(filled, size))
-            yield Chunk([self._read(*line) for line in lines], lines[-1][0] + 1 if lines else end)
-            while lines := list(itertools.islice(filled, size)):
-                yield Chunk([self._read(*line) for line in lines], lines[-1][0] + 1)
+            lines = ((n, line.removeprefix(codecs.BOM_UTF8).strip()) for n, line in numbered)
+            rows = (self._read(number, line) for number, line in lines if line)
+            some = list(itertools.islice(rows, size))
+            yield Chunk(some, some[-1].number + 1 if some else end)
+            while some := list(itertools.islice(rows, size)):
+                yield Chunk(some, some[-1].number + 1)
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
@@ -159,14 +125,12 @@ class JsonLines:
         `results` hold, by column, one float32 array or list of ids per kept row.
         """
         with path.open("wb") as file:
-            for i, index in enumerate(kept):
-                raw = chunk.rows[index].raw
-                assert raw is not None
-                added = {name: _plain(values[i]) for name, values in results.items()}
+            for row, *values in zip((chunk.rows[i] for i in kept), *results.values(), strict=True):
+                added = dict(zip(results, map(_plain, values), strict=True))
                 # Into the row's own text, of which not a byte changes: it ends with a brace.
                 text = json.dumps(added, ensure_ascii=False)[1:].encode()
-                comma = b", " if chunk.rows[index].values else b""
-                file.write(raw[:-1].rstrip() + comma + text + b"\n")
+                before = (row.raw or b"")[:-1].rstrip() + (b", " if row.values else b"")
+                file.write(before + text + b"\n")
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
         """Writes all parts, in order, to one file; at least one of them."""
@@ -176,6 +140,7 @@ class JsonLines:
                     shutil.copyfileobj(source, target, 1 << 20)
 
     def _read(self, number: int, line: bytes) -> ReadRow:
+        problem = None
         try:
             values = msgspec.json.decode(line)
         except (ValueError, RecursionError) as error:
@@ -183,11 +148,10 @@ class JsonLines:
             return ReadRow(number, None, RejectedRow(kind, f"not JSON: {error}"), line)
         if not isinstance(values, dict):
             problem = RejectedRow("not_an_object", "the line is JSON, but not an object")
-            return ReadRow(number, None, problem, line)
-        if taken := [name for name in self._types if name in values]:
+        elif taken := [name for name in self._types if name in values]:
             reason = f"the row has a field {taken[0]!r} already, which results would have"
-            return ReadRow(number, None, RejectedRow("field_taken", reason), line)
-        return ReadRow(number, values, None, line)
+            problem = RejectedRow("field_taken", reason)
+        return ReadRow(number, None if problem else values, problem, line)
 
 
 class ParquetRows:
@@ -195,40 +159,36 @@ class ParquetRows:
 
     suffix = ".parquet"
 
-    def __init__(self, path: Path, result_types: ResultTypes) -> None:
+    def __init__(self, path: Path, result_types: Mapping[str, pa.DataType]) -> None:
         self.path, self._types = path, result_types
         if taken := [name for name in column_names(path) if name in result_types]:
             raise DataError(
                 f"{path} has a column {taken[0]!r} already, which results would have; rename it"
             )
         with open_parquet(path) as file:
-            groups = range(file.num_row_groups)
-            rows = [file.metadata.row_group(group).num_rows for group in groups]
-        self._group_starts = np.cumsum([0, *rows])
-
-    @property
-    def num_rows(self) -> int:
-        return int(self._group_starts[-1])
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
+        self.num_rows = int(self._starts[-1])
 
     def chunks(self, start: int, size: int, end: int) -> Iterator[Chunk]:
-        first = int(np.searchsorted(self._group_starts, start, side="right")) - 1
-        row = int(self._group_starts[first])
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        row = int(self._starts[first])
         with open_parquet(self.path) as file:
             if start == end:
                 yield Chunk([], end, file.schema_arrow.empty_table())
-                return
-            try:
-                for batch in file.iter_batches(size, range(first, file.num_row_groups)):
-                    number = max(row, start)
-                    table = pa.Table.from_batches([batch])[number - row : max(0, end - row)]
-                    row += batch.num_rows
-                    if table.num_rows:
-                        rows = [self._read(table, i, number + i) for i in range(table.num_rows)]
-                        yield Chunk(rows, number + table.num_rows, table)
-                    if row >= end:
-                        return
-            except (pa.ArrowException, OSError) as error:
-                raise parquet_damage(self.path, error) from error
+            batches = file.iter_batches(size, range(first, len(self._starts) - 1))
+            while row < end and start < end:
+                try:
+                    batch = next(batches)
+                    batch.validate(full=True)  # text that is not UTF-8, for instance
+                    table = pa.Table.from_batches([batch])[max(0, start - row) : end - row]
+                    values = table.to_pylist()
+                except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+                    raise parquet_damage(self.path, error) from error
+                number = max(row, start)
+                row += batch.num_rows
+                if rows := [ReadRow(n, value) for n, value in enumerate(values, number)]:
+                    yield Chunk(rows, number + len(rows), table)
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
@@ -249,18 +209,32 @@ class ParquetRows:
             for table in itertools.chain([first], tables):
                 writer.write_table(table)
 
-    def _read(self, table: pa.Table, index: int, number: int) -> ReadRow:
-        try:
-            (values,) = table.slice(index, 1).to_pylist()
-        except (ValueError, OverflowError) as error:
-            kind = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "wrong_type"
-            problem = RejectedRow(kind, f"the row cannot be read: {error}")
-            return ReadRow(number, None, problem, f"row {number} of {self.path.name}".encode())
-        return ReadRow(number, values)
-
 
 RequestFile = JsonLines | ParquetRows
 _FORMATS: Mapping[str, type[RequestFile]] = {".jsonl": JsonLines, ".parquet": ParquetRows}
+
+
+def open_requests(path: str | Path, result_types: Mapping[str, pa.DataType]) -> RequestFile:
+    """Opens a file of requests.
+
+    Args:
+      path: `.jsonl` or `.parquet`.
+      result_types: columns that will be added; a row that has one of them already is rejected.
+
+    Raises:
+      ConfigError: another ending.
+      DataError: no such file, a damaged one, one without rows, or one whose columns have a result's
+        name.
+    """
+    path = Path(path)
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"{path}: requests are read from .jsonl or .parquet files")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    file = _FORMATS[path.suffix](path, result_types)
+    if not file.num_rows:
+        raise DataError(f"{path} has no rows")
+    return file
 
 
 def _plain(values: Any) -> list[Any]:

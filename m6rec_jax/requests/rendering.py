@@ -15,10 +15,10 @@ from m6rec_jax.text.templates import DatasetTemplate
 
 
 class RequestText(NamedTuple):
-    """Segments of the history, and one text per candidate."""
+    """Texts of a request."""
 
-    history: list[str]
-    candidates: list[str]
+    history: list[str]  # segments
+    candidates: list[str]  # one per candidate
 
 
 class RequestRenderer:
@@ -52,26 +52,24 @@ class RequestRenderer:
           RejectedRow: the statistics hold events of the request's moment or later ones, or a field
             that the template cannot do without has no value.
         """
-        known = self._known(request)
-        latest = request.history
+        known, history = self._known(request), request.history
         if self._max_events is not None:
-            latest = latest[max(0, len(latest) - self._max_events) :]
-        events, items = _by_id(latest)
+            history = history[max(0, len(history) - self._max_events) :]
+        events, items = _by_id(history)
+        user, time, features = request.user, request.time, request.statistics
         try:
-            user, time, features = request.user, request.time, request.statistics
             if known is not None:
                 features = {**known.features(time), **features}
-            history = self._template.history_segments(user, events, items, time, features)
+            segments = self._template.history_segments(user, events, items, time, features)
             candidates = self._candidates(request, known) if self._render_candidates else []
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
-        return RequestText(history, candidates)
+        return RequestText(segments, candidates)
 
     def candidates(self, request: Request) -> list[str]:
         """The texts of a request's candidates alone; raises as `render`."""
-        known = self._known(request)
         try:
-            return self._candidates(request, known)
+            return self._candidates(request, self._known(request))
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
 
@@ -87,11 +85,11 @@ class RequestRenderer:
         if request.time is not None and request.time <= last:
             problem = f"{request.time!r}, and the statistics hold events until {last!r}"
             raise RejectedRow("too_early", f"'time' is {problem}: they would leak the future")
+        any_value = not self._statistics.settings.has_values
         counted = [
             (event, item)
             for event, item in request.history
-            if not math.isnan(event.time)
-            and (event.value is not None or not self._statistics.settings.has_values)
+            if not math.isnan(event.time) and (any_value or event.value is not None)
         ]
         return self._statistics.user(request.user.id, counted)
 

@@ -74,34 +74,23 @@ class RejectedRow(DataError):
 class Request:
     """One checked request.
 
-    Attributes:
-      user: with an empty id where the request has none.
-      time: the moment it is asked at, unix seconds; None where it does not say.
-      history: what the user did until then, oldest first, with the items; a time that is not
-        given is NaN.
-      candidates: to be scored.
-      statistics: of the user and the moment, as far as the request brings them.
-      candidate_statistics: likewise, per candidate.
-      k: how many items are wanted, None where it does not say.
-      exclude: ids of items that must not be recommended.
-      about: the item that the prefix of a generated title is about, None where it does not say.
-      ignored: fields of users, behaviours, items and statistics that the data set does not have.
-      unknown: ids of behaviours that were left out, since the catalogue does not have them.
-      has_history: whether requests of its task tell of a user; else the user's text is all.
+    What it does not say is None; of a time in the history, which is oldest first, NaN.
     """
 
-    user: User
-    time: float | None
-    history: tuple[tuple[Event, Item], ...]
-    candidates: tuple[Item, ...] = ()
-    statistics: Mapping[str, Value] = field(default_factory=dict)
+    user: User  # with an empty id where the request has none
+    time: float | None  # the moment it is asked at, unix seconds
+    history: tuple[tuple[Event, Item], ...]  # what the user did until then
+    candidates: tuple[Item, ...] = ()  # to be scored
+    statistics: Mapping[str, Value] = field(default_factory=dict)  # of the user and the moment
     candidate_statistics: tuple[Mapping[str, Value], ...] = ()
-    k: int | None = None
-    exclude: tuple[str, ...] = ()
-    about: Item | None = None
+    k: int | None = None  # how many items are wanted
+    exclude: tuple[str, ...] = ()  # ids of items that must not be recommended
+    about: Item | None = None  # that the prefix of a generated title is about
+    # Fields of users, behaviours, items and statistics that the data set does not have.
     ignored: frozenset[str] = frozenset()
+    # Ids of behaviours that were left out, since the catalogue does not have them.
     unknown: tuple[str, ...] = ()
-    has_history: bool = True
+    has_history: bool = True  # whether its task tells of a user; else the user's text is all
 
     @property
     def gaps(self) -> list[str]:
@@ -139,14 +128,10 @@ class RequestParser:
             id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
         )
         given = record_type(dict.fromkeys(statistics, _Statistic))
-        user, item = (
-            record_type(_columns(spec.users)),
-            record_type(_columns(spec.items) | {_STATISTICS: given}),
-        )
-        behaviour = {"item": _Id | item, "time": Any}
-        if spec.events.value is not None:
-            behaviour["value"] = Number
-        event = record_type(behaviour, ("item",))
+        user = record_type(_columns(spec.users))
+        item = _Id | record_type(_columns(spec.items) | {_STATISTICS: given})
+        value = {} if spec.events.value is None else {"value": Number}
+        event = record_type({"item": item, "time": Any, **value}, ("item",))
         row: dict[str, Any] = {
             "user": str | user if set(spec.users.columns) == {TEXT} else user,
             "time": Any,
@@ -155,11 +140,11 @@ class RequestParser:
             "k": Annotated[int, msgspec.Meta(ge=1)],
             "exclude": list[_Id],
         }
-        self._items_type: Any = list[_Id | item]  # type: ignore[valid-type]
+        self._items_type: Any = list[item]  # type: ignore[valid-type]
         if candidates_field is not None:
             row[candidates_field] = self._items_type
         if about_field is not None:
-            row[about_field] = _Id | item
+            row[about_field] = item
         if text_field is not None:
             row = {text_field: _Text}
         self._row = record_type(row, {candidates_field, text_field})
@@ -174,22 +159,20 @@ class RequestParser:
         if self._text_field is not None:
             user = User("", {TEXT: values[self._text_field]})
             return Request(user, None, (), has_history=False)
-        user, now = self._user(values.get("user")), _seconds(values.get("time"), "time")
+        said = values.get("user") or {}
+        said = {TEXT: said} if isinstance(said, str) else said
+        user = User(_id(said), _attributes(said, self._spec.users))
+        now = _seconds(values.get("time"), "time")
         history, unknown = self._history(values.get("history") or (), user.id, now)
-        candidates: list[Item] = []
-        given: list[Mapping[str, Value]] = []
-        if self._candidates_field is not None:
-            entries = values[self._candidates_field]
-            candidates = self._items(entries, self._candidates_field)
-            given = [_given(entry) for entry in entries]
-        about = None if self._about_field is None else values.get(self._about_field)
+        entries = values.get(self._candidates_field) or ()
+        about = values.get(self._about_field)
         return Request(
             user,
             now,
             history,
-            tuple(candidates),
+            tuple(self._items(entries, str(self._candidates_field))),
             _given(values),
-            tuple(given),
+            tuple(map(_given, entries)),
             values.get("k"),
             tuple(map(str, values.get("exclude") or ())),
             None if about is None else self._item(about, str(self._about_field)),
@@ -210,10 +193,6 @@ class RequestParser:
             ignored.update(_ignored(entries, values, "items"))
         return self._items(values, "items")
 
-    def _user(self, entry: Any) -> User:
-        entry = {TEXT: entry} if isinstance(entry, str) else entry or {}
-        return User(_id(entry), _attributes(entry, self._spec.users))
-
     def _history(
         self, entries: Sequence[Any], user_id: str, now: float | None
     ) -> tuple[tuple[tuple[Event, Item], ...], tuple[str, ...]]:
@@ -232,11 +211,9 @@ class RequestParser:
             if time is None:
                 time = math.nan
             elif time < latest or (now is not None and time > now):
-                other = f"earlier than the one before ({latest})"
-                if time >= latest:
-                    other = f"later than the request itself ({now})"
-                words = f"'{path}.time' is {time!r}, {other}"
-                raise RejectedRow("time_out_of_order", words)
+                earlier = f"earlier than the one before ({latest})"
+                other = earlier if time < latest else f"later than the request itself ({now})"
+                raise RejectedRow("time_out_of_order", f"'{path}.time' is {time!r}, {other}")
             else:
                 latest = time
             history.append((Event(user_id, item.id, time, entry.get("value")), item))
@@ -249,30 +226,25 @@ class RequestParser:
         """The item that an id, a text or an object means."""
         item = self._known(entry, path)
         if item is None:
-            raise RejectedRow(
-                "unknown_item",
-                f"{path!r} is {short_text(_id(entry))}, which the catalogue does not have; give "
-                "the item's columns",
-            )
+            words = f"{path!r} is {short_text(_id(entry))}, which the catalogue does not have"
+            raise RejectedRow("unknown_item", f"{words}; give the item's columns")
         return item
 
     def _known(self, entry: Any, path: str) -> Item | None:
         """As `_item`; None where it is an id that the catalogue does not have."""
         if isinstance(entry, str) and self._item_texts and entry not in self._catalogue:
             entry = {TEXT: entry}
-        id_, columns = _id(entry), {}
-        if isinstance(entry, dict):
-            columns = _attributes(entry, self._spec.items)
+        id_ = _id(entry)
         item = self._catalogue.get(id_)
-        if not columns:
-            if not id_:
-                words = f"{path!r} is missing: give an id or the item's columns"
-                raise RejectedRow("missing_field", words)
-            return item
-        title = str(columns.get(self._spec.items.title_column or "") or "")
-        if item is None:
-            return Item(id_, columns, title)
-        return Item(id_, {**item.attributes, **columns}, title or item.title)
+        columns = _attributes(entry, self._spec.items) if isinstance(entry, dict) else {}
+        if columns:
+            old = item or Item(id_)
+            title = str(columns.get(self._spec.items.title_column or "") or old.title)
+            return Item(id_, {**old.attributes, **columns}, title)
+        if not id_:
+            words = f"{path!r} is missing: give an id or the item's columns"
+            raise RejectedRow("missing_field", words)
+        return item
 
 
 def record_type(fields: Mapping[str, Any], required: Collection[str | None] = ()) -> Any:

@@ -17,7 +17,7 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,44 +38,20 @@ from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.title_search import TitleSearch
 
-# Characters of what a page says of an item beside its title, or in place of one that it lacks.
-_LINE = 72
-
-
-class Counted(NamedTuple):
-    """What prepared data say of items beside their texts: which ones people have together.
-
-    Attributes:
-      catalogue: in whose order the others count items.
-      co_occurrence, ease: see there.
-    """
-
-    catalogue: Catalogue
-    co_occurrence: CoOccurrence
-    ease: Ease
-
 
 @dataclasses.dataclass(frozen=True)
 class ServingData:
-    """Make it with `ServingData.open`.
+    """What requests of a model are checked and rendered with; make it with `ServingData.open`."""
 
-    Attributes:
-      spec, template: of the data set the model was trained on; the model's.
-      items: the catalogue by id, in its order; all have titles.
-      statistics: None where requests bring their own, or none are rendered.
-      max_events: behaviours of a history, at most, when rows for scoring were prepared there; None
-        where none were.
-      fingerprint: of everything above: equal ones give equal text.
-      folder: of the prepared data; None where requests bring all.
-    """
-
+    # Of the data set the model was trained on; the model's.
     spec: DatasetSpec
     template: DatasetTemplate
-    items: Mapping[str, Item]
-    statistics: Statistics | None
-    fingerprint: str
+    items: Mapping[str, Item]  # the catalogue by id, in its order; all have titles
+    statistics: Statistics | None  # None where requests bring their own, or none are rendered
+    fingerprint: str  # of everything above: equal ones give equal text
+    # Behaviours of a history, at most, where rows for scoring were prepared.
     max_events: int | None = None
-    folder: Path | None = None
+    folder: Path | None = None  # of the prepared data; None where requests bring all
 
     @classmethod
     def open(
@@ -102,10 +78,10 @@ class ServingData:
         spec = DatasetSpec.from_dict(dataset_spec, "the model's dataset.json")
         template = DatasetTemplate.parse(spec.template, "the model's dataset.json")
         digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
-        folder = None if folder is None else Path(folder)
-        items: list[Item] = []
+        items: Sequence[Item] = ()
         statistics, max_events = None, None
         if folder is not None:
+            folder = Path(folder)
             manifest = Manifest.read(folder)
             if manifest.dataset != spec.name:
                 raise ConfigError(
@@ -116,29 +92,29 @@ class ServingData:
             max_events = manifest.view("groups").max_events
             if with_statistics:
                 statistics = Statistics.load(folder / STATISTICS)
+                names = feature_names(statistics.settings)
                 try:
-                    names = feature_names(statistics.settings)
                     template.validate(spec.users.columns, spec.items.columns, names)
                 except ConfigError as error:
                     raise ConfigError(
                         f"{folder} does not fit the model: {error}. Were its statistics prepared "
                         "for another template?"
                     ) from error
+            if items_file is None:
+                items = read_catalogue(folder).items
         if items_file is not None:
-            from m6rec_jax.data.dataset.reading import (
-                read_items,  # with DuckDB, which others go without
-            )
+            # With DuckDB, which others go without.
+            from m6rec_jax.data.dataset.reading import read_items
 
             items = read_items(items_file, spec)
             digest.update(Path(items_file).read_bytes())
-        elif folder is not None:
-            items = list(read_catalogue(folder).items)
         by_id = {item.id: _titled(item, spec, template) for item in items}
         return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events, folder)
 
     @functools.cached_property
-    def counted(self) -> Counted:
-        """Of the folder; read once, so that it stays beside what else was read of it.
+    def counted(self) -> tuple[Catalogue, CoOccurrence, Ease]:
+        """The prepared data's catalogue, and what counts its items in its order; read once, so that
+        it stays beside what else was read of the folder.
 
         Raises:
           ConfigError: there is no folder.
@@ -146,8 +122,11 @@ class ServingData:
         """
         if self.folder is None:
             raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
-        catalogue = read_catalogue(self.folder)
-        return Counted(catalogue, CoOccurrence.load(self.folder), Ease.load(self.folder))
+        return (
+            read_catalogue(self.folder),
+            CoOccurrence.load(self.folder),
+            Ease.load(self.folder),
+        )
 
     @functools.cached_property
     def title_search(self) -> tuple[TitleSearch, Sequence[Item]]:
@@ -159,29 +138,27 @@ class ServingData:
         """One line of what is known of an item beside its title."""
         apart = (self.spec.items.title_column, "year")
         texts = [text_of(value) for name, value in item.attributes.items() if name not in apart]
-        once = " · ".join(dict.fromkeys(filter(None, texts)))  # who directs often writes
-        return textwrap.shorten(once, _LINE, placeholder=" …")
+        return _line(" · ".join(dict.fromkeys(filter(None, texts))))  # who directs often writes
 
     def together(self, ids: Sequence[str], past: Sequence[str]) -> list[list[str]]:
         """For each of some items, the titles of those two of a user's items that people have with
         it most often; none where nobody had both. Raises as `counted`.
         """
-        counts = self.counted.co_occurrence
+        places = self._places
         shares: dict[str, dict[int, float]] = {}
-        for item in past:
-            if item in self._places and item in self.items and item not in shares:
-                related = counts.related([self._places[item]], out=())
+        for item in dict.fromkeys(past):
+            if item in places and item in self.items:
+                related = self.counted[1].related([places[item]], out=())
                 shares[item] = dict(zip(related.items.tolist(), related.shares, strict=True))
         titles = []
-        for id_ in ids:
-            place = self._places.get(id_, -1)
+        for place in (places.get(id_, -1) for id_ in ids):
             best = sorted(shares, key=lambda item: -shares[item].get(place, 0.0))[:2]
             titles.append([self.items[item].title for item in best if shares[item].get(place)])
         return titles
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
-        return {item.id: place for place, item in enumerate(self.counted.catalogue.items)}
+        return {item.id: place for place, item in enumerate(self.counted[0].items)}
 
     def item_texts(self) -> dict[str, str]:
         """By id, the text of each item as the item tower reads it.
@@ -222,17 +199,14 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     Manifest.read(folder)  # raises
     read_catalogue(folder)
     Statistics.load(folder / STATISTICS)  # raises
-    tables = {CATALOGUE: pq.read_table(folder / CATALOGUE)}
-    for path in (folder / STATISTICS).glob("*.parquet"):
-        rows = slice(0) if path.stem.startswith(OF_USERS) else slice(None)
-        tables[f"{STATISTICS}/{path.name}"] = pq.read_table(path)[rows]
     counts = (co_occurrence.FILE, ease.FILE) if with_counts else ()
     copied = (MANIFEST, f"{STATISTICS}/{DESCRIPTION}", *counts)
     files = {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
-    for name, table in sorted(tables.items()):
+    for path in sorted([folder / CATALOGUE, *(folder / STATISTICS).glob("*.parquet")]):
+        rows = slice(0) if path.stem.startswith(OF_USERS) else slice(None)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="none", use_dictionary=False)
-        files[name] = sink.getvalue().to_pybytes()
+        pq.write_table(pq.read_table(path)[rows], sink, compression="none", use_dictionary=False)
+        files[path.relative_to(folder).as_posix()] = sink.getvalue().to_pybytes()
     return files
 
 
@@ -258,5 +232,9 @@ def _titled(item: Item, spec: DatasetSpec, template: DatasetTemplate) -> Item:
     year = item.attributes.get("year")
     if title and isinstance(year, int) and str(year) not in title:
         title = f"{title} ({year})"
-    title = title or textwrap.shorten(template.item(item), _LINE, placeholder=" …")
-    return dataclasses.replace(item, title=title)
+    return dataclasses.replace(item, title=title or _line(template.item(item)))
+
+
+def _line(text: str) -> str:
+    """What a page says of an item beside its title, or in place of one that it lacks."""
+    return textwrap.shorten(text, 72, placeholder=" …")
