@@ -27,9 +27,10 @@ _COMPARED: Mapping[str, Callable[[Sequence[int]], Years]] = {
 class Reading:
     """What a turn says: wishes and places of items, each in its order."""
 
-    wishes: Sequence[Wish] = ()
-    named: Sequence[int] = ()
-    liked: Sequence[int] = ()  # those that are not refused, compared, unseen or asked about
+    wishes: tuple[Wish, ...] = ()
+    named: dict[int, None] = dataclasses.field(default_factory=dict)
+    # Those that are not refused, compared, unseen or asked about.
+    liked: dict[int, None] = dataclasses.field(default_factory=dict)
     adds: bool = False  # the wishes come beside earlier ones
     clears: bool = False  # no earlier wish holds any longer
     withdrawn: set[str] = dataclasses.field(default_factory=set)  # groups nothing is wanted for
@@ -54,14 +55,11 @@ class DialogueReader:
 
 
 class _Comparison(NamedTuple):
-    """ "Newer than" (a key of `_COMPARED`) or "like", which waits for its year or title.
-
-    A `relative` one without either means what was named last: "newer than that".
-    """
+    """ "Newer than" (a key of `_COMPARED`) or "like", which waits for its year or title."""
 
     kind: str
     negative: bool
-    relative: bool = False
+    relative: bool = False  # without a title it means what was named last: "newer than that"
     reach: int = _REACH
 
 
@@ -73,20 +71,15 @@ class _TurnReader:
     latest: Sequence[int]
     wishes: list[Wish] = dataclasses.field(default_factory=list)
     reading: Reading = dataclasses.field(default_factory=Reading)
-    named: dict[int, None] = dataclasses.field(default_factory=dict)
-    liked: dict[int, None] = dataclasses.field(default_factory=dict)
-    # Whether what follows is refused, whether something was, and the words since "no".
-    negative: bool = False
-    refused: bool = False
-    since_no: set[str] = dataclasses.field(default_factory=set)
-    # Whether titles that follow have not been seen.
-    unseen: bool = False
-    column: str | None = None
+    negative: bool = False  # what follows is refused
+    refused: bool = False  # something was
+    since_no: set[str] = dataclasses.field(default_factory=set)  # words since "no"
+    unseen: bool = False  # titles that follow have not been seen
+    column: str | None = None  # of the next value
     # "or", or "and" between plurals: the next value is another way to obey.
     joins: str = ""
     plural: bool = False
-    # How many of the last wishes are one list so far: "a comedy, drama".
-    listed: int = 0
+    listed: int = 0  # of the last wishes, that are one list so far: "a comedy, drama"
     waiting: _Comparison | None = None
     before: str = ""
 
@@ -99,9 +92,9 @@ class _TurnReader:
             self.since_no.update(token.words)
         self._end_comparison()
         reading = self.reading
-        reading.wishes, reading.named = _merged(self.wishes), tuple(self.named)
-        if reading.asked is None and not reading.acts & {"why", "good", "about"}:
-            reading.liked = tuple(self.liked)
+        reading.wishes = _merged(self.wishes)
+        if reading.asked is not None or reading.acts & {"why", "good", "about"}:
+            reading.liked.clear()
         return reading
 
     def _read(self, token: Token) -> None:
@@ -179,11 +172,10 @@ class _TurnReader:
     def _resume(self, word: str) -> None:
         """Ends what is refused where a word begins what is wanted."""
         before, article = self.before, word in ("a", "an")
-        begins = word in WORDS["resumes"] or (
-            word in WORDS["after_joints"] and before in (",", "and")
-        )
+        joint = word in WORDS["after_joints"] and before in (",", "and")
         # Not in "a horror or a thriller".
-        if word != "," and not (begins and not (article and self.joins == "or")):
+        is_other = article and self.joins == "or"
+        if word != "," and (is_other or not (joint or word in WORDS["resumes"])):
             return
         # Nothing was refused yet: "no, a comedy", "I am not sure, maybe a comedy".
         if not article if before == "no" else before == "," and not self.refused:
@@ -192,9 +184,8 @@ class _TurnReader:
             self.negative = self.refused = False
 
     def _resume_after_comma(self, words: Sequence[str]) -> None:
-        """ "No horror, from the 90s": what is refused ends there.
-
-        Not in "nothing from the 70s, from the 80s", which has the word twice.
+        """ "No horror, from the 90s" refuses no years; "nothing from the 70s, from the 80s", which
+        has the word twice, does.
         """
         if self.before == "," and self.refused and self.since_no.isdisjoint(words):
             self.negative = self.refused = False
@@ -249,9 +240,9 @@ class _TurnReader:
             self._compare(waiting.kind, self.catalogue.known_years(places), waiting.negative)
         elif is_liked := not waiting.negative:
             self.wishes.append(Like(places))
-        self.liked |= dict.fromkeys(places if is_liked else ())
-        self.named |= dict.fromkeys(places)
-        self.latest = tuple(self.named)
+        self.reading.liked |= dict.fromkeys(places if is_liked else ())
+        self.reading.named |= dict.fromkeys(places)
+        self.latest = tuple(self.reading.named)
 
     def _read_period(self, years: tuple[int, int]) -> None:
         waiting, self.waiting, self.listed = self.waiting, None, 0

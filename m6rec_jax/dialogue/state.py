@@ -58,7 +58,7 @@ class DialogueState:
             if speaker == USER and named is None:
                 text = self._reader.corrected(text)
             reading = self._reader.read(text, self.latest)
-        named = reading.named if named is None else named
+        named = list(reading.named) if named is None else named
         if speaker == USER:
             before = () if reading.clears else self.wishes
             self.wishes = updated(before, reading.wishes, reading.adds, reading.withdrawn)
