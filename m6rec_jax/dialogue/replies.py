@@ -49,13 +49,6 @@ class ReplyGrammar:
         questions = [said.ask for said in self._catalogue.columns.values() if said.ask]
         return [f"{'Hello. ' if first else ''}{text}" for text in (*questions, *self.say("ask"))]
 
-    def describe(self, place: int) -> list[str]:
-        """All that is known of an item."""
-        facts = self._facts(place)
-        if not facts and self._catalogue.year_of(place) is None:
-            return self.say("about_unknown", place)
-        return self.say("about", place, item=self._one(facts))
-
     def rate(self, place: int, rank: int) -> list[str]:
         """How popular an item is: its place among all, from 1; nothing more is known."""
         return self.say("good", place, every=len(self._catalogue.titles), rank=rank)
@@ -85,13 +78,17 @@ class ReplyGrammar:
 
     def answer(self, place: int, column: str) -> list[str]:
         """What an item's values of a column are."""
-        if column == self._catalogue.words.year:
-            facts, year = {}, self._catalogue.year_of(place)
-        else:
-            facts, year = {c: v for c, v in self._facts(place).items() if c == column}, None
-        if not facts and year is None:
-            return self.say("answer_unknown", place)
-        return self.say("answer", place, item=self._one(facts, year))
+        of_year = column == self._catalogue.words.year
+        year = self._catalogue.year_of(place) if of_year else None
+        facts = {} if of_year else {c: v for c, v in self._facts(place).items() if c == column}
+        act = "answer" if facts or year is not None else "answer_unknown"
+        return self.say(act, place, item=self._one(facts, year))
+
+    def describe(self, place: int) -> list[str]:
+        """All that is known of an item."""
+        facts = self._facts(place)
+        is_known = facts or self._catalogue.year_of(place) is not None
+        return self.say("about" if is_known else "about_unknown", place, item=self._one(facts))
 
     def _facts(self, place: int) -> dict[str, Sequence[str]]:
         """What is known of an item, by column."""
@@ -101,36 +98,20 @@ class ReplyGrammar:
         """An item by those of its values that obey the wishes: "a crime film by Joel Coen". Empty
         where nothing is known.
         """
-        catalogue, facts = self._catalogue, self._facts(place)
-        values, year = catalogue.values_of(place), None
-        wanted: set[ColumnValue] = set()
-        similar: list[int] = []
-        for wish in wishes:
-            here = values_of(wish, catalogue) & values
-            wanted |= here
-            if isinstance(wish, Like) and here:
-                similar += wish.places
-            if isinstance(wish, Years):
-                year = catalogue.year_of(place)
-        obeying = {c: [v for v in of if (c, phrase_key(v)) in wanted] for c, of in facts.items()}
+        wanted = {value for wish in wishes for value in values_of(wish, self._catalogue)}
+        asks_year = any(isinstance(wish, Years) for wish in wishes)
+        year = self._catalogue.year_of(place) if asks_year else None
+        known = self._facts(place)
+        obeying = {c: [v for v in of if (c, phrase_key(v)) in wanted] for c, of in known.items()}
         # Where nothing was wished for of which it could be said, what is known first.
-        first = dict(list(facts.items())[:1]) if year is None else {}
+        first = dict(list(known.items())[:1]) if year is None else {}
         facts = {c: of for c, of in obeying.items() if of} or first
-        if year is None and not facts:
-            return ""
-        said = {(c, phrase_key(v)) for c, of in facts.items() for v in of[:_MOST_VALUES]}
-        # They must have all that is said before their names.
-        same = [
-            catalogue.titles[other]
-            for other in dict.fromkeys(similar)
-            if said <= catalogue.values_of(other) and year in (None, catalogue.year_of(other))
-        ]
-        like = f", like {_joined(same[:_MOST_VALUES])}" if same else ""
-        return self._one(facts, year) + like
+        return self._one(facts, year) if facts or year is not None else ""
 
     def _one(self, facts: _Facts, year: int | None = None) -> str:
         """An item with its values and its year, after "a" or "an"."""
-        phrase = self._phrase(self._catalogue.words.item, facts)
+        said = {column: values[:_MOST_VALUES] for column, values in facts.items()}
+        phrase = self._phrase(self._catalogue.words.item, said)
         if year is not None:
             phrase = f"{phrase} from {year}"
         start = phrase[:3].lower()
@@ -140,7 +121,7 @@ class ReplyGrammar:
     def _phrase(self, item: str, facts: _Facts, joint: str = "and") -> str:
         for column in self._columns:
             if values := facts.get(column):
-                value = _joined(values[:_MOST_VALUES], joint)
+                value = _joined(values, joint)
                 item = self._catalogue.columns[column].says.format(item=item, value=value)
         return item
 
@@ -171,10 +152,7 @@ class ReplyGrammar:
                     ends.append(f"{{item}} like {_joined(titles, 'or')}")
                 case Unseen():
                     ends.append("{item} new to you")
-        phrase = self._items
-        for column in filter(wanted.get, self._columns):
-            says = catalogue.columns[column].says
-            phrase = says.format(item=phrase, value=_joined(wanted[column]))
+        phrase = self._phrase(self._items, wanted)
         for end in ends:
             phrase = end.replace("{item}", phrase)
         return f"{phrase} other than {_joined(refused)}" if refused else phrase
