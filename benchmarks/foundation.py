@@ -24,7 +24,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.runs import DATA, Recipe, m6rec, train
 from m6rec_jax.pipeline.locations import data_dir
 
-WRITING_VIEWS = "--gin.VIEWS=('explanations', 'contents', 'titles', 'queries', 'catalogue')"
+WRITING_VIEWS = "--gin.VIEWS=('explanations', 'contents', 'titles', 'queries')"
 BOOKS_PREPARE = ("--gin_file", f"{DATA}/book-crossing-small/prepare.gin")
 VOCABULARY = ("--gin_file", f"{DATA}/foundation/prepare_vocabulary.gin")
 RATED_PREPARE = ("--gin_file", f"{DATA}/book-crossing-small/prepare_rated.gin")
@@ -54,7 +54,7 @@ def prepare_data() -> None:
         # Retrieval jobs are tested on these; the foundation does not read them.
         m6rec(
             *("data", "prepare", name, *settings, "--gin.SPLIT='leave_one_out'"),
-            "--gin.VIEWS=('next_items', 'catalogue')",
+            "--gin.VIEWS=('next_items',)",
         )
     m6rec("data", "prepare", "movielens-100k", *MOVIELENS_PREPARE, WRITING_VIEWS)
     for name in TEXTS:

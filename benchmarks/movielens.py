@@ -30,7 +30,7 @@ PREPARE = ("--gin_file", f"{DATA}/{DATASET}/prepare.gin")
 PREPARE_LEAVE_ONE_OUT = (
     *PREPARE,
     "--gin.SPLIT='leave_one_out'",
-    "--gin.VIEWS=('next_items', 'reranking', 'catalogue')",
+    "--gin.VIEWS=('next_items', 'reranking')",
 )
 PREPARE_UNSEEN_ITEMS = ("--gin_file", f"{DATA}/{DATASET}/prepare_unseen_items.gin")
 # Titles are not to be learnt by heart where everything trains.

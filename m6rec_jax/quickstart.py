@@ -51,7 +51,7 @@ VOCABULARY = "vocabulary.model"
 INDEX = "items.index"
 _LEAST_ITEMS = 10
 PREPARE, FOUNDATION, SCORER, RETRIEVER = "prepare", "foundation", "scorer", "retriever"
-OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')")
+OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items',)")
 SUMMARY = (
     "One encoder-decoder that reads nothing but text: pretrained on these data, then tuned for "
     "scoring and for retrieval with the backbone frozen."
@@ -464,7 +464,7 @@ import m6rec_jax.data.prepare
 import m6rec_jax.data.rendering.vocabulary_text
 
 SPLIT = 'per_user_temporal'
-VIEWS = ('groups', 'next_items', 'documents', 'catalogue')
+VIEWS = ('groups', 'next_items', 'documents')
 
 prepare.split = %SPLIT
 PrepareOptions.views = %VIEWS

@@ -154,7 +154,6 @@ def _prepare(
         names = {code: name for name, code in PART_NAMES.items()}
         manifest = msgspec.structs.replace(
             manifest,
-            format=FORMAT,
             version=__version__,
             split=split.name,
             dataset_spec=dataset.spec.to_dict(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # with DuckDB, which serving goes without
 
 log = logging.getLogger(__name__)
 # Views that are made unless others are named.
-VIEWS = ("groups", "next_items", "documents", "catalogue")
+VIEWS = ("groups", "next_items", "documents")
 # Behaviours of a history where no number is given, at least and at most.
 _HISTORY = (5, 30)
 

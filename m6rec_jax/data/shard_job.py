@@ -252,10 +252,9 @@ class Job:
             }
             records = list(tfrecords.examples(pa.table(columns), view))
             for part in np.unique(made.parts).tolist():
+                seed = [shard[0], part, EVENT_VIEWS[view].seed]
                 numbers = np.flatnonzero(made.parts == part)
-                if EVENT_VIEWS[view].shuffled:
-                    seed = [shard[0], part, list(views.COLUMNS).index(view)]
-                    numbers = np.random.default_rng(seed).permutation(numbers)
+                numbers = np.random.default_rng(seed).permutation(numbers)
                 name = PARTS[part] if self.past is None else self.past.split
                 path = self.folder / f"{view}-{name}-{shard[0]}"
                 some = map(records.__getitem__, numbers)

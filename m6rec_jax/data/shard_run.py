@@ -226,23 +226,20 @@ def _answers(
         answers = [np.asarray(every)[:, of_shard] for of_shard in items] or answers
     if not of_candidates:
         return answers, [None] * len(job.shards)
-    counts = GrowingCoOccurrence(*_counted(job), len(job.held_out), *_counted_before(job))
+    counts = GrowingCoOccurrence(*_counted(job))
     candidates = RerankingCandidates(counts, job.held_out, repeats=job.dataset.spec.repeats_count)
     total = sum(len(one.number) for one in of_candidates)
     with progress_bar(desc="items that occur together", total=total, disable=not progress) as bar:
         return answers, draw_all(candidates, counts, of_candidates, bar)
 
 
-def _counted(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Users and items of the events that count for everybody, in the order of time."""
-    counted = np.flatnonzero(job.timeline.counted)
-    return job.timeline.user[counted], job.timeline.item[counted]
-
-
-def _counted_before(job: Job) -> tuple[CoOccurrence | None, int]:
-    """What an update goes on from, and how many of the events are part of it."""
-    past = job.past
-    return (None, 0) if past is None else (CoOccurrence.load(past.prepared), past.num_events)
+def _counted(job: Job) -> tuple[np.ndarray, np.ndarray, int, CoOccurrence | None, int]:
+    """What `CoOccurrence.counted` takes: the events that count for everybody, in order of time."""
+    counted, past = np.flatnonzero(job.timeline.counted), job.past
+    events = job.timeline.user[counted], job.timeline.item[counted], len(job.held_out)
+    if past is None:
+        return *events, None, 0
+    return *events, CoOccurrence.load(past.prepared), past.num_events
 
 
 def _save_shared(job: Job, folder: Path, counted: bool) -> None:
@@ -259,12 +256,12 @@ def _save_shared(job: Job, folder: Path, counted: bool) -> None:
         [user.id for user in job.dataset.user_records],
     )
     statistics.save(folder / STATISTICS)
-    events = _counted(job)
     attributes = job.dataset.items.select(list(job.dataset.spec.items.columns))
     texts = list(map(job.template.item, items))
-    counts = np.bincount(events[1], minlength=len(items))
+    counts = np.bincount(job.timeline.item[job.timeline.counted], minlength=len(items))
     write_catalogue(folder / CATALOGUE, items, attributes, texts, job.held_out, counts)
     if counted:
-        CoOccurrence.counted(*events, len(items), *_counted_before(job)).save(folder)
+        events = _counted(job)
+        CoOccurrence.counted(*events).save(folder)
         if job.past is None:
-            Ease.fitted(*events, len(items)).save(folder)
+            Ease.fitted(*events[:3]).save(folder)

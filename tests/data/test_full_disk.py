@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from m6rec_jax.data.dataset.check import check_dataset
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.splitting import event_table
 from m6rec_jax.data.splitting.event_table import EventTable
 from m6rec_jax.data.store import tfrecords
-from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
@@ -36,15 +34,6 @@ def content(folder):
     return {
         path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
-
-
-def test_a_check_that_has_no_room_leaves_no_clean_folder(tmp_path):
-    whole = check_dataset(SHOP, tmp_path / "whole.parquet").clean
-    size = (whole / "events.parquet").stat().st_size
-    file = tmp_path / "rejected.parquet"
-    with pytest.raises(DataError, match="File too large"), files_of_at_most(size // 2):
-        check_dataset(SHOP, file)
-    assert not file.with_name("rejected-clean").exists()
 
 
 def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_the_past_is_what_the_split_shows(write_shop: Any, tmp_path: Path, split
     folder = write_shop(log)
     drawn = np.random.default_rng(0).choice([*PART_NAMES], len(log), p=[0.4, 0.3, 0.2, 0.1])
     declare_parts(folder, drawn.tolist())
-    options = PrepareOptions(views=("next_items", "reranking", "catalogue"), next_items_size=1)
+    options = PrepareOptions(views=("next_items", "reranking"), next_items_size=1)
     prepared = prepare(folder, tmp_path / "out", split, options, progress=False)
     for part in ("validation", "test"):
         expected = {

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import prepare as prepare_module
-from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.rendering.vocabulary_text import train_on_prepared
@@ -19,8 +18,7 @@ from m6rec_jax.data.store.manifest import MANIFEST, Manifest
 from m6rec_jax.data.store.prepared import EVENTS, Prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
-from m6rec_jax.text.records import Event, Item
-from tests.data.fold import FoldedSampler, FoldedStatistics
+from m6rec_jax.text.records import Item
 
 DAY = 86_400.0
 
@@ -61,7 +59,6 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     assert prepared.num_rows("groups") == {"train": 12, "validation": 4, "test": 4}
     assert prepared.num_rows("next_items") == {"train": 8, "validation": 4, "test": 4}
     assert prepared.num_rows("documents") == {"train": 20, "validation": 4, "test": 4}
-    assert prepared.num_rows("catalogue") == {"train": 12}
 
     groups = rows_of(prepared, "groups", "*")
     assert sum(len(row["candidates"]) for row in groups) == 40
@@ -109,7 +106,6 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     assert np.exp(catalogue.log_frequency).sum() == pytest.approx(1.0)
     tags = ("red", "green", "blue", "soft")
     assert catalogue.items[4] == Item("i4", {"title": "Thing 4", "maker": None, "tags": tags})
-    assert catalogue.texts == [row["text"] for row in rows_of(prepared, "catalogue", "train")]
     assert not catalogue.held_out.any()
     assert prepared.template().item(catalogue.items[0]) == catalogue.texts[0]
 
@@ -163,13 +159,6 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
         run(folder, out, views=("groups",), template={"candidat": "{title}"})
 
 
-def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_path: Path) -> None:
-    template = {"event": "{title}", "candidate": "{title}[, {item_count}]", "item": "{title}"}
-    prepared = run(write_shop(log(), template=template), tmp_path / "out", views=("groups",))
-    assert prepared.manifest.statistics_options["neighbours"] is False
-    assert not len(prepared.statistics().pairs.to_arrays()[0])
-
-
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     rendered: list[tuple[str, ...]] = []
@@ -180,27 +169,27 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
         return whole_run(job, events, shards, names, *others)
 
     monkeypatch.setattr(prepare_module, "run", counting)
-    first = run(folder, out, views=("groups", "catalogue"))
-    assert rendered.pop() == ("groups", "catalogue")
+    first = run(folder, out, views=("groups", "documents"))
+    assert rendered.pop() == ("groups", "documents")
     assert not (first.folder / "unfinished").exists()
     with monkeypatch.context() as nothing_is_read:
         nothing_is_read.setattr(prepare_module, "EventTable", None)
-        assert run(folder, out, views=("groups", "catalogue")).manifest == first.manifest
+        assert run(folder, out, views=("groups", "documents")).manifest == first.manifest
         # What no row depends on: what is said of the data set, and a split of another name.
         described = {"description": "a shop", "splits": {"mine": {"kind": "by_user"}}}
         write_shop(log(), **described)
-        again = run(folder, out, views=("groups", "catalogue")).manifest
+        again = run(folder, out, views=("groups", "documents")).manifest
         assert again.dataset_spec == first.dataset_spec | described
         again.dataset_spec = first.dataset_spec
         assert again == first.manifest
     # Another option renders again what it changes, and nothing else.
-    changed = run(folder, out, views=("groups", "catalogue"), group_size=2)
+    changed = run(folder, out, views=("groups", "documents"), group_size=2)
     assert rendered.pop() == ("groups",)
     assert changed.num_rows("groups")["train"] == 16
     run(folder, out, views=("groups", "next_items"), group_size=2)
     assert rendered.pop() == ("next_items",)
     (changed.tfds_folder("groups") / "dataset_info.json").unlink()
-    run(folder, out, views=("groups", "catalogue"), group_size=2)
+    run(folder, out, views=("groups", "documents"), group_size=2)
     assert rendered.pop() == ("groups",)
     # Killed when the rows were there and the manifest not: it does not speak of other rows.
     written = Manifest.write
@@ -212,23 +201,20 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
 
     monkeypatch.setattr(Manifest, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(folder, out, views=("groups", "catalogue"), group_size=3)
+        run(folder, out, views=("groups", "documents"), group_size=3)
     assert not (changed.folder / "unfinished").exists()
     monkeypatch.setattr(Manifest, "write", written)
-    back = run(folder, out, views=("groups", "catalogue"), group_size=2)
+    back = run(folder, out, views=("groups", "documents"), group_size=2)
     assert back.manifest.views["groups"] == changed.manifest.views["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Broken data take nothing away.
     counted = ("co_occurrence.npz", "ease.npz")
     events = folder / "events.parquet"
-    whole = events.read_bytes()
     table = pq.read_table(events)
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), events)
     with pytest.raises(DataError, match="are the same event"):
         run(folder, out, views=("groups",))
-    events.write_bytes(whole)
-    assert all((back.folder / name).exists() for name in counted)  # of the view 'next_items'
-    assert (back.folder / EVENTS).is_dir()
+    assert all((back.folder / name).exists() for name in (*counted, EVENTS))
     # Other data: nothing that was there before counts.
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
@@ -246,7 +232,7 @@ def test_what_a_derived_split_starts_from_is_another_source(write_shop, tmp_path
     sources = []
     for train in (0.7, 0.8):
         folder = write_shop(log(), splits={"per_user_temporal": {"train": train}})
-        prepared = run(folder, tmp_path / "out", "few_shot:n=6", views=("catalogue",))
+        prepared = run(folder, tmp_path / "out", "few_shot:n=6", views=("documents",))
         sources.append((prepared.manifest.source, prepared.manifest.counts["events"]))
     assert sources[0][0] != sources[1][0]
     assert [events["context"] for _, events in sources] == [22, 26]
@@ -299,26 +285,6 @@ def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_negatives_by_popularity() -> None:
-    ids = [f"i{index}" for index in range(50)]
-    statistics = FoldedStatistics(options=StatisticsOptions(neighbours=False))
-    for number in range(200):
-        bought = f"i{8 - number % 2}"
-        statistics.update(Event(f"u{number}", bought, float(number)), Item(bought, {}))
-
-    def share(power: float) -> float:
-        sampler = FoldedSampler(ids, power)
-        drawn = [sampler.sample(statistics, str(n), [8], [], [], 1)[0][0] for n in range(300)]
-        assert 8 not in drawn
-        return sum(item == 7 for item in drawn) / 300
-
-    assert share(0.0) == pytest.approx(1 / 49, abs=0.03)
-    assert share(1.0) == pytest.approx(101 / 149, abs=0.08)
-    # Whoever acted on nearly everything gets what is left.
-    sampler = FoldedSampler(ids, 1.0, never=[49])
-    assert sorted(sampler.sample(statistics, "k", [0], range(1, 46), [], 5)[0]) == [46, 47, 48]
-
-
 @pytest.mark.parametrize("rate", [0.1, 1.8])
 def test_correction_undoes_the_sampling(rate: float) -> None:
     """A tenth of the negatives, or all of them and most of them twice."""
@@ -336,35 +302,30 @@ def test_correction_undoes_the_sampling(rate: float) -> None:
 
 def test_errors(write_shop, tmp_path: Path) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
-    with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
-        run(folder, out, views=("group",))
-    with pytest.raises(DataError, match=r"no split 'per_user'"):
-        run(folder, out, "per_user")
     for option in ({"views": "groups"}, {"group_size": 0}, {"negative_power": 1e9}):
         with pytest.raises(ConfigError, match=rf"PrepareOptions\.{next(iter(option))}"):
             PrepareOptions(**option)
-    with pytest.raises(DataError, match=r"split 'per_user_temporal': part 'validation' is empty"):
-        run(write_shop(log(per_user=2), folder="small"), out)
-    template = {"event": "{title}", "candidate": "{title} {item_cuont}", "item": "{title}"}
-    wrong = write_shop(log(), folder="wrong", template=template)
-    with pytest.raises(
-        ConfigError, match=r"wrong/dataset.json.*item_cuont.*known here: .*item_count"
-    ):
-        run(wrong, out)
-    template = {"event": "{title}", "candidate": "{title} {maker}", "item": "{title}"}
-    gaps = write_shop(log(), folder="gaps", template=template)
-    with pytest.raises(DataError, match=r"item 'i\d+'.*maker"):
-        run(gaps, out)
-    with pytest.raises(DataError, match=r"dataset\.json: .* says nothing of \d+ items, .*'i\d+'"):
-        run(folder, out, template={"item": "[{maker}]"})
+    titles = {"event": "{title}", "item": "{title}"}
+    small = write_shop(log(per_user=2), folder="small")
     liked = write_shop([(*event[:3], 5.0) for event in log()], folder="liked")
-    with pytest.raises(DataError, match=r"liked/dataset\.json: every value is positive with label"):
-        run(liked, out)
+    wrong, gaps = (
+        write_shop(log(), folder=name, template={**titles, "candidate": f"{{title}} {{{field}}}"})
+        for name, field in (("wrong", "item_cuont"), ("gaps", "maker"))
+    )
+    empty = {"template": {"item": "[{maker}]"}}
+    for where, options, error, message in (
+        (folder, {"views": ("group",)}, DataError, r"'group' \(did you mean 'groups'"),
+        (small, {}, DataError, "'per_user_temporal': part 'validation' is empty"),
+        (wrong, {}, ConfigError, r"wrong/dataset\.json.*item_cuont.*item_count"),
+        (gaps, {}, DataError, r"item 'i\d+'.*maker"),
+        (folder, empty, DataError, r"dataset\.json: .* nothing of \d+ items, .*'i\d+'"),
+        (liked, {}, DataError, r"liked/dataset\.json: every value is positive"),
+    ):
+        with pytest.raises(error, match=message):
+            run(where, out, **options)
     assert not list(out.glob("recommender_text/*"))
-    with pytest.raises(DataError, match=r"holds no prepared 'shop.leave_one_out'.*there: nothing"):
-        Prepared.open(tmp_path / "nothing", "shop", "leave_one_out")
-    prepared = run(folder, out, views=("catalogue",))
-    with pytest.raises(DataError, match=r"view 'groups' is not prepared \(prepared: catalogue\)"):
+    prepared = run(folder, out, views=("documents",))
+    with pytest.raises(DataError, match=r"'groups' is not prepared \(prepared: documents\)"):
         prepared.num_rows("groups")
     with pytest.raises(DataError, match=r"did you mean 'shop\.per_user_temporal'"):
         Prepared.open(out, "shop", "per_user_tempral")
@@ -374,15 +335,3 @@ def test_errors(write_shop, tmp_path: Path) -> None:
     (prepared.folder / "prepare.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         Prepared.open(out, "shop", "per_user_temporal")
-
-
-def test_statistics_of_another_format_are_made_again(
-    write_shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = write_shop(log())
-    with monkeypatch.context() as changed:
-        changed.setattr("m6rec_jax.data.features.statistics.FORMAT", "m6rec-statistics-0")
-        prepared = run(shop, tmp_path / "out", views=("groups",))
-    with pytest.raises(DataError, match="prepare the data set again"):
-        prepared.statistics()
-    run(shop, tmp_path / "out", views=("groups",)).statistics()

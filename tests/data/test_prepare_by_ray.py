@@ -47,7 +47,7 @@ def test_a_cluster_that_loses_a_worker(write_shop, tmp_path: Path, monkeypatch) 
     }
     log = [(*key, float(random.integers(1, 6))) for key in sorted(keys)]
     folder = write_shop(log, num_users=NUM_USERS, num_items=NUM_ITEMS)
-    options = PrepareOptions(views=("groups", "next_items", "documents", "catalogue"))
+    options = PrepareOptions(views=("groups", "next_items", "documents"))
     alone, together = tmp_path / "alone", tmp_path / "together"
     prepare(folder, alone, options=options, progress=False)
 

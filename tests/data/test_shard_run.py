@@ -228,7 +228,7 @@ def test_rows_and_statistics_of_purchases(
 def test_shards_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
     """Nor does the number of processes change a byte."""
     dataset = Dataset.open(write_shop(random_log(0)))
-    options = PrepareOptions(views=("groups", "next_items", "reranking", "documents", "catalogue"))
+    options = PrepareOptions(views=("groups", "next_items", "reranking", "documents"))
     split = "per_user_temporal"
     one = Both(dataset, split, tmp_path / "one", options)
     some = Both(dataset, split, tmp_path / "some", options, num_shards=5)

@@ -24,7 +24,7 @@ from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.splitting import negatives, splits
 from m6rec_jax.data.splitting.event_table import Assignment, assign
 from m6rec_jax.data.splitting.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
-from m6rec_jax.data.store.manifest import MANIFEST, Manifest, fingerprint
+from m6rec_jax.data.store.manifest import MANIFEST, fingerprint
 from m6rec_jax.data.store.prepared import STATISTICS, Prepared
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
@@ -34,7 +34,7 @@ from tests.data.test_shard_run import REPEATS, WRITING, folded, random_log, reco
 from tests.data.view_fold import ViewFold
 
 Log = list[tuple[int, int, float, float]]
-VIEWS = ("groups", "next_items", "reranking", "documents", "catalogue")
+VIEWS = ("groups", "next_items", "reranking", "documents")
 
 
 class Days:
@@ -129,7 +129,7 @@ class Days:
         """Asserts that rows, statistics and co-occurrence equal the fold's; counts the rows."""
         prepared = Prepared.open(self.out, "shop", self.prepared.manifest.split)
         fold, total, name = self.fold(day), 0, f"update_{day}"
-        for view in set(self.options.views) - {"catalogue"}:
+        for view in set(self.options.views):
             (where / view).mkdir(parents=True)
             try:
                 _, statistics = fold.render(view, where / view)
@@ -228,8 +228,6 @@ def test_past_and_days_equal_all_at_once(
                 counted[event["item_index"]] += 1
         assert catalogue.train_counts.tolist() == counted.tolist()
         assert catalogue.held_out.tolist() == fold.assignment.held_out.tolist()
-        new = len(catalogue.items) - len(days.prepared.catalogue().items)
-        assert new == 0 or day == 2 or "update_1" in prepared.num_rows("catalogue")
     # What was there is there, byte for byte.
     assert all(path.read_bytes() == content for path, content in before.items())
 
@@ -244,7 +242,7 @@ def test_the_past_of_an_updates_rows(write_shop) -> None:
     days = Days(
         write_shop,
         [log[:24], log[24:32], log[32:]],
-        views=("next_items", "reranking", "catalogue"),
+        views=("next_items", "reranking"),
         next_items_size=1,
     )
     for day in (1, 2):
@@ -271,24 +269,7 @@ def simple(write_shop, split: str = "per_user_temporal") -> Days:
         (user, item, 100.0 * item + user, 3.0 + item % 3) for item in range(10) for user in (0, 1)
     ]
     day = [(0, 10, 2000.0, 5.0), (2, 1, 2000.0, 4.0), (1, 3, 2100.0, 1.0)]
-    return Days(write_shop, [past, day], split, views=("groups", "next_items", "catalogue"))
-
-
-def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monkeypatch) -> None:
-    days = simple(write_shop)
-    days.add(1)
-    path = days.folder / "events-1.parquet"
-    write = Manifest.write
-
-    def late(*arguments):
-        table = pq.read_table(path)
-        pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
-        return write(*arguments)
-
-    monkeypatch.setattr(Manifest, "write", late)
-    days.update()
-    with pytest.raises(DataError, match=r"events-1\.parquet was prepared and has changed"):
-        days.update()
+    return Days(write_shop, [past, day], split, views=("groups", "next_items"))
 
 
 def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
@@ -311,7 +292,7 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     assert prepared.manifest.counts["events"]["update_1"] == 3
     assert prepared.manifest.last_time == 2100.0
     # Nobody had an item again before, so that it is ignored that u1 does now.
-    for view, number in {"groups": 2, "next_items": 2, "catalogue": 1}.items():
+    for view, number in {"groups": 2, "next_items": 2}.items():
         assert prepared.num_rows(view)["update_1"] == number
     assert prepared.manifest.counts["users"] == 3
     assert prepared.statistics().totals.events == counted + 3
@@ -331,33 +312,8 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
     assert days.update().manifest == whole.manifest
 
 
-def test_an_update_whose_files_have_gone_leaves_nothing(write_shop) -> None:
-    days = simple(write_shop)
-    counted = days.prepared.statistics().totals.events
-    days.add(1)
-    assert days.update().statistics().totals.events == counted + 3
-    for path in days.folder.glob("*-1.parquet"):
-        path.unlink()
-    anew = prepare(days.folder, days.out, days.split, days.options, progress=False)
-    assert anew.manifest == days.prepared.manifest
-    assert anew.statistics().totals.events == counted
-    assert len(anew.catalogue().items) == 10
-
-
-def test_an_update_has_no_rows_of_users_that_training_does_not_see(write_shop) -> None:
-    users = [f"u{user}" for user in range(8)]
-    seed = next(s for s in range(99) if len(set(splits.by_name(users, seed=s))) == 3)
-    past = [
-        (user, item, 100.0 * item + user, 5.0 - item % 3) for item in range(6) for user in range(8)
-    ]
-    day = [(user, 7, 2000.0 + user, 5.0) for user in range(8)]
-    days = Days(write_shop, [past, day], f"by_user:seed={seed}", views=("next_items",))
-    days.add(1)
-    trained = (splits.by_name(users, seed=seed) == TRAIN).sum()
-    assert days.update().num_rows("next_items")["update_1"] == trained < 8
-
-
-def test_new_events_of_another_part_than_training_are_left_out(write_shop) -> None:
+def test_new_events_that_do_not_train_are_left_out(write_shop) -> None:
+    """As a column says, or as users are drawn."""
     parts = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4 + ["train", "train", "test"]
 
     def with_parts(*events: Any, **spec: Any) -> Path:
@@ -368,6 +324,17 @@ def test_new_events_of_another_part_than_training_are_left_out(write_shop) -> No
     days = simple(with_parts, "by_column")
     days.add(1)
     assert days.update().manifest.counts["events"]["update_1"] == 2
+    users = [f"u{user}" for user in range(8)]
+    seed = next(s for s in range(99) if len(set(splits.by_name(users, seed=s))) == 3)
+    past = [
+        (user, item, 100.0 * item + user, 5.0 - item % 3) for item in range(6) for user in range(8)
+    ]
+    day = [(user, 7, 2000.0 + user, 5.0) for user in range(8)]
+    other, split = {"folder": "other"}, f"by_user:seed={seed}"
+    days = Days(write_shop, [past, day], split, spec=other, views=("next_items",))
+    days.add(1)
+    trained = (splits.by_name(users, seed=seed) == TRAIN).sum()
+    assert days.update().num_rows("next_items")["update_1"] == trained < 8
 
 
 def rewrite(days: Days, name: str, **columns: Any) -> None:
@@ -383,40 +350,34 @@ def test_what_is_refused(write_shop) -> None:
     days = simple(write_shop)
     before = days.prepared.manifest
     days.add(1)
-    new = pq.read_table(days.folder / "events-1.parquet")
+    new, spec = days.folder / "events-1.parquet", days.folder / "dataset.json"
+    whole, described = pq.read_table(new), json.loads(spec.read_text())
 
     def refused(message: str) -> None:
         with pytest.raises(DataError, match=message):
             days.update()
         assert Prepared.open(days.out, "shop", "per_user_temporal").manifest == before
-        pq.write_table(new, days.folder / "events-1.parquet")
+        pq.write_table(whole, new)
+        spec.write_text(json.dumps(described))
 
-    rewrite(days, "events-1.parquet", time=[2000.0, 901.0, 2100.0])
-    refused(r"events-1\.parquet, row 1, column 'time': 901\.0 is not later than 901\.0, the last")
-    rewrite(days, "events-1.parquet", item_id=["i10", "i77", "i3"])
-    refused(r"events-1\.parquet, row 1, column 'item_id': 'i77' is not in the items table")
-    rewrite(days, "events-1.parquet", user_id=["u0"] * 3, item_id=["i1"] * 3, time=[2e3] * 3)
-    rewrite(days, "events-1.parquet", rating=[4.0, 4.0, 5.0])
-    refused("rows 0 and 1 of the events are the same event")
-    (days.folder / "events-1.parquet").rename(days.folder / "events--1.parquet")
-    refused(r"events-0\.parquet was prepared and .* another place")
-    (days.folder / "events--1.parquet").unlink()
-    old = pq.read_table(days.folder / "items-0.parquet")
-    pq.write_table(old.slice(0, 9), days.folder / "items-0.parquet")
-    refused(r"items-0\.parquet was prepared and has changed.* new items go into files of their")
-    pq.write_table(old, days.folder / "items-0.parquet")
-    spec = (days.folder / "dataset.json").read_text()
+    rewrite(days, new.name, time=[2000.0, 901.0, 2100.0])
+    refused(r"events-1\.parquet, row 1, column 'time'.* not later than 901")
+    rewrite(days, new.name, item_id=["i10", "i77", "i3"])
+    refused(r"events-1\.parquet, row 1, .*'i77'")
     for changed in (
         {"label": {"at_least": 3}},
         {"repeats": "count"},
         {"splits": {"per_user_temporal": {"train": 0.5}}},
     ):
-        (days.folder / "dataset.json").write_text(json.dumps(json.loads(spec) | changed))
-        refused(r"dataset\.json has changed since .* was prepared")
-    (days.folder / "dataset.json").write_text(spec)
-    with pytest.raises(DataError, match=r"holds no prepared 'shop\.leave_one_out'"):
-        update(days.folder, days.out, "leave_one_out", progress=False)
-    assert days.update().updates == ("update_1",)
+        spec.write_text(json.dumps(described | changed))
+        refused(r"dataset\.json has changed")
+    first = days.folder / "items-0.parquet"
+    old = pq.read_table(first)
+    pq.write_table(old.slice(0, 9), first)
+    refused(r"items-0\.parquet was prepared and has changed")
+    pq.write_table(old, first)
+    new.rename(days.folder / "events--1.parquet")
+    refused(r"events-0\.parquet was prepared and .* another place")
 
 
 def test_views_of_other_settings_get_no_part(write_shop, caplog) -> None:

@@ -30,6 +30,7 @@ from m6rec_jax.data.splitting.timeline import parts_of_users
 from m6rec_jax.data.store import views
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.writing_templates import WRITING
 from tests.data.fold import (
     FoldedSampler,
     FoldedStatistics,
@@ -199,7 +200,7 @@ class ViewFold:
         Returns:
           the sampling rates of negatives, and the statistics after the last event.
         """
-        statistics = self.new_statistics(view in views.WRITING or view == "reranking")
+        statistics = self.new_statistics(view in WRITING or view == "reranking")
         counts = CoOccurrenceByEvent(len(self.dataset.item_records))
         sampler = self._sampler() if view == "groups" else None
         renderer = RowsAhead(

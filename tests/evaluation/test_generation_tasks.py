@@ -63,7 +63,7 @@ LIMIT = 24
 def world(tmp_path_factory):
     """(vocabulary, model, variables, MODEL_DIR), with tasks of a shop and of dialogues."""
     folder = tmp_path_factory.mktemp("data")
-    options = PrepareOptions(views=(*VIEWS, "catalogue"))
+    options = PrepareOptions(views=VIEWS)
     prepare(write_shop(folder / "shop"), folder, "leave_one_out", options, progress=False)
     talks = Dialogues(write_inspired_folder(folder / "talks"))
     prepare_corpus(talks, folder, progress=False)

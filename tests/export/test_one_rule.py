@@ -124,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     data, run = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
     items = bought()
     titles = write_tables(data / "shelves", items)
-    options = PrepareOptions(views=("groups", "catalogue"), group_size=10, negative_power=0.0)
+    options = PrepareOptions(views=("groups",), group_size=10, negative_power=0.0)
     split = "global_temporal:train=0.6,validation=0.2"
     prepared = prepare(data / "shelves", data, split, options=options, progress=False)
     rates = prepared.manifest.views["groups"].negatives

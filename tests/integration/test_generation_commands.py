@@ -41,7 +41,7 @@ import m6rec_jax.data.rendering.vocabulary_text
 
 PrepareOptions.group_size = 2
 PrepareOptions.views = (
-    'groups', 'next_items', 'documents', 'catalogue', 'explanations', 'titles', 'contents',
+    'groups', 'next_items', 'documents', 'explanations', 'titles', 'contents',
 )
 train_on_prepared.shared = 'jobs'
 train_on_prepared.sources = (

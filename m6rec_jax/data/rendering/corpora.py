@@ -167,7 +167,6 @@ def prepare_corpus(
             path.replace(folder / path.name)
         Manifest(
             **corpus.manifest,
-            format=FORMAT,
             version=__version__,
             dataset=corpus.name,
             split=by_group.name,

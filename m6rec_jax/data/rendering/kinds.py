@@ -23,18 +23,14 @@ def open_corpus(folder: Path) -> Corpus | None:
     """Opens a folder of texts, reviews or dialogues; None for one of users, items and events.
 
     Raises:
-      DataError: no folder, no file in it says what it holds, or as the classes of corpora.
+      DataError: no file in it says what it holds, or as the classes of corpora.
     """
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} is not a folder; `m6rec data fetch` makes those of public data sets"
-        )
     for name, open_folder in _CORPORA.items():
         if (folder / name).is_file():
             return open_folder(folder)
     if (folder / SPEC_FILE).is_file():
         return None
     raise DataError(
-        f"{folder} has no file that says what is in it: {', '.join(_CORPORA)} or {SPEC_FILE}. "
-        "tasks/README.md and docs/prepared_data.md show them"
+        f"{folder} has no {SPEC_FILE}, {', '.join(_CORPORA)} that says what is in it: `m6rec data "
+        "fetch` makes folders of public data, docs/own_data.md shows how to make others"
     )

@@ -41,7 +41,7 @@ class ShardRows:
     Attributes:
       bucket: the events of the shard.
       place: of the shard among those that have events.
-      first_new: items from this one on are in no document and no catalogue yet.
+      first_new: items from this one on are in no document yet.
       sampler: draws negatives of 'groups'; never held-out items.
     """
 

@@ -49,22 +49,15 @@ def checked_template(
 
 def optional_item_templates(template: DatasetTemplate) -> list[Template]:
     """Templates, of those that must say something of every item, that may say nothing of one."""
-    templates = [template.item_template]
     # A candidate that is empty altogether: rows of candidates are not wanted.
-    if template.has_candidates:
-        templates.append(template.candidate_template)
-    return [one for one in templates if one.may_be_empty]
+    candidates = [template.candidate_template] if template.has_candidates else []
+    return [one for one in (template.item_template, *candidates) if one.may_be_empty]
 
 
 def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
-    """Items of which a template may say nothing at all, which no model can read.
+    """Name of a template -> ids of items of which it says nothing, which no model can read.
 
-    Args:
-      template: of the data set.
-      items: with their attributes; of a new one there are no statistics.
-
-    Returns:
-      Name of the template -> ids of such items; none where there are none.
+    Of a new item there are no statistics.
     """
     silent = {
         part.name: [item.id for item in items if not text_of(part.render(item.attributes))]
@@ -75,8 +68,6 @@ def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict
 
 def check_texts(dataset: Dataset, template: DatasetTemplate) -> None:
     """Raises DataError where a template says nothing of some items."""
-    if not optional_item_templates(template):
-        return
     for name, empty in items_without_text(template, dataset.item_records).items():
         raise DataError(
             f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "

@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     Attributes:
       dataset, split: names of the data set and of its split.
-      format, version: of the code that wrote it.
+      version: of the code that wrote it.
       options: of `PrepareOptions`, or of a corpus.
       settings: fingerprint of what is said of tables, template and split.
       source: fingerprint of that and of the files that were prepared first.
@@ -67,7 +67,6 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     dataset: str
     split: str = ""
-    format: int = 0
     version: str = ""
     options: dict[str, Any] = {}
     views: dict[str, ViewEntry] = {}

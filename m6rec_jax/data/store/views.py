@@ -14,7 +14,6 @@ from m6rec_jax.data.rendering.event_views.view import GENERATED
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.buckets import path_of
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.text.writing_templates import WRITING
 
 Row = dict[str, Any]
 TFDS_NAME = "recommender_text"
@@ -35,17 +34,14 @@ def _columns(text: str) -> Mapping[str, tuple[str, bool]]:
     return {name: (kind.removesuffix("[]"), kind.endswith("[]")) for name, kind in pairs}
 
 
-_OF_EVENTS = {name: _columns(view.columns) for name, view in EVENT_VIEWS.items()}
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
-# The place of a view in it is part of the seed that shuffles its rows.
 # Indices are places in the items table; what a user did or named before is oldest first.
 COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
-    **{name: columns for name, columns in _OF_EVENTS.items() if name not in WRITING},
+    **{name: _columns(view.columns) for name, view in EVENT_VIEWS.items()},
     "labelled_texts": _columns(
         "text_id str, text_index int, group str, source str[], question str, label int"
     ),
-    **{name: _OF_EVENTS[name] for name in WRITING},
     "replies": _columns(GENERATED),
     # Rows of the items of one turn read the same and want different items; they have one number.
     "recommendations": _columns(f"{GENERATED}, turn_index int"),
@@ -53,7 +49,7 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
 # Ids never reach a model; features are words of the target.
-_NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
+_NO_TEXTS = ("user_id", "text_id", "group", "kind", "features")
 
 
 def text_columns(view: str) -> list[str]:

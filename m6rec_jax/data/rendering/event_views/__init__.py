@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from m6rec_jax.data.rendering.event_views.catalogue import CATALOGUE
 from m6rec_jax.data.rendering.event_views.documents import DOCUMENTS
 from m6rec_jax.data.rendering.event_views.groups import GROUPS
 from m6rec_jax.data.rendering.event_views.next_items import NEXT_ITEMS
@@ -11,6 +10,5 @@ from m6rec_jax.data.rendering.event_views.view import View
 from m6rec_jax.data.rendering.event_views.writing import WRITING_VIEWS
 
 EVENT_VIEWS: Mapping[str, View] = {
-    view.name: view
-    for view in (GROUPS, NEXT_ITEMS, RERANKING, DOCUMENTS, CATALOGUE, *WRITING_VIEWS)
+    view.name: view for view in (GROUPS, NEXT_ITEMS, RERANKING, DOCUMENTS, *WRITING_VIEWS)
 }

@@ -78,5 +78,5 @@ def sentence(text: str) -> str:
 
 
 DOCUMENTS = View(
-    "documents", "kind str, source str[], target str", _rows, lambda options, negatives: SIZE
+    "documents", 3, "kind str, source str[], target str", _rows, lambda options, negatives: SIZE
 )

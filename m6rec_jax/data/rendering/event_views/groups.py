@@ -81,6 +81,7 @@ def candidates_of(shard: ShardRows, groups: Groups) -> Candidates:
 
 GROUPS = View(
     name="groups",
+    seed=0,
     columns=f"{OF_USER}, candidates str[], item_indices int[], labels int[], ratings value[]",
     rows=_rows,
     size=lambda options, negatives: max(1, options.group_size // (1 + negatives)),

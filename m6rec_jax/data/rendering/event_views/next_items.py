@@ -21,6 +21,7 @@ def _rows(shard: ShardRows, groups: Groups) -> Rows:
 
 NEXT_ITEMS = View(
     name="next_items",
+    seed=1,
     columns=f"{OF_USER}, items str[], item_indices int[]",
     rows=_rows,
     size=lambda options, negatives: options.next_items_size,

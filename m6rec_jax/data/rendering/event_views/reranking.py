@@ -38,6 +38,7 @@ def _rows(shard: ShardRows, groups: Groups) -> Rows:
 # Its rows are about the first event of each row of 'next_items'.
 RERANKING = View(
     name="reranking",
+    seed=2,
     columns=f"{OF_USER}, recent_indices int[], candidates str[], item_indices int[], labels int[]",
     rows=_rows,
     size=lambda options, negatives: options.next_items_size,

@@ -43,6 +43,7 @@ class View:
 
     Attributes:
       name: of the view.
+      seed: that shuffles its rows, another one for each view.
       columns: such as `user_id str, history str[]`: see `views.COLUMNS`.
       rows: renders the groups of a user shard.
       size: events of a row at most, by the options and the negatives sampled beside each.
@@ -50,10 +51,10 @@ class View:
       of_candidates: whether a model scores its rows candidate by candidate.
       wants_items: whether rows want items; where repeats are ignored, none that the user had.
       counted: whether co-occurrences of items are written with it.
-      shuffled: whether rows are; others are written in their order.
     """
 
     name: str
+    seed: int
     columns: str
     rows: Callable[[ShardRows, Groups], Rows]
     size: Callable[[PrepareOptions, int], int] = lambda options, negatives: 1
@@ -61,7 +62,6 @@ class View:
     of_candidates: bool = False
     wants_items: bool = False
     counted: bool = False
-    shuffled: bool = True
 
     def grouping(self, spec: DatasetSpec, options: PrepareOptions) -> Grouping:
         """How rows are grouped; the options say how long histories are."""

@@ -50,6 +50,6 @@ def _rows(shard: ShardRows, groups: Groups, kind: str) -> Rows:
 
 
 WRITING_VIEWS = [
-    View(kind, f"{GENERATED}, liked_indices int[]", functools.partial(_rows, kind=kind))
-    for kind in WRITING
+    View(kind, seed, f"{GENERATED}, liked_indices int[]", functools.partial(_rows, kind=kind))
+    for seed, kind in enumerate(WRITING, 6)
 ]
