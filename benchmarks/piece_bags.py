@@ -42,8 +42,7 @@ def piece_bags(task: str, lengths: Mapping[str, int], part: str, vocab_size: int
       DataError: the part is empty or not prepared.
     """
     found: list[Bags] = []
-    # Whole, whatever limit a run that is configured has for its validations.
-    for batch in EvaluationBatches(task, lengths, _BATCH_SIZE, split=part, limit=0):
+    for batch in EvaluationBatches(task, lengths, _BATCH_SIZE, split=part):
         rows, places = np.nonzero(batch["decoder_labels"] >= 0)
         source = _presence(
             *_held(batch["encoder_input_tokens"]), len(batch["user_ids"]), vocab_size

@@ -18,20 +18,19 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import CONFIG_FILE, EVALUATED_ROWS
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import all_devices, read_ranking, restore_model
+from m6rec_jax.evaluation import report_figures
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
     Comparison,
-    Curve,
     ModelText,
     ParameterGroup,
-    RankedTargets,
     Recommendation,
     ReportData,
-    ScoredExamples,
     TextPiece,
     UserPanel,
     write_report,
 )
+from m6rec_jax.evaluation.report_figures import Figure
 from m6rec_jax.jobs.classification import ClassificationPredictions
 from m6rec_jax.jobs.generation import GenerationPredictions
 from m6rec_jax.jobs.job import Evaluation
@@ -110,7 +109,7 @@ class TaskResult:
 
     Attributes:
       task, split: what was evaluated. lengths: of its rows, in tokens.
-      sample, limit: rows that were evaluated, and of them the first (0: all).
+      num_rows: that were evaluated, of the prepared ones.
       evaluation: that made the metrics.
       predictions, metrics: of the model.
       baselines: name -> metric -> value.
@@ -119,8 +118,7 @@ class TaskResult:
     task: TaskInfo
     split: str
     lengths: Mapping[str, int]
-    sample: int
-    limit: int
+    num_rows: int
     evaluation: Evaluation
     predictions: Any
     metrics: Mapping[str, float]
@@ -158,8 +156,7 @@ def evaluate_task(
         task,
         split,
         lengths,
-        sample,
-        evaluator.limit,
+        evaluator.batches(task).read_rows,
         evaluator.evaluation(task),
         predictions,
         evaluator.metrics(task, predictions),
@@ -246,16 +243,25 @@ def write_page(
     """
     several, of_hybrid = len(results) > 1, any(map(_is_hybrid, results))
     parameters = [] if trainable == "all" else count_parameters(config, trainable).groups
+    curves = [curve for name, folder in runs.items() for curve in _curves(name, folder)]
+    # Of a single point there is no line to draw.
+    points = {
+        title: ", ".join(
+            f"{values[0]:,.4f} ({name}, step {steps[0]:,})"
+            for name, (steps, values) in series.items()
+        )
+        for title, series in curves
+        if all(len(steps) == 1 for steps, _ in series.values())
+    }
+    drawn = [report_figures.curves(*curve) for curve in curves if curve[0] not in points]
     data = ReportData(
         title=title,
         summary=summary,
-        facts={**facts, "Date": datetime.now(UTC).strftime("%Y-%m-%d")},
+        facts={**points, **facts, "Date": datetime.now(UTC).strftime("%Y-%m-%d")},
         notes=[*notes, *([_HYBRID_NOTE] if of_hybrid else []), *_sample_notes(results)],
         parameters=[ParameterGroup(f"{g.part}: {g.name}", g.count, g.trains) for g in parameters],
         comparisons=[line for result in results for line in _comparisons(result, several)],
-        curves=[curve for name, folder in runs.items() for curve in _curves(name, folder)],
-        scored=[drawn for result in results for drawn in _scored(result, several)],
-        ranked=[drawn for result in results for drawn in _ranked(result, several)],
+        figures=[*drawn, *(one for result in results for one in _figures(result, several))],
         users=[panel for result in results for panel in _users(result)],
         score_name="hybrid's weighted sum" if of_hybrid else "cosine similarity",
         texts=[text for result in results for text in _texts(result, several)],
@@ -273,10 +279,8 @@ def _sample_notes(results: Sequence[TaskResult]) -> list[str]:
     notes = []
     for result in results:
         total = result.task.prepared().num_rows(result.task.view)[result.split]
-        if 0 < result.sample < total:
-            notes.append(f"{result.task.name}: on {result.sample:,} of {total:,} rows.")
-        if 0 < result.limit < (result.sample or total):
-            notes.append(f"{result.task.name}: on the first {result.limit:,} rows.")
+        if result.num_rows < total:
+            notes.append(f"{result.task.name}: on {result.num_rows:,} of {total:,} rows.")
     return notes
 
 
@@ -315,7 +319,9 @@ def _shown(baseline: str) -> str:
     )
 
 
-def _curves(name: str, folder: Path) -> Iterator[Curve]:
+def _curves(
+    name: str, folder: Path
+) -> Iterator[tuple[str, dict[str, tuple[list[int], list[float]]]]]:
     """Losses and validation metrics of a run; values of different scales have their own axes."""
     lines = read_metrics(folder)
 
@@ -327,17 +333,17 @@ def _curves(name: str, folder: Path) -> Iterator[Curve]:
 
     training, validation = series("loss"), series("validation/loss")
     if training[0] and validation[0] and _alike(training[1], validation[1]):
-        yield Curve(f"Loss: {name}", {"training": training, "validation": validation})
+        yield f"Loss: {name}", {"training": training, "validation": validation}
     else:
         for what, of in (("Loss", training), ("Validation loss", validation)):
             if of[0]:
-                yield Curve(f"{what}: {name}", {what.lower(): of})
+                yield f"{what}: {name}", {what.lower(): of}
     for metric in sorted({key for line in lines for key in line if key.startswith("loss/")})[:6]:
-        yield Curve(f"Loss of {metric.removeprefix('loss/')}: {name}", {"training": series(metric)})
+        yield f"Loss of {metric.removeprefix('loss/')}: {name}", {"training": series(metric)}
     for metric in ("auc", "ndcg@10", "accuracy", "perplexity"):
         of = series(f"validation/{metric}")
         if of[0]:
-            yield Curve(f"Validation {_METRICS[metric]}: {name}", {metric: of})
+            yield f"Validation {_METRICS[metric]}: {name}", {metric: of}
 
 
 def _alike(one: Sequence[float], two: Sequence[float]) -> bool:
@@ -346,8 +352,14 @@ def _alike(one: Sequence[float], two: Sequence[float]) -> bool:
     return middles[1] <= 1.5 * middles[0]
 
 
-def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
-    found = result.predictions
+def _figures(result: TaskResult, several: bool) -> Iterator[Figure]:
+    """Hit rates of retrieval; ROC and, of probabilities, calibration of scores."""
+    found, title = result.predictions, _title(result, several)
+    if isinstance(found, RetrievalPredictions):
+        ranks = baseline_ranks(result.evaluation, found)
+        by_name = {_shown(name): of_rows for name, of_rows in ranks.items()}
+        longest = min(50, int(found.num_ranked.max()))
+        yield report_figures.hit_rates(title, {"this model": found.ranks, **by_name}, longest)
     if not isinstance(found, ScoringPredictions | LikelihoodPredictions):
         return
     if len(np.unique(found.labels)) < 2:  # of few rows: no curve has an area
@@ -357,25 +369,11 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
         fitted = mean_baselines(result.evaluation)
         scores = fitted.scores(found.users, found.items)
         baselines = {_shown(name): values for name, values in scores.items()}
-    probable = found.probabilities is not None
-    yield ScoredExamples(
-        found.labels,
-        found.scores if found.probabilities is None else found.probabilities,
-        baselines,
-        are_probabilities=probable,
-        title=_title(result, several),
-    )
-
-
-def _ranked(result: TaskResult, several: bool) -> Iterator[RankedTargets]:
-    found = result.predictions
-    if isinstance(found, RetrievalPredictions):
-        ranks = baseline_ranks(result.evaluation, found)
-        by_name = {_shown(name): own for name, own in ranks.items()}
-        longest = min(50, int(found.num_ranked.max()))
-        yield RankedTargets(
-            {"this model": found.ranks, **by_name}, longest, _title(result, several)
-        )
+    scores_of_model = found.scores if found.probabilities is None else found.probabilities
+    of_all = {"this model": scores_of_model, **baselines}
+    yield report_figures.roc_curves(title, found.labels, of_all)
+    if found.probabilities is not None:
+        yield from report_figures.calibration(title, found.labels, found.probabilities)
 
 
 def _first_rows(result: TaskResult, count: int) -> dict[str, np.ndarray]:
@@ -385,8 +383,7 @@ def _first_rows(result: TaskResult, count: int) -> dict[str, np.ndarray]:
         result.lengths,
         count,
         split=result.split,
-        sample=result.sample,
-        limit=min(count, result.limit or count),
+        sample=result.num_rows,
     )
     batch = next(iter(batches))
     return {name: rows[batch["example_weights"] > 0] for name, rows in batch.items()}

@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gin
@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from m6rec_jax.engine.candidates.scoring import positive_probability, read_log_probabilities
+from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import (
     ASSETS_FOLDER,
     EXITS_FILE,
@@ -55,99 +56,43 @@ _K = 10
 
 
 @dataclass(frozen=True, slots=True)
-class ChosenExits:
-    """Where a task's rows leave the decoder, and what that does on the rows it was chosen on.
+class Learnt:
+    """What was learnt for a task, and what it does on the rows that it was learnt on.
 
     Attributes:
-      threshold, depth: see `ExitSettings`. num_exits: that there are.
-      metric: of `quality` and `full_quality`: 'auc'.
-      quality, full_quality: with the settings, and of the whole model.
-      num_rows: rows that were read.
-      mean_exits: exits that a batch runs, whose slowest candidate decides.
+      settings: to be used.
+      metric: of `quality` and `before`: 'auc'.
+      quality, before: with the settings, and without: of the whole model, of the two towers alone,
+        of log odds as they are.
+      num_rows: rows that were read; of zero-shot scores candidates.
+      facts: more of these rows, by name: exits that there are, and how many a batch runs, whose
+        slowest candidate decides; rows whose wanted item was a candidate.
     """
 
-    threshold: float
-    depth: int
-    num_exits: int
+    settings: ExitSettings | RankingWeights | PlattScaling
     metric: str
     quality: float
-    full_quality: float
+    before: float
     num_rows: int
-    mean_exits: float
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings and all that is known of them."""
+        values = {**dataclasses.asdict(self), **dataclasses.asdict(self.settings), **self.facts}
+        return {n: value for n, value in values.items() if n not in ("settings", "facts")}
 
     def __str__(self) -> str:
-        confidence = f"at a confidence of {self.threshold:g} or"
+        settings = dataclasses.asdict(self.settings)
+        words = [
+            f"{name}: {', '.join(f'{n} {v:.3g}' for n, v in value.items())}"
+            if isinstance(value, Mapping)
+            else f"{name} {value:.4g}"
+            for name, value in {**settings, **self.facts}.items()
+        ]
         return (
-            f"leaves {'never before' if self.threshold > 1 else confidence} layer {self.depth} of "
-            f"{self.num_exits}; {self.metric} {self.quality:.4f} instead of "
-            f"{self.full_quality:.4f}, {self.mean_exits:.2f} of {self.num_exits} layers, on "
-            f"{self.num_rows:,} rows"
+            f"{self.metric} {self.quality:.4f} instead of {self.before:.4f} on "
+            f"{self.num_rows:,} rows; {'; '.join(words)}"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class LearntWeights:
-    """How a task's items are ordered, and what that does on the rows it was learnt on.
-
-    Attributes:
-      known, new: see `RankingWeights`.
-      metric: of `quality` and `towers_quality`.
-      quality, towers_quality: of the order by these weights, and of the two towers alone.
-      num_rows, num_found: rows that were read, and those whose wanted item was a candidate.
-    """
-
-    known: Mapping[str, float]
-    new: Mapping[str, float]
-    metric: str
-    quality: float
-    towers_quality: float
-    num_rows: int
-    num_found: int
-
-    def __str__(self) -> str:
-        known, new = (
-            ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-            for weights in (self.known, self.new)
-        )
-        return (
-            f"{self.metric} {self.quality:.4f}, by the two towers alone {self.towers_quality:.4f}, "
-            f"on {self.num_rows:,} rows, of which {self.num_found:,} have their item among the "
-            f"candidates; {known}; of items that nobody has acted on {new}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class LearntScaling:
-    """Platt scaling of a task's log odds, and what it does on the rows that it was learnt on.
-
-    Attributes:
-      scaling: to be used.
-      log_loss, unscaled_log_loss: with it, and of the log odds as they are.
-      num_candidates: that were read.
-    """
-
-    scaling: PlattScaling
-    log_loss: float
-    unscaled_log_loss: float
-    num_candidates: int
-
-    def __str__(self) -> str:
-        return (
-            f"log loss {self.log_loss:.4f} instead of {self.unscaled_log_loss:.4f} on "
-            f"{self.num_candidates:,} candidates; scale {self.scaling.scale:.4g}, offset "
-            f"{self.scaling.offset:.4g}"
-        )
-
-    def gin_text(self) -> str:
-        """A gin file that sets it."""
-        values = dataclasses.asdict(self.scaling).items()
-        lines = "".join(f"PlattScaling.{name} = {value!r}\n" for name, value in values)
-        return (
-            f"# Learnt by `m6rec calibrate`: {self}.\n\nimport m6rec_jax.jobs.likelihood\n\n{lines}"
-        )
-
-
-Learnt = ChosenExits | LearntWeights | LearntScaling
 
 
 @gin.configurable
@@ -195,8 +140,7 @@ def calibrate(
     )
     if not assets.exists():
         raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")
-    exits, weights = dict[str, Learnt](), dict[str, Learnt]()
-    scalings = dict[str, LearntScaling]()
+    exits, weights, scalings = (dict[str, Learnt]() for _ in range(3))
     for task in evaluator.tasks:
         if task.job.ranks_catalogue:
             weights |= learn_weights(evaluator, task, restored)
@@ -216,7 +160,12 @@ def calibrate(
         )
     if jax.process_index() == 0:
         for name, scaling in scalings.items():
-            write_atomically(assets / f"{name}_scaling.gin", scaling.gin_text())
+            text = (
+                f"# Learnt by `m6rec calibrate`: {scaling}.\n\nimport m6rec_jax.jobs.likelihood\n\n"
+            )
+            for setting, value in dataclasses.asdict(scaling.settings).items():
+                text += f"PlattScaling.{setting} = {value!r}\n"
+            write_atomically(assets / f"{name}_scaling.gin", text)
         options = {"split": split}
         _update_file(assets / EXITS_FILE, restored.step, exits, options | {"max_loss": max_loss})
         _update_file(assets / RANKING_FILE, restored.step, weights, options)
@@ -239,13 +188,13 @@ def _update_file(
         tasks = dict(values["tasks"]) if values["step"] == step else {}
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # none, or a damaged one
         tasks = {}
-    tasks |= {name: {**dataclasses.asdict(one), **options} for name, one in learnt.items()}
+    tasks |= {name: {**one.to_json(), **options} for name, one in learnt.items()}
     write_atomically(path, json_text({"step": step, "tasks": tasks}, indent=2) + "\n")
 
 
 def learn_weights(
     evaluator: Evaluator, task: TaskInfo, restored: RestoredModel
-) -> dict[str, LearntWeights]:
+) -> dict[str, Learnt]:
     """Learns the weights of `evaluator.reranking`, or of `Reranking`, for a task that
     ranks the catalogue.
 
@@ -267,19 +216,18 @@ def learn_weights(
     for (name, towers), of_name in learnt.learnt.items():
         # Without rows that want nothing here.
         wants = (of_name.ranks_before > 0).any(axis=1)
-        weights[ranking_name(task.name, name, towers)] = LearntWeights(
-            of_name.weights.known,
-            of_name.weights.new,
+        weights[ranking_name(task.name, name, towers)] = Learnt(
+            of_name.weights,
             f"ndcg@{_K}",
             ranking.ndcg(of_name.ranks[wants], _K),
             ranking.ndcg(of_name.ranks_before[wants], _K),
             int(wants.sum()),
-            of_name.num_rows,
+            {"num_found": of_name.num_rows},
         )
     return weights
 
 
-def learn_scaling(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> LearntScaling:
+def learn_scaling(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> Learnt:
     """Learns the scaling of a task of kind 'likelihood'.
 
     Raises:
@@ -291,7 +239,7 @@ def learn_scaling(evaluator: Evaluator, task: TaskInfo, restored: RestoredModel)
     after, before = (
         log_loss(labels, one.probabilities(scores)) for one in (scaling, PlattScaling(1.0, 0.0))
     )
-    return LearntScaling(scaling, after, before, len(labels))
+    return Learnt(scaling, "log loss", after, before, len(labels))
 
 
 def _may_exit(config: ModelConfig) -> bool:
@@ -303,17 +251,16 @@ def _may_exit(config: ModelConfig) -> bool:
 
 def _choose_exits(
     evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
-) -> ChosenExits:
+) -> Learnt:
     scores = exit_scores(evaluator, task, restored.model, restored.variables)
     chosen, num_exits = cheapest(scores, max_loss), restored.model.config.num_exits
-    return ChosenExits(
-        **dataclasses.asdict(chosen),
-        num_exits=num_exits,
-        metric="auc",
-        quality=scores.auc(chosen),
-        full_quality=scores.auc(ExitSettings(NEVER, num_exits)),
-        num_rows=evaluator.batches(task).num_rows,
-        mean_exits=scores.mean_exits(chosen),
+    return Learnt(
+        chosen,
+        "auc",
+        scores.auc(chosen),
+        scores.auc(ExitSettings(NEVER, num_exits)),
+        evaluator.batches(task).num_rows,
+        {"num_exits": num_exits, "mean_exits": scores.mean_exits(chosen)},
     )
 
 

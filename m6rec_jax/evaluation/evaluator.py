@@ -11,7 +11,6 @@ In gin, for metrics at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -73,9 +72,9 @@ class Evaluator:
       batch_size: rows of a step, over all devices; raised to a multiple of what devices and
         processes need, with a message. Metrics do not depend on it.
       split: 'train', 'validation' or 'test'.
-      limit: at most so many rows of each task (per process); 0: all.
-      sample: so many rows of all tasks together (`EvaluationBatches.sample`);
-        0: all. A training run sets the attribute `sample` (`Validation.rows`).
+      limit: at most so many rows of each task, of all tasks together at most `sample`
+        (`EvaluationBatches.sample`); 0: all. A training run sets the attribute `sample`
+        (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
       reranking: adds to what the model of a retrieval task finds, and orders it; None: as it
         stands in `Reranking()` for tasks of which weights were learnt, and nothing does for others.
@@ -220,10 +219,11 @@ class Evaluator:
         index, count = self.reader
 
         def make() -> EvaluationBatches:
-            rows: dict[str, int] = {}
+            rows = {task.name: 0}
             for other in self.tasks if self.sample else ():
                 provider = find_provider(other.name)
                 rows |= count_rows(provider, self.lengths, self.split, self.sample)
+            share = sample_sizes(rows, self.sample)[task.name]
             return EvaluationBatches(
                 task.name,
                 self.lengths,
@@ -231,8 +231,7 @@ class Evaluator:
                 split=self.split,
                 process_index=index,
                 process_count=count,
-                limit=self.limit,
-                sample=sample_sizes(rows, self.sample).get(task.name, 0),
+                sample=min(filter(None, (share, self.limit)), default=0),
             )
 
         return _TaskEvaluation(self, task).once("batches", make)
@@ -282,13 +281,9 @@ class _TaskEvaluation:
 
     def _read(self) -> np.ndarray:
         """Which rows are read, ascending."""
-        number = self._evaluator.batches(self._task).sampled_rows
+        number = self._evaluator.batches(self._task).read_rows
         source = find_provider(self._task.name).source.sample(number)
-        read = np.concatenate([np.arange(*one) for one in source.ranges(self._evaluator.split)])
-        limit, count = self._evaluator.limit or None, self._evaluator.reader[1]
-        # Of each process at most the limit; sources cut rows for them so, too.
-        cuts = [len(read) * index // count for index in range(count + 1)]
-        return np.concatenate([read[first:end][:limit] for first, end in itertools.pairwise(cuts)])
+        return np.concatenate([np.arange(*one) for one in source.ranges(self._evaluator.split)])
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model

@@ -1,7 +1,7 @@
 """The report's drawings: SVG text to be set into the page, coloured by the page's style sheet.
 
 Colours are written as CSS variables (`var(--ink)` and so on), so one drawing serves light, dark and
-print. Identifiers inside a drawing depend on its name, which is unique on its page.
+print. Identifiers inside a drawing depend on its title, which is unique on its page.
 
 matplotlib and scikit-learn are imported late: they take a second, and only reports need them.
 """
@@ -12,7 +12,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,49 +49,47 @@ _LINES = (_ACCENT, _SECOND, _THIRD, _FOURTH)
 _DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
-class Drawing:
-    """One pair of axes, made without pyplot: no global state, no backend for the whole process."""
+# Tenths of fewer impressions say nothing.
+LEAST_CALIBRATED = 100
 
-    def __init__(self) -> None:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
 
-        self._figure = Figure(figsize=(4.6, 3.3), layout="constrained")
-        FigureCanvasSVG(self._figure)
-        self.axes = self._figure.add_subplot()
-        self.svg = ""
+class Figure(NamedTuple):
+    """A drawing, an `<svg>` element as wide as its container, with its title and its caption."""
 
-    def legend(self) -> None:
-        """Above the axes, where it covers no line."""
-        self._figure.legend(loc="outside upper left", ncols=2, borderaxespad=0.0)
-
-    def write(self, description: str) -> None:
-        """Sets `svg`, the `<svg>` element alone, as wide as its container."""
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        self._figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-        text = buffer.getvalue()
-        text = text[text.index("<svg") :]
-        for colour, variable in _VARIABLES.items():
-            text = text.replace(colour, variable)
-        head, rest = text.split(">", 1)
-        head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
-        head = head.replace("<svg", f'<svg role="img" aria-label="{description}"')
-        # The drawings' own style element would otherwise hold for the whole page.
-        rest = rest.replace("*{stroke-linejoin", "svg *{stroke-linejoin")
-        self.svg = f"{head}>{rest}".strip()
+    title: str
+    caption: str
+    svg: str
 
 
 @contextlib.contextmanager
-def _drawing(name: str, description: str, x: str, y: str = "") -> Iterator[Drawing]:
-    """A drawing with names of its axes, which is written at the end."""
-    import matplotlib
+def _drawing(title: str, x: str, y: str = "") -> Iterator[tuple[Any, list[str]]]:
+    """Axes with names, and the SVG that is written of them at the end.
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        drawing = Drawing()
-        drawing.axes.set(xlabel=x, ylabel=y)
-        yield drawing
-        drawing.write(description)
+    Made without pyplot: no global state, no backend for the whole process.
+    """
+    import matplotlib.figure
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+        drawing = matplotlib.figure.Figure(figsize=(4.6, 3.3), layout="constrained")
+        FigureCanvasSVG(drawing)
+        axes, written = drawing.add_subplot(), list[str]()
+        axes.set(xlabel=x, ylabel=y)
+        yield axes, written
+        if axes.get_legend_handles_labels()[0]:  # above the axes, where it covers no line
+            drawing.legend(loc="outside upper left", ncols=2, borderaxespad=0.0)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        drawing.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
+    # The drawings' own style element would otherwise hold for the whole page.
+    rest = rest.replace("*{stroke-linejoin", "svg *{stroke-linejoin")
+    written.append(f"{head}>{rest}".strip())
 
 
 def _shares(axes: Any) -> None:
@@ -107,104 +105,99 @@ def _line(number: int, label: str) -> dict[str, Any]:
     return {"color": _LINES[number % len(_LINES)], "linestyle": dashes, "label": f"\u200b{label}"}
 
 
-def curves(
-    series: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, name: str = "curve"
-) -> str:
-    """SVG of values over steps; of many values, their moving average beside them.
+def curves(title: str, series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Figure:
+    """Values over steps; of many values, their moving average beside them.
 
     `series` are name -> (steps, values), at most four.
     """
     shown = []
-    with _drawing(name, "Values over training steps", "step") as drawing:
+    with _drawing(title, "step") as (axes, svg):
         for (label, (steps, values)), colour in zip(series.items(), _LINES, strict=False):
             x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-            style: dict[str, Any] = {"color": colour, "label": f"\u200b{label}"}
+            style: dict[str, Any] = {"color": colour}
+            if len(series) > 1:
+                style["label"] = f"\u200b{label}"
             if len(y) >= 20:
                 width = max(len(y) // 25, 3)
                 smooth = np.convolve(y, np.ones(width) / width, mode="valid")
-                drawing.axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.9)
-                middles = x[(width - 1) // 2 :][: len(smooth)]
-                drawing.axes.plot(middles, smooth, **style)
+                axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.9)
+                axes.plot(x[(width - 1) // 2 :][: len(smooth)], smooth, **style)
             else:
-                drawing.axes.plot(x, y, marker="o", markersize=3, **style)
+                axes.plot(x, y, marker="o", markersize=3, **style)
             # The first few values, from random weights, would squeeze the rest into a line.
             shown.append(y[len(y) // 20 :])
         values_shown = np.concatenate(shown)
-        if values_shown.size and np.ptp(values_shown) > 0:
+        if np.ptp(values_shown) > 0:
             low, high = float(values_shown.min()), float(values_shown.max())
-            drawing.axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
-        if len(series) > 1:
-            drawing.legend()
-    return drawing.svg
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
+    return Figure(title, "", *svg)
 
 
-def hit_rates(
-    ranks: Mapping[str, npt.NDArray[np.int64]], longest: int, *, name: str = "ranks"
-) -> str:
-    """SVG of the hit rate at every length of the list up to `longest`, on a logarithmic axis.
+def hit_rates(of: str, ranks: Mapping[str, npt.NDArray[np.int64]], longest: int) -> Figure:
+    """The hit rate at every length of the list up to `longest`, on a logarithmic axis.
 
-    `ranks` are name -> int `[n, m]`, of what rows want, from 1; 0 is padding.
+    Args:
+      of: what the title names; may be empty.
+      ranks: name -> int `[n, m]`, of what rows want, from 1; 0 is padding. The model comes first.
     """
+    title = _titled("Hit rate by length of the list", of)
     lengths = range(1, longest + 1)
-    title = "Hit rate by length of the list"
-    with _drawing(name, title, "length of the list", "hit rate") as drawing:
-        axes = drawing.axes
-        for number, (label, of) in enumerate(ranks.items()):
-            rates = [ranking.hit_rate(of, k) for k in lengths]
+    with _drawing(title, "length of the list", "hit rate") as (axes, svg):
+        for number, (label, of_rows) in enumerate(ranks.items()):
+            rates = [ranking.hit_rate(of_rows, k) for k in lengths]
             axes.plot(lengths, rates, **_line(number, label))
         axes.set_xscale("log")
         ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= longest]
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.set_xticks([], minor=True)
         axes.set_ylim(bottom=0)
-        drawing.legend()
-    return drawing.svg
+    caption = "Share of the test rows with an item the user chose among the first k."
+    return Figure(title, caption, *svg)
 
 
-def roc_curves(
-    labels: npt.NDArray[Any], scores: Mapping[str, npt.ArrayLike], *, name: str = "roc"
-) -> str:
-    """SVG of true against false positive rate; the AUC stands in the legend.
+def roc_curves(of: str, labels: npt.NDArray[Any], scores: Mapping[str, npt.ArrayLike]) -> Figure:
+    """True against false positive rate; the AUC stands in the legend.
 
     Args:
+      of: what the title names; may be empty.
       labels: `[n]`, 0 or 1, both present.
-      scores: name -> `[n]`, any scale; the first is the model.
+      scores: name -> `[n]`, any scale; the model comes first.
 
     Raises:
       DataError: one class only, NaN, or lengths that differ.
     """
     from sklearn.metrics import roc_curve
 
-    with _drawing(name, "ROC curves", "false positive rate", "true positive rate") as drawing:
-        _shares(drawing.axes)
+    title = _titled("ROC", of)
+    with _drawing(title, "false positive rate", "true positive rate") as (axes, svg):
+        _shares(axes)
         for number, (label, values) in enumerate(scores.items()):
             style = _line(number, f"{label}  {auc(labels, values):.3f}")
             x, y, _ = roc_curve(labels, np.asarray(values, np.float64))
             # More than about 400 points would weigh megabytes and look the same.
             some = np.unique(np.linspace(0, len(x) - 1, 400).astype(int))
             width = 1.9 if number == 0 else 1.3
-            drawing.axes.plot(x[some], y[some], linewidth=width, zorder=10 - number, **style)
-        drawing.legend()
-    return drawing.svg
+            axes.plot(x[some], y[some], linewidth=width, zorder=10 - number, **style)
+    caption = f"{len(labels):,} test impressions, {np.mean(labels):.0%} of them positive."
+    return Figure(title, caption, *svg)
 
 
 def calibration(
-    labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], *, name: str = "calibration"
-) -> tuple[str, float]:
-    """SVG of the share of positives against predicted probability, in tenths of the examples.
-
-    Returns:
-      SVG and the expected calibration error over these tenths.
+    of: str, labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64]
+) -> list[Figure]:
+    """The share of positives against predicted probability, in tenths of the examples; none of
+    fewer than `LEAST_CALIBRATED`.
 
     Raises:
       DataError: probabilities outside [0, 1], NaN, or lengths that differ.
     """
-    table = calibration_table(labels, probabilities)
+    if len(labels) < LEAST_CALIBRATED:
+        return []
+    title, table = _titled("Calibration", of), calibration_table(labels, probabilities)
     share = table.mean_observed
-    x, y = "predicted probability", "share that was positive"
-    with _drawing(name, "Calibration", x, y) as drawing:
-        _shares(drawing.axes)
-        drawing.axes.errorbar(
+    with _drawing(title, "predicted probability", "share that was positive") as (axes, svg):
+        _shares(axes)
+        axes.errorbar(
             table.mean_predicted,
             share,
             yerr=2 * np.sqrt(share * (1 - share) / table.counts),  # twice its standard error
@@ -214,4 +207,12 @@ def calibration(
             marker="o",
             markersize=4,
         )
-    return drawing.svg, table.expected_calibration_error
+    caption = (
+        "Tenths of the test impressions by predicted probability, against the share that was "
+        f"positive. Mean distance from the diagonal: {table.expected_calibration_error:.3f}."
+    )
+    return [Figure(title, caption, *svg)]
+
+
+def _titled(what: str, of: str) -> str:
+    return f"{what}: {of}" if of else what

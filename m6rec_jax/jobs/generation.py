@@ -53,7 +53,7 @@ from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
-from m6rec_jax.text.format_strings import Template
+from m6rec_jax.text.format_strings import NOTHING, Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
@@ -65,13 +65,10 @@ _METRICS = {
     "queries": text_metrics.content_metrics,
     "replies": text_metrics.conversation_metrics,
 }
-_NOTHING = Template.parse("", "")
 # What is read before a reply is a dialogue, segments already.
-_REPLIES = WritingTemplate(
-    "replies", _NOTHING, Template.parse(REPLY_PREFIX, "reply"), _NOTHING, _NOTHING, ()
-)
+_REPLIES = WritingTemplate(prefix=Template.parse(REPLY_PREFIX, "reply"), text=NOTHING)
 # All that is read is the input.
-_TEXTS = WritingTemplate("", _NOTHING, _NOTHING, _NOTHING, _NOTHING, ())
+_TEXTS = WritingTemplate(text=NOTHING)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,17 +6,12 @@ all others are shares. There is at least one text, and one reference for each.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.metrics.phrases import fold, ngrams, words
-
-# What PETER (Li et al., 2021) writes for a rare word, and how many words of a text it takes.
-UNKNOWN, PETER_WORDS = "<unk>", 15
 
 
 def require_text_metrics() -> None:
@@ -74,53 +69,8 @@ def rouge(
     return {n: 100 * sum(s[f"rouge{n}"].fmeasure for s in scores) / len(scores) for n in orders}
 
 
-def bigram_precision_bleu(generated: Sequence[str], references: Sequence[str]) -> float:
-    """What KGSF (Zhou et al., 2020) reports as BLEU-2 for conversation: a share, 0 to 1.
-
-    The mean over texts of brevity penalty × bigram precision, both of that text alone: its code
-    gives NLTK's `sentence_bleu` the weights (0, 1, 0, 0), so that single words have no part in it.
-    Words are what stands between spaces; texts without a matching bigram count 0.
-    """
-    total = 0.0
-    for text, reference in zip(generated, references, strict=True):
-        got, wanted = text.split(), reference.split()
-        bigrams = Counter(itertools.pairwise(got))
-        matches = (bigrams & Counter(itertools.pairwise(wanted))).total()
-        if matches:
-            brevity = 1.0 if len(got) > len(wanted) else math.exp(1 - len(wanted) / len(got))
-            total += brevity * matches / bigrams.total()
-    return total / len(generated)
-
-
-def frequent_words(texts: Iterable[str], number: int) -> frozenset[str]:
-    """The most frequent words between spaces; of equally frequent ones those that come first."""
-    counts = Counter(word for text in texts for word in text.split())
-    return frozenset(word for word, _ in counts.most_common(number))
-
-
-def peter_metrics(
-    generated: Sequence[str], references: Sequence[str], vocabulary: Set[str]
-) -> dict[str, float]:
-    """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2` (percentages) and `usr` in PETER's protocol.
-
-    It cuts texts after 15 words, writes words outside its vocabulary as `<unk>`, and takes ROUGE's
-    F over *sets* of n-grams: one said twice counts once. M6-Rec compares itself with such values.
-    """
-
-    def form(text: str) -> str:
-        return " ".join(w if w in vocabulary else UNKNOWN for w in text.split()[:PETER_WORDS])
-
-    ours, theirs = list(map(form, generated)), list(map(form, references))
-    metrics = {f"bleu_{n}": bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
-    for n in (1, 2):
-        sets = [(set(ngrams(a, n)), set(ngrams(b, n))) for a, b in zip(ours, theirs, strict=True)]
-        shares = [2 * len(a & b) / max(len(a) + len(b), 1) for a, b in sets]
-        metrics[f"rouge_{n}"] = 100 * sum(shares) / len(shares)
-    return metrics | {"usr": unique_sentence_ratio(ours)}
-
-
 def unique_sentence_ratio(texts: Sequence[str]) -> float:
-    """USR: distinct texts / texts, by their words between spaces, in their case, as in PETER."""
+    """USR of PETER (Li et al., 2021): distinct texts / texts, by their words, in their case."""
     return len({tuple(text.split()) for text in texts}) / len(texts)
 
 

@@ -1,9 +1,8 @@
 """Metrics of generated texts, as each field reports them.
 
 Names: `bleu_n` and `rouge_n` (F) are percentages, all others shares or counts; `usr`, `fmr`, `fcr`
-and `div` are PETER's, `peter/...` metrics in its protocol, `kgsf_...` those of KGSF (see
-`metrics`). What is undefined for the texts at hand, such as distinct-4 of texts of three words, is
-left out.
+and `div` are PETER's. What is undefined for the texts at hand, such as distinct-4 of texts of three
+words, is left out.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import gin
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import generation
@@ -129,23 +126,17 @@ def rendered_columns(template: WritingTemplate, items: Sequence[Item]) -> list[s
     return list(dict.fromkeys([*template.shared, *plain]))
 
 
-@gin.configurable(allowlist=["peter_words"])
-def explanation_metrics(texts: GeneratedTexts, peter_words: int | None = None) -> Metrics:
+def explanation_metrics(texts: GeneratedTexts) -> Metrics:
     """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`, and those of `feature_metrics`.
 
     With facts also `true_share` (of the attribute values named, how many hold for the item),
     `all_true_share` (of the texts that name any), `silent_share` (of all texts), and
     `true_citations` (of the items cited, how many the user liked before and have what they are
-    cited for). `peter_words`, the size of PETER's vocabulary (20,000 there), adds `peter/bleu_1`
-    and the like in its protocol, words counted in the training texts and the references.
+    cited for).
     """
     metrics = _likeness(texts, (1, 4))
     metrics["usr"] = generation.unique_sentence_ratio(texts.texts)
     metrics |= feature_metrics(texts.texts, texts.features, texts.all_features)
-    if peter_words is not None:
-        words = generation.frequent_words([*texts.training(), *texts.references], peter_words)
-        of_peter = generation.peter_metrics(texts.texts, texts.references, words)
-        metrics |= {f"peter/{name}": value for name, value in of_peter.items()}
     if texts.facts is not None:
         metrics |= faithfulness(texts.texts, texts.facts.of_items, texts.facts.dictionary)
         if (citations := texts.facts.citations) is not None:
@@ -195,16 +186,9 @@ def content_metrics(texts: GeneratedTexts) -> Metrics:
 
 
 def conversation_metrics(texts: GeneratedTexts) -> Metrics:
-    """`bleu_2`, `distinct_3`, `distinct_4`, and as KGSF (Zhou et al., 2020) reports them
-    `kgsf_bleu_2`, and `kgsf_distinct_3`, `kgsf_distinct_4`: distinct n-grams by number of *texts*.
-    """
+    """`bleu_2`, `distinct_3` and `distinct_4`."""
     metrics = {"bleu_2": generation.bleu(texts.texts, texts.references, 2)}
-    metrics["kgsf_bleu_2"] = generation.bigram_precision_bleu(texts.texts, texts.references)
-    metrics |= _distinct(texts.texts, (3, 4))
-    for n in (3, 4):
-        distinct, _ = generation.distinct_ngrams(texts.texts, n)
-        metrics[f"kgsf_distinct_{n}"] = distinct / len(texts.texts)
-    return metrics
+    return metrics | _distinct(texts.texts, (3, 4))
 
 
 def _likeness(texts: GeneratedTexts, orders: Iterable[int]) -> Metrics:

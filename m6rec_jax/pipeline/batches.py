@@ -109,13 +109,10 @@ class BatchIterator(Iterator[Batch]):
             InputProcess(self._settings, self.shards[first:end], rows)
             for first, end in itertools.pairwise(cuts)
         ] or [LocalShards(self._settings, self.shards, rows)]
-        # tf.data's threads call Python; they must be gone before the interpreter shuts down.
-        self._stop = weakref.finalize(self, _close, self._readers)
         self.num_batches = 0
-
-    def close(self) -> None:
-        """Ends the threads that read ahead, as the garbage collector does."""
-        self._stop()
+        # Ends the threads that read ahead, as the garbage collector does: tf.data's threads call
+        # Python; they must be gone before the interpreter shuts down.
+        self.close = weakref.finalize(self, _close, self._readers)
 
     def __iter__(self) -> BatchIterator:
         return self
@@ -199,14 +196,12 @@ class EvaluationBatches:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
       batch_size: rows of a global batch; a multiple of `process_count`.
       process_index, process_count: of this process.
-      limit: stop after so many rows of this process (0: all), of those that are laid out.
       sample: read so many rows in all (0: all), the same at every pass and for any number of
         processes: of prepared data the first ones of each file, of others the first ones. A
         mixture's tasks have their share.
 
     Attributes:
-      sampled_rows, read_rows: rows of the sample, and of a pass, which `limit` may shorten; of all
-        processes together.
+      read_rows: rows of a pass, of all processes together.
       num_rows, num_rows_with_dropped_behaviours, num_texts, num_truncated_texts: of this pass and
         process: rows, and those whose history was too long for S; texts in the decoder, such as
         candidates, and those that were cut.
@@ -225,25 +220,21 @@ class EvaluationBatches:
         split: str = "validation",
         process_index: int = 0,
         process_count: int = 1,
-        limit: int = 0,
         sample: int = 0,
     ) -> None:
         _require_multiple("the evaluation batch size", batch_size, "process count", process_count)
         self._provider = find_provider(mixture_or_task_name)
-        self._lengths = dict(feature_lengths)
+        self._lengths, self._split = dict(feature_lengths), split
         self._rows = batch_size // process_count
-        self._split, self._limit = split, limit
         self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
-        most = sample or limit * process_count
-        available = count_rows(self._provider, feature_lengths, split, most)
+        available = count_rows(self._provider, feature_lengths, split, sample)
         self._per_task = sample_sizes(available, sample)
-        self.sampled_rows = sum(self._per_task.values())
-        self.read_rows = min(self.sampled_rows, limit * process_count or self.sampled_rows)
-        if not self.sampled_rows:
+        self.read_rows = sum(self._per_task.values())
+        if not self.read_rows:
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
         # One of the shards of a task has the largest share.
         largest = sum(-(-rows // process_count) for rows in self._per_task.values())
-        self._num_batches = -(-min(largest, limit or largest) // self._rows)
+        self._num_batches = -(-largest // self._rows)
         self._reset_counts()
 
     def _reset_counts(self) -> None:
@@ -255,8 +246,6 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         dataset = M6RecFeatureConverter()(self._all_rows(), self._lengths)
-        if self._limit:
-            dataset = dataset.take(self._limit)
         iterator = iter(dataset.batch(self._rows).prefetch(2).with_options(steady_options()))
         self._reset_counts()
         for number in itertools.count():
@@ -265,8 +254,7 @@ class EvaluationBatches:
                 break
             yield self._filled(rows)
         # With several processes the sources decide how many rows are this one's.
-        counts_all = not self._limit and self._shard is None
-        if counts_all and self.num_rows < self.sampled_rows:
+        if self._shard is None and self.num_rows < self.read_rows:
             raise DataError(
                 f"'{self._provider.name}' yields fewer rows than its {self._split} data have; "
                 "evaluation needs preprocessors that make at least one row of each"

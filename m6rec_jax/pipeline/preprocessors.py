@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.pipeline.row_layout import AtRandom, Example, MakeRows, RowLayout, preprocessor
+from m6rec_jax.pipeline.row_layout import Example, MakeRows, RowLayout, preprocessor
 from m6rec_jax.text import rows
 from m6rec_jax.text.infilling import text_infilling_row
 from m6rec_jax.text.labels import Contrast, with_labels
@@ -62,13 +62,13 @@ def _several_rows(
     ]
 
 
-@preprocessor("history", "items", "item_indices", "user_index")
+@preprocessor("history", "items", "item_indices", "user_index", at_random=True)
 def retrieval_rows(
     layout: RowLayout,
     *,
     candidate_length: int | None = None,
     item_word_dropout: float = 0.0,
-) -> MakeRows | AtRandom:
+) -> MakeRows:
     """`next_items` view: a user and the items that came next, for the two-tower loss.
 
     Of prepared data rows have the log of each item's share of the training events, too, for the
@@ -80,16 +80,20 @@ def retrieval_rows(
         time (`text.rows.drop_words`): for items that were never trained on.
     """
     log_frequency = None if layout.prepared is None else layout.data().catalogue().log_frequency
+    drop_words = layout.word_dropout("retrieval_rows.item_word_dropout", item_word_dropout)
 
-    def make(example: Example, drop_words: Callable[[str], str]) -> Row:
-        items, indices = [drop_words(item) for item in example["items"]], example["item_indices"]
+    def make(example: Example, rng: np.random.Generator) -> Row:
+        items, indices = (
+            [drop_words(text, rng) for text in example["items"]],
+            example["item_indices"],
+        )
         limit = rows.candidate_share(len(items), layout.target_length, candidate_length)
         frequency = None if log_frequency is None else log_frequency[indices]
         row = layout.source(example["history"])
         row |= layout.candidates(items, None, indices, frequency, candidate_length=limit)
         return layout.row(row, user=example["user_index"], retrieval=1)
 
-    return layout.dropout("retrieval_rows.item_word_dropout", item_word_dropout, make)
+    return make
 
 
 @preprocessor("source", "target")
@@ -101,8 +105,8 @@ def generation_rows(layout: RowLayout) -> MakeRows:
     return lambda example: layout.generation(example["source"], example["target"])
 
 
-@preprocessor("source", "target")
-def infilling_rows(layout: RowLayout) -> AtRandom:
+@preprocessor("source", "target", at_random=True)
+def infilling_rows(layout: RowLayout) -> MakeRows:
     """`documents` view: spans of source and target are masked and restored (pretraining i)."""
 
     def make(example: Example, rng: np.random.Generator) -> Row:
@@ -111,7 +115,7 @@ def infilling_rows(layout: RowLayout) -> AtRandom:
         lengths = layout.source_length, layout.target_length
         return layout.row(text_infilling_row(layout.text, tokens, *lengths, rng))
 
-    return AtRandom(make)
+    return make
 
 
 @preprocessor("history", "candidates", "ratings", "labels")
@@ -131,11 +135,10 @@ def outcome_rows(layout: RowLayout, *, outcome_weight: float = 1.0) -> MakeRows:
 
     def make(example: Example) -> Row:
         labels = example["labels"]
-        outcomes = [by_label[label] for label in labels] if by_label else []
-        outcomes = outcomes or outcomes_in_words(example["ratings"], labels, outcome)
-        return _judged_in_words(
-            layout, example["history"], example["candidates"], outcomes, outcome_weight
-        )
+        words = [by_label[label] for label in labels] if by_label else []
+        words = words or outcomes_in_words(example["ratings"], labels, outcome)
+        source, candidates = example["history"], example["candidates"]
+        return _judged_in_words(layout, source, candidates, words, outcome_weight)
 
     return make
 
@@ -207,14 +210,14 @@ def classification_rows(layout: RowLayout) -> MakeRows:
     return make
 
 
-@preprocessor("source", "question", "label")
+@preprocessor("source", "question", "label", at_random=True)
 def class_word_rows(
     layout: RowLayout,
     *,
     words: Sequence[str],
     outcome_weight: float = 1.0,
     word_dropout: float = 0.0,
-) -> MakeRows | AtRandom:
+) -> MakeRows:
     """`labelled_texts` view as a document to generate: the answer is the word of the text's class.
 
     The word is predicted from the question's `[EOS]` on, where classification has its classes.
@@ -227,20 +230,20 @@ def class_word_rows(
     Raises:
       DataError: a class without a word.
     """
+    drop_words = layout.word_dropout("class_word_rows.word_dropout", word_dropout)
 
-    def make(example: Example, drop_words: Callable[[str], str]) -> Row:
+    def make(example: Example, rng: np.random.Generator) -> Row:
         label = int(example["label"])
-        if label >= len(words) or not words[label]:
+        if label >= len(words):
             raise DataError(
                 f"class {label} of {layout.task_name} has no word: register_text_tasks was given "
                 f"class_words = {tuple(words)}"
             )
-        source = [drop_words(segment) for segment in example["source"]]
-        return _judged_in_words(
-            layout, source, [example["question"]], [words[label]], outcome_weight
-        )
+        source = [drop_words(segment, rng) for segment in example["source"]]
+        question, word = [example["question"]], [words[label]]
+        return _judged_in_words(layout, source, question, word, outcome_weight)
 
-    return layout.dropout("class_word_rows.word_dropout", word_dropout, make)
+    return make
 
 
 @preprocessor("source", "prefix", "target", "text_index")
@@ -254,10 +257,8 @@ def text_generation_rows(layout: RowLayout, *, loss_weight: float = 1.0) -> Make
         raise ConfigError(f"text_generation_rows.loss_weight = {loss_weight} must be above 0")
 
     def make(example: Example) -> Row:
-        source, target = example["source"], example["target"]
-        row = layout.generation(
-            source, target, prefix=example["prefix"], text_index=example["text_index"]
-        )
+        values = {name: example[name] for name in ("prefix", "text_index")}
+        row = layout.generation(example["source"], example["target"], **values)
         row["decoder_loss_weights"] *= loss_weight
         return row
 

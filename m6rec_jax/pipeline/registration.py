@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 import seqio
@@ -40,27 +39,32 @@ from m6rec_jax.text.writing_templates import WRITING
 
 PRETRAINING = ("infilling", "generation")
 FOUNDATION = (*PRETRAINING, "outcomes", "retrieval")
+# In training the buffers of many corpora are held at a time, in every shard.
+_CORPUS_BUFFER_SIZE = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """What evaluation must know of a task.
+    """A task: what its rows are made of, and what evaluation must know of it.
 
     Attributes:
-      name: of the seqio task.
+      name: of the seqio task; before it is registered, what follows the prefix.
       kind: of its job, such as 'scoring', see `m6rec_jax.jobs`.
-      view, dataset, split: of the prepared data; empty where the task has another source.
+      view: of the prepared data; empty, as `rows`, `dataset` and `split`, for another source.
+      rows: the function of `pipeline.preprocessors` that makes its rows: 'scoring_rows'.
+      settings: of that function.
       positive_classes: for scoring, the classes whose probabilities add up to the score.
-      rows: gin's name of the function that makes its rows: 'scoring_rows'.
+      dataset, split: of the prepared data.
     """
 
     name: str
     kind: str
     view: str = ""
+    rows: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    positive_classes: tuple[int, ...] = (1,)
     dataset: str = ""
     split: str = ""
-    positive_classes: tuple[int, ...] = (1,)
-    rows: str = ""
 
     @property
     def job(self) -> Job:
@@ -110,24 +114,10 @@ def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     return [task_info(name) for name in tasks_of(mixture_or_task_name)]
 
 
-class _Task(NamedTuple):
-    """A task `<name>_<suffix>`: kind, view, rows and classes as in `TaskInfo`.
-
-    The settings are those of its function of `pipeline.preprocessors`, called `rows`.
-    """
-
-    kind: str
-    suffix: str
-    view: str
-    rows: str
-    settings: Mapping[str, Any] = MappingProxyType({})
-    positive_classes: tuple[int, ...] = (1,)
-
-
 _OF_DIALOGUES = (
-    _Task("generation", "replies", "replies", "text_generation_rows"),
-    _Task("title_recommendation", "titles", "recommendations", "text_generation_rows"),
-    _Task("item_recommendation", "retrieval", "recommendations", "recommendation_rows"),
+    TaskInfo("replies", "generation", "replies", "text_generation_rows"),
+    TaskInfo("titles", "title_recommendation", "recommendations", "text_generation_rows"),
+    TaskInfo("retrieval", "item_recommendation", "recommendations", "recommendation_rows"),
 )
 
 
@@ -138,7 +128,7 @@ def register_recommendation_tasks(
     split: str = "per_user_temporal",
     vocabulary_split: str | None = None,
     rating_values: Sequence[float] = (),
-    positive_rating: float | None = None,
+    positive_rating: float = 0.0,
 ) -> list[str]:
     """Registers all tasks and mixtures of one split of a data set.
 
@@ -151,7 +141,7 @@ def register_recommendation_tasks(
         <name>_zero_shot     groups       which outcome of a candidate is likelier, untuned
         <name>_embeddings    next_items   the user as a vector
         <name>_pretrain      mixture of infilling and generation
-        <name>_foundation    the same, outcomes and retrieval; see `foundation_rates`
+        <name>_foundation    the same, outcomes and retrieval
         <name>_foundation_without_outcomes
 
     Jobs say which tasks they have (`jobs.job.Job.tasks`).
@@ -163,26 +153,30 @@ def register_recommendation_tasks(
         sum of the probabilities of these classes.
 
     Raises:
-      ConfigError: `rating_values` without a `positive_rating` that divides them in two.
+      ConfigError: `positive_rating` does not divide `rating_values` in two.
     """
-    tasks = [_Task(kind, *of_job) for kind, job in jobs().items() for of_job in job.tasks]
+    tasks = [
+        TaskInfo(suffix, kind, view, rows)
+        for kind, job in jobs().items()
+        for suffix, view, rows in job.tasks
+    ]
     if rating_values:
         values = tuple(sorted(rating_values))
-        if positive_rating is None or not values[0] < positive_rating <= values[-1]:
+        if not values[0] < positive_rating <= values[-1]:
             raise ConfigError(
                 f"rating_values = {values} need a positive_rating above {values[0]} and not "
                 f"above {values[-1]}, got {positive_rating}"
             )
-        classes = tuple(i for i, value in enumerate(values) if value >= positive_rating)
-        ratings = {"rating_values": values}
-        tasks += [_Task("scoring", "ctr_ratings", "groups", "scoring_rows", ratings, classes)]
+        liked = tuple(i for i, value in enumerate(values) if value >= positive_rating)
+        settings = {"rating_values": values}
+        tasks.append(TaskInfo("ctr_ratings", "scoring", "groups", "scoring_rows", settings, liked))
     mixtures = {
         "pretrain": PRETRAINING,
         "foundation": FOUNDATION,
-        "foundation_without_outcomes": tuple(kind for kind in FOUNDATION if kind != "outcomes"),
+        "foundation_without_outcomes": [kind for kind in FOUNDATION if kind != "outcomes"],
     }
     data = name, dataset, split, vocabulary_split
-    return _register(*data, tasks, mixtures, foundation_rates, SHUFFLE_BUFFER_SIZE)
+    return _register(*data, tasks, mixtures, SHUFFLE_BUFFER_SIZE)
 
 
 def register_text_tasks(
@@ -209,15 +203,15 @@ def register_text_tasks(
       every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
         words may be of another class.
     """
-    tasks = [_Task("language", suffix, "documents", f"{suffix}_rows") for suffix in PRETRAINING]
+    tasks = [TaskInfo(kind, "language", "documents", f"{kind}_rows") for kind in PRETRAINING]
+    if label_task is not None and class_words:
+        words = {"words": class_words} | ({"word_dropout": 0.0} if every_word_counts else {})
+        written = f"{label_task}_in_words"
+        tasks.append(TaskInfo(written, "language", "labelled_texts", "class_word_rows", words))
     if label_task is not None:
-        if class_words:
-            words = {"words": class_words} | ({"word_dropout": 0.0} if every_word_counts else {})
-            in_words = f"{label_task}_in_words"
-            tasks += [_Task("language", in_words, "labelled_texts", "class_word_rows", words)]
-        tasks += [_Task("classification", label_task, "labelled_texts", "classification_rows")]
-    mixtures = {"pretrain": PRETRAINING}
-    return _register(name, corpus, split, vocabulary_split, tasks, mixtures)
+        view = "labelled_texts"
+        tasks.append(TaskInfo(label_task, "classification", view, "classification_rows"))
+    return _register(name, corpus, split, vocabulary_split, tasks, {"pretrain": PRETRAINING})
 
 
 def register_generation_tasks(
@@ -234,8 +228,8 @@ def register_generation_tasks(
       split: texts of corpora have 'by_group'.
       views: of `writing_templates.WRITING`, those that are prepared.
     """
-    tasks = [_Task("generation", view, view, "text_generation_rows") for view in views]
-    return _register(name, dataset, split, vocabulary_split, tasks)
+    tasks = [TaskInfo(view, "generation", view, "text_generation_rows") for view in views]
+    return _register(name, dataset, split, vocabulary_split, tasks, {})
 
 
 def register_dialogue_tasks(
@@ -252,7 +246,7 @@ def register_dialogue_tasks(
     <name>_retrieval     recommendations  the same by the two towers (recall)
     <name>_conversation  mixture of all three
     """
-    mixtures = {"conversation": [task.suffix for task in _OF_DIALOGUES]}
+    mixtures = {"conversation": [task.name for task in _OF_DIALOGUES]}
     return _register(name, dataset, split, vocabulary_split, _OF_DIALOGUES, mixtures)
 
 
@@ -261,67 +255,59 @@ def _register(
     dataset: str,
     split: str,
     vocabulary_split: str | None,
-    tasks: Sequence[_Task],
-    mixtures: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    rates: Callable[[], Mapping[str, float]] = dict,
-    # In training the buffers of many corpora are held at a time, in every shard.
-    shuffle_buffer_size: int = 256,
+    tasks: Sequence[TaskInfo],
+    mixtures: Mapping[str, Sequence[str]],
+    shuffle_buffer_size: int = _CORPUS_BUFFER_SIZE,
 ) -> list[str]:
-    """Registers tasks, and mixtures of some of them by their suffixes; returns all names."""
+    """Registers tasks, and mixtures of some of them; all names are without the prefix `name`."""
     vocabulary = SeqioVocabulary(
         functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
-    data = functools.partial(locations.prepared, dataset, split)
-    for kind, suffix, view, rows, settings, positive_classes in tasks:
-        task = f"{name}_{suffix}"
-        view_folder = functools.partial(locations.prepared_view, dataset, split, view)
-        make_rows = functools.partial(
-            getattr(preprocessors, rows),
-            vocabulary=vocabulary,
-            task_name=task,
-            data=data,
-            **settings,
-        )
+    for task in tasks:
+        info = dataclasses.replace(task, name=f"{name}_{task.name}", dataset=dataset, split=split)
         seqio.TaskRegistry.add(
-            task,
-            source=PreparedSource(view_folder, shuffle_buffer_size),
-            preprocessors=[make_rows],
+            info.name,
+            source=PreparedSource(
+                functools.partial(locations.prepared_view, dataset, split, info.view),
+                shuffle_buffer_size,
+            ),
+            preprocessors=[
+                functools.partial(
+                    getattr(preprocessors, info.rows),
+                    vocabulary=vocabulary,
+                    task_name=info.name,
+                    data=info.prepared,
+                    **info.settings,
+                )
+            ],
             output_features=task_features(vocabulary),
             shuffle_buffer_size=None,  # the source shuffles, before it repeats
         )
-        _TASKS[task] = TaskInfo(task, kind, view, dataset, split, positive_classes, rows)
-    for mixture, suffixes in mixtures.items():
-        seqio.MixtureRegistry.add(
-            f"{name}_{mixture}",
-            [(f"{name}_{suffix}", functools.partial(_rate, rates, suffix)) for suffix in suffixes],
-        )
-    return [f"{name}_{suffix}" for suffix in (*(task.suffix for task in tasks), *mixtures)]
-
-
-@gin.configurable
-def foundation_rates(
-    infilling: float = 1.0, generation: float = 1.0, outcomes: float = 1.0, retrieval: float = 1.0
-) -> dict[str, float]:
-    """How often `<name>_foundation` draws from each task, relative to the others; all above 0."""
-    return dict(zip(FOUNDATION, (infilling, generation, outcomes, retrieval), strict=True))
+        _TASKS[info.name] = info
+    for mixture, members in mixtures.items():
+        register_mixture(f"{name}_{mixture}", [f"{name}_{member}" for member in members])
+    return [f"{name}_{end}" for end in (*(task.name for task in tasks), *mixtures)]
 
 
 @gin.configurable
 def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, float]:
-    """How often a mixture of `register_mixture` draws from each task, relative to the others.
+    """How often mixtures draw from each task, relative to the others.
 
         mixture_rates.rates = {"movielens_100k_outcomes": 3.0, "chitchat_infilling": 0.5}
+        mixture_rates.rates = {"outcomes": 3.0}    # of every data set
 
     Args:
-      rates: task name to rate, above 0; 1 for tasks that are not named.
+      rates: a task, or what follows its data set's name, to a rate above 0; others have 1.
 
     Raises:
-      ConfigError: a name that is no task.
+      ConfigError: a name that is no task's.
     """
+    tasks = seqio.TaskRegistry.names()
     for name in rates or {}:
-        if name not in seqio.TaskRegistry.names():
-            hint = did_you_mean(name, seqio.TaskRegistry.names())
-            raise ConfigError(f"mixture_rates.rates names '{name}', which is no task{hint}")
+        if not any(f"_{task}".endswith(f"_{name}") for task in tasks):
+            raise ConfigError(
+                f"mixture_rates.rates names '{name}', which is no task{did_you_mean(name, tasks)}"
+            )
     return rates or {}
 
 
@@ -331,18 +317,18 @@ def register_mixture(name: str, tasks: Sequence[str]) -> str:
     All tasks must share a vocabulary, `vocabulary_file.shared` in gin. They may be seqio's own,
     which seqio mixes with each other alone, since their features differ.
     """
-    rates = [(find_provider(task), functools.partial(_rate, mixture_rates, task)) for task in tasks]
-    seqio.MixtureRegistry.add(name, rates)
+    seqio.MixtureRegistry.add(name, [(find_provider(task), _rate) for task in tasks])
     return name
 
 
-def _rate(rates: Callable[[], Mapping[str, float]], name: str, task: seqio.Task) -> float:
-    del task  # seqio gives it
-    rate = rates().get(name, 1.0)
+def _rate(task: seqio.Task) -> float:
+    rates = mixture_rates()
+    names = [name for name in rates if f"_{task.name}".endswith(f"_{name}")]
+    rate = rates[max(names, key=len)] if names else 1.0
     if not rate > 0:
         raise ConfigError(
-            f"{rates.__name__} gives '{name}' {rate}, which must be above 0; leave a task out by "
-            "naming another mixture"
+            f"mixture_rates.rates gives '{task.name}' {rate}, which must be above 0; leave a task "
+            "out by naming another mixture"
         )
     return rate
 

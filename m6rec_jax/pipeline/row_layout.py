@@ -37,7 +37,8 @@ from m6rec_jax.text.rows import Text
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
-MakeRows = Callable[[Example], Row | list[Row]]
+# Of an example or, where the preprocessor is `at_random`, of it and a generator.
+MakeRows = Callable[..., Row | list[Row]]
 
 _FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=False)
 
@@ -50,12 +51,6 @@ def training_rows() -> Iterator[None]:
         yield
     finally:
         _FOR_TRAINING.reset(token)
-
-
-class AtRandom(NamedTuple):
-    """Rows that a generator decides; seqio's seed for a row seeds it."""
-
-    make: Callable[[Example, np.random.Generator], Row]
 
 
 class RowLayout(NamedTuple):
@@ -105,34 +100,30 @@ class RowLayout(NamedTuple):
             "decoder_job_ids": np.full(positions, job_id(self.task_name), np.int32),
         }
 
-    def dropout(self, setting: str, share: float, make: Callable[..., Row]) -> MakeRows | AtRandom:
-        """Rows for which `make` drops a share of the words, in training alone.
+    def word_dropout(self, setting: str, share: float) -> Callable[[str, np.random.Generator], str]:
+        """A function that drops a share of a text's words, in training alone.
 
-        Args:
-          setting: gin's name of the share, for the ConfigError where it is none.
-          share: of the words.
-          make: from columns and the function that drops words of a text to a row.
+        Raises ConfigError, with gin's name of the share, where it is none.
         """
         if not 0 <= share < 1:
             raise ConfigError(f"{setting} = {share} is not from 0 up to below 1")
         if not share or not _FOR_TRAINING.get():
-            return lambda example: make(example, str)
-        return AtRandom(
-            lambda example, rng: make(example, lambda text: rows.drop_words(text, share, rng))
-        )
+            return lambda text, rng: text
+        return lambda text, rng: rows.drop_words(text, share, rng)
 
 
 def preprocessor(
-    *columns: str, optional: Sequence[str] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., tf.data.Dataset]]:
+    *columns: str, optional: Sequence[str] = (), at_random: bool = False
+) -> Callable[[Callable[..., MakeRows]], Callable[..., tf.data.Dataset]]:
     """Turns a function of a `RowLayout` and gin's settings into a preprocessor of seqio.
 
     The preprocessor takes rows with the columns, `sequence_length`, a `vocabulary`, a `task_name`,
     perhaps `data` (`RowLayout.prepared`) and settings; it raises ConfigError where the rows lack a
-    column. `optional` columns are read where the data have them.
+    column. `optional` columns are read where the data have them. Rows that are made `at_random`
+    have a generator each, seeded by seqio's seed for the row.
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., tf.data.Dataset]:
+    def decorate(function: Callable[..., MakeRows]) -> Callable[..., tf.data.Dataset]:
         configurable = gin.configurable(function)
 
         @functools.wraps(function)
@@ -147,8 +138,17 @@ def preprocessor(
         ) -> tf.data.Dataset:
             lengths = sequence_length["inputs"], sequence_length["targets"]
             layout = RowLayout(vocabulary.text, task_name, *lengths, data)
-            further = [column for column in optional if column in ds.element_spec]
-            return _map_rows(ds, configurable(layout, **settings), [*columns, *further])
+            names = [*columns, *(name for name in optional if name in ds.element_spec)]
+            if missing := [name for name in names if name not in ds.element_spec]:
+                raise ConfigError(
+                    f"the rows of '{task_name}' have no column '{missing[0]}', only "
+                    f"{', '.join(sorted(ds.element_spec))}; is this the right view, and was it "
+                    "prepared by this version (`m6rec data prepare` prepares it anew)?"
+                )
+            to_tensors = _tensor_rows(configurable(layout, **settings), names)
+            if at_random:
+                return seqio.map_over_dataset(to_tensors, num_seeds=1)(ds).unbatch()
+            return ds.map(to_tensors, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
         del preprocess.__wrapped__  # seqio asks for the signature of what it calls
         return preprocess
@@ -156,37 +156,22 @@ def preprocessor(
     return decorate
 
 
-def _map_rows(
-    ds: tf.data.Dataset, make: MakeRows | AtRandom, columns: Sequence[str]
-) -> tf.data.Dataset:
-    """Rows in parallel and in order."""
-    if missing := [column for column in columns if column not in ds.element_spec]:
-        raise ConfigError(
-            f"the prepared data have no column '{missing[0]}', only "
-            f"{', '.join(sorted(ds.element_spec))}; is this the right view, and was it prepared by "
-            "this version (`m6rec data prepare` prepares it anew)?"
-        )
+def _tensor_rows(make: MakeRows, columns: Sequence[str]) -> Callable[..., dict[str, tf.Tensor]]:
+    """A function from an example in tensors, and perhaps a seed, to all features of its rows."""
 
-    def numpy_rows(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
-        example = {name: python_value(value) for name, value in zip(columns, values, strict=True)}
-        if isinstance(make, AtRandom):
-            made: Row | list[Row] = make.make(example, np.random.default_rng(seed.astype("uint32")))
-        else:
-            made = make(example)
+    def numpy_rows(*values: Any) -> list[np.ndarray]:
+        example = {n: python_value(value) for n, value in zip(columns, values, strict=False)}
+        seeds = values[len(columns) :]
+        made = make(example, *(np.random.default_rng(seed.astype("uint32")) for seed in seeds))
         several = made if isinstance(made, list) else [made]
         lengths = {name: max(len(row[name]) for row in several) for name in TASK_FEATURES}
         return list(pad_batch(several, lengths).values())
 
-    def tf_rows(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
-        values = [seed, *(example[name] for name in columns)]
+    def tensor_rows(example: Mapping[str, tf.Tensor], seed: Any = None) -> dict[str, tf.Tensor]:
+        values = [*(example[name] for name in columns), *([] if seed is None else [seed])]
         return numpy_map(numpy_rows, values, {name: [None, None] for name in TASK_FEATURES})
 
-    if isinstance(make, AtRandom):
-        return seqio.map_over_dataset(tf_rows, num_seeds=1)(ds).unbatch()
-    return ds.map(
-        lambda example: tf_rows(example, tf.zeros([2], tf.int64)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).unbatch()
+    return tensor_rows
 
 
 def job_id(task_name: str) -> int:
@@ -218,15 +203,12 @@ def prompt_row(task: str, num_tasks: int | None = None) -> int:
         several; or a row that the bank has not.
     """
     ids = prompt_task_ids()
-    if not ids and num_tasks in (None, 1):
-        return 0
-    row = ids.get(task)
-    if type(row) is not int or not 0 <= row < (row + 1 if num_tasks is None else num_tasks):
-        gives = f"gives '{task}' the row {row!r}" if task in ids else f"has no row for '{task}'"
+    row = ids.get(task) if ids or num_tasks not in (None, 1) else 0
+    if type(row) is not int or not 0 <= row < (num_tasks or row + 1):
         raise ConfigError(
-            f"prompt_task_ids.ids {gives} of the prompt bank: give it a whole number from 0 to "
-            f"below PromptConfig.num_tasks{f' = {num_tasks}' if num_tasks else ''}, that of "
-            f"another task where they share prompts. It has: {', '.join(sorted(ids)) or 'none'}"
+            f"prompt_task_ids.ids gives '{task}' the row {row!r} of the prompt bank: give it a "
+            f"whole number from 0 to below PromptConfig.num_tasks ({num_tasks}), that of another "
+            f"task where they share prompts. It has: {', '.join(sorted(ids)) or 'none'}"
         )
     return row
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ class PreparedSource(seqio.DataSource):
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
       shuffle_buffer_size: rows held for shuffling, and saved with the iterator state. It can be
         small: TFDS has shuffled the rows, only epochs must differ.
-      most: rows that are read at most, see `sample`; None: all.
+      most: rows that are read of a split, of each file, which is of some users, its first ones;
+        None: all.
     """
 
     supports_arbitrary_sharding = True
@@ -93,16 +94,24 @@ class PreparedSource(seqio.DataSource):
         self._shuffle_buffer_size = shuffle_buffer_size
 
     def sample(self, rows: int) -> PreparedSource:
-        """So many rows of each split: of each file, which is of some users, its first ones."""
+        """So many rows of each split, see `most`."""
         return PreparedSource(self._locate, self._shuffle_buffer_size, rows)
 
-    def ranges(self, split: str) -> list[tuple[int, int]]:
-        """From and to which rows of a split are read, ascending."""
+    def ranges(self, split: str, first: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+        """From and to which rows of a split are read, ascending: those at places [first, end)
+        among all that are read.
+        """
+        number = self.num_input_examples(split)
         lengths = self.builder.info.splits[split].shard_lengths
-        ends, number = list(itertools.accumulate(lengths)), self.num_input_examples(split)
-        shares = [number * end // ends[-1] for end in ends]
-        counts = (after - before for before, after in itertools.pairwise([0, *shares]))
-        return [(start, start + n) for start, n in zip([0, *ends], counts, strict=False) if n]
+        ends = list(itertools.accumulate(lengths))
+        # Places at which the rows of each file end, among those that are read.
+        places = [0, *(number * total // ends[-1] for total in ends)]
+        ranges = []
+        for start, (low, high) in zip([0, *ends], itertools.pairwise(places), strict=False):
+            low_place, high_place = max(low, first), min(high, number if end is None else end)
+            if low_place < high_place:
+                ranges.append((start + low_place - low, start + high_place - low))
+        return ranges
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -119,10 +128,6 @@ class PreparedSource(seqio.DataSource):
         with contextlib.suppress(DataError):
             return tuple(self.builder.info.splits)
         return PARTS
-
-    def has_split(self, split: str) -> bool:
-        """Whether the data have a split; raises DataError where they are not there."""
-        return split in self.builder.info.splits
 
     def num_input_examples(self, split: str) -> int:
         """Rows that are read of a split; raises DataError where there is no such split."""
@@ -148,13 +153,8 @@ class PreparedSource(seqio.DataSource):
         """Rows of a split as `{column: tensor}`, of some `columns` or all of them.
 
         Raises:
-          DataError: no such split or column, or a shard without a row to repeat.
+          DataError: no such split, or a shard without a row to repeat.
         """
-        there = tuple(self.builder.info.features)
-        if missing := sorted(set(columns or ()) - set(there)):
-            raise DataError(
-                f"{self._locate()} has no column '{missing[0]}', only {', '.join(there)}"
-            )
         number, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
         first, end = (number * n // shard.num_shards for n in (shard.index, shard.index + 1))
         if not number or (shuffle and first == end):
@@ -163,8 +163,8 @@ class PreparedSource(seqio.DataSource):
                 f"{self._locate()} has no rows ({number} in all)"
             )
         # TFDS reads no empty range.
-        parts = list(_between(self.ranges(split), first, max(end, first + 1)))
-        instructions = (tfds.core.ReadInstruction(split, *part, unit="abs") for part in parts)
+        ranges = self.ranges(split, first, max(end, first + 1))
+        instructions = (tfds.core.ReadInstruction(split, *part, unit="abs") for part in ranges)
         dataset = self.builder.as_dataset(
             split=functools.reduce(operator.add, instructions),
             shuffle_files=shuffle,
@@ -181,16 +181,6 @@ class PreparedSource(seqio.DataSource):
             buffer = min(self._shuffle_buffer_size, end - first)
             dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=True)
         return dataset.take(end - first)
-
-
-def _between(ranges: Iterable[tuple[int, int]], first: int, end: int) -> Iterator[tuple[int, int]]:
-    """What of ranges of numbers lies between places among all of their numbers."""
-    before = 0
-    for low, high in ranges:
-        start, stop = max(low, low + first - before), min(high, low + end - before)
-        if start < stop:
-            yield start, stop
-        before += high - low
 
 
 @functools.lru_cache(maxsize=64)

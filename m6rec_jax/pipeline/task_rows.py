@@ -54,17 +54,11 @@ def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.T
     """A mixture's tasks (or the task itself) that have a split.
 
     Raises:
-      DataError: no task has it, or a data set is not prepared.
+      DataError: no task has it.
     """
 
-    def has_split(task: seqio.Task) -> bool:
-        source = task.source
-        if isinstance(source, PreparedSource):
-            return source.has_split(split)
-        return split in task.splits
-
     tasks = seqio.get_subtasks(provider)
-    if with_split := [task for task in tasks if has_split(task)]:
+    if with_split := [task for task in tasks if split in task.splits]:
         return with_split
     splits = sorted({name for task in tasks for name in task.splits})
     raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(splits)}")

@@ -83,7 +83,6 @@ class _Clause:
 _Part = str | _Field | _Clause
 
 
-@dataclass(frozen=True, slots=True)
 class Template:
     """A parsed format string; make one with `Template.parse`.
 
@@ -94,11 +93,17 @@ class Template:
       required: those outside every optional clause, without whose value nothing can be rendered.
     """
 
-    source: str
-    name: str
-    fields: tuple[str, ...]
-    required: tuple[str, ...]
-    _parts: tuple[_Part, ...]
+    def __init__(self, source: str, name: str, parts: Sequence[_Part]) -> None:
+        self.source, self.name, self._parts = source, name, tuple(parts)
+        self.fields = tuple(dict.fromkeys(field.name for field in _fields(parts)))
+        outside = [part.name for part in parts if isinstance(part, _Field)]
+        self.required = tuple(dict.fromkeys(outside))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
 
     @classmethod
     def parse(cls, source: str, name: str = "text") -> Template:
@@ -109,15 +114,11 @@ class Template:
             holds no field, or a backslash before an ordinary character; each with its position,
             counted from 1.
         """
-        if not isinstance(source, str):
-            raise ConfigError(f"template '{name}' must be a string, not {source!r}")
-        return cls._of(source, name, _parse(source, name))
+        return cls(source, name, _parse(source, name))
 
-    @classmethod
-    def _of(cls, source: str, name: str, parts: Sequence[_Part]) -> Template:
-        fields = dict.fromkeys(field.name for field in _fields(parts))
-        outside = dict.fromkeys(part.name for part in parts if isinstance(part, _Field))
-        return cls(source, name, tuple(fields), tuple(outside), tuple(parts))
+    def named(self, name: str) -> Template:
+        """The same under another name."""
+        return Template(self.source, name, self._parts)
 
     @property
     def may_be_empty(self) -> bool:
@@ -150,7 +151,7 @@ class Template:
                 runs[-1] = (sources, [*runs[-1][1], part])
             else:
                 runs.append((sources, [part]))
-        return [Template._of(self.source, self.name, parts) for _, parts in runs]
+        return [Template(self.source, self.name, parts) for _, parts in runs]
 
     def fill(self, values: Mapping[str, Value], later: Iterable[str]) -> str:
         """The format string that is left when all but some fields are rendered.
@@ -198,10 +199,20 @@ _MISPLACED = {
 }
 
 
+def parse_member(_: type, source: object) -> Template:
+    """A template in a JSON object, as `msgspec.convert` reads it (`dec_hook`)."""
+    if not isinstance(source, str):
+        raise TypeError(f"a template must be a string, not {source!r}")
+    try:
+        return Template.parse(source, "")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
 def _parse(source: str, name: str) -> list[_Part]:
     def error(start: int, problem: str) -> ConfigError:
         return ConfigError(
-            f"template '{name}', character {start + 1}: {problem} "
+            f"{f'template {name!r}, ' if name else ''}character {start + 1}: {problem} "
             f"(write \\{source[start]} for the character itself): {source!r}"
         )
 
@@ -283,3 +294,7 @@ def _source(parts: Iterable[_Part]) -> str:
         else:
             texts.append(re.sub(r"[\[\]{}\\]", r"\\\g<0>", part))
     return "".join(texts)
+
+
+# Renders to no text.
+NOTHING = Template.parse("")

@@ -75,23 +75,21 @@ class Contrast(NamedTuple):
         """Packs candidates into one decoder row, each to be judged where its block ends.
 
         As `rows.packed_candidates`, and raises as it does. Where a block ends the weight is 1, the
-        target the first label's token and `decoder_contrast_tokens` the second's; elsewhere both
-        are 0.
+        target the first label's token and `decoder_contrast_tokens` the second's; elsewhere the
+        weight is 0.
         """
         read, positive, negative = self.tokens(vocab)
         share = candidate_length or rows.candidate_share(len(texts) or 1, target_length)
-        row = _continued(vocab, texts, [read] * len(texts), target_length, share - len(read))
-        rows.check_room(row, len(texts), target_length)
+        row = rows.packed_candidates(
+            *(vocab, texts, target_length, labels, item_ids),
+            candidate_length=share - len(read),
+            read=[read] * len(texts),
+        )
         ends = _block_ends(row)
-        for name, values in (
-            ("decoder_loss_weights", 1),
-            ("decoder_target_tokens", positive),
-            ("decoder_contrast_tokens", negative),
-            ("decoder_labels", labels),
-            ("decoder_item_ids", item_ids),
-        ):
-            if values is not None:
-                row[name][ends] = values
+        row["decoder_loss_weights"] *= 0
+        row["decoder_loss_weights"][ends] = 1
+        row["decoder_target_tokens"][ends] = positive
+        row["decoder_contrast_tokens"][ends] = negative
         return row
 
 
@@ -122,44 +120,24 @@ def with_labels(
       ConfigError: the row is too short.
     """
     pairs = [(text, words) for text, words in zip(candidates, labels, strict=True) if words]
-    if not pairs:
-        return _continued(
-            vocab, candidates, [np.zeros(0, np.int32)] * len(candidates), target_length
-        )
+    texts = [text for text, _ in pairs] or list(candidates)
     endings = [vocab.encode_array(words) for _, words in pairs]
-    longest = max(map(len, endings))
-    share = target_length // len(pairs)
+    longest = max(map(len, endings), default=1)
+    share = target_length // max(len(texts), 1)
     if share < longest + 2:
         raise ConfigError(
-            f"{len(pairs)} candidates with outcomes of {longest} tokens do not fit the target "
+            f"{len(texts)} candidates with outcomes of {longest} tokens do not fit the target "
             f"length {target_length}; raise it or lower the group size"
         )
     # All but the last token of a label are read, after the `[EOS]` of their candidate.
     read = [ids[:-1] for ids in endings]
-    row = _continued(vocab, [text for text, _ in pairs], read, target_length, share - longest + 1)
-    for end, ids in zip(_block_ends(row) + 1, endings, strict=True):
+    row = rows.packed_candidates(
+        vocab, texts, target_length, candidate_length=share - longest + 1, read=read
+    )
+    row["decoder_loss_weights"] *= 0
+    for end, ids in zip(_block_ends(row) + 1, endings, strict=bool(endings)):
         row["decoder_target_tokens"][end - len(ids) : end] = ids
         row["decoder_loss_weights"][end - len(ids) : end] = label_weight
-    return row
-
-
-def _continued(
-    vocab: Vocabulary,
-    texts: Sequence[str],
-    read: Sequence[np.ndarray],
-    target_length: int,
-    candidate_length: int | None = None,
-) -> Row:
-    """A row of packed candidates, each followed by ids that are read; nothing is predicted."""
-    row = rows.packed_candidates(vocab, texts, target_length, candidate_length=candidate_length)
-    ends, lengths = _block_ends(row), [len(ids) for ids in read]
-    places = np.arange(len(row["decoder_input_tokens"]))
-    # Copies of the last position of each block, whose ids are then replaced.
-    taken = np.insert(places, np.repeat(ends + 1, lengths), np.repeat(ends, lengths))
-    row = {name: v[taken] if name.startswith("decoder_") else v for name, v in row.items()}
-    added = np.append(False, taken[1:] == taken[:-1])
-    row["decoder_input_tokens"][added] = np.concatenate(read)
-    row["decoder_loss_weights"] *= 0
     return row
 
 

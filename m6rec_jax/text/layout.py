@@ -100,26 +100,31 @@ def encoder_features(special_ids: SpecialIds, segments: Sequence[np.ndarray]) ->
 
 
 def decoder_features(
-    special_ids: SpecialIds, candidates: Sequence[np.ndarray]
+    special_ids: SpecialIds, texts: Sequence[np.ndarray], read: Sequence[np.ndarray] = ()
 ) -> tuple[Row, np.ndarray]:
     """Joins texts, none of them empty, into the decoder's features.
+
+    Args:
+      texts: ids of each.
+      read: ids that follow the [EOS] of each text, in its block; empty: none.
 
     Returns:
       decoder_input_tokens, decoder_target_tokens, decoder_contrast_tokens (all 0),
       decoder_block_ids, decoder_labels and decoder_item_ids (all -1) int32 [n],
-      decoder_item_log_frequency and decoder_loss_weights float32 [n]; and the place of each text's
-      input [EOS], int [candidates].
+      decoder_item_log_frequency and decoder_loss_weights float32 [n]; and the last place of each
+      block, int [texts]: that of its input [EOS] where nothing is read after it.
     """
     bos_id, eos_id = special_ids[2:]
-    between = np.array([eos_id, bos_id], np.int32)
+    between = [np.array([eos_id, *ids, bos_id], np.int32) for ids in read]
+    between = between or [np.array([eos_id, bos_id], np.int32)] * len(texts)
     parts = [np.array([bos_id], np.int32)]
-    for ids in candidates:
-        parts += (ids, between)
-    # Targets are the inputs one place on. After an input [EOS] that is the [BOS] of the next text
+    for pair in zip(texts, between, strict=True):
+        parts += pair
+    # Targets are the inputs one place on. At the end of a block that is the [BOS] of the next one
     # (of none, for the last), and [BOS] is the pad id: nothing is to be predicted there.
     joined = np.concatenate(parts)
     inputs, targets = joined[:-1], joined[1:].copy()
-    lengths = np.array([len(ids) + 2 for ids in candidates])
+    lengths = np.array([len(ids) + len(after) for ids, after in zip(texts, between, strict=True)])
     ends = np.cumsum(lengths) - 1
     weights = np.ones(len(inputs), np.float32)
     weights[ends] = 0

@@ -54,16 +54,6 @@ def candidate_share(number: int, target_length: int, candidate_length: int | Non
     return share
 
 
-def check_room(row: Row, number: int, target_length: int) -> None:
-    """Raises ConfigError where a row of so many texts is longer than it may be."""
-    length = len(row["decoder_input_tokens"])
-    if length > target_length:
-        raise ConfigError(
-            f"{number} texts take {length} tokens and do not fit target_length {target_length}; "
-            "raise it, or lower candidate_length"
-        )
-
-
 def packed_candidates(
     vocab: Vocabulary,
     candidates: Sequence[str],
@@ -73,6 +63,7 @@ def packed_candidates(
     item_log_frequency: Sequence[float] | np.ndarray | None = None,
     *,
     candidate_length: int | None = None,
+    read: Sequence[np.ndarray] = (),
 ) -> Row:
     """Tokenises candidates for one history and packs them into one decoder row, one block each.
 
@@ -86,9 +77,11 @@ def packed_candidates(
       candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
         share, target_length // len(candidates). Name it where a long text must be cut alike
         whatever stands beside it (`rows_of_texts`).
+      read: token ids that follow each candidate (`layout.decoder_features`).
 
     Returns:
-      The features of `layout.decoder_features` and num_truncated int32 [1]: how many were cut.
+      The features of `layout.decoder_features`, the values at the ends of blocks, and
+      num_truncated int32 [1]: how many were cut.
 
     Raises:
       DataError: no candidates, one without text, or labels or item_ids of another number.
@@ -103,8 +96,14 @@ def packed_candidates(
         raise DataError("a row needs at least one candidate")
     share = candidate_length or candidate_share(number, target_length)
     num_truncated = sum(len(ids) > share - 2 for ids in tokens)
-    row, ends = layout.decoder_features(vocab.special_ids, [ids[: share - 2] for ids in tokens])
-    check_room(row, number, target_length)
+    cut = [ids[: share - 2] for ids in tokens]
+    row, ends = layout.decoder_features(vocab.special_ids, cut, read)
+    length = len(row["decoder_input_tokens"])
+    if length > target_length:
+        raise ConfigError(
+            f"{number} texts take {length} tokens and do not fit target_length {target_length}; "
+            "raise it, or lower candidate_length"
+        )
     for name, values in (
         ("decoder_labels", labels),
         ("decoder_item_ids", item_ids),

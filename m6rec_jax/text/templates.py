@@ -10,17 +10,17 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import verbalize
-from m6rec_jax.text.format_strings import Template
+from m6rec_jax.text.format_strings import NOTHING, Template, parse_member
 from m6rec_jax.text.records import Event, Item, User, Value
-from m6rec_jax.text.writing_templates import WRITING, WritingSpec, WritingTemplate
+from m6rec_jax.text.writing_templates import WRITING, WritingTemplate
 
+S = TypeVar("S", bound=msgspec.Struct)
 EVENT_FIELDS = ("outcome", "ago")
 CONTEXT_FIELDS = ("date", "weekday", "month", "year", "part_of_day")
 
@@ -43,20 +43,13 @@ class Outcome(
     text: Annotated[str, msgspec.Meta(pattern=r"\S")]
 
 
-class TemplateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The format strings of a data set, as dataset.json has them."""
-
-    profile: str = ""
-    event: str
-    context: str = ""
-    candidate: str
-    item: str
-    outcomes: tuple[Outcome, ...] = ()
-    writing: dict[Literal[WRITING], WritingSpec] = {}  # type: ignore[valid-type]
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetTemplate:
+class DatasetTemplate(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename=lambda name: name.removesuffix("_template"),
+):
     """All text of one data set: the `template` object of its dataset.json.
 
         {"profile": "{age} year old {occupation}", "context": "{weekday}",
@@ -72,49 +65,51 @@ class DatasetTemplate:
     about items (`writing_templates`). Rendering raises DataError where a required value is missing.
     """
 
-    spec: TemplateSpec
-    writing: Mapping[str, WritingTemplate]
-    profile_template: Template
+    profile_template: Template = NOTHING
     event_template: Template
-    context_template: Template
+    context_template: Template = NOTHING
     candidate_template: Template
     item_template: Template
+    # Words for values of events, from the best to the worst.
+    outcomes: tuple[Outcome, ...] = ()
+    writing: dict[Literal[WRITING], WritingTemplate] = {}  # type: ignore[valid-type]
 
     @classmethod
-    def parse(cls, spec: object, where: str = "dataset.json") -> DatasetTemplate:
+    def parse(cls, spec: Any, where: str = "dataset.json") -> DatasetTemplate:
         """Reads the `template` object, in the file `where`.
 
         Raises:
           ConfigError: a wrong or missing key, or value, or outcomes out of order.
         """
-        keys = TemplateSpec.__struct_fields__
         try:
-            read = msgspec.convert(spec, TemplateSpec)
-            _check_outcomes(read.outcomes)
-            writing = {kind: WritingTemplate.parse(kind, one) for kind, one in read.writing.items()}
-            parsed = {f"{n}_template": Template.parse(getattr(read, n), n) for n in keys[:5]}
-            return cls(read, writing, **parsed)
+            read = msgspec.convert(spec, cls, dec_hook=parse_member)
         except msgspec.ValidationError as error:
-            place = str(error).partition(" - at ")[2]
-            of_kind = WritingSpec.__struct_fields__ if "[" in place else WRITING
-            there = of_kind if "$.writing" in place else () if place else keys
-            more = f"; there may be {', '.join(there)}" if there else ""
-            if key := re.search(r"\$\.(\w+)", place):
-                more += f"; {key[1]!r} is {spec[key[1]]!r}"  # type: ignore[index]
-            raise ConfigError(f"{where}: 'template': {error}{more}") from error
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            keys = [field.encode_name for field in msgspec.structs.fields(cls)]
+            member = re.search(r" - at `\$\.(\w+)", str(error))
+            more = (
+                f"{member[1]!r} is {spec[member[1]]!r}" if member else f"known: {', '.join(keys)}"
+            )
+            raise ConfigError(f"{where}: 'template': {error}; {more}") from error
+        writing = {kind: _named(entry, f"writing.{kind}.") for kind, entry in read.writing.items()}
+        return msgspec.structs.replace(_named(read, ""), writing=writing)
+
+    def __post_init__(self) -> None:
+        for place, (outcome, after) in enumerate(itertools.pairwise(self.outcomes), start=1):
+            if outcome.at_least is None:
+                raise ValueError(
+                    f"outcome {place} has no 'at_least', so the ones below it never fit"
+                )
+            if after.at_least is not None and after.at_least >= outcome.at_least:
+                raise ValueError(
+                    f"outcomes must go from high to low, but {after.at_least} "
+                    f"comes after {outcome.at_least}"
+                )
 
     def to_spec(self) -> dict[str, Any]:
         """Returns the object that `parse` reads back; goes into artifacts that serving loads."""
-        spec: dict[str, Any] = msgspec.to_builtins(self.spec)
+        spec: dict[str, Any] = msgspec.to_builtins(self, enc_hook=lambda member: member.source)
         # Only where there is any: models that write nothing keep the fingerprint they had.
         return spec if self.writing else {k: v for k, v in spec.items() if k != "writing"}
-
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]:
-        """Words for values of events, from the best to the worst."""
-        return self.spec.outcomes
 
     def validate(
         self,
@@ -275,12 +270,12 @@ def _moment(now: float) -> dict[str, Value]:
     }
 
 
-def _check_outcomes(outcomes: Sequence[Outcome]) -> None:
-    for place, (outcome, after) in enumerate(itertools.pairwise(outcomes), start=1):
-        if outcome.at_least is None:
-            raise ConfigError(f"outcome {place} has no 'at_least', so the ones below it never fit")
-        if after.at_least is not None and after.at_least >= outcome.at_least:
-            raise ConfigError(
-                f"outcomes must go from high to low, but {after.at_least} "
-                f"comes after {outcome.at_least}"
-            )
+def _named(struct: S, prefix: str) -> S:
+    """With the names of its templates, for error messages."""
+    templates = {name: getattr(struct, name) for name in struct.__struct_fields__}
+    named = {
+        name: template.named(prefix + name.removesuffix("_template"))
+        for name, template in templates.items()
+        if isinstance(template, Template)
+    }
+    return msgspec.structs.replace(struct, **named)

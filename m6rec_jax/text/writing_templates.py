@@ -18,17 +18,17 @@ Rendering raises DataError where the item lacks what a template needs.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.format_strings import Template, text_of
+from m6rec_jax.errors import DataError
+from m6rec_jax.text.format_strings import NOTHING, Template, text_of
 from m6rec_jax.text.records import Item, Value
 
 # Kinds of texts, as `template.writing` and the views of prepared data call them.
@@ -62,48 +62,28 @@ class LikedItem(NamedTuple):
     values: Mapping[str, set[str]]
 
 
-class WritingSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The format strings of one kind of text, as dataset.json has them."""
+class WritingTemplate(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True
+):
+    """One kind of text; see the module. Raises ValueError where 'liked' is needed and missing."""
 
-    about: str = ""
-    prefix: str = ""
-    text: str
-    liked: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WritingTemplate:
-    """One kind of text; see the module. Make it with `parse`.
-
-    Attributes:
-      kind: one of `WRITING`.
-      about, prefix, text, liked: the templates.
-      shared: columns whose shared values `text` asks for, in its order.
-    """
-
-    kind: str
-    about: Template
-    prefix: Template
+    about: Template = NOTHING
+    prefix: Template = NOTHING
     text: Template
-    liked: Template
-    shared: tuple[str, ...]
+    liked: Template = NOTHING
 
-    @classmethod
-    def parse(cls, kind: str, spec: WritingSpec) -> WritingTemplate:
-        """Raises ConfigError where a format string does not parse, or 'liked' is needed."""
-        sources = msgspec.structs.asdict(spec).items()
-        parsed = {name: Template.parse(text, f"writing.{kind}.{name}") for name, text in sources}
-        fields = parsed["text"].fields
-        if any(map(_names_item, fields)) and not parsed["liked"].fields:
-            raise ConfigError(
-                f"'writing.{kind}.text' names liked items; 'liked' must say how, as in '{{title}}'"
-            )
-        shared = dict.fromkeys(filter(None, map(_shared_column, fields)))
-        return cls(kind, **parsed, shared=tuple(shared))
+    def __post_init__(self) -> None:
+        if any(map(_names_item, self.text.fields)) and not self.liked.fields:
+            raise ValueError("'text' names liked items; 'liked' must say how, as in '{title}'")
+
+    @functools.cached_property
+    def shared(self) -> tuple[str, ...]:
+        """Columns whose shared values `text` asks for, in its order."""
+        return tuple(dict.fromkeys(filter(None, map(_shared_column, self.text.fields))))
 
     def to_spec(self) -> dict[str, str]:
         """The format strings by name."""
-        return {name: getattr(self, name).source for name in WritingSpec.__struct_fields__}
+        return {name: getattr(self, name).source for name in self.__struct_fields__}
 
     def validate(self, items: Sequence[str]) -> None:
         """Raises ConfigError for a field that is no item attribute, nor one that may be shared."""

@@ -202,7 +202,7 @@ def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
     split, room = bound("BatchIterator.split", "train"), lengths["targets"]
     roomy = {**lengths, "targets": _ROOMY * room}
     for task in (own.name for own in tasks_with(find_provider(name), split)):
-        rows = EvaluationBatches(task, roomy, MEASURED_ROWS, split=split, limit=MEASURED_ROWS)
+        rows = EvaluationBatches(task, roomy, MEASURED_ROWS, split=split, sample=MEASURED_ROWS)
         num_cut, needed = 0, list[int]()
         laid_out = (
             pair

@@ -1,18 +1,14 @@
 """Evaluation from a checkpoint over the prepared tiny shop."""
 
 import dataclasses
-import functools
 import json
 import shutil
-from types import SimpleNamespace
 
 import gin
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from jax.sharding import AbstractMesh
 
-from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
@@ -26,18 +22,16 @@ from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.programs.runtime import Runtime
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
-from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, rows_of_predictions
+from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
-from m6rec_jax.model import M6Rec
-from m6rec_jax.pipeline.prepared_rows import interactions, past_items, read_rows
+from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
-from m6rec_jax.sharding import MESH_AXES, fully_sharded
 from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
@@ -109,28 +103,13 @@ def test_retrieval_equals_a_ranking_by_hand(world):
     assert metrics["popularity/mrr"] == ranking.reciprocal_ranks(popular).mean()
 
 
-def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
-    _, _, model, variables, _ = world
-    asked = ("eval_shop_retrieval", LENGTHS, 3)
-    evaluator = evaluation.Evaluator(*asked, reranking=Reranking())
-    (task,) = evaluator.tasks
-    whole = evaluator.predict(task, model, variables)
-    sampling = evaluation.Evaluator(*asked, reranking=Reranking())
-    sampling.sample = 2
-    found = sampling.predict(task, model, variables)
-    assert len(whole.users) > 2
-    np.testing.assert_array_equal(found.users, whole.users[:2])
-    np.testing.assert_array_equal(found.ranks, whole.ranks[:2])
-    np.testing.assert_array_equal(found.scores, whole.scores[:2])
-
-
 @pytest.mark.parametrize("sample", [0, 9])
-def test_a_limit_is_of_each_process(world, monkeypatch, sample):
+def test_processes_share_the_rows_of_a_limit(world, monkeypatch, sample):
     read = []
     for process in range(2):
         monkeypatch.setattr(evaluation, "batch_reader", lambda mesh, own=process: (own, 2))
         evaluator = evaluation.Evaluator(
-            "eval_shop_ctr", LENGTHS, 4, split="train", limit=2, sample=sample
+            "eval_shop_ctr", LENGTHS, 4, split="train", limit=4, sample=sample
         )
         (task,) = evaluator.tasks
         for batch in evaluator.batches(task):
@@ -155,22 +134,6 @@ def test_lengths_of_lists_and_numbers_of_rows_come_from_gin(world, setting, endi
     assert [name for name in metrics if name.startswith("hit_rate@")] == ["hit_rate@2"]
     assert metrics["num_examples"] == 3
     assert (model_dir / "evaluation" / f"eval_shop_retrieval-test-3-{ending}.json").is_file()
-
-
-@pytest.mark.parametrize("ks", [(), (0, 5), 0])
-def test_cut_offs_begin_at_one(world, ks):
-    with pytest.raises(ConfigError, match="must be cut-offs of 1 or more"):
-        evaluation.Evaluator("eval_shop_retrieval", LENGTHS, ks=ks)
-
-
-def test_rows_of_a_bank_are_never_guessed(world):
-    """A bank's tasks are evaluated with their own prompts, which gin must name here, too."""
-    model = world[2]
-    prompts = dataclasses.replace(model.config.prompts, num_tasks=2)
-    bank = M6Rec(model.config.replace(prompts=prompts))
-    evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 3, split="test")
-    with pytest.raises(ConfigError, match=r"'eval_shop_ctr'.*num_tasks = 2"):
-        evaluator(bank, {})
 
 
 def test_reranked_lists_equal_reranking_by_hand(world):
@@ -276,23 +239,6 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     assert mrr[0] > mrr[1]
 
 
-def test_rows_that_want_the_same_have_their_own_past():
-    """A user who wants the same item in every row: their order tells them apart."""
-    past = [np.arange(number) for number in range(3)]
-    rows = [{"user_index": 7, "item_indices": np.array([3])}] * 3
-    evaluated = SimpleNamespace(
-        rows=lambda columns: rows,
-        once=lambda _, make: make(),
-        past_items=lambda: past,
-    )
-    nothing = np.zeros((3, 0))
-    towers = RetrievalPredictions(
-        np.full(3, 7), np.full((3, 1), 3), np.ones((3, 1)), nothing, nothing, np.full(3, 40)
-    )
-    read = rows_of_predictions(evaluated, towers, past, with_text=False)
-    assert [own.tolist() for own in read.past] == [[], [0], [0, 1]]
-
-
 @dataclasses.dataclass
 class FakeData:
     """What reranking asks of a task's data."""
@@ -315,22 +261,6 @@ class FakeData:
         return self.items
 
 
-def test_the_past_of_the_test_part_is_all_but_the_last(world):
-    assert [len(items) for items in past_items(world[0], "test")] == [5] * 4
-    assert len(interactions(world[0], "train").users) == 16
-
-
-def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
-    def sums(shortened, rows, cut, texts):
-        assert (shortened, rows, cut, texts) == (0, 4, 0, 4)
-        return [3, 12, 1, 20]  # of two processes more
-
-    monkeypatch.setattr(evaluation, "sum_over_processes", sums)
-    metrics = of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
-    assert metrics["share_with_dropped_behaviours"] == 0.25
-    assert metrics["share_of_cut_texts"] == 0.05
-
-
 def test_runs_are_compared_by_jobs_that_score_examples(world):
     model_dir = str(world[4])
     asked = {"task_feature_lengths": LENGTHS, "against": model_dir}
@@ -350,17 +280,6 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     of_baselines = {name for name in metrics if "/" in name}
     assert {name.split("/")[0] for name in of_baselines} == set(MEAN_BASELINES)
     assert first == pytest.approx({n: v for n, v in metrics.items() if n not in of_baselines})
-
-
-def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
-    """Known when a run starts, not at its first validation."""
-    monkeypatch.setattr(evaluation, "batch_reader", lambda mesh: (1, 4))
-    mesh = AbstractMesh((2, 8, 1), MESH_AXES)
-    with caplog.at_level("INFO"):
-        evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 5, split="test", mesh=mesh)
-    assert "16 rows a step instead of 5: a multiple of 16" in caplog.text
-    batch = next(iter(evaluator.batches(evaluator.tasks[0])))
-    assert batch["example_weights"].shape == (4,)
 
 
 def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
@@ -448,88 +367,6 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
         run(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, given):
-    """Given as output, and below a MODEL_DIR."""
-    model_dir = str(world[4])
-    monkeypatch.chdir(tmp_path)
-    if given:
-        output = "gs://bucket/found/r.jsonl"
-        (path,) = of_checkpoint.infer(model_dir, "eval_shop_ctr", LENGTHS, output=output)
-        assert str(path) == output
-        assert "user_id" in json.loads((bucket / "found/r.jsonl").read_text().splitlines()[0])
-    else:
-        restore = functools.partial(of_checkpoint.restore_model, model_dir)
-        monkeypatch.setattr(of_checkpoint, "restore_model", lambda _, **rest: restore(**rest))
-        of_checkpoint.infer("gs://bucket/run", "eval_shop_ctr", LENGTHS)
-        (file,) = (bucket / "run/predictions").iterdir()
-        assert file.name == "eval_shop_ctr-test-3.parquet"
-        assert "probability" in pq.read_table(file).column_names
-    assert not list(tmp_path.glob("gs:*"))
-
-
-@pytest.fixture
-def parse():
-    yield parse_config
-    gin.clear_config()
-
-
-def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
-    """What is restored lies as the rules say, here over the only device."""
-    files = ["gin_configs/commands/eval.gin", "gin_configs/sharding/fully_sharded.gin"]
-    parse(
-        files,
-        [
-            f"MODEL_DIR={world[4]}",
-            "MIXTURE_OR_TASK_NAME=eval_shop_ctr",
-            f"TASK_FEATURE_LENGTHS={LENGTHS}",
-        ],
-    )
-    restored = []
-    monkeypatch.setattr(
-        evaluation.Evaluator,
-        "predict",
-        lambda self, task, model, variables: restored.append(variables),
-    )
-    for name in ("metrics", "baselines"):
-        monkeypatch.setattr(evaluation.Evaluator, name, lambda *_: {})
-    of_checkpoint.evaluate()
-    embedding = restored[0]["params"]["token_embedder"]["embedding"]
-    assert "fsdp" in embedding.sharding.spec
-
-
-@pytest.mark.parametrize(
-    ("file", "name"), [("infer", "infer_requests"), ("index", "build_index"), ("chat", "chat")]
-)
-def test_the_sharding_file_reaches_inference(file, name, parse):
-    files = [f"gin_configs/commands/{file}.gin", "gin_configs/sharding/fully_sharded.gin"]
-    parse(files, ["MODEL_DIR=run"])
-    assert bound(f"{name}.rules") == fully_sharded()
-    parse(files[:1], ["MODEL_DIR=run"])
-    assert bound(f"{name}.rules") is None
-
-
-@pytest.mark.parametrize("job", ["scoring", "retrieval", "generation", "mixture"])
-def test_the_sharding_file_reaches_validation(job, parse):
-    parse(
-        [
-            "gin_configs/models/mini.gin",
-            "gin_configs/tuning/option_adapter.gin",
-            f"gin_configs/recipes/{job}.gin",
-            "gin_configs/sharding/fully_sharded.gin",
-        ],
-        [
-            "MODEL_DIR=run",
-            "MIXTURE_OR_TASK_NAME=eval_shop_ctr",
-            f"TASK_FEATURE_LENGTHS={LENGTHS}",
-            "TRAIN_STEPS=500",
-            *(["RETRIEVAL_DIM=8"] if job == "retrieval" else []),
-            *(["NUM_OPTIONS=2"] if job in ("scoring", "mixture") else []),
-        ],
-    )
-    assert bound("Evaluator.rules") == bound("Step.rules") == fully_sharded()
-
-
 def test_a_task_that_the_run_was_not_trained_for_is_refused_before_it_is_loaded(
     world, tmp_path, monkeypatch
 ):
@@ -542,26 +379,3 @@ def test_a_task_that_the_run_was_not_trained_for_is_refused_before_it_is_loaded(
     ):
         with pytest.raises(ConfigError, match=f"'{task}' is a {lacks}"):
             of_checkpoint.evaluate(str(tmp_path / run), task, LENGTHS)
-
-
-def test_another_vocabulary_is_refused_where_the_run_has_none_of_its_own(world, tmp_path):
-    model_dir = shutil.copytree(world[4], tmp_path / "run")
-    shutil.rmtree(model_dir / "inference", ignore_errors=True)
-    other = shop.shop_vocabulary(tmp_path / "other.model", size=330)
-    assert other != world[1]
-    with gin.unlock_config():
-        gin.bind_parameter("vocabulary_file.path", str(tmp_path / "other.model"))
-    names = register_recommendation_tasks("other_shop", "tiny-shop", split="leave_one_out")
-    try:
-        with pytest.raises(CheckpointError, match="another vocabulary"):
-            of_checkpoint.evaluate(str(model_dir), "other_shop_ctr", LENGTHS)
-        unregister(names)
-        names = register_recommendation_tasks("own_shop", "tiny-shop", split="leave_one_out")
-        (model_dir / "inference").mkdir()
-        shutil.copy(world[1].model_file, model_dir / "inference" / "vocabulary.model")
-        found = of_checkpoint.evaluate(str(model_dir), "own_shop_ctr", LENGTHS)
-    finally:
-        unregister(names)
-        gin.clear_config()
-    assert found == of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
-    assert task_info("eval_shop_ctr").kind == "scoring"

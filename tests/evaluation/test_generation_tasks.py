@@ -16,24 +16,18 @@ from m6rec_jax.data.rendering.corpora import prepare_corpus
 from m6rec_jax.data.rendering.dialogues import Dialogues
 from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.engine.decoding.generation import Generator
-from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.index.catalogue_index import TopK
-from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.calibration import calibrate
-from m6rec_jax.evaluation.reranking import LearntRanking, Reranking
 from m6rec_jax.jobs import titles as titles_job
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.metrics import faithfulness, generation, ranking
 from m6rec_jax.metrics.text_metrics import (
-    GeneratedTexts,
-    content_metrics,
     feature_metrics,
 )
 from m6rec_jax.objectives import contrastive_loss
@@ -122,16 +116,6 @@ def sources_of(rows):
     return [row["source"] for row in rows], [row["prefix"] for row in rows]
 
 
-def test_rows_go_on_from_their_prefix(world):
-    vocabulary = world[0]
-    row = rows_of("shop_explanations")[0]
-    batch = next(iter(EvaluationBatches("shop_explanations", LENGTHS, 4, split="train")))
-    (place,) = np.flatnonzero((batch["decoder_item_ids"] == row["text_index"]).any(axis=1))
-    weights, targets = batch["decoder_loss_weights"][place], batch["decoder_target_tokens"][place]
-    assert vocabulary.decode(targets[weights > 0]) == row["target"]
-    assert vocabulary.decode(targets[: int(np.argmax(weights > 0))]) == row["prefix"] == "because"
-
-
 def test_explanations(found, generator):
     predictions, metrics = found["shop_explanations"]
     rows = rows_of("shop_explanations")
@@ -166,62 +150,6 @@ def test_explanations(found, generator):
     assert shares["true_share"] == metrics["true_share"] == metrics["true_citations"] == 1.0
     assert metrics["silent_share"] == 0.0
     json.dumps(metrics)
-
-
-def test_metrics_of_content():
-    """Of texts that are known: the model above may write none."""
-    texts = GeneratedTexts(
-        texts=["Alpha Beta", "alpha", "Gamma", "Gamma"],
-        references=["Alpha", "Alpha", "Delta", "Gamma"],
-        features=[[]] * 4,
-        all_features=list,
-        training=lambda: ["Gamma."],
-    )
-    metrics = content_metrics(texts)
-    assert metrics["novelty"] == 0.5
-    assert metrics["exact_match"] == 0.5
-    assert metrics["distinct_1"] == 4 / 5
-    assert metrics["distinct_2"] == 1
-    assert "distinct_3" not in metrics
-    assert metrics["bleu_1"] == pytest.approx(100 * 2 / 5)
-
-
-def test_titles(found, generator):
-    predictions, metrics = found["shop_titles"]
-    rows = rows_of("shop_titles")[:LIMIT]
-    texts = [text.continuation for text in generator.greedy(*sources_of(rows))]
-    assert list(predictions.texts) == texts
-    training = [row["target"] for row in rows_of("shop_titles")]
-    assert metrics["novelty"] == generation.novelty(texts, training)
-
-
-def test_decoding_is_set_in_gin(world, generator):
-    sources, prefixes = sources_of(rows_of("talks_replies")[:6])
-    beams = generator.beam_search(sources, prefixes, num_beams=2, length_penalty=1.0)
-    with gin.unlock_config():
-        gin.bind_parameter("Decoding.method", "beam_search")
-        gin.bind_parameter("Decoding.num_beams", 2)
-        gin.bind_parameter("Decoding.length_penalty", 1.0)
-        decoding = Decoding()
-        gin.clear_config()
-        gin.bind_parameter("vocabulary_file.shared", "everything")
-    assert decoding.generate(generator, sources, prefixes) == [texts[0] for texts in beams]
-    # A sampled text does not depend on how many others are asked for.
-    sampling = Decoding("sample", seed=5)
-    few = sampling.generate(generator, sources[:2], prefixes[:2])
-    assert few == sampling.generate(generator, sources, prefixes)[:2]
-    with pytest.raises(ConfigError, match="'sampling' is none of"):
-        Decoding("sampling")
-
-
-def test_replies(found):
-    predictions, metrics = found["talks_replies"]
-    texts, references = predictions.texts, [row["target"] for row in predictions.rows]
-    assert references == [row["target"] for row in rows_of("talks_replies")[:LIMIT]]
-    assert metrics["bleu_2"] == pytest.approx(generation.bleu(texts, references, 2))
-    assert metrics["kgsf_bleu_2"] == generation.bigram_precision_bleu(texts, references)
-    assert metrics["kgsf_distinct_3"] == generation.distinct_ngrams(texts, 3)[0] / len(texts)
-    assert metrics["perplexity"] > 1
 
 
 def recall(lists, targets, k):
@@ -295,50 +223,16 @@ def test_retrieved_items_are_recommendations(world, found):
     assert metrics["new/num_examples"] < metrics["num_examples"] == len(rows)
 
 
-def test_reranked_in_dialogues_equals_reranking_by_hand(world, found):
-    task, rows = task_info("talks_retrieval"), rows_of("talks_retrieval")[:LIMIT]
-    towers, _ = found["talks_retrieval"]
-    prepared = task.prepared()
-    catalogue, size = prepared.catalogue(), len(rows)
-    learnt = LearntRanking(Reranking(depth=3))
-    asked = ("talks_retrieval", LENGTHS, 8)
-    evaluator = evaluation.Evaluator(*asked, split="train", limit=LIMIT, reranking=learnt)
-    reranked = evaluator.predict(task, *world[1:3])
-    known = prepared.co_occurrence(), prepared.ease(), catalogue.texts, catalogue.train_counts
-    reranker = Reranker(*known, depth=3)
-    reranker.use(learnt.learnt["all", True].weights)
-    retriever = Retriever(*world[1:3], world[0], EngineOptions(64, 24, batch_sizes=(LIMIT,)))
-    vectors = retriever.embed_items(catalogue.texts)
-    users = retriever.embed_users([row["source"] for row in rows])
-    # All of the four are candidates, those that were named, too.
-    top = np.argsort(-(users @ vectors.T), axis=1, kind="stable")
-    best = reranker.rerank(
-        [[]] * size,
-        [row["seen_indices"] for row in rows],
-        [[]] * size,
-        TopK(top, np.take_along_axis(users @ vectors.T, top, axis=1)),
-        lambda ids: np.take_along_axis(users @ vectors.T, np.maximum(ids, 0), axis=1),
-    )
-    wanted = np.array([row["item_indices"] for row in rows])
-    assert reranked.ranks.tolist() == ((best.ids == wanted).argmax(axis=1) + 1).tolist()
-    metrics = evaluator.metrics(task, reranked)
-    assert metrics["two_towers/recall@1"] == ranking.hit_rate(towers.ranks, 1)
-    mrr = [ranking.reciprocal_ranks(of.ranks).mean() for of in (reranked, towers)]
-    assert mrr[0] > mrr[1]
-    for row, items in zip(rows, reranked.top_items, strict=True):
-        assert not set(row["seen_indices"]) & set(items.tolist())
-
-
 def test_weights_of_dialogues_are_learnt_and_found_beside_the_model(world, tmp_path):
     folder = shutil.copytree(world[3], tmp_path / "run")
     save_task_assets(folder, "talks_retrieval", LENGTHS)
     asked = (str(folder), "talks_retrieval", LENGTHS)
     found = calibrate(*asked, split="train", batch_size=8, limit=LIMIT)
     new, every = found["talks_retrieval"], found["talks_retrieval/all"]
-    assert every.num_rows == every.num_found == LIMIT
-    assert every.quality > every.towers_quality
+    assert every.num_rows == every.facts["num_found"] == LIMIT
+    assert every.quality > every.before
     # Where nothing comes again, that something was named says nothing.
-    assert every.known["had"] != 0 == new.known["had"]
+    assert every.settings.known["had"] != 0 == new.settings.known["had"]
     rows = rows_of("talks_retrieval")[:LIMIT]
     repeated = [row["item_indices"][0] in row["seen_indices"] for row in rows]
     assert new.num_rows == LIMIT - sum(repeated) < LIMIT

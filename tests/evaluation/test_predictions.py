@@ -1,7 +1,6 @@
 """What jobs make of a program's results, and files of predictions, without a model."""
 
 import json
-import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,30 +86,6 @@ def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
     assert "hit_rate@50" not in metrics
 
 
-def test_a_job_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match=r"did you mean .retrieval."):
-        job_of("retreival")
-
-
-def test_results_leave_the_device_as_they_come():
-    """However many batches a split has, the results of a few are there at a time."""
-    results, most = [], 0
-
-    def program(variables, features):
-        nonlocal most
-        most = max(most, sum(result() is not None for result in results))
-        found = {name: value + 1 for name, value in features.items()}
-        results.append(weakref.ref(found["place"]))
-        return found
-
-    batches = (
-        {"place": np.full((2, 3), i), "example_weights": np.array([1, -1])} for i in range(20)
-    )
-    found = run_program(program, {}, batches, Runtime())
-    assert found["place"].tolist() == [[i] * 3 for i in range(1, 21)]
-    assert most <= 3
-
-
 def test_language_metrics():
     found = LanguagePredictions(np.array([2.0, 4.0]), np.array([1.0, 0.0]), np.array([2.0, 1.0]))
     metrics = language_metrics(found)
@@ -144,13 +119,3 @@ def test_an_item_that_is_wanted_twice_has_one_place_in_a_list():
     assert ranking.ndcg(ranks, 1) == 1  # it was 2 where the first is wanted twice
     for k in (1, 2, 3):
         assert ranking.ndcg(ranks, k) <= 1
-
-
-def test_json_lines_hold_nothing_that_json_does_not_know(tmp_path):
-    columns = {
-        "scores": np.array([[0.5, -np.inf], [np.nan, 1.0]]),
-        "id": np.array(["a", "b"], object),
-    }
-    text = write_predictions(tmp_path / "p.jsonl", columns).read_text()
-    rows = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
-    assert [row["scores"] for row in rows] == [[0.5, None], [None, 1.0]]

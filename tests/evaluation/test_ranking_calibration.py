@@ -12,7 +12,7 @@ from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.calibration import LearntWeights, calibrate, learn_weights, report
+from m6rec_jax.evaluation.calibration import Learnt, calibrate, learn_weights, report
 from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.reranking import Reranking
@@ -87,15 +87,15 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     path.write_text(json.dumps({"step": 3, "tasks": {TASK: other, "other": other}}))
     found = calibrate(str(model_dir), TASK, LENGTHS, batch_size=3)
     one = found[TASK]
-    assert isinstance(one, LearntWeights)
-    assert (one.num_rows, one.num_found) == (4, 4)
-    assert f"{TASK}: ndcg@10 {one.quality:.4f}, by the two towers alone" in report(found)
+    assert isinstance(one, Learnt)
+    assert (one.num_rows, one.facts["num_found"]) == (4, 4)
+    assert f"{TASK}: ndcg@10 {one.quality:.4f} instead of" in report(found)
 
     model = load_model(model_dir)
     weights = read_ranking(model_dir, 3)[TASK]
     assert json.loads(path.read_text())["tasks"]["other"] == other  # learnt before
     assert model.settings.tasks[TASK].ranking == weights
-    assert (weights.known, weights.new) == (one.known, one.new)
+    assert weights == one.settings
     assert weights.known["similarity"] != 0
     # An index that was built before stays good.
     assert model.fingerprint(TASK) == before.fingerprint(TASK)
@@ -139,7 +139,7 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
     (named,) = learn_weights(evaluator, task_info(TASK), load_model(model_dir)).items()
     name, learnt = named
     assert name == f"{TASK}/without_towers"  # so that no other weights are served
-    assert learnt.known["similarity"] == learnt.new["similarity"] == 0
+    assert learnt.settings.known["similarity"] == learnt.settings.new["similarity"] == 0
     assert (evaluator.sample, evaluator.reranking) == (0, alone)
     evaluator.ranking = {name: weights}
     without = evaluator.predict(task_info(TASK), model.model, model.variables)

@@ -8,8 +8,9 @@ from hypothesis import given
 
 from m6rec_jax.metrics.faithfulness import true_citations
 from m6rec_jax.metrics.text_metrics import attribute_dictionary, citations_of
+from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
-from m6rec_jax.text.writing_templates import WritingSpec, WritingTemplate, common_values
+from m6rec_jax.text.writing_templates import WritingTemplate, common_values
 
 GENRES, PEOPLE = ("comedy", "film-noir", "war", "war drama"), ("Ann Lee", "Bo", "Cher Fox")
 # Names with a full stop, a value and another name in them, and one that is a value itself.
@@ -23,9 +24,7 @@ TEXTS = {
 
 
 def template(name_first=False):
-    return WritingTemplate.parse(
-        "explanations", WritingSpec(text=TEXTS[name_first], liked="{title}")
-    )
+    return WritingTemplate(text=Template.parse(TEXTS[name_first]), liked=Template.parse("{title}"))
 
 
 def catalogue(rows):
@@ -110,5 +109,5 @@ def test_items_without_a_name_are_never_named():
 
 
 def test_texts_that_name_no_item_cite_nothing():
-    own = WritingTemplate.parse("explanations", WritingSpec(text="[{shared_genres} again]"))
+    own = WritingTemplate(text=Template.parse("[{shared_genres} again]"))
     assert citations_of(own, FILMS, [[0]]) is None

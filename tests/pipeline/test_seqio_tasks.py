@@ -146,19 +146,19 @@ def test_a_mixture_follows_its_rates(names):
     assert shares == pytest.approx([0.25, 0.75], abs=0.06)
 
 
-@pytest.mark.parametrize(("processes", "limit"), [(1, 0), (3, 0), (3, 2)])
-def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes, limit):
+@pytest.mark.parametrize(("processes", "sample"), [(1, 0), (3, 0), (3, 6)])
+def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes, sample):
     parts = [
         EvaluationBatches(
             *("changed", LENGTHS, 3),
             process_index=p,
             process_count=processes,
-            limit=limit,
+            sample=sample,
         )
         for p in range(processes)
     ]
     # Of 0 .. 6 the targets of 0, 3 and 6 are dropped.
-    total = min(8, limit * processes or 8)
+    total = min(8, sample or 8)
     assert {batches.read_rows for batches in parts} == {total}
     found = [batch for batches in parts for batch in batches]
     real = [batch["user_ids"][batch["example_weights"] > 0, 0] for batch in found]

@@ -55,15 +55,15 @@ def test_names(shop_tasks):
 
 def test_rates_of_the_foundation(shop_tasks):
     with gin.unlock_config():
-        gin.parse_config("foundation_rates.outcomes = 4.0")
+        gin.parse_config("mixture_rates.rates = {'outcomes': 4.0}")
     mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     assert rates == {f"tiny_shop_{k}": 1.0 for k in ("infilling", "generation", "retrieval")} | {
         "tiny_shop_outcomes": 4.0
     }
     with gin.unlock_config():
-        gin.parse_config("foundation_rates.retrieval = 0.0")
-    with pytest.raises(ConfigError, match="foundation_rates"):
+        gin.parse_config("mixture_rates.rates = {'tiny_shop_retrieval': 0.0}")
+    with pytest.raises(ConfigError, match="must be above 0"):
         mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_retrieval"))
 
 

@@ -71,10 +71,6 @@ def test_values_in_words(value: object, text: str) -> None:
     assert text_of(value) == text  # type: ignore[arg-type]
 
 
-def test_escapes() -> None:
-    assert render(r"\[{a}\] \{a\} \\", a="x") == r"[x] {a} \ ".rstrip()
-
-
 def test_text_that_a_vocabulary_makes_nothing_of_is_missing(model_file: str) -> None:
     vocabulary = Vocabulary(model_file)
     silent = ["\ufffd\ufffd", "\u200b", "\ufeff \x7f", " \t"]

@@ -38,10 +38,6 @@ def test_longest_text_fits_and_one_more_does_not(
     assert not fits(length + 1)
 
 
-def test_defaults_mask_fifteen_percent_in_spans_of_three() -> None:
-    assert span_counts(400, 100) == (60, 20)
-
-
 def test_every_arrangement_is_equally_likely() -> None:
     rng = np.random.default_rng(0)
     seen: collections.Counter[tuple[bool, ...]] = collections.Counter()

@@ -59,28 +59,6 @@ def test_exact_source_tokens(vocab: Vocabulary) -> None:
     ]  # fmt: skip
 
 
-def test_the_newest_is_cut_where_it_fills_the_source_by_itself(vocab: Vocabulary) -> None:
-    """As a long last message before "recommends": without it nothing would be known."""
-    newest = vocab.encode(BEHAVIOURS[-1])
-    segments = ["", *BEHAVIOURS, CONTEXT]
-    length = len(vocab.encode(CONTEXT)) + len(newest) + 1
-    row = source_row(vocab, segments, length)
-    assert row["num_dropped"].tolist() == [len(BEHAVIOURS) - 1]
-    kept = row["encoder_input_tokens"][1:-1].tolist()
-    assert kept[: len(newest) - 1] == newest[:-1]
-
-
-def test_empty_segments(vocab: Vocabulary) -> None:
-    row = source_row(vocab, ["", "liked", "", "\u200b", "loved", ""], 16)
-    assert vocab.pieces(row["encoder_input_tokens"]) == [
-        "[BOS']", "\u2581liked", "\u2581loved", "[EOS']"
-    ]  # fmt: skip
-    assert row["encoder_block_ids"].tolist() == [1, 2, 3, 4]
-    bare = source_row(vocab, [], 3)
-    assert bare["encoder_input_tokens"].tolist() == [vocab.source_bos_id, vocab.source_eos_id]
-    assert bare["encoder_block_ids"].tolist() == [1, 2]
-
-
 @given(st.lists(texts, max_size=8), st.integers(3, 60))
 def test_source_promises(vocab: Vocabulary, segments: list[str], source_length: int) -> None:
     row = source_row(vocab, segments, source_length)
@@ -115,14 +93,6 @@ def test_candidate_promises(vocab: Vocabulary, candidates: list[str], share: int
     assert row["decoder_item_ids"][at_eos].tolist() == list(range(len(candidates)))
     assert (row["decoder_item_ids"][~at_eos] == -1).all()
     assert (row["decoder_labels"] == -1).all()
-
-
-def test_candidate_length_cuts_alike_whatever_the_company(vocab: Vocabulary) -> None:
-    long = "loved Star Wars (1977), sci-fi, 12 days ago"
-    alone = packed_candidates(vocab, [long], 64, candidate_length=6)
-    together = packed_candidates(vocab, ["loved", long], 64, candidate_length=6)
-    assert together["decoder_input_tokens"][3:].tolist() == alone["decoder_input_tokens"].tolist()
-    assert len(alone["decoder_input_tokens"]) == 6
 
 
 @given(st.lists(st.integers(3, 20), max_size=12), st.integers(20, 40))
@@ -206,28 +176,6 @@ def test_infilling_restores_the_text(
     assert row["decoder_loss_weights"].tolist() == expected["weight"]
 
 
-def test_infilling_keeps_segments_in_their_blocks(vocab: Vocabulary) -> None:
-    segments = [300 + 10 * i + np.arange(8) for i in range(6)]
-    row = text_infilling_row(vocab, segments, 64, 64, np.random.default_rng(0))
-    tokens, blocks = row["encoder_input_tokens"], row["encoder_block_ids"]
-    assert blocks.max() == 7
-    for token, block in zip(tokens.tolist(), blocks.tolist(), strict=True):
-        if token < vocab.num_pieces and token >= 300:
-            assert (token - 300) // 10 == block - 1
-    assert row["decoder_target_tokens"].tolist()[0] == vocab.sentinel_ids[0]
-
-
-def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
-    def tokens(seed: int) -> list[int]:
-        text = np.arange(300, 500)
-        row = text_infilling_row(vocab, [text], 64, 64, np.random.default_rng(seed))
-        return row["encoder_input_tokens"].tolist()
-
-    assert tokens(1) == tokens(1)
-    assert len({tokens(seed)[1] for seed in range(20)}) > 5  # random stretches of a long text
-    assert len(tokens(1)) > 60  # which fill the row
-
-
 def test_infilling_errors(vocab: Vocabulary) -> None:
     rng = np.random.default_rng(0)
     for empty in ([], [np.array([], np.int32)] * 2):
@@ -284,18 +232,6 @@ def test_a_cut_text_is_not_taught_to_end(vocab: Vocabulary, prefix: str) -> None
         generation_row(vocab, [], "Fargo", 16, len(given) + 2, prefix=prefix)
 
 
-def test_drops_whole_oldest_behaviours() -> None:
-    segments = [[1, 1], [2, 2, 2], [3], [4, 4], [5]]
-    assert fit_to_budget(segments, 9) == (segments, 0)
-    assert fit_to_budget(segments, 8) == ([[1, 1], [3], [4, 4], [5]], 1)
-    assert fit_to_budget(segments, 3) == ([[1, 1], [5]], 3)
-    # A short old behaviour does not outlive a longer newer one.
-    assert fit_to_budget([[1], [2], [3, 3, 3], [4]], 4) == ([[1], [4]], 2)
-    # Protected segments that are too long are cut to a common length.
-    assert fit_to_budget([[1] * 9, [2], [3] * 5], 11) == ([[1] * 6, [3] * 5], 1)
-    assert fit_to_budget([[1] * 9, [2], [3] * 5], 7) == ([[1] * 4, [3] * 3], 1)
-
-
 @given(
     st.lists(st.integers(0, 8), max_size=12),
     st.integers(0, 40),
@@ -329,11 +265,3 @@ def test_words_that_are_left_are_of_the_text(text: str, share: float, seed: int)
     rest = iter(text.split())
     assert all(word in rest for word in left.split())
     assert bool(left.split()) == bool(text.split())
-
-
-@pytest.mark.parametrize("share", [0.3, 0.6])
-def test_share_of_dropped_words(share: float) -> None:
-    words = [str(number) for number in range(10_000)]
-    left = drop_words(" ".join(words), share, np.random.default_rng(0)).split()
-    # Four standard deviations of a binomial draw.
-    assert len(left) / len(words) == pytest.approx(1 - share, abs=4 * 0.5 / 100)

@@ -79,10 +79,6 @@ def test_profile_and_context_keep_their_places_when_empty() -> None:
     assert template.history_segments(USER, events, ITEMS, NOW) == ["", "crime, drama", ""]
 
 
-def test_statistics_win_over_attributes(template: DatasetTemplate) -> None:
-    assert template.candidate(FARGO, {"genres": "noir"}) == "Fargo (1996), noir"
-
-
 def test_the_future_is_refused(template: DatasetTemplate) -> None:
     with pytest.raises(DataError, match="may only hold the past"):
         template.event(Event("7", "100", NOW + 1, 5), FARGO, NOW)
@@ -132,9 +128,3 @@ def test_validate(template: DatasetTemplate) -> None:
 def test_broken_specs(change: dict[str, object], keyword: str) -> None:
     with pytest.raises(ConfigError, match=keyword):
         DatasetTemplate.parse(SPEC | change, "shop.json")
-
-
-@pytest.mark.parametrize("spec", [{"event": "x", "item": "x"}, [], None])
-def test_what_is_no_template(spec: Any) -> None:
-    with pytest.raises(ConfigError, match="template"):
-        DatasetTemplate.parse(spec)

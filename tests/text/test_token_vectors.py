@@ -24,25 +24,6 @@ def test_near_numbers_are_near() -> None:
     assert steps[-1] < 0.8
 
 
-def test_numbers_are_compared_within_their_clause() -> None:
-    """72 is near 73 among percents, where the numbers go to 100, and as far as 3.65 from 3.70."""
-    percents = [f", {number}% like it" for number in range(101)]
-    vectors = composed_vectors([*RATED, *percents], WIDTH)
-    assert cosine(vectors[81 + 72], vectors[81 + 73]) > 0.99
-    assert cosine(vectors[81 + 10], vectors[81 + 90]) < 0.85
-    # Another clause's number is a stranger, equal or not.
-    assert abs(cosine(vectors[RATED.index(", rated 4.00")], vectors[81 + 4])) < 0.4
-
-
-def test_signs_and_thousands() -> None:
-    pieces = [f", taste {value:+.2f}" for value in (-0.5, -0.1, -0.05, 0.05, 0.5)]
-    vectors = composed_vectors(pieces, WIDTH)
-    assert cosine(vectors[2], vectors[3]) > cosine(vectors[2], vectors[4])
-    assert cosine(vectors[1], vectors[2]) > cosine(vectors[0], vectors[4])
-    views = composed_vectors(["1,000 views", "999 views", "10 views", "v1.2.3 views"], WIDTH)
-    assert cosine(views[0], views[1]) > 0.99 > cosine(views[0], views[2])
-
-
 def test_words_are_shared() -> None:
     pieces = [
         "\u2581Alien\u2581(1979)",
@@ -137,10 +118,3 @@ def test_what_is_watched_together_is_near() -> None:
     # Every direction is used: a mean over dimensions of the axes' shares is not one axis.
     assert np.abs(vectors).mean(axis=0).min() > 0
     np.testing.assert_array_equal(vectors, neighbour_vectors(counts, 8, seed=1))
-
-
-def test_nothing_to_count() -> None:
-    empty = np.zeros((2, 4), np.int32)
-    counts = count_neighbours([(empty, empty, None)], 5)
-    assert counts.nnz == 0
-    np.testing.assert_array_equal(neighbour_vectors(counts, 3), np.zeros((5, 3)))

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import concurrent.futures
 import io
 import os
-import random
 from pathlib import Path
 
 import numpy as np
@@ -99,35 +97,6 @@ def test_no_text_gives_a_control_id(vocab: Vocabulary, strange: Vocabulary, text
         vocabulary.decode(ids)
 
 
-@pytest.mark.parametrize("model_type", ["bpe", "char", "word"])
-def test_other_model_types_give_no_control_id_either(
-    tmp_path: Path, behaviours: list[str], model_type: str
-) -> None:
-    content = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*behaviours, "spam @ x"] * 2),
-        model_writer=content,
-        model_type=model_type,
-        vocab_size=200,
-        hard_vocab_limit=False,
-        control_symbols=["@", "\u2581liked"],
-        user_defined_symbols=["spam", "Q"],
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    (tmp_path / "m.model").write_bytes(content.getvalue())
-    vocabulary = Vocabulary(tmp_path / "m.model")
-    special = special_ids(vocabulary)
-    chooser = random.Random(0)
-    texts = ["@", "a@b", "liked", "x liked spam Q", "spam", "</s>", "QQ"]
-    texts += ["".join(chooser.choices([*MARKS, "liked", " ", "Q"], k=9)) for _ in range(200)]
-    for text in texts:
-        assert special.isdisjoint(vocabulary.encode(text)), text
-
-
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_plain_text_survives(vocab: Vocabulary, text: str) -> None:
     assert vocab.decode(vocab.encode(text)) == " ".join(text.split())
@@ -164,34 +133,6 @@ def test_frequent_ids_are_text_by_score(vocab: Vocabulary, model_file: str) -> N
     scores = [processor.get_score(i) for i in ids]
     assert scores == sorted(scores, reverse=True)
     assert vocab.frequent_ids(7).tolist() == ids[:7]
-
-
-def test_pieces_names_everything(vocab: Vocabulary) -> None:
-    ids = [0, 1, vocab.source_bos_id, vocab.sentinel_ids[7], vocab.size - 1, *vocab.encode("Fargo")]
-    names = vocab.pieces(ids)
-    assert names[:4] == ["<pad>", "</s>", "[BOS']", "<extra_id_7>"]
-    assert names[4] in ("___", f"<spare_{vocab.size - 1}>")
-    assert "".join(names[5:]) == "\u2581Fargo"
-
-
-def test_cached_tokens_cannot_be_changed(vocab: Vocabulary) -> None:
-    vocab.encode("Fargo (1996)").append(5)
-    with pytest.raises(ValueError, match="read-only"):
-        vocab.encode_array("Fargo (1996)")[0] = 5
-    assert vocab.decode(vocab.encode("Fargo (1996)")) == "Fargo (1996)"
-    assert vocab.encode_array("Fargo (1996)").dtype == np.int32
-
-
-def test_threads(
-    model_file: str, vocab: Vocabulary, behaviours: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = behaviours[:200]
-    monkeypatch.setattr("m6rec_jax.text.vocabulary._CACHE_SIZE", 50)
-    fresh = Vocabulary(model_file)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: [fresh.encode(text) for text in texts], range(16)))
-    expected = [vocab.encode(text) for text in texts]
-    assert all(result == expected for result in results)
 
 
 def test_fingerprint(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:

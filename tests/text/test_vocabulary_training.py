@@ -137,32 +137,6 @@ def test_cuts_are_the_text(text: str) -> None:
     assert [c for c in joined if c.isascii() and c.isalnum()] == letters
 
 
-def test_long_and_unreadable_text_is_learnt(tmp_path: Path) -> None:
-    """What SentencePiece would skip."""
-    texts = ["x" * 2500 + " y", "nul\x00 block\u2585 lone\ud800"]
-    vocabulary = train(texts * 2, tmp_path, 400)
-    assert pieces(vocabulary, "nul block lone") == [" nul block lone"]
-    # Letters that occur nowhere else are no bytes.
-    assert not any("<0x" in piece for piece in pieces(vocabulary, "x y"))
-
-
-def test_the_rarest_are_forgotten_where_there_are_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vocabulary_training, "_MAX_COUNTED", 10)
-    rare = [f"once{i}, twice{i}" for i in range(40)]
-    vocabulary = train(["often seen"] * 9 + rare + ["often seen"] * 9, tmp_path, 400)
-    assert pieces(vocabulary, "often seen") == [" often seen"]
-
-
-def test_many_alphabets(tmp_path: Path) -> None:
-    texts = ["\u6620\u753b\u304c\u597d\u304d", "\u043a\u0438\u043d\u043e", "caf\u00e9 \U0001f600"]
-    vocabulary = train(texts * 30, tmp_path, 500, split_by_whitespace=False)
-    for text in texts:
-        assert vocabulary.decode(vocabulary.encode(text)) == text
-        assert len(vocabulary.encode(text)) <= 3
-
-
 def test_too_few_tokens(behaviours: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="100"):
         train_vocabulary(behaviours, tmp_path / "v.model", size=100)

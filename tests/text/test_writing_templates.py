@@ -5,14 +5,13 @@ import tracemalloc
 
 import pytest
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import (
-    WritingSpec,
     WritingTemplate,
     Written,
-    attribute_values,
     common_values,
 )
 
@@ -26,8 +25,8 @@ SPEC = {
 PLAIN = {"event": "{title}", "candidate": "{title}", "item": "{title}"}
 
 
-def parse(kind, **sources):
-    return WritingTemplate.parse(kind, WritingSpec(**sources))
+def parse(**sources):
+    return WritingTemplate(**{name: Template.parse(text) for name, text in sources.items()})
 
 
 def film(title, genres=(), director=None, awards=None):
@@ -42,7 +41,7 @@ ALIEN = film("Alien", ["horror"], "Scott")
 
 
 def written(item, liked, common=None):
-    return parse("explanations", **SPEC).written(item, liked, common or {})
+    return parse(**SPEC).written(item, liked, common or {})
 
 
 def test_the_liked_item_that_shares_most_is_named_then_the_latest():
@@ -61,7 +60,7 @@ def test_at_most_two_shared_values_are_told():
 
 
 def test_choices_are_all_that_holds():
-    template = parse("explanations", **SPEC)
+    template = parse(**SPEC)
     liked = template.liked_items([BLOOD, HEAT, ALIEN])
     choices = template.choices(FARGO, liked, {"genres": frozenset(["comedy"])})
     assert choices == [
@@ -79,7 +78,7 @@ def test_choices_are_all_that_holds():
 
 @pytest.mark.parametrize("liked", [[], [BLOOD], [HEAT, BLOOD, ALIEN]])
 def test_what_is_learnt_is_among_the_choices(liked):
-    template = parse("explanations", **SPEC)
+    template = parse(**SPEC)
     choices = template.choices(FARGO, template.liked_items(liked), {})
     texts = {" ".join(filter(None, some)) for some in itertools.product(*choices)}
     found = template.written(FARGO, liked, {})
@@ -93,7 +92,7 @@ def test_a_history_that_shares_much_takes_little_memory():
     genres = [f"genre {n}" for n in range(100)]
     liked = [film(f"film {n}", genres) for n in range(100)]
     tracemalloc.start()
-    template = parse("explanations", **SPEC)
+    template = parse(**SPEC)
     choices = template.choices(film("own", genres), template.liked_items(liked), {})
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -104,7 +103,7 @@ def test_a_history_that_shares_much_takes_little_memory():
 def test_an_item_is_cited_for_nothing_that_it_has_not():
     """Director and genres are shared with different films, of which one is cited."""
     text = "[{shared_genres} again[ by {shared_director}], like {shared_genres_in}.]"
-    template = parse("explanations", **SPEC | {"text": text})
+    template = parse(**SPEC | {"text": text})
     crime = film("Heat", ["crime"], "Mann")
     comedy = film("Hudsucker", ["comedy"], "Coen")
     fargo = film("Fargo", ["crime"], "Coen")
@@ -119,13 +118,13 @@ def test_an_item_is_cited_for_nothing_that_it_has_not():
 def test_a_column_whose_name_would_mean_the_item_is_refused():
     spec = {"text": "[Made in {shared_made_in}.]", "liked": "{title}"}
     with pytest.raises(ConfigError, match="shared_made_in"):
-        parse("explanations", **spec).validate(["title", "made_in"])
+        parse(**spec).validate(["title", "made_in"])
     # There it means the item that shares the director, and nothing else could be meant.
     columns = ["title", "genres", "director", "awards"]
-    parse("explanations", **SPEC).validate(columns)
+    parse(**SPEC).validate(columns)
     # A column that nobody asks for.
     spec = {"text": "[Made by {shared_made}.]"}
-    parse("explanations", **spec).validate(["title", "made", "made_in"])
+    parse(**spec).validate(["title", "made", "made_in"])
 
 
 @pytest.mark.parametrize("liked", [[], [ALIEN], [FARGO]])
@@ -142,23 +141,13 @@ def test_what_most_items_have_explains_nothing():
 
 
 def test_texts_that_share_nothing_need_no_liked_item():
-    template = parse("titles", prefix="[{genres}: ]", text="{title}")
+    template = parse(prefix="[{genres}: ]", text="{title}")
     assert template.written(ALIEN, [], {}) == Written("Alien", ())
     assert template.render_prefix(ALIEN) == "horror: "
     assert template.source(["profile"], ALIEN) == ["profile"]
     assert template.needs_item
-    assert parse("explanations", text="[{shared_genres}]").needs_item
-    assert not parse("contents", text="{title}").needs_item
-
-
-def test_source_and_beginning():
-    template = parse("explanations", **SPEC)
-    assert template.source(["p", "b"], FARGO) == ["p", "b", "Fargo, crime, drama, comedy"]
-    assert template.render_prefix(FARGO) == "because"
-    with pytest.raises(DataError, match="needs an item, and none is given"):
-        template.source([], None)
-    with pytest.raises(DataError, match=r"needs a value for \{title\}"):
-        template.source([], Item("x", {}))
+    assert parse(text="[{shared_genres}]").needs_item
+    assert not parse(text="{title}").needs_item
 
 
 def test_a_data_sets_template_holds_it():
@@ -184,13 +173,3 @@ def test_a_data_sets_template_holds_it():
 def test_what_cannot_be_read_is_told(writing, message):
     with pytest.raises(ConfigError, match=message):
         DatasetTemplate.parse({**PLAIN, "writing": writing})
-
-
-def test_values_of_attributes():
-    item = Item("i", {"genres": ("a", ""), "director": None, "year": 1996})
-    assert attribute_values(item, ["genres", "director", "year", "none"]) == {
-        "genres": ("a",),
-        "director": (),
-        "year": ("1996",),
-        "none": (),
-    }
