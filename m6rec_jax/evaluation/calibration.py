@@ -34,7 +34,7 @@ from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
-from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, ranking_name
+from m6rec_jax.evaluation.reranking import Reranking, ranking_name
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import jobs, labelled
@@ -205,15 +205,13 @@ def learn_weights(
     Raises:
       DataError: no rows, or no co-occurrence; or none of the wanted items was found.
     """
-    reranking = evaluator.reranking or Reranking()
-    assert isinstance(reranking, Reranking)
     before = evaluator.sample, evaluator.reranking
     evaluator.sample = evaluator.sample or _RANKING_ROWS
-    evaluator.reranking = learnt = LearntRanking(reranking)
+    evaluator.reranking = reranking = (evaluator.reranking or Reranking()).learning()
     evaluator.predict(task, restored.model, restored.variables)
     evaluator.sample, evaluator.reranking = before
     weights = {}
-    for (name, towers), of_name in learnt.learnt.items():
+    for (name, towers), of_name in (reranking.learnt or {}).items():
         # Without rows that want nothing here.
         wants = (of_name.ranks_before > 0).any(axis=1)
         weights[ranking_name(task.name, name, towers)] = Learnt(

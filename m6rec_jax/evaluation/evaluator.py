@@ -29,12 +29,7 @@ from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.programs.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.evaluation.reranking import (
-    LearntRanking,
-    Reranking,
-    Retrieval,
-    ranking_name,
-)
+from m6rec_jax.evaluation.reranking import Reranking, Retrieval, ranking_name
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
@@ -98,7 +93,7 @@ class Evaluator:
         limit: int = 0,
         sample: int = 0,
         ks: Sequence[int] | int = DEFAULT_KS,
-        reranking: Reranking | LearntRanking | None = None,
+        reranking: Reranking | None = None,
         rules: LogicalRules | None = None,
         mesh: Mesh | None = None,
         progress: bool = True,
@@ -152,7 +147,7 @@ class Evaluator:
             metrics |= {f"{prefix}{name}": value for name, value in found.items()}
         return metrics
 
-    def reranking_of(self, task: TaskInfo) -> Reranking | LearntRanking | None:
+    def reranking_of(self, task: TaskInfo) -> Reranking | None:
         """What orders the items that are found for a task.
 
         Raises:
@@ -350,7 +345,7 @@ class _TaskEvaluation:
         )
         rest_ranks = None
         rest = self._evaluator.ranking.get(ranking_name(self._task.name, name, towers=False))
-        if rest is not None and isinstance(self._reranking, Reranking) and self._reranking.towers:
+        if rest is not None and self._reranking.towers and self._reranking.learnt is None:
             rest_ranks = self._reranking.without_towers()(towers, rest).ranks
         found = self._reranking(towers, weights)
         length = max(self.ks)

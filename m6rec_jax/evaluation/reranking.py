@@ -5,13 +5,14 @@ In gin, with MODEL_DIR the retriever's:
     Evaluator.reranking = @Reranking()
     Reranking.model_dir = "runs/reranking"        # of the scorer; None: no scorer
 
-Its weights are those that `m6rec calibrate` left in MODEL_DIR; `LearntRanking` learns them.
+Its weights are those that `m6rec calibrate` left in MODEL_DIR.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -54,11 +55,20 @@ class Retrieval(NamedTuple):
     name: str = ""
 
 
-class _Asked(NamedTuple):
-    """Arguments of `Reranker.candidates` for a block of rows."""
+class Learnt(NamedTuple):
+    """What was learnt from what was found.
 
-    rows: slice
-    arguments: tuple[Any, ...]
+    Attributes:
+      weights: that were learnt.
+      num_rows: rows whose wanted item was among the candidates.
+      ranks: by these weights, as `RetrievalPredictions.ranks`.
+      ranks_before: the retriever's, likewise.
+    """
+
+    weights: RankingWeights
+    num_rows: int
+    ranks: np.ndarray
+    ranks_before: np.ndarray
 
 
 def ranking_name(task: str, name: str, towers: bool) -> str:
@@ -84,6 +94,10 @@ class Reranking:
       towers: whether the two towers take part. Without them, in `m6rec calibrate` and in `m6rec
         eval`, the rest tells what they add; such weights have a name of their own, and are not
         served.
+
+    Attributes:
+      learnt: None, or what `learning` has learnt: by `Retrieval.name` and by whether the towers
+        took part.
     """
 
     def __init__(
@@ -98,6 +112,25 @@ class Reranking:
         self.towers = towers
         self._model_dir, self._candidate_length, self._step = model_dir, candidate_length, step
         self._rerankers: dict[str, Reranker] = {}
+        self.learnt: dict[tuple[str, bool], Learnt] | None = None
+
+    def learning(self) -> Reranking:
+        """The same, which learns its weights from what was found, and uses them.
+
+        Each row is read twice: as it is, and with the events of a fifth of the items masked, drawn
+        at random once, from which the weights of items that nobody has acted on are learnt. Where
+        the towers take part, weights without them are learnt, too: what the model adds is the
+        difference.
+        """
+        other = copy.copy(self)
+        other.learnt = {}
+        return other
+
+    def without_towers(self) -> Reranking:
+        """The same, in which the towers take no part."""
+        other = copy.copy(self)
+        other.towers = False
+        return other
 
     def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
         """The predictions in the reranker's order.
@@ -111,12 +144,19 @@ class Reranking:
           ConfigError: the weights were learnt with a scorer, and there is none, or without one.
           CheckpointError: no such scorer, or one that lacks what inference needs.
         """
-        reranker = self.reranker(found)
+        if self.learnt is None:
+            return self._reranked(found, weights)
+        if self.towers:
+            self.without_towers()._learn(found)
+        return self._learn(found)
+
+    def _reranked(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
+        reranker = self._reranker(found)
         reranker.use(weights)
-        found = self._asked(found)
+        found = self._part(found)
         predictions = found.predictions
         ranks, ids, scores = [], [], []
-        for rows, arguments in self.blocks(found):
+        for rows, arguments in self._blocks(found):
             best = reranker.rerank(*arguments)
             targets, before = predictions.targets[rows], predictions.ranks[rows]
             there = targets != NO_ITEM
@@ -139,32 +179,19 @@ class Reranking:
             scores=np.concatenate(scores),
         )
 
-    def without_towers(self) -> Reranking:
-        """The same, in which the towers take no part."""
-        other = copy.copy(self)
-        other.towers = False
-        return other
-
-    def blocks(self, found: Retrieval) -> Iterator[_Asked]:
-        """What the reranker is asked, block by block."""
-        found = self._asked(found)
+    def _blocks(self, found: Retrieval) -> Iterator[tuple[slice, tuple[Any, ...]]]:
+        """Rows, and arguments of `Reranker.candidates` for them, block by block."""
+        found = self._part(found)
         predictions, read = found.predictions, found.read
         starts = range(0, len(predictions.users), _BLOCK)
         for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
             rows = slice(start, start + _BLOCK)
             top = TopK(predictions.top_items[rows], predictions.scores[rows])
-            yield _Asked(
-                rows,
-                (
-                    read.histories[rows],
-                    read.past[rows],
-                    read.excluded[rows],
-                    top,
-                    lambda ids, rows=rows: found.similarities(rows, ids),
-                ),
-            )
+            similarities = functools.partial(found.similarities, rows)
+            of_rows = (of[rows] for of in (read.histories, read.past, read.excluded))
+            yield rows, (*of_rows, top, similarities)
 
-    def _asked(self, found: Retrieval) -> Retrieval:
+    def _part(self, found: Retrieval) -> Retrieval:
         """What takes part of what was found: with or without the towers."""
         if self.towers:
             return found
@@ -178,7 +205,7 @@ class Reranking:
             predictions=nothing, similarities=lambda rows, ids: np.zeros(ids.shape, np.float32)
         )
 
-    def reranker(self, found: Retrieval) -> Reranker:
+    def _reranker(self, found: Retrieval) -> Reranker:
         """Of the task's data; made once."""
         data, runtime = found.data, found.runtime
         if data.name not in self._rerankers:
@@ -202,67 +229,26 @@ class Reranking:
             )
         return self._rerankers[data.name]
 
-
-class Learnt(NamedTuple):
-    """What was learnt from what was found.
-
-    Attributes:
-      weights: that were learnt.
-      num_rows: rows whose wanted item was among the candidates.
-      ranks: by these weights, as `RetrievalPredictions.ranks`.
-      ranks_before: the retriever's, likewise.
-    """
-
-    weights: RankingWeights
-    num_rows: int
-    ranks: np.ndarray
-    ranks_before: np.ndarray
-
-
-class LearntRanking:
-    """Stands where a `Reranking` stands, learns its weights from what was found, and uses them.
-
-    Each row is read twice: as it is, and with the events of a fifth of the items masked, drawn at
-    random once, from which the weights of items that nobody has acted on are learnt.
-
-    Args:
-      reranking: what is to be used with the weights. Where the towers take part, weights without
-        them are learnt, too: what the model adds is the difference.
-
-    Attributes:
-      learnt: by `Retrieval.name` and by whether the towers took part.
-    """
-
-    def __init__(self, reranking: Reranking) -> None:
-        self.depth, self.reads_text = reranking.depth, reranking.reads_text
-        self.towers, self._reranking = reranking.towers, reranking
-        self.learnt: dict[tuple[str, bool], Learnt] = {}
-
-    def __call__(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
-        """As `Reranking`; what was learnt before is not looked at."""
-        del weights
-        if self.towers:
-            self._learn(self._reranking.without_towers(), found)
-        return self._learn(self._reranking, found)
-
-    def _learn(self, reranking: Reranking, found: Retrieval) -> RetrievalPredictions:
-        reranker = reranking.reranker(found)
+    def _learn(self, found: Retrieval) -> RetrievalPredictions:
+        """Learns weights, keeps them in `learnt`, and reranks by them."""
+        reranker = self._reranker(found)
         masked = np.random.default_rng(0).random(len(reranker.new)) < _MASKED
         features, rows, wanted, number, num_rows = [], [], [], 0, 0
-        for block, arguments in reranking.blocks(found):
+        for block, arguments in self._blocks(found):
             targets = found.predictions.targets[block]
             for mask in (None, masked):
-                own = reranker.candidates(*arguments, masked=mask)
-                there = own.ids != NO_ITEM
-                same = (own.ids[:, None] == targets[:, :, None]).any(axis=1) & there
-                features.append(own.features[there])
+                candidates = reranker.candidates(*arguments, masked=mask)
+                there = candidates.ids != NO_ITEM
+                same = (candidates.ids[:, None] == targets[:, :, None]).any(axis=1) & there
+                features.append(candidates.features[there])
                 rows.append(number + np.nonzero(there)[0])
                 wanted.append(same[there])
-                number += len(own.ids)
+                number += len(candidates.ids)
                 num_rows += int(same.any(axis=1).sum()) if mask is None else 0
         vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
         weights = RankingWeights.of_vector(vector, reranker.has_scorer)
-        predictions = reranking(found, weights)
+        predictions = self._reranked(found, weights)
         learnt = Learnt(weights, num_rows, predictions.ranks, found.predictions.ranks)
-        self.learnt[found.name, reranking.towers] = learnt
+        assert self.learnt is not None
+        self.learnt[found.name, self.towers] = learnt
         return predictions

@@ -41,7 +41,6 @@ from sentencepiece import sentencepiece_model_pb2
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import write_atomically
-from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.vocabulary import BUILT_IN_SENTINEL
 
 _NORMALIZATION = "nmt_nfkc"  # NFKC and whitespace folding; keeps case
@@ -81,7 +80,6 @@ def train_vocabulary(
     prose: Iterable[str] = (),
     split_by_whitespace: bool = False,
     keep_apart: Sequence[str] = (),
-    progress: bool = False,
 ) -> None:
     """Trains a unigram model and writes it.
 
@@ -101,7 +99,6 @@ def train_vocabulary(
       split_by_whitespace: False lets phrases such as titles become single tokens; True only words.
       keep_apart: words or phrases that never share a token with their neighbours. Name a template's
         words for labels here, or they grow onto titles ("liked Fargo (1996)" as one token).
-      progress: whether to show a bar.
 
     Raises:
       ConfigError: an option out of range, or a size too small for the characters of the text.
@@ -118,21 +115,15 @@ def train_vocabulary(
             words[word] += number
             distinct[word] += 1
 
-    bar = progress_bar(total=3, desc="parts of words", unit=" parts", disable=not progress)
     spelling_size = _NUM_RESERVED + len(set().union(*words))
     spelling_size += int(_SPELLING_SHARE * max(0, size - spelling_size))
     seeds = _seeds({}, distinct, max_length)
     spelling = _train(distinct, seeds, min(size, spelling_size), max_length)
-    bar.update()
-    bar.set_description("phrases")
     num_parts = sum(token.type == _NORMAL and len(token.piece) > 1 for token in spelling.pieces)
     size_left = size - int(num_parts * (1 - _EXPECTED_OVERLAP))
     phrases = {} if split_by_whitespace else _phrases(counts, max_length)
     seeds = _seeds(phrases, words, max_length)
-    bar.update()
     model = _train(counts, seeds, size_left, max_length)
-    bar.update()
-    bar.close()
     _mix(model, spelling, size)
     content: bytes = model.SerializeToString(deterministic=True)
     output = Path(output)

@@ -26,7 +26,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.reranking import LearntRanking, Reranking, Retrieval
+from m6rec_jax.evaluation.reranking import Reranking, Retrieval
 from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
@@ -119,21 +119,6 @@ def test_processes_share_the_rows_of_a_limit(world, monkeypatch, sample):
     rows = evaluator.evaluation(task).rows(("user_index", "item_indices"))
     assert [(row["user_index"], max(row["item_indices"])) for row in rows] == read
     assert len(read) == 4
-
-
-@pytest.mark.parametrize(("setting", "ending"), [("limit", "first3"), ("sample", "sample3")])
-def test_lengths_of_lists_and_numbers_of_rows_come_from_gin(world, setting, ending):
-    *_, model_dir = world
-    with gin.unlock_config():
-        gin.bind_parameter("Evaluator.ks", (2,))
-        gin.bind_parameter(f"Evaluator.{setting}", 3)
-    try:
-        metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
-    finally:
-        gin.clear_config()
-    assert [name for name in metrics if name.startswith("hit_rate@")] == ["hit_rate@2"]
-    assert metrics["num_examples"] == 3
-    assert (model_dir / "evaluation" / f"eval_shop_retrieval-test-3-{ending}.json").is_file()
 
 
 def test_reranked_lists_equal_reranking_by_hand(world):
@@ -230,7 +215,7 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     assert 0 < num_found < 30
 
     # What is learnt is what a search on the candidates finds, and it orders better.
-    learning = LearntRanking(reranking)
+    learning = reranking.learning()
     learnt = learning(retrieval, None)
     own = learning.learnt["", True]
     assert own.num_rows == num_found

@@ -168,14 +168,6 @@ def test_lead_is_against_the_strongest_baseline_whichever_way_is_better() -> Non
     assert Comparison("t", "AUC", 0.7, {"a": None}).lead is None
 
 
-def test_empty_parts_are_left_out() -> None:
-    text = render_report(ReportData(title="Only a title"))
-    page = Page(text)
-    tags = [tag for tag, _ in page.elements]
-    assert not {"h2", "table", "svg", "article", "dl"} & set(tags)
-    assert "Only a title" in page.text
-
-
 @pytest.mark.parametrize("model", [float("nan"), float("inf")])
 def test_what_cannot_be_shown_is_an_error(model: float) -> None:
     with pytest.raises(DataError):

@@ -124,17 +124,6 @@ def test_text_ids_are_what_is_neither_special_nor_unknown(
         assert vocabulary.text_ids.dtype == np.int32
 
 
-def test_frequent_ids_are_text_by_score(vocab: Vocabulary, model_file: str) -> None:
-    processor = sentencepiece.SentencePieceProcessor(model_file=model_file)
-    ids = vocab.frequent_ids(10_000).tolist()
-    in_bytes = {i for i in range(vocab.num_pieces) if processor.is_byte(i)}
-    assert len(in_bytes) == 256
-    assert set(ids) == set(vocab.text_ids.tolist()) - in_bytes
-    scores = [processor.get_score(i) for i in ids]
-    assert scores == sorted(scores, reverse=True)
-    assert vocab.frequent_ids(7).tolist() == ids[:7]
-
-
 def test_fingerprint(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
     assert len(vocab.fingerprint) == 64
     assert Vocabulary(model_file).fingerprint == vocab.fingerprint

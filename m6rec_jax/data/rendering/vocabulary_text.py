@@ -108,7 +108,6 @@ def train_on_prepared(
             copies.of(path),
             prose=texts(has_template=False),
             keep_apart=list(words_of_labels),
-            progress=progress,
         )
         copies.store(path)
     return str(path)
