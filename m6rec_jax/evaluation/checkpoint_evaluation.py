@@ -19,6 +19,7 @@ from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import Job
 from m6rec_jax.metrics.paired import PairedDifference
+from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.pipeline.task_rows import task_vocabulary
@@ -140,7 +141,7 @@ def infer(
     paths = []
     for task in evaluator.tasks:
         predictions = _predict(evaluator, task, restored, model_dir)
-        columns = evaluator.columns(task, predictions)
+        columns = task.job.columns(TaskPart(task, split), predictions)
         name = _name(task.name, evaluator, restored.step)
         path = _folder(model_dir) / "predictions" / f"{name}.parquet"
         if output is not None:

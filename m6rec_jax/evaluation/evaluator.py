@@ -11,7 +11,6 @@ In gin, for metrics at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import Reranking, Retrieval, ranking_name
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
+from m6rec_jax.jobs.job import Array, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec, PromptConfig
@@ -51,8 +50,6 @@ from m6rec_jax.sharding.processes import sum_over_processes
 
 Program = Callable[[Variables, Features], dict[str, Array]]
 
-logger = logging.getLogger(__name__)
-
 
 @gin.configurable
 class Evaluator:
@@ -65,7 +62,7 @@ class Evaluator:
       mixture_or_task_name: registered with seqio.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
       batch_size: rows of a step, over all devices; raised to a multiple of what devices and
-        processes need, with a message. Metrics do not depend on it.
+        processes need. Metrics do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task, of all tasks together at most `sample`
         (`EvaluationBatches.sample`); 0: all. A training run sets the attribute `sample`
@@ -120,14 +117,6 @@ class Evaluator:
         self.reader = batch_reader(mesh)
         multiple = math.lcm(self.reader[1], self.runtime.batch_multiple)
         self.batch_size = -(-batch_size // multiple) * multiple
-        if self.batch_size != batch_size:
-            logger.info(
-                "evaluation has %d rows a step instead of %d: a multiple of %d divides over the "
-                "devices and processes",
-                self.batch_size,
-                batch_size,
-                multiple,
-            )
         # Validating again compiles nothing and reads nothing twice. Keys: kind and configuration;
         # vocabulary and configuration.
         self.kept: dict[str, dict[Hashable, Any]] = {task.name: {} for task in self.tasks}
@@ -204,10 +193,6 @@ class Evaluator:
     def evaluation(self, task: TaskInfo) -> Evaluation:
         """What metrics of a task are computed with; it has no model."""
         return _TaskEvaluation(self, task)
-
-    def columns(self, task: TaskInfo, predictions: Any) -> Columns:
-        """Predictions as columns of a file, with ids and names in front."""
-        return task.job.columns(TaskPart(task, self.split), predictions)
 
     def batches(self, task: TaskInfo) -> EvaluationBatches:
         """This process's rows of one of the tasks; they count what they have dropped."""

@@ -208,7 +208,12 @@ def test_files_of_requests(world: World, tmp_path: Path) -> None:
 def test_predictions_of_a_part(world: World) -> None:
     evaluator, task = Evaluator(TASK, LENGTHS, 64, split="test"), task_info(TASK)
     predictions = evaluator.predict(task, world.model.model, world.model.variables)
-    agree(world, of_requests(world, evaluator.columns(task, predictions)["probability"]))
+    agree(
+        world,
+        of_requests(
+            world, task.job.columns(evaluator.evaluation(task).data, predictions)["probability"]
+        ),
+    )
     assert evaluator.metrics(task, predictions)["share_of_cut_texts"] < 0.1  # longer than a row
 
 

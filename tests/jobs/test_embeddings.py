@@ -37,7 +37,7 @@ def check(model, variables):
     (task,) = evaluator.tasks
     assert task_info(task.name).kind == "embeddings"
     predictions = evaluator.predict(task, model, variables)
-    columns = evaluator.columns(task, predictions)
+    columns = task.job.columns(evaluator.evaluation(task).data, predictions)
     catalogue = task.prepared().catalogue()
     num_users = len(predictions.users)
     assert columns["id"][num_users:].tolist() == [item.id for item in catalogue.items]
