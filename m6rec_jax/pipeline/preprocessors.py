@@ -62,7 +62,7 @@ def _several_rows(
     ]
 
 
-@preprocessor("history", "items", "item_indices", "user_index", at_random=True)
+@preprocessor("history", "items", "item_indices", "user_index")
 def retrieval_rows(
     layout: RowLayout,
     *,
@@ -80,20 +80,16 @@ def retrieval_rows(
         time (`text.rows.drop_words`): for items that were never trained on.
     """
     log_frequency = None if layout.prepared is None else layout.data().catalogue().log_frequency
-    drop_words = layout.word_dropout("retrieval_rows.item_word_dropout", item_word_dropout)
 
-    def make(example: Example, rng: np.random.Generator) -> Row:
-        items, indices = (
-            [drop_words(text, rng) for text in example["items"]],
-            example["item_indices"],
-        )
+    def make(example: Example, drop_words: Callable[[str], str]) -> Row:
+        items, indices = [drop_words(item) for item in example["items"]], example["item_indices"]
         limit = rows.candidate_share(len(items), layout.target_length, candidate_length)
         frequency = None if log_frequency is None else log_frequency[indices]
         row = layout.source(example["history"])
         row |= layout.candidates(items, None, indices, frequency, candidate_length=limit)
         return layout.row(row, user=example["user_index"], retrieval=1)
 
-    return make
+    return layout.dropout("retrieval_rows.item_word_dropout", item_word_dropout, make)
 
 
 @preprocessor("source", "target")
@@ -105,7 +101,7 @@ def generation_rows(layout: RowLayout) -> MakeRows:
     return lambda example: layout.generation(example["source"], example["target"])
 
 
-@preprocessor("source", "target", at_random=True)
+@preprocessor("source", "target")
 def infilling_rows(layout: RowLayout) -> MakeRows:
     """`documents` view: spans of source and target are masked and restored (pretraining i)."""
 
@@ -210,7 +206,7 @@ def classification_rows(layout: RowLayout) -> MakeRows:
     return make
 
 
-@preprocessor("source", "question", "label", at_random=True)
+@preprocessor("source", "question", "label")
 def class_word_rows(
     layout: RowLayout,
     *,
@@ -230,20 +226,19 @@ def class_word_rows(
     Raises:
       DataError: a class without a word.
     """
-    drop_words = layout.word_dropout("class_word_rows.word_dropout", word_dropout)
 
-    def make(example: Example, rng: np.random.Generator) -> Row:
+    def make(example: Example, drop_words: Callable[[str], str]) -> Row:
         label = int(example["label"])
         if label >= len(words):
             raise DataError(
                 f"class {label} of {layout.task_name} has no word: register_text_tasks was given "
                 f"class_words = {tuple(words)}"
             )
-        source = [drop_words(segment, rng) for segment in example["source"]]
+        source = [drop_words(segment) for segment in example["source"]]
         question, word = [example["question"]], [words[label]]
         return _judged_in_words(layout, source, question, word, outcome_weight)
 
-    return make
+    return layout.dropout("class_word_rows.word_dropout", word_dropout, make)
 
 
 @preprocessor("source", "prefix", "target", "text_index")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from m6rec_jax.text.rows import Text
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
-# Of an example or, where the preprocessor is `at_random`, of it and a generator.
+# Of an example, or of one and a generator.
 MakeRows = Callable[..., Row | list[Row]]
 
 _FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=False)
@@ -100,27 +101,30 @@ class RowLayout(NamedTuple):
             "decoder_job_ids": np.full(positions, job_id(self.task_name), np.int32),
         }
 
-    def word_dropout(self, setting: str, share: float) -> Callable[[str, np.random.Generator], str]:
-        """A function that drops a share of a text's words, in training alone.
+    def dropout(self, setting: str, share: float, make: Callable[..., Row]) -> MakeRows:
+        """Rows for which `make` drops a share of the words, in training alone.
 
-        Raises ConfigError, with gin's name of the share, where it is none.
+        Args:
+          setting: gin's name of the share, for the ConfigError where it is none.
+          share: of the words.
+          make: from an example and the function that drops words of a text to a row.
         """
         if not 0 <= share < 1:
             raise ConfigError(f"{setting} = {share} is not from 0 up to below 1")
         if not share or not _FOR_TRAINING.get():
-            return lambda text, rng: text
-        return lambda text, rng: rows.drop_words(text, share, rng)
+            return lambda example: make(example, str)
+        return lambda example, rng: make(example, lambda text: rows.drop_words(text, share, rng))
 
 
 def preprocessor(
-    *columns: str, optional: Sequence[str] = (), at_random: bool = False
+    *columns: str, optional: Sequence[str] = ()
 ) -> Callable[[Callable[..., MakeRows]], Callable[..., tf.data.Dataset]]:
     """Turns a function of a `RowLayout` and gin's settings into a preprocessor of seqio.
 
     The preprocessor takes rows with the columns, `sequence_length`, a `vocabulary`, a `task_name`,
     perhaps `data` (`RowLayout.prepared`) and settings; it raises ConfigError where the rows lack a
-    column. `optional` columns are read where the data have them. Rows that are made `at_random`
-    have a generator each, seeded by seqio's seed for the row.
+    column. `optional` columns are read where the data have them. Functions of an example and a
+    generator have one for each row, seeded by seqio's seed for it.
     """
 
     def decorate(function: Callable[..., MakeRows]) -> Callable[..., tf.data.Dataset]:
@@ -145,8 +149,9 @@ def preprocessor(
                     f"{', '.join(sorted(ds.element_spec))}; is this the right view, and was it "
                     "prepared by this version (`m6rec data prepare` prepares it anew)?"
                 )
-            to_tensors = _tensor_rows(configurable(layout, **settings), names)
-            if at_random:
+            make = configurable(layout, **settings)
+            to_tensors = _tensor_rows(make, names)
+            if len(inspect.signature(make).parameters) > 1:
                 return seqio.map_over_dataset(to_tensors, num_seeds=1)(ds).unbatch()
             return ds.map(to_tensors, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
