@@ -97,17 +97,15 @@ def test_a_vocabulary_reads_the_texts(prepared):
 
 
 def test_impossible_views_are_told(tmp_path):
-    source = write_shop(tmp_path / "shop")
-    with pytest.raises(ConfigError, match="no 'queries', so there is no text to prepare"):
-        prepare(source, tmp_path, "leave_one_out", PrepareOptions(views=("queries",)))
-    writing = {"queries": {"text": "[{shared_director}]"}}
-    source = write_shop(tmp_path / "other", writing)
-    with pytest.raises(ConfigError, match=r"no field \{shared_director\}"):
-        prepare(source, tmp_path, "leave_one_out", PrepareOptions(views=("queries",)))
     # A genre of one film alone is shared with nobody.
-    writing = {"queries": {"text": "[{shared_title}]"}}
-    source = write_shop(tmp_path / "third", writing)
-    with pytest.raises(DataError, match="no row for the view 'queries'"):
-        prepare(
-            source, tmp_path, "leave_one_out", PrepareOptions(views=("queries",)), progress=False
+    for number, (writing, error, message) in enumerate(
+        (
+            (WRITING, ConfigError, "no 'queries', so there is no text to prepare"),
+            ({"queries": {"text": "[{shared_director}]"}}, ConfigError, "{shared_director}"),
+            ({"queries": {"text": "[{shared_title}]"}}, DataError, "no row for the view 'queries'"),
         )
+    ):
+        source = write_shop(tmp_path / str(number), writing)
+        options = PrepareOptions(views=("queries",))
+        with pytest.raises(error, match=message):
+            prepare(source, tmp_path, "leave_one_out", options, progress=False)
