@@ -1,16 +1,20 @@
-"""Folders that one process at a time may write to."""
+"""Folders that one process at a time may write to, and go on with where another was killed."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import write_atomically
 
-LOCK_FILE = "lock"
+LOCK_FILE, _PROGRESS = "lock", "progress.json"
 
 
 @contextlib.contextmanager
@@ -34,3 +38,38 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
                 f"another process is {doing}; wait for it, or name another output"
             ) from error
         yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A folder that is being written.
+
+    Attributes:
+      path: of the files, until all are there.
+      made_of: what they are made of, for JSON.
+    """
+
+    path: Path
+    made_of: list[Any]
+
+    def done(self) -> int:
+        """How much an earlier run has done; 0 where that was made of something else."""
+        if not (file := self.path / _PROGRESS).exists():
+            return 0
+        earlier = json.loads(file.read_bytes())
+        return int(earlier["done"]) if earlier["made_of"] == self.made_of else 0
+
+    def record(self, done: int) -> None:
+        """Keeps how much is done, for a later run."""
+        write_atomically(self.path / _PROGRESS, json.dumps({"made_of": self.made_of, "done": done}))
+
+
+@contextlib.contextmanager
+def unfinished_folder(folder: Path, doing: str, made_of: list[Any]) -> Iterator[Unfinished]:
+    """Yields what becomes `folder` when the block ends; raises DataError as `locked_folder`."""
+    path = folder.with_name(f"{folder.name}.unfinished")
+    with locked_folder(path, doing):
+        yield Unfinished(path, made_of)
+        (path / _PROGRESS).unlink()
+        path.rename(folder)
+        (folder / LOCK_FILE).unlink()

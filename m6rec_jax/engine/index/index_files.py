@@ -33,8 +33,8 @@ from m6rec_jax.engine.index.catalogue_index import CatalogueIndex, TopK
 from m6rec_jax.engine.programs.runtime import smallest_that_fits
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.locks import Unfinished, unfinished_folder
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.io.unfinished import Unfinished, unfinished_folder
 
 log = logging.getLogger(__name__)
 

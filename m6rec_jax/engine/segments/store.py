@@ -26,8 +26,8 @@ import numpy as np
 
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.locks import unfinished_folder
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.io.unfinished import unfinished_folder
 
 MANIFEST, KEYS, STARTS = "manifest.json", "keys.npy", "starts.npy"
 STATES, SCALES = "states.npy", "scales.npy"
