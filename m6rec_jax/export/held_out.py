@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m6rec_jax.data.store.prepared import Prepared
+from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.index.index_files import catalogue_fingerprint, open_index, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
@@ -238,15 +239,15 @@ def answer(
         ]
     # One room for texts of all tasks.
     generator = model.generator(**options)
-    asked = [r["source"] for r in rows], [r["prefix"] for r in rows]
-    texts = generator.greedy(*asked, tasks=[task] * len(rows))
+    requests = [TextRequest(row["source"], row["prefix"], task) for row in rows]
+    texts = generator.write(requests)
     if num_beams:
-        generator.beam_search(*asked, num_beams=num_beams, tasks=[task] * len(rows))
+        generator.beam_search(requests, num_beams=num_beams)
     if titles is not None and titles.task == task:
         titles.ask(generator, rows)
     return [
-        Answered("generate", task, {"history": source, "prefix": prefix}, text.text)
-        for source, prefix, text in zip(*asked, texts, strict=True)
+        Answered("generate", task, {"history": one.source, "prefix": one.prefix}, text.text)
+        for one, text in zip(requests, texts, strict=True)
     ]
 
 

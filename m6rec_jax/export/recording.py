@@ -19,7 +19,7 @@ from m6rec_jax.engine.programs.exported_programs import CONSTANTS
 
 Arrays = dict[str, np.ndarray]
 # Of the leaves of titles' `Automaton`, which is the first of what an engine gives besides.
-_TITLE_SHAPES = ("1, nodes + 1", *["1, nodes"] * 2, "slots", *["1, nodes"] * 3)
+_TITLE_SHAPES = ("nodes + 1", *["nodes"] * 2, "slots", *["nodes"] * 3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,7 +165,6 @@ class ServedModel(tf.Module):
         length = self._calls["greedy"].inputs["prefix_ids"][1]
         given, _ = self._text.tokens(prefix[:, None])
         inputs["prefix_ids"] = tf.pad(given[:, 0], [[0, 0], [0, length]])[:, :length]
-        inputs["seeds"] = tf.zeros([tf.shape(history)[0], 1], tf.uint32)
         tokens = self._run("greedy", inputs, own)["tokens"][: tf.shape(history)[0], 0]
         return {"texts": self._text.text(tokens)}
 

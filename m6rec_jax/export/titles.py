@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m6rec_jax import configuration
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.jobs.request_data import open_serving_data
@@ -36,17 +36,14 @@ class Titles(NamedTuple):
           generator: that records its programs.
           rows: of the task's view.
         """
-        sources, prefixes = [row["source"] for row in rows], [row["prefix"] for row in rows]
-        tasks = [self.task] * len(rows)
-        found = generator.greedy(sources, prefixes, trie=self.trie, tasks=tasks)
-        generator.recommend(
-            sources,
-            self.trie,
-            self.num_beams,
-            prefixes,
-            tasks=tasks,
-            seen=[[] if one.entry is None else self.trie.indices(one.entry) for one in found],
-        )
+        requests = [TextRequest(row["source"], row["prefix"], self.task) for row in rows]
+        others = [
+            request._replace(seen=() if text.entry is None else self.trie.indices(text.entry))
+            for request, text in zip(
+                requests, generator.write(requests, trie=self.trie), strict=True
+            )
+        ]
+        generator.recommend(others, self.trie, self.num_beams)
 
     def write(self, folder: Path) -> None:
         """Writes `titles.json`: what `entries` and `seen` of the programs number."""

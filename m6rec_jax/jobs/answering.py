@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.parts import Parts
@@ -39,7 +39,7 @@ class Accepted(NamedTuple):
       request, text: as it was checked, and as the model reads it.
       number: of the request in its file, from 0: what is drawn at random depends on no other.
       wanted: of its texts, where they grow one by one.
-      choices: of each of these texts, see `Answerer.choices`.
+      choices: of each text, see `Answerer.choices`.
     """
 
     job: str
@@ -142,7 +142,7 @@ class Answerer(abc.ABC, Generic[TaskState]):
         """
 
     def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
-        """What each text that grows may say, made when its request is accepted: it takes long."""
+        """What each text may say, made when its request is accepted: it takes long."""
         del accepted
         return ()
 

@@ -24,8 +24,8 @@ from m6rec_jax.dialogue.replies import ReplyGrammar
 from m6rec_jax.dialogue.state import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER, DialogueState
 from m6rec_jax.dialogue.wishes import Obeying, obeying
 from m6rec_jax.dialogue.words import FILMS, words_of
-from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
-from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator, TextRequest
+from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
@@ -173,8 +173,7 @@ class Conversation:
             self._trie = TitleTrie(titles.vocabulary, catalogue.titles, titles.max_tokens)
             self._num_beams = min(num_beams, len(self._trie))
         if retrieval is not None:
-            task = self._tasks.get("retrieval")
-            self._index = index or retrieval.index(catalogue.texts, task)
+            self._index = index or retrieval.index(catalogue.texts, self._task("retrieval"))
         items = catalogue.items or [Item("")] * len(catalogue.titles)
         words = words_of(items[0].attributes)
         if named_items and not words.attributes:
@@ -281,7 +280,9 @@ class Conversation:
             if self._read_liked is not None:
                 read = [self._read_liked(one.state.liked) for one in dialogues]
             histories = [own.history for own in read]
-            users = self._retrieval.embed_users(histories, self._asked("retrieval", len(sources)))
+            users = self._retrieval.embed_users(
+                histories, [self._task("retrieval")] * len(histories)
+            )
         written = self._by_title(sources, excluded, users)
         retrieved = self._by_retrieval(read, excluded, users)
         understood = [self._grammar.wished(own.kept) if own.kept else "" for own in filtered]
@@ -389,22 +390,20 @@ class Conversation:
     ) -> list[GeneratedText]:
         """Replies of the model, among choices."""
         assert self._replies is not None
-        return self._decoding.generate(
-            self._replies,
-            [one.reply_source() for one in dialogues],
-            [REPLY_PREFIX] * len(dialogues),
-            self._asked("replies", len(dialogues)),
+        requests = [
             # Every turn draws anew, and the same dialogue gives the same replies.
-            keys=[(len(one.turns),) for one in dialogues],
-            choices=choices,
-        )
+            self._decoding.request(
+                one.reply_source(), REPLY_PREFIX, self._task("replies"), (len(one.turns),), own
+            )
+            for one, own in zip(dialogues, choices, strict=True)
+        ]
+        return self._decoding.write(self._replies, requests)
 
     def _hear(self, speaker: str, text: str) -> None:
         self.state.hear(speaker, " ".join(text.split()))
 
-    def _asked(self, part: str, number: int) -> list[str] | None:
-        name = self._tasks.get(part)
-        return None if name is None else [name] * number
+    def _task(self, part: str) -> str:
+        return self._tasks.get(part, "")
 
     def _by_title(
         self,
@@ -422,14 +421,16 @@ class Conversation:
                 lambda places, user=user: similarities(user[None], np.asarray(places)[None])[0]
                 for user in users
             ]
+        requests = [
+            TextRequest(source, task=self._task("titles"), seen=own.tolist())
+            for source, own in zip(sources, excluded, strict=True)
+        ]
         found = self._titles.recommend(
-            sources,
+            requests,
             self._trie,
             min(self._num_items, self._num_beams),
             num_beams=self._num_beams,
             item_scores=known,
-            tasks=self._asked("titles", len(sources)),
-            seen=[own.tolist() for own in excluded],
         )
         rows = [[(i, title.score) for title in own for i in title.indices] for own in found]
         return [self._recommended(pairs[: self._num_items]) for pairs in rows]

@@ -21,9 +21,9 @@ from m6rec_jax.data.dataset.schema import LabelSpec
 from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.dialogue.state import REPLY_PREFIX
 from m6rec_jax.engine.candidates.likelihood import token_sums
-from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
+from m6rec_jax.engine.decoding.generation import GeneratedText, TextRequest
+from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
-from m6rec_jax.engine.decoding.text_choices import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
@@ -41,13 +41,7 @@ from m6rec_jax.jobs.job import (
 )
 from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
 from m6rec_jax.jobs.parts import Parts
-from m6rec_jax.jobs.true_texts import (
-    LazyChoices,
-    TrueTexts,
-    choices_about,
-    choices_of_rows,
-    tells_shared,
-)
+from m6rec_jax.jobs.true_texts import TrueTexts, choices_of_rows, tells_shared
 from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
@@ -65,6 +59,7 @@ _METRICS = {
     "queries": text_metrics.content_metrics,
     "replies": text_metrics.conversation_metrics,
 }
+_ROWS_AT_A_TIME = 4_096
 # What is read before a reply is a dialogue, segments already.
 _REPLIES = WritingTemplate(prefix=Template.parse(REPLY_PREFIX, "reply"), text=NOTHING)
 # All that is read is the input.
@@ -105,16 +100,19 @@ class GenerationJob(Job):
         language = LanguagePredictions.of(evaluation.outputs())
         rows = evaluation.rows()
         decoding, generator = Decoding(), evaluation.generator()
-        choices = None
+        choices, task = None, evaluation.data.name
         if decoding.true_only:
-            choices = choices_of_rows(evaluation.data, rows, generator.vocabulary)
-        texts = decoding.generate(
-            generator,
-            [row["source"] for row in rows],
-            [row["prefix"] for row in rows],
-            [evaluation.data.name] * len(rows),
-            choices=choices,
-        )
+            choices = choices_of_rows(evaluation.data, generator.vocabulary)
+        texts: list[GeneratedText] = []
+        # What all texts may say need not fit in memory.
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):
+            requests = [
+                decoding.request(
+                    row["source"], row["prefix"], task, (start + n,), choices and choices(row)
+                )
+                for n, row in enumerate(rows[start : start + _ROWS_AT_A_TIME])
+            ]
+            texts += decoding.write(generator, requests)
         return GenerationPredictions(
             rows=rows,
             texts=[text.continuation for text in texts],
@@ -320,27 +318,26 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return answers
 
     def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[Texts]:
-        own = self.of_task(task)
-        asked = [
-            (one, index, item, choices)
-            for one in accepted
-            for choices in [own.choices(one.request)]
-            for index, item in enumerate(own.items(one.request))
-        ]
-        found = self._decoding.generate(
-            self.parts.generator(task),
-            [own.template.source(one.text.history, item) for one, _, item, _ in asked],
-            [own.template.render_prefix(item) for *_, item, _ in asked],
-            [task] * len(asked),
-            # A request is drawn the same text whatever shares its batch.
-            keys=[(one.number, index) for one, index, *_ in asked],
-            choices=LazyChoices(
-                [functools.partial(choices_about, choices, item) for *_, item, choices in asked]
-            ),
-        )
-        texts = iter(found)
+        requests = [request for one in accepted for request in self._requests(one)]
+        texts = iter(self._decoding.write(self.parts.generator(task), requests))
+        numbers = (len(self.of_task(task).items(one.request)) for one in accepted)
+        return [Texts.of(itertools.islice(texts, number)) for number in numbers]
+
+    def _requests(self, accepted: Accepted) -> list[TextRequest]:
+        template, task = self.of_task(accepted.task), accepted.task
+        writing, history, wanted = template.template, accepted.text.history, accepted.wanted
+        choices = accepted.choices or self.choices(accepted)
         return [
-            Texts.of(list(itertools.islice(texts, len(own.items(one.request))))) for one in accepted
+            self._decoding.request(
+                writing.source(history, item),
+                writing.render_prefix(item),
+                task,
+                # A request is drawn the same text whatever shares its batch.
+                (accepted.number, index),
+                choices[index],
+                wanted if self.one_by_one(task) else None,
+            )
+            for index, item in enumerate(template.items(accepted.request))
         ]
 
     def one_by_one(self, task: str) -> bool:
@@ -348,37 +345,27 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
         Beam search has no single text that grows.
         """
+        del task
         return self.parts.continuous and self._decoding.one_by_one
 
     def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
-        if not self.one_by_one(accepted.task):
-            return ()
-        own = self.of_task(accepted.task)
-        choices = own.choices(accepted.request)
-        return [choices_about(choices, item) for item in own.items(accepted.request)]
+        state = self.of_task(accepted.task)
+        choices = state.choices(accepted.request)
+        items = state.items(accepted.request)
+        return [None if choices is None or item is None else choices(item) for item in items]
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
         """Functions that submit the texts of a request to `Parts.continuous_generator`.
 
         The results of the streams are the texts of `answer`, but for what the request wants.
         """
-        items = self.of_task(accepted.task).items(accepted.request)
-        return [functools.partial(self._submit, accepted, n, item) for n, item in enumerate(items)]
-
-    def _submit(self, accepted: Accepted, index: int, item: Item | None) -> GenerationStream:
-        template, wanted = self.of_task(accepted.task).template, accepted.wanted
-        generator = self.parts.continuous_generator()
-        prefix = template.render_prefix(item)
-        given = len(generator.vocabulary.encode(prefix))
-        room = self.parts.generator(accepted.task).max_tokens - given
-        return generator.submit(
-            template.source(accepted.text.history, item),
-            accepted.task,
-            prefix=prefix,
-            max_tokens=min(room, wanted.max_tokens or room),
-            choices=accepted.choices[index],
-            **self._decoding.for_one((accepted.number, index), wanted),
-        )
+        generator, wanted = self.parts.continuous_generator(), accepted.wanted
+        return [
+            functools.partial(
+                generator.submit, generator.stream(request, wanted.max_tokens, wanted.stop)
+            )
+            for request in self._requests(accepted)
+        ]
 
     def describe(self, task: str) -> Mapping[str, Any]:
         return {
@@ -391,18 +378,15 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             if self.one_by_one(task):
                 self.parts.warm_once("continuous", self.parts.continuous_generator().warm_up)
                 continue
-            generator = self.parts.generator(task)
             # Tasks of one length share a generator.
-            chosen = self.of_task(task).true is not None
-            self.parts.warm_once(
-                ("generator", generator.max_tokens, chosen),
-                functools.partial(self._warm, generator, task),
-            )
+            has_choices = self.of_task(task).true is not None
+            key = "generator", self.parts.generator(task).max_tokens, has_choices
+            self.parts.warm_once(key, functools.partial(self._warm, task, has_choices))
 
-    def _warm(self, generator: Generator, task: str) -> None:
+    def _warm(self, task: str, has_choices: bool) -> None:
+        generator = self.parts.generator(task)
+        choices = TextChoices(()) if has_choices else None
         for history in generator.warm_up_histories():
+            request = self._decoding.request(history, "", task, (), choices)
             for size in self.parts.batch_sizes:
-                choices = None if self.of_task(task).true is None else [TextChoices(())] * size
-                self._decoding.generate(
-                    generator, [history] * size, None, [task] * size, choices=choices
-                )
+                self._decoding.write(generator, [request] * size)

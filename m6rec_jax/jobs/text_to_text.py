@@ -67,9 +67,9 @@ class TextToTextJob(Job):
         found, rows, generator = evaluation.outputs(), evaluation.rows(), evaluation.generator()
         order = np.argsort(found["user_ids"][:, 0])  # rows of several processes take turns
         inputs = [without_end(row["inputs"]) for row in rows]
-        texts = Decoding().generate(
-            generator, [[ids] for ids in inputs], None, [evaluation.data.name] * len(rows)
-        )
+        decoding, task = Decoding(), evaluation.data.name
+        requests = [decoding.request([ids], "", task, (n,)) for n, ids in enumerate(inputs)]
+        texts = decoding.write(generator, requests)
         decode = generator.vocabulary.decode
         return TextToTextPredictions(
             rows,

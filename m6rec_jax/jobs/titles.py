@@ -15,7 +15,7 @@ import gin
 import numpy as np
 
 from m6rec_jax.engine.candidates.likelihood import token_sums
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -68,28 +68,26 @@ class TitleRecommendationJob(RecommendationJob):
             "titles", lambda: TitleTrie(generator.vocabulary, texts, generator.max_tokens)
         )
         rows = evaluation.rows()
-        sources = [row["source"] for row in rows]
+        requests = [TextRequest(row["source"], task=evaluation.data.name) for row in rows]
         towers = evaluation.beside("item_recommendation")
         scores = None
         if towers is not None:
+            sources = [row["source"] for row in rows]
             scores = SharedTitles(towers.retriever(), trie, texts).item_scores(sources)
         longest = max(evaluation.ks)
-        tasks = [evaluation.data.name] * len(rows)
-        # An empty list for everybody: with it and without it are one program.
-        of_all, of_new = (
+        k = min(longest, len(trie))
+
+        def items(requests: Sequence[TextRequest]) -> list[tuple[list[int], list[float]]]:
+            found = generator.recommend(requests, trie, k, item_scores=scores)
+            # Several items may share a title.
+            return [_items(titles, min(longest, len(texts))) for titles in found]
+
+        of_all = items(requests)
+        of_new = items(
             [
-                # Several items may share a title.
-                _items(titles, min(longest, len(texts)))
-                for titles in generator.recommend(
-                    sources,
-                    trie,
-                    min(longest, len(trie)),
-                    item_scores=scores,
-                    tasks=tasks,
-                    seen=seen,
-                )
+                request._replace(seen=named_items(row).tolist())
+                for request, row in zip(requests, rows, strict=True)
             ]
-            for seen in ([()] * len(rows), [named_items(row).tolist() for row in rows])
         )
         targets = target_items(rows)
         top_items = np.array([items for items, _ in of_new])
@@ -309,16 +307,20 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def _answer(self, task: str, asked: Sequence[Accepted]) -> list[RecommendedTitles]:
         own = self.of_task(task)
-        histories = [one.text.history for one in asked]
         hides = self.parts.hides_seen(task, self._exclude_seen)
+        histories = [one.text.history for one in asked]
+        requests = [
+            TextRequest(
+                one.text.history,
+                own.template.render_prefix(_about(one.request)),
+                task,
+                seen=own.excluded(one.request, hides),
+            )
+            for one in asked
+        ]
+        scores = None if own.shared is None else own.shared.item_scores(histories)
         found = self.parts.generator(task).recommend(
-            histories,
-            own.trie,
-            self._num_beams(own),
-            prefixes=[own.template.render_prefix(_about(one.request)) for one in asked],
-            seen=[own.excluded(one.request, hides) for one in asked],
-            item_scores=None if own.shared is None else own.shared.item_scores(histories),
-            tasks=[task] * len(asked),
+            requests, own.trie, self._num_beams(own), item_scores=scores
         )
         answers = []
         for one, titles in zip(asked, found, strict=True):
@@ -347,30 +349,16 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             own, generator = self.of_task(task), self.parts.generator(task)
-            self.parts.warm_once(
-                (
-                    "titles",
-                    generator.max_tokens,
-                    own.trie.length,
-                    self._num_beams(own),
-                    own.trie.shapes,
-                ),
-                functools.partial(self._warm, generator, task),
-            )
+            key = ("titles", generator.max_tokens, self._num_beams(own), own.trie.shapes)
+            self.parts.warm_once(key, functools.partial(self._warm, task))
 
-    def _warm(self, generator: Generator, task: str) -> None:
-        own = self.of_task(task)
+    def _warm(self, task: str) -> None:
+        own, generator = self.of_task(task), self.parts.generator(task)
         for history in generator.warm_up_histories():
             for size in self.parts.batch_sizes:
                 for seen in own.trie.warm_up_seen():
-                    generator.recommend(
-                        [history] * size,
-                        own.trie,
-                        self._num_beams(own),
-                        prefixes=[""] * size,
-                        seen=[seen] * size,
-                        tasks=[task] * size,
-                    )
+                    requests = [TextRequest(history, task=task, seen=seen)] * size
+                    generator.recommend(requests, own.trie, self._num_beams(own))
 
     def _num_beams(self, own: _TitlesTask) -> int:
         return min(self._max_k, len(own.trie))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from m6rec_jax.data.store.prepared import Prepared
-from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.jobs.job import Row, TaskData
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -45,44 +44,19 @@ class TrueTexts:
         return of
 
 
-class LazyChoices(Sequence[TextChoices | None]):
-    """Choices of many texts, each made when it is asked for: all of them may not fit in memory.
-
-    Args:
-      makers: for each text a function that gives its choices; None: it may say anything.
-    """
-
-    def __init__(self, makers: Sequence[Callable[[], TextChoices | None]]) -> None:
-        self._makers = makers
-
-    def __len__(self) -> int:
-        return len(self._makers)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._makers[index]()
-
-
-def choices_of_rows(
-    data: TaskData, rows: Sequence[Row], vocabulary: Vocabulary
-) -> LazyChoices | None:
-    """What each text may truly say; None where the template tells of nothing shared.
-
-    Args:
-      data: of a task of kind 'generation'.
-      rows: of its view.
-      vocabulary: of the model.
-    """
+def choices_of_rows(data: TaskData, vocabulary: Vocabulary) -> Callable[[Row], TextChoices] | None:
+    """What the text of a row of a task may truly say; None where nothing shared is told."""
     prepared = data.prepared()
     if not tells_shared(prepared, data.view):
         return None
     items = prepared.catalogue().items
     true = TrueTexts(prepared.template().writing[data.view], items, vocabulary)
 
-    def maker(row: Row) -> Callable[[], TextChoices]:
+    def of(row: Row) -> TextChoices:
         liked = [items[i] for i in row["liked_indices"]]
-        return lambda: true.for_user(liked)(items[row["item_indices"][0]])
+        return true.for_user(liked)(items[row["item_indices"][0]])
 
-    return LazyChoices(list(map(maker, rows)))
+    return of
 
 
 def tells_shared(prepared: Prepared, view: str) -> bool:
@@ -90,10 +64,3 @@ def tells_shared(prepared: Prepared, view: str) -> bool:
     if view not in WRITING or not prepared.has_template:
         return False
     return bool(prepared.template().writing[view].shared)
-
-
-def choices_about(
-    choices: Callable[[Item], TextChoices] | None, item: Item | None
-) -> TextChoices | None:
-    """What a text about an item may say, by `TrueTexts.for_user`; None: anything."""
-    return None if choices is None or item is None else choices(item)

@@ -19,6 +19,7 @@ from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, PromptConfig
@@ -196,7 +197,9 @@ def test_a_hundred_swaps_hold_one_bank(bank_path: Path, backbone_dir: Path) -> N
 
     def answer(bank: LoadedBank) -> None:
         bank.scorer(batch_sizes=(8,)).score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
-        bank.generator("titles", batch_sizes=(4,)).greedy(HISTORIES, tasks=["titles"] * 4)
+        bank.generator("titles", batch_sizes=(4,)).write(
+            [TextRequest(history, task="titles") for history in HISTORIES]
+        )
 
     bank = load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"])
     answer(bank)

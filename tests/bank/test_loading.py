@@ -17,7 +17,7 @@ from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
@@ -66,12 +66,12 @@ def test_tasks_by_name(
         **CLOSE,
     )
     (text,), (expected,) = (
-        generator.greedy(histories)
+        generator.write([TextRequest(own) for own in histories])
         for generator in (loaded.generator("titles"), by_itself(Generator, "titles", 12))
     )
     assert text.text == expected.text
     assert text.score == pytest.approx(expected.score, rel=1e-3)
-    (longer,) = by_itself(Generator, "titles", T).greedy(histories)
+    (longer,) = by_itself(Generator, "titles", T).write([TextRequest(histories[0])])
     assert longer.text != expected.text
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
         loaded.retriever("next")

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.engine.candidates.scoring import Scorer
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
+from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.retrieval import Retriever
@@ -64,19 +65,19 @@ def answers(
     )
     generator = Generator(model, placed, vocabulary, options)
     trie = TitleTrie(vocabulary, TITLES)
-    titles = generator.recommend(HISTORIES, trie, 3)
+    requests = [TextRequest(history) for history in HISTORIES]
+    titles = generator.recommend(requests, trie, 3)
     texts = [f"{title}, {i} percent" for i, title in enumerate(TITLES)]
     retriever = Retriever(model, placed, vocabulary, options)
     shared = SharedTitles(retriever, trie, texts)
+    asked = zip(requests, ["likes", "user", "liked it,"], [[1], [], [7]], strict=True)
     ordered = generator.recommend(
-        HISTORIES,
+        [request._replace(prefix=prefix, seen=seen) for request, prefix, seen in asked],
         trie,
         7,
-        ["likes", "user", "liked it,"],
-        seen=[[1], [], [7]],
         item_scores=shared.item_scores(HISTORIES),
     )
-    samples = generator.sample(HISTORIES, num_samples=2, seed=3)
+    samples = generator.write([one._replace(sampling=SamplingOptions()) for one in requests])
     users, index = retriever.embed_users(HISTORIES), retriever.index(texts)
     scorer = Scorer(model, placed, vocabulary, options)
     late_model, segments = M6Rec(model.config.replace(late_layers_start=1)), None
@@ -96,7 +97,7 @@ def answers(
         "titles": [[one.title for one in row] for row in titles],
         "scores": [[one.score for one in row] for row in titles],
         "indices": [[one.indices for one in row] for row in ordered],
-        "samples": [[one.text for one in row] for row in samples],
+        "samples": [one.text for one in samples],
         "users": users.tolist(),
         "items": retriever.embed_items(texts).tolist(),
         "found": index.top_k(users, 4).scores.tolist(),

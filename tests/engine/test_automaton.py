@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.decoding.automaton import NO_ENTRY, NO_RANK, Automaton
-from m6rec_jax.engine.decoding.text_choices import TextChoices, stacked_graphs
-from m6rec_jax.engine.decoding.token_trie import build_trie
+from m6rec_jax.engine.decoding.graphs import TextChoices, build_trie, graphs_of_choices
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import all_but_pad
 
@@ -30,11 +29,11 @@ Text = tuple[int, ...]
 def follow(automaton: Automaton, tokens: Any) -> Any:
     """Masks `[length, rows, vocab]` and entries `[length, rows]` before each token."""
 
-    def step(place: Any, column: Any) -> Any:
-        found = automaton.mask(place, LOG_PROBS), automaton.entries(place)
-        return automaton.advance(place, column), found
+    def step(node: Any, column: Any) -> Any:
+        found = automaton.mask(node, LOG_PROBS, LENGTH), automaton.entries(node)
+        return automaton.advance(node, column, jnp.zeros(ROWS, bool)), found
 
-    return jax.lax.scan(step, automaton.start(2, ROWS // 2), tokens.T)[1]
+    return jax.lax.scan(step, automaton.start_nodes(2, ROWS // 2), tokens.T)[1]
 
 
 def check(automaton: Automaton, walks: list[list[Text]], texts: list[list[Text]]) -> None:
@@ -71,7 +70,7 @@ def test_titles_and_what_each_source_excludes(
 ) -> None:
     """At every prefix that is left, the mask is that of a trie without the excluded sequences."""
     texts = [(*sequence, EOS_ID) for sequence in sequences]
-    trie = Automaton(None, build_trie(sequences))
+    trie = build_trie(sequences)
     check(trie, [texts, texts[::-1]], [texts, texts])
     ordered = sorted(texts)
     ranks = np.full((2, 32), NO_RANK, np.int32)
@@ -92,18 +91,8 @@ def texts_of(parts: list[list[Text]]) -> set[Text]:
     return {(*text, EOS_ID) for text in (found - {()} or found)}
 
 
-def of_choices(parts: list[list[Text]], room: int, before: int = 0) -> Automaton:
-    """Beside a source that writes freely."""
-    return all_but_pad(VOCAB)._replace(
-        graphs=stacked_graphs([None, TextChoices(parts)], 2),
-        graph=np.array([-1, 1], np.int32),
-        before=np.array([before, before], np.int32),
-        room=np.array([room, room], np.int32),
-    )
-
-
-_mask = jax.jit(lambda automaton, place, scores: automaton.mask(place, scores))
-_advance = jax.jit(lambda automaton, place, tokens: automaton.advance(place, tokens))
+_mask = jax.jit(lambda automaton, *args: automaton.mask(*args))
+_advance = jax.jit(lambda automaton, *args: automaton.advance(*args))
 
 
 @settings(max_examples=60)
@@ -116,12 +105,15 @@ def test_choices_after_a_prefix_end_in_their_room(
     texts = texts_of(parts)
     prefixes = {text[:n] for text in texts for n in range(len(text) + 1)}
     random = np.random.default_rng(seed)
-    automaton = of_choices(parts, room, len(prefix))
-    place, text = automaton.start(2), ()
+    # Beside a source that writes freely.
+    automaton = graphs_of_choices([None, TextChoices(parts)], 2)._replace(
+        free=all_but_pad(VOCAB).free
+    )
+    node, text = automaton.start_nodes(2), ()
     for token in prefix:  # whatever the graph says of it
-        place = _advance(automaton, place, np.full(2, token, np.int32))
+        node = _advance(automaton, node, np.full(2, token, np.int32), np.ones(2, bool))
     while not text or text[-1] != EOS_ID:
-        masked = np.asarray(_mask(automaton, place, LOG_PROBS[:2]))
+        masked = np.asarray(_mask(automaton, node, LOG_PROBS[:2], room - len(text)))
         assert np.flatnonzero(np.isfinite(masked[0])).tolist() == list(range(1, VOCAB))
         allowed = np.flatnonzero(np.isfinite(masked[1]))
         rest = [t for t in texts if t[: len(text)] == text and len(t) <= room]
@@ -129,7 +121,7 @@ def test_choices_after_a_prefix_end_in_their_room(
             assert {t[len(text)] for t in rest} == set(allowed.tolist())
         assert all((*text, token) in prefixes for token in allowed.tolist())
         text = (*text, int(random.choice(allowed)))
-        place = _advance(automaton, place, np.full(2, text[-1], np.int32))
+        node = _advance(automaton, node, np.full(2, text[-1], np.int32), np.zeros(2, bool))
     assert text in texts
     assert len(text) <= room or min(map(len, texts)) > room
 
@@ -137,8 +129,13 @@ def test_choices_after_a_prefix_end_in_their_room(
 def walk(choices: TextChoices, tokens: Text) -> int:
     node = 0
     for token in tokens:
-        node = choices.edges[node].get(token, node)
+        node = edges(choices, node).get(token, node)
     return node
+
+
+def edges(choices: TextChoices, node: int) -> dict[int, int]:
+    own = slice(*choices.first_edge[node : node + 2])
+    return dict(zip(choices.token[own].tolist(), choices.target[own].tolist(), strict=True))
 
 
 def test_too_many_choices_lose_the_last_ones() -> None:
@@ -148,15 +145,15 @@ def test_too_many_choices_lose_the_last_ones() -> None:
     node = walk(choices, many[0])
     assert node != 0
     assert walk(choices, (*many[0], *many[2])) != node
-    assert many[0][0] in choices.edges[0]
-    assert 100 < len(choices.edges[0]) <= 256
+    assert many[0][0] in edges(choices, 0)
+    assert 100 < len(edges(choices, 0)) <= 256
 
 
 def test_what_need_not_be_said_still_need_not() -> None:
     long = tuple(range(2, 3_002))
     # Of the part that must say something, half of its one choice is left, and half of that.
     choices = TextChoices([[long, ()], [(3_002,), ()], [long]])
-    assert set(choices.edges[0]) == {3_002, 2}
+    assert set(edges(choices, 0)) == {3_002, 2}
     assert walk(choices, long[:1_500]) == walk(choices, (3_002, *long[:1_500])) > 0
     assert walk(choices, (EOS_ID,)) == 0
 
@@ -165,16 +162,16 @@ def test_memory_follows_the_titles_not_the_vocabulary() -> None:
     """10,000 titles of 12 tokens out of 32,000: no array has more than nodes or width entries."""
     rng = np.random.default_rng(0)
     sequences = np.unique(rng.integers(2, 32_000, (10_000, 12)), axis=0)
-    trie = Automaton(None, build_trie(list(sequences)))
+    trie = build_trie(list(sequences))
     assert sum(array.size for array in jax.tree.leaves(trie)) < 4 * 2 * 13 * 10_000
     log_probs = jnp.zeros((4, 32_128))
-    compiled = _mask.lower(trie, trie.start(4), log_probs).compile()
+    compiled = _mask.lower(trie, trie.start_nodes(4), log_probs, 1).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= 8 * log_probs.nbytes
 
 
 def test_a_catalogue_may_grow_without_compiling_anew() -> None:
     shapes = [
-        [leaf.shape for leaf in build_trie([(2, token) for token in range(2, 2 + number)])[:4]]
+        [leaf.shape for leaf in build_trie([(2, token) for token in range(2, 2 + number)])[1:5]]
         for number in (5, 6)
     ]
     assert shapes[0] == shapes[1]

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.engine.decoding.beam_search import Beams, beam_search, top_k
-from m6rec_jax.engine.decoding.token_trie import build_trie
+from m6rec_jax.engine.decoding.graphs import build_trie
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import (
     NUM_CODES,
@@ -182,13 +181,12 @@ def test_only_sequences_of_a_trie() -> None:
     """Fewer sequences than beams: all of them, in order, then nothing."""
     sequences = [(2, 3), (2, 3, 4), (4,), (2, 2, 2)]
     language = random_language(4)
-    trie = Automaton(None, build_trie(sequences))
+    trie = build_trie(sequences)
     found = search(language, free(), trie, 0.0, num_beams=6)
     for source in range(SOURCES):
         log_probs = [language.log_probability(source, (*s, EOS_ID)) for s in sequences]
         order = np.argsort(log_probs)[::-1]
-        place = jax.tree.map(lambda leaf, source=source: leaf[source], found.state)
-        assert trie.entries(place).tolist()[:4] == order.tolist()
+        assert trie.entries(found.node[source]).tolist()[:4] == order.tolist()
         np.testing.assert_allclose(found.scores[source][:4], np.array(log_probs)[order], rtol=1e-5)
         assert np.isneginf(found.scores[source][4:]).all()
         assert [until_end(t) for t in found.tokens[source][:4]] == [

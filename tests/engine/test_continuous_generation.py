@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
-from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
-from m6rec_jax.engine.decoding.stream import GenerationStream, shown
-from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator, TextRequest
+from m6rec_jax.engine.decoding.graphs import TextChoices
+from m6rec_jax.engine.decoding.sampling import GREEDY, SamplingOptions
+from m6rec_jax.engine.decoding.stream import GenerationStream, detokenized
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
@@ -52,27 +53,22 @@ def alone(lively: Any) -> Generator:
 @pytest.fixture(scope="module")
 def shared(lively: Any) -> Any:
     """Three slots, so that requests wait for one another."""
-    generator = ContinuousGenerator(
-        *lively, options(), num_slots=3, row_counts=(1, 3), join_sizes=(1, 2)
-    )
+    generator = ContinuousGenerator(*lively, options(), num_slots=3, row_counts=(1, 3))
     generator.warm_up()
     return generator
 
 
-def expected(alone: Generator, request: dict[str, Any]) -> GeneratedText:
-    own = dict(request)
-    arguments: Any = ([own.pop("segments")], [own.pop("prefix", "")])
-    task, limit = own.pop("task"), own.pop("max_tokens", None)
-    assert limit is None
-    choices = [own.pop("choices", None)]
-    if own.get("temperature"):
-        return alone.sample(*arguments, tasks=[task], choices=choices, **own)[0][0]
-    return alone.greedy(*arguments, tasks=[task], choices=choices)[0]
+def expected(alone: Generator, request: TextRequest) -> GeneratedText:
+    return alone.write([request])[0]
 
 
-def longest(alone: Generator) -> dict[str, Any]:
+def submit(generator: ContinuousGenerator, request: TextRequest, *args: Any) -> GenerationStream:
+    return generator.submit(generator.stream(request, *args))
+
+
+def longest(alone: Generator) -> TextRequest:
     """The request whose text is longest."""
-    requests = [{"segments": history, "task": "a"} for history in HISTORIES]
+    requests = [TextRequest(history, task="a") for history in HISTORIES]
     return max(requests, key=lambda request: len(expected(alone, request).text))
 
 
@@ -91,21 +87,16 @@ def finish(generator: ContinuousGenerator) -> None:
 # Pieces of any vocabulary; most of the texts have to go on after a few steps.
 SOME = TextChoices([[(300, 301), (300, 302, 303), ()], [(304,), (305, 306)], [(307,) * 5, ()]])
 REQUESTS = st.builds(
-    lambda history, task, prefix, sampling, choices: (
-        {"segments": HISTORIES[history], "task": task, "prefix": prefix} | sampling | choices
+    lambda history, prefix, task, sampling, choices: TextRequest(
+        HISTORIES[history], prefix, task, sampling, history, choices
     ),
     st.integers(0, 4),
-    st.sampled_from(["a", "b"]),
     st.sampled_from(["", "Film B", "the prefix"]),
+    st.sampled_from(["a", "b"]),
     st.sampled_from(
-        [
-            {},
-            {"temperature": 1.0, "seed": 3},
-            {"temperature": 0.7, "top_k": 5, "seed": 4},
-            {"temperature": 1.3, "top_p": 0.8, "seed": 5},
-        ]
+        [GREEDY, SamplingOptions(), SamplingOptions(0.7, top_k=5), SamplingOptions(1.3, top_p=0.8)]
     ),
-    st.sampled_from([{}, {"choices": SOME}]),
+    st.sampled_from([None, SOME]),
 )
 # What happens: a request comes, one of those that came is cancelled, or steps are taken.
 EVENTS = st.lists(
@@ -116,10 +107,10 @@ EVENTS = st.lists(
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS)
 def test_every_text_is_the_one_it_is_alone(alone: Generator, shared: Any, events: Any) -> None:
-    asked: list[tuple[dict[str, Any], GenerationStream]] = []
+    asked: list[tuple[TextRequest, GenerationStream]] = []
     for event in events:
-        if isinstance(event, dict):
-            asked.append((event, shared.submit(**event)))
+        if isinstance(event, TextRequest):
+            asked.append((event, submit(shared, event)))
         elif event == "step":
             shared.step()
         elif asked:
@@ -138,7 +129,7 @@ def test_every_text_is_the_one_it_is_alone(alone: Generator, shared: Any, events
 def test_texts_differ_and_end_at_different_lengths(alone: Generator) -> None:
     """Guards the test above: with equal texts it could not fail."""
     found = [
-        expected(alone, {"segments": history, "task": task, "temperature": 1.0, "seed": seed})
+        expected(alone, TextRequest(history, "", task, SamplingOptions(), seed))
         for history in HISTORIES
         for task in TASKS
         for seed in range(2)
@@ -151,10 +142,10 @@ def test_texts_differ_and_end_at_different_lengths(alone: Generator) -> None:
 def test_limits_and_stop_texts(alone: Generator, shared: Any) -> None:
     request = longest(alone)
     whole = expected(alone, request)
-    few = shared.submit(**request, max_tokens=3)
+    few = submit(shared, request, 3)
     word = whole.text[6:9]
-    ended = shared.submit(**request, stop=["never in there", word])
-    prefixed = shared.submit(**request, prefix="Film B", max_tokens=1)
+    ended = submit(shared, request, None, ["never in there", word])
+    prefixed = submit(shared, request._replace(prefix="Film B"), 1)
     finish(shared)
     assert (few.finish_reason, few.num_tokens) == ("length", 3)
     assert whole.text.startswith(few.result().text.rstrip("\ufffd "))
@@ -178,8 +169,8 @@ def test_stacked_layers(shop_vocabulary: Any, meshed: bool) -> None:
     )
     asked = []
     for number, history in enumerate(HISTORIES):
-        request = {"segments": history, "task": "ab"[number % 2]}
-        asked.append((request, generator.submit(**request)))
+        request = TextRequest(history, task="ab"[number % 2])
+        asked.append((request, submit(generator, request)))
         generator.step()
     finish(generator)
     for request, stream in asked:
@@ -187,29 +178,27 @@ def test_stacked_layers(shop_vocabulary: Any, meshed: bool) -> None:
 
 
 def test_bad_requests(shared: Any) -> None:
-    history = HISTORIES[0]
-    with pytest.raises(DataError, match="leaves no room"):
-        shared.submit(history, "a", prefix="word " * 30)
-    with pytest.raises(ConfigError, match="temperature = -1"):
-        shared.submit(history, "a", temperature=-1)
+    request = TextRequest(HISTORIES[0], task="a")
+    with pytest.raises(DataError, match="no room"):
+        shared.stream(request._replace(prefix="word " * 30))
     with pytest.raises(ConfigError, match="max_tokens = 0"):
-        shared.submit(history, "a", max_tokens=0)
+        shared.stream(request, 0)
     with pytest.raises(ConfigError, match="no task 'c'"):
-        shared.submit(history, "c")
+        shared.stream(request._replace(task="c"))
 
 
 def test_a_step_that_fails_ends_the_texts_under_way_alone(
     alone: Generator, shared: Any, monkeypatch: Any
 ) -> None:
-    request = {"segments": HISTORIES[1], "task": "b"}
+    request = TextRequest(HISTORIES[1], task="b")
     with monkeypatch.context() as patch:
         patch.setattr(shared, "_take_steps", lambda *_: 1 / 0)
-        broken = shared.submit(**request)
+        broken = submit(shared, request)
         finish(shared)
     assert broken.finish_reason == "error"
     with pytest.raises(ZeroDivisionError):
         broken.result()
-    after = shared.submit(**request)
+    after = submit(shared, request)
     finish(shared)
     same(after.result(), expected(alone, request))
 
@@ -229,9 +218,9 @@ def test_what_was_shown_stays(shop_vocabulary: Any, data: Any) -> None:
     stop = data.draw(st.sampled_from([(), ("a",), ("é", "本"), ("  ", "a b")]))
     before = ""
     for size in range(num_given, len(tokens) + 1):
-        now = shown(shop_vocabulary, tokens[:size], num_given, stop)
+        now = detokenized(shop_vocabulary, tokens[:size], num_given, stop)
         assert now.continuation.startswith(before)
         assert now.text.endswith(now.continuation) or num_given
-        before = now.continuation[: now.sure]
+        before = now.continuation[: now.num_stable]
         if now.stopped:
             break

@@ -13,9 +13,9 @@ import pytest
 
 from m6rec_jax.engine.decoding.automaton import Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
+from m6rec_jax.engine.decoding.graphs import build_trie
 from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.slots import Slots, Step, advance, model_step
-from m6rec_jax.engine.decoding.token_trie import build_trie
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.layout import pad_batch
@@ -43,22 +43,22 @@ class Decoded(NamedTuple):
     num_steps: Any
 
 
-@functools.partial(jax.jit, static_argnames="rows_per_source")
+@functools.partial(jax.jit, static_argnames="alike")
 def toy(
     language: Language,
     prefix_ids: Any,
     automaton: Automaton,
     options: Any = None,
-    rows_per_source: int = 1,
+    alike: bool = False,
 ) -> Decoded:
     number, length = prefix_ids.shape
-    cache = language.start(number, rows_per_source)
+    cache = language.start(1, number) if alike else language.start(number)
     seeds = None if options is None else jnp.arange(number, dtype=jnp.uint32)
-    slots = Slots.of(cache, automaton, prefix_ids, rows_per_source, seeds, options)
-    active = jnp.ones(number * rows_per_source, bool)
+    slots = Slots.of(cache, automaton, prefix_ids, seeds, options)
+    active = jnp.ones(number, bool)
     slots, written = advance(language.step, slots, automaton, active, length)
     ended = (written.tokens == EOS_ID).any(axis=1)
-    entries = automaton.entries(slots.place)
+    entries = automaton.entries(slots.node)
     return Decoded(written.tokens, written.gained.sum(1), ended, entries, written.num_steps)
 
 
@@ -118,7 +118,7 @@ def test_nothing_allowed_ends_a_row() -> None:
 def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
     """Sequences of unlike lengths: the first rows to end wait for the others."""
     sequences = [(2,), (3, 3), (4, 2, 2), (2, 4, 3, 2, 2), (3, 2), (4, 4, 4, 4)]
-    trie = Automaton(None, build_trie(sequences))
+    trie = build_trie(sequences)
     options = SamplingOptions() if sampled else None
     found = toy(random_language(6), np.zeros((200, LENGTH), np.int32), trie, options)
     entries = np.asarray(found.entries)
@@ -129,8 +129,8 @@ def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
 
 def test_sampled_texts_come_as_often_as_they_are_likely() -> None:
     language, number, length = random_language(2), 8000, 3
-    nothing = np.zeros((1, length), np.int32)
-    found = toy(language, nothing, all_but_pad(), SamplingOptions(), rows_per_source=number)
+    nothing = np.zeros((number, length), np.int32)
+    found = toy(language, nothing, all_but_pad(), SamplingOptions(), alike=True)
     texts = [until_end(tokens) for tokens in found.tokens]
     for text in set(texts):
         # The pad id is never drawn; what it had falls to the others, token by token.

@@ -12,13 +12,16 @@ from hypothesis.extra import numpy as arrays
 
 from m6rec_jax.engine.decoding.sampling import SamplingOptions, keep_likeliest, sampler
 from m6rec_jax.engine.decoding.text_decoding import Decoding, TextOptions
-from tests.engine.toy_language import keys
 
 VOCAB = 12
 # Unlike by at least 1/16, so that their probabilities are unlike in float32, too.
 LOGITS = arrays.arrays(np.int32, (3, VOCAB), elements=st.integers(-160, 160), unique=True).map(
     lambda sixteenths: (sixteenths / 16).astype(np.float32)
 )
+
+
+def seeds(number: int) -> Any:
+    return jnp.arange(number, dtype=jnp.uint32)
 
 
 def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
@@ -85,7 +88,7 @@ def test_top_p_is_taken_of_what_top_k_left() -> None:
 def test_frequencies(options: SamplingOptions, expected: Any) -> None:
     number = 20_000
     log_probs = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (number, 1))
-    tokens = jax.jit(lambda x, position: sampler(keys(number), options)(x, position))(log_probs, 3)
+    tokens = jax.jit(lambda x, position: sampler(seeds(number), options)(x, position))(log_probs, 3)
     frequencies = np.bincount(tokens, minlength=4) / number
     np.testing.assert_allclose(frequencies, expected, atol=0.015)
     assert not frequencies[np.asarray(expected) == 0].any()
@@ -98,24 +101,25 @@ def test_every_row_may_have_options_of_its_own() -> None:
         jnp.tile(jnp.array([0, 2, 0]), 1000),
         jnp.tile(jnp.array([1.0, 1.0, 0.8]), 1000),
     )
-    tokens = np.asarray(sampler(keys(3000), options)(log_probs, jnp.int32(0)))
+    tokens = np.asarray(sampler(seeds(3000), options)(log_probs, jnp.int32(0)))
     assert [set(tokens[row::3].tolist()) for row in range(3)] == [{0}, {0, 1}, {0, 1, 2}]
 
 
 def test_a_draw_depends_on_its_row_and_position_alone() -> None:
     rng = np.random.default_rng(0)
     log_probs = jnp.asarray(rng.normal(size=(6, 500)), jnp.float32)
-    draw = sampler(keys(6), SamplingOptions(top_p=0.99))
+    draw = sampler(seeds(6), SamplingOptions(top_p=0.99))
     tokens = np.asarray(draw(log_probs, jnp.int32(4)))
     others = jnp.asarray(rng.normal(size=(6, 500)), jnp.float32).at[2].set(log_probs[2])
     assert draw(others, jnp.int32(4))[2] == tokens[2]
-    alone = sampler(keys(6)[2:3], SamplingOptions(top_p=0.99))
+    alone = sampler(seeds(6)[2:3], SamplingOptions(top_p=0.99))
     assert alone(log_probs[2:3], jnp.int32(4))[0] == tokens[2]
     assert (np.asarray(draw(log_probs, jnp.int32(5))) != tokens).any()
     assert len(set(np.asarray(draw(jnp.tile(log_probs[:1], (6, 1)), jnp.int32(4))).tolist())) > 1
 
 
 def test_the_least_share_keeps_a_token() -> None:
-    wanted = Decoding("sample").for_one((0,), TextOptions(temperature=1.0, top_p=1e-50))
-    kept = keep_likeliest(np.array([[0.0, 2.0, 1.0]], np.float32), 0, np.float32(wanted["top_p"]))
+    wanted = TextOptions(temperature=1.0, top_p=1e-50)
+    top_p = np.float32(Decoding().request([], "", "", (0,), wanted=wanted).sampling.top_p)
+    kept = keep_likeliest(np.array([[0.0, 2.0, 1.0]], np.float32), 0, top_p)
     assert np.isfinite(np.asarray(kept)).tolist() == [[False, True, False]]

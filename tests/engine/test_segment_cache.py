@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.programs.runtime import Runtime
@@ -148,13 +148,13 @@ def test_texts_are_those_of_one_pass(shop_vocabulary):
     options = dataclasses.replace(cached.options, target_length=8, target_buckets=(8,))
     plain = Generator(*model, shop_vocabulary, dataclasses.replace(options, segments=None))
     cached = Generator(*model, shop_vocabulary, options)
-    joined = ContinuousGenerator(*model, shop_vocabulary, options, num_slots=2, join_sizes=(2,))
-    tasks = ["task 0", "task 1"]
-    expected = plain.greedy(HISTORIES[:2], tasks=tasks)
-    streams = [joined.submit(*asked) for asked in zip(HISTORIES, tasks, strict=False)]
+    joined = ContinuousGenerator(*model, shop_vocabulary, options, num_slots=2)
+    requests = [TextRequest(h, task=f"task {n}") for n, h in enumerate(HISTORIES[:2])]
+    expected = plain.write(requests)
+    streams = [joined.submit(joined.stream(request)) for request in requests]
     while joined.step():
         pass
-    for found in (cached.greedy(HISTORIES[:2], tasks=tasks), [one.result() for one in streams]):
+    for found in (cached.write(requests), [one.result() for one in streams]):
         assert [one.text for one in found] == [one.text for one in expected]
     assert kept.counts()["source"].hits
 

@@ -31,8 +31,6 @@ def test_scores_order_items_that_share_a_title(trie):
     scores[[2, 12, 13]] = [0.1, 0.3, 0.2]
     assert trie.indices(2, scores.take) == [12, 13, 2]
     assert trie.indices(3, scores.take) == [3]
-    with pytest.raises(DataError, match=r"scores of shape \[2\] for 3 items"):
-        trie.indices(2, lambda indices: np.zeros(2))
 
 
 def test_long_titles_are_cut_and_may_then_be_shared(shop_vocabulary):

@@ -3,7 +3,6 @@
 import itertools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,7 +71,3 @@ def every_text(length: int, vocab: int = VOCAB) -> list[tuple[int, ...]]:
 def until_end(tokens: Any) -> tuple[int, ...]:
     """A row `[length]` without its padding."""
     return tuple(int(token) for token in tokens if token != PAD_ID)
-
-
-def keys(number: int, seed: int = 0) -> Any:
-    return jax.random.split(jax.random.key(seed), number)

@@ -14,7 +14,7 @@ from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.rendering.corpora import prepare_corpus
 from m6rec_jax.data.rendering.dialogues import Dialogues
 from m6rec_jax.data.splitting.splits import PARTS
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.retrieval import Retriever
@@ -105,8 +105,8 @@ def columns_of(task, predictions):
     return found.job.columns(TaskPart(found, "train"), predictions)
 
 
-def sources_of(rows):
-    return [row["source"] for row in rows], [row["prefix"] for row in rows]
+def requests_of(rows):
+    return [TextRequest(row["source"], row["prefix"]) for row in rows]
 
 
 def test_explanations(found, generator):
@@ -116,7 +116,7 @@ def test_explanations(found, generator):
     columns = columns_of("shop_explanations", predictions)
     texts = columns["written"].tolist()
     # Freely, an untrained model would write something else.
-    freely = [text.continuation for text in generator.greedy(*sources_of(rows))]
+    freely = [text.continuation for text in generator.write(requests_of(rows))]
     assert set(freely).isdisjoint(texts)
     assert columns["reference"].tolist() == references
     assert columns["source"][0].endswith(rows[0]["source"][-1])
@@ -164,14 +164,13 @@ def test_written_titles_are_recommendations(world, found, generator):
     predictions, metrics = found["talks_titles"]
     rows = rows_of("talks_titles")[:LIMIT]
     titles = task_info("talks_titles").prepared().catalogue().texts
-    sources, _ = sources_of(rows)
     trie = TitleTrie(world[0], titles)
     lists = [
-        [
-            [title.indices[0] for title in one]
-            for one in generator.recommend(sources, trie, 4, seen=seen)
-        ]
-        for seen in ([()] * LIMIT, [row["seen_indices"] for row in rows])
+        [[title.indices[0] for title in one] for one in generator.recommend(requests, trie, 4)]
+        for requests in (
+            [TextRequest(row["source"]) for row in rows],
+            [TextRequest(row["source"], seen=row["seen_indices"]) for row in rows],
+        )
     ]
     expected = expected_recall(rows, *lists)
     assert {name: metrics[name] for name in expected} == expected

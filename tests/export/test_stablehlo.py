@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.programs.exported_programs import Exported, ExportError
@@ -30,22 +31,20 @@ def shapes(model: Any) -> dict[str, Any]:
 def answers(model: Any, copies: int, titles: Titles, **options: Any) -> list[Any]:
     """Of every engine, for so many times three requests."""
     trie, seen = titles.trie, [[3, 5], [], [7]]
-    histories, candidates, prefixes = (
-        own * copies for own in (HISTORIES, CANDIDATES, ["drama:", "", "a"])
-    )
+    histories, candidates = HISTORIES * copies, CANDIDATES * copies
+    plain = [TextRequest(history) for history in histories]
+    given = zip(plain, ["drama:", "", "a"] * copies, seen * copies, strict=True)
+    requests = [one._replace(prefix=prefix, seen=own) for one, prefix, own in given]
     own = {"batch_sizes": (1, 7, 64)} | shapes(model) | options
     retriever, generator = model.retriever("next", **own), model.generator("titles", **own)
     return [
         *model.scorer("ctr", **own).score_requests(histories, candidates),
         retriever.embed_users(histories),
         retriever.embed_items([text for texts in candidates for text in texts]),
-        [tuple(text) for text in generator.greedy(histories)],
-        [[tuple(text) for text in own] for own in generator.beam_search(histories)],
-        [tuple(text) for text in generator.greedy(histories, prefixes, trie=trie)],
-        [
-            [tuple(title) for title in own]
-            for own in generator.recommend(histories, trie, 12, prefixes, seen=seen * copies)
-        ],
+        [tuple(text) for text in generator.write(plain)],
+        [[tuple(text) for text in own] for own in generator.beam_search(plain)],
+        [tuple(text) for text in generator.write(requests, trie=trie)],
+        [[tuple(title) for title in own] for own in generator.recommend(requests, trie, 12)],
     ]
 
 
@@ -94,7 +93,9 @@ def test_an_export_answers_as_its_model(run: Path, exported: Path, titles: Title
 def test_a_task_of_shorter_texts(run: Path, exported: Path) -> None:
     """One of a bank, whose programs have room for the longest texts of all tasks."""
     ours, theirs = (
-        load_model(one).generator("titles", target_length=8).greedy(HISTORIES, ["", "a", ""])
+        load_model(one)
+        .generator("titles", target_length=8)
+        .write([TextRequest(*one) for one in zip(HISTORIES, ["", "a", ""], strict=True)])
         for one in (run, exported)
     )
     assert not all(text.ended for text in ours)
@@ -111,7 +112,8 @@ def test_titles_of_another_catalogue(run: Path, exported: Path, names: list[str]
     found = []
     for model in map(load_model, (run, exported)):
         trie, generator = TitleTrie(model.vocabulary, names), model.generator("titles")
-        found.append(generator.recommend(HISTORIES, trie, 5, num_beams=12, seen=[[0, 2]] * 3))
+        requests = [TextRequest(history, seen=[0, 2]) for history in HISTORIES]
+        found.append(generator.recommend(requests, trie, 5, num_beams=12))
     for own, their in zip(*found, strict=True):
         assert [title.indices for title in their] == [title.indices for title in own]
         assert not {0, 2} & {index for title in their for index in title.indices}

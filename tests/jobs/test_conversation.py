@@ -49,22 +49,24 @@ class Model:
     def __init__(self, reply="Try Heat."):
         self.reply, self.sources, self.seen = reply, [], []
 
-    def greedy(self, sources, prefixes, *, tasks, choices):
-        self.sources += sources
-        assert tasks in (None, ["r"])
-        self.choices = choices and choices[0]
-        assert prefixes == ["SYSTEM:"]
+    def write(self, requests):
+        (request,) = requests
+        self.sources.append(request.source)
+        assert request.task in ("", "r")
+        self.choices = request.choices
+        assert request.prefix == "SYSTEM:"
         return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
 
     def _left(self, seen):
         self.seen.append(set(seen))
         return [place for place in range(len(TITLES)) if place not in seen]
 
-    def recommend(self, sources, trie, k, *, num_beams, item_scores, tasks, seen):
-        self.sources += sources
+    def recommend(self, requests, trie, k, *, num_beams, item_scores):
+        (request,) = requests
+        self.sources.append(request.source)
         self.item_scores = item_scores
         assert num_beams <= len(trie)
-        return [[RecommendedTitle(TITLES[i], -float(i), [i]) for i in self._left(seen[0])[:k]]]
+        return [[RecommendedTitle(TITLES[i], -float(i), [i]) for i in self._left(request.seen)[:k]]]
 
     def index(self, texts, task):
         assert texts == TITLES
@@ -91,10 +93,10 @@ class FilmModel(Model):
         self.seen.append(set(seen))
         return [place for place in range(len(films.ITEMS)) if place not in seen]
 
-    def recommend(self, sources, trie, k, *, seen, **_):
+    def recommend(self, requests, trie, k, **_):
         return [
-            [RecommendedTitle(films.TITLES[i], -float(i), [i]) for i in self._left(own)[:k]]
-            for own in seen
+            [RecommendedTitle(films.TITLES[i], -float(i), [i]) for i in self._left(one.seen)[:k]]
+            for one in requests
         ]
 
     def index(self, texts, task):

@@ -1,18 +1,15 @@
 """Texts for requests: the same row gives the same text, with the probability that it has."""
 
 import collections
-import functools
 
 import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.decoding.generation import Generator
-from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.request_data import open_serving_data
-from m6rec_jax.jobs.true_texts import LazyChoices
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from tests.serving.served_films import (
@@ -100,33 +97,15 @@ def test_log_probabilities_are_no_scores(infer, configured, served_model):
     for row, answer in zip(asked, found, strict=True):
         parsed = parser.parse(row)
         template = data.template.writing["titles"]
-        beams = generator.beam_search(
-            [renderer.render(parsed).history] * 2,
-            [template.render_prefix(item) for item in parsed.candidates],
-            num_beams=3,
-            length_penalty=1.0,
-        )
+        history = renderer.render(parsed).history
+        requests = [TextRequest(history, template.render_prefix(i)) for i in parsed.candidates]
+        beams = generator.beam_search(requests, num_beams=3, length_penalty=1.0)
         assert answer["texts"] == [texts[0].continuation for texts in beams]
         # Of the tokens themselves, see test_generation.
         expected = [texts[0].log_probability for texts in beams]
         np.testing.assert_allclose(answer["log_probabilities"], expected, rtol=1e-5)
         scores = [texts[0].score for texts in beams]
         assert all(2 * p < score for p, score in zip(expected, scores, strict=True))
-
-
-def test_choices_are_made_when_they_are_asked_for():
-    made = []
-
-    def make(number):
-        made.append(number)
-        return TextChoices([[(number,)]])
-
-    choices = LazyChoices([functools.partial(make, number) for number in range(3)])
-    assert any(choices)
-    assert len(choices) == 3
-    assert made == [0]
-    choices[2]
-    assert made == [0, 2]
 
 
 @pytest.mark.parametrize("job", [None, "title_recommendation"])

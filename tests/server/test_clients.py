@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pytest
 
+from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.decoding.text_decoding import Decoding, TextOptions
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.serving.service import Service
@@ -115,7 +116,7 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
     histories = [PROFILE.splitlines(), ["user, likes drama"]]
     expected = [
         text.continuation
-        for text in generator.greedy(histories, ["film", "film"], tasks=["contents"] * 2)
+        for text in generator.write([TextRequest(own, "film", "contents") for own in histories])
     ]
     prompts = [PROFILE, "user, likes drama"]
     found = ai.completions.create(model="contents", prompt=prompts)
@@ -135,7 +136,7 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
     about = ai.completions.create(
         model="titles", prompt=PROFILE, extra_body={"item": {"genre": "horror"}}
     )
-    prefixed = generator.greedy([PROFILE.splitlines()], ["horror:"], tasks=["titles"])
+    prefixed = generator.write([TextRequest(PROFILE.splitlines(), "horror:", "titles")])
     assert about.choices[0].text == prefixed[0].continuation
     with pytest.raises(openai.ConflictError, match="several tasks write"):
         ai.completions.create(model="m6rec", prompt="a")
@@ -144,17 +145,13 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
 def test_openai_says_how_texts_are_drawn_and_end(ai: openai.OpenAI, service: Service) -> None:
     asked: dict[str, Any] = {"model": "contents", "prompt": PROFILE}
     generator = service.parts.generator("contents")
-    (drawn,) = generator.sample(
-        [PROFILE.splitlines()],
-        ["film"],
-        temperature=1.5,
-        top_p=0.9,
-        seed=Decoding().for_one((7, 0), TextOptions())["seed"],
-        tasks=["contents"],
-    )
+    wanted = TextOptions(temperature=1.5, top_p=0.9)
+    source = PROFILE.splitlines()
+    request = Decoding().request(source, "film", "contents", (7, 0), wanted=wanted)
+    (drawn,) = generator.write([request])
     warm = {"temperature": 1.5, "top_p": 0.9, "seed": 7}
     text = ai.completions.create(**asked, **warm).choices[0].text
-    assert text == drawn[0].continuation
+    assert text == drawn.continuation
     assert ai.completions.create(**asked, **warm | {"seed": 8}).choices[0].text != text
     greedy = ai.completions.create(**asked).choices[0].text
     assert ai.completions.create(**asked, **warm | {"temperature": 0}).choices[0].text == greedy

@@ -11,7 +11,7 @@ import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.candidates.scoring import class_log_probabilities
-from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
@@ -167,7 +167,7 @@ def test_texts_are_the_generators(prefix: str, task: str, shop_vocabulary: Vocab
     }
     rows |= {"task_ids": np.zeros((1, 1), np.int32)}
     tokens, aux = bridged(config, task, "all").predict_batch_with_aux(params, rows)
-    written = generator.greedy([history], [prefix])[0]
+    written = generator.write([TextRequest(history, prefix)])[0]
     assert written.text.startswith(prefix)
     assert shop_vocabulary.decode([int(i) for i in tokens[0]]) == written.text
     assert float(aux["scores"][0]) == pytest.approx(written.score, abs=1e-4)

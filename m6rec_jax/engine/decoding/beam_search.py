@@ -40,7 +40,7 @@ class Beams(NamedTuple):
       scores: float32 `[sources, beams]`, length-normalised; -inf where there is no text.
       log_probability: float32 `[sources, beams]`, of the tokens after the prefix.
       ended: bool `[sources, beams]`; False: cut off.
-      state: `Place` after the last token, leaves `[sources, beams, ...]`.
+      node: int32 `[sources, beams]`, of the automaton after the last token.
       num_steps: int32 scalar, steps that the loop took.
     """
 
@@ -48,7 +48,7 @@ class Beams(NamedTuple):
     scores: Array
     log_probability: Array
     ended: Array
-    state: Any
+    node: Array
     num_steps: Array
 
 
@@ -58,7 +58,7 @@ class _Texts(NamedTuple):
     tokens: Array
     scores: Array
     log_probability: Array
-    state: Any
+    node: Array
 
     def best(self, k: int) -> _Texts:
         _, indices = top_k(self.scores, k)
@@ -111,18 +111,18 @@ def beam_search(
         position, living = now.position, now.living
         last = living.tokens[:, :, jnp.maximum(position - 1, 0)].reshape(-1)
         logits, cache = step(now.cache, last, position, position)
-        state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), living.state)
-        log_probs = automaton.mask(state, jax.nn.log_softmax(logits, axis=-1))
-        log_probs = _with_prefix(log_probs, jnp.repeat(prefix_ids[:, position], num_beams))
+        node, given = living.node.reshape(-1), jnp.repeat(prefix_ids[:, position], num_beams)
+        log_probs = automaton.mask(node, jax.nn.log_softmax(logits, axis=-1), length - position)
+        log_probs = _with_prefix(log_probs, given)
         total = living.log_probability[..., None] + log_probs.reshape(*shape, -1)
 
         ending = total[..., EOS_ID]
-        ended_state = automaton.advance(state, jnp.full(shape, EOS_ID, jnp.int32).reshape(-1))
+        ended_node = automaton.advance(node, jnp.full_like(node, EOS_ID), given != FREE)
         ended = _Texts(
             living.tokens.at[:, :, position].set(EOS_ID),
             normalised(ending, position),
             ending,
-            _grouped(ended_state, shape),
+            ended_node.reshape(shape),
         )
         finished = _joined(now.finished, ended).best(num_beams)
 
@@ -131,20 +131,19 @@ def beam_search(
         log_probability, indices = top_k(total, num_beams)
         parents, tokens = indices // vocab, (indices % vocab).astype(jnp.int32)
         rows = (source * num_beams + parents).reshape(-1)
-        state = jax.tree.map(lambda leaf: leaf[rows], state)
-        state = automaton.advance(state, tokens.reshape(-1))
+        node = automaton.advance(node[rows], tokens.reshape(-1), given != FREE)
         living = _Texts(
             _take_beams(living.tokens, parents).at[:, :, position].set(tokens),
             normalised(log_probability, position),
             log_probability,
-            _grouped(state, shape),
+            node.reshape(shape),
         )
         return _Progress(position + 1, living, finished, cache.take_rows(rows))
 
     # One beam begins; the others would only repeat it.
     alone = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
     none = jnp.full(shape, -jnp.inf, jnp.float32)
-    start = _grouped(automaton.start(num_sources, num_beams), shape)
+    start = automaton.start_nodes(num_sources, num_beams).reshape(shape)
     empty = jnp.full((*shape, length), PAD_ID, jnp.int32)
     living = _Texts(empty, none, jnp.broadcast_to(alone, shape).astype(jnp.float32), start)
     begin = _Progress(jnp.int32(0), living, _Texts(empty, none, none, start), cache)
@@ -160,7 +159,7 @@ def beam_search(
         texts.scores,
         texts.log_probability,
         jnp.broadcast_to(beam < number, shape),
-        texts.state,
+        texts.node,
         end.position,
     )
 
@@ -183,11 +182,6 @@ def _take_beams(tree: Any, beams: Array) -> Any:
     """Beams `[sources, k]` of a tree of arrays `[sources, beams, ...]`."""
     source = jnp.arange(beams.shape[0])[:, None]
     return jax.tree.map(lambda leaf: leaf[source, beams], tree)
-
-
-def _grouped(tree: Any, shape: tuple[int, int]) -> Any:
-    """`[sources * beams, ...]` to `[sources, beams, ...]`."""
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
 
 
 def top_k(x: Array, k: int) -> tuple[Array, Array]:

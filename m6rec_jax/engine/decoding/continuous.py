@@ -1,7 +1,7 @@
 """Continuous batching: texts of unlike lengths, asked for at any time, share every step.
 
     generator = ContinuousGenerator(model, variables, vocabulary, EngineOptions(256, 64))
-    stream = generator.submit(segments, task="explain", max_tokens=40)
+    stream = generator.submit(generator.stream(TextRequest(segments, task="explain"), 40))
     while stream.finish_reason is None:
         generator.step()
         print(*stream.take(), sep="", end="")
@@ -9,14 +9,12 @@
 A fixed number of slots lies on the device, with all that decoding must know of their texts. A
 request is encoded into a free slot, takes part in the next step, and leaves when its text ends. All
 tasks, greedy and sampled texts, and positions share one program. A text does not depend on what
-else is under way: it is the one of `Generator.greedy` or, with a temperature, of `Generator.sample`
-with the same seed.
+else is under way: it is the one of `Generator.write` for the same request.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,62 +24,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.decoding.automaton import Automaton, Graphs, Place, any_text
-from m6rec_jax.engine.decoding.sampling import SamplingOptions, check_sampling
+from m6rec_jax.engine.decoding.automaton import Automaton
+from m6rec_jax.engine.decoding.generation import TextEngine, TextRequest
+from m6rec_jax.engine.decoding.graphs import EDGES, NODES, TextChoices, graphs_of_choices
+from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.slots import FREE, Slots, Written, advance, model_step
-from m6rec_jax.engine.decoding.stream import GenerationStream, GrowingText
-from m6rec_jax.engine.decoding.text_choices import TextChoices, stacked_graphs
-from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
+from m6rec_jax.engine.decoding.stream import GenerationStream
+from m6rec_jax.engine.engine import EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import smallest_that_fits
-from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
-from m6rec_jax.text.layout import Row
-from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from m6rec_jax.text.vocabulary import PAD_ID, Vocabulary
 
 Array = jax.Array
 logger = logging.getLogger(__name__)
 # Between two looks at the queue. More save calls; fewer let requests start, and stop texts end,
 # sooner.
 _STEPS_PER_CALL = 4
+# Numbers of requests that are encoded together.
+_JOIN_SIZES = (1, 4)
 
 
 class _State(NamedTuple):
-    """What lies on the device: `slots`, and of each its task and its graph `[slots, ...]`."""
+    """What lies on the device: `slots`, the task of each, and what each may write."""
 
     slots: Slots
     task_ids: Array
-    graphs: Graphs
+    automaton: Automaton
 
 
-@dataclasses.dataclass(eq=False)
-class _Request:
-    """One text that was asked for; what stands below `slot` changes as it grows."""
-
-    settings: TaskSettings
-    source: Row
-    given: list[int]
-    limit: int  # tokens, the prefix's included
-    sampling: tuple[float, int, float, int]  # temperature, top k, top p, seed
-    stream: GenerationStream
-    text: GrowingText
-    choices: TextChoices | None
-    slot: int = -1
-    width: int = 0  # of the source's bucket
-    position: int = 0
-
-
-class ContinuousGenerator(Engine):
+class ContinuousGenerator(TextEngine):
     """Texts for requests as they come. Any thread may submit; whoever calls `step` lets them grow,
     as `serving.scheduler.Scheduler` does.
 
     Args:
       model, variables, vocabulary, options: see `Engine`.
       num_slots: texts that grow at the same time; on a mesh, raised to a multiple of its rows.
-      row_counts: numbers of texts for which a step is compiled, the largest one `num_slots`; None:
-        1, a quarter of the slots, all.
-      join_sizes: numbers of requests that are encoded together.
+      row_counts: numbers of texts for which a step is compiled; None: 1, a quarter of the slots,
+        all.
 
     Raises:
       ConfigError: no room for a word, or numbers that do not fit.
@@ -96,37 +77,27 @@ class ContinuousGenerator(Engine):
         *,
         num_slots: int = 16,
         row_counts: Sequence[int] | None = None,
-        join_sizes: Sequence[int] = (1, 4),
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
-        if options.target_length < 3 or num_slots < 1:
-            raise ConfigError(
-                f"target_length = {options.target_length} and num_slots = {num_slots} must be at "
-                "least 3 and 1"
-            )
-        counts = sorted(row_counts or {1, max(1, num_slots // 4), num_slots})
-        if counts[0] < 1 or counts[-1] != num_slots:
-            raise ConfigError(f"row_counts = {counts} must end with num_slots = {num_slots}")
+        counts = {*(row_counts or (1, max(1, num_slots // 4))), num_slots}
         self._row_counts = self._runtime.batch_sizes(counts)
-        self._join_sizes = self._runtime.batch_sizes(join_sizes)
-        self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
+        self._join_sizes = self._runtime.batch_sizes(_JOIN_SIZES)
         self.num_slots = self._row_counts[-1]
-        self._any_text = any_text(vocabulary, model.config.vocab_size)
+        # Columns of the encoder's output for each source bucket: soft prompts come first.
+        self._widths = [model.config.prompts.num_prompts + size for size in self._source_buckets]
         program = self._runtime.program
         self._join = program(join, model, donate=(1,))
         self._put_graph = program(put_graph, donate=(0,))
         self._advance = {
             width: program(advance_some, model, _STEPS_PER_CALL, width, donate=(1,))
-            for width in self._widths()
+            for width in self._widths
         }
-        self._start = program(
-            empty_slots, model, self.num_slots, self.max_tokens, self._widths()[-1]
-        )
+        self._start = program(empty_slots, model, self.num_slots, self.max_tokens, self._widths[-1])
         self._state: _State | None = None  # made at the first step
         self._column = 0
-        self._running: list[_Request] = []
+        self._running: list[GenerationStream] = []
         self._free = list(range(self.num_slots))
-        self._pending = collections.deque[_Request]()
+        self._pending = collections.deque[GenerationStream]()
         self._waiting = threading.Lock()  # over `_pending`
         self._stepping = threading.Lock()
 
@@ -140,62 +111,35 @@ class ContinuousGenerator(Engine):
         """Requests that wait for a slot."""
         return len(self._pending)
 
-    def submit(
-        self,
-        segments: Sequence[str],
-        task: str = "",
-        *,
-        prefix: str = "",
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        choices: TextChoices | None = None,
+    def stream(
+        self, request: TextRequest, max_tokens: int | None = None, stop: Sequence[str] = ()
     ) -> GenerationStream:
-        """Asks for a text; returns at once.
+        """A text that can be submitted: its request in tokens, made by any thread of the host.
 
         Args:
-          segments: the source, as of `DatasetTemplate.history_segments`.
-          task: its name; empty: the default one.
-          prefix: how the text begins; see `Generator`.
-          max_tokens: most tokens after the prefix, `[EOS]` included; None: what there is room for.
-          temperature, top_k, top_p: see `SamplingOptions`; temperature 0 takes the likeliest token.
-          seed: of the request; equal requests with equal seeds give equal texts.
+          request: what is written.
+          max_tokens: most tokens after the prefix, `[EOS]` included; None: what there is room for,
+            as much as the task was trained to write.
           stop: texts that end it and are no part of it.
-          choices: what it may say after the prefix; None: anything.
 
         Raises:
-          DataError: a prefix that leaves no room. ConfigError: no such task, a number out of range.
+          DataError, ConfigError: as `prepared`, and for a number out of range.
         """
-        settings = self._tasks.one(task)
-        given = self.vocabulary.encode(prefix)
-        if len(given) >= self.max_tokens:
-            raise DataError(
-                f"the prefix has {len(given)} tokens and leaves no room in {self.max_tokens}: "
-                f"{prefix!r}"
-            )
-        check_sampling(temperature, top_k, top_p)
         if (max_tokens is not None and max_tokens < 1) or "" in stop:
             raise ConfigError(
                 f"max_tokens = {max_tokens} and stop = {stop}: at least one token, "
                 "and no empty text"
             )
-        room = self.max_tokens - len(given)
-        stream = GenerationStream()
-        request = _Request(
-            settings=settings,
-            source=self._source_row(segments, settings),
-            given=given,
-            limit=len(given) + min(room, max_tokens or room),
-            sampling=(temperature, top_k, top_p, seed % 2**32),
-            stream=stream,
-            text=GrowingText(self.vocabulary, len(given), stop, stream),
-            choices=choices,
-        )
+        text = self.prepared(request)
+        limit = min(self.max_tokens, (text.settings.target_length or self.max_tokens + 1) - 1)
+        if max_tokens is not None:
+            limit = min(limit, len(text.given) + max_tokens)
+        return GenerationStream(self.vocabulary, text, limit, stop)
+
+    def submit(self, stream: GenerationStream) -> GenerationStream:
+        """Queues a text; returns at once."""
         with self._waiting:
-            self._pending.append(request)
+            self._pending.append(stream)
         return stream
 
     def warm_up(self) -> None:
@@ -207,7 +151,7 @@ class ContinuousGenerator(Engine):
                 for size in self._join_sizes:
                     self._let_into_slots([], bucket, size)
             self._send_graph(TextChoices(()), self.num_slots)
-            for width in self._widths():
+            for width in self._widths:
                 for count in self._row_counts:
                     self._take_steps([], width, count)
 
@@ -223,117 +167,90 @@ class ContinuousGenerator(Engine):
                 # The state may be gone with the call that failed: begin anew, without these texts.
                 logger.exception("a step of generation failed")
                 self._state = None
-                for request in self._running:
-                    request.stream.finish("error", error=error)
+                for stream in self._running:
+                    stream.finish("error", error)
                 self._running, self._free = [], list(range(self.num_slots))
             return bool(self._running or self._pending)
 
     def _leave(self) -> None:
         """Those that nobody waits for go."""
         with self._waiting:
-            cancelled = [one for one in (*self._running, *self._pending) if one.stream.is_cancelled]
-            for request in cancelled:
-                request.text.finish("cancelled")
-                if request in self._running:
-                    self._release(request)
+            for stream in [one for one in (*self._running, *self._pending) if one.is_cancelled]:
+                stream.finish("cancelled")
+                if stream in self._running:
+                    self._release(stream)
                 else:
-                    self._pending.remove(request)
+                    self._pending.remove(stream)
 
-    def _release(self, request: _Request) -> None:
-        self._running.remove(request)
-        self._free.append(request.slot)
+    def _release(self, stream: GenerationStream) -> None:
+        self._running.remove(stream)
+        self._free.append(stream.slot)
 
     def _let_in(self) -> None:
         """Encodes the first that wait into free slots, together."""
         with self._waiting:
             number = min(len(self._free), len(self._pending), self._join_sizes[-1])
-            requests = [self._pending.popleft() for _ in range(number)]
-        if not requests:
+            streams = [self._pending.popleft() for _ in range(number)]
+        if not streams:
             return
-        lengths = [len(request.source["encoder_input_tokens"]) for request in requests]
-        bucket = smallest_that_fits(max(lengths), self._source_buckets)
-        for request in requests:
-            request.slot, request.width = self._free.pop(), self._width(bucket)
-        self._running += requests
-        size = smallest_that_fits(len(requests), self._join_sizes)
-        self._let_into_slots(requests, bucket, size)
-        for request in requests:
-            if request.choices is not None:
-                self._send_graph(request.choices, request.slot)
+        longest = max(len(one.prepared.source["encoder_input_tokens"]) for one in streams)
+        bucket = smallest_that_fits(longest, self._source_buckets)
+        for stream in streams:
+            stream.slot = self._free.pop()
+            stream.width = self._widths[self._source_buckets.index(bucket)]
+        self._running += streams
+        self._let_into_slots(streams, bucket, smallest_that_fits(number, self._join_sizes))
+        for stream in streams:
+            if (choices := stream.prepared.request.choices) is not None:
+                self._send_graph(choices, stream.slot)
 
-    def _let_into_slots(self, requests: Sequence[_Request], bucket: int, size: int) -> None:
-        """Puts requests into their slots, rows of padding into none."""
+    def _let_into_slots(self, streams: Sequence[GenerationStream], bucket: int, size: int) -> None:
+        """Puts texts into their slots, rows of padding into none."""
         if self._state is None:
             slots, task_ids = self._start(self._decoding_variables())
-            self._state = _State(slots, task_ids, self._whole(stacked_graphs((), self.num_slots)))
-        batch: dict[str, np.ndarray] = {
-            "slots": np.full(size, self.num_slots, np.int32),
-            "given": np.full((size, self.max_tokens), FREE, np.int32),
-            "limit": np.zeros(size, np.int32),
-            "before": np.zeros(size, np.int32),
-            "graph": np.full(size, -1, np.int32),
-            "temperature": np.zeros(size, np.float32),
-            "top_k": np.zeros(size, np.int32),
-            "top_p": np.ones(size, np.float32),
-            "seed": np.zeros(size, np.uint32),
-        }
-        for row, request in enumerate(requests):
-            batch["slots"][row], batch["limit"][row] = request.slot, request.limit
-            batch["given"][row, : len(request.given)] = request.given
-            batch["before"][row] = len(request.given)
-            if request.choices is not None:
-                batch["graph"][row] = request.slot
-            names = ("temperature", "top_k", "top_p", "seed")
-            for name, value in zip(names, request.sampling, strict=True):
-                batch[name][row] = value
-        sources = [request.source for request in requests]
+            graphs = self._whole(graphs_of_choices((), self.num_slots))
+            self._state = _State(slots, task_ids, graphs)
+        texts = [stream.prepared for stream in streams]
+        batch = self._columns(texts, size)
+        places = np.full((2, size), self.num_slots, np.int32)
+        for row, stream in enumerate(streams):
+            places[:, row] = stream.slot, stream.limit
+        batch["places"], batch["limit"] = places
         with self._segments_held():
-            batch |= self._history_batch(
-                sources, [request.settings for request in requests], bucket, size
-            )
+            sources, settings = [text.source for text in texts], [text.settings for text in texts]
+            batch |= self._history_batch(sources, settings, bucket, size)
             self._state = self._join(self._decoding_variables(), self._state, self._placed(batch))
 
     def _send_graph(self, choices: TextChoices, slot: int) -> None:
         assert self._state is not None
-        graph = self._whole(stacked_graphs([choices], 1))
-        self._state = self._state._replace(
-            graphs=self._put_graph(self._state.graphs, graph, np.int32(slot))
-        )
+        graph = self._whole(graphs_of_choices([choices], 1, first=slot))
+        self._state = self._put_graph(self._state, graph, np.int32(slot))
 
-    def _whole(self, graphs: Graphs) -> Graphs:
-        placed: Graphs = jax.tree.map(self._runtime.place_whole, graphs)
+    def _whole(self, automaton: Automaton) -> Automaton:
+        placed: Automaton = jax.tree.map(self._runtime.place_whole, automaton)
         return placed
 
     def _step_all(self) -> None:
         """Takes steps with all texts under way, and hands on what they say."""
-        running = sorted(self._running, key=lambda request: request.slot)
-        tokens, gained = self._take_steps(
-            running,
-            max(request.width for request in running),
-            smallest_that_fits(len(running), self._row_counts),
-        )
-        for request, new, scores in zip(running, tokens.tolist(), gained.tolist(), strict=True):
-            number = min(len(new), request.limit - request.position)
-            if EOS_ID in new[:number]:
-                number = new.index(EOS_ID) + 1
-            request.position += number
-            ended = request.text.add(new[:number], scores[:number])
-            if not ended and request.position >= request.limit:
-                request.text.finish("length")
-                ended = True
-            if ended:
-                self._release(request)
+        running = sorted(self._running, key=lambda stream: stream.slot)
+        count = smallest_that_fits(len(running), self._row_counts)
+        tokens, gained = self._take_steps(running, max(one.width for one in running), count)
+        for stream, new, scores in zip(running, tokens.tolist(), gained.tolist(), strict=True):
+            stream.add(new, scores)
+            if stream.finish_reason is not None:
+                self._release(stream)
 
     def _take_steps(
-        self, running: Sequence[_Request], width: int, count: int
+        self, running: Sequence[GenerationStream], width: int, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and their log probabilities, `[running, steps]` both.
 
         Args:
+          running: texts under way, by their slots.
           width: columns of the sources that are read.
           count: rows to take part, at least the running ones.
         """
-        slots = [request.slot for request in running]
+        slots = [stream.slot for stream in running]
         if count == self.num_slots:
             rows, places = list(range(count)), slots
         else:
@@ -341,23 +258,17 @@ class ContinuousGenerator(Engine):
         active = np.zeros(count, bool)
         active[places] = True
         assert self._state is not None
-        batch = {"rows": np.array(rows, np.int32), "active": active}
+        batch = self._runtime.place_shared({"rows": np.array(rows, np.int32), "active": active})
         self._state, written = self._advance[width](
             self._decoding_variables(),
             self._state,
-            self._runtime.place_shared(batch),
+            batch,
             self._any_text.free,
             np.int32(self._column),
         )
-        self._column = (self._column + int(written.num_steps)) % self.max_tokens
-        return np.asarray(written.tokens)[places], np.asarray(written.gained)[places]
-
-    def _width(self, bucket: int) -> int:
-        """Columns of the encoder's output: soft prompts come first."""
-        return self.model.config.prompts.num_prompts + bucket
-
-    def _widths(self) -> list[int]:
-        return [self._width(bucket) for bucket in self._source_buckets]
+        tokens, gained, _, num_steps = jax.device_get(written)
+        self._column = (self._column + int(num_steps)) % self.max_tokens
+        return tokens[places], gained[places]
 
 
 def empty_slots(
@@ -374,11 +285,10 @@ def empty_slots(
         cache,
         given=jnp.full((num_slots, length), FREE, jnp.int32),
         limit=numbers,
-        place=Place(*[numbers] * len(Place._fields)),
+        node=numbers,
         last=numbers,
         position=numbers,
         seed=numbers.astype(jnp.uint32),
-        number=numbers,
         sampling=SamplingOptions(floats, numbers, floats),
     )
     return slots, numbers
@@ -388,8 +298,8 @@ def join(model: M6Rec, variables: Variables, state: _State, batch: Mapping[str, 
     """Encodes sources into slots, and puts what their texts begin with there.
 
     Args:
-      batch: of `Engine._history_batch`, `[size, ...]`; `slots` int32 `[size]`, those past the last
-        one going nowhere; and by name fields of `Slots`, `Place` and `SamplingOptions`.
+      batch: of `Engine._history_batch` and `TextEngine._columns`, `[size, ...]`; `limit` int32
+        `[size]`, and `places`, slots, those past the last one going nowhere.
     """
     new: Any = model.apply(
         variables,
@@ -398,48 +308,46 @@ def join(model: M6Rec, variables: Variables, state: _State, batch: Mapping[str, 
         max_length=1,
         method=model.start_decoding,
     )
-    width, places = new.source_mask.shape[1], batch["slots"]
+    width, places = new.source_mask.shape[1], batch["places"]
 
-    def put_source(old: Array, own: Array) -> Array:
-        at = (places, slice(None), slice(width))
-        return old.at[at if old.ndim == 4 else (slice(None), *at)].set(own, mode="drop")
+    def put_source(old: Array, source: Array) -> Array:
+        at = (*_before_rows(old), places, slice(None), slice(width))
+        return old.at[at].set(source, mode="drop")
 
-    def put(old: Array, own: Array) -> Array:
-        return old.at[places].set(own, mode="drop")
+    def put(old: Array, values: Array) -> Array:
+        return old.at[places].set(values, mode="drop")
 
-    slots, cache, nothing = state.slots, state.slots.cache, jnp.zeros_like(places)
+    slots, cache, zeros = state.slots, state.slots.cache, jnp.zeros_like(places)
     mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
     begun = Slots(
         None,
-        given=batch["given"],
+        given=batch["prefix_ids"],
         limit=batch["limit"],
-        place=Place(
-            nothing, batch["graph"], nothing, batch["before"], batch["limit"] - batch["before"]
-        ),
+        node=zeros - 1,  # without a graph, until it comes
         last=jnp.full_like(places, PAD_ID),  # [BOS]
-        position=nothing,
+        position=zeros,
         seed=batch["seed"],
-        number=nothing,
-        sampling=SamplingOptions(batch["temperature"], batch["top_k"], batch["top_p"]),
+        sampling=SamplingOptions(*(batch[name] for name in SamplingOptions._fields)),
     )
-    put_all = jax.tree.map(put, slots._replace(cache=None), begun)
     cache = cache._replace(
         source=jax.tree.map(put_source, cache.source, new.source),
         source_mask=put(cache.source_mask, mask),
     )
+    slots = jax.tree.map(put, slots._replace(cache=None), begun)._replace(cache=cache)
+    return state._replace(slots=slots, task_ids=put(state.task_ids, batch["task_ids"][:, 0]))
+
+
+def put_graph(state: _State, graph: Automaton, slot: Array) -> _State:
+    """Puts the graph of one text into its slot; past the last one it goes nowhere."""
+    sizes = {"first_edge": NODES, "token": EDGES, "target": EDGES, "rest": NODES}
+    arrays = {}
+    for name, size in sizes.items():
+        old = getattr(state.automaton, name).reshape(-1, size)
+        arrays[name] = old.at[slot].set(getattr(graph, name), mode="drop").reshape(-1)
+    node = state.slots.node.at[slot].set(graph.start[0], mode="drop")
     return state._replace(
-        slots=put_all._replace(cache=cache),
-        task_ids=put(state.task_ids, batch["task_ids"][:, 0]),
+        slots=state.slots._replace(node=node), automaton=state.automaton._replace(**arrays)
     )
-
-
-def put_graph(graphs: Graphs, graph: Graphs, slot: Array) -> Graphs:
-    """Graphs with another one, `[1, ...]`, for a slot; past the last one it goes nowhere."""
-    put = {
-        name: getattr(graphs, name).at[slot].set(getattr(graph, name)[0], mode="drop")
-        for name in ("first_edge", "token", "target", "rest")
-    }
-    return graphs._replace(**put)
 
 
 def advance_some(
@@ -461,21 +369,16 @@ def advance_some(
       width: columns of the sources that are read.
     """
     rows, slots = batch["rows"], state.slots
-    everybody = rows.shape[0] == slots.cache.num_rows
+    are_all = rows.shape[0] == slots.cache.num_rows
 
     def taken(array: Array) -> Array:
-        return array if everybody else array[rows]
+        return array if are_all else array[rows]
 
     def taken_of_cache(array: Array) -> Array:
-        return array if everybody else jnp.take(array, rows, axis=-4)
+        return array if are_all else jnp.take(array, rows, axis=-4)
 
     def put(old: Array, new: Array) -> Array:
-        return new if everybody else old.at[rows].set(new)
-
-    def put_into_cache(old: Array, new: Array) -> Array:
-        if everybody:
-            return new
-        return old.at[rows if old.ndim == 4 else (slice(None), rows)].set(new)
+        return new if are_all else old.at[(*_before_rows(old), rows)].set(new)
 
     cache = DecoderCache(
         jax.tree.map(taken_of_cache, slots.cache.past),
@@ -484,9 +387,14 @@ def advance_some(
     )
     some = jax.tree.map(taken, slots._replace(cache=None))._replace(cache=cache)
     step = model_step(model, variables, taken(state.task_ids))
-    automaton = Automaton(free, state.graphs)
+    automaton = state.automaton._replace(free=free)
     some, written = advance(step, some, automaton, batch["active"], num_steps, column)
-    past = jax.tree.map(put_into_cache, slots.cache.past, some.cache.past)
+    past = jax.tree.map(put, slots.cache.past, some.cache.past)
     others = jax.tree.map(put, slots._replace(cache=None), some._replace(cache=None))
     slots = others._replace(cache=slots.cache._replace(past=past))
     return state._replace(slots=slots), written
+
+
+def _before_rows(array: Array) -> tuple[slice, ...]:
+    """Indices of what stands before the rows of an array: layers, where they are stacked."""
+    return (slice(None),) * (array.ndim == 5)

@@ -1,10 +1,10 @@
 """Generates text for users: explanations, titles, answers (paper section 2: generation).
 
     generator = Generator(model, variables, vocabulary, EngineOptions(256, 64))
-    generator.greedy(histories)                                  # one text per history
-    generator.sample(histories, num_samples=4, top_p=0.9)        # several
-    generator.beam_search(histories, prefixes, num_beams=4)      # that go on from a prefix
-    generator.recommend(histories, TitleTrie(vocabulary, titles), 10)   # that name an item
+    generator.write([TextRequest(history), ...])                       # the likeliest tokens
+    generator.write([TextRequest(history, sampling=SamplingOptions(top_p=0.9), seed=3)])
+    generator.beam_search([TextRequest(history, prefix)], num_beams=4)
+    generator.recommend([TextRequest(history)], TitleTrie(vocabulary, titles), 10)
 
 A history is encoded once, however many texts it gets. Shapes come from a few buckets, and settings
 such as temperature are arguments of the compiled program, so a new request compiles nothing once
@@ -14,7 +14,7 @@ each bucket has been seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,98 +22,54 @@ import numpy as np
 
 from m6rec_jax.engine.decoding.automaton import NO_ENTRY, NO_RANK, Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
-from m6rec_jax.engine.decoding.sampling import SamplingOptions, check_sampling
+from m6rec_jax.engine.decoding.graphs import TextChoices, graphs_of_choices
+from m6rec_jax.engine.decoding.sampling import GREEDY, SamplingOptions, check_sampling
 from m6rec_jax.engine.decoding.slots import FREE, Slots, advance, model_step
-from m6rec_jax.engine.decoding.text_choices import TextChoices, stacked_graphs
 from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
-from m6rec_jax.engine.programs.runtime import in_buckets, length_buckets, smallest_that_fits
-from m6rec_jax.engine.task_settings import check_number
+from m6rec_jax.engine.programs.runtime import in_buckets
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec
+from m6rec_jax.text.layout import Row
 from m6rec_jax.text.rows import Text
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 Array = jax.Array
 
 
-class GeneratedBatch(NamedTuple):
-    """Texts of each source, best first where that has a meaning.
+class TextRequest(NamedTuple):
+    """What a text is written for.
 
     Attributes:
-      tokens: int32 `[sources, texts, length]`.
-      scores: float32 `[sources, texts]`, what texts are ordered by: of beam search the
-        length-normalised log probability, else the log probability.
-      log_probability: float32 `[sources, texts]`, of the tokens after the prefix.
-      ended: bool `[sources, texts]`.
-      entries: int32 `[sources, texts]`, of titles; `NO_ENTRY` without any.
+      source: segments as of `DatasetTemplate.history_segments`, or their token ids.
+      prefix: how the text begins, such as "title:" before a title; it is cut into tokens by itself,
+        so it must end where a word ends.
+      task: its name; empty: the engine's default one.
+      sampling: how tokens are drawn; beam search does not read it.
+      seed: equal requests with equal seeds give equal texts, whatever else shares a call.
+      choices: what the text may say after the prefix; None: anything.
+      seen: indices into a trie's catalogue that must not be recommended; beam search spends no beam
+        on titles all of whose items are among them.
     """
 
-    tokens: Array
-    scores: Array
-    log_probability: Array
-    ended: Array
-    entries: Array
+    source: Sequence[Text]
+    prefix: str = ""
+    task: str = ""
+    sampling: SamplingOptions = GREEDY
+    seed: int = 0
+    choices: TextChoices | None = None
+    seen: Sequence[int] = ()
 
 
-def generate(
-    model: M6Rec,
-    verb: str,
-    num_texts: int,
-    variables: Variables,
-    features: Mapping[str, Array],
-    automaton: Automaton,
-    options: Any,
-) -> GeneratedBatch:
-    """Encodes and decodes a batch; for use inside jit.
+class PreparedText(NamedTuple):
+    """A request in tokens: `given` those of its prefix."""
 
-    Args:
-      model: the model.
-      verb: 'greedy', 'sample' or 'beam_search'.
-      num_texts: per source.
-      variables: of the model.
-      features: those of `encoded_source`, `task_ids` `[sources, 1]`, `prefix_ids` `[sources,
-        length]`; 'sample' reads `seeds` uint32 `[sources, 1]`; `num_before` and `seen` may be what
-        the automaton calls before `[sources]` and excluded `[sources, width]`.
-      automaton: what may be written.
-      options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
-    """
-    prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
-    automaton = automaton._replace(before=features.get("num_before"), excluded=features.get("seen"))
-    cache: Any = model.apply(
-        variables,
-        encoded_source(model, variables, features),
-        task_ids,
-        max_length=prefix_ids.shape[1],
-        rows_per_source=num_texts,
-        method=model.start_decoding,
-    )
-    step = model_step(model, variables, task_ids)
-    shape = (prefix_ids.shape[0], num_texts)
-    if verb == "beam_search":
-        beams = beam_search(
-            step, cache, prefix_ids, automaton, num_beams=num_texts, length_penalty=options
-        )
-        return GeneratedBatch(
-            beams.tokens,
-            beams.scores,
-            beams.log_probability,
-            beams.ended,
-            automaton.entries(beams.state),
-        )
-    seeds = features["seeds"][:, 0] if verb == "sample" else None
-    slots = Slots.of(cache, automaton, prefix_ids, num_texts, seeds, options)
-    active = jnp.ones(slots.given.shape[:1], bool)
-    slots, written = advance(step, slots, automaton, active, prefix_ids.shape[1])
-    scores = written.gained.sum(axis=1).reshape(shape)
-    return GeneratedBatch(
-        written.tokens.reshape(*shape, -1),
-        scores,
-        scores,
-        (written.tokens == EOS_ID).any(axis=1).reshape(shape),
-        automaton.entries(slots.place).reshape(shape),
-    )
+    request: TextRequest
+    settings: TaskSettings
+    source: Row
+    given: list[int]
 
 
 class GeneratedText(NamedTuple):
@@ -144,7 +100,7 @@ class RecommendedTitle(NamedTuple):
 
     Attributes:
       title: as the catalogue has it.
-      score: log probability of the title, normalised by its length where there is a length penalty.
+      score: log probability of the title.
       indices: into the catalogue, of all items that have the title and were not seen, best first.
     """
 
@@ -153,35 +109,78 @@ class RecommendedTitle(NamedTuple):
     indices: list[int]
 
 
-class Asked(TypedDict, total=False):
-    """What else every verb may be asked for.
+class GeneratedBatch(NamedTuple):
+    """Texts of each source, best first, `[sources, texts]`: as of `GeneratedText`, in arrays.
 
     Attributes:
-      trie: after the prefix come its titles, and nothing else.
-      choices: per request, what its text may say after the prefix, without a trie; None: anything.
-      tasks: per request, the name of its task; None: the default one.
+      tokens: int32 `[sources, texts, length]`.
+      scores, log_probability: float32.
+      ended: bool.
+      entries: int32, of titles; `NO_ENTRY` without any.
     """
 
-    trie: TitleTrie | None
-    choices: Sequence[TextChoices | None] | None
-    tasks: Sequence[str] | None
+    tokens: Array
+    scores: Array
+    log_probability: Array
+    ended: Array
+    entries: Array
 
 
-class Generator(Engine):
-    """Text for histories given as text segments.
+def generate(
+    model: M6Rec,
+    verb: str,
+    num_texts: int,
+    variables: Variables,
+    features: Mapping[str, Array],
+    automaton: Automaton,
+    length_penalty: Any = None,
+) -> GeneratedBatch:
+    """Encodes and decodes a batch; for use inside jit.
 
-    Every method takes `histories` (per request, segments as of `DatasetTemplate.history_segments`,
-    or their token ids),
-    `prefixes` (per request, how its text begins, such as "title:" before a title of a trie; a
-    prefix is cut into tokens by itself, so end it where a word ends) and what `Asked` says. All
-    raise
+    Args:
+      model: the model.
+      verb: 'greedy', 'sample' or 'beam_search'.
+      num_texts: per source; more than one of beam search alone.
+      variables: of the model.
+      features: those of `encoded_source`, `task_ids` `[sources, 1]`, `prefix_ids` `[sources,
+        length]`; 'sample' reads `seed` and the fields of `SamplingOptions` `[sources]`; `seen` may
+        be what the automaton calls excluded, `[sources, width]`.
+      automaton: what may be written.
+      length_penalty: of beam search.
+    """
+    prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
+    automaton = automaton._replace(excluded=features.get("seen"))
+    cache: Any = model.apply(
+        variables,
+        encoded_source(model, variables, features),
+        task_ids,
+        max_length=prefix_ids.shape[1],
+        rows_per_source=num_texts,
+        method=model.start_decoding,
+    )
+    step = model_step(model, variables, task_ids)
+    if verb == "beam_search":
+        beams = beam_search(
+            step, cache, prefix_ids, automaton, num_beams=num_texts, length_penalty=length_penalty
+        )
+        return GeneratedBatch(*beams[:4], automaton.entries(beams.node))
+    seeds = sampling = None
+    if verb == "sample":
+        seeds = features["seed"]
+        sampling = SamplingOptions(*(features[name] for name in SamplingOptions._fields))
+    slots = Slots.of(cache, automaton, prefix_ids, seeds, sampling)
+    active = jnp.ones(len(prefix_ids), bool)
+    slots, written = advance(step, slots, automaton, active, prefix_ids.shape[1])
+    scores = written.gained.sum(axis=1)[:, None]
+    ended = (written.tokens == EOS_ID).any(axis=1)[:, None]
+    entries = automaton.entries(slots.node)[:, None]
+    return GeneratedBatch(written.tokens[:, None], scores, scores, ended, entries)
 
-      DataError: another number of prefixes or tasks than of histories, or a prefix that leaves no
-        room.
-      ConfigError: a number out of range, no such task, or a trie with titles too long for the
-        model.
 
-    A text has up to T - 2 tokens and `[EOS]`.
+class TextEngine(Engine):
+    """What batches of texts and those that grow one by one (`continuous`) share.
+
+    A text has up to `max_tokens` tokens, `[EOS]` and the prefix included.
 
     Raises:
       ConfigError: no room for a word, or buckets that do not end with S.
@@ -198,177 +197,147 @@ class Generator(Engine):
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self._any_text = any_text(vocabulary, model.config.vocab_size)
 
-    def greedy(
-        self,
-        histories: Sequence[Sequence[Text]],
-        prefixes: Sequence[str] | None = None,
-        **asked: Unpack[Asked],
-    ) -> list[GeneratedText]:
-        """The text whose every token is the likeliest one, per history."""
-        found = self._generate("greedy", 1, None, histories, prefixes, **asked)
-        return [texts[0] for texts in found]
+    def prepared(self, request: TextRequest, shortest: int = 1) -> PreparedText:
+        """A request in tokens; on the host.
 
-    def sample(
-        self,
-        histories: Sequence[Sequence[Text]],
-        prefixes: Sequence[str] | None = None,
-        *,
-        num_samples: int = 1,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | Sequence[int] = 0,
-        **asked: Unpack[Asked],
-    ) -> list[list[GeneratedText]]:
-        """Texts drawn from the model, `num_samples` per history, in no order.
-
-        Args:
-          histories, prefixes, asked: see the class.
-          num_samples: texts per history, drawn independently.
-          temperature, top_k, top_p: see `SamplingOptions`.
-          seed: of each request, or one for all. Equal requests with equal seeds give equal texts,
-            whatever else is asked for in the same call.
+        Raises:
+          DataError: a prefix that leaves no room for the `shortest` text, `[EOS]` included.
+          ConfigError: no such task, or sampling that is out of range.
         """
-        check_sampling(temperature, top_k, top_p)
-        options = SamplingOptions(np.float32(temperature), np.int32(top_k), np.float32(top_p))
-        return self._generate(
-            "sample", num_samples, options, histories, prefixes, seed=seed, **asked
-        )
+        check_sampling(request.sampling)
+        settings = self._tasks.one(request.task)
+        given = self.vocabulary.encode(request.prefix)
+        if len(given) + shortest > self.max_tokens:
+            raise DataError(
+                f"the prefix {request.prefix!r} has {len(given)} tokens, which leaves no room for "
+                f"{shortest} more in {self.max_tokens}"
+            )
+        return PreparedText(request, settings, self._source_row(request.source, settings), given)
+
+    def _columns(self, texts: Sequence[PreparedText], size: int) -> dict[str, np.ndarray]:
+        """What texts begin with, and how they are drawn, `[size, ...]`; rows of padding end."""
+        prefix_ids = np.full((size, self.max_tokens), FREE, np.int32)
+        prefix_ids[len(texts) :, 0] = EOS_ID
+        for row, text in zip(prefix_ids, texts, strict=False):
+            row[: len(text.given)] = text.given
+        columns = {"prefix_ids": prefix_ids, "seed": np.zeros(size, np.uint32)}
+        columns["seed"][: len(texts)] = [text.request.seed % 2**32 for text in texts]
+        rows = [text.request.sampling for text in texts] + [GREEDY] * (size - len(texts))
+        temperature, top_k, top_p = np.array(rows, np.float32).T
+        return columns | SamplingOptions(temperature, top_k.astype(np.int32), top_p)._asdict()
+
+
+class Generator(TextEngine):
+    """Whole texts, in batches; errors are those of `TextEngine.prepared`.
+
+    Where a `trie` is given, its titles come after the prefix, and nothing else.
+    """
+
+    def write(
+        self, requests: Sequence[TextRequest], *, trie: TitleTrie | None = None
+    ) -> list[GeneratedText]:
+        """One text for each request: its likeliest tokens, or drawn as it says."""
+        is_sampled = any(request.sampling.temperature for request in requests)
+        found = self._generate("sample" if is_sampled else "greedy", 1, requests, trie)
+        return [texts[0] for texts in found]
 
     def beam_search(
         self,
-        histories: Sequence[Sequence[Text]],
-        prefixes: Sequence[str] | None = None,
+        requests: Sequence[TextRequest],
         *,
         num_beams: int = 4,
         length_penalty: float = 0.6,
-        seen: Sequence[Sequence[int]] | None = None,
-        **asked: Unpack[Asked],
+        trie: TitleTrie | None = None,
     ) -> list[list[GeneratedText]]:
-        """Up to `num_beams` of the likeliest texts per history, best first.
+        """Up to `num_beams` of the likeliest texts per request, best first.
 
         Args:
-          histories, prefixes, asked: see the class.
+          requests, trie: see the class.
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
-          seen: per history, indices into the trie's catalogue that must not be recommended: no beam
-            is spent on titles all of whose items are among them.
         """
-        if length_penalty < 0:
-            raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
-        if seen is not None and asked.get("trie") is None:
-            raise ConfigError("seen items are for titles of a trie only")
+        if num_beams < 1 or length_penalty < 0:
+            raise ConfigError(
+                f"num_beams = {num_beams} and length_penalty = {length_penalty} must be at least "
+                "1 and 0"
+            )
         penalty = np.float32(length_penalty)
-        return self._generate(
-            "beam_search", num_beams, penalty, histories, prefixes, seen=seen, **asked
-        )
+        return self._generate("beam_search", num_beams, requests, trie, penalty)
 
     def recommend(
         self,
-        histories: Sequence[Sequence[Text]],
+        requests: Sequence[TextRequest],
         trie: TitleTrie,
         k: int,
-        prefixes: Sequence[str] | None = None,
         *,
         num_beams: int | None = None,
         item_scores: Sequence[ItemScores] | None = None,
-        tasks: Sequence[str] | None = None,
-        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[list[RecommendedTitle]]:
-        """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
+        """The k likeliest titles of a catalogue per request; fewer where the trie has fewer.
 
         Args:
-          histories, trie, prefixes, tasks: see the class.
+          requests, trie: see the class.
           k: how many titles.
           num_beams: at least k; more miss fewer titles. None: k.
-          item_scores: per history, what orders items that share a title, such as the retriever's
+          item_scores: per request, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
-          seen: see `beam_search`.
         """
-        check_number(len(histories), item_scores=item_scores)
-        found = self.beam_search(
-            histories,
-            prefixes,
-            num_beams=num_beams or k,
-            length_penalty=0.0,  # titles are ranked by their probability
-            trie=trie,
-            tasks=tasks,
-            seen=seen,
-        )
+        # Titles are ranked by their probability.
+        found = self.beam_search(requests, num_beams=num_beams or k, length_penalty=0.0, trie=trie)
         results = []
-        for request, texts in enumerate(found):
-            scores = None if item_scores is None else item_scores[request]
-            excluded = np.asarray(() if seen is None else seen[request], np.int64)
-            titles = []
-            for text in texts[:k]:
-                if text.entry is not None:
-                    indices = trie.indices(text.entry, scores)
-                    left = [index for index in indices if not (excluded == index).any()]
-                    titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
-            results.append(titles)
+        for number, (request, texts) in enumerate(zip(requests, found, strict=True)):
+            scores = None if item_scores is None else item_scores[number]
+            seen = set(request.seen)
+            results.append(
+                [
+                    RecommendedTitle(
+                        trie.titles[text.entry],
+                        text.score,
+                        [item for item in trie.indices(text.entry, scores) if item not in seen],
+                    )
+                    for text in texts[:k]
+                    if text.entry is not None
+                ]
+            )
         return results
 
     def _generate(
         self,
         verb: str,
         num_texts: int,
-        options: Any,
-        histories: Sequence[Sequence[Text]],
-        prefixes: Sequence[str] | None,
-        *,
-        trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices | None] | None = None,
-        tasks: Sequence[str] | None = None,
-        seed: int | Sequence[int] = 0,
-        seen: Sequence[Sequence[int]] | None = None,
+        requests: Sequence[TextRequest],
+        trie: TitleTrie | None,
+        length_penalty: Any = None,
     ) -> list[list[GeneratedText]]:
-        if num_texts < 1:
-            raise ConfigError(f"{num_texts} texts per history were asked for")
-        number = len(histories)
-        seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
-        check_number(number, seeds=seeds, choices=choices)
-        if choices is not None and not any(choices):
-            choices = None
-        # Of an export there is one program for all.
-        exported = self.options.programs is not None
-        # One length for prefixes of all lengths: few shapes are compiled.
-        whole = exported or choices is not None or (trie is not None and prefixes is not None)
-        length = self.max_tokens if whole else self._length(trie)
-        prefix_ids = self._prefix_ids(number, length, prefixes, trie)
-        num_before = (prefix_ids != FREE).sum(axis=1).astype(np.int32)
-        columns = {
-            "prefix_ids": prefix_ids,
-            "seeds": np.array([[one % 2**32] for one in seeds], np.uint32).reshape(-1, 1),
-        }
-        if trie is not None or choices is not None:
-            columns["num_before"] = num_before
-        if trie is not None and seen is not None:
-            columns["seen"] = trie.excluded_ranks(seen, number, widest=exported)
-        kind = "choices" if choices is not None else "" if trie is None else "titles"
+        texts = [self.prepared(request, trie.length if trie else 1) for request in requests]
+        has_choices = any(request.choices for request in requests)
+        is_exported = self.options.programs is not None  # with one program for all shapes
         several = f"{num_texts}" if num_texts > 1 else ""
+        kind = "choices" if has_choices else "titles" if trie else ""
         name = "_".join(filter(None, (verb, several, kind)))
         run = self._program(name, generate, self.model, verb, num_texts)
-        settings = self._tasks.each(tasks, number)
         variables = self._decoding_variables()
-        sources = list(map(self._source_row, histories, settings))
-        lengths = [len(row["encoder_input_tokens"]) for row in sources]
+        lengths = [len(text.source["encoder_input_tokens"]) for text in texts]
         pending = []
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            batch = {name: _padded(values[members], name, size) for name, values in columns.items()}
+            batch_texts = [texts[i] for i in members]
+            batch = self._columns(batch_texts, size)
+            if verb != "sample":
+                batch = {"prefix_ids": batch["prefix_ids"]}
+            if trie is not None and verb == "beam_search":
+                seen = trie.excluded_ranks([text.request.seen for text in batch_texts], is_exported)
+                padding = ((0, size - len(seen)), (0, 0))
+                batch["seen"] = np.pad(seen, padding, constant_values=NO_RANK)
+            automaton = self._any_text if trie is None else trie.automaton
+            if has_choices:
+                choices = [text.request.choices for text in batch_texts]
+                automaton = graphs_of_choices(choices, size)._replace(free=automaton.free)
             with self._segments_held():
-                batch |= self._history_batch(
-                    [sources[i] for i in members], [settings[i] for i in members], bucket, size
-                )
-                automaton = self._any_text
-                if trie is not None:
-                    automaton = Automaton(None, trie.graphs)
-                elif choices is not None:
-                    room = length - num_before[members]
-                    automaton = _of_choices(
-                        self._any_text, [choices[i] for i in members], room, size
-                    )
+                sources, settings = zip(*((t.source, t.settings) for t in batch_texts), strict=True)
+                batch |= self._history_batch(sources, settings, bucket, size)
                 # Not read back here: the devices go on while Python prepares the next batch.
-                pending.append((members, run(variables, self._placed(batch), automaton, options)))
+                generated = run(variables, self._placed(batch), automaton, length_penalty)
+            pending.append((members, generated))
         results: dict[int, list[GeneratedText]] = {}
         bar = progress_bar(
             pending,
@@ -379,31 +348,11 @@ class Generator(Engine):
             disable=not self.options.progress,
         )
         for members, generated in bar:
-            values = [np.asarray(value) for value in generated]
-            for k, i in enumerate(members):
-                batch_row = GeneratedBatch(*(value[k] for value in values))
-                results[i] = self._texts(batch_row, int(num_before[i]))
-        return [results[i] for i in range(number)]
-
-    def _prefix_ids(
-        self, number: int, length: int, prefixes: Sequence[str] | None, trie: TitleTrie | None
-    ) -> np.ndarray:
-        """The first tokens of each request and then `FREE`, int32 `[number, length]`."""
-        prefixes = [""] * number if prefixes is None else prefixes
-        if len(prefixes) != number:
-            raise DataError(f"{len(prefixes)} prefixes for {number} histories")
-        prefix_ids = np.full((number, length), FREE, np.int32)
-        shortest = 1 if trie is None else trie.length
-        for request, prefix in enumerate(prefixes):
-            tokens = self.vocabulary.encode(prefix)
-            if len(tokens) + shortest > length:
-                what = "" if trie is None else f" for the longest title, of {shortest}"
-                raise DataError(
-                    f"prefix {request} has {len(tokens)} tokens and leaves no room in {length}"
-                    f"{what}: {prefix!r}"
-                )
-            prefix_ids[request, : len(tokens)] = tokens
-        return prefix_ids
+            values = jax.device_get(generated)
+            for row, i in enumerate(members):
+                of_request = GeneratedBatch(*(value[row] for value in values))
+                results[i] = self._texts(of_request, len(texts[i].given))
+        return [results[i] for i in range(len(texts))]
 
     def _texts(self, batch: GeneratedBatch, num_given: int) -> list[GeneratedText]:
         """The texts of one request, without beams for which there was none."""
@@ -426,36 +375,3 @@ class Generator(Engine):
                 )
             )
         return texts
-
-    def _length(self, trie: TitleTrie | None) -> int:
-        """Tokens to make room for, `[EOS]` included."""
-        if trie is None:
-            return self.max_tokens
-        if trie.length > self.max_tokens:
-            raise ConfigError(
-                f"the longest title has {trie.length} tokens with [EOS], more than the "
-                f"{self.max_tokens} that the model generates; "
-                f"TitleTrie(max_tokens={self.max_tokens}) cuts it"
-            )
-        return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
-
-
-# What stands in rows of padding: they end at once, and exclude nothing.
-_PADDING = {"prefix_ids": EOS_ID, "seen": NO_RANK}
-
-
-def _padded(values: np.ndarray, name: str, size: int) -> np.ndarray:
-    padding = ((0, size - len(values)), *((0, 0),) * (values.ndim - 1))
-    return np.pad(values, padding, constant_values=_PADDING.get(name, 0))
-
-
-def _of_choices(
-    free: Automaton, choices: Sequence[TextChoices | None], room: np.ndarray, size: int
-) -> Automaton:
-    """What the sources of a batch may write, some of them freely."""
-    graph = np.full(size, -1, np.int32)
-    graph[: len(choices)] = [-1 if one is None else row for row, one in enumerate(choices)]
-    rooms = np.zeros(size, np.int32)
-    rooms[: len(choices)] = room
-    values: Any = free._replace(graphs=stacked_graphs(choices, size), graph=graph, room=rooms)
-    return values

@@ -8,7 +8,7 @@ with a k and a p that need not be known at compile time and may differ between r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +39,18 @@ class SamplingOptions(NamedTuple):
     top_p: ArrayLike = 1.0
 
 
-def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
-    """Raises ConfigError where options of one request are out of range."""
+def check_sampling(options: Any) -> None:
+    """Raises ConfigError where options of one request, `SamplingOptions`, are out of range."""
+    temperature, top_k, top_p = options.temperature, options.top_k, options.top_p
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(
             f"temperature = {temperature} and top_k = {top_k} must be at least 0, top_p = "
             f"{top_p} above 0 and at most 1"
         )
 
+
+# The likeliest token at each step.
+GREEDY = SamplingOptions(temperature=0.0)
 
 # Of log_probs `[rows, vocab]` and the position, of all rows or `[rows]`: tokens `[rows]`.
 Choose = Callable[[Array, Array], Array]
@@ -61,26 +65,13 @@ def likeliest(log_probs: Array, position: Array) -> Array:
     return jnp.min(jnp.where(log_probs == best, places, places[-1]), axis=-1)
 
 
-def row_keys(seeds: Array, numbers: Array) -> Array:
-    """Typed keys `[rows]` that depend on nothing but uint32 seeds and int32 numbers `[rows]`."""
-    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(
-        seeds, numbers
-    )
-
-
-def sampler(keys: Array, options: SamplingOptions) -> Choose:
+def sampler(seeds: Array, options: SamplingOptions) -> Choose:
     """A choice of tokens.
 
-    What a row draws depends on its key, the position and its own probabilities alone, never on the
-    rows beside it.
-
-    Args:
-      keys: typed PRNG keys `[rows]`.
-      options: see there.
-
-    Returns:
-      (log_probs `[rows, vocab]`, position, of all rows or `[rows]`) → tokens `[rows]`.
+    What a row draws depends on its seed (uint32 `[rows]`), the position and its own probabilities
+    alone, never on the rows beside it.
     """
+    keys = jax.vmap(jax.random.key)(seeds)
     temperature = _per_row(options.temperature)
     cuts = jnp.any((jnp.asarray(options.top_k) > 0) | (jnp.asarray(options.top_p) < 1))
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.engine.decoding.automaton import Automaton, Place
-from m6rec_jax.engine.decoding.sampling import Choose, SamplingOptions, likeliest, row_keys, sampler
+from m6rec_jax.engine.decoding.automaton import Automaton
+from m6rec_jax.engine.decoding.sampling import Choose, SamplingOptions, likeliest, sampler
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
@@ -61,22 +61,21 @@ class Slots(NamedTuple):
       cache: `DecoderCache`; its length is that of the longest text.
       given: int32 `[rows, length]`, tokens that a text begins with, then `FREE`.
       limit: int32, most tokens of the text, those given included.
-      place: of the automaton.
+      node: int32, of the automaton.
       last, position: int32, the token before, and how many there are; position may be a scalar,
         where all rows began together.
-      seed: uint32, and `number` int32 of the text among those with the seed: what is drawn depends
-        on nothing else; None, with sampling: the likeliest tokens are taken.
+      seed: uint32, what is drawn depends on nothing else; None, with sampling: the likeliest tokens
+        are taken.
       sampling: `SamplingOptions`, scalars or `[rows]`.
     """
 
     cache: Any
     given: Array
     limit: Array
-    place: Place
+    node: Array
     last: Array
     position: Array
     seed: Array | None = None
-    number: Array | None = None
     sampling: SamplingOptions | None = None
 
     @classmethod
@@ -85,32 +84,27 @@ class Slots(NamedTuple):
         cache: Any,
         automaton: Automaton,
         prefix_ids: Array,
-        rows_per_source: int = 1,
         seeds: Array | None = None,
         sampling: SamplingOptions | None = None,
     ) -> Slots:
-        """Texts that begin together, `rows_per_source` for each source.
+        """Texts that begin together, one for each source.
 
         Args:
           cache: of no position yet, with room for the length of the prefixes.
           automaton: what the sources may write.
           prefix_ids: int32 `[sources, length]`, see `given`. A row of padding is given `[EOS]` and
             ends at once.
-          rows_per_source: texts of a source stand next to one another.
-          seeds: uint32 `[sources]`, with sampling.
-          sampling: None: the likeliest tokens are taken.
+          seeds, sampling: see `seed`.
         """
-        sources, length = prefix_ids.shape
-        rows = sources * rows_per_source
+        rows, length = prefix_ids.shape
         return cls(
             cache,
-            jnp.repeat(prefix_ids, rows_per_source, axis=0),
+            prefix_ids,
             jnp.full((rows,), length, jnp.int32),
-            automaton.start(sources, rows_per_source),
+            automaton.start_nodes(rows),
             jnp.full((rows,), PAD_ID, jnp.int32),  # [BOS]
             jnp.int32(0),
-            None if seeds is None else jnp.repeat(seeds, rows_per_source),
-            None if seeds is None else jnp.tile(jnp.arange(rows_per_source), sources),
+            seeds,
             sampling,
         )
 
@@ -152,8 +146,8 @@ def advance(
     """
     rows, length = slots.given.shape
     choose: Choose = likeliest
-    if slots.sampling is not None and slots.seed is not None and slots.number is not None:
-        choose = sampler(row_keys(slots.seed, slots.number), slots.sampling)
+    if slots.sampling is not None and slots.seed is not None:
+        choose = sampler(slots.seed, slots.sampling)
     nothing = Written(
         jnp.full((rows, num_steps), PAD_ID, jnp.int32),
         jnp.zeros((rows, num_steps), jnp.float32),
@@ -165,20 +159,21 @@ def advance(
         return (now[1].num_steps < num_steps) & ~jnp.all(now[1].ended)
 
     def take(now: tuple[Slots, Written]) -> tuple[Slots, Written]:
-        own, done = now
+        slots, done = now
         number = done.num_steps
-        position = jnp.minimum(own.position, length - 1)
-        logits, cache = step(own.cache, own.last, position, (column + number) % length)
-        log_probs = automaton.mask(own.place, jax.nn.log_softmax(logits, axis=-1))
+        position = jnp.minimum(slots.position, length - 1)
+        logits, cache = step(slots.cache, slots.last, position, (column + number) % length)
+        room = slots.limit - position
+        log_probs = automaton.mask(slots.node, jax.nn.log_softmax(logits, axis=-1), room)
         here = jnp.broadcast_to(position, (rows,))
-        given = jnp.take_along_axis(own.given, here[:, None], axis=1)[:, 0]
+        given = jnp.take_along_axis(slots.given, here[:, None], axis=1)[:, 0]
         token, gained = _next_tokens(log_probs, choose(log_probs, position), given, done.ended)
-        place = automaton.advance(own.place, token)
-        own = own._replace(cache=cache, place=place, last=token, position=own.position + 1)
-        return own, Written(
+        node = automaton.advance(slots.node, token, given != FREE)
+        position = slots.position + 1
+        return slots._replace(cache=cache, node=node, last=token, position=position), Written(
             done.tokens.at[:, number].set(token),
             done.gained.at[:, number].set(gained),
-            done.ended | (token == EOS_ID) | (own.position >= own.limit),
+            done.ended | (token == EOS_ID) | (position >= slots.limit),
             number + 1,
         )
 

@@ -7,22 +7,21 @@ Decoding.num_beams = 4
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import gin
 import numpy as np
 
-from m6rec_jax.engine.decoding.generation import GeneratedText, Generator
-from m6rec_jax.engine.decoding.sampling import check_sampling
-from m6rec_jax.engine.decoding.text_choices import TextChoices
+from m6rec_jax.engine.decoding.generation import GeneratedText, Generator, TextRequest
+from m6rec_jax.engine.decoding.graphs import TextChoices
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, check_sampling
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.rows import Text
 
 
 @dataclasses.dataclass(frozen=True)
 class TextOptions:
-    """What one request wants of its texts, where they grow one by one (`Decoding.for_one`).
+    """What one request wants of its texts, where they grow one by one.
 
     Attributes:
       max_tokens: most tokens after the prefix, `[EOS]` included; None: what there is room for.
@@ -55,7 +54,7 @@ class Decoding:
         its own.
       true_only: a text whose template tells what an item shares with what the user liked says only
         what holds: it is put together from the item's own values and the user's own items, as the
-        model chooses (`engine.decoding.text_choices`). Otherwise the model writes freely.
+        model chooses (`engine.decoding.graphs`). Otherwise the model writes freely.
     """
 
     method: str = "greedy"
@@ -72,82 +71,49 @@ class Decoding:
             raise ConfigError(
                 f"Decoding.method = {self.method!r} is none of {', '.join(map(repr, METHODS))}"
             )
-        check_sampling(self.temperature, self.top_k, self.top_p)
-
-    def generate(
-        self,
-        generator: Generator,
-        sources: Sequence[Sequence[Text]],
-        prefixes: Sequence[str] | None = None,
-        tasks: Sequence[str] | None = None,
-        keys: Sequence[Sequence[int]] | None = None,
-        choices: Sequence[TextChoices | None] | None = None,
-    ) -> list[GeneratedText]:
-        """One text for each source.
-
-        Args:
-          generator: of the model.
-          sources, prefixes, tasks: errors, too, as of `Generator`.
-          keys: numbers that distinguish each source from all others, whichever share a call; with
-            the seed they decide what is sampled. None: its index among the sources.
-          choices: see `Generator`.
-        """
-        if self.method == "greedy":
-            return generator.greedy(sources, prefixes, choices=choices, tasks=tasks)
-        if self.method == "beam_search":
-            found = generator.beam_search(
-                sources,
-                prefixes,
-                num_beams=self.num_beams,
-                length_penalty=self.length_penalty,
-                choices=choices,
-                tasks=tasks,
-            )
-        else:
-            found = generator.sample(
-                sources,
-                prefixes,
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                seed=self._seeds(len(sources), keys),
-                choices=choices,
-                tasks=tasks,
-            )
-        return [texts[0] for texts in found]
+        check_sampling(self)
 
     @property
     def one_by_one(self) -> bool:
         """Whether a text can grow beside others: beam search keeps several for each source."""
         return self.method != "beam_search"
 
-    def for_one(self, key: Sequence[int], wanted: TextOptions) -> Mapping[str, Any]:
-        """Arguments of `ContinuousGenerator.submit` for the text that `generate` gives a source.
+    def request(
+        self,
+        source: Sequence[Text],
+        prefix: str,
+        task: str,
+        key: Sequence[int],
+        choices: TextChoices | None = None,
+        wanted: TextOptions | None = None,
+    ) -> TextRequest:
+        """A request for one text.
 
         Args:
-          key: of the source, see `generate`.
-          wanted: by its request.
+          source, prefix, task, choices: see `TextRequest`.
+          key: numbers that distinguish the source from all others, whichever share a call; with the
+            seed they decide what is sampled.
+          wanted: by who asks.
         """
-        samples = self.method == "sample"
+        wanted, samples = wanted or TextOptions(), self.method == "sample"
         temperature, top_p = wanted.temperature, wanted.top_p
-        if temperature is not None:
-            temperature = 0.0 if temperature < _LEAST_TEMPERATURE else temperature
-        else:
+        if temperature is None:
             temperature = self.temperature if samples else 0.0
+        elif temperature < _LEAST_TEMPERATURE:
+            temperature = 0.0
         if top_p is None:
             top_p = self.top_p if samples else 1.0
-        return {
-            "temperature": temperature,
-            "top_k": self.top_k if samples else 0,
-            "top_p": max(top_p, _LEAST_TOP_P),
-            "seed": _mixed(self.seed, *key),
-            "stop": wanted.stop,
-        }
+        top_k = self.top_k if samples else 0
+        sampling = SamplingOptions(temperature, top_k, max(top_p, _LEAST_TOP_P))
+        return TextRequest(source, prefix, task, sampling, _mixed(self.seed, *key), choices)
 
-    def _seeds(self, number: int, keys: Sequence[Sequence[int]] | None) -> list[int]:
-        if keys is None:
-            return [self.seed + index for index in range(number)]
-        return [_mixed(self.seed, *key) for key in keys]
+    def write(self, generator: Generator, requests: Sequence[TextRequest]) -> list[GeneratedText]:
+        """One text for each request, of `request`; errors are those of the generator."""
+        if self.one_by_one:
+            return generator.write(requests)
+        beams, penalty = self.num_beams, self.length_penalty
+        found = generator.beam_search(requests, num_beams=beams, length_penalty=penalty)
+        return [texts[0] for texts in found]
 
 
 def _mixed(*numbers: int) -> int:

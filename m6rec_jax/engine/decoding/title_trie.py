@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from m6rec_jax.engine.decoding.automaton import NO_RANK
-from m6rec_jax.engine.decoding.token_trie import build_trie
+from m6rec_jax.engine.decoding.graphs import build_trie
 from m6rec_jax.engine.index.catalogue_index import excluded_widths
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -39,7 +39,7 @@ class TitleTrie:
       DataError: a title without words.
 
     Attributes:
-      graphs: of `build_trie`; its entries are distinct titles.
+      automaton: of `build_trie`; its entries are distinct titles.
       titles: the text of each entry.
       ranks: int64 `[titles]`, of each entry among all sorted by their tokens.
       num_items: how many items the catalogue has.
@@ -57,14 +57,14 @@ class TitleTrie:
             kept = tokens if max_tokens is None else tokens[: max_tokens - 1]
             items_of.setdefault(tuple(kept), []).append(index)
         sequences = list(items_of)
-        self.graphs = build_trie(sequences)
+        self.automaton = build_trie(sequences)
         self._items = [np.array(items, np.int64) for items in items_of.values()]
         self._entry_of_item = np.zeros(len(titles), np.int64)
         for entry, items in enumerate(self._items):
             self._entry_of_item[items] = entry
         self._num_items_of = np.bincount(self._entry_of_item)
-        ending = np.asarray(self.graphs.entry)[0]
-        first_rank = np.asarray(self.graphs.first_rank)[0]
+        ending = np.asarray(self.automaton.entry)
+        first_rank = np.asarray(self.automaton.first_rank)
         leaves = np.flatnonzero(ending >= 0)
         self.ranks = np.zeros(len(sequences), np.int64)
         self.ranks[ending[leaves]] = first_rank[leaves]
@@ -75,44 +75,37 @@ class TitleTrie:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """What compiled programs depend on."""
-        return tuple(leaf.shape for leaf in jax.tree.leaves(self.graphs))
+        return tuple(leaf.shape for leaf in jax.tree.leaves(self.automaton))
 
     def __len__(self) -> int:
         """Distinct titles."""
         return len(self.titles)
 
-    def excluded_ranks(
-        self, seen: Sequence[Sequence[int]], number: int, *, widest: bool = False
-    ) -> np.ndarray:
-        """Ranks that each of `number` histories excludes, int32 `[histories, width]`.
+    def excluded_ranks(self, seen: Sequence[Sequence[int]], widest: bool = False) -> np.ndarray:
+        """Ranks of the titles all of whose items were seen, ascending, int32 `[histories, width]`.
 
         For `Automaton`. The width is one of `excluded_widths`, so that few shapes are compiled,
         and the last one where only the `widest` is. `seen` are, per history, indices into the
         catalogue.
 
         Raises:
-          DataError: another number of lists than of histories, or an item outside the catalogue.
+          DataError: an item outside the catalogue.
         """
-        if len(seen) != number:
-            raise DataError(f"{len(seen)} lists of seen items for {number} histories")
-        ranks = list(map(self._seen_ranks, seen))
+        ranks = []
+        for items in (np.unique(np.asarray(one, np.int64)) for one in seen):
+            if len(items) and not 0 <= items[0] <= items[-1] < self.num_items:
+                raise DataError(
+                    f"a seen item is outside the catalogue of {self.num_items} items: {items[0]} "
+                    f"or {items[-1]}"
+                )
+            entries, counts = np.unique(self._entry_of_item[items], return_counts=True)
+            ranks.append(np.sort(self.ranks[entries[self._num_items_of[entries] == counts]]))
         longest = len(self) if widest else max(map(len, ranks), default=0)
         width = next(width for width in excluded_widths(len(self)) if width >= longest)
-        found = np.full((number, width), NO_RANK, np.int32)
-        for row, own in enumerate(ranks):
-            found[row, : len(own)] = own
-        return found
-
-    def _seen_ranks(self, seen: Sequence[int]) -> np.ndarray:
-        """Ranks of the titles all of whose items were seen, ascending."""
-        items = np.unique(np.asarray(seen, np.int64))
-        if len(items) and not 0 <= items[0] <= items[-1] < self.num_items:
-            raise DataError(
-                f"a seen item is outside the catalogue of {self.num_items} items: {items[0]} or "
-                f"{items[-1]}"
-            )
-        entries, counts = np.unique(self._entry_of_item[items], return_counts=True)
-        return np.sort(self.ranks[entries[self._num_items_of[entries] == counts]])
+        excluded = np.full((len(seen), width), NO_RANK, np.int32)
+        for row, ranks_of_row in zip(excluded, ranks, strict=True):
+            row[: len(ranks_of_row)] = ranks_of_row
+        return excluded
 
     def warm_up_seen(self) -> list[list[int]]:
         """Seen items for each of the shapes that `excluded_ranks` may have."""
@@ -127,17 +120,10 @@ class TitleTrie:
     def indices(self, entry: int, scores: ItemScores | None = None) -> list[int]:
         """Indices into the catalogue of all items that have this title.
 
-        Args:
-          entry: of `Automaton.entries`.
-          scores: best first by these; equal ones, and None, leave the catalogue's order.
-
-        Raises:
-          DataError: scores of another number of items.
+        Of `Automaton.entries`, best first by scores; equal ones, and None, leave the catalogue's
+        order.
         """
         items = self._items[entry]
         if scores is None or len(items) == 1:
             return [int(item) for item in items]
-        own = np.asarray(scores(items))
-        if own.shape != items.shape:
-            raise DataError(f"scores of shape {list(own.shape)} for {len(items)} items")
-        return [int(items[i]) for i in np.argsort(-own, kind="stable")]
+        return [int(item) for item in items[np.argsort(-scores(items), kind="stable")]]

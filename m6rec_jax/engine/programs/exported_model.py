@@ -82,10 +82,7 @@ class ExportedModel(TrainedModel):
             constants = {
                 f"{CONSTANTS}/{name}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(others))
             }
-            unlike = (features.keys() - own.inputs.keys()) | (
-                own.inputs.keys() - features.keys() - NOTHING.keys()
-            )
-            if unlike:
+            if unlike := features.keys() ^ own.inputs.keys():
                 raise ConfigError(
                     f"'{name}' of {self.exported.folder} is another engine's, which differs in "
                     f"{', '.join(sorted(unlike))}: ask as the model was exported, or export it anew"
@@ -110,9 +107,7 @@ def _shortened(found: dict[str, Any], length: int) -> dict[str, Any]:
 
 def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
     """A feature as long as the program takes it."""
-    shape, dtype = program.inputs[name]
-    if name in NOTHING and name not in features:
-        return jnp.full((len(features["task_ids"]), *shape[1:]), NOTHING[name], dtype)
+    shape, _ = program.inputs[name]
     value = features[name]
     room = [
         (0, size - own if isinstance(size, int) else 0)

@@ -32,13 +32,13 @@ import jax
 import jax.export
 import numpy as np
 
-FORMAT = "m6rec-stablehlo-4"
+FORMAT = "m6rec-stablehlo-5"
 MANIFEST, WEIGHTS, HELD_OUT = "export.json", "weights.npz", "held_out.npz"
 CONSTANTS = "constants"
 # Programs that read several decoder rows of each source: their arrays of three axes are of rows.
 OF_ROWS = ("score", "likelihood")
-# What stands for nothing, in inputs that engines may leave out: no rank of a title is as large.
-NOTHING = {"seen": 2**31 - 1, "num_before": 0}
+# What fills up an input: no rank of a title is as large.
+NOTHING = {"seen": 2**31 - 1}
 
 
 class ExportError(ValueError):
