@@ -77,7 +77,7 @@ def test_titles_and_what_each_source_excludes(
     for row, own in enumerate(excluded):
         ranks[row, : len(own)] = sorted(own)
     left = [[t for rank, t in enumerate(ordered) if rank not in own] for own in excluded]
-    check(trie._replace(excluded=jnp.asarray(ranks)), left, left)
+    check(trie._replace(excluded=jnp.repeat(ranks, ROWS // 2, axis=0)), left, left)
     padded = np.zeros((ROWS, LENGTH), np.int32)
     for row, text in enumerate(texts):
         padded[row, : len(text)] = text

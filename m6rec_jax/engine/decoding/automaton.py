@@ -46,8 +46,8 @@ class Automaton(NamedTuple):
         end_rank - 1, sorted by their tokens.
       start: int32 `[sources]`, the node where texts begin, or `FREELY`; None: all at node 0, or
         freely where there is no graph.
-      excluded: int32 `[sources, width]`, ascending ranks of titles that must not come, filled up
-        with `NO_RANK`.
+      excluded: int32 `[rows, width]`, ascending ranks of titles that must not come, filled up with
+        `NO_RANK`.
     """
 
     free: Leaf = None
@@ -82,17 +82,15 @@ class Automaton(NamedTuple):
         if self.excluded is not None and self.first_rank is not None:
             # A branch is dead when all titles below it are excluded.
             first, end = self.first_rank[target], self.end_rank[target]
-            rows_per_source = len(node) // len(self.excluded)
-            excluded = jnp.repeat(self.excluded, rows_per_source, axis=0)
             search = jax.vmap(jnp.searchsorted)
-            present &= search(excluded, end) - search(excluded, first) != end - first
+            present &= search(self.excluded, end) - search(self.excluded, first) != end - first
         if self.rest is not None:
             fits = present & (self.rest[target] < jnp.asarray(room)[..., None])
             present = jnp.where(fits.any(axis=1, keepdims=True), fits, present)
         # Out of range, so that the scatter below drops it.
         tokens = jnp.where(present, self.token[edges], log_probs.shape[-1])
         values = jnp.take_along_axis(log_probs, tokens, axis=-1, mode="clip")
-        rows = jnp.arange(len(node))[:, None]
+        rows = jnp.arange(node.shape[0])[:, None]
         masked = jnp.full_like(log_probs, -jnp.inf).at[rows, tokens].set(values, mode="drop")
         if self.free is None:
             return masked

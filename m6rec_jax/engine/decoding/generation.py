@@ -149,7 +149,8 @@ def generate(
       length_penalty: of beam search.
     """
     prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
-    automaton = automaton._replace(excluded=features.get("seen"))
+    if "seen" in features:
+        automaton = automaton._replace(excluded=jnp.repeat(features["seen"], num_texts, axis=0))
     cache: Any = model.apply(
         variables,
         encoded_source(model, variables, features),
@@ -169,7 +170,7 @@ def generate(
         seeds = features["seed"]
         sampling = SamplingOptions(*(features[name] for name in SamplingOptions._fields))
     slots = Slots.of(cache, automaton, prefix_ids, seeds, sampling)
-    active = jnp.ones(len(prefix_ids), bool)
+    active = jnp.ones(prefix_ids.shape[:1], bool)
     slots, written = advance(step, slots, automaton, active, prefix_ids.shape[1])
     scores = written.gained.sum(axis=1)[:, None]
     ended = (written.tokens == EOS_ID).any(axis=1)[:, None]
