@@ -269,12 +269,36 @@ class Conversation:
 
     def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
         """What is said and recommended in dialogues that were `resumed` from this one."""
-        sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
+        acts = [one.act() for one in dialogues]
         filtered = [one.obeying() for one in dialogues]
+        # Nothing is searched for a turn such as "thanks".
+        searched = [n for n, act in enumerate(acts) if act in ("ask", "recommend")]
+        found = self._search([dialogues[n] for n in searched], [filtered[n] for n in searched])
+        of_dialogue = dict(zip(searched, found, strict=True))
+        answers = [
+            Answer(
+                "",
+                *of_dialogue.get(number, (None, None)),
+                self._grammar.wished(own.kept) if own.kept else "",
+            )
+            for number, own in enumerate(filtered)
+        ]
+        may_be_said = list(map(self._may_be_said, dialogues, acts, filtered, answers))
+        said = self._chosen(dialogues, may_be_said)
+        return [own._replace(reply=text) for own, text in zip(answers, said, strict=True)]
+
+    def _search(
+        self, dialogues: Sequence[Conversation], filtered: Sequence[Obeying]
+    ) -> list[tuple[Recommended | None, Recommended | None]]:
+        """What is recommended in each, by titles and by the two towers."""
+        if not dialogues:
+            return []
+        sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
         excluded = [np.flatnonzero(~own.allowed) for own in filtered]
         users = None
         read = [
-            Read(own, [*one.state.mentioned]) for own, one in zip(sources, dialogues, strict=True)
+            Read(source, [*one.state.mentioned])
+            for source, one in zip(sources, dialogues, strict=True)
         ]
         if self._retrieval is not None:
             if self._read_liked is not None:
@@ -284,17 +308,7 @@ class Conversation:
                 histories, [self._task("retrieval")] * len(histories)
             )
         written = self._by_title(sources, excluded, users)
-        retrieved = self._by_retrieval(read, excluded, users)
-        understood = [self._grammar.wished(own.kept) if own.kept else "" for own in filtered]
-        answers = [Answer("", *found) for found in zip(written, retrieved, understood, strict=True)]
-        acts = [one.act() for one in dialogues]
-        answers = [
-            own if act in ("ask", "recommend") else Answer("", None, None, own.understood)
-            for act, own in zip(acts, answers, strict=True)
-        ]
-        may_be_said = list(map(self._may_be_said, dialogues, acts, filtered, answers))
-        said = self._chosen(dialogues, may_be_said)
-        return [own._replace(reply=text) for own, text in zip(answers, said, strict=True)]
+        return list(zip(written, self._by_retrieval(read, excluded, users), strict=True))
 
     def act(self) -> str:
         """What the user's latest turn is replied to with, a key of `replies` in english.toml."""

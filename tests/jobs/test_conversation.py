@@ -471,3 +471,13 @@ def test_what_a_user_did_may_be_newer_than_the_data(history, number, tmp_path):
     assert len(liked([0]).past) == number
     with pytest.raises(ConfigError, match=r"has 'usr' \(did you mean 'user'\?\): a dialogue takes"):
         chat_module._LikedItems({"usr": {"taste": "drama"}}, folder, None)
+
+
+def test_nothing_is_searched_for_a_turn_that_wishes_nothing():
+    titles, towers = Model(), Model()
+    conversation = Conversation(CATALOGUE, titles=titles, retrieval=towers)
+    assert conversation.answer("Something like Heat").written is not None
+    numbers = len(titles.sources), len(towers.sources)
+    assert min(numbers) > 0
+    assert conversation.answer("Thanks").written is None
+    assert (len(titles.sources), len(towers.sources)) == numbers
