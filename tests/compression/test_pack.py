@@ -20,6 +20,7 @@ from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.backbone import Backbone
+from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.programs.packed_file import (
     float_variables,
@@ -103,7 +104,7 @@ def test_answers_are_those_of_the_dequantised_model(
         model.scorer("ctr").score_requests([HISTORY], [ITEMS])[0] for model in (packed, floats)
     ]
     np.testing.assert_allclose(*scores, rtol=1e-5)
-    texts = [model.generator("titles").greedy([HISTORY]) for model in (packed, floats)]
+    texts = [model.generator("titles").write([TextRequest(HISTORY)]) for model in (packed, floats)]
     assert texts[0][0].text == texts[1][0].text
     assert texts[0][0].log_probability == pytest.approx(texts[1][0].log_probability, abs=1e-4)
     vectors = [model.retriever("next").embed_items(ITEMS, "next") for model in (packed, floats)]
