@@ -1,7 +1,7 @@
 """The titles of a catalogue, so that what the model recommends always exists.
 
     trie = TitleTrie(vocabulary, titles)                # once
-    generator.recommend(histories, trie, 10)            # titles, scores *and* indices of items
+    generator.recommend(requests, trie, 10)             # titles, scores *and* indices of items
 
 A title may belong to several items: films are remade and re-released, and texts that differ only
 in what the vocabulary normalises away have the same tokens. All of them are returned, in an order
