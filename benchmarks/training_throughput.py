@@ -36,8 +36,8 @@ from m6rec_jax.pipeline.features import MODEL_FEATURES, feature_lengths
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.train_state import abstract_state
-from m6rec_jax.training.train_step import CompiledStep, make_train_step
+from m6rec_jax.training.train_state import TrainSetup
+from m6rec_jax.training.train_step import compile_step, make_train_step
 
 LENGTHS = {"inputs": 256, "targets": 64}
 LEARNING_RATE = 1e-4
@@ -66,12 +66,10 @@ def random_batch(rows: int, vocab_size: int) -> dict[str, np.ndarray]:
 def built_in_step(config: ModelConfig, batch: Mapping[str, np.ndarray]) -> Step:
     """A step of `m6rec train`."""
     model, optimizer = M6Rec(config), adamw(LEARNING_RATE, clip_norm=None)
-    mesh, rules = make_mesh(devices=jax.devices()[:1]), data_parallel()
-    abstract = abstract_state(model, optimizer, mesh, rules, trainable="all")
-    state = initial_state(model, optimizer, abstract, mesh, rules, trainable="all", seed=0)
-    placed = place_batch(batch, mesh)
-    function = make_train_step(model, optimizer, trainable="all", seed=0)
-    step = CompiledStep(function, state, placed, mesh=mesh, rules=rules, updates_state=True)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    setup = TrainSetup(model, optimizer, mesh, data_parallel())
+    state, placed = initial_state(setup), place_batch(batch, mesh)
+    step = compile_step(setup, make_train_step(setup), state, placed)
     held = [state]
 
     def run() -> Mapping[str, jax.Array]:

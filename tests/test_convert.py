@@ -243,8 +243,9 @@ def test_a_step_of_a_run_brings_the_runs_vocabulary(
     )
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
     best = {"best": {"name": "auc", "best_step": 10, "best": 0.9}}
-    with CheckpointStore(tmp_path / "ours" / "checkpoints") as store:
-        store.add_validation(0, {}, best)
+    location = locate(str(tmp_path / "ours"))
+    manifest = dataclasses.replace(read_manifest(location), extra=best)
+    location.manifest_file.write_text(json.dumps(manifest.to_json()))
     for number, folder in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
         target = tmp_path / f"back{number}"
         caplog.clear()

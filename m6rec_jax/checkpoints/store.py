@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,14 +10,12 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
-from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 
 from m6rec_jax.checkpoints.bytes_item import BytesSave
 from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
-from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
+from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute
 from m6rec_jax.checkpoints.manifest import (
     RunDescription,
     TensorSpec,
@@ -28,7 +24,6 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import DATA
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
-from m6rec_jax.io.atomic import write_atomically
 
 
 class CheckpointStore:
@@ -143,36 +138,6 @@ class CheckpointStore:
             )
         except (OSError, ValueError, RuntimeError) as error:
             what = f"step {step} could not be saved to {self.folder}"
-            raise write_failure(what, error) from error
-
-    def add_validation(
-        self, step: int, metrics: Mapping[str, float], extra: Mapping[str, Any]
-    ) -> None:
-        """Gives a finished step the validation that it was saved without.
-
-        Args:
-          step: one of `steps()`; no save is under way.
-          metrics: validation metrics at this step.
-          extra: entries of the manifest's `extra` that change.
-
-        Raises:
-          CheckpointError, UnreachableError: as `save`.
-        """
-        try:
-            if jax.process_index() == 0:
-                location = locate(self.folder, step)
-                if (stored := self._metrics(metrics)) is not None:
-                    path = location.folder / METRIC_ITEM_NAME / METRIC_ITEM_NAME
-                    path.parent.mkdir(exist_ok=True)
-                    write_atomically(path, json.dumps(stored))
-                manifest = read_manifest(location)
-                changed = dataclasses.replace(manifest, extra={**manifest.extra, **extra})
-                # Last, so that a step says that it was validated once all of that is there.
-                write_atomically(location.manifest_file, json.dumps(changed.to_json()))
-            multihost_utils.sync_global_devices("validation added")
-            self._manager.reload()
-        except OSError as error:
-            what = f"the validation of step {step} could not be saved to {self.folder}"
             raise write_failure(what, error) from error
 
     def wait(self) -> None:

@@ -32,15 +32,15 @@ from m6rec_jax.sharding import (
     data_parallel,
     replicated,
 )
-from m6rec_jax.training.train_state import TrainState, abstract_state
+from m6rec_jax.training.train_state import TrainSetup
 from m6rec_jax.training.train_step import jit_step, make_train_step
 
 logger = logging.getLogger(__name__)
 STEPS = ("train", "score", "decode")
 Features = dict[str, jax.ShapeDtypeStruct]
-# Left out of the step that is compiled: two need another model at hand, three are seldom set.
+# Left out of the step that is compiled: two need another model at hand, two are seldom set.
 _LEFT_OUT = (
-    *("Step.distillation", "Step.sentences", "Step.weight_bits", "Step.loss"),
+    *("Step.distillation", "Step.sentences", "Step.weight_bits"),
     "BatchIterator.pack",
 )
 
@@ -147,27 +147,22 @@ def make_program(name: str, settings: StepSettings, mesh: Mesh) -> Program:
 
 def _train(settings: StepSettings, mesh: Mesh) -> Program:
     rows, parts = settings.rows(mesh), settings.accumulation_steps
-    state = _state(settings, mesh)
+    setup = _setup(settings, mesh)
+    state = setup.abstract_state
     features = _features(settings, mesh, rows // parts, MODEL_FEATURES, parts)
-    step = make_train_step(
-        settings.model,
-        settings.optimizer,
-        trainable=settings.trainable,
-        seed=0,
-        accumulation_steps=parts,
-    )
+    step = make_train_step(setup, accumulation_steps=parts)
     if left_out := [name for name in _LEFT_OUT if configuration.bound(name)]:
         logger.warning(
             "compiled without %s: memory and operations are those of the plain step",
             ", ".join(left_out),
         )
-    jitted = jit_step(step, state, mesh)
+    jitted = jit_step(setup, step, state)
     return Program(jitted, (state, features), mesh, settings.logical_rules)
 
 
 def _score(settings: StepSettings, mesh: Mesh) -> Program:
     rows, model = settings.rows(mesh), settings.model
-    variables = _state(settings, mesh).variables
+    variables = _setup(settings, mesh).abstract_state.variables
     names = ("encoder_input_tokens", "encoder_block_ids", "decoder_input_tokens")
     features = _features(settings, mesh, rows, (*names, "decoder_block_ids", "task_ids"))
 
@@ -180,7 +175,7 @@ def _score(settings: StepSettings, mesh: Mesh) -> Program:
 
 def _decode(settings: StepSettings, mesh: Mesh) -> Program:
     rows, model = settings.rows(mesh), settings.model
-    variables = _state(settings, mesh).variables
+    variables = _setup(settings, mesh).abstract_state.variables
     _, target = settings.lengths
     names = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
     by_rows = batch_sharding(mesh)
@@ -203,8 +198,8 @@ def _decode(settings: StepSettings, mesh: Mesh) -> Program:
     )
 
 
-def _state(settings: StepSettings, mesh: Mesh) -> TrainState:
-    return abstract_state(
+def _setup(settings: StepSettings, mesh: Mesh) -> TrainSetup:
+    return TrainSetup(
         settings.model,
         settings.optimizer,
         mesh,

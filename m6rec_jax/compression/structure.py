@@ -35,7 +35,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
-from m6rec_jax.objectives import total_loss
+from m6rec_jax.objectives import mean_loss, total_loss
 from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
 from m6rec_jax.training.data_state import Batch
 
@@ -223,7 +223,7 @@ def gate_derivatives(
     model: M6Rec, variables: Mapping[str, Any], features: Mapping[str, Any]
 ) -> dict[tuple[str, str], jax.Array]:
     """Of the loss by gates on heads and columns, all of them open (at 1); keys: `Importance`."""
-    gradient = jax.grad(lambda given: total_loss(model, given, features)[0])(variables)
+    gradient = jax.grad(lambda given: mean_loss(total_loss(model, given, features)[0]))(variables)
     return _summed(jax.tree.map(jnp.multiply, variables, gradient))
 
 

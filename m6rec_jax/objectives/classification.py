@@ -14,11 +14,6 @@ Array = jax.Array
 NAME = "classification"
 
 
-def classification_count(features: Features) -> Array:
-    """Denominator: how many positions have a label."""
-    return jnp.sum((features["decoder_labels"] >= 0).astype(jnp.float32))
-
-
 def classification_loss(
     model: M6Rec,
     variables: Any,

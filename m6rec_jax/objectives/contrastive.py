@@ -76,11 +76,6 @@ def retrieval_items(
     return RetrievalItems(positions, ids, valid, valid * discounts, dropped, chosen)
 
 
-def contrastive_count(features: Features) -> Array:
-    """Denominator: the positive items of the retrieval rows, each by its weight."""
-    return jnp.sum(retrieval_items(features).weights)
-
-
 def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> Array:
     """Items that are no negatives of a user, who chose them: bool `[batch, batch · N]`.
 

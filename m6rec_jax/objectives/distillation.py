@@ -9,7 +9,7 @@ The teacher's variables come as a collection beside the student's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,8 @@ from m6rec_jax.model.attention import MASKED
 from m6rec_jax.model.attention_states import TOWERS, SelfAttention, watch
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec, Outputs
-from m6rec_jax.objectives import classification, contrastive, language_modelling
-from m6rec_jax.objectives.sums import Features, Metrics, Sum, nonzero, weighted_sum
-from m6rec_jax.objectives.total import loss_denominators
+from m6rec_jax.objectives import contrastive, language_modelling
+from m6rec_jax.objectives.sums import Features, Loss, Metrics, Sum, Terms, weighted_sum
 
 Array = jax.Array
 NAME = "distillation"
@@ -86,114 +85,91 @@ class _Side:
         return model.apply(self.variables, hidden, self.task_ids, method=model.option_logits)
 
 
-class DistillationLoss:
-    """A loss function: a student's own objectives, and its divergence from a teacher.
+def check_teacher(settings: Distillation, teacher: ModelConfig, student: ModelConfig) -> None:
+    """Raises ConfigError where the two models do not have what is to be learnt."""
+    prompts = teacher.prompts, student.prompts
+    classes = [0 if of.head == "none" else of.num_options for of in prompts]
+    sizes = [of.task_sizes["task_num_options"] for of in prompts]
+    # A teacher of one task teaches all.
+    pairs = zip(sizes[0] * (len(sizes[1]) // len(sizes[0])), sizes[1], strict=False)
+    dims = [of.retrieval_dim for of in prompts]
+    width = teacher.num_heads * teacher.head_dim
+    for weight, fits, what in (
+        (
+            settings.relation_weight,
+            width % student.num_heads == 0,
+            f"attention of the teacher, {width} wide, in the student's {student.num_heads} heads",
+        ),
+        (
+            settings.class_weight,
+            0 < classes[0] == classes[1] and all(size in (0, taught) for taught, size in pairs),
+            f"heads of equally many classes (PromptConfig.num_options, task_num_options), not "
+            f"{classes}, by task {sizes}",
+        ),
+        (
+            settings.similarity_weight,
+            all(dims),
+            f"retrieval projections in both (PromptConfig.retrieval_dim), not {dims}",
+        ),
+        (
+            1,
+            prompts[0].num_tasks in (1, prompts[1].num_tasks),
+            f"a bank of one task, or as many as the student's {prompts[1].num_tasks} "
+            f"(PromptConfig.num_tasks), not {prompts[0].num_tasks}",
+        ),
+    ):
+        if weight and not fits:
+            raise ConfigError(f"teacher and student do not fit: {settings} needs {what}")
+
+
+def with_teacher(loss: Loss, settings: Distillation, teacher: M6Rec) -> Loss:
+    """A student's own loss, and its divergence from a teacher, which never drops anything.
 
     Args:
-      settings: of the distillation.
-      objectives: the student's own loss function.
+      loss: the student's.
+      settings: of the distillation; `check_teacher` says whether they fit both.
       teacher: whose variables are the collection `TEACHER` of those that are passed.
-      student: of the student.
-
-    Raises:
-      ConfigError: settings that do not fit the two models.
     """
 
-    def __init__(
-        self, settings: Distillation, objectives: Any, teacher: M6Rec, student: ModelConfig
-    ) -> None:
-        self._settings, self._objectives, self._teacher = settings, objectives, teacher
-        self._heads = student.num_heads
-        config, prompts = teacher.config, (teacher.config.prompts, student.prompts)
-        classes = [0 if of.head == "none" else of.num_options for of in prompts]
-        sizes = [of.task_sizes["task_num_options"] for of in prompts]
-        # A teacher of one task teaches all.
-        pairs = zip(sizes[0] * (len(sizes[1]) // len(sizes[0])), sizes[1], strict=False)
-        dims = [of.retrieval_dim for of in prompts]
-        width = config.num_heads * config.head_dim
-        for weight, fits, what in (
-            (
-                settings.relation_weight,
-                width % self._heads == 0,
-                f"attention of the teacher, {width} wide, in the student's {self._heads} heads",
-            ),
-            (
-                settings.class_weight,
-                0 < classes[0] == classes[1] and all(size in (0, taught) for taught, size in pairs),
-                f"heads of equally many classes (PromptConfig.num_options, task_num_options), not "
-                f"{classes}, by task {sizes}",
-            ),
-            (
-                settings.similarity_weight,
-                all(dims),
-                f"retrieval projections in both (PromptConfig.retrieval_dim), not {dims}",
-            ),
-            (
-                1,
-                prompts[0].num_tasks in (1, prompts[1].num_tasks),
-                f"a bank of one task, or as many as the student's {prompts[1].num_tasks} "
-                f"(PromptConfig.num_tasks), not {prompts[0].num_tasks}",
-            ),
-        ):
-            if weight and not fits:
-                raise ConfigError(f"teacher and student do not fit: {settings} needs {what}")
-
-    def denominators(self, features: Features) -> dict[str, Array]:
-        """Those of the objectives, and the tokens of both towers."""
-        counts = getattr(self._objectives, "denominators", loss_denominators)
-        return counts(features) | {
-            tower: jnp.sum((features[f"{tower}_block_ids"] != 0).astype(jnp.float32))
-            for tower in TOWERS
-        }
-
-    def __call__(
-        self,
-        model: M6Rec,
-        variables: Any,
-        features: Features,
-        *,
-        denominators: Mapping[str, Array] | None = None,
-        **options: Any,
-    ) -> tuple[Array, Metrics]:
-        """As `total_loss`; the teacher never drops anything."""
-        settings = self._settings
+    def taught(
+        model: M6Rec, variables: Any, features: Features, **options: Any
+    ) -> tuple[Terms, Metrics]:
         of_student = {name: tree for name, tree in variables.items() if name != TEACHER}
         of_teacher = jax.lax.stop_gradient(variables[TEACHER])
-        counts = self.denominators(features) if denominators is None else denominators
         with _watched(model) as student_seen:
-            loss, metrics = self._objectives(
-                model, of_student, features, denominators=counts, **options
-            )
-        taught = dict(features)
-        if self._teacher.config.prompts.num_tasks == 1:
-            taught.pop("task_ids", None)
-        with _watched(self._teacher) as teacher_seen:
-            self._teacher.apply(of_teacher, taught)
-        teacher = _Side(self._teacher, of_teacher, taught, teacher_seen.outputs)
-        student = _Side(model, of_student, features, student_seen.outputs)
+            terms, metrics = loss(model, of_student, features, **options)
+        read = dict(features)
+        if teacher.config.prompts.num_tasks == 1:
+            read.pop("task_ids", None)
+        with _watched(teacher) as teacher_seen:
+            teacher.apply(of_teacher, read)
+        sides = (
+            _Side(teacher, of_teacher, read, teacher_seen.outputs),
+            _Side(model, of_student, features, student_seen.outputs),
+        )
 
-        def terms() -> Any:
-            """Names, weights, denominators and sums of what has a weight."""
+        def lessons() -> Iterator[tuple[str, float, Sum]]:
+            """Names, weights and sums of what has a weight."""
             if weight := settings.relation_weight:
                 for tower in TOWERS:
                     relations = teacher_seen.attention[tower], student_seen.attention[tower]
-                    losses = relation_divergence(*relations, self._heads)
+                    losses = relation_divergence(*relations, model.config.num_heads)
                     tokens = features[f"{tower}_block_ids"] != 0
-                    yield f"{tower}_relations", weight, tower, weighted_sum(losses, tokens)
+                    yield f"{tower}_relations", weight, weighted_sum(losses, tokens)
             if weight := settings.vocabulary_weight:
-                summed = _of_vocabulary(teacher, student, settings.chunk_length)
-                yield "vocabulary", weight, language_modelling.NAME, summed
+                yield "vocabulary", weight, _of_vocabulary(*sides, settings.chunk_length)
             if weight := settings.class_weight:
-                losses = _of_logits(teacher.option_logits(), student.option_logits())
-                summed = weighted_sum(losses, features["decoder_labels"] >= 0)
-                yield "classes", weight, classification.NAME, summed
+                losses = _of_logits(*(side.option_logits() for side in sides))
+                yield "classes", weight, weighted_sum(losses, features["decoder_labels"] >= 0)
             if weight := settings.similarity_weight:
-                yield "similarity", weight, contrastive.NAME, _of_similarity(teacher, student)
+                yield "similarity", weight, _of_similarity(*sides)
 
-        for name, weight, counted, summed in terms():
-            loss += weight * summed.total / nonzero(counts[counted])
+        for name, weight, summed in lessons():
+            terms[f"{NAME}/{name}"] = Sum(weight * summed.total, summed.count)
             metrics[f"{NAME}/{name}"] = jax.lax.stop_gradient(summed)
-        return loss, metrics
+        return terms, metrics
+
+    return taught
 
 
 def _watched(model: M6Rec) -> Any:

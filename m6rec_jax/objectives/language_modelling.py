@@ -17,11 +17,6 @@ NAME = "language_modelling"
 _WEIGHTS = 2
 
 
-def language_modelling_count(features: Features) -> Array:
-    """Denominator: Σ `decoder_loss_weights`."""
-    return jnp.sum(features["decoder_loss_weights"].astype(jnp.float32))
-
-
 @jax.custom_vjp
 def token_cross_entropy(logits: Array, targets: Array) -> Array:
     """-log softmax(logits)[target] per token: float32 `[..., vocab]`, int32 `[...]` → `[...]`.

@@ -22,16 +22,16 @@ from m6rec_jax.model.attention_states import watch
 from m6rec_jax.model.bert import unit
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives.distillation import divergence
-from m6rec_jax.objectives.sums import Features, Metrics, nonzero, weighted_sum
-from m6rec_jax.objectives.total import loss_denominators
+from m6rec_jax.objectives.sums import Features, Loss, Metrics, Sum, Terms, weighted_sum
 
 Array = jax.Array
-# The entry of the encoder's fingerprint in a manifest, the feature with its vectors, float32
-# `[batch, sentences, width]` (zeros: no sentence), and the denominator.
-SENTENCE_ENCODER, SENTENCE_VECTORS, SENTENCES = "sentence_encoder", "sentence_vectors", "sentences"
+# The entry of the encoder's fingerprint in a manifest, and the feature with its vectors, float32
+# `[batch, sentences, width]` (zeros: no sentence).
+SENTENCE_ENCODER, SENTENCE_VECTORS = "sentence_encoder", "sentence_vectors"
 # Of texts with a higher cosine neither is an example of something else.
 _SAME = 0.999
 _TEMPERATURE = 0.07  # divides cosines of both
+_TERM = "distillation/sentences"
 
 
 @gin.configurable
@@ -71,33 +71,14 @@ def sentence_numbers(features: Mapping[str, Any]) -> Any:
     return xp.where(blocks > 0, numbers, 0).astype(xp.int32)
 
 
-class SentenceLoss:
-    """A loss function: another one (`objectives`), and that of the encoder's relations."""
+def with_sentences(loss: Loss) -> Loss:
+    """Another loss, and that of the encoder's relations, a mean over all sentences."""
 
-    def __init__(self, objectives: Any) -> None:
-        self._objectives = objectives
-
-    def denominators(self, features: Features) -> dict[str, Array]:
-        """Those of the other loss, and the number of sentences."""
-        others = getattr(self._objectives, "denominators", loss_denominators)(features)
-        present = jnp.any(features[SENTENCE_VECTORS] != 0, axis=-1)
-        return {**others, SENTENCES: jnp.sum(present.astype(jnp.float32))}
-
-    def __call__(
-        self,
-        model: M6Rec,
-        variables: Any,
-        features: Features,
-        *,
-        denominators: Mapping[str, Array] | None = None,
-        **options: Any,
-    ) -> tuple[Array, Metrics]:
-        """As `total_loss`."""
-        counts = self.denominators(features) if denominators is None else denominators
+    def extended(
+        model: M6Rec, variables: Any, features: Features, **options: Any
+    ) -> tuple[Terms, Metrics]:
         with watch() as seen:
-            loss, metrics = self._objectives(
-                model, variables, features, denominators=counts, **options
-            )
+            terms, metrics = loss(model, variables, features, **options)
         wanted = features[SENTENCE_VECTORS]
         numbers = 1 + jnp.arange(wanted.shape[1])
         blocks = sentence_numbers(features)[:, None, :] == numbers[None, :, None]
@@ -118,5 +99,7 @@ class SentenceLoss:
 
         losses = divergence(log_relations(of_teacher), log_relations(cosines(means)))
         summed = weighted_sum(losses, compared.any(axis=-1))
-        loss += summed.total / nonzero(counts[SENTENCES])
-        return loss, {**metrics, "distillation/sentences": jax.lax.stop_gradient(summed)}
+        terms[_TERM] = Sum(summed.total, jnp.sum(present.astype(jnp.float32)))
+        return terms, {**metrics, _TERM: jax.lax.stop_gradient(summed)}
+
+    return extended

@@ -1,18 +1,19 @@
 """Losses and metrics as a sum and a count, so that a mean is taken once, over everything.
 
 A mean of means over devices or accumulation steps weights examples unequally. Under `jax.jit` over
-a mesh the sums here are global already; over accumulation steps they are added.
+a mesh the sums here are global already; over accumulation steps and batches they are added.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.m6rec import M6Rec
 
 Array = jax.Array
 
@@ -30,8 +31,40 @@ class Sum:
         return self.total / nonzero(self.count)
 
 
+# What a loss consists of, by name: each objective's weight times its sum of losses, and how many
+# tokens, labels or items there are.
+Terms = dict[str, Sum]
 Metrics = dict[str, Sum]
 Features = Mapping[str, Array]
+
+
+class Loss(Protocol):
+    """`total_loss`, or a loss that adds terms to those of another one."""
+
+    def __call__(
+        self,
+        model: M6Rec,
+        variables: Any,
+        features: Features,
+        *,
+        rngs: Mapping[str, Array] | None = None,
+        deterministic: bool = True,
+        jobs: Sequence[int] = (),
+    ) -> tuple[Terms, Metrics]:
+        """The loss's terms, of which `mean_loss` is the loss, and every objective's metrics."""
+
+
+def mean_loss(terms: Terms, counts: Mapping[str, Array] | None = None) -> Array:
+    """Σ total / count over the terms: a float32 scalar.
+
+    Args:
+      terms: of a batch, or of a part of it.
+      counts: of the whole batch, by term, where `terms` are of a part: the losses and gradients of
+        all parts then add up to those of the batch. None: those of `terms`.
+    """
+    counts = counts or {name: term.count for name, term in terms.items()}
+    means = (term.total / nonzero(counts[name]) for name, term in terms.items())
+    return sum(means, jnp.zeros(()))
 
 
 def weighted_sum(values: Array, weights: Array) -> Sum:
@@ -84,14 +117,6 @@ def is_by_job(name: str) -> bool:
     return name.endswith(_BY_JOB)
 
 
-def weighted(metrics: Metrics, weight: Array | float) -> Metrics:
-    """An objective's metrics, those by job times its weight in the total loss."""
-    return {
-        name: Sum(weight * value.total, value.count) if is_by_job(name) else value
-        for name, value in metrics.items()
-    }
-
-
 def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """`loss/<job>`: what the total loss would be of the job's examples alone.
 
@@ -103,13 +128,11 @@ def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict
       A loss for each job of which the window holds an example.
     """
     losses: dict[str, float] = {}
-    objectives = sorted({name for metrics in window for name in metrics if is_by_job(name)})
-    for objective in objectives:
+    for objective in sorted({name for metrics in window for name in metrics if is_by_job(name)}):
         sums = [metrics[objective] for metrics in window if objective in metrics]
-        totals = np.sum([np.asarray(part.total, np.float64) for part in sums], axis=0)
-        counts = np.sum([np.asarray(part.count, np.float64) for part in sums], axis=0)
+        totals = np.sum([np.asarray(of_batch.total, np.float64) for of_batch in sums], axis=0)
+        counts = np.sum([np.asarray(of_batch.count, np.float64) for of_batch in sums], axis=0)
         for job, total, count in zip(jobs, totals, counts, strict=True):
             if count:
-                name = f"loss/{job}"
-                losses[name] = losses.get(name, 0.0) + float(total / count)
+                losses[f"loss/{job}"] = losses.get(f"loss/{job}", 0.0) + float(total / count)
     return losses

@@ -26,12 +26,12 @@ from m6rec_jax.engine.decoding.slots import FREE
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.m6rec import M6Rec, initial_features
-from m6rec_jax.objectives import Metrics, total_loss
+from m6rec_jax.objectives import Metrics, mean_loss, total_loss
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.t5x_bridge import variables
 from m6rec_jax.t5x_bridge.data import T5xFeatureConverter, register_readable
 from m6rec_jax.t5x_bridge.restoring import mend_checkpoint_manager
-from m6rec_jax.t5x_bridge.trainer import without_denominators
+from m6rec_jax.t5x_bridge.trainer import without_counts
 from m6rec_jax.training.task_data import refuse_larger_vocabulary
 from m6rec_jax.training.train_state import TRAINABLE
 
@@ -128,16 +128,21 @@ class M6RecModel(models.BaseTransformerModel):
         self, params: Params, batch: Batch, dropout_rng: Array | None
     ) -> tuple[Array, dict[str, Any]]:
         """`objectives.total_loss` and its metrics, in t5x's form."""
-        features, denominators = without_denominators(batch)
-        loss, metrics = total_loss(
+        features, counts = without_counts(batch)
+        terms, metrics = total_loss(
             self.module,
             variables.split(params, frozen=self._frozen),
             features,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             deterministic=dropout_rng is None,
-            denominators=denominators,
         )
+        loss = mean_loss(terms, counts)
         return loss, _t5x_metrics(loss, metrics, features)
+
+    def loss_counts(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Of the terms of `objectives.total_loss`; they depend on the batch alone."""
+        terms, _ = total_loss(self.module, variables.split(params), batch)
+        return {name: term.count for name, term in terms.items()}
 
     def score_batch(
         self, params: Params, batch: Batch, return_intermediates: bool = False

@@ -1,8 +1,8 @@
 """Gradient accumulation that equals the whole batch's step.
 
 t5x adds up the gradients of microbatches, as if losses were sums. Ours are means over tokens,
-labels or items, of which microbatches have unequal numbers. So the denominators of the whole batch
-go along with every row, and the losses of the microbatches add up to that of the whole.
+labels or items, of which microbatches have unequal numbers. So the counts of the whole batch go
+along with every row, and the losses of the microbatches add up to that of the whole.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 from t5x import trainer
 
-from m6rec_jax.objectives import loss_denominators
 from m6rec_jax.sharding.processes import are_joined
 from m6rec_jax.training.preemption import PreemptionGuard
 
 Array = jax.Array
-_PREFIX = "denominators/"
+_PREFIX = "counts/"
 
 
 @gin.configurable
@@ -41,7 +40,7 @@ class M6RecTrainer(trainer.Trainer):
 
         def step(train_state: Any, batch: Mapping[str, Array]) -> Any:
             after, metrics = compiled(train_state, batch)
-            if guard.should_stop():
+            if guard.stopped_by():
                 self.train_state = after
                 raise trainer.PreemptionError("SIGTERM")
             return after, metrics
@@ -53,7 +52,7 @@ class M6RecTrainer(trainer.Trainer):
         def step(train_state: Any, batch: Mapping[str, Array]) -> Any:
             return trainer.train_with_lr(
                 train_state,
-                with_denominators(batch),
+                with_counts(batch, self._model.loss_counts(train_state.params, batch)),
                 learning_rate=self._learning_rate_fn(train_state.step),
                 dropout_rng=self._get_step_rng(train_state.step),
                 model=self._model,
@@ -70,24 +69,21 @@ class M6RecTrainer(trainer.Trainer):
         )
 
 
-def with_denominators(batch: Mapping[str, Array]) -> dict[str, Array]:
-    """The batch with its denominators, `[rows]` each, as features that microbatches keep."""
+def with_counts(batch: Mapping[str, Array], counts: Mapping[str, Array]) -> dict[str, Array]:
+    """The batch with what its losses are divided by, `[rows]` each, which microbatches keep."""
     rows = next(iter(batch.values())).shape[0]
     return {
         **batch,
-        **{
-            _PREFIX + name: jnp.broadcast_to(value, (rows,))
-            for name, value in loss_denominators(batch).items()
-        },
+        **{_PREFIX + name: jnp.broadcast_to(value, (rows,)) for name, value in counts.items()},
     }
 
 
-def without_denominators(
+def without_counts(
     batch: Mapping[str, Array],
 ) -> tuple[dict[str, Array], dict[str, Array] | None]:
-    """Features, and the denominators of the batch that they are of; None: of themselves."""
+    """Features, and the counts of the batch that they are of; None: of themselves."""
     features = {name: x for name, x in batch.items() if not name.startswith(_PREFIX)}
-    denominators = {
+    counts = {
         name.removeprefix(_PREFIX): x[0] for name, x in batch.items() if name.startswith(_PREFIX)
     }
-    return features, denominators or None
+    return features, counts or None

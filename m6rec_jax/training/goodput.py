@@ -29,17 +29,16 @@ class Goodput:
         """Seconds spent in these parts so far."""
         return sum(self._seconds[part] for part in parts)
 
-    def summary(self) -> str:
-        """The same for a person: `goodput 81%: step 97 s, compile 12 s, ...`, largest first."""
-        total = time.perf_counter() - self._begin
-        parts = sorted(self._seconds.items(), key=lambda part: -part[1])
-        shown = [f"{part.replace('_', ' ')} {value:.0f} s" for part, value in parts if value >= 0.5]
-        rest = total - sum(self._seconds.values())
-        shown += [f"other {rest:.0f} s"] if rest >= 0.5 else []
-        return f"goodput {self._seconds['step'] / total:.0%}: {', '.join(shown) or 'under 1 s'}"
-
     def report(self) -> dict[str, float]:
         """`seconds/…` per part and in total, and `goodput`: the share of time in steps."""
         total = time.perf_counter() - self._begin
         report = {f"seconds/{part}": value for part, value in self._seconds.items()}
         return {**report, "seconds/total": total, "goodput": self._seconds["step"] / total}
+
+
+def summary(report: dict[str, float]) -> str:
+    """A report of `Goodput` for a person: `goodput 81%: step 97 s, ...`, largest first."""
+    seconds = {part: report[f"seconds/{part}"] for part in PARTS}
+    largest_first = sorted(seconds.items(), key=lambda part: -part[1])
+    parts = ", ".join(f"{part.replace('_', ' ')} {value:.0f} s" for part, value in largest_first)
+    return f"goodput {report['goodput']:.0%} of {report['seconds/total']:.0f} s: {parts}"

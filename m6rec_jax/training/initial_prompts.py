@@ -12,130 +12,107 @@ from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.embedding import input_vectors, output_vectors
-from m6rec_jax.training.task_data import frequent_tokens_of, prompt_row_of, tokens_of
-from m6rec_jax.training.train_state import TrainState
+from m6rec_jax.training.initialization import Variables
+from m6rec_jax.training.options import Start, Words
+from m6rec_jax.training.task_data import prompt_row_of, text_vocabulary
 
-INITIAL_SOFT_PROMPTS = ("random", "vocabulary", "class_labels")
-# Words of each class, or such words by the name of the seqio task whose classes they are.
-Words = Sequence[str] | Mapping[str, Sequence[str]]
-# Soft prompts are drawn from this many pieces; rarer ones have embeddings that hardly ever learnt.
+# Soft prompts are drawn from this many tokens; rarer ones have embeddings that hardly ever learnt.
 NUM_FREQUENT = 5000
 # Keeps these draws apart from others of the same seed.
 _DRAWS = 0x50505
 
 
-def check_initial_prompts(
-    choice: str, config: ModelConfig, initial_prompts: str, labels: Words = (), options: Words = ()
-) -> None:
-    """Refuses settings that do not fit, before anything is computed.
-
-    Args:
-      choice: `Start.soft_prompts`.
-      config: of the model.
-      initial_prompts: what a checkpoint's prompts are taken for; see `state_from_checkpoint`.
-      labels: `Start.class_labels`.
-      options: `Start.options`.
+def check_initial_prompts(start: Start, config: ModelConfig) -> None:
+    """Refuses settings that do not fit the model, or each other, before anything is computed.
 
     Raises:
-      ConfigError: an unknown choice, a model without soft prompts, labels that are not there, or
-        two origins for soft prompts or for the head.
+      ConfigError: a model without soft prompts, labels that are not there, or two origins for soft
+        prompts or for the head.
     """
-    setting = f"Start.soft_prompts = {choice!r}"
-    if initial_prompts == "all" and options:
+    setting = f"Start.soft_prompts = {start.soft_prompts!r}"
+    labels, options = start.class_labels, start.options
+    if start.prompts == "all" and options:
         raise ConfigError(
-            "Start.options would overwrite the head that Start.prompts = 'all' "
-            "takes over from the checkpoint: set INITIAL_OPTIONS = () to keep it, or "
-            "Start.options = () where a file binds that"
+            "Start.options would overwrite the head that Start.prompts = 'all' takes over from the "
+            "checkpoint: set INITIAL_OPTIONS = () (Start.options) to keep it"
         )
-    if choice not in INITIAL_SOFT_PROMPTS:
-        raise ConfigError(f"{setting} is not one of {', '.join(INITIAL_SOFT_PROMPTS)}")
-    if choice == "random":
+    if start.soft_prompts == "random":
         return
     if not config.prompts.num_prompts:
         raise ConfigError(
             f"{setting}, but the model has no soft prompts (PromptConfig.num_prompts = 0)"
         )
-    if choice == "class_labels" and not labels:
+    if start.prompts == "all":
         raise ConfigError(
-            f"{setting}, but Start.class_labels is empty: give a text for each class (the macro "
-            "OPTION_WORDS of gin_configs/tuning/)"
+            f"{setting} would overwrite the soft prompts that Start.prompts = 'all' takes over "
+            "from the checkpoint; leave one of them out"
         )
-    if choice == "class_labels" and config.prompts.head == "option" and _meet(labels, options):
-        raise ConfigError(
-            f"{setting} and Start.options are both given, but with options the last soft "
-            "prompts are the head, which can start from one of them only: set INITIAL_OPTIONS = () "
-            "to start from the labels' text, or Start.options = () where a file binds that"
-        )
-    if initial_prompts == "all":
-        raise ConfigError(
-            f"{setting} would overwrite the soft prompts that Start.prompts = 'all' takes "
-            "over from the checkpoint; leave one of them out"
-        )
-
-
-def _meet(labels: Words, options: Words) -> bool:
-    """Whether both are given for one task."""
-    if isinstance(labels, Mapping) and isinstance(options, Mapping):
-        return bool(labels.keys() & options.keys())
-    return bool(labels and options)
+    if start.soft_prompts == "class_labels":
+        if not labels:
+            raise ConfigError(
+                f"{setting}, but Start.class_labels is empty: give a text for each class (the "
+                "macro OPTION_WORDS of gin_configs/tuning/)"
+            )
+        by_task = isinstance(labels, Mapping) and isinstance(options, Mapping)
+        both = set(labels) & set(options) if by_task else options
+        if config.prompts.head == "option" and both:
+            raise ConfigError(
+                f"{setting} and Start.options are both given, but with options the last soft "
+                "prompts are the head, which can start from one of them only: set "
+                "INITIAL_OPTIONS = () (Start.options) to start from the labels' text"
+            )
 
 
 def with_initial_prompts(
-    state: TrainState,
-    config: ModelConfig,
-    task: str,
-    *,
-    soft_prompts: str,
-    labels: Words,
-    options: Words,
-    seed: int,
-) -> TrainState:
-    """Starts soft prompts, then options, as `train` is told to.
+    variables: Variables, config: ModelConfig, task: str, start: Start, seed: int
+) -> Variables:
+    """Starts soft prompts, then options, as `start` says.
+
+    A task of a bank for which there are no labels starts as by 'vocabulary'.
 
     Args:
-      state: at step 0.
+      variables: of the new run.
       config: of the model.
       task: a registered task or mixture, whose vocabulary is used.
-      soft_prompts: one of `INITIAL_SOFT_PROMPTS`; 'random' leaves them as they are.
-      labels: text of each class, for 'class_labels'. A task of a bank that is not named has none,
-        and starts as by 'vocabulary'.
-      options: a word per class; empty leaves the options as the other prompts.
+      start: `check_initial_prompts` has passed.
       seed: of the draws.
 
     Raises:
-      ConfigError: settings that do not fit each other, the model or the vocabulary.
+      ConfigError: words that do not fit the model or the vocabulary.
     """
-    if soft_prompts != "random":
-        tokens = frequent_tokens_of(task, NUM_FREQUENT)
-        state = with_prompts_of_tokens(state, config, tokens, seed)
-    if soft_prompts == "class_labels":
-        for row, ids in _tokens_by_row(labels, task, config):
-            state = with_prompts_of_labels(state, config, ids, row)
-    for row, ids in _tokens_by_row(options, task, config):
-        state = with_options_of_words(state, config, ids, row)
-    return state
+    if start.soft_prompts != "random":
+        tokens = text_vocabulary(task).frequent_ids(NUM_FREQUENT).tolist()
+        variables = with_prompts_of_tokens(variables, config, tokens, seed)
+    if start.soft_prompts == "class_labels":
+        for row, ids in _tokens_by_row(start.class_labels, task, config):
+            variables = with_prompts_of_labels(variables, config, ids, row)
+    for row, ids in _tokens_by_row(start.options, task, config):
+        variables = with_options_of_words(variables, config, ids, row)
+    return variables
 
 
 def _tokens_by_row(
     words: Words, task: str, config: ModelConfig
 ) -> Iterator[tuple[int | None, list[list[int]]]]:
     """Row of the bank (None: all) and token ids of each class."""
-    if isinstance(words, Mapping):
-        for name, own in words.items():
-            yield prompt_row_of(name, task, config), tokens_of(task, own)
-    elif words:
-        yield None, tokens_of(task, words)
+    if words:
+        encode = text_vocabulary(task).encode
+        if isinstance(words, Mapping):
+            for name, of_task in words.items():
+                yield prompt_row_of(name, task, config), [encode(word) for word in of_task]
+        else:
+            yield None, [encode(word) for word in words]
 
 
 def with_prompts_of_tokens(
-    state: TrainState, config: ModelConfig, tokens: Sequence[int], seed: int
-) -> TrainState:
+    variables: Variables, config: ModelConfig, tokens: Sequence[int], seed: int
+) -> Variables:
     """Starts soft prompts, options included, as the backbone's embeddings of tokens.
 
     Each task of a bank draws for itself, without repeating a token, by the seed alone.
 
     Raises:
-      ConfigError: fewer tokens than soft prompts, or one outside the model's vocabulary.
+      ConfigError: fewer tokens than soft prompts.
     """
     prompts, candidates = config.prompts, np.asarray(tokens, np.int32)
     if len(candidates) < prompts.num_prompts:
@@ -143,31 +120,23 @@ def with_prompts_of_tokens(
             f"Start.soft_prompts = 'vocabulary' draws PromptConfig.num_prompts = "
             f"{prompts.num_prompts} different tokens, but the vocabulary offers {len(candidates)}"
         )
-    if candidates.size and candidates.max() >= config.vocab_size:
-        raise ConfigError(
-            f"the vocabulary has token {candidates.max()}, but ModelConfig.vocab_size is "
-            f"{config.vocab_size}"
-        )
     rng = np.random.default_rng([seed, _DRAWS])
-    drawn = np.stack(
-        [
-            rng.choice(candidates, prompts.num_prompts, replace=False)
-            for _ in range(prompts.num_tasks)
-        ]
-    )
+    draws = [
+        rng.choice(candidates, prompts.num_prompts, replace=False) for _ in range(prompts.num_tasks)
+    ]
 
     def put(prompts: jax.Array, params: PyTree) -> jax.Array:
-        return input_vectors(params, drawn).astype(prompts.dtype)
+        return input_vectors(params, np.stack(draws)).astype(prompts.dtype)
 
-    return _with_tensor(state, "soft_prompts", put)
+    return _with_tensor(variables, "soft_prompts", put)
 
 
 def with_prompts_of_labels(
-    state: TrainState,
+    variables: Variables,
     config: ModelConfig,
     labels: Sequence[Sequence[int]],
     task_id: int | None = None,
-) -> TrainState:
+) -> Variables:
     """Starts the last soft prompts as the text of the classes, one each, in their order.
 
     A label is the mean of the backbone's embeddings of its tokens (Lester et al. 2021, section
@@ -175,7 +144,7 @@ def with_prompts_of_labels(
     otherwise.
 
     Args:
-      state: at step 0.
+      variables: of the new run.
       config: of the model.
       labels: token ids of each class.
       task_id: row of the bank; None: all tasks, which have equally many classes, start alike.
@@ -185,8 +154,7 @@ def with_prompts_of_labels(
         without tokens.
     """
     _check_classes("Start.class_labels", labels, config, task_id)
-    prompts = config.prompts
-    least = min(prompts.of_task(row).num_prompts for row in _rows(config, task_id))
+    least = min(config.prompts.of_task(row).num_prompts for row in _rows(config, task_id))
     if len(labels) > least:
         raise ConfigError(
             f"Start.class_labels has {len(labels)} labels, but there are {least} soft prompts to "
@@ -194,20 +162,19 @@ def with_prompts_of_labels(
         )
 
     def put(prompts: jax.Array, params: PyTree) -> jax.Array:
-        vectors = [input_vectors(params, np.asarray(ids)) for ids in labels]
-        means = jnp.stack([of_label.mean(axis=0) for of_label in vectors])
+        means = [input_vectors(params, np.asarray(ids)).mean(axis=0) for ids in labels]
         places = slice(None) if task_id is None else task_id
-        return prompts.at[places, -len(labels) :].set(means.astype(prompts.dtype))
+        return prompts.at[places, -len(labels) :].set(jnp.stack(means).astype(prompts.dtype))
 
-    return _with_tensor(state, "soft_prompts", put)
+    return _with_tensor(variables, "soft_prompts", put)
 
 
 def with_options_of_words(
-    state: TrainState,
+    variables: Variables,
     config: ModelConfig,
     words: Sequence[Sequence[int]],
     task_id: int | None = None,
-) -> TrainState:
+) -> Variables:
     """Starts the head's classes as the backbone's own output vectors of their words.
 
     Those are the options, or the columns of a linear head. The logit of a class is then that of its
@@ -215,10 +182,8 @@ def with_options_of_words(
     `[EOS]` scores before its tuning begins.
 
     Args:
-      state: at step 0.
-      config: of the model.
+      variables, config, task_id: as for `with_prompts_of_labels`.
       words: token ids of each class.
-      task_id: row of the bank; None: all tasks, which have equally many classes, start alike.
 
     Raises:
       ConfigError: another number of words than classes, a word without tokens, two that begin with
@@ -250,9 +215,9 @@ def with_options_of_words(
     def unbiased(old: jax.Array, _: PyTree) -> jax.Array:
         return old.at[places, : len(words)].set(0)
 
-    if linear:  # `initial_prompts='matching'` may have taken over a bias
-        state = _with_tensor(state, "head_bias", unbiased)
-    return _with_tensor(state, "head_kernel" if linear else "soft_prompts", put)
+    if linear:  # Start.prompts = 'matching' may have taken over a bias
+        variables = _with_tensor(variables, "head_bias", unbiased)
+    return _with_tensor(variables, "head_kernel" if linear else "soft_prompts", put)
 
 
 def _rows(config: ModelConfig, task_id: int | None) -> Sequence[int]:
@@ -277,9 +242,10 @@ def _check_classes(
 
 
 def _with_tensor(
-    state: TrainState, name: str, put: Callable[[jax.Array, PyTree], jax.Array]
-) -> TrainState:
-    """The state with put(tensor, backbone) as that tensor of the bank, `[tasks, ...]`."""
-    bank = state.prompts["bank"]
-    new = jax.jit(put, out_shardings=bank[name].sharding)(bank[name], state.params)
-    return state.replace(prompts={**state.prompts, "bank": {**bank, name: new}})
+    variables: Variables, name: str, put: Callable[[jax.Array, PyTree], jax.Array]
+) -> Variables:
+    """The variables with put(tensor, backbone) as that tensor of the bank, `[tasks, ...]`."""
+    prompts = variables["prompts"]
+    tensor = prompts["bank"][name]
+    new = jax.jit(put, out_shardings=tensor.sharding)(tensor, variables["params"])
+    return {**variables, "prompts": {**prompts, "bank": {**prompts["bank"], name: new}}}

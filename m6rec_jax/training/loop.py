@@ -1,13 +1,12 @@
-"""The train loop: mesh, data, state, steps, validation, checkpoints, resuming (`train`)."""
+"""A run: config, data, state, steps with validation and checkpoints, resuming (`train`)."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import gin
 import jax
@@ -24,32 +23,22 @@ from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.objectives.sentences import SentenceLoss
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
-from m6rec_jax.sharding import (
-    LogicalRules,
-    check_rows,
-    data_parallel,
-    make_mesh,
-    place_batch,
-)
+from m6rec_jax.sharding import batch_reader, check_rows, data_parallel, make_mesh, place_batch
 from m6rec_jax.sharding.processes import check_shared
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
-from m6rec_jax.training.goodput import Goodput
-from m6rec_jax.training.initial_embeddings import (
-    check_initial_embeddings,
-    with_initial_embeddings,
-)
+from m6rec_jax.training.goodput import Goodput, summary
+from m6rec_jax.training.initial_embeddings import with_initial_embeddings
 from m6rec_jax.training.initial_prompts import check_initial_prompts, with_initial_prompts
 from m6rec_jax.training.initialization import (
-    check_prompts_of_checkpoint,
     initial_state,
-    state_from_checkpoint,
-    with_optimizer_state,
+    initial_variables,
+    variables_from_checkpoint,
 )
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.objective import make_objective
 from m6rec_jax.training.options import (
     Checkpoints,
     Logging,
@@ -59,28 +48,19 @@ from m6rec_jax.training.options import (
     Validation,
 )
 from m6rec_jax.training.resumption import resumed_state
-from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
-from m6rec_jax.training.sentences import (
-    SentenceEncoder,
-    add_sentences,
-    described_with,
-    encoder_folder,
-)
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
     check_task,
     jobs_of,
+    log_what_is_cut,
     save_inference_assets,
-    tell_what_is_cut,
-    text_vocabulary,
     training_batches,
     validation_batches,
     vocabulary_of,
 )
-from m6rec_jax.training.teacher import with_teacher
-from m6rec_jax.training.train_state import TrainState, abstract_state
-from m6rec_jax.training.train_step import LossFunction, make_train_step
+from m6rec_jax.training.train_state import TrainSetup, TrainState
+from m6rec_jax.training.train_step import make_train_step
 from m6rec_jax.training.validation import (
     ValidationPlan,
     Validator,
@@ -148,7 +128,7 @@ def train(
       data: what is read.
       model_dir: folder of everything the run writes; may be a bucket address.
       train_steps: optimizer steps in all.
-      optimizer: of `training.optimizers` (or any optax transformation over `trainable_groups`).
+      optimizer: of `training.optimizers` (or any optax transformation over `TrainSetup.trained`).
       trainable: 'prompts' (the backbone is frozen) or 'all'.
       seed: of initialisation and dropout (data have their own).
       start, step, checkpoints, validation, log: see `training.options`; None: as gin sets them,
@@ -158,144 +138,73 @@ def train(
       ConfigError: settings that do not fit each other.
       CheckpointError: the checkpoint to resume or start from does not fit, or is damaged; or a
         folder is in a bucket, and the package for it is missing.
-      DataError: the data end, or a batch has another shape.
+      DataError: the data end.
       M6RecError: the loss is not a number any more.
     """
     clock = Goodput()
-    start, step = start or Start(), step or Step()
+    start, step, log = start or Start(), step or Step(), log or Logging()
     checkpoints, validation = checkpoints or Checkpoints(), validation or Validation()
-    log = log or Logging()
-    if train_steps < 1:
-        raise ConfigError(f"TRAIN_STEPS = {train_steps} must be at least 1")
-    if isinstance(model, ModelConfig):
-        model = M6Rec(model)
-    check_initial_embeddings(start.embeddings)
-    check_prompts_of_checkpoint(start.prompts)
-    check_initial_prompts(
-        start.soft_prompts, model.config, start.prompts, start.class_labels, start.options
-    )
-    if start.prompts == "all" and not start.checkpoint:
-        raise ConfigError(
-            "Start.prompts = 'all' takes them over from INITIAL_CHECKPOINT_PATH: set it"
-        )
-    for path in filter(None, (model_dir, start.checkpoint)):
-        check_bucket(path)  # nothing else may take time, or write, before
-    folder = epath.Path(model_dir)
-    is_main = jax.process_index() == 0
-    # What an earlier launch wrote stays until this one has proved to be its continuation.
-    if is_main and not (folder / CONFIG_FILE).exists():
-        write_config(model_dir)
-    check_shared(folder / CONFIG_FILE)
-
+    model = M6Rec(model) if isinstance(model, ModelConfig) else model
+    folder, is_main = epath.Path(model_dir), jax.process_index() == 0
+    _begin(folder, train_steps, start, model.config)
     with clock.measure("startup"):
         mesh = make_mesh()
-        rules = data_parallel() if step.rules is None else tuple(step.rules)
         check_rows(data.batch_size, mesh, step.accumulation_steps)
-        abstract = abstract_state(
-            model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=step.frozen_dtype
-        )
-        name, lengths = data.mixture_or_task_name, data.task_feature_lengths
-        source = training_batches(name, lengths, data.batch_size, data.batches, mesh)
-        text = vocabulary_of(name, source)
-        jobs: dict[str, int] = {}
-        fingerprint = data.vocabulary_fingerprint
-        if text is not None:  # else nothing is known of what the batches come from
-            check_task(name, text, model.config)
-            jobs = jobs_of(name)
-            fingerprint = fingerprint or text.fingerprint
+        rules = data_parallel() if step.rules is None else tuple(step.rules)
+        setup = TrainSetup(model, optimizer, mesh, rules, trainable, seed, step.frozen_dtype)
+        source = training_batches(data, batch_reader(mesh))
+        fingerprint, jobs = data.vocabulary_fingerprint, dict[str, int]()
+        vocabulary = vocabulary_of(data.mixture_or_task_name, source)
+        if vocabulary is not None:  # else nothing is known of what the batches come from
+            check_task(data.mixture_or_task_name, vocabulary, model.config)
+            jobs = jobs_of(data.mixture_or_task_name)
+            fingerprint = fingerprint or vocabulary.fingerprint
+        objective = make_objective(step, setup, data.mixture_or_task_name, fingerprint)
         run = RunDescription(
             model_config=model.config,
             vocabulary_fingerprint=fingerprint,
             trainable=trainable,
-            extra={"seed": seed, "batch_size": data.batch_size},
+            extra={"seed": seed, "batch_size": data.batch_size, **objective.fingerprints},
         )
-        loss: LossFunction = step.loss
-        fixed: dict[str, Any] = {}
-        if step.distillation is not None:
-            loss, fixed, run = with_teacher(step.loss, step.distillation, run, mesh, rules)
-        extended: Callable[[Batch], Batch] = lambda batch: batch  # noqa: E731
-        if step.sentences is not None:
-            folder_of_encoder = encoder_folder(step.sentences.encoder)
-            encoder = SentenceEncoder(folder_of_encoder, step.sentences.max_tokens)
-            loss, run = SentenceLoss(loss), described_with(run, encoder)
-            extended = add_sentences(step.sentences, encoder, text_vocabulary(name))
-        if step.weight_bits is not None:
-            loss = RoundedWeightsLoss(loss, step.weight_bits)
         best = BestMetric(validation.best_metric, validation.mode, validation.patience)
         store = CheckpointStore(
             folder / CHECKPOINTS_FOLDER,
             keep=checkpoints.keep,
-            best_metric=validation.best_metric,
-            best_mode=validation.mode,
+            best_metric=best.name,
+            best_mode=best.mode,
         )
-        resumed, validated = store.latest_step() is not None, True
-        if resumed:
-            state, validated = resumed_state(store, abstract, source, run, best, mesh)
-        else:
-            state = _new_state(
-                start, data, model, optimizer, abstract, mesh, rules, run=run, seed=seed
-            )
-        state = state.replace(fixed=fixed)
-        abstract = abstract.replace(fixed=jax.tree.map(_abstract, fixed))
+        resumed = store.latest_step() is not None
+        state = (
+            resumed_state(setup, store, source, run, best)
+            if resumed
+            else _new_state(setup, start, data, run)
+        ).replace(fixed=objective.fixed)
         first_step = int(state.step)
-        plan = _validation_plan(validation, data, step, train_steps, log.progress)
+        plan = _validation_plan(validation, data, step, train_steps, log.progress and is_main)
         if is_main:
             write_config(model_dir)
-            if text is not None:
-                save_inference_assets(name, lengths, model_dir, resumed=resumed)
+            if vocabulary is not None:
+                save_inference_assets(data, model_dir, resumed=resumed)
                 if log.cuts and not resumed:
-                    tell_what_is_cut(name, lengths)
-
-    loop = StepLoop(
-        mesh=mesh,
-        rules=rules,
-        abstract=abstract,
-        description=run,
-        store=store,
-        best=best,
-        clock=clock,
-        train_steps=train_steps,
-        batch_size=data.batch_size,
-        jobs=tuple(jobs),
-        trainable=trainable,
-        checkpoint_period=checkpoints.period,
-        log_period=log.period,
-        validation_period=plan.period if plan and validation.period else None,
-        validate_first=validation.first,
-        validated=validated,
-        validate=Validator(
-            model,
-            abstract,
+                    log_what_is_cut(data.mixture_or_task_name, data.task_feature_lengths)
+    validate = Validator(
+        setup,
+        objective,
+        lambda: validation_batches(
+            data,
+            validation.batches,
             mesh,
-            rules,
-            loss,
-            lambda: validation_batches(
-                name,
-                lengths,
-                data.batch_size // step.accumulation_steps,
-                validation.batches,
-                mesh,
-                sample=0 if plan is None else plan.rows,
-            ),
-            extended,
-            validation.evaluate,
-            jobs,
-            progress=log.progress and is_main,
+            rows=data.batch_size // step.accumulation_steps,
+            sample=plan.rows if plan else 0,
         ),
-    )
-    step_function = make_train_step(
-        model,
-        optimizer,
-        trainable=trainable,
-        seed=seed,
-        accumulation_steps=step.accumulation_steps,
-        loss=loss,
-        jobs=tuple(jobs.values()),
+        validation.evaluate,
+        jobs,
+        progress=log.progress and is_main,
     )
 
     def place(batch: Batch) -> dict[str, jax.Array]:
         check_labels(batch, model.config.prompts)
-        return _placed(extended(batch), mesh, step.accumulation_steps)
+        return _placed(objective.add_features(batch), mesh, step.accumulation_steps)
 
     with (
         store,
@@ -309,13 +218,35 @@ def train(
             disable=not (log.progress and is_main),
         ) as bar,
     ):
-        is_over = first_step >= train_steps or best.should_stop
-        if is_over and not loop.owes_validation(first_step):
-            why = "early stopping ended the run" if best.should_stop else "nothing to do"
+        metrics: Mapping[str, float] = {}
+        stopped_by = EARLY_STOPPING if best.should_stop else None
+        if first_step >= train_steps or stopped_by:
+            why = "early stopping ended the run" if stopped_by else "nothing to do"
             logger.info("%s has %d of %d steps: %s", folder, first_step, train_steps, why)
-            metrics: Mapping[str, float] = {}
-            stopped_by = EARLY_STOPPING if best.should_stop else None
         else:
+            loop = StepLoop(
+                setup=setup,
+                description=run,
+                store=store,
+                best=best,
+                clock=clock,
+                log=metric_log,
+                bar=bar,
+                train_steps=train_steps,
+                batch_size=data.batch_size,
+                jobs=tuple(jobs),
+                checkpoint_period=checkpoints.period,
+                log_period=log.period,
+                validate=validate,
+                validation_period=plan.period if plan and validation.period else None,
+                validate_first=validation.first,
+            )
+            step_function = make_train_step(
+                setup,
+                accumulation_steps=step.accumulation_steps,
+                loss=objective.loss,
+                jobs=tuple(jobs.values()),
+            )
             with InputFeed(
                 source,
                 place,
@@ -323,76 +254,51 @@ def train(
                 snapshot_period=checkpoints.period,
                 depth=data.prefetch,
             ) as feed:
-                state, metrics, stopped_by = loop.run(state, feed, step_function, metric_log, bar)
+                state, metrics, stopped_by = loop.run(state, feed, step_function)
         with clock.measure("checkpoint"):
             store.wait()
         report = clock.report()
         metric_log.write(int(state.step), report)
     if is_main:
-        logger.info("%s", clock.summary())
-    if stopped_by in ("SIGTERM", "SIGINT") and is_main:
-        _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
+        logger.info("%s", summary(report))
+        if stopped_by in ("SIGTERM", "SIGINT"):
+            _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
 
 
+def _begin(folder: epath.Path, train_steps: int, start: Start, config: ModelConfig) -> None:
+    """Checks what can be checked before anything takes time, and makes the run's folder."""
+    if train_steps < 1:
+        raise ConfigError(f"TRAIN_STEPS = {train_steps} must be at least 1")
+    check_initial_prompts(start, config)
+    for path in filter(None, (str(folder), start.checkpoint)):
+        check_bucket(path)
+    # What an earlier launch wrote stays until this one has proved to be its continuation.
+    if jax.process_index() == 0 and not (folder / CONFIG_FILE).exists():
+        write_config(str(folder))
+    check_shared(folder / CONFIG_FILE)
+
+
 def _new_state(
-    start: Start,
-    data: TrainingData,
-    model: M6Rec,
-    optimizer: optax.GradientTransformation,
-    abstract: TrainState,
-    mesh: Mesh,
-    rules: LogicalRules,
-    *,
-    run: RunDescription,
-    seed: int,
+    setup: TrainSetup, start: Start, data: TrainingData, run: RunDescription
 ) -> TrainState:
     """The state at step 0, started as `start` says."""
-    trainable = run.trainable or "all"
+    config, task = setup.model.config, data.mixture_or_task_name
     if start.checkpoint:
-        state = state_from_checkpoint(
-            model,
-            optimizer,
-            abstract,
-            mesh,
-            rules,
-            trainable=trainable,
-            seed=seed,
-            path=start.checkpoint,
-            run=run,
-            initial_prompts=start.prompts,
-        )
+        variables = variables_from_checkpoint(setup, start.checkpoint, run, start.prompts)
     else:
-        if trainable == "prompts":
+        if setup.trainable == "prompts":
             logger.warning(
                 "training prompts on a random backbone: INITIAL_CHECKPOINT_PATH is not set"
             )
-        state = initial_state(
-            model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
-        )
-        with jax.set_mesh(mesh):
-            state = with_initial_embeddings(
-                state,
-                model.config,
-                start.embeddings,
-                data.mixture_or_task_name,
-                data.task_feature_lengths,
-                data.batch_size,
-                data.batches,
-                seed,
+        variables = initial_variables(setup)
+    with jax.set_mesh(setup.mesh):
+        if not start.checkpoint:
+            variables = with_initial_embeddings(
+                variables, config, start.embeddings, data, setup.seed
             )
-    with jax.set_mesh(mesh):
-        state = with_initial_prompts(
-            state,
-            model.config,
-            data.mixture_or_task_name,
-            soft_prompts=start.soft_prompts,
-            labels=start.class_labels,
-            options=start.options,
-            seed=seed,
-        ).replace(opt_state=None)
-    # Made anew: some optimizers keep a copy of the weights.
-    return with_optimizer_state(state, optimizer, abstract, mesh, rules, trainable=trainable)
+        variables = with_initial_prompts(variables, config, task, start, setup.seed)
+    return initial_state(setup, variables)
 
 
 def _validation_plan(
@@ -404,15 +310,15 @@ def _validation_plan(
     """
     if validation.period is None and not validation.first:
         return None
-    period = validation.period or train_steps
+    period, evaluate = validation.period or train_steps, validation.evaluate
     plan = ValidationPlan(period, validation.rows or 0)
     if validation.rows is None:
         plan = plan_validation(
             period,
             train_steps,
             data.batch_size,
-            passes=1 + (validation.evaluate is not None),
-            fixed_cost=catalogue_cost(validation.evaluate, data.task_feature_lengths),
+            passes=1 + (evaluate is not None),
+            fixed_cost=catalogue_cost(evaluate, data.task_feature_lengths),
             first=validation.first,
             least_rows=data.batch_size // step.accumulation_steps,
         )
@@ -423,16 +329,10 @@ def _validation_plan(
                 plan.period,
                 period,
             )
-    evaluate: Any = validation.evaluate
-    if plan.rows and hasattr(evaluate, "sample"):
-        evaluate.sample = plan.rows
-    if hasattr(evaluate, "progress"):
-        evaluate.progress = progress and jax.process_index() == 0
+    for name, value in (("sample", plan.rows), ("progress", progress)):
+        if hasattr(evaluate, name) and (value or name == "progress"):
+            setattr(evaluate, name, value)
     return plan
-
-
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _placed(batch: Batch, mesh: Mesh, accumulation_steps: int) -> dict[str, jax.Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -32,19 +31,16 @@ class MetricLog:
     def __init__(
         self, folder: epath.Path, *, first_step: int, tensorboard: bool, active: bool
     ) -> None:
-        self._writer: Any = None
-        self._path = folder / METRICS_FILE
+        self._path, self._active = folder / METRICS_FILE, active
         self._in_bucket = in_bucket(folder)  # buckets cannot append: written whole on flush
         self._lines: list[str] = []
-        self._active = active
+        self._writer: Any = None
         if not active:
             return
-        if first_step and self._path.exists():
-            self._lines = [
-                line
-                for line in self._path.read_text().splitlines()
-                if _step_of(line, self._path) <= first_step
-            ]
+        if first_step:
+            lines = read_metrics(folder)
+            self._lines = [json.dumps(line) for line in lines if line["step"] <= first_step]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._write_all()
         if tensorboard:
             from clu import metric_writers  # imports tensorflow: seconds and gigabytes
@@ -70,35 +66,25 @@ class MetricLog:
         if self._writer is not None:
             self._writer.flush()
 
-    def close(self) -> None:
-        """Flushes and closes."""
-        self.flush()
-        if self._writer is not None:
-            self._writer.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.flush()
+        if self._writer is not None:
+            self._writer.close()
 
     def _write_all(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(line + "\n" for line in self._lines)
-        write_atomically(self._path, text)
+        write_atomically(self._path, "".join(line + "\n" for line in self._lines))
 
 
 def read_metrics(folder: str | epath.Path) -> list[dict[str, float]]:
     """The lines of MODEL_DIR's `metrics.jsonl`, oldest first (for reports and plots)."""
     path = epath.Path(folder) / METRICS_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if math.isfinite(_step_of(line, path))]
-
-
-def _step_of(line: str, path: epath.Path) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        # A process killed while writing leaves half a line.
-        logger.warning("%s: dropped an unreadable line", path)
-        return float("inf")
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # a process killed while writing leaves half a line
+            logger.warning("%s: dropped an unreadable line", path)
+    return lines

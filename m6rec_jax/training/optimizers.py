@@ -11,10 +11,10 @@ warmup_schedule.total_steps = %TRAIN_STEPS
 
 from __future__ import annotations
 
-import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import gin
 import jax
@@ -89,14 +89,21 @@ def warmup_schedule(
     )
 
 
+class Optimizer(optax.GradientTransformationExtraArgs):
+    """An optax gradient transformation that knows its learning rate, for the log.
+
+    `update` takes `task_sizes` besides (`training.task_updates`).
+    """
+
+    rate: Schedule | None = None
+
+
 @gin.configurable
 def adamw(
     learning_rate: float | Schedule,
     b1: float = 0.9,
     b2: float = 0.999,
-    eps: float = 1e-8,
     weight_decay: float = 0.0,
-    not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = 1.0,
     rate_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
@@ -104,9 +111,8 @@ def adamw(
 
     Args:
       learning_rate: a number or a schedule.
-      b1, b2, eps: of Adam.
-      weight_decay: times the learning rate, off the weights at each step.
-      not_decayed: regular expressions; leaves whose name has a match keep their size.
+      b1, b2: of Adam.
+      weight_decay: times the learning rate, off the weights at each step; not off `NOT_DECAYED`.
       clip_norm: largest norm of the gradient, over all that trains (None: not clipped). With
         several tasks: of each task's prompts by themselves, and of the backbone, so that a spike in
         one task's gradient shortens no other's step.
@@ -114,91 +120,43 @@ def adamw(
         of all that its name has a match of, for instance `{'token_embedder/': 0.1}`, or
         `{'^params/': 0.1}` for the backbone beside what is tuned.
     """
-    return _optimizer(
-        clip_norm,
-        [
-            optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-            _decay(weight_decay, not_decayed),
-            _rate_factors(rate_factors or {}),
-        ],
-        learning_rate,
-    )
+    steps = [optax.scale_by_adam(b1=b1, b2=b2)]
+    return _optimizer(learning_rate, steps, weight_decay, clip_norm, rate_factors)
 
 
 @gin.configurable
 def adafactor(
     learning_rate: float | Schedule,
-    decay_rate: float = 0.8,
     min_dim_size_to_factor: int = 128,
-    clipping_threshold: float | None = 1.0,
-    multiply_by_parameter_scale: bool = True,
     least_scale: float = 1e-3,
     absolute: Sequence[str] = (),
     weight_decay: float = 0.0,
-    not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Adafactor: second moments of matrices as row and column sums; T5's optimizer.
 
-    The tasks of a bank are kept apart: each takes the steps that it would take alone
-    (`training.task_updates`).
+    Updates are clipped to a root mean square of 1 in each leaf, and are relative to the root mean
+    square of the leaf. The tasks of a bank are kept apart: each takes the steps that it would take
+    alone (`training.task_updates`).
 
     Args:
-      learning_rate, weight_decay, not_decayed, clip_norm, rate_factors: as for `adamw`.
-      decay_rate: exponent of the second moment's decay, 1 - step^-decay_rate.
+      learning_rate, weight_decay, clip_norm, rate_factors: as for `adamw`.
       min_dim_size_to_factor: only matrices with two sides at least this long are factored.
-      clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
-      multiply_by_parameter_scale: updates are relative to the root mean square of the leaf. Of a
-        bank's leaves, either is that of what each task has of it.
-      least_scale: but as if that were at least this much. T5's is 1e-3; what starts at zero, as the
-        second halves of adapters do, then hardly moves, so raise it for prompts.
+      least_scale: updates are scaled as if the leaf's root mean square were at least this much.
+        T5's is 1e-3; what starts at zero, as the second halves of adapters do, then hardly moves,
+        so raise it for prompts.
       absolute: regular expressions; the updates of leaves whose name has a match are not relative
         to their size. For what stands for logits, such as biases of relative positions: relative to
         their size these grow by a share of it at each step, until attention is all or nothing.
     """
-    steps: list[optax.GradientTransformation] = [
-        task_updates.scale_by_factored_rms(
-            decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
-        )
+    relative = task_updates.scale_by_task_rms(least_scale)
+    steps = [
+        task_updates.scale_by_factored_rms(min_dim_size_to_factor),
+        task_updates.clip_by_task_rms(1.0),
+        optax.masked(relative, lambda tree: name_mask(tree, absolute)) if absolute else relative,
     ]
-    if clipping_threshold is not None:
-        steps.append(task_updates.by_task(optax.clip_by_block_rms(clipping_threshold)))
-    if multiply_by_parameter_scale:
-        relative = task_updates.by_task(optax.scale_by_param_block_rms(least_scale))
-        # Masked only where it is needed, so that optimizer states keep their shape.
-        masked = optax.masked(relative, lambda tree: name_mask(tree, absolute))
-        steps.append(masked if absolute else relative)
-    return _optimizer(
-        clip_norm,
-        [*steps, _decay(weight_decay, not_decayed), _rate_factors(rate_factors or {})],
-        learning_rate,
-    )
-
-
-class Optimizer(optax.GradientTransformationExtraArgs):
-    """An optax gradient transformation that knows its learning rate.
-
-    Attributes:
-      init, update: optax's; `update` takes `task_parts` besides (`training.task_updates`).
-      rate: a schedule, for the log; None: not known.
-      metrics: of what trains, for the log; None: none.
-    """
-
-    rate: Schedule | None
-    metrics: Callable[[Any], dict[str, jax.Array]] | None
-
-    def __new__(
-        cls,
-        init: Callable[[Any], Any],
-        update: Callable[..., tuple[Any, Any]],
-        rate: Schedule | None,
-        metrics: Callable[[Any], dict[str, jax.Array]] | None = None,
-    ) -> Self:
-        """Makes a named tuple of the first two, which has the others as attributes."""
-        made = super().__new__(cls, init, update)
-        made.rate, made.metrics = rate, metrics
-        return made
+    return _optimizer(learning_rate, steps, weight_decay, clip_norm, rate_factors)
 
 
 def compiled(patterns: str | Sequence[str]) -> list[re.Pattern[str]]:
@@ -206,7 +164,7 @@ def compiled(patterns: str | Sequence[str]) -> list[re.Pattern[str]]:
     return [re.compile(one) for one in ((patterns,) if isinstance(patterns, str) else patterns)]
 
 
-def name_mask(tree: Any, left_out: Sequence[str]) -> Any:
+def name_mask(tree: Any, left_out: str | Sequence[str]) -> Any:
     """A tree of bools: False where the leaf's name matches one of the regular expressions."""
     patterns = compiled(left_out)
     return unflatten(
@@ -214,37 +172,32 @@ def name_mask(tree: Any, left_out: Sequence[str]) -> Any:
     )
 
 
-def _decay(weight_decay: float, not_decayed: Sequence[str]) -> optax.GradientTransformation:
-    if not weight_decay:
-        return optax.identity()
-    return optax.add_decayed_weights(weight_decay, lambda tree: name_mask(tree, not_decayed))
-
-
-def _rate_factors(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies updates by factors chosen by the leaves' names."""
-    if not factors:
-        return optax.identity()
-    patterns = [(re.compile(pattern), factor) for pattern, factor in factors.items()]
-
-    def factor_of(name: str) -> float:
-        return math.prod(factor for pattern, factor in patterns if pattern.search(name))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        scaled = {name: factor_of(name) * leaf for name, leaf in flatten(updates).items()}
-        return unflatten(scaled, updates), state
-
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
-
-
 def _optimizer(
-    clip_norm: float | None,
-    steps: Sequence[optax.GradientTransformation],
     learning_rate: float | Schedule,
+    steps: Sequence[optax.GradientTransformation],
+    weight_decay: float,
+    clip_norm: float | None,
+    rate_factors: Mapping[str, float] | None,
 ) -> Optimizer:
     if clip_norm is not None and clip_norm <= 0.0:
         raise ConfigError(f"clip_norm = {clip_norm} lets nothing train (None: not clipped)")
     clip = [] if clip_norm is None else [task_updates.clip_by_norm(clip_norm)]
+    decay = optax.add_decayed_weights(weight_decay, lambda tree: name_mask(tree, NOT_DECAYED))
+    factors = [
+        optax.masked(
+            optax.scale(factor),
+            lambda tree, pattern=pattern: jax.tree.map(operator.not_, name_mask(tree, pattern)),
+        )
+        for pattern, factor in (rate_factors or {}).items()
+    ]
     rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
-    chain = optax.chain(*clip, *steps, optax.scale_by_learning_rate(rate))
-    return Optimizer(chain.init, chain.update, rate)
+    chain = optax.chain(
+        *clip,
+        *steps,
+        *([decay] if weight_decay else []),
+        *factors,
+        optax.scale_by_learning_rate(rate),
+    )
+    optimizer = Optimizer(chain.init, chain.update)
+    optimizer.rate = rate
+    return optimizer

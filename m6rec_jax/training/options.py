@@ -13,23 +13,32 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.objectives import total_loss
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives.distillation import Distillation
 from m6rec_jax.objectives.sentences import SentenceDistillation
 from m6rec_jax.sharding import LogicalRules
-from m6rec_jax.training.initial_prompts import Words
-from m6rec_jax.training.task_data import MakeBatches, MakeEvaluationBatches
-from m6rec_jax.training.train_step import LossFunction
-from m6rec_jax.training.validation import Evaluate
+from m6rec_jax.training.data_state import Batch, ResumableBatches
+from m6rec_jax.training.initialization import INITIAL_PROMPTS
 
 logger = logging.getLogger(__name__)
 
+# (mixture_or_task_name, feature_lengths, batch_size, process_index=, process_count=) -> batches.
+# Processes that hold the same rows, because `tensor` spans them, count as one.
+MakeBatches = Callable[..., ResumableBatches]
+MakeEvaluationBatches = Callable[..., Iterable[Batch]]
+# (model, variables, step) -> metrics
+Evaluate = Callable[[M6Rec, Mapping[str, Any], int], Mapping[str, float]]
+# Words of each class, or such words by the name of the seqio task whose classes they are.
+Words = Sequence[str] | Mapping[str, Sequence[str]]
+INITIAL_SOFT_PROMPTS = ("random", "vocabulary", "class_labels")
+INITIAL_EMBEDDINGS = ("random", "pieces", "neighbours", "encoder")
 # Names of metrics, cut-offs left out, of which less is better; of the others more is.
 _LESS_IS_BETTER = re.compile(
     r"(^|/)\w*loss(/|$)|(^|/)distillation/|(perplexity|error|alignment|uniformity)$"
@@ -72,19 +81,18 @@ class Start:
       prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching' (tensors of
         equal name and shape, e.g. special tokens of pretraining; those of a single task go to every
         task of a bank that has them in the same size).
-      soft_prompts: 'random'; 'vocabulary', embeddings of frequent pieces drawn by the seed; or
-        'class_labels', the last ones as the text of the classes and the others as 'vocabulary'
-        (`initial_prompts.with_prompts_of_labels`). The latter two replace soft prompts that
-        'matching' took over.
+      soft_prompts: 'random'; 'vocabulary', embeddings of frequent tokens drawn by the seed; or
+        'class_labels', the last ones as the text of the classes and the others as 'vocabulary'.
+        The latter two replace soft prompts that 'matching' took over.
       class_labels: that text, one for each class, or by the name of the seqio task. Read where
         `soft_prompts` is 'class_labels'.
       options: a word for each class, whose output vectors the options (or the columns of a linear
         head) start from, or such words by the name of the seqio task; see
         `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
         a head that 'matching' took over.
-      embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are written
+      embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's tokens are written
         of), 'neighbours' (that, and what stands near what in the training data), or 'encoder'
-        (that, and what a public sentence encoder makes of each piece); see
+        (that, and what a public sentence encoder makes of each token); see
         `with_initial_embeddings`.
     """
 
@@ -94,6 +102,22 @@ class Start:
     class_labels: Words = ()
     options: Words = ()
     embeddings: str = "random"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("prompts", INITIAL_PROMPTS),
+            ("soft_prompts", INITIAL_SOFT_PROMPTS),
+            ("embeddings", INITIAL_EMBEDDINGS),
+        ):
+            if (choice := getattr(self, name)) not in choices:
+                raise ConfigError(
+                    f"Start.{name} = {choice!r} is not one of {', '.join(choices)}"
+                    f"{did_you_mean(choice, choices)}"
+                )
+        if self.prompts == "all" and not self.checkpoint:
+            raise ConfigError(
+                "Start.prompts = 'all' takes them over from INITIAL_CHECKPOINT_PATH: set it"
+            )
 
 
 @gin.configurable
@@ -106,8 +130,7 @@ class Step:
       frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
       rules: sharding rules, as '@fully_sharded()'; None: `data_parallel`. The mesh comes from
         `make_mesh`.
-      loss: the objectives.
-      distillation: what the loss adds so that the model learns from a teacher; None: nothing.
+      distillation: what `total_loss` adds so that the model learns from a teacher; None: nothing.
       sentences: likewise from a sentence encoder.
       weight_bits: train with the backbone's weights rounded to so many bits, as `m6rec compress
         pack` rounds them to 8; None: as they are.
@@ -116,13 +139,14 @@ class Step:
     accumulation_steps: int = 1
     frozen_dtype: str | None = None
     rules: LogicalRules | None = None
-    loss: LossFunction = total_loss
     distillation: Distillation | None = None
     sentences: SentenceDistillation | None = None
     weight_bits: int | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "accumulation_steps")
+        if self.weight_bits is not None and not 2 <= self.weight_bits <= 8:
+            raise ConfigError(f"Step.weight_bits = {self.weight_bits} must lie between 2 and 8")
         if isinstance(self.rules, str):
             raise ConfigError(
                 f"Step.rules = {self.rules!r} (RULES) is a text: write @{self.rules}(), or give a "

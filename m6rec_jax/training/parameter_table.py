@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten
@@ -47,6 +47,17 @@ class Group:
     num_bytes: int
     trains: bool
     nonzero: int | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    part: str
+    group: str
+    parameters: int
+    nonzero: int
+    of_backbone: str
+    bytes: int
+    trains: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,48 +97,35 @@ class ParameterTable:
 
     def render(self) -> str:
         """The table as text."""
-        backbone = self.count(BACKBONE)
-        with_values = any(group.nonzero is not None for group in self.groups)
 
-        def row(part: str, name: str, groups: Sequence[Group], trains: str) -> tuple[str, ...]:
-            count = sum(group.count for group in groups)
+        def row(part: str, name: str, groups: Iterable[Group], trains: str = "") -> _Row:
+            groups = list(groups)
+            count, nonzero = (
+                sum(getattr(group, what) or 0 for group in groups) for what in ("count", "nonzero")
+            )
+            share = f"{count / self.count(BACKBONE):.2%}"
             size = sum(group.num_bytes for group in groups)
-            cells = part, name, f"{count:,}", f"{count / backbone:.2%}", f"{size:,}", trains
-            if not with_values:
-                return cells
-            return *cells[:3], f"{sum(group.nonzero or 0 for group in groups):,}", *cells[3:]
+            return _Row(part, name, count, nonzero, share, size, trains)
 
-        of_parts = {
-            part: [group for group in self.groups if group.part == part]
-            for part in (BACKBONE, PROMPTS)
-        }
-        nonzero = ("nonzero",) if with_values else ()
-        rows = [
-            ("part", "group", "parameters", *nonzero, "of backbone", "bytes", "trains"),
-            *(row(g.part, g.name, [g], "yes" if g.trains else "no") for g in self.groups),
-            *(row(part, "all", groups, "") for part, groups in of_parts.items()),
-            row("both", "all", self.groups, ""),
-            row("both", "trains", [group for group in self.groups if group.trains], ""),
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if 2 <= i < len(widths) - 1 else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ).rstrip()
-            for cells in rows
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
-        lines.insert(-4, lines[1])
-        share = f"trains per task: {self.trainable_share:.2%} of the backbone"
+        rows = [row(g.part, g.name, [g], "yes" if g.trains else "no") for g in self.groups]
+        for part in (BACKBONE, PROMPTS):
+            rows.append(row(part, "all", (g for g in self.groups if g.part == part)))
+        rows.append(row("both", "all", self.groups))
+        rows.append(row("both", "trains", (group for group in self.groups if group.trains)))
+        columns = ["part", "group", "parameters", "nonzero", "of_backbone", "bytes", "trains"]
+        if all(group.nonzero is None for group in self.groups):
+            columns.remove("nonzero")
+        table = parameter_overview.make_table(rows, column_names=columns)
+        share = f"{self.trainable_share:.2%}"
+        if (least := min(self.of_tasks)) < max(self.of_tasks):
+            share = f"{self._share(least):.2%} to {share}"
+        bank = ""
         if len(self.of_tasks) > 1:
-            if (least := min(self.of_tasks)) < max(self.of_tasks):
-                share = share.replace(": ", f": {self._share(least):.2%} to ")
-            share += f" (the bank holds {len(self.of_tasks)} tasks"
+            bank = f" (the bank holds {len(self.of_tasks)} tasks"
             if room := self.count(PROMPTS) - sum(self.of_tasks):
-                share += f"; {room:,} of its parameters are room that smaller ones leave"
-            share += ")"
-        return "\n".join([*lines, share])
+                bank += f"; {room:,} of its parameters are room that smaller ones leave"
+            bank += ")"
+        return f"{table}\ntrains per task: {share} of the backbone{bank}"
 
 
 def count_parameters(
@@ -142,7 +140,7 @@ def count_parameters(
     Args:
       config: of the model.
       trainable: 'prompts' or 'all'.
-      frozen_dtype: type in which a frozen backbone is kept, as for `abstract_state`.
+      frozen_dtype: type in which a frozen backbone is kept, as for `TrainSetup`.
       values: variables of a model that does exist, to count what is not zero.
       stored: bytes of its tensors as they are stored, such as 'params/decoder/final_norm/scale',
         and of the scales of those in 8 bits; None: of the types that training holds them in.
@@ -150,32 +148,30 @@ def count_parameters(
     variables = nn.meta.unbox(abstract_variables(config))
     if trainable != "all":
         variables = {**variables, "params": held_in(variables["params"], frozen_dtype)}
+
+    def bytes_of(name: str, leaf: jax.ShapeDtypeStruct) -> int:
+        if stored is None:
+            return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        return stored[name] + stored.get(name + SCALE, 0)
+
     groups = []
     for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
         leaves = flatten(variables.get(collection, {}))
-        found = None if values is None else flatten(dict(values).get(collection, {}))
+        present = None if values is None else flatten(dict(values).get(collection, {}))
         row_of = {
             name: next((row for key, row in _GROUPS[part].items() if key in name), "other")
             for name in leaves
         }
         for row in dict.fromkeys((*_GROUPS[part].values(), "other")):
-            names = [name for name in leaves if row_of[name] == row]
-            own = [leaves[name] for name in names]
-            if own:
-                sizes = [math.prod(leaf.shape) for leaf in own]
-                if stored is None:
-                    bytes_of_types = [np.dtype(leaf.dtype).itemsize for leaf in own]
-                    num_bytes = sum(map(operator.mul, sizes, bytes_of_types))
-                else:
-                    keys = [f"{collection}/{name}" for name in names]
-                    num_bytes = sum(stored[key] + stored.get(key + SCALE, 0) for key in keys)
+            of_row = {name: leaf for name, leaf in leaves.items() if row_of[name] == row}
+            if of_row:
+                count = sum(math.prod(leaf.shape) for leaf in of_row.values())
+                size = sum(bytes_of(f"{collection}/{name}", leaf) for name, leaf in of_row.items())
+                nonzero = None
+                if present is not None:
+                    nonzero = sum(int(jnp.count_nonzero(present[name])) for name in of_row)
                 trains = trainable == "all" or part == PROMPTS
-                left = (
-                    None
-                    if found is None
-                    else sum(int(jnp.count_nonzero(found[name])) for name in names)
-                )
-                groups.append(Group(part, row, sum(sizes), num_bytes, trains, left))
+                groups.append(Group(part, row, count, size, trains, nonzero))
     return ParameterTable(tuple(groups), _of_tasks(config))
 
 

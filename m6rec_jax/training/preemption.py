@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 
 from m6rec_jax.sharding.processes import are_joined
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # The agreement on where to stop is about numbers of calls, and a notice that comes before the first
 # one will be heeded at call 1. So calls are counted from there in every launch, and on over several
 # runs of one program; steps will not do, since a resumed run does not begin with step 1.
@@ -28,44 +27,39 @@ class PreemptionGuard:
     In a run of several processes only some may get the signal, and all must stop after the same
     step. There JAX's own notifier, which is connected to the cluster's coordinator, listens for
     SIGTERM from the moment that processes are joined (`sharding.processes`), and this class asks
-    it. SIGINT is passed on to it. A process that has joined itself alone (a TPU slice of one host)
-    has the notifier, too, and what came before this class listens is known to it only.
+    it. SIGINT is passed on to it.
     """
 
     def __init__(self) -> None:
         self._asks_notifier = are_joined()
-        self.signal_name: str | None = None
+        self._signal: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere the caller has to listen.
         if threading.current_thread() is threading.main_thread():
-            listened = (signal.SIGINT,) if self._asks_notifier else _SIGNALS
-            for number in listened:
+            for number in (signal.SIGINT, *(() if self._asks_notifier else (signal.SIGTERM,))):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before.clear()
 
-    def should_stop(self) -> bool:
-        """Whether to save and leave now; all processes get the same answer.
+    def stopped_by(self) -> str | None:
+        """The signal to save and leave for now, or None; all processes get the same answer.
 
         To be called by all of them alike: before the first step, and after each one.
         """
         if self._asks_notifier:
-            if multihost_utils.reached_preemption_sync_point(next(_calls)):
-                self.signal_name = "SIGTERM"
-                return True
-            return False
-        return self.signal_name is not None
+            stop = multihost_utils.reached_preemption_sync_point(next(_calls))
+            return "SIGTERM" if stop else None
+        return self._signal
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.signal_name is not None and number == signal.SIGINT:
+        if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name
+        self._signal = signal.Signals(number).name
         if self._asks_notifier:
             signal.raise_signal(signal.SIGTERM)

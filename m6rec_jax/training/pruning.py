@@ -133,12 +133,9 @@ def _pruned(
         gone = {name: -weight for name, weight in weights.items()}
         return _masked(updates, alive, gone), PruningState(step, inner_state)
 
-    def metrics(params: Any) -> dict[str, jax.Array]:
-        weights = chosen(params)
-        left = jnp.stack([jnp.count_nonzero(weight) for weight in weights.values()])
-        return {"sparsity": 1.0 - left.sum() / sum(weight.size for weight in weights.values())}
-
-    return Optimizer(init, update, getattr(optimizer, "rate", None), metrics)
+    pruned = Optimizer(init, update)
+    pruned.rate = getattr(optimizer, "rate", None)
+    return pruned
 
 
 def _masked(tree: Any, alive: dict[str, jax.Array], otherwise: Any = None) -> Any:
@@ -157,24 +154,23 @@ def _highest_pruned(
     bits: dict[str, jax.Array], step: jax.Array, steps: np.ndarray, shares: np.ndarray
 ) -> dict[str, jax.Array]:
     """The highest magnitude (its bits) that goes at a step, by leaf: `[layers or 1, 1, ...]`."""
-
-    def shape(leaf: jax.Array, name: str) -> tuple[int, ...]:
-        return (leaf.shape[0] if "/layers/" in name else 1, *(1,) * (leaf.ndim - 1))
+    shapes = {
+        name: (leaf.shape[0] if "/layers/" in name else 1, *(1,) * (leaf.ndim - 1))
+        for name, leaf in bits.items()
+    }
 
     def nothing() -> dict[str, jax.Array]:
-        return {
-            name: jnp.full(shape(leaf, name), _NOTHING, jnp.int32) for name, leaf in bits.items()
-        }
+        return {name: jnp.full(shape, _NOTHING, jnp.int32) for name, shape in shapes.items()}
 
     def some() -> dict[str, jax.Array]:
         now = jnp.searchsorted(jnp.asarray(steps, jnp.int32), step)
-        found = {}
-        for name, leaf in bits.items():
-            matrices = shape(leaf, name)
-            size = leaf.size // matrices[0]
-            counts = jnp.asarray(np.rint(shares * size), jnp.int32)
-            found[name] = _kth_smallest(leaf, counts[now], matrices)
-        return found
+        counts = {name: shares * (leaf.size // shapes[name][0]) for name, leaf in bits.items()}
+        return {
+            name: _kth_smallest(
+                leaf, jnp.asarray(np.rint(counts[name]), jnp.int32)[now], shapes[name]
+            )
+            for name, leaf in bits.items()
+        }
 
     if not len(steps):
         return nothing()
@@ -183,8 +179,7 @@ def _highest_pruned(
 
 def _kth_smallest(bits: jax.Array, k: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """By halving: sums need no sorting, and of a sharded leaf no copy in one place."""
-    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    axes = axes if shape[0] == 1 else tuple(range(1, len(shape)))
+    axes = tuple(range(shape[0] > 1, len(shape)))
 
     def halve(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds  # no more than k - 1 are up to `low`, at least k up to `high`

@@ -6,7 +6,6 @@ import logging
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.bytes_item import read_bytes_item
 from m6rec_jax.checkpoints.location import locate, read_manifest
@@ -26,7 +25,7 @@ from m6rec_jax.objectives.sentences import SENTENCE_ENCODER
 from m6rec_jax.sharding import replicated
 from m6rec_jax.training.data_state import ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
-from m6rec_jax.training.train_state import TrainState
+from m6rec_jax.training.train_state import TrainSetup, TrainState
 
 logger = logging.getLogger(__name__)
 # Entries of a manifest, and the settings they are of.
@@ -37,24 +36,20 @@ _TEACHERS = {
 
 
 def resumed_state(
+    setup: TrainSetup,
     store: CheckpointStore,
-    abstract: TrainState,
     source: ResumableBatches,
     run: RunDescription,
     best: BestMetric,
-    mesh: Mesh,
-) -> tuple[TrainState, bool]:
-    """The state of the newest checkpoint, and whether it was validated.
-
-    `source` and `best` are put to where it was saved.
+) -> TrainState:
+    """The state of the newest checkpoint; `source` and `best` are put to where it was saved.
 
     Args:
+      setup: of the run.
       store: the run's checkpoints, at least one.
-      abstract: of `abstract_state`.
       source: training batches, at their start.
       run: what is trained now.
       best: the validation metric that is followed.
-      mesh: where the state goes.
 
     Raises:
       CheckpointError: it does not fit this run.
@@ -67,37 +62,29 @@ def resumed_state(
             f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
         )
     for kind, setting in _TEACHERS.items():
-        before, now = (_teacher(extra.get(kind)) for extra in (manifest.extra, run.extra))
+        before, now = manifest.extra.get(kind), run.extra.get(kind)
         if before != now:
             raise CheckpointError(
-                f"{store.folder} learns from {before}, now there is {now}. Give {setting} as "
-                "before (a step's folder, where that run has gone on since), or start a new "
-                "MODEL_DIR"
+                f"{store.folder} learns from a teacher of fingerprint {before}, now it is {now} "
+                f"(None: no teacher). Give {setting} as before (a step's folder, where that run "
+                "has gone on since), or start a new MODEL_DIR"
             )
     check_vocabulary(manifest, run.vocabulary_fingerprint, str(location.folder))
-    params = restore_item(location, manifest, PARAMS, abstract.params, run.model_config)
-    prompts = restore_item(location, manifest, PROMPTS, abstract.prompts, run.model_config)
-    opt_state = restore_item(location, manifest, OPTIMIZER, abstract.opt_state, run.model_config)
+    abstract, config = setup.abstract_state, setup.model.config
+    state = TrainState(
+        step=jax.device_put(np.int32(location.step), replicated(setup.mesh)),
+        params=restore_item(location, manifest, PARAMS, abstract.params, config),
+        prompts=restore_item(location, manifest, PROMPTS, abstract.prompts, config),
+        opt_state=restore_item(location, manifest, OPTIMIZER, abstract.opt_state, config),
+    )
     states = read_bytes_item(location.item_folder(manifest, DATA))
     # Last, since tensors that do not fit are a clearer error.
-    check_task_sizes(manifest, run.model_config, str(store.folder))
+    check_task_sizes(manifest, config, str(store.folder))
     _warn_of_changes(manifest, run, store)
     resume(source, position_from_item(states, manifest.num_data_shards))
     best.load_state_dict(manifest.extra["best"])
     logger.info("resumed %s from step %d", store.folder, location.step)
-    state = TrainState(
-        step=jax.device_put(np.int32(location.step), replicated(mesh)),
-        params=params,
-        prompts=prompts,
-        opt_state=opt_state,
-    )
-    return state, bool(manifest.extra["validated"])
-
-
-def _teacher(fingerprint: str | None) -> str:
-    return (
-        "no teacher" if fingerprint is None else f"the teacher of fingerprint {fingerprint[:16]}…"
-    )
+    return state
 
 
 def _warn_of_changes(manifest: Manifest, run: RunDescription, store: CheckpointStore) -> None:

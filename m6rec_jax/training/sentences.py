@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,14 +12,12 @@ import numpy as np
 
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.checkpoints.huggingface import WEIGHTS_FILE
-from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.data.getting.sources import default_cache_dir
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.bert import sentence_vectors
 from m6rec_jax.objectives.sentences import (
-    SENTENCE_ENCODER,
     SENTENCE_VECTORS,
     SentenceDistillation,
     sentence_numbers,
@@ -30,7 +26,6 @@ from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch
 
-logger = logging.getLogger(__name__)
 _VOCABULARY, _TOKENIZER = "vocab.txt", "tokenizer_config.json"
 # Texts that are encoded together: few shapes, and no large one for a few texts.
 _BATCHES, _LENGTH = (32, 256), 16
@@ -85,12 +80,6 @@ class SentenceEncoder:
                 ids[row, : len(tokens[number])] = tokens[number]
             found[numbers] = np.asarray(self._run(self._weights, ids))[: len(numbers)]
         return found
-
-
-def described_with(run: RunDescription, encoder: SentenceEncoder) -> RunDescription:
-    """What a run says of itself, and which encoder teaches it."""
-    logger.info("sentence encoder: fingerprint %s…", encoder.fingerprint[:16])
-    return dataclasses.replace(run, extra={**run.extra, SENTENCE_ENCODER: encoder.fingerprint})
 
 
 def add_sentences(

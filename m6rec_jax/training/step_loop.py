@@ -10,27 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.trees import PyTree, flatten
 from m6rec_jax.errors import M6RecError
-from m6rec_jax.objectives import is_by_job, job_losses
-from m6rec_jax.objectives.sums import Sum
-from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.sharding import replicated
 from m6rec_jax.sharding.placement import leads_stream
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
-from m6rec_jax.training.parameter_sizes import parameter_sizes
 from m6rec_jax.training.preemption import PreemptionGuard
-from m6rec_jax.training.train_state import TrainState, trainable_groups
-from m6rec_jax.training.train_step import CompiledStep
+from m6rec_jax.training.train_state import TrainSetup, TrainState
+from m6rec_jax.training.train_step import compile_step, metric_means
 from m6rec_jax.training.validation import Validator
 
 EARLY_STOPPING = "early stopping"
+RMS_PREFIX = "parameter_rms/"
 logger = logging.getLogger(__name__)
 
 
@@ -39,47 +38,39 @@ class StepLoop:
     """Everything the steps of a run need.
 
     Attributes:
-      mesh, rules: of the run.
-      abstract: state with shardings.
+      setup: what is trained, and where.
       description: for the manifests.
       store: where checkpoints go.
       best: follows a validation metric.
       clock: sums seconds by part.
+      log, bar: where scalars are shown.
       train_steps: steps in all.
       batch_size: rows of a step.
       jobs: names of the jobs whose losses are logged apart.
-      trainable: 'prompts' or 'all'.
-      checkpoint_period, log_period, validation_period: in steps; the last may be None: never.
-      validate_first: whether a new run is validated before its first step, too.
-      validated: False where a run resumes from a step that was saved without a validation.
+      checkpoint_period, log_period: in steps.
       validate: called every `validation_period` steps and after the last.
+      validation_period: in steps; None: never.
+      validate_first: whether a new run is validated before its first step, too.
     """
 
-    mesh: Mesh
-    rules: LogicalRules
-    abstract: TrainState
+    setup: TrainSetup
     description: RunDescription
     store: CheckpointStore
     best: BestMetric
     clock: Goodput
+    log: MetricLog
+    bar: Any
     train_steps: int
     batch_size: int
     jobs: Sequence[str]
-    trainable: str
     checkpoint_period: int
     log_period: int
+    validate: Validator
     validation_period: int | None
     validate_first: bool
-    validated: bool
-    validate: Validator
 
     def run(
-        self,
-        state: TrainState,
-        feed: InputFeed,
-        step_function: Callable[..., Any],
-        log: MetricLog,
-        bar: Any,
+        self, state: TrainState, feed: InputFeed, step_function: Callable[..., Any]
     ) -> tuple[TrainState, dict[str, float], str | None]:
         """Steps until the end, early stopping or a signal; a checkpoint is written at the end.
 
@@ -87,43 +78,39 @@ class StepLoop:
           The last state, the last scalars, and what stopped the run before its end.
         """
         step = int(state.step)
-        compiled: CompiledStep | None = None
+        compiled: jax.stages.Compiled | None = None
         window = _Window(self.clock, self.jobs, self.batch_size)
         scalars: dict[str, float] = {}
         validated: dict[str, float] | None = None
         with PreemptionGuard() as guard:
             # The notice may have come while the run was starting, and compiling takes minutes.
-            stopped_by = guard.signal_name if guard.should_stop() else None
+            stopped_by = guard.stopped_by()
             if self.validate_first and step == 0 and stopped_by is None:
-                validated, _, stopped_by = self._validated(state, step, guard, log)
-            if self.owes_validation(step) and stopped_by is None:
-                validated, _, stopped_by = self._validated(state, step, guard, log)
-                if validated is not None:
-                    self.store.add_validation(step, validated, self._followed(True))
+                validated, _, stopped_by = self._validated(state, step, guard)
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
                 if compiled is None:
-                    compiled = self._compiled(step_function, features)
+                    with self.clock.measure("compile"):
+                        compiled = compile_step(self.setup, step_function, state, features)
                     window.begin()
                 with self.clock.measure("step"):
                     state, metrics = compiled(state, features)
                     window.add(metrics)
                 step += 1
-                bar.update(1)
+                self.bar.update(1)
                 is_last = step == self.train_steps
-                if guard.should_stop():
-                    stopped_by = guard.signal_name
+                stopped_by = guard.stopped_by()
                 if step % self.log_period == 0 or is_last or stopped_by:
                     scalars = window.close()
                     self._check_finite("loss", scalars["loss"], step)
-                    log.write(step, scalars | self.clock.report())
-                    bar.set_postfix(_shown(scalars), refresh=False)
+                    self.log.write(step, scalars | self.clock.report())
+                    self.bar.set_postfix(_shown(scalars), refresh=False)
                 validated, is_best = None, False
                 # A signal leaves little time: it is for the checkpoint.
                 if self._is_validated(step) and stopped_by is None:
                     try:
-                        validated, is_best, stopped_by = self._validated(state, step, guard, log)
+                        validated, is_best, stopped_by = self._validated(state, step, guard)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
                         # failed, and a checkpoint takes all of them.
@@ -133,56 +120,34 @@ class StepLoop:
                 if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
                     with self.clock.measure("checkpoint"):
                         self._save(state, step, feed, validated, metrics)
-                        # A signal leaves little time here, too.
-                        if stopped_by in (None, EARLY_STOPPING):
-                            trained = trainable_groups(state.variables, self.trainable)
-                            log.write(step, parameter_sizes(trained, self.mesh))
-                    log.flush()
         return state, scalars | (validated or {}), stopped_by
-
-    def owes_validation(self, step: int) -> bool:
-        """Whether the step that a run resumes from should have been validated, and was not.
-
-        A signal may have come, or the validation may have failed.
-        """
-        return not self.validated and self._is_validated(step)
-
-    def _compiled(self, step_function: Callable[..., Any], features: Any) -> CompiledStep:
-        with self.clock.measure("compile"):
-            return CompiledStep(
-                step_function,
-                self.abstract,
-                features,
-                mesh=self.mesh,
-                rules=self.rules,
-                updates_state=True,
-            )
 
     def _is_validated(self, step: int) -> bool:
         period = self.validation_period
         return period is not None and (step % period == 0 or step == self.train_steps)
 
     def _validated(
-        self, state: TrainState, step: int, guard: PreemptionGuard, log: MetricLog
+        self, state: TrainState, step: int, guard: PreemptionGuard
     ) -> tuple[dict[str, float] | None, bool, str | None]:
         """Metrics of a validation, logged; whether they are the best; what ends the run.
 
         There are no metrics where a signal came before them.
         """
         with self.clock.measure("evaluation"):
-            metrics = self.validate(state, step, guard.should_stop)
+            metrics = self.validate(state, step, guard.stopped_by)
         if metrics is None:
-            return None, False, guard.signal_name
-        self.best.check(metrics)
-        log.write(step, metrics)
-        # There is no checkpoint of the start.
-        is_best = step > 0 and self.best.update(step, metrics)
-        _tell(step, metrics, is_best)
+            return None, False, guard.stopped_by()
+        is_best = self.best.update(step, metrics)
+        self.log.write(step, metrics)
+        if jax.process_index() == 0:
+            figures = ", ".join(
+                f"{name.removeprefix('validation/')} {value:.4g}"
+                for name, value in metrics.items()
+                if name != "validation/rows"
+            )
+            best_so_far = ", the best so far" if is_best else ""
+            logger.info("step %d, validation: %s%s", step, figures, best_so_far)
         return metrics, is_best, EARLY_STOPPING if self.best.should_stop else None
-
-    def _followed(self, validated: bool) -> dict[str, Any]:
-        """What a step's manifest says of validations: of this step, and the best one so far."""
-        return {"validated": validated, "best": self.best.state_dict()}
 
     def _save(
         self,
@@ -192,7 +157,7 @@ class StepLoop:
         validated: Mapping[str, float] | None,
         metrics: Mapping[str, Any],
     ) -> None:
-        """Saves a step with its validation, if it had one.
+        """Saves a step with its validation, if it had one, and logs the sizes of what trains.
 
         Raises:
           M6RecError: `metrics` say that training has diverged.
@@ -200,29 +165,31 @@ class StepLoop:
         for name in ("loss", "gradient_norm"):
             self._check_finite(name, float(metrics[name]), step)
         position = feed.position()
-        run = dataclasses.replace(
-            self.description,
-            num_data_shards=position.num_shards,
-            extra={**self.description.extra, **self._followed(validated is not None)},
-        )
         self.store.save(
             step,
             {"params": state.params, "prompts": state.prompts, "optimizer": state.opt_state},
-            data=position.to_item(jax.process_index()) if leads_stream(self.mesh) else {},
-            run=run,
+            data=position.to_item(jax.process_index()) if leads_stream(self.setup.mesh) else {},
+            run=dataclasses.replace(
+                self.description,
+                num_data_shards=position.num_shards,
+                extra={**self.description.extra, "best": self.best.state_dict()},
+            ),
             metrics=validated,
-            frozen=("params",) if self.trainable == "prompts" else (),  # never changes
+            frozen=("params",) if self.setup.trainable == "prompts" else (),  # never changes
         )
+        trained = self.setup.trained(state.variables)
+        measure = jax.jit(_root_mean_squares, out_shardings=replicated(self.setup.mesh))
+        sizes = flatten(jax.device_get(measure(trained)))
+        self.log.write(step, {RMS_PREFIX + name: float(size) for name, size in sizes.items()})
+        self.log.flush()
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
-        if math.isfinite(value):
-            return
-        saved = self.store.latest_step()
-        raise M6RecError(
-            f"{name} at step {step} is {value}: training has diverged. "
-            + (f"The last checkpoint is of step {saved}. " if saved is not None else "")
-            + "Lower the learning rate, lengthen the warm-up, or clip gradients (clip_norm)"
-        )
+        if not math.isfinite(value):
+            raise M6RecError(
+                f"{name} at step {step} is {value}: training has diverged. The last checkpoint is "
+                f"of step {self.store.latest_step()}. Lower the learning rate, lengthen the "
+                "warm-up, or clip gradients (clip_norm)"
+            )
 
 
 class _Window:
@@ -260,38 +227,23 @@ class _Window:
         return self._clock.seconds("input_wait", "step")
 
 
-def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
+def window_means(window: Sequence[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
     """Scalars of several steps as one.
 
     Args:
       window: what the steps gave (`train_step.make_train_step`), on the host.
-      jobs: as for `job_losses`, whose metrics are among them.
-
-    Returns:
-      Means; those of the objectives' metrics are over all that was counted, and a metric of which
-      nothing was counted is left out.
+      jobs: as for `metric_means`.
     """
-    means: dict[str, float] = {}
-    for name, last in window[-1].items():
-        values = [metrics[name] for metrics in window]
-        if is_by_job(name):
-            continue
-        if not isinstance(last, Sum):
-            means[name] = float(np.mean(values))
-        elif count := sum(float(value.count) for value in values):
-            means[name] = sum(float(value.total) for value in values) / count
-    return means | job_losses(jobs, window)
+    names = [
+        name for name, value in window[-1].items() if isinstance(value, np.generic | np.ndarray)
+    ]
+    means = {name: float(np.mean([metrics[name] for metrics in window])) for name in names}
+    return means | metric_means(window, jobs)
 
 
-def _tell(step: int, validated: Mapping[str, float], is_best: bool) -> None:
-    """Logs the figures of a validation as they come."""
-    if jax.process_index() == 0:
-        figures = ", ".join(
-            f"{name.removeprefix('validation/')} {value:.4g}"
-            for name, value in validated.items()
-            if name != "validation/rows"
-        )
-        logger.info("step %d, validation: %s%s", step, figures, ", the best so far" * is_best)
+# Of the module, not of the call: jax.jit keeps what it compiled by the function.
+def _root_mean_squares(groups: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))), groups)
 
 
 def _shown(scalars: Mapping[str, float]) -> dict[str, str]:

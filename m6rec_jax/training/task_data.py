@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import gin
 import numpy as np
@@ -19,44 +18,42 @@ from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.sharding import batch_reader
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch, ResumableBatches
+from m6rec_jax.training.options import MakeEvaluationBatches, TrainingData
 
 logger = logging.getLogger(__name__)
 
-# (mixture_or_task_name, feature_lengths, batch_size, process_index=, process_count=) -> batches.
-# Processes that hold the same rows, because `tensor` spans them, count as one.
-MakeBatches = Callable[..., ResumableBatches]
-MakeEvaluationBatches = Callable[..., Iterable[Batch]]
 # Of each task, before the first step.
 MEASURED_ROWS = 300
 # How many times as long rows are while they are measured.
 _ROOMY = 8
 
 
-def training_batches(
-    name: str,
-    feature_lengths: Mapping[str, int],
-    batch_size: int,
-    make: MakeBatches | None,
-    mesh: Mesh,
-) -> ResumableBatches:
-    """This process's part of the training batches; `make` None: `pipeline.BatchIterator`."""
+def training_batches(data: TrainingData, stream: tuple[int, int]) -> ResumableBatches:
+    """This process's part of the training batches; `data.batches` None: `BatchIterator`.
+
+    Args:
+      data: what is read.
+      stream: of `sharding.batch_reader`.
+    """
+    make = data.batches
     if make is None:
         from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
 
         make = BatchIterator
-    return make(name, feature_lengths, batch_size, **_stream(mesh))
+    index, count = stream
+    return make(
+        data.mixture_or_task_name,
+        data.task_feature_lengths,
+        data.batch_size,
+        process_index=index,
+        process_count=count,
+    )
 
 
 def validation_batches(
-    name: str,
-    feature_lengths: Mapping[str, int],
-    batch_size: int,
-    make: MakeEvaluationBatches | None,
-    mesh: Mesh,
-    *,
-    sample: int,
+    data: TrainingData, make: MakeEvaluationBatches | None, mesh: Mesh, *, rows: int, sample: int
 ) -> Iterable[Batch]:
-    """This process's part of one pass over `sample` rows (0: all).
+    """This process's part of one pass over `sample` rows (0: all), in batches of `rows`.
 
     `make` None: `pipeline.EvaluationBatches`.
     """
@@ -64,7 +61,15 @@ def validation_batches(
         from m6rec_jax.pipeline.batches import EvaluationBatches
 
         make = EvaluationBatches
-    return make(name, feature_lengths, batch_size, sample=sample, **_stream(mesh))
+    index, count = batch_reader(mesh)
+    return make(
+        data.mixture_or_task_name,
+        data.task_feature_lengths,
+        rows,
+        sample=sample,
+        process_index=index,
+        process_count=count,
+    )
 
 
 def trained_on(file: Path) -> tuple[str, Mapping[str, int]]:
@@ -99,23 +104,6 @@ def text_vocabulary(name: str) -> Vocabulary:
     from m6rec_jax.pipeline.task_rows import task_vocabulary
 
     return task_vocabulary(name)
-
-
-def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of words, in the vocabulary of a registered task; raises as `text_vocabulary`."""
-    vocabulary = text_vocabulary(name)
-    return [vocabulary.encode(word) for word in words]
-
-
-def frequent_tokens_of(name: str, most: int) -> list[int]:
-    """Ids of the most frequent pieces of a task's vocabulary; raises as `text_vocabulary`."""
-    return text_vocabulary(name).frequent_ids(most).tolist()
-
-
-def pieces_of(name: str) -> list[str]:
-    """The pieces of a task's vocabulary, in the order of their ids; raises as `text_vocabulary`."""
-    vocabulary = text_vocabulary(name)
-    return list(vocabulary.pieces(range(vocabulary.num_pieces)))
 
 
 def check_task(name: str, text: Vocabulary, config: ModelConfig) -> None:
@@ -190,7 +178,7 @@ def jobs_of(name: str) -> dict[str, int]:
     return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
 
 
-def tell_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
+def log_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
     """Logs what of a run's rows does not fit its lengths, and which length would do, by task.
 
     Measured on the first rows of the part that trains, which TFDS has shuffled, laid out with room
@@ -256,9 +244,7 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
     return prompt_row(task, config.prompts.num_tasks)
 
 
-def save_inference_assets(
-    name: str, feature_lengths: Mapping[str, int], model_dir: str, *, resumed: bool
-) -> None:
+def save_inference_assets(data: TrainingData, model_dir: str, *, resumed: bool) -> None:
     """Writes `MODEL_DIR/inference`, so that the folder can be loaded by itself."""
     # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
     with gin.unlock_config():
@@ -268,9 +254,4 @@ def save_inference_assets(
     # A user may have set a limit of their own in what an earlier launch wrote; but what a launch
     # left that came to no checkpoint may be of other settings. The settings are written last.
     if not (resumed and (epath.Path(model_dir) / ASSETS_FOLDER / SETTINGS_FILE).exists()):
-        save_task_assets(model_dir, name, feature_lengths)
-
-
-def _stream(mesh: Mesh) -> dict[str, Any]:
-    index, count = batch_reader(mesh)
-    return {"process_index": index, "process_count": count}
+        save_task_assets(model_dir, data.mixture_or_task_name, data.task_feature_lengths)

@@ -8,71 +8,70 @@ one task everything here is optax's own, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.model.config import TASK_SIZES, ModelConfig
-from m6rec_jax.model.layout import Leaf, prompt_leaves, tasks_with_whole_slice
+from m6rec_jax.model.layout import prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.model.prompts import COLLECTION, task_axis
 
 _START = f"{COLLECTION}/"
-# Where one task's elements stand in a leaf, the axis of tasks included.
-Part = tuple[slice, ...]
+# Where each task's elements stand in a leaf: from and to along each axis but that of tasks, int32
+# `[tasks, axes, 2]`.
+TaskSizes = Mapping[str, np.ndarray]
 
 
-def task_axes(tree: Any) -> dict[str, int | None]:
-    """`{name: axis of tasks}` of the groups that train; None in the backbone, which they share."""
-    return {
-        name: task_axis(name.removeprefix(_START)) if name.startswith(_START) else None
-        for name in flatten(tree)
-    }
+def task_sizes(config: ModelConfig) -> TaskSizes:
+    """The elements that each task has of the leaves where tasks are of unlike sizes, by name.
 
-
-def num_tasks(tree: Any) -> int:
-    """How many tasks the bank has whose prompts are among the groups that train."""
-    axes = task_axes(tree)
-    return max(
-        (leaf.shape[axes[name]] for name, leaf in flatten(tree).items() if axes[name] is not None),
-        default=1,
-    )
-
-
-def parts_of_tasks(config: ModelConfig) -> dict[str, list[Part]]:
-    """The elements that each task has of the leaves where tasks are of unlike sizes.
-
-    Args:
-      config: of the model.
-
-    Returns:
-      `{name: part of each task that has one}`, named as in `task_axes`, without leaves that every
-      task has the whole of.
+    Leaves that every task has the whole of are not among them.
     """
     prompts = config.prompts
     if not any(getattr(prompts, name) for name in TASK_SIZES):
         return {}
     whole = tasks_with_whole_slice(config)
     unlike = {name: leaf for name, leaf in prompt_leaves(config).items() if not all(whole[name])}
-    parts: dict[str, list[Part]] = {_START + name: [] for name in unlike}
+    sizes = {
+        _START + name: np.zeros((prompts.num_tasks, len(leaf.shape), 2), np.int32)
+        for name, leaf in unlike.items()
+    }
     for task in range(prompts.num_tasks):
         alone = prompt_leaves(config.replace(prompts=prompts.of_task(task)))
         for name, leaf in unlike.items():
-            if name in alone and 0 not in alone[name].shape:
-                parts[_START + name].append(_part(leaf, alone[name], task))
-    return parts
+            if name in alone:
+                places = leaf.places(alone[name].shape)
+                sizes[_START + name][task] = [(place.start, place.stop) for place in places]
+                sizes[_START + name][task, leaf.task_axis] = 0, prompts.num_tasks
+    return sizes
 
 
-def by_task(
-    transformation: optax.GradientTransformation,
+def clip_by_task_rms(threshold: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_block_rms` of each task's part of a leaf."""
+    return _with_rms(lambda update, _, rms: update / jnp.maximum(1.0, rms(update) / threshold))
+
+
+def scale_by_task_rms(least: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_param_block_rms` of each task's part of a leaf; `least` is of the scale."""
+    return _with_rms(lambda update, value, rms: update * jnp.maximum(rms(value), least))
+
+
+def _with_rms(
+    function: Callable[[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]], jax.Array],
 ) -> optax.GradientTransformationExtraArgs:
-    """A transformation without state that takes a leaf as a whole, applied to each task's part.
+    """A transformation of each leaf by root mean squares, which are taken over each task's part.
 
-    `update` takes `task_parts`, which `parts_of_tasks` gives; elements that are no task's are then
-    not updated. In leaves that they do not name a task has its whole slice.
+    Args:
+      function: (update, parameter, function that gives a root mean square to multiply with) → new
+        update.
+
+    Returns:
+      A transformation whose `update` takes what `task_sizes` gives, under that name.
     """
 
     def update(
@@ -80,40 +79,34 @@ def by_task(
         state: Any,
         params: Any = None,
         *,
-        task_parts: Mapping[str, Sequence[Part]] | None = None,
+        task_sizes: TaskSizes | None = None,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
         del extra_args  # of other transformations
-        parts = task_parts or {}
-        axes, old = task_axes(updates), flatten(updates)
+        leaves, axes, sizes = flatten(updates), _task_axes(updates), task_sizes or {}
         values = flatten(updates if params is None else params)
-
-        def of_leaf(update: jax.Array, value: jax.Array) -> jax.Array:
-            return transformation.update(update, optax.EmptyState(), value)[0]
-
-        def of_parts(update: jax.Array, value: jax.Array, own: Sequence[Part]) -> jax.Array:
-            new = jnp.zeros_like(update)
-            for part in own:
-                new = new.at[part].set(of_leaf(update[part], value[part]))
-            return new
-
         new = {}
-        for name, leaf in old.items():
-            if name in parts:
-                new[name] = of_parts(leaf, values[name], parts[name])
-                continue
-            axis = axes[name]
-            one = axis is None or leaf.shape[axis] == 1
-            apply = of_leaf if one else jax.vmap(of_leaf, in_axes=axis, out_axes=axis)
-            new[name] = apply(leaf, values[name])
+        for name, leaf in leaves.items():
+            axis, mask = axes[name], None
+            if name in sizes:
+                mask = _mask(leaf.shape, axis, sizes[name])
+            others = None
+            if axis is not None and leaf.shape[axis] > 1:
+                others = tuple(i for i in range(leaf.ndim) if i != axis)
+
+            def rms(x: jax.Array, others: Any = others, mask: Any = mask) -> jax.Array:
+                squares = jnp.mean(jnp.square(x), others, keepdims=others is not None, where=mask)
+                return jnp.sqrt(squares)
+
+            changed = function(leaf, values[name], rms)
+            # A task that has nothing of a leaf has no mean there.
+            new[name] = changed if mask is None else jnp.where(mask, changed, 0)
         return unflatten(new, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
-def scale_by_factored_rms(
-    decay_rate: float, min_dim_size_to_factor: int
-) -> optax.GradientTransformation:
+def scale_by_factored_rms(min_dim_size_to_factor: int) -> optax.GradientTransformation:
     """optax's, which never factors along the axis of tasks.
 
     The gradient of elements that a task does not have is zero, which cancels out of the product of
@@ -124,9 +117,9 @@ def scale_by_factored_rms(
     """
 
     def of(tree: Any) -> optax.GradientTransformation:
-        tasks = num_tasks(tree)
+        tasks = _num_tasks(tree)
         least = min_dim_size_to_factor if tasks == 1 else max(min_dim_size_to_factor, tasks + 1)
-        return optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=least)
+        return optax.scale_by_factored_rms(min_dim_size_to_factor=least)
 
     return optax.GradientTransformation(
         lambda params: of(params).init(params),
@@ -143,10 +136,10 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     whole = optax.clip_by_global_norm(max_norm)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        tasks = num_tasks(updates)
+        tasks = _num_tasks(updates)
         if tasks == 1:
             return whole.update(updates, state, params)
-        axes, leaves = task_axes(updates), flatten(updates)
+        axes, leaves = _task_axes(updates), flatten(updates)
         squares: dict[bool, jax.Array] = {True: jnp.zeros(tasks), False: jnp.zeros(())}
         for name, leaf in leaves.items():
             others = tuple(i for i in range(leaf.ndim) if i != axes[name])
@@ -167,7 +160,29 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def _part(leaf: Leaf, alone: Leaf, task: int) -> Part:
-    """Where a task's own leaf stands in the bank's."""
-    axis, places = leaf.task_axis, leaf.places(alone.shape)
-    return (*places[:axis], slice(task, task + 1), *places[axis + 1 :])
+def _task_axes(tree: Any) -> dict[str, int | None]:
+    """`{name: axis of tasks}` of the groups that train; None in the backbone, which they share."""
+    return {
+        name: task_axis(name.removeprefix(_START)) if name.startswith(_START) else None
+        for name in flatten(tree)
+    }
+
+
+def _num_tasks(tree: Any) -> int:
+    """How many tasks the bank has whose prompts are among the groups that train."""
+    axes = _task_axes(tree)
+    return max(
+        (leaf.shape[axes[name]] for name, leaf in flatten(tree).items() if axes[name] is not None),
+        default=1,
+    )
+
+
+def _mask(shape: tuple[int, ...], axis: int | None, sizes: np.ndarray) -> jax.Array:
+    """Which elements of a bank's leaf are a task's: bool, of its shape."""
+    mask = jnp.ones(shape, bool)
+    for dimension in range(len(shape)):
+        along = [len(sizes) if i == axis else 1 for i in range(len(shape))]
+        first, end = (jnp.asarray(sizes[:, dimension, i]).reshape(along) for i in (0, 1))
+        place = jax.lax.broadcasted_iota(jnp.int32, shape, dimension)
+        mask &= (place >= first) & (place < end)
+    return mask

@@ -1,9 +1,11 @@
-"""The state of a run: step, backbone, prompts, and optimizer state of what trains, on a mesh."""
+"""What a run trains and where; its state: step, backbone, prompts, optimizer state."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -15,7 +17,7 @@ from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, abstract_variables
-from m6rec_jax.sharding import LogicalRules, placed_shapes, replicated
+from m6rec_jax.sharding import LogicalRules, axis_rules, placed_shapes, replicated
 
 TRAINABLE = ("prompts", "all")
 
@@ -29,7 +31,7 @@ class TrainState:
       step: int32 scalar, optimizer steps taken.
       params: the backbone.
       prompts: what is specific to the tasks.
-      opt_state: optax state over the groups that train (see `trainable_groups`), nothing else.
+      opt_state: optax state over the groups that train, nothing else.
       fixed: collections that the loss reads beside the model's, such as a teacher's variables.
         They never change and are in no checkpoint.
     """
@@ -50,55 +52,64 @@ class TrainState:
         return dataclasses.replace(self, **changes)
 
 
-def trainable_groups(variables: Mapping[str, PyTree], trainable: str) -> dict[str, PyTree]:
-    """The groups that get gradients: `{'prompts': ...}`, for 'all' also `{'params': ...}`.
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """What is trained, and where.
 
-    Raises:
-      ConfigError: unknown choice, or a model without prompts when only they would train.
+    Attributes:
+      model: the model.
+      optimizer: over the groups that train (`trained`).
+      mesh, rules: where its arrays live.
+      trainable: 'prompts' (the backbone is frozen) or 'all'.
+      seed: of initial values and dropout.
+      frozen_dtype: type in which a frozen backbone is kept ('bfloat16' halves its memory; None:
+        float32). Ignored when the backbone trains.
     """
-    if trainable not in TRAINABLE:
-        raise ConfigError(f"train.trainable = {trainable!r} is not one of {', '.join(TRAINABLE)}")
-    prompts = variables.get("prompts", {})
-    if trainable == "prompts":
+
+    model: M6Rec
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    rules: LogicalRules
+    trainable: str = "all"
+    seed: int = 0
+    frozen_dtype: str | None = None
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Context in which programs are traced for the mesh."""
+        with jax.set_mesh(self.mesh), axis_rules(self.rules):
+            yield
+
+    def trained(self, variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        """The groups that get gradients: `{'prompts': ...}`, for 'all' also `{'params': ...}`.
+
+        Raises:
+          ConfigError: unknown choice, or a model without prompts when only they would train.
+        """
+        if self.trainable not in TRAINABLE:
+            raise ConfigError(
+                f"train.trainable = {self.trainable!r} is not one of {', '.join(TRAINABLE)}"
+            )
+        prompts = variables.get("prompts", {})
+        if self.trainable == "all":
+            return {"params": variables["params"], "prompts": prompts}
         if not jax.tree.leaves(prompts):
             raise ConfigError(
                 "train.trainable = 'prompts', but the model has no prompts: set PromptConfig "
                 "(num_prompts, adapter_rank, ...) or train.trainable = 'all'"
             )
         return {"prompts": prompts}
-    return {"params": variables["params"], "prompts": prompts}
 
-
-def abstract_state(
-    model: M6Rec,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    rules: LogicalRules,
-    *,
-    trainable: str,
-    frozen_dtype: str | None = None,
-) -> TrainState:
-    """Shapes, types and shardings of a state, without computing any.
-
-    Args:
-      trainable: 'prompts' or 'all'.
-      frozen_dtype: type in which a frozen backbone is kept ('bfloat16' halves its memory; None:
-        float32). Ignored when the backbone trains.
-
-    Raises:
-      ConfigError: another `frozen_dtype`.
-    """
-    boxed = dict(abstract_variables(model.config))
-    boxed.setdefault("prompts", {})
-    groups = trainable_groups(boxed, trainable)
-    # Optax walks through the boxes, so moments keep the logical names of their parameters.
-    opt_state = jax.eval_shape(optimizer.init, groups)
-    params = placed_shapes(boxed["params"], mesh, rules)
-    if trainable != "all":
-        params = held_in(params, frozen_dtype)
-    return TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
-        params=params,
-        prompts=placed_shapes(boxed["prompts"], mesh, rules),
-        opt_state=placed_shapes(opt_state, mesh, rules),
-    )
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of a state; raises ConfigError for another `frozen_dtype`."""
+        boxed = {"prompts": {}, **abstract_variables(self.model.config)}
+        # Optax walks through the boxes, so moments keep the logical names of their parameters.
+        opt_state = jax.eval_shape(self.optimizer.init, self.trained(boxed))
+        params = placed_shapes(boxed["params"], self.mesh, self.rules)
+        return TrainState(
+            step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self.mesh)),
+            params=params if self.trainable == "all" else held_in(params, self.frozen_dtype),
+            prompts=placed_shapes(boxed["prompts"], self.mesh, self.rules),
+            opt_state=placed_shapes(opt_state, self.mesh, self.rules),
+        )

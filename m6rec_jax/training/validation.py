@@ -10,26 +10,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.sharding import LogicalRules, place_batch
+from m6rec_jax.sharding import place_batch
 from m6rec_jax.training.data_state import Batch
-from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
+from m6rec_jax.training.objective import Objective
+from m6rec_jax.training.options import Evaluate
 from m6rec_jax.training.task_data import check_labels
-from m6rec_jax.training.train_state import TrainState
-from m6rec_jax.training.train_step import (
-    CompiledStep,
-    EvaluationSums,
-    LossFunction,
-    make_eval_step,
-)
+from m6rec_jax.training.train_state import TrainSetup, TrainState
+from m6rec_jax.training.train_step import EvaluationSums, compile_step, make_eval_step
 
 logger = logging.getLogger(__name__)
-
-# (model, variables, step) -> metrics
-Evaluate = Callable[[M6Rec, Mapping[str, Any], int], Mapping[str, float]]
 _NOT_FOR_THE_MODEL = ("example_weights",)
 MOST_ROWS = 2048
 # Costs are counted in forward passes of a row. Training takes at least two: forwards, and backwards
@@ -102,38 +93,29 @@ class Validator:
     """Runs a validation when called; compiles its step at the first call only.
 
     Args:
-      model, mesh, rules, loss: of the run.
-      jobs: name to number of each job whose losses are logged apart.
-      abstract: state with shardings.
+      setup, objective: of the run.
       make_batches: one pass of validation batches.
-      extended: adds what the loss needs to a batch.
       evaluate: further metrics, or None.
+      jobs: name to number of each job whose losses are logged apart.
       progress: whether to show a bar.
     """
 
     def __init__(
         self,
-        model: M6Rec,
-        abstract: TrainState,
-        mesh: Mesh,
-        rules: LogicalRules,
-        loss: LossFunction,
+        setup: TrainSetup,
+        objective: Objective,
         make_batches: Callable[[], Iterable[Batch]],
-        extended: Callable[[Batch], Batch],
         evaluate: Evaluate | None,
         jobs: Mapping[str, int],
         progress: bool = False,
     ) -> None:
-        self._model, self._abstract, self._mesh, self._rules = model, abstract, mesh, rules
-        self._loss, self._make_batches, self._evaluate = loss, make_batches, evaluate
-        self._extended = extended
+        self._setup, self._objective = setup, objective
+        self._make_batches, self._evaluate = make_batches, evaluate
         self._jobs, self._progress = jobs, progress
-        self._rounded = jax.jit(loss.rounded) if isinstance(loss, RoundedWeightsLoss) else None
-        self._compiled: CompiledStep | None = None
-        self._logged = False
+        self._compiled: jax.stages.Compiled | None = None
 
     def __call__(
-        self, state: TrainState, step: int, should_stop: Callable[[], bool] = lambda: False
+        self, state: TrainState, step: int, should_stop: Callable[[], object]
     ) -> dict[str, float] | None:
         """Metrics named `validation/…`; `validation/loss` is over all rows at once.
 
@@ -148,6 +130,7 @@ class Validator:
         Returns:
           None where that said so: what is left of the time is for a checkpoint.
         """
+        setup, loss = self._setup, self._objective.loss
         sums: EvaluationSums | None = None
         batches: Any = self._make_batches()
         for batch in progress_bar(
@@ -160,33 +143,26 @@ class Validator:
         ):
             if should_stop():
                 return None
-            check_labels(batch, self._model.config.prompts)
-            batch = self._extended(batch)
-            kept = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
-            features = place_batch(kept, self._mesh)
+            check_labels(batch, setup.model.config.prompts)
+            batch = self._objective.add_features(batch)
+            read = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
+            features = place_batch(read, setup.mesh)
             if self._compiled is None:
-                self._compiled = CompiledStep(
-                    make_eval_step(self._model, loss=self._loss, jobs=tuple(self._jobs.values())),
-                    self._abstract,
-                    features,
-                    mesh=self._mesh,
-                    rules=self._rules,
-                    updates_state=False,
+                eval_step = make_eval_step(setup.model, loss=loss, jobs=tuple(self._jobs.values()))
+                self._compiled = compile_step(
+                    setup, eval_step, state, features, updates_state=False
                 )
-            part = jax.device_get(self._compiled(state, features))
-            sums = part if sums is None else jax.tree.map(np.add, sums, part)
+                if rows := getattr(batches, "read_rows", None):
+                    logger.info("validation on %s rows, the same ones each time", f"{rows:,}")
+            of_batch = jax.device_get(self._compiled(state, features))
+            sums = of_batch if sums is None else jax.tree.map(np.add, sums, of_batch)
         metrics = {} if sums is None else sums.scalars(tuple(self._jobs))
         if self._evaluate is not None:
             if should_stop():
                 return None
-            variables = state.variables
-            if self._rounded is not None:
-                variables = self._rounded(variables)
-            metrics = dict(self._evaluate(self._model, variables, step)) | metrics
+            variables = self._objective.evaluated(state.variables)
+            metrics = dict(self._evaluate(setup.model, variables, step)) | metrics
         rows = getattr(batches, "read_rows", None)  # of the pipeline's batches
-        if rows is not None and not self._logged:
-            self._logged = True
-            logger.info("validation on %s rows, the same ones each time", f"{rows:,}")
         return {f"validation/{name}": float(value) for name, value in metrics.items()} | (
             {} if rows is None else {"validation/rows": rows}
         )

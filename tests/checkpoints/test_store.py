@@ -118,13 +118,6 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
         store.save(7, make_trees(7), data=STATES, run=RUN, metrics={"auc": 0.1})
         store.wait()
         assert store.steps() == [2, 7], "figures of earlier launches still count"
-        store.save(8, make_trees(8), data=STATES, run=RUN)
-    with CheckpointStore(tmp_path, keep=1, best_metric="auc") as store:
-        store.add_validation(8, {"auc": 0.95}, {"validated": True})
-        assert read_manifest(locate(tmp_path)).extra == {"validated": True}
-        store.save(9, make_trees(9), data=STATES, run=RUN, metrics={"auc": 0.2})
-        store.wait()
-        assert store.steps() == [8, 9], "a validation that comes later counts, too"
 
 
 def test_saved_values_are_those_of_the_call(tmp_path: Path) -> None:

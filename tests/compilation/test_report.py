@@ -19,7 +19,7 @@ from m6rec_jax.compilation.report import StepReport, count_collectives, product_
 from m6rec_jax.compilation.steps import Program
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
-from m6rec_jax.objectives import total_loss
+from m6rec_jax.objectives import mean_loss, total_loss
 from tests.several_devices import result, start
 
 needs_libtpu = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def gradients(config: ModelConfig) -> jax.stages.Traced:
     features["decoder_loss_weights"] = jax.ShapeDtypeStruct((2, 40), jnp.float32)
 
     def loss(params: Any, others: Any, features: Any) -> Any:
-        return total_loss(model, {"params": params, **others}, features)[0]
+        return mean_loss(total_loss(model, {"params": params, **others}, features)[0])
 
     return jax.jit(jax.grad(loss)).trace(params, variables, features)
 

@@ -15,7 +15,8 @@ from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import make_mesh
 from m6rec_jax.training.optimizers import adafactor
 from m6rec_jax.training.options import Step
-from m6rec_jax.training.train_step import CompiledStep, make_train_step
+from m6rec_jax.training.train_state import TrainSetup
+from m6rec_jax.training.train_step import compile_step, make_train_step
 from tests.training.toy_run import toy_config
 
 
@@ -45,21 +46,13 @@ def test_the_compiled_training_step_is_the_one_that_runs(
     assert "compiled without Step.weight_bits" in caplog.text
     with from_source():
         reported = program.compile(program.trace())
-    step = make_train_step(
-        settings.model,
-        settings.optimizer,
-        trainable=trainable,
-        seed=0,
-        accumulation_steps=parts,
-    )
+    setup = TrainSetup(settings.model, settings.optimizer, mesh, settings.logical_rules, trainable)
     state, features = program.arguments
     with from_source():  # and not what was just compiled
-        run = CompiledStep(
-            step, state, features, mesh=mesh, rules=settings.logical_rules, updates_state=True
-        )
-    assert instructions(reported) == instructions(run.compiled)
+        run = compile_step(setup, make_train_step(setup, accumulation_steps=parts), state, features)
+    assert instructions(reported) == instructions(run)
     # Donation and layouts of arguments and results stand in the first line.
-    first = [compiled.as_text().splitlines()[0] for compiled in (reported, run.compiled)]
+    first = [compiled.as_text().splitlines()[0] for compiled in (reported, run)]
     assert first[0] == first[1]
     assert first[0].startswith("HloModule jit_step")
     assert "input_output_alias" in first[0]

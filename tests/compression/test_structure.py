@@ -20,7 +20,7 @@ from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import load_model, variable_targets
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.tuning.lora import TARGETS
-from m6rec_jax.objectives import total_loss
+from m6rec_jax.objectives import mean_loss, total_loss
 from tests.training.toy_run import toy_batch, toy_config
 
 CONFIG = toy_config(
@@ -117,7 +117,7 @@ def test_importance_is_the_derivative_by_a_gate() -> None:
                 if f"{tower}/layers/{part}/" in name and name.endswith(ways_out):
                     one = leaf[layer, 0] if name.startswith("prompts") else leaf[layer]
                     one[number] *= gate
-            return float(total_loss(model, nested(gated), BATCH)[0])
+            return float(mean_loss(total_loss(model, nested(gated), BATCH)[0]))
 
         numeric = (loss(1.02) - loss(0.98)) / 0.04
         assert numeric == pytest.approx(float(found[tower, part][layer, number]), rel=0.03)

@@ -14,7 +14,13 @@ import pytest
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
+from m6rec_jax.objectives import Loss, mean_loss
+from m6rec_jax.objectives.distillation import (
+    TEACHER,
+    Distillation,
+    check_teacher,
+    with_teacher,
+)
 from m6rec_jax.objectives.total import total_loss
 from tests.objectives.conftest import CONFIG, Features, made
 
@@ -59,19 +65,18 @@ def batch(features: Features) -> Features:
     }
 
 
-def loss_of(config: ModelConfig = WIDE, **settings: Any) -> DistillationLoss:
-    given = {"relation_weight": 0.0, **settings}
-    return DistillationLoss(Distillation("", **given), OBJECTIVES, M6Rec(config), CONFIG)
+def loss_of(config: ModelConfig = WIDE, **settings: Any) -> Loss:
+    distillation = Distillation("", **{"relation_weight": 0.0, **settings})
+    check_teacher(distillation, config, CONFIG)
+    return with_teacher(OBJECTIVES, distillation, M6Rec(config))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def added(loss: Any, variables: Any, features: Features, denominators: Any = None) -> Any:
+def added(loss: Loss, variables: Any, features: Features) -> Any:
     """What is added to the objectives of the student."""
-    own = {name: tree for name, tree in variables.items() if name != TEACHER}
-    model = M6Rec(CONFIG)
-    whole, metrics = loss(model, variables, features, denominators=denominators)
-    objectives, _ = OBJECTIVES(model, own, features, denominators=denominators)
-    return whole - objectives, metrics
+    terms, metrics = loss(M6Rec(CONFIG), variables, features)
+    lessons = {name: term for name, term in terms.items() if name.startswith("distillation/")}
+    return mean_loss(lessons), metrics
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.model import M6Rec
-from m6rec_jax.objectives import classification_loss, language_modelling_loss, total_loss
+from m6rec_jax.objectives import classification_loss, language_modelling_loss, mean_loss, total_loss
 from tests.objectives.conftest import CONFIG, Features, made
 
 DEEP = CONFIG.replace(num_decoder_layers=3, scan_unroll=1)
@@ -50,10 +50,10 @@ def test_the_loss_is_that_of_models_cut_off_at_each_layer(
             losses[name].append(float(found.total) / float(found.count))
     model = M6Rec(DEEP.replace(exit_losses=weighting))
     compute = jax.jit(lambda own: total_loss(model, own, features, **OBJECTIVES))
-    total, metrics = compute(variables)
+    terms, metrics = compute(variables)
     weighted = {name: WEIGHTS[weighting] @ values for name, values in losses.items()}
     expected = weighted["language_modelling"] + 0.5 * weighted["classification"]
-    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert float(mean_loss(terms)) == pytest.approx(expected, rel=1e-5)
     for name, values in losses.items():
         assert float(metrics[f"{name}/loss"].mean()) == pytest.approx(values[-1], rel=1e-5)
         over_exits = float(metrics[f"{name}/loss_over_exits"].mean())
@@ -65,7 +65,7 @@ def test_logits_of_one_exit_exist_at_a_time(variables: dict[str, Any], features:
     model = M6Rec(DEEP.replace(exit_losses="rising"))
 
     def loss(variables: Any) -> Any:
-        return total_loss(model, variables, features)[0]
+        return mean_loss(total_loss(model, variables, features)[0])
 
     program = str(jax.make_jaxpr(jax.grad(loss))(variables))
     rows, target = features["decoder_labels"].shape

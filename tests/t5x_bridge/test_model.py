@@ -22,7 +22,7 @@ from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.step_loop import window_means
-from m6rec_jax.training.train_state import TrainState, abstract_state
+from m6rec_jax.training.train_state import TrainSetup, TrainState
 from m6rec_jax.training.train_step import make_train_step
 from tests.t5x_bridge.needs_t5x import REASON
 from tests.training.toy_run import ROWS, toy_batch, toy_config
@@ -38,14 +38,12 @@ from m6rec_jax.t5x_bridge.trainer import M6RecTrainer
 
 def built_in(config: Any, trainable: str) -> tuple[M6Rec, TrainState, Any, Any]:
     """The built-in trainer's model, first state, next state and scalars for one batch."""
-    model, optimizer = M6Rec(config), adamw(1e-2)
-    mesh, rules = make_mesh(devices=jax.devices()[:1]), data_parallel()
-    abstract = abstract_state(model, optimizer, mesh, rules, trainable=trainable)
-    state = initial_state(model, optimizer, abstract, mesh, rules, trainable=trainable, seed=0)
-    step = jax.jit(make_train_step(model, optimizer, trainable=trainable, seed=0))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    setup = TrainSetup(M6Rec(config), adamw(1e-2), mesh, data_parallel(), trainable)
+    state, step = initial_state(setup), jax.jit(make_train_step(setup))
     with jax.set_mesh(mesh):
         after, scalars = step(state, place_batch(batch(), mesh))
-    return model, state, after, scalars
+    return setup.model, state, after, scalars
 
 
 def batch() -> dict[str, np.ndarray]:

@@ -56,10 +56,10 @@ def test_batches_are_read_ahead() -> None:
     with InputFeed(source, lambda batch: batch, depth=2) as feed:
         feed.next()
         deadline = time.monotonic() + 5
-        while source.num_batches < 4 and time.monotonic() < deadline:
+        while source.num_batches < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)
-        assert source.num_batches == 4, "one consumed, two ready, one waiting for its place"
+        assert source.num_batches == 3, "one consumed, two ready"
 
 
 def test_resuming_elsewhere_in_the_run_keeps_the_period() -> None:
@@ -82,7 +82,7 @@ def test_errors_of_the_reader_reach_the_trainer() -> None:
         feed.next()
         with pytest.raises(DataError, match="row 17"):
             feed.next()
-    assert not [t for t in threading.enumerate() if t.name == "m6rec-input"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("m6rec-input")]
 
 
 def test_data_that_end_are_an_error() -> None:

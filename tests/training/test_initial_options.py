@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,16 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.token_vectors import composed_vectors, count_neighbours, neighbour_vectors
 from m6rec_jax.training import initial_embeddings, initial_prompts
-from m6rec_jax.training.initial_embeddings import with_initial_embeddings, with_piece_vectors
+from m6rec_jax.training.initial_embeddings import with_initial_embeddings, with_token_vectors
 from m6rec_jax.training.initial_prompts import (
     with_options_of_words,
     with_prompts_of_labels,
     with_prompts_of_tokens,
 )
-from m6rec_jax.training.initialization import initial_state
+from m6rec_jax.training.initialization import initial_variables
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.train_state import abstract_state
+from m6rec_jax.training.options import TrainingData
+from m6rec_jax.training.train_state import TrainSetup
 from tests.training.toy_run import toy_config, toy_train
 
 CONFIG = ModelConfig(
@@ -36,52 +37,50 @@ CONFIG = ModelConfig(
     prompts=PromptConfig(num_prompts=4, num_options=3, head="option"),
 )
 WORDS = [[5], [7, 9], [11]]
+FROM = {"initial_checkpoint_path": "run"}
 
 
-def state_of(config: ModelConfig):
-    model, optimizer, rules = M6Rec(config), adamw(1e-3), data_parallel()
-    mesh = make_mesh()
-    abstract = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
-    return model, initial_state(
-        model, optimizer, abstract, mesh, rules, trainable="prompts", seed=0
-    )
+def variables_of(config: ModelConfig):
+    setup = TrainSetup(M6Rec(config), adamw(1e-3), make_mesh(), data_parallel(), "prompts")
+    return setup.model, initial_variables(setup)
 
 
 @pytest.mark.parametrize("head", ["option", "linear"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_class_logits_are_the_words_logits(tied: bool, head: str) -> None:
     prompts = dataclasses.replace(CONFIG.prompts, head=head)
-    model, state = state_of(CONFIG.replace(logits_via_embedding=tied, prompts=prompts))
-    bank = dict(state.prompts["bank"])
+    model, variables = variables_of(CONFIG.replace(logits_via_embedding=tied, prompts=prompts))
+    bank = dict(variables["prompts"]["bank"])
     if head == "linear":  # as taken over from another run
         bank["head_bias"] = bank["head_bias"] + 3.0
-    state = state.replace(prompts={**state.prompts, "bank": bank})
-    changed = with_options_of_words(state, model.config, WORDS)
+    variables["prompts"] = {**variables["prompts"], "bank": bank}
+    changed = with_options_of_words(variables, model.config, WORDS)
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
-    variables = {"params": changed.params, "prompts": changed.prompts}
     tasks = jnp.zeros((2,), jnp.int32)
-    options = model.apply(variables, hidden, tasks, method=model.option_logits)
-    tokens = model.apply(variables, hidden, method=model.token_logits)
+    options = model.apply(changed, hidden, tasks, method=model.option_logits)
+    tokens = model.apply(changed, hidden, method=model.token_logits)
     expected = jnp.stack([tokens[..., ids[0]] for ids in WORDS], axis=-1)
     np.testing.assert_allclose(options, expected, rtol=1e-5, atol=1e-5)
     # The first prompt, which is no option, stays; of a linear head, all of them.
-    before, after = (s.prompts["bank"]["soft_prompts"] for s in (state, changed))
+    before, after = (s["prompts"]["bank"]["soft_prompts"] for s in (variables, changed))
     kept = 1 if head == "option" else 4
     assert (before[:, :kept] == after[:, :kept]).all()
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), state.params, changed.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b), variables["params"], changed["params"]
+    )
 
 
 def test_words_must_fit_the_options() -> None:
-    model, state = state_of(CONFIG)
+    model, variables = variables_of(CONFIG)
     with pytest.raises(ConfigError, match=r"names 2 classes, but the model has 3 \(Pro"):
-        with_options_of_words(state, model.config, WORDS[:2])
+        with_options_of_words(variables, model.config, WORDS[:2])
     with pytest.raises(ConfigError, match="every class needs a word"):
-        with_options_of_words(state, model.config, [[1], [], [2]])
+        with_options_of_words(variables, model.config, [[1], [], [2]])
     with pytest.raises(ConfigError, match="begin with the same token"):
-        with_options_of_words(state, model.config, [[1], [2, 3], [2, 4]])
+        with_options_of_words(variables, model.config, [[1], [2, 3], [2, 4]])
     headless = model.config.replace(prompts=PromptConfig(num_prompts=4))
     with pytest.raises(ConfigError, match=r"words of classes, but the model has none"):
-        with_options_of_words(state, headless, WORDS)
+        with_options_of_words(variables, headless, WORDS)
 
 
 @pytest.mark.parametrize("head", ["option", "linear"])
@@ -90,74 +89,85 @@ def test_the_last_soft_prompts_start_from_labels(tied: bool, head: str) -> None:
     """Each the mean of its label's embeddings as the encoder reads them, whatever the head."""
     prompts = dataclasses.replace(CONFIG.prompts, head=head)
     config = dataclasses.replace(CONFIG, logits_via_embedding=tied, prompts=prompts)
-    _, state = state_of(config)
-    changed = with_prompts_of_labels(state, config, [[5], [7, 9], [11, 11, 2]])
-    table = np.asarray(state.params["token_embedder"]["embedding"])
-    before, after = (np.asarray(s.prompts["bank"]["soft_prompts"])[0] for s in (state, changed))
+    _, variables = variables_of(config)
+    changed = with_prompts_of_labels(variables, config, [[5], [7, 9], [11, 11, 2]])
+    table = np.asarray(variables["params"]["token_embedder"]["embedding"])
+    before, after = (
+        np.asarray(s["prompts"]["bank"]["soft_prompts"])[0] for s in (variables, changed)
+    )
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_array_equal(after[1], table[5])
     np.testing.assert_allclose(after[2], (table[7] + table[9]) / 2, rtol=1e-6)
     np.testing.assert_allclose(after[3], (2 * table[11] + table[2]) / 3, rtol=1e-5, atol=1e-6)
-    for name, leaf in changed.prompts["bank"].items():
+    for name, leaf in changed["prompts"]["bank"].items():
         if name != "soft_prompts":
-            np.testing.assert_array_equal(leaf, state.prompts["bank"][name])
-    jax.tree.map(np.testing.assert_array_equal, state.params, changed.params)
+            np.testing.assert_array_equal(leaf, variables["prompts"]["bank"][name])
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], changed["params"])
 
 
 def test_labels_must_fit_the_classes_and_prompts() -> None:
     few = dataclasses.replace(CONFIG.prompts, head="linear", num_prompts=2)
     config = dataclasses.replace(CONFIG, prompts=few)
-    _, state = state_of(config)
+    _, variables = variables_of(config)
     with pytest.raises(ConfigError, match=r"class_labels names 2 classes, but the model has 3 \(P"):
-        with_prompts_of_labels(state, config, WORDS[:2])
+        with_prompts_of_labels(variables, config, WORDS[:2])
     with pytest.raises(
         ConfigError, match=r"has 3 labels, but there are 2 soft prompts .*TASK_PROM"
     ):
-        with_prompts_of_labels(state, config, WORDS)
+        with_prompts_of_labels(variables, config, WORDS)
     with pytest.raises(ConfigError, match="class_labels: every class needs a word"):
-        with_prompts_of_labels(state, config, [[1], [], [2]])
+        with_prompts_of_labels(variables, config, [[1], [], [2]])
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_soft_prompts_start_from_tokens(tied: bool) -> None:
     prompts = dataclasses.replace(CONFIG.prompts, num_tasks=2)
-    model, state = state_of(dataclasses.replace(CONFIG, logits_via_embedding=tied, prompts=prompts))
+    model, variables = variables_of(
+        dataclasses.replace(CONFIG, logits_via_embedding=tied, prompts=prompts)
+    )
     tokens = [3, 5, 6, 9, 20]
-    changed = with_prompts_of_tokens(state, model.config, tokens, seed=1)
-    table = np.asarray(state.params["token_embedder"]["embedding"])
-    soft = np.asarray(changed.prompts["bank"]["soft_prompts"])
+    changed = with_prompts_of_tokens(variables, model.config, tokens, seed=1)
+    table = np.asarray(variables["params"]["token_embedder"]["embedding"])
+    soft = np.asarray(changed["prompts"]["bank"]["soft_prompts"])
     assert soft.shape == (2, 4, 16)
     drawn = [
         [int(np.flatnonzero((table == row).all(axis=-1)).item()) for row in task] for task in soft
     ]
     assert all(len(set(task)) == 4 and set(task) <= set(tokens) for task in drawn)
     assert drawn[0] != drawn[1]
-    again = with_prompts_of_tokens(state, model.config, tokens, seed=1)
-    np.testing.assert_array_equal(again.prompts["bank"]["soft_prompts"], soft)
-    other = with_prompts_of_tokens(state, model.config, tokens, seed=2)
-    assert not np.array_equal(other.prompts["bank"]["soft_prompts"], soft)
-    jax.tree.map(np.testing.assert_array_equal, state.params, changed.params)
+    again = with_prompts_of_tokens(variables, model.config, tokens, seed=1)
+    np.testing.assert_array_equal(again["prompts"]["bank"]["soft_prompts"], soft)
+    other = with_prompts_of_tokens(variables, model.config, tokens, seed=2)
+    assert not np.array_equal(other["prompts"]["bank"]["soft_prompts"], soft)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], changed["params"])
 
 
 def test_tokens_must_fit_the_soft_prompts() -> None:
-    model, state = state_of(CONFIG)
+    model, variables = variables_of(CONFIG)
     with pytest.raises(ConfigError, match=r"num_prompts = 4 different .*, .* offers 3"):
-        with_prompts_of_tokens(state, model.config, [1, 2, 3], seed=0)
-    with pytest.raises(ConfigError, match=r"has token 32, but ModelConfig\.vocab_size is 32"):
-        with_prompts_of_tokens(state, model.config, [1, 2, 3, 32], seed=0)
+        with_prompts_of_tokens(variables, model.config, [1, 2, 3], seed=0)
+
+
+def has_vocabulary(monkeypatch: pytest.MonkeyPatch, **words: list[int]) -> list[int]:
+    """A task has these words, and 17 frequent tokens; returns how many were asked for."""
+    asked: list[int] = []
+
+    class Vocabulary:
+        encode = staticmethod(words.__getitem__)
+
+        @staticmethod
+        def frequent_ids(most: int) -> np.ndarray:
+            asked.append(most)
+            return np.arange(3, 20)
+
+    monkeypatch.setattr(initial_prompts, "text_vocabulary", lambda name: Vocabulary)
+    return asked
 
 
 def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run draws once: resuming goes on from its checkpoint. Labels' text comes last."""
 
-    calls = []
-
-    def frequent_tokens_of(name: str, most: int) -> list[int]:
-        calls.append((name, most))
-        return list(range(3, 20))
-
-    monkeypatch.setattr(initial_prompts, "frequent_tokens_of", frequent_tokens_of)
-    monkeypatch.setattr(initial_prompts, "tokens_of", lambda name, words: [[25], [26]])
+    asked = has_vocabulary(monkeypatch, no=[25], yes=[26])
     options = {
         "initial_soft_prompts": "vocabulary",
         "initial_options": ("no", "yes"),
@@ -173,15 +183,13 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(soft[2:], head[:, [25, 26]].T * 4.0, rtol=1e-6)
     again, _ = toy_train(tmp_path, 2, **options)
     np.testing.assert_array_equal(again.state.prompts["bank"]["soft_prompts"][0], soft)
-    assert calls == [("toy", 5000)]
+    assert asked == [5000]
 
 
 def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompt tuning: two labels of several tokens last, pieces of the vocabulary before them."""
 
-    ids = {"no": [25, 27], "yes": [26]}
-    monkeypatch.setattr(initial_prompts, "frequent_tokens_of", lambda *_: list(range(3, 20)))
-    monkeypatch.setattr(initial_prompts, "tokens_of", lambda name, words: [ids[w] for w in words])
+    has_vocabulary(monkeypatch, no=[25, 27], yes=[26])
     prompts = PromptConfig(num_prompts=4, num_options=2, head="linear")
     options = {
         "model": toy_config(prompts=prompts),
@@ -207,6 +215,7 @@ def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("config", "options", "message"),
     [
         (CONFIG, {"initial_soft_prompts": "text"}, "= 'text' is not one of random, vocabulary"),
+        (CONFIG, {"initial_embeddings": "words"}, "= 'words' is not one of random, pieces"),
         (CONFIG, {"initial_prompts": "machting"}, r"'machting' is not one .* mean 'matching'\?"),
         (
             dataclasses.replace(CONFIG, prompts=PromptConfig(adapter_rank=2)),
@@ -215,13 +224,13 @@ def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
         ),
         (
             CONFIG,
-            {"initial_soft_prompts": "vocabulary", "initial_prompts": "all"},
+            {"initial_soft_prompts": "vocabulary", "initial_prompts": "all", **FROM},
             "would overwrite the soft prompts that Start.prompts = 'all' takes over",
         ),
         (
             CONFIG,
-            {"initial_options": ("bad", "fair", "good"), "initial_prompts": "all"},
-            "would overwrite the head that Start.prompts = 'all' takes .* INITIAL_OPTIONS",
+            {"initial_options": ("bad", "fair", "good"), "initial_prompts": "all", **FROM},
+            "would overwrite the head",
         ),
         (
             CONFIG,
@@ -247,22 +256,22 @@ def test_initial_soft_prompts_that_do_not_fit(
 
 
 def test_embeddings_start_from_pieces() -> None:
-    model, state = state_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
+    model, variables = variables_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
     pieces = ["\u2581liked", ", rated 3.65", ", rated 3.70"]
-    changed = with_piece_vectors(state, model.config, composed_vectors(pieces, 16, 3))
-    before, after = (s.params["token_embedder"]["embedding"] for s in (state, changed))
+    changed = with_token_vectors(variables, model.config, composed_vectors(pieces, 16, 3))
+    before, after = (s["params"]["token_embedder"]["embedding"] for s in (variables, changed))
     np.testing.assert_allclose(after[:3], 0.1 * composed_vectors(pieces, 16, 3), rtol=1e-6)
     np.testing.assert_array_equal(after[3:], before[3:])
     assert float(np.std(before)) == pytest.approx(0.1, rel=0.1)
-    for name, leaf in state.params.items():
+    for name, leaf in variables["params"].items():
         if name != "token_embedder":
-            jax.tree.map(np.testing.assert_array_equal, leaf, changed.params[name])
-    with pytest.raises(ConfigError, match=r"has 33 pieces, but ModelConfig\.vocab_size is 32"):
-        with_piece_vectors(state, model.config, np.zeros((33, 16), np.float32))
+            jax.tree.map(np.testing.assert_array_equal, leaf, changed["params"][name])
+    with pytest.raises(ConfigError, match=r"has 33 tokens, but ModelConfig\.vocab_size is 32"):
+        with_token_vectors(variables, model.config, np.zeros((33, 16), np.float32))
 
 
 def test_embeddings_start_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process reads the same rows; what they tell and what pieces are written of add up."""
+    """Every process reads the same rows; what they tell and what tokens are written of add up."""
     pieces = [f"{number}" for number in range(8)]
     tokens = np.arange(1, 7, dtype=np.int32).reshape(2, 3)
     blocks = np.tile(np.array([1, 2, 3], np.int32), (2, 1))
@@ -273,26 +282,19 @@ def test_embeddings_start_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> No
         while True:
             yield {"encoder_input_tokens": tokens, "encoder_block_ids": blocks}
 
-    monkeypatch.setattr(initial_embeddings, "pieces_of", lambda name: pieces)
-    model, state = state_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
-    changed = with_initial_embeddings(
-        state, model.config, "neighbours", "task", {"inputs": 3}, 2, batches, 3, rows=5
-    )
+    vocabulary = SimpleNamespace(num_pieces=8, pieces=lambda ids: [pieces[i] for i in ids])
+    monkeypatch.setattr(initial_embeddings, "text_vocabulary", lambda name: vocabulary)
+    model, variables = variables_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
+    data = TrainingData("task", {"inputs": 3}, 2, batches)
+    changed = with_initial_embeddings(variables, model.config, "neighbours", data, 3, rows=5)
     assert asked == [(("task", {"inputs": 3}, 2), {"process_index": 0, "process_count": 1})]
     counts = count_neighbours([(tokens, blocks, None)] * 3, 8)
     expected = composed_vectors(pieces, 16, 3) + neighbour_vectors(counts, 16, 3)
-    table = changed.params["token_embedder"]["embedding"]
+    table = changed["params"]["token_embedder"]["embedding"]
     np.testing.assert_allclose(table[:8], 0.1 * 0.5**0.5 * expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_missing_encoder_is_told_before_the_data_are_read() -> None:
-    state: Any = None
+def test_a_missing_encoder_is_reported_before_the_data_are_read() -> None:
+    data = TrainingData("no_task", {}, 2)
     with pytest.raises(CheckpointError, match="'nowhere' is no sentence encoder"):
-        with_initial_embeddings(
-            state, CONFIG, "encoder", "no_task", {}, 2, None, 0, encoder="nowhere"
-        )
-
-
-def test_unknown_initial_embeddings(tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"Start\.embeddings = 'words' is not one of random, pie"):
-        toy_train(tmp_path, 1, initial_embeddings="words")
+        with_initial_embeddings({}, CONFIG, "encoder", data, 0, encoder="nowhere")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,31 +19,25 @@ from m6rec_jax.model.layout import prompt_leaves, take_task
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training import initial_prompts
 from m6rec_jax.training.initial_prompts import with_initial_prompts, with_options_of_words
-from m6rec_jax.training.initialization import state_from_checkpoint
+from m6rec_jax.training.initialization import variables_from_checkpoint
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.train_state import abstract_state
-from tests.training.test_initial_options import CONFIG, WORDS, state_of
+from m6rec_jax.training.options import Start
+from m6rec_jax.training.train_state import TrainSetup
+from tests.training.test_initial_options import CONFIG, WORDS, variables_of
 
 
-def saved(state: Any, config: ModelConfig, folder: Path) -> None:
+def saved(variables: Any, config: ModelConfig, folder: Path) -> None:
     run = RunDescription(config, "words", "prompts", 1)
     with CheckpointStore(folder / "checkpoints") as store:
-        store.save(1, {"params": state.params, "prompts": state.prompts}, data={}, run=run)
+        store.save(1, variables, data={}, run=run)
 
 
 def started_from(folder: Path, config: ModelConfig, prompts: str = "matching") -> tuple[Any, Any]:
-    """The state of a run at its start, and its abstract state."""
-    model, optimizer, mesh = M6Rec(config), adamw(1e-3), make_mesh()
-    abstract = abstract_state(model, optimizer, mesh, data_parallel(), trainable="prompts")
-    taken = state_from_checkpoint(
-        *(model, optimizer, abstract, mesh, data_parallel()),
-        trainable="prompts",
-        seed=1,
-        path=str(folder),
-        run=RunDescription(config, "words"),
-        initial_prompts=prompts,
-    )
-    return taken, abstract
+    """The variables of a run at its start, and their shapes."""
+    setup = TrainSetup(M6Rec(config), adamw(1e-3), make_mesh(), data_parallel(), "prompts", seed=1)
+    run = RunDescription(config, "words")
+    taken = variables_from_checkpoint(setup, str(folder), run, prompts)
+    return taken, setup.abstract_state.variables
 
 
 def test_prompts_that_would_mean_something_else_are_not_taken_over(
@@ -53,21 +48,21 @@ def test_prompts_that_would_mean_something_else_are_not_taken_over(
         num_prompts=4, head="none", adapter_rank=2, lora_rank=2, special_token_ids=(1, 2)
     )
     config = dataclasses.replace(CONFIG, prompts=prompts)
-    _, state = state_of(config)
-    marked = state.replace(prompts=jax.tree.map(lambda leaf: leaf + 7.0, state.prompts))
+    _, variables = variables_of(config)
+    marked = {**variables, "prompts": jax.tree.map(lambda leaf: leaf + 7.0, variables["prompts"])}
     saved(marked, config, tmp_path)
 
     def taken(**changed: Any) -> set[str]:
         other = dataclasses.replace(config, prompts=dataclasses.replace(prompts, **changed))
         found, _ = started_from(tmp_path, other)
-        before = flatten(marked.prompts)
+        before = flatten(marked["prompts"])
         return {
             name
-            for name, leaf in flatten(found.prompts).items()
+            for name, leaf in flatten(found["prompts"]).items()
             if np.array_equal(leaf, before[name])
         }
 
-    everything = set(flatten(marked.prompts))
+    everything = set(flatten(marked["prompts"]))
     assert taken() == everything
     assert "mean something else" not in caplog.text
     for changed, part in (
@@ -86,15 +81,17 @@ def test_prompts_that_would_mean_something_else_are_not_taken_over(
 def test_words_of_one_task_of_a_bank() -> None:
     sizes = {"num_tasks": 2, "task_num_options": (3, 2)}
     config = dataclasses.replace(CONFIG, prompts=dataclasses.replace(CONFIG.prompts, **sizes))
-    model, state = state_of(config)
+    model, variables = variables_of(config)
     with pytest.raises(ConfigError, match=r"the model has 2 or 3 \(.*\); give words by the task"):
-        with_options_of_words(state, model.config, WORDS)
+        with_options_of_words(variables, model.config, WORDS)
     with pytest.raises(ConfigError, match=r"names 3 classes, but task 1 has 2 \(Pr"):
-        with_options_of_words(state, model.config, WORDS, 1)
-    changed = with_options_of_words(state, model.config, WORDS[:2], 1)
-    before, after = (np.asarray(s.prompts["bank"]["soft_prompts"]) for s in (state, changed))
+        with_options_of_words(variables, model.config, WORDS, 1)
+    changed = with_options_of_words(variables, model.config, WORDS[:2], 1)
+    before, after = (np.asarray(s["prompts"]["bank"]["soft_prompts"]) for s in (variables, changed))
     table = np.asarray(
-        model.apply({"params": state.params}, jnp.eye(16)[None], method=model.token_logits)[0]
+        model.apply({"params": variables["params"]}, jnp.eye(16)[None], method=model.token_logits)[
+            0
+        ]
     )
     np.testing.assert_allclose(after[1, 2:], table[:, [5, 7]].T * 4.0, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(after[1, :2], before[1, :2])
@@ -112,34 +109,40 @@ def test_labels_by_task(monkeypatch: pytest.MonkeyPatch) -> None:
         task_num_options=(3, 2, 0),
     )
     config = dataclasses.replace(CONFIG, prompts=prompts)
-    _, state = state_of(config)
+    _, variables = variables_of(config)
     rows = {"stars": 0, "ctr": 1, "next": 2}
     monkeypatch.setattr(initial_prompts, "prompt_row_of", lambda name, *_: rows[name])
-    monkeypatch.setattr(initial_prompts, "frequent_tokens_of", lambda *_: list(range(20, 30)))
-    monkeypatch.setattr(initial_prompts, "tokens_of", lambda name, words: [[w] for w in words])
-    given = {"soft_prompts": "class_labels", "options": (), "seed": 0}
+    vocabulary = SimpleNamespace(
+        frequent_ids=lambda most: np.arange(20, 30), encode=lambda word: [int(word)]
+    )
+    monkeypatch.setattr(initial_prompts, "text_vocabulary", lambda name: vocabulary)
+
+    def started(labels: Any) -> Any:
+        start = Start(soft_prompts="class_labels", class_labels=labels)
+        return with_initial_prompts(variables, config, "all", start, seed=0)
+
     labels = {"stars": [1, 2, 3], "ctr": [4, 5]}
-    changed = with_initial_prompts(state, config, "all", labels=labels, **given)
-    table = np.asarray(state.params["token_embedder"]["embedding"])
-    soft = np.asarray(changed.prompts["bank"]["soft_prompts"])
+    changed = started(labels)
+    table = np.asarray(variables["params"]["token_embedder"]["embedding"])
+    soft = np.asarray(changed["prompts"]["bank"]["soft_prompts"])
     np.testing.assert_array_equal(soft[0, 2:], table[[1, 2, 3]])
     np.testing.assert_array_equal(soft[1, 3:], table[[4, 5]])
     for row in (*soft[0, :2], *soft[1, :3], *soft[2]):
         assert (table[20:30] == row).all(axis=-1).any()
     with pytest.raises(ConfigError, match=r"class_labels names 3 classes, but task 1 has 2 \(Pr"):
-        with_initial_prompts(state, config, "all", labels={"ctr": [1, 2, 3]}, **given)
+        started({"ctr": [1, 2, 3]})
 
 
 def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:
     """A foundation's projections are where every retrieval task of a mixture starts."""
     prompts = PromptConfig(num_prompts=2, adapter_rank=2, retrieval_dim=4)
     foundation = dataclasses.replace(CONFIG, prompts=prompts)
-    _, state = state_of(foundation)
-    saved(state, foundation, tmp_path)
+    _, variables = variables_of(foundation)
+    saved(variables, foundation, tmp_path)
     bank = dataclasses.replace(prompts, num_tasks=3, num_prompts=5)
     config = dataclasses.replace(CONFIG, prompts=bank)
     taken, abstract = started_from(tmp_path, config)
-    own, found = flatten(state.prompts), flatten(taken.prompts)
+    own, found = flatten(variables["prompts"]), flatten(taken["prompts"])
     for name, axis in (
         ("bank/user_projection", 0),
         ("bank/item_projection", 0),
@@ -151,28 +154,28 @@ def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:
                 np.take(np.asarray(own[name]), 0, axis),
             )
     assert found["bank/soft_prompts"].shape == (3, 5, 16)
-    for name, leaf in flatten(abstract.prompts).items():
+    for name, leaf in flatten(abstract["prompts"]).items():
         assert found[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
 
 
-def with_values(state: Any) -> Any:
+def with_values(variables: Any) -> Any:
     """As after training: second matrices are no zeros any more."""
-    return state.replace(prompts=jax.tree.map(lambda leaf: leaf + 1.0, state.prompts))
+    return {**variables, "prompts": jax.tree.map(lambda leaf: leaf + 1.0, variables["prompts"])}
 
 
 def test_a_task_of_a_smaller_size_starts_anew(tmp_path: Path) -> None:
     """Ranks beyond its own would take part in what it computes, and be left out when saved."""
     prompts = PromptConfig(num_prompts=2, adapter_rank=3, lora_rank=2, retrieval_dim=4)
     foundation = dataclasses.replace(CONFIG, prompts=prompts)
-    _, state = state_of(foundation)
-    state = with_values(state)
-    saved(state, foundation, tmp_path)
+    _, variables = variables_of(foundation)
+    variables = with_values(variables)
+    saved(variables, foundation, tmp_path)
     bank = dataclasses.replace(
         prompts, num_tasks=2, task_adapter_ranks=(3, 1), task_lora_ranks=(1, 2)
     )
     config = dataclasses.replace(CONFIG, prompts=bank)
     taken, _ = started_from(tmp_path, config)
-    found, own = flatten(taken.prompts), flatten(state.prompts)
+    found, own = flatten(taken["prompts"]), flatten(variables["prompts"])
     for task in range(2):
         alone = prompt_leaves(dataclasses.replace(CONFIG, prompts=bank.of_task(task)))
         for name, leaf in prompt_leaves(config).items():
@@ -193,18 +196,18 @@ def test_a_banks_tasks_keep_their_sizes(tmp_path: Path) -> None:
         num_tasks=2, num_prompts=2, adapter_rank=3, retrieval_dim=4, task_adapter_ranks=(3, 1)
     )
     bank = dataclasses.replace(CONFIG, prompts=prompts)
-    _, state = state_of(bank)
-    state = with_values(state)
-    saved(state, bank, tmp_path)
+    _, variables = variables_of(bank)
+    variables = with_values(variables)
+    saved(variables, bank, tmp_path)
     swapped = dataclasses.replace(
         CONFIG, prompts=dataclasses.replace(prompts, task_adapter_ranks=(1, 3))
     )
     with pytest.raises(CheckpointError, match=r"other sizes .*task_adapter_ranks: \[3, 1\] -> \[1"):
         started_from(tmp_path, swapped, "all")
     taken, _ = started_from(tmp_path, swapped)
-    found, own = flatten(taken.prompts), flatten(state.prompts)
+    found, own = flatten(taken["prompts"]), flatten(variables["prompts"])
     np.testing.assert_array_equal(found["bank/user_projection"], own["bank/user_projection"])
     name = "decoder/layers/mlp/adapter/wi"
     assert not np.asarray(found[name])[0, 0, :, 1:].any()
     same, _ = started_from(tmp_path, bank, "all")
-    np.testing.assert_array_equal(flatten(same.prompts)[name], own[name])
+    np.testing.assert_array_equal(flatten(same["prompts"])[name], own[name])

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh
+from m6rec_jax.training.parameter_sizes import PREFIX
 
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -24,7 +25,6 @@ from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.parameter_sizes import PREFIX
 from m6rec_jax.training.step_loop import window_means
 from tests.training.toy_run import copied, toy_config, toy_train
 

@@ -12,7 +12,6 @@ import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.pruning import gradual_pruning, keep_zeros
 from tests.training.toy_run import toy_train
@@ -76,8 +75,6 @@ def test_weights_go_as_in_a_loop() -> None:
                 weight = weight * mask
             np.testing.assert_allclose(found[step - 1][name], weight, atol=1e-4, err_msg=name)
             np.testing.assert_array_equal(found[step - 1][name] == 0, ~mask, err_msg=name)
-    assert optimizer.metrics is not None
-    assert float(optimizer.metrics(params)["sparsity"]) == pytest.approx(0.8, abs=0.01)
 
 
 def zeros_of(state: Any) -> dict[str, np.ndarray]:
@@ -102,9 +99,6 @@ def test_resumed_is_unbroken_and_tuning_keeps_zeros(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
     zeros = zeros_of(unbroken.state)
     assert {round(float(mask.mean()), 1) for mask in zeros.values()} == {0.8}
-    logged = [line["sparsity"] for line in read_metrics(tmp_path / "resumed") if "sparsity" in line]
-    assert logged == sorted(logged)
-    assert logged[-1] == pytest.approx(0.8, abs=0.02)
 
     start = {"initial_checkpoint_path": str(tmp_path / "unbroken")}
     tuned = run("tuned", 3, optimizer=keep_zeros(adamw(3e-3)), **start)

@@ -16,8 +16,8 @@ from m6rec_jax.engine.programs.packed_file import quantized_variables
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.model.quantization import SCALE
-from m6rec_jax.objectives import total_loss
-from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
+from m6rec_jax.objectives import mean_loss, total_loss
+from m6rec_jax.training.rounded_weights import with_rounded_weights
 from tests.training.toy_run import toy_batch, toy_config, toy_train
 
 
@@ -38,13 +38,13 @@ def test_the_loss_is_that_of_packed_weights_and_gradients_pass() -> None:
             for name in flatten(variables)
         }
     )
-    loss = RoundedWeightsLoss(total_loss, 8)
+    loss = with_rounded_weights(total_loss, 8)
 
     def at(of: Any, given: Any) -> tuple[jax.Array, Any]:
-        return jax.jit(jax.value_and_grad(lambda own: of(model, own, batch)[0]))(given)
+        return jax.jit(jax.value_and_grad(lambda own: mean_loss(of(model, own, batch)[0])))(given)
 
     value, found = at(loss, variables)
-    expected_value = jax.jit(lambda own: total_loss(model, own, batch)[0])(packed)
+    expected_value = jax.jit(lambda own: mean_loss(total_loss(model, own, batch)[0]))(packed)
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
     _, expected = at(total_loss, floats)
     found, expected = flatten(found), flatten(expected)

@@ -20,8 +20,8 @@ from m6rec_jax.model.prompts import task_axis
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
-from m6rec_jax.training.task_updates import parts_of_tasks
-from m6rec_jax.training.train_state import TrainState, abstract_state
+from m6rec_jax.training.task_updates import task_sizes
+from m6rec_jax.training.train_state import TrainSetup, TrainState
 from m6rec_jax.training.train_step import make_train_step
 from tests.training.toy_run import toy_batch, toy_config
 
@@ -114,12 +114,11 @@ UNLIKE = PromptConfig(
 
 
 def test_only_leaves_that_are_unlike_are_taken_apart() -> None:
-    """Each one taken apart is as many operations as there are tasks."""
     sizes = {"task_num_prompts": (), "task_adapter_ranks": (), "task_lora_ranks": ()}
     options = dataclasses.replace(UNLIKE, head="option", **sizes)
-    assert parts_of_tasks(toy_config(prompts=options)) == {}
+    assert task_sizes(toy_config(prompts=options)) == {}
     ranks = dataclasses.replace(UNLIKE, head="option", task_num_prompts=(), task_lora_ranks=())
-    found = parts_of_tasks(toy_config(prompts=ranks))
+    found = task_sizes(toy_config(prompts=ranks))
     assert found
     # A bias after the adapter's last matrix is as long as the layer is wide.
     assert all("/adapter/w" in name and not name.endswith("/wo_bias") for name in found)
@@ -138,12 +137,10 @@ def test_tasks_of_unlike_sizes_train_as_each_would_alone(head: str, least: int) 
     for batch in both:
         batch["task_ids"] = np.repeat(np.arange(2, dtype=np.int32), 4)[:, None]
 
-    model, mesh, rules = M6Rec(bank_config), make_mesh(devices=jax.devices()[:1]), data_parallel()
-    abstract = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
-    state: TrainState = initial_state(
-        model, optimizer, abstract, mesh, rules, trainable="prompts", seed=0
-    )
-    start, together = prompts_of(state), prompts_of(trained(model, optimizer, both, state))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    setup = TrainSetup(M6Rec(bank_config), optimizer, mesh, data_parallel(), "prompts")
+    state = initial_state(setup)
+    start, together = prompts_of(state), prompts_of(trained(setup, both, state))
     for task in range(2):
         own = bank_config.prompts.of_task(task)
         config = bank_config.replace(prompts=own)
@@ -154,7 +151,8 @@ def test_tasks_of_unlike_sizes_train_as_each_would_alone(head: str, least: int) 
         }
         prompts = nested(taken)
         own_state = state.replace(prompts=prompts, opt_state=optimizer.init({"prompts": prompts}))
-        alone = prompts_of(trained(M6Rec(config), optimizer, batches, own_state))
+        of_task = dataclasses.replace(setup, model=M6Rec(config))
+        alone = prompts_of(trained(of_task, batches, own_state))
         assert alone.keys() == taken.keys()
         for name, values in take_task(together, bank_config, task, own).items():
             expected = np.squeeze(alone[name], leaves[name].task_axis)
@@ -165,9 +163,9 @@ def prompts_of(state: TrainState) -> dict[str, np.ndarray]:
     return {name: np.asarray(x) for name, x in flatten(state.prompts).items()}
 
 
-def trained(model: M6Rec, optimizer: Any, batches: list[Any], state: TrainState) -> TrainState:
+def trained(setup: TrainSetup, batches: list[Any], state: TrainState) -> TrainState:
     """The state after a step with each of the batches."""
-    step = jax.jit(make_train_step(model, optimizer, trainable="prompts", seed=0))
+    step = jax.jit(make_train_step(setup))
     for batch in batches:
         state, _ = step(state, batch)
     return state
