@@ -32,7 +32,8 @@ class PreemptionGuard:
 
     def __init__(self) -> None:
         self._asks_notifier = are_joined()
-        self._signal: str | None = None
+        self._signal: str | None = None  # to this process
+        self._agreed: str | None = None  # by all processes
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -51,10 +52,12 @@ class PreemptionGuard:
 
         To be called by all of them alike: before the first step, and after each one.
         """
-        if self._asks_notifier:
-            stop = multihost_utils.reached_preemption_sync_point(next(_calls))
-            return "SIGTERM" if stop else None
-        return self._signal
+        if not self._asks_notifier:
+            return self._signal
+        # The notifier says so at one call only.
+        if self._agreed is None and multihost_utils.reached_preemption_sync_point(next(_calls)):
+            self._agreed = "SIGTERM"
+        return self._agreed
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

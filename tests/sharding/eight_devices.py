@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.objectives import total_loss
+from m6rec_jax.objectives import mean_loss, total_loss
 from m6rec_jax.sharding import (
     axis_rules,
     data_parallel,
@@ -95,7 +95,8 @@ def losses(mesh: jax.sharding.Mesh, rules: Any, steps: int = 2) -> dict[str, Any
 
         def step(variables: Any, features: Any) -> Any:
             def loss(variables: Any) -> Any:
-                return total_loss(model, variables, features, **WEIGHTS)
+                terms, metrics = total_loss(model, variables, features, **WEIGHTS)
+                return mean_loss(terms), metrics
 
             (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(variables)
             moved = jax.tree.map(lambda v, g: v - 0.05 * g, variables, gradients)
@@ -137,7 +138,7 @@ def uneven() -> dict[str, Any]:
     # The model must still run: activations are constrained by the same rules.
     with jax.set_mesh(mesh), axis_rules(rules):
         variables = jax.device_put(initial_values(), shardings)
-        forward = jax.jit(lambda v, f: total_loss(M6Rec(CONFIG), v, f, **WEIGHTS)[0])
+        forward = jax.jit(lambda v, f: mean_loss(total_loss(M6Rec(CONFIG), v, f, **WEIGHTS)[0]))
         loss = float(forward(variables, place_batch(batch(), mesh)))
     return {
         "messages": messages,

@@ -37,8 +37,8 @@ def main(scenario: str) -> None:
         time.sleep(3)  # the notifier looks once a second; what starts a run takes longer
     with PreemptionGuard() as guard:
         for call in range(1, 1000):
-            if guard.should_stop():
-                print(json.dumps({"signal": guard.signal_name, "call": call}))
+            if signal_name := guard.stopped_by():
+                print(json.dumps({"signal": signal_name, "call": call}))
                 return
             if call == 10 and scenario == "during" and told:
                 os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is passed on

@@ -153,7 +153,7 @@ def test_slurm_tasks_join_one_run() -> None:
 
 @pytest.mark.parametrize(("scenario", "count"), [("before", 2), ("during", 2), ("during", 1)])
 def test_a_signal_to_one_process_stops_all(scenario: str, count: int) -> None:
-    """At one call of `should_stop` in all: the first, or soon after the tenth."""
+    """At one call of `stopped_by` in all: the first, or soon after the tenth."""
     number = {"JAX_NUM_PROCESSES": str(count)}
     first, *others = run(scenario, *(number | {"JAX_PROCESS_ID": str(i)} for i in range(count)))
     assert all(other == first for other in others)
