@@ -20,7 +20,7 @@ from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.source import PreparedSource, SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.training.task_data import check_labels, tell_what_is_cut
+from m6rec_jax.training.task_data import check_labels, log_what_is_cut
 from tests.pipeline import shop_rows
 from tests.training.toy_run import toy_config, toy_train
 
@@ -71,7 +71,7 @@ def test_what_is_cut_is_measured_on_the_part_that_trains(monkeypatch: pytest.Mon
     monkeypatch.setattr(EvaluationBatches, "__init__", measured)
     gin.bind_parameter("BatchIterator.split", "validation")
     try:
-        tell_what_is_cut(TASK, LENGTHS)
+        log_what_is_cut(TASK, LENGTHS)
     finally:
         gin.clear_config()
     assert set(read) == {"validation"}
