@@ -12,11 +12,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from m6rec_jax.checkpoints.bert import read_bert
-from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.bert import BertConfig, sentence_vectors, weight_shapes
 from m6rec_jax.objectives.sentences import SENTENCE_VECTORS, SentenceDistillation
-from m6rec_jax.training.sentences import SentenceEncoder, add_sentences, described_with
+from m6rec_jax.training.sentences import SentenceEncoder, add_sentences
 
 WORDS = [
     "[PAD]",
@@ -102,8 +101,6 @@ def test_texts_are_encoded_by_the_folder(folder: Path) -> None:
         expected = sentence_vectors(config, weights, ids, ids > 0) if text else np.zeros((1, 8))
         np.testing.assert_allclose(vector, expected[0], atol=1e-5)
     np.testing.assert_allclose(encoder(["zebra"])[0], found[0], atol=1e-6)
-    described = described_with(RunDescription(extra={"seed": 0}), encoder)
-    assert set(described.extra) == {"seed", "sentence_encoder"}
     with pytest.raises(CheckpointError, match="has 16 positions"):
         SentenceEncoder(folder, 17)
 

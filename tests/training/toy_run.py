@@ -154,7 +154,6 @@ SETTINGS = {
     "initial_embeddings": "Start.embeddings",
     "accumulation_steps": "Step.accumulation_steps",
     "frozen_dtype": "Step.frozen_dtype",
-    "loss": "Step.loss",
     "weight_bits": "Step.weight_bits",
     "distillation": "Step.distillation",
     "checkpoint_period": "Checkpoints.period",
