@@ -55,7 +55,7 @@ def test_a_teacher_is_found_again(tmp_path: Path) -> None:
 
     other = dataclasses.replace(distillation, teacher=str(tmp_path / "unbroken"))
     for changed, message in (
-        (other, "the teacher of fingerprint"),
+        (other, "a teacher of fingerprint"),
         (None, "now it is None"),
     ):
         with pytest.raises(CheckpointError, match=message):
