@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import gin
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -59,42 +58,35 @@ def make_mesh(
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
     bad = [name for name, size in sizes.items() if size < 1 and size != -1]
-    if largest_fsdp is not None and largest_fsdp < 1:
-        raise ConfigError(f"make_mesh.largest_fsdp = {largest_fsdp} must be at least 1")
-    if bad:
-        raise ConfigError(
-            f"make_mesh({wanted}): {' and '.join(bad)} must be at least 1, or -1 for what remains"
-        )
     open_axes = [name for name, size in sizes.items() if size == -1]
-    if len(open_axes) > 1:
+    if bad or len(open_axes) > 1:
         raise ConfigError(
-            f"make_mesh({wanted}): only one axis may be -1, not {' and '.join(open_axes)}"
+            f"make_mesh({wanted}): {' and '.join(bad or open_axes)} must be at least 1; only one "
+            "axis may be -1, for what remains"
         )
-    there = f"{count} devices" + (f" of each of {num_slices} slices" if num_slices > 1 else "")
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if open_axes:
-        if count % fixed:
-            raise ConfigError(
-                f"make_mesh({wanted}): the other axes multiply to {fixed}, which does not divide "
-                f"the {there}"
-            )
-        sizes[open_axes[0]] = count // fixed
-    elif fixed != count:
+    if count % fixed or not (open_axes or fixed == count):
+        there = f"{count} devices" + (f" of each of {num_slices} slices" if num_slices > 1 else "")
         raise ConfigError(
-            f"make_mesh({wanted}): sizes multiply to {fixed}, but there are {there}; set "
-            "one axis to -1 to take what remains"
+            f"make_mesh({wanted}): the sizes multiply to {fixed}, but there are {there}; they must "
+            "be equal, or one axis -1 and the others divide the devices"
         )
+    for name in open_axes:
+        sizes[name] = count // fixed
     if largest_fsdp is not None and fsdp == -1:
-        remaining = sizes["fsdp"]
-        sizes["fsdp"] = max(
-            size for size in range(1, min(largest_fsdp, remaining) + 1) if not remaining % size
+        most = range(1, min(max(largest_fsdp, 1), sizes["fsdp"]) + 1)
+        taken = max(size for size in most if not sizes["fsdp"] % size)
+        sizes["data"], sizes["fsdp"] = sizes["data"] * sizes["fsdp"] // taken, taken
+    # Neighbours in the mesh are near each other in the machine. Axes of a TPU's torus are split
+    # where a mesh axis is not a product of whole ones.
+    shape = tuple(sizes[name] for name in MESH_AXES)
+    if num_slices == 1:
+        array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        array = mesh_utils.create_hybrid_device_mesh(
+            shape, (num_slices, 1, 1), devices, allow_split_physical_axes=True
         )
-        sizes["data"] *= remaining // sizes["fsdp"]
-    return Mesh(
-        _device_array(tuple(sizes[name] for name in MESH_AXES), devices, num_slices),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-    )
+    return Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def _num_slices(devices: Sequence[jax.Device]) -> int:
@@ -105,17 +97,3 @@ def _num_slices(devices: Sequence[jax.Device]) -> int:
     """
     tpus = [device for device in devices if device.platform == "tpu"]
     return len({getattr(device, "slice_index", None) for device in tpus}) or 1
-
-
-def _device_array(
-    shape: tuple[int, ...], devices: Sequence[jax.Device], num_slices: int
-) -> np.ndarray:
-    """Devices `[data, fsdp, tensor]`, neighbours in the mesh near each other in the machine.
-
-    Axes of a TPU's torus are split where a mesh axis is not a product of whole ones.
-    """
-    if num_slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return mesh_utils.create_hybrid_device_mesh(
-        shape, (num_slices, 1, 1), devices, allow_split_physical_axes=True
-    )

@@ -1,14 +1,8 @@
-"""Where variables and batches live: trees of `NamedSharding`, and putting arrays there.
-
-boxed = jax.eval_shape(model.init, key, features)      # shapes with logical axis names
-shardings = variable_shardings(boxed, mesh, rules)
-init = jax.jit(lambda key: nn.meta.unbox(model.init(key, features)), out_shardings=shardings)
-batch = place_batch(next(batches), mesh)
-"""
+"""Where variables and batches live: trees of `NamedSharding`, and putting arrays there."""
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,32 +38,38 @@ def variable_shardings(variables: Any, mesh: Mesh, rules: LogicalRules) -> Any:
       ConfigError: rules that name a mesh axis or a logical axis which does not exist.
     """
     _check_rules(rules, mesh)
-    replicated_in: dict[str, list[str]] = {}  # what is uneven → arrays
+    uneven: dict[str, list[str]] = {}  # axes that do not divide → arrays
 
     def place(path: Any, leaf: Any) -> Any:
         value = _unboxed(leaf)
         if not jax.tree.leaves(value):
             return value
         names = leaf.names if _is_named(leaf) else ()
-        shape = tuple(value.shape)
-        if len(names) != len(shape):
+        if len(names) != value.ndim:
             return NamedSharding(mesh, PartitionSpec())
+        array = f"{jax.tree_util.keystr(path, simple=True, separator='/')} {list(value.shape)}"
+        axes: list[MeshAxes] = []
         spec = nn.logical_to_mesh_axes(tuple(names), tuple(rules)) or PartitionSpec()
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        even, problems = _evenly(spec, shape, names, mesh)
-        for problem in problems:
-            replicated_in.setdefault(problem, []).append(f"{name} {list(shape)}")
-        return NamedSharding(mesh, even)
+        for size, logical, mesh_axes in zip(value.shape, names, spec, strict=True):
+            parts = math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
+            axes.append(None if size % parts else mesh_axes)
+            # 1: a stand-in, such as Adafactor's where it does not factor
+            if size % parts and size > 1:
+                axis = (
+                    f"axis {logical!r} of {size} is not divisible by the {parts} parts of mesh "
+                    f"axis {mesh_axes!r}"
+                )
+                uneven.setdefault(axis, []).append(array)
+        return NamedSharding(mesh, PartitionSpec(*axes))
 
     placed = jax.tree_util.tree_map_with_path(place, variables, is_leaf=_is_named)
-    for problem, arrays in replicated_in.items():
-        logger.warning("%s; replicated instead in %s", problem, ", ".join(arrays))
+    for axis, arrays in uneven.items():
+        logger.warning("%s; replicated instead in %s", axis, ", ".join(arrays))
     return placed
 
 
 def unboxed_shapes(variables: Any) -> Any:
     """The tree without boxes, each leaf a `jax.ShapeDtypeStruct`."""
-
     plain = jax.tree.map(_unboxed, variables, is_leaf=_is_named)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), plain)
 
@@ -203,32 +203,11 @@ def _check_rules(rules: LogicalRules, mesh: Mesh) -> None:
                 f"activation has that logical axis (there are {', '.join(LOGICAL_AXES)})"
                 f"{did_you_mean(logical, LOGICAL_AXES)}"
             )
-        for axis in _as_tuple(mesh_axes):
-            if axis not in mesh.shape:
-                raise ConfigError(
-                    f"sharding rule {logical!r} -> {mesh_axes!r} names mesh axis {axis!r}; the "
-                    f"mesh has {', '.join(map(repr, mesh.shape))}"
-                )
-
-
-def _evenly(
-    spec: PartitionSpec, shape: tuple[int, ...], names: Sequence[str | None], mesh: Mesh
-) -> tuple[PartitionSpec, list[str]]:
-    """`spec` with the dimensions that do not divide left whole, and what they are."""
-    kept: list[MeshAxes] = []
-    problems = []
-    for dimension, logical, mesh_axes in zip(shape, names, spec, strict=True):
-        parts = math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
-        if dimension % parts == 0:
-            kept.append(mesh_axes)
-            continue
-        kept.append(None)
-        if dimension > 1:  # 1: a stand-in, such as Adafactor's where it does not factor
-            problems.append(
-                f"axis {logical!r} of {dimension} is not divisible by the {parts} parts of mesh "
-                f"axis {mesh_axes!r}"
+        if missing := set(_as_tuple(mesh_axes)) - mesh.shape.keys():
+            raise ConfigError(
+                f"sharding rule {logical!r} -> {mesh_axes!r} names mesh axis {min(missing)!r}; the "
+                f"mesh has {', '.join(map(repr, mesh.shape))}"
             )
-    return PartitionSpec(*kept), problems
 
 
 def _as_tuple(mesh_axes: MeshAxes) -> tuple[str, ...]:

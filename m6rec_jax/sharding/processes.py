@@ -68,7 +68,6 @@ def join_processes(
     process_id: int | None = None,
     *,
     cluster: str = "auto",
-    initialization_timeout_seconds: int = 300,
     heartbeat_timeout_seconds: int = 100,
     heed_preemption: bool = False,
 ) -> None:
@@ -80,7 +79,6 @@ def join_processes(
       process_id: this one's, from 0; None: of `JAX_PROCESS_ID`, or found.
       cluster: who knows about the others: 'tpu', 'slurm', 'ompi', 'mpi4py'; 'auto': whichever of
         the first three is there; 'none': nobody, the process is alone unless the above are given.
-      initialization_timeout_seconds: how long to wait for all processes to start.
       heartbeat_timeout_seconds: a process that is silent for so long is lost, and with it the run.
       heed_preemption: SIGTERM to one process is then for `training.preemption` to act on, in all of
         them; else it ends this process, as usual.
@@ -97,39 +95,33 @@ def join_processes(
         return
     given: dict[str, Any] = {
         "coordinator_address": coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS"),
-        "num_processes": _number("num_processes", num_processes),
-        "process_id": _number("process_id", process_id),
+        "num_processes": num_processes or os.environ.get("JAX_NUM_PROCESSES"),
+        "process_id": os.environ.get("JAX_PROCESS_ID") if process_id is None else process_id,
     }
+    for name in ("num_processes", "process_id"):
+        if not re.fullmatch(r"None|\d+", str(given[name])):
+            raise ConfigError(f"{_VARIABLES[name]} = {given[name]!r} is not a whole number")
+        given[name] = None if given[name] is None else int(given[name])
     place = find_cluster(os.environ, cluster, jax.config.values["jax_platforms"] or "")
-    if given["num_processes"] == 1 or (
-        place == "none" and all(own is None for own in given.values())
-    ):
+    if given["num_processes"] == 1 or (place == "none" and set(given.values()) == {None}):
         return
-    if place == "none":
-        _check_complete(given)
-    elif place == "slurm":
+    if place == "slurm":
         given |= {k: v for k, v in slurm_arguments(os.environ).items() if given.get(k) is None}
     jax.config.update("jax_enable_preemption_service", heed_preemption)
-    logger.info(
-        "joining %s (cluster: %s); gives up after %d s",
-        ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-        or "the other processes",
-        place,
-        initialization_timeout_seconds,
-    )
+    logger.info("joining %s (cluster: %s)", given, place)
     try:
         jax.distributed.initialize(
             **given,
             cluster_detection_method="deactivate" if place == "none" else CLUSTERS[place],
-            initialization_timeout=initialization_timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
         )
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, OSError) as error:
         kind = UnreachableError if _may_pass(error, place) else ConfigError
         raise kind(
-            f"this process could not join the others (cluster: {place}): {error}. Set "
-            f"{', '.join(_VARIABLES.values())} in every process, or "
-            "--gin.join_processes.cluster=none where there are no others"
+            f"this process could not join the others (cluster: {place}, {given}): {error}. Set "
+            f"{', '.join(_VARIABLES.values())} in every process (HOST:PORT of process 0, how many "
+            "there are, and which one this is, from 0), or --gin.join_processes.cluster=none where "
+            "there are no others"
         ) from error
     logger.info(
         "process %d of %d, %d of %d devices",
@@ -233,36 +225,6 @@ def leave_at_once(status: int) -> None:
 
 def _may_pass(error: Exception, place: str) -> bool:
     """Whether the same settings may do a little later: it is no use to retry any other error."""
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | TypeError | LookupError):
         return place == "tpu"  # what a host's metadata, which may not be there yet, left undefined
     return not re.search("must be called before|only be called once", str(error))
-
-
-def _number(name: str, given: int | None) -> int | None:
-    text = os.environ.get(_VARIABLES[name])
-    if given is not None or text is None:
-        return given
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"{_VARIABLES[name]} = {text!r} is not a whole number") from None
-
-
-def _check_complete(given: Mapping[str, Any]) -> None:
-    missing = [name for name, value in given.items() if value is None]
-    if missing:
-        raise ConfigError(
-            "a run of several processes needs all three of "
-            f"{', '.join(_VARIABLES.values())} (or join_processes.* in gin) in each of them; "
-            f"missing: {', '.join(_VARIABLES[name] for name in missing)}"
-        )
-    address, number, own = (given[name] for name in _VARIABLES)
-    if not re.fullmatch(r".+:\d+", address):
-        raise ConfigError(
-            f"the coordinator's address is {address!r}, not HOST:PORT: the host of process 0, and "
-            "a port that is free there"
-        )
-    if number < 1 or not 0 <= own < number:
-        raise ConfigError(
-            f"process {own} of {number}: processes are numbered from 0 to {max(number, 1) - 1}"
-        )
