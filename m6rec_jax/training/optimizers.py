@@ -159,16 +159,11 @@ def adafactor(
     return _optimizer(learning_rate, steps, weight_decay, clip_norm, rate_factors)
 
 
-def compiled(patterns: str | Sequence[str]) -> list[re.Pattern[str]]:
-    """Regular expressions; a string is one, not a sequence of letters."""
-    return [re.compile(one) for one in ((patterns,) if isinstance(patterns, str) else patterns)]
-
-
 def name_mask(tree: Any, left_out: str | Sequence[str]) -> Any:
     """A tree of bools: False where the leaf's name matches one of the regular expressions."""
-    patterns = compiled(left_out)
+    patterns = (left_out,) if isinstance(left_out, str) else left_out
     return unflatten(
-        {name: not any(p.search(name) for p in patterns) for name in flatten(tree)}, tree
+        {name: not any(re.search(one, name) for one in patterns) for name in flatten(tree)}, tree
     )
 
 

@@ -15,7 +15,7 @@ so one threshold for all would empty some of them and leave others whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from typing import Any, NamedTuple
 
 import gin
@@ -27,10 +27,10 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.training.optimizers import Optimizer, compiled
+from m6rec_jax.training.optimizers import Optimizer
 
 # Every embedding table and linear map of the backbone; not norms, nor biases of positions.
-PRUNED = (r"^params/.*kernel$", r"^params/token_embedder/")
+PRUNED = re.compile(r"^params/(.*kernel$|token_embedder/)")
 # Fewer and larger ones destroy more than a short run can mend.
 _CUTS = 64
 # Float bits are ordered as the magnitudes are: the least bit pattern, and that of infinity.
@@ -48,80 +48,61 @@ class PruningState(NamedTuple):
 def gradual_pruning(
     optimizer: optax.GradientTransformation,
     end_step: int,
-    begin_step: int = 0,
     sparsity: float = 0.8,
-    names: Sequence[str] = PRUNED,
     total_steps: int | None = None,
 ) -> Optimizer:
     """Sets ever more of the smallest weights to zero (Zhu & Gupta, 2017).
 
-    After step t the share of zeros is sparsity · (1 - (1 - (t - begin) / (end - begin))³): most go
-    early, when there are many to spare, in about 65 cuts. What has gone stays, and takes no
-    part in the optimizer.
+    After step t the share of zeros is sparsity · (1 - (1 - t / end_step)³): most go early, when
+    there are many to spare, in about 65 cuts. What has gone stays, and takes no part in the
+    optimizer.
 
     Args:
       optimizer: what updates the rest.
       end_step: the last step at which weights go.
-      begin_step: the first one.
       sparsity: share of zeros from `end_step` on.
-      names: regular expressions; leaves whose name has a match are pruned.
       total_steps: of the run, which must go on after `end_step` to recover; None: not known.
 
     Raises:
-      ConfigError: steps or shares out of range; when it starts, no leaf that trains has a match.
+      ConfigError: steps or shares out of range; when it starts, no leaf that trains has weights.
     """
     if not 0.0 < sparsity < 1.0:
         raise ConfigError(f"gradual_pruning.sparsity = {sparsity} must lie between 0 and 1")
-    if not 0 <= begin_step < end_step:
-        raise ConfigError(
-            f"gradual_pruning.begin_step = {begin_step} must lie between 0 and end_step = "
-            f"{end_step}"
-        )
-    if total_steps is not None and end_step >= total_steps:
+    if not 0 < end_step < (total_steps or end_step + 1):
         raise ConfigError(
             f"gradual_pruning.end_step = {end_step} must lie before the run's end: it has "
             f"{total_steps} steps (TRAIN_STEPS)"
         )
-    period = max(1, (end_step - begin_step) // _CUTS)
-    steps = np.array([*range(begin_step, end_step, period), end_step])
-    shares = sparsity * (1 - (1 - (steps - begin_step) / (end_step - begin_step)) ** 3)
-    return _pruned(optimizer, names, steps, shares)
+    steps = np.array([*range(0, end_step, max(1, end_step // _CUTS)), end_step])
+    return _pruned(optimizer, steps, sparsity * (1 - (1 - steps / end_step) ** 3))
 
 
 @gin.configurable
-def keep_zeros(optimizer: optax.GradientTransformation, names: Sequence[str] = PRUNED) -> Optimizer:
-    """Tunes a pruned backbone: what is zero stays zero. Arguments and errors: `gradual_pruning`."""
-    return _pruned(optimizer, names, np.zeros(0), np.zeros(0))
+def keep_zeros(optimizer: optax.GradientTransformation) -> Optimizer:
+    """Tunes a pruned backbone: what is zero stays zero. Raises as `gradual_pruning`."""
+    return _pruned(optimizer, np.zeros(0), np.zeros(0))
 
 
 def _pruned(
-    optimizer: optax.GradientTransformation,
-    names: Sequence[str],
-    steps: np.ndarray,
-    shares: np.ndarray,
+    optimizer: optax.GradientTransformation, steps: np.ndarray, shares: np.ndarray
 ) -> Optimizer:
     inner = optax.with_extra_args_support(optimizer)
-    patterns = compiled(names)
 
-    def chosen(tree: Any) -> dict[str, jax.Array]:
-        return {
-            name: leaf
-            for name, leaf in flatten(tree).items()
-            if any(pattern.search(name) for pattern in patterns)
-        }
+    def weights_of(tree: Any) -> dict[str, jax.Array]:
+        return {name: leaf for name, leaf in flatten(tree).items() if PRUNED.search(name)}
 
     def init(params: Any) -> PruningState:
-        if not chosen(nn.meta.unbox(params)):
+        if not weights_of(nn.meta.unbox(params)):
             raise ConfigError(
-                f"no leaf that trains is called as {names!r} says, so there is nothing to "
-                "prune. A frozen backbone (train.trainable = 'prompts') keeps its zeros by itself"
+                "nothing that trains is a matrix of the backbone, so there is nothing to prune. A "
+                "frozen backbone (train.trainable = 'prompts') keeps its zeros by itself"
             )
         return PruningState(jnp.zeros([], jnp.int32), inner.init(params))
 
     def update(
         updates: Any, state: PruningState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PruningState]:
-        weights, step = chosen(params), optax.safe_increment(state.step)
+        weights, step = weights_of(params), optax.safe_increment(state.step)
         alive = {name: weight != 0 for name, weight in weights.items()}
         updates = _masked(updates, alive)
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)

@@ -64,18 +64,7 @@ def test_a_process_that_is_alone_on_its_host_has_all_gpus() -> None:
 @pytest.mark.parametrize(
     ("variables", "arguments", "words"),
     [
-        ({"NUM_PROCESSES": "2"}, {}, "coordinator_address should be .* JAX_PROCESS_ID in every"),
         ({"NUM_PROCESSES": "two"}, {}, "JAX_NUM_PROCESSES = 'two' is not a whole number"),
-        (
-            {"NUM_PROCESSES": "2", "PROCESS_ID": "2", "COORDINATOR_ADDRESS": "a:1"},
-            {},
-            "process_id < num_processes",
-        ),
-        (
-            {"NUM_PROCESSES": "2", "PROCESS_ID": "0", "COORDINATOR_ADDRESS": "a:1"},
-            {"coordinator_address": "host"},
-            "HOST:PORT of process 0",
-        ),
         ({}, {"cluster": "k9s"}, "'k9s' is not one of auto, none, tpu, slurm"),
     ],
 )
