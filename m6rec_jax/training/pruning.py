@@ -48,18 +48,20 @@ class PruningState(NamedTuple):
 def gradual_pruning(
     optimizer: optax.GradientTransformation,
     end_step: int,
+    begin_step: int = 0,
     sparsity: float = 0.8,
     total_steps: int | None = None,
 ) -> Optimizer:
     """Sets ever more of the smallest weights to zero (Zhu & Gupta, 2017).
 
-    After step t the share of zeros is sparsity · (1 - (1 - t / end_step)³): most go early, when
-    there are many to spare, in about 65 cuts. What has gone stays, and takes no part in the
-    optimizer.
+    After step t the share of zeros is sparsity · (1 - (1 - (t - begin) / (end - begin))³): most go
+    early, when there are many to spare, in about 65 cuts. What has gone stays, and takes no
+    part in the optimizer.
 
     Args:
       optimizer: what updates the rest.
       end_step: the last step at which weights go.
+      begin_step: the first one.
       sparsity: share of zeros from `end_step` on.
       total_steps: of the run, which must go on after `end_step` to recover; None: not known.
 
@@ -68,13 +70,15 @@ def gradual_pruning(
     """
     if not 0.0 < sparsity < 1.0:
         raise ConfigError(f"gradual_pruning.sparsity = {sparsity} must lie between 0 and 1")
-    if not 0 < end_step < (total_steps or end_step + 1):
+    if not 0 <= begin_step < end_step < (total_steps or end_step + 1):
         raise ConfigError(
-            f"gradual_pruning.end_step = {end_step} must lie before the run's end: it has "
-            f"{total_steps} steps (TRAIN_STEPS)"
+            f"gradual_pruning.end_step = {end_step} must lie between begin_step = {begin_step} and "
+            f"the run's end: it has {total_steps} steps (TRAIN_STEPS)"
         )
-    steps = np.array([*range(0, end_step, max(1, end_step // _CUTS)), end_step])
-    return _pruned(optimizer, steps, sparsity * (1 - (1 - steps / end_step) ** 3))
+    period = max(1, (end_step - begin_step) // _CUTS)
+    steps = np.array([*range(begin_step, end_step, period), end_step])
+    shares = sparsity * (1 - (1 - (steps - begin_step) / (end_step - begin_step)) ** 3)
+    return _pruned(optimizer, steps, shares)
 
 
 @gin.configurable

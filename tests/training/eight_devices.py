@@ -28,7 +28,7 @@ STEPS = 20
 
 def losses(mesh: jax.sharding.Mesh, rules: tuple) -> list[float]:
     # Pruned to a half, too: thresholds are of whole matrices, however they are split.
-    optimizer = gradual_pruning(adafactor(1e-2, min_dim_size_to_factor=8), STEPS, 0.5)
+    optimizer = gradual_pruning(adafactor(1e-2, min_dim_size_to_factor=8), STEPS, 0, 0.5)
     setup = TrainSetup(M6Rec(toy_config()), optimizer, mesh, rules)
     state, step = initial_state(setup), make_train_step(setup)
     rng = np.random.default_rng(0)
