@@ -220,17 +220,6 @@ def test_gradients_reach_the_student_alone(batch: Features) -> None:
         assert float(jnp.linalg.norm(gradient["params"]["token_embedder"]["embedding"])) > 1e-4
 
 
-def test_padding_does_not_count(batch: Features) -> None:
-    variables = made(CONFIG, batch, 1) | {TEACHER: made(WIDE, batch, 2)}
-    loss, changed = loss_of(**EVERYTHING), dict(batch)
-    for tower in ("encoder", "decoder"):
-        name = f"{tower}_input_tokens"
-        changed[name] = np.where(batch[f"{tower}_block_ids"] == 0, 7, batch[name])
-    assert any(np.any(changed[name] != batch[name]) for name in batch)
-    both = [added(loss, variables, given)[0] for given in (batch, changed)]
-    assert float(both[0]) == pytest.approx(float(both[1]), rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("settings", "config"),
     [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model import Encoded, M6Rec, Outputs, PromptConfig
+from m6rec_jax.model import M6Rec, Outputs
 from m6rec_jax.objectives import (
     Sum,
     classification_loss,
@@ -122,29 +122,6 @@ def test_chunks_without_a_weight_are_left_out() -> None:
     jax.effects_barrier()
     assert float(total) == pytest.approx(float((values * weights).sum()), rel=1e-5)
     assert len(ran) == 2, "five positions, four in a chunk"
-
-
-def test_chunks_save_memory(features: Features) -> None:
-    config = CONFIG.replace(vocab_size=4096)
-    wide = {name: jnp.tile(values, (1, 8)) for name, values in features.items()}
-
-    def memory(chunk_length: int) -> int:
-        def loss(kernel: Any, hidden: Any) -> Any:
-            encoded = Encoded(hidden, hidden[..., 0] > 0)
-            return language_modelling_loss(
-                M6Rec(config),
-                {"params": {"logits_head": {"kernel": kernel}}},
-                Outputs(encoded, hidden),
-                wide,
-                chunk_length=chunk_length,
-            )[0].total
-
-        step = jax.jit(jax.grad(loss, (0, 1)))
-        arguments = (jnp.zeros((8, 4096)), jnp.zeros((ROWS, TARGET * 8, 8)))
-        analysis: Any = step.lower(*arguments).compile().memory_analysis()
-        return analysis.temp_size_in_bytes
-
-    assert memory(9) < 0.3 * memory(0)
 
 
 def test_classification(variables: dict[str, Any], outputs: Outputs, features: Features) -> None:
@@ -421,16 +398,3 @@ def test_errors(
     given = {name: values for name, values in features.items() if name != drop}
     with pytest.raises(ConfigError, match=message):
         total_loss(M6Rec(CONFIG), variables, given, **weights)
-
-
-def test_missing_parts_of_the_model(
-    variables: dict[str, Any], outputs: Outputs, features: Features
-) -> None:
-    bare = M6Rec(CONFIG.replace(prompts=PromptConfig()))
-    with pytest.raises(ConfigError, match=r"PromptConfig\.head"):
-        classification_loss(bare, variables, outputs, features)
-    with pytest.raises(ConfigError, match=r"PromptConfig\.retrieval_dim"):
-        contrastive_loss(bare, variables, outputs, features)
-    given = {k: v for k, v in features.items() if k != "decoder_item_log_frequency"}
-    with pytest.raises(ConfigError, match="decoder_item_log_frequency"):
-        contrastive_loss(M6Rec(CONFIG), variables, outputs, given, correct_frequency=True)

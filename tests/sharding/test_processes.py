@@ -16,7 +16,6 @@ from m6rec_jax.sharding import processes
 from m6rec_jax.sharding.processes import (
     find_cluster,
     join_processes,
-    slurm_arguments,
     speaks_of_a_lost_process,
 )
 from tests.several_devices import free_port, result, start
@@ -51,14 +50,6 @@ def test_who_knows_about_the_others(
     environment: Mapping[str, str], wanted: str, platforms: str, found: str
 ) -> None:
     assert find_cluster(environment, wanted, platforms) == found
-
-
-def test_a_process_that_is_alone_on_its_host_has_all_gpus() -> None:
-    gpus = {"SLURM_GPUS_ON_NODE": "4"}
-    alone = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x2)"} | gpus
-    assert slurm_arguments(alone)["local_device_ids"] == [0, 1, 2, 3]
-    assert slurm_arguments(SLURM | gpus) == {"num_processes": 2}, "JAX gives each process one"
-    assert slurm_arguments(alone | {"JAX_LOCAL_DEVICE_IDS": "1"}) == {"num_processes": 2}
 
 
 @pytest.mark.parametrize(
@@ -107,13 +98,6 @@ def test_whom_a_later_start_may_reach(
     monkeypatch.setattr(processes, "find_cluster", lambda *_: cluster)
     status = cli.EXIT_USER_ERROR if kind is ConfigError else cli.EXIT_LOST_PROCESS
     assert cli.main(["params", "--gin_file", "a.gin"]) == status
-
-
-def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    join_processes()
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
-    join_processes()
-    assert not processes.are_joined()
 
 
 def test_whose_error_it_is() -> None:

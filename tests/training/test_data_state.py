@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from typing import Any
@@ -85,18 +84,6 @@ def test_errors_of_the_reader_reach_the_trainer() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("m6rec-input")]
 
 
-def test_data_that_end_are_an_error() -> None:
-    class Ending(ToyBatches):
-        def __next__(self) -> dict[str, np.ndarray]:
-            raise StopIteration
-
-    with (
-        InputFeed(Ending("toy", {}, 8), lambda batch: batch) as feed,
-        pytest.raises(DataError, match="training data must repeat"),
-    ):
-        feed.next()
-
-
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2), (1, 4)])
 def test_other_number_of_processes(before: int, after: int) -> None:
     """Each process saves its shards; together they are one item, read by any number of others."""
@@ -124,11 +111,4 @@ def test_a_missing_shard_is_named() -> None:
     item = consumed_by(make(), 2).to_item(0)
     del item["shard-00002-of-00004"]
     with pytest.raises(CheckpointError, match=r"missing: \[2\]"):
-        position_from_item(item, 4)
-
-
-def test_a_missing_position_is_named() -> None:
-    item = consumed_by(make(), 2).to_item(0)
-    assert json.loads(item.pop("position")) == {"skip": 2}
-    with pytest.raises(CheckpointError, match="'position'"):
         position_from_item(item, 4)

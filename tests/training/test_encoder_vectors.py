@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.bert import read_bert
-from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.bert import sentence_vectors
 from m6rec_jax.training import encoder_vectors
 from m6rec_jax.training import sentences as sentences_module
-from m6rec_jax.training.sentences import encoder_folder
 from tests.training.test_sentences import CONFIG, write_encoder
 
 PIECES = [
@@ -90,9 +88,3 @@ def test_vectors_against_numpy(folder: Path, width: int, sentences: int, monkeyp
     assert np.mean(found[says] ** 2) == pytest.approx(1.0, rel=1e-5)
     low /= np.sqrt(np.sum(low[says] ** 2) / (says.sum() * width))
     np.testing.assert_allclose(found @ found.T, low @ low.T, atol=1e-4)
-
-
-def test_no_encoder_there(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
-    with pytest.raises(CheckpointError, match="`m6rec data fetch sentence-encoder`"):
-        encoder_folder("sentence-encoder")

@@ -24,7 +24,7 @@ from m6rec_jax.training.initialization import initial_variables
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.options import TrainingData
 from m6rec_jax.training.train_state import TrainSetup
-from tests.training.toy_run import toy_config, toy_train
+from tests.training.toy_run import toy_train
 
 CONFIG = ModelConfig(
     vocab_size=32,
@@ -70,19 +70,6 @@ def test_class_logits_are_the_words_logits(tied: bool, head: str) -> None:
     )
 
 
-def test_words_must_fit_the_options() -> None:
-    model, variables = variables_of(CONFIG)
-    with pytest.raises(ConfigError, match=r"names 2 classes, but the model has 3 \(Pro"):
-        with_options_of_words(variables, model.config, WORDS[:2])
-    with pytest.raises(ConfigError, match="every class needs a word"):
-        with_options_of_words(variables, model.config, [[1], [], [2]])
-    with pytest.raises(ConfigError, match="begin with the same token"):
-        with_options_of_words(variables, model.config, [[1], [2, 3], [2, 4]])
-    headless = model.config.replace(prompts=PromptConfig(num_prompts=4))
-    with pytest.raises(ConfigError, match=r"words of classes, but the model has none"):
-        with_options_of_words(variables, headless, WORDS)
-
-
 @pytest.mark.parametrize("head", ["option", "linear"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_last_soft_prompts_start_from_labels(tied: bool, head: str) -> None:
@@ -103,20 +90,6 @@ def test_the_last_soft_prompts_start_from_labels(tied: bool, head: str) -> None:
         if name != "soft_prompts":
             np.testing.assert_array_equal(leaf, variables["prompts"]["bank"][name])
     jax.tree.map(np.testing.assert_array_equal, variables["params"], changed["params"])
-
-
-def test_labels_must_fit_the_classes_and_prompts() -> None:
-    few = dataclasses.replace(CONFIG.prompts, head="linear", num_prompts=2)
-    config = dataclasses.replace(CONFIG, prompts=few)
-    _, variables = variables_of(config)
-    with pytest.raises(ConfigError, match=r"class_labels names 2 classes, but the model has 3 \(P"):
-        with_prompts_of_labels(variables, config, WORDS[:2])
-    with pytest.raises(
-        ConfigError, match=r"has 3 labels, but there are 2 soft prompts .*TASK_PROM"
-    ):
-        with_prompts_of_labels(variables, config, WORDS)
-    with pytest.raises(ConfigError, match="class_labels: every class needs a word"):
-        with_prompts_of_labels(variables, config, [[1], [], [2]])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -140,12 +113,6 @@ def test_soft_prompts_start_from_tokens(tied: bool) -> None:
     other = with_prompts_of_tokens(variables, model.config, tokens, seed=2)
     assert not np.array_equal(other["prompts"]["bank"]["soft_prompts"], soft)
     jax.tree.map(np.testing.assert_array_equal, variables["params"], changed["params"])
-
-
-def test_tokens_must_fit_the_soft_prompts() -> None:
-    model, variables = variables_of(CONFIG)
-    with pytest.raises(ConfigError, match=r"num_prompts = 4 different .*, .* offers 3"):
-        with_prompts_of_tokens(variables, model.config, [1, 2, 3], seed=0)
 
 
 def has_vocabulary(monkeypatch: pytest.MonkeyPatch, **words: list[int]) -> list[int]:
@@ -184,31 +151,6 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     again, _ = toy_train(tmp_path, 2, **options)
     np.testing.assert_array_equal(again.state.prompts["bank"]["soft_prompts"][0], soft)
     assert asked == [5000]
-
-
-def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompt tuning: two labels of several tokens last, pieces of the vocabulary before them."""
-
-    has_vocabulary(monkeypatch, no=[25, 27], yes=[26])
-    prompts = PromptConfig(num_prompts=4, num_options=2, head="linear")
-    options = {
-        "model": toy_config(prompts=prompts),
-        "initial_soft_prompts": "class_labels",
-        "class_labels": ("no", "yes"),
-        "optimizer": adamw(0.0),
-        "trainable": "prompts",
-    }
-    result, _ = toy_train(tmp_path / "run", 1, **options)
-    table = np.asarray(result.state.params["token_embedder"]["embedding"])
-    soft = np.asarray(result.state.prompts["bank"]["soft_prompts"])[0]
-    for row in soft[:2]:
-        assert (table[3:20] == row).all(axis=-1).any()
-    np.testing.assert_allclose(soft[2], (table[25] + table[27]) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(soft[3], table[26])
-    # What is not asked for does nothing, and words for options are no words for a linear head.
-    plain, _ = toy_train(tmp_path / "plain", 1, **(options | {"initial_soft_prompts": "random"}))
-    random = np.asarray(plain.state.prompts["bank"]["soft_prompts"])[0]
-    assert not (random[3] == table[26]).any()
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,6 @@ def test_counts_by_hand() -> None:
     assert all(group.num_bytes == 4 * group.count for group in table.groups)
 
 
-def test_trainable_share_is_per_task() -> None:
-    table = count_parameters(CONFIG, "prompts")
-    assert all(group.trains == (group.part == "prompts") for group in table.groups)
-    assert table.trainable_share == table.count("prompts") / 2 / table.count("backbone")
-    whole = count_parameters(CONFIG, "all")
-    assert whole.trainable_share > 1
-    assert all(group.trains for group in whole.groups)
-
-
 def test_tasks_of_unlike_sizes_are_told_apart() -> None:
     unlike = dataclasses.replace(
         CONFIG.prompts, task_adapter_ranks=(R, 1), task_num_prompts=(6, 3), task_lora_ranks=(3, 1)

@@ -8,10 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.pruning import gradual_pruning, keep_zeros
 from tests.training.toy_run import toy_train
@@ -107,13 +105,3 @@ def test_resumed_is_unbroken_and_tuning_keeps_zeros(tmp_path: Path) -> None:
     before, after = unbroken.state.params, tuned.state.params
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     assert all(jax.tree.leaves(changed)), "what is left trains"
-
-
-def test_it_ends_before_the_run() -> None:
-    with pytest.raises(ConfigError, match="end_step = 10 must lie between"):
-        gradual_pruning(optax.sgd(RATE), 10, total_steps=10)
-
-
-def test_a_frozen_backbone_has_nothing_to_prune(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="keeps its zeros by itself"):
-        toy_train(tmp_path, 1, trainable="prompts", optimizer=keep_zeros(adamw(1e-3)))

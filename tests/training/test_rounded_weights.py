@@ -8,12 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.programs.packed_file import quantized_variables
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.model.quantization import SCALE
 from m6rec_jax.objectives import mean_loss, total_loss
@@ -65,8 +63,3 @@ def test_a_validation_evaluates_the_rounded_weights(tmp_path: Path) -> None:
     kernels = [leaf for name, leaf in flatten(seen[0]["params"]).items() if name.endswith("kernel")]
     # Of 3 bits there are seven values for each output.
     assert all(len(np.unique(kernel.reshape(len(kernel), -1)[:, 0])) <= 7 for kernel in kernels)
-
-
-def test_bits_that_there_are_not(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="weight_bits = 9"):
-        toy_train(tmp_path, 1, weight_bits=9)

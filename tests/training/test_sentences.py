@@ -103,30 +103,3 @@ def test_texts_are_encoded_by_the_folder(folder: Path) -> None:
     np.testing.assert_allclose(encoder(["zebra"])[0], found[0], atol=1e-6)
     with pytest.raises(CheckpointError, match="has 16 positions"):
         SentenceEncoder(folder, 17)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_type": "roberta"}, "model_type 'roberta' is not one of bert"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
-        ({"num_hidden_layers": 2}, "tensor 'encoder.layer.1.* is missing"),
-        ({"vocab_size": 99}, r"tensor 'embeddings.word_embeddings.weight' is \[13, 8\], wanted"),
-        ({"hidden_size": None}, "does not say 'hidden_size'"),
-    ],
-)
-def test_other_models_are_refused(folder: Path, change: dict[str, Any], message: str) -> None:
-    file = folder / "config.json"
-    values = json.loads(file.read_text()) | change
-    file.write_text(
-        json.dumps({name: value for name, value in values.items() if value is not None})
-    )
-    with pytest.raises(CheckpointError, match=message):
-        read_bert(folder)
-
-
-def test_damage_is_refused(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="truncated or damaged"):
-        read_bert(folder)

@@ -14,13 +14,11 @@ import optax
 import pytest
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves, take_task
-from m6rec_jax.model.prompts import task_axis
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
-from m6rec_jax.training.task_updates import task_sizes
 from m6rec_jax.training.train_state import TrainSetup, TrainState
 from m6rec_jax.training.train_step import make_train_step
 from tests.training.toy_run import toy_batch, toy_config
@@ -113,17 +111,6 @@ UNLIKE = PromptConfig(
 )
 
 
-def test_only_leaves_that_are_unlike_are_taken_apart() -> None:
-    sizes = {"task_num_prompts": (), "task_adapter_ranks": (), "task_lora_ranks": ()}
-    options = dataclasses.replace(UNLIKE, head="option", **sizes)
-    assert task_sizes(toy_config(prompts=options)) == {}
-    ranks = dataclasses.replace(UNLIKE, head="option", task_num_prompts=(), task_lora_ranks=())
-    found = task_sizes(toy_config(prompts=ranks))
-    assert found
-    # A bias after the adapter's last matrix is as long as the layer is wide.
-    assert all("/adapter/w" in name and not name.endswith("/wo_bias") for name in found)
-
-
 @pytest.mark.parametrize(("head", "least"), [("linear", 128), ("option", 3)])
 def test_tasks_of_unlike_sizes_train_as_each_would_alone(head: str, least: int) -> None:
     """In whole training steps, with second moments factored and not."""
@@ -213,35 +200,3 @@ def test_the_backbone_has_a_norm_of_its_own_beside_several_tasks() -> None:
     for name, leaf in of_task(clipped, 1).items():
         np.testing.assert_allclose(leaf, given[name], rtol=1e-5, err_msg=name)
     assert norm([v for n, v in clipped.items() if n in BACKBONE]) == pytest.approx(1.0, rel=1e-5)
-
-
-@pytest.mark.parametrize("make", [adamw, adafactor])
-def test_no_gradient_is_no_step(make: Any) -> None:
-    values = jax.tree.map(jnp.asarray, bank([random_leaves(t, SLICES, 0.2) for t in range(2)]))
-    optimizer = make(1.0, clip_norm=1.0)
-    zeros = jax.tree.map(jnp.zeros_like, values)
-    updates, _ = optimizer.update(zeros, optimizer.init(values), values)
-    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(updates))
-
-
-def test_the_axis_of_tasks_is_where_the_model_says() -> None:
-    prompts = PromptConfig(
-        num_tasks=3,
-        num_prompts=4,
-        num_options=2,
-        head="linear",
-        adapter_rank=2,
-        lora_rank=2,
-        embedding_rank=2,
-        pooling_rank=2,
-        lora_targets=("query", "key", "value", "out"),
-        special_token_ids=(1, 2),
-        retrieval_dim=4,
-        num_segment_embeddings=2,
-    )
-    config = ModelConfig(vocab_size=32, embed_dim=16, prompts=prompts, late_layers_start=1)
-    for shared in (False, True):
-        leaves = prompt_leaves(config.replace(share_layers=shared))
-        assert {name: task_axis(name) for name in leaves} == {
-            name: leaf.task_axis for name, leaf in leaves.items()
-        }

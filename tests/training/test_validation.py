@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.options import Validation
 from m6rec_jax.training.validation import MOST_ROWS, TRAINING_COST, plan_validation
@@ -33,14 +32,6 @@ def test_validations_are_at_most_a_fifth_of_a_run() -> None:
     assert affordable > 300
 
 
-def test_large_runs_are_validated_as_asked_for() -> None:
-    assert plan_validation(500, 100_000, 256, passes=2).period == 500
-    assert plan_validation(500, 100_000, 256, passes=2).rows == MOST_ROWS
-    assert plan_validation(500, 5000, 32, passes=2).rows == 2000
-    # A catalogue of 100,000 short items costs as much as 8,000 rows.
-    assert plan_validation(500, 100_000, 32, passes=2, fixed_cost=8000.0).period == 2000
-
-
 def test_the_rows_asked_for_reach_both_passes(tmp_path: Path) -> None:
     class Metrics:
         sample = 0
@@ -62,22 +53,6 @@ def test_the_rows_asked_for_reach_both_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"period": 0}, r"Validation\.period = 0 must be at least 1"),
-        ({"rows": -1}, r"Validation\.rows = -1 must be a whole number, or 0 for all rows"),
-        ({"best_metric": "validation/loss"}, "best_metric needs Validation.period"),
-        ({"patience": 2}, "patience needs Validation.best_metric"),
-        ({"best_mode": "most"}, "'most' is neither 'min' nor 'max'"),
-        ({"rows": "all"}, r"Validation\.rows = 'all' must be a whole number"),
-    ],
-)
-def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Validation(**settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
     ("name", "given", "mode"),
     [
         ("validation/loss", None, "min"),
@@ -92,11 +67,3 @@ def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> 
 )
 def test_what_is_best_goes_by_the_name(name: str, given: str | None, mode: str) -> None:
     assert Validation(period=1, best_metric=name, best_mode=given).mode == mode
-
-
-def test_an_evaluation_that_is_never_asked_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    Validation(evaluate=lambda model, variables, step: {})
-    assert "Validation.evaluate is never asked" in caplog.text
-    caplog.clear()
-    Validation(evaluate=lambda model, variables, step: {}, first=True)
-    assert not caplog.text
