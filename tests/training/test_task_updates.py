@@ -14,8 +14,9 @@ import optax
 import pytest
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.model import M6Rec, PromptConfig
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves, take_task
+from m6rec_jax.model.prompts import task_axis
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
@@ -200,3 +201,26 @@ def test_the_backbone_has_a_norm_of_its_own_beside_several_tasks() -> None:
     for name, leaf in of_task(clipped, 1).items():
         np.testing.assert_allclose(leaf, given[name], rtol=1e-5, err_msg=name)
     assert norm([v for n, v in clipped.items() if n in BACKBONE]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_the_axis_of_tasks_is_where_the_model_says() -> None:
+    prompts = PromptConfig(
+        num_tasks=3,
+        num_prompts=4,
+        num_options=2,
+        head="linear",
+        adapter_rank=2,
+        lora_rank=2,
+        embedding_rank=2,
+        pooling_rank=2,
+        lora_targets=("query", "key", "value", "out"),
+        special_token_ids=(1, 2),
+        retrieval_dim=4,
+        num_segment_embeddings=2,
+    )
+    config = ModelConfig(vocab_size=32, embed_dim=16, prompts=prompts, late_layers_start=1)
+    for shared in (False, True):
+        leaves = prompt_leaves(config.replace(share_layers=shared))
+        assert {name: task_axis(name) for name in leaves} == {
+            name: leaf.task_axis for name, leaf in leaves.items()
+        }
