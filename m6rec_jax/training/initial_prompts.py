@@ -23,39 +23,17 @@ _DRAWS = 0x50505
 
 
 def check_initial_prompts(start: Start, config: ModelConfig) -> None:
-    """Refuses settings that do not fit the model, or each other, before anything is computed.
-
-    Raises:
-      ConfigError: a model without soft prompts, labels that are not there, or two origins for soft
-        prompts or for the head.
-    """
+    """Raises ConfigError where soft prompts are to start from something, and there are none, or
+    where the head would start from two things."""
     setting = f"Start.soft_prompts = {start.soft_prompts!r}"
-    labels, options = start.class_labels, start.options
-    if start.prompts == "all" and options:
-        raise ConfigError(
-            "Start.options would overwrite the head that Start.prompts = 'all' takes over from the "
-            "checkpoint: set INITIAL_OPTIONS = () (Start.options) to keep it"
-        )
-    if start.soft_prompts == "random":
-        return
-    if not config.prompts.num_prompts:
+    if start.soft_prompts != "random" and not config.prompts.num_prompts:
         raise ConfigError(
             f"{setting}, but the model has no soft prompts (PromptConfig.num_prompts = 0)"
         )
-    if start.prompts == "all":
-        raise ConfigError(
-            f"{setting} would overwrite the soft prompts that Start.prompts = 'all' takes over "
-            "from the checkpoint; leave one of them out"
-        )
-    if start.soft_prompts == "class_labels":
-        if not labels:
-            raise ConfigError(
-                f"{setting}, but Start.class_labels is empty: give a text for each class (the "
-                "macro OPTION_WORDS of gin_configs/tuning/)"
-            )
+    if start.soft_prompts == "class_labels" and config.prompts.head == "option":
+        labels, options = start.class_labels, start.options
         by_task = isinstance(labels, Mapping) and isinstance(options, Mapping)
-        both = set(labels) & set(options) if by_task else options
-        if config.prompts.head == "option" and both:
+        if set(labels) & set(options) if by_task else options:
             raise ConfigError(
                 f"{setting} and Start.options are both given, but with options the last soft "
                 "prompts are the head, which can start from one of them only: set "

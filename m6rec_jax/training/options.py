@@ -118,6 +118,17 @@ class Start:
             raise ConfigError(
                 "Start.prompts = 'all' takes them over from INITIAL_CHECKPOINT_PATH: set it"
             )
+        if self.prompts == "all" and (self.options or self.soft_prompts != "random"):
+            raise ConfigError(
+                "Start.prompts = 'all' takes soft prompts and the head over from the checkpoint, "
+                f"and Start.soft_prompts = {self.soft_prompts!r}, Start.options = {self.options!r} "
+                "would overwrite them: set INITIAL_SOFT_PROMPTS = 'random', INITIAL_OPTIONS = ()"
+            )
+        if self.soft_prompts == "class_labels" and not self.class_labels:
+            raise ConfigError(
+                "Start.soft_prompts = 'class_labels', but Start.class_labels is empty: give a text "
+                "for each class (the macro OPTION_WORDS of gin_configs/tuning/)"
+            )
 
 
 @gin.configurable

@@ -88,12 +88,8 @@ class ParameterTable:
 
         When the backbone trains itself the share exceeds 1.
         """
-        return self._share(max(self.of_tasks))
-
-    def _share(self, prompts: int) -> float:
-        backbone = self.count(BACKBONE)
         trains = any(group.trains for group in self.groups if group.part == BACKBONE)
-        return (prompts + (backbone if trains else 0)) / backbone
+        return max(self.of_tasks) / self.count(BACKBONE) + trains
 
     def render(self) -> str:
         """The table as text."""
@@ -116,16 +112,10 @@ class ParameterTable:
         if all(group.nonzero is None for group in self.groups):
             columns.remove("nonzero")
         table = parameter_overview.make_table(rows, column_names=columns)
-        share = f"{self.trainable_share:.2%}"
-        if (least := min(self.of_tasks)) < max(self.of_tasks):
-            share = f"{self._share(least):.2%} to {share}"
-        bank = ""
-        if len(self.of_tasks) > 1:
-            bank = f" (the bank holds {len(self.of_tasks)} tasks"
-            if room := self.count(PROMPTS) - sum(self.of_tasks):
-                bank += f"; {room:,} of its parameters are room that smaller ones leave"
-            bank += ")"
-        return f"{table}\ntrains per task: {share} of the backbone{bank}"
+        share = f"trains per task: {self.trainable_share:.2%} of the backbone"
+        if (tasks := len(self.of_tasks)) > 1:
+            share += f" (the bank holds {tasks} tasks; this is the largest)"
+        return f"{table}\n{share}"
 
 
 def count_parameters(

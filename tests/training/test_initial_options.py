@@ -167,12 +167,12 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
         (
             CONFIG,
             {"initial_soft_prompts": "vocabulary", "initial_prompts": "all", **FROM},
-            "would overwrite the soft prompts that Start.prompts = 'all' takes over",
+            "would overwrite them: set INITIAL_SOFT_PROMPTS",
         ),
         (
             CONFIG,
             {"initial_options": ("bad", "fair", "good"), "initial_prompts": "all", **FROM},
-            "would overwrite the head",
+            "would overwrite them: set INITIAL_SOFT_PROMPTS",
         ),
         (
             CONFIG,

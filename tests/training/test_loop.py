@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh
-from m6rec_jax.training.parameter_sizes import PREFIX
 
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
@@ -22,7 +21,7 @@ from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.step_loop import window_means
+from m6rec_jax.training.step_loop import RMS_PREFIX, window_means
 from tests.training.toy_run import copied, toy_config, toy_train
 
 
@@ -48,13 +47,13 @@ def test_what_a_run_leaves_behind(pretrained: Any) -> None:
 
 def test_sizes_of_what_trains_are_logged_with_every_checkpoint(pretrained: Any) -> None:
     result, folder = pretrained
-    lines = [line for line in read_metrics(folder) if any(k.startswith(PREFIX) for k in line)]
+    lines = [line for line in read_metrics(folder) if any(k.startswith(RMS_PREFIX) for k in line)]
     assert lines[-1]["step"] == 4
     trained = {"params": result.state.params, "prompts": result.state.prompts}
     for name, leaf in copied(trained).items():
         size = np.sqrt(np.mean(np.square(leaf.astype(np.float64))))
         # Sums of a few thousand squares in float32.
-        np.testing.assert_allclose(lines[-1].pop(PREFIX + name), size, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(lines[-1].pop(RMS_PREFIX + name), size, rtol=1e-5, err_msg=name)
     assert lines[-1].keys() == {"step"}
 
 
@@ -79,9 +78,11 @@ def test_initial_backbone_is_frozen_and_stored_once(pretrained: Any, tmp_path: P
         (copied(tuned.state.prompts)[name] != value).any()
         for name, value in copied(result.state.prompts).items()
     )
-    sizes = {name for line in read_metrics(tmp_path) for name in line if name.startswith(PREFIX)}
+    sizes = {
+        name for line in read_metrics(tmp_path) for name in line if name.startswith(RMS_PREFIX)
+    }
     assert sizes
-    assert all(name.startswith(f"{PREFIX}prompts/") for name in sizes)
+    assert all(name.startswith(f"{RMS_PREFIX}prompts/") for name in sizes)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     backbones = [name for name in names if name.startswith("params-")]
     assert len(backbones) == 1
