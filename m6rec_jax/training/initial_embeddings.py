@@ -23,8 +23,6 @@ from m6rec_jax.training.options import TrainingData
 from m6rec_jax.training.sentences import encoder_folder
 from m6rec_jax.training.task_data import text_vocabulary, training_batches
 
-_MAX_DISTANCE = 6  # of neighbours, in tokens
-
 
 @gin.configurable(allowlist=["rows", "encoder", "encoder_share", "sentences"])
 def with_initial_embeddings(
@@ -67,7 +65,7 @@ def with_initial_embeddings(
     vectors = composed_vectors(tokens, width, seed)
     if choice != "pieces":
         sources = _sources(data, rows)
-        counts = count_neighbours(sources, len(tokens), _MAX_DISTANCE)
+        counts = count_neighbours(sources, len(tokens))
         vectors = _mixed(vectors, neighbour_vectors(counts, width, seed), 0.5)
     if folder is not None:
         of_encoder = encoder_vectors(folder, tokens, sources, width, sentences, seed)

@@ -53,24 +53,21 @@ def warmup_schedule(
     Raises:
       ConfigError: unknown decay, or a run shorter than its warm-up.
     """
-    if decay not in DECAYS:
-        raise ConfigError(f"warmup_schedule.decay = {decay!r} is not one of {', '.join(DECAYS)}")
-    if warmup_steps < 0:
-        raise ConfigError(f"warmup_schedule.warmup_steps = {warmup_steps} must not be negative")
+    if decay not in DECAYS or warmup_steps < 0:
+        raise ConfigError(
+            f"warmup_schedule.decay = {decay!r}, warmup_steps = {warmup_steps}: a decay is one of "
+            f"{', '.join(DECAYS)}, and the steps are not negative"
+        )
+    after: Schedule = optax.constant_schedule(rate)
     if decay in ("linear", "cosine"):
-        if total_steps is None:
-            raise ConfigError(
-                f"warmup_schedule.decay = {decay!r} needs warmup_schedule.total_steps, usually "
-                "%TRAIN_STEPS"
-            )
-        if total_steps <= warmup_steps:
+        if total_steps is None or total_steps <= warmup_steps:
             raise ConfigError(
                 f"TRAIN_STEPS = {total_steps} must exceed WARMUP_STEPS = {warmup_steps} "
                 "(total_steps and warmup_steps of warmup_schedule): train longer, or set "
-                f"--gin.WARMUP_STEPS={total_steps // 10}"
+                f"--gin.WARMUP_STEPS={(total_steps or 0) // 10}"
             )
         span = total_steps - warmup_steps
-        after: Schedule = (
+        after = (
             optax.linear_schedule(rate, final_rate, span)
             if decay == "linear"
             else optax.cosine_decay_schedule(rate, span, final_rate / rate if rate else 0.0)
@@ -80,13 +77,11 @@ def warmup_schedule(
 
         def after(count: Any) -> Any:
             return rate * jnp.sqrt(knee / jnp.maximum(count + warmup_steps, knee))
-    else:
-        after = optax.constant_schedule(rate)
+
     if not warmup_steps:
         return after
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, rate, warmup_steps), after], [warmup_steps]
-    )
+    warm_up = optax.linear_schedule(0.0, rate, warmup_steps)
+    return optax.join_schedules([warm_up, after], [warmup_steps])
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):

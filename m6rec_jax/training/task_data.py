@@ -106,18 +106,17 @@ def text_vocabulary(name: str) -> Vocabulary:
     return task_vocabulary(name)
 
 
-def check_task(name: str, text: Vocabulary, config: ModelConfig) -> None:
+def check_task(name: str, vocabulary: Vocabulary, config: ModelConfig) -> None:
     """A registered task or mixture must fit the model, in its vocabulary and its prompts' rows.
 
     Raises:
-      ConfigError: the vocabulary is larger than the embedding; a task has no row of the bank
-        (`row_layout.prompt_row`), or one that the bank has not (indexing would give NaN); or gin
-        names a task that there is not.
+      ConfigError: the vocabulary is larger than the embedding; a task has no row of the bank, or
+        one that the bank has not (indexing would give NaN); or gin names a task that there is not.
     """
     from m6rec_jax.pipeline.row_layout import check_prompt_rows
     from m6rec_jax.pipeline.task_rows import tasks_of
 
-    refuse_larger_vocabulary(name, text, config)
+    refuse_larger_vocabulary(name, vocabulary, config)
     check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
 
@@ -147,22 +146,16 @@ def check_labels(batch: Batch, prompts: PromptConfig) -> None:
         )
 
 
-def refuse_larger_vocabulary(name: str, text: Vocabulary, config: ModelConfig) -> None:
-    """Refuses a vocabulary with more ids than the embedding has rows.
+def refuse_larger_vocabulary(name: str, vocabulary: Vocabulary, config: ModelConfig) -> None:
+    """Raises ConfigError for a task's vocabulary with more ids than the embedding has rows.
 
-    Args:
-      name: of the seqio task or mixture, for the error.
-      text: its vocabulary.
-      config: of the model.
-
-    Raises:
-      ConfigError: it is larger (indexing would give NaN, which looks like divergence).
+    Indexing would give NaN, which looks like divergence.
     """
-    if text.size > config.vocab_size:
+    if vocabulary.size > config.vocab_size:
         raise ConfigError(
-            f"the vocabulary of {name} ({text.model_file}) has {text.size} ids, but "
-            f"ModelConfig.vocab_size is {config.vocab_size}: set VOCAB_SIZE = {text.size}, or "
-            "train a smaller vocabulary (train_vocabulary.size; control tokens come on top)"
+            f"the vocabulary of {name} ({vocabulary.model_file}) has {vocabulary.size} ids, but "
+            f"ModelConfig.vocab_size is {config.vocab_size}: set VOCAB_SIZE = {vocabulary.size}, "
+            "or train a smaller vocabulary (train_vocabulary.size; control tokens come on top)"
         )
 
 
@@ -189,28 +182,25 @@ def log_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
 
     split, room = bound("BatchIterator.split", "train"), lengths["targets"]
     roomy = {**lengths, "targets": _ROOMY * room}
-    for task in (own.name for own in tasks_with(find_provider(name), split)):
+    for task in (task.name for task in tasks_with(find_provider(name), split)):
         rows = EvaluationBatches(task, roomy, MEASURED_ROWS, split=split, sample=MEASURED_ROWS)
         num_cut, needed = 0, list[int]()
-        laid_out = (
-            pair
-            for b in rows
-            for pair in zip(b["decoder_block_ids"], b["decoder_labels"], strict=True)
-        )
-        for blocks, labels in laid_out:
-            sizes = np.bincount(blocks)[1:]
-            # Candidates with labels take several rows where they must; other texts share one.
-            whole = labels.max() >= 0
-            num_cut += int((sizes > (room if whole else room // max(len(sizes), 1))).sum())
-            needed.append(int(sizes.sum() if whole else len(sizes) * sizes.max(initial=0)))
-        num_cut += rows.num_truncated_texts
+        for batch in rows:
+            for blocks, labels in zip(
+                batch["decoder_block_ids"], batch["decoder_labels"], strict=True
+            ):
+                sizes = np.bincount(blocks)[1:]
+                # Candidates with labels take several rows where they must; other texts share one.
+                whole = labels.max() >= 0
+                num_cut += int((sizes > (room if whole else room // max(len(sizes), 1))).sum())
+                needed.append(int(sizes.sum() if whole else len(sizes) * sizes.max(initial=0)))
         logger.info(
             "%s: %.1f%% of rows lose their oldest behaviours to %d tokens, %.1f%% of texts are cut "
             "(of the first %d rows; TASK_FEATURE_LENGTHS)",
             task,
             100 * rows.num_rows_with_dropped_behaviours / max(rows.num_rows, 1),
             lengths["inputs"],
-            100 * num_cut / max(rows.num_texts, 1),
+            100 * (num_cut + rows.num_truncated_texts) / max(rows.num_texts, 1),
             rows.num_rows,
         )
         if max(needed, default=0) > room:
@@ -219,19 +209,14 @@ def log_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
                 "take several rows, other texts lose their ends. TASK_FEATURE_LENGTHS['targets'] = "
                 "%d would hold all of these rows",
                 task,
-                100 * sum(own > room for own in needed) / rows.num_rows,
+                100 * sum(size > room for size in needed) / rows.num_rows,
                 room,
                 max(needed),
             )
 
 
-def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
-    """The row of the bank that a seqio task's prompts have.
-
-    Args:
-      task: of the mixture.
-      name: of the mixture (or the task itself).
-      config: of the model.
+def prompt_row_of(task: str, mixture: str, config: ModelConfig) -> int:
+    """The row of the bank that the prompts of a mixture's seqio task have.
 
     Raises:
       ConfigError: the mixture has no such task, or the task no row of the bank.
@@ -239,8 +224,8 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
     from m6rec_jax.pipeline.row_layout import prompt_row
     from m6rec_jax.pipeline.task_rows import tasks_of
 
-    if task not in tasks_of(name):
-        raise ConfigError(f"'{name}' has no task '{task}'; its tasks: {', '.join(tasks_of(name))}")
+    if task not in (tasks := tasks_of(mixture)):
+        raise ConfigError(f"'{mixture}' has no task '{task}'; its tasks: {', '.join(tasks)}")
     return prompt_row(task, config.prompts.num_tasks)
 
 
