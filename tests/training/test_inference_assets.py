@@ -9,6 +9,7 @@ import pytest
 from m6rec_jax.engine.model_folder import ASSETS_FOLDER, SETTINGS_FILE
 from m6rec_jax.evaluation import assets
 from m6rec_jax.training import task_data
+from m6rec_jax.training.options import TrainingData
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
 
 
 def save(folder: Path, inputs: int, *, resumed: bool) -> None:
-    task_data.save_inference_assets("task", {"inputs": inputs}, str(folder), resumed=resumed)
+    data = TrainingData("task", {"inputs": inputs}, 1)
+    task_data.save_inference_assets(data, str(folder), resumed=resumed)
 
 
 def test_a_launch_without_a_checkpoint_leaves_no_settings_to_the_next(

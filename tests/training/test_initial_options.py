@@ -186,7 +186,7 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
                 "class_labels": {"a": ("bad", "fair", "good"), "b": ("no", "maybe", "yes")},
                 "initial_options": {"a": ("bad", "fair", "good")},
             },
-            r"are both given, .* INITIAL_OPTIONS = \(\) to start from the labels",
+            r"are both given, .* INITIAL_OPTIONS = \(\)",
         ),
     ],
 )
