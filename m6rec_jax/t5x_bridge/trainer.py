@@ -83,7 +83,5 @@ def without_counts(
 ) -> tuple[dict[str, Array], dict[str, Array] | None]:
     """Features, and the counts of the batch that they are of; None: of themselves."""
     features = {name: x for name, x in batch.items() if not name.startswith(_PREFIX)}
-    counts = {
-        name.removeprefix(_PREFIX): x[0] for name, x in batch.items() if name.startswith(_PREFIX)
-    }
+    counts = {name.removeprefix(_PREFIX): batch[name][0] for name in batch.keys() - features.keys()}
     return features, counts or None
