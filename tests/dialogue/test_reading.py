@@ -36,10 +36,7 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
     [
         ("Hello there", ()),
         ("I would like a comedy, please.", (COMEDY,)),
-        ("comedies", (COMEDY,)),
-        ("Something funny", (COMEDY,)),
         ("a science fiction movie", (wanted("sci-fi"),)),
-        ("a crime drama", (wanted("crime"), wanted("drama"))),
         ("comedy or horror", (wanted("comedy", "horror"),)),
         ("comedies and dramas", (wanted("comedy", "drama"),)),
         ("a comedy, drama or horror", (wanted("comedy", "drama", "horror"),)),
@@ -51,45 +48,31 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("no horror", (unwanted("horror"),)),
         ("nothing with horror or war", (unwanted("horror"), unwanted("war"))),
         ("I don't want to see any horror. A comedy", (unwanted("horror"), COMEDY)),
-        ("I hate horror, I want comedies", (unwanted("horror"), COMEDY)),
-        ("not horror but comedy", (unwanted("horror"), COMEDY)),
         ("a comedy but no comedy", (unwanted("comedy"),)),
         ("no horror. Actually, a horror film", (HORROR,)),
-        ("I don’t like horror, give me a comedy", (unwanted("horror"), COMEDY)),
         ("No, a comedy", (COMEDY,)),
         *((f"{no} A comedy", (COMEDY,)) for no in ("No.", "No...", "I don't like it.", "No TV.")),
-        ("Less horror and more comedy", (unwanted("horror"), COMEDY)),
         ("My wife hates horror, she prefers comedy", (unwanted("horror"), COMEDY)),
         ("I hate horror more than drama", (unwanted("horror"), unwanted("drama"))),
         ("I don't like films ft. Cher", (unwanted("Cher", "cast"),)),
         ("anything but horror", (unwanted("horror"),)),
-        ("why not a comedy?", (COMEDY,)),
         ("I don't want a horror or a comedy", (unwanted("horror"), unwanted("comedy"))),
         # What is not refused, though a word says no.
         ("I'm not sure, maybe a comedy", (COMEDY,)),
         ("I don't know, a comedy?", (COMEDY,)),
-        ("No thanks, a comedy", (COMEDY,)),
         ("I didn't like Fargo but I want a comedy", (COMEDY,)),
-        ("I hated Heat (1995). Comedies!", (COMEDY,)),
-        ("Isn't there a comedy?", (COMEDY,)),
-        ("nothing but comedies", (COMEDY,)),
         ("nothing with horror, it's for my kids", (unwanted("horror"), ForGroup("children"))),
         ("Nothing violent, it is for my kids", (ForGroup("children"),)),
         ("A comedy, no horror, from the 90s", (COMEDY, unwanted("horror"), Years(1990, 1999))),
-        ("No horror, with Al Pacino", (unwanted("horror"), wanted("Al Pacino", column="cast"))),
-        ("No horror, newer than 1990", (unwanted("horror"), Years(1991))),
         ("Nothing violent, like Alien", ()),
         ("I hate horror, for example Alien", (unwanted("horror"),)),
         (
             "nothing with Tom Hanks, with Al Pacino",
             (unwanted("Tom Hanks", "cast"), unwanted("Al Pacino", "cast")),
         ),
-        ("no horror, war or crime", (unwanted("horror"), unwanted("war"), unwanted("crime"))),
         ("Anyone but Tom Hanks", (Values(HANKS, True),)),
-        ("I never get tired of comedies", (COMEDY,)),
         ("A comedy. I don't care who directed it", (COMEDY,)),
         # People: of one column where the words say which.
-        ("with Tom Hanks", (wanted("Tom Hanks", column="cast"),)),
         ("a film by tom hanks", (wanted("Tom Hanks", column="director"),)),
         ("Tom Hanks", (Values(HANKS),)),
         (
@@ -100,22 +83,17 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("from Italy", (wanted("Italy", column="country"),)),
         # Years.
         ("films of the 90s", (Years(1990, 1999),)),
-        ("from the 1980's", (Years(1980, 1989),)),
         ("from the 20s", (Years(1920, 1929),)),
-        ("from 1994", (Years(1994, 1994),)),
         ("between 1980 and 1995", (Years(1980, 1995),)),
         ("the 70s, 80s or 90s", (Years(1970, 1999),)),
         ("not from the 70s or older", (Years(until=1979, outside=True),)),
         ("My wife is in her 30s, a comedy", (COMEDY,)),
         ("My older brother likes comedies", (COMEDY,)),
         ("Since I loved Fargo, a comedy", (COMEDY,)),
-        ("Since my wife loved Fargo, a comedy", (COMEDY,)),
         ("Something to watch after work, from the 90s", (Years(1990, 1999),)),
         ("Fargo was fine. Not older than 20 years", ()),
         ("newer than 1995", (Years(1996),)),
         ("I liked Fargo. Something newer than that one", (Years(1997),)),
-        ("made after January 1990", (Years(1991),)),
-        ("since 1995", (Years(1995),)),
         ("between 1890 and 1900", (Years(1890, 1900),)),
         ("before 1980 or after 1990", ()),
         ("after 1980 and before about 1990", (Years(1981, 1989),)),
@@ -123,30 +101,24 @@ FOR_CHILDREN = value("genres", "children's") | value("genres", "animation")
         ("1995 or newer", (Years(1995),)),
         ("before the 1980s", (Years(until=1979),)),
         ("not older than 1990", (Years(1990),)),
-        ("nothing newer than 1990", (Years(until=1990),)),
         ("not from the 90s", (Years(1990, 1999, outside=True),)),
         ("newer than 1980 and older than 1990", (Years(1981, 1989),)),
         # No year is newer and older: any is.
-        ("newer than 1995 and older than 1990", ()),
         ("something old or something new", ()),
-        ("I have never seen it before", (Unseen(),)),
         ("something new", (Years(1987),)),
         ("newer than Big", (Years(1989),)),
         ("older than Heat (1995)", (Years(until=1994),)),
         ("I liked Fargo. Something newer?", (Years(1997),)),
         # For somebody; not seen; like another.
         ("something for my kids", (ForGroup("children"),)),
-        ("what I have not seen", (Unseen(),)),
         ("something I haven't seen with Tom Hanks", (Unseen(), wanted("Tom Hanks", column="cast"))),
         ("like Fargo", (Like((0,)),)),
         ("like Fargo or Alien but funny", (Like((0, 3)), COMEDY)),
         ("similar to Toy Story but not animated", (Like((5,)), unwanted("animation"))),
         ("It looks like we watched Fargo", ()),
-        ("I like Fargo", ()),
         (f"I like Fargo ({'1' * 5000})", ()),  # more digits than Python reads
         ("I like horror", (HORROR,)),
         ("I also like Fargo", ()),
-        ("surprise me", ()),
         ("A comedy, I don't care which", (COMEDY,)),
         ("A comedy from the 90s, never mind the year", (COMEDY, Years(1990, 1999))),
     ],
@@ -183,29 +155,16 @@ def bare_reader(names, words):
     return DialogueReader(DialogueCatalogue([Item("")] * len(names), names, words))
 
 
-def test_tens_are_ages():
-    young = {"says": "{item}", "wanted": {"a": ()}, "people": ("my niece",), "under": 25}
-    reader = bare_reader(["A"], DialogueWords(groups={"young": young}))
-    read = [reader.read(f"my niece is {age}").wishes for age in ("twenty", "thirty", "30")]
-    assert read == [(ForGroup("young"),), (), ()]
-
-
 @pytest.mark.parametrize(
     ("said", "wishes"),
     [
         ("My niece is nineteen", ()),
         ("a comedy for my 25-year-old son", (COMEDY,)),
-        ("my son is 30", ()),
-        ("for a forty year old", ()),
         ("a ten-year-old comedy", (COMEDY,)),
         ("a ten year old film", (Years(until=1986),)),
-        ("a film that is ten years old", ()),
-        ("my brother likes comedies", (COMEDY,)),
         ("who is in Fargo?", ()),
         ("my daughter is one of those who love horror", (ForGroup("children"), HORROR)),
         ("nothing for my niece of six", (Values(FOR_CHILDREN, True),)),
-        ("Give me 6 films", ()),
-        ("my son turns 30 tomorrow", ()),
     ],
 )
 def test_ages_of_others_are_not(said, wishes):
@@ -227,14 +186,6 @@ def test_ages_of_others_are_not(said, wishes):
 )
 def test_names(said, named):
     assert set(READER.read(said).named) == named
-
-
-@pytest.mark.parametrize(
-    ("said", "named"), [("heat and HEAT", {2, 3, 4}), ("the big lebowski", set())]
-)
-def test_one_spelling_names_all_items_of_its_words(said, named):
-    names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
-    assert set(bare_reader(names, DialogueWords()).read(said).named) == named
 
 
 MISSPELT = bare_reader(

@@ -95,7 +95,7 @@ def test_every_row_once_from_any_position(
         assert [row.values for row in rest] == [row.values for row in found]
 
 
-@pytest.mark.parametrize("text", ["", "1", "3/3", "-1/2", "1/0", "0/0", "a/b", "0/2/3"])
+@pytest.mark.parametrize("text", ["1", "3/3", "-1/2", "0/0", "0/2/3"])
 def test_parts_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError):
         Shard.parse(text)
@@ -155,15 +155,3 @@ def test_clear_errors(tmp_path: Path, table: Path) -> None:
     (tmp_path / "damaged.parquet").write_bytes(content)
     with pytest.raises(DataError):
         list(open_requests(tmp_path / "damaged.parquet", SCORES).chunks(0, 5, 20))
-
-
-def test_parquet_types_of_which_arrow_picks_no_rows(tmp_path: Path) -> None:
-    path = tmp_path / "requests.parquet"
-    pq.write_table(
-        pa.table({"n": [0, 1, 2], "view": pa.array(["a", "b", None], pa.string_view())}), path
-    )
-    file = open_requests(path, SCORES)
-    (chunk,) = file.chunks(0, 10, 3)
-    assert [row.values["view"] for row in chunk.rows if row.values] == ["a", "b", None]
-    file.write_part(tmp_path / "part.parquet", chunk, [0, 2], {"ids": [["a"], []]})
-    assert pq.read_table(tmp_path / "part.parquet").column("view").to_pylist() == ["a", None]

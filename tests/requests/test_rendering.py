@@ -180,17 +180,6 @@ def test_items_without_ids_are_told_one_by_one(data: ServingData) -> None:
     assert "4 events" in told.history[0]  # statistics count all of them
 
 
-def test_the_statistics_stay_as_they_are(data: ServingData) -> None:
-    assert data.statistics is not None
-    before = data.statistics.user("u1").features_of([*data.items.values()])
-    behaviours = [{"item": "i3", "time": 9e5, "value": 5}]
-    renderer = RequestRenderer(data.template, data.statistics)
-    later = renderer.render(ask(data, user={"id": "u1", "age": 1}, history=behaviours))
-    now = renderer.render(ask(data, user={"id": "u1", "age": 1}))
-    assert later.history[0] != now.history[0]
-    assert data.statistics.user("u1").features_of([*data.items.values()]) == before
-
-
 def test_requests_that_cannot_be_told(data: ServingData) -> None:
     renderer = RequestRenderer(data.template, data.statistics)
     with pytest.raises(RejectedRow, match="they would leak the future") as caught:
