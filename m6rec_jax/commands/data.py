@@ -54,7 +54,12 @@ def add_commands(commands: Any) -> None:
     )
     check = add_command(actions, "check", run_data_check)
     check.add_argument("folder", type=path_or_address)
-    check.add_argument("--quarantine", type=path_or_address, help="write rejected rows here")
+    check.add_argument(
+        "--clean",
+        type=path_or_address,
+        metavar="NEW_FOLDER",
+        help="write the data set without the rows that have errors here, and those to rejected.csv",
+    )
     check.add_argument("--json", type=path_or_address, help="write the report to this file, too")
     prepare = add_command(actions, "prepare", run_data_prepare)
     prepare.add_argument(
@@ -112,7 +117,7 @@ def run_data_fetch(args: argparse.Namespace) -> None:
 def run_data_import(args: argparse.Namespace) -> None:
     """make a data set folder of files in another format (recbole, sequences, requests)"""
     check_there(args.source, str(args.source))
-    from m6rec_jax.data.getting.imports.folder import import_dataset
+    from m6rec_jax.data.getting.imports import import_dataset
     from m6rec_jax.requests.answered import import_requests
 
     files = args.source, args.output
@@ -125,29 +130,27 @@ def run_data_import(args: argparse.Namespace) -> None:
 
 def run_data_check(args: argparse.Namespace) -> None:
     """report the problems of a data set folder"""
-    from m6rec_jax.data.dataset.check import check_dataset, clean_folder
+    from m6rec_jax.data.dataset.check import check_dataset
     from m6rec_jax.data.dataset.schema import SPEC_FILE
     from m6rec_jax.data.rendering.kinds import open_corpus
 
     with bucket_copies() as copies:
         folder = copies.fetch(args.folder)
         if (corpus := open_corpus(folder)) is not None:
-            if args.quarantine is not None or args.json is not None:
-                raise ConfigError(
-                    "--quarantine and --json are for users, items and events, not texts"
-                )
+            if args.clean is not None or args.json is not None:
+                raise ConfigError("--clean and --json are for users, items and events, not texts")
             print(copies.shown(corpus.summary()))
             return
-        written = [path_of(path) for path in (args.json, args.quarantine) if path is not None]
+        written = [path_of(path) for path in (args.json, args.clean) if path is not None]
         for path in written:
             check_writable(path.parent)
-            check_output(copies.of(path))
-        rejected = None
-        if args.quarantine is not None:
-            rejected = copies.of(args.quarantine)
-            written.append(clean_folder(path_of(args.quarantine)))
-            copies.fetch(written[-1] / SPEC_FILE)
-        report = check_dataset(folder, rejected)
+        if args.json is not None:
+            check_output(copies.of(args.json))
+        clean = None
+        if args.clean is not None:
+            clean = copies.of(args.clean)
+            copies.fetch(path_of(args.clean) / SPEC_FILE)
+        report = check_dataset(folder, clean)
         print(copies.shown(report.render()))
         if args.json is not None:
             copies.of(args.json).write_text(copies.shown(report.to_json()) + "\n")
@@ -158,8 +161,8 @@ def run_data_check(args: argparse.Namespace) -> None:
             errors = [problem for problem in errors if not problem.rows]
         if errors:
             hint = ""
-            if args.quarantine is None and any(report.num_rejected.values()):
-                hint = "; --quarantine FILE sets single rows aside and writes the rest"
+            if args.clean is None and any(report.num_rejected.values()):
+                hint = "; --clean NEW_FOLDER sets single rows aside and writes the rest"
             raise DataError(f"{args.folder} has errors, see above{hint}")
 
 
@@ -238,9 +241,9 @@ def run_data_show(args: argparse.Namespace) -> None:
 
 def run_data_init(args: argparse.Namespace) -> None:
     """draft a dataset.json for tables of your own, and say what was guessed"""
-    from m6rec_jax.data.getting.first_draft import draft_dataset
+    from m6rec_jax.data.getting.init import init_dataset
 
-    print(*draft_dataset(args.tables, args.name, args.at_least), sep="\n")
+    print(*init_dataset(args.tables, args.name, args.at_least), sep="\n")
 
 
 def run_data_sample(args: argparse.Namespace) -> None:

@@ -141,7 +141,7 @@ def test_preparing_again_does_nothing_unless_something_changed(notes, tmp_path, 
 
 
 @pytest.mark.usefixtures("no_gin")
-@pytest.mark.parametrize("words", ["check {0} --quarantine {0}.csv", "prepare {0} --engine ray"])
+@pytest.mark.parametrize("words", ["check {0} --clean {0}-clean", "prepare {0} --engine ray"])
 def test_what_is_for_tables_alone_is_refused(notes, capsys, words):
     command = words.format(notes.files[0].parent).split()
     assert cli.main(["data", *command]) == cli.EXIT_USER_ERROR

@@ -87,18 +87,17 @@ def test_check_of_a_bucket_is_that_of_a_folder(memory, tmp_path, capsys):
     put(shop, "gs://own/shop")
     said = []
     for folder, out in ((shop, tmp_path), ("gs://own/shop", "gs://own/out")):
-        options = ["--quarantine", f"{out}/rejected.csv", "--json", f"{out}/report.json"]
+        options = ["--clean", f"{out}/clean", "--json", f"{out}/report.json"]
         assert cli.main(["data", "check", str(folder), *options]) == 0  # all is set aside
         printed = capsys.readouterr()
         said.append(printed.out.replace(str(out), "OUT"))
     assert said[0] == said[1]
     assert cli.main(["data", "check", "gs://own/shop"]) == 2
     assert "gs://own/shop has errors" in capsys.readouterr().err
-    there = tree(epath.Path("gs://own/out"))
-    assert there["rejected.csv"] == (tmp_path / "rejected.csv").read_bytes()
-    assert tree(epath.Path("gs://own/out/rejected-clean")) == tree(tmp_path / "rejected-clean")
-    assert memory.written[-1].endswith("rejected-clean/dataset.json"), "last: then it is whole"
-    assert json.loads(there["report.json"])["clean"] == "gs://own/out/rejected-clean"
+    assert tree(epath.Path("gs://own/out/clean")) == tree(tmp_path / "clean")
+    assert memory.written[-1].endswith("clean/dataset.json"), "last: then it is whole"
+    report = json.loads(epath.Path("gs://own/out/report.json").read_text())
+    assert report["clean"] == "gs://own/out/clean"
 
 
 def test_what_is_prepared_in_a_bucket_is_what_is_prepared_in_a_folder(memory, tmp_path, capsys):

@@ -109,7 +109,7 @@ MISTAKES = {
         ),
         ["items.xlsx", "save it as CSV"],
     ),
-    "empty file": (edit("items.csv", b"", b""), ["items.csv is empty", "name the columns"]),
+    "empty file": (edit("items.csv", b"", b""), ["items.csv", "name the columns"]),
     "cut off": (
         lambda folder: (
             edit("users.parquet", b"", b"PAR1 and no more")(folder),
@@ -122,11 +122,16 @@ MISTAKES = {
     "missing column": (edit("items.csv", b"name", b"nmae"), ["items.csv", "'name'", "'nmae'"]),
     "semicolons": (edit("users.csv", b"r,age,ci", b"r;age;ci"), ["r;age;city", "commas"]),
     "for Excel": (edit("users.csv", b"cust", b"sep=,\ncust"), ["users.csv", "sep=", "first line"]),
+    "no rows": (
+        edit("users.csv", b"", b"customer,age,city,interests\n\n\n"),
+        ["users.csv has no rows", "add some"],
+    ),
+    "blank lines": (edit("users.csv", b"", b"\n\n\n"), ["users.csv", "must name the columns"]),
     # rows
     "too many values": (edit("items.csv", b"Teapot", b"Tea,pot"), ["items.csv", "row 5", "quotes"]),
     "too few values": (edit("items.csv", b"0006,", b""), ["items.csv", "row 5", "Columns: 5"]),
     "open quote": (edit("events.csv", b"dee,0004", b'dee,"0004'), ["row 9", "never closed"]),
-    "invalid UTF-8": (edit("users.csv", b"Leeds", b"Le\xe9ds"), ["'city'", "row 1", "as UTF-8"]),
+    "invalid UTF-8": (edit("users.csv", b"Leeds", b"Le\xe9ds"), ["users.csv", "row 1", "as UTF-8"]),
     "int": (edit("users.csv", b"51", b"old"), ["'age'", "row 1", "'old' is not a whole number"]),
     "bool": (edit("items.csv", b"false", b"gone"), ["'in_stock'", "'gone' is not true or false"]),
     "list": (edit("users.csv", b"coffee|", b"||"), ["'interests'", "'||travel'", "'|' between"]),
@@ -143,7 +148,7 @@ MISTAKES = {
         ["'0006' is not in the items table", "as a float"],
     ),
     "no value": (rate(4, 5, ""), ["'stars'", "row 1", "is missing"]),
-    "NaN": (rate(4, 5, "nan"), ["'stars'", "row 1", "NaN"]),
+    "NaN": (rate(4, 5, "nan"), ["'stars'", "row 1", "'nan' is not a finite"]),
     "value no number": (rate(4, 5, "good"), ["'stars'", "row 1", "'good' is not a finite number"]),
 }
 # These are said by `check` and by what comes after reading.

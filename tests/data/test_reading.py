@@ -88,7 +88,7 @@ def test_parquet_gives_the_same_as_csv(shop):
     events = pa.table(
         {
             "bought_at": times,
-            "extra": [0] * 20,
+            "file_row_number": [7] * 20,
             "sku": dataset.events().column("item_id"),
             "customer": dataset.events().column("user_id").dictionary_encode(),
         }

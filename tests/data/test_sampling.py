@@ -126,7 +126,7 @@ def test_impossible_samples(shop, write_shop, tmp_path):
     with pytest.raises(DataError, match=r"nothing is left of .*'min_user_events': 99"):
         sample_dataset(shop, tmp_path, min_user_events=99, users=2)
     for options in ({"users": 0}, {"value_scale": 0}, {"min_item_events": 0}):
-        with pytest.raises(ConfigError, match=f"{next(iter(options))} = 0"):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))}': 0"):
             sample_dataset(shop, tmp_path, **options)
     assert not (tmp_path / "shop-small").exists()
     clicks = write_shop([(0, 0, 0.0, None), (0, 1, 1.0, None)], labelled=False)

@@ -51,7 +51,7 @@ COMMANDS = {
         *("vocab", "train", "--gin_file", "prepare.gin", "--gin.train_vocabulary.size=380")
     ],
     "show": ["data", "show", "corner-shop", "--rows", "1"],
-    "quarantine": ["data", "check", "torn", "--quarantine", "rejected.csv"],
+    "clean": ["data", "check", "torn", "--clean", "mended"],
     "other size": [
         *("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=other"),
         *("--gin.INITIAL_CHECKPOINT_PATH=run", "--gin.ModelConfig.embed_dim=48"),
@@ -103,9 +103,9 @@ def test_rows_are_shown(ran: dict[str, Finished]) -> None:
 
 
 def test_what_was_set_aside_is_no_error_any_more(folder: Path, ran: dict[str, Finished]) -> None:
-    out = succeeded(ran["quarantine"])
-    assert "The data set without them: rejected-clean" in out
-    assert "--quarantine" not in out + ran["quarantine"].stderr
+    out = succeeded(ran["clean"])
+    assert "The data set without them: mended" in out
+    assert "--clean" not in out + ran["clean"].stderr
 
 
 def test_a_vocabulary_is_not_overwritten_by_another_one(ran: dict[str, Finished]) -> None:
@@ -231,10 +231,10 @@ def test_what_cannot_be_set_aside_is_named(shop: Path, capsys: pytest.CaptureFix
     for file, old, new in (("events", b"ben,0004", b"ben,9999"), ("users", b",city", b",town")):
         path = shop / f"{file}.csv"
         path.write_bytes(path.read_bytes().replace(old, new))
-    message = refused(capsys, "check", "shop", "--quarantine", "rejected.csv")
+    message = refused(capsys, "check", "shop", "--clean", "mended")
     assert "users.csv has no column 'city'" in message
     assert "9999" not in message
-    assert "--quarantine" not in message
+    assert "--clean" not in message
 
 
 @pytest.mark.parametrize("action", ["check", "prepare"])
@@ -245,5 +245,5 @@ def test_a_folder_that_nothing_describes(
     message = refused(capsys, action, "shop")
     for name in ("dataset.json", "corpus.json", "dialogues.json", "reviews.json"):
         assert name in message
-    assert "--quarantine" not in message
+    assert "--clean" not in message
     assert "nothing is not a folder" in refused(capsys, action, "nothing")

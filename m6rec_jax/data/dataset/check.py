@@ -7,8 +7,10 @@ be more than fit into memory.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -26,9 +28,11 @@ from m6rec_jax.data.rendering.template_needs import (
 )
 from m6rec_jax.data.splitting.splits import Split
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.atomic import atomic_file, check_new, new_folder
+from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.text.records import Item
 
+# In a clean folder: rows that have errors, and why.
+REJECTED = "rejected.csv"
 # Row numbers that are kept of each kind of problem.
 _MOST_ROWS = 10
 
@@ -63,7 +67,6 @@ class Report:
     num_rows: dict[str, int] = field(default_factory=dict)
     num_rejected: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    quarantine: Path | None = None
     clean: Path | None = None
 
     @property
@@ -86,154 +89,112 @@ class Report:
         elif rejected := sum(self.num_rejected.values()):
             apart = ", ".join(f"{n:,} of {table}" for table, n in self.num_rejected.items() if n)
             lines.append(f"{rejected:,} rows have errors ({apart}). Rows are counted from 0.")
-        if self.quarantine is not None:
-            lines.append(f"Rejected rows: {self.quarantine}")
-            lines.append(f"The data set without them: {self.clean}")
+        if self.clean is not None:
+            lines.append(f"The data set without them: {self.clean}; rejected rows: {REJECTED}")
         return "\n".join(lines)
 
 
-def check_dataset(directory: str | Path, quarantine: str | Path | None = None) -> Report:
+def check_dataset(directory: str | Path, clean: str | Path | None = None) -> Report:
     """Checks schema, ids, references, times, values and encodings of a data set folder.
 
     So that all of it can be rendered, rows are checked for what the template needs, too.
 
     Args:
       directory: the folder.
-      quarantine: a .csv or .parquet file outside the folder for the rejected rows: their declared
-        columns as text, before them `quarantine_table`, `_file`, `_row` and `_reason`, and
-        `quarantine_text` for a line that has no columns. The other rows are written to
-        `clean_folder`, which must be new.
+      clean: a new folder, to which `write_clean` writes the rows without errors, and the others.
 
     Raises:
-      DataError: the quarantine file is neither .csv nor .parquet, lies in the data set or cannot be
-        written. Problems of the data set itself are never raised.
-      CheckpointError: the clean folder exists, or cannot be written.
+      CheckpointError: the clean folder exists, or cannot be written. Problems of the data set
+        itself are never raised.
     """
     directory = Path(directory)
-    report = Report(directory)
-    if quarantine is not None:
-        _check_quarantine(Path(quarantine), directory)
+    report = Report(directory, clean=None if clean is None else Path(clean))
+    if report.clean is not None:
+        check_new(report.clean)
     try:
         spec = DatasetSpec.load(directory)
     except DataError as error:
         report.problems = [Problem("error", "schema", "", SPEC_FILE, "", 1, [], str(error))]
+        report.clean = None
         return report
     report.name = spec.name
     with Tables(directory) as tables:
-        _check_tables(tables, spec)
-        report.num_rows = tables.num_rows
-        rejected = dict(tables.rows("SELECT source, count(*) FROM rejected GROUP BY source"))
-        report.num_rejected = {table: rejected.get(table, 0) for table in tables.num_rows}
-        problems = tables.rows(
-            f"""SELECT severity, kind, source, name, column_name, count(*),
-              coalesce(list(number ORDER BY number) FILTER (number IS NOT NULL), [])[:{_MOST_ROWS}],
-              coalesce(arg_min(reason, number), any_value(reason))
-            FROM (SELECT *, rowid AS place FROM problems) JOIN files USING (file)
-            GROUP BY severity, kind, source, name, column_name
-            ORDER BY severity, min(place), name"""
-        )
-        report.problems = [Problem(*row) for row in problems]
-        if quarantine is not None:
-            report.quarantine = Path(quarantine)
-            report.clean = clean_folder(report.quarantine)
-            try:
-                _write_rejected(tables, spec, report.quarantine)
-                with new_folder(report.clean) as folder:
-                    tables.write(spec, folder)
-            except (OSError, duckdb.IOException) as error:
-                raise DataError(
-                    f"{quarantine} or {report.clean}: cannot be written ({error})"
-                ) from error
+        whole = [table for table in TABLES if _is_read(tables, spec, table)]
+        find_problems(tables, spec, whole)
+        report.num_rows, report.num_rejected = tables.num_rows, count_rejected(tables)
+        report.problems = list_problems(tables)
+        if report.clean is not None:
+            with new_folder(report.clean) as folder:
+                write_clean(tables, spec, folder)
     return report
 
 
-def _check_tables(tables: Tables, spec: DatasetSpec) -> None:
-    """Reads the tables as far as they can be read, and finds all problems."""
+def _is_read(tables: Tables, spec: DatasetSpec, table: str) -> bool:
+    """Reads a table as far as it can be read; whether that is all of it."""
+    described = getattr(spec, table)
+    try:
+        paths = files.table_files(tables.directory, table, described.file)
+        tables.read(table, columns_of(described), paths)
+    except DataError as error:
+        if table not in tables.columns:
+            tables.create(table, columns_of(described))
+        _add(tables, "bad_file", table, described.file or table, "", error)
+        return False
+    return True
 
-    def add(kind: str, table: str, file: Path | str, column: str, reason: object) -> None:
-        """Adds an error of a whole file or column."""
-        values = [
-            table,
-            tables.add_file(tables.directory / file),
-            kind,
-            column,
-            "error",
-            str(reason),
-        ]
-        names = "source, file, kind, column_name, severity, reason"
-        tables.rows(f"INSERT INTO problems ({names}) VALUES (?, ?, ?, ?, ?, ?)", values)
 
+def _add(
+    tables: Tables, kind: str, table: str, file: str, column: str, error: DataError | ConfigError
+) -> None:
+    """Adds an error of a whole file or column."""
+    place = tables.add_file(tables.directory / file)
+    names = "source, file, kind, column_name, severity, reason"
+    values = [table, place, kind, column, "error", str(error)]
+    tables.rows(f"INSERT INTO problems ({names}) VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def find_problems(tables: Tables, spec: DatasetSpec, whole: Collection[str] = TABLES) -> None:
+    """Finds what is wrong with splits, template and rows of a data set.
+
+    Args:
+      tables: with all rows of the data set.
+      spec: of the data set.
+      whole: tables that could be read to their end.
+    """
     for name in spec.splits:
         try:
             Split.parse(name, spec.splits)
         except DataError as error:
-            add("schema", "", SPEC_FILE, f"splits.{name}", error)
+            _add(tables, "schema", "", SPEC_FILE, f"splits.{name}", error)
     needs = TemplateNeeds({}, {}, None)
     try:
         needs = TemplateNeeds.of(spec, str(tables.directory / SPEC_FILE))
     except ConfigError as error:
-        add("template", "", SPEC_FILE, "", error)
-    references: list[str] = []
-    for table in TABLES:
-        described = getattr(spec, table)
-        columns = columns_of(described)
-        tables.create(table, columns)
-        try:
-            paths = files.table_files(tables.directory, table, described.file)
-        except DataError as error:
-            add("missing_file", table, described.file or table, "", error)
-            continue
-        is_whole = True
-        for path in paths:
-            try:
-                tables.read(table, path, columns)
-            except DataError as error:
-                add("bad_file", table, path, "", error)
-                is_whole = False
-        if is_whole and not tables.num_rows[table]:
-            add("empty_table", table, paths[0], "", "there are no rows")
-        tables.check(table, checks.row_checks(table, columns, references))
-        if table == "events":
-            _check_events(tables, spec, needs)
-            continue
-        of_table = needs.users if table == "users" else needs.items
-        tables.check(table, checks.template_checks(columns, of_table))
-        if table == "items":
-            _reject_silent_items(tables, columns, needs)
-        tables.check(table, checks.column_notes(table, columns))
-        tables.rows(
-            f"""CREATE TABLE known_{table} AS SELECT id FROM {table} ANTI JOIN (
-              FROM rejected WHERE source = '{table}') USING (row) WHERE id IS NOT NULL"""
-        )
-        if is_whole:
-            references.append(table)
-
-
-def _check_events(tables: Tables, spec: DatasetSpec, needs: TemplateNeeds) -> None:
-    """Checks of events beside those of every row."""
-    value, at_least = spec.events.value, spec.label.at_least
-    if value is not None:
+        _add(tables, "template", "", SPEC_FILE, "", error)
+    for table, needed in (("users", needs.users), ("items", needs.items)):
+        columns = tables.columns[table]
+        tables.check(table, checks.row_checks(table, columns))
+        tables.check(table, checks.template_checks(columns, needed))
+    _reject_silent_items(tables, needs)
+    for table in ("users", "items"):
+        tables.check(table, checks.column_notes(table, tables.columns[table]))
+    tables.check("events", checks.row_checks("events", tables.columns["events"], whole))
+    if spec.events.value is not None:
         values = tables.rows("SELECT DISTINCT value FROM events WHERE value IS NOT NULL")
         distinct = np.array([number for (number,) in values], np.float64)
         reason = "no entry of the template's 'outcomes' has words for this value"
         silent = distinct[needs.without_words(distinct)]
-        _reject(tables, "events", "value", silent, value, reason)
-    tables.check("events", [checks.repeated_events(spec.events.user, value is not None)])
-    if spec.repeats is None:
-        tables.check("events", [checks.repeats_note()])
-    if value is not None and at_least is not None:
-        reasons = [spec.label.only(label) for label in (0, 1)]
-        tables.check("events", [checks.label_check(value, at_least, reasons)])
+        _reject(tables, "events", "value", silent, spec.events.value, reason)
+    tables.check("events", checks.event_checks(spec))
 
 
-def _reject_silent_items(tables: Tables, columns: list[Column], needs: TemplateNeeds) -> None:
+def _reject_silent_items(tables: Tables, needs: TemplateNeeds) -> None:
     """Rejects items of which a template says nothing."""
     if needs.template is None or not optional_item_templates(needs.template):
         return
-    names, slots = [column.name for column in columns], ", ".join(c.slot for c in columns)
-    rejected = "(FROM rejected WHERE source = 'items')"
-    good = tables.rows(f"SELECT row, {slots} FROM items ANTI JOIN {rejected} USING (row)")
-    items = [Item(str(row), dict(zip(names, values, strict=True))) for row, *values in good]
+    slots, names, _ = zip(*tables.columns["items"], strict=True)
+    rows = tables.rows(f"SELECT row, {', '.join(slots)} FROM good_items")
+    items = [Item(str(row), dict(zip(names, values, strict=True))) for row, *values in rows]
     for template, silent in items_without_text(needs.template, items).items():
         reason = f"template '{template}' says nothing of it"
         _reject(tables, "items", "row", np.array(silent, np.int64), names[0], reason)
@@ -248,42 +209,64 @@ def _reject(
     tables.check(table, [Check("missing_words", column, where, literal(reason))])
 
 
-def clean_folder(path: Path) -> Path:
-    """Where the rows without errors go when the others go to a file."""
-    return path.with_name(f"{path.stem}-clean")
+def list_problems(tables: Tables) -> list[Problem]:
+    """The problems that were found, errors first."""
+    rows = tables.rows(
+        f"""SELECT severity, kind, source, name, column_name, count(*),
+          coalesce(list(number ORDER BY number) FILTER (number IS NOT NULL), [])[:{_MOST_ROWS}],
+          coalesce(arg_min(reason, number), any_value(reason))
+        FROM (SELECT *, rowid AS place FROM problems) JOIN files USING (file)
+        GROUP BY severity, kind, source, name, column_name
+        ORDER BY severity, min(place), name"""
+    )
+    return [Problem(*row) for row in rows]
 
 
-def _check_quarantine(path: Path, directory: Path) -> None:
-    if path.suffix.lower() not in files.SUFFIXES:
-        raise DataError(f"{path} must end in .csv or .parquet: rejected rows are written to it")
-    if path.resolve().is_relative_to(directory.resolve()):
-        raise DataError(
-            f"{path} may not lie in the data set {directory}, which could read it; name a file in "
-            "another folder"
-        )
-    check_new(clean_folder(path))
+def count_rejected(tables: Tables) -> dict[str, int]:
+    """Rows of each table that have errors, with lines that could not be read."""
+    rejected = tables.rows(
+        """SELECT source, count(DISTINCT row) FROM problems WHERE severity = 'error'
+        GROUP BY source"""
+    )
+    return dict.fromkeys(tables.num_rows, 0) | {t: n for t, n in rejected if t in tables.num_rows}
 
 
-def _write_rejected(tables: Tables, spec: DatasetSpec, path: Path) -> None:
-    """Writes the rejected rows of all tables to one file; its columns are those of all tables."""
+def write_clean(tables: Tables, spec: DatasetSpec, folder: Path, **changed: Any) -> None:
+    """Writes the rows without errors as a data set folder, and the others to a file in it.
+
+    Of rejected rows `REJECTED` has the declared columns as text; before them stand
+    `rejected_table`, `_file`, `_row`, `_reason` and, for a line that has no columns, `_line`.
+
+    Args:
+      tables: in which problems were found.
+      spec: becomes `dataset.json`.
+      folder: exists and is empty.
+      changed: fields of `spec` that are another one in `dataset.json`.
+
+    Raises:
+      DataError: the files cannot be written.
+    """
     tables.rows(
-        """CREATE TABLE reasons AS SELECT source AS quarantine_table, name AS quarantine_file,
-          number AS quarantine_row, string_agg(concat_ws(': ', nullif(column_name, ''), reason),
-          '; ' ORDER BY place) AS quarantine_reason, any_value(line) AS quarantine_text, row
+        """CREATE TABLE reasons AS SELECT source AS rejected_table, name AS rejected_file,
+          number AS rejected_row, string_agg(concat_ws(': ', nullif(column_name, ''), reason),
+          '; ' ORDER BY place) AS rejected_reason, any_value(line) AS rejected_line, row
         FROM (SELECT *, rowid AS place FROM problems) JOIN files USING (file)
         WHERE severity = 'error' AND row IS NOT NULL GROUP BY source, name, number, row"""
     )
     selected = [
-        f"""SELECT reasons.* EXCLUDE (row){"".join(map(_text, columns_of(getattr(spec, table))))}
-        FROM reasons LEFT JOIN {table} USING (row) WHERE quarantine_table = '{table}'"""
+        f"""SELECT reasons.* EXCLUDE (row){"".join(map(_text, tables.columns[table]))}
+        FROM reasons LEFT JOIN {table} USING (row) WHERE rejected_table = '{table}'"""
         for table in TABLES
     ]
-    order = "quarantine_table DESC, quarantine_file, quarantine_row"
-    with atomic_file(path) as scratch:
+    try:
         tables.rows(
-            f"""COPY (FROM ({" UNION ALL BY NAME ".join(selected)}) ORDER BY {order})
-            TO {literal(str(scratch))} (FORMAT {path.suffix[1:]})"""
+            f"""COPY (FROM ({" UNION ALL BY NAME ".join(selected)})
+              ORDER BY rejected_table DESC, rejected_file, rejected_row)
+            TO {literal(str(folder / REJECTED))} (FORMAT csv)"""
         )
+        tables.write(spec, folder, **changed)
+    except (OSError, duckdb.IOException) as error:
+        raise DataError(f"{folder} cannot be written ({error})") from error
 
 
 def _text(column: Column) -> str:

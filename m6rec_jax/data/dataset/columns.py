@@ -17,11 +17,10 @@ from m6rec_jax.data.dataset.schema import ID, LIST_SEPARATOR, TIME, VALUE
 
 
 class Kind(NamedTuple):
-    """Types of a kind of column, the kind of problem of a value that does not fit, and why."""
+    """Types of a kind of column, and what is said of a value that does not fit."""
 
     arrow_type: pa.DataType
     sql_type: str
-    problem: str
     misfit: str
 
 
@@ -32,14 +31,14 @@ _BAD_LIST = (
 _BAD_ID = "is not an id: ids are strings or whole numbers"
 _BAD_TIME = "is neither unix seconds nor an ISO 8601 time"
 KINDS = {
-    "string": Kind(pa.string(), "VARCHAR", "wrong_type", "is not a string"),
-    "int": Kind(pa.int64(), "BIGINT", "wrong_type", "is not a whole number of at most 64 bits"),
-    "float": Kind(pa.float64(), "DOUBLE", "wrong_type", "is not a finite number"),
-    "bool": Kind(pa.bool_(), "BOOLEAN", "wrong_type", "is not true or false"),
-    "list<string>": Kind(pa.list_(pa.string()), "VARCHAR[]", "bad_list", _BAD_LIST),
-    ID: Kind(pa.string(), "VARCHAR", "wrong_type", _BAD_ID),
-    TIME: Kind(pa.float64(), "DOUBLE", "bad_time", _BAD_TIME),
-    VALUE: Kind(pa.float64(), "DOUBLE", "wrong_type", "is not a finite number"),
+    "string": Kind(pa.string(), "VARCHAR", "is not a string"),
+    "int": Kind(pa.int64(), "BIGINT", "is not a whole number of at most 64 bits"),
+    "float": Kind(pa.float64(), "DOUBLE", "is not a finite number"),
+    "bool": Kind(pa.bool_(), "BOOLEAN", "is not true or false"),
+    "list<string>": Kind(pa.list_(pa.string()), "VARCHAR[]", _BAD_LIST),
+    ID: Kind(pa.string(), "VARCHAR", _BAD_ID),
+    TIME: Kind(pa.float64(), "DOUBLE", _BAD_TIME),
+    VALUE: Kind(pa.float64(), "DOUBLE", "is not a finite number"),
 }
 _NUMBERS = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|BOOLEAN|DECIMAL.*")
 _PRINTED_LIST = r"^\s*\[\s*(?:['\"].*['\"]\s*)?\]\s*$"

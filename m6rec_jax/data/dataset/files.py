@@ -59,7 +59,7 @@ def column_names(path: Path) -> list[str]:
     if path.suffix.lower() == ".parquet":
         names = list(open_parquet(path).schema_arrow.names)
     else:
-        names = _csv_header(path)
+        names = _header(path)
     folded = [name.lower() for name in names]
     for name in names:
         if folded.count(name.lower()) > 1:
@@ -99,16 +99,20 @@ def parquet_damage(path: Path, error: Exception) -> DataError:
     )
 
 
-def _csv_header(path: Path) -> list[str]:
+def _header(path: Path) -> list[str]:
+    """The fields of the first line of a text, with commas between them in CSV, else with tabs."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            names = next(csv.reader(file), None)
+            rows = csv.reader(file)
+            if path.suffix.lower() != ".csv":
+                rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            names = next(rows, None)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except csv.Error as error:
         raise DataError(f"{path}: the header cannot be read ({error})") from error
-    if not names:
-        raise DataError(f"{path} is empty: the first line must name the columns")
+    if not names or not "".join(names).strip():
+        raise DataError(f"{path}: its first line is empty; it must name the columns")
     if any("\ufffd" in name for name in names):
         raise DataError(f"{path}: invalid UTF-8 in the header; save the file as UTF-8")
     return [name or UNNAMED for name in names]

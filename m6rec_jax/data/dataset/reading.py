@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data.dataset import columns, files
-from m6rec_jax.data.dataset.checks import Check, Column, part_check, row_checks, value_checks
+from m6rec_jax.data.dataset.checks import Check, Column, row_checks
 from m6rec_jax.data.dataset.columns import identifier
 from m6rec_jax.data.dataset.schema import SPEC_FILE, TABLES, DatasetSpec, TableSpec
 from m6rec_jax.data.dataset.tables import Tables, columns_of
@@ -26,7 +26,7 @@ from m6rec_jax.data.splitting.splits import PART_NAMES
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
 
-DEFAULT_BATCH_SIZE = 65_536
+_BATCH_ROWS = 65_536
 _ROWS_AT_ONCE = 10_000
 
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
@@ -105,7 +105,7 @@ class Dataset:
         """The items in the order of the table; lists are tuples, missing values None or ()."""
         return [Item(*row) for row in _records(self.items, self.spec.items)]
 
-    def iter_events(self, batch_size: int = DEFAULT_BATCH_SIZE) -> Iterator[pa.RecordBatch]:
+    def iter_events(self, batch_size: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Streams the events in the order of the file, so many at a time, as `EVENT_SCHEMA`.
 
         Raises:
@@ -116,7 +116,7 @@ class Dataset:
             for name in ("users", "items"):
                 ids = getattr(self, name).column(0)
                 numbers = pa.table({"id": ids, "index": np.arange(len(ids))})
-                tables.database.register(f"known_{name}", numbers)
+                tables.database.register(f"good_{name}", numbers)
             declared = columns_of(spec)
             reason = (
                 f"concat(time, ' is not later than {self.after}, the last event that is prepared. "
@@ -124,13 +124,13 @@ class Dataset:
                 "everything anew with `m6rec data prepare`')"
             )
             late = Check("not_later", spec.time, f"time <= '{self.after}'::DOUBLE", reason)
-            checks = [*row_checks("events", declared, ("users", "items")), late]
-            _load(tables, "events", self.event_files, declared, checks)
+            checks = [*row_checks("events", declared, TABLES), late]
+            _read(tables, "events", declared, self.event_files, checks)
             value = "CAST(NULL AS DOUBLE)" if spec.value is None else "value"
             events = tables.database.sql(
                 f"""SELECT row, u.index AS user_index, i.index AS item_index, time, {value} AS value
-                FROM events JOIN known_users AS u ON u.id = user
-                JOIN known_items AS i ON i.id = item ORDER BY row"""
+                FROM events JOIN good_users AS u ON u.id = user
+                JOIN good_items AS i ON i.id = item ORDER BY row"""
             )
             for batch in events.to_arrow_reader(batch_size):
                 yield batch.cast(EVENT_SCHEMA)
@@ -152,48 +152,42 @@ class Dataset:
                 '"events": {..., "part": "split"}'
             )
         with Tables(self.directory) as tables:
-            _load(tables, "events", self.event_files, declared, [part_check(*declared)])
+            _read(tables, "events", declared, self.event_files, row_checks("events", declared))
             parts = tables.database.sql("SELECT part FROM events ORDER BY row").fetchnumpy()["part"]
         return np.asarray([PART_NAMES[part] for part in parts], np.int8)
 
-    def load_all(self, tables: Tables) -> None:
+    def read(self, tables: Tables) -> None:
         """Reads users, items and events into an empty database; raises DataError as they do."""
         paths = zip(TABLES, (self.user_files, self.item_files, self.event_files), strict=True)
         for table, of_table in paths:
             declared = columns_of(getattr(self.spec, table))
-            checks = row_checks(table, declared, ("users", "items"))
-            _load(tables, table, of_table, declared, checks)
-            if table != "events":
-                tables.rows(f"CREATE VIEW known_{table} AS SELECT id FROM {table}")
+            _read(tables, table, declared, of_table, row_checks(table, declared, TABLES))
 
 
-def _load(
+def _read(
     tables: Tables,
     table: str,
-    paths: Sequence[Path],
     declared: Sequence[Column],
-    checks: Sequence[Check],
+    paths: Sequence[Path],
+    checks: Iterable[Check],
 ) -> None:
     """Reads files into a table; raises DataError where a row is wrong, or there is none."""
-    tables.create(table, declared)
-    for path in paths:
-        tables.read(table, path, declared)
-    if not tables.num_rows[table]:
-        raise DataError(f"{paths[0]} has no rows")
+    tables.read(table, declared, paths)
     tables.check(table, checks)
-    if (wrong := tables.first_error(table)) is not None:
-        path, number, column, reason = wrong
-        where = f"{path}, row {number}" + (f", column {column!r}" if column else "")
+    first = """SELECT file, number, column_name, reason FROM problems
+      WHERE source = ? AND severity = 'error' ORDER BY row, rowid LIMIT 1"""
+    for file, number, column, reason in tables.rows(first, [table]):
+        where = f"{tables.files[file]}, row {number}" + (f", column {column!r}" if column else "")
         raise DataError(
             f"{where}: {reason} (`m6rec data check` lists every problem of a folder, and "
-            "sets such rows aside with --quarantine)"
+            "sets such rows aside with --clean)"
         )
 
 
 def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
     declared = columns_of(spec)
     with Tables(paths[0].parent) as tables:
-        _load(tables, table, paths, declared, row_checks(table, declared, ()))
+        _read(tables, table, declared, paths, row_checks(table, declared))
         slots = ", ".join(f"{slot} AS {identifier(name)}" for slot, name, _ in declared)
         rows = tables.database.sql(f"SELECT {slots} FROM {table} ORDER BY row")
         return rows.to_arrow_table().cast(columns.arrow_schema(spec.kinds)).combine_chunks()
@@ -209,7 +203,7 @@ def read_rows(
     """
     declared = [Column(f"c{place}", *kind) for place, kind in enumerate(kinds.items())]
     with Tables(paths[0].parent) as tables:
-        _load(tables, "texts", paths, declared, [*value_checks(declared)])
+        _read(tables, "texts", declared, paths, row_checks("texts", declared))
         slots = ", ".join(column.slot for column in declared)
         result = tables.database.execute(f"SELECT file, number, {slots} FROM texts ORDER BY row")
         while rows := result.fetchmany(_ROWS_AT_ONCE):
@@ -229,12 +223,10 @@ def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
 
 
 def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    lists = [name for name, kind in spec.columns.items() if kind == "list<string>"]
     for row in table.to_pylist():
-        identifier = row.pop(spec.id)
-        for name, kind in spec.columns.items():
-            if kind == "list<string>":
-                row[name] = tuple(row[name] or ())
-        yield identifier, row
+        id_ = row.pop(spec.id)
+        yield id_, row | {name: tuple(row[name] or ()) for name in lists}
 
 
 def write_dataset(

@@ -56,13 +56,19 @@ def sample_dataset(
       DataError: something is wrong with the folder, or nothing would be left.
       ConfigError: an impossible number, or the new folder has a data set that is no sample.
     """
-    if min(min_user_events, min_item_events, 1 if users is None else users) < 1:
+    options = {
+        "users": users,
+        "min_user_events": min_user_events,
+        "min_item_events": min_item_events,
+        "min_value": min_value,
+        "value_scale": value_scale,
+        "seed": seed,
+    }
+    counts = (min_user_events, min_item_events, 1 if users is None else users)
+    if min(counts) < 1 or not 0 < value_scale < math.inf:
         raise ConfigError(
-            f"sample_dataset.users = {users}, min_user_events = {min_user_events} and "
-            f"min_item_events = {min_item_events} must be at least 1"
+            f"sample_dataset: {options}: counts must be at least 1, the scale above 0"
         )
-    if not 0 < value_scale < math.inf:
-        raise ConfigError(f"sample_dataset.value_scale = {value_scale} must be above 0")
     dataset = Dataset.open(dataset_dir)
     spec = dataset.spec
     TemplateNeeds.of(spec, str(dataset.directory / SPEC_FILE))  # raises
@@ -74,14 +80,6 @@ def sample_dataset(
     name = name or f"{spec.name}-small"
     folder = Path(out) / name
     tables_read = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
-    options = {
-        "users": users,
-        "min_user_events": min_user_events,
-        "min_item_events": min_item_events,
-        "min_value": min_value,
-        "value_scale": value_scale,
-        "seed": seed,
-    }
     read = fingerprint(files=(dataset.directory / SPEC_FILE, *tables_read))
     made = {"from": spec.name, "fingerprint": read, **options}
     if (folder / SPEC_FILE).exists():
@@ -94,16 +92,21 @@ def sample_dataset(
                 f"{folder} is a data set that was not made by sampling; it stays as it is. Give "
                 f"another sample_dataset.name than {name!r}"
             )
+    # Rows of users and items with too few events.
+    rare = " OR ".join(
+        f"{one} IN (SELECT {one} FROM events GROUP BY {one} HAVING count(*) < {least})"
+        for one, least in (("user", min_user_events), ("item", min_item_events))
+    )
     with Tables(dataset.directory) as tables:
-        dataset.load_all(tables)
+        dataset.read(tables)
         if min_value is not None:
             tables.rows("DELETE FROM events WHERE value < ?", [min_value])
-        _leave_out_rare(tables, min_user_events, min_item_events)
+        _delete_all(tables, rare)
         if users is not None:
             ids = [user for (user,) in tables.rows("SELECT DISTINCT user FROM events")]
             drawn = sorted(ids, key=lambda user: _draw(user, seed))[:users]
             tables.rows("DELETE FROM events WHERE user NOT IN (SELECT unnest(?))", [drawn])
-            _leave_out_rare(tables, min_user_events, min_item_events)
+            _delete_all(tables, rare)
         if not tables.rows("FROM events LIMIT 1"):
             raise DataError(
                 f"{dataset.directory}: nothing is left of {tables.num_rows['events']:,} events "
@@ -113,23 +116,17 @@ def sample_dataset(
         tables.rows("DELETE FROM items WHERE id NOT IN (SELECT item FROM events)")
         if value_scale != 1:
             tables.rows("UPDATE events SET value = value * ?", [value_scale])
+        provenance = {**spec.provenance, "sample": made}
+        changed = {"name": name, "description": f"A sample of {spec.name}"}
         with replaced_folder(folder) as written:
-            tables.write(
-                _scaled(spec, value_scale),
-                written,
-                name=name,
-                description=f"A sample of {spec.name}",
-                provenance={**spec.provenance, "sample": made},
-            )
+            scaled = _scaled(spec, value_scale)
+            tables.write(scaled, written, provenance=provenance, **changed)
     return folder
 
 
-def _leave_out_rare(tables: Tables, of_user: int, of_item: int) -> None:
-    """Leaves out events of users and items with too few of them, until that changes nothing."""
-    rare = f"""DELETE FROM events WHERE
-      user IN (SELECT user FROM events GROUP BY user HAVING count(*) < {of_user}) OR
-      item IN (SELECT item FROM events GROUP BY item HAVING count(*) < {of_item})"""
-    while tables.rows(rare) != [(0,)]:
+def _delete_all(tables: Tables, where: str) -> None:
+    """Deletes events for which a condition holds until there are none."""
+    while tables.rows(f"DELETE FROM events WHERE {where}") != [(0,)]:
         pass
 
 
@@ -141,12 +138,10 @@ def _draw(user: str, seed: int) -> bytes:
 
 def _scaled(spec: DatasetSpec, scale: float) -> DatasetSpec:
     """A data set of values that are so many times as high."""
-    if scale == 1:
-        return spec
     label, template = spec.label, dict(spec.template)
-    if label.at_least is not None:
+    if scale != 1 and label.at_least is not None:
         label = dataclasses.replace(label, at_least=label.at_least * scale)
-    if "outcomes" in template:
+    if scale != 1 and "outcomes" in template:
         template["outcomes"] = [
             one | {"at_least": one["at_least"] * scale} if "at_least" in one else one
             for one in template["outcomes"]

@@ -3,7 +3,7 @@
 Rows are counted from 0 (the first row below a CSV header is row 0). A table in the database has the
 columns
 
-    row      number over all of its files
+    row      number over all of its files; below 0 for a line that cannot be read
     file     index of the file in `files`
     number   number inside this file
 
@@ -11,7 +11,8 @@ and, for each declared column, a *slot* with its value, null where it is missing
 and `bad_<slot>` with the text of a value that does not fit. Slots of events are `user`, `item`,
 `time`, `value` and `part`; those of users and items are `id`, then `c0`, `c1`, ... The table
 `problems` has a row for each row and problem; its `line` is a line of a CSV file that cannot be
-read at all. DuckDB spills to `TMPDIR` what does not fit into its memory.
+read at all. The view `good_<table>` has the rows without errors. DuckDB spills to `TMPDIR` what
+does not fit into its memory.
 """
 
 from __future__ import annotations
@@ -43,27 +44,31 @@ CREATE TABLE files (file INTEGER, name VARCHAR);
 CREATE TABLE problems (
   source VARCHAR, row BIGINT, file INTEGER, number BIGINT, kind VARCHAR, column_name VARCHAR,
   severity VARCHAR, reason VARCHAR, line VARCHAR);
-CREATE VIEW rejected AS
-  SELECT DISTINCT source, row FROM problems WHERE severity = 'error' AND row IS NOT NULL;
-CREATE VIEW rejected_rows AS SELECT row FROM rejected WHERE source = 'events';
-CREATE MACRO place(number) AS concat('row ', number);
 CREATE MACRO shown(x) AS
   concat('''', CASE WHEN length(x) > 60 THEN concat(left(x, 57), '...') ELSE x END, '''');
 """
+_BAD_LINE = literal(
+    "; save the file as UTF-8. In CSV a value with a comma stands between double quotes, and a "
+    "double quote in it is written twice; most likely one is missing or was never closed"
+)
+_CSV, _TABS = (
+    r"""delim = ',', quote = '"', escape = '"'""",
+    r"delim = E'\t', quote = '', escape = ''",
+)
 
 
 class Source(NamedTuple):
-    """A file as SQL has it: a relation with `file_row_number`, from 0.
+    """A file as SQL has it.
 
     Attributes:
-      sql: the relation.
+      sql: a relation.
       types: name of a column -> type, as DuckDB names it.
-      first_line: of a text file, the line of the row 0; None of Parquet.
+      number: what rows are called by inside the file, from 0.
     """
 
     sql: str
     types: Mapping[str, str]
-    first_line: int | None
+    number: str = "row_number() OVER () - 1"
 
 
 def columns_of(spec: TableSpec | EventsSpec) -> list[Column]:
@@ -82,12 +87,14 @@ class Tables:
 
     Attributes:
       files: that were read, in the order of their indices.
+      columns: declared ones of each table.
       num_rows: rows of each table, with those that could not be read.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.files: list[Path] = []
+        self.columns: dict[str, Sequence[Column]] = {}
         self.num_rows: dict[str, int] = {}
         self._spilled = tempfile.TemporaryDirectory(prefix="m6rec-tables-")
         self.database = duckdb.connect(
@@ -116,8 +123,12 @@ class Tables:
         slots = [
             f", {slot} {KINDS[kind].sql_type}, bad_{slot} VARCHAR" for slot, _, kind in columns
         ]
-        self.rows(f"CREATE TABLE {table} (row BIGINT, file INTEGER, number BIGINT{''.join(slots)})")
-        self.num_rows[table] = 0
+        self.rows(
+            f"""CREATE TABLE {table} (row BIGINT, file INTEGER, number BIGINT{"".join(slots)});
+            CREATE VIEW good_{table} AS FROM {table} ANTI JOIN (
+              FROM problems WHERE source = '{table}' AND severity = 'error') USING (row)"""
+        )
+        self.columns[table], self.num_rows[table] = columns, 0
 
     def add_file(self, path: Path) -> int:
         """The index of a file, which may be read already."""
@@ -127,35 +138,39 @@ class Tables:
             self.files.append(path)
         return self.files.index(path)
 
-    def read(self, table: str, path: Path, columns: Sequence[Column]) -> None:
-        """Adds the rows of a CSV or Parquet file to a table.
+    def read(self, table: str, columns: Sequence[Column], paths: Iterable[Path]) -> None:
+        """Makes a table of the rows of CSV or Parquet files.
 
         Raises:
-          DataError: a declared column is missing, or the file cannot be read to its end.
+          DataError: a declared column is missing, a file is damaged, or there are no rows.
         """
-        names = files.require_columns(path, [column.name for column in columns])
-        self.load(table, path, self.source(path, names), columns)
+        self.create(table, columns)
+        for path in paths:
+            names = files.require_columns(path, [column.name for column in columns])
+            self.insert(table, path, self.source(path, names))
+        if not self.num_rows[table]:
+            raise DataError(f"{path} has no rows below the line that names the columns; add some")
 
-    def load(self, table: str, path: Path, source: Source, columns: Iterable[Column]) -> None:
+    def insert(self, table: str, path: Path, source: Source) -> None:
         """Adds the rows of a file to a table; lines that cannot be read are problems.
 
         Columns that the file lacks are null. Raises DataError if it cannot be read to its end.
         """
         file, first = self.add_file(path), self.num_rows[table]
-        number = "file_row_number"
-        slots = {"row": f"{first} + {number}", "file": str(file), "number": number}
-        for slot, name, kind in columns:
+        slots = {"row": f"{first} + row_number() OVER () - 1", "file": str(file)}
+        slots["number"] = source.number
+        for slot, name, kind in self.columns[table]:
             if name in source.types:
                 value, bad = conversion(identifier(name), source.types[name], kind)
                 slots |= {slot: value, f"bad_{slot}": bad}
         selected = ", ".join(f"{value} AS {slot}" for slot, value in slots.items())
         query = f"INSERT INTO {table} BY NAME SELECT {selected} FROM {source.sql}"
-        self.num_rows[table] += self.add_rows(query, path, source)
-        if source.first_line is not None:
-            self._add_rejected_lines(table, file, first, source.first_line)
+        self.num_rows[table] += self.copied(query, path)
+        if self.rows("FROM duckdb_tables() WHERE table_name = 'reject_errors'"):
+            self._add_rejected_lines(table, file, first)
 
-    def add_rows(self, query: str, path: Path, source: Source) -> int:
-        """Runs a query that reads a file, and returns how many rows it added.
+    def copied(self, query: str, path: Path) -> int:
+        """Runs a query that copies rows of a file, and returns how many.
 
         Raises:
           DataError: the file is damaged.
@@ -166,62 +181,60 @@ class Tables:
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
-            if source.first_line is None:
+            if path.suffix.lower() == ".parquet":
                 raise files.parquet_damage(path, error) from error
-            reason = str(error).split("\n")[0]
+            reason = " ".join(str(error).split("\n")[:3])
             raise DataError(
-                f"{path} cannot be read as CSV: {reason}. Most likely a double quote is never "
-                "closed, or lines end in different ways; write the file again"
+                f"{path} cannot be read as text in UTF-8: {reason}. Most likely a double quote is "
+                "never closed, or lines end in different ways; write the file again"
             ) from error
 
     def source(self, path: Path, names: Sequence[str]) -> Source:
-        """A CSV or Parquet file with columns of some names; raises DataError if it is damaged."""
+        """A Parquet file, a CSV file, or else a text with tabs between fields and no quotes.
+
+        Args:
+          path: of the file.
+          names: what its columns are called here, in their order in a text file.
+
+        Raises:
+          DataError: it is damaged.
+        """
         where = literal(glob.escape(str(path)))
-        if path.suffix.lower() == ".csv":
+        if path.suffix.lower() != ".parquet":
             columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+            signs = _CSV if path.suffix.lower() == ".csv" else _TABS
             # Without strict mode columns too many would be dropped in silence.
-            sql = f"""(SELECT row_number() OVER () - 1 AS file_row_number, * FROM read_csv({where},
-              auto_detect = false, header = true, delim = ',', quote = '"', escape = '"',
-              columns = {{{columns}}}, strict_mode = true, store_rejects = true))"""
-            return Source(sql, dict.fromkeys(names, "VARCHAR"), 2)
-        sql = f"read_parquet({where}, file_row_number = true, binary_as_string = true)"
+            sql = f"""read_csv({where}, auto_detect = false, header = true, {signs},
+              columns = {{{columns}}}, strict_mode = true, store_rejects = true)"""
+            return Source(sql, dict.fromkeys(names, "VARCHAR"))
+        sql = f"read_parquet({where}, binary_as_string = true)"
         try:
             described = self.rows(f"DESCRIBE SELECT * FROM {sql}")
         except duckdb.Error as error:
             raise files.parquet_damage(path, error) from error
-        return Source(sql, {name: sql_type for name, sql_type, *_ in described}, None)
+        return Source(sql, {name: sql_type for name, sql_type, *_ in described})
 
-    def _add_rejected_lines(self, table: str, file: int, first: int, first_line: int) -> None:
-        """Takes what DuckDB rejected of a file that was read, and moves the rows after it on."""
+    def _add_rejected_lines(self, table: str, file: int, first: int) -> None:
+        """Takes lines that DuckDB rejected of a file, and counts them among its rows."""
         ((count,),) = self.rows(
             f"""INSERT INTO problems BY NAME
-            SELECT '{table}' AS source, {first} + number AS row, {file} AS file, number,
-              CASE WHEN is_utf8 THEN 'ragged_row' ELSE 'invalid_utf8' END AS kind,
-              CASE WHEN is_utf8 THEN '' ELSE name END AS column_name, 'error' AS severity,
-              concat(CASE WHEN is_utf8 THEN message ELSE 'invalid UTF-8' END, ' in ', shown(text),
-                CASE WHEN NOT is_utf8 THEN '; save the file as UTF-8' ELSE '; a value with a comma '
-                || 'stands between double quotes, and a double quote in it is written twice; most '
-                || 'likely one of them is missing or was never closed' END) AS reason,
-              text AS line
-            FROM (
-              SELECT line - {first_line} AS number, any_value(column_name) AS name,
-                any_value(trim(csv_line, E' \\r\\n')) AS text, any_value(error_message) AS message,
-                bool_and(error_type <> 'INVALID ENCODING') AS is_utf8
-              FROM reject_errors GROUP BY line)"""
+            SELECT '{table}' AS source, -{file << 40} - line::BIGINT AS row, {file} AS file,
+              line - 2 AS number, 'bad_line' AS kind, '' AS column_name, 'error' AS severity,
+              concat(any_value(error_message), ' in ', shown(any_value(csv_line)), {_BAD_LINE})
+                AS reason,
+              any_value(trim(csv_line, E' \\r\\n')) AS line
+            FROM reject_errors GROUP BY reject_errors.line"""
         )
         self.rows("DROP TABLE reject_errors; DROP TABLE reject_scans")
-        if not count:
-            return
-        total = self.num_rows[table] + count - first
-        self.num_rows[table] += count
         # The k-th row that was read is the k-th of all numbers but those of rejected lines.
         self.rows(
-            f"""UPDATE {table} SET row = {first} + place, number = place FROM (
+            f"""UPDATE {table} SET number = place FROM (
               SELECT row_number() OVER (ORDER BY place) - 1 AS before, place
-              FROM range({total}) AS places(place)
+              FROM range({self.num_rows[table] + count - first}) AS places(place)
               ANTI JOIN (FROM problems WHERE file = {file}) AS p ON p.number = place)
             WHERE file = {file} AND number = before"""
         )
+        self.num_rows[table] += count
 
     def check(self, table: str, checks: Iterable[Check]) -> None:
         """Adds the rows that checks find to the problems."""
@@ -233,29 +246,22 @@ class Tables:
                 FROM {check.rows or f"{table} AS t"} WHERE {check.where}"""
             )
 
-    def first_error(self, table: str) -> tuple[Path, int, str, str] | None:
-        """The first row of a table that is wrong: file, number, column, reason; None: all good."""
-        query = """SELECT file, number, column_name, reason FROM problems
-          WHERE source = ? AND severity = 'error' ORDER BY row, rowid LIMIT 1"""
-        for file, number, column, reason in self.rows(query, [table]):
-            return self.files[file], number, column, reason
-        return None
-
     def write(self, spec: DatasetSpec, folder: Path, **changed: Any) -> None:
         """Writes the rows without errors as a data set folder, which exists and is empty.
 
         Its `dataset.json` is `spec` with the fields that are `changed`, such as the name.
         """
         for table in TABLES:
-            described = getattr(spec, table)
-            selected = ", ".join(
-                f"{slot} AS {identifier(name)}" for slot, name, _ in columns_of(described)
-            )
-            file = f"{table}.parquet"
-            changed[table] = dataclasses.replace(described, file=file)
-            self.rows(
-                f"""COPY (SELECT {selected} FROM {table} ANTI JOIN (
-                  FROM rejected WHERE source = '{table}') USING (row) ORDER BY row)
-                TO {literal(str(folder / file))} (FORMAT parquet, COMPRESSION zstd)"""
-            )
+            changed[table] = dataclasses.replace(getattr(spec, table), file=f"{table}.parquet")
+            self.write_table(table, folder / f"{table}.parquet")
         dataclasses.replace(spec, **changed).save(folder)
+
+    def write_table(self, table: str, path: Path) -> None:
+        """Writes the declared columns of the rows without errors to a Parquet file."""
+        selected = ", ".join(
+            f"{slot} AS {identifier(name)}" for slot, name, _ in self.columns[table]
+        )
+        self.rows(
+            f"""COPY (SELECT {selected} FROM good_{table} ORDER BY row)
+            TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"""
+        )

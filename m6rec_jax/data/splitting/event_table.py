@@ -246,7 +246,7 @@ class EventTable:
                 f"{self.dataset.directory}: rows {first} and {second} of the events are the same "
                 f"event (user {self.dataset.user_records[user].id!r}, item "
                 f"{self.dataset.item_records[item].id!r}, time and value); "
-                "`m6rec data check --quarantine` sets repeated ones aside"
+                "`m6rec data check --clean` sets repeated ones aside"
             )
 
     def _part_sql(self, split: Split) -> str:

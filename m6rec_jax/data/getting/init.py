@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from m6rec_jax.data.dataset import columns, files
 from m6rec_jax.data.dataset.columns import identifier, literal
 from m6rec_jax.data.dataset.schema import LIST_SEPARATOR, SPEC_FILE, EventsSpec, TableSpec
-from m6rec_jax.data.dataset.tables import Tables
+from m6rec_jax.data.dataset.tables import Source, Tables, columns_of
 from m6rec_jax.data.dataset.values import LAST_TIME, out_of_range
-from m6rec_jax.data.getting.draft import Records, define, describe, write
+from m6rec_jax.data.getting.draft import add_users, draft, without_reserved
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
@@ -40,21 +40,20 @@ _AMOUNTS = re.compile(
     re.I,
 )
 _IDS = re.compile(r"id$|sku|key|code|ean", re.I)
-_NO_COLUMNS = (files.UNNAMED, "file_row_number")
 # Unix seconds of 1973: smaller numbers are hardly times.
 _LEAST_SECONDS = 1e8
 
 
-def draft_dataset(
-    tables: Sequence[Path], name: str | None = None, at_least: float | None = None
+def init_dataset(
+    paths: Sequence[Path], name: str | None = None, at_least: float | None = None
 ) -> list[str]:
     """Writes `dataset.json` beside the tables.
 
     Where there is no table of users, `users.parquet` with their ids is written, too.
 
     Args:
-      tables: of events and items, perhaps also of users; CSV or Parquet, in one folder; or that
-        folder, which then has no other such files.
+      paths: tables of events and items, perhaps also of users; CSV or Parquet, in one folder; or
+        that folder, which then has no other such files.
       name: of the data set; None: what the folder is called.
       at_least: from which value an event is a positive; None: what divides events most evenly.
 
@@ -66,141 +65,65 @@ def draft_dataset(
         the times and texts of items are; or there is a `dataset.json`.
       ConfigError: a threshold that divides nothing.
     """
-    if len(tables) == 1 and tables[0].is_dir():
-        there = sorted(tables[0].iterdir())
-        tables = [path for path in there if path.suffix.lower() in files.SUFFIXES]
-    folders = {path.resolve().parent for path in tables}
-    if len(folders) != 1 or len(tables) not in (2, 3) or len(set(tables)) != len(tables):
-        names = ", ".join(map(str, tables)) or "no CSV or Parquet file"
+    if len(paths) == 1 and paths[0].is_dir():
+        there = sorted(paths[0].iterdir())
+        paths = [path for path in there if path.suffix.lower() in files.SUFFIXES]
+    folders = {path.parent for path in paths}
+    if len(paths) not in (2, 3) or len(folders) != 1:
+        names = ", ".join(map(str, paths)) or "none"
         raise DataError(
             "name two or three tables of one folder (events, items and perhaps users), not "
-            f"{len(tables)}: {names}"
+            f"{len(paths)}: {names}"
         )
     (folder,) = folders
+    new_users = folder / "users.parquet"
     if (folder / SPEC_FILE).exists():
         raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
-    with Tables(folder) as database:
-        read = [_Table.read(database, f"t{place}", path) for place, path in enumerate(tables)]
-        events, items, users = _roles(read)
+    with Tables(folder) as tables:
+        events, items, users = _roles([_Table.read(tables, *one) for one in enumerate(paths)])
         if users is not None:
             user = users.of
         else:
             user = next((n for n in events.types if n != items.of and _USERS.search(n)), "")
             if not user:
                 raise events.error("which column is the user", "call it user_id")
-        time, hint = _time(events, {user, items.of})
-        value = _value(events, {user, items.of, time})
-        if value is None and at_least is not None:
-            raise events.error("which values --at-least divides", "call their column rating")
-        spec = EventsSpec(user, items.of, time, value, events.path.name)
-        events.define("events", spec.kinds)
-        of_items = items.records("items")
-        where, new_users = "", folder / "users.parquet"
-        if users is not None:
-            of_users = users.records("users")
-        else:
-            of_users = Records(user, {}, new_users.name)
             if new_users.exists():
                 raise DataError(
                     f"{new_users} is there: name it with the other tables, or remove it"
                 )
-            id_ = events.value(user, columns.ID)
-            ids = f"{events.name} WHERE {id_} IS NOT NULL GROUP BY 1 ORDER BY min(file_row_number)"
-            define(database, "users", {user: id_}, ids)
-        drafted, rest = describe(database, name or folder.name, of_users, of_items, spec, at_least)
+        time, hint = _time(events, {user, items.of})
+        value = _value(events, {user, items.of, time})
+        notes: list[str] = []
+        of_events = EventsSpec(user, items.of, time, value, events.path.name)
+        events.load("events", of_events)
+        of_items = items.load("items", notes)
+        if users is not None:
+            of_users, where = users.load("users", notes), ""
+        else:
+            of_users = TableSpec(user, {}, new_users.name)
+            tables.create("users", columns_of(of_users))
+            where = f"{add_users(tables):,} ids, written there"
+        spec, decided = draft(
+            tables, name or folder.resolve().name, of_users, of_items, of_events, at_least
+        )
         if users is None:
             with atomic_file(new_users) as scratch:
-                where = f"{write(database, 'users', scratch):,} ids, written there"
-        drafted.save(folder)
-    title = drafted.items.title
+                tables.write_table("users", scratch)
+    spec.save(folder)
+    title = spec.items.title
     return [
-        f"users: {of_users.file}: id {of_users.id!r}; {where or _shown(drafted.users)}",
-        f"items: {drafted.items.file}: id {items.id!r}; {_shown(drafted.items)}; "
+        f"users: {of_users.file}: id {of_users.id!r}; {where or _shown(of_users)}",
+        f"items: {of_items.file}: id {items.id!r}; {_shown(of_items)}; "
         + (f"title, shown to people, {title!r}" if title else "no title: their texts are shown"),
         f"events: {events.path.name}: user {user!r}, item {items.of!r}, time {time!r}"
         + (f", value {value!r}" if value else "")
         + hint,
-        *rest,
+        *decided,
+        *notes,
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",
     ]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A file as the table `name` of a database; `types` are those of columns that have a name."""
-
-    database: Tables
-    name: str
-    path: Path
-    types: Mapping[str, str]
-    num_rows: int
-
-    @classmethod
-    def read(cls, database: Tables, name: str, path: Path) -> _Table:
-        files.table_files(path.parent, path.stem, path.name)  # says where it is none
-        source = database.source(path, files.column_names(path))
-        create = f"CREATE TABLE {name} AS SELECT * FROM {source.sql}"
-        num_rows = database.add_rows(create, path, source)
-        if not num_rows:
-            raise DataError(f"{path} has no rows")
-        types = {of: kind for of, kind in source.types.items() if of not in _NO_COLUMNS}
-        return cls(database, name, path, types, num_rows)
-
-    def error(self, what: str, mend: str) -> DataError:
-        return DataError(
-            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.types)}); {mend}, "
-            f"or write {SPEC_FILE} by hand (docs/own_data.md)"
-        )
-
-    def value(self, name: str, kind: str) -> str:
-        """SQL for the values of a column as a kind."""
-        return columns.conversion(identifier(name), self.types[name], kind)[0]
-
-    def define(self, table: str, kinds: Mapping[str, str]) -> None:
-        """Makes a table of the draft of columns as kinds."""
-        values = {name: self.value(name, kind) for name, kind in kinds.items()}
-        define(self.database, table, values, f"{self.name} ORDER BY file_row_number")
-
-    def filled(self, name: str, kind: str) -> _Filled | None:
-        """What is in the cells of a column; None where most are empty, or of another kind.
-
-        What to do about empty ones is for `m6rec data check` to say.
-        """
-        value, bad = columns.conversion(identifier(name), self.types[name], kind)
-        ((misfits, *contents),) = self.database.rows(
-            f"""SELECT count(*) FILTER (bad IS NOT NULL AND lower(trim(bad)) <> 'nan'),
-              count(value), count(DISTINCT value), min(value), max(value)
-            FROM (SELECT {value} AS value, {bad} AS bad FROM {self.name})"""
-        )
-        filled = _Filled(*contents)
-        is_one = not misfits and filled.number >= max(1, self.num_rows / 2)
-        return filled if is_one else None
-
-    def kind(self, name: str) -> str:
-        """The type of a column of users or items."""
-        sql_type = self.types[name]
-        if sql_type.endswith("[]"):
-            return "list<string>"
-        if sql_type == "BOOLEAN":
-            return "bool"
-        bad = {
-            kind: columns.conversion(identifier(name), sql_type, kind)[1]
-            for kind in ("int", "float", "bool")
-        }
-        counts = ", ".join(f"count({text})" for text in bad.values())
-        text = self.value(name, "string")
-        # As numbers, codes such as 007 would lose their zeros.
-        ((is_code, divided, *misfits),) = self.database.rows(
-            f"""SELECT bool_or(regexp_matches({text}, '^0[0-9]')),
-              avg(CAST(contains({text}, {literal(LIST_SEPARATOR)}) AS INTEGER)), {counts}
-            FROM {self.name}"""
-        )
-        for kind, count in zip(bad, misfits, strict=True):
-            if not count and (kind == "bool" or not is_code):
-                return kind
-        return "list<string>" if (divided or 0) > 0.05 else "string"
 
 
 class _Filled(NamedTuple):
@@ -212,6 +135,82 @@ class _Filled(NamedTuple):
     most: Any
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A file as the table `source.sql` of a database, with the columns that have a name."""
+
+    tables: Tables
+    path: Path
+    source: Source
+    num_rows: int
+
+    @classmethod
+    def read(cls, tables: Tables, place: int, path: Path) -> _Table:
+        files.table_files(path.parent, path.stem, path.name)  # says where it is none
+        source = tables.source(path, files.column_names(path))
+        num_rows = tables.copied(f"CREATE TABLE t{place} AS SELECT * FROM {source.sql}", path)
+        if not num_rows:
+            raise DataError(f"{path} has no rows below the line that names the columns; add some")
+        types = {name: kind for name, kind in source.types.items() if name != files.UNNAMED}
+        return cls(tables, path, Source(f"t{place}", types), num_rows)
+
+    @property
+    def types(self) -> dict[str, str]:
+        return dict(self.source.types)
+
+    def error(self, what: str, mend: str) -> DataError:
+        return DataError(
+            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.types)}); {mend}, "
+            f"or write {SPEC_FILE} by hand (docs/own_data.md)"
+        )
+
+    def query(self, values: str) -> tuple[Any, ...]:
+        """The one row of a query of the table."""
+        return self.tables.rows(f"SELECT {values} FROM {self.source.sql}")[0]
+
+    def value(self, name: str, kind: str) -> tuple[str, str]:
+        """SQL for the values of a column as a kind, and for those that do not fit."""
+        return columns.conversion(identifier(name), self.types[name], kind)
+
+    def load(self, table: str, spec: TableSpec | EventsSpec) -> None:
+        """Makes a table of a data set of it."""
+        self.tables.create(table, columns_of(spec))
+        self.tables.insert(table, self.path, self.source)
+
+    def filled(self, name: str, kind: str) -> _Filled | None:
+        """What is in the cells of a column; None where most are empty, or of another kind.
+
+        What to do about empty ones is for `m6rec data check` to say.
+        """
+        value, bad = self.value(name, kind)
+        misfits, *contents = self.query(
+            f"""count(*) FILTER (({bad}) IS NOT NULL AND lower(trim({bad})) <> 'nan'),
+            count({value}), count(DISTINCT {value}), min({value}), max({value})"""
+        )
+        filled = _Filled(*contents)
+        is_one = not misfits and filled.number >= max(1, self.num_rows / 2)
+        return filled if is_one else None
+
+    def kind(self, name: str) -> str:
+        """The type of a column of users or items."""
+        if self.types[name].endswith("[]"):
+            return "list<string>"
+        if self.types[name] == "BOOLEAN":
+            return "bool"
+        kinds = ("int", "float", "bool")
+        misfits = ", ".join(f"count({self.value(name, kind)[1]})" for kind in kinds)
+        text = self.value(name, "string")[0]
+        # As numbers, codes such as 007 would lose their zeros.
+        is_code, divided, *counts = self.query(
+            f"""bool_or(regexp_matches({text}, '^0[0-9]')),
+            avg(CAST(contains({text}, {literal(LIST_SEPARATOR)}) AS INTEGER)), {misfits}"""
+        )
+        for kind, count in zip(kinds, counts, strict=True):
+            if not count and (kind == "bool" or not is_code):
+                return kind
+        return "list<string>" if (divided or 0) > 0.05 else "string"
+
+
 class _Linked(NamedTuple):
     """A table, its id, and the column of the events that holds such ids."""
 
@@ -220,11 +219,12 @@ class _Linked(NamedTuple):
     of: str
     likely: float
 
-    def records(self, name: str) -> Records:
-        """Makes a table of the draft of it."""
+    def load(self, name: str, notes: list[str]) -> TableSpec:
+        """Makes the table of users or of items of it."""
         kinds = {name: self.table.kind(name) for name in self.table.types if name != self.id}
-        self.table.define(name, {self.id: columns.ID, **kinds})
-        return Records(self.id, kinds, self.table.path.name)
+        spec = TableSpec(self.id, without_reserved(name, kinds, notes), self.table.path.name)
+        self.table.load(name, spec)
+        return spec
 
 
 def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
@@ -248,7 +248,7 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
     linked.sort(key=lambda link: bool(_USERS.search(f"{link.table.path.stem} {link.id} {link.of}")))
     if len(linked) == 1 and _USERS.search(linked[0].table.path.stem):
         raise DataError(
-            f"{events.path.name} and {links[0].table.path.name}: a table of items is missing"
+            f"{events.path.name} and {linked[0].table.path.name}: a table of items is missing"
         )
     return events, linked[0], linked[1] if len(linked) > 1 else None
 
@@ -260,19 +260,17 @@ def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
         keys = other.filled(key, columns.ID)
         if keys is None or keys.distinct != other.num_rows:
             continue
-        ids_of_table = f"SELECT {other.value(key, columns.ID)} FROM {other.name}"
+        of_table = f"(SELECT {other.value(key, columns.ID)[0]} FROM {other.source.sql})"
         for name, filled in ids.items():
             if filled is None:
                 continue
-            value = events.value(name, columns.ID)
-            query = f"SELECT count(*) FROM {events.name} WHERE {value} IN ({ids_of_table})"
-            ((there,),) = events.database.rows(query)
+            value, _ = events.value(name, columns.ID)
+            (there,) = events.query(f"count(*) FILTER ({value} IN {of_table})")
             if there < filled.number / 2:
                 continue
-            owner = f"{other.path.stem.rstrip('s')}_{key}"
             alike = max(
                 difflib.SequenceMatcher(None, name.lower(), text.lower()).ratio()
-                for text in (key, owner)
+                for text in (key, f"{other.path.stem.rstrip('s')}_{key}")
             )
             likely = there / events.num_rows + alike + 0.3 * bool(_IDS.search(key))
             yield _Linked(other, key, name, likely)
