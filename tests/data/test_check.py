@@ -95,17 +95,6 @@ def test_items_of_which_nothing_is_told_are_errors(tmp_path):
     assert of_kind(report, "missing_words")[0].example == "template 'item' says nothing of it"
 
 
-def test_what_is_written_needs_its_values_too(tmp_path):
-    writing = {
-        "titles": {"prefix": "[{tags}:]", "text": "{title} {tags}"},
-        # Of an item that shares nothing there is no text.
-        "explanations": {"about": "{tags}", "text": "[like {shared_tags_in}]", "liked": "{tags}"},
-        "contents": {"text": "{title}", "liked": "{tags}"},
-    }
-    report = check_dataset(write(tmp_path, events=EVENTS[:2], spec=told(writing=writing)))
-    assert found(report) == {("missing_words", "items", "tags"): (1, [1])}
-
-
 USER_CASES = [
     ("c,x", ("wrong_type", "users", "age")),
     ("a,3", ("duplicate_id", "users", "user")),
@@ -178,39 +167,6 @@ def test_declared_columns_of_rejected_rows_are_kept(tmp_path):
     # Lines that cannot be read are kept whole.
     assert rows[1]["rejected_line"] == "d?,4,"
     assert rows[2]["rejected_line"] == "e,3,4,5"
-
-
-def test_everything_at_once(tmp_path):
-    folder = write(
-        tmp_path,
-        users=[*USERS, "a,x", "c,9"],
-        items=[*ITEMS, b"z,caf\xe9,a|b"],
-        events=[*EVENTS, "a,x,10,5", "q,q,soon,nan", "a,z,30,5", "c,x,5,5", "a,x,10,5"],
-    )
-    report = check_dataset(folder)
-    assert found(report) == {
-        ("duplicate_id", "users", "user"): (1, [2]),
-        ("wrong_type", "users", "age"): (1, [2]),
-        ("bad_line", "items", ""): (1, [2]),
-        ("unknown_user", "events", "user"): (1, [3]),
-        ("unknown_item", "events", "item"): (2, [3, 4]),
-        ("wrong_type", "events", "time"): (1, [3]),
-        ("wrong_type", "events", "rating"): (1, [3]),
-        ("duplicate_event", "events", "user"): (2, [2, 6]),
-    }
-    # A row that was rejected counts once.
-    assert report.num_rejected == {"users": 1, "items": 1, "events": 4}
-    text = report.render()
-    assert "error: events.csv, column 'item', 2 rows (3, 4): " in text
-    assert "'q' is not in the items table" in text
-    assert "6 rows have errors (1 of users, 1 of items, 4 of events)" in text
-
-
-def test_first_rows_and_total_count(tmp_path):
-    folder = write(tmp_path, events=[*EVENTS, *[f"nobody{row},x,30,5" for row in range(100)]])
-    report = check_dataset(folder)
-    assert found(report) == {("unknown_user", "events", "user"): (100, [*range(2, 12)])}
-    assert "100 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...)" in report.render()
 
 
 def test_notes_about_texts(tmp_path):
@@ -301,16 +257,6 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
     errors = [p for p in report.problems if p.severity == "error"]
     found = {(p.file, p.kind, row) for p in errors for row in p.rows}
     assert found == {(file, kind, row) for file, kind, row, _ in expected}
-
-
-def test_values_without_label_threshold_and_no_value_column(tmp_path):
-    spec = {key: value for key, value in SPEC.items() if key != "label"}
-    spec["events"] = {key: name for key, name in SPEC["events"].items() if key != "value"}
-    events = ["user,item,time,rating", "a,x,10,5", "a,x,10,4"]
-    report = check_dataset(write(tmp_path, events=events, spec=spec))
-    assert found(report) == {
-        ("duplicate_event", "events", "user"): (1, [1]),
-    }
 
 
 # ---- quarantine and forms of the report

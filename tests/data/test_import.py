@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax import cli
 from m6rec_jax.data.dataset.check import check_dataset
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.getting.imports import import_dataset
@@ -84,16 +83,6 @@ def test_atomic_files(tmp_path: Path) -> None:
         "context": "[{weekday} {part_of_day}]",
         "outcomes": [{"at_least": 4.0, "text": "liked"}, {"text": "disliked"}],
     }
-    assert check_dataset(tmp_path / "out").ok
-
-
-def test_names_that_mean_something_else_are_not_used(tmp_path: Path) -> None:
-    items = "item_id:token\tname:token\tago:token\ni1\tTea\tx\ni2\tMug\ty\n"
-    users = "user_id:token\tid:token\nu1\t7\n"
-    source = write(tmp_path / "in", shop_inter=INTER, shop_item=items, shop_user=users)
-    printed = import_dataset("recbole", source, tmp_path / "out")
-    assert "items: columns not used, whose names mean something else: ago" in printed
-    assert "users: columns not used, whose names mean something else: id" in printed
     assert check_dataset(tmp_path / "out").ok
 
 
@@ -172,13 +161,6 @@ def test_threshold(tmp_path: Path, ratings: list[int], at_least: int, share: str
     printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
     assert f"at least {at_least}: {share} of {len(ratings)} events" in printed
     assert spec_of(tmp_path / "out")["label"] == {"at_least": at_least}
-
-
-def test_ratings_that_are_all_the_same_are_no_label(tmp_path: Path) -> None:
-    events = "user_id:token\titem_id:token\trating:float\nu\ti1\t1\nu\ti1\t1\n"
-    source = write(tmp_path / "in", a_inter=events, a_item="item_id:token\tname:token\ni1\tMug\n")
-    assert "every rating is 1" in "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert "label" not in spec_of(tmp_path / "out")
 
 
 def test_without_times_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
@@ -344,13 +326,3 @@ def test_settings_that_fit_nothing(tmp_path: Path) -> None:
         import_dataset("recbole", source, source)
     with pytest.raises(DataError, match="nowhere is not a folder"):
         import_dataset("recbole", tmp_path / "nowhere", tmp_path / "out")
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write(tmp_path / "in", a_inter=INTER, a_item=ITEMS)
-    words = ["data", "import", "recbole", str(source), str(tmp_path / "out")]
-    assert cli.main([*words, "--name", "shop", "--at-least", "5"]) == 0
-    assert capsys.readouterr().out.startswith("shop: 2 users, 2 items, 4 events in ")
-    assert spec_of(tmp_path / "out")["label"] == {"at_least": 5.0}
-    assert cli.main(words) == cli.EXIT_USER_ERROR
-    assert "exists already" in capsys.readouterr().err

