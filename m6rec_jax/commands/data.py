@@ -37,14 +37,7 @@ def add_commands(commands: Any) -> None:
         help="the folder that holds these files, or the file of requests, .jsonl or .parquet",
     )
     imported.add_argument("output", type=local_path, metavar="OUTPUT", help="a new folder")
-    imported.add_argument("--name", help="of the data set (default: what the source is called)")
-    imported.add_argument(
-        "--at-least",
-        type=float,
-        metavar="RATING",
-        help="from which rating an event is a positive (default: the one that divides the events "
-        "most evenly; it is printed)",
-    )
+    _takes_draft(imported)
     imported.add_argument(
         "--dataset",
         type=local_path,
@@ -83,13 +76,7 @@ def add_commands(commands: Any) -> None:
         help="of events, of items and perhaps of users: CSV or Parquet files in one folder, or "
         "that folder",
     )
-    init.add_argument("--name", help="of the data set (default: what the folder is called)")
-    init.add_argument(
-        "--at-least",
-        type=float,
-        metavar="VALUE",
-        help="from which value an event is a positive (default: what divides them most evenly)",
-    )
+    _takes_draft(init)
     show = add_command(actions, "show", run_data_show)
     show.add_argument("name", help="of a prepared data set, such as corner-shop.leave_one_out")
     show.add_argument("--view", help="such as groups (default: all that are prepared)")
@@ -105,6 +92,18 @@ def add_commands(commands: Any) -> None:
     actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = add_command(actions, "train", run_vocab_train)
     takes_gin(train)
+
+
+def _takes_draft(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides a drafted `dataset.json`."""
+    parser.add_argument("--name", help="of the data set (default: what its source is called)")
+    parser.add_argument(
+        "--at-least",
+        type=float,
+        metavar="VALUE",
+        help="from which value an event is a positive (default: the one that divides the events "
+        "most evenly; it is printed)",
+    )
 
 
 def run_data_fetch(args: argparse.Namespace) -> None:

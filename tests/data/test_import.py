@@ -278,7 +278,7 @@ def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
     assert spec["repeats"] == "count"
     candidate = "{text}[, had it {user_item_times} times]"
     assert spec["template"] == {"event": "{text}", "candidate": candidate, "item": "{text}"}
-    assert spec["provenance"]["times"].startswith("There are none")
+    assert spec["provenance"]["notes"][-1].startswith("no times: 'position' is ")
     events = Dataset.open(tmp_path / "out").events()
     events = events.sort_by([("user_index", "ascending"), ("time", "ascending")])
     assert events["item_id"].to_pylist() == ["1", "2", "3", "3", "2", "1", "1", "2"]

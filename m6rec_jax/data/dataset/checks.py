@@ -100,7 +100,8 @@ def row_checks(
             yield Check("time_out_of_range", name, where, "out_of_range(time)")
         elif slot == "part":
             where = f"bad_part IS NULL AND (part IS NULL OR part NOT IN {tuple(PART_NAMES)})"
-            reason = f"concat(shown(part), ' is none of ', {literal(', '.join(PART_NAMES))})"
+            given = "if(part IS NULL, 'a missing value', shown(part))"
+            reason = f"concat({given}, ' is none of ', {literal(', '.join(PART_NAMES))})"
             yield Check("unknown_part", name, where, reason)
 
 

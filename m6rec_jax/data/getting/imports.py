@@ -129,20 +129,16 @@ def import_dataset(
         )  # fmt: skip
         find_problems(tables, spec)
         notes += [*decided, *map(str, list_problems(tables))]
-        provenance = {
-            "format": "m6rec data import",
-            "files": [imported.events.path.name, imported.items.path.name],
-        }
         if imported.order:
-            provenance["times"] = (
-                f"There are none. '{POSITION}' is {imported.order}, so that splits and histories "
-                "keep the order; templates must not name {ago}, {weekday}, or the like"
+            notes.append(
+                f"no times: '{POSITION}' is {imported.order}, so that splits and histories keep "
+                "the order; templates must not name {ago}, {weekday}, or the like"
             )
-            notes.append(f"no times: {POSITION!r} is {imported.order}; the template names none")
         if not tables.rows("FROM good_events LIMIT 1"):
             raise DataError("\n".join([f"{imported.events.path}: no event is left", *notes]))
         with new_folder(output) as folder:
-            write_clean(tables, spec, folder, provenance=provenance | {"notes": notes})
+            files = [imported.events.path.name, imported.items.path.name]
+            write_clean(tables, spec, folder, provenance={"files": files, "notes": notes})
         counts = [
             f"{tables.rows(f'SELECT count(*) FROM good_{table}')[0][0]:,} {table}"
             for table in ("users", "items", "events")
