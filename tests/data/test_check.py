@@ -259,7 +259,7 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
     assert found == {(file, kind, row) for file, kind, row, _ in expected}
 
 
-# ---- quarantine and forms of the report
+# ---- the clean folder and forms of the report
 
 
 def test_files_of_several_folders_are_told_apart(tmp_path):
