@@ -145,10 +145,7 @@ def run_data_check(args: argparse.Namespace) -> None:
             check_writable(path.parent)
         if args.json is not None:
             check_output(copies.of(args.json))
-        clean = None
-        if args.clean is not None:
-            clean = copies.of(args.clean)
-            copies.fetch(path_of(args.clean) / SPEC_FILE)
+        clean = args.clean and copies.fetch(path_of(args.clean) / SPEC_FILE).parent
         report = check_dataset(folder, clean)
         print(copies.shown(report.render()))
         if args.json is not None:
@@ -226,16 +223,14 @@ def run_data_show(args: argparse.Namespace) -> None:
         count = lambda text: len(vocabulary.encode_array(text))  # noqa: E731
     else:
         print(f"no vocabulary at {prepared.vocabulary_file}: tokens are not counted")
-    has_items = (prepared.folder / CATALOGUE).is_file()
-    catalogue = prepared.catalogue() if has_items else None
     for view, rows in counts.items():
         print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
         part = args.part or ("train" if "train" in rows else next(iter(rows), ""))
         if rows.get(part):
             found = read_shards(prepared.tfds_folder(view), view, part)
             print(*show_rows(view, found, args.rows, count), sep="\n")
-    if catalogue is not None:
-        print(*show_catalogue(catalogue, args.rows), sep="\n")
+    if (prepared.folder / CATALOGUE).is_file():
+        print(*show_catalogue(prepared.catalogue(), args.rows), sep="\n")
 
 
 def run_data_init(args: argparse.Namespace) -> None:
