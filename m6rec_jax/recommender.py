@@ -206,7 +206,7 @@ class Recommender:
         """
         _check_fields(known, Known)
         parts, model, row = self.service.parts, self.service.model, None
-        prepared = parts.prepared if prepared is None else prepared
+        prepared = parts.options.prepared if prepared is None else prepared
         if told := {name: value for name, value in known.items() if value is not None}:
             spec = prepared_dataset_spec(conversation_folder(model, prepared))
             row = _request(told, DatasetSpec.from_dict(spec, "the prepared data"))

@@ -17,10 +17,7 @@ from m6rec_jax import cli, configuration
 from m6rec_jax.commands import answering, arguments
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.limits import Limits
 from m6rec_jax.server.metrics import Metrics
-from m6rec_jax.server.snapshots import Snapshots
-from m6rec_jax.serving.scheduler import Scheduler
 
 ROOT = Path(__file__).resolve().parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -92,11 +89,9 @@ def add_labels(document: dict[str, Any], pairs: dict[str, str]) -> None:
 @pytest.fixture(scope="module")
 def routes() -> set[str]:
     """Those that answer GET of a server that is loading."""
-    metrics = Metrics()
-    snapshots = Snapshots(lambda *_: pytest.fail("nothing is loaded"), lambda _: None)
-    scheduler = Scheduler()
-    client = TestClient(make_app(Server(snapshots, scheduler, Limits(), metrics)))
-    scheduler.close(1)
+    server = Server()
+    client = TestClient(make_app(server))
+    server.scheduler.close(1)
     paths = client.get("/openapi.json").json()["paths"]
     return {path for path, methods in paths.items() if "get" in methods}
 
@@ -155,8 +150,7 @@ def test_overlays_fit_the_code(
     target = scaler["scaleTargetRef"]
     assert (target["kind"], target["name"]) in found
     metric = scaler["metrics"][0]["pods"]["metric"]["name"].split("|")[1]
-    metrics = Metrics()
-    metrics.watch(lambda: 0, lambda: True, lambda: None)
+    metrics = Metrics(lambda: 0, lambda: True, lambda: None)
     assert metric in {family.name for family in metrics.registry.collect()}
     monitoring = found["PodMonitoring", "m6rec-serve"]["spec"]
     labels = found["Deployment", "m6rec-serve"]["spec"]["template"]["metadata"]["labels"]

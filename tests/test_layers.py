@@ -149,7 +149,8 @@ LIGHT = [
     ("m6rec_jax.bank.loading", set()),
     ("m6rec_jax.serving.batch_inference", set()),
     ("m6rec_jax.serving.build_index", set()),
-    ("m6rec_jax.server.ray_engine", set()),  # and launch, which it imports
+    ("m6rec_jax.server.launch", set()),
+    ("m6rec_jax.server.ray_engine", set()),
     ("m6rec_jax.recommender", set()),  # with `m6rec_jax.load`
 ]
 

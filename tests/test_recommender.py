@@ -165,7 +165,7 @@ def test_dialogues_ask_what_was_loaded(
 ) -> None:
     run = served_films.copy_run(served / "run", tmp_path / "run", ["next"])
     parts = rec.service.parts
-    own = m6.load(run, index=parts.indexes()["next"], prepared=parts.prepared)
+    own = m6.load(run, index=parts.indexes["next"], prepared=parts.options.prepared)
     towers = own.service.parts.retriever()
     monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
     first, second = (own.chat(user={"taste": "comedy"}) for _ in range(2))
@@ -178,7 +178,7 @@ def test_dialogues_ask_what_was_loaded(
     assert told._history == same._history != first._history
     # As much as the task was trained on, also where no rows for scoring were prepared.
     bare = tmp_path / PREPARED
-    shutil.copytree(str(parts.prepared), bare)
+    shutil.copytree(str(parts.options.prepared), bare)
     manifest = bare / "prepare.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"views": {}}))
     more = [one | {"time": one["time"] + 3} for one in HISTORY]

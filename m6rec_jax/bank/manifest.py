@@ -11,12 +11,10 @@ from typing import Any
 from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, M6RecError
-from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.tuning import METHODS
 
-FORMAT = 4
-_FINGERPRINT = "manifest_fingerprint"
+FORMAT = 5
 # Settings of the model that change how it is computed, not what.
 _HOW = {
     "prompts",
@@ -77,45 +75,35 @@ class PromptManifest:
         return sum(math.prod(spec.shape) for spec in self.tensors.values())
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object, with a fingerprint of all that it says."""
-        values = {"format": FORMAT, **dataclasses.asdict(self)}
-        return {**values, _FINGERPRINT: _fingerprint(values)}
-
-
-def _fingerprint(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object, however it is laid out."""
-    return sha256(json.dumps(values, sort_keys=True, separators=(",", ":")))
+        """A JSON object."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
 
 
 def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
     """Reads a manifest's JSON; `where` names the file in errors.
 
     Raises:
-      CheckpointError: damaged, changed since it was written, or of another version.
+      CheckpointError: damaged, or of another version.
     """
     try:
         values = json.loads(text)
-        changed = values.pop(_FINGERPRINT) != _fingerprint(values)
-        format_ = int(values.pop("format"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where} is damaged: {error}") from error
-    if format_ != FORMAT:
-        raise CheckpointError(f"{where} is of format {format_}, this reads {FORMAT}: add it anew")
-    if changed:
-        raise CheckpointError(
-            f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit)"
-        )
-    try:
-        settings = TaskSettings.from_json(values["settings"])
-        tensors = {
+        format_ = values.pop("format")
+        if format_ != FORMAT:
+            raise CheckpointError(
+                f"{where} is of format {format_}, this reads {FORMAT}: add it anew"
+            )
+        values["settings"] = TaskSettings.from_json(values["settings"])
+        values["tensors"] = {
             name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
             for name, spec in values["tensors"].items()
         }
-        model = read_model_config(values["model_config"], str(values["versions"]["m6rec_jax"]))
-        read = {"settings": settings, "tensors": tensors, "model_config": model}
-        return PromptManifest(**(values | read))
+        version = str(values["versions"]["m6rec_jax"])
+        values["model_config"] = read_model_config(values["model_config"], version)
+        return PromptManifest(**values)
+    except CheckpointError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, M6RecError) as error:
-        raise CheckpointError(f"{where} does not fit this version: {error}") from error
+        raise CheckpointError(f"{where} is damaged, or of another version: {error}") from error
 
 
 def method_of(prompts: PromptConfig, trainable: str | None) -> str:

@@ -156,8 +156,8 @@ def _infer_requests(args: argparse.Namespace) -> int:
     reports = infer_requests(args.requests, args.output, shard=shard, engine=args.engine, **index)
     print("\n".join(map(str, reports)))
     return int(
-        any(report.totals.rejected for report in reports)
-        and not any(report.totals.answered for report in reports)
+        any(report.numbers("rejected") for report in reports)
+        and not any(report.totals["answered"] for report in reports)
     )
 
 

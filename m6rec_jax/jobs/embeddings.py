@@ -13,11 +13,13 @@ users are to the items they want, and how evenly items fill the sphere. Lower is
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
+from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.index.retrieval import user_embeddings
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite
@@ -168,5 +170,17 @@ class EmbeddingAnswers(Answerer[RequestRenderer]):
         return [Embedding(vector) for vector in vectors]
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        if list(tasks):
-            self.parts.warm_once("retriever", self.parts.retriever().warm_up)
+        retriever = self.parts.retriever()
+        for task in tasks:
+            self.parts.warm_once("retriever", retriever.warm_up)
+            self.parts.warm_once("items", functools.partial(self._warm_up_items, task))
+
+    def _warm_up_items(self, task: str) -> None:
+        """Compiles what embeds items given as text, for every number of rows."""
+        retriever = self.parts.retriever()
+        length = retriever.options.target_length
+        texts = ["a"] * length
+        packed = pack_texts(retriever.vocabulary, texts, length, retriever.candidate_length)
+        per_row = -(-len(texts) // len(packed.rows))
+        for size in self.parts.batch_sizes:
+            retriever.embed_items(["a"] * (per_row * size), task)

@@ -163,6 +163,8 @@ class Job(abc.ABC):
       has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
       needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
       ranks_catalogue: whether it orders all items of the catalogue.
+      on_request: whether a server answers it only where a task is for it or `serve.jobs` names it,
+        since it takes programs of its own.
     """
 
     kind: ClassVar[str]
@@ -172,6 +174,7 @@ class Job(abc.ABC):
     has_scores: ClassVar[bool] = False
     needs_text_metrics: ClassVar[bool] = False
     ranks_catalogue: ClassVar[bool] = False
+    on_request: ClassVar[bool] = False
 
     def check_model(self, prompts: PromptConfig, task: str, where: str) -> None:
         """Checks that a model has what the job needs of it.

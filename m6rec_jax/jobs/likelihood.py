@@ -90,6 +90,7 @@ class LikelihoodJob(Job):
     tasks = (("zero_shot", "groups", "likelihood_rows"),)
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
+    on_request = True
 
     @property
     def asked_of(self) -> tuple[str, ...]:
@@ -185,7 +186,8 @@ class LikelihoodAnswers(CandidateAnswerer):
         return self.parts.renderer(task, any_data_set=True)
 
     def scorer(self, task: str) -> LikelihoodScorer:
-        return self.parts.likelihood_scorer().asking(self._contrast(task))
+        contrast, scorer = self._contrast(task), self.parts.likelihood_scorer()
+        return self.parts.once(("likelihood", contrast), lambda: scorer.asking(contrast))
 
     def _contrast(self, task: str) -> Contrast:
         template = self.parts.data(task, any_data_set=True).template

@@ -58,35 +58,32 @@ class Parts:
     Args:
       model: a state of a run or a bank.
       options: what to answer with, and in which shapes.
-      read: data and indexes that were read before, as of `kept_for`.
-      warm: what has been warmed up; programs are those of all states of a model.
 
     Attributes:
+      continuous: whether texts grow one by one: an export has programs of whole batches alone.
+      batch_sizes: numbers of rows to pad to, ascending.
+      indexes: the folder of each task's index, as far as one is named.
+      earlier: data and indexes of the state before, by all that they depend on.
       lock: held while something is made.
 
     Raises:
-      ConfigError: an index of a task that there is not.
+      ConfigError: an index of a task that there is not, or of one that searches none.
     """
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        options: ServiceOptions,
-        read: Mapping[Any, Any] | None = None,
-        warm: set[Any] | None = None,
-    ) -> None:
+    def __init__(self, model: LoadedModel, options: ServiceOptions) -> None:
         self.model, self.options = model, options
-        # An export has programs of whole batches alone.
         self.continuous = options.continuous and model.options().programs is None
-        self.prepared, self._items, self._index = options.prepared, options.items, options.index
-        _check_tasks_of_indexes(options.index, model)
+        self.batch_sizes = tuple(sorted(options.batch_sizes))
+        self.indexes = _indexes(options.index, model)
         self._shapes: dict[str, Any] = {
-            "batch_sizes": tuple(sorted(options.batch_sizes)),
+            "batch_sizes": self.batch_sizes,
             "source_buckets": options.source_buckets or (model.settings.source_length,),
             "target_buckets": (model.settings.target_length,),
         }
-        self._made: dict[Any, Any] = dict(read or {})
-        self._warm: set[Any] = set() if warm is None else warm
+        self._made: dict[Any, Any] = {}
+        self._files: dict[Any, Any] = {}
+        self.earlier: dict[Any, Any] = {}
+        self._warm = set[Any]()  # programs are those of all states of a model
         self.lock = threading.RLock()
 
     def changed(
@@ -104,49 +101,20 @@ class Parts:
           index: further folders of indexes by task, which are read anew.
 
         Raises:
-          ConfigError: an index of a task that there is not.
+          ConfigError: as the class.
         """
-        model = model or self.model
-        indexes = self.indexes()
-        for named in ((data or {}).get("index"), index):
-            _check_tasks_of_indexes(named, model)
-            if isinstance(named, str):
-                named = dict.fromkeys(model.tasks, named)
-            indexes |= dict(named or {})  # tasks that are not named keep theirs
-        indexes = {t: indexes[t] for t in indexes if t in model.tasks and _is_indexed(model, t)}
-        options = dataclasses.replace(self.options, **{**(data or {}), "index": indexes})
-        read = {} if data is not None else self._kept_for(model, index or {})
-        return Parts(model, options, read, self._warm)
-
-    def _kept_for(self, model: LoadedModel, index: Mapping[str, str]) -> dict[Any, Any]:
-        """What was read and is the same for another state of the model."""
-        old, tasks = self.model.tasks, model.tasks
-        described = [self.model.dataset_spec(task) for task in old]
-        keeps_data = all(model.dataset_spec(task) in described for task in tasks)
-
-        def is_kept(key: Any, value: Any) -> bool:
-            if isinstance(value, ServingData):
-                return keeps_data
-            if key[0] not in ("described", "index") or not {key[1]} <= tasks.keys() & old.keys():
-                return False
-            if key[0] == "index":
-                same = model.fingerprint(key[1]) == self.model.fingerprint(key[1])
-                return key[1] not in index and same
-            same = tasks[key[1]].prepared == old[key[1]].prepared
-            return keeps_data and same and model.dataset_spec(key[1]) in described
-
-        with self.lock:
-            return {key: value for key, value in self._made.items() if is_kept(key, value)}
-
-    @property
-    def has_newer_catalogue(self) -> bool:
-        """Whether requests are answered with another catalogue than the prepared data's."""
-        return self._items is not None
-
-    @property
-    def batch_sizes(self) -> Sequence[int]:
-        """Numbers of rows to pad to, ascending."""
-        return self._shapes["batch_sizes"]
+        model, data_options = model or self.model, dict(data or {})
+        named = _indexes(data_options.pop("index", None), model) | _indexes(index, model)
+        # Tasks that are not named keep theirs.
+        indexes = {t: f for t, f in self.indexes.items() if t in model.tasks} | named
+        parts = Parts(model, dataclasses.replace(self.options, **data_options, index=indexes))
+        parts._warm = self._warm
+        if data is None:
+            read_anew = {("index", task) for task in index or {}}
+            with self.lock:
+                kept = {k: v for k, v in self._files.items() if k[:2] not in read_anew}
+            parts.earlier = kept
+        return parts
 
     def settings(self, task: str) -> TaskSettings:
         """Of a task; raises ConfigError where there is no such task."""
@@ -160,6 +128,14 @@ class Parts:
             found: T = self._made[key]
         return found
 
+    def _read_once(self, key: Any, read: Callable[[], T]) -> T:
+        """What `read` gives, unless the state before has it by an equal key."""
+        with self.lock:
+            if key not in self._files:
+                self._files[key] = self.earlier.pop(key) if key in self.earlier else read()
+            found: T = self._files[key]
+        return found
+
     def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:
         """Runs an engine's warm-up, unless it ran for another state of the model."""
         if key not in self._warm:
@@ -171,19 +147,18 @@ class Parts:
         """What a task's requests are rendered with; errors as `open_serving_data`."""
         if self.settings(task).reads_text:
             return texts_alone()
-        own = self.settings(task).prepared if self.prepared is None else self.prepared
+        prepared, items = self.options.prepared, self.options.items
+        folder = self.settings(task).prepared if prepared is None else prepared
         # Two runs on one folder may know the data set by other templates.
         described = self.once(
             ("described", task, any_data_set),
             lambda: json.dumps(
-                dataset_spec_of(self.model, task, self.prepared, any_data_set), sort_keys=True
+                dataset_spec_of(self.model, task, prepared, any_data_set), sort_keys=True
             ),
         )
-        return self.once(
-            ("data", own, described),
-            lambda: open_serving_data(
-                self.model, task, self.prepared, self._items, any_data_set=any_data_set
-            ),
+        return self._read_once(
+            ("data", folder, described),
+            lambda: open_serving_data(self.model, task, prepared, items, any_data_set=any_data_set),
         )
 
     def hides_seen(self, task: str, exclude_seen: bool | None) -> bool:
@@ -219,7 +194,7 @@ class Parts:
 
     def generator(self, task: str) -> Generator:
         """For tasks whose texts are as long as this one's."""
-        shapes = {name: sizes for name, sizes in self._shapes.items() if name != "target_buckets"}
+        shapes = {name: self._shapes[name] for name in ("batch_sizes", "source_buckets")}
         length = self.settings(task).target_length
         return self.once(("generator", length), lambda: self.model.generator(task, **shapes))
 
@@ -244,29 +219,15 @@ class Parts:
         Raises:
           ConfigError: none is named. CheckpointError: it is one of another model.
         """
-        folder = self._index.get(task) if isinstance(self._index, Mapping) else self._index
+        folder, model = self.indexes.get(task), self.model.fingerprint(task)
         if folder is None:
             raise ConfigError(
                 f"'{task}' needs an index of the catalogue: make one with `m6rec index build`, and "
                 "name it with --index FOLDER"
             )
-        return self.once(
-            ("index", task, folder),
-            lambda: open_index(folder, self.model.fingerprint(task), mesh=self.model.mesh),
+        return self._read_once(
+            ("index", task, folder, model), lambda: open_index(folder, model, mesh=self.model.mesh)
         )
-
-    def has_index(self, task: str) -> bool:
-        """Whether an index is named for a task."""
-        return self._index is not None and (
-            not isinstance(self._index, Mapping) or task in self._index
-        )
-
-    def indexes(self) -> dict[str, str]:
-        """The folder of each task's index, as far as one is named."""
-        if isinstance(self._index, Mapping):
-            return dict(self._index)
-        tasks = [task for task in self.model.tasks if _is_indexed(self.model, task)]
-        return {} if self._index is None else dict.fromkeys(tasks, self._index)
 
     def beside(self, task: str, kind: str) -> str | None:
         """The one task of a kind that was trained on the same data; None: none, or several."""
@@ -276,20 +237,16 @@ class Parts:
         return names[0] if len(names) == 1 else None
 
 
-def _is_indexed(model: LoadedModel, task: str) -> bool:
-    return model.settings.tasks[task].kind in INDEXED
-
-
-def _check_tasks_of_indexes(index: Any, model: LoadedModel) -> None:
-    known = model.settings.tasks
-    for task in index if isinstance(index, Mapping) else ():
-        if task not in known:
+def _indexes(index: str | Mapping[str, str] | None, model: LoadedModel) -> dict[str, str]:
+    """A folder for each task; one for all is of those that search; raises as `Parts`."""
+    kinds = {task: settings.kind for task, settings in model.tasks.items()}
+    if isinstance(index, str):
+        return {task: index for task, kind in kinds.items() if kind in INDEXED}
+    for task in index or {}:
+        if kinds.get(task) not in INDEXED:
+            kind = f" (of kind '{kinds[task]}')" if task in kinds else did_you_mean(task, kinds)
             raise ConfigError(
-                f"an index is named for '{task}'{did_you_mean(task, known)}; the model's tasks: "
-                f"{', '.join(sorted(known))}"
+                f"an index is named for '{task}'{kind}; tasks of the model that search one: "
+                f"{', '.join(sorted(t for t in kinds if kinds[t] in INDEXED)) or 'none'}"
             )
-        if not _is_indexed(model, task):
-            raise ConfigError(
-                f"an index is named for '{task}', and a task of kind '{known[task].kind}' searches "
-                "none"
-            )
+    return dict(index or {})

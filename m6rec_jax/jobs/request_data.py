@@ -45,7 +45,11 @@ def open_serving_data(
     own = model.settings.tasks[task].prepared
     spec = dataset_spec_of(model, task, prepared, any_data_set)
     if spec is None:
-        raise ConfigError(_without_data_set(model, task))
+        raise ConfigError(
+            f"'{task}' was trained on no data set of users, items and events (there is no "
+            f"inference/{DATASETS_FOLDER}/{own or 'NAME'}.json in the model folder, or no "
+            "dataset.json with the task of a bank), so nothing renders its requests"
+        )
     if prepared is None:
         if not own:
             raise ConfigError(
@@ -84,15 +88,3 @@ def dataset_spec_of(
 
 def _folder_of(prepared: str) -> Path | None:
     return kept_copy(path_of(prepared).expanduser()) if prepared else None
-
-
-def _without_data_set(model: LoadedModel, task: str) -> str:
-    others = [name for name in model.settings.tasks if model.dataset_spec(name)]
-    own = model.settings.tasks[task].prepared
-    return (
-        f"'{task}' was trained on no data set of users, items and events (there is no "
-        f"inference/{DATASETS_FOLDER}/{own or 'NAME'}.json in the model folder, or no dataset.json "
-        "with the task of a bank), so nothing is known of the columns "
-        "and the template of its requests; tasks of the model that have one: "
-        f"{', '.join(sorted(others)) or 'none'}"
-    )

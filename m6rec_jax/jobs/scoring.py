@@ -79,6 +79,10 @@ class ScoringJob(Job):
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        return ("scoring", "reranking")
+
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`probability` at every decoder position, `[rows, target]`."""
         found = class_log_probabilities(model, variables, features)

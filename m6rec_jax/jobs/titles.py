@@ -56,6 +56,7 @@ class TitleRecommendationJob(RecommendationJob):
     """
 
     kind = "title_recommendation"
+    on_request = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`TokenSums` of the titles that were recommended, `[rows]`."""

@@ -1,6 +1,5 @@
-"""Who may ask: tokens, the access log, and what is checked before a body is read.
-
-One ASGI wrapper around the app; it sees streams as they are, and the log has no word of a user.
+"""Who may ask: tokens as dependencies of routes; and what goes around the app for every request:
+its id, the access log, metrics, and a bound on the body.
 """
 
 from __future__ import annotations
@@ -11,35 +10,43 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import FastAPI
+import gin
+from fastapi import Security
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.routing import Match
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.server.admin import PREFIX
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
-from m6rec_jax.server.page import PAGE
+from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError
 
 access_log = logging.getLogger("m6rec_jax.access")
 
-# Routes that everybody may ask: probes have no tokens.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", *PAGE})
-# Of a body that is too large so much is read, so that the client hears the answer.
-DRAINED_BYTES = 64 << 20
-# What the documentation's page is made of.
-DOCS_FILES = "/docs-files"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_PROBES = frozenset({"/healthz", "/readyz"})
+_Given = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Most of what one request may bring.
+
+    Attributes:
+      body_bytes: of the body; more is 413.
+    """
+
+    body_bytes: int = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Tokens; None: reading is free, and changing is refused.
+    """Tokens; None: reading is free, and changing is refused. The methods are dependencies of
+    routes, and raise ApiError (401, 403).
 
     Attributes:
       read: for everything but the admin's routes.
@@ -58,143 +65,29 @@ class Tokens:
         """
         return cls(_token(read_file, "M6REC_READ_TOKEN"), _token(admin_file, "M6REC_ADMIN_TOKEN"))
 
-    def check(self, path: str, authorization: str, open_routes: Collection[str]) -> None:
-        """Raises ApiError (401, 403) where a request brings no token that its route wants."""
-        if path in open_routes or path.startswith(DOCS_FILES):
-            return
-        scheme, _, rest = authorization.partition(" ")
-        given = (rest if scheme.lower() == "bearer" else authorization).strip(" \t")
-        is_admin = self.admin is not None and _same(given, self.admin)
-        if path.startswith(PREFIX):
-            if self.admin is None:
-                raise ApiError(
-                    403, "no_admin", "start the server with an admin token to change what it serves"
-                )
-            if not is_admin:
-                raise _unauthorized("admin")
-        elif self.read is not None and not is_admin and not _same(given, self.read):
-            raise _unauthorized("read")
+    def check_read(self, given: _Given) -> None:
+        """Of all routes but the admin's, the probes and the page's files."""
+        if self.read is not None:
+            _check(given, "read", self.read, self.admin)
 
-
-class Access:
-    """Wraps the app. Args: see `Server` and `Tokens`; `open_routes` beside `OPEN`."""
-
-    def __init__(
-        self, app: FastAPI, server: Server, tokens: Tokens, open_routes: Collection[str] = ()
-    ) -> None:
-        self._app, self._server, self._tokens = app, server, tokens
-        self._open = OPEN | frozenset(open_routes)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, id_ = time.perf_counter(), uuid.uuid4().hex
-        status = CLIENT_HAS_GONE
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-Id"] = id_
-                if self._server.draining:
-                    answer["Connection"] = "close"  # and the client asks elsewhere
-            await send(message)
-
-        try:
-            try:
-                headers = Headers(scope=scope)
-                self._check_method(scope)
-                self._tokens.check(scope["path"], headers.get("authorization", ""), self._open)
-                await self._check_body(scope, headers, receive)
-            except ApiError as error:
-                answer = JSONResponse(error.body(), error.status_code, error.headers)
-                await answer(scope, receive, send_with_id)
-            else:
-                await self._app(scope, self._bounded(receive), send_with_id)
-        except Exception as error:
-            # Answered and logged already, or its client has gone.
-            if status == CLIENT_HAS_GONE and not isinstance(error, OSError):
-                as_api_error(error)
-        finally:
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", "(no route)")
-            metrics = self._server.metrics
-            # A client may call its method anything.
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            metrics.requests.labels(method, route, status).inc()
-            metrics.request_seconds.labels(route).observe(seconds)
-            # Probes come every second.
-            level = logging.DEBUG if route in self._open else logging.INFO
-            line = "%s %s %d %.1f ms %s"
-            access_log.log(level, line, scope["method"], route, status, 1000 * seconds, id_)
-
-    def _check_method(self, scope: Scope) -> None:
-        """Raises ApiError (405) where there is a route, but not by this method."""
-        found = [(route.matches(scope)[0], route) for route in self._app.routes]
-        others = [getattr(route, "methods", ()) for fit, route in found if fit == Match.PARTIAL]
-        if others and not any(fit == Match.FULL for fit, _ in found):
-            allowed = ", ".join(sorted({method for methods in others for method in methods}))
+    def check_admin(self, given: _Given) -> None:
+        """Of the admin's routes."""
+        if self.admin is None:
             raise ApiError(
-                405,
-                "method_not_allowed",
-                f"{scope['path']} is asked by {allowed}, not by {scope['method']}",
-                headers={"Allow": allowed},
+                403, "no_admin", "start the server with an admin token to change what it serves"
             )
+        _check(given, "admin", self.admin)
 
-    async def _check_body(self, scope: Scope, headers: Headers, receive: Receive) -> None:
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise ApiError(400, "bad_header", "Content-Length is no number")
-        if int(length) > self._server.limits.body_bytes:
-            drained, more = 0, int(length) <= DRAINED_BYTES
-            while more and drained < DRAINED_BYTES:
-                message = await receive()
-                drained += len(message.get("body", b""))
-                more = message["type"] == "http.request" and message.get("more_body", False)
-            raise self._too_large()
-        has_body = length != "0" or "transfer-encoding" in headers
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] in ("POST", "PUT") and has_body and kind != "application/json":
-            raise ApiError(
-                415,
-                "not_json",
-                "bodies are JSON: send 'Content-Type: application/json' (curl --json does)",
-            )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        taken = 0
-
-        async def bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._server.limits.body_bytes:
-                raise self._too_large()
-            return message
-
-        return bounded
-
-    def _too_large(self) -> ApiError:
-        limit = self._server.limits.body_bytes
-        return ApiError(
-            413, "body_too_large", f"the body has more than Limits.body_bytes = {limit} bytes"
+def _check(given: HTTPAuthorizationCredentials | None, name: str, *tokens: str | None) -> None:
+    text = b"" if given is None else given.credentials.encode()
+    if not any(hmac.compare_digest(text, token.encode()) for token in tokens if token):
+        raise ApiError(
+            401,
+            "unauthorized",
+            f"this route wants 'Authorization: Bearer TOKEN' with the {name} token",
+            headers={"WWW-Authenticate": "Bearer"},
         )
-
-
-def _same(given: str, token: str) -> bool:
-    # Headers are read as latin-1, whatever the client wrote.
-    return hmac.compare_digest(given.encode("latin-1"), token.encode())
-
-
-def _unauthorized(name: str) -> ApiError:
-    return ApiError(
-        401,
-        "unauthorized",
-        f"this route wants 'Authorization: Bearer TOKEN' with the {name} token",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
 
 
 def _token(file: Path | None, variable: str) -> str | None:
@@ -213,3 +106,61 @@ def _token(file: Path | None, variable: str) -> str | None:
             "`openssl rand -hex 32` makes one"
         )
     return token
+
+
+class Access:
+    """Wraps the app, and sees streams as they are; the log has no word of a user."""
+
+    def __init__(self, app: ASGIApp, server: Server, limits: Limits) -> None:
+        self._app, self._server, self._limits = app, server, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, id_, status = time.perf_counter(), uuid.uuid4().hex, CLIENT_HAS_GONE
+        limit, taken = self._limits.body_bytes, 0
+        too_large = ApiError(
+            413, "body_too_large", f"the body has more than Limits.body_bytes = {limit} bytes"
+        )
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = id_
+                if self._server.draining:
+                    answer["Connection"] = "close"  # and the client asks elsewhere
+            await send(message)
+
+        async def bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise too_large
+            return message
+
+        try:
+            length = Headers(scope=scope).get("content-length", "0")
+            if length.isdecimal() and int(length) > limit:
+                answer = JSONResponse(too_large.body(), 413)
+                await answer(scope, receive, send_with_id)
+            else:
+                await self._app(scope, bounded, send_with_id)
+        except Exception:
+            # The app has answered and logged it already, or its client has gone.
+            if status == CLIENT_HAS_GONE:
+                access_log.debug("a request ended without an answer", exc_info=True)
+        finally:
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "(no route)")
+            metrics = self._server.metrics
+            # A client may call its method anything.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.requests.labels(method, route, status).inc()
+            metrics.request_seconds.labels(route).observe(seconds)
+            level = logging.DEBUG if route in _PROBES else logging.INFO  # probes come every second
+            line = "%s %s %d %.1f ms %s"
+            access_log.log(level, line, method, route, status, 1000 * seconds, id_)

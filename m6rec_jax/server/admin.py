@@ -9,15 +9,13 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.errors import StrictRoute
 from m6rec_jax.server.snapshots import Snapshot
-
-PREFIX = "/v1/admin"
 
 
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(prefix=PREFIX, route_class=strict_route(server.limits), tags=["admin"])
+    router = APIRouter(prefix="/v1/admin", route_class=StrictRoute, tags=["admin"])
     snapshots = server.snapshots
 
     @router.get("/snapshot")
@@ -29,12 +27,12 @@ def routes(server: Server) -> APIRouter:
     async def put_prompts(task: str, body: schemas.PutPrompts | None = None) -> dict[str, Any]:
         """Adds a task of the bank's folder, or replaces it by what the folder holds now."""
         index = None if body is None else body.index
-        return _shown(await run_in_threadpool(snapshots.put_prompts, task, index))
+        return _shown(await run_in_threadpool(snapshots.change_prompts, "put", task, index))
 
     @router.delete("/prompts/{task}")
     async def remove_prompts(task: str) -> dict[str, Any]:
         """Takes a task out; the bank's folder keeps it."""
-        return _shown(await run_in_threadpool(snapshots.remove_prompts, task))
+        return _shown(await run_in_threadpool(snapshots.change_prompts, "remove", task))
 
     @router.put("/data")
     async def put_data(body: schemas.PutData) -> dict[str, Any]:
@@ -50,5 +48,5 @@ def _shown(snapshot: Snapshot) -> dict[str, Any]:
         "snapshot": snapshot.version,
         "since": snapshot.since,
         "tasks": {name: settings.kind for name, settings in sorted(snapshot.tasks.items())},
-        "answers": snapshot.described(),
+        "answers": list(snapshot.described.values()),
     }

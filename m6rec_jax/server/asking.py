@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import dataclasses
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Request
@@ -18,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.jobs.answering import Accepted, Result
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
-from m6rec_jax.server.limits import Limits
 from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.server.snapshots import Snapshot, Snapshots
 from m6rec_jax.serving.scheduler import Queued, Scheduler
@@ -43,29 +41,27 @@ def read_headers(
     request.state.bulk = priority == "bulk"
 
 
-@dataclasses.dataclass
 class Server:
     """What routes share.
 
-    Attributes:
-      snapshots, scheduler, limits, metrics: see there.
+    Args:
+      jobs: that may be asked beside what tasks are for, see `launch.serve`.
       timeout: seconds that a request may wait where it does not say.
+      scheduler: options of the `Scheduler`; those that are left out are gin's.
+
+    Attributes:
       draining: whether the server is shutting down.
     """
 
-    snapshots: Snapshots
-    scheduler: Scheduler
-    limits: Limits
-    metrics: Metrics
-    timeout: float = 30.0
-    draining: bool = False
-
-    def __post_init__(self) -> None:
-        self.metrics.watch(
+    def __init__(self, jobs: Collection[str] = (), timeout: float = 30.0, **scheduler: Any) -> None:
+        self.timeout, self.draining = timeout, False
+        self.metrics = Metrics(
             lambda: self.scheduler.depth,
             lambda: self.ready,
             lambda: self.snapshots.current.segments if self.snapshots.ready else None,
         )
+        self.snapshots = Snapshots(jobs, lambda what: self.metrics.swaps.labels(what).inc())
+        self.scheduler = Scheduler(observe=self.metrics.batch, **scheduler)
 
     @property
     def ready(self) -> bool:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+import pydantic_core
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.server import schemas
 from m6rec_jax.serving.scheduler import DeadlinePassed, QueueFull, SchedulerClosed
 
 log = logging.getLogger(__name__)
@@ -28,10 +30,8 @@ log = logging.getLogger(__name__)
 CLIENT_HAS_GONE = 499
 # What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
 _TYPE = re.compile(r"^(?:constrained-)?(?:str|dict|int|float|bool)$|\[")
-# A type of our own among its types.
-_OWN_TYPE = "unknown_field"
 # What each status says, for the OpenAPI document.
-STATUSES = {
+_STATUSES = {
     400: "The body is no JSON.",
     401: "No token, or none that suffices.",
     403: "The server was started without an admin token.",
@@ -39,12 +39,16 @@ STATUSES = {
     409: "The request fits this document, but not what is served now: a job that no task is for, "
     "times out of order, nothing to read.",
     413: "The body is too large.",
-    415: "The body is no JSON by its `Content-Type`.",
     422: "A field is missing or wrong.",
     429: "The queue is full; `Retry-After` says when to ask again.",
     500: "The server failed; its log says where.",
     503: "The model is loading, or the server is ending.",
     504: "The request waited until after its deadline.",
+}
+# Of `RejectedRow.kind`; others are 409.
+_OF_ROWS = {
+    "unknown_item": 404,
+    **dict.fromkeys(("bad_time", "missing_field", "wrong_type", "invalid_utf8"), 422),
 }
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -69,11 +73,15 @@ class ApiError(HTTPException):
         self.code, self.param = code, param
 
     def body(self) -> dict[str, object]:
-        """The answer; text that is no Unicode (half of a surrogate pair) is escaped."""
+        """The answer."""
         kind = "invalid_request_error" if self.status_code < 500 else "server_error"
-        message = self.detail.encode("utf-8", "backslashreplace").decode()
-        named = {"message": message, "type": kind, "param": self.param, "code": self.code}
+        named = {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
         return {"error": named}
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Errors of a route, for the OpenAPI document."""
+    return {s: {"model": schemas.Error, "description": _STATUSES[s]} for s in statuses}
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -82,8 +90,9 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RejectedRow():
-            status = {"unknown_item": 404, "bad_time": 422}.get(error.kind, 409)
-            return ApiError(status, error.kind, str(error), _param(str(error)))
+            named = re.match(r"'([^']+)'", str(error))
+            status = _OF_ROWS.get(error.kind, 409)
+            return ApiError(status, error.kind, str(error), named[1] if named else None)
         case QueueFull():
             after = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, "queue_full", str(error), headers=after)
@@ -93,10 +102,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(504, "deadline_passed", str(error))
         case ConfigError():
             return ApiError(409, "cannot_be_answered", str(error))
-        case RequestValidationError():  # its places begin with 'body', 'query' or 'header'
-            return _invalid([{**one, "loc": one["loc"][1:]} for one in error.errors()])
-        case ValidationError():
-            return _invalid(error.errors())
+        case RequestValidationError():
+            return _invalid(error)
         case HTTPException():
             code = _CODES.get(error.status_code, "http_error")
             return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
@@ -106,33 +113,47 @@ def as_api_error(error: Exception) -> ApiError:
     return ApiError(500, "internal_error", "the server failed to answer; its log says where")
 
 
-def _invalid(errors: Sequence[Any]) -> ApiError:
-    # Where several types are allowed each has errors of its own, and the one that was meant has got
-    # furthest.
-    worst = max(errors, key=lambda one: (one["type"] == _OWN_TYPE, len(one["loc"])))
+def _invalid(error: RequestValidationError) -> ApiError:
+    # Where several types are allowed each has errors, and the one that was meant has got furthest.
+    worst = max(error.errors(), key=lambda one: (one["type"] == "unknown_field", len(one["loc"])))
     path = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in (*worst["loc"], *filter(None, [worst.get("ctx", {}).get("field")]))
+        # After 'body', 'query' or 'header'.
+        for part in (*worst["loc"][1:], *filter(None, [worst.get("ctx", {}).get("field")]))
         if not _TYPE.search(str(part))
     )
     name = path.removeprefix(".") or "the body"
-    code = _OWN_TYPE if worst["type"] == _OWN_TYPE else "invalid_field"
+    code = "unknown_field" if worst["type"] == "unknown_field" else "invalid_field"
     return ApiError(422, code, f"'{name}': {worst['msg']}", name)
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     del request
-    told = as_api_error(error)
-    return JSONResponse(told.body(), told.status_code, told.headers)
+    answer = as_api_error(error)
+    return JSONResponse(answer.body(), answer.status_code, answer.headers)
 
 
 def add_handlers(app: FastAPI) -> None:
     """Answers every error in the one shape."""
-    for kind in (Exception, HTTPException, RequestValidationError, ValidationError):
+    for kind in (Exception, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer)
 
 
-def _param(message: str) -> str | None:
-    """The field that a message of `requests.request` begins with."""
-    found = re.match(r"'([^']+)'", message)
-    return found[1] if found else None
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        try:  # Python's own reader takes NaN and half surrogate pairs, and any depth
+            return pydantic_core.from_json(await self.body(), allow_inf_nan=False)
+        except ValueError as error:
+            raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
+
+
+class StrictRoute(APIRoute):
+    """A route whose body must be JSON as the standard has it, in UTF-8."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import gin
+import jax
 import uvicorn
+from starlette.types import ASGIApp
 
+from m6rec_jax.data.getting.sources import default_cache_dir
+from m6rec_jax.engine.programs.kept_programs import keep_programs
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.jobs.job import jobs as all_jobs
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.served import Served
-from m6rec_jax.server.snapshots import FURTHER_JOBS
-from m6rec_jax.server.tracing import trace
-from m6rec_jax.serving.service import ServiceOptions
-from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.serving.service import Service, ServiceOptions
+from m6rec_jax.sharding import LogicalRules, make_mesh
 
 log = logging.getLogger(__name__)
 
@@ -82,30 +87,34 @@ def serve(
     Raises:
       M6RecError: the model, its data or its indexes are missing or wrong.
     """
+    further = [name for name, job in all_jobs().items() if job.on_request]
     for job in jobs:
-        if job not in FURTHER_JOBS:
+        if job not in further:
             raise ConfigError(
-                f"serve.jobs has '{job}'{did_you_mean(job, FURTHER_JOBS)}; known: "
-                f"{', '.join(FURTHER_JOBS)}"
+                f"serve.jobs has '{job}'{did_you_mean(job, further)}; known: {', '.join(further)}"
             )
     options = ServiceOptions(
         prepared, items, index, segments=segments, source_buckets=source_buckets, continuous=True
     )
     bank = None if bank is None else str(bank)
-    served = Served(str(model_dir), bank, step, options, batch_sizes, rules, jobs, timeout)
+    served = _Served(str(model_dir), bank, step, options, batch_sizes, rules, jobs, timeout, tokens)
     bound = _bind(host, port)
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
         log.warning("everybody who reaches %s may ask: there is no read token", host)
     if engine == "ray":
         from m6rec_jax.server.ray_engine import serve_replicas
 
+        if tokens is not None and tokens.admin is not None:
+            raise ConfigError(
+                "--engine ray takes no admin token: a replica that starts later would lack a change"
+            )
         port = bound.getsockname()[1]
         bound.close()  # it is Ray Serve that listens there
-        serve_replicas(served, tokens or Tokens(), host, port, grace)
+        serve_replicas(served.ready_app, host, port, grace)
         return
     server = served.server()
     config = uvicorn.Config(
-        trace(make_app(server, tokens)),
+        make_app(server, tokens),
         log_config=None,
         log_level="error",
         access_log=False,
@@ -114,13 +123,14 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
-    listening = _Listening(config, server, drain)
+    listening, errors = _Listening(config, server, drain), list[BaseException]()
 
     def load() -> None:
         try:
             served.load(server)
-        except BaseException as error:
-            listening.failed(error)
+        except BaseException as error:  # there is nothing to serve
+            errors.append(error)
+            listening.should_exit = True
 
     loading = threading.Thread(target=load, name="m6rec-loading", daemon=True)
     loading.start()
@@ -129,14 +139,72 @@ def serve(
     finally:
         server.draining = True
         all_answered = server.scheduler.close(1.0)
-    if listening.error is not None:
-        raise listening.error
+    if errors:
+        raise errors[0]
     log.info("stopped: %s", "all requests are answered" if all_answered else "time was over")
     if loading.is_alive() or not all_answered:
         # Python cannot end threads that compile or compute; the process would abort.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Served:
+    """What a process serves, as arguments of `serve`; it can be pickled, and names the files."""
+
+    model_dir: str
+    bank: str | None
+    step: int | None
+    options: ServiceOptions
+    batch_sizes: Sequence[int] | None
+    rules: LogicalRules | None
+    jobs: Sequence[str]
+    timeout: float
+    tokens: Tokens | None
+
+    def server(self) -> Server:
+        """A server that waits for `load`; its limits and its scheduler are gin's."""
+        return Server(self.jobs, timeout=self.timeout)
+
+    def load(self, server: Server) -> None:
+        """Opens the model and compiles all that requests may run; raises M6RecError."""
+        began = time.monotonic()
+        use_compilation_cache()
+        batch_sizes = self.batch_sizes
+        if batch_sizes is None:
+            batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
+        service = Service.open(
+            self.model_dir,
+            bank=self.bank,
+            step=self.step,
+            mesh=None if self.rules is None else make_mesh(),
+            rules=tuple(self.rules or ()),
+            options=dataclasses.replace(self.options, batch_sizes=tuple(batch_sizes)),
+        )
+        server.snapshots.start(service)
+        log.info(
+            "ready in %.1f s: %d programs, %d of them from the cache",
+            time.monotonic() - began,
+            PROGRAMS.made,
+            PROGRAMS.cached,
+        )
+
+    def ready_app(self) -> ASGIApp:
+        """The app of a server that has loaded."""
+        server = self.server()
+        self.load(server)
+        return make_app(server, self.tokens)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, also small ones, unless JAX was told where already."""
+    folder = jax.config.values["jax_compilation_cache_dir"] or str(default_cache_dir() / "programs")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if not in_bucket(folder):
+        keep_programs(Path(folder) / "without_tracing")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -152,35 +220,22 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 class _Listening(uvicorn.Server):
-    """uvicorn that ends with status 0 after SIGTERM.
-
-    Attributes:
-      error: why loading failed; None: it did not.
-    """
+    """uvicorn that ends with status 0 after SIGTERM, and waits `drain` seconds before."""
 
     def __init__(self, config: uvicorn.Config, server: Server, drain: float) -> None:
         super().__init__(config)
-        self._server, self._drain, self._stopping = server, drain, False
-        self.error: BaseException | None = None
-
-    def failed(self, error: BaseException) -> None:
-        """Ends the server, because there is nothing to serve."""
-        self.error = error
-        self.should_exit = True
+        self._server, self._drain = server, drain
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own would end the process by the signal, as if it had failed.
+        # uvicorn's would end the process by the signal, as if it had failed.
         loop = asyncio.get_running_loop()
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            del frame
-            if self._stopping:  # the second time
-                self.force_exit = True
-            delay = self._drain if number == signal.SIGTERM else 0.0
-            self._stopping = True
+        def stop(number: int, _: Any) -> None:
+            self.force_exit = self._server.draining  # the second time
             self._server.draining = True
-            loop.call_soon_threadsafe(loop.call_later, delay, self._stop)
+            delay = self._drain if number == signal.SIGTERM else 0.0
+            loop.call_soon_threadsafe(loop.call_later, delay, setattr, self, "should_exit", True)
 
         before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -188,6 +243,3 @@ class _Listening(uvicorn.Server):
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
-
-    def _stop(self) -> None:
-        self.should_exit = True

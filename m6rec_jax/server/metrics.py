@@ -18,11 +18,6 @@ from m6rec_jax.serving.scheduler import Batch
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHED = "/jax/compilation_cache/cache_hits"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_SEGMENT_GAUGES = {
-    "slots": "Tokens that there is room for on the devices",
-    "slots_used": "Of them, those of pages that are taken",
-    "bytes": "Of all slots, on the devices",
-}
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -66,14 +61,15 @@ class _Segments(Collector):
         cache = self._find()
         if cache is None:
             return
-        found = CounterMetricFamily(
+        counters = CounterMetricFamily(
             "m6rec_segments", "Segments by where they were found", labels=("pool", "outcome")
         )
         for pool, counts in cache.counts().items():
             for outcome, number in dataclasses.asdict(counts).items():
-                found.add_metric((pool, outcome), number)
-        yield found
-        for name, text in _SEGMENT_GAUGES.items():
+                counters.add_metric((pool, outcome), number)
+        yield counters
+        for name in ("slots", "slots_used", "bytes"):
+            text = f"SegmentCache: {name} of a pool on the devices"
             gauge = GaugeMetricFamily(f"m6rec_segment_{name}", text, labels=("pool",))
             for pool, usage in cache.usage().items():
                 gauge.add_metric((pool,), usage[name])
@@ -81,24 +77,49 @@ class _Segments(Collector):
 
 
 class Metrics:
-    """Metrics of one server, in a registry of their own."""
+    """Metrics of one server, in a registry of their own.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = self._counter(
+    Args:
+      depth: of the queue.
+      ready: whether requests are answered.
+      segments: the cache of early layers' work; None: there is none.
+    """
+
+    def __init__(
+        self,
+        depth: Callable[[], int],
+        ready: Callable[[], bool],
+        segments: Callable[[], SegmentCache | None],
+    ) -> None:
+        registry = self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"m6rec_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, label: str) -> Histogram:
+            buckets = _SIZES if name == "batch_size" else _SECONDS
+            return Histogram(f"m6rec_{name}", text, (label,), buckets=buckets, registry=registry)
+
+        def gauge(name: str, text: str, function: Callable[[], float]) -> None:
+            Gauge(f"m6rec_{name}", text, registry=registry).set_function(function)
+
+        self.requests = counter(
             "http_requests", "Requests by route and status", "method", "route", "status"
         )
-        self.request_seconds = self._histogram(
-            "http_request_seconds", "Until the answer's last byte", _SECONDS, "route"
+        self.request_seconds = histogram(
+            "http_request_seconds", "Until the answer's last byte", "route"
         )
-        self._batch_size = self._histogram("batch_size", "Requests of a batch", _SIZES, "job")
-        self._wait = self._histogram("wait_seconds", "In the queue", _SECONDS, "job")
-        self._run = self._histogram("run_seconds", "Of a batch on the devices", _SECONDS, "job")
-        self._failures = self._counter("failures", "Requests that failed on the devices", "job")
-        self.gaps = self._counter("gaps", "Requests answered without some of what they told", "gap")
-        self.swaps = self._counter("swaps", "Changes of prompts and data", "what")
-        self._gauge("programs", "Compiled or read from the cache", lambda: PROGRAMS.made)
-        self._gauge("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached)
+        self._batch_size = histogram("batch_size", "Requests of a batch", "job")
+        self._wait = histogram("wait_seconds", "In the queue", "job")
+        self._run = histogram("run_seconds", "Of a batch on the devices", "job")
+        self._failures = counter("failures", "Requests that failed on the devices", "job")
+        self.gaps = counter("gaps", "Requests answered without some of what they told", "gap")
+        self.swaps = counter("swaps", "Changes of prompts and data", "what")
+        gauge("programs", "Compiled or read from the cache", lambda: PROGRAMS.made)
+        gauge("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached)
+        gauge("queue_depth", "Requests that wait", depth)
+        gauge("ready", "Whether requests are answered", ready)
+        registry.register(_Segments(segments))
 
     def batch(self, batch: Batch) -> None:
         """Counts a batch, see `Scheduler.observe`."""
@@ -108,25 +129,3 @@ class Metrics:
             self._wait.labels(batch.job).observe(wait)
         if batch.failures:
             self._failures.labels(batch.job).inc(batch.failures)
-
-    def watch(
-        self,
-        depth: Callable[[], int],
-        ready: Callable[[], bool],
-        segments: Callable[[], SegmentCache | None],
-    ) -> None:
-        """Adds what is looked at when somebody asks."""
-        self._gauge("queue_depth", "Requests that wait", depth)
-        self._gauge("ready", "Whether requests are answered", ready)
-        self.registry.register(_Segments(segments))
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"m6rec_{name}", text, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(f"m6rec_{name}", text, labels, buckets=buckets, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, function: Callable[[], float]) -> None:
-        Gauge(f"m6rec_{name}", text, registry=self.registry).set_function(function)

@@ -1,4 +1,11 @@
-"""The routes of our own: score, retrieve, recommend, explain, write, all below `/v1`."""
+"""The routes of our own: score, retrieve, recommend, explain, write, all below `/v1`.
+
+Answers say what answered: `task`, `job`, `prompts` and `data`, fingerprints of which equal ones
+give equal answers, and `snapshot`, which counts the server's changes; `unknown_items` of the
+history, which were left out, since neither the catalogue has them nor were they described; and with
+`debug` what the model read for each task, `milliseconds` (`accept` checks and renders, `wait` is
+the queue, `run` the batch), and `segments` by where they were found meanwhile, also of others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
-from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.errors import StrictRoute
 from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 from m6rec_jax.text.records import Item
 
@@ -23,40 +30,47 @@ _OURS = frozenset({"task", "job", "by", "scorer", "seed", "debug"})
 
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=strict_route(server.limits), tags=["recommendation"])
+    router = APIRouter(route_class=StrictRoute, tags=["recommendation"])
 
-    @router.post("/v1/score", response_model=schemas.Ranked)
+    @router.post("/v1/score")
     async def score(body: schemas.Score, request: Request) -> dict[str, Any]:
-        """How likely the user likes, clicks or buys each candidate."""
+        """How likely the user likes, clicks or buys each candidate: `items` in their order, each
+        with `id`, `title`, `score`, `details` (what is known of it beside its title) and `because`
+        (titles of the history that people have together with it, at most two).
+        """
         async with asking(server, request) as asked:
             task = asked.snapshot.task(body.task, body.job or "scoring")
             job = body.job or _scoring_job(asked, task)
             (result,) = await asked.answer(await asked.accept(_row(body), task, job))
             return _answered(asked, body, task, job, items=ranked(result))
 
-    @router.post("/v1/retrieve", response_model=schemas.Ranked)
+    @router.post("/v1/retrieve")
     async def retrieve(body: schemas.Retrieve, request: Request) -> dict[str, Any]:
-        """The items of the catalogue that fit the user best."""
+        """The `items` of the catalogue that fit the user best, best first."""
         async with asking(server, request) as asked:
             task = asked.snapshot.task(body.task, "retrieval")
             (result,) = await asked.answer(await asked.accept(_row(body), task, "retrieval"))
             return _answered(asked, body, task, "retrieval", items=ranked(result))
 
-    @router.post("/v1/recommend", response_model=schemas.Recommended)
+    @router.post("/v1/recommend")
     async def recommend(body: schemas.Recommend, request: Request) -> dict[str, Any]:
-        """Items that were found, reranked by co-occurrence if prepared, and scored."""
+        """`items` that were found, reranked by co-occurrence if prepared, and scored: where
+        `scored_by` names a scorer, `retrieval_score` is what they were found by.
+        """
         async with asking(server, request) as asked:
             if body.by == "titles":
                 return await _by_titles(asked, body)
             return await _by_retrieval(asked, body)
 
-    @router.post("/v1/explain", response_model=schemas.Written)
+    @router.post("/v1/explain")
     async def explain(body: schemas.Write, request: Request) -> dict[str, Any]:
-        """Why the user may like each candidate."""
+        """Why the user may like each candidate: `texts` in their order, each with `id` and `title`
+        of the item, `text` and `log_probability`.
+        """
         async with asking(server, request) as asked:
             return await _write(asked, body, "explanations")
 
-    @router.post("/v1/write", response_model=schemas.Written)
+    @router.post("/v1/write")
     async def write(body: schemas.Write, request: Request) -> dict[str, Any]:
         """What a task of generation writes, about each candidate or about none."""
         async with asking(server, request) as asked:
@@ -109,7 +123,7 @@ def _scoring_job(asked: Asking, task: str) -> str:
 async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
     snapshot = asked.snapshot
     task = snapshot.task(body.task, "retrieval")
-    job = "reranking" if snapshot.answers(task, "reranking") else "retrieval"
+    job = "reranking" if (task, "reranking") in snapshot.pairs else "retrieval"
     scorer = _scorer(asked, task, body.scorer)
     answerer: Any = snapshot.service.answerer(job)
     wanted = body.k or answerer.default_k
@@ -143,7 +157,7 @@ def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
 
 def _knows_items(snapshot: Snapshot, scorer: str) -> bool:
     """Whether ids say something of their items; True where the scorer cannot be asked at all."""
-    if not snapshot.answers(scorer, "scoring"):
+    if (scorer, "scoring") not in snapshot.pairs:
         return True
     return bool(snapshot.service.data(scorer, "scoring").items)
 

@@ -23,10 +23,9 @@ from m6rec_jax.jobs.conversation import Answer, Conversation
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking, events
-from m6rec_jax.server.errors import ApiError
-from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.errors import ApiError, StrictRoute
 from m6rec_jax.server.native import writing_task
-from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, text_request
 from m6rec_jax.text.records import Item
 
 _STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -36,7 +35,7 @@ _ITEMS = ":items"
 
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=strict_route(server.limits), tags=["OpenAI"])
+    router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -160,7 +159,7 @@ async def _accept_completion(
     accepted = [
         await asked.accept_text(
             *(_segments(text, asked.snapshot.tasks[task]), task, "generation"),
-            items=[item],
+            request=text_request([item]),
             number=body.seed or 0,
             wanted=wanted,
         )
@@ -175,7 +174,6 @@ def _item(snapshot: Snapshot, entry: Any, task: str) -> Item:
     item = Item("", {})
     try:
         if entry is not None:
-            snapshot.row_types(task, "generation").check_item(entry)
             item = snapshot.service.item(entry, task=task, job="generation")
         answerer.check_item(item, task, "item")
     except RejectedRow as problem:

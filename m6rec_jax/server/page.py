@@ -11,7 +11,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
@@ -30,8 +30,6 @@ _FILES = {
     "/elements.js": ("elements.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
 }
-# Routes of the page.
-PAGE = frozenset(_FILES)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -45,49 +43,43 @@ HEADERS = {
 }
 
 
+def add_files(app: FastAPI) -> None:
+    """Routes of the page's files, which everybody may ask for."""
+    for path in _FILES:
+        app.get(path, include_in_schema=False)(functools.partial(_file, path))
+
+
+async def _file(path: str) -> Response:
+    name, kind = _FILES[path]
+    folder = pages.FOLDER if name in pages.FILES else Path(__file__).parent / "static"
+    return Response((folder / name).read_bytes(), media_type=kind, headers=HEADERS)
+
+
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
     router = APIRouter(tags=["recommendation"])
-    for path in _FILES:
-        router.get(path, include_in_schema=False)(_route(path))
 
-    @router.get("/v1/items", response_model=schemas.Catalogue)
+    @router.get("/v1/items")
     async def items(search: Annotated[schemas.Search, Query()]) -> dict[str, Any]:
-        """Items of the catalogue whose titles are like a query, in spite of typing errors."""
+        """`items` of the catalogue whose titles are like a query, in spite of typing errors; and
+        what requests about them may hold: `user_columns` and `item_columns` with their types,
+        `value`, the column of behaviours' values, and `liked_at_least`, the least of a liked item.
+        """
         snapshot = server.snapshots.current
         return await run_in_threadpool(_find, snapshot, search.task, search.query, search.limit)
 
     return router
 
 
-def file(path: str) -> Response:
-    """A file of the page, for one of the routes `PAGE`."""
-    name, kind = _FILES[path]
-    return Response(_content(name), media_type=kind, headers=HEADERS)
-
-
-@functools.cache
-def _content(name: str) -> bytes:
-    folder = pages.FOLDER if name in pages.FILES else Path(__file__).parent / "static"
-    return (folder / name).read_bytes()
-
-
-def _route(path: str) -> Any:
-    async def answer() -> Response:
-        return file(path)
-
-    return answer
-
-
 def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:
     task, data = _data(snapshot, task)
     if not query.strip():
-        found = list(itertools.islice(data.items.values(), limit))
+        items = list(itertools.islice(data.items.values(), limit))
     else:
         exact = [data.items[query]] if query in data.items else []
-        search, items = data.title_search
-        alike = (items[place] for place in search.find(query, limit))
-        found = [*exact, *(item for item in alike if item.id != query)][:limit]
+        search, known = data.title_search
+        alike = (known[place] for place in search.find(query, limit))
+        items = [*exact, *(item for item in alike if item.id != query)][:limit]
     return {
         "task": task,
         "num_items": len(data.items),
@@ -95,14 +87,14 @@ def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[
         "item_columns": data.spec.items.columns,
         "value": data.spec.events.value,
         "liked_at_least": data.spec.label.at_least,
-        "items": [{"id": item.id, "title": title_of(item)} for item in found],
+        "items": [{"id": item.id, "title": title_of(item)} for item in items],
     }
 
 
 def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
     if task is not None and task not in snapshot.tasks:
-        known = ", ".join(sorted(snapshot.tasks))
-        raise ApiError(404, "unknown_task", f"there is no task '{task}': {known}", "task")
+        names = ", ".join(sorted(snapshot.tasks))
+        raise ApiError(404, "unknown_task", f"there is no task '{task}': {names}", "task")
     for name in [task] if task is not None else snapshot.tasks:
         data = snapshot.data_of(name)
         if data is not None:

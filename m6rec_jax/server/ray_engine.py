@@ -10,14 +10,12 @@ Without, Ray runs on this machine, which is then the only one that listens.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import re
 import signal
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
@@ -26,10 +24,6 @@ from starlette.types import ASGIApp
 from m6rec_jax.configuration import bound
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.workers import set_up_process, start_ray
-from m6rec_jax.server.access import Tokens
-from m6rec_jax.server.app import make_app
-from m6rec_jax.server.served import Served
-from m6rec_jax.server.tracing import trace
 
 log = logging.getLogger(__name__)
 
@@ -37,85 +31,41 @@ _APP = "m6rec"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Replicas:
-    """How many replicas there are, and what each has.
+@gin.configurable(denylist=["make_app", "host", "port", "grace"])
+def serve_replicas(
+    make_app: Callable[[], ASGIApp],
+    host: str,
+    port: int,
+    grace: float,
+    *,
+    min_replicas: int = 1,
+    max_replicas: int = 1,
+    target_queue: float = 8.0,
+    max_requests: int = 64,
+    resources: Mapping[str, float] | None = None,
+) -> None:
+    """Serves by replicas until SIGTERM or SIGINT; returns when they have ended.
 
-    Attributes:
+    Args:
+      make_app: called in the process of each replica; can be pickled.
+      host, port: where Ray Serve listens.
+      grace: seconds in which requests may end when a replica is stopped.
       min_replicas, max_replicas: bounds of their number.
       target_queue: requests that a replica has at a time, on average: more of them start another
         replica, fewer end one.
       max_requests: that one replica has at a time; a session whose replica has as many is answered
         by the next one.
-      resources: of Ray that a replica takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`.
-    """
-
-    min_replicas: int = 1
-    max_replicas: int = 1
-    target_queue: float = 8.0
-    max_requests: int = 64
-    resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_replicas <= self.max_replicas:
-            raise ConfigError(
-                f"Replicas.min_replicas = {self.min_replicas} must be at least 1, and "
-                f"Replicas.max_replicas = {self.max_replicas} at least as many"
-            )
-
-    def options(self, grace: float) -> dict[str, Any]:
-        """Of `ray.serve.deployment`."""
-        resources = dict(self.resources)
-        actor = {
-            "num_cpus": resources.pop("CPU", 0),
-            "num_gpus": resources.pop("GPU", 0),
-            "resources": resources,
-            # Replicas on other machines send their traces to the same place.
-            "runtime_env": {
-                "env_vars": {n: v for n, v in os.environ.items() if n.startswith("OTEL_")}
-            },
-        }
-        number: dict[str, Any] = {"num_replicas": self.min_replicas}
-        if self.max_replicas > self.min_replicas:
-            scaling = {
-                "min_replicas": self.min_replicas,
-                "max_replicas": self.max_replicas,
-                "target_ongoing_requests": self.target_queue,
-            }
-            number = {"autoscaling_config": scaling}
-        return number | {
-            "ray_actor_options": actor,
-            "max_ongoing_requests": self.max_requests,
-            "max_queued_requests": bound("Scheduler.max_queue", 512),
-            "graceful_shutdown_timeout_s": grace,
-            "graceful_shutdown_wait_loop_s": 0.2,
-            "health_check_period_s": 2.0,
-            # What is wrong with a model is wrong at the second time, too.
-            "max_constructor_retry_count": 1,
-            "request_router_config": {"request_router_class": _ROUTER},
-            "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
-        }
-
-
-def serve_replicas(served: Served, tokens: Tokens, host: str, port: int, grace: float) -> None:
-    """Serves by replicas until SIGTERM or SIGINT; returns when they have ended.
-
-    Args:
-      served, tokens: of each replica.
-      host, port: where Ray Serve listens.
-      grace: seconds in which requests may end when a replica is stopped.
+      resources: of Ray that a replica takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`; None: one
+        CPU.
 
     Raises:
-      ConfigError: Ray is not installed, `Replicas` are impossible, no replica could be started, or
-        there is a token for changes: replicas that start later would lack them.
+      ConfigError: Ray is not installed, bounds that are none, or no replica could be started.
     """
-    if tokens.admin is not None:
+    if not 1 <= min_replicas <= max_replicas:
         raise ConfigError(
-            "--engine ray takes no admin token: replicas are not changed while they run, since one "
-            "that starts later would lack the change. Start the server anew with changed folders"
+            f"serve_replicas.min_replicas = {min_replicas} must be at least 1, and "
+            f"serve_replicas.max_replicas = {max_replicas} at least as many"
         )
-    options = Replicas().options(grace)
     ray = start_ray("m6rec serve --engine ray", 100 << 20)
     from ray import serve
 
@@ -124,11 +74,37 @@ def serve_replicas(served: Served, tokens: Tokens, host: str, port: int, grace: 
     def application() -> ASGIApp:
         """The app, in a process of a replica."""
         set_up_process(settings, folder)
-        server = served.server()
-        served.load(server)
-        return trace(make_app(server, tokens))
+        return make_app()
 
-    began = time.monotonic()
+    of_replica = dict(resources or {"CPU": 1})
+    options: dict[str, Any] = {
+        "ray_actor_options": {
+            "num_cpus": of_replica.pop("CPU", 0),
+            "num_gpus": of_replica.pop("GPU", 0),
+            "resources": of_replica,
+            # Replicas on other machines send their traces to the same place.
+            "runtime_env": {
+                "env_vars": {n: v for n, v in os.environ.items() if n.startswith("OTEL_")}
+            },
+        },
+        "num_replicas": min_replicas,
+        "max_ongoing_requests": max_requests,
+        "max_queued_requests": bound("Scheduler.max_queue", 512),
+        "graceful_shutdown_timeout_s": grace,
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "health_check_period_s": 2.0,
+        # What is wrong with a model is wrong at the second time, too.
+        "max_constructor_retry_count": 1,
+        "request_router_config": {"request_router_class": _ROUTER},
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+    }
+    if max_replicas > min_replicas:
+        options["num_replicas"] = None
+        options["autoscaling_config"] = {
+            "min_replicas": min_replicas,
+            "max_replicas": max_replicas,
+            "target_ongoing_requests": target_queue,
+        }
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     listening = {"host": host, "port": port}
     serve.start("HeadOnly", http_options=listening, logging_config={"log_level": "ERROR"})
@@ -143,20 +119,14 @@ def serve_replicas(served: Served, tokens: Tokens, host: str, port: int, grace: 
             status = serve.status().applications[_APP]
             if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 texts = [status.message, *(one.message for one in status.deployments.values())]
-                reason = _reason("\n".join(texts))
-                raise ConfigError(f"no replica could be started: {reason}")
+                reasons = re.findall(r"m6rec_jax\.\S+Error: (.*)$", "\n".join(texts), re.MULTILINE)
+                why = reasons[-1] if reasons else "\n".join(texts)[-2000:]
+                raise ConfigError(f"no replica could be started: {why}")
             if status.status == "RUNNING":
                 number_running = status.deployments["replica"].replica_states.get("RUNNING", 0)
-                seconds = time.monotonic() - began
-                log.info("ready in %.1f s: %d replicas", seconds, number_running)
+                log.info("ready: %d replicas", number_running)
                 stopped.wait()
         serve.delete(_APP)
         log.info("stopped: all requests are answered")
     finally:
         ray.shutdown()
-
-
-def _reason(message: str) -> str:
-    """The error of this package in a replica's traceback, else the last lines."""
-    found = re.findall(r"m6rec_jax\.\S+Error: (.*)$", message, re.MULTILINE)
-    return found[-1] if found else "\n".join(message.strip().splitlines()[-20:])

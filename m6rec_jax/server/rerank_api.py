@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +17,8 @@ from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.requests.request import Request as UserRequest
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
-from m6rec_jax.server.limits import strict_route
-from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
+from m6rec_jax.server.errors import StrictRoute
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, text_request
 from m6rec_jax.text.records import Item
 
 # Kinds of tasks that score candidates, the best for it first, and the job that does.
@@ -28,7 +27,7 @@ _JOBS = {"scoring": "scoring", "reranking": "scoring", "likelihood": "likelihood
 
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=strict_route(server.limits), tags=["Cohere and Jina"])
+    router = APIRouter(route_class=StrictRoute, tags=["Cohere and Jina"])
 
     @router.post("/v1/rerank")
     @router.post("/v2/rerank")
@@ -82,36 +81,29 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
     texts = {i: text for i, doc in enumerate(body.documents) if (text := _text(doc)) is not None}
     objects = {i: doc for i, doc in enumerate(body.documents) if i not in texts}
     entries = [*objects.values()]
-    user: UserRequest | None = None
-    found: Sequence[Item] = ()
+    user: UserRequest = text_request()
+    history: Sequence[str] = ()
     rendered: Sequence[str] = ()
     try:
-        if isinstance(body.query, str):
+        if not isinstance(body.query, str):
+            # What is known of a user counts for the texts of candidates, too.
+            accepted = snapshot.accept({**body.query, "candidates": entries}, task, job)
+            user, (history, rendered) = accepted.request, accepted.text
+        else:
             history = body.query.splitlines() or [""]
             if entries:
-                snapshot.row_types(task, job).check({"candidates": entries})
-                found, rendered = snapshot.service.candidates(
-                    entries, task=task, job=job, time=time.time()
-                )
-        else:
-            # What is known of a user counts for the texts of candidates, too.
-            asked = snapshot.accept({**body.query, "candidates": entries}, task, job)
-            user, (history, rendered) = asked.request, asked.text
-            found = user.candidates
+                user, rendered = snapshot.candidates(entries, task, job)
     except RejectedRow as problem:
         raise _of_documents(problem, [*objects]) from None
-    items = dict(zip(objects, found, strict=True))
+    items = dict(zip(objects, user.candidates, strict=True))
     texts |= zip(objects, rendered, strict=True)
+    about = tuple(items.get(index, Item("", {})) for index in range(len(texts)))
     documents = [texts[index] for index in range(len(texts))]
-    about = [items.get(index, Item("", {})) for index in range(len(texts))]
+    user = dataclasses.replace(user, candidates=about)
     try:
-        accepted = snapshot.accept_text(history, task, job, documents, about)
+        return snapshot.accept_text(history, task, job, documents, user)
     except RejectedRow as problem:
         raise _of_documents(problem, range(len(documents))) from None
-    if user is None:
-        return accepted
-    # What the user had counts.
-    return accepted._replace(request=dataclasses.replace(user, candidates=tuple(about)))
 
 
 def _of_documents(problem: RejectedRow, places: Sequence[int]) -> RejectedRow:

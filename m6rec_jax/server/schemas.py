@@ -1,41 +1,31 @@
-"""Bodies of requests and answers, as the OpenAPI page shows them.
+"""Bodies of requests, as the OpenAPI page shows them.
 
-What users, events and items hold depends on the data set: `row_types` checks it.
+What users, events and items hold depends on the data set: `requests.request` checks it.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import TypeAliasType
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from m6rec_jax.server.row_types import (
-    INTEGRAL,
-    MAX_CANDIDATES,
-    MAX_EXCLUDE,
-    MAX_HISTORY,
-    Id,
-    ShortId,
-    Text,
-    Time,
-    Whole,
-    check_names,
-)
+from m6rec_jax.io.closest import did_you_mean
 
-# Of these the OpenAPI page shows what the data sets have.
-User = TypeAliasType("User", dict[str, Any] | str)
-Item = TypeAliasType("Item", dict[str, Any] | Id)
-Event = TypeAliasType("Event", dict[str, Any] | str)
-Statistics = TypeAliasType("Statistics", dict[str, Any])
-Known = TypeAliasType("Known", dict[str, Any])
-
-_Candidates = Annotated[list[Item], Field(max_length=MAX_CANDIDATES)]
+# Most entries of lists.
+_CANDIDATES, _HISTORY, _EXCLUDE = 1000, 1000, 10_000
 # Requests of one body.
 _MANY = 128
-_Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), INTEGRAL]
-_Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31), INTEGRAL]
-_Prompts = Annotated[list[Text], Field(min_length=1, max_length=_MANY)]
+# JSON's 3.0 is whole, and "3" is no number.
+_INTEGRAL = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+_Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53), _INTEGRAL]
+_Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31), _INTEGRAL]
+_Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), _INTEGRAL]
+_Text = Annotated[str, Field(max_length=20_000)]
+_Prompts = Annotated[list[_Text], Field(min_length=1, max_length=_MANY)]
+_Object = dict[str, Any]
+_Item = _Object | _Text | _Whole
+_Candidates = Annotated[list[_Item], Field(max_length=_CANDIDATES)]
 
 
 class Strict(BaseModel):
@@ -46,7 +36,12 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, given: Any) -> Any:
-        return check_names(given, cls.model_fields, {})
+        """Names the nearest field."""
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                hint = f"there is no field {name!r}{did_you_mean(name, cls.model_fields)}"
+                raise PydanticCustomError("unknown_field", "{hint}", {"hint": hint, "field": name})
+        return given
 
 
 class Search(Strict):
@@ -86,14 +81,16 @@ class Ask(Strict):
     """Who is asked about: fields of files of requests (docs/requests.md)."""
 
     task: str | None = Field(None, description="one of the model's tasks; none: the only one")
-    user: User | None = Field(
+    user: _Object | str | None = Field(
         None, description="columns of the users table, and `id`; a text where they have no others"
     )
-    time: Time | None = Field(None, description="unix seconds or ISO 8601; none: now")
-    history: Annotated[list[Event], Field(max_length=MAX_HISTORY)] | None = Field(
-        None, description="what the user did, oldest first"
+    time: Annotated[float, Field(strict=True)] | str | None = Field(
+        None, description="unix seconds or ISO 8601; none: now"
     )
-    statistics: Statistics | None = Field(None, description="in place of those looked up")
+    history: Annotated[list[_Object | str], Field(max_length=_HISTORY)] | None = Field(
+        None, description="what the user did, oldest first: `item`, `time` and `value`"
+    )
+    statistics: _Object | None = Field(None, description="in place of those looked up")
     debug: bool = Field(False, strict=True, description="whether the answer has `debug`")
 
 
@@ -109,10 +106,10 @@ class Score(Ask):
 class Retrieve(Ask):
     """Items of the catalogue to be found."""
 
-    k: Annotated[int, Field(strict=True, ge=1, le=1000), INTEGRAL] | None = Field(
+    k: Annotated[int, Field(strict=True, ge=1, le=1000), _INTEGRAL] | None = Field(
         None, description="how many"
     )
-    exclude: Annotated[list[ShortId], Field(max_length=MAX_EXCLUDE)] | None = Field(
+    exclude: Annotated[list[str | _Whole], Field(max_length=_EXCLUDE)] | None = Field(
         None, description="ids that must not come"
     )
 
@@ -126,144 +123,28 @@ class Recommend(Retrieve):
     scorer: str | None = Field(
         None, description="task that orders what was found; '': none; none: the one that there is"
     )
-    about: Item | None = Field(None, description="for titles: the item that the prefix is about")
+    about: _Item | None = Field(None, description="for titles: the item that the prefix is about")
 
 
 class Write(Ask):
     """Texts to be written: one about each candidate, or one about none."""
 
     candidates: _Candidates | None = Field(None, description="as for scoring")
-    input: Text | None = Field(
+    input: _Text | None = Field(
         None, description="of a task of seqio: the text, in place of all other fields"
     )
     seed: _Seed = Field(0, description="of sampling, where the server samples")
-
-
-class Read(BaseModel):
-    """What the model read for a task: segments of the history, and candidates."""
-
-    task: str
-    job: str
-    history: list[str]
-    candidates: list[str]
-
-
-class Debug(BaseModel):
-    """How an answer came about, for who asks with `debug`.
-
-    `milliseconds`: `accept` checks and renders, `wait` is the queue, `run` the batch, and `total`
-    all of it. `segments`: by pool, where segments were found meanwhile, this request's and those of
-    others in its batch; none where late interaction is off.
-    """
-
-    read: list[Read]
-    milliseconds: dict[str, float]
-    segments: dict[str, dict[str, int]]
-
-
-class Answered(BaseModel):
-    """What answered.
-
-    `prompts` and `data` are fingerprints: equal ones give equal answers. `snapshot` counts the
-    server's changes.
-    """
-
-    task: str
-    job: str
-    prompts: str
-    data: str
-    snapshot: int
-
-
-class AnsweredRequest(Answered):
-    """`unknown_items`: of the history, which were left out: neither the catalogue has them, nor
-    were they described. `debug` is there where the request wants it.
-    """
-
-    unknown_items: list[str]
-    debug: Debug | None = None
-
-
-class RankedItem(BaseModel):
-    """An item and what it is ordered by. `id` is empty for an item that has none. `details`: what
-    is known of it beside its title. `because`: titles of the history that people have together
-    with it, at most two.
-    """
-
-    id: str
-    title: str
-    score: float
-    details: str
-    because: list[str]
-
-
-class RecommendedItem(RankedItem):
-    """`retrieval_score` is what the item was found by, where a scorer ordered it anew."""
-
-    retrieval_score: float | None = None
-
-
-class Ranked(AnsweredRequest):
-    """Items: candidates in their order, or what was found, best first."""
-
-    items: list[RankedItem]
-
-
-class Recommended(AnsweredRequest):
-    """Items, best first; `scored_by` answered last."""
-
-    items: list[RecommendedItem]
-    scored_by: Answered | None = None
-
-
-class WrittenText(BaseModel):
-    """A text, about the item of this id and title."""
-
-    id: str
-    title: str
-    text: str
-    log_probability: float
-
-
-class Written(AnsweredRequest):
-    """Texts, in the candidates' order."""
-
-    texts: list[WrittenText]
-
-
-class CatalogueItem(BaseModel):
-    """An item of the catalogue."""
-
-    id: str
-    title: str
-
-
-class Catalogue(BaseModel):
-    """Items that were found, and what requests about them may hold.
-
-    `user_columns` and `item_columns` are fields of `user` and of items, with their types. `value`
-    names the column of behaviours' `value`, null where they have none; `liked_at_least` is the
-    least value of an item that is liked.
-    """
-
-    task: str
-    num_items: int
-    user_columns: dict[str, str]
-    item_columns: dict[str, str]
-    value: str | None
-    liked_at_least: float | None
-    items: list[CatalogueItem]
 
 
 class Rerank(Foreign):
     """As Cohere's and Jina's clients ask."""
 
     model: str = Field("m6rec", description="a task of scoring, reranking or likelihood")
-    query: Text | Known = Field(
+    query: _Text | _Object = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    documents: Annotated[list[Item], Field(min_length=1, max_length=MAX_CANDIDATES)] = Field(
+    documents: Annotated[list[_Item], Field(min_length=1, max_length=_CANDIDATES)] = Field(
         description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`"
     )
     top_n: _Positive | None = None
@@ -274,9 +155,9 @@ class Embeddings(Foreign):
     """As OpenAI's client asks."""
 
     model: str = Field(description="a task of retrieval: vectors of users; `TASK:items`: of items")
-    input: Text | _Prompts
+    input: _Text | _Prompts
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Whole | None = Field(None, description="the model's own, if any")
+    dimensions: _Whole | None = Field(None, description="the model's own, if any")
 
 
 class StreamOptions(BaseModel):
@@ -289,13 +170,13 @@ class Completion(Foreign):
     """As OpenAI's client asks. What it leaves out is as the server is set (`Decoding` in gin)."""
 
     model: str = Field(description="a task of generation")
-    prompt: Text | _Prompts | Known = Field(
+    prompt: _Text | _Prompts | _Object = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    item: Item | None = Field(None, description="that the text is about; no field of OpenAI's")
+    item: _Item | None = Field(None, description="that the text is about; no field of OpenAI's")
     max_tokens: _Positive | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = Field(
         None, description="0: the likeliest tokens"
     )
@@ -310,14 +191,14 @@ class TextPart(BaseModel):
     """A part of a message; only text is read."""
 
     type: Literal["text"]
-    text: Text
+    text: _Text
 
 
 class Message(BaseModel):
     """A turn of a dialogue. What a system message says is read as what is known of the user."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=64)]
+    content: _Text | Annotated[list[TextPart], Field(max_length=64)]
 
     @property
     def text(self) -> str:
@@ -331,7 +212,7 @@ class Chat(Foreign):
     """As OpenAI's client asks."""
 
     model: str = Field(description="`m6rec`, or any task of dialogues")
-    messages: list[Message] = Field(min_length=1, max_length=MAX_HISTORY)
+    messages: list[Message] = Field(min_length=1, max_length=_HISTORY)
     n: Literal[1] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None

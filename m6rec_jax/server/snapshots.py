@@ -15,20 +15,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from m6rec_jax.bank.loaded import LoadedBank
-from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
-from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Conversation
-from m6rec_jax.jobs.titles import NAMING
+from m6rec_jax.jobs.job import job_of
+from m6rec_jax.jobs.job import jobs as all_jobs
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
-from m6rec_jax.server.row_types import RowTypes
 from m6rec_jax.serving.chat import open_conversation
 from m6rec_jax.serving.service import Service
 from m6rec_jax.text.records import Item, User
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 
 # In place of a task's name: the only task that fits.
 ANY_TASK = "m6rec"
-# What `serve.jobs` may name.
-FURTHER_JOBS = ("title_recommendation", "likelihood")
 
 
 class Snapshot:
@@ -50,6 +47,7 @@ class Snapshot:
       jobs: that may be asked beside what tasks are for, see `launch.serve`.
 
     Attributes:
+      pairs: tasks and the jobs that they can be asked for; nothing is compiled for these any more.
       since: unix seconds.
       conversation: a dialogue to be `resumed`; None: the model has no tasks for it.
       no_conversation: why not.
@@ -58,55 +56,26 @@ class Snapshot:
       M6RecError: a task's data or index are missing or wrong.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        version: int,
-        jobs: Collection[str] = (),
-    ) -> None:
+    def __init__(self, service: Service, version: int, jobs: Collection[str] = ()) -> None:
         self.service, self.version, self.since = service, version, time.time()
-        self._further_jobs = frozenset(jobs)
-        self._row_types: dict[str, RowTypes] = {}
-        self._described: dict[tuple[str, str], Mapping[str, Any]] = {}
-        pairs = service.answerable()
-        for task, job in list(pairs):
-            if job == "retrieval" and self._has_hybrid(task):
-                pairs.append((task, "reranking"))
-            if "title_recommendation" in jobs and self.tasks[task].writing in NAMING:
-                pairs.append((task, "title_recommendation"))
-        pairs += [(task, "scoring") for task in self.named("reranking")]
-        if "likelihood" in jobs or self.named("likelihood"):  # its programs depend on no task
-            lacking = {task: self._without_outcomes(task) for task in self.tasks}
-            if all(lacking.values()):
-                why = "; ".join(dict.fromkeys(map(str, lacking.values())))
-                raise ConfigError(f"no task can be asked for likelihood: {why}")
-            for task, reason in lacking.items():
-                if reason is None:
-                    pairs.append((task, "likelihood"))
-                elif not dialogue_part(self.tasks[task]):
-                    log.warning("'%s' is not asked for likelihood: %s", task, reason)
+        self._jobs, parts, pairs = frozenset(jobs), service.parts, service.answerable()
+        for name, job in all_jobs().items():
+            if job.answers() and (not job.on_request or name in self._jobs or self.named(name)):
+                pairs += self._further_pairs(name, pairs)
         service.warm_up(pairs)
-        if service.model.model.config.prompts.retrieval_dim and self.named("retrieval"):
-            parts = service.parts
-            retriever = parts.retriever()
-            parts.warm_once("retriever", retriever.warm_up)
-            task = self.named("retrieval")[0]
-            parts.warm_once("items", lambda: _warm_up_items(retriever, task, parts.batch_sizes))
-            pairs += [(task, "embeddings") for task in self.named("retrieval")]
-        self._pairs = frozenset(pairs)
-        for task, job in pairs:
-            if job != "embeddings":  # of text, which takes no data
-                self.describe(task, job)
+        self.pairs = frozenset(pairs)
+        self.described = {pair: self._describe(*pair) for pair in dict.fromkeys(pairs)}
         self.conversation: Conversation | None = None
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
             try:
-                parts = service.parts
-                self.conversation = open_conversation(service.model, parts.prepared, parts=parts)
+                prepared = parts.options.prepared
+                self.conversation = open_conversation(service.model, prepared, parts=parts)
                 parts.warm_once(self.conversation.shapes, self.conversation.warm_up)
             except (ConfigError, DataError) as error:
                 self.no_conversation = str(error)
                 log.warning("no chat: %s", error)
+        parts.earlier.clear()  # all that is needed has been read
 
     @property
     def tasks(self) -> Mapping[str, TaskSettings]:
@@ -121,48 +90,22 @@ class Snapshot:
     def segment_counts(self) -> dict[str, dict[str, int]]:
         """`SegmentCache.counts` as of now, none where late interaction is off."""
         counts = self.segments.counts() if self.segments else {}
-        return {pool: dataclasses.asdict(own) for pool, own in counts.items()}
+        return {pool: dataclasses.asdict(numbers) for pool, numbers in counts.items()}
 
     def named(self, *kinds: str) -> list[str]:
         """Names of the tasks of these kinds, those of dialogues left out."""
         return [n for n, s in self.tasks.items() if s.kind in kinds and not dialogue_part(s)]
 
-    def answers(self, task: str, job: str) -> bool:
-        """Whether all is there that the job needs; nothing is compiled for it any more."""
-        return (task, job) in self._pairs
-
     def jobs(self, task: str) -> list[str]:
         """What a task can be asked for."""
-        return sorted(job for own, job in self._pairs if own == task)
+        return sorted(job for name, job in self.pairs if name == task)
 
     def data_of(self, task: str) -> ServingData | None:
         """Catalogue and columns of a task's requests; None: it takes none."""
         if self.tasks[task].reads_text:
             return None
-        jobs = [job for job in self.jobs(task) if job != "embeddings"]  # of text, which takes none
+        jobs = self.jobs(task)
         return self.service.data(task, jobs[0]) if jobs else None
-
-    def check_answers_as(self, old: Snapshot, but: str = "") -> None:
-        """Raises ConfigError where something that could be asked no longer can.
-
-        Args:
-          old: the snapshot before.
-          but: a task whose prompts were replaced or removed: only what others lose counts.
-        """
-        gone = old.tasks.get(but)
-        if gone and but in self.tasks and self.tasks[but].kind == gone.kind:
-            gone = None
-        # With a task goes what others could be asked because of it.
-        lost = [
-            f"'{task}' for {job}"
-            for task, job in sorted(old._pairs - self._pairs)
-            if task != but and not (gone and job == gone.kind)
-        ]
-        talks = not (gone and dialogue_part(gone))
-        if talks and old.conversation and not self.conversation:
-            lost.append(f"a chat ({self.no_conversation})")
-        if lost:
-            raise ConfigError(f"with this change nobody could ask {', '.join(lost)}")
 
     def task(self, name: str | None, job: str, field: str = "task") -> str:
         """The task that is meant; `field` of the body names it.
@@ -183,11 +126,11 @@ class Snapshot:
         """Checks and renders a request; now is its time where it names none.
 
         Raises:
-          ValidationError: of pydantic, where a field is no field of the data set's.
+          ApiError: a field is no field of the data set's.
           RejectedRow, ConfigError, DataError: as `Service.accept`.
         """
         self._check_compiled(task, job)
-        self.row_types(task, job).check(row)
+        self._check_names(row, task, job)
         row = {"history": [], **row}
         if row.get("time") is None:
             row["time"] = time.time()
@@ -196,19 +139,37 @@ class Snapshot:
             raise accepted
         return accepted
 
-    def row_types(self, task: str, job: str) -> RowTypes:
-        """What requests of a task may hold."""
-        data = self.service.data(task, job)
-        if data.spec.name not in self._row_types:
-            self._row_types[data.spec.name] = RowTypes(data.spec, data.statistics_names())
-        return self._row_types[data.spec.name]
+    def candidates(
+        self, entries: Sequence[Any], task: str, job: str
+    ) -> tuple[Request, Sequence[str]]:
+        """A request of candidates alone, ids or objects, and their texts; raises as `accept`."""
+        self._check_names({"candidates": entries}, task, job)
+        return self.service.candidates(entries, task=task, job=job, time=time.time())
 
-    def all_row_types(self) -> list[RowTypes]:
-        """Those of each data set."""
-        asked = [(t, j) for t, j in self._pairs if j != "embeddings"]
-        return [
-            *{self.row_types(t, j): None for t, j in sorted(asked) if not self.tasks[t].reads_text}
-        ]
+    def _check_names(self, row: Mapping[str, Any], task: str, job: str) -> None:
+        """Raises ApiError for a field of users, events or items that the data set does not have:
+        files leave it out, and here somebody can mend it.
+        """
+        data = self.service.data(task, job)
+        item = {"id", "statistics", *data.spec.items.columns}
+        known: dict[str, set[str]] = {
+            "user": {"id", *data.spec.users.columns},
+            "history": {"item", "time", "value"},
+            **dict.fromkeys(("history.item", "candidates", "about"), item),
+            "statistics": set(data.statistics_names()),
+            "candidates.statistics": set(data.statistics_names()),
+        }
+        left = [(path, value) for path, value in row.items() if path in known]
+        while left:
+            path, value = left.pop()
+            if isinstance(value, list):
+                left += [(path, one) for one in value]
+            for name, inner in value.items() if isinstance(value, dict) else ():
+                field, names = f"{path}.{name}", known.get(path, {name})
+                if name not in names:
+                    said = f"'{field}': there is no such field{did_you_mean(name, names)}"
+                    raise ApiError(422, "unknown_field", said, field)
+                left.append((field, inner))
 
     def accept_text(
         self,
@@ -216,7 +177,7 @@ class Snapshot:
         task: str,
         job: str,
         candidates: Sequence[str] = (),
-        items: Sequence[Item] = (),
+        request: Request | None = None,
         number: int = 0,
         wanted: TextOptions | None = None,
     ) -> Accepted:
@@ -226,7 +187,7 @@ class Snapshot:
           history: segments: profile, behaviours, context.
           task, job, number: as for `accept`.
           candidates: as the model reads them.
-          items: what the candidates are, or what a text is about.
+          request: what is known beside the texts; None: nothing.
           wanted: of its texts; None: what `Decoding` says.
 
         Raises:
@@ -238,81 +199,78 @@ class Snapshot:
         if candidates:
             answerer: Any = self.service.answerer(job)
             answerer.check_candidates(candidates, task)
-        request = Request(User(""), time.time(), (), tuple(items))
         text = RequestText([*history], [*candidates])
+        request = request or text_request()
         accepted = Accepted(job, task, request, text, number, wanted or TextOptions())
         return self.service.with_choices(accepted)
 
     def describe(self, task: str, job: str) -> Mapping[str, Any]:
         """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""
-        if (task, job) not in self._described:
-            self._described[task, job] = {
-                "task": task,
-                "job": job,
-                "prompts": self.service.model.fingerprint(task),
-                "data": self.service.data(task, job).fingerprint,
-                "snapshot": self.version,
-            }
-        return self._described[task, job]
-
-    def described(self) -> list[Mapping[str, Any]]:
-        """`describe` of each task and job that was asked for, and of those that were warmed up."""
-        return list(self._described.values())
+        return self.described.get((task, job)) or self._describe(task, job)
 
     def num_tokens(self, texts: Sequence[str]) -> int:
         """Tokens of texts, for the usage that clients are told."""
         return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
 
+    def _describe(self, task: str, job: str) -> Mapping[str, Any]:
+        return {
+            "task": task,
+            "job": job,
+            "prompts": self.service.model.fingerprint(task),
+            "data": self.service.data(task, job).fingerprint,
+            "snapshot": self.version,
+        }
+
     def _check_compiled(self, task: str, job: str) -> None:
-        """A request that compiles would hold up all others."""
-        if not self.answers(task, self.service.job(task, job)):
-            raise ConfigError(f"'{task}' cannot be asked for '{job}': {self._lacking(task, job)}")
-
-    def _lacking(self, task: str, job: str) -> str:
-        """Why a task cannot be asked for a job, and what to do."""
-        others = [name for name in self.tasks if self.answers(name, job)]
+        """A request that compiles would hold up all others: says what to do instead."""
+        if (task, self.service.job(task, job)) in self.pairs:
+            return
+        kind = self.tasks[task].kind
+        others = [name for name in self.tasks if (name, job) in self.pairs]
+        advice = f"it is a task of {kind}, and can be asked for {', '.join(self.jobs(task))}"
         if others:
-            return f"name one of the tasks that can: {', '.join(sorted(others))}"
-        if job in FURTHER_JOBS and job not in self._further_jobs:
-            return f"start the server with --gin.serve.jobs=\"['{job}']\""
-        if job in ("retrieval", "reranking") and self.tasks[task].kind == "retrieval":
-            return "start the server with --index FOLDER, which `m6rec index build` makes"
-        able = ", ".join(self.jobs(task)) or "nothing"
-        return f"it is a task of {self.tasks[task].kind}, and can be asked for {able}"
+            advice = f"name one of the tasks that can: {', '.join(sorted(others))}"
+        elif job_of(job).on_request and job not in self._jobs:
+            advice = f"start the server with --gin.serve.jobs=\"['{job}']\""
+        elif job in ("retrieval", "reranking") and kind == "retrieval":
+            advice = "start the server with --index FOLDER, which `m6rec index build` makes"
+        raise ConfigError(f"'{task}' cannot be asked for '{job}': {advice}")
 
-    def _without_outcomes(self, task: str) -> str | None:
-        """Why it cannot be asked how likely outcomes are; None: it can."""
-        try:
-            self.service.job(task, "likelihood")  # not of dialogues
-            self.service.answerer("likelihood").of_task(task)
-        except (ConfigError, DataError) as error:  # such as data that name none
-            return str(error)
-        return None
+    def _further_pairs(self, job: str, pairs: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Tasks that can be asked for a job, beside those of its kind, and the job."""
+        found, reasons = list[tuple[str, str]](), list[str]()
+        for task, settings in self.tasks.items():
+            if (task, job) in pairs or not job_of(job).may_be_asked_of(settings):
+                continue
+            try:
+                self.service.answerer(job).of_task(task)
+                found.append((task, job))
+            except DataError:  # such as data without co-occurrence, or an index
+                continue
+            except ConfigError as error:  # other settings would let it
+                reasons.append(f"'{task}' cannot be asked for {job}: {error}")
+        if reasons and not found and job in self._jobs:
+            raise ConfigError("; ".join(reasons))
+        for reason in reasons:
+            log.warning("%s", reason)
+        return found
 
-    def _has_hybrid(self, task: str) -> bool:
-        """Whether what a task finds can be reranked; warns where other settings would let it."""
-        try:
-            self.service.answerer("reranking").of_task(task)
-        except DataError:  # such as data without co-occurrence
-            return False
-        except ConfigError as error:
-            log.warning("/v1/recommend of '%s' is without the hybrid: %s", task, error)
-            return False
-        return True
+
+def text_request(items: Sequence[Item] = ()) -> Request:
+    """A request of which nothing is known but its texts, and what these are about."""
+    return Request(User(""), time.time(), (), tuple(items))
 
 
 class Snapshots:
     """The snapshot that requests take, and its changes, one at a time.
 
     Args:
-      make: a snapshot of a service and a version.
-      swapped: told of a change: 'prompts' or 'data'.
+      jobs: of all snapshots.
+      swapped: called after a change with 'prompts' or 'data'.
     """
 
-    def __init__(
-        self, make: Callable[[Service, int], Snapshot], swapped: Callable[[str], None]
-    ) -> None:
-        self._make, self._swapped = make, swapped
+    def __init__(self, jobs: Collection[str], swapped: Callable[[str], None]) -> None:
+        self._jobs, self._swapped = jobs, swapped
         self._current: Snapshot | None = None
         self._lock = threading.Lock()
 
@@ -330,24 +288,7 @@ class Snapshots:
 
     def start(self, service: Service) -> None:
         """Makes the first snapshot; raises M6RecError as `Snapshot`."""
-        self._current = self._make(service, 1)
-
-    def put_prompts(self, task: str, index: str | None = None) -> Snapshot:
-        """Adds a task of the bank's folder, or replaces it by what the folder holds now.
-
-        Args:
-          task: in the folder.
-          index: of the catalogue, for a task of retrieval; None: as before.
-
-        Raises:
-          ApiError: 409, the server has no bank, or the task or its index does not fit; nothing has
-            changed then.
-        """
-        return self._change_bank("put", task, index)
-
-    def remove_prompts(self, task: str) -> Snapshot:
-        """Takes a task out; raises ApiError as `put_prompts`, or 404."""
-        return self._change_bank("remove", task)
+        self._current = Snapshot(service, 1, self._jobs)
 
     def put_data(self, data: Mapping[str, Any]) -> Snapshot:
         """Reads catalogue, statistics and indexes anew, from these folders or from the same ones.
@@ -358,49 +299,50 @@ class Snapshots:
         Raises:
           ApiError: 409, they do not fit; nothing has changed then.
         """
-        with self._lock:
-            return self._swap("data", lambda service: service.changed(data=data))
+        return self._swap("data", lambda service: service.changed(data=data))
 
-    def _change_bank(
+    def change_prompts(
         self, what: Literal["put", "remove"], task: str, index: str | None = None
     ) -> Snapshot:
-        with self._lock:
-            bank = self.current.service.model
+        """Adds a task of the bank's folder, replaces it by what the folder holds now, or takes it
+        out.
+
+        Args:
+          what: 'put' or 'remove'.
+          task: in the folder.
+          index: of the catalogue, for a task of retrieval; None: as before.
+
+        Raises:
+          ApiError: 404, there is no such task to remove; 409, the server has no bank, or the task
+            or its index does not fit. Nothing has changed then.
+        """
+
+        def changed(service: Service) -> Service:
+            bank = service.model
             if not isinstance(bank, LoadedBank):
                 raise ApiError(
                     409, "no_bank", "the server was started without --bank: its tasks are fixed"
                 )
             if what == "remove" and task not in bank.tasks:
-                known = ", ".join(sorted(bank.tasks)) or "none"
-                raise ApiError(404, "unknown_task", f"there is no task '{task}': {known}", "task")
+                names = ", ".join(sorted(bank.tasks)) or "none"
+                raise ApiError(404, "unknown_task", f"there is no task '{task}': {names}", "task")
+            bank = bank.without(task) if task in bank.tasks else bank
+            if what == "put":
+                bank = bank.with_tasks(task)
+            return service.changed(model=bank, index=None if index is None else {task: index})
 
-            def changed(service: Service) -> Service:
-                new = bank.without(task) if task in bank.tasks else bank
-                if what == "put":
-                    new = new.with_tasks(task)
-                return service.changed(new, index=None if index is None else {task: index})
+        return self._swap("prompts", changed)
 
-            return self._swap("prompts", changed, task)
-
-    def _swap(
-        self, what: str, change: Callable[[Service], Service], changed_task: str = ""
-    ) -> Snapshot:
-        old = self.current
-        try:
-            new = self._make(change(old.service), old.version + 1)
-            new.check_answers_as(old, changed_task)
-        except (M6RecError, OSError) as error:  # such as a name that no file may have
-            raise ApiError(409, "cannot_be_changed", str(error)) from error
-        self._current = new
-        self._swapped(what)
-        return new
-
-
-def _warm_up_items(retriever: Retriever, task: str, sizes: Sequence[int]) -> None:
-    """Compiles what embeds items given as text, for every number of rows."""
-    length = retriever.options.target_length
-    texts = ["a"] * length
-    packed = pack_texts(retriever.vocabulary, texts, length, retriever.candidate_length)
-    per_row = -(-len(texts) // len(packed.rows))
-    for size in sizes:
-        retriever.embed_items(["a"] * (per_row * size), task)
+    def _swap(self, what: str, change: Callable[[Service], Service]) -> Snapshot:
+        with self._lock:
+            old = self.current
+            try:
+                new = Snapshot(change(old.service), old.version + 1, self._jobs)
+                lost = sorted(f"'{task}' for {job}" for task, job in old.pairs - new.pairs)
+                if lost and what == "data":
+                    raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
+            except (M6RecError, OSError) as error:  # such as a name that no file may have
+                raise ApiError(409, "cannot_be_changed", str(error)) from error
+            self._current = new
+            self._swapped(what)
+            return new

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Request
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server, asking
-from m6rec_jax.server.errors import as_api_error
-from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.errors import StrictRoute, as_api_error
 
 # Columns of files of requests, by job (docs/requests.md): what a prediction holds.
 Prediction = dict[str, Any]
@@ -29,7 +28,7 @@ def health_route() -> str | None:
 
 def routes(server: Server) -> APIRouter:
     """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=strict_route(server.limits), tags=["Vertex AI"])
+    router = APIRouter(route_class=StrictRoute, tags=["Vertex AI"])
 
     @router.post(predict_route())
     async def predict(body: schemas.Predict, request: Request) -> dict[str, list[Prediction]]:

@@ -31,16 +31,13 @@ from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import RayWorkers, Threads, Workers
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.files import Chunk, Shard, open_requests
+from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules
 
 log = logging.getLogger(__name__)
 
-_GAPS = {
-    "no_history": "without a history",
-    "unknown_items": "with behaviours left out, whose items the catalogue does not have",
-}
 _ARROW_TYPES = {
     "float": pa.list_(pa.float32()),
     "int": pa.list_(pa.int32()),
@@ -52,29 +49,41 @@ _ARROW_TYPES = {
 class BatchReport:
     """What became of a file of requests.
 
-    `output` has rows with results, in the order of the requests, and `rejected`, the side file,
-    JSON lines of `row`, `kind`, `reason`, `raw`; `totals` say how many of each.
+    Attributes:
+      output: has rows with results, in the order of the requests.
+      totals: of rows: `answered`, `rejected KIND`, `without GAP` (`Request.gaps`), `ignored FIELD`
+        that the data set does not have.
     """
 
     output: epath.Path
-    rejected: epath.Path
     totals: Totals
+
+    @property
+    def rejected(self) -> epath.Path:
+        """The side file, JSON lines of `row`, `kind`, `reason`, `raw`."""
+        return side_files(self.output)[0]
+
+    def numbers(self, what: str) -> Totals:
+        """Rows by what follows a word of `totals`, such as kinds of 'rejected'."""
+        parts = ((name.partition(" "), number) for name, number in self.totals.items())
+        return Totals({rest: number for (first, _, rest), number in parts if first == what})
 
     def __str__(self) -> str:
         """The closing line, and others where something was missing or ignored."""
-        totals = self.totals
-        number = sum(totals.rejected.values())
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in totals.rejected.most_common())
+        shown = {
+            what: ", ".join(f"{name} {n:,}" for name, n in self.numbers(what).most_common())
+            for what in ("rejected", "without", "ignored")
+        }
+        answered, number = self.totals["answered"], self.numbers("rejected").total()
         text = (
-            f"{totals.answered + number:,} requests: {totals.answered:,} answered ({self.output}), "
-            f"{number:,} rejected ({self.rejected}{': ' if kinds else ''}{kinds})"
+            f"{answered + number:,} requests: {answered:,} answered ({self.output}), {number:,} "
+            f"rejected ({self.rejected}{': ' if number else ''}{shown['rejected']})"
         )
-        gaps = [f"{_GAPS[name]} {count:,}" for name, count in totals.gaps.most_common()]
-        if gaps:
-            text += f"\nAnswered with what is known, in rows: {', '.join(gaps)}"
-        if totals.ignored:
-            named = ", ".join(f"{n} {count:,}" for n, count in totals.ignored.most_common())
-            text += f"\nFields that the data set does not have were ignored, in rows: {named}"
+        if shown["without"]:
+            text += f"\nAnswered with what is known, in rows: {shown['without']}"
+        if shown["ignored"]:
+            text += "\nFields that the data set does not have were ignored, in rows: "
+            text += shown["ignored"]
         return text
 
 
@@ -132,12 +141,7 @@ def infer_requests(
             "m6rec infer --requests runs in one process, on all of its devices; start one for each "
             "host with --shard INDEX/COUNT"
         )
-    options = ServiceOptions(
-        prepared=prepared,
-        items=items,
-        index=index,
-        batch_sizes=(batch_size,),
-    )
+    options = ServiceOptions(prepared, items, index, batch_sizes=(batch_size,))
     make = functools.partial(_open, str(model_dir), bank, step, rules, options)
     with contextlib.ExitStack() as stack:
         workers: Workers[Service]
@@ -169,7 +173,7 @@ def _files(
       ConfigError: results would have another format, or overwrite the requests.
     """
     source, target = epath.Path(path_of(requests)), epath.Path(path_of(output))
-    found = [source]
+    sources = [source]
     with bucket_errors(requests, "read"):
         several = not source.is_file() and (
             source.is_dir() or any(sign in requests for sign in "*?[")
@@ -177,34 +181,30 @@ def _files(
         if several:
             folder, pattern = (source, "*") if source.is_dir() else (source.parent, source.name)
             # A folder of results has side files, too.
-            found = sorted(
+            sources = sorted(
                 path
                 for path in folder.glob(pattern)
                 if path.suffix in (".jsonl", ".parquet")
                 and not path.name.endswith(".rejected.jsonl")
             )
-            if not found:
-                if not folder.is_dir() and any(sign in str(folder) for sign in "*?["):
-                    raise ConfigError(
-                        f"{requests}: a pattern may stand in the file's name alone, of files in "
-                        "one folder"
-                    )
-                raise DataError(f"{requests}: there are no .jsonl or .parquet files")
-    if several and shard is not None:
-        found, shard = found[shard.index :: shard.count], None
-    for path in found:
-        own = target / path.name if several else target if shard is None else shard.of(target)
-        if own.suffix != path.suffix:
-            raise ConfigError(
-                f"{own}: results are written in the format of the requests, {path.suffix!r}"
-            )
-        for written in (own, *side_files(own)):
-            if written.resolve() == path.resolve():
-                raise ConfigError(
-                    f"{written} is the file of requests itself, which --output {output} would "
-                    "overwrite; name another output"
+            if not sources:
+                raise DataError(
+                    f"{requests}: there are no .jsonl or .parquet files (a pattern may stand in "
+                    "the file's name alone)"
                 )
-        yield path, own, shard
+    if several and shard is not None:
+        sources, shard = sources[shard.index :: shard.count], None
+    for path in sources:
+        result = target / path.name if several else target if shard is None else shard.of(target)
+        if result.suffix != path.suffix:
+            raise ConfigError(
+                f"{result}: results are written in the format of the requests, {path.suffix!r}"
+            )
+        if path.resolve() in (written.resolve() for written in (result, *side_files(result))):
+            raise ConfigError(
+                f"--output {output} would overwrite {path}, the requests; name another output"
+            )
+        yield path, result, shard
 
 
 def _answer_anywhere(
@@ -234,7 +234,7 @@ def _answer_anywhere(
             # The output last: when it is there, everything is.
             for path in (*side_files(output), output):
                 copies.store(path)
-    return BatchReport(output, side_files(output)[0], report.totals)
+    return BatchReport(output, report.totals)
 
 
 def answer_file(
@@ -248,21 +248,21 @@ def answer_file(
     progress: bool = True,
 ) -> BatchReport:
     """Answers all requests of a file that have no answer yet; see `infer_requests`."""
-    asked = workers.begin(_asked, task, job)()
-    file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in asked.types.items()})
-    described = {"requests": file_sha256(requests), **asked.described}
+    task, job, types, described = workers.begin(_described, task, job)()
+    file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in types.items()})
+    described = {"requests": file_sha256(requests), **described}
     start, end = (shard or Shard()).rows(file.num_rows)
     if shard is not None:
         described["shard"] = str(shard)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with PartFiles(output, file.suffix, described, start) as parts:
+    with PartFiles(output, described, start) as parts:
         if parts.finished:
             log.info("%s is complete already", output)
-            return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
+            return BatchReport(epath.Path(output), parts.totals)
         if parts.start != start:
             log.info("going on at row %s", f"{parts.start:,}")
         chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
-        answered = workers.map(functools.partial(_answered, asked), chunks)
+        answered = workers.map(functools.partial(_answered, task, job, tuple(types)), chunks)
         with progress_bar(
             total=end - start,
             initial=parts.start - start,
@@ -270,71 +270,43 @@ def answer_file(
             desc="requests",
             disable=not progress,
         ) as bar:
-            for chunk, own in zip(sent, answered, strict=True):
-                file.write_part(parts.part, chunk, own.kept, own.columns)
+            for chunk, (kept, columns, rejected, totals) in zip(sent, answered, strict=True):
+                file.write_part(parts.part, chunk, kept, columns)
                 bar.update(chunk.end - parts.start)
-                parts.commit(chunk.end, own.totals, own.rejected)
+                parts.commit(chunk.end, totals, rejected)
         parts.finish(file.join)
-        return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
+        return BatchReport(epath.Path(output), parts.totals)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Asked:
-    """What is asked of every request.
-
-    Attributes:
-      types: columns of the results, see `jobs.answering.Result`.
-      described: what results depend on.
-    """
-
-    task: str
-    job: str
-    types: Mapping[str, str]
-    described: Mapping[str, Any]
-
-
-def _asked(service: Service, task: str, job: str | None) -> _Asked:
+def _described(
+    service: Service, task: str, job: str | None
+) -> tuple[str, str, Mapping[str, str], dict[str, Any]]:
+    """Task and job that are meant, types of the columns of results, and what these depend on."""
     task = service.task(task, job)
     job = service.job(task, job)
-    answerer = service.answerer(job)
-    described = service.describe(task, job)
-    return _Asked(task, job, answerer.column_types, described)
+    return task, job, service.answerer(job).column_types, service.describe(task, job)
 
 
-@dataclasses.dataclass(slots=True)
-class _Answered:
-    """What became of a chunk.
-
-    Attributes:
-      kept: which of its rows have results.
-      columns: their results, one per kept row.
-      rejected: lines of the side file.
-    """
-
-    kept: list[int] = dataclasses.field(default_factory=list)
-    columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
-    rejected: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    totals: Totals = dataclasses.field(default_factory=Totals)
-
-
-def _answered(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
-    found, accepted = _Answered(), list[Accepted]()
+def _answered(
+    task: str, job: str, names: Sequence[str], service: Service, chunk: Chunk
+) -> tuple[list[int], dict[str, list[Any]], list[dict[str, Any]], Totals]:
+    """Which rows of a chunk have results, these by column, lines of the side file, and totals."""
+    kept, accepted, rejected = list[int](), list[Accepted](), list[dict[str, Any]]()
+    totals = Totals()
     for index, row in enumerate(chunk.rows):
-        problem = row.problem
+        answer: Accepted | RejectedRow | None = row.problem
         if row.values is not None:
-            answer = service.accept(row.values, task=asked.task, job=asked.job, number=row.number)
-            if isinstance(answer, Accepted):
-                accepted.append(answer)
-                found.kept.append(index)
-                found.totals.count_ignored(answer.request.ignored)
-                found.totals.gaps.update(answer.request.gaps)
-                continue
-            problem = answer
-        assert problem is not None
-        found.totals.rejected[problem.kind] += 1
-        reason = {"kind": problem.kind, "reason": str(problem)}
-        found.rejected.append({"row": row.number, **reason, "raw": row.shown()})
+            answer = service.accept(row.values, task=task, job=job, number=row.number)
+        if isinstance(answer, Accepted):
+            kept.append(index)
+            accepted.append(answer)
+            totals.update(f"ignored {name}" for name in answer.request.ignored)
+            totals.update(f"without {name}" for name in answer.request.gaps)
+        else:
+            assert answer is not None
+            totals[f"rejected {answer.kind}"] += 1
+            reason = {"kind": answer.kind, "reason": str(answer)}
+            rejected.append({"row": row.number, **reason, "raw": row.shown()})
+    totals["answered"] = len(accepted)
     rows = [result.columns() for result in service.answer(accepted)]
-    found.columns = {name: [row[name] for row in rows] for name in asked.types}
-    found.totals.answered = len(rows)
-    return found
+    return kept, {name: [row[name] for row in rows] for name in names}, rejected, totals

@@ -6,18 +6,17 @@ import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import gin
 import jax
 import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
 from m6rec_jax.engine.index.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import all_devices, read_settings
+from m6rec_jax.engine.model_folder import all_devices
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
@@ -63,8 +62,6 @@ def build_index(
         raise ConfigError(
             "m6rec index build runs in one process, on all of its devices; --engine ray has several"
         )
-    if bank is None and (Path(model_dir) / CHECKPOINTS_FOLDER).is_dir():
-        _check_retrieves(model_dir, step)
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
     with contextlib.ExitStack() as stack:
         workers: Workers[_Embedder]
@@ -72,35 +69,13 @@ def build_index(
             workers = stack.enter_context(RayWorkers("m6rec index build --engine ray", make))
         else:
             workers = stack.enter_context(Threads(make()))
-        texts, described = workers.begin(_asked, prepared, items)()
-        return write_index(
-            output,
-            texts,
-            functools.partial(workers.map, _embedded),
-            **described,
-            block=block,
-            progress=progress,
-        )
+        texts, described = workers.begin(_described, prepared, items)()
+        embedded = functools.partial(workers.map, _embedded)
+        return write_index(output, texts, embedded, **described, block=block, progress=progress)
 
 
-def _check_retrieves(model_dir: str | Path, step: int | None) -> None:
-    """Raises ConfigError where a run embeds no items, before it is loaded."""
-    config = read_manifest(locate(model_dir, step)).build_model_config()
-    if not config.prompts.retrieval_dim:
-        tasks = read_settings(model_dir).tasks
-        told = ", ".join(f"{name} ({own.kind})" for name, own in sorted(tasks.items())) or "none"
-        raise ConfigError(
-            f"{model_dir} does not retrieve, so it embeds no items; its tasks: {told}. Tune one "
-            "for retrieval (gin_configs/recipes/retrieval.gin), and name its MODEL_DIR"
-        )
-
-
-class _Embedder(NamedTuple):
-    """A model, and the task whose items it embeds."""
-
-    model: LoadedModel
-    task: str
-    retriever: Retriever
+# A model, and the task whose items it embeds.
+_Embedder = tuple[LoadedModel, str, Retriever]
 
 
 def _open(
@@ -118,16 +93,15 @@ def _open(
         task, batch_sizes=(batch_size,), target_buckets=(model.settings.target_length,)
     )
     retriever.check_task(task)
-    return _Embedder(model, task, retriever)
+    return model, task, retriever
 
 
-def _asked(
+def _described(
     embedder: _Embedder, prepared: str | None, items: str | None
 ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-    """Texts of all items, and what `write_index` is told of the model."""
+    """Texts of all items, and arguments of `write_index` that say what the model is."""
     model, task, _ = embedder
-    data = open_serving_data(model, task, prepared, items, with_statistics=False)
-    texts = data.item_texts()
+    texts = open_serving_data(model, task, prepared, items, with_statistics=False).item_texts()
     for id_, text in texts.items():
         if not len(model.vocabulary.encode_array(text)):
             raise DataError(f"item {id_!r} has no text to embed: {text!r}")
@@ -139,4 +113,4 @@ def _asked(
 
 
 def _embedded(embedder: _Embedder, texts: Sequence[str]) -> np.ndarray:
-    return embedder.retriever.embed_items(texts)
+    return embedder[2].embed_items(texts)

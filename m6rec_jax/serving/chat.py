@@ -140,7 +140,7 @@ def open_conversation(
         else:
             engines[part] = model.generator(name, batch_sizes=(1,))
     index = None
-    if parts is not None and parts.has_newer_catalogue:
+    if parts is not None and parts.options.items is not None:
         logger.warning("dialogues are about the catalogue in %s: ITEMS is not for them", folder)
     if parts is not None and "retrieval" in tasks:
         index = _built_index(parts, tasks["retrieval"], folder)
@@ -202,7 +202,7 @@ def _reranker(
 
 def _built_index(parts: Parts, task: str, folder: Path) -> CatalogueIndex | None:
     """What `m6rec index build` made of the catalogue for the task; None: nothing, or of another."""
-    built = parts.indexes().get(task)
+    built = parts.indexes.get(task)
     if built is None or read_manifest(built).model != parts.model.fingerprint(task):
         return None
     stored, catalogue = parts.index(task), read_catalogue(folder)

@@ -1,13 +1,14 @@
-"""Requests of many clients, answered in batches by one thread that owns the devices.
+"""Requests of many clients, answered in batches and by texts that grow one by one.
 
     scheduler = Scheduler()
     future = scheduler.submit(service, accepted, deadline=time.monotonic() + 2.0)
     result = future.result()
 
-Interactive requests go before bulk, but for every eighth time, and then the earliest deadline. A
-batch is what has queued for the first one's job, of any tasks; requests of one history go together,
-since it is encoded once. Between two batches, texts that grow one by one (`Service.texts`) take as
-much time as the batch before took, a few steps at least: neither waits until the other is finished.
+XLA's own thread runs programs on the devices. The threads here do the host's work around them: a
+few workers lay out a batch, start its programs, and turn arrays into answers, so that the devices
+have the next batch when one ends; another thread lets texts into slots, takes steps, and hands on
+what they say. A batch is what has queued for the first request's job, of any tasks: interactive
+requests go before bulk, then the earliest deadline.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import heapq
 import itertools
 import logging
 import math
@@ -42,14 +42,9 @@ T = TypeVar("T")
 # Receives a piece of a text: which text of the answer, and what it goes on with.
 OnText = Callable[[int, str], None]
 
-_CHARACTERS_PER_TOKEN = 4
-# How much of the measured rate is that of the latest batch.
+# How much of the measured seconds of a request are those of the latest batch.
 _SMOOTHING = 0.1
-# Of so many batches, and slots of texts, that others take while bulk requests wait, they get one.
-_BULK_EVERY = 8
-# Seconds that texts may take between two batches.
-_LONGEST_TURN = 0.25
-# On a CPU a padded row costs as much as a real one.
+# On a CPU a padded row costs as much as a real one: so much of a padded batch must be requests.
 _CPU_FILL = 0.5
 
 
@@ -71,6 +66,9 @@ class DeadlinePassed(M6RecError):
 
 class SchedulerClosed(M6RecError):
     """No requests are taken any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,70 +97,66 @@ class Queued(concurrent.futures.Future[T]):
 
     began = math.inf
 
-    def set_running_or_notify_cancel(self) -> bool:
-        """As of a `Future`."""
-        self.began = min(self.began, time.monotonic())
-        return super().set_running_or_notify_cancel()
-
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Entry:
-    """A request in the queue, or one whose texts grow; entries of equal `group` may share a batch.
+    """A request, in the queue or under way; entries of equal `group` may share a batch.
 
     Attributes:
-      texts: what submits the texts that have no slot yet; None: they do not grow.
+      order: by which the queue is ordered: bulk, deadline, number.
+      texts: what submits the texts that have no slot yet, to `generator`; None: they do not grow.
       streams: of those that have one.
     """
 
+    job: str
     group: Any
-    run: Callable[[Sequence[_Entry]], list[Any]]
-    deadline: float
-    batch_sizes: Sequence[int] = (1,)
-    tokens: int = 1
-    accepted: Accepted | None = None
-    argument: Any = None
+    run: Callable[[list[Any]], list[Any]]
+    argument: Any
+    batch_sizes: Sequence[int]
+    order: tuple[bool, float, int]
     on_text: OnText | None = None
     texts: collections.deque[Callable[[], GenerationStream]] | None = None
+    generator: ContinuousGenerator | None = None
     streams: list[GenerationStream] = dataclasses.field(default_factory=list)
-    bulk: bool = False
     since: float = dataclasses.field(default_factory=time.monotonic)
     future: Queued[Any] = dataclasses.field(default_factory=Queued)
 
     @property
-    def generator(self) -> ContinuousGenerator:
-        """Of the snapshot that answers."""
-        return self.group[0].parts.continuous_generator()
+    def is_late(self) -> bool:
+        return self.order[1] < time.monotonic()
 
-    def shared(self) -> Any:
-        """What is encoded once for all requests of a batch for which it is equal."""
-        if self.accepted is None:
-            return self.bulk
-        return self.bulk, self.accepted.task, tuple(self.accepted.text.history)
+    def claim(self) -> tuple[bool, int, float, int]:
+        """On a free slot: who has the fewest goes first."""
+        bulk, deadline, number = self.order
+        growing = sum(stream.finish_reason is None for stream in self.streams)
+        return bulk, growing, deadline, number
 
-    def claim(self) -> tuple[bool, int]:
-        """On a free slot, of a text that has none; the least goes first."""
-        return self.bulk, sum(stream.finish_reason is None for stream in self.streams)
+    def fail(self, error: Exception) -> None:
+        for stream in self.streams:
+            stream.cancel()  # its slot is free at the next step
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
-
-# By what the queue is ordered, and a request.
-_Item = tuple[tuple[bool, float, int], _Entry]
+    def say(self, index: int, piece: str) -> None:
+        # A listener that has gone must not end the thread.
+        with contextlib.suppress(Exception):
+            if self.on_text is not None:
+                self.on_text(index, piece)
 
 
 @gin.configurable(denylist=["observe"])
 class Scheduler:
-    """Owns the devices; see the module. Methods may be called from any thread.
+    """Answers requests in its threads; see the module. Methods may be called from any thread.
 
     Args:
       max_queue: requests that may wait; more raise `QueueFull`.
       max_batch: requests of a batch, and texts that grow beside each other, at most.
-      max_tokens: of histories and candidates of a batch, at most; counted roughly, by characters.
-      wait_ms: how long a request waits for others to share its batch.
-      fill: least share of a padded batch that requests fill, so that padding does not cost more
-        than sharing saves; None: half of it on a CPU, and anything elsewhere.
-      observe: told of each batch.
+      max_running: batches under way at a time. Beside another one only a full batch begins, so that
+        requests do not scatter over small ones.
+      observe: called with each batch that has ended.
 
     Raises:
-      ConfigError: numbers that are impossible.
+      ConfigError: numbers below 1.
     """
 
     def __init__(
@@ -170,45 +164,39 @@ class Scheduler:
         *,
         max_queue: int = 512,
         max_batch: int = 32,
-        max_tokens: int = 65536,
-        wait_ms: float = 0.0,
-        fill: float | None = None,
+        max_running: int = 2,
         observe: Callable[[Batch], None] | None = None,
     ) -> None:
-        if min(max_queue, max_batch, max_tokens) < 1 or wait_ms < 0:
+        if min(max_queue, max_batch, max_running) < 1:
             raise ConfigError(
-                f"Scheduler: max_queue = {max_queue}, max_batch = {max_batch} and max_tokens = "
-                f"{max_tokens} must be at least 1, and wait_ms = {wait_ms} at least 0"
+                f"Scheduler: max_queue = {max_queue}, max_batch = {max_batch} and max_running = "
+                f"{max_running} must be at least 1"
             )
-        self._max_queue, self._max_batch, self._max_tokens = max_queue, max_batch, max_tokens
-        self._wait = wait_ms / 1000
-        # How often interactive requests went before bulk ones: into batches, and slots of texts.
-        self._passed = {"batch": 0, "slot": 0}
-        self._fill = fill
+        self._max_queue, self._max_batch = max_queue, max_batch
         self._observe = observe or (lambda batch: None)
-        self._queue: list[_Item] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
-        self._running = 0
-        self._growing: list[_Entry] = []
+        self._queue: list[_Entry] = []  # of batches
+        self._growing: list[_Entry] = []  # of texts, those that have no slot yet among them
         self._generators = set[ContinuousGenerator]()  # that have texts
+        self._running = 0
         self._closed = self._stopped = False
-        self._batch_seconds = 0.0
-        self._rate = 0.0
-        self._thread = threading.Thread(target=self._work, name="m6rec-devices", daemon=True)
-        self._thread.start()
+        self._seconds = 0.0  # of a request, as measured
+        names = {f"m6rec-batches-{number}": self._run_batches for number in range(max_running)}
+        for name, work in {**names, "m6rec-texts": self._grow_texts}.items():
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     @property
     def depth(self) -> int:
         """Requests that wait, for a batch or for the first slot of their texts."""
-        return len(self._queue)
+        return len(self._queue) + sum(math.isinf(own.future.began) for own in self._growing)
 
     def submit(
         self,
         service: Service,
         accepted: Accepted,
         *,
-        deadline: float | None = None,
+        deadline: float = math.inf,
         bulk: bool = False,
         on_text: OnText | None = None,
     ) -> Queued[Result]:
@@ -218,9 +206,9 @@ class Scheduler:
           service: that accepted it, and answers it.
           accepted: of `Service.accept`.
           deadline: of `time.monotonic`: a request that has not begun by then never does, and texts
-            that grow must have ended; None: none.
+            that grow must have ended.
           bulk: whether all interactive requests go first.
-          on_text: receives generated texts in the scheduler's thread: piece by piece where they
+          on_text: receives generated texts in a thread of the scheduler: piece by piece where they
             grow, else whole.
 
         Returns:
@@ -231,18 +219,19 @@ class Scheduler:
         Raises:
           QueueFull, SchedulerClosed: it was not queued.
         """
-
-        def run(entries: Sequence[_Entry]) -> list[Any]:
-            return service.answer([entry.accepted for entry in entries if entry.accepted])
-
-        text = accepted.text
-        characters = sum(map(len, text.history)) + sum(map(len, text.candidates))
-        tokens = characters // _CHARACTERS_PER_TOKEN + len(text.history) + 2 * len(text.candidates)
-        group, sizes = (service, accepted.job), service.parts.batch_sizes
-        entry = _Entry(group, run, _time(deadline), sizes, tokens, accepted, on_text=on_text)
+        entry = _Entry(
+            accepted.job,
+            (service, accepted.job),
+            service.answer,
+            accepted,
+            service.parts.batch_sizes,
+            (bulk, deadline, next(self._numbers)),
+            on_text,
+        )
         if (texts := service.texts(accepted)) is not None:
             entry.texts = collections.deque(texts)
-        return self._put(entry, bulk)
+            entry.generator = service.parts.continuous_generator()
+        return self._put(entry)
 
     def call_together(
         self,
@@ -250,7 +239,7 @@ class Scheduler:
         argument: Any,
         batch_sizes: Sequence[int],
         *,
-        deadline: float | None = None,
+        deadline: float = math.inf,
         bulk: bool = False,
     ) -> Queued[Any]:
         """Queues one of the arguments of a function that takes many; as `submit`.
@@ -261,12 +250,8 @@ class Scheduler:
           batch_sizes: lengths of lists that are padded to.
           deadline, bulk: as of `submit`.
         """
-
-        def run(entries: Sequence[_Entry]) -> list[Any]:
-            return function([entry.argument for entry in entries])
-
-        entry = _Entry(function, run, _time(deadline), batch_sizes, argument=argument)
-        return self._put(entry, bulk)
+        order = (bulk, deadline, next(self._numbers))
+        return self._put(_Entry("other", function, function, argument, batch_sizes, order))
 
     def close(self, grace: float = 0.0) -> bool:
         """Takes no more requests, and waits for those that there are.
@@ -280,213 +265,85 @@ class Scheduler:
         """
         with self._changed:
             self._closed = True
-            done = self._changed.wait_for(
+            all_done = self._changed.wait_for(
                 lambda: not (self._queue or self._running or self._growing), grace
             )
             left, self._queue = self._queue, []
             self._stopped = True
             self._changed.notify_all()
-        for _, entry in left:
-            _fail(entry, SchedulerClosed("the server is shutting down"))
-        return done
+        for entry in left:
+            entry.fail(SchedulerClosed())
+        return all_done
 
-    def _put(self, entry: _Entry, bulk: bool) -> Queued[Any]:
-        entry.bulk = bulk
+    def _put(self, entry: _Entry) -> Queued[Any]:
         with self._changed:
             if self._closed:
-                raise SchedulerClosed("the server is shutting down")
-            if len(self._queue) >= self._max_queue:
+                raise SchedulerClosed
+            if self.depth >= self._max_queue:
                 self._drop_dead()
-            if (waiting := len(self._queue)) >= self._max_queue:
-                raise QueueFull(waiting, math.ceil(waiting / self._rate) if self._rate else 1)
-            heapq.heappush(self._queue, ((bulk, entry.deadline, next(self._numbers)), entry))
+            if (waiting := self.depth) >= self._max_queue:
+                raise QueueFull(waiting, math.ceil(waiting * self._seconds) or 1)
+            (self._queue if entry.texts is None else self._growing).append(entry)
             self._changed.notify_all()
         return entry.future
 
     def _drop_dead(self) -> None:
         """Takes cancelled and late requests out of the queue; the caller holds the lock."""
-        now = time.monotonic()
-        kept = []
-        for item in self._queue:
-            entry = item[1]
-            if entry.deadline < now:
-                _fail(entry, DeadlinePassed("the request waited until after its deadline"))
-            elif not entry.future.cancelled():
-                kept.append(item)
-        heapq.heapify(kept)
-        self._queue = kept
+        for entry in [own for own in self._queue if own.is_late or own.future.cancelled()]:
+            self._queue.remove(entry)
+            entry.fail(DeadlinePassed("the request waited until after its deadline"))
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._queue or self._growing or self._generators or self._stopped
-                )
-                if self._stopped:
-                    break
-                if self._wait and not self._growing:
-                    # Until enough have come, or time has passed, or nothing comes any more.
-                    self._changed.wait_for(
-                        lambda: len(self._queue) >= self._max_batch or self._closed, self._wait
-                    )
-                batch = self._take()
-                self._running = len(batch)
-            until = time.monotonic() + min(self._batch_seconds, _LONGEST_TURN)
-            self._grow()
-            while self._growing and time.monotonic() < until:
-                self._grow()
-            self._batch_seconds = 0.0
-            if batch:
-                self._run(batch)
-            with self._changed:
-                self._running = 0
-                self._changed.notify_all()
+    def _run_batches(self) -> None:
+        while self._run_batch():  # and holds nothing of a batch while there is none
+            pass
+
+    def _run_batch(self) -> bool:
+        """Waits for a batch and answers it; False: none will come."""
         with self._changed:
-            left, self._growing = self._growing, []
-        for entry in left:
-            _give_up(entry, SchedulerClosed("the server is shutting down"))
-
-    def _grow(self) -> None:
-        """Lets texts into free slots, takes a few steps, hands on what they say."""
-        now = time.monotonic()
-        for entry in list(self._growing):
-            if entry.future.cancelled():
-                self._end(entry)
-            elif entry.deadline < now:
-                self._end(
-                    entry, DeadlinePassed("the request's deadline came before its text's end")
-                )
-        while (taker := self._next_text()) is not None:
-            try:
-                if taker.texts:
-                    taker.streams.append(taker.texts.popleft()())
-                    self._generators.add(taker.generator)
-            except Exception as error:
-                self._end(taker, error)
-        for generator in list(self._generators):
-            if not generator.step():
-                self._generators.remove(generator)
-        for entry in list(self._growing):
-            # First: pieces come before a text's end.
-            ended = not entry.texts and all(stream.finish_reason for stream in entry.streams)
-            if entry.on_text is not None:
-                for index, stream in enumerate(entry.streams):
-                    for piece in stream.take():
-                        _tell(entry.on_text, index, piece)
-            if ended:
-                self._end(entry)
-
-    def _next_text(self) -> _Entry | None:
-        """Whose text gets the next free slot: who has the fewest, those first that began.
-
-        A request with many texts leaves slots to others as they come.
-        """
-
-        def has_room(entry: _Entry) -> bool:
-            generator = entry.generator
-            under_way = generator.num_running + generator.num_pending
-            return under_way < min(generator.num_slots, self._max_batch)
-
-        with self._changed:
-            known = [entry for entry in self._growing if entry.texts and has_room(entry)]
-            best = min(known, key=_Entry.claim, default=None)
-            waiting = [i for i in self._queue if i[1].texts is not None and has_room(i[1])]
-            item = self._first("slot", waiting)
-            if item is None:
-                return best
-            own_turn = item[1].bulk and item is not min(waiting)
-            if best is not None and not own_turn and best.claim() <= item[1].claim():
-                return best
-            self._queue.remove(item)
-            heapq.heapify(self._queue)
-            item[1].future.began = time.monotonic()
-            self._growing.append(item[1])
-            return item[1]
-
-    def _end(self, entry: _Entry, error: Exception | None = None) -> None:
-        """Answers a request whose texts have ended, or gives it up."""
-        if error is None and not entry.future.cancelled():
-            assert entry.accepted is not None  # as of all that texts are written for
-            try:
-                result = Texts.of(stream.result() for stream in entry.streams)
-                check_finite([entry.accepted], [result.log_probabilities])
-            except Exception as failure:
-                error = failure
-            else:
-                if entry.future.set_running_or_notify_cancel():
-                    entry.future.set_result(result)
-        if error is not None or entry.future.cancelled():
-            _give_up(entry, error)
-        with self._changed:
-            number = len(self._growing)
-            self._growing.remove(entry)
-            self._changed.notify_all()
-        began = entry.future.began
+            self._changed.wait_for(lambda: self._stopped or self._next_size())
+            if self._stopped:
+                return False
+            batch = self._take()
+            self._running += 1
+        began = time.monotonic()
+        failures = self._answer(batch) if batch else 0
         seconds = time.monotonic() - began
-        self._measure(number / max(seconds, 1e-6))
-        job = entry.accepted.job if entry.accepted else "other"
-        failed = error is not None and not isinstance(error, DeadlinePassed | SchedulerClosed)
-        self._observe(Batch(job, [began - entry.since], seconds, failed))
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+        if batch:
+            waits = [entry.future.began - entry.since for entry in batch]
+            self._ended(Batch(batch[0].job, waits, seconds, failures), len(batch))
+        return True
+
+    def _next_size(self) -> int:
+        """Requests of the next batch, 0 where none may begin; the caller holds the lock."""
+        self._drop_dead()
+        if not self._queue:
+            return 0
+        first = min(self._queue, key=lambda own: own.order)
+        number = sum(own.group == first.group for own in self._queue)
+        sizes = [size for size in first.batch_sizes if size <= self._max_batch] or [1]
+        if self._running and number < sizes[-1]:
+            return 0
+        fill = _CPU_FILL if jax.default_backend() == "cpu" else 0.0
+        padded = [size for size in first.batch_sizes if number >= size * fill]
+        return min(number, self._max_batch, max(padded, default=sizes[0]))
 
     def _take(self) -> list[_Entry]:
         """The next batch, out of the queue; the caller holds the lock."""
-        self._drop_dead()
-        first = self._first("batch", [item for item in self._queue if item[1].texts is None])
-        if first is None:
-            return []
-        sharing: dict[Any, list[_Item]] = {first[1].shared(): [first]}
-        for item in sorted(self._queue):
-            entry = item[1]
-            if item is not first and entry.texts is None and entry.group == first[1].group:
-                sharing.setdefault(entry.shared(), []).append(item)
-        members: list[_Item] = []
-        tokens = 0
-        for item in itertools.chain.from_iterable(sharing.values()):
-            entry = item[1]
-            if len(members) == self._max_batch:
-                break
-            if members and tokens + entry.tokens > self._max_tokens:
-                continue
-            members.append(item)
-            tokens += entry.tokens
-        members = members[: self._well_filled(len(members), first[1].batch_sizes)]
-        taken = {item[0] for item in members}
-        self._queue = [item for item in self._queue if item[0] not in taken]
-        heapq.heapify(self._queue)
+        number, ordered = self._next_size(), sorted(self._queue, key=lambda own: own.order)
+        batch = [own for own in ordered if own.group == ordered[0].group][:number]
+        for entry in batch:
+            self._queue.remove(entry)
+            entry.future.began = time.monotonic()
         # A future that runs can no longer be cancelled.
-        return [e for _, e in members if e.future.set_running_or_notify_cancel()]
-
-    def _first(self, what: str, waiting: Sequence[_Item]) -> _Item | None:
-        """Who goes first; a bulk request where enough others have gone before it."""
-        first = min(waiting, default=None)
-        bulk = min((item for item in waiting if item[1].bulk), default=None)
-        if first is None or bulk is None or first is bulk:
-            return first
-        self._passed[what] = (self._passed[what] + 1) % _BULK_EVERY
-        return first if self._passed[what] else bulk
-
-    def _well_filled(self, number: int, sizes: Sequence[int]) -> int:
-        """How many of `number` requests fill a padded batch."""
-        if self._fill is None:
-            self._fill = _CPU_FILL if jax.default_backend() == "cpu" else 0.0
-        filled = [size for size in sizes if number >= size * self._fill]
-        return min(number, max(filled, default=min(sizes)))
-
-    def _run(self, batch: Sequence[_Entry]) -> None:
-        began = time.monotonic()
-        failures = self._answer(batch)
-        seconds = self._batch_seconds = time.monotonic() - began
-        self._measure(len(batch) / max(seconds, 1e-6))
-        job = "other" if batch[0].accepted is None else batch[0].accepted.job
-        self._observe(Batch(job, [began - entry.since for entry in batch], seconds, failures))
-
-    def _measure(self, rate: float) -> None:
-        self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
+        return [own for own in batch if own.future.set_running_or_notify_cancel()]
 
     def _answer(self, batch: Sequence[_Entry]) -> int:
         """Answers requests, each by itself where they fail together; returns how many failed."""
         try:
-            results = batch[0].run(batch)
+            results = batch[0].run([entry.argument for entry in batch])
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -495,35 +352,84 @@ class Scheduler:
             log.warning("a batch of %d failed (%s)", len(batch), type(error).__name__)
             return sum(self._answer([entry]) for entry in batch)
         for entry, result in zip(batch, results, strict=True):
-            _finish(entry, result)
+            for index, text in enumerate(getattr(result, "texts", ())):
+                entry.say(index, text)
+            entry.future.set_result(result)
         return 0
 
+    def _ended(self, batch: Batch, number: int) -> None:
+        seconds = batch.seconds / number
+        self._seconds += (_SMOOTHING if self._seconds else 1.0) * (seconds - self._seconds)
+        self._observe(batch)
 
-def _time(deadline: float | None) -> float:
-    return math.inf if deadline is None else deadline
+    def _grow_texts(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._growing or self._generators or self._stopped)
+                if self._stopped:
+                    break
+            self._grow()
+        for entry in list(self._growing):
+            entry.fail(SchedulerClosed())
 
+    def _grow(self) -> None:
+        """Lets texts into free slots, takes a few steps, hands on what they say."""
+        for entry in list(self._growing):
+            if entry.future.cancelled() or entry.is_late:
+                late = DeadlinePassed("the request's deadline came before its text's end")
+                self._end(entry, late)
+        while (taker := self._next_text()) is not None:
+            try:
+                assert taker.texts is not None
+                assert taker.generator is not None
+                taker.streams.append(taker.texts.popleft()())
+                self._generators.add(taker.generator)
+            except Exception as error:
+                self._end(taker, error)
+        for generator in list(self._generators):
+            if not generator.step():
+                self._generators.remove(generator)
+        for entry in list(self._growing):
+            # First: pieces come before a text's end.
+            ended = not entry.texts and all(stream.finish_reason for stream in entry.streams)
+            for index, stream in enumerate(entry.streams):
+                for piece in stream.take():
+                    entry.say(index, piece)
+            if ended:
+                self._end(entry)
 
-def _finish(entry: _Entry, result: Any) -> None:
-    if entry.on_text is not None:
-        for index, text in enumerate(getattr(result, "texts", ())):
-            _tell(entry.on_text, index, text)
-    entry.future.set_result(result)
+    def _next_text(self) -> _Entry | None:
+        """Whose text gets the next free slot; a request with many texts leaves slots to others."""
+        with self._changed:
+            taker = min(filter(self._has_room, self._growing), key=_Entry.claim, default=None)
+            if taker is not None:
+                taker.future.began = min(taker.future.began, time.monotonic())
+        return taker
 
+    def _has_room(self, entry: _Entry) -> bool:
+        generator = entry.generator
+        if generator is None or not entry.texts:
+            return False
+        under_way = generator.num_running + generator.num_pending
+        return under_way < min(generator.num_slots, self._max_batch)
 
-def _tell(on_text: OnText, index: int, piece: str) -> None:
-    # A listener that has gone must not end the thread.
-    with contextlib.suppress(Exception):
-        on_text(index, piece)
-
-
-def _give_up(entry: _Entry, error: Exception | None) -> None:
-    """Frees slots at the next step; where the client has gone, nobody hears of the error."""
-    for stream in entry.streams:
-        stream.cancel()
-    if error is not None:
-        _fail(entry, error)
-
-
-def _fail(entry: _Entry, error: Exception) -> None:
-    if entry.future.set_running_or_notify_cancel():
-        entry.future.set_exception(error)
+    def _end(self, entry: _Entry, error: Exception | None = None) -> None:
+        """Answers a request whose texts have ended, or gives it up."""
+        if error is None:
+            try:
+                result = Texts.of(stream.result() for stream in entry.streams)
+                check_finite([entry.argument], [result.log_probabilities])
+                if entry.future.set_running_or_notify_cancel():
+                    entry.future.set_result(result)
+            except Exception as failure:
+                error = failure
+        if error is not None:
+            entry.fail(error)
+        with self._changed:
+            number = len(self._growing)
+            self._growing.remove(entry)
+            self._changed.notify_all()
+        began = min(entry.future.began, time.monotonic())
+        failed = error is not None and not isinstance(error, DeadlinePassed | SchedulerClosed)
+        seconds = time.monotonic() - began
+        self._ended(Batch(entry.job, [began - entry.since], seconds, failed), number)

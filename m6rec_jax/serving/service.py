@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.decoding.stream import GenerationStream
-from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
@@ -28,7 +27,7 @@ from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, Result, 
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.jobs.parts import INDEXED, Parts, ServiceOptions
-from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.records import Item
@@ -38,37 +37,17 @@ class Service:
     """Answers requests with a loaded model; `open` loads one.
 
     Args:
-      model: of a run or a bank.
-      options: see `ServiceOptions`.
-      parts: made of both; None: they are made.
+      parts: the model, its engines, data and indexes.
     """
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        options: ServiceOptions | None = None,
-        parts: Parts | None = None,
-    ) -> None:
-        self.model = model
-        options = options or ServiceOptions()
-        if parts is None and options.segments is not None:
-            model.use_segments(options.segments)
-        self.parts = parts or Parts(model, options)
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.model = parts, parts.model
 
-    def changed(
-        self,
-        model: LoadedModel | None = None,
-        data: Mapping[str, Any] | None = None,
-        index: Mapping[str, str] | None = None,
-    ) -> Service:
-        """A service for another state of the model or other data, beside this one.
-
-        Args:
-          model: a state of this one's bank; None: the same.
-          data, index: see `Parts.changed`, also for the error.
+    def changed(self, **changes: Any) -> Service:
+        """A service for another state of the model or other data, beside this one; arguments and
+        errors as `Parts.changed`.
         """
-        parts = self.parts.changed(model, data, index)
-        return Service(parts.model, parts.options, parts)
+        return Service(self.parts.changed(**changes))
 
     @classmethod
     def open(
@@ -94,8 +73,11 @@ class Service:
           CheckpointError: no model, or a bank of another backbone.
           ConfigError: an index of a task that there is not.
         """
+        options = options or ServiceOptions()
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
-        return cls(loaded, options)
+        if options.segments is not None:
+            loaded.use_segments(options.segments)
+        return cls(Parts(loaded, options))
 
     def task(self, name: str | None = None, job: str | None = None) -> str:
         """The task that is meant: the one named, or the only one that the job can be asked of.
@@ -112,14 +94,13 @@ class Service:
         if name or len(tasks) == 1 or job is None:
             return task_name(tasks, name or "")
         fitting = [task for task, own in tasks.items() if job_of(job).may_be_asked_of(own)]
-        if len(own := [task for task in fitting if tasks[task].kind == job]) == 1:
-            return own[0]
-        if len(fitting) != 1:
+        of_kind = [task for task in fitting if tasks[task].kind == job]
+        if 1 not in (len(fitting), len(of_kind)):
             raise ConfigError(
                 f"{len(fitting) or 'none'} of the model's tasks can be asked for '{job}'; name one "
                 f"of them: {', '.join(sorted(fitting or tasks))}"
             )
-        return fitting[0]
+        return (of_kind if len(of_kind) == 1 else fitting)[0]
 
     def job(self, task: str, job: str | None = None) -> str:
         """The job that is meant: the one named, or what the task is for.
@@ -185,8 +166,8 @@ class Service:
 
     def candidates(
         self, entries: Sequence[Any], *, task: str, job: str, time: float
-    ) -> tuple[Sequence[Item], list[str]]:
-        """Items, and what the model reads of each as a candidate, whoever the user is.
+    ) -> tuple[Request, list[str]]:
+        """A request of candidates alone, and what the model reads of each, whoever the user is.
 
         Args:
           entries: ids or objects, as `candidates` of a request.
@@ -200,7 +181,7 @@ class Service:
         row = {"time": time, "history": [], "candidates": list(entries)}
         request = self._parser_of(job, task).parse(row)
         answerer: Any = self.answerer(job)
-        return request.candidates, answerer.candidate_texts(request, task)
+        return request, answerer.candidate_texts(request, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Result]:
         """Answers requests of any tasks and jobs, in their order.
@@ -236,18 +217,17 @@ class Service:
             **self.answerer(job).describe(task),
         }
 
-    def warm_up(self, asked: Iterable[tuple[str, str]] | None = None) -> None:
+    def warm_up(self, pairs: Iterable[tuple[str, str]] | None = None) -> None:
         """Compiles every program that requests may run, and reads the data that they need.
 
         Args:
-          asked: (task, job) pairs; None: each task with what it is for, as far as that answers
-            requests and all that it needs is there.
+          pairs: tasks and jobs; None: `answerable`.
         """
-        pairs = self.answerable() if asked is None else list(asked)
+        pairs = self.answerable() if pairs is None else list(pairs)
         for task, job in pairs:
             self._parser_of(job, task)
         for job in dict.fromkeys(job for _, job in pairs):
-            self.answerer(job).warm_up([task for task, own in pairs if own == job])
+            self.answerer(job).warm_up([task for task, asked in pairs if asked == job])
         segments = self.model.segments
         if segments is not None:  # all engines compute them, and not all warm them up
             self.parts.warm_once("segments", lambda: segments.warm_up(self.model.variables))
@@ -259,10 +239,10 @@ class Service:
         kinds = {name for name, job in jobs().items() if job.answers()}
         return [
             (task, settings.kind)
-            for task, settings in self.model.settings.tasks.items()
+            for task, settings in self.model.tasks.items()
             if settings.kind in kinds
             and not dialogue_part(settings)
-            and (settings.kind not in INDEXED or self.parts.has_index(task))
+            and (settings.kind not in INDEXED or task in self.parts.indexes)
         ]
 
     def _parser_of(self, job: str, task: str) -> RequestParser:

@@ -155,7 +155,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             )
             repeats.append(np.isin(row["item_indices"], past).tolist())
         service = Service.open(run, options=ServiceOptions(prepared=str(prepared.folder)))
-        server = make_server(service, data)
+        server = make_server(service)
         with TestClient(make_app(server)) as client:
             answers = [client.post("/v1/score", json=own | {"task": TASK}) for own in requests]
         server.scheduler.close(10)

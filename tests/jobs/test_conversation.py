@@ -20,7 +20,6 @@ from m6rec_jax.engine.index.catalogue_index import TopK
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs import parts as parts_module
 from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue, Read
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.serving import chat as chat_module
@@ -419,13 +418,6 @@ def test_a_talk_in_the_terminal(folder):
         "  written: Fargo (1996) · Heat (1995) · Heat (1986)",
         "  retrieved: Fargo (1996) · Heat (1995) · Heat (1986)",
     ]
-
-
-def test_a_task_of_dialogues_may_have_an_index():
-    model = model_of(r="generation", i="item_recommendation")
-    parts_module._check_tasks_of_indexes({"i": "somewhere"}, model)
-    with pytest.raises(ConfigError, match="a task of kind 'generation' searches none"):
-        parts_module._check_tasks_of_indexes({"r": "somewhere"}, model)
 
 
 def test_models_that_cannot_talk_are_told(folder, monkeypatch):

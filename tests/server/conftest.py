@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from m6rec_jax.engine.programs.kept_programs import keep_programs
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.served import use_compilation_cache
+from m6rec_jax.server.launch import use_compilation_cache
 from m6rec_jax.serving.service import Service
 from tests.server import served as served_folder
 
@@ -47,7 +47,7 @@ def server(service: Service, folder: Path) -> Iterator[Server]:
     use_compilation_cache()  # a session's fixtures come before those of a module
     # One worker compiles, the others find its programs.
     with filelock.FileLock(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "server.lock"):
-        server = served_folder.make_server(service, folder)
+        server = served_folder.make_server(service)
     yield server
     server.scheduler.close(10)
 

@@ -9,11 +9,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.limits import Limits
-from m6rec_jax.server.metrics import Metrics
-from m6rec_jax.server.snapshots import Snapshot, Snapshots
 from m6rec_jax.serving.build_index import build_index
-from m6rec_jax.serving.scheduler import Scheduler
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules
 from tests.serving import served_films
@@ -59,17 +55,9 @@ def open_service(
     )
 
 
-def make_server(
-    service: Service | None, folder: Path, limits: Limits | None = None, **options: Any
-) -> Server:
+def make_server(service: Service | None, **options: Any) -> Server:
     """A server that is ready, or without a service one that is still loading."""
-    metrics = Metrics()
-
-    def make(own: Service, version: int) -> Snapshot:
-        return Snapshot(own, version, jobs=["title_recommendation"])
-
-    snapshots = Snapshots(make, lambda what: metrics.swaps.labels(what).inc())
+    server = Server(["title_recommendation"], **options)
     if service is not None:
-        snapshots.start(service)
-    scheduler = Scheduler(observe=metrics.batch, **options)
-    return Server(snapshots, scheduler, limits or Limits(), metrics)
+        server.snapshots.start(service)
+    return server

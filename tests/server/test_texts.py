@@ -31,7 +31,7 @@ WAIT = 30
 
 @pytest.fixture
 def scheduler() -> Iterator[Scheduler]:
-    made = Scheduler(fill=0.0)
+    made = Scheduler()
     yield made
     made.close(WAIT)
 
@@ -205,7 +205,7 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
     before = scheduler.submit(service, asked, on_text=lambda _, piece: pieces.append(piece))
     gate.step(3)
     wait_until(lambda: bool(pieces))
-    new = service.changed(other)
+    new = service.changed(model=other)
     new.warm_up()
     after = scheduler.submit(new, asked)
     gate.open()
@@ -217,7 +217,7 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
     assert found.log_probabilities != expected.log_probabilities  # type: ignore[attr-defined]
 
 
-def test_who_hangs_up_frees_the_slot(
+def test_who_hangs_up_frees_the_slot_of_a_text(
     server: Server, listen: Callable[[Any], str], service: Service, gate: Gate
 ) -> None:
     generator = service.parts.continuous_generator()

@@ -54,7 +54,7 @@ def schedulers() -> Iterator[Any]:
     made: list[Scheduler] = []
 
     def make(**options: Any) -> Scheduler:
-        made.append(Scheduler(**{"fill": 0.0} | options))
+        made.append(Scheduler(**{"max_running": 1} | options))
         return made[-1]
 
     yield make
@@ -72,9 +72,9 @@ def blocked(scheduler: Scheduler, service: Service) -> Any:
 def test_interactive_before_bulk_then_the_earliest_deadline(schedulers: Any) -> None:
     scheduler, service = schedulers(max_batch=1), Service()
     futures, now = [blocked(scheduler, service)], time.monotonic()
-    orders: list[tuple[int, float | None, bool]] = [
-        *((1, None, True), (2, now + 90, True), (3, None, False), (4, now + 99, False)),
-        *((5, now + 80, False), (6, None, False)),
+    orders: list[tuple[int, float, bool]] = [
+        *((1, math.inf, True), (2, now + 90, True), (3, math.inf, False), (4, now + 99, False)),
+        *((5, now + 80, False), (6, math.inf, False)),
     ]
     for number, deadline, bulk in orders:
         one = scheduler.submit(service, asked(number), deadline=deadline, bulk=bulk)
@@ -86,31 +86,6 @@ def test_interactive_before_bulk_then_the_earliest_deadline(schedulers: Any) -> 
     assert service.batches == [[0], [5], [4], [3], [6], [2], [1]]
 
 
-def test_bulk_requests_do_not_wait_forever(schedulers: Any) -> None:
-    scheduler, service = schedulers(max_batch=1), Service()
-    futures = [blocked(scheduler, service)]
-    for number in range(1, 21):
-        futures.append(scheduler.submit(service, asked(number), bulk=number < 3))
-    service.go.set()
-    for future in futures:
-        future.result(WAIT)
-    order = [number for batch in service.batches for number in batch]
-    assert order == [0, *range(3, 10), 1, *range(10, 17), 2, *range(17, 21)]
-
-
-def test_requests_of_one_history_go_together(schedulers: Any) -> None:
-    scheduler, service = schedulers(max_batch=3), Service()
-    futures = [blocked(scheduler, service)]
-    for number in range(1, 7):
-        futures.append(scheduler.submit(service, asked(number, text=f"user {number % 3}")))
-    # A bulk request takes no other's place, whatever it shares.
-    futures.append(scheduler.submit(service, asked(7, text="user 1"), bulk=True))
-    service.go.set()
-    for future in futures:
-        future.result(WAIT)
-    assert service.batches == [[0], [1, 4, 2], [3, 6, 5], [7]]
-
-
 def test_a_function_of_many_is_called_with_those_that_queue(schedulers: Any) -> None:
     scheduler, service, lists = schedulers(), Service(), list[list[int]]()
 
@@ -119,31 +94,47 @@ def test_a_function_of_many_is_called_with_those_that_queue(schedulers: Any) -> 
         return [2 * number for number in numbers]
 
     futures = [blocked(scheduler, service)]
-    futures += [scheduler.call_together(doubled, number, (1, 8)) for number in range(3)]
+    futures += [scheduler.call_together(doubled, number, (1, 3)) for number in range(3)]
     service.go.set()
     assert [future.result(WAIT) for future in futures[1:]] == [0, 2, 4]
     assert lists == [[0, 1, 2]]
 
 
-def test_a_batch_is_of_one_job_and_within_its_budget(schedulers: Any) -> None:
+def test_a_batch_is_of_one_job(schedulers: Any) -> None:
     seen: list[Batch] = []
-    scheduler, service = schedulers(max_batch=4, max_tokens=100, observe=seen.append), Service()
+    scheduler, service = schedulers(max_batch=4, observe=seen.append), Service((1, 4))
     futures = [blocked(scheduler, service)]
-    for number in range(1, 13):
+    for number in range(1, 10):
         job = "retrieval" if number % 3 == 0 else "scoring"
-        # Number 2 is most of a batch by itself, and 4 more than a whole one.
-        text = str(number).ljust({2: 300, 4: 4000}.get(number, 1))
-        futures.append(scheduler.submit(service, asked(number, job, text)))
+        futures.append(scheduler.submit(service, asked(number, job)))
     service.go.set()
     for future in futures:
         future.result(WAIT)
-    assert service.batches == [[0], [1, 2, 5, 7], [3, 6, 9, 12], [4], [8, 10, 11]]
-    while len(seen) < 5:  # the last one is told after its futures are done
+    assert service.batches == [[0], [1, 2, 4, 5], [3, 6, 9], [7, 8]]
+    while len(seen) < 4:  # the last one is told after its futures are done
         time.sleep(0.001)
     assert [(batch.job, len(batch.waits)) for batch in seen[1:3]] == [
         ("scoring", 4),
-        ("retrieval", 4),
+        ("retrieval", 3),
     ]
+
+
+def test_beside_a_batch_another_begins_once_it_is_full(schedulers: Any) -> None:
+    scheduler, slow, quick = (
+        schedulers(max_running=2, max_batch=4),
+        Service((1, 4)),
+        Service((1, 4)),
+    )
+    first = blocked(scheduler, slow)
+    quick.go.set()
+    some = [scheduler.submit(quick, asked(n)) for n in range(3)]
+    time.sleep(0.05)
+    assert not any(future.done() for future in some)
+    some.append(scheduler.submit(quick, asked(3)))
+    assert [future.result(WAIT).texts for future in some] == [["0"], ["1"], ["2"], ["3"]]
+    assert not first.done()
+    assert quick.batches == [[0, 1, 2, 3]]
+    slow.go.set()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +153,7 @@ def test_a_batch_is_of_one_job_and_within_its_budget(schedulers: Any) -> None:
 )
 def test_padding_is_worth_it(schedulers: Any, waiting: int, smallest: int, taken: int) -> None:
     """At least half of a padded batch is filled: a CPU computes padding, too."""
-    scheduler, service = schedulers(fill=0.5), Service((smallest, 8, 32))
+    scheduler, service = schedulers(), Service((smallest, 8, 32))
     futures = [blocked(scheduler, service)]
     futures += [scheduler.submit(service, asked(n)) for n in range(1, waiting + 1)]
     service.go.set()
@@ -183,7 +174,7 @@ def test_one_that_cannot_be_answered_harms_no_other(schedulers: Any) -> None:
 
 
 def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
-    scheduler, service = schedulers(max_queue=3), Service()
+    scheduler, service = schedulers(max_queue=3), Service((1, 3))
     first = blocked(scheduler, service)
     late = scheduler.submit(service, asked(1), deadline=time.monotonic() - 1)
     gone = scheduler.submit(service, asked(2))

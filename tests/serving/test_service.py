@@ -19,9 +19,10 @@ from m6rec_jax.engine.index import catalogue_index
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.parts import Parts, ServiceOptions
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.build_index import build_index
-from m6rec_jax.serving.service import Service, ServiceOptions
+from m6rec_jax.serving.service import Service
 from tests.engine.programs import num_traced
 from tests.serving import served_films
 from tests.serving.served_films import ITEMS, request
@@ -209,14 +210,14 @@ def test_names_that_nobody_has(service: Service, folder: Path) -> None:
         service.accept(request(1), job="scoring")
     with pytest.raises(ConfigError, match=r"'next'.* has no classes"):
         service.accept(request(1), task="next", job="scoring")
-    without = Service(service.model, options(folder, index=None))
+    without = Service(Parts(service.model, options(folder, index=None)))
     with pytest.raises(ConfigError, match="'next' needs an index of the catalogue: make one with"):
         without.accept(request(1), task="next")
     nobody = {"index": {"nxet": str(folder / "index")}}
     with pytest.raises(ConfigError, match=r"an index is named for 'nxet' \(did you mean 'next'"):
-        Service(service.model, options(folder, **nobody))
+        Service(Parts(service.model, options(folder, **nobody)))
     with pytest.raises(ConfigError, match="an index is named for 'nxet'"):
         service.changed(data=nobody)
-    none = Service(service.model, options(folder, batch_sizes=(8, 0)))
+    none = Service(Parts(service.model, options(folder, batch_sizes=(8, 0))))
     with pytest.raises(ConfigError, match=r"batch sizes \[0, 8\] must be at least 1"):
         none.warm_up()

@@ -288,7 +288,7 @@ class Reranker:
         told["ease"] = np.log(told["ease_sum"] + LEAST_EASE)
         for name, found_by in (("words", words), ("past_words", alike)):
             told[name] = np.concatenate(
-                [found_by[row].toarray()[0, own] for row, own in enumerate(chosen)]
+                [_values(_row(found_by, row), own) for row, own in enumerate(chosen)]
             )
         told["word_match"] = np.log(told["words"] + LEAST_MATCH)
         told["popularity"] = self._popularity[ids[there]]
