@@ -23,7 +23,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,15 +35,10 @@ from m6rec_jax.text.records import Item, Value
 WRITING = ("explanations", "contents", "titles", "queries")
 
 _SHARED, _IN = "shared_", "_in"
-# Which liked item shares something, and fields that say so.
-_Way: TypeAlias = tuple[int | None, dict[str, Value]]
-_NOTHING: _Way = (None, {})
 # A text that named all nine actors of two sequels would name nothing else.
 _MOST_SHARED = 2
 # Of one part of a text; items that the user liked latest come first.
 _MOST_CHOICES = 48
-# That are looked through for choices that are true.
-_MOST_WAYS = 4096
 
 
 class Written(NamedTuple):
@@ -149,12 +144,16 @@ class WritingTemplate(
         features: list[str] = []
         latest_first = self.liked_items(liked)
         for column in self.shared:
-            sharing = (
-                (shared[:_MOST_SHARED], other)
-                for _, other, shared in _sharing(item, latest_first, common, column)
+            telling = _telling(item, column, common)
+            sharing = [
+                ([value for value in telling if value in other.values[column]], other.item)
+                for other in latest_first
+                if _differ(other.item, item)
+            ]
+            shared, other = max(
+                sharing, key=lambda one: len(one[0][:_MOST_SHARED]), default=([], item)
             )
-            if most := max(sharing, key=lambda one: len(one[0]), default=None):
-                shared, other = most
+            if shared := shared[:_MOST_SHARED]:
                 values |= _said(column, shared, _rendered(self.liked, other))
                 features += shared
         if self.shared and not features:
@@ -174,8 +173,9 @@ class WritingTemplate(
     ) -> list[list[str]]:
         """For each part of the text, in order, all that holds and may stand there.
 
-        A part is what asks for the same shared columns. Where it may be left out, one of its
-        choices is empty. Texts are put together with a space between their parts.
+        A part is what asks for the same shared columns; it speaks of one liked item. Where it may
+        be left out, one of its choices is empty. Texts are put together with a space between their
+        parts.
 
         Args:
           item, common: as for `written`.
@@ -184,28 +184,14 @@ class WritingTemplate(
         choices: list[list[str]] = []
         for part in self.text.pieces(_shared_column):
             columns = list(dict.fromkeys(filter(None, map(_shared_column, part.fields))))
-            cited = [f"{_SHARED}{column}{_IN}" in part.fields for column in columns]
-            # More could not be paired below, and a history may share millions. What is said of one
-            # column alone is true.
-            most = _MOST_CHOICES if len(columns) == 1 else _MOST_WAYS
-            ways = [
-                list(itertools.islice(self._ways(item, liked, common, column), most)) or [_NOTHING]
-                for column in columns
-            ]
-            every = list(itertools.islice(itertools.product(*ways), _MOST_WAYS))
-            true = [way for way in every if _is_cited(way, cited)]
-            if not true:  # only what is cited is said
-                pairs = [zip(way, cited, strict=True) for way in every]
-                true = [tuple(one if names else _NOTHING for one, names in pair) for pair in pairs]
-            texts: dict[str, None] = {}
-            for way in true[:_MOST_CHOICES]:
-                values = dict(item.attributes)
-                for _, some in way:
-                    values |= some
-                texts.setdefault(_rendered(part, item, values).strip())
-            if part.may_be_empty:
-                texts.setdefault("")
-            choices.append(list(texts))
+            ways = itertools.islice(self._ways(item, liked, common, columns), _MOST_CHOICES)
+            texts = {
+                _rendered(part, item, {**item.attributes, **way}).strip(): None
+                for way in list(ways) or [{}]
+                if all(field in way for field in part.required if _shared_column(field))
+            }
+            texts.pop("", None)
+            choices.append([*texts, *([""] if part.may_be_empty or not texts else [])])
         return choices
 
     def _ways(
@@ -213,26 +199,31 @@ class WritingTemplate(
         item: Item,
         liked: Sequence[LikedItem],
         common: Mapping[str, frozenset[str]],
-        column: str,
-    ) -> Iterator[_Way]:
-        """What may truly be said of a shared column: where it is so, its values and that item."""
-        for place, other, shared in _sharing(item, liked, common, column):
-            name = _rendered(self.liked, other)
-            for size in range(min(len(shared), _MOST_SHARED), 0, -1):
-                for values in itertools.combinations(shared, size):
-                    yield place, _said(column, values, name)
+        columns: Sequence[str],
+    ) -> Iterator[dict[str, Value]]:
+        """What may truly be said of shared columns: values that one liked item shares, most first,
+        and that item.
+        """
+        telling = {column: _telling(item, column, common) for column in columns}
+        for other in liked:
+            if not _differ(other.item, item):
+                continue
+            name = _rendered(self.liked, other.item)
+            some_of_column = []
+            for column, values in telling.items():
+                shared = [value for value in values if value in other.values[column]]
+                sizes = range(min(len(shared), _MOST_SHARED), -1, -1)
+                some = itertools.chain(*(itertools.combinations(shared, n) for n in sizes))
+                some_of_column.append([_said(column, few, name) if few else {} for few in some])
+            for said in itertools.product(*some_of_column):
+                if any(said):
+                    yield {field: value for fields in said for field, value in fields.items()}
 
 
-def _sharing(
-    item: Item, liked: Sequence[LikedItem], common: Mapping[str, frozenset[str]], column: str
-) -> Iterator[tuple[int, Item, list[str]]]:
-    """Liked items that share values of a column: place, item, and the values in `item`'s order."""
+def _telling(item: Item, column: str, common: Mapping[str, frozenset[str]]) -> list[str]:
+    """An item's values of a column but those that most items have."""
     everybodys = common.get(column, frozenset())
-    telling = dict.fromkeys(v for v in _values(item, column) if v not in everybodys)
-    for place, (other, values) in enumerate(liked):
-        shared = [value for value in telling if value in values[column]]
-        if shared and _differ(other, item):
-            yield place, other, shared
+    return [value for value in dict.fromkeys(_values(item, column)) if value not in everybodys]
 
 
 def _said(column: str, values: Sequence[str], name: str) -> dict[str, Value]:
@@ -247,13 +238,6 @@ def _shared_column(field: str) -> str:
 
 def _names_item(field: str) -> bool:
     return field.startswith(_SHARED) and field.endswith(_IN)
-
-
-def _is_cited(way: Sequence[_Way], cited: Sequence[bool]) -> bool:
-    """Whether what a part says is true of the items that it cites, where it cites some."""
-    places = {place for (place, _), names in zip(way, cited, strict=True) if names} - {None}
-    others = {place for (place, _), names in zip(way, cited, strict=True) if not names} - {None}
-    return not places or others <= places
 
 
 def _differ(one: Item, other: Item) -> bool:
