@@ -322,24 +322,6 @@ def test_clean_folder_of_a_good_data_set_equals_it(tmp_path):
     assert rejected(report) == []
 
 
-def test_json_form(tmp_path):
-    report = check_dataset(write(tmp_path, events=[*EVENTS, "c,x,30,5"]))
-    raw = json.loads(report.to_json())
-    assert raw["ok"] is False
-    assert raw["num_rows"] == {"users": 2, "items": 2, "events": 3}
-    (problem,) = raw["problems"]
-    assert problem == {
-        "severity": "error",
-        "kind": "unknown_user",
-        "table": "events",
-        "file": "events.csv",
-        "column": "user",
-        "count": 1,
-        "rows": [2],
-        "example": "'c' is not in the users table",
-    }
-
-
 LINE = st.lists(
     st.one_of(
         st.sampled_from([b"a", b"b", b"x", b"y", b"10", b"5", b"", b'"', b"nan", b"\xff", b"a|b"]),
