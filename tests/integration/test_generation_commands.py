@@ -172,7 +172,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
 
 
 def test_the_folders_are_described(ran: tuple[Path, dict[str, str]]) -> None:
-    assert ran[1]["check"] == "talks: 40 dialogues, 200 turns; 4 items, recommended 120 times\n"
+    assert ran[1]["check"] == "talks: 40 dialogues (40 without a split)\n"
     assert ran[1]["prepare"].strip().endswith("cache/talks.by_group")
 
 

@@ -185,7 +185,7 @@ def metrics_of(run: Finished) -> dict[str, float]:
 
 
 def test_texts_are_checked_and_share_a_vocabulary(ran: dict[str, Finished]) -> None:
-    assert "letters: 80 texts of 80 groups; 40 sad, 40 merry" in succeeded(ran["check"])
+    assert "letters: 80 texts" in succeeded(ran["check"])
     assert succeeded(ran["vocabulary"]).strip().endswith("cache/both/vocabulary.model")
 
 
