@@ -13,13 +13,14 @@ import pyarrow.ipc
 
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.features.co_occurrence import RECENT
-from m6rec_jax.data.features.epochs import PastCounts, WindowEntries
-from m6rec_jax.data.features.neighbours import GROUP, WINDOW, NeighbourFold, NeighbourQueries
+from m6rec_jax.data.features.neighbours import GROUP, WINDOW, NeighbourCounts, NeighbourQueries
 from m6rec_jax.data.features.past_statistics import PastStatistics
 from m6rec_jax.data.features.reranking_candidates import CandidateQueries, DrawnCandidates
 from m6rec_jax.data.features.statistics import Statistics
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
-from m6rec_jax.data.features.user_bucket import Groups, UserBucket
+from m6rec_jax.data.features.timeline import Timeline
+from m6rec_jax.data.features.user_events import Groups, ShardEvents
+from m6rec_jax.data.features.windows import WindowEntries
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.event_views.groups import candidates_of
@@ -27,7 +28,6 @@ from m6rec_jax.data.rendering.shard_rows import ShardRows
 from m6rec_jax.data.rendering.template_needs import checked_template
 from m6rec_jax.data.splitting.negatives import Popularity, num_negatives
 from m6rec_jax.data.splitting.splits import PARTS
-from m6rec_jax.data.splitting.timeline import Timeline
 from m6rec_jax.data.store import tfrecords, views
 from m6rec_jax.data.store.prepared import STATISTICS
 from m6rec_jax.io.mapped_arrays import open_arrays
@@ -114,27 +114,26 @@ class Job:
         return PastStatistics(self.settings, self.timeline, items, self.folder / "factors")
 
     @cached_property
-    def past_counts(self) -> PastCounts | None:
-        """What an update need not count again."""
+    def before(self) -> tuple[Statistics | None, int]:
+        """What an update need not count again, and of how many events."""
         if self.past is None:
-            return None
-        before = Statistics.load(self.past.prepared / STATISTICS)
-        return PastCounts(self.past.num_events, before.pairs.to_arrays(), before.fitted)
+            return None, 0
+        return Statistics.load(self.past.prepared / STATISTICS), self.past.num_events
 
     @cached_property
     def popularity(self) -> Popularity:
         """What negatives are drawn by."""
         return Popularity(*open_arrays(self.folder, ("popularity_schedule", "popularity")))
 
-    def bucket(self, shard: int) -> UserBucket:
+    def bucket(self, shard: int) -> ShardEvents:
         """The events of a shard."""
         start = int(self.sizes[:shard].sum())
         with pa.memory_map(str(self.folder / "events.arrow")) as source:
             events = pa.ipc.open_file(source).read_all().slice(start, int(self.sizes[shard]))
-            at_least, window = self.settings.at_least, self.statistics.neighbour_window
-            return UserBucket(events, self.timeline, self.visible_parts, at_least, window)
+            at_least = self.settings.at_least
+            return ShardEvents(events, self.timeline, self.visible_parts, at_least)
 
-    def groups(self, bucket: UserBucket, view: str) -> Groups:
+    def groups(self, bucket: ShardEvents, view: str) -> Groups:
         """Rows of a view, grouped."""
         return bucket.groups(EVENT_VIEWS[view].grouping(self.dataset.spec, self.options))
 
@@ -155,17 +154,18 @@ class Job:
 
     def write_entries(self) -> None:
         """Puts the windows of all shards together."""
-        WindowEntries.write(
-            self.folder / "entries",
+        entries = WindowEntries.of(
             open_arrays(self.folder, (f"entries-{shard}" for shard in self.shards)),
             self.timeline,
             self.everybody.item_number,
             self.statistics.neighbour_window,
         )
+        entries.save(self.folder / "entries")
 
     def fit_factors(self) -> None:
         """Fits the factors of all epochs to the windows of all users."""
-        self.everybody.fitted.fit(self.entries, len(self.held_out), self.past_counts)
+        before, num_events = self.before
+        self.everybody.fitted.fit(self.entries, before.fitted if before else None, num_events)
 
     def ask(
         self, shard: int, names: Sequence[str]
@@ -182,7 +182,7 @@ class Job:
         number, bucket = self.everybody.item_number, rows.bucket
         groups = self.groups(bucket, "groups")
         candidates = candidates_of(rows, groups)
-        positions, windows = bucket.windows(groups.known)
+        positions, windows = bucket.windows(groups.known, self.statistics.neighbour_window)
         offsets = candidates.ranges.offsets
         queries = np.empty(len(groups), GROUP)
         queries["place"] = groups.place
@@ -193,7 +193,7 @@ class Job:
         window["item"], window["value"] = number[bucket.item[positions]], bucket.worth[positions]
         return NeighbourQueries(queries, number[candidates.items].astype(np.int32), window)
 
-    def _candidate_queries(self, bucket: UserBucket) -> CandidateQueries:
+    def _candidate_queries(self, bucket: ShardEvents) -> CandidateQueries:
         groups = self.groups(bucket, "reranking")
         seen, seen_ranges = bucket.seen(groups.history)
         return CandidateQueries(
@@ -201,7 +201,7 @@ class Job:
             groups.part,
             bucket.user[groups.rows.low],
             bucket.item[groups.rows.low],
-            bucket.histories(groups, min(self.options.history_length, RECENT)),
+            groups.history.last(min(self.options.history_length, RECENT)),
             bucket.item[bucket.past],
             seen_ranges,
             bucket.item[seen],
@@ -214,16 +214,18 @@ class Job:
           numbers: of the groups, in the order of places.
 
         Returns:
-          `[2, items]`, see `NeighbourFold.answer`.
+          `[2, items]`, see `NeighbourCounts.answer`.
         """
         timeline, number = self.timeline, self.everybody.item_number
-        fold = NeighbourFold(timeline, self.entries, number, self.settings, self.past_counts)
+        before, num_events = self.before
+        past = before.pairs.to_arrays() if before else None
+        counts = NeighbourCounts(timeline, self.entries, number, self.settings, past, num_events)
         queries = NeighbourQueries.open(self.folder / "queries")
         order = np.argsort(queries.groups["place"], kind="stable")
-        answers = list(fold.answer(queries, order[numbers].tolist()))
+        answers = list(counts.answer(queries, order[numbers].tolist()))
         if numbers.stop == len(order):
-            fold.advance(len(timeline.time))
-            keys, counters = fold.pairs.to_arrays()
+            counts.advance(len(timeline.time))
+            keys, counters = counts.pairs.to_arrays()
             np.savez(self.folder / "pairs.npz", keys=keys, counters=counters)
         return np.concatenate([np.zeros((2, 0)), *answers], axis=1)
 

@@ -27,21 +27,20 @@ import pyarrow.ipc
 
 from m6rec_jax.data.features.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.features.ease import Ease
-from m6rec_jax.data.features.epochs import next_refresh, schedule
-from m6rec_jax.data.features.neighbours import NeighbourQueries
-from m6rec_jax.data.features.pair_counts import PairCounts
-from m6rec_jax.data.features.past_events import Ranges
+from m6rec_jax.data.features.neighbours import NeighbourQueries, PairCounts
 from m6rec_jax.data.features.reranking_candidates import (
     CandidateQueries,
     DrawnCandidates,
     RerankingCandidates,
     draw_all,
 )
+from m6rec_jax.data.features.statistics import Statistics
+from m6rec_jax.data.features.timeline import Timeline, next_refresh, parts_of_users, schedule
+from m6rec_jax.data.features.user_events import Ranges
 from m6rec_jax.data.shard_job import Job
 from m6rec_jax.data.splitting.event_table import EventTable
 from m6rec_jax.data.splitting.negatives import NegativeSampler, sampling_rates
 from m6rec_jax.data.splitting.splits import STATISTICS_PARTS
-from m6rec_jax.data.splitting.timeline import Timeline, parts_of_users
 from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
 from m6rec_jax.data.store.tfrecords import ShardFile
 from m6rec_jax.errors import DataError
@@ -154,16 +153,11 @@ def _workers(job: Job, number: int, engine: str) -> tuple[Workers[Job], int]:
 def _sort_events(job: Job, events: EventTable, shards: int) -> np.ndarray:
     """Writes the timeline, and the events of the shards one by one; returns `Job.sizes`."""
     parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
-    size = events.number(f"SELECT count(*) FROM events WHERE part IN {parts}")
-    (job.folder / "timeline").mkdir()
-    Timeline.write(
-        job.folder / "timeline",
-        events.ordered("time, row", parts),
-        size,
-        events.num_rows,
-        len(job.held_out),
-        job.dataset.spec.label.at_least,
-    )
+    in_time = events.ordered("time, row", parts).read_all()
+    at_least = job.dataset.spec.label.at_least
+    timeline = Timeline.of(in_time, events.num_rows, len(job.held_out), at_least)
+    timeline.save(job.folder / "timeline")
+    del in_time, timeline
     batches = events.ordered(f"user % {shards}, user, time, row")
     sizes = np.zeros(shards, np.int64)
     with pa.ipc.new_file(str(job.folder / "events.arrow"), batches.schema) as writer:
@@ -202,28 +196,25 @@ def _answers(
 
     Pairs are counted by time slices, at most `number`.
     """
-    of_candidates: list[CandidateQueries] = []
-
-    def of_pairs() -> Iterator[NeighbourQueries]:
-        for pairs, candidates in asked:
-            of_candidates.extend([] if candidates is None else [candidates])
-            yield from [] if pairs is None else [pairs]
-
-    items = NeighbourQueries.write(job.folder / "queries", of_pairs())
+    queries = list(asked)
+    of_pairs = [pairs for pairs, _ in queries if pairs is not None]
+    of_candidates = [candidates for _, candidates in queries if candidates is not None]
     answers: Sequence[np.ndarray | None] = [None] * len(job.shards)
     if job.statistics.neighbours:
-        groups = NeighbourQueries.open(job.folder / "queries").groups
+        joined = NeighbourQueries.joined(of_pairs)
+        joined.save(job.folder / "queries")
+        groups = joined.groups
         order = np.argsort(groups["place"], kind="stable")
         number = min(number, 1 + len(order) // _SLICE_GROUPS)
         bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
         slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
-        size = int(groups["high"][-1]) if len(groups) else 0
-        every = mapped_array(job.folder / "answers.npy", np.float64, (2, size))
+        every = mapped_array(job.folder / "answers.npy", np.float64, (2, len(joined.items)))
         results = each("pairs of items by time slice", Job.answer, slices)
         for numbers, answer in zip(slices, results, strict=True):
             some = groups[order[numbers]]
             every[:, Ranges(some["low"], some["high"]).numbers] = answer
-        answers = [np.asarray(every)[:, of_shard] for of_shard in items] or answers
+        ends = np.cumsum([len(one.items) for one in of_pairs])[:-1]
+        answers = np.split(np.asarray(every), ends, axis=1) if of_pairs else answers
     if not of_candidates:
         return answers, [None] * len(job.shards)
     counts = GrowingCoOccurrence(*_counted(job))
@@ -249,7 +240,8 @@ def _save_shared(job: Job, folder: Path, counted: bool) -> None:
     if job.statistics.neighbours:
         with np.load(job.folder / "pairs.npz") as arrays:
             pairs = arrays["keys"], arrays["counters"]
-    statistics = job.everybody.after_all(
+    statistics = Statistics.after_all(
+        job.everybody,
         job.entries if job.settings.keeps_windows else None,
         pairs,
         [item.id for item in items],

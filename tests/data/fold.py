@@ -18,9 +18,8 @@ import pyarrow as pa
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.features.co_occurrence import RECENT, ranked_text
-from m6rec_jax.data.features.epochs import FIRST_FIT, Population, next_fit, next_refresh
-from m6rec_jax.data.features.pair_counts import PairCounts
-from m6rec_jax.data.features.past_events import values_of
+from m6rec_jax.data.features.neighbours import PairCounts
+from m6rec_jax.data.features.past_statistics import Population
 from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.features.statistics import (
     KnownUser,
@@ -28,7 +27,9 @@ from m6rec_jax.data.features.statistics import (
     Totals,
 )
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
-from m6rec_jax.data.features.value_factors import ValueFactors
+from m6rec_jax.data.features.timeline import next_refresh
+from m6rec_jax.data.features.user_events import values_of
+from m6rec_jax.data.features.value_factors import FIRST_FIT, ValueFactors
 from m6rec_jax.data.rendering.event_views.documents import item_in_document, sentence
 from m6rec_jax.data.rendering.grouping import Grouping
 from m6rec_jax.data.splitting.negatives import NegativeSampler, asked
@@ -365,11 +366,7 @@ def _columns(kinds: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> dict[st
 
 
 class FoldedStatistics:
-    """Counts events one by one, in lists and dictionaries: the definition of `Statistics`.
-
-    Args:
-      by, at_least, has_values, options: of `StatisticsSettings`.
-    """
+    """Counts events one by one, in lists and dictionaries: the definition of `Statistics`."""
 
     def __init__(
         self,
@@ -428,7 +425,7 @@ class FoldedStatistics:
             len(self.users),
         )
         window = self._windows.setdefault(event.user_id, [])
-        if settings.keeps_windows and all(index != other for other, *_ in window):
+        if settings.keeps_windows and all(index != other for other, *_ in user[:-1]):
             if settings.options.neighbours and window:
                 others, _, differences = zip(*window, strict=True)
                 self._pairs.add(index, others, difference * np.asarray(differences))
@@ -459,12 +456,14 @@ class FoldedStatistics:
             self.settings.options.smoothing,
         )
         growth = self.settings.options.factor_growth
-        self._next_fit = next_fit(self.totals.events, growth)
+        count = self.totals.events
+        self._next_fit = count + max(FIRST_FIT, math.ceil(growth * count))
 
     def now(self) -> Statistics:
         """What is counted so far."""
         if self._now is None:
-            events = [event for user in self.users.values() for event in user]
+            users = dict(sorted(self.users.items()))
+            events = [event for user in users.values() for event in user]
             values = [
                 (column, item, name)
                 for column, field in enumerate(self.settings.by)
@@ -472,7 +471,7 @@ class FoldedStatistics:
                 for name in values_of(of, field)
             ]
             keys, counts = self._pairs.to_arrays()
-            ids, users, rows = list(self.numbers), self.users, self.counts
+            ids, rows = list(self.numbers), self.counts
             factors = self._factors.item_factors.T
             tables = {
                 "items": {"item_id": pa.array(ids, pa.string()), **_columns(_OF_ITEMS, rows)},
@@ -497,7 +496,6 @@ class FoldedStatistics:
         return self._now
 
     def save(self, path: Path) -> None:
-        """Writes the statistics to a folder, as `prepare` does."""
         self.now().save(path)
 
 
@@ -534,7 +532,6 @@ def fit_windows(
     num_items: int,
     smoothing: float,
 ) -> ValueFactors:
-    """Fits factors to the items and values of each user's window."""
     users = np.repeat(np.arange(len(windows)), list(map(len, windows)))
     items = np.array([i for window in windows for i in window], np.int64)
     given = np.array([v for some in values for v in some], np.float64)

@@ -11,7 +11,7 @@ import pytest
 
 from m6rec_jax.data import shard_run
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.features import neighbours, pair_counts, reranking_candidates
+from m6rec_jax.data.features import neighbours, reranking_candidates
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import put_in_place
@@ -171,7 +171,7 @@ DECLARED = {"half_of_the_users": {"kind": "by_user", "train": 0.5, "validation":
 def test_rows_and_statistics_of_labelled_events(
     write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_counts, "DENSE_ITEMS", (0, 4096)[seed % 2])
+    monkeypatch.setattr(neighbours, "DENSE_ITEMS", (0, 4096)[seed % 2])
     monkeypatch.setattr(reranking_candidates, "NEGATIVES", 1 + seed % 5)
     monkeypatch.setattr(reranking_candidates, "DEPTH", (3, 200)[seed % 2])
     template = {

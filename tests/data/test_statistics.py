@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
-from m6rec_jax.data.features import neighbours, pair_counts
-from m6rec_jax.data.features.epochs import FIRST_FIT
+from m6rec_jax.data.features import neighbours
 from m6rec_jax.data.features.features import feature_names
-from m6rec_jax.data.features.pair_counts import PairCounts
+from m6rec_jax.data.features.neighbours import PairCounts
 from m6rec_jax.data.features.statistics import KnownUser, Statistics
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.features.value_factors import ValueFactors
+from m6rec_jax.data.features.value_factors import FIRST_FIT, ValueFactors
 from m6rec_jax.errors import DataError
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.records import Event, Item, Value
@@ -81,9 +79,11 @@ def windows(events: list[Event], size: int) -> list[tuple[str, Event, list[Event
     """For every event that enters a user's window: the item, and the window it met."""
     held: dict[str, list[Event]] = {}
     met = []
+    had: set[tuple[str, str]] = set()
     for event in events:
         window = held.setdefault(event.user_id, [])
-        if all(event.item_id != other.item_id for other in window):
+        if (event.user_id, event.item_id) not in had:
+            had.add((event.user_id, event.item_id))
             met.append((event.item_id, event, list(window)))
             window.append(event)
             del window[:-size]
@@ -432,9 +432,9 @@ def test_pair_counts_equal_a_dictionary(
     expected: dict[tuple[int, int], list[float]] = {}
     pairs = sorted({pair for batch in batches for pair in batch})
     rows, columns = np.asarray(pairs, np.int64).reshape(-1, 2).T
-    others = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), (61, 61))
+    others = rows << 32 | columns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair_counts, "DENSE_ITEMS", dense)
+        patch.setattr(neighbours, "DENSE_ITEMS", dense)
         counts = PairCounts(61, others=others)
         for number, batch in enumerate(batches):
             one, other = np.asarray(batch, np.int64).reshape(-1, 2).T

@@ -16,7 +16,7 @@ import pytest
 from m6rec_jax.data import shard_run
 from m6rec_jax.data import update as update_module
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.features import pair_counts, reranking_candidates
+from m6rec_jax.data.features import neighbours, reranking_candidates
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import prepare
@@ -186,7 +186,7 @@ SPLITS = (
 def test_past_and_days_equal_all_at_once(
     write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_counts, "DENSE_ITEMS", (0, 4096)[seed % 2])
+    monkeypatch.setattr(neighbours, "DENSE_ITEMS", (0, 4096)[seed % 2])
     monkeypatch.setattr(negatives, "NEGATIVES", 2)
     monkeypatch.setattr(reranking_candidates, "NEGATIVES", 1 + seed % 5)
     monkeypatch.setattr(reranking_candidates, "DEPTH", (3, 200)[seed % 2])

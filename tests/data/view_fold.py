@@ -20,13 +20,13 @@ from m6rec_jax.data.features.features import needed_only
 from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.features.statistics import KnownUser
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
+from m6rec_jax.data.features.timeline import parts_of_users
 from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.event_views.documents import item_document
 from m6rec_jax.data.splitting.event_table import Assignment
 from m6rec_jax.data.splitting.negatives import num_negatives, sampling_rates
 from m6rec_jax.data.splitting.splits import PARTS, STATISTICS_PARTS
-from m6rec_jax.data.splitting.timeline import parts_of_users
 from m6rec_jax.data.store import views
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Event, Item
@@ -130,28 +130,28 @@ class StatisticsAhead(FoldedStatistics):
         # Events of each user, whether items of each could resemble others, users of whom more is
         # known.
         self._of_users: dict[str, list[tuple[Event, Item]]] = {}
-        self._may_enter: dict[str, list[bool]] = {}
+        self._may_resemble: dict[str, list[bool]] = {}
         self._ahead: set[str] = set()
 
     def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
         if of_user_only:
             self._ahead.add(event.user_id)
         self._of_users.setdefault(event.user_id, []).append((event, item))
-        may_enter = event.user_id not in self._ahead or item.id in self.numbers
-        self._may_enter.setdefault(event.user_id, []).append(may_enter)
+        may_resemble = event.user_id not in self._ahead or item.id in self.numbers
+        self._may_resemble.setdefault(event.user_id, []).append(may_resemble)
         if not of_user_only:
             super().update(event, item)
 
     def user_ahead(self, user_id: str) -> KnownUser:
         user = UserAhead(self.now(), slice(0, 0), self._of_users.get(user_id, ()))
-        user.mask = np.asarray(self._may_enter.get(user_id, ()), bool)
+        user.mask = np.asarray(self._may_resemble.get(user_id, ()), bool)
         return user
 
 
 class UserAhead(KnownUser):
     mask: np.ndarray
 
-    def may_enter(self) -> np.ndarray:
+    def may_resemble(self) -> np.ndarray:
         return self.mask
 
 

@@ -116,8 +116,8 @@ class CoOccurrence:
             later = before.later.copy()
             later.resize(shape)
         for low in range(context, len(users), _EVENTS_AT_ONCE):
-            *pairs, amounts = sequences.pairs(low, low + _EVENTS_AT_ONCE)
-            later = later + sparse.csr_array((amounts, tuple(pairs)), shape)
+            others, itself, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
+            later = later + sparse.csr_array((amounts, (others, itself)), shape)
         return CoOccurrence(later)
 
     def related(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
@@ -180,29 +180,37 @@ class GrowingCoOccurrence(CoOccurrence):
         context: int = 0,
     ) -> None:
         super().__init__(CoOccurrence.counted(users, items, num_items, before, context).later)
-        self._sequences, self._number = _Sequences(users, items), context
+        self._sequences, self._number, self._high = _Sequences(users, items), context, context
         self.amounts.sort_indices()
         rows = np.repeat(np.arange(num_items), np.diff(self.amounts.indptr))
-        columns = self.amounts.indices.astype(np.int64)
-        self._keys = rows * num_items + columns
-        # Of each pair the place of its items in the other order.
-        self._mirrored = np.searchsorted(self._keys, columns * num_items + rows)
+        self._keys = rows * num_items + self.amounts.indices
         self.amounts.data[:] = 0
         if before is not None:
-            pairs = before.later.tocoo()
-            self._add(pairs.row, pairs.col, pairs.data)
+            pairs = before.amounts.tocoo()
+            self.amounts.data[self._places(pairs.row, pairs.col)] = pairs.data
 
     def advance(self, number: int) -> None:
         """Counts all events before a number that are not counted yet."""
-        for low in range(self._number, number, _EVENTS_AT_ONCE):
-            self._add(*self._sequences.pairs(low, min(low + _EVENTS_AT_ONCE, number)))
-        self._number = max(self._number, number)
+        while self._number < number:
+            if self._number == self._high:
+                self._low, self._high = self._high, self._high + _EVENTS_AT_ONCE
+                others, items, amounts, lengths = self._sequences.pairs(self._low, self._high)
+                # Each pair in both orders.
+                places = self._places(np.append(others, items), np.append(items, others))
+                self._added = places.reshape(2, -1), np.stack([amounts, amounts])
+                self._offsets = np.append(0, np.cumsum(lengths))
+            end = min(number, self._high)
+            some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
+            places, amounts = (of[:, some] for of in self._added)
+            np.add.at(self.amounts.data, places, amounts)
+            self._number = end
 
-    def _add(self, others: np.ndarray, items: np.ndarray, amounts: np.ndarray) -> None:
-        keys = others.astype(np.int64) * self.num_items + items
-        places = np.searchsorted(self._keys, keys)
-        np.add.at(self.amounts.data, places, amounts)
-        np.add.at(self.amounts.data, self._mirrored[places], amounts)
+    def _places(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        # In order, keys are looked up ten times faster.
+        keys, inverse = np.unique(
+            rows.astype(np.int64) * self.num_items + columns, return_inverse=True
+        )
+        return np.searchsorted(self._keys, keys)[inverse]
 
 
 class _Sequences:
@@ -217,15 +225,17 @@ class _Sequences:
         by_user = users[self._order]
         self._first = np.searchsorted(by_user, by_user)[self._rank]
 
-    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What some events add: earlier items, the events' items, and amounts `[pairs]`."""
+    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What some events add: earlier items, the events' items, and amounts `[pairs]`; and how
+        many pairs each event has.
+        """
         distances = np.arange(1, WINDOW + 1)
         before = self._rank[low:high, None] - distances
         others = self._items[self._order[np.maximum(before, 0)]]
         items = np.broadcast_to(self._items[low:high, None], others.shape)
         there = (before >= self._first[low:high, None]) & (others != items)
         amounts = np.broadcast_to(np.rint(ONE / distances).astype(np.int64), others.shape)
-        return others[there], items[there], amounts[there]
+        return others[there], items[there], amounts[there], there.sum(axis=1)
 
 
 def _shares(

@@ -45,16 +45,62 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.features import words
-from m6rec_jax.data.features.past_events import Counts, ItemValues, PastEvents, Ranges
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
+from m6rec_jax.data.features.timeline import Counts
+from m6rec_jax.data.features.user_events import ItemValues, Ranges, UserEvents
 from m6rec_jax.text import verbalize
-from m6rec_jax.text.column_text import Source
+from m6rec_jax.text.column_text import Source, classes
 from m6rec_jax.text.records import Value
 
 if TYPE_CHECKING:
     from m6rec_jax.data.features.past_statistics import PastStatistics
     from m6rec_jax.data.features.statistics import Statistics
+
+
+class Wording(NamedTuple):
+    """What is said of numbers.
+
+    Attributes:
+      text: of a number and the spread of values beside it.
+      alike: of numbers and spreads `[n]` each, what their texts depend on: each text is made once.
+    """
+
+    text: Callable[[float, float], Value]
+    alike: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]] = lambda n, _: (n,)
+
+    def source(self, name: str, numbers: np.ndarray, spreads: np.ndarray) -> Source:
+        """The texts of numbers `[n]`, none where they are NaN."""
+        there = np.flatnonzero(~np.isnan(numbers))
+        numbers_there, spreads = numbers[there], spreads[there]
+        alike = self.alike(numbers_there, spreads)
+        first, classes_there = classes(*(np.unique(of, return_inverse=True)[1] for of in alike))
+        codes = np.zeros(len(numbers), np.int64)
+        codes[there] = classes_there + 1
+        chosen = zip(numbers_there[first].tolist(), spreads[first].tolist(), strict=True)
+        return Source(codes, [None, *(self.text(*one) for one in chosen)], name)
+
+
+def _steps(numbers: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `verbalize.rounded`: how fine its steps are, and how many of them each number has."""
+    exponents = np.maximum(np.rint(np.log10(spreads)), -9).astype(np.int64)
+    return exponents, np.rint(numbers / _STEPS[exponents + 9])
+
+
+# Of exponents from -9 on. NumPy may round powers otherwise than Python.
+_STEPS = np.asarray([10.0 ** (exponent - 1) / 2 for exponent in range(-9, 310)])
+
+COUNT = Wording(lambda number, _: verbalize.count(number))
+WHOLE = Wording(lambda number, _: int(number))
+TOP = Wording(lambda rank, _: verbalize.percentile(rank))
+TIMES = Wording(lambda number, _: f"{number:.1f}")
+AGO = Wording(lambda number, _: verbalize.ago(number), lambda n, _: (verbalize.age_classes(n),))
+PERCENT = Wording(
+    # Rounding may put the mean of ones above one.
+    lambda share, _: verbalize.percent(min(1.0, max(0.0, share))),
+    lambda n, _: (np.floor(np.round(n * 100, 9) + 0.5),),
+)
+VALUE = Wording(verbalize.rounded, _steps)
+DIFFERENCE = Wording(functools.partial(verbalize.rounded, signed=True), _steps)
 
 
 class ValuesMet(NamedTuple):
@@ -84,16 +130,10 @@ class Features:
       item_values: of each column of `by`; of no use where `values_met` is overridden.
     """
 
-    users: Counts
-    acted: np.ndarray
-    share: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-
     def __init__(
         self,
         everybody: PastStatistics | Statistics,
-        past: PastEvents,
+        past: UserEvents,
         known: Ranges,
         places: np.ndarray,
         times: np.ndarray,
@@ -101,25 +141,31 @@ class Features:
     ) -> None:
         self.everybody, self.settings = everybody, everybody.settings
         self.past, self.known, self.places, self.times = past, known, places, times
-        self.users = past.counts(known)
-        self.acted = self.users.events > 0
+        self.count: Counts = past.counts(known)
         self.share, self.mean, self.spread = everybody.overall(places)
         self._item_values = item_values
 
     @functools.cached_property
     def user_share(self) -> np.ndarray:
         """The users' smoothed share of liked items `[users]`."""
-        return self.settings.smoothed(self.users.positive, self.users.events, self.share)
+        return self.settings.smoothed(self.count.positive, self.count.events, self.share)
 
     @property
     def user_mean(self) -> np.ndarray:
         """The users' smoothed mean value `[users]`."""
-        return self.settings.smoothed(self.users.value, self.users.events, self.mean)
+        return self.settings.smoothed(self.count.value, self.count.events, self.mean)
+
+    def if_acted(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers of users who acted, NaN for others `[users]`."""
+        return np.where(self.count.events > 0, numbers, np.nan)
 
     def of_users(self, names: Collection[str]) -> dict[str, Source]:
         """Those of the features that are of users alone, for each user."""
-        there = _existing(_OF_USERS, self.settings)
-        return {name: there[name](self, name) for name in names if name in there}
+        return {
+            name: wording.source(name, self.if_acted(numbers(self)), self.spread)
+            for name, (numbers, wording) in _existing(_OF_USERS, self.settings).items()
+            if name in names
+        }
 
     def of_candidates(
         self,
@@ -137,13 +183,18 @@ class Features:
           pairs: what `neighbours.features` says of them, NaN where nothing is known; None where the
             names ask for none of it.
         """
-        of_users = {
+        sources = {
             name: Source(source.codes[owners], source.values, name)
             for name, source in self.of_users(names).items()
         }
         candidates = _Candidates(self, owners, items, pairs)
-        there = _of_candidates(self.settings)
-        return of_users | {name: there[name](candidates, name) for name in names if name in there}
+        for name, (numbers, wording) in _of_candidates(self.settings).items():
+            if name in names:
+                sources[name] = wording.source(name, numbers(candidates), candidates.spread)
+        for field in self.settings.by:
+            if (name := _VALUES_MET.format(field)) in names:
+                sources[name] = candidates.values_met(name, field)
+        return sources
 
     def values_met(self, field: str, items: np.ndarray, owners: np.ndarray) -> ValuesMet:
         """Of a column of `statistics.by`."""
@@ -156,19 +207,17 @@ class Features:
     def expected(self, items: np.ndarray, owners: np.ndarray) -> np.ndarray:
         """What users will probably value candidates; NaN where nothing is known."""
         estimates = np.full(len(items), np.nan)
-        everybody, past = self.everybody, self.past
-        positions, windows = past.windows(self.known)
-        candidates, inside = (everybody.numbers(n) for n in (items, past.item[positions]))
-        values, smoothing = past.worth[positions], self.settings.options.smoothing
+        everybody, options = self.everybody, self.settings.options
+        positions, windows = self.past.windows(self.known, options.neighbour_window)
+        candidates, inside = (everybody.numbers(n) for n in (items, self.past.item[positions]))
+        values = self.past.worth[positions]
         ends = np.searchsorted(owners, np.arange(len(self.places) + 1))
-        fits = np.where(windows.lengths > 0, everybody.fits(self.places), -1)
-        for fit in np.unique(fits[fits >= 0]).tolist():
-            factors = everybody.factors(fit)
-            for user in np.flatnonzero(fits == fit).tolist():
+        for factors, users in everybody.factors(self.places):
+            for user in users[windows.lengths[users] > 0].tolist():
                 some = slice(ends[user], ends[user + 1])
                 window = slice(windows.low[user], windows.high[user])
                 estimates[some] = factors.expected(
-                    candidates[some], inside[window], values[window], smoothing
+                    candidates[some], inside[window], values[window], options.smoothing
                 )
         return estimates
 
@@ -176,76 +225,53 @@ class Features:
 class _Candidates:
     """What formulas need of candidates `[candidates]`; arguments as of `Features.of_candidates`."""
 
-    count: Counts
-    known: np.ndarray
-    share: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-    pairs: Any
-
     def __init__(self, users: Features, owners: np.ndarray, items: np.ndarray, pairs: Any) -> None:
-        self.users, self.owners, self.items = users, owners, items
-        self.settings, self.pairs = users.settings, pairs
+        self.users, self.owners, self.items, self.pairs = users, owners, items, pairs
         self.spread = users.spread[owners]
-        self.count = users.everybody.of_items(items, users.places[owners])
+        self.count: Counts = users.everybody.of_items(items, users.places[owners])
         self.known = self.count.events > 0
-        smoothed = self.settings.smoothed
+        smoothed = users.settings.smoothed
         self.share = smoothed(self.count.positive, self.count.events, users.share[owners])
         self.mean = smoothed(self.count.value, self.count.events, users.mean[owners])
         self.met = functools.cache(lambda field: users.values_met(field, items, owners))
         self.standing = functools.cache(self._standing)
 
-    def _standing(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """How many items are not higher than each, and of how many."""
+    def if_known(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers of items that somebody acted on, NaN for others."""
+        return np.where(self.known, numbers, np.nan)
+
+    def _standing(self, kind: str) -> np.ndarray:
+        """How many items are not higher than each, and of how many `[2, candidates]`."""
         known, places = self.known, self.users.places[self.owners]
         of = self.share if kind == "shares" else self.count.events.astype(float)
         standing = np.ones((2, len(known)), np.int64)
         if known.any():
             standing[:, known] = self.users.everybody.standing(kind, of[known], places[known])
-        return standing[0], standing[1]
+        return standing
+
+    def top(self, kind: str) -> np.ndarray:
+        not_higher, size = self.standing(kind)
+        return self.if_known(not_higher / size)
+
+    def rank(self, kind: str) -> np.ndarray:
+        not_higher, size = self.standing(kind)
+        return self.if_known(np.minimum(100, 100 * (size - not_higher) // size + 1))
 
     @functools.cached_property
-    def had(self) -> tuple[np.ndarray, np.ndarray]:
-        """How often users had candidates, and how many seconds ago, NaN where that is unknown."""
+    def had(self) -> np.ndarray:
+        """How often users had candidates, and how many seconds ago, NaN for never `[2, n]`."""
         times, last = self.users.past.times_had(self.users.known[self.owners], self.items)
-        return times, self.users.times[self.owners] - last
+        ago = self.users.times[self.owners] - last
+        return np.where(times > 0, np.stack([times, ago]), np.nan)
 
-    def top(self, name: str, kind: str) -> Source:
-        not_higher, size = self.standing(kind)
-        return words.of_distinct(name, not_higher / size, self.known, verbalize.percentile)
-
-    def rank(self, name: str, kind: str) -> Source:
-        not_higher, size = self.standing(kind)
-        rank = np.minimum(100, 100 * (size - not_higher) // size + 1)
-        return words.of_distinct(name, rank, self.known, int)
-
-    def times_had(self, name: str) -> Source:
-        return words.of_distinct(name, self.had[0], self.had[0] > 0, verbalize.count)
-
-    def last_had(self, name: str) -> Source:
-        times, seconds = self.had
-        return words.ages(name, seconds, (times > 0) & ~np.isnan(seconds))
-
-    def value(self, name: str, numbers: np.ndarray, *, signed: bool = False) -> Source:
-        """Numbers in the unit of values, NaN for none."""
-        there = ~np.isnan(numbers)
-        return words.rounded(name, np.where(there, numbers, 0.0), self.spread, there, signed=signed)
-
-    def neighbours(self, name: str, percent: bool) -> Source:
-        there = ~np.isnan(self.pairs[1])
-        numbers = np.where(there, self.pairs[1], 0.0)
-        if percent:
-            return words.percents(name, numbers, there)
-        return words.of_distinct(name, numbers, there, lambda times: f"{times:.1f}")
-
-    def share_met(self, name: str, field: str) -> Source:
+    def share_met(self, field: str) -> np.ndarray:
         met, size = self.met(field), len(self.owners)
         liked, count = (np.bincount(met.candidate, n, size) for n in (met.positive, met.events))
-        share = self.settings.smoothed(liked, count, self.users.user_share[self.owners])
-        return words.percents(name, share, count > 0)
+        share = self.users.settings.smoothed(liked, count, self.users.user_share[self.owners])
+        return np.where(count > 0, share, np.nan)
 
-    def counts_met(self, name: str, field: str) -> Source:
-        labelled = "labels" in self.settings.traits
+    def values_met(self, name: str, field: str) -> Source:
+        labelled = "labels" in self.users.settings.traits
         texts: list[list[str]] = [[] for _ in range(len(self.owners))]
         met = self.met(field)
         columns = (met.candidate.tolist(), met.name, met.events.tolist(), met.positive.tolist())
@@ -259,68 +285,51 @@ class _Candidates:
         return Source(np.asarray(codes, np.int64), values, name)
 
 
-# Name -> traits of `StatisticsSettings` that it rests on, and what it says.
-_OF_USERS: Mapping[str, tuple[str, Callable[[Features, str], Source]]] = {
-    "user_count": (
-        "",
-        lambda u, name: words.of_distinct(name, u.users.events, u.acted, verbalize.count),
-    ),
-    "user_positive_percent": (
-        "labels",
-        lambda u, name: words.percents(name, u.user_share, u.acted),
-    ),
-    "user_mean_value": (
-        "values",
-        lambda u, name: words.rounded(name, u.user_mean, u.spread, u.acted),
-    ),
+# Name -> traits of `StatisticsSettings` that it rests on, its numbers, NaN for none, and wording.
+_Table = Mapping[str, tuple[str, Callable[..., np.ndarray], Wording]]
+_OF_USERS: _Table = {
+    "user_count": ("", lambda u: u.count.events, COUNT),
+    "user_positive_percent": ("labels", lambda u: u.user_share, PERCENT),
+    "user_mean_value": ("values", lambda u: u.user_mean, VALUE),
 }
-_OF_CANDIDATES: Mapping[str, tuple[str, Callable[[_Candidates, str], Source]]] = {
-    "item_count": (
-        "",
-        lambda c, name: words.of_distinct(name, c.count.events, c.known, verbalize.count),
-    ),
-    "item_popularity_top": ("", lambda c, name: c.top(name, "counts")),
-    "item_popularity_rank": ("", lambda c, name: c.rank(name, "counts")),
-    "item_positive_percent": ("labels", lambda c, name: words.percents(name, c.share, c.known)),
-    "item_liked_top": ("labels", lambda c, name: c.top(name, "shares")),
-    "item_liked_rank": ("labels", lambda c, name: c.rank(name, "shares")),
-    "item_mean_value": ("values", lambda c, name: words.rounded(name, c.mean, c.spread, c.known)),
-    "user_item_times": ("", _Candidates.times_had),
-    "user_item_ago": ("", _Candidates.last_had),
-    "user_neighbours_percent": ("neighbours labels", lambda c, name: c.neighbours(name, True)),
-    "user_neighbours_times": ("neighbours purchases", lambda c, name: c.neighbours(name, False)),
-    "user_taste_difference": (
-        "neighbours values",
-        lambda c, name: c.value(name, c.pairs[0], signed=True),
-    ),
-    "user_expected_value": (
-        "factors",
-        lambda c, name: c.value(name, c.users.expected(c.items, c.owners)),
-    ),
+_OF_CANDIDATES: _Table = {
+    "item_count": ("", lambda c: c.if_known(c.count.events), COUNT),
+    "item_popularity_top": ("", lambda c: c.top("counts"), TOP),
+    "item_popularity_rank": ("", lambda c: c.rank("counts"), WHOLE),
+    "item_positive_percent": ("labels", lambda c: c.if_known(c.share), PERCENT),
+    "item_liked_top": ("labels", lambda c: c.top("shares"), TOP),
+    "item_liked_rank": ("labels", lambda c: c.rank("shares"), WHOLE),
+    "item_mean_value": ("values", lambda c: c.if_known(c.mean), VALUE),
+    "user_item_times": ("", lambda c: c.had[0], COUNT),
+    "user_item_ago": ("", lambda c: c.had[1], AGO),
+    "user_neighbours_percent": ("neighbours labels", lambda c: c.pairs[1], PERCENT),
+    "user_neighbours_times": ("neighbours purchases", lambda c: c.pairs[1], TIMES),
+    "user_taste_difference": ("neighbours values", lambda c: c.pairs[0], DIFFERENCE),
+    "user_expected_value": ("factors", lambda c: c.users.expected(c.items, c.owners), VALUE),
 }
 # For each column of `statistics.by`, whose name takes the place of the braces.
-_OF_FIELDS: Mapping[str, tuple[str, Callable[[_Candidates, str, str], Source]]] = {
-    "user_{}_counts": ("", _Candidates.counts_met),
-    "user_{}_percent": ("labels", _Candidates.share_met),
-}
+_OF_FIELDS: _Table = {"user_{}_percent": ("labels", lambda c, field: c.share_met(field), PERCENT)}
+_VALUES_MET = "user_{}_counts"
 
 
 def _existing(
-    table: Mapping[str, tuple[str, Callable[..., Source]]], settings: StatisticsSettings
-) -> dict[str, Callable[..., Source]]:
+    table: _Table, settings: StatisticsSettings
+) -> dict[str, tuple[Callable[..., np.ndarray], Wording]]:
     return {
-        name: make
-        for name, (needs, make) in table.items()
+        name: (numbers, wording)
+        for name, (needs, numbers, wording) in table.items()
         if settings.traits.issuperset(needs.split())
     }
 
 
-def _of_candidates(settings: StatisticsSettings) -> dict[str, Callable[..., Source]]:
-    sources = _existing(_OF_CANDIDATES, settings)
-    for field in settings.by:
-        for name, make in _existing(_OF_FIELDS, settings).items():
-            sources[name.format(field)] = functools.partial(make, field=field)
-    return sources
+def _of_candidates(
+    settings: StatisticsSettings,
+) -> dict[str, tuple[Callable[..., np.ndarray], Wording]]:
+    features = _existing(_OF_CANDIDATES, settings)
+    for name, (numbers, wording) in _existing(_OF_FIELDS, settings).items():
+        for field in settings.by:
+            features[name.format(field)] = functools.partial(numbers, field=field), wording
+    return features
 
 
 def user_feature_names(settings: StatisticsSettings) -> tuple[str, ...]:
@@ -330,7 +339,8 @@ def user_feature_names(settings: StatisticsSettings) -> tuple[str, ...]:
 
 def feature_names(settings: StatisticsSettings) -> tuple[str, ...]:
     """Names of all features: what a candidate template may ask for."""
-    return (*_of_candidates(settings), *user_feature_names(settings))
+    met = map(_VALUES_MET.format, settings.by)
+    return (*_of_candidates(settings), *met, *user_feature_names(settings))
 
 
 def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:

@@ -7,21 +7,19 @@ and before that counts the pairs of all that went before.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple, Self
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from m6rec_jax.data.features import pair_counts
-from m6rec_jax.data.features.epochs import PastCounts, WindowEntries
-from m6rec_jax.data.features.pair_counts import PairCounts
 from m6rec_jax.data.features.statistics_settings import StatisticsSettings
-from m6rec_jax.data.splitting.timeline import Timeline
+from m6rec_jax.data.features.timeline import MappedArrays, Timeline, sums_before
+from m6rec_jax.data.features.windows import WindowEntries
 
+# Up to so many items the two counters are square arrays (4,096² × 2 × 4 bytes = 134 MB).
+DENSE_ITEMS = 4_096
 # How much likelier one item makes another is pulled towards "no likelier" as if by so many users.
 NEIGHBOUR_SMOOTHING = 5.0
 # Pulls the similarity of each pair of items towards zero, in the unit of squared values.
@@ -41,6 +39,67 @@ GROUP = np.dtype(
 WINDOW = np.dtype([("item", np.int32), ("value", np.float64)])
 
 
+class PairCounts:
+    """Two counters for every pair of items: users who acted on both, and the sum over them of the
+    products of their values' differences from the mean.
+
+    Memory: 8 bytes for each cell of a square, 16 for each pair that occurs in a larger catalogue.
+
+    Args:
+      num_items: items are numbered from 0 to below this.
+      keys, counts: of `to_arrays`, to begin with.
+      others: keys of pairs that may be added, too; up to `DENSE_ITEMS` any may be.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        keys: Sequence[int] | np.ndarray = (),
+        counts: np.ndarray | None = None,
+        others: Sequence[int] | np.ndarray = (),
+    ) -> None:
+        self._num_items, self._keys, size = num_items, np.zeros(0, np.int64), num_items**2
+        if num_items > DENSE_ITEMS:
+            # All pairs that do not occur have the last place.
+            keys_there = np.union1d(keys, others).astype(np.int64)
+            self._keys = np.append(keys_there, np.iinfo(np.int64).max)
+            size = len(self._keys)
+        # Counts are exact up to 2^24.
+        self._counts = np.zeros((2, size), np.float32)
+        if counts is not None:
+            self._counts[:, self._places(*np.divmod(keys, 1 << 32))] = counts.T
+
+    def add(self, ones: np.ndarray, others: np.ndarray, products: np.ndarray) -> None:
+        """Adds 1 and products to the counters of pairs `[n]`, in any order of the two."""
+        places = self._places(ones, others)
+        np.add.at(self._counts[0], places, np.float32(1))
+        np.add.at(self._counts[1], places, products.astype(np.float32))
+
+    def get(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Both counters of pairs of rows `[r]` and columns `[c]`: `[2, r, c]`."""
+        return self._counts.take(self._places(rows[:, None], columns), axis=1)
+
+    def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted keys `smaller << 32 | larger` of pairs whose first counter is not zero `[p]`, and
+        counters `[p, 2]`."""
+        places = np.flatnonzero(self._counts[0])
+        counts = np.ascontiguousarray(self._counts[:, places].T)
+        if len(self._keys):
+            return self._keys[places], counts
+        rows, columns = np.divmod(places, max(self._num_items, 1))
+        return rows << 32 | columns, counts
+
+    def _places(self, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+        rows, columns = np.minimum(ones, others).astype(np.int64), np.maximum(ones, others)
+        if not len(self._keys):
+            return rows * self._num_items + columns
+        # In order, they are looked up ten times faster.
+        keys, inverse = np.unique(rows << 32 | columns, return_inverse=True)
+        places = np.searchsorted(self._keys, keys)
+        places[self._keys[places] != keys] = len(self._keys) - 1
+        return places[inverse].reshape(rows.shape)
+
+
 class ItemSums(NamedTuple):
     """Of items: users who acted on each, sums of squared differences, smoothed means `[n]`."""
 
@@ -50,7 +109,7 @@ class ItemSums(NamedTuple):
 
 
 def features(
-    counted: StatisticsSettings,
+    settings: StatisticsSettings,
     pairs: np.ndarray,
     items: ItemSums,
     window: ItemSums,
@@ -61,7 +120,7 @@ def features(
     """What pairs of items say of items to a user.
 
     Args:
-      counted: what the statistics count.
+      settings: what the statistics count.
       pairs: both counters of items and those of the user's window `[2, items, window]`.
       items, window: what is known of both.
       values: that the user gave to the window's items `[window]`.
@@ -74,26 +133,27 @@ def features(
     """
     together, products = pairs
     above = second = np.full(len(together), np.nan)
-    if counted.at_least is None:
+    if settings.at_least is None:
         # How much likelier than to others an item is to users who acted on each of the window.
         chance = items.holders[:, None] / num_users
         weight = NEIGHBOUR_SMOOTHING  # towards "no likelier"
         lift = (together + weight * chance) / (window.holders + weight) / chance
         # Summed in sorted order, so that the order of the window cannot change a digit.
         second = np.asarray([row.mean() for row in np.sort(lift, axis=1)])
-    if counted.has_values:
+    if settings.has_values:
         scale = np.sqrt(np.outer(items.squares, window.squares))
         similarity = products / (scale + SIMILARITY_SMOOTHING)
         # The 1 stands for an item valued just alike that the user gave its mean.
         above = similarity @ (values - window.means) / (np.abs(similarity).sum(axis=1) + 1.0)
-        if counted.at_least is not None:
+        if settings.at_least is not None:
             alike = np.maximum(similarity, 0.0)
-            liked = alike @ (values >= counted.at_least) + _OWN_WEIGHT * user_share
+            liked = alike @ (values >= settings.at_least) + _OWN_WEIGHT * user_share
             second = liked / (alike.sum(axis=1) + _OWN_WEIGHT)
     return above, second
 
 
-class NeighbourQueries(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class NeighbourQueries(MappedArrays):
     """Items that are asked about, by group.
 
     Attributes:
@@ -107,47 +167,33 @@ class NeighbourQueries(NamedTuple):
     window: np.ndarray
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Maps what `write` left."""
-        kinds = {"groups": GROUP, "items": np.dtype(np.int32), "window": WINDOW}
-        # An empty file cannot be mapped.
+    def joined(cls, pieces: Sequence[NeighbourQueries]) -> NeighbourQueries:
+        """Puts pieces one after the other."""
+        items = sums_before(np.asarray([len(piece.items) for piece in pieces], np.int64))
+        windows = sums_before(np.asarray([len(piece.window) for piece in pieces], np.int64))
+        for piece, of_items, of_windows in zip(
+            pieces, items.tolist(), windows.tolist(), strict=False
+        ):
+            for name in ("low", "high"):
+                piece.groups[name] += of_items
+                piece.groups[f"window_{name}"] += of_windows
         return cls(
-            *(
-                np.asarray(np.memmap(path, kind, "r"))
-                if (path := folder / name).stat().st_size
-                else np.empty(0, kind)
-                for name, kind in kinds.items()
-            )
+            np.concatenate([np.zeros(0, GROUP), *(piece.groups for piece in pieces)]),
+            np.concatenate([np.zeros(0, np.int32), *(piece.items for piece in pieces)]),
+            np.concatenate([np.zeros(0, WINDOW), *(piece.window for piece in pieces)]),
         )
 
-    @classmethod
-    def write(cls, folder: Path, pieces: Iterable[NeighbourQueries]) -> list[slice]:
-        """Puts pieces down, one after the other; returns where the items of each are."""
-        folder.mkdir()
-        ends, num_windows = [0], 0
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context((folder / name).open("wb")) for name in cls._fields]
-            for piece in pieces:
-                groups = piece.groups.copy()
-                for name in ("low", "high"):
-                    groups[name] += ends[-1]
-                    groups[f"window_{name}"] += num_windows
-                ends.append(ends[-1] + len(piece.items))
-                num_windows += len(piece.window)
-                for file, array in zip(files, (groups, piece.items, piece.window), strict=True):
-                    array.tofile(file)
-        return [slice(*pair) for pair in itertools.pairwise(ends)]
 
-
-class NeighbourFold:
+class NeighbourCounts:
     """Counts pairs along the timeline and answers what is asked on the way.
 
     Args:
       timeline: of all users.
       entries: of their windows.
       item_number: number of each item, in the order in which items came first `[items]`.
-      counted: what the statistics count.
-      past: of an update: pairs that are counted already.
+      settings: what the statistics count.
+      past: of an update: the `PairCounts.to_arrays` of the first `num_events` events.
+      num_events: see there.
 
     Attributes:
       pairs: the counts, by numbers of items.
@@ -158,19 +204,17 @@ class NeighbourFold:
         timeline: Timeline,
         entries: WindowEntries,
         item_number: np.ndarray,
-        counted: StatisticsSettings,
-        past: PastCounts | None = None,
+        settings: StatisticsSettings,
+        past: tuple[np.ndarray, np.ndarray] | None = None,
+        num_events: int = 0,
     ) -> None:
-        self._timeline, self._entries, self._counted = timeline, entries, counted
-        self._item_number = item_number
+        self._timeline, self._entries, self._settings = timeline, entries, settings
+        self._item_number, self._num_events = item_number, num_events
+        self._places = entries.place[entries.by_place]
         num_items = len(item_number)
-        self._first = np.sort(timeline.first_place(np.arange(num_items)))
-        large = num_items > pair_counts.DENSE_ITEMS
-        others = _of_one_user(entries, num_items) if large else None
-        keys, counts = past.pairs if past else (None, None)
+        keys, counts = past or ((), None)
+        others = _of_one_user(entries) if num_items > DENSE_ITEMS else ()
         self.pairs = PairCounts(num_items, keys, counts, others)
-        # Of the events whose pairs are not counted yet.
-        self._first_place = past.num_events if past else 0
         self._count, self._holders = np.zeros((2, num_items), np.int64)
         self._total, self._square = np.zeros((2, num_items))
         self._num_users = self._place = self._num_entries = 0
@@ -184,13 +228,11 @@ class NeighbourFold:
         for group in queries.groups[order]:
             place, user_share, low, high, window_low, window_high = group.tolist()
             self.advance(place)
-            items = queries.items[low:high]
-            answers = np.full((2, len(items)), np.nan)
-            there = self._first[items] < place
-            if window_low < window_high and there.any():
-                window = queries.window[window_low:window_high]
+            items, window = queries.items[low:high], queries.window[window_low:window_high]
+            answers, there = np.full((2, len(items)), np.nan), self._holders[items] > 0
+            if len(window) and there.any():
                 answers[:, there] = features(
-                    self._counted,
+                    self._settings,
                     self.pairs.get(items[there], window["item"]),
                     self._sums(items[there]),
                     self._sums(window["item"]),
@@ -204,8 +246,7 @@ class NeighbourFold:
         """Takes in all events before a place."""
         if place <= self._place:
             return
-        entries = self._entries
-        end = int(np.searchsorted(entries.places, place))
+        entries, end = self._entries, int(np.searchsorted(self._places, place))
         while self._num_entries < end:
             start = self._num_entries
             # As many as have about so many pairs, but one at least.
@@ -214,13 +255,18 @@ class NeighbourFold:
             some = some[: max(1, int(np.searchsorted(lengths, _PAIRS_AT_ONCE)))]
             self._count_pairs(some)
             self._num_entries += len(some)
+        timeline = self._timeline
         for start in range(self._place, place, _EVENTS_AT_ONCE):
-            self._count_items(slice(start, min(start + _EVENTS_AT_ONCE, place)))
+            places = slice(start, min(start + _EVENTS_AT_ONCE, place))
+            counted = timeline.counted[places]
+            items = self._item_number[timeline.item[places][counted]]
+            np.add.at(self._count, items, 1)
+            np.add.at(self._total, items, timeline.value[places][counted])
         self._place = place
 
     def _sums(self, items: np.ndarray) -> ItemSums:
         mean = self._timeline.total[self._place] / self._timeline.count[self._place]
-        means = self._counted.smoothed(self._total[items], self._count[items], mean)
+        means = self._settings.smoothed(self._total[items], self._count[items], mean)
         return ItemSums(self._holders[items], self._square[items], means)
 
     def _count_pairs(self, entering: np.ndarray) -> None:
@@ -230,7 +276,7 @@ class NeighbourFold:
         low = entries.low[entering]
         lengths = entering - low
         self._num_users += int(np.count_nonzero(lengths == 0))
-        lengths[entries.place[entering] < self._first_place] = 0
+        lengths[entries.place[entering] < self._num_events] = 0
         ends = np.cumsum(lengths)
         if ends[-1]:
             others = np.arange(ends[-1])
@@ -241,17 +287,10 @@ class NeighbourFold:
         np.add.at(self._holders, items, 1)
         np.add.at(self._square, items, differences * differences)
 
-    def _count_items(self, places: slice) -> None:
-        timeline = self._timeline
-        counted = timeline.counted[places]
-        items = self._item_number[timeline.item[places][counted]]
-        np.add.at(self._count, items, 1)
-        np.add.at(self._total, items, timeline.value[places][counted])
 
-
-def _of_one_user(entries: WindowEntries, num_items: int) -> sparse.csr_array:
-    """Pairs of items that were in the window of the same user, the smaller number first."""
+def _of_one_user(entries: WindowEntries) -> np.ndarray:
+    """Keys of the pairs of items that one user acted on."""
     there = np.ones(len(entries.user), bool)
-    window = sparse.csr_array((there, (entries.user, entries.item)))
-    window.resize(window.shape[0], num_items)
-    return sparse.triu(window.T @ window, 1, format="csr").astype(bool)
+    acted = sparse.csr_array((there, (entries.user, entries.item)))
+    pairs = sparse.triu(acted.T @ acted, 1)
+    return pairs.row.astype(np.int64) << 32 | pairs.col

@@ -1,21 +1,44 @@
-"""What all users did before any moment of a preparation, and what is left of it after the last."""
+"""What all users did before any moment of a preparation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from m6rec_jax.data.features.epochs import FittedFactors, Standings, WindowEntries, epoch_of
-from m6rec_jax.data.features.past_events import Counts, ItemValues, running_sums
-from m6rec_jax.data.features.statistics import Statistics, Totals
 from m6rec_jax.data.features.statistics_settings import StatisticsSettings
-from m6rec_jax.data.features.value_factors import ValueFactors
-from m6rec_jax.data.splitting.timeline import Timeline
+from m6rec_jax.data.features.timeline import Counts, Timeline, epoch_of, next_refresh, schedule
+from m6rec_jax.data.features.user_events import ItemValues
+from m6rec_jax.data.features.value_factors import FittedFactors, ValueFactors
 from m6rec_jax.text.records import Item
+
+
+class Population(NamedTuple):
+    """Numbers of all items that were known at a moment.
+
+    Attributes:
+      values: the distinct ones, ascending.
+      not_higher: how many items have each or a lower one.
+    """
+
+    values: np.ndarray
+    not_higher: np.ndarray
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> Population:
+        """Args: numbers: one for each item."""
+        values, counts = np.unique(numbers, return_counts=True)
+        return cls(values, np.cumsum(counts))
+
+    def standing(self, numbers: np.ndarray) -> np.ndarray:
+        """How many items are not higher than `numbers` `[n]`, and of how many `[2, n]`."""
+        # A share must not fall below itself by the rounding of another order of operations.
+        place = np.searchsorted(self.values, numbers + 1e-12, side="right")
+        not_higher = np.append(0, self.not_higher)[place]
+        return np.stack([not_higher, np.full(len(numbers), self.not_higher[-1])])
 
 
 class PastStatistics:
@@ -40,16 +63,11 @@ class PastStatistics:
         items: Sequence[Item],
         factors: Path,
     ) -> None:
-        self.settings, self.timeline, self._num_items = settings, timeline, len(items)
+        self.settings, self.timeline = settings, timeline
         self.item_values = {field: ItemValues.of(items, field) for field in settings.by}
-        first = timeline.first_place(np.arange(len(items)))
-        self._by_number = np.argsort(first, kind="stable")
-        self.item_number = np.argsort(self._by_number)
+        self.item_number = np.argsort(np.argsort(timeline.first_place(), kind="stable"))
         self.fitted = FittedFactors(factors, timeline, settings.options)
-
-    @cached_property
-    def _standings(self) -> Standings:
-        return Standings(self.timeline, self._num_items, self.settings)
+        self._refreshes = schedule(1, next_refresh, int(timeline.count[-1]))
 
     def overall(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Share of positive events, mean value, and how far values lie from it at places `[n]`."""
@@ -60,98 +78,38 @@ class PastStatistics:
         """What was counted of items at places `[n]`."""
         return self.timeline.of_items(items, places)
 
-    def standing(
-        self, kind: str, numbers: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def standing(self, kind: str, numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
         """How many items are not higher than numbers of known items at places `[n]`, and of how
-        many: 'counts' of events, or 'shares' liked.
+        many `[2, n]`: 'counts' of events, or 'shares' liked, when events last grew by 2%.
         """
-        return self._standings.standing(kind, numbers, self.timeline.count[places])
+        epochs = epoch_of(self.timeline.count[places], self._refreshes)
+        standing = np.zeros((2, len(numbers)), np.int64)
+        for epoch in np.unique(epochs).tolist():
+            some = epochs == epoch
+            standing[:, some] = self._populations[epoch][kind].standing(numbers[some])
+        return standing
 
-    def fits(self, places: np.ndarray) -> np.ndarray:
-        """Numbers of the fits of factors that hold at places; -1 before the first `[n]`."""
-        return epoch_of(self.timeline.count[places], self.fitted.schedule)
+    @cached_property
+    def _populations(self) -> list[dict[str, Population]]:
+        return list(map(self.population, range(len(self._refreshes))))
 
-    def factors(self, fit: int) -> ValueFactors:
-        """One of them."""
-        return self.fitted.of(fit)
+    def population(self, epoch: int) -> dict[str, Population]:
+        """The numbers that items are compared by in one of the epochs; -1: the last one."""
+        timeline = self.timeline
+        place = np.searchsorted(timeline.count, self._refreshes[epoch])
+        items = np.arange(len(timeline.item_start) - 1)
+        counts = timeline.of_items(items, place)
+        known = counts.events > 0
+        events, positive, _ = (of[known] for of in counts)
+        shares = self.settings.smoothed(positive, events, timeline.share(place))
+        return {"counts": Population.of(events.astype(float)), "shares": Population.of(shares)}
+
+    def factors(self, places: np.ndarray) -> Iterator[tuple[ValueFactors, np.ndarray]]:
+        """The fits of factors, each with the numbers of the places at which it holds."""
+        epochs = epoch_of(self.timeline.count[places], self.fitted.schedule)
+        for epoch in np.unique(epochs[epochs >= 0]).tolist():
+            yield self.fitted.of(epoch), np.flatnonzero(epochs == epoch)
 
     def numbers(self, items: np.ndarray) -> np.ndarray:
         """Items by the order in which they came first, as factors number them `[n]`."""
         return self.item_number[items]
-
-    def after_all(
-        self,
-        entries: WindowEntries | None,
-        pairs: tuple[np.ndarray, np.ndarray],
-        item_ids: Sequence[str],
-        user_ids: Sequence[str],
-    ) -> Statistics:
-        """The statistics after the last event.
-
-        Args:
-          entries: of all windows; None where none are kept.
-          pairs: of `PairCounts.to_arrays`, by numbers of items.
-          item_ids, user_ids: in the order of the tables.
-        """
-        timeline, settings = self.timeline, self.settings
-        end = len(timeline.time)
-        counted = np.flatnonzero(timeline.counted)
-        items = self._by_number[: len(np.unique(timeline.item[counted]))]
-        holders, square = np.zeros(len(items), np.int64), np.zeros(len(items))
-        if entries is not None:
-            order = np.lexsort((entries.place, entries.item))
-            holders = np.bincount(entries.item, minlength=len(items))
-            starts = np.concatenate([[0], np.cumsum(holders)])
-            square = running_sums(entries.difference[order] ** 2, starts)[starts[1:] - 1]
-        _, first, user = np.unique(timeline.user[counted], return_index=True, return_inverse=True)
-        # Users as they came first, and the events of each in order.
-        by_user = counted[np.argsort(first[user], kind="stable")]
-        first, lengths = np.unique(first[user], return_counts=True)
-        fitted = self.fitted.of(-1) if settings.has_factors else ValueFactors.none(0)
-        totals = Totals(
-            int(timeline.count[end]),
-            int(timeline.positive[end]),
-            float(timeline.total[end]),
-            float(timeline.square[end]),
-            float(timeline.time[counted[-1]]),
-            len(first),
-            fitted.mean,
-        )
-        counts = timeline.of_items(items, np.full(len(items), end))
-        values = [self.item_values[field].take(items) for field in settings.by]
-        names = [pa.array(of.names, pa.string()).take(pa.array(of.numbers)) for of in values]
-        ranks = Standings(timeline, self._num_items, settings, last=True).populations
-        keys, of_pairs = pairs
-        tables = {
-            "items": {
-                "item_id": pa.array(item_ids, pa.string()).take(pa.array(items)),
-                **counts._asdict(),
-                "holders": holders,
-                "square": square,
-            },
-            "users": {
-                "user_id": pa.array(user_ids, pa.string()).take(
-                    pa.array(timeline.user[counted[first]])
-                ),
-                "events": lengths,
-            },
-            "user_events": {
-                "item": self.item_number[timeline.item[by_user]].astype(np.int32),
-                "time": timeline.time[by_user],
-                "value": timeline.value[by_user],
-                "positive": timeline.positive[by_user + 1] > timeline.positive[by_user],
-            },
-            "user_values": {
-                "column": np.repeat(np.arange(len(values)), [len(of.numbers) for of in values]),
-                "item": np.concatenate([np.zeros(0, int), *(of.owners for of in values)]),
-                "name": pa.chunked_array(names, pa.string()),
-            },
-            **{kind: of_epochs[-1]._asdict() for kind, of_epochs in ranks.items()},
-            "pairs": {"key": keys, "together": of_pairs[:, 0], "products": of_pairs[:, 1]},
-            "factors": {
-                "bias": fitted.item_bias,
-                **{str(number): of for number, of in enumerate(fitted.item_factors.T)},
-            },
-        }
-        return Statistics(settings, totals, {k: pa.table(v) for k, v in tables.items()})

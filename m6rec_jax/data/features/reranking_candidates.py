@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from m6rec_jax.data.features.co_occurrence import CoOccurrence, GrowingCoOccurrence, Indices
-from m6rec_jax.data.features.past_events import Ranges
+from m6rec_jax.data.features.user_events import Ranges
 from m6rec_jax.data.splitting.splits import TRAIN
 
 # Candidates of a row beside the wanted one, drawn from so many of the most related items.

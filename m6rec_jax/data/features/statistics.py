@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -19,18 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data.features import neighbours
-from m6rec_jax.data.features.epochs import Population
 from m6rec_jax.data.features.features import (
     Features,
     ValuesMet,
     feature_names,
     user_feature_names,
 )
-from m6rec_jax.data.features.neighbours import ItemSums
-from m6rec_jax.data.features.pair_counts import PairCounts
-from m6rec_jax.data.features.past_events import Counts, ItemValues, PastEvents, Ranges, values_of
+from m6rec_jax.data.features.neighbours import ItemSums, PairCounts
+from m6rec_jax.data.features.past_statistics import PastStatistics, Population
 from m6rec_jax.data.features.statistics_settings import StatisticsSettings
+from m6rec_jax.data.features.timeline import Counts
+from m6rec_jax.data.features.user_events import ItemValues, Ranges, UserEvents, values_of
 from m6rec_jax.data.features.value_factors import ValueFactors
+from m6rec_jax.data.features.windows import WindowEntries
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import replaced_folder
 from m6rec_jax.text.column_text import Source
@@ -70,7 +71,7 @@ class Statistics:
         users        user_id, events (how many)
         user_events  item, time, value, positive; user by user, each user's in order
         user_values  column (number in `by`), item, name; in this order
-        counts, shares  value, not_higher: see `epochs.Population`, as of the last refresh
+        counts, shares  value, not_higher: see `Population`, as of the last refresh
         pairs        key, together, products: see `PairCounts.to_arrays`
         factors      bias and one column for each factor, of the items of the last fit
 
@@ -112,6 +113,88 @@ class Statistics:
         bias, *factors = columns["factors"].values()
         of_items = np.reshape(factors, (len(factors), len(bias))).T
         self.fitted = ValueFactors(totals.factors_mean, bias, of_items)
+
+    @classmethod
+    def after_all(
+        cls,
+        past: PastStatistics,
+        entries: WindowEntries | None,
+        pairs: tuple[np.ndarray, np.ndarray],
+        item_ids: Sequence[str],
+        user_ids: Sequence[str],
+    ) -> Self:
+        """The statistics after the last event of a preparation.
+
+        Args:
+          past: what was counted.
+          entries: of all windows; None where none are kept.
+          pairs: of `PairCounts.to_arrays`, by numbers of items.
+          item_ids, user_ids: in the order of the tables.
+        """
+        timeline, settings = past.timeline, past.settings
+        counted = np.flatnonzero(timeline.counted)
+        items = np.argsort(past.item_number)[: len(np.unique(timeline.item[counted]))]
+        holders = square = np.zeros(len(items), np.int64)
+        if entries is not None:
+            order = entries.by_place
+            holders = np.bincount(entries.item, minlength=len(items))
+            square = np.bincount(
+                entries.item[order], entries.difference[order] ** 2, minlength=len(items)
+            )
+        by_user = counted[np.argsort(timeline.user[counted], kind="stable")]
+        users, lengths = np.unique(timeline.user[by_user], return_counts=True)
+        fitted = past.fitted.of(-1) if settings.has_factors else ValueFactors.none(0)
+        totals = Totals(
+            int(timeline.count[-1]),
+            int(timeline.positive[-1]),
+            float(timeline.total[-1]),
+            float(timeline.square[-1]),
+            float(timeline.time[counted[-1]]),
+            len(users),
+            fitted.mean,
+        )
+        counts = past.of_items(items, np.full(len(items), len(timeline.time)))
+        values = {
+            number: (past.item_values[field], past.item_values[field].ranges(items))
+            for number, field in enumerate(settings.by)
+        }
+        names = [
+            pa.array(of.names, pa.string()).take(pa.array(of.numbers[ranges.numbers]))
+            for of, ranges in values.values()
+        ]
+        columns = [np.full(len(name), number) for number, name in enumerate(names)]
+        tables = {
+            "items": {
+                "item_id": pa.array(item_ids, pa.string()).take(pa.array(items)),
+                **counts._asdict(),
+                "holders": holders,
+                "square": square.astype(float),
+            },
+            "users": {
+                "user_id": pa.array(user_ids, pa.string()).take(pa.array(users)),
+                "events": lengths,
+            },
+            "user_events": {
+                "item": past.item_number[timeline.item[by_user]].astype(np.int32),
+                "time": timeline.time[by_user],
+                "value": timeline.value[by_user],
+                "positive": timeline.positive[by_user + 1] > timeline.positive[by_user],
+            },
+            "user_values": {
+                "column": np.concatenate([np.zeros(0, int), *columns]),
+                "item": np.concatenate(
+                    [np.zeros(0, int), *(ranges.owners for _, ranges in values.values())]
+                ),
+                "name": pa.chunked_array(names, pa.string()),
+            },
+            **{kind: of._asdict() for kind, of in past.population(-1).items()},
+            "pairs": {"key": pairs[0], "together": pairs[1][:, 0], "products": pairs[1][:, 1]},
+            "factors": {
+                "bias": fitted.item_bias,
+                **{str(number): of for number, of in enumerate(fitted.item_factors.T)},
+            },
+        }
+        return cls(settings, totals, {name: pa.table(table) for name, table in tables.items()})
 
     # ---- on disk
 
@@ -199,22 +282,18 @@ class Statistics:
         number = np.minimum(items, len(self.item_ids))
         return Counts(*(column[number] for column in self._counts))
 
-    def standing(
-        self, kind: str, numbers: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def standing(self, kind: str, numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
         return self._ranks[kind].standing(numbers)
 
-    def fits(self, places: np.ndarray) -> np.ndarray:
-        return np.full(len(places), 0 if len(self.fitted.item_bias) else -1)
-
-    def factors(self, fit: int) -> ValueFactors:
-        return self.fitted
+    def factors(self, places: np.ndarray) -> Iterator[tuple[ValueFactors, np.ndarray]]:
+        if len(self.fitted.item_bias):
+            yield self.fitted, np.arange(len(places))
 
     def numbers(self, items: np.ndarray) -> np.ndarray:
         return items
 
 
-class KnownUser(PastEvents):
+class KnownUser(UserEvents):
     """One user's events: those that statistics hold, and later ones: see `Statistics.user`.
 
     Items that the statistics do not know have numbers beyond those that they know.
@@ -243,8 +322,7 @@ class KnownUser(PastEvents):
             for of, more in zip(statistics.events.values(), columns, strict=True)
         )
         past = np.arange(len(item))
-        window = statistics.settings.options.neighbour_window
-        super().__init__(item, time, value, liked, past, np.zeros_like(past), window)
+        super().__init__(item, time, value, liked, past, np.zeros_like(past))
 
     def features(self, time: float | None = None) -> dict[str, Value]:
         """What is known of the user alone: see `features_of`."""
@@ -290,7 +368,7 @@ class KnownUser(PastEvents):
             return self._new.setdefault(item.id or object(), len(known) + len(self._new))
         return number
 
-    def may_enter(self) -> np.ndarray:
+    def may_resemble(self) -> np.ndarray:
         """An item of which nothing else is known resembles no other."""
         return self.item < len(self.statistics.item_ids)
 
@@ -332,14 +410,15 @@ class _ServedFeatures(Features):
         known = items < len(statistics.item_ids)
         if not self.settings.options.neighbours or not known.any():
             return answers
-        positions, windows = user.windows(self.known)
+        positions, windows = user.windows(self.known, self.settings.options.neighbour_window)
         window = positions[windows.numbers]
         if len(window):
+            inside = user.item[window]
             answers[:, known] = neighbours.features(
                 self.settings,
-                statistics.pairs.get(items[known], user.item[window]),
+                statistics.pairs.get(items[known], inside),
                 statistics.sums(items[known]),
-                statistics.sums(user.item[window]),
+                statistics.sums(inside),
                 user.worth[window],
                 statistics.totals.users,
                 float(self.user_share[0]),

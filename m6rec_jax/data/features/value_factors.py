@@ -10,13 +10,20 @@ minute ago is known as well as an old one.
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from m6rec_jax.data.features.statistics_settings import StatisticsOptions
+from m6rec_jax.data.features.timeline import Timeline, schedule
+from m6rec_jax.data.features.windows import WindowEntries
 from m6rec_jax.errors import DataError
 
+# Events before the first fit, and the fewest between two fits.
+FIRST_FIT = 10
 # λ, the weight of the squares of all factors.
 REGULARIZATION = 10.0
 # Rounds over the biases, and over the factors, of one fit. A fit starts where the last one ended.
@@ -136,3 +143,57 @@ def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
             "the events' values lie too far apart for {user_expected_value}, or are too large: "
             "scale them down, or leave it out of the template"
         ) from error
+
+
+class FittedFactors:
+    """The factors of every fit, in a folder that all processes see.
+
+    Attributes:
+      schedule: counts of events of the fits `[fits]`.
+    """
+
+    def __init__(self, folder: Path, timeline: Timeline, options: StatisticsOptions) -> None:
+        self._folder, self._timeline, self._options = folder, timeline, options
+        self.schedule = schedule(
+            FIRST_FIT,
+            lambda count: count + max(FIRST_FIT, math.ceil(options.factor_growth * count)),
+            int(timeline.count[-1]),
+        )
+
+    def fit(
+        self, entries: WindowEntries, past: ValueFactors | None = None, num_events: int = 0
+    ) -> None:
+        """Fits them, each starting from the one before.
+
+        Args:
+          entries: of all users.
+          past: of an update: the factors that were fitted to the first `num_events` events.
+        """
+        timeline, done = self._timeline, 0
+        factors = past or ValueFactors.none(self._options.factors)
+        if len(factors.item_bias):
+            done = int(np.searchsorted(self.schedule, num_events, side="right"))
+            self._save(done - 1, factors)
+        first = np.sort(timeline.first_place())
+        places = np.searchsorted(timeline.count, self.schedule[done:]).tolist()
+        for number, place in enumerate(places, done):
+            inside = entries.at(place)
+            factors = factors.fit(
+                entries.user[inside],
+                entries.item[inside],
+                entries.value[inside],
+                # Users are numbered as they came first, and so are items.
+                int(np.searchsorted(first, place)),
+                self._options.smoothing,
+            )
+            self._save(number, factors)
+
+    def _save(self, number: int, factors: ValueFactors) -> None:
+        np.savez(self._folder / f"{number}.npz", **factors._asdict())
+
+    def of(self, epoch: int) -> ValueFactors:
+        """Of one fit; -1 for the last one, or none if there was none."""
+        if not len(self.schedule):
+            return ValueFactors.none(self._options.factors)
+        with np.load(self._folder / f"{epoch % len(self.schedule)}.npz") as arrays:
+            return ValueFactors(**arrays)._replace(mean=float(arrays["mean"]))

@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m6rec_jax.data.features.features import Features
-from m6rec_jax.data.features.past_events import Ranges
 from m6rec_jax.data.features.reranking_candidates import DrawnCandidates
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.user_events import Groups, Ranges
 from m6rec_jax.data.splitting.negatives import NegativeSampler
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.column_text import Source, classes, distinct_texts, render_all
@@ -121,7 +120,7 @@ class ShardRows:
     def _behaviours(self, groups: Groups) -> tuple[pa.DictionaryArray, np.ndarray]:
         """Texts of the histories' events, those that say something, and the group of each."""
         bucket, template = self.bucket, self.template.event_template
-        ranges = bucket.histories(groups, self.max_events)
+        ranges = groups.history.last(self.max_events)
         owners, events = ranges.owners, bucket.past[ranges.numbers]
         seconds = bucket.time[groups.rows.low][owners] - bucket.time[events]
         ages = np.zeros(len(events), np.int64)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.user_events import Groups
 from m6rec_jax.data.rendering.event_views.view import Rows, View
 from m6rec_jax.data.rendering.shard_rows import ShardRows
 from m6rec_jax.data.splitting.splits import TRAIN

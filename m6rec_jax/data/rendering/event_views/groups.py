@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from m6rec_jax.data.features.epochs import epoch_of
-from m6rec_jax.data.features.past_events import Ranges
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.timeline import epoch_of
+from m6rec_jax.data.features.user_events import Groups, Ranges
 from m6rec_jax.data.rendering.event_views.view import OF_USER, Rows, View
 from m6rec_jax.data.rendering.shard_rows import ShardRows, lists
 from m6rec_jax.data.splitting.negatives import asked

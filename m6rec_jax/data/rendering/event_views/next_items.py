@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.user_events import Groups
 from m6rec_jax.data.rendering.event_views.view import OF_USER, Rows, View
 from m6rec_jax.data.rendering.shard_rows import ShardRows, lists
 from m6rec_jax.text.column_text import distinct_texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from m6rec_jax.data.features.co_occurrence import RECENT, ranked_text
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.user_events import Groups
 from m6rec_jax.data.rendering.event_views.view import OF_USER, Rows, View
 from m6rec_jax.data.rendering.shard_rows import ShardRows, lists
 from m6rec_jax.text.column_text import distinct_texts
@@ -23,7 +23,7 @@ def _rows(shard: ShardRows, groups: Groups) -> Rows:
         lambda n: ranked_text(int(ranks[n]), shard.template.item(shard.items[items[n]])),
     )
     ends = np.append(0, np.cumsum(counts))
-    recent = shard.bucket.histories(groups, min(shard.max_events, RECENT))
+    recent = groups.history.last(min(shard.max_events, RECENT))
     recent_items = shard.bucket.item[shard.bucket.past[recent.numbers]]
     columns = {
         **shard.of_users(groups, shard.features(groups)),

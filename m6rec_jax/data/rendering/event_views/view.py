@@ -10,7 +10,7 @@ import numpy as np
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.user_events import Groups
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.rendering.grouping import Grouping
 from m6rec_jax.data.splitting.negatives import num_negatives

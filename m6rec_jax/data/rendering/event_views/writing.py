@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from m6rec_jax.data.features.user_bucket import Groups
+from m6rec_jax.data.features.user_events import Groups
 from m6rec_jax.data.rendering.event_views.view import GENERATED, Rows, View
 from m6rec_jax.data.rendering.shard_rows import ShardRows
 from m6rec_jax.text.writing_templates import WRITING, common_values
@@ -16,7 +16,7 @@ def _rows(shard: ShardRows, groups: Groups, kind: str) -> Rows:
     """A row is of one event."""
     template, bucket = shard.template.writing[kind], shard.bucket
     common = common_values(shard.items, template.shared)
-    ranges = bucket.histories(groups, shard.max_events)
+    ranges = groups.history.last(shard.max_events)
     liked = shard.label.labels(bucket.value).astype(bool)
     rows, written, likes = [], [], []
     for number in np.flatnonzero(liked[groups.rows.low]).tolist():
