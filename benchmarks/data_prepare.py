@@ -1,15 +1,13 @@
 """`m6rec data prepare` on synthetic ratings: speed, memory, bytes.
 
     python -m benchmarks.data_prepare [--events 100000 1000000] [--cores 1 2]
-    python -m benchmarks.data_prepare --views reranking --events 100000 --cores 1
 
 Films, users and ratings are drawn so that they look like MovieLens: popularity with a long tail,
 evenings on which a user rates dozens of films, tastes in genres. Template, views and settings are
-those of gin_configs/data/movielens-100k/prepare.gin: four views, with statistics of pairs of films
-and hidden factors; or those for retrieval and reranking, with candidates by co-occurrence. Each
-turn is the whole command in a process of its own, on one processor or on more. Processor seconds
-are those of the command and all its children; the machine may be busy with other things, so that
-they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
+those of gin_configs/data/movielens-100k/prepare.gin: with statistics of pairs of films and hidden
+factors. Each turn is the whole command in a process of its own, on one processor or on more.
+Processor seconds are those of the command and all its children; the machine may be busy with other
+things, so that they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
 shared pages counted once, and of that what is no page of a mapped file, which the system takes back
 when memory is short. Rows go to `benchmarks/results/data_prepare.json`.
 """
@@ -35,15 +33,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.command_line import errors_told
-from benchmarks.movielens import PREPARE, PREPARE_LEAVE_ONE_OUT
+from benchmarks.movielens import PREPARE
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, results_path, told_rows
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.errors import M6RecError
 from tasks.films.source import GENRE_CLASSES as GENRES
-
-# By the views that are prepared.
-SETTINGS = {"four": PREPARE, "reranking": PREPARE_LEAVE_ONE_OUT}
 
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
@@ -188,20 +183,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--views", choices=SETTINGS, default="four")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="m6rec-ratings-") as scratch:
         for events in options.events:
             folder = Path(scratch) / str(events) / NAME
             write_ratings(folder, events)
             for cores in options.cores:
-                figures = take_turn(SETTINGS[options.views], folder, cores)
+                figures = take_turn(PREPARE, folder, cores)
                 model = f"{events:,} ratings, {cores} core{'s' * (cores > 1)}"
                 rows = told_rows(
                     {model: figures},
                     gin_file=PREPARE[1],
                     dataset=NAME,
-                    split=options.views,
+                    split="per_user_temporal",
                     seed=None,
                 )
                 add_rows(results_path("data_prepare"), rows)

@@ -26,12 +26,7 @@ from m6rec_jax.errors import DataError
 DATASET = "movielens-100k"
 FOUNDATION = Recipe("pretrain", "mini", DATASET)
 PREPARE = ("--gin_file", f"{DATA}/{DATASET}/prepare.gin")
-# For retrieval and a scorer of what was found.
-PREPARE_LEAVE_ONE_OUT = (
-    *PREPARE,
-    "--gin.SPLIT='leave_one_out'",
-    "--gin.VIEWS=('next_items', 'reranking')",
-)
+PREPARE_LEAVE_ONE_OUT = (*PREPARE, "--gin.SPLIT='leave_one_out'", "--gin.VIEWS=('next_items',)")
 PREPARE_UNSEEN_ITEMS = ("--gin_file", f"{DATA}/{DATASET}/prepare_unseen_items.gin")
 # Titles are not to be learnt by heart where everything trains.
 _SLOW_EMBEDDINGS = "RATE_FACTORS={'relative_bias/': 5.0, 'token_embedder/': 0.2}"

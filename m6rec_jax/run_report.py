@@ -56,7 +56,6 @@ _MOST_USERS = 64
 _QUESTIONS = {
     "scoring": "How likely is it that the user acts on an item?",
     "likelihood": "How likely is an item liked, or how plausible, without any tuning?",
-    "reranking": "How likely is it that an item comes next?",
     "retrieval": "Which item comes next, of all of them?",
     "embeddings": "How near are users to the items that they come to?",
     "title_recommendation": "Which title fits a dialogue?",
@@ -94,7 +93,7 @@ _METRICS = {
     "uniformity": "uniformity",
 }
 # Views whose rows have users.
-_OF_USERS = ("groups", "next_items", "reranking")
+_OF_USERS = ("groups", "next_items")
 _HYBRID_NOTE = (
     "In retrieval the model is the hybrid that is served: what its two towers, co-occurrence, "
     "EASE, words and popularity say, weighed by what was learnt on validation rows; two towers are "

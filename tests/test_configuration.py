@@ -340,7 +340,7 @@ def test_every_shipped_file_is_read() -> None:
     folders = [f"{name} = 'a'" for name in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")]
     given = [*folders, "MIXTURE_OR_TASK_NAME = 'b'", "TASK_FEATURE_LENGTHS = {}"]
     given += ["TRAIN_STEPS = 1000", "NUM_OPTIONS = 2"]
-    own = ("DATASET", "TEACHER", "PRUNING_END", "SENTENCE_ENCODER", "RERANKER")
+    own = ("DATASET", "TEACHER", "PRUNING_END", "SENTENCE_ENCODER")
     for path in sorted(root.rglob("*.gin")):
         if path.parent.name != "t5x":  # whose files include t5x's own
             file = f"gin_configs/{path.relative_to(root)}"

@@ -39,8 +39,7 @@ class PrepareOptions:
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones. None: twice as many as users
         who act have events on average, from 5 to 30.
-      next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
-        first of as many.
+      next_items_size: items of a row of 'next_items', at most.
       negative_power: sampled negatives are drawn by popularity to this power, up to 10; 0: all
         items alike.
     """

@@ -12,10 +12,8 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.features.co_occurrence import RECENT
 from m6rec_jax.data.features.neighbours import GROUP, WINDOW, NeighbourCounts, NeighbourQueries
 from m6rec_jax.data.features.past_statistics import PastStatistics
-from m6rec_jax.data.features.reranking_candidates import CandidateQueries, DrawnCandidates
 from m6rec_jax.data.features.statistics import Statistics
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.features.timeline import Timeline
@@ -167,18 +165,9 @@ class Job:
         before, num_events = self.before
         self.everybody.fitted.fit(self.entries, before.fitted if before else None, num_events)
 
-    def ask(
-        self, shard: int, names: Sequence[str]
-    ) -> tuple[NeighbourQueries | None, CandidateQueries | None]:
-        """What the views `names` of a shard need to know that joins users."""
+    def ask(self, shard: int) -> NeighbourQueries:
+        """What the rows of 'groups' of a shard need to know of pairs of items, which join users."""
         rows = ShardRows(self, shard)
-        pairs = self.statistics.neighbours and "groups" in names
-        return (
-            self._neighbour_queries(rows) if pairs else None,
-            self._candidate_queries(rows.bucket) if "reranking" in names else None,
-        )
-
-    def _neighbour_queries(self, rows: ShardRows) -> NeighbourQueries:
         number, bucket = self.everybody.item_number, rows.bucket
         groups = self.groups(bucket, "groups")
         candidates = candidates_of(rows, groups)
@@ -192,20 +181,6 @@ class Job:
         window = np.empty(len(positions), WINDOW)
         window["item"], window["value"] = number[bucket.item[positions]], bucket.worth[positions]
         return NeighbourQueries(queries, number[candidates.items].astype(np.int32), window)
-
-    def _candidate_queries(self, bucket: ShardEvents) -> CandidateQueries:
-        groups = self.groups(bucket, "reranking")
-        seen, seen_ranges = bucket.seen(groups.history)
-        return CandidateQueries(
-            self.timeline.count[groups.place],
-            groups.part,
-            bucket.user[groups.rows.low],
-            bucket.item[groups.rows.low],
-            groups.history.last(min(self.options.history_length, RECENT)),
-            bucket.item[bucket.past],
-            seen_ranges,
-            bucket.item[seen],
-        )
 
     def answer(self, numbers: slice) -> np.ndarray:
         """What pairs of items say to groups; after the last groups, all pairs are saved.
@@ -230,15 +205,14 @@ class Job:
         return np.concatenate([np.zeros((2, 0)), *answers], axis=1)
 
     def render(
-        self,
-        shard: tuple[int, np.ndarray | None, DrawnCandidates | None],
-        names: Sequence[str],
+        self, shard: tuple[int, np.ndarray | None], names: Sequence[str]
     ) -> tuple[list[tuple[str, tfrecords.ShardFile]], np.ndarray]:
         """Writes the rows of views `names`, a file of each part.
 
         Args:
-          shard: its number; what pairs of items say of the candidates of 'groups' `[2, items]`;
-            and the candidates of 'reranking'.
+          shard: its number, and what pairs of items say of the candidates of 'groups'
+            `[2, items]`.
+          names: of the views.
 
         Returns:
           view and file, and how many negatives were drawn: see `NegativeSampler.drawn`.

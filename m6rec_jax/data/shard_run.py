@@ -6,8 +6,8 @@ every process has a copy; `run` leads them through the steps:
 
     count          events before groups, and the windows of the users of a shard
     fit_factors    of all windows, beside the steps that follow
-    ask            what rows want to know that joins users: pairs of items, candidates to rerank
-    answer         it, pairs of items by time slice; the lead draws candidates along the timeline
+    ask            what rows want to know of pairs of items, which join users
+    answer         it, by time slice
     render         one file of each part of each view, by shard
 """
 
@@ -25,15 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data.features.co_occurrence import CoOccurrence, GrowingCoOccurrence
+from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.features.neighbours import NeighbourQueries, PairCounts
-from m6rec_jax.data.features.reranking_candidates import (
-    CandidateQueries,
-    DrawnCandidates,
-    RerankingCandidates,
-    draw_all,
-)
 from m6rec_jax.data.features.statistics import Statistics
 from m6rec_jax.data.features.timeline import Timeline, next_refresh, parts_of_users, schedule
 from m6rec_jax.data.features.user_events import Ranges
@@ -113,10 +107,12 @@ def run(
             fitted = workers.begin(Job.fit_factors)
         if len(counts) and "groups" in names:
             _weigh_items(job, counts)
-        asked = each("asking", functools.partial(Job.ask, names=names), job.shards)
-        answers, candidates = _answers(job, asked, each, number, progress)
+        answers: Sequence[np.ndarray | None] = [None] * len(job.shards)
+        if job.statistics.neighbours:
+            of_pairs = _answers(job, each, number, job.shards if "groups" in names else [])
+            answers = of_pairs or answers
         fitted()
-        pieces = list(zip(job.shards, answers, candidates, strict=True))
+        pieces = list(zip(job.shards, answers, strict=True))
         render = functools.partial(Job.render, names=names)
         rendered = list(each("rendering", render, pieces))
     files: dict[str, list[ShardFile]] = {name: [] for name in names}
@@ -185,43 +181,23 @@ def _weigh_items(job: Job, counts: np.ndarray) -> None:
     np.save(job.folder / "popularity_schedule.npy", epochs)
 
 
-def _answers(
-    job: Job,
-    asked: Iterator[tuple[NeighbourQueries | None, CandidateQueries | None]],
-    each: Each,
-    number: int,
-    progress: bool,
-) -> tuple[Sequence[np.ndarray | None], Sequence[DrawnCandidates | None]]:
-    """Of each shard what pairs of items say `[2, items]`, and the candidates of 'reranking'.
-
-    Pairs are counted by time slices, at most `number`.
-    """
-    queries = list(asked)
-    of_pairs = [pairs for pairs, _ in queries if pairs is not None]
-    of_candidates = [candidates for _, candidates in queries if candidates is not None]
-    answers: Sequence[np.ndarray | None] = [None] * len(job.shards)
-    if job.statistics.neighbours:
-        joined = NeighbourQueries.joined(of_pairs)
-        joined.save(job.folder / "queries")
-        groups = joined.groups
-        order = np.argsort(groups["place"], kind="stable")
-        number = min(number, 1 + len(order) // _SLICE_GROUPS)
-        bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
-        slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
-        every = mapped_array(job.folder / "answers.npy", np.float64, (2, len(joined.items)))
-        results = each("pairs of items by time slice", Job.answer, slices)
-        for numbers, answer in zip(slices, results, strict=True):
-            some = groups[order[numbers]]
-            every[:, Ranges(some["low"], some["high"]).numbers] = answer
-        ends = np.cumsum([len(one.items) for one in of_pairs])[:-1]
-        answers = np.split(np.asarray(every), ends, axis=1) if of_pairs else answers
-    if not of_candidates:
-        return answers, [None] * len(job.shards)
-    counts = GrowingCoOccurrence(*_counted(job))
-    candidates = RerankingCandidates(counts, job.held_out, repeats=job.dataset.spec.repeats_count)
-    total = sum(len(one.number) for one in of_candidates)
-    with progress_bar(desc="items that occur together", total=total, disable=not progress) as bar:
-        return answers, draw_all(candidates, counts, of_candidates, bar)
+def _answers(job: Job, each: Each, number: int, shards: Sequence[int]) -> list[np.ndarray]:
+    """Counts pairs of items by time slices, at most `number`; what they say to shards `[2, n]`."""
+    queries = list(each("asking", Job.ask, shards))
+    joined = NeighbourQueries.joined(queries)
+    joined.save(job.folder / "queries")
+    groups = joined.groups
+    order = np.argsort(groups["place"], kind="stable")
+    number = min(number, 1 + len(order) // _SLICE_GROUPS)
+    bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
+    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    answers = mapped_array(job.folder / "answers.npy", np.float64, (2, len(joined.items)))
+    results = each("pairs of items by time slice", Job.answer, slices)
+    for numbers, answer in zip(slices, results, strict=True):
+        some = groups[order[numbers]]
+        answers[:, Ranges(some["low"], some["high"]).numbers] = answer
+    ends = np.cumsum([len(one.items) for one in queries])
+    return np.split(np.asarray(answers), ends, axis=1)[: len(queries)]
 
 
 def _counted(job: Job) -> tuple[np.ndarray, np.ndarray, int, CoOccurrence | None, int]:

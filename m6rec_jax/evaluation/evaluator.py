@@ -316,15 +316,13 @@ class _TaskEvaluation:
     def reranked(
         self,
         predictions: RetrievalPredictions,
-        read: Callable[[bool], ReadRows],
+        read: Callable[[], ReadRows],
         similarities: Callable[[slice, np.ndarray], np.ndarray],
         name: str = "",
     ) -> RetrievalPredictions:
         if self._reranking is None:
             return predictions
-        asked = read(self._reranking.reads_text)
-        runtime = self._evaluator.runtime
-        towers = Retrieval(self.data, predictions, asked, similarities, runtime, name)
+        towers = Retrieval(self.data, predictions, read(), similarities, name)
         weights = self._evaluator.ranking.get(
             ranking_name(self._task.name, name, self._reranking.towers)
         )

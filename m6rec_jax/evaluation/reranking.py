@@ -3,7 +3,6 @@
 In gin, with MODEL_DIR the retriever's:
 
     Evaluator.reranking = @Reranking()
-    Reranking.model_dir = "runs/reranking"        # of the scorer; None: no scorer
 
 Its weights are those that `m6rec calibrate` left in MODEL_DIR.
 """
@@ -19,12 +18,9 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
-from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
-from m6rec_jax.engine.index.ranking_weights import RankingWeights, fit_choices
+from m6rec_jax.engine.index.ranking_weights import UNLEARNT, RankingWeights, fit_choices
 from m6rec_jax.engine.index.reranking import Reranker
-from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import TaskData
 from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions
@@ -43,7 +39,6 @@ class Retrieval(NamedTuple):
       predictions: of its rows.
       read: what stands in these rows, in their order.
       similarities: of some rows, a slice, and items `[rows, k]`.
-      runtime: where to run.
       name: of what is wanted, where a task wants several things.
     """
 
@@ -51,7 +46,6 @@ class Retrieval(NamedTuple):
     predictions: RetrievalPredictions
     read: ReadRows
     similarities: Callable[[slice, np.ndarray], np.ndarray]
-    runtime: Runtime
     name: str = ""
 
 
@@ -85,12 +79,9 @@ class Reranking:
     each row's time.
 
     Args:
-      model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer.
       depth: how many items each of the towers, co-occurrence, EASE, words and the user's past
         find, the towers as many as lists are long where that is more; all others follow in the
         towers' order.
-      candidate_length: most tokens of a candidate, as in training; None: the model's settings.
-      step: which checkpoint; None: the newest.
       towers: whether the two towers take part. Without them, in `m6rec calibrate` and in `m6rec
         eval`, the rest tells what they add; such weights have a name of their own, and are not
         served.
@@ -100,17 +91,8 @@ class Reranking:
         took part.
     """
 
-    def __init__(
-        self,
-        model_dir: str | None = None,
-        depth: int = 100,
-        candidate_length: int | None = None,
-        step: int | None = None,
-        towers: bool = True,
-    ) -> None:
-        self.depth, self.reads_text = depth, model_dir is not None
-        self.towers = towers
-        self._model_dir, self._candidate_length, self._step = model_dir, candidate_length, step
+    def __init__(self, depth: int = 100, towers: bool = True) -> None:
+        self.depth, self.towers = depth, towers
         self._rerankers: dict[str, Reranker] = {}
         self.learnt: dict[tuple[str, bool], Learnt] | None = None
 
@@ -141,8 +123,6 @@ class Reranking:
 
         Raises:
           DataError: the data have no co-occurrence.
-          ConfigError: the weights were learnt with a scorer, and there is none, or without one.
-          CheckpointError: no such scorer, or one that lacks what inference needs.
         """
         if self.learnt is None:
             return self._reranked(found, weights)
@@ -152,7 +132,7 @@ class Reranking:
 
     def _reranked(self, found: Retrieval, weights: RankingWeights | None) -> RetrievalPredictions:
         reranker = self._reranker(found)
-        reranker.use(weights)
+        reranker.weights = weights or UNLEARNT
         found = self._part(found)
         predictions = found.predictions
         ranks, ids, scores = [], [], []
@@ -188,8 +168,7 @@ class Reranking:
             rows = slice(start, start + _BLOCK)
             top = TopK(predictions.top_items[rows], predictions.scores[rows])
             similarities = functools.partial(found.similarities, rows)
-            of_rows = (of[rows] for of in (read.histories, read.past, read.excluded))
-            yield rows, (*of_rows, top, similarities)
+            yield rows, (read.past[rows], read.excluded[rows], top, similarities)
 
     def _part(self, found: Retrieval) -> Retrieval:
         """What takes part of what was found: with or without the towers."""
@@ -207,23 +186,14 @@ class Reranking:
 
     def _reranker(self, found: Retrieval) -> Reranker:
         """Of the task's data; made once."""
-        data, runtime = found.data, found.runtime
+        data = found.data
         if data.name not in self._rerankers:
-            scorer: Scorer | None = None
-            if self._model_dir is not None:
-                loaded = load_model(
-                    self._model_dir, step=self._step, mesh=runtime.mesh, rules=runtime.rules
-                )
-                length = self._candidate_length
-                lengths: dict[str, Any] = {"candidate_length": length} if length else {}
-                scorer = loaded.scorer(**lengths)
             catalogue = data.prepared().catalogue()
             self._rerankers[data.name] = Reranker(
                 data.prepared().co_occurrence(),
                 data.prepared().ease(),
                 catalogue.texts,
                 catalogue.train_counts,
-                scorer,
                 depth=self.depth,
                 kinds=catalogue.kinds,
             )
@@ -246,7 +216,7 @@ class Reranking:
                 number += len(candidates.ids)
                 num_rows += int(same.any(axis=1).sum()) if mask is None else 0
         vector = fit_choices(*map(np.concatenate, (features, rows, wanted)))
-        weights = RankingWeights.of_vector(vector, reranker.has_scorer)
+        weights = RankingWeights.of_vector(vector)
         predictions = self._reranked(found, weights)
         learnt = Learnt(weights, num_rows, predictions.ranks, found.predictions.ranks)
         assert self.learnt is not None

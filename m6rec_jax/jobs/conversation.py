@@ -458,7 +458,6 @@ class Conversation:
         top = in_batches(index, users, self._depth, excluded, self._batch_sizes)
         if self._reranker is not None:
             top = self._reranker.rerank(
-                [own.history for own in read],
                 [own.past for own in read],
                 excluded,
                 top,

@@ -134,7 +134,7 @@ class ItemRecommendationJob(RecommendationJob):
             )
             return evaluation.reranked(
                 by_towers,
-                lambda _: ReadRows([row["source"] for row in ordered], named, listed),
+                lambda: ReadRows(named, listed),
                 lambda rows, ids: index.similarities(users[rows], ids),
                 name,
             )

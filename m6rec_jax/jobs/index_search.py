@@ -141,16 +141,16 @@ class IndexAnswerer(Answerer[TaskState]):
         return Retrieved([ids[place] for place in first], scores[first], items)
 
     @abc.abstractmethod
-    def retrieval(self, task: str) -> tuple[str, RetrievalTask]:
-        """The task of retrieval that finds the items of a task, and what it takes."""
+    def retrieval(self, task: str) -> RetrievalTask:
+        """What looking for the items of a task takes."""
 
     def accept(self, request: Request, task: str) -> RequestText:
         check_k(request, self.max_k, f"{self._name}.max_k")
-        return self.retrieval(task)[1].renderer.render(request)
+        return self.retrieval(task).renderer.render(request)
 
     def index(self, task: str) -> StoredIndex:
         """Of a task's catalogue."""
-        return self.retrieval(task)[1].index
+        return self.retrieval(task).index
 
     def excluded(self, accepted: Sequence[Accepted]) -> list[list[str]]:
         """Of each request, ids of items that must not be found."""
@@ -176,7 +176,7 @@ class IndexAnswerer(Answerer[TaskState]):
             return []
         users = self.parts.retriever().embed_users(
             [one.text.history for one in accepted],
-            [self.retrieval(one.task)[0] for one in accepted],
+            [one.task for one in accepted],
         )
         check_finite(accepted, users)
         excluded = self.excluded(accepted)

@@ -138,7 +138,7 @@ class Evaluation(Protocol):
     def reranked(
         self,
         predictions: Any,
-        read: Callable[[bool], Any],
+        read: Callable[[], Any],
         similarities: Callable[..., np.ndarray],
         name: str = "",
     ) -> Any:
@@ -146,7 +146,7 @@ class Evaluation(Protocol):
 
         Of a task that wants several things, each by its `name`, all have weights of their own.
 
-        `read(with_text)` is what stands in their rows (`jobs.retrieval.ReadRows`),
+        `read()` is what stands in their rows (`jobs.retrieval.ReadRows`),
         `similarities(rows, ids)` those of some rows, a slice, and items `[rows, k]`.
         """
 
@@ -249,7 +249,7 @@ class Job(abc.ABC):
         del predictions
         raise ConfigError(
             f"tasks of kind '{self.kind}' have no score of single examples, so that two models "
-            "cannot be compared; scoring, reranking and retrieval have"
+            "cannot be compared; scoring and retrieval have"
         )
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gin
 import jax.numpy as jnp
@@ -33,12 +33,10 @@ from m6rec_jax.jobs.job import (
 from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import (
     hidden_items,
-    in_order,
     own_counts,
     past_of_rows,
     prefixed,
     ranks_apart,
-    row_key,
 )
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
@@ -82,12 +80,10 @@ class ReadRows(NamedTuple):
     """What stands in rows that items are recommended for.
 
     Attributes:
-      histories: per row, segments as the retriever reads them; empty where nobody asks for text.
       past: per row, the items of the history, oldest first.
       excluded: per row, items that are not recommended.
     """
 
-    histories: Sequence[Sequence[str]]
     past: Sequence[np.ndarray]
     excluded: Sequence[np.ndarray]
 
@@ -98,7 +94,9 @@ class RetrievalJob(Job):
 
     kind = "retrieval"
     needs = "retrieval projections"
-    tasks = (("retrieval", "next_items", "retrieval_rows"),)
+    tasks: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("retrieval", "next_items", "retrieval_rows"),
+    )
     identity = ("decoder_item_ids", "user_ids")
     has_scores = ranks_catalogue = True
 
@@ -134,7 +132,7 @@ class RetrievalJob(Job):
         )
         return evaluation.reranked(
             predictions,
-            lambda with_text: rows_of_predictions(evaluation, predictions, excluded, with_text),
+            lambda: rows_of_predictions(evaluation, predictions, excluded),
             lambda rows, ids: index.similarities(found["user"][rows], ids),
         )
 
@@ -197,17 +195,10 @@ def rows_of_predictions(
     evaluation: Evaluation,
     predictions: RetrievalPredictions,
     excluded: Sequence[np.ndarray],
-    with_text: bool,
 ) -> ReadRows:
     """The rows of predictions, in their order; of very long histories the last items."""
-    users, targets = predictions.users, predictions.targets
-    histories: Sequence[Sequence[str]] = [[]] * len(users)
-    if with_text:
-        rows = evaluation.rows(("user_index", "item_indices", "history"))
-        wanted = zip(users.tolist(), targets[:, 0].tolist(), strict=True)
-        histories = in_order(map(row_key, rows), (row["history"] for row in rows), wanted)
-    past = [items[-_MOST_PAST:] for items in past_of_rows(evaluation, users, targets)]
-    return ReadRows(histories, past, excluded)
+    past = past_of_rows(evaluation, predictions.users, predictions.targets)
+    return ReadRows([items[-_MOST_PAST:] for items in past], excluded)
 
 
 def baseline_ranks(
@@ -335,8 +326,8 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
             )
         return RetrievalTask(self.parts.renderer(task), index, items)
 
-    def retrieval(self, task: str) -> tuple[str, RetrievalTask]:
-        return task, self.of_task(task)
+    def retrieval(self, task: str) -> RetrievalTask:
+        return self.of_task(task)
 
     def results(
         self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK

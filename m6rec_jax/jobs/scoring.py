@@ -79,10 +79,6 @@ class ScoringJob(Job):
     identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 
-    @property
-    def asked_of(self) -> tuple[str, ...]:
-        return ("scoring", "reranking")
-
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`probability` at every decoder position, `[rows, target]`."""
         found = class_log_probabilities(model, variables, features)
@@ -118,8 +114,6 @@ class ScoringJob(Job):
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
         """See `MeanBaselines.scoring_metrics`."""
-        if "groups" not in evaluation.data.prepared().manifest.views:  # rows for reranking alone
-            return {}
         fitted = mean_baselines(evaluation)
 
         def metrics(some: ScoringPredictions, name: str) -> dict[str, float]:

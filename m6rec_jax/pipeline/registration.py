@@ -137,7 +137,6 @@ def register_recommendation_tasks(
         <name>_outcomes      groups       candidates, then outcomes in words (pretraining)
         <name>_ctr           groups       the class of each candidate (scoring)
         <name>_retrieval     next_items   the two towers
-        <name>_reranking     reranking    which of the co-occurring items comes next
         <name>_zero_shot     groups       which outcome of a candidate is likelier, untuned
         <name>_embeddings    next_items   the user as a vector
         <name>_pretrain      mixture of infilling and generation

@@ -115,7 +115,7 @@ def ranked(result: Any) -> list[dict[str, Any]]:
 
 
 def _scoring_job(asked: Asking, task: str) -> str:
-    """Scoring, for tasks of reranking too; likelihood where a task is for that."""
+    """Scoring; likelihood where a task is for that."""
     kind = asked.snapshot.tasks[task].kind
     return "likelihood" if kind == "likelihood" else "scoring"
 

@@ -22,7 +22,7 @@ from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, text_request
 from m6rec_jax.text.records import Item
 
 # Kinds of tasks that score candidates, the best for it first, and the job that does.
-_JOBS = {"scoring": "scoring", "reranking": "scoring", "likelihood": "likelihood"}
+_JOBS = {"scoring": "scoring", "likelihood": "likelihood"}
 
 
 def routes(server: Server) -> APIRouter:
@@ -73,7 +73,7 @@ def _task(asked: Asking, model: str) -> tuple[str, str]:
     for kind, job in _JOBS.items():
         if found := snapshot.named(kind):
             return snapshot.task(found[0] if len(found) == 1 else None, job), job
-    raise ConfigError("the model has no task of scoring, reranking or likelihood")
+    raise ConfigError("the model has no task of scoring or likelihood")
 
 
 def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Accepted:

@@ -139,7 +139,7 @@ class Write(Ask):
 class Rerank(Foreign):
     """As Cohere's and Jina's clients ask."""
 
-    model: str = Field("m6rec", description="a task of scoring, reranking or likelihood")
+    model: str = Field("m6rec", description="a task of scoring or likelihood")
     query: _Text | _Object = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"

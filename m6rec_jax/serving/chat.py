@@ -184,9 +184,8 @@ def _reranker(
 ) -> Reranker | None:
     """Of the prepared data; None where nothing says which of their items occur together.
 
-    Weights that were learnt with a scorer say nothing of an order without one. What is liked in a
-    dialogue is all that a task of retrieval reads; tasks of dialogues read the rest, too, and need
-    no `kinds`.
+    What is liked in a dialogue is all that a task of retrieval reads; tasks of dialogues read the
+    rest, too, and need no `kinds`.
     """
     if not (folder / CO_OCCURRENCE).is_file():
         return None
@@ -195,7 +194,7 @@ def _reranker(
         Ease.load(folder),
         catalogue.texts,
         np.asarray(catalogue.popularity),
-        weights=None if weights is None or weights.with_scorer else weights,
+        weights=weights,
         kinds=kinds,
     )
 

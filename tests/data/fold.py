@@ -17,10 +17,8 @@ import pyarrow as pa
 
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.dataset.schema import DatasetSpec
-from m6rec_jax.data.features.co_occurrence import RECENT, ranked_text
 from m6rec_jax.data.features.neighbours import PairCounts
 from m6rec_jax.data.features.past_statistics import Population
-from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.features.statistics import (
     KnownUser,
     Statistics,
@@ -183,7 +181,6 @@ class RowRenderer:
       statistics: as of the moment of the group that is rendered.
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
-      reranking: draws the candidates of 'reranking', which is not rendered without.
     """
 
     def __init__(
@@ -193,14 +190,12 @@ class RowRenderer:
         statistics: FoldedStatistics,
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
-        reranking: RerankingCandidates | None = None,
     ) -> None:
         self._users, self._items = dataset.user_records, dataset.item_records
         self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
         self._template, self._label = template, dataset.spec.label
         self._statistics = statistics
         self._sampler, self._negatives = sampler, negatives
-        self._reranking = reranking
         self._common = {
             kind: common_values(self._items, entry.shared)
             for kind, entry in template.writing.items()
@@ -216,7 +211,6 @@ class RowRenderer:
         return {
             "groups": self.scoring_row,
             "next_items": self.next_items_row,
-            "reranking": self.reranking_row,
             "documents": self.behaviour_document,
         }[view](group)
 
@@ -240,25 +234,6 @@ class RowRenderer:
             **self._of_user(group),
             "items": [self._template.item(self._items[index]) for index in group.items],
             "item_indices": group.items,
-        }
-
-    def reranking_row(self, group: Group) -> Row | None:
-        """A row of the view 'reranking'; None where `RerankingCandidates.draw` gives none."""
-        assert self._reranking is not None
-        recent = group.history_items[-RECENT:]
-        drawn = self._reranking.draw(group.part, group.user, group.items[0], recent, group.seen)
-        if drawn is None:
-            return None
-        items, ranks = (numbers.tolist() for numbers in drawn)
-        return {
-            **self._of_user(group),
-            "recent_indices": recent,
-            "candidates": [
-                ranked_text(rank, self._template.item(self._items[index]))
-                for index, rank in zip(items, ranks, strict=True)
-            ],
-            "item_indices": items,
-            "labels": [1] + [0] * (len(items) - 1),
         }
 
     def behaviour_document(self, group: Group) -> Row:

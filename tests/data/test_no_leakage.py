@@ -4,7 +4,6 @@ Every test renders a random log, changes the future of one row (values of other 
 removed, events added, test events relabelled), renders again, and compares that row to the letter.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.splitting.event_table import Assignment
 from m6rec_jax.data.splitting.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
-from m6rec_jax.errors import DataError
 from tests.data.plain_splits import plain_split
 from tests.data.view_fold import ViewFold
 
@@ -107,12 +105,6 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
         paths = [out / f"{part}.parquet" for part in PARTS]
         for part, path in enumerate(paths):
             for row in pq.read_table(path).to_pylist() if path.is_file() else []:
-                if view == "reranking":
-                    # The first item is the wanted one; all others were drawn.
-                    told = (row["history"], row["candidates"], row["recent_indices"])
-                    key = row["user_index"], row["item_indices"][0]
-                    found[key] = (part, *told, row["item_indices"])
-                    continue
                 texts = row["candidates"] if view == "groups" else row["items"]
                 labels = row.get("labels", [1] * len(texts))
                 sampled: list[str] = []
@@ -184,20 +176,6 @@ def test_scoring_text_ignores_the_future(render, data: st.DataObject) -> None:
 def test_next_item_text_ignores_the_future(render, data: st.DataObject) -> None:
     log, other, key = data.draw(futures(by_order=True))
     assert render(log, "next_items")[key] == render(other, "next_items")[key]
-
-
-@SETTINGS
-@given(data=st.data())
-def test_reranking_rows_ignore_the_future(render, data: st.DataObject) -> None:
-    """Neither ranks by co-occurrence nor which candidates are drawn, nor whether there is a row."""
-    log, other, key = data.draw(futures(by_order=True))
-    found = []
-    for one in (log, other):
-        row = None
-        with contextlib.suppress(DataError):  # a log of which no row teaches anything
-            row = render(one, "reranking").get(key)
-        found.append(row)
-    assert found[0] == found[1]
 
 
 @SETTINGS

@@ -1,7 +1,8 @@
-"""What reranking counts as a user's past, against what is rendered into rows that rerank."""
+"""What reranking counts as a user's past, against the history that is rendered into rows."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ SPLITS = (
 )
 
 
+def item_of(behaviour: str) -> int:
+    """The item that a behaviour names: `tests.data.conftest._item` calls it "Thing 3"."""
+    (number,) = re.findall(r"Thing (\d+)", behaviour)
+    return int(number)
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_past_is_what_the_split_shows(write_shop: Any, tmp_path: Path, split: str) -> None:
     # Every user acts on ten of twelve items, one after the other.
@@ -35,16 +42,11 @@ def test_the_past_is_what_the_split_shows(write_shop: Any, tmp_path: Path, split
     folder = write_shop(log)
     drawn = np.random.default_rng(0).choice([*PART_NAMES], len(log), p=[0.4, 0.3, 0.2, 0.1])
     declare_parts(folder, drawn.tolist())
-    options = PrepareOptions(views=("next_items", "reranking"), next_items_size=1)
+    options = PrepareOptions(views=("next_items",), next_items_size=1, max_events=8)
     prepared = prepare(folder, tmp_path / "out", split, options, progress=False)
     for part in ("validation", "test"):
-        expected = {
-            (row["user_index"], int(row["item_indices"][0])): row["recent_indices"].tolist()
-            for row in read_rows(prepared, "reranking", part)
-        }
         rows = list(read_rows(prepared, "next_items", part))
-        assert len(rows) == len(expected) > 1
-        pasts = past_items(prepared, part)
-        for row, past in zip(rows, pasts, strict=True):
-            key = row["user_index"], int(row["item_indices"][0])
-            assert past.tolist()[-10:] == expected[key], (part, key)
+        assert len(rows) > 1
+        for row, past in zip(rows, past_items(prepared, part), strict=True):
+            rendered = [item_of(text) for text in row["history"][1:-1]]
+            assert rendered == past.tolist()[-options.max_events :], (part, row["user_id"])

@@ -11,7 +11,7 @@ import pytest
 
 from m6rec_jax.data import shard_run
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.features import neighbours, reranking_candidates
+from m6rec_jax.data.features import neighbours
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import put_in_place
@@ -172,8 +172,6 @@ def test_rows_and_statistics_of_labelled_events(
     write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbours, "DENSE_ITEMS", (0, 4096)[seed % 2])
-    monkeypatch.setattr(reranking_candidates, "NEGATIVES", 1 + seed % 5)
-    monkeypatch.setattr(reranking_candidates, "DEPTH", (3, 200)[seed % 2])
     template = {
         **TEMPLATE,
         "writing": WRITING,
@@ -183,7 +181,7 @@ def test_rows_and_statistics_of_labelled_events(
         random_log(seed), template=template, splits=DECLARED, repeats=REPEATS[seed // 6]
     )
     options = PrepareOptions(
-        views=("groups", "next_items", "reranking", "documents", "explanations", "titles"),
+        views=("groups", "next_items", "documents", "explanations", "titles"),
         group_size=1 + seed % 4,
         max_events=5,
         next_items_size=1 + seed % 3,
@@ -216,7 +214,7 @@ def test_rows_and_statistics_of_purchases(
         repeats=REPEATS[seed // 6],
     )
     options = PrepareOptions(
-        views=("groups", "next_items", "reranking", "documents"),
+        views=("groups", "next_items", "documents"),
         group_size=(4, 10, 15)[seed % 3],
         negative_power=(0.5, 0.0, 1.0)[seed % 3],
         max_events=4,
@@ -228,7 +226,7 @@ def test_rows_and_statistics_of_purchases(
 def test_shards_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
     """Nor does the number of processes change a byte."""
     dataset = Dataset.open(write_shop(random_log(0)))
-    options = PrepareOptions(views=("groups", "next_items", "reranking", "documents"))
+    options = PrepareOptions(views=("groups", "next_items", "documents"))
     split = "per_user_temporal"
     one = Both(dataset, split, tmp_path / "one", options)
     some = Both(dataset, split, tmp_path / "some", options, num_shards=5)
@@ -262,7 +260,7 @@ def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
     dataset = Dataset.open(write_shop(log))
     codes = np.random.default_rng(0).integers(-1, 4, len(log)).astype(np.int8)
     split = Split.parse("per_user_temporal")
-    options = PrepareOptions(views=("groups", "next_items", "reranking", "documents"), max_events=6)
+    options = PrepareOptions(views=("groups", "next_items", "documents"), max_events=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventTable, "_part_sql", lambda events, _: events.lookup("row", codes))
         Both(dataset, split.name, tmp_path, options).compare()

@@ -16,7 +16,7 @@ import pytest
 from m6rec_jax.data import shard_run
 from m6rec_jax.data import update as update_module
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.features import neighbours, reranking_candidates
+from m6rec_jax.data.features import neighbours
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import prepare
@@ -30,11 +30,12 @@ from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE, declare_parts
+from tests.data.test_past_of_rows import item_of
 from tests.data.test_shard_run import REPEATS, WRITING, folded, random_log, records
 from tests.data.view_fold import ViewFold
 
 Log = list[tuple[int, int, float, float]]
-VIEWS = ("groups", "next_items", "reranking", "documents")
+VIEWS = ("groups", "next_items", "documents")
 
 
 class Days:
@@ -188,8 +189,6 @@ def test_past_and_days_equal_all_at_once(
 ) -> None:
     monkeypatch.setattr(neighbours, "DENSE_ITEMS", (0, 4096)[seed % 2])
     monkeypatch.setattr(negatives, "NEGATIVES", 2)
-    monkeypatch.setattr(reranking_candidates, "NEGATIVES", 1 + seed % 5)
-    monkeypatch.setattr(reranking_candidates, "DEPTH", (3, 200)[seed % 2])
     statistics = StatisticsOptions(
         neighbour_window=(3, 1000)[seed % 2],
         factor_growth=(0.03, 0.5)[seed % 2],
@@ -233,34 +232,23 @@ def test_past_and_days_equal_all_at_once(
 
 
 def test_the_past_of_an_updates_rows(write_shop) -> None:
-    """As files of events tell it, and as it is rendered into rows that rerank."""
+    """As files of events tell it, and as it is rendered into the histories of rows."""
     log = [
         (user, (user + 5 * turn) % 12, float(8 * turn + user), 3.0 + (turn + user) % 3)
         for turn in range(10)
         for user in range(4)
     ]
     days = Days(
-        write_shop,
-        [log[:24], log[24:32], log[32:]],
-        views=("next_items", "reranking"),
-        next_items_size=1,
+        write_shop, [log[:24], log[24:32], log[32:]], views=("next_items",), next_items_size=1
     )
     for day in (1, 2):
         days.add(day)
         prepared = days.update()
-    told = {
-        (row["user_index"], int(row["item_indices"][0])): row["recent_indices"].tolist()
-        for row in read_rows(prepared, "reranking", "update_2")
-    }
-    rows = read_rows(prepared, "next_items", "update_2")
-    compared = 0
+    rows = list(read_rows(prepared, "next_items", "update_2"))
+    assert len(rows) > 4
     for row, past in zip(rows, past_items(prepared, "update_2"), strict=True):
-        user, items = row["user_index"], past.tolist()
-        (wanted,) = row["item_indices"].tolist()
-        if (user, wanted) in told:
-            assert items[-days.options.max_events :] == told[user, wanted]
-            compared += 1
-    assert compared > 4
+        rendered = [item_of(text) for text in row["history"][1:-1]]
+        assert rendered == past.tolist()[-days.options.max_events :]
 
 
 def simple(write_shop, split: str = "per_user_temporal") -> Days:

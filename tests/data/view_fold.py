@@ -17,7 +17,6 @@ from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.features import co_occurrence
 from m6rec_jax.data.features.co_occurrence import ONE, CoOccurrence, RelatedItems
 from m6rec_jax.data.features.features import needed_only
-from m6rec_jax.data.features.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.features.statistics import KnownUser
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.features.timeline import parts_of_users
@@ -200,7 +199,7 @@ class ViewFold:
         Returns:
           the sampling rates of negatives, and the statistics after the last event.
         """
-        statistics = self.new_statistics(view in WRITING or view == "reranking")
+        statistics = self.new_statistics(view in WRITING)
         counts = CoOccurrenceByEvent(len(self.dataset.item_records))
         sampler = self._sampler() if view == "groups" else None
         renderer = RowsAhead(
@@ -209,11 +208,6 @@ class ViewFold:
             statistics,
             sampler,
             self.negatives,
-            RerankingCandidates(
-                counts,  # type: ignore[arg-type]
-                self.assignment.held_out,
-                repeats=self.dataset.spec.repeats_count,
-            ),
         )
         renderer.visible_parts = self.assignment.split.visible_parts
         rows: dict[str, list[views.Row]] = {}

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from m6rec_jax.engine.index.ranking_weights import (
-    SCORER,
-    UNLEARNT,
-    RankingWeights,
-    feature_names,
-    fit_choices,
-)
+from m6rec_jax.engine.index.ranking_weights import KNOWN, NEW, UNLEARNT, RankingWeights, fit_choices
 from m6rec_jax.errors import DataError
 
 
@@ -54,15 +48,11 @@ def test_a_feature_that_is_always_zero_weighs_nothing_and_nothing_to_learn_is_sa
 
 
 def test_weights_are_kept_by_name() -> None:
-    for scorer in (False, True):
-        known, new = feature_names(scorer)
-        vector = np.arange(1.0, 1 + len(known) + len(new))
-        weights = RankingWeights.of_vector(vector, scorer)
-        assert weights.with_scorer is scorer
-        assert weights.known["similarity"] == 1.0
-        assert weights.new["offset"] == vector[-1]
-        assert (SCORER in weights.new) is scorer
-        np.testing.assert_array_equal(weights.vector(scorer), vector)
-        kept = RankingWeights.from_json({"known": weights.known, "new": weights.new, "rows": 3})
-        assert kept == weights
-    assert UNLEARNT.vector(False)[0] == 5.0
+    vector = np.arange(1.0, 1 + len(KNOWN) + len(NEW))
+    weights = RankingWeights.of_vector(vector)
+    assert weights.known["similarity"] == 1.0
+    assert weights.new["offset"] == vector[-1]
+    np.testing.assert_array_equal(weights.vector(), vector)
+    kept = RankingWeights.from_json({"known": weights.known, "new": weights.new, "rows": 3})
+    assert kept == weights
+    assert UNLEARNT.vector()[0] == 5.0

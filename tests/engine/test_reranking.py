@@ -12,24 +12,11 @@ from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords
 from m6rec_jax.engine.index.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
 from m6rec_jax.engine.index.reranking import PastItems, Reranker
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
 NO_PAIRS = CoOccurrence.counted(np.zeros(0, int), np.zeros(0, int), 10)
 NO_EASE = Ease.fitted(np.zeros(0, int), np.zeros(0, int), 4)
-HISTORIES = [["30 years", "liked Alpha"], ["40 years", "liked Delta"]]
-
-
-class FakeScorer:
-    """Knows the probability of each text, and keeps what it was asked."""
-
-    def __init__(self, probabilities: dict[str, float]) -> None:
-        self.probabilities = probabilities
-        self.asked: list[Any] = []
-
-    def score_requests(self, histories: Any, candidates: Any, tasks: Any = None) -> Any:
-        self.asked += zip(histories, candidates, strict=True)
-        return [np.array([self.probabilities[t] for t in own], np.float32) for own in candidates]
 
 
 class World:
@@ -53,7 +40,7 @@ class World:
         self.past = [[3, 0, 1, 1, 2, 3], [4], [9, 6, 5]]
         self.seen = [[1, 2, 3], [4, 0], [5, 9]]
         values = rng.normal(size=14), rng.normal(size=9)
-        self.weights = RankingWeights.of_vector(np.concatenate(values), scorer=False)
+        self.weights = RankingWeights.of_vector(np.concatenate(values))
 
     def top(self, k: int) -> TopK:
         scores = self.users @ self.of_items.T
@@ -116,7 +103,7 @@ def world() -> World:
 
 
 def test_the_order_of_all_items_is_that_of_their_scores_by_hand(world: World) -> None:
-    arguments = ([[]] * 3, world.past, world.seen, world.top(10), world.similarities)
+    arguments = (world.past, world.seen, world.top(10), world.similarities)
     best = world.reranker(depth=10).rerank(*arguments)
     expected = world.by_hand()
     for row in range(3):
@@ -130,9 +117,9 @@ def test_the_order_of_all_items_is_that_of_their_scores_by_hand(world: World) ->
 
 def test_masked_items_are_scored_as_new_ones(world: World) -> None:
     masked = np.isin(np.arange(10), [0, 6])
-    arguments = ([[]] * 3, world.past, world.seen, world.top(10), world.similarities)
+    arguments = (world.past, world.seen, world.top(10), world.similarities)
     ids, features = world.reranker(depth=10).candidates(*arguments, masked=masked)
-    scores = features @ world.weights.vector(scorer=False)
+    scores = features @ world.weights.vector()
     expected = world.by_hand(masked=(0, 6))
     for row in range(3):
         there = ids[row] != NO_ITEM
@@ -140,7 +127,7 @@ def test_masked_items_are_scored_as_new_ones(world: World) -> None:
 
 
 def test_candidates_are_the_best_of_each_source(world: World) -> None:
-    arguments = ([[]] * 3, world.past, world.seen, world.top(1), world.similarities)
+    arguments = (world.past, world.seen, world.top(1), world.similarities)
     ids, _ = world.reranker(depth=1).candidates(*arguments)
     words = ItemWords(world.texts).alike(world.past).toarray()
     for row, out in enumerate(world.seen):
@@ -171,82 +158,18 @@ def test_what_a_user_had_most_comes_first_of_equals_the_latest(world: World) -> 
     nothing = TopK(np.full((2, 1), NO_ITEM), np.full((2, 1), -np.inf))
     texts, counts = [f"word{n}" for n in range(10)], np.array([5, 1, 3, 8, 4, 7, 2, 8, 0, 0])
     alone = Reranker(NO_PAIRS, NO_EASE, texts, counts, depth=2)
-    arguments = ([[]] * 2, [[6, 2, 2], [6, 2]], [[], [2]], nothing)
+    arguments = ([[6, 2, 2], [6, 2]], [[], [2]], nothing)
     ids, _ = alone.candidates(*arguments, lambda ids: np.zeros(ids.shape))
     assert [row[row != NO_ITEM].tolist() for row in ids] == [[2, 6], [6, 3]]  # 3 is popular
     # The most popular follow, but those that are hidden, found already, or new.
     filled = Reranker(NO_PAIRS, NO_EASE, texts, counts, depth=9)
-    (ids,), _ = filled.candidates(
-        [[]], [[6, 2]], [[3]], TopK(*(x[:1] for x in nothing)), np.zeros_like
-    )
+    (ids,), _ = filled.candidates([[6, 2]], [[3]], TopK(*(x[:1] for x in nothing)), np.zeros_like)
     assert ids[ids != NO_ITEM].tolist() == [2, 6, 7, 5, 0, 4, 1]
 
 
-@pytest.fixture
-def co_occurrence() -> CoOccurrence:
-    users, items = np.array([0, 0, 1, 1, 1]), np.array([0, 2, 0, 2, 1])
-    return CoOccurrence.counted(users, items, len(TEXTS))
-
-
-FOUND = TopK(
-    np.array([[1, 2, 3], [0, 2, NO_ITEM]], np.int32),
-    np.array([[0.9, 0.8, 0.7], [0.5, 0.4, -np.inf]], np.float32),
-)
-
-
-def by_scorer(co_occurrence: CoOccurrence, scorer: Any, similarity: float = 0.0) -> Reranker:
-    own = {"scorer": 1.0, "similarity": similarity}
-    known = co_occurrence, NO_EASE, TEXTS, np.ones(4)
-    return Reranker(*known, scorer, RankingWeights(own, own), depth=0)
-
-
-def similarities(ids: np.ndarray) -> np.ndarray:
-    assert (ids == FOUND.ids).all()
-    return FOUND.scores
-
-
-def test_the_scorer_orders_and_reads_co_occurrence(co_occurrence: CoOccurrence) -> None:
-    scorer = FakeScorer(
-        {
-            "near 2: Beta": 0.1,
-            "near 1: Gamma": 0.4,
-            "not near: Delta": 0.2,
-            "not near: Alpha": 0.3,
-            "not near: Gamma": 0.6,
-        }
-    )
-    reranker = by_scorer(co_occurrence, scorer)
-    best = reranker.rerank(HISTORIES, [[0], [3]], [[0], [3]], FOUND, similarities)
-    assert best.ids.tolist() == [[2, 3, 1], [2, 0, NO_ITEM]]
-    np.testing.assert_allclose(np.exp(best.scores), [[0.4, 0.2, 0.1], [0.6, 0.3, 0]], rtol=1e-6)
-    assert scorer.asked[0] == (HISTORIES[0], ["near 2: Beta", "near 1: Gamma", "not near: Delta"])
-    assert scorer.asked[1] == (HISTORIES[1], ["not near: Alpha", "not near: Gamma"])
-
-
-def test_equal_candidates_stay_in_order_and_similarity_counts(co_occurrence: CoOccurrence) -> None:
-    scorer = FakeScorer({})
-    scorer.probabilities = {
-        f"{words}: {text}": 0.25 for words in ("near 1", "near 2", "not near") for text in TEXTS
-    }
-    scorer.probabilities["not near: Delta"] = 0.5
-    arguments = (HISTORIES, [[0], [3]], [[], []], FOUND, similarities)
-    best = by_scorer(co_occurrence, scorer).rerank(*arguments)
-    assert best.ids[0].tolist() == [3, 1, 2]
-    # log 2 is .69: less than 10 times the .2 by which Beta is more similar.
-    weighted = by_scorer(co_occurrence, scorer, 10.0).rerank(*arguments)
-    assert weighted.ids[0].tolist() == [1, 2, 3]
-    assert weighted.scores[0, 0] == pytest.approx(np.log(0.25) + 9.0)
-    assert weighted.scores[1, 2] == -np.inf
-
-
-def test_what_does_not_belong_together_is_refused(co_occurrence: CoOccurrence) -> None:
-    with pytest.raises(DataError, match="4 items, the catalogue has 2"):
-        Reranker(co_occurrence, NO_EASE, TEXTS[:2], np.ones(2))
-    reranker = Reranker(co_occurrence, NO_EASE, TEXTS, np.ones(4))
-    with pytest.raises(ConfigError, match="learnt with a scorer, and there is none"):
-        reranker.use(RankingWeights({"scorer": 1.0}, {}))
-    with pytest.raises(ConfigError, match="learnt without a scorer, and there is one"):
-        by_scorer(co_occurrence, FakeScorer({})).use(RankingWeights({}, {}))
+def test_what_does_not_belong_together_is_refused() -> None:
+    with pytest.raises(DataError, match="10 items, the catalogue has 2"):
+        Reranker(NO_PAIRS, NO_EASE, TEXTS[:2], np.ones(2))
 
 
 def test_without_a_past_what_is_popular_comes_spread_over_kinds(world: World) -> None:
@@ -254,7 +177,7 @@ def test_without_a_past_what_is_popular_comes_spread_over_kinds(world: World) ->
     kinds = [("a",), ("a", "b"), ("b",), ("a",), (), ("a",), ("c", "b"), ("a",)]
     past, seen = [[], world.past[1], []], [[6], world.seen[1], [0, 1, 2]]
     found, reranker = world.top(10), world.reranker(depth=10, kinds=kinds)
-    best = reranker.rerank([[]] * 3, past, seen, found, world.similarities)
+    best = reranker.rerank(past, seen, found, world.similarities)
     for row in (0, 2):
         taken: list[int] = []
         while len(taken) < 8 - len(seen[row]):
@@ -269,5 +192,5 @@ def test_without_a_past_what_is_popular_comes_spread_over_kinds(world: World) ->
             np.testing.assert_allclose(score, np.log(quotients[taken[-1]]), rtol=1e-5)
         assert best.ids[row][best.ids[row] != NO_ITEM].tolist() == taken
     # Who has a past is recommended to as before.
-    other = world.reranker(depth=10).rerank([[]] * 3, past, seen, found, world.similarities)
+    other = world.reranker(depth=10).rerank(past, seen, found, world.similarities)
     np.testing.assert_array_equal(best.ids[1], other.ids[1])

@@ -12,8 +12,6 @@ import pytest
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
-from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.store.prepared import Catalogue
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
@@ -21,7 +19,6 @@ from m6rec_jax.engine.index.catalogue_index import TopK
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
@@ -122,9 +119,8 @@ def test_processes_share_the_rows_of_a_limit(world, monkeypatch, sample):
 
 
 def test_reranked_lists_equal_reranking_by_hand(world):
-    prepared, vocabulary, model, variables, model_dir = world
+    prepared, vocabulary, model, variables, _ = world
     task = task_info("eval_shop_retrieval")
-    save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
 
     def predictions(reranking=None, ks=(1, 5)):
         evaluator = evaluation.Evaluator(
@@ -133,31 +129,21 @@ def test_reranked_lists_equal_reranking_by_hand(world):
         return evaluator, evaluator.predict(task, model, variables)
 
     _, towers = predictions()
-    evaluator, found = predictions(Reranking(str(model_dir), depth=4))
-    # The rows of 'reranking' say, too, what stood before each of them.
-    options = PrepareOptions(views=("reranking",), next_items_size=1)
-    folder = prepared.data_dir
-    again = prepare(folder / "tiny-shop", folder, "leave_one_out", options=options, progress=False)
-    rows = {row["user_index"]: row for row in read_rows(again, "reranking", "test")}
-    for row, past in zip(
-        read_rows(prepared, "next_items", "test"), past_items(prepared, "test"), strict=True
-    ):
-        assert rows[row["user_index"]]["recent_indices"].tolist() == past.tolist()
-
-    scorer = Scorer(model, variables, vocabulary, OPTIONS)
+    evaluator, found = predictions(Reranking(depth=4))
+    rows = {row["user_index"]: row for row in read_rows(prepared, "next_items", "test")}
+    pasts = dict(zip(rows, past_items(prepared, "test"), strict=True))
     retriever = Retriever(model, variables, vocabulary, OPTIONS)
     catalogue = prepared.catalogue()
     of_items = retriever.embed_items(catalogue.texts)
     known = prepared.co_occurrence(), prepared.ease(), catalogue.texts, catalogue.train_counts
-    reranker = Reranker(*known, scorer, depth=4)
+    reranker = Reranker(*known, depth=4)
     for i, user in enumerate(found.users.tolist()):
-        row = rows[user]
+        row, past = rows[user], pasts[user]
         assert row["item_indices"][0] == found.targets[i, 0]
         (vector,) = retriever.embed_users([row["history"]])
         best = reranker.rerank(
-            [row["history"]],
-            [row["recent_indices"].tolist()],
-            [np.setdiff1d(row["recent_indices"], found.targets[i])],
+            [past.tolist()],
+            [np.setdiff1d(past, found.targets[i])],
             TopK(towers.top_items[i : i + 1], towers.scores[i : i + 1]),
             lambda ids, vector=vector: of_items[ids] @ vector,
         )
@@ -168,7 +154,7 @@ def test_reranked_lists_equal_reranking_by_hand(world):
     metrics = evaluator.metrics(task, found)
     assert metrics["hit_rate@1"] == (found.ranks == 1).mean()
     # More are reranked than the lists are long.
-    _, short = predictions(Reranking(str(model_dir), depth=5), ks=(1,))
+    _, short = predictions(Reranking(depth=5), ks=(1,))
     np.testing.assert_array_equal(short.top_items, found.top_items[:, :1])
     np.testing.assert_array_equal(short.ranks, found.ranks)
 
@@ -198,13 +184,13 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     )
     reranking = Reranking(depth=2)
     past = [rng.integers(0, 40, 1 + n % 4) for n in range(30)]
-    read = ReadRows([[]] * 30, past, [np.zeros(0, np.int64)] * 30)
-    retrieval = Retrieval(data, towers, read, similarities, Runtime())
+    read = ReadRows(past, [np.zeros(0, np.int64)] * 30)
+    retrieval = Retrieval(data, towers, read, similarities)
     found = reranking(retrieval, None)
     reranker = Reranker(*known, texts, counts, depth=2)
     num_found = 0
     for i in range(30):
-        arguments = ([[]], [past[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
+        arguments = ([past[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
         best = reranker.rerank(*arguments, lambda ids, i=i: scores[i][ids]).ids[0]
         best = best[best >= 0].tolist()
         whole = best + [item for item in order[i].tolist() if item not in best]

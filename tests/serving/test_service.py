@@ -185,7 +185,7 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
         )
         top = index.top_k(users, len(ITEMS), [np.unique(seen).astype(int)])
         similarities = functools.partial(index.similarities, users)
-        best = reranker.rerank([accepted.text.history], [seen], [seen], top, similarities)
+        best = reranker.rerank([seen], [seen], top, similarities)
         expected = [ITEMS[n].id for n in best.ids[0][:10] if n >= 0]
         assert list(found.item_ids) == expected
         np.testing.assert_allclose(found.scores, best.scores[0][: len(expected)], atol=1e-4)

@@ -16,7 +16,7 @@ NAME = "tiny_shop"
 def shop_dir(tmp_path_factory):
     """The data_dir of the prepared shop, with a vocabulary beside the split."""
     folder = tmp_path_factory.mktemp("data")
-    for prepared in shop.prepare_shop(folder, views=(*VIEWS, "reranking")):
+    for prepared in shop.prepare_shop(folder, views=VIEWS):
         shop.shop_vocabulary(prepared.folder / "vocabulary.model")
     return folder
 

@@ -35,7 +35,6 @@ def test_names(shop_tasks):
         "ctr": "scoring",
         "ctr_ratings": "scoring",
         "retrieval": "retrieval",
-        "reranking": "reranking",
         "zero_shot": "likelihood",
         "embeddings": "embeddings",
     }

@@ -1,18 +1,13 @@
-"""Which items occur together in users' sequences, and a candidate's rank by that in words.
+"""Which items occur together in users' sequences.
 
 People act in bursts: what others did around the items that a user acted on last says most about
 what this user does next. `CoOccurrence` counts how often two items occur within a window of
 somebody's sequence; a pair at distance d counts 1/d. A candidate's share is the mean of its shares
-in the counts of the user's recent items. A model reads its rank among all items that the user has
-not seen ("near 3: "), because a rank means the same however much has been counted, as early in a
-data set as when the model is served. Amounts are whole numbers of so small a unit that a sum does
-not depend on the order in which it was made.
+in the counts of the user's recent items. Amounts are whole numbers of so small a unit that a sum
+does not depend on the order in which it was made.
 
     counts = CoOccurrence.counted(users, items, num_items)
-    related = counts.related(recent, seen)           # items and shares, highest first
-    texts = ranked_texts(item_texts, related, items) # what is scored
-
-`GrowingCoOccurrence` stands at a moment that is moved on.
+    related = counts.related(recent, seen)  # items and shares, highest first
 """
 
 from __future__ import annotations
@@ -29,11 +24,8 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file
 
 FILE = "co_occurrence.npz"
-# Raise it when counts or words change, so that data prepared before are prepared again.
+# Raise it when counts change, so that data prepared before are prepared again.
 FORMAT = 5
-# Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
-_STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
-_LAST_STEP, _LAST_RANK = 100, 1_000
 # Events whose pairs are looked up together, about 700 bytes each.
 _EVENTS_AT_ONCE = 50_000
 # Largest distance of two items; an event adds at most as many pairs.
@@ -116,7 +108,7 @@ class CoOccurrence:
             later = before.later.copy()
             later.resize(shape)
         for low in range(context, len(users), _EVENTS_AT_ONCE):
-            others, itself, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
+            others, itself, amounts = sequences.pairs(low, low + _EVENTS_AT_ONCE)
             later = later + sparse.csr_array((amounts, (others, itself)), shape)
         return CoOccurrence(later)
 
@@ -153,64 +145,13 @@ def load_pairs(path: Path) -> sparse.csr_array:
     """Reads what `save_pairs` wrote; raises DataError where it is missing or damaged."""
     if not path.is_file():
         raise DataError(
-            f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' and "
-            "'reranking' (PrepareOptions.views)"
+            f"{path} is missing; `m6rec data prepare` writes it with the view 'next_items' "
+            "(PrepareOptions.views)"
         )
     try:
         return sparse.load_npz(path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
-
-
-class GrowingCoOccurrence(CoOccurrence):
-    """Counts as of a moment, of which `related` alone is to be had.
-
-    All events are given beforehand, so that every pair has its place.
-
-    Args:
-      users, items, num_items, before, context: see `CoOccurrence.counted`.
-    """
-
-    def __init__(
-        self,
-        users: np.ndarray,
-        items: np.ndarray,
-        num_items: int,
-        before: CoOccurrence | None = None,
-        context: int = 0,
-    ) -> None:
-        super().__init__(CoOccurrence.counted(users, items, num_items, before, context).later)
-        self._sequences, self._number, self._high = _Sequences(users, items), context, context
-        self.amounts.sort_indices()
-        rows = np.repeat(np.arange(num_items), np.diff(self.amounts.indptr))
-        self._keys = rows * num_items + self.amounts.indices
-        self.amounts.data[:] = 0
-        if before is not None:
-            pairs = before.amounts.tocoo()
-            self.amounts.data[self._places(pairs.row, pairs.col)] = pairs.data
-
-    def advance(self, number: int) -> None:
-        """Counts all events before a number that are not counted yet."""
-        while self._number < number:
-            if self._number == self._high:
-                self._low, self._high = self._high, self._high + _EVENTS_AT_ONCE
-                others, items, amounts, lengths = self._sequences.pairs(self._low, self._high)
-                # Each pair in both orders.
-                places = self._places(np.append(others, items), np.append(items, others))
-                self._added = places.reshape(2, -1), np.stack([amounts, amounts])
-                self._offsets = np.append(0, np.cumsum(lengths))
-            end = min(number, self._high)
-            some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
-            places, amounts = (of[:, some] for of in self._added)
-            np.add.at(self.amounts.data, places, amounts)
-            self._number = end
-
-    def _places(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        # In order, keys are looked up ten times faster.
-        keys, inverse = np.unique(
-            rows.astype(np.int64) * self.num_items + columns, return_inverse=True
-        )
-        return np.searchsorted(self._keys, keys)[inverse]
 
 
 class _Sequences:
@@ -225,17 +166,15 @@ class _Sequences:
         by_user = users[self._order]
         self._first = np.searchsorted(by_user, by_user)[self._rank]
 
-    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What some events add: earlier items, the events' items, and amounts `[pairs]`; and how
-        many pairs each event has.
-        """
+    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What some events add: earlier items, the events' items, and amounts `[pairs]`."""
         distances = np.arange(1, WINDOW + 1)
         before = self._rank[low:high, None] - distances
         others = self._items[self._order[np.maximum(before, 0)]]
         items = np.broadcast_to(self._items[low:high, None], others.shape)
         there = (before >= self._first[low:high, None]) & (others != items)
         amounts = np.broadcast_to(np.rint(ONE / distances).astype(np.int64), others.shape)
-        return others[there], items[there], amounts[there], there.sum(axis=1)
+        return others[there], items[there], amounts[there]
 
 
 def _shares(
@@ -252,25 +191,3 @@ def _shares(
         terms.append(of_item * (1.0 / (position * weights * total)))
     out = recent if out is None else out
     return RelatedItems.summed(np.concatenate(others), np.concatenate(terms), out, amounts.shape[0])
-
-
-def ranked_texts(texts: Sequence[str], related: RelatedItems, items: Sequence[int]) -> list[str]:
-    """What a reranker reads of each candidate: "near 3: The Great Dictator (1940), comedy".
-
-    Args: texts of the catalogue, `CoOccurrence.related`, and the candidates.
-    """
-    ranks = {item: rank for rank, item in enumerate(related.items.tolist(), 1)}
-    return [ranked_text(ranks.get(item, 0), texts[item]) for item in items]
-
-
-def ranked_text(rank: int, text: str) -> str:
-    """`ranked_texts` of one item; rank 0: it does not occur with the recent ones."""
-    return f"{rank_words(rank)}: {text}"
-
-
-def rank_words(rank: int) -> str:
-    """A rank in words: exact up to 20, then ever coarser; "not near" without one (0)."""
-    if not rank:
-        return "not near"
-    step = next((step for limit, step in _STEPS if rank <= limit), _LAST_STEP)
-    return f"near {min(-(-rank // step) * step, _LAST_RANK)}"

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m6rec_jax.data.features.features import Features
-from m6rec_jax.data.features.reranking_candidates import DrawnCandidates
 from m6rec_jax.data.features.user_events import Groups, Ranges
 from m6rec_jax.data.splitting.negatives import NegativeSampler
 from m6rec_jax.text import verbalize
@@ -35,7 +34,6 @@ class ShardRows:
       job: of the preparation.
       shard: number of the shard.
       answers: what pairs of items say of the candidates of 'groups' `[2, items]`, if counted.
-      drawn: the candidates of 'reranking'.
 
     Attributes:
       bucket: the events of the shard.
@@ -44,15 +42,9 @@ class ShardRows:
       sampler: draws negatives of 'groups'; never held-out items.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        shard: int,
-        answers: np.ndarray | None = None,
-        drawn: DrawnCandidates | None = None,
-    ) -> None:
+    def __init__(self, job: Job, shard: int, answers: np.ndarray | None = None) -> None:
         self.job, self.place, self.bucket = job, job.shards.index(shard), job.bucket(shard)
-        self.answers, self.drawn = answers, drawn
+        self.answers = answers
         self.template, self.label = job.template, job.dataset.spec.label
         self.users, self.items = job.dataset.user_records, job.dataset.item_records
         self._user_values = [user.attributes for user in self.users]

@@ -3,7 +3,7 @@
     DATA_DIR/
       <dataset>.<split>/prepare.json       `Manifest`: options, counts, fingerprints
       <dataset>.<split>/statistics/        state after the last training event
-      <dataset>.<split>/co_occurrence.npz      with the views 'next_items' and 'reranking'
+      <dataset>.<split>/co_occurrence.npz      with the view 'next_items'
       <dataset>.<split>/ease.npz               likewise
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
       <dataset>.<split>/events/            all events with their part, of updates a file each

@@ -24,7 +24,6 @@ KNOWN = (
     *_HAD,
 )
 NEW = ("similarity", "words", "word_match", "past_words", *_HAD, "offset")
-SCORER = "scorer"
 # What an item that stands near nothing has for its share, one that nothing speaks for, and one
 # without a common word.
 LEAST_SHARE, LEAST_EASE, LEAST_MATCH = 1e-3, 1e-2, 1e-2
@@ -44,25 +43,18 @@ class RankingWeights:
     known: Mapping[str, float]
     new: Mapping[str, float]
 
-    @property
-    def with_scorer(self) -> bool:
-        """Whether a scorer takes part."""
-        return SCORER in self.known
-
-    def vector(self, scorer: bool) -> np.ndarray:
-        """In the order of `feature_names`."""
-        known, new = feature_names(scorer)
-        values = [self.known.get(name, 0.0) for name in known]
-        return np.array([*values, *(self.new.get(name, 0.0) for name in new)])
+    def vector(self) -> np.ndarray:
+        """Weights of known items in the order of `KNOWN`, then of new ones in that of `NEW`."""
+        known = [self.known.get(name, 0.0) for name in KNOWN]
+        return np.array([*known, *(self.new.get(name, 0.0) for name in NEW)])
 
     @classmethod
-    def of_vector(cls, vector: np.ndarray, scorer: bool) -> RankingWeights:
+    def of_vector(cls, vector: np.ndarray) -> RankingWeights:
         """The inverse of `vector`."""
-        known, new = feature_names(scorer)
         values = vector.tolist()
         return cls(
-            dict(zip(known, values[: len(known)], strict=True)),
-            dict(zip(new, values[len(known) :], strict=True)),
+            dict(zip(KNOWN, values[: len(KNOWN)], strict=True)),
+            dict(zip(NEW, values[len(KNOWN) :], strict=True)),
         )
 
     @classmethod
@@ -74,18 +66,9 @@ class RankingWeights:
 
 # Where nothing was learnt: a new item is one that stands near nothing.
 UNLEARNT = RankingWeights(
-    {"similarity": 5.0, "co_occurrence": 1.0, "words": 1.0, "had_times": 2.0, SCORER: 1.0},
-    {
-        **{"similarity": 5.0, "offset": float(np.log(LEAST_SHARE)), "words": 1.0},
-        **{"had_times": 2.0, SCORER: 1.0},
-    },
+    {"similarity": 5.0, "co_occurrence": 1.0, "words": 1.0, "had_times": 2.0},
+    {"similarity": 5.0, "offset": float(np.log(LEAST_SHARE)), "words": 1.0, "had_times": 2.0},
 )
-
-
-def feature_names(scorer: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of known and of new items."""
-    more = (SCORER,) if scorer else ()
-    return (*KNOWN, *more), (*NEW[:-1], *more, NEW[-1])
 
 
 def fit_choices(features: np.ndarray, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:

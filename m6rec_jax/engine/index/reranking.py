@@ -3,7 +3,7 @@
     reranker = Reranker(co_occurrence, ease, catalogue.texts, catalogue.train_counts)
     users = retriever.embed_users(histories)
     found = index.top_k(users, 100, seen)
-    best = reranker.rerank(histories, past, seen, found, similarities)  # ids *and* scores
+    best = reranker.rerank(past, seen, found, similarities)  # ids *and* scores
 
 The two towers find items by what is said of users and items; co-occurrence (`co_occurrence`)
 knows what others did around the history's last items; EASE (`ease`) what goes with all that a
@@ -23,21 +23,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from m6rec_jax.data.features.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
+from m6rec_jax.data.features.co_occurrence import CoOccurrence, RelatedItems
 from m6rec_jax.data.features.ease import Ease
-from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords
 from m6rec_jax.engine.index.ranking_weights import (
+    KNOWN,
     LEAST_EASE,
     LEAST_MATCH,
     LEAST_SHARE,
-    SCORER,
+    NEW,
     UNLEARNT,
     RankingWeights,
-    feature_names,
 )
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 
 # Items `[users, k]` to the towers' similarities, float32; anything at `NO_ITEM`.
 Similarities = Callable[[np.ndarray], np.ndarray]
@@ -49,8 +48,8 @@ class Candidates(NamedTuple):
     Attributes:
       ids: int64 `[users, n]`, the towers' in their order, then those of the others; `NO_ITEM` where
         a user has fewer.
-      features: float32 `[users, n, features]`, in the order of `feature_names`: those of known
-        items, 0 for new ones, then those of new items, 0 for known ones.
+      features: float32 `[users, n, features]`: `KNOWN`, 0 for new items, then `NEW`, 0 for known
+        ones.
     """
 
     ids: np.ndarray
@@ -97,8 +96,7 @@ class Reranker:
       texts: of the catalogue, in the order of the items table; items that are newer than the
         counts may follow.
       counts: training events of each item `[items]`, or of the first ones; items with none are new.
-      scorer: of a model trained on the view 'reranking'; None: none.
-      weights: see `use`.
+      weights: by which items are ordered; None: those of `UNLEARNT`.
       depth: how many items co-occurrence, EASE, words and what the user had add, each, at most;
         the most popular ones follow where all together are fewer.
       offered: which items may be recommended, bool `[items]`; None: all.
@@ -107,7 +105,6 @@ class Reranker:
 
     Raises:
       DataError: counts of more items than there are.
-      ConfigError: weights with a scorer, and there is none.
     """
 
     def __init__(
@@ -116,7 +113,6 @@ class Reranker:
         ease: Ease,
         texts: Sequence[str],
         counts: np.ndarray,
-        scorer: Scorer | None = None,
         weights: RankingWeights | None = None,
         *,
         depth: int = 100,
@@ -128,7 +124,6 @@ class Reranker:
                 f"co-occurrence was counted over {co_occurrence.num_items} items, the catalogue "
                 f"has {len(texts)}: they belong to different data"
             )
-        self._scorer, self._texts = scorer, texts
         self._co_occurrence, self._ease = co_occurrence, ease
         self._depth, self._words = depth, ItemWords(texts)
         self._kinds = None if kinds is None else _memberships(kinds, len(texts))
@@ -137,40 +132,19 @@ class Reranker:
         self._offered = np.ones(len(texts), bool) if offered is None else offered
         popular = np.argsort(-counts, kind="stable")
         self._popular = popular[(self._offered & ~self.new)[popular]]
-        self.use(weights)
+        self.weights = weights or UNLEARNT
 
     @property
     def depth(self) -> int:
         """How many items each source adds, at most; the towers should find as many."""
         return self._depth
 
-    @property
-    def has_scorer(self) -> bool:
-        """Whether one of the features is a scorer's."""
-        return self._scorer is not None
-
-    def use(self, weights: RankingWeights | None) -> None:
-        """Orders by other weights from now on; None: those of `UNLEARNT`.
-
-        Raises:
-          ConfigError: they were learnt with a scorer, and there is none, or the other way round.
-        """
-        if weights is not None and weights.with_scorer != self.has_scorer:
-            learnt, there = ("with", "none") if weights.with_scorer else ("without", "one")
-            raise ConfigError(
-                f"the ranking's weights were learnt {learnt} a scorer, and there is {there}; learn "
-                "them anew with the same (m6rec calibrate)"
-            )
-        self.weights = weights or UNLEARNT
-
     def rerank(
         self,
-        histories: Sequence[Sequence[str]],
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
         similarities: Similarities,
-        tasks: Sequence[str] | None = None,
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
 
@@ -179,8 +153,8 @@ class Reranker:
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
         """
-        ids, features = self.candidates(histories, past, seen, found, similarities, tasks)
-        weights = self.weights.vector(self.has_scorer).astype(np.float32)
+        ids, features = self.candidates(past, seen, found, similarities)
+        weights = self.weights.vector().astype(np.float32)
         scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
         if self._kinds is not None:
             number = max(self._depth, found.ids.shape[1])
@@ -219,12 +193,10 @@ class Reranker:
 
     def candidates(
         self,
-        histories: Sequence[Sequence[str]],
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
         similarities: Similarities,
-        tasks: Sequence[str] | None = None,
         *,
         masked: np.ndarray | None = None,
     ) -> Candidates:
@@ -236,10 +208,9 @@ class Reranker:
         the last items, `word_match` the log of it, `past_words` the similarity to many;
         `popularity` the log of 1 and the training events; `had` 1 of what the user had before,
         `had_times` the log of 1 and how often, `had_since` the log of how many items ago,
-        `had_lately` 1 by that number; `scorer` the log of the scorer's probability; `offset` 1.
+        `had_lately` 1 by that number; `offset` 1.
 
         Args:
-          histories: per user, segments as the retriever read them.
           past: per user, the items of the history, oldest first, as catalogue indices. Of the last
             ones co-occurrence and words tell, of all of them EASE, and how often the user had an
             item.
@@ -247,7 +218,6 @@ class Reranker:
             cannot come next.
           found: the retriever's.
           similarities: the retriever's, of any items.
-          tasks: of the scorer, per user; None: its default task.
           masked: items whose events are not to be known, bool `[items]`: their weights are learnt
             so.
         """
@@ -301,20 +271,10 @@ class Reranker:
         told["had_since"] = np.log(since)
         told["had_lately"] = told["had"] / since
         told["offset"] = np.ones(len(told["words"]))
-        if self._scorer is not None:
-            texts = [
-                ranked_texts(self._texts, around, own.tolist())
-                for around, own in zip(near, chosen, strict=True)
-            ]
-            probabilities = self._scorer.score_requests(histories, texts, tasks)
-            # Float32 probabilities can be 0.
-            least = np.finfo(np.float32).tiny
-            told[SCORER] = np.log(np.maximum(np.concatenate(probabilities), least))
-        names = feature_names(self.has_scorer)
-        features = np.zeros((*ids.shape, sum(map(len, names))), np.float32)
+        features = np.zeros((*ids.shape, len(KNOWN) + len(NEW)), np.float32)
         is_new = new[ids[there]]
-        columns = [np.where(is_new, 0.0, told[name]) for name in names[0]]
-        columns += [np.where(is_new, told[name], 0.0) for name in names[1]]
+        columns = [np.where(is_new, 0.0, told[name]) for name in KNOWN]
+        columns += [np.where(is_new, told[name], 0.0) for name in NEW]
         features[there] = np.stack(columns, axis=1)
         return Candidates(ids, features)
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from m6rec_jax.data.rendering.event_views.documents import DOCUMENTS
 from m6rec_jax.data.rendering.event_views.groups import GROUPS
 from m6rec_jax.data.rendering.event_views.next_items import NEXT_ITEMS
-from m6rec_jax.data.rendering.event_views.reranking import RERANKING
 from m6rec_jax.data.rendering.event_views.view import View
 from m6rec_jax.data.rendering.event_views.writing import WRITING_VIEWS
 
 EVENT_VIEWS: Mapping[str, View] = {
-    view.name: view for view in (GROUPS, NEXT_ITEMS, RERANKING, DOCUMENTS, *WRITING_VIEWS)
+    view.name: view for view in (GROUPS, NEXT_ITEMS, DOCUMENTS, *WRITING_VIEWS)
 }

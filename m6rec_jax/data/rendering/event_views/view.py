@@ -71,7 +71,7 @@ class View:
             max_events=options.history_length,
             strict=self.strict,
             repeats=spec.repeats_count or not self.wants_items,
-            with_seen=self.of_candidates and self.strict and negatives > 0,
+            with_seen=self.of_candidates and negatives > 0,
         )
 
     def fingerprint(
