@@ -7,9 +7,9 @@ evenings on which a user rates dozens of films, tastes in genres. Template, view
 those of gin_configs/data/movielens-100k/prepare.gin: with statistics of pairs of films and hidden
 factors. Each turn is the whole command in a process of its own, on one processor or on more.
 Processor seconds are those of the command and all its children; the machine may be busy with other
-things, so that they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
-shared pages counted once, and of that what is no page of a mapped file, which the system takes back
-when memory is short. Rows go to `benchmarks/results/data_prepare.json`.
+things, so that they say more than seconds on the clock. Memory is the highest sum of what all
+processes hold, shared pages counted once, and of that what is no page of a mapped file, which the
+system takes back when memory is short. Rows go to `benchmarks/results/data_prepare.json`.
 """
 
 from __future__ import annotations
