@@ -20,11 +20,10 @@ from m6rec_jax.pipeline.features import (
     MODEL_FEATURES,
     SEGMENT_FEATURES,
     TASK_FEATURES,
-    Feature,
     feature_lengths,
 )
 from m6rec_jax.pipeline.source import numpy_map
-from m6rec_jax.text.layout import FEATURES, Row, pad_batch
+from m6rec_jax.text.layout import FEATURES, Feature, Row, pad_batch
 
 _PACKING_WINDOW = 128  # consecutive rows that are packed together
 

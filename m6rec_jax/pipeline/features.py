@@ -1,47 +1,27 @@
 """The features of a training row: which there are, how long each is.
 
-Types and padding are those of `m6rec_jax.text.layout.FEATURES`. Every feature is rank 1, as seqio
-wants it, so several candidates share one decoder row; `decoder_block_ids` numbers them. Lengths
-follow t5x's macro: `TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 64}` gives every `encoder_*`
-feature 256 positions, every `decoder_*` feature 64, and every per-row feature one.
+Axes, types and padding are those of `m6rec_jax.text.layout.FEATURES`. Every feature is rank 1, as
+seqio wants it, so several candidates share one decoder row; `decoder_block_ids` numbers them.
+Lengths follow t5x's macro: `TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 64}` gives every
+`encoder_*` feature 256 positions, every `decoder_*` feature 64, and every per-row feature one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
-
-import numpy as np
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.layout import FEATURES
+from m6rec_jax.text.layout import FEATURES, Feature
 
-
-class Feature(NamedTuple):
-    """One rank-1 feature of a row: its axis, numpy type, and the value beyond a row's own length.
-
-    The axis is 'inputs' (source length), 'targets' (target length) or 'row' (one value).
-    """
-
-    axis: str
-    dtype: np.dtype
-    padding: float
-
-
-_AXES = {"encoder": "inputs", "decoder": "targets"}
-_ALL: Mapping[str, Feature] = {
-    name: Feature(_AXES.get(name.split("_")[0], "row"), np.dtype(of_text.dtype), of_text.padding)
-    for name, of_text in FEATURES.items()
-}
 # How many behaviours of a row did not fit, and how many of its texts were cut. Batches count them
 # and take them out before the model sees the row.
-COUNT_FEATURES: Mapping[str, Feature] = {n: f for n, f in _ALL.items() if n.startswith("num_")}
+COUNT_FEATURES: Mapping[str, Feature] = {n: f for n, f in FEATURES.items() if n.startswith("num_")}
 # Only in packed rows (several documents in one row): 1, 2, ... per document, 0 for padding.
-SEGMENT_FEATURES = {n: f for n, f in _ALL.items() if n.endswith("segment_ids")}
+SEGMENT_FEATURES = {n: f for n, f in FEATURES.items() if n.endswith("segment_ids")}
 # What the jitted step sees.
 MODEL_FEATURES: Mapping[str, Feature] = {
     name: feature
-    for name, feature in _ALL.items()
+    for name, feature in FEATURES.items()
     if name not in (*COUNT_FEATURES, *SEGMENT_FEATURES, "decoder_repeats")
 }
 TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}

@@ -31,36 +31,40 @@ SpecialIds = tuple[int, int, int, int]
 
 
 class Feature(NamedTuple):
-    """What a feature is made of: its type, and the value that fills it up."""
+    """One rank-1 feature of a row: its axis, type, and the value beyond the row's own length.
 
+    The axis is 'inputs' (source length), 'targets' (target length) or 'row' (one value).
+    """
+
+    axis: str
     dtype: type[np.generic]
     padding: int | float
 
 
 FEATURES: Mapping[str, Feature] = {
-    "encoder_input_tokens": Feature(np.int32, 0),
-    "encoder_block_ids": Feature(np.int32, 0),
-    "encoder_segment_ids": Feature(np.int32, 0),
-    "decoder_input_tokens": Feature(np.int32, 0),
-    "decoder_target_tokens": Feature(np.int32, 0),
-    "decoder_loss_weights": Feature(np.float32, 0.0),
+    "encoder_input_tokens": Feature("inputs", np.int32, 0),
+    "encoder_block_ids": Feature("inputs", np.int32, 0),
+    "encoder_segment_ids": Feature("inputs", np.int32, 0),
+    "decoder_input_tokens": Feature("targets", np.int32, 0),
+    "decoder_target_tokens": Feature("targets", np.int32, 0),
+    "decoder_loss_weights": Feature("targets", np.float32, 0.0),
     # What a target is compared with, see `text.labels.Contrast`; 0: nothing.
-    "decoder_contrast_tokens": Feature(np.int32, 0),
-    "decoder_block_ids": Feature(np.int32, 0),
-    "decoder_segment_ids": Feature(np.int32, 0),
-    "decoder_labels": Feature(np.int32, -1),
-    "decoder_item_ids": Feature(np.int32, -1),
-    "decoder_item_log_frequency": Feature(np.float32, 0),
+    "decoder_contrast_tokens": Feature("targets", np.int32, 0),
+    "decoder_block_ids": Feature("targets", np.int32, 0),
+    "decoder_segment_ids": Feature("targets", np.int32, 0),
+    "decoder_labels": Feature("targets", np.int32, -1),
+    "decoder_item_ids": Feature("targets", np.int32, -1),
+    "decoder_item_log_frequency": Feature("targets", np.float32, 0),
     # A position's, not a row's: packed rows hold documents of several seqio tasks.
-    "decoder_job_ids": Feature(np.int32, -1),
+    "decoder_job_ids": Feature("targets", np.int32, -1),
     # 1 where a candidate is an item that the user had before; of requests alone.
-    "decoder_repeats": Feature(np.int32, 0),
-    "task_ids": Feature(np.int32, 0),
-    "retrieval": Feature(np.int32, 0),
-    "user_ids": Feature(np.int32, -1),
+    "decoder_repeats": Feature("targets", np.int32, 0),
+    "task_ids": Feature("row", np.int32, 0),
+    "retrieval": Feature("row", np.int32, 0),
+    "user_ids": Feature("row", np.int32, -1),
     # Bookkeeping; no model feature.
-    "num_dropped": Feature(np.int32, 0),
-    "num_truncated": Feature(np.int32, 0),
+    "num_dropped": Feature("row", np.int32, 0),
+    "num_truncated": Feature("row", np.int32, 0),
 }
 
 
@@ -153,8 +157,8 @@ def pad_batch(
     size = len(rows) if batch_size is None else batch_size
     batch: Row = {}
     for name, length in lengths.items():
-        dtype, padding = FEATURES[name]
-        padded = np.full((size, length), padding, dtype)
+        feature = FEATURES[name]
+        padded = np.full((size, length), feature.padding, feature.dtype)
         for place, row in enumerate(rows):
             padded[place, : len(row[name])] = row[name]
         batch[name] = padded

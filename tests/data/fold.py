@@ -19,19 +19,14 @@ from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.features.neighbours import PairCounts
 from m6rec_jax.data.features.past_statistics import Population
-from m6rec_jax.data.features.statistics import (
-    KnownUser,
-    Statistics,
-    Totals,
-)
+from m6rec_jax.data.features.statistics import KnownUser, Statistics, Totals
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions, StatisticsSettings
 from m6rec_jax.data.features.timeline import next_refresh
-from m6rec_jax.data.features.user_events import values_of
+from m6rec_jax.data.features.user_events import Grouping, values_of
 from m6rec_jax.data.features.value_factors import FIRST_FIT, ValueFactors
 from m6rec_jax.data.rendering.event_views.documents import item_in_document, sentence
-from m6rec_jax.data.rendering.grouping import Grouping
 from m6rec_jax.data.splitting.negatives import NegativeSampler, asked
-from m6rec_jax.data.splitting.splits import EXCLUDED, VISIBLE_PARTS
+from m6rec_jax.data.splitting.splits import EXCLUDED, PARTS, VISIBLE_PARTS
 from m6rec_jax.data.store.views import Row
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
@@ -102,12 +97,14 @@ def groups_of_user(
     times, values = events.times[known], events.values[known]
     items, codes = events.items[known], codes[known]
     rows = np.full(len(codes), grouping.repeats)
-    for part in () if grouping.repeats else grouping.parts:
+    for part in () if grouping.repeats else range(len(PARTS)):
         known = np.flatnonzero(np.isin(codes, (*visible_parts[part], part)))
         first = known[np.unique(items[known], return_index=True)[1]]
         rows[first[codes[first] == part]] = True
     # Found once: a user whom many share, or a bot, has as many groups as events.
-    visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
+    visible = {
+        part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in range(len(PARTS))
+    }
     seen = {
         part: _FirstSeen.of(items, positions) if grouping.with_seen or not grouping.strict else None
         for part, positions in visible.items()
@@ -115,7 +112,7 @@ def groups_of_user(
     start = 0
     while start < len(codes):
         part, time = int(codes[start]), float(times[start])
-        if part not in grouping.parts or not rows[start]:
+        if part not in range(len(PARTS)) or not rows[start]:
             start += 1
             continue
         end = start + 1

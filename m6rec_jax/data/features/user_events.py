@@ -15,10 +15,35 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.features.timeline import Counts, Timeline, running_sums, sums_before
-from m6rec_jax.data.rendering.grouping import Grouping
-from m6rec_jax.data.splitting.splits import STATISTICS_PARTS, TRAIN
+from m6rec_jax.data.splitting.splits import STATISTICS_PARTS, TEST, TRAIN, VALIDATION
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """How consecutive rows of one user become groups, with the history they all share.
+
+    One encoding of the history then serves every candidate of the group. The price is that the
+    history ends before the group's first row, so `size` trades speed against freshness. A *repeat*
+    is an event with an item that its user had before, in a part that its history may hold or in its
+    own.
+
+    Attributes:
+      size: rows per group, at most.
+      max_events: events of history, at most; the latest ones.
+      strict: history ends strictly before the *time* of the group's first row (scoring); otherwise
+        before that row in the user's order, so that events of the same moment are in (retrieval).
+      repeats: whether repeats are rows; otherwise they only are in histories, and separate groups.
+      with_seen: negatives are sampled. Where `strict`, groups are left out that only repeat what
+        the user had, and nothing else that the user had is left to stand beside.
+    """
+
+    size: int
+    max_events: int
+    strict: bool = True
+    repeats: bool = True
+    with_seen: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +327,7 @@ class ShardEvents(UserEvents):
         return groups.take(kept)
 
     def _grouped(self, grouping: Grouping) -> Groups:
-        wanted = np.isin(self.part, grouping.parts)
+        wanted = np.isin(self.part, (TRAIN, VALIDATION, TEST))
         changes = np.append(True, (np.diff(self.part) != 0) | (np.diff(self.user) != 0))
         if not grouping.repeats:
             new = np.zeros(len(self.part), bool)

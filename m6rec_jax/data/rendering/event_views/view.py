@@ -10,9 +10,8 @@ import numpy as np
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.features.user_events import Groups
+from m6rec_jax.data.features.user_events import Grouping, Groups
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.rendering.grouping import Grouping
 from m6rec_jax.data.splitting.negatives import num_negatives
 from m6rec_jax.data.store.manifest import fingerprint
 from m6rec_jax.errors import ConfigError, DataError
