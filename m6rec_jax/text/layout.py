@@ -31,10 +31,7 @@ SpecialIds = tuple[int, int, int, int]
 
 
 class Feature(NamedTuple):
-    """One rank-1 feature of a row: its axis, type, and the value beyond the row's own length.
-
-    The axis is 'inputs' (source length), 'targets' (target length) or 'row' (one value).
-    """
+    """A rank-1 feature: its axis, 'inputs', 'targets' or 'row' (one value), type and padding."""
 
     axis: str
     dtype: type[np.generic]
@@ -157,8 +154,7 @@ def pad_batch(
     size = len(rows) if batch_size is None else batch_size
     batch: Row = {}
     for name, length in lengths.items():
-        feature = FEATURES[name]
-        padded = np.full((size, length), feature.padding, feature.dtype)
+        padded = np.full((size, length), FEATURES[name].padding, FEATURES[name].dtype)
         for place, row in enumerate(rows):
             padded[place, : len(row[name])] = row[name]
         batch[name] = padded
