@@ -102,14 +102,27 @@ class CoOccurrence:
           context: so many of the events are part of that already: later ones come after them. Of
             each user the last `WINDOW` are needed.
         """
-        sequences, shape = _Sequences(users, items), (num_items, num_items)
+        items, shape = items.astype(np.int64), (num_items, num_items)
         later = sparse.csr_array(shape, dtype=np.int64)
         if before is not None:
             later = before.later.copy()
             later.resize(shape)
+        # Of each event its place in the order of users, and that of its user's first event.
+        order = np.argsort(users, kind="stable")
+        rank = np.empty(len(users), np.int64)
+        rank[order] = np.arange(len(users))
+        first = np.searchsorted(users[order], users)
+        distances = np.arange(1, WINDOW + 1)
         for low in range(context, len(users), _EVENTS_AT_ONCE):
-            others, itself, amounts = sequences.pairs(low, low + _EVENTS_AT_ONCE)
-            later = later + sparse.csr_array((amounts, (others, itself)), shape)
+            some = slice(low, low + _EVENTS_AT_ONCE)
+            earlier = rank[some, None] - distances
+            others = items[order[np.maximum(earlier, 0)]]
+            itself = np.broadcast_to(items[some, None], others.shape)
+            there = (earlier >= first[some, None]) & (others != itself)
+            amounts = np.broadcast_to(np.rint(ONE / distances).astype(np.int64), others.shape)
+            later = later + sparse.csr_array(
+                (amounts[there], (others[there], itself[there])), shape
+            )
         return CoOccurrence(later)
 
     def related(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
@@ -152,29 +165,6 @@ def load_pairs(path: Path) -> sparse.csr_array:
         return sparse.load_npz(path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
-
-
-class _Sequences:
-    """Events of all users, and which pairs each of them adds: see `CoOccurrence.counted`."""
-
-    def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
-        self._items = items.astype(np.int64)
-        self._order = np.argsort(users, kind="stable")
-        # Of each event its place in the order of users, and that of its user's first event.
-        self._rank = np.empty(len(users), np.int64)
-        self._rank[self._order] = np.arange(len(users))
-        by_user = users[self._order]
-        self._first = np.searchsorted(by_user, by_user)[self._rank]
-
-    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What some events add: earlier items, the events' items, and amounts `[pairs]`."""
-        distances = np.arange(1, WINDOW + 1)
-        before = self._rank[low:high, None] - distances
-        others = self._items[self._order[np.maximum(before, 0)]]
-        items = np.broadcast_to(self._items[low:high, None], others.shape)
-        there = (before >= self._first[low:high, None]) & (others != items)
-        amounts = np.broadcast_to(np.rint(ONE / distances).astype(np.int64), others.shape)
-        return others[there], items[there], amounts[there]
 
 
 def _shares(
