@@ -238,10 +238,10 @@ class Parts:
 
 
 def _indexes(index: str | Mapping[str, str] | None, model: LoadedModel) -> dict[str, str]:
-    """A folder for each task; one for all is of those that search; raises as `Parts`."""
+    """A folder for each task; raises as `Parts`."""
     kinds = {task: settings.kind for task, settings in model.tasks.items()}
     if isinstance(index, str):
-        return {task: index for task, kind in kinds.items() if kind in INDEXED}
+        return dict.fromkeys(kinds, index)
     for task in index or {}:
         if kinds.get(task) not in INDEXED:
             kind = f" (of kind '{kinds[task]}')" if task in kinds else did_you_mean(task, kinds)

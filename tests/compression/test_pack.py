@@ -164,7 +164,8 @@ def test_bytes_of_parameters_are_those_that_are_stored(
     for place, kept in ((run, held), (file, read_packed(file).variables)):
         capsys.readouterr()
         assert main(["params", str(place)]) == 0
-        rows = map(str.split, capsys.readouterr().out.splitlines())
+        lines = capsys.readouterr().out.splitlines()
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
         (told,) = (row[5] for row in rows if row[:2] == ["both", "all"])
         assert told == f"{sum(leaf.nbytes for leaf in flatten(kept).values()):,}"
 

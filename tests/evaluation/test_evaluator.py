@@ -322,7 +322,7 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
         ("preds.csv", r"preds\.csv: predictions are written as \.parquet or \.jsonl"),
         (
             "file/preds.jsonl",
-            r"file/preds\.jsonl cannot be written: its folder cannot be made .*; name another",
+            r"file/preds\.jsonl: its folder cannot be made .*; name another",
         ),
         ("", "is a folder; name a file"),
         ("file/metrics.json", "its folder cannot be made"),

@@ -60,7 +60,7 @@ def asked_of(name: str, *where: str) -> dict[str, list[str]]:
 
 WRONG_IDS = {
     "gives 'corner_shop_ctr' the row 2": {"corner_shop_ctr": 2, "corner_shop_retrieval": 1},
-    "has no row for 'corner_shop_retrieval'": {"corner_shop_ctr": 0},
+    "gives 'corner_shop_retrieval' the row None": {"corner_shop_ctr": 0},
     "did you mean 'corner_shop_retrieval'": {"corner_shop_ctr": 0, "corner_shop_retreval": 1},
 }
 COMMANDS = {

@@ -169,7 +169,7 @@ def test_a_report_by_all_devices_on_the_first_rows(made: Path, tmp_path: Path) -
     )
     text = page.read_text()
     assert "hit rate @ 10" in text
-    assert "on the first 3 rows" in text
+    assert ": on 3 of " in text
 
 
 def test_a_report_of_no_run(made: Path, tmp_path: Path) -> None:
