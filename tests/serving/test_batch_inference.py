@@ -428,7 +428,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
         infer(folder, out, "ctr", job="retrieval", index=str(folder / "index"))
     with pytest.raises(DataError, match="there is no file"):
         infer(folder, out, requests=tmp_path / "none.jsonl")
-    with pytest.raises(ConfigError, match=r"te\*/in\.jsonl: a pattern may stand in the .* name"):
+    with pytest.raises(DataError, match=r"te\*/in\.jsonl: there are no \.jsonl or \.parquet files"):
         infer(folder, out, requests="te*/in.jsonl")
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match=r"empty\.jsonl has no rows"):
