@@ -105,8 +105,8 @@ class Parts:
         """
         model, data_options = model or self.model, dict(data or {})
         named = _indexes(data_options.pop("index", None), model) | _indexes(index, model)
-        # Tasks that are not named keep theirs.
-        indexes = {t: f for t, f in self.indexes.items() if t in model.tasks} | named
+        every = (self.indexes | named).items()  # tasks that are not named keep theirs
+        indexes = {t: f for t, f in every if (s := model.tasks.get(t)) and s.kind in INDEXED}
         parts = Parts(model, dataclasses.replace(self.options, **data_options, index=indexes))
         parts._warm = self._warm
         if data is None:
